@@ -1,0 +1,57 @@
+"""rislab: is this training loop telling the truth?
+
+A lab on a real problem, localising radio sources through a reconfigurable intelligent surface:
+
+    >>> import rislab
+    >>> scenes = rislab.simulate(rislab.SceneConfig.preset("classroom"), 64, seed=0)
+    >>> model = rislab.CovarianceNet.build(scenes.config)
+    >>> records = list(rislab.fit(model, scenes, rislab.TrainConfig(epochs=2)))
+    >>> [type(record).__name__ for record in records]
+    ['StepRecord', 'EpochRecord', 'StepRecord', 'EpochRecord']
+
+Figures, panels, reports and the overfit ladder load when first used, as rislab.figures, rislab.panels, rislab.reports
+and rislab.overfit.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from rislab.data import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError
+from rislab.geometry import Array, Grid
+from rislab.model import CovarianceNet
+from rislab.records import EpochRecord, Record, StepRecord
+from rislab.training import TrainConfig, TrainState, evaluate, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Array",
+    "CovarianceNet",
+    "EpochRecord",
+    "Grid",
+    "InputError",
+    "Record",
+    "SceneBatch",
+    "SceneConfig",
+    "StepRecord",
+    "TrainConfig",
+    "TrainState",
+    "evaluate",
+    "fit",
+    "simulate",
+]
+
+LAZY = ("faults", "figures", "overfit", "panels", "reports", "runs")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in LAZY:
+        return importlib.import_module(f"rislab.{name}")
+    raise AttributeError(f"module 'rislab' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *LAZY])

@@ -1,0 +1,191 @@
+"""Arrays, positions, the one steering function, and search grids.
+
+Conventions (all in metres and radians): element n = v·N_h + h of a surface of N_v × N_h elements sits at
+e_n = (0, y_n, z_n), centred on the origin, h (azimuth axis) running fastest; a source at azimuth φ, elevation θ and
+range r sits at p = r·(cosθ cosφ, cosθ sinφ, sinθ).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.errors import InputError, check_choice, check_number
+
+WAVEFRONTS = ("spherical", "fresnel", "planar")
+
+
+def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """Unit vector towards (azimuth, elevation).
+
+    Args:
+        azimuth, elevation: [...], radians.
+
+    Returns:
+        [..., 3], real, (cosθ cosφ, cosθ sinφ, sinθ).
+    """
+    across = torch.cos(elevation)
+    return torch.stack([across * torch.cos(azimuth), across * torch.sin(azimuth), torch.sin(elevation)], dim=-1)
+
+
+def position(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+    """Cartesian position, [..., 3] in metres, of sources at (azimuth, elevation, range)."""
+    return range.unsqueeze(-1) * direction(azimuth, elevation)
+
+
+def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_elevation: Tensor) -> Tensor:
+    """Angle in radians between two directions seen from the centre of the surface; arguments broadcast."""
+    cosine = (direction(azimuth, elevation) * direction(other_azimuth, other_elevation)).sum(-1)
+    return torch.acos(cosine.clamp(-1.0, 1.0))
+
+
+def path_difference(
+    elements: Tensor, azimuth: Tensor, elevation: Tensor, range: Tensor, wavefront: str = "spherical"
+) -> Tensor:
+    """Extra path ‖p − e_n‖ − r from a source to each element, in metres.
+
+    With u = e·p/r and curvature c = 1/r the exact ("spherical") value is written without cancellation as
+    (|e|²c − 2u) / (√(1 − 2uc + |e|²c²) + 1); "fresnel" is its second-order expansion −u + (|e|² − u²)·c/2, and
+    "planar" drops the curvature, −u.
+
+    Args:
+        elements: [..., N, 3], metres, relative to the centre of the surface.
+        azimuth, elevation: [...], radians.
+        range: [...], metres, > 0; infinity is a plane wave.
+        wavefront: "spherical", "fresnel" or "planar".
+
+    Returns:
+        [..., N], metres, in the dtype of the arguments.
+    """
+    toward = direction(azimuth, elevation)
+    along = (elements @ toward.unsqueeze(-1)).squeeze(-1)  # [..., N]
+    if wavefront == "planar":
+        return -along
+    curvature = 1.0 / range.unsqueeze(-1)  # [..., 1]
+    squared = elements.square().sum(-1)  # [..., N]
+    if wavefront == "fresnel":
+        return -along + (squared - along.square()) * curvature / 2
+    check_choice("wavefront", wavefront, WAVEFRONTS)
+    distance = torch.sqrt(1.0 - 2.0 * along * curvature + squared * curvature.square())  # ‖p − e‖ / r
+    return (squared * curvature - 2.0 * along) / (distance + 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """Elements of an aperture with the wavelength and the wavefront model: the one steering object of the lab.
+
+    Args:
+        elements: [..., N, 3], float32 or float64, metres.
+        wavelength: metres, > 0.
+        wavefront: "spherical" (exact), "fresnel" or "planar".
+    """
+
+    elements: Tensor
+    wavelength: float
+    wavefront: str = "spherical"
+
+    def __post_init__(self) -> None:
+        check_number("wavelength", self.wavelength, 0.0, above=True)
+        check_choice("wavefront", self.wavefront, WAVEFRONTS)
+
+    @classmethod
+    def surface(
+        cls,
+        shape: tuple[int, int],
+        wavelength: float,
+        wavefront: str = "spherical",
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> Array:
+        """Half-wavelength surface of (N_v, N_h) elements in the y-z plane, centred on the origin."""
+        rows, columns = shape
+        z = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2) * wavelength / 2
+        y = (torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2) * wavelength / 2
+        grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")
+        elements = torch.stack([torch.zeros_like(grid_y), grid_y, grid_z], dim=-1).reshape(-1, 3)  # [N, 3]
+        return cls(elements.to(device, dtype), wavelength, wavefront)
+
+    def steering(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Steering vectors a_n = N^(-1/2) · exp(−j k0 (‖p − e_n‖ − r)).
+
+        Args:
+            azimuth, elevation: [...], radians.
+            range: [...], metres, > 0.
+
+        Returns:
+            [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
+        """
+        wavenumber = 2 * math.pi / self.wavelength
+        phase = wavenumber * path_difference(self.elements, azimuth, elevation, range, self.wavefront)
+        return torch.complex(torch.cos(phase), -torch.sin(phase)) / math.sqrt(self.elements.shape[-2])
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Product grid over azimuth × elevation × range.
+
+    Args:
+        azimuth: [P], radians. elevation: [Q], radians. range: [R], metres, > 0.
+    """
+
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth", "elevation", "range"):
+            axis: Tensor = self.__dict__[name]
+            if axis.ndim != 1 or axis.numel() == 0:
+                raise InputError(f"grid {name} has shape {tuple(axis.shape)}; allowed: one axis of at least one point")
+        if not bool((self.range > 0).all()):
+            raise InputError(f"grid range is {float(self.range.min()):g} m at its smallest; allowed: above 0")
+
+    @classmethod
+    def field_of_view(
+        cls,
+        azimuth: tuple[float, float],
+        elevation: tuple[float, float],
+        range: tuple[float, float],
+        shape: tuple[int, int, int],
+        *,
+        spacing: str = "uniform",
+        dtype: torch.dtype = torch.float64,
+    ) -> Grid:
+        """Grid over intervals of azimuth and elevation (radians) and range (metres), ends included.
+
+        Args:
+            azimuth, elevation, range: (smallest, largest).
+            shape: number of points (P, Q, R); a single point sits in the middle of its axis.
+            spacing: angles "uniform" in radians or equidistant in their "sine"; ranges are always uniform in 1/r,
+                the coordinate in which a near-field beam has constant width.
+            dtype: real dtype of the axes.
+        """
+        check_choice("spacing", spacing, ("uniform", "sine"))
+
+        def axis(low: float, high: float, count: int) -> Tensor:
+            if count == 1:
+                return torch.tensor([(low + high) / 2], dtype=torch.float64)
+            return torch.linspace(low, high, count, dtype=torch.float64)
+
+        def angle(interval: tuple[float, float], count: int) -> Tensor:
+            if spacing == "uniform":
+                return axis(*interval, count)
+            return torch.asin(axis(math.sin(interval[0]), math.sin(interval[1]), count))
+
+        inverse_range = axis(1.0 / range[1], 1.0 / range[0], shape[2])
+        axes = angle(azimuth, shape[0]), angle(elevation, shape[1]), 1.0 / inverse_range
+        return cls(*(values.to(dtype) for values in axes))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of points (P, Q, R) along azimuth, elevation and range."""
+        return self.azimuth.numel(), self.elevation.numel(), self.range.numel()
+
+    def points(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Azimuth, elevation and range of all P·Q·R points, each [P·Q·R], range running fastest."""
+        mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")
+        return mesh[0].reshape(-1), mesh[1].reshape(-1), mesh[2].reshape(-1)

@@ -1,0 +1,166 @@
+"""CovarianceNet: from snapshots, codes and channel to a factor F of the RIS-domain covariance.
+
+The inputs determine the target: back-projections c_l* ⊙ (H^H W y_l) carry the field to the surface, matched filters on
+the steering manifold turn it into maps of beam power, and those maps do not depend on the sources' phases. What the
+network learns is the step from a few noisy maps to the sources behind them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from rislab.covariance import back_project
+from rislab.data import SceneBatch, SceneConfig
+from rislab.errors import check_number
+from rislab.geometry import Grid
+
+
+class BeamPower(nn.Module):
+    """Beam-power maps of the back-projections: mean over l of |a_g^H x_l|² on a (sin φ, sin θ, 1/r) grid.
+
+    Args:
+        config: scenes to be seen; gives surface, field of view and wavefront.
+        shape: grid points (P, Q, R).
+        ridge: see covariance.back_projections.
+    """
+
+    atoms: Tensor
+
+    def __init__(self, config: SceneConfig, shape: tuple[int, int, int], ridge: float) -> None:
+        super().__init__()
+        grid = Grid.field_of_view(config.azimuth, config.elevation, config.range, shape, spacing="sine")
+        atoms = config.array(dtype=torch.float64).steering(*grid.points())  # [G, N]
+        self.ridge = ridge
+        # Real and imaginary parts apart: module.to(dtype) keeps both. Stored in float64 to serve fp64 runs exactly.
+        self.register_buffer("atoms", torch.view_as_real(atoms), persistent=False)
+
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
+        """[B,L,M], [B,L,N], [B,M,N] complex to [B,G] real, mean 1 over the grid; in the precision of the inputs."""
+        fields = back_project(snapshots, codes, channel, ridge=self.ridge)  # [B, N, L]
+        scenes, elements, count = fields.shape
+        stacked = fields.permute(1, 0, 2).reshape(elements, -1)  # [N, B·L]: one matrix product for all scenes
+        beams = torch.view_as_complex(self.atoms).conj().to(stacked.dtype) @ stacked  # [G, B·L]
+        # Squares of the real and imaginary parts: abs() of a complex number costs a square root each.
+        parts = torch.view_as_real(beams).square().reshape(-1, scenes, 2 * count)  # [G, B, 2L]
+        power = parts.sum(dim=-1).T / count  # [B, G]
+        smallest = torch.finfo(power.dtype).tiny
+        return power / power.mean(dim=-1, keepdim=True).clamp_min(smallest)
+
+
+class Backbone(nn.Module):
+    """Sinusoidal random features of the standardised logarithmic beam-power maps, trained along.
+
+    A layer sin(W f + b) with a broad W makes the hidden vectors of different scenes nearly orthogonal, so that the
+    head can answer for each scene without disturbing the others: what an overfit check asks of a network
+    (A. Rahimi and B. Recht, Random features for large-scale kernel machines, NIPS 2007).
+
+    Args:
+        beams: number of grid points G of the maps.
+        width: number of hidden features.
+        bandwidth: standard deviation of W f at the start, radians; wider separates scenes more.
+    """
+
+    def __init__(self, beams: int, width: int, bandwidth: float = 1.5) -> None:
+        super().__init__()
+        self.standardise = nn.LayerNorm(beams, elementwise_affine=False)
+        self.linear = nn.Linear(beams, width)
+        nn.init.normal_(self.linear.weight, std=bandwidth / math.sqrt(beams))
+        nn.init.uniform_(self.linear.bias, -math.pi, math.pi)
+
+    def forward(self, power: Tensor) -> Tensor:
+        """[B,G] to [B,width]."""
+        # The floor keeps an empty beam finite; it lies 40 dB below the mean.
+        return torch.sin(self.linear(self.standardise(torch.log(power + 1e-4))))
+
+
+class Head(nn.Module):
+    """Linear map to the real and imaginary parts of the factor."""
+
+    def __init__(self, width: int, elements: int, sources: int) -> None:
+        super().__init__()
+        self.shape = (elements, sources, 2)
+        self.linear = nn.Linear(width, elements * sources * 2)
+        # A small start: the untrained covariance has NMSE near the zero line, and no scene begins far above it.
+        nn.init.uniform_(self.linear.weight, -0.4 / math.sqrt(width), 0.4 / math.sqrt(width))
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B,width] to the factor [B,N,Kmax], complex, in float32 or better."""
+        raw = self.linear(hidden)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return torch.view_as_complex(raw.reshape(-1, *self.shape))
+
+
+class CovarianceNet(nn.Module):
+    """Network with a backbone and a head that predicts a factor F of the RIS-domain covariance R = F F^H.
+
+    Only its real-valued layers run under autocast; complex arithmetic stays in the precision of the inputs.
+
+    Args:
+        backbone: module from beam-power maps [B,G] to hidden features.
+        head: module from hidden features to the factor [B,N,Kmax], complex.
+        maps: module from (snapshots, codes, channel) to beam-power maps [B,G]; has no trainable parameters.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, maps: nn.Module) -> None:
+        super().__init__()
+        self.maps = maps
+        self.backbone = backbone
+        self.head = head
+
+    @classmethod
+    def build(
+        cls,
+        config: SceneConfig,
+        *,
+        seed: int = 0,
+        width: int = 512,
+        beams: tuple[int, int, int] | None = None,
+        ridge: float = 0.1,
+    ) -> CovarianceNet:
+        """The default network for a scene configuration, its weights drawn from `seed` alone."""
+        check_number("seed", seed, 0, 2**63 - 1, whole=True)
+        check_number("width", width, 1, 4096, whole=True)
+        maps = BeamPower(config, beams or default_beams(config), ridge)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            backbone = Backbone(maps.atoms.shape[0], width)
+            head = Head(width, config.elements, config.sources[1])
+        return cls(backbone, head, maps)
+
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
+        """Factor F of the covariance.
+
+        Args:
+            snapshots: [B,L,M], codes: [B,L,N], channel: [B,M,N], complex64 or complex128.
+
+        Returns:
+            [B,N,Kmax], complex64 or better.
+        """
+        with torch.autocast(snapshots.device.type, enabled=False):
+            power = self.maps(snapshots, codes, channel)
+        return self.head(self.backbone(power))
+
+    def predict(self, batch: SceneBatch) -> Tensor:
+        """Factor [B,N,Kmax] for a batch, without gradients, in eval mode; the mode is put back afterwards."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return self(batch.snapshots, batch.codes, batch.channel)
+        finally:
+            self.train(training)
+
+
+def default_beams(config: SceneConfig) -> tuple[int, int, int]:
+    """Beams over azimuth, elevation and inverse range: about one a beam width of the surface, three ranges."""
+    rows, columns = config.ris_shape
+    return columns + 1, rows // 2 + 1, 3
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trainable numbers of a model."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

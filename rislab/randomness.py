@@ -1,0 +1,70 @@
+"""The random states of a run: torch's belong to it alone, Python's and NumPy's are the caller's and travel along."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Randomness:
+    """torch's random states of one run, current only inside `with randomness.current():`.
+
+    So dropout in a run does not depend on what its observers draw, nor they on it. The global generators of Python
+    and NumPy are left with the caller, since swapping them costs more than a small training step; a checkpoint holds
+    their states too, and loading it puts them back.
+
+    Args:
+        seed: of torch's generators, 0 .. 2^63−1.
+        device: whose generator belongs to the run beside that of the CPU.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self._device = device
+        outside = self._torch_states()
+        torch.manual_seed(seed)
+        self._state = self._torch_states()
+        self._make_current(outside)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make the run's states the current ones within the block."""
+        outside = self._torch_states()
+        self._make_current(self._state)
+        try:
+            yield
+        finally:
+            self._state = self._torch_states()
+            self._make_current(outside)
+
+    def to_plain(self) -> dict[str, Any]:
+        """All states as tensors, numbers and strings, as weights_only loading wants them."""
+        version, words, gauss = random.getstate()
+        kind, key, *rest = np.random.get_state()
+        return {
+            "torch": self._state,
+            "python": [version, list(words), gauss],
+            "numpy": [kind, key.tolist(), *rest],
+        }
+
+    def load_plain(self, plain: dict[str, Any]) -> None:
+        """Take back what to_plain() returned."""
+        self._state = plain["torch"]
+        version, words, gauss = plain["python"]
+        random.setstate((version, tuple(words), gauss))
+        kind, key, *rest = plain["numpy"]
+        np.random.set_state((kind, np.array(key, dtype=np.uint32), *rest))
+
+    def _torch_states(self) -> list[Tensor]:
+        on_device = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []
+        return [torch.get_rng_state(), *on_device]
+
+    def _make_current(self, states: list[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        if self._device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], self._device)
