@@ -20,17 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rislab.draws import SPLITS, Draws
 from rislab.errors import InputError, check_choice, check_fields, check_interval, check_number
 from rislab.geometry import WAVEFRONTS, Array, separation
 
-SPLITS = ("train", "validation", "test")
 SYMBOLS = ("varying", "constant", "coherent")
 CODES = ("random", "dft", "hadamard")
 DFT_BEAMS = ("broadside", "spread")
 POWER_LAWS = ("equal", "free-space")
 
-# Counter ranges of one split: a section's draws never depend on the widths of the others.
-SECTIONS = ("sources", "symbols", "noise", "channel", "codes", "impairments")
 # Scenes per pass: their draws stay in the second-level cache.
 CHUNK = 32
 # Candidates tried for each source when a minimum separation is asked for.
@@ -319,7 +317,7 @@ def simulate(
 
 def _simulate_chunk(config: SceneConfig, seed: int, split: str, start: int, count: int) -> SceneBatch:
     def draw(section: str, width: int) -> Draws:
-        return Draws(raw_words(seed, split, section, start, count, width))
+        return Draws.of(seed, split, section, start, count, width)
 
     rows, columns, snapshots = config.antennas, config.elements, config.snapshots
     slots = config.sources[1]
@@ -356,58 +354,6 @@ def _simulate_chunk(config: SceneConfig, seed: int, split: str, start: int, coun
         index=torch.arange(start, start + count),
         config=config,
     )
-
-
-def raw_words(seed: int, split: str, section: str, start: int, count: int, width: int) -> np.ndarray:
-    """The 64-bit integers that scenes start .. start+count−1 of a split are made of, bit-identical on every machine.
-
-    Returns:
-        uint64 [count, width]. Each scene owns ⌈width/4⌉ counters (Philox gives four words for each); each section
-        starts at its own multiple of 2^192, so that none can run into another.
-    """
-    blocks = -(-width // 4)
-    counter = (SECTIONS.index(section) << 192) + start * blocks
-    generator = np.random.Philox(key=seed + (SPLITS.index(split) << 64), counter=counter)
-    return generator.random_raw(count * blocks * 4).reshape(count, blocks * 4)[:, :width]
-
-
-class Draws:
-    """Numbers made from the words of some scenes, consumed from left to right."""
-
-    def __init__(self, words: np.ndarray) -> None:
-        pairs = words.astype("<u8", copy=False).view("<i4").reshape(words.shape[0], words.shape[1], 2)
-        self._pairs = torch.from_numpy(pairs)  # [B, W, 2], int32
-        self._used = 0
-
-    def _take(self, *shape: int) -> Tensor:
-        width = math.prod(shape)
-        taken = self._pairs[:, self._used : self._used + width]
-        self._used += width
-        return taken
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Numbers in [0, 1) with 24 random bits, float32, [B, *shape]; one word each."""
-        whole = self._take(*shape)[..., 0].bitwise_and(0xFFFFFF)
-        return (whole * 2.0**-24).reshape(-1, *shape)
-
-    def phases(self, *shape: int) -> Tensor:
-        """Angles in [−π, π], float32, [B, *shape]; half a word each."""
-        width = math.prod(shape)
-        pairs = self._take(-(-width // 2)).flatten(1)[:, :width]
-        return (pairs * (math.pi * 2.0**-31)).reshape(-1, *shape)
-
-    def complex_normal(self, *shape: int) -> Tensor:
-        """CN(0, 1) by Box and Muller, complex64, [B, *shape]; one word each."""
-        pairs = self._take(*shape)
-        # 31 bits and never 0, so that the logarithm is finite.
-        uniform = pairs[..., 0].bitwise_and(0x7FFFFFFF).to(torch.float32).add_(1.0).mul_(2.0**-31)
-        radius = uniform.log_().neg_().clamp_(min=0.0).sqrt_()
-        angle = pairs[..., 1] * (math.pi * 2.0**-31)
-        return torch.complex(radius * torch.cos(angle), radius.mul_(torch.sin(angle))).reshape(-1, *shape)
-
-    def normal(self, *shape: int) -> Tensor:
-        """N(0, 1), float32, [B, *shape]; one word each."""
-        return self.complex_normal(*shape).real * math.sqrt(2.0)
 
 
 def _as_interval(value: Any) -> Any:

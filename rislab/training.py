@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -254,7 +255,7 @@ class Meter:
     def _by_group(self, norms: list[float | None]) -> dict[str, float]:
         values = iter(norms)
         return {
-            name: math.hypot(*(norm for norm, _ in zip(values, parameters, strict=False) if norm is not None))
+            name: math.hypot(*(norm for norm in islice(values, len(parameters)) if norm is not None))
             for name, parameters in self._groups.items()
         }
 

@@ -1,0 +1,35 @@
+# make lab · make report · make test · make bench; each installs into .venv first if need be.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: lab report test bench lint clean
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start.ipynb
+
+report: .venv/installed
+	$(BIN)/rislab report overfit -p preset full
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/installed-test
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv reports/out

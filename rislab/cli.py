@@ -1,0 +1,245 @@
+"""The `rislab` command. Exit code 0: fine; 1: something measured is wrong; 2: the input cannot be used; 130: interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rislab.errors import InputError
+
+if TYPE_CHECKING:
+    from rislab.overfit import OverfitConfig, Rung
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    try:
+        return int(options.run(options))
+    except InputError as error:
+        print(f"rislab: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rislab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader has gone; nobody is left to be told.
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rislab", description="An interactive lab for one question: is this training loop telling the truth?"
+    )
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+    _add_overfit(commands.add_parser("overfit", help="climb the overfit ladder on simulated RIS scenes"))
+    _add_report(commands.add_parser("report", help="run a notebook and write a self-contained HTML report"))
+    info = commands.add_parser("info", help="versions, devices, threads, and whether widgets can render")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_overfit(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Climb the overfit ladder. Exit code 0 only if every rung holds."
+    parser.add_argument("--preset", default="classroom", help="classroom (6×6 RIS) or full (12×12)")
+    parser.add_argument("--scenes", type=_whole, default=512, help="size of the training set (default %(default)s)")
+    parser.add_argument("--epochs", type=_whole, default=30, help="passes over the whole set (default %(default)s)")
+    parser.add_argument("--micro-batch", type=_whole, default=64, help="scenes in one forward (default %(default)s)")
+    parser.add_argument("--accumulation-steps", type=_whole, default=1, help="micro-batches a step (default %(default)s)")
+    parser.add_argument("--precision", default="fp32", help="fp64, fp32, bf16 or fp16 (default %(default)s)")
+    parser.add_argument("--seed", type=_whole, default=0, help="of scenes, weights and order (default %(default)s)")
+    parser.add_argument("--lr", type=_number, default=5e-3, help="peak rate of the head; a tenth for the backbone")
+    parser.add_argument("--blend", type=_number, default=0.0, help="share β of the sample covariance in R_test")
+    parser.add_argument("--curriculum", default="no-curriculum", help="no-curriculum or three-phase")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--threads", type=_whole, default=1, help="intra-op threads of torch (default %(default)s)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="RUNG", help="climb these rungs only")
+    parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of the whole set: stop and resume")
+    parser.add_argument("--matrix", action="store_true", help="add the precision × accumulation table")
+    parser.add_argument("--log", action="store_true", help="print the training log of the whole set")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_overfit)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run a notebook without a browser and write reports/out/NAME.html, which opens offline."
+    parser.add_argument("name", nargs="?", help="of the notebook, without its number: overfit, start, …")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    parser.add_argument("-f", dest="file", metavar="YAML", help="file with parameters")
+    parser.add_argument("-o", dest="out", default="reports/out", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--list", action="store_true", help="list the notebooks and their parameters")
+    parser.set_defaults(run=_report)
+
+
+def _overfit(options: argparse.Namespace) -> int:
+    import torch
+
+    from rislab import machine, overfit, records, training
+    from rislab.errors import check_number
+
+    check_number("threads", options.threads, 1, 1024, whole=True)
+    torch.set_num_threads(options.threads)
+    names = [field.name for field in dataclasses.fields(overfit.OverfitConfig)]
+    config = overfit.OverfitConfig(**{name: getattr(options, name) for name in names})
+    quiet = options.json
+    began = time.perf_counter()
+    if not quiet:
+        print(_headline(config))
+        for note in training.notes(config.training(), config.scenes):
+            print(f"note: {note}")
+    log: list[Any] = []
+
+    def show(record: Any) -> None:
+        log.append(record)
+        if options.log and not quiet and isinstance(record, records.EpochRecord):
+            print("\n".join(records.console(log)), flush=True)
+            log.clear()
+
+    rungs: list[Rung] = []
+    for rung in overfit.ladder(config, only=options.only, folder=options.folder, on_record=show):
+        rungs.append(rung)
+        if not quiet:
+            print(rung.line(), flush=True)
+    cells = _matrix(config, quiet) if options.matrix else []
+    batches = _one_batches(config, quiet) if options.matrix else []
+    passed = all(part.passed for part in (*rungs, *cells, *batches))
+    seconds = time.perf_counter() - began
+    if quiet:
+        parts = {"rungs": rungs, "matrix": cells, "one_batch": batches}
+        plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in found] for name, found in parts.items()}
+        plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
+        plain |= {"versions": machine.versions(), "commit": machine.commit(), "machine": machine.processor()}
+        print(json.dumps(_strict(plain), indent=2))
+    else:
+        held = sum(rung.passed for rung in rungs)
+        print(f"{held} of {len(rungs)} rungs hold; {seconds:.1f} s")
+    return 0 if passed else 1
+
+
+def _matrix(config: OverfitConfig, quiet: bool) -> list[Any]:
+    from rislab import overfit
+
+    if not quiet:
+        print("\ngradient of 64 scenes, accumulated against one batch in the same precision")
+        print("     precision  steps  relative L2    |α − 1|  L2 against fp64  ms a step")
+    cells = []
+    for cell in overfit.matrix(config):
+        cells.append(cell)
+        if not quiet:
+            print(
+                f"{'ok  ' if cell.passed else 'FAIL'} {cell.precision:<10} {cell.accumulation_steps:>5} "
+                f"{cell.relative_error:>12.1e} {cell.alpha_error:>10.1e} {cell.fp64_error:>16.1e} "
+                f"{1e3 * cell.seconds_per_step:>10.1f}",
+                flush=True,
+            )
+    return cells
+
+
+def _one_batches(config: OverfitConfig, quiet: bool) -> list[Rung]:
+    """The rung "one batch" in every precision."""
+    from rislab import overfit
+
+    if not quiet:
+        print()
+    found = []
+    for precision in overfit.PRECISIONS:
+        for rung in overfit.ladder(dataclasses.replace(config, precision=precision), only=["one batch"]):
+            found.append(dataclasses.replace(rung, name=f"one batch {precision}"))
+            if not quiet:
+                print(found[-1].line(), flush=True)
+    return found
+
+
+def _headline(config: OverfitConfig) -> str:
+    from rislab import machine
+
+    found = machine.versions(("rislab", "torch"))
+    return (
+        f"rislab {found['rislab']} ({machine.commit()}), torch {found['torch']}, {machine.processor()}\n"
+        f"{config.preset}: {config.scenes} scenes, {config.epochs} epochs, micro-batch {config.micro_batch}, "
+        f"{config.accumulation_steps} accumulation steps, {config.precision}, lr {config.lr:g}, seed {config.seed}, "
+        f"{config.device}"
+    )
+
+
+def _report(options: argparse.Namespace) -> int:
+    from rislab import reports
+
+    if options.list or options.name is None:
+        for name, path in reports.notebooks().items():
+            print(f"{name:<12} {path.name}")
+            for parameter in reports.parameters(path).values():
+                print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
+        return 0
+    values: dict[str, Any] = {}
+    path = reports.notebook(options.name)
+    if options.file is not None:
+        values |= reports.read_values(path, Path(options.file))
+    values |= reports.parse_values(path, dict(options.parameters))
+    report = reports.run(options.name, values, out=Path(options.out), check=reports.check_for(options.name))
+    if report.closing:
+        print(report.closing)
+    print(f"{report.html}  ({report.seconds:.0f} s)")
+    if not report.ok:
+        print(f"rislab: {report.error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    import torch
+
+    from rislab import machine
+
+    found: dict[str, Any] = dict(machine.versions())
+    found["commit"] = machine.commit()
+    found["machine"] = machine.processor()
+    found["threads"] = torch.get_num_threads()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    found["devices"] = ", ".join(["cpu", *(f"cuda:{index} {name}" for index, name in enumerate(gpus))])
+    found["widgets"] = machine.widgets()
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print("\n".join(f"{name:<12} {value}" for name, value in found.items()))
+    return 0
+
+
+def _strict(value: Any) -> Any:
+    """The value with NaN and infinity as the strings "nan" and "inf", which any JSON reader takes."""
+    if isinstance(value, dict):
+        return {name: _strict(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a whole number") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: a number") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

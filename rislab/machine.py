@@ -1,0 +1,59 @@
+"""What a run ran on: versions, commit, processor, devices; measured where it is asked for."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+PACKAGES = ("rislab", "torch", "numpy", "jupyterlab", "ipywidgets", "plotly", "anywidget", "papermill")
+
+
+def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
+    """Installed version of each package, "not installed" where there is none, and Python's own."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def commit(folder: Path | None = None) -> str:
+    """Commit of the checkout that `folder` (that of the package by default) lies in, with "+changes" if it differs."""
+    where = folder or Path(__file__).resolve().parent
+    try:
+        head = _git(where, "rev-parse", "--short=12", "HEAD")
+        return head + ("+changes" if _git(where, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"
+
+
+def processor() -> str:
+    """Name of the processor and the number of cores this process may use."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {cores()} cores"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def widgets() -> str:
+    """Whether live panels can render here, and if not, which package is missing."""
+    missing = [name for name in ("ipywidgets", "anywidget", "plotly") if importlib.util.find_spec(name) is None]
+    return f"no: {', '.join(missing)} not installed; figures are static" if missing else "yes"
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,0 +1,513 @@
+"""The overfit ladder: a network that cannot memorise is broken, or its loop is; each rung tells which, with a number.
+
+Rungs are ordered so that the first red one is the one to read. Each is judged through the same code that trains.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rislab import losses, runs
+from rislab.covariance import covariance, frobenius_squared, sample_factor
+from rislab.data import SceneBatch, SceneConfig, simulate
+from rislab.draws import SPLITS
+from rislab.errors import check_choice, check_fields, check_number
+from rislab.gradients import ALARMS, compare, one_window, window_gradient
+from rislab.model import CovarianceNet
+from rislab.records import Record, epochs, steps
+from rislab.state import PRECISIONS, TrainConfig, TrainState, check_device
+from rislab.training import evaluate, fit
+
+# NMSE that one batch must reach within 200 steps.
+ONE_BATCH = {"fp64": 1e-3, "fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
+# NMSE that the whole set must reach in 30 epochs of 512 scenes.
+WHOLE_SET = {"full": 0.05, "classroom": 0.05}
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class OverfitConfig:
+    """What the ladder trains, in the words of the command line.
+
+    Args:
+        preset: "classroom" or "full". scenes: size of the training set, ≥ 64. epochs: of the whole set.
+        accumulation_steps: windows of this many micro-batches of `micro_batch` scenes.
+        precision, device, seed: see TrainConfig; the seed also draws the scenes.
+        lr: peak learning rate of the head; the backbone gets a tenth of it.
+        blend: β of R_test. curriculum: see TrainConfig.
+    """
+
+    preset: str = "classroom"
+    scenes: int = 512
+    epochs: int = 30
+    micro_batch: int = BATCH
+    accumulation_steps: int = 1
+    precision: str = "fp32"
+    seed: int = 0
+    lr: float = 5e-3
+    blend: float = 0.0
+    curriculum: str = "no-curriculum"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_choice("preset", self.preset, WHOLE_SET)
+        check_number("scenes", self.scenes, BATCH, 10**7, whole=True)
+        check_number("micro_batch", self.micro_batch, 1, self.scenes, whole=True)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_device(self.device, self.precision)
+        self.training()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> OverfitConfig:
+        """Build from a plain mapping; raises InputError for an unknown field."""
+        check_fields("OverfitConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
+        return cls(**fields)
+
+    def scene_config(self) -> SceneConfig:
+        """The preset's scenes."""
+        return SceneConfig.preset(self.preset)
+
+    def training(self, **changes: Any) -> TrainConfig:
+        """The training configuration of the whole set, with fields changed by keyword."""
+        fields: dict[str, Any] = {
+            "epochs": self.epochs,
+            "micro_batch": self.micro_batch,
+            "accumulation_steps": self.accumulation_steps,
+            "precision": self.precision,
+            "lr_head": self.lr,
+            "lr_backbone": self.lr / 10,
+            "blend": self.blend,
+            "curriculum": self.curriculum,
+            "device": self.device,
+            "seed": self.seed,
+        }
+        return TrainConfig(**{**fields, **changes})
+
+    def data(self) -> SceneBatch:
+        """The training scenes."""
+        return simulate(self.scene_config(), self.scenes, seed=self.seed)
+
+    def model(self) -> CovarianceNet:
+        """A new network, its weights drawn from the seed."""
+        return CovarianceNet.build(self.scene_config(), seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One check: `value relation reference`, e.g. 0.0144 <= 0.05, with a sentence that says what was compared."""
+
+    name: str
+    value: float
+    relation: str
+    reference: float
+    passed: bool
+    sentence: str
+    seconds: float
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        mark = "ok  " if self.passed else "FAIL"
+        return f"{mark} {self.name:<22} {self.value:>10.3g} {self.relation:<2} {self.reference:<8.3g} {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Value of a rung, how it must relate to its reference, and what the numbers mean."""
+
+    value: float
+    relation: str
+    reference: float
+    sentence: str
+
+
+def ladder(
+    config: OverfitConfig,
+    *,
+    only: Collection[str] = (),
+    folder: Path | str | None = None,
+    on_record: Callable[[Record], None] = lambda record: None,
+    trained: tuple[nn.Module, Sequence[Record]] | None = None,
+) -> Iterator[Rung]:
+    """Climb the ladder; yields each rung as soon as it is judged.
+
+    Args:
+        config: see OverfitConfig.
+        only: names of the rungs to climb; all by default.
+        folder: run folder for the training on the whole set, which then survives being stopped; none by default.
+        on_record: called with each new record of that training.
+        trained: model and records of a training on the whole set that was done elsewhere; it is done here if None.
+
+    Raises:
+        InputError: for an unknown rung, or a run folder that cannot be used.
+    """
+    data = config.data()
+    on_device = data.to(config.device, config.training().dtype)
+    whole = WholeSet(config, data, folder, on_record, trained)
+    rungs: dict[str, Callable[[], Verdict]] = {
+        "splits": lambda: judge_splits(config, data),
+        "oracle": lambda: judge_oracle(on_device),
+        "oracle blend": lambda: judge_oracle_blend(on_device, config.blend or 0.2),
+        "zero matrix": lambda: judge_zero(on_device),
+        "identity": lambda: judge_identity(on_device),
+        "constant": lambda: judge_constant(on_device),
+        "untrained": lambda: judge_untrained(config, on_device),
+        "gradient coverage": lambda: judge_coverage(config, data),
+        "batch independence": lambda: judge_batch_independence(config, on_device),
+        "input dependence": lambda: judge_input_dependence(config, on_device),
+        "one scene": lambda: judge_one_scene(config, data),
+        "one batch": lambda: judge_one_batch(config, data),
+        "accumulation": lambda: judge_accumulation(config, data),
+        "whole set": lambda: judge_whole_set(whole.records(), config),
+        "reported loss": lambda: judge_reported(whole.records()),
+        "ledger": lambda: judge_ledger(whole.records(), config),
+        "train against eval": lambda: judge_train_against_eval(whole.trained(), on_device, config),
+        "resume": lambda: judge_resume(config, data),
+    }
+    for name in only:
+        check_choice("only", name, rungs)
+    for name, judge in rungs.items():
+        if only and name not in only:
+            continue
+        began = time.perf_counter()
+        verdict = judge()
+        yield Rung(name, passed=_holds(verdict), seconds=time.perf_counter() - began, **dataclasses.asdict(verdict))
+
+
+class WholeSet:
+    """The training on the whole set, run once and when first asked for."""
+
+    def __init__(
+        self,
+        config: OverfitConfig,
+        data: SceneBatch,
+        folder: Path | str | None = None,
+        on_record: Callable[[Record], None] = lambda record: None,
+        trained: tuple[nn.Module, Sequence[Record]] | None = None,
+    ) -> None:
+        self._config, self._data, self._folder, self._on_record = config, data, folder, on_record
+        self._model, records = trained or (config.model(), ())
+        self._records = list(records)
+
+    def records(self) -> list[Record]:
+        """All records of the run, earlier ones from the run folder included."""
+        if not self._records:
+            for record in self.stream():
+                self._on_record(record)
+                self._records.append(record)
+            if self._folder is not None:
+                self._records = runs.read_records(self._folder)
+        return self._records
+
+    def trained(self) -> nn.Module:
+        """The model after the run."""
+        self.records()
+        return self._model
+
+    def stream(self) -> Iterator[Record]:
+        """The records as they come; in a run folder it goes on where it was stopped."""
+        training = self._config.training()
+        if self._folder is None:
+            return fit(self._model, self._data, training)
+        return runs.train(self._folder, self._model, self._data, training)
+
+
+def _holds(verdict: Verdict) -> bool:
+    # NaN satisfies no relation, so a check that could not be computed is red.
+    value, reference = verdict.value, verdict.reference
+    return {"<=": value <= reference, ">=": value >= reference, "==": value == reference}[verdict.relation]
+
+
+class Oracle(nn.Module):
+    """A model that answers with the true factor of the batch it was given, in the order that it is asked."""
+
+    def __init__(self, data: SceneBatch, change: Callable[[Tensor], Tensor] = lambda factor: factor) -> None:
+        super().__init__()
+        self._answers = {self._key(scene.snapshots): change(scene.factor())[0] for scene in data}
+
+    @staticmethod
+    def _key(snapshots: Tensor) -> bytes:
+        return torch.view_as_real(snapshots).detach().cpu().numpy().tobytes()
+
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
+        """True factors, [B,N,K]."""
+        return torch.stack([self._answers[self._key(scene[None])] for scene in snapshots])
+
+
+def judge_splits(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """No scene of one split occurs in another, and none twice in its own."""
+    others = [simulate(config.scene_config(), config.scenes, seed=config.seed, split=split) for split in SPLITS[1:]]
+    hashes = [digest for batch in (data, *others) for digest in batch.hashes()]
+    return Verdict(len(hashes) - len(set(hashes)), "==", 0, f"scenes that occur twice among {len(hashes)} of three splits")
+
+
+def judge_oracle(data: SceneBatch) -> Verdict:
+    """The true covariance scores 0, by loss_nmse_pred and, at β = 0, by loss_nmse."""
+    score = evaluate(Oracle(data[:BATCH]), data[:BATCH])
+    worst = max(abs(score.loss_nmse_pred), abs(score.loss_nmse))
+    return Verdict(worst, "<=", 1e-5, "NMSE of the true covariance through the training path, β = 0")
+
+
+def judge_oracle_blend(data: SceneBatch, beta: float) -> Verdict:
+    """At β > 0 the true covariance scores β² times the sample covariance, the floor that no training can pass."""
+    data = data[:BATCH]
+    score = evaluate(Oracle(data), data, beta=beta).loss_nmse
+    floor = blend_floor(data, beta)
+    return Verdict(
+        abs(score - floor), "<=", 1e-5, f"loss_nmse of the truth at β = {beta:g} is {score:.4f}; its floor, computed: {floor:.4f}"
+    )
+
+
+def blend_floor(data: SceneBatch, beta: float) -> float:
+    """loss_nmse of the true covariance at blend β: mean of β² · NMSE(R_sample), formed from dense matrices."""
+    truth = data.covariance()
+    sample = covariance(sample_factor(data))
+    return float((beta**2 * frobenius_squared(sample - truth) / frobenius_squared(truth)).mean())
+
+
+def judge_zero(data: SceneBatch) -> Verdict:
+    """The zero matrix scores 1."""
+    score = evaluate(Oracle(data[:BATCH], torch.zeros_like), data[:BATCH])
+    return Verdict(abs(score.loss_nmse_pred - losses.zero_line()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE")
+
+
+def judge_identity(data: SceneBatch) -> Verdict:
+    """The identity scores what its closed form says."""
+    line = losses.identity_line(data[:BATCH])
+    eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
+    score = evaluate(Oracle(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH]).loss_nmse_pred
+    return Verdict(abs(score - line), "<=", 1e-4, f"identity scores {score:.4f}; closed form 1 − N/‖R‖² gives {line:.4f}")
+
+
+def judge_constant(data: SceneBatch) -> Verdict:
+    """The best constant beats the identity, which beats the zero matrix."""
+    constant, identity = losses.constant_line(data), losses.identity_line(data)
+    return Verdict(constant, "<=", identity, f"NMSE of the best constant; a figure at this line has learned nothing")
+
+
+def judge_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """An untrained network knows nothing: a low score would mean that the answer leaks in."""
+    model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
+    score = evaluate(model, data, precision=config.precision).loss_nmse_pred
+    return Verdict(score, ">=", 0.9, "NMSE before training")
+
+
+def judge_coverage(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """Every trainable tensor gets a finite gradient that is not all zero."""
+    model = config.model()
+    one_window(model, data[:BATCH], config.training(micro_batch=BATCH, accumulation_steps=1, clip_norm=None))
+    bad = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not bool(torch.isfinite(parameter.grad).all()) or not bool(parameter.grad.any())
+    ]
+    count = sum(1 for _ in model.parameters())
+    listed = f" ({', '.join(bad)})" if bad else ""
+    return Verdict(len(bad), "==", 0, f"of {count} tensors without a usable gradient{listed}")
+
+
+def judge_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """A scene gets the same answer alone and in company."""
+    model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
+    together = model.predict(data[:8])
+    alone = torch.cat([model.predict(scene) for scene in data[:8]])
+    return Verdict(_relative(together, alone), "<=", 1e-4, "relative change of the factor between a batch of 8 and of 1")
+
+
+def judge_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """The answer moves with each of snapshots, codes and channel: without one of them the target is undetermined."""
+    model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
+    scenes, others = data[:8], data[8:16]
+    base = model.predict(scenes)
+    changes = {
+        name: _relative(model.predict(dataclasses.replace(scenes, **{name: getattr(others, name)})), base)
+        for name in ("snapshots", "codes", "channel")
+    }
+    weakest = min(changes, key=lambda name: changes[name])
+    return Verdict(changes[weakest], ">=", 1e-3, f"relative change of the factor with other {weakest}, the weakest input")
+
+
+def judge_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """One scene is learned by heart."""
+    model = config.model()
+    training = config.training(epochs=100, micro_batch=1, accumulation_steps=1, curriculum="no-curriculum", blend=0.0)
+    last = epochs(fit(model, data[:1], training))[-1]
+    return Verdict(last.train_eval, "<=", ONE_BATCH[config.precision], "NMSE of one scene after 100 steps")
+
+
+def judge_one_batch(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """One batch of 64 scenes is learned by heart."""
+    records = one_batch(config, data)
+    limit = ONE_BATCH[config.precision]
+    reached = next((record.step for record in epochs(records) if record.train_eval <= limit), None)
+    when = f"reached at step {reached}" if reached else "never reached"
+    return Verdict(epochs(records)[-1].train_eval, "<=", limit, f"NMSE of one batch of {BATCH} after 200 steps; {when}")
+
+
+def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
+    """Records of 200 steps on the first 64 scenes."""
+    training = config.training(
+        epochs=200, micro_batch=BATCH, accumulation_steps=1, curriculum="no-curriculum", blend=0.0, ema=None
+    )
+    return list(fit(config.model(), data[:BATCH], training))
+
+
+def first_gradient(config: OverfitConfig, data: SceneBatch, micro_batch: int, accumulation_steps: int) -> Tensor:
+    """Gradient of the first window of a run on `data`, flat, unscaled and unclipped."""
+    training = config.training(micro_batch=micro_batch, accumulation_steps=accumulation_steps, clip_norm=None)
+    return window_gradient(config.model(), data, training)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Gradient of one precision and number of accumulation steps, always over the same 64 scenes.
+
+    Args:
+        relative_error, alpha_error: relative L2 and |α − 1| against one batch in the same precision.
+        fp64_error: relative L2 against one batch in float64. seconds_per_step: wall time of the window.
+        passed: whether both errors are within the alarm levels of the precision.
+    """
+
+    precision: str
+    accumulation_steps: int
+    relative_error: float
+    alpha_error: float
+    fp64_error: float
+    seconds_per_step: float
+    passed: bool
+
+
+def matrix(
+    config: OverfitConfig, precisions: Sequence[str] = PRECISIONS, accumulation_steps: Sequence[int] = (1, 2, 4, 8)
+) -> Iterator[Cell]:
+    """The precision × accumulation table: does accumulating change the gradient?
+
+    Args:
+        config: preset, seed and device are used.
+        precisions, accumulation_steps: rows and columns; 64 must be divisible by each number of steps.
+    """
+    data = config.data()[:BATCH]
+    exact = first_gradient(dataclasses.replace(config, precision="fp64"), data, BATCH, 1)
+    for precision in precisions:
+        chosen = dataclasses.replace(config, precision=precision)
+        reference = first_gradient(chosen, data, BATCH, 1)
+        for count in accumulation_steps:
+            began = time.perf_counter()
+            gradient = first_gradient(chosen, data, BATCH // count, count)
+            seconds = time.perf_counter() - began
+            comparison = compare(gradient, reference)
+            error, alpha_error = comparison.relative_error, abs(comparison.alpha - 1)
+            passed = error <= ALARMS[precision][0] and alpha_error <= ALARMS[precision][1]
+            against_exact = compare(gradient, exact).relative_error
+            yield Cell(precision, count, error, alpha_error, against_exact, seconds, passed)
+
+
+def judge_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """Micro-batches of 16, 16, 16 and 8 scenes accumulate to the gradient of one batch of 56, ragged tail included."""
+    data = data[:56]
+    comparison = compare(first_gradient(config, data, 16, 4), first_gradient(config, data, 56, 1))
+    limit, alpha_limit = ALARMS[config.precision]
+    # One number for both alarms: the larger of the two errors, each in units of its own alarm level.
+    excess = max(comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit)
+    return Verdict(
+        excess if not math.isnan(comparison.relative_error) else math.nan,
+        "<=",
+        1.0,
+        f"× alarm level: relative L2 {comparison.relative_error:.1e}, α − 1 = {comparison.alpha - 1:+.1e}, "
+        f"1 − cos = {1 - comparison.cosine:.1e} against one batch",
+    )
+
+
+def judge_whole_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
+    """The whole set is learned by heart."""
+    last = epochs(records)[-1]
+    sentence = f"NMSE of {config.scenes} scenes after {config.epochs} epochs (train {last.train:.4f} while it learned)"
+    return Verdict(last.train_eval, "<=", WHOLE_SET[config.preset], sentence)
+
+
+def judge_reported(records: Sequence[Record]) -> Verdict:
+    """The train loss of an epoch is the sample-weighted mean of its windows' raw losses."""
+    worst = 0.0
+    for epoch in epochs(records):
+        windows = [record for record in steps(records) if record.epoch == epoch.epoch]
+        mean = sum(record.loss * record.samples for record in windows) / sum(record.samples for record in windows)
+        worst = max(worst, abs(epoch.train - mean) / abs(mean))
+    # NaN must not vanish in max(): a loss that is not a number is not a true report of one.
+    if any(not math.isfinite(epoch.train) for epoch in epochs(records)):
+        worst = math.nan
+    return Verdict(worst, "<=", 1e-9, "largest relative difference between reported and recomputed epoch loss")
+
+
+def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
+    """Forwards, backwards, steps and scheduler ticks are as many as the configuration declares."""
+    training = config.training()
+    micro_batches = math.ceil(config.scenes / training.micro_batch)
+    windows = math.ceil(micro_batches / training.accumulation_steps)
+    counters = epochs(records)[-1].counters
+    expected = {
+        "forwards": micro_batches * config.epochs,
+        "backwards": micro_batches * config.epochs,
+        "steps": windows * config.epochs,
+        "scheduler_ticks": counters.steps_applied,
+    }
+    counted = {
+        "forwards": counters.forwards,
+        "backwards": counters.backwards,
+        "steps": counters.steps_applied + counters.steps_skipped,
+        "scheduler_ticks": counters.scheduler_ticks,
+    }
+    missing = sum(abs(counted[name] - expected[name]) for name in expected)
+    shown = ", ".join(f"{name} {counted[name]}/{expected[name]}" for name in expected)
+    return Verdict(missing, "==", 0, f"events too few or too many: {shown}; skipped {counters.steps_skipped}")
+
+
+def judge_train_against_eval(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Verdict:
+    """The same weights on the same data answer alike in training mode and in eval mode."""
+    evaluated = evaluate(model, data, precision=config.precision).loss_nmse_pred
+    model.train()
+    with torch.no_grad():
+        parts = [data[first : first + BATCH] for first in range(0, len(data), BATCH)]
+        total = sum(float(_training_nmse(model, part, config).sum()) for part in parts)
+    difference = abs(total / len(data) - evaluated)
+    limit = 1e-6 + 0.05 * abs(evaluated)
+    return Verdict(difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data")
+
+
+def _training_nmse(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Tensor:
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+    with torch.autocast(data.snapshots.device.type, dtype=half, enabled=half is not None):
+        return losses.nmse(model(data.snapshots, data.codes, data.channel), data.factor())
+
+
+def judge_resume(config: OverfitConfig, data: SceneBatch) -> Verdict:
+    """Stopped in the middle of an epoch, saved, loaded and continued: the weights of a run never stopped, bit by bit."""
+    data = data[:BATCH]
+    training = config.training(epochs=2, micro_batch=BATCH // 8, accumulation_steps=2)
+    straight = config.model()
+    list(fit(straight, data, training))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.pt"
+        state = TrainState.begin(config.model(), len(data), training)
+        stream = fit(state.model, data, training, resume=state)
+        for _ in range(3):
+            next(stream)
+        stream.close()
+        state.save(path)
+        resumed = config.model()
+        list(fit(resumed, data, training, resume=path))
+    pairs = zip(straight.state_dict().values(), resumed.state_dict().values(), strict=True)
+    different = sum(not torch.equal(one, other) for one, other in pairs)
+    return Verdict(different, "==", 0, "weight tensors that differ after stop and resume")
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().square().sum().sqrt() / other.abs().square().sum().sqrt())

@@ -1,0 +1,36 @@
+"""Shared fixtures; on a machine that must have everything (RISLAB_NO_SKIP=1) a skipped test is a failure."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+import rislab
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Toy models: a second thread costs more than it brings, and one thread makes sums repeatable.
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if skipped and os.environ.get("RISLAB_NO_SKIP") == "1":
+        reporter.write_line(f"{skipped} tests were skipped, and here nothing may be skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def classroom() -> rislab.SceneBatch:
+    """128 classroom scenes; not to be changed in place."""
+    return rislab.simulate(rislab.SceneConfig.preset("classroom"), 128, seed=0)
+
+
+@pytest.fixture(scope="session")
+def full() -> rislab.SceneBatch:
+    """16 full scenes; not to be changed in place."""
+    return rislab.simulate(rislab.SceneConfig.preset("full"), 16, seed=0)
