@@ -1,4 +1,7 @@
-"""The `rislab` command. Exit code 0: fine; 1: something measured is wrong; 2: the input cannot be used; 130: interrupted."""
+"""The `rislab` command.
+
+Exit code 0: fine; 1: something measured is wrong; 2: the input cannot be used; 130: interrupted.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,9 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scenes", type=_whole, default=512, help="size of the training set (default %(default)s)")
     parser.add_argument("--epochs", type=_whole, default=30, help="passes over the whole set (default %(default)s)")
     parser.add_argument("--micro-batch", type=_whole, default=64, help="scenes in one forward (default %(default)s)")
-    parser.add_argument("--accumulation-steps", type=_whole, default=1, help="micro-batches a step (default %(default)s)")
+    parser.add_argument(
+        "--accumulation-steps", type=_whole, default=1, help="micro-batches a step (default %(default)s)"
+    )
     parser.add_argument("--precision", default="fp32", help="fp64, fp32, bf16 or fp16 (default %(default)s)")
     parser.add_argument("--seed", type=_whole, default=0, help="of scenes, weights and order (default %(default)s)")
     parser.add_argument("--lr", type=_number, default=5e-3, help="peak rate of the head; a tenth for the backbone")
@@ -151,11 +156,12 @@ def _matrix(config: OverfitConfig, quiet: bool) -> list[Any]:
 def _one_batches(config: OverfitConfig, quiet: bool) -> list[Rung]:
     """The rung "one batch" in every precision."""
     from rislab import overfit
+    from rislab.state import PRECISIONS
 
     if not quiet:
         print()
     found = []
-    for precision in overfit.PRECISIONS:
+    for precision in PRECISIONS:
         for rung in overfit.ladder(dataclasses.replace(config, precision=precision), only=["one batch"]):
             found.append(dataclasses.replace(rung, name=f"one batch {precision}"))
             if not quiet:
@@ -176,19 +182,19 @@ def _headline(config: OverfitConfig) -> str:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from rislab import reports
+    from rislab import notebooks, reports
 
     if options.list or options.name is None:
-        for name, path in reports.notebooks().items():
+        for name, path in notebooks.available().items():
             print(f"{name:<12} {path.name}")
-            for parameter in reports.parameters(path).values():
+            for parameter in notebooks.parameters(path).values():
                 print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
         return 0
     values: dict[str, Any] = {}
-    path = reports.notebook(options.name)
+    path = notebooks.named(options.name)
     if options.file is not None:
-        values |= reports.read_values(path, Path(options.file))
-    values |= reports.parse_values(path, dict(options.parameters))
+        values |= notebooks.read_values(path, Path(options.file))
+    values |= notebooks.parse_values(path, dict(options.parameters))
     report = reports.run(options.name, values, out=Path(options.out), check=reports.check_for(options.name))
     if report.closing:
         print(report.closing)

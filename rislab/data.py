@@ -255,6 +255,9 @@ class SceneBatch:
         for name, tensor in self.tensors().items():
             if name == "realised_snr_db" or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
+            # One pass, and in all but broken data the only one: NaN and infinity survive a sum.
+            if bool(torch.isfinite(tensor.sum())):
+                continue
             good = torch.isfinite(tensor).reshape(len(self), -1).all(dim=1)
             if not bool(good.all()):
                 place = int((~good).nonzero()[0, 0])
@@ -379,8 +382,8 @@ def _draw_sources(config: SceneConfig, draw: Any, start: int) -> tuple[Tensor, T
     elevation = _between(candidates[..., 1], config.elevation)
     range_ = _between(candidates[..., 2], config.range)
     chosen = _first_apart(azimuth, elevation, active, config.separation, start)  # [B, K, 1]
-    pick = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
-    return *pick, active, snr_db  # type: ignore[return-value]
+    azimuth, elevation, range_ = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
+    return azimuth, elevation, range_, active, snr_db
 
 
 def _first_apart(azimuth: Tensor, elevation: Tensor, active: Tensor, smallest: float, start: int) -> Tensor:

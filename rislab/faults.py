@@ -261,7 +261,7 @@ FAULTS = (
         story="The step hangs under a condition that no window meets: no forwards yet, tested after the forwards.",
         module="training",
         before="                    if finite or scaler.is_enabled():\n",
-        after="                    if finite and ledger.events[\"forwards\"] == 0:\n",
+        after='                    if finite and ledger.events["forwards"] == 0:\n',
         symptom="Forwards and backwards run, no step is ever applied, the loss is constant.",
         checks=("whole set",),
         reference="the story that the lab is named for",

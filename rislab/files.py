@@ -29,5 +29,5 @@ def replace(path: Path, content: bytes) -> None:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         raise InputError(
-            f"{path} could not be written: {error.strerror}; what was there before is unchanged"
+            f"{path} could not be written: {error.strerror or error}; what was there before is unchanged"
         ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.covariance import blend, frobenius_squared, sample_factor
+from rislab.covariance import beam_power, blend, frobenius_squared, sample_factor
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_choice
 from rislab.geometry import Grid
@@ -66,9 +66,10 @@ def effective_rank(factor: Tensor) -> Tensor:
 def position_error(predicted: Tensor, truth: Tensor, lens: Lens) -> Tensor:
     """Distance between predicted and true distributions of beam power along azimuth, elevation and inverse range, [B].
 
-    Beam powers a_g^H R a_g on a coarse grid, over the true total, are summed to three marginals; each pair of marginals is compared by the
-    mean squared difference of their cumulative sums (Cramér distance). Unlike the NMSE, whose slope vanishes once two
-    beams no longer overlap, it falls steadily as power moves towards its place. It needs no pairing of sources.
+    Beam powers a_g^H R a_g on a coarse grid, over the true total, are summed to three marginals; each pair of
+    marginals is compared by the mean squared difference of their cumulative sums (Cramér distance). Unlike the NMSE,
+    whose slope vanishes once two beams no longer overlap, it falls steadily as power moves towards its place. It
+    needs no pairing of sources.
 
     Args:
         predicted: F, [B,N,K'], complex. truth: B, [B,N,K], complex. lens: see Lens.
@@ -104,8 +105,7 @@ class Lens:
 
     def power(self, factor: Tensor) -> Tensor:
         """Beam power on the grid, a_g^H F F^H a_g, [B,P,Q,R]."""
-        beams = torch.view_as_real(self.atoms.conj() @ factor).square().sum(dim=(-2, -1))  # [B, G]
-        return beams.reshape(-1, *self.shape)
+        return beam_power(factor, self.atoms).reshape(-1, *self.shape)
 
 
 @dataclass(frozen=True)

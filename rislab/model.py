@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rislab.covariance import back_project
+from rislab.covariance import back_project, beam_power
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_number
 from rislab.geometry import Grid
@@ -40,12 +40,7 @@ class BeamPower(nn.Module):
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """[B,L,M], [B,L,N], [B,M,N] complex to [B,G] real, mean 1 over the grid; in the precision of the inputs."""
         fields = back_project(snapshots, codes, channel, ridge=self.ridge)  # [B, N, L]
-        scenes, elements, count = fields.shape
-        stacked = fields.permute(1, 0, 2).reshape(elements, -1)  # [N, B·L]: one matrix product for all scenes
-        beams = torch.view_as_complex(self.atoms).conj().to(stacked.dtype) @ stacked  # [G, B·L]
-        # Squares of the real and imaginary parts: abs() of a complex number costs a square root each.
-        parts = torch.view_as_real(beams).square().reshape(-1, scenes, 2 * count)  # [G, B, 2L]
-        power = parts.sum(dim=-1).T / count  # [B, G]
+        power = beam_power(fields, torch.view_as_complex(self.atoms).to(fields.dtype))  # [B, G]
         smallest = torch.finfo(power.dtype).tiny
         return power / power.mean(dim=-1, keepdim=True).clamp_min(smallest)
 

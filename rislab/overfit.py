@@ -9,7 +9,7 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ class WholeSet:
         trained: tuple[nn.Module, Sequence[Record]] | None = None,
     ) -> None:
         self._config, self._data, self._folder, self._on_record = config, data, folder, on_record
-        self._model, records = trained or (config.model(), ())
+        self.model, records = trained or (config.model(), ())
         self._records = list(records)
 
     def records(self) -> list[Record]:
@@ -211,14 +211,14 @@ class WholeSet:
     def trained(self) -> nn.Module:
         """The model after the run."""
         self.records()
-        return self._model
+        return self.model
 
-    def stream(self) -> Iterator[Record]:
+    def stream(self) -> Generator[Record]:
         """The records as they come; in a run folder it goes on where it was stopped."""
         training = self._config.training()
         if self._folder is None:
-            return fit(self._model, self._data, training)
-        return runs.train(self._folder, self._model, self._data, training)
+            return fit(self.model, self._data, training)
+        return runs.train(self._folder, self.model, self._data, training)
 
 
 def _holds(verdict: Verdict) -> bool:
@@ -247,7 +247,9 @@ def judge_splits(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """No scene of one split occurs in another, and none twice in its own."""
     others = [simulate(config.scene_config(), config.scenes, seed=config.seed, split=split) for split in SPLITS[1:]]
     hashes = [digest for batch in (data, *others) for digest in batch.hashes()]
-    return Verdict(len(hashes) - len(set(hashes)), "==", 0, f"scenes that occur twice among {len(hashes)} of three splits")
+    return Verdict(
+        len(hashes) - len(set(hashes)), "==", 0, f"scenes that occur twice among {len(hashes)} of three splits"
+    )
 
 
 def judge_oracle(data: SceneBatch) -> Verdict:
@@ -263,7 +265,10 @@ def judge_oracle_blend(data: SceneBatch, beta: float) -> Verdict:
     score = evaluate(Oracle(data), data, beta=beta).loss_nmse
     floor = blend_floor(data, beta)
     return Verdict(
-        abs(score - floor), "<=", 1e-5, f"loss_nmse of the truth at β = {beta:g} is {score:.4f}; its floor, computed: {floor:.4f}"
+        abs(score - floor),
+        "<=",
+        1e-5,
+        f"loss_nmse of the truth at β = {beta:g} is {score:.4f}; its floor, computed: {floor:.4f}",
     )
 
 
@@ -277,7 +282,9 @@ def blend_floor(data: SceneBatch, beta: float) -> float:
 def judge_zero(data: SceneBatch) -> Verdict:
     """The zero matrix scores 1."""
     score = evaluate(Oracle(data[:BATCH], torch.zeros_like), data[:BATCH])
-    return Verdict(abs(score.loss_nmse_pred - losses.zero_line()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE")
+    return Verdict(
+        abs(score.loss_nmse_pred - losses.zero_line()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE"
+    )
 
 
 def judge_identity(data: SceneBatch) -> Verdict:
@@ -285,13 +292,15 @@ def judge_identity(data: SceneBatch) -> Verdict:
     line = losses.identity_line(data[:BATCH])
     eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
     score = evaluate(Oracle(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH]).loss_nmse_pred
-    return Verdict(abs(score - line), "<=", 1e-4, f"identity scores {score:.4f}; closed form 1 − N/‖R‖² gives {line:.4f}")
+    return Verdict(
+        abs(score - line), "<=", 1e-4, f"identity scores {score:.4f}; closed form 1 − N/‖R‖² gives {line:.4f}"
+    )
 
 
 def judge_constant(data: SceneBatch) -> Verdict:
     """The best constant beats the identity, which beats the zero matrix."""
     constant, identity = losses.constant_line(data), losses.identity_line(data)
-    return Verdict(constant, "<=", identity, f"NMSE of the best constant; a figure at this line has learned nothing")
+    return Verdict(constant, "<=", identity, "NMSE of the best constant; a figure at this line has learned nothing")
 
 
 def judge_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -320,7 +329,9 @@ def judge_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     together = model.predict(data[:8])
     alone = torch.cat([model.predict(scene) for scene in data[:8]])
-    return Verdict(_relative(together, alone), "<=", 1e-4, "relative change of the factor between a batch of 8 and of 1")
+    return Verdict(
+        _relative(together, alone), "<=", 1e-4, "relative change of the factor between a batch of 8 and of 1"
+    )
 
 
 def judge_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -333,7 +344,9 @@ def judge_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
         for name in ("snapshots", "codes", "channel")
     }
     weakest = min(changes, key=lambda name: changes[name])
-    return Verdict(changes[weakest], ">=", 1e-3, f"relative change of the factor with other {weakest}, the weakest input")
+    return Verdict(
+        changes[weakest], ">=", 1e-3, f"relative change of the factor with other {weakest}, the weakest input"
+    )
 
 
 def judge_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -479,7 +492,9 @@ def judge_train_against_eval(model: nn.Module, data: SceneBatch, config: Overfit
         total = sum(float(_training_nmse(model, part, config).sum()) for part in parts)
     difference = abs(total / len(data) - evaluated)
     limit = 1e-6 + 0.05 * abs(evaluated)
-    return Verdict(difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data")
+    return Verdict(
+        difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data"
+    )
 
 
 def _training_nmse(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Tensor:
@@ -489,7 +504,7 @@ def _training_nmse(model: nn.Module, data: SceneBatch, config: OverfitConfig) ->
 
 
 def judge_resume(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """Stopped in the middle of an epoch, saved, loaded and continued: the weights of a run never stopped, bit by bit."""
+    """Stopped in mid-epoch, saved, loaded and continued: the weights of a run never stopped, bit by bit."""
     data = data[:BATCH]
     training = config.training(epochs=2, micro_batch=BATCH // 8, accumulation_steps=2)
     straight = config.model()

@@ -45,11 +45,11 @@ class Randomness:
     def to_plain(self) -> dict[str, Any]:
         """All states as tensors, numbers and strings, as weights_only loading wants them."""
         version, words, gauss = random.getstate()
-        kind, key, *rest = np.random.get_state()
+        kind, key, *rest = np.random.get_state(legacy=True)
         return {
             "torch": self._state,
             "python": [version, list(words), gauss],
-            "numpy": [kind, key.tolist(), *rest],
+            "numpy": [kind, np.asarray(key).tolist(), *rest],
         }
 
     def load_plain(self, plain: dict[str, Any]) -> None:

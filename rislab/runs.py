@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def train(
     *,
     validation: SceneBatch | None = None,
     checkpoint_seconds: float = 5.0,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """fit() with a memory: records are written as they come, and a run that was stopped goes on where it stopped.
 
     Stopped anywhere (generator closed, interrupt, kill -9) and started again with the same arguments, it ends with
@@ -134,7 +134,12 @@ def _locked(folder: Path) -> Iterator[None]:
 def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
     """Write config.yaml, or check that the one that is there says the same."""
     digest = hashlib.blake2b("".join(data.hashes()).encode(), digest_size=16).hexdigest()
-    mine = {"train": config.to_dict(), "scenes": data.config.to_dict(), "count": len(data), "digest": digest}
+    mine: dict[str, Any] = {
+        "train": config.to_dict(),
+        "scenes": data.config.to_dict(),
+        "count": len(data),
+        "digest": digest,
+    }
     if not path.exists():
         files.replace(path, yaml.safe_dump(mine, sort_keys=False).encode())
         return
@@ -143,10 +148,14 @@ def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
         for name, value in mine[section].items():
             stored = (theirs.get(section) or {}).get(name)
             if stored != value:
-                raise InputError(f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value")
+                raise InputError(
+                    f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
+                )
     for name in ("count", "digest"):
         if theirs.get(name) != mine[name]:
-            raise InputError(f"the scenes differ from those that {path.parent} was begun with; allowed: the same scenes")
+            raise InputError(
+                f"the scenes differ from those that {path.parent} was begun with; allowed: the same scenes"
+            )
 
 
 def _append(path: Path, record: Record) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,7 +37,7 @@ def fit(
     *,
     validation: SceneBatch | None = None,
     resume: TrainState | Path | str | None = None,
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """Train `model` in place and yield a StepRecord for each window and an EpochRecord for each epoch.
 
     Closing the generator stops at a step boundary. The model is left in training mode.

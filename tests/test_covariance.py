@@ -7,16 +7,26 @@ import math
 import pytest
 import torch
 
-from rislab.covariance import back_projections, blend, condition, covariance, frobenius_squared, sample_factor
+from rislab.covariance import (
+    back_projections,
+    beam_map,
+    beam_power,
+    blend,
+    condition,
+    covariance,
+    frobenius_squared,
+    sample_factor,
+)
 from rislab.data import SceneBatch
 from rislab.errors import InputError
+from rislab.geometry import Grid
 
 
 def test_back_projection_is_ridge_regression_snapshot_by_snapshot(classroom: SceneBatch) -> None:
     scene = classroom[:1].to("cpu", torch.float64)
     ridge = 0.1 * float((scene.channel[0] @ scene.channel[0].mH).diagonal().real.mean())
     columns = back_projections(scene, ridge=0.1)[0]
-    for l in range(scene.config.snapshots):  # noqa: E741
+    for l in range(scene.config.snapshots):
         sensing = scene.channel[0] @ torch.diag(scene.codes[0, l])
         inverse = torch.linalg.inv(sensing @ sensing.mH + ridge * torch.eye(8, dtype=sensing.dtype))
         # Codes are rounded to float32 when drawn: |c| = 1 to 1e-7.
@@ -45,7 +55,9 @@ def test_conditioning_gives_hermitian_matrices_of_trace_n_with_the_declared_load
     plain, loaded = condition(matrix), condition(matrix, loading=0.5)
     for result in (plain, loaded):
         torch.testing.assert_close(result, result.mH)
-        torch.testing.assert_close(result.diagonal(dim1=1, dim2=2).real.sum(-1), torch.full((3,), 5.0, dtype=torch.float64))
+        torch.testing.assert_close(
+            result.diagonal(dim1=1, dim2=2).real.sum(-1), torch.full((3,), 5.0, dtype=torch.float64)
+        )
     torch.testing.assert_close(loaded, (plain + 0.5 * torch.eye(5, dtype=plain.dtype)) / 1.5)
 
 
@@ -68,3 +80,17 @@ def test_bad_ridge_and_blend_are_named(classroom: SceneBatch) -> None:
         back_projections(classroom[:1], ridge=0.0)
     with pytest.raises(InputError, match="blend is 1.5"):
         blend(classroom[:1].factor(), classroom[:1].factor(), 1.5)
+
+
+def test_beam_power_is_the_quadratic_form_and_peaks_at_the_source(full: SceneBatch) -> None:
+    scene = full[:3].to("cpu", torch.float64)
+    array = scene.config.array(dtype=torch.float64)
+    atoms = array.steering(scene.azimuth[0], scene.elevation[0], scene.range[0])
+    direct = torch.einsum("gn,bnm,gm->bg", atoms.conj(), scene.covariance(), atoms).real
+    torch.testing.assert_close(beam_power(scene.factor(), atoms), direct)
+    one = scene.factor()[:1, :, :1]
+    grid = Grid.field_of_view((-1.0, 1.0), (-0.5, 0.5), (0.5, 10.0), (41, 21, 9))
+    values = beam_map(one, array, grid)[0]
+    p, q = divmod(int(values.argmax()), 21)
+    assert abs(float(grid.azimuth[p] - scene.azimuth[0, 0])) < 0.1
+    assert abs(float(grid.elevation[q] - scene.elevation[0, 0])) < 0.1

@@ -21,7 +21,10 @@ SMALL = SceneConfig.preset("classroom", ris_shape=(3, 4), antennas=5, snapshots=
 def differences(one: SceneBatch, other: SceneBatch) -> dict[str, float]:
     """Largest absolute difference of each tensor."""
     pairs = zip(one.tensors().items(), other.tensors().values(), strict=True)
-    return {name: float((left.to(torch.complex128) - right.to(torch.complex128)).abs().max()) for (name, left), right in pairs}
+    return {
+        name: float((left.to(torch.complex128) - right.to(torch.complex128)).abs().max())
+        for (name, left), right in pairs
+    }
 
 
 # Seeds and splits
@@ -72,7 +75,7 @@ def test_snapshots_are_the_formula_snapshot_by_snapshot(symbols: str, codes: str
     batch = simulate(config, 3, seed=1)
     for scene in batch:
         vectors = scene.steering()[0]
-        for l in range(config.snapshots):  # noqa: E741
+        for l in range(config.snapshots):
             field = vectors @ scene.symbols[0, l]
             expected = scene.channel[0] @ torch.diag(scene.codes[0, l]) @ field
             # At 200 dB the noise is 1e-10 of the signal; float32 products of unit-size numbers are left.
@@ -115,7 +118,7 @@ def test_fields_are_uniform_over_their_intervals() -> None:
     drawn = {"azimuth": config.azimuth, "elevation": config.elevation, "range": config.range, "snr_db": config.snr_db}
     for name, (low, high) in drawn.items():
         unit = (batch.tensors()[name].double().flatten() - low) / (high - low)
-        assert 0 <= float(unit.min())
+        assert float(unit.min()) >= 0
         assert float(unit.max()) <= 1
         # Kolmogorov–Smirnov: 1.95/√n is the one-in-a-thousand level.
         ranks = torch.arange(1, len(unit) + 1) / len(unit)
@@ -152,7 +155,9 @@ def test_truth_is_hermitian_of_rank_k_and_trace_n() -> None:
     matrix = batch.covariance(torch.float64)
     assert matrix.dtype == torch.complex128
     torch.testing.assert_close(matrix, matrix.mH)
-    torch.testing.assert_close(matrix.diagonal(dim1=1, dim2=2).real.sum(-1), torch.full((30,), 144.0, dtype=torch.float64))
+    torch.testing.assert_close(
+        matrix.diagonal(dim1=1, dim2=2).real.sum(-1), torch.full((30,), 144.0, dtype=torch.float64)
+    )
     assert torch.equal(torch.linalg.matrix_rank(matrix, rtol=1e-9, hermitian=True), batch.active.sum(-1))
 
 
@@ -198,7 +203,13 @@ def test_quantised_phases_take_two_to_the_bits_levels(bits: int, codes: str) -> 
 
 @pytest.mark.parametrize(
     "impairment",
-    [{"phase_error": 0.1}, {"gain_jitter": 0.1}, {"dead_elements": 0.2}, {"position_jitter": 0.01}, {"channel_error": 0.1}],
+    [
+        {"phase_error": 0.1},
+        {"gain_jitter": 0.1},
+        {"dead_elements": 0.2},
+        {"position_jitter": 0.01},
+        {"channel_error": 0.1},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_an_impairment_changes_the_world_and_not_the_belief(impairment: dict[str, float]) -> None:
@@ -206,7 +217,9 @@ def test_an_impairment_changes_the_world_and_not_the_belief(impairment: dict[str
     clean, impaired = simulate(quiet, 20, seed=0), simulate(dataclasses.replace(quiet, **impairment), 20, seed=0)
     assert torch.equal(clean.codes, impaired.codes)
     assert torch.equal(clean.azimuth, impaired.azimuth)
-    model = torch.einsum("bmn,bln,bnk,blk->blm", impaired.channel, impaired.codes, impaired.steering(), impaired.symbols)
+    model = torch.einsum(
+        "bmn,bln,bnk,blk->blm", impaired.channel, impaired.codes, impaired.steering(), impaired.symbols
+    )
     mismatch = float((impaired.snapshots - model).norm() / model.norm())
     assert 0.01 < mismatch < 1.0
     assert ("channel_error" in impairment) == (not torch.equal(clean.channel, impaired.channel))
@@ -225,7 +238,9 @@ def test_a_minimum_separation_is_kept() -> None:
     batch = simulate(SceneConfig.preset("full", separation=math.radians(15), sources=(5, 5), snapshots=1), 200, seed=0)
     for one in range(5):
         for other in range(one):
-            angle = separation(batch.azimuth[:, one], batch.elevation[:, one], batch.azimuth[:, other], batch.elevation[:, other])
+            angle = separation(
+                batch.azimuth[:, one], batch.elevation[:, one], batch.azimuth[:, other], batch.elevation[:, other]
+            )
             assert float(angle.min()) >= math.radians(15) - 1e-5
     with pytest.raises(InputError, match="separation is 3 rad, and scene 0"):
         simulate(dataclasses.replace(SMALL, separation=3.0, sources=(3, 3)), 1, seed=0)

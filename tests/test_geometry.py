@@ -16,7 +16,9 @@ from rislab.geometry import Array, Grid, direction, path_difference, position, s
 ANGLES = st.floats(-1.0, 1.0)
 
 
-def brute_force(shape: tuple[int, int], wavelength: float, azimuth: float, elevation: float, distance: float) -> np.ndarray:
+def brute_force(
+    shape: tuple[int, int], wavelength: float, azimuth: float, elevation: float, distance: float
+) -> np.ndarray:
     """Steering vector element by element, from Cartesian distances in float64."""
     source = np.array(
         [
@@ -28,7 +30,9 @@ def brute_force(shape: tuple[int, int], wavelength: float, azimuth: float, eleva
     vector = []
     for v in range(shape[0]):
         for h in range(shape[1]):
-            element = np.array([0.0, (h - (shape[1] - 1) / 2) * wavelength / 2, (v - (shape[0] - 1) / 2) * wavelength / 2])
+            element = np.array(
+                [0.0, (h - (shape[1] - 1) / 2) * wavelength / 2, (v - (shape[0] - 1) / 2) * wavelength / 2]
+            )
             path = np.linalg.norm(source - element) - distance
             vector.append(np.exp(-2j * math.pi / wavelength * path))
     return np.array(vector) / math.sqrt(shape[0] * shape[1])

@@ -95,7 +95,11 @@ def test_subspace_leakage_is_the_share_outside() -> None:
 def test_position_error_grows_with_the_displacement_where_nmse_does_not(full: SceneBatch) -> None:
     batch = dataclasses.replace(full[:1], active=torch.tensor([[True, False, False, False, False]]))
     batch = dataclasses.replace(
-        batch, azimuth=torch.zeros(1, 5), elevation=torch.zeros(1, 5), range=torch.full((1, 5), 3.0), power=144.0 * batch.active
+        batch,
+        azimuth=torch.zeros(1, 5),
+        elevation=torch.zeros(1, 5),
+        range=torch.full((1, 5), 3.0),
+        power=144.0 * batch.active,
     )
     lens = losses.Lens.of(batch.config, torch.complex64, torch.device("cpu"))
     seen, scores = [], []

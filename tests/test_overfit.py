@@ -91,7 +91,15 @@ def test_matrix_compares_every_precision_with_one_batch() -> None:
     ]
     assert all(cell.passed for cell in cells)
     against_exact = {cell.precision: cell.fp64_error for cell in cells}
-    assert against_exact["fp64"] < 1e-12 < against_exact["fp32"] < 1e-5 < against_exact["fp16"] < against_exact["bf16"] < 0.1
+    assert (
+        against_exact["fp64"]
+        < 1e-12
+        < against_exact["fp32"]
+        < 1e-5
+        < against_exact["fp16"]
+        < against_exact["bf16"]
+        < 0.1
+    )
 
 
 def test_gradients_are_compared_in_scale_and_direction() -> None:

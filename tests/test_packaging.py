@@ -21,7 +21,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each may import only from those before it.
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "losses", "model", "records", "files", "randomness", "state",
-    "training", "gradients", "runs", "overfit", "faults", "machine", "figures", "panels", "export", "reports", "cli",
+    "training", "gradients", "runs", "overfit", "faults", "machine",
+    "figures", "panels", "notebooks", "export", "reports", "cli",
 )  # fmt: skip
 
 
@@ -62,7 +63,9 @@ def test_import_brings_in_nothing_heavy() -> None:
     assert {"rislab.training", "rislab.data"} <= set(loaded)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((ROOT / "rislab").glob("*.py")) if path.stem != "__init__"])
+@pytest.mark.parametrize(
+    "name", [path.stem for path in sorted((ROOT / "rislab").glob("*.py")) if path.stem != "__init__"]
+)
 def test_a_module_imports_only_from_those_above_it(name: str) -> None:
     tree = ast.parse((ROOT / "rislab" / f"{name}.py").read_text())
     for node in tree.body:

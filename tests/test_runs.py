@@ -65,7 +65,9 @@ def test_stopped_after_any_record_and_resumed_is_never_stopped(
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-def test_resume_restores_every_part_of_the_state(precision: str, optimiser: str, classroom: SceneBatch, tmp_path: Path) -> None:
+def test_resume_restores_every_part_of_the_state(
+    precision: str, optimiser: str, classroom: SceneBatch, tmp_path: Path
+) -> None:
     class Noisy(CovarianceNet):
         """Draws from all three random states in its forward."""
 
@@ -110,7 +112,10 @@ def test_a_killed_process_leaves_a_resumable_run(
     how: int, lines: int, classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
     assert process.stdout is not None
     for _ in range(lines):
@@ -174,7 +179,9 @@ def spoil(path: Path, how: str) -> None:
         ("missing", "could not be read"),
     ],
 )
-def test_a_spoilt_checkpoint_is_named_and_changes_nothing(how: str, said: str, classroom: SceneBatch, tmp_path: Path) -> None:
+def test_a_spoilt_checkpoint_is_named_and_changes_nothing(
+    how: str, said: str, classroom: SceneBatch, tmp_path: Path
+) -> None:
     path = tmp_path / "checkpoint.pt"
     TrainState.begin(build(classroom), len(classroom), CONFIG).save(path)
     spoil(path, how)
@@ -205,7 +212,9 @@ def test_loading_runs_no_code(classroom: SceneBatch, tmp_path: Path) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_full_disk_loses_nothing(classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path) -> None:
+def test_a_full_disk_loses_nothing(
+    classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     stream = runs.train(run, build(classroom), classroom, CONFIG, validation=classroom[:16])
     for _ in range(3):
@@ -220,7 +229,9 @@ def test_a_full_disk_loses_nothing(classroom: SceneBatch, straight: tuple[list[t
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         """
     )
-    done = subprocess.run([sys.executable, "-c", script + SCRIPT, str(run)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script + SCRIPT, str(run)], capture_output=True, text=True, check=False
+    )
     assert done.returncode != 0
     assert "could not be written" in done.stderr
     assert (run / runs.CHECKPOINT).read_bytes() == before[runs.CHECKPOINT]

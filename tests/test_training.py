@@ -38,7 +38,9 @@ def weights(model: nn.Module) -> torch.Tensor:
 
 @settings(max_examples=200, deadline=None)
 @given(count=st.integers(1, 300), micro_batch=st.integers(1, 70), steps=st.integers(1, 40), epoch=st.integers(1, 9))
-def test_windows_hold_every_scene_once_and_the_tail_is_ragged(count: int, micro_batch: int, steps: int, epoch: int) -> None:
+def test_windows_hold_every_scene_once_and_the_tail_is_ragged(
+    count: int, micro_batch: int, steps: int, epoch: int
+) -> None:
     config = TrainConfig(micro_batch=micro_batch, accumulation_steps=steps)
     plan = windows(count, config, epoch)
     indices = torch.cat([micro for window in plan for micro in window.micro_batches])
@@ -64,9 +66,13 @@ def test_order_is_a_function_of_seed_and_epoch() -> None:
 
 @pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(("count", "micro_batch"), [(64, 32), (64, 8), (57, 8), (30, 29), (5, 1)])
-def test_accumulated_gradient_is_that_of_one_batch(precision: str, count: int, micro_batch: int, classroom: SceneBatch) -> None:
+def test_accumulated_gradient_is_that_of_one_batch(
+    precision: str, count: int, micro_batch: int, classroom: SceneBatch
+) -> None:
     def gradient(size: int, accumulation_steps: int) -> torch.Tensor:
-        config = TrainConfig(micro_batch=size, accumulation_steps=accumulation_steps, precision=precision, clip_norm=None)
+        config = TrainConfig(
+            micro_batch=size, accumulation_steps=accumulation_steps, precision=precision, clip_norm=None
+        )
         return window_gradient(CovarianceNet.build(classroom.config), classroom[:count], config)
 
     comparison = compare(gradient(micro_batch, math.ceil(count / micro_batch)), gradient(count, 1))
@@ -89,7 +95,9 @@ def test_the_window_gradient_is_the_gradient_of_the_mean_loss(classroom: SceneBa
 def test_whole_runs_agree_for_the_same_effective_batch(classroom: SceneBatch) -> None:
     finals = []
     for count in (1, 2, 4, 8):
-        config = TrainConfig(epochs=3, micro_batch=32 // count, accumulation_steps=count, precision="fp64", optimiser="sgd", lr_head=1.0)
+        config = TrainConfig(
+            epochs=3, micro_batch=32 // count, accumulation_steps=count, precision="fp64", optimiser="sgd", lr_head=1.0
+        )
         finals.append(weights(train(classroom, config)[0]))
     for other in finals[1:]:
         # Twelve steps, each exact to 1e-15, in a smooth loss.
@@ -157,7 +165,9 @@ def test_closing_stops_at_a_step_boundary_and_removes_all_hooks(classroom: Scene
 
 
 def test_records_hold_what_a_plain_recomputation_finds(classroom: SceneBatch) -> None:
-    config = TrainConfig(epochs=1, micro_batch=16, accumulation_steps=3, clip_norm=0.01, optimiser="sgd", lr_head=0.1, lr_backbone=0.05)
+    config = TrainConfig(
+        epochs=1, micro_batch=16, accumulation_steps=3, clip_norm=0.01, optimiser="sgd", lr_head=0.1, lr_backbone=0.05
+    )
     model = CovarianceNet.build(classroom.config)
     for record in fit(model, classroom, config):
         if not isinstance(record, StepRecord):
@@ -171,7 +181,9 @@ def test_records_hold_what_a_plain_recomputation_finds(classroom: SceneBatch) ->
         total = math.hypot(*record.grad_norm.values())
         clipped = math.hypot(*record.grad_norm_clipped.values())
         assert clipped == pytest.approx(min(total, 0.01), rel=1e-3)
-        moved = math.hypot(*(record.learning_rate[group] * float(gradient.norm()) for group, gradient in gradients.items()))
+        moved = math.hypot(
+            *(record.learning_rate[group] * float(gradient.norm()) for group, gradient in gradients.items())
+        )
         before = weights(model) + 0  # after the step; its norm differs by the update, 1e-5 of it
         assert record.update_ratio == pytest.approx(moved / float(before.norm()), rel=1e-3)
         assert record.coverage.tensors == 4
@@ -183,7 +195,9 @@ def test_records_hold_what_a_plain_recomputation_finds(classroom: SceneBatch) ->
 
 def test_reported_loss_is_the_raw_loss_weighted_by_samples(classroom: SceneBatch) -> None:
     # A learning rate this small leaves the weights alone to 1e-7, so that the losses can be recomputed afterwards.
-    config = TrainConfig(epochs=1, micro_batch=50, accumulation_steps=2, optimiser="sgd", lr_head=1e-12, lr_backbone=1e-12)
+    config = TrainConfig(
+        epochs=1, micro_batch=50, accumulation_steps=2, optimiser="sgd", lr_head=1e-12, lr_backbone=1e-12
+    )
     model, records = train(classroom, config, validation=classroom[:20])
     exact = float(nmse(model.predict(classroom), classroom.factor()).mean())
     last = epochs(records)[-1]

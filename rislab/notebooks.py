@@ -1,0 +1,286 @@
+"""Notebooks as files: which there are, what parameters they take, and which cells did what; nothing is run here."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rislab.errors import InputError
+
+_BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_ANNOTATION = re.compile(r"(list\[)?(int|float|str|bool)(?(1)\])")
+_EXAMPLES = {"int": "4", "float": "0.5 or 1e-3", "bool": "true or false", "str": "text"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's `parameters` cell."""
+
+    name: str
+    annotation: str
+    default: object
+    comment: str
+
+
+def available(folder: Path | None = None) -> dict[str, Path]:
+    """Find the notebooks that can be reported, by name: `01_overfit.ipynb` is `overfit`.
+
+    Args:
+        folder: where to look; by default `notebooks/` here, else beside the package.
+
+    Returns:
+        Report name to path, in the order of the file names.
+
+    Raises:
+        InputError: no notebook is there, or two have one name.
+    """
+    beside = Path(__file__).resolve().parents[1] / "notebooks"
+    places = [Path(folder)] if folder is not None else [Path("notebooks").resolve(), beside]
+    for place in places:
+        found: dict[str, Path] = {}
+        for path in sorted(place.glob("*.ipynb")):
+            name = re.sub(r"^\d+[_-]", "", path.stem)
+            if name in found:
+                raise InputError(f"report {name!r} is ambiguous: {found[name].name} and {path.name}")
+            found[name] = path.resolve()
+        if found:
+            return found
+    raise InputError(f"no notebooks (*.ipynb) in {' or '.join(str(place) for place in places)}")
+
+
+def named(name: str, folder: Path | None = None) -> Path:
+    """The notebook of a report.
+
+    Args:
+        name: as available() lists it. folder: see available().
+
+    Raises:
+        InputError: there is no such report.
+    """
+    found = available(folder)
+    if name not in found:
+        raise InputError(f"unknown report {name!r}{did_you_mean(name, found)}")
+    return found[name]
+
+
+def parameters(path: Path) -> dict[str, Parameter]:
+    """Read a notebook's `parameters` cell without running it.
+
+    Args:
+        path: the notebook.
+
+    Returns:
+        The parameters by name, in the order of the cell; none if no cell has the tag.
+
+    Raises:
+        InputError: the cell holds anything but lines such as `steps: int = 4  # comment`.
+    """
+    try:
+        return parameters_of(read(path))
+    except InputError as error:
+        raise InputError(f"{Path(path).name}: {error}") from None
+
+
+def parse_values(path: Path, texts: Mapping[str, str]) -> dict[str, object]:
+    """Turn command-line texts into values of the types that the notebook's parameters want.
+
+    Args:
+        path: the notebook.
+        texts: parameter name to text; a `str` parameter takes its text as it stands.
+
+    Returns:
+        The values, for the given names only.
+
+    Raises:
+        InputError: an unknown name or a text that is not of the wanted type.
+    """
+    return _convert(parameters(path), texts, _from_text)
+
+
+def read_values(path: Path, file: Path) -> dict[str, object]:
+    """Read parameter values from a YAML file and check them against the notebook's parameters.
+
+    Args:
+        path: the notebook. file: a mapping of parameter name to value; nothing in it is executed.
+
+    Raises:
+        InputError: a file that cannot be read or is no mapping, an unknown name, or a value of the wrong type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{file} could not be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{file} is not YAML: {first_line(str(error))}") from None
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise InputError(f"{file} holds no mapping; allowed: lines such as accumulation_steps: 4")
+    return check_values(path, content)
+
+
+def check_values(path: Path, values: Mapping[str, object]) -> dict[str, object]:
+    """Check typed values, as they come from YAML or Python, against the notebook's parameters.
+
+    Args:
+        path: the notebook.
+        values: parameter name to value.
+
+    Returns:
+        The values, integers made floats where a float is wanted.
+
+    Raises:
+        InputError: an unknown name or a value that is not of the wanted type.
+    """
+    return _convert(parameters(path), values, _from_value)
+
+
+def read(path: Path) -> Any:
+    """The notebook as an nbformat node, with cell ids; raises InputError if it is none."""
+    import nbformat
+
+    try:
+        # Older minor versions have no cell ids.
+        return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
+    except FileNotFoundError:
+        raise InputError("no such notebook") from None
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"not a notebook ({str(error).splitlines()[0]})") from None
+
+
+def tagged(notebook: Any, tag: str) -> list[Any]:
+    """The cells that carry a tag."""
+    return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+
+
+def parameters_of(notebook: Any) -> dict[str, Parameter]:
+    """parameters() of a notebook that is open already."""
+    cells = tagged(notebook, "parameters")
+    if len(cells) > 1:
+        raise InputError(f"{len(cells)} cells are tagged 'parameters'; allowed: one")
+    found: dict[str, Parameter] = {}
+    for cell in cells:
+        try:
+            body = ast.parse(cell.source).body
+        except SyntaxError as error:
+            raise InputError(f"the parameters cell is not Python: {error}") from None
+        for node in body:
+            parameter = _parameter(node, cell.source.splitlines())
+            found[parameter.name] = parameter
+    return found
+
+
+def _parameter(node: ast.stmt, lines: list[str]) -> Parameter:
+    line = lines[node.lineno - 1].strip()
+    wanted = f"the parameters cell holds {line!r}; allowed: name: int | float | str | bool | list[...] = literal"
+    if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
+        raise InputError(wanted)
+    annotation = ast.unparse(node.annotation)
+    try:
+        default = ast.literal_eval(node.value)
+    except ValueError:
+        raise InputError(wanted) from None
+    if not _ANNOTATION.fullmatch(annotation):
+        raise InputError(wanted)
+    # ast counts columns in UTF-8 bytes, not in characters.
+    rest = lines[(node.end_lineno or node.lineno) - 1].encode()[node.end_col_offset :].decode()
+    try:
+        default = _from_value(default, annotation)
+    except ValueError:
+        raise InputError(wanted) from None
+    return Parameter(node.target.id, annotation, default, rest.strip().removeprefix("#").strip())
+
+
+def _convert(
+    allowed: Mapping[str, Parameter], given: Mapping[str, Any], reader: Callable[[Any, str], object]
+) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in allowed:
+            raise InputError(f"unknown parameter {name!r}{did_you_mean(name, allowed)}")
+        annotation = allowed[name].annotation
+        try:
+            values[name] = reader(value, annotation)
+        except ValueError:
+            raise InputError(f"parameter {name} is {value!r}; allowed: {_wanted(annotation)}") from None
+    return values
+
+
+def did_you_mean(name: str, allowed: Mapping[str, object]) -> str:
+    """The end of a sentence about an unknown name: the closest allowed one, and all of them."""
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ";"
+    return f"{hint} allowed: {', '.join(allowed) or 'none'}"
+
+
+def _wanted(annotation: str) -> str:
+    item = annotation.removeprefix("list[").removesuffix("]")
+    example = _EXAMPLES[item]
+    return (
+        f"{annotation}, such as [{example.split(' or ')[0]}]" if item != annotation else f"{annotation}, as {example}"
+    )
+
+
+def _from_text(text: str, annotation: str) -> object:
+    if annotation.startswith("list["):
+        import yaml
+
+        try:
+            # BaseLoader leaves every scalar a string, so that elements are read by the same rules as single values.
+            items = yaml.load(text, Loader=yaml.BaseLoader)
+        except yaml.YAMLError:
+            raise ValueError(text) from None
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise ValueError(text)
+        return [_from_text(item, annotation[5:-1]) for item in items]
+    if annotation == "str":
+        return text
+    if annotation == "bool":
+        if text.strip().lower() not in _BOOLS:
+            raise ValueError(text)
+        return _BOOLS[text.strip().lower()]
+    return int(text) if annotation == "int" else _finite(float(text))
+
+
+def _from_value(value: object, annotation: str) -> object:
+    if annotation.startswith("list["):
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(value)
+        return [_from_value(item, annotation[5:-1]) for item in value]
+    if annotation == "float" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        # A string is let through to float() because YAML reads 1e-3, without a dot, as text.
+        return _finite(float(value))
+    if type(value).__name__ != annotation:
+        raise ValueError(value)
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(value)
+    return value
+
+
+def failed_cell(notebook: Any) -> Any | None:
+    """The cell at which an executed notebook stopped, if it did."""
+    # papermill sets this for sys.exit(0) too, though it takes that for success, and not for the tag raises-exception.
+    failed = (cell for cell in notebook.cells if cell.metadata.get("papermill", {}).get("exception"))
+    return next(failed, None)
+
+
+def numbered(notebook: Any) -> dict[str, int]:
+    """Number the code cells as Jupyter does on Run All of the original: neither empty nor injected cells count."""
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    injected = [cell.id for cell in tagged(notebook, "injected-parameters")]
+    return {cell.id: number for number, cell in enumerate((c for c in code if c.id not in injected), start=1)}
+
+
+def first_line(text: str) -> str:
+    """The first line of a text that is not blank."""
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")

@@ -1,0 +1,194 @@
+"""Reports: run a notebook by papermill in a fresh kernel of this interpreter, and keep what it measured."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rislab import files, machine
+from rislab.export import export_html
+from rislab.notebooks import check_values, failed_cell, first_line, named, numbered, parameters, read, tagged
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run left behind; `closing` is what the notebook's last code cell printed, `error` is one line or empty."""
+
+    name: str
+    html: Path
+    notebook: Path
+    parameters: dict[str, object]
+    seconds: float
+    ok: bool
+    error: str
+    closing: str
+
+
+def check_for(name: str) -> Callable[[dict[str, object]], object]:
+    """What refuses values out of range for a report before anything runs; nothing is refused where none is known."""
+    from rislab.overfit import OverfitConfig
+
+    fields = set(OverfitConfig.__dataclass_fields__)
+
+    def check(values: dict[str, object]) -> object:
+        return OverfitConfig.from_dict({key: value for key, value in values.items() if key in fields})
+
+    return {"overfit": check, "start": check}.get(name, lambda values: None)
+
+
+def run(
+    name: str,
+    values: Mapping[str, object] | None = None,
+    *,
+    out: Path = Path("reports/out"),
+    folder: Path | None = None,
+    check: Callable[[dict[str, object]], object] | None = None,
+    progress: bool = True,
+) -> Report:
+    """Run a notebook headless, in a fresh kernel of this interpreter, and write its report.
+
+    Args:
+        name: report name, as notebooks.available() lists it.
+        values: parameter values that differ from the defaults.
+        out: where `<name>.html` and the executed `<name>.ipynb` go.
+        folder: where the notebooks are; see notebooks.available().
+        check: called with all parameter values before anything runs, to refuse what types alone cannot.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The report; a cell that failed, or a kernel that died or never started, gives `ok=False` and a partial report.
+
+    Raises:
+        InputError: an unknown report or parameter, or an ill-typed value; also whatever `check` raises.
+    """
+    path = named(name, folder)
+    given = check_values(path, values or {})
+    merged = {key: parameter.default for key, parameter in parameters(path).items()} | given
+    if check is not None:
+        check(dict(merged))
+    header = provenance(merged, path.parent)
+    start = time.perf_counter()
+    notebook, fault = _execute(path, given, progress)
+    seconds = time.perf_counter() - start
+    header["duration"] = _duration(seconds)
+    error = _error_line(notebook, fault)
+    page = Path(out) / f"{name}.html"
+    executed = page.with_suffix(".ipynb")
+    export_html(notebook, page, title=name, header=header, folder=path.parent, error=error)
+    files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
+    return Report(name, page, executed, merged, seconds, not error, error, _printed(notebook))
+
+
+def _kernel_manager() -> type:
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(KernelSpecManager):
+        """Knows one kernel, the running interpreter's, whatever other `python3` the user has installed."""
+
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            spec = super().get_kernel_spec(kernel_name)
+            spec.env = {**spec.env, "RISLAB_LIVE": "0"}
+            return spec
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(kernel_spec_manager=ThisInterpreter(kernel_dirs=[]), **options)
+
+    return Manager
+
+
+def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[Any, str]:
+    import zmq
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
+
+    # Other users of the machine could otherwise read the traffic, and the kernel prints a warning that says so.
+    encryption = "auto" if zmq.has("curve") else "disabled"
+    fault = ""
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = Path(scratch) / path.name
+        try:
+            execute_notebook(
+                # papermill fills {...} in paths with parameters.
+                re.sub(r"[{}]", r"\g<0>\g<0>", str(path)),
+                re.sub(r"[{}]", r"\g<0>\g<0>", str(executed)),
+                parameters=dict(values),
+                kernel_name="python3",
+                language="python",
+                cwd=str(path.parent),
+                progress_bar=progress,
+                kernel_manager_class=_kernel_manager(),
+                config=Config({"KernelManager": {"transport_encryption": encryption}}),
+            )
+        except PapermillExecutionError:
+            fault = ""  # The metadata of the cells say which one failed.
+        except NoSuchKernel:
+            fault = f"no Jupyter kernel in {sys.executable}; install ipykernel there"
+        except DeadKernelError:
+            fault = "the kernel died; it may have run out of memory"
+        except RuntimeError as error:
+            fault = f"the kernel did not start: {first_line(str(error))}"
+        notebook = read(executed)
+    markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
+    notebook.metadata.pop("widgets", None)
+    started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+    if fault and started:
+        started[-1].metadata.papermill.exception = True
+    return notebook, fault
+
+
+def _error_line(notebook: Any, fault: str) -> str:
+    cell = failed_cell(notebook)
+    if cell is None:
+        return fault
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    reason = f"{errors[-1].ename}: {first_line(errors[-1].evalue)}" if errors else fault
+    return f"cell {numbered(notebook).get(cell.id, '?')} ({first_line(cell.source)[:80]}): {reason}"
+
+
+def _printed(notebook: Any) -> str:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def _as_json(notebook: Any, source: str, executed: str) -> str:
+    import nbformat
+
+    # papermill notes the scratch paths of this machine.
+    notebook.metadata.papermill.update(input_path=source, output_path=executed)
+    return str(nbformat.writes(notebook))
+
+
+def provenance(values: Mapping[str, object], folder: Path | None = None) -> dict[str, str]:
+    """Gather what a reader needs to repeat a run.
+
+    Args:
+        values: the parameters of the run; a seed among them is named.
+        folder: the notebook's folder, whose git commit is named; by default the current one.
+
+    Returns:
+        Label to text: seed, date, commit, versions, machine.
+    """
+    seed = {"seed": str(values["seed"])} if "seed" in values else {}
+    found = machine.versions(("torch", "numpy", "plotly", "rislab"))
+    return seed | {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(folder or Path.cwd()),
+        "versions": " · ".join(f"{name} {version}" for name, version in found.items()),
+        "machine": machine.processor(),
+    }
