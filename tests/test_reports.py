@@ -25,7 +25,7 @@ PIXEL = bytes.fromhex(
 PARAMETERS = """\
 steps: int = 4  # micro-batches per optimiser step (1..64)
 rate: float = 1e-3  # learning rate, λ = 0.3 m
-label: str = "λ/2"  # any text
+label: str = "λλλλλλ"  # any text
 bias: bool = True
 levels: list[float] = [0, 10]  # dB
 names: list[str] = ["a", "b"]
@@ -119,7 +119,7 @@ def test_parameters_are_read_with_types_and_comments(tmp_path: Path) -> None:
     assert list(found) == ["steps", "rate", "label", "bias", "levels", "names", "seed"]
     assert found["steps"] == notebooks.Parameter("steps", "int", 4, "micro-batches per optimiser step (1..64)")
     assert found["rate"].comment == "learning rate, λ = 0.3 m"
-    assert found["label"] == notebooks.Parameter("label", "str", "λ/2", "any text")
+    assert found["label"] == notebooks.Parameter("label", "str", "λλλλλλ", "any text")
     assert found["bias"] == notebooks.Parameter("bias", "bool", True, "")
     assert found["levels"].default == [0.0, 10.0]
     assert isinstance(found["levels"].default, list) and isinstance(found["levels"].default[0], float)
@@ -318,7 +318,7 @@ def test_a_run_writes_both_files_and_nothing_else(good: reports.Report, lab: Pat
 
 def test_parameters_are_merged_and_reach_the_kernel(good: reports.Report, lab: Path) -> None:
     steps, rate, label, live, executable, folder, texts = json.loads(good.closing)
-    assert (steps, rate, label) == (8, 0.001, "λ/2")
+    assert (steps, rate, label) == (8, 0.001, "λλλλλλ")
     assert (live, executable, folder) == ("0", sys.executable, str(lab))
     assert texts == list(HOSTILE.values())
     assert good.parameters["steps"] == 8 and good.parameters["seed"] == 7
