@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rislab.draws import SPLITS, Draws
+from rislab.draws import SPLITS, Stream
 from rislab.errors import InputError, check_choice, check_fields, check_interval, check_number
 from rislab.geometry import WAVEFRONTS, Array, separation
 
@@ -29,8 +29,8 @@ CODES = ("random", "dft", "hadamard")
 DFT_BEAMS = ("broadside", "spread")
 POWER_LAWS = ("equal", "free-space")
 
-# Scenes per pass: their draws stay in the second-level cache.
-CHUNK = 32
+# Scenes per pass: few enough for the cache, many enough that calls cost little.
+CHUNK = 256
 # Candidates tried for each source when a minimum separation is asked for.
 PLACEMENT_TRIES = 64
 
@@ -310,53 +310,65 @@ def simulate(
     check_number("seed", seed, 0, 2**63 - 1, whole=True)
     check_choice("split", split, SPLITS)
     check_number("start", start, 0, 2**48, whole=True)
-    chunks = [
-        _simulate_chunk(config, seed, split, first, min(CHUNK, start + count - first))
-        for first in range(start, start + count, CHUNK)
-    ]
-    batch = chunks[0] if len(chunks) == 1 else SceneBatch.cat(chunks)
-    return batch.to(device)
-
-
-def _simulate_chunk(config: SceneConfig, seed: int, split: str, start: int, count: int) -> SceneBatch:
-    def draw(section: str, width: int) -> Draws:
-        return Draws.of(seed, split, section, start, count, width)
-
-    rows, columns, snapshots = config.antennas, config.elements, config.snapshots
-    slots = config.sources[1]
-    azimuth, elevation, range_, active, snr_db = _draw_sources(config, draw, start)
+    stream = Stream(seed, split, start, count)
+    azimuth, elevation, range_, active, snr_db = _draw_sources(config, stream)
     power = _powers(config, range_, active)  # [B, K]
-    symbols = _draw_symbols(config, draw("symbols", snapshots * slots + slots), power)  # [B, L, K]
-    channel = _draw_channel(config, draw("channel", rows * columns + 3))  # [B, M, N]
-    codes = _draw_codes(config, draw, count)  # [B, L, N]
-    nominal = config.array()
-    true_array, true_codes, known_channel = nominal, codes, channel
-    if _impaired(config):
-        draws = draw("impairments", snapshots * columns + 4 * columns + rows * columns)
-        true_array, true_codes, known_channel = _impair(config, draws, nominal, codes, channel)
-    vectors = true_array.steering(azimuth, elevation, range_)  # [B, K, N]
-    arriving = torch.bmm(symbols, vectors).mul_(true_codes)  # [B, L, N]
-    signal = torch.bmm(arriving, channel.mT)  # [B, L, M]
-    noise = draw("noise", snapshots * rows).complex_normal(snapshots, rows)
-    signal_power = signal.abs().square().mean(dim=(1, 2))  # [B]
-    noise_power = signal_power / 10 ** (snr_db / 10)
-    noise = noise * noise_power.sqrt()[:, None, None]
+    symbols = _draw_symbols(config, stream, power)  # [B, L, K]
+    array = config.array()
+    measured: dict[str, Tensor] = {}
+    for first in range(0, count, CHUNK):
+        rows = slice(first, min(first + CHUNK, count))
+        places = azimuth[rows], elevation[rows], range_[rows]
+        part = _measure(config, array, stream.part(rows), places, symbols[rows], snr_db[rows])
+        # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
+        for name, tensor in part.items():
+            if name not in measured:
+                # NumPy asks for huge pages where it pays, which torch does not: a third of the time of a fresh page.
+                measured[name] = torch.from_numpy(np.empty((count, *tensor.shape[1:]), dtype=tensor.numpy().dtype))
+            measured[name][rows] = tensor
     return SceneBatch(
-        snapshots=signal + noise,
-        codes=codes,
-        channel=known_channel,
+        **measured,
         symbols=symbols,
         azimuth=azimuth,
         elevation=elevation,
         range=range_,
         power=power,
         active=active,
-        noise_power=noise_power,
         snr_db=snr_db,
-        realised_snr_db=10 * torch.log10(signal_power / noise.abs().square().mean(dim=(1, 2))),
         index=torch.arange(start, start + count),
         config=config,
-    )
+    ).to(device)
+
+
+def _measure(
+    config: SceneConfig,
+    array: Array,
+    stream: Stream,
+    places: tuple[Tensor, Tensor, Tensor],
+    symbols: Tensor,
+    snr_db: Tensor,
+) -> dict[str, Tensor]:
+    """What the base station receives, y_l = H diag(c_l) A s_l + n_l, and what it believes of H and c."""
+    channel = _draw_channel(config, stream)  # [B, M, N]
+    codes = _draw_codes(config, stream)  # [B, L, N]
+    true_array, true_codes, known_channel = array, codes, channel
+    if _impaired(config):
+        true_array, true_codes, known_channel = _impair(config, stream, array, codes, channel)
+    vectors = true_array.steering(*places)  # [B, K, N]
+    arriving = torch.bmm(symbols, vectors).mul_(true_codes)  # [B, L, N]
+    signal = torch.bmm(arriving, channel.mT)  # [B, L, M]
+    signal_power = torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) / signal[0].numel()  # [B]
+    noise_power = signal_power / 10 ** (snr_db / 10)
+    shape = (config.snapshots, config.antennas)
+    noise = stream.draws("noise", math.prod(shape)).complex_normal(*shape).mul_(noise_power.sqrt()[:, None, None])
+    realised_power = torch.view_as_real(noise).square().sum(dim=(1, 2, 3)) / noise[0].numel()
+    return {
+        "snapshots": signal.add_(noise),
+        "codes": codes,
+        "channel": known_channel,
+        "noise_power": noise_power,
+        "realised_snr_db": 10 * torch.log10(signal_power / realised_power),
+    }
 
 
 def _as_interval(value: Any) -> Any:
@@ -369,10 +381,10 @@ def _between(uniform: Tensor, interval: Interval) -> Tensor:
     return interval[0] + (interval[1] - interval[0]) * uniform
 
 
-def _draw_sources(config: SceneConfig, draw: Any, start: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _draw_sources(config: SceneConfig, stream: Stream) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     slots = config.sources[1]
     tries = PLACEMENT_TRIES if config.separation > 0 else 1
-    draws = draw("sources", 2 + slots * tries * 3)
+    draws = stream.draws("sources", 2 + slots * tries * 3)
     low, high = config.sources
     counts = low + (draws.uniform() * (high - low + 1)).to(torch.int64)  # [B]
     snr_db = _between(draws.uniform(), config.snr_db)
@@ -381,7 +393,7 @@ def _draw_sources(config: SceneConfig, draw: Any, start: int) -> tuple[Tensor, T
     azimuth = _between(candidates[..., 0], config.azimuth)  # [B, K, T]
     elevation = _between(candidates[..., 1], config.elevation)
     range_ = _between(candidates[..., 2], config.range)
-    chosen = _first_apart(azimuth, elevation, active, config.separation, start)  # [B, K, 1]
+    chosen = _first_apart(azimuth, elevation, active, config.separation, stream.start)  # [B, K, 1]
     azimuth, elevation, range_ = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
     return azimuth, elevation, range_, active, snr_db
 
@@ -413,8 +425,9 @@ def _powers(config: SceneConfig, range_: Tensor, active: Tensor) -> Tensor:
     return weights * (config.elements / weights.sum(dim=-1, keepdim=True))
 
 
-def _draw_symbols(config: SceneConfig, draws: Draws, power: Tensor) -> Tensor:
+def _draw_symbols(config: SceneConfig, stream: Stream, power: Tensor) -> Tensor:
     snapshots, slots = config.snapshots, power.shape[1]
+    draws = stream.draws("symbols", snapshots * slots + slots)
     unit = draws.complex_normal(snapshots, slots)  # [B, L, K]
     if config.symbols == "constant":
         unit = unit[:, :1].expand(-1, snapshots, -1)
@@ -424,8 +437,9 @@ def _draw_symbols(config: SceneConfig, draws: Draws, power: Tensor) -> Tensor:
     return unit * power.sqrt().unsqueeze(1)
 
 
-def _draw_channel(config: SceneConfig, draws: Draws) -> Tensor:
+def _draw_channel(config: SceneConfig, stream: Stream) -> Tensor:
     """H = √(κ/(κ+1)) b aᵀ + √(1/(κ+1)) CN(0,1): both parts have unit power per entry before weighting."""
+    draws = stream.draws("channel", config.antennas * config.elements + 3)
     scattered = draws.complex_normal(config.antennas, config.elements)
     kappa = config.rician_factor
     if kappa == 0:
@@ -441,16 +455,18 @@ def _draw_channel(config: SceneConfig, draws: Draws) -> Tensor:
     return math.sqrt(kappa / (kappa + 1)) * line_of_sight + math.sqrt(1 / (kappa + 1)) * scattered
 
 
-def _draw_codes(config: SceneConfig, draw: Any, count: int) -> Tensor:
+def _draw_codes(config: SceneConfig, stream: Stream) -> Tensor:
     snapshots, elements = config.snapshots, config.elements
     if config.codes == "random":
-        phase = draw("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
+        phase = stream.draws("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
     else:
-        phase = (_dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)).expand(count, -1, -1)
+        phase = (_dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)).expand(
+            stream.count, -1, -1
+        )
     if config.phase_bits is not None:
         step = 2 * math.pi / 2**config.phase_bits
         phase = torch.round(phase / step) * step
-    return torch.complex(torch.cos(phase), torch.sin(phase))
+    return torch.complex(torch.cos(phase), phase.sin())
 
 
 def _dft_phases(config: SceneConfig) -> Tensor:
@@ -489,15 +505,16 @@ def _impaired(config: SceneConfig) -> bool:
 
 
 def _impair(
-    config: SceneConfig, draws: Draws, array: Array, codes: Tensor, channel: Tensor
+    config: SceneConfig, stream: Stream, array: Array, codes: Tensor, channel: Tensor
 ) -> tuple[Array, Tensor, Tensor]:
     """The world as it is (elements, codes) and the channel as the receiver believes it to be."""
-    elements = config.elements
-    phase_error = config.phase_error * draws.normal(config.snapshots, elements)
+    snapshots, antennas, elements = config.snapshots, config.antennas, config.elements
+    draws = stream.draws("impairments", snapshots * elements + 4 * elements + antennas * elements)
+    phase_error = config.phase_error * draws.normal(snapshots, elements)
     gain = 1.0 + config.gain_jitter * draws.normal(elements)
     alive = draws.uniform(elements) >= config.dead_elements
     shift = config.position_jitter * torch.stack([draws.normal(elements) for _ in range(2)], dim=-1)  # y, z
-    error = math.sqrt(config.channel_error) * draws.complex_normal(config.antennas, elements)
+    error = math.sqrt(config.channel_error) * draws.complex_normal(antennas, elements)
     turn = torch.polar(torch.ones_like(phase_error), phase_error)
     applied = codes * (gain * alive).unsqueeze(1) * turn
     moved = array.elements + torch.nn.functional.pad(shift, (1, 0))  # [B, N, 3]

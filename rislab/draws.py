@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,17 +28,30 @@ def raw_words(seed: int, split: str, section: str, start: int, count: int, width
     return generator.random_raw(count * blocks * 4).reshape(count, blocks * 4)[:, :width]
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The scenes start .. start+count−1 of a split, as the source of their draws."""
+
+    seed: int
+    split: str
+    start: int
+    count: int
+
+    def draws(self, section: str, width: int) -> Draws:
+        """The draws of a section, `width` words for each scene."""
+        return Draws(raw_words(self.seed, self.split, section, self.start, self.count, width))
+
+    def part(self, rows: slice) -> Stream:
+        """The stream of some of the scenes."""
+        return dataclasses.replace(self, start=self.start + rows.start, count=rows.stop - rows.start)
+
+
 class Draws:
     """Numbers made from the words of some scenes, consumed from left to right.
 
     Args:
         words: uint64 [B, W], from raw_words().
     """
-
-    @classmethod
-    def of(cls, seed: int, split: str, section: str, start: int, count: int, width: int) -> Draws:
-        """The draws that raw_words() of the same arguments gives."""
-        return cls(raw_words(seed, split, section, start, count, width))
 
     def __init__(self, words: np.ndarray) -> None:
         self._halves = torch.from_numpy(words.astype("<u8", copy=False).view("<i4"))  # [B, 2W], int32
@@ -69,7 +84,8 @@ class Draws:
         uniform = halves[:, :width].bitwise_and(0x7FFFFFFF).to(torch.float32).add_(1.0).mul_(2.0**-31)
         radius = uniform.log_().neg_().clamp_(min=0.0).sqrt_()
         angle = halves[:, width:] * (math.pi * 2.0**-31)
-        return torch.complex(radius * torch.cos(angle), radius.mul_(torch.sin(angle))).reshape(-1, *shape)
+        real = torch.cos(angle).mul_(radius)
+        return torch.complex(real, angle.sin_().mul_(radius)).reshape(-1, *shape)
 
     def normal(self, *shape: int) -> Tensor:
         """N(0, 1), float32, [B, *shape]; one word each."""

@@ -61,7 +61,7 @@ def path_difference(
         [..., N], metres, in the dtype of the arguments.
     """
     toward = direction(azimuth, elevation)
-    along = (elements @ toward.unsqueeze(-1)).squeeze(-1)  # [..., N]
+    along = (toward.unsqueeze(-2) @ elements.mT).squeeze(-2)  # u, [..., N]
     if wavefront == "planar":
         return -along
     curvature = 1.0 / range.unsqueeze(-1)  # [..., 1]

@@ -25,7 +25,7 @@ from rislab.errors import check_choice, check_fields, check_number
 from rislab.gradients import ALARMS, compare, one_window, window_gradient
 from rislab.model import CovarianceNet
 from rislab.records import Record, epochs, steps
-from rislab.state import PRECISIONS, TrainConfig, TrainState, check_device
+from rislab.state import PRECISIONS, TrainConfig, TrainState
 from rislab.training import evaluate, fit
 
 # NMSE that one batch must reach within 200 steps.
@@ -63,8 +63,7 @@ class OverfitConfig:
         check_choice("preset", self.preset, WHOLE_SET)
         check_number("scenes", self.scenes, BATCH, 10**7, whole=True)
         check_number("micro_batch", self.micro_batch, 1, self.scenes, whole=True)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_device(self.device, self.precision)
+        check_number("lr", self.lr, 0.0, 1e6, above=True)
         self.training()
 
     @classmethod

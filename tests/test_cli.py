@@ -72,7 +72,7 @@ def test_notes_are_said(capsys: pytest.CaptureFixture[str]) -> None:
         (["overfit", "--device", "cuda:77"], "device is 'cuda:77'; allowed"),
         (["overfit", "--threads", "0"], "threads is 0; allowed"),
         (["overfit", "--seed", "-1"], "seed is -1; allowed"),
-        (["overfit", "--lr", "nan"], "lr_head is nan; allowed"),
+        (["overfit", "--lr", "nan"], "lr is nan; allowed"),
         (["overfit", "--only", "roof"], "only is 'roof'; allowed"),
         (["overfit", "--scenes", "many"], "'many'; allowed: a whole number"),
         (["report", "nothing"], "nothing"),

@@ -125,7 +125,7 @@ def test_a_rung_that_is_not_a_number_is_red() -> None:
         ({"micro_batch": 513}, "micro_batch is 513"),
         ({"precision": "half"}, "precision is 'half'"),
         ({"accumulation_steps": 0}, "accumulation_steps is 0"),
-        ({"lr": 0.0}, "lr"),
+        ({"lr": 0.0}, "lr is 0.0; allowed: a number in (0,"),
         ({"sceens": 3}, "sceens is not a field of OverfitConfig"),
     ],
 )
