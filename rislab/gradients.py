@@ -42,21 +42,23 @@ def compare(gradient: Tensor, reference: Tensor) -> GradientComparison:
 
 
 def window_gradient(model: nn.Module, data: SceneBatch, config: TrainConfig) -> Tensor:
-    """Gradient of the first window of a run of `model` on `data`, flat, on the CPU, as the loop left it.
-
-    A parameter without a gradient counts as zeros. Without clipping (clip_norm None) it is the window's raw gradient.
-    """
+    """Gradient of the first window of a run of `model` on `data`, see one_window() and flat_gradient()."""
     one_window(model, data, config)
-    missing_as_zero = [
-        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in model.parameters()
-    ]
-    return torch.cat([gradient.flatten() for gradient in missing_as_zero]).cpu()
+    return flat_gradient(model)
 
 
 def one_window(model: nn.Module, data: SceneBatch, config: TrainConfig) -> StepRecord:
-    """Run the loop for one window; its gradient is left on the parameters."""
+    """Run the loop for one window; its gradient is left on the parameters, raw if the config does not clip."""
     stream = fit(model, data, config)
     record = next(stream)
     stream.close()
     assert isinstance(record, StepRecord)
     return record
+
+
+def flat_gradient(model: nn.Module) -> Tensor:
+    """The gradients of all parameters as one vector on the CPU; a parameter without one counts as zeros."""
+    missing_as_zero = [
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in model.parameters()
+    ]
+    return torch.cat([gradient.flatten() for gradient in missing_as_zero]).cpu()

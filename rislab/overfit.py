@@ -22,9 +22,9 @@ from rislab.covariance import covariance, frobenius_squared, sample_factor
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.draws import SPLITS
 from rislab.errors import check_choice, check_fields, check_number
-from rislab.gradients import ALARMS, compare, one_window, window_gradient
+from rislab.gradients import ALARMS, compare, flat_gradient, one_window
 from rislab.model import CovarianceNet
-from rislab.records import Record, epochs, steps
+from rislab.records import Record, StepRecord, epochs, steps
 from rislab.state import PRECISIONS, TrainConfig, TrainState
 from rislab.training import evaluate, fit
 
@@ -373,10 +373,14 @@ def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
     return list(fit(config.model(), data[:BATCH], training))
 
 
-def first_gradient(config: OverfitConfig, data: SceneBatch, micro_batch: int, accumulation_steps: int) -> Tensor:
-    """Gradient of the first window of a run on `data`, flat, unscaled and unclipped."""
+def first_window(
+    config: OverfitConfig, data: SceneBatch, micro_batch: int, accumulation_steps: int
+) -> tuple[Tensor, StepRecord]:
+    """Gradient (flat, unscaled, unclipped) and record of the first window of a run on `data`."""
     training = config.training(micro_batch=micro_batch, accumulation_steps=accumulation_steps, clip_norm=None)
-    return window_gradient(config.model(), data, training)
+    model = config.model()
+    record = one_window(model, data, training)
+    return flat_gradient(model), record
 
 
 @dataclass(frozen=True)
@@ -385,7 +389,7 @@ class Cell:
 
     Args:
         relative_error, alpha_error: relative L2 and |α − 1| against one batch in the same precision.
-        fp64_error: relative L2 against one batch in float64. seconds_per_step: wall time of the window.
+        fp64_error: relative L2 against one batch in float64. seconds_per_step: wall time of that window.
         passed: whether both errors are within the alarm levels of the precision.
     """
 
@@ -408,25 +412,23 @@ def matrix(
         precisions, accumulation_steps: rows and columns; 64 must be divisible by each number of steps.
     """
     data = config.data()[:BATCH]
-    exact = first_gradient(dataclasses.replace(config, precision="fp64"), data, BATCH, 1)
+    exact, _ = first_window(dataclasses.replace(config, precision="fp64"), data, BATCH, 1)
     for precision in precisions:
         chosen = dataclasses.replace(config, precision=precision)
-        reference = first_gradient(chosen, data, BATCH, 1)
+        reference, _ = first_window(chosen, data, BATCH, 1)
         for count in accumulation_steps:
-            began = time.perf_counter()
-            gradient = first_gradient(chosen, data, BATCH // count, count)
-            seconds = time.perf_counter() - began
+            gradient, record = first_window(chosen, data, BATCH // count, count)
             comparison = compare(gradient, reference)
             error, alpha_error = comparison.relative_error, abs(comparison.alpha - 1)
             passed = error <= ALARMS[precision][0] and alpha_error <= ALARMS[precision][1]
             against_exact = compare(gradient, exact).relative_error
-            yield Cell(precision, count, error, alpha_error, against_exact, seconds, passed)
+            yield Cell(precision, count, error, alpha_error, against_exact, record.seconds, passed)
 
 
 def judge_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """Micro-batches of 16, 16, 16 and 8 scenes accumulate to the gradient of one batch of 56, ragged tail included."""
     data = data[:56]
-    comparison = compare(first_gradient(config, data, 16, 4), first_gradient(config, data, 56, 1))
+    comparison = compare(first_window(config, data, 16, 4)[0], first_window(config, data, 56, 1)[0])
     limit, alpha_limit = ALARMS[config.precision]
     # One number for both alarms: the larger of the two errors, each in units of its own alarm level.
     excess = max(comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from rislab.covariance import blend, sample_factor
 from rislab.data import SceneBatch
@@ -55,6 +55,7 @@ def fit(
     state = _begin(model, data, config, resume)
     data, validation = _checked(data, config), None if validation is None else _checked(validation, config)
     optimizer, scaler, ledger, device = state.optimizer, state.scaler, state.ledger, torch.device(config.device)
+    meter = Meter(state)
     handles = ledger.attach(model, optimizer)
     try:
         for epoch in range(state.epoch, config.epochs + 1):
@@ -62,7 +63,7 @@ def fit(
             phase = phase_of(config.curriculum, epoch, config.epochs)
             model.train()
             for window in windows(len(data), config, epoch)[state.window :]:
-                meter = Meter(state)
+                meter.begin_window()
                 stepped = ledger.events["steps_applied"]
                 with state.randomness.current():
                     optimizer.zero_grad(set_to_none=True)
@@ -77,9 +78,9 @@ def fit(
                     scaler.unscale_(optimizer)
                     norm = meter.measure_gradient()
                     finite = bool(torch.isfinite(norm))
-                    if finite and config.clip_norm is not None:
+                    if finite and config.clip_norm is not None and norm > config.clip_norm:
                         clip_grads_with_norm_(model.parameters(), config.clip_norm, norm)
-                    meter.measure_gradient()
+                        meter.measure_gradient()
                     if finite or scaler.is_enabled():
                         scaler.step(optimizer)
                     scaler.update()
@@ -87,7 +88,7 @@ def fit(
                     if applied:
                         state.scheduler.step()
                         state.update_average()
-                record = meter.record(state, epoch, phase, window, applied)
+                record = meter.record(epoch, phase, window, applied)
                 state.advance(record.loss, record.samples, applied)
                 yield record
             summary = _summary(state, data, validation, phase, time.perf_counter() - began)
@@ -181,14 +182,22 @@ class Evaluation:
 
 
 class Meter:
-    """Measures one window: losses, gradients before and after clipping, and how far the weights moved."""
+    """Measures windows one by one: losses, gradients before and after clipping, and how far the weights moved."""
 
     def __init__(self, state: TrainState) -> None:
-        self._started = time.perf_counter()
+        self._state = state
         self._groups = {group["name"]: group["params"] for group in state.optimizer.param_groups}
-        self._rates = {group["name"]: float(group["lr"]) for group in state.optimizer.param_groups}
-        self._scale = float(state.scaler.get_scale())
-        self._before = [parameter.detach().clone() for parameter in self._parameters()]
+        self._parameters = [parameter for parameters in self._groups.values() for parameter in parameters]
+        # One set of copies for the whole run: fresh memory for each window costs more than the copying.
+        self._before = [torch.empty_like(parameter) for parameter in self._parameters]
+
+    def begin_window(self) -> None:
+        """Forget the last window and note the state before this one."""
+        self._started = time.perf_counter()
+        self._rates = {group["name"]: float(group["lr"]) for group in self._state.optimizer.param_groups}
+        self._scale = float(self._state.scaler.get_scale())
+        for copy, parameter in zip(self._before, self._parameters, strict=True):
+            copy.copy_(parameter.detach())
         self._losses: list[Tensor] = []
         self._terms: list[str] = []
         self._requires_grad = True
@@ -202,7 +211,7 @@ class Meter:
 
     def measure_gradient(self) -> Tensor:
         """Note the gradient norm of every tensor as it is now; returns the norm over all, a scalar tensor."""
-        gradients = [parameter.grad for parameter in self._parameters()]
+        gradients = [parameter.grad for parameter in self._parameters]
         present = [gradient for gradient in gradients if gradient is not None]
         if not present:
             self._norms.append([None] * len(gradients))
@@ -212,15 +221,15 @@ class Meter:
         self._norms.append([None if gradient is None else next(values) for gradient in gradients])
         return norms.norm()
 
-    def record(self, state: TrainState, epoch: int, phase: Phase, window: Window, applied: bool) -> StepRecord:
-        """The StepRecord of this window; measure_gradient() was called before clipping and after it."""
+    def record(self, epoch: int, phase: Phase, window: Window, applied: bool) -> StepRecord:
+        """The StepRecord of this window; measure_gradient() was called before clipping and, if it was done, after."""
         total, pred, *terms = torch.stack(self._losses).sum(dim=0).tolist()
         weights = phase.weights()
-        before, after = self._norms
+        before, after = self._norms[0], self._norms[-1]
         finite = all(norm is None or math.isfinite(norm) for norm in before)
         return StepRecord(
             epoch=epoch,
-            step=state.step + 1,
+            step=self._state.step + 1,
             phase=phase.name,
             micro_batches=len(window.micro_batches),
             samples=window.samples,
@@ -249,9 +258,6 @@ class Meter:
             seconds=time.perf_counter() - self._started,
         )
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for parameters in self._groups.values() for parameter in parameters]
-
     def _by_group(self, norms: list[float | None]) -> dict[str, float]:
         values = iter(norms)
         return {
@@ -260,10 +266,10 @@ class Meter:
         }
 
     def _update_ratio(self) -> float:
+        size = get_total_norm(self._before)
         with torch.no_grad():
-            moved = torch.stack([(now - old).norm() for now, old in zip(self._parameters(), self._before, strict=True)])
-            size = torch.stack([old.norm() for old in self._before])
-            return float(moved.norm() / size.norm())
+            moved = [copy.sub_(now) for copy, now in zip(self._before, self._parameters, strict=True)]
+        return float(get_total_norm(moved) / size)
 
 
 def _summary(
