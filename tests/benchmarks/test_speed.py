@@ -20,7 +20,7 @@ from rislab import overfit
 from rislab.losses import NO_CURRICULUM, loss_of
 from rislab.state import HALF
 
-ROUNDS = 15
+ROUNDS = 9
 
 
 def seconds(run: Callable[[], Any]) -> float:
@@ -94,7 +94,7 @@ def bare_loop(model: nn.Module, data: rislab.SceneBatch, config: rislab.TrainCon
 @pytest.mark.parametrize(("accumulation_steps", "target"), [(1, 1.15), (4, 1.05)])
 def test_loop_with_records(benchmark: Any, preset: str, accumulation_steps: int, target: float) -> None:
     """Windows only: the evaluations at the end of an epoch are work that a bare loop does not do."""
-    windows = 8
+    windows = 16
     config = rislab.TrainConfig(epochs=1, micro_batch=64, accumulation_steps=accumulation_steps)
     data = rislab.simulate(rislab.SceneConfig.preset(preset), 64 * accumulation_steps * windows, seed=0)
     model = rislab.CovarianceNet.build(data.config)
