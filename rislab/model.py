@@ -140,7 +140,11 @@ class CovarianceNet(nn.Module):
         return self.head(self.backbone(power))
 
     def predict(self, batch: SceneBatch) -> Tensor:
-        """Factor [B,N,Kmax] for a batch, without gradients, in eval mode; the mode is put back afterwards."""
+        """Factor [B,N,Kmax] for a batch, without gradients, in eval mode; the mode is put back afterwards.
+
+        The batch is brought to the device and dtype of the weights; the factor stays there.
+        """
+        batch = matched(batch, self)
         training = self.training
         self.eval()
         try:
@@ -148,6 +152,13 @@ class CovarianceNet(nn.Module):
                 return self(batch.snapshots, batch.codes, batch.channel)
         finally:
             self.train(training)
+
+
+def matched(batch: SceneBatch, module: nn.Module) -> SceneBatch:
+    """The batch on the device and in the real dtype of a module's weights; as it is for a module without any."""
+    for parameter in module.parameters():
+        return batch.to(parameter.device, parameter.dtype)
+    return batch
 
 
 def default_beams(config: SceneConfig) -> tuple[int, int, int]:

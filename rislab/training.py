@@ -22,6 +22,7 @@ from rislab.covariance import blend, sample_factor
 from rislab.data import SceneBatch
 from rislab.errors import InputError
 from rislab.losses import Loss, Phase, loss_of, nmse, phase_of
+from rislab.model import matched
 from rislab.records import Coverage, EpochRecord, Record, StepRecord, Term
 from rislab.state import HALF, TrainConfig, TrainState
 
@@ -150,11 +151,12 @@ def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision
 
     Args:
         model: see fit().
-        data: scenes, on the model's device.
+        data: scenes; brought to the device and dtype of the model's weights.
         beta: β of R_test.
         precision: "bf16" and "fp16" run the real-valued layers under autocast, as training does.
     """
     training = model.training
+    data = matched(data, model)
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64)
     try:

@@ -412,3 +412,9 @@ def test_a_window_longer_than_the_epoch_is_allowed_and_said(classroom: SceneBatc
     assert [record.micro_batches for record in steps(train(classroom, config)[1])] == [8, 8]
     assert notes(TrainConfig(micro_batch=16, accumulation_steps=4), 128) == []
     assert "holds 32 scenes" in notes(TrainConfig(micro_batch=16, accumulation_steps=3), 128)[0]
+
+
+def test_scenes_are_brought_to_the_precision_of_the_weights(classroom: SceneBatch) -> None:
+    model, _ = train(classroom, dataclasses.replace(QUICK, precision="fp64"))
+    assert model.predict(classroom[:2]).dtype == torch.complex128
+    assert evaluate(model, classroom) == evaluate(model, classroom.to("cpu", torch.float64))
