@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from rislab.bounds import Bound, bound
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.geometry import Array, Grid
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Array",
+    "Bound",
     "CovarianceNet",
     "EpochRecord",
     "Grid",
@@ -39,6 +41,7 @@ __all__ = [
     "StepRecord",
     "TrainConfig",
     "TrainState",
+    "bound",
     "evaluate",
     "fit",
     "simulate",

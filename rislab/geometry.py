@@ -36,6 +36,16 @@ def position(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
     return range.unsqueeze(-1) * direction(azimuth, elevation)
 
 
+def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+    """∂p/∂(φ, θ, r), [..., 3, 3]: rows are the coordinates x, y, z, columns azimuth, elevation and range."""
+    sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
+    sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
+    by_azimuth = torch.stack([-cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)], dim=-1)
+    by_elevation = torch.stack([-sin_e * cos_a, -sin_e * sin_a, cos_e], dim=-1)
+    scaled = [range.unsqueeze(-1) * by_azimuth, range.unsqueeze(-1) * by_elevation]
+    return torch.stack([*scaled, direction(azimuth, elevation)], dim=-1)
+
+
 def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_elevation: Tensor) -> Tensor:
     """Angle in radians between two directions seen from the centre of the surface; arguments broadcast."""
     cosine = (direction(azimuth, elevation) * direction(other_azimuth, other_elevation)).sum(-1)
@@ -71,6 +81,31 @@ def path_difference(
     check_choice("wavefront", wavefront, WAVEFRONTS)
     distance = torch.sqrt(1.0 - 2.0 * along * curvature + squared * curvature.square())  # ‖p − e‖ / r
     return (squared * curvature - 2.0 * along) / (distance + 1.0)
+
+
+def path_gradient(
+    elements: Tensor, azimuth: Tensor, elevation: Tensor, range: Tensor, wavefront: str = "spherical"
+) -> Tensor:
+    """Derivatives of path_difference() by azimuth, elevation and range, [..., 3, N], in m/rad, m/rad and m/m.
+
+    With w the unit vector from element to source: w·∂p/∂φ, w·∂p/∂θ and w·p/r − 1 for the exact wavefront; the
+    derivatives of the expansions otherwise. A plane wave does not depend on the range.
+    """
+    jacobian = position_jacobian(azimuth, elevation, range)  # [..., 3, 3]
+    if wavefront == "spherical":
+        offset = position(azimuth, elevation, range).unsqueeze(-2) - elements  # p − e, [..., N, 3]
+        toward = offset / offset.norm(dim=-1, keepdim=True)
+        gradient = toward @ jacobian  # [..., N, 3]
+        return (gradient - torch.tensor([0.0, 0.0, 1.0]).to(gradient)).mT
+    check_choice("wavefront", wavefront, WAVEFRONTS)
+    curvature = 1.0 / range[..., None, None]
+    along = elements @ direction(azimuth, elevation).unsqueeze(-1)  # u, [..., N, 1]
+    turning = elements @ jacobian[..., :2] * curvature  # ∂u/∂φ and ∂u/∂θ, [..., N, 2]
+    if wavefront == "planar":
+        return torch.cat([-turning, torch.zeros_like(along)], dim=-1).mT
+    squared = elements.square().sum(-1).unsqueeze(-1)
+    by_range = -(squared - along.square()) * curvature.square() / 2
+    return torch.cat([-turning * (1 + along * curvature), by_range], dim=-1).mT
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +157,15 @@ class Array:
         wavenumber = 2 * math.pi / self.wavelength
         phase = wavenumber * path_difference(self.elements, azimuth, elevation, range, self.wavefront)
         return torch.complex(torch.cos(phase), -torch.sin(phase)) / math.sqrt(self.elements.shape[-2])
+
+    def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex.
+
+        ∂a/∂θ = −j k0 · ∂(path)/∂θ · a.
+        """
+        wavenumber = 2 * math.pi / self.wavelength
+        slope = path_gradient(self.elements, azimuth, elevation, range, self.wavefront)  # [..., 3, N]
+        return -1j * wavenumber * slope * self.steering(azimuth, elevation, range).unsqueeze(-2)
 
 
 @dataclass(frozen=True, eq=False)

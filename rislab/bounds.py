@@ -1,0 +1,152 @@
+"""Cramér–Rao bounds on azimuth, elevation and range, and the position error bound.
+
+Measurement y_l = G_l A s_l + n_l with G_l = H diag(c_l); nuisance parameters are the waveforms ("deterministic") or the
+powers and the noise power ("stochastic"). Sources: P. Stoica and A. Nehorai, IEEE Trans. ASSP 38(10), 1990; A. Zeira
+and B. Friedlander, Signal Processing, 1995, doi 10.1016/0165-1684(94)00149-T (arrays that change with time).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.data import SceneBatch
+from rislab.errors import InputError, check_choice
+from rislab.geometry import position_jacobian
+
+KINDS = ("deterministic", "stochastic")
+# Below this reciprocal condition the information matrix, scaled to unit diagonal, counts as singular.
+SINGULAR = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """Smallest standard deviations that an unbiased estimator can have, each [B,K], float64.
+
+    Args:
+        azimuth, elevation: radians. range: metres.
+        position: position error bound √tr(T C Tᵀ), T = ∂p/∂(φ, θ, r), metres.
+
+    Infinity stands where nothing can be known: for inactive slots, for the range of a plane wave, and for all sources
+    of a scene whose information matrix is singular.
+    """
+
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    position: Tensor
+
+
+def bound(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
+    """Cramér–Rao bound of every source of every scene, given its waveforms, codes, channel and noise power.
+
+    Args:
+        batch: scenes; impairments are not known to the bound, which is that of the nominal model.
+        kind: "deterministic" (waveforms unknown; constant symbols share one waveform vector over all snapshots) or
+            "stochastic" (s ~ CN(0, P) with unknown diagonal P and noise power).
+
+    Returns:
+        Bound, computed in float64.
+
+    Raises:
+        InputError: for an unknown kind, or as many sources as antennas where each snapshot has its own waveforms.
+    """
+    check_choice("kind", kind, KINDS)
+    batch = batch.to(dtype=torch.float64)
+    crowded = int(batch.active.sum(-1).max())
+    antennas = batch.config.antennas
+    if kind == "deterministic" and batch.config.symbols != "constant" and crowded >= antennas:
+        raise InputError(f"a scene has {crowded} sources at {antennas} antennas; allowed: fewer sources than antennas")
+    array = batch.config.array(dtype=torch.float64, device=batch.azimuth.device)
+    places = batch.azimuth, batch.elevation, batch.range
+    slopes = array.derivatives(*places) * batch.active[..., None, None]  # [B, K, 3, N]
+    sensing = batch.channel.unsqueeze(1) * batch.codes.unsqueeze(2)  # G_l, [B, L, M, N]
+    images = sensing @ batch.steering().unsqueeze(1)  # B_l, [B, L, M, K]
+    columns = slopes.flatten(1, 2).mT  # [B, N, 3K]: azimuth, elevation and range of the first source, then the next
+    slopes_seen = sensing @ columns.unsqueeze(1)  # d_l, [B, L, M, 3K]
+    information = _deterministic if kind == "deterministic" else _stochastic
+    return _bound(information(batch, images, slopes_seen), batch)
+
+
+def _deterministic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
+    """J = (2/σ²) Σ_l Re{ s*_{l,k} s_{l,k'} d_{l,kp}^H Π_l d_{l,k'p'} } with Π_l = I − B_l B_l^+, [B, 3K, 3K]."""
+    waveforms = batch.symbols  # [B, L, K]
+    if batch.config.symbols == "constant":
+        # One waveform vector for all snapshots: they are one long measurement.
+        images, slopes = images.flatten(1, 2).unsqueeze(1), slopes.flatten(1, 2).unsqueeze(1)
+        waveforms = waveforms[:, :1]
+    gram = images.mH @ images + torch.diag_embed((~batch.active).to(images.dtype)).unsqueeze(1)  # [B, L, K, K]
+    gram, distinct = _regular(gram)
+    outside = slopes - images @ torch.linalg.solve(gram, images.mH @ slopes)  # Π d, [B, L, M, 3K]
+    weights = waveforms.repeat_interleave(3, dim=-1)  # [B, L, 3K]
+    weighted = outside * weights.unsqueeze(-2)
+    information = 2 * (weighted.mH @ weighted).real.sum(dim=1) / batch.noise_power[:, None, None]
+    return information * distinct.all(dim=1)[:, None, None]
+
+
+def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
+    """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) with logarithmic powers and noise power eliminated, [B, 3K, 3K].
+
+    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I, so that all traces are products of entries of the small matrices
+    b^H R⁻¹ b, b^H R⁻¹ d, d^H R⁻¹ d and of the same with R⁻²; no M×M product is formed for each pair (i, j).
+    """
+    slots, antennas = images.shape[-1], images.shape[-2]
+    power, sigma2 = batch.power[:, None, :], batch.noise_power[:, None]  # [B, 1, K], [B, 1]
+    eye = torch.eye(antennas, dtype=images.dtype, device=images.device)
+    covariance = (images * power.unsqueeze(-2)) @ images.mH + sigma2[..., None, None] * eye  # R_l, [B, L, M, M]
+    inverse = torch.linalg.inv(covariance)
+    vectors = torch.cat([images, slopes], dim=-1)  # b and d, [B, L, M, 4K]
+    whitened = inverse @ vectors
+    first, second = vectors.mH @ whitened, whitened.mH @ whitened  # with R⁻¹ and with R⁻², [B, L, 4K, 4K]
+    owner = torch.arange(slots, device=images.device).repeat_interleave(3)  # the source of each of the 3K parameters
+    bb, bd, dd = first[..., :slots, :slots], first[..., :slots, slots:], first[..., slots:, slots:]
+    mixed = bd[..., owner, :]  # b_k^H R⁻¹ d_j for the owner k of i, [B, L, 3K, 3K]
+    p = power[..., owner]  # [B, 1, 3K]
+    places = 2 * (mixed * mixed.mT + bb[..., owner, :][..., owner] * dd.mT).real * p.unsqueeze(-1) * p.unsqueeze(-2)
+    by_power = 2 * (bb[..., owner, :] * bd.mT).real * p.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, 3K, K]
+    cross = second[..., :slots, slots:][..., owner, :].diagonal(dim1=-2, dim2=-1).real  # b_k^H R⁻² d_i
+    by_noise = 2 * cross * p * sigma2.unsqueeze(-1)  # [B, L, 3K]
+    powers = bb.abs().square() * power.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, K, K]
+    shared = second[..., :slots, :slots].diagonal(dim1=-2, dim2=-1).real * power * sigma2.unsqueeze(-1)  # [B, L, K]
+    noises = inverse.abs().square().sum(dim=(-2, -1)) * sigma2.square()  # tr R⁻² = ‖R⁻¹‖², [B, L]
+    nuisance = torch.cat(
+        [
+            torch.cat([powers, shared.unsqueeze(-1)], dim=-1),
+            torch.cat([shared, noises.unsqueeze(-1)], dim=-1).unsqueeze(-2),
+        ],
+        dim=-2,
+    ).sum(dim=1)  # [B, K+1, K+1]
+    inactive = torch.cat([~batch.active, torch.zeros_like(batch.active[:, :1])], dim=-1)
+    nuisance, distinct = _regular(nuisance + torch.diag_embed(inactive.to(nuisance.dtype)))
+    crossed = torch.cat([by_power, by_noise.unsqueeze(-1)], dim=-1).sum(dim=1)  # [B, 3K, K+1]
+    reduced = places.sum(dim=1) - crossed @ torch.linalg.solve(nuisance, crossed.mT)
+    return reduced * distinct[:, None, None]
+
+
+def _regular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Hermitian matrices [..., P, P] with singular ones replaced by the identity, and which were regular, [...]."""
+    scale = matrix.diagonal(dim1=-2, dim2=-1).real.rsqrt()
+    scaled = scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
+    regular = torch.linalg.eigvalsh(scaled)[..., 0] >= SINGULAR
+    return torch.where(regular[..., None, None], matrix, torch.eye(matrix.shape[-1]).to(matrix)), regular
+
+
+def _bound(information: Tensor, batch: SceneBatch) -> Bound:
+    """Standard deviations from an information matrix [B, 3K, 3K] whose rows of unknowable parameters are 0."""
+    diagonal = information.diagonal(dim1=-2, dim2=-1)
+    known = diagonal > 0  # [B, 3K]
+    scale = torch.where(known, diagonal, 1.0).rsqrt()
+    scaled = scale.unsqueeze(-1) * information * scale.unsqueeze(-2) + torch.diag_embed((~known).to(information.dtype))
+    safe, regular = _regular(scaled)
+    inverse = scale.unsqueeze(-1) * torch.linalg.inv(safe) * scale.unsqueeze(-2)
+    scenes, slots = batch.active.shape
+    # The 3×3 blocks of each source on the diagonal, [B, K, 3, 3].
+    blocks = inverse.reshape(scenes, slots, 3, slots, 3).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    nothing = ~regular[:, None, None] | ~known.reshape(scenes, slots, 3)
+    deviations = torch.where(nothing, torch.inf, blocks.diagonal(dim1=-2, dim2=-1).sqrt())
+    jacobian = position_jacobian(batch.azimuth, batch.elevation, batch.range)  # T_k
+    spread = (jacobian @ blocks @ jacobian.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    position = torch.where(nothing.any(-1), torch.inf, spread)
+    return Bound(deviations[..., 0], deviations[..., 1], deviations[..., 2], position)
