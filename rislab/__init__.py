@@ -22,6 +22,7 @@ from rislab.bounds import Bound, bound
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.geometry import Array, Grid
+from rislab.metrics import Estimate, Matching, match
 from rislab.model import CovarianceNet
 from rislab.records import EpochRecord, Record, StepRecord
 from rislab.training import TrainConfig, TrainState, evaluate, fit
@@ -33,8 +34,10 @@ __all__ = [
     "Bound",
     "CovarianceNet",
     "EpochRecord",
+    "Estimate",
     "Grid",
     "InputError",
+    "Matching",
     "Record",
     "SceneBatch",
     "SceneConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "bound",
     "evaluate",
     "fit",
+    "match",
     "simulate",
 ]
 

@@ -20,7 +20,7 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each may import only from those before it.
 ORDER = (
-    "errors", "geometry", "draws", "data", "covariance", "bounds", "losses", "model", "records", "files",
+    "errors", "geometry", "draws", "data", "covariance", "bounds", "metrics", "losses", "model", "records", "files",
     "randomness", "state", "training", "gradients", "runs", "overfit", "faults", "machine", "figures", "panels",
     "notebooks", "export", "reports", "cli",
 )  # fmt: skip
