@@ -108,7 +108,7 @@ class EpochRecord:
         ema: NMSE of R_pred on the validation scenes (training scenes if there are none) with averaged weights; None
             without averaging.
         counters: events since the start of the run.
-        seconds: wall time of the epoch.
+        seconds: wall time since the epoch began (or was resumed), evaluations and observers included.
     """
 
     epoch: int

@@ -92,7 +92,7 @@ def fit(
                 record = meter.record(epoch, phase, window, applied)
                 state.advance(record.loss, record.samples, applied)
                 yield record
-            summary = _summary(state, data, validation, phase, time.perf_counter() - began)
+            summary = _summary(state, data, validation, phase, began)
             state.next_epoch()
             yield summary
     finally:
@@ -275,7 +275,7 @@ class Meter:
 
 
 def _summary(
-    state: TrainState, data: SceneBatch, validation: SceneBatch | None, phase: Phase, seconds: float
+    state: TrainState, data: SceneBatch, validation: SceneBatch | None, phase: Phase, began: float
 ) -> EpochRecord:
     config = state.config
     with state.randomness.current():
@@ -295,7 +295,7 @@ def _summary(
         validation=None if score is None else score.loss_nmse_pred,
         ema=None if averaged is None else averaged.loss_nmse_pred,
         counters=state.counters(),
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
     )
 
 
