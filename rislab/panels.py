@@ -204,8 +204,8 @@ def _overfit_widget(panel: OverfitPanel) -> tuple[Any, Callable[[str], None]]:
     figure.add_scatter(name="eval, same data", mode="markers", marker={"color": figures.VERMILLION, "size": 8})
     stop = widgets.Button(description="Stop", icon="stop", tooltip="Stop after the window in progress")
     stop.on_click(lambda button: panel.stop())
-    progress = widgets.IntProgress(min=0, max=config.epochs, description="epoch", layout={"width": "50%"})
-    line = widgets.Label()
+    progress = widgets.IntProgress(min=0, max=config.epochs, description="epoch", layout={"width": "30%"})
+    line = widgets.Label(layout={"flex": "1 1 auto"})
 
     def draw(state: str) -> None:
         records = panel.records()
