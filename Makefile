@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: lab report test bench lint clean
 
 lab: .venv/installed
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 notebooks/00_start.ipynb
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb
 
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full

@@ -9,9 +9,10 @@ import argparse
 import dataclasses
 import json
 import math
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"rislab: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("rislab: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"rislab: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader has gone; nobody is left to be told.
@@ -92,7 +93,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _overfit(options: argparse.Namespace) -> int:
     import torch
 
-    from rislab import machine, overfit, records, training
+    from rislab import machine, overfit, records, runs, training
     from rislab.errors import check_number
 
     check_number("threads", options.threads, 1, 1024, whole=True)
@@ -105,9 +106,15 @@ def _overfit(options: argparse.Namespace) -> int:
         print(_headline(config))
         for note in training.notes(config.training(), config.scenes):
             print(f"note: {note}")
+    interrupted = _interrupted_later() if options.folder else lambda: False
+    if options.folder and not quiet and (Path(options.folder) / runs.RECORDS).exists():
+        earlier = runs.read_records(options.folder)
+        print(f"note: {options.folder} goes on after step {earlier[-1].step if earlier else 0}")
     log: list[Any] = []
 
     def show(record: Any) -> None:
+        if interrupted():
+            raise KeyboardInterrupt(f"stopped after step {record.step}; the same command goes on with {options.folder}")
         log.append(record)
         if options.log and not quiet and isinstance(record, records.EpochRecord):
             print("\n".join(records.console(log)), flush=True)
@@ -118,6 +125,8 @@ def _overfit(options: argparse.Namespace) -> int:
         rungs.append(rung)
         if not quiet:
             print(rung.line(), flush=True)
+        if interrupted():
+            raise KeyboardInterrupt("stopped between two rungs")
     cells = _matrix(config, quiet) if options.matrix else []
     batches = _one_batches(config, quiet) if options.matrix else []
     passed = all(part.passed for part in (*rungs, *cells, *batches))
@@ -132,6 +141,19 @@ def _overfit(options: argparse.Namespace) -> int:
         held = sum(rung.passed for rung in rungs)
         print(f"{held} of {len(rungs)} rungs hold; {seconds:.1f} s")
     return 0 if passed else 1
+
+
+def _interrupted_later() -> Callable[[], bool]:
+    """Turn the first Ctrl-C into a flag, so that training stops at a step boundary; a second one interrupts at once."""
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    return lambda: asked
 
 
 def _matrix(config: OverfitConfig, quiet: bool) -> list[Any]:

@@ -223,7 +223,9 @@ def _wanted(annotation: str) -> str:
     item = annotation.removeprefix("list[").removesuffix("]")
     example = _EXAMPLES[item]
     return (
-        f"{annotation}, such as [{example.split(' or ')[0]}]" if item != annotation else f"{annotation}, as {example}"
+        f"{annotation}, such as [{example.split(' or ')[0]}]"
+        if item != annotation
+        else f"{annotation}, such as {example}"
     )
 
 

@@ -10,6 +10,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,11 @@ class WholeSet:
     def records(self) -> list[Record]:
         """All records of the run, earlier ones from the run folder included."""
         if not self._records:
-            for record in self.stream():
-                self._on_record(record)
-                self._records.append(record)
+            # Closed at once on an interrupt, so that a run folder gets its checkpoint.
+            with closing(self.stream()) as stream:
+                for record in stream:
+                    self._records.append(record)
+                    self._on_record(record)
             if self._folder is not None:
                 self._records = runs.read_records(self._folder)
         return self._records
@@ -292,7 +295,7 @@ def judge_identity(data: SceneBatch) -> Verdict:
     eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
     score = evaluate(Oracle(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH]).loss_nmse_pred
     return Verdict(
-        abs(score - line), "<=", 1e-4, f"identity scores {score:.4f}; closed form 1 − N/‖R‖² gives {line:.4f}"
+        abs(score - line), "<=", 1e-4, f"identity scores {score:.4f} on {BATCH} scenes; closed form: {line:.4f}"
     )
 
 
@@ -443,9 +446,14 @@ def judge_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 def judge_whole_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
     """The whole set is learned by heart."""
-    last = epochs(records)[-1]
-    sentence = f"NMSE of {config.scenes} scenes after {config.epochs} epochs (train {last.train:.4f} while it learned)"
-    return Verdict(last.train_eval, "<=", WHOLE_SET[config.preset], sentence)
+    limit = WHOLE_SET[config.preset]
+    ends = epochs(records)
+    if not ends:
+        return Verdict(math.nan, "<=", limit, "the run was stopped before its first epoch ended: nothing to judge")
+    last = ends[-1]
+    count = f"{last.epoch}" if last.epoch == config.epochs else f"{last.epoch} of {config.epochs}"
+    sentence = f"NMSE of {config.scenes} scenes after {count} epochs (train {last.train:.4f} while it learned)"
+    return Verdict(last.train_eval, "<=", limit, sentence)
 
 
 def judge_reported(config: OverfitConfig, data: SceneBatch) -> Verdict:
@@ -464,14 +472,16 @@ def judge_reported(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
     """Forwards, backwards, steps and scheduler ticks are as many as the configuration declares."""
-    training = config.training()
+    ends = epochs(records)
+    if not ends:
+        return Verdict(math.nan, "==", 0, "the run was stopped before its first epoch ended: nothing to count")
+    training, counters, done = config.training(), ends[-1].counters, ends[-1].epoch
     micro_batches = math.ceil(config.scenes / training.micro_batch)
     windows = math.ceil(micro_batches / training.accumulation_steps)
-    counters = epochs(records)[-1].counters
     expected = {
-        "forwards": micro_batches * config.epochs,
-        "backwards": micro_batches * config.epochs,
-        "steps": windows * config.epochs,
+        "forwards": micro_batches * done,
+        "backwards": micro_batches * done,
+        "steps": windows * done,
         "scheduler_ticks": counters.steps_applied,
     }
     counted = {

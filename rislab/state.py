@@ -42,7 +42,7 @@ class TrainConfig:
             holds is allowed: the epoch is then one window.
         precision: "fp64", "fp32", or autocast of the real-valued layers to "bf16" or "fp16" (with a gradient scaler).
         optimiser: "adam", "adamw" or "sgd" (plain, without momentum).
-        lr_backbone, lr_head: peak learning rates, > 0.
+        lr_head, lr_backbone: peak learning rates, > 0.
         warmup: optimiser steps of linear warm-up, ≥ 0; the first step has 1/warmup of the peak, never 0.
         schedule: after that "cosine" (down to 1 % of the peak at the last step) or "constant".
         clip_norm: largest gradient norm over all parameters, > 0; None does not clip.
@@ -58,8 +58,8 @@ class TrainConfig:
     accumulation_steps: int = 1
     precision: str = "fp32"
     optimiser: str = "adam"
-    lr_backbone: float = 5e-4
     lr_head: float = 5e-3
+    lr_backbone: float = 5e-4
     warmup: int = 5
     schedule: str = "cosine"
     clip_norm: float | None = 1.0
