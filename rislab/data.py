@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rislab.draws import SPLITS, Stream
-from rislab.errors import InputError, check_choice, check_fields, check_interval, check_number
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, plain
 from rislab.geometry import WAVEFRONTS, Array, separation
 
 SYMBOLS = ("varying", "constant", "coherent")
@@ -95,7 +95,7 @@ class SceneConfig:
             object.__setattr__(self, name, _as_interval(getattr(self, name)))
         if isinstance(self.ris_shape, list):
             object.__setattr__(self, "ris_shape", tuple(self.ris_shape))
-        check_number("wavelength", self.wavelength, 0.0, 1e6, above=True)
+        check_number("wavelength", self.wavelength, 1e-6, 1e6)
         if not isinstance(self.ris_shape, tuple) or len(self.ris_shape) != 2:
             raise InputError(f"ris_shape is {self.ris_shape!r}; allowed: a pair (rows, columns) of whole numbers")
         for side in self.ris_shape:
@@ -136,8 +136,7 @@ class SceneConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping that from_dict() and YAML take back."""
-        plain = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        return plain(dataclasses.asdict(self))
 
     @property
     def elements(self) -> int:
@@ -244,7 +243,10 @@ class SceneBatch:
         return factor @ factor.mH
 
     def source_snr_db(self) -> Tensor:
-        """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots."""
+        """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
+
+        With impairments it is what the codes and the channel as the receiver believes them would give.
+        """
         gains = torch.einsum("bmn,bln,bnk->blmk", self.channel, self.codes, self.steering())
         image = gains * self.symbols.unsqueeze(-2)  # [B, L, M, K]
         mean_power = image.abs().square().mean(dim=(1, 2))
@@ -267,13 +269,17 @@ class SceneBatch:
                 )
 
     def hashes(self) -> list[str]:
-        """One digest a scene, over what the receiver sees and the truth; equal scenes have equal digests."""
-        named = [tensor for name, tensor in self.tensors().items() if name != "index"]
-        columns = [np.ascontiguousarray(tensor.cpu().numpy()) for tensor in named]
-        return [
-            hashlib.blake2b(b"".join(column[row].tobytes() for column in columns), digest_size=16).hexdigest()
-            for row in range(len(self))
-        ]
+        """One digest a scene, over the positions of its active sources: scenes that share them count as the same."""
+        places = torch.stack([self.azimuth, self.elevation, self.range], dim=-1).to("cpu", torch.float32)  # [B, K, 3]
+        rows = [scene[active].numpy().tobytes() for scene, active in zip(places, self.active.cpu(), strict=True)]
+        return [hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows]
+
+    def fingerprint(self) -> str:
+        """One digest of everything in the batch."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.tensors().values():
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        return digest.hexdigest()
 
 
 def simulate(
@@ -310,6 +316,7 @@ def simulate(
     check_number("seed", seed, 0, 2**63 - 1, whole=True)
     check_choice("split", split, SPLITS)
     check_number("start", start, 0, 2**48, whole=True)
+    check_device(device)
     stream = Stream(seed, split, start, count)
     azimuth, elevation, range_, active, snr_db = _draw_sources(config, stream)
     power = _powers(config, range_, active)  # [B, K]

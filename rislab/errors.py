@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
 
 
 class InputError(ValueError):
@@ -13,13 +16,13 @@ class InputError(ValueError):
 def check_choice(field: str, value: object, allowed: Iterable[object]) -> None:
     """Raise InputError unless `value` is one of `allowed`."""
     choices = tuple(allowed)
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise InputError(f"{field} is {value!r}; allowed: {', '.join(repr(choice) for choice in choices)}")
 
 
 def check_number(
     field: str,
-    value: object,
+    value: Any,
     low: float = -math.inf,
     high: float = math.inf,
     *,
@@ -39,10 +42,10 @@ def check_number(
     bracket = "(" if above else "["
     allowed = f"{kind} in {bracket}{low:g}, {high:g}]"
     types = int if whole else (int, float)
-    if isinstance(value, bool) or not isinstance(value, types) or not math.isfinite(value):
-        raise InputError(f"{field} is {value!r}; allowed: {allowed}")
-    if value < low or value > high or (above and value == low):
-        raise InputError(f"{field} is {value!r}; allowed: {allowed}")
+    right = isinstance(value, types) and not isinstance(value, bool)
+    # NaN fails both comparisons; an integer of any size can be compared.
+    if not right or not low <= value <= high or value in (math.inf, -math.inf) or (above and value == low):
+        raise InputError(f"{field} is {_shown(value)}; allowed: {allowed}")
 
 
 def check_interval(field: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
@@ -55,9 +58,44 @@ def check_interval(field: str, value: object, low: float, high: float, *, whole:
         raise InputError(f"{field} is {value!r}; allowed: a pair whose first number is not the larger one")
 
 
-def check_fields(kind: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise InputError if `given` holds a name that is not in `allowed`."""
+def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
+    """Raise InputError unless `given` is a mapping whose names are all in `allowed`."""
     names = tuple(allowed)
+    if not isinstance(given, Mapping):
+        raise InputError(f"{kind} is given as a {type(given).__name__}; allowed: a mapping of {', '.join(names)}")
     for name in given:
         if name not in names:
             raise InputError(f"{name} is not a field of {kind}; allowed: {', '.join(names)}")
+
+
+def check_device(device: object) -> None:
+    """Raise InputError unless this machine has `device`: "cpu", "cuda" or "cuda:N"."""
+    try:
+        found = torch.device(str(device))
+    except RuntimeError:
+        raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'") from None
+    if found.type not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if found.type == "cuda" and (found.index or 0) >= count:
+        raise InputError(f"device is {device!r}; allowed: 'cpu' (this machine has {count} CUDA devices)")
+
+
+def plain(value: Any) -> Any:
+    """The value as YAML and JSON know it: mappings, lists, and Python's own numbers instead of NumPy's."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _shown(value: object) -> str:
+    """A value for a sentence, cut where it would fill the screen."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to print integers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."

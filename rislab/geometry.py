@@ -155,7 +155,9 @@ class Array:
             [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
         """
         wavenumber = 2 * math.pi / self.wavelength
-        phase = wavenumber * path_difference(self.elements, azimuth, elevation, range, self.wavefront)
+        # Autocast would take the matrix product of the path to half precision, and the truth with it.
+        with torch.autocast(self.elements.device.type, enabled=False):
+            phase = wavenumber * path_difference(self.elements, azimuth, elevation, range, self.wavefront)
         return torch.complex(torch.cos(phase), -torch.sin(phase)) / math.sqrt(self.elements.shape[-2])
 
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
@@ -164,7 +166,8 @@ class Array:
         ∂a/∂θ = −j k0 · ∂(path)/∂θ · a.
         """
         wavenumber = 2 * math.pi / self.wavelength
-        slope = path_gradient(self.elements, azimuth, elevation, range, self.wavefront)  # [..., 3, N]
+        with torch.autocast(self.elements.device.type, enabled=False):
+            slope = path_gradient(self.elements, azimuth, elevation, range, self.wavefront)  # [..., 3, N]
         return -1j * wavenumber * slope * self.steering(azimuth, elevation, range).unsqueeze(-2)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rislab.covariance import beam_power, blend, frobenius_squared, sample_factor
 from rislab.data import SceneBatch, SceneConfig
-from rislab.errors import check_choice
+from rislab.errors import InputError, check_choice
 from rislab.geometry import Grid
 
 
@@ -44,8 +44,10 @@ def subspace_leakage(predicted: Tensor, truth: Tensor, active: Tensor) -> Tensor
         predicted: F, [B,N,K'], complex. truth: B, [B,N,K], its active columns first. active: [B,K] bool.
     """
     with torch.no_grad():
-        basis = torch.linalg.qr(truth).Q * active.unsqueeze(-2)  # [B, N, K]
-    return 1 - frobenius_squared(basis.mH @ predicted) / frobenius_squared(predicted)
+        basis = torch.linalg.qr(truth).Q  # [B, N, min(N, K)]
+        basis = basis * active[..., : basis.shape[-1]].unsqueeze(-2)
+    energy = frobenius_squared(predicted)
+    return 1 - frobenius_squared(basis.mH @ predicted) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
 
 
 def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -58,9 +60,11 @@ def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def effective_rank(factor: Tensor) -> Tensor:
-    """(tr R)² / tr R² of R = F F^H, [B], between 1 and the number of columns."""
+    """(tr R)² / tr R² of R = F F^H, [B], between 1 and the number of columns; 1/2 for a zero factor, which has none."""
     gram = factor.mH @ factor
-    return gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).square() / frobenius_squared(gram)
+    energy = frobenius_squared(gram)
+    rank = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).square() / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    return rank.clamp_min(0.5)
 
 
 def position_error(predicted: Tensor, truth: Tensor, lens: Lens) -> Tensor:
@@ -175,6 +179,11 @@ def loss_of(predicted: Tensor, batch: SceneBatch, phase: Phase, beta: float = 0.
         Loss; `terms["nmse"]` is loss_nmse, on R_test.
     """
     truth = batch.factor()
+    if not predicted.is_complex() or predicted.shape[:2] != truth.shape[:2] or predicted.ndim != 3:
+        raise InputError(
+            f"the model's answer is {predicted.dtype} of shape {tuple(predicted.shape)}; "
+            f"allowed: a complex factor of shape ({truth.shape[0]}, {truth.shape[1]}, any)"
+        )
     tested = blend(predicted, sample_factor(batch), beta) if beta > 0 else predicted
     values = {"nmse": nmse(tested, truth)}
     if phase.subspace > 0:

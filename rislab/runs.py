@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import time
@@ -133,12 +132,11 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
     """Write config.yaml, or check that the one that is there says the same."""
-    digest = hashlib.blake2b("".join(data.hashes()).encode(), digest_size=16).hexdigest()
     mine: dict[str, Any] = {
         "train": config.to_dict(),
         "scenes": data.config.to_dict(),
         "count": len(data),
-        "digest": digest,
+        "digest": data.fingerprint(),
     }
     if not path.exists():
         files.replace(path, yaml.safe_dump(mine, sort_keys=False).encode())
@@ -146,7 +144,7 @@ def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
     theirs = read_config(path.parent)
     for section in ("train", "scenes"):
         for name, value in mine[section].items():
-            stored = (theirs.get(section) or {}).get(name)
+            stored = given.get(name) if isinstance(given := theirs.get(section), dict) else given
             if stored != value:
                 raise InputError(
                     f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
@@ -186,5 +184,5 @@ def _is_before(record: Record, state: TrainState) -> bool:
 def _parsed(path: Path, number: int, line: bytes) -> Record:
     try:
         return from_dict(json.loads(line))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"line {number} of {path} is damaged; allowed: lines that rislab wrote") from error

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab import files
-from rislab.errors import InputError, check_choice, check_fields, check_number
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_number, plain
 from rislab.losses import CURRICULA
 from rislab.randomness import Randomness
 from rislab.records import Counters
@@ -85,7 +85,10 @@ class TrainConfig:
             check_number("ema", self.ema, 0.0, 1.0 - 1e-9)
         check_choice("curriculum", self.curriculum, CURRICULA)
         check_number("blend", self.blend, 0.0, 0.999)
-        check_device(self.device, self.precision)
+        object.__setattr__(self, "device", str(self.device))
+        check_device(self.device)
+        if self.precision == "bf16" and torch.device(self.device).type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise InputError(f"precision is 'bf16', which {self.device} does not support; allowed: fp64, fp32, fp16")
         check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
 
     @classmethod
@@ -96,28 +99,12 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping that from_dict() and YAML take back."""
-        return dataclasses.asdict(self)
+        return plain(dataclasses.asdict(self))
 
     @property
     def dtype(self) -> torch.dtype:
         """Real dtype of weights and data: float64 for "fp64", else float32."""
         return torch.float64 if self.precision == "fp64" else torch.float32
-
-
-def check_device(device: str, precision: str) -> None:
-    """Raise InputError unless this machine has `device` and `precision` runs on it."""
-    try:
-        kind = torch.device(device).type
-    except (RuntimeError, TypeError) as error:
-        raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'") from error
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'")
-    if kind == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (torch.device(device).index or 0) >= count:
-            raise InputError(f"device is {device!r}; allowed: 'cpu' (this machine has {count} CUDA devices)")
-        if precision == "bf16" and not torch.cuda.is_bf16_supported():
-            raise InputError(f"precision is 'bf16', which {device} does not support; allowed: 'fp64', 'fp32', 'fp16'")
 
 
 class Ledger:
@@ -183,11 +170,16 @@ class TrainState:
         Raises:
             InputError: if the micro-batch is larger than the set, or nothing can be trained.
         """
+        if samples < 1:
+            raise InputError("the set has no scenes; allowed: at least one")
         if config.micro_batch > samples:
             raise InputError(
                 f"micro_batch is {config.micro_batch}, and the set has {samples} scenes; allowed: 1..{samples}"
             )
         device = torch.device(config.device)
+        for name, parameter in model.named_parameters():
+            if parameter.is_complex():
+                raise InputError(f"{name} of the model is complex; allowed: real parameters")
         model.to(device=device, dtype=config.dtype)
         groups = parameter_groups(model)
         if not groups:
@@ -276,6 +268,21 @@ class TrainState:
             setattr(self, name, plain["position"][name])
 
     def _check_fits(self, plain: dict[str, Any], path: Path | str) -> None:
+        missing = {
+            "config",
+            "model",
+            "optimizer",
+            "scaler",
+            "scheduler",
+            "ema",
+            "randomness",
+            "events",
+            "position",
+        } - set(plain)
+        if missing:
+            raise InputError(
+                f"checkpoint {path} lacks {', '.join(sorted(missing))}; allowed: a file that a rislab run wrote"
+            )
         for name, value in self.config.to_dict().items():
             stored = plain["config"].get(name)
             if stored != value:

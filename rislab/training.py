@@ -219,6 +219,9 @@ class Meter:
             self._norms.append([None] * len(gradients))
             return torch.zeros(())
         norms = torch.stack([gradient.norm() for gradient in present])
+        if not bool(torch.isfinite(norms).all()):
+            # A sum of squares may overflow where every element is finite.
+            norms = torch.stack([gradient.double().norm() for gradient in present])
         values = iter(norms.tolist())
         self._norms.append([None if gradient is None else next(values) for gradient in gradients])
         return norms.norm()
@@ -302,9 +305,12 @@ def _summary(
 def _begin(
     model: nn.Module, data: SceneBatch, config: TrainConfig, resume: TrainState | Path | str | None
 ) -> TrainState:
-    if not isinstance(data, SceneBatch):
-        raise InputError(f"data is a {type(data).__name__}; allowed: a SceneBatch")
+    for name, value, kind in (("model", model, nn.Module), ("data", data, SceneBatch), ("config", config, TrainConfig)):
+        if not isinstance(value, kind):
+            raise InputError(f"{name} is a {type(value).__name__}; allowed: a {kind.__name__}")
     if isinstance(resume, TrainState):
+        if resume.model is not model or resume.config != config or resume.samples != len(data):
+            raise InputError("resume is the state of another model, configuration or set; allowed: that of this run")
         return resume
     state = TrainState.begin(model, len(data), config)
     if resume is not None:
@@ -314,6 +320,8 @@ def _begin(
 
 
 def _checked(data: SceneBatch, config: TrainConfig) -> SceneBatch:
+    if not isinstance(data, SceneBatch) or len(data) == 0:
+        raise InputError("validation holds no scenes; allowed: a SceneBatch of at least one")
     data.check_finite()
     return data.to(config.device, config.dtype)
 

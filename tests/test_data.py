@@ -56,6 +56,11 @@ def test_splits_seeds_and_numbers_never_share_a_scene() -> None:
     hashes = [digest for batch in batches for digest in batch.hashes()]
     assert len(set(hashes)) == len(hashes) == 1200
     assert simulate(SMALL, 3, seed=0).hashes() == batches[0].hashes()[:3]
+    assert simulate(SMALL, 3, seed=0, start=197).hashes() == batches[0].hashes()[197:]
+    # Scenes with the same sources count as the same, whatever noise was drawn over them.
+    louder = simulate(dataclasses.replace(SMALL, snr_db=-3.0, antennas=2), 3, seed=0)
+    assert louder.hashes() == batches[0].hashes()[:3]
+    assert louder.fingerprint() != simulate(SMALL, 3, seed=0).fingerprint()
 
 
 def test_other_fields_leave_the_sources_alone() -> None:

@@ -135,3 +135,22 @@ def test_bad_ladder_fields_are_named(fields: dict[str, object], said: str) -> No
     assert said in str(caught.value)
     with pytest.raises(InputError, match="only is 'top'"):
         list(overfit.ladder(overfit.OverfitConfig(), only=["top"]))
+
+
+def test_a_run_that_was_stopped_is_judged_by_what_it_did() -> None:
+    config = overfit.OverfitConfig(**SMALL)
+    records = list(overfit.WholeSet(config, config.data()).records())
+    half = [record for record in records if record.epoch <= 30]
+    rungs = overfit.ladder(config, only=["whole set", "ledger"], trained=(config.model(), half))
+    whole, ledger = rungs
+    assert "after 30 of 60 epochs" in whole.sentence
+    assert ledger.passed
+    early = overfit.ladder(config, only=["whole set", "ledger"], trained=(config.model(), records[:1]))
+    for rung in early:
+        assert not rung.passed
+        assert "stopped before its first epoch ended" in rung.sentence
+
+
+def test_only_divisors_of_the_batch_are_compared() -> None:
+    with pytest.raises(InputError, match="accumulation_steps holds 3; allowed: divisors of 64"):
+        list(overfit.matrix(overfit.OverfitConfig(), accumulation_steps=(1, 3)))

@@ -7,17 +7,20 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rislab.data import SceneBatch, SceneConfig
-from rislab.errors import InputError
+from rislab.data import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError, plain
 from rislab.gradients import ALARMS, compare, window_gradient
 from rislab.losses import NO_CURRICULUM, loss_of, nmse
 from rislab.model import CovarianceNet
+from rislab.overfit import Oracle, OverfitConfig
 from rislab.records import EpochRecord, Record, StepRecord, console, epochs, from_dict, same, steps, to_dict
 from rislab.training import TrainConfig, TrainState, evaluate, fit, notes, windows
 
@@ -418,3 +421,101 @@ def test_scenes_are_brought_to_the_precision_of_the_weights(classroom: SceneBatc
     model, _ = train(classroom, dataclasses.replace(QUICK, precision="fp64"))
     assert model.predict(classroom[:2]).dtype == torch.complex128
     assert evaluate(model, classroom) == evaluate(model, classroom.to("cpu", torch.float64))
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("wavefront", ["spherical", "fresnel", "planar"])
+def test_the_truth_is_never_computed_in_half_precision(precision: str, wavefront: str) -> None:
+    data = simulate(SceneConfig.preset("classroom", wavefront=wavefront), 32, seed=0)
+    # Under autocast a real matrix product in the steering vectors once cost 1e-4 here.
+    assert abs(evaluate(Oracle(data), data, precision=precision).loss_nmse_pred) < 1e-6
+    _, records = train(data, TrainConfig(epochs=1, micro_batch=16, precision=precision))
+    assert math.isfinite(epochs(records)[-1].train)
+
+
+def test_a_state_of_another_run_is_refused(classroom: SceneBatch) -> None:
+    model = CovarianceNet.build(classroom.config)
+    state = TrainState.begin(model, len(classroom), QUICK)
+    others = (
+        (CovarianceNet.build(classroom.config), classroom, QUICK),
+        (model, classroom[:64], QUICK),
+        (model, classroom, dataclasses.replace(QUICK, epochs=3)),
+    )
+    for arguments in others:
+        with pytest.raises(InputError, match="state of another model, configuration or set"):
+            next(fit(*arguments, resume=state))
+
+
+class Answers(nn.Module):
+    """A model that answers with whatever it is told to make of a right-sized factor."""
+
+    def __init__(self, config: SceneConfig, change: Any) -> None:
+        super().__init__()
+        self.net, self.change = CovarianceNet.build(config), change
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.change(self.net(*inputs))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("change", [lambda f: f[:1], lambda f: f.real, lambda f: f[:, :35], lambda f: f[..., 0]])
+def test_answers_of_the_wrong_shape_are_named(change: Any, classroom: SceneBatch) -> None:
+    with pytest.raises(InputError, match="the model's answer is torch"):
+        next(fit(Answers(classroom.config, change), classroom, QUICK))
+
+
+def test_a_finite_gradient_with_an_overflowing_norm_is_not_called_infinite(classroom: SceneBatch) -> None:
+    model = Answers(classroom.config, lambda factor: factor * 1e6)
+    record = next(fit(model, classroom, dataclasses.replace(QUICK, clip_norm=1.0)))
+    assert isinstance(record, StepRecord)
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+    assert record.applied
+    assert not record.found_inf
+    assert math.hypot(*record.grad_norm.values()) > 1e19
+    assert math.hypot(*record.grad_norm_clipped.values()) == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("curriculum", ["no-curriculum", "three-phase"])
+def test_a_zero_answer_has_a_finite_loss_and_gradient(curriculum: str, classroom: SceneBatch) -> None:
+    model = Answers(classroom.config, lambda factor: factor * 0.0)
+    record = next(fit(model, classroom, dataclasses.replace(QUICK, curriculum=curriculum)))
+    assert isinstance(record, StepRecord)
+    assert math.isfinite(record.loss)
+    assert record.loss_nmse == pytest.approx(1.0, abs=1e-6)
+    assert record.coverage.nonfinite == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"model": 3}, "model is a int; allowed: a Module"),
+        ({"config": {}}, "config is a dict; allowed: a TrainConfig"),
+        ({"validation": [1]}, "validation holds no scenes"),
+    ],
+)
+def test_wrong_kinds_of_arguments_are_named(arguments: dict[str, Any], said: str, classroom: SceneBatch) -> None:
+    given = {"model": CovarianceNet.build(classroom.config), "data": classroom, "config": QUICK, **arguments}
+    with pytest.raises(InputError, match=said):
+        next(fit(**given))
+    with pytest.raises(InputError, match="no scenes"):
+        next(fit(CovarianceNet.build(classroom.config), classroom, QUICK, validation=classroom[:0]))
+    with pytest.raises(InputError, match="no scenes"):
+        next(fit(CovarianceNet.build(classroom.config), classroom[:0], QUICK))
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.tuples(st.floats()),
+    st.just(10**400), st.dictionaries(st.text(), st.integers()), st.just(np.arange(3)), st.just(np.float64(0.01)),
+)  # fmt: skip
+
+
+@settings(max_examples=400, deadline=None)
+@given(kind=st.sampled_from([TrainConfig, SceneConfig, OverfitConfig]), value=ANYTHING, data=st.data())
+def test_no_field_value_gets_past_with_another_error(kind: Any, value: object, data: st.DataObject) -> None:
+    field = data.draw(st.sampled_from([entry.name for entry in dataclasses.fields(kind)]))
+    try:
+        config = kind.from_dict({field: value})
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        again = plain(dataclasses.asdict(config))
+        assert kind.from_dict(yaml.safe_load(yaml.safe_dump(again))) == config
