@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from rislab import runs
 from rislab.cli import main
+from rislab.records import steps
 
 QUICK = ["overfit", "--scenes", "64", "--epochs", "3"]
 
@@ -106,3 +110,37 @@ def test_the_installed_command_is_the_module() -> None:
     done = subprocess.run([sys.executable, "-m", "rislab.cli"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "overfit" in done.stdout
+
+
+def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rislab.cli",
+        "overfit",
+        "--scenes",
+        "64",
+        "--micro-batch",
+        "16",
+        "--epochs",
+        "300",
+    ]
+    command += ["--only", "whole set", "--log", "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("Epoch 003"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130
+    stopped = re.search(r"stopped after step (\d+); the same command goes on with", said)
+    assert stopped is not None
+    step = int(stopped[1])
+    assert 12 <= step < 1200
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert f"goes on after step {step}\n" in again.stdout
+    assert again.returncode == 0
+    whole = [record.step for record in steps(runs.read_records(tmp_path / "run"))]
+    assert whole == list(range(1, 1201))
