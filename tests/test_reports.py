@@ -190,12 +190,12 @@ def test_texts_become_typed_values(tmp_path: Path, name: str, text: str, value: 
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [
-        ("steps", "3.5", "int, as 4"),
+        ("steps", "3.5", "int, such as 4"),
         ("steps", "", "int"),
-        ("rate", "nan", "float, as 0.5 or 1e-3"),
+        ("rate", "nan", "float, such as 0.5 or 1e-3"),
         ("rate", "-inf", "float"),
         ("rate", "fast", "float"),
-        ("bias", "maybe", "bool, as true or false"),
+        ("bias", "maybe", "bool, such as true or false"),
         ("levels", "3", r"list\[float\], such as \[0.5\]"),
         ("levels", "[1, [2]]", r"list\[float\]"),
         ("levels", "[1, two]", r"list\[float\]"),
