@@ -27,7 +27,7 @@ from rislab.gradients import ALARMS, compare, flat_gradient, one_window
 from rislab.model import CovarianceNet
 from rislab.records import Record, StepRecord, epochs, same, steps
 from rislab.state import HALF, PRECISIONS, TrainConfig, TrainState
-from rislab.training import evaluate, fit
+from rislab.training import evaluate, fit, score
 
 # NMSE that one batch must reach within 200 steps.
 ONE_BATCH = {"fp64": 1e-3, "fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
@@ -516,20 +516,11 @@ def judge_train_against_eval(model: nn.Module, data: SceneBatch, config: Overfit
     """The same weights on the same data answer alike in training mode and in eval mode."""
     evaluated = evaluate(model, data, precision=config.precision).loss_nmse_pred
     model.train()
-    with torch.no_grad():
-        parts = [data[first : first + BATCH] for first in range(0, len(data), BATCH)]
-        total = sum(float(_training_nmse(model, part, config).sum()) for part in parts)
-    difference = abs(total / len(data) - evaluated)
+    difference = abs(score(model, data, precision=config.precision).loss_nmse_pred - evaluated)
     limit = 1e-6 + 0.05 * abs(evaluated)
     return Verdict(
         difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data"
     )
-
-
-def _training_nmse(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Tensor:
-    half = HALF.get(config.precision)
-    with torch.autocast(data.snapshots.device.type, dtype=half, enabled=half is not None):
-        return losses.nmse(model(data.snapshots, data.codes, data.channel), data.factor())
 
 
 class Forgetful(nn.Module):

@@ -26,7 +26,7 @@ from rislab.model import matched
 from rislab.records import Coverage, EpochRecord, Record, StepRecord, Term
 from rislab.state import HALF, TrainConfig, TrainState
 
-__all__ = ["Evaluation", "Meter", "TrainConfig", "TrainState", "Window", "evaluate", "fit", "notes", "windows"]
+__all__ = ["Evaluation", "Meter", "TrainConfig", "TrainState", "Window", "evaluate", "fit", "notes", "score", "windows"]
 
 EVALUATION_BATCH = 128
 
@@ -156,21 +156,26 @@ def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision
         precision: "bf16" and "fp16" run the real-valued layers under autocast, as training does.
     """
     training = model.training
-    data = matched(data, model)
     model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
     try:
-        with torch.no_grad():
-            for first in range(0, len(data), EVALUATION_BATCH):
-                batch = data[first : first + EVALUATION_BATCH]
-                with _autocast(precision, batch.snapshots.device):
-                    predicted = model(batch.snapshots, batch.codes, batch.channel)
-                    truth = batch.factor()
-                    pred = nmse(predicted, truth)
-                    tested = pred if beta == 0 else nmse(blend(predicted, sample_factor(batch), beta), truth)
-                sums += torch.stack([tested.sum(), pred.sum()]).to("cpu", torch.float64)
+        return score(model, data, beta=beta, precision=precision)
     finally:
         model.train(training)
+
+
+def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
+    """evaluate() in whatever mode the model is in."""
+    data = matched(data, model)
+    sums = torch.zeros(2, dtype=torch.float64)
+    with torch.no_grad():
+        for first in range(0, len(data), EVALUATION_BATCH):
+            batch = data[first : first + EVALUATION_BATCH]
+            with _autocast(precision, batch.snapshots.device):
+                predicted = model(batch.snapshots, batch.codes, batch.channel)
+                truth = batch.factor()
+                pred = nmse(predicted, truth)
+                tested = pred if beta == 0 else nmse(blend(predicted, sample_factor(batch), beta), truth)
+            sums += torch.stack([tested.sum(), pred.sum()]).to("cpu", torch.float64)
     means = (sums / len(data)).tolist()
     return Evaluation(loss_nmse=means[0], loss_nmse_pred=means[1])
 
