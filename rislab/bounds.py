@@ -62,10 +62,9 @@ def bound(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
     array = batch.config.array(dtype=torch.float64, device=batch.azimuth.device)
     places = batch.azimuth, batch.elevation, batch.range
     slopes = array.derivatives(*places) * batch.active[..., None, None]  # [B, K, 3, N]
-    sensing = batch.channel.unsqueeze(1) * batch.codes.unsqueeze(2)  # G_l, [B, L, M, N]
-    images = sensing @ batch.steering().unsqueeze(1)  # B_l, [B, L, M, K]
+    images = batch.images(batch.steering())  # B_l, [B, L, M, K]
     columns = slopes.flatten(1, 2).mT  # [B, N, 3K]: azimuth, elevation and range of the first source, then the next
-    slopes_seen = sensing @ columns.unsqueeze(1)  # d_l, [B, L, M, 3K]
+    slopes_seen = batch.images(columns)  # d_l, [B, L, M, 3K]
     information = _deterministic if kind == "deterministic" else _stochastic
     return _bound(information(batch, images, slopes_seen), batch)
 
@@ -87,13 +86,31 @@ def _deterministic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
-    """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) with logarithmic powers and noise power eliminated, [B, 3K, 3K].
+    """stochastic_information() with powers and noise power eliminated by a Schur complement, [B, 3K, 3K]."""
+    information = stochastic_information(images, slopes, batch.power, batch.noise_power)
+    size = slopes.shape[-1]
+    inactive = torch.nn.functional.pad(~batch.active, (0, 1))
+    nuisance, distinct = _regular(information[:, size:, size:] + torch.diag_embed(inactive.to(information.dtype)))
+    crossed = information[:, :size, size:]
+    reduced = information[:, :size, :size] - crossed @ torch.linalg.solve(nuisance, crossed.mT)
+    return reduced * distinct[:, None, None]
+
+
+def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
+    """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) of places, logarithmic powers and logarithmic noise power.
 
     Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I, so that all traces are products of entries of the small matrices
     b^H R⁻¹ b, b^H R⁻¹ d, d^H R⁻¹ d and of the same with R⁻²; no M×M product is formed for each pair (i, j).
+
+    Args:
+        images: B_l, [B,L,M,K]. slopes: d_l, [B,L,M,3K], those of the first source first.
+        power: p, [B,K], 0 for inactive slots. noise_power: σ², [B].
+
+    Returns:
+        [B, 3K+K+1, 3K+K+1], real; rows of inactive slots are 0.
     """
     slots, antennas = images.shape[-1], images.shape[-2]
-    power, sigma2 = batch.power[:, None, :], batch.noise_power[:, None]  # [B, 1, K], [B, 1]
+    power, sigma2 = power[:, None, :], noise_power[:, None]  # [B, 1, K], [B, 1]
     eye = torch.eye(antennas, dtype=images.dtype, device=images.device)
     covariance = (images * power.unsqueeze(-2)) @ images.mH + sigma2[..., None, None] * eye  # R_l, [B, L, M, M]
     inverse = torch.linalg.inv(covariance)
@@ -107,22 +124,13 @@ def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
     places = 2 * (mixed * mixed.mT + bb[..., owner, :][..., owner] * dd.mT).real * p.unsqueeze(-1) * p.unsqueeze(-2)
     by_power = 2 * (bb[..., owner, :] * bd.mT).real * p.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, 3K, K]
     cross = second[..., :slots, slots:][..., owner, :].diagonal(dim1=-2, dim2=-1).real  # b_k^H R⁻² d_i
-    by_noise = 2 * cross * p * sigma2.unsqueeze(-1)  # [B, L, 3K]
+    by_noise = (2 * cross * p * sigma2.unsqueeze(-1)).unsqueeze(-1)  # [B, L, 3K, 1]
     powers = bb.abs().square() * power.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, K, K]
-    shared = second[..., :slots, :slots].diagonal(dim1=-2, dim2=-1).real * power * sigma2.unsqueeze(-1)  # [B, L, K]
-    noises = inverse.abs().square().sum(dim=(-2, -1)) * sigma2.square()  # tr R⁻² = ‖R⁻¹‖², [B, L]
-    nuisance = torch.cat(
-        [
-            torch.cat([powers, shared.unsqueeze(-1)], dim=-1),
-            torch.cat([shared, noises.unsqueeze(-1)], dim=-1).unsqueeze(-2),
-        ],
-        dim=-2,
-    ).sum(dim=1)  # [B, K+1, K+1]
-    inactive = torch.cat([~batch.active, torch.zeros_like(batch.active[:, :1])], dim=-1)
-    nuisance, distinct = _regular(nuisance + torch.diag_embed(inactive.to(nuisance.dtype)))
-    crossed = torch.cat([by_power, by_noise.unsqueeze(-1)], dim=-1).sum(dim=1)  # [B, 3K, K+1]
-    reduced = places.sum(dim=1) - crossed @ torch.linalg.solve(nuisance, crossed.mT)
-    return reduced * distinct[:, None, None]
+    shared = second[..., :slots, :slots].diagonal(dim1=-2, dim2=-1).real * power * sigma2.unsqueeze(-1)
+    shared = shared.unsqueeze(-1)  # [B, L, K, 1]
+    noises = (inverse.abs().square().sum(dim=(-2, -1)) * sigma2.square())[..., None, None]  # tr R⁻² = ‖R⁻¹‖²
+    rows = [[places, by_power, by_noise], [by_power.mT, powers, shared], [by_noise.mT, shared.mT, noises]]
+    return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2).sum(dim=1)
 
 
 def _regular(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rislab.data import SceneBatch
 from rislab.errors import InputError, check_number
-from rislab.geometry import Array, Grid
 
 
 def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
@@ -76,19 +75,6 @@ def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
     stacked = factor.permute(1, 0, 2).reshape(elements, -1)  # [N, B·K]
     beams = torch.view_as_real(atoms.conj() @ stacked)  # [G, B·K, 2]
     return beams.square().reshape(-1, scenes, 2 * columns).sum(dim=-1).T
-
-
-def beam_map(factor: Tensor, array: Array, grid: Grid) -> Tensor:
-    """Beam power over a grid, the largest over its ranges.
-
-    Args:
-        factor: F, [B,N,K], complex. array: the surface. grid: of P × Q × R points.
-
-    Returns:
-        [B,P,Q], real.
-    """
-    atoms = array.steering(*(axis.to(array.elements) for axis in grid.points())).to(factor.dtype)
-    return beam_power(factor, atoms).reshape(-1, *grid.shape).amax(dim=-1)
 
 
 def blend(predicted: Tensor, sample: Tensor, beta: float) -> Tensor:

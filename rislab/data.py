@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rislab.draws import SPLITS, Stream
 from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, plain
-from rislab.geometry import WAVEFRONTS, Array, separation
+from rislab.geometry import WAVEFRONTS, Array, Grid, separation
 
 SYMBOLS = ("varying", "constant", "coherent")
 CODES = ("random", "dft", "hadamard")
@@ -147,6 +147,11 @@ class SceneConfig:
         """The RIS as its steering object, without impairments."""
         return Array.surface(self.ris_shape, self.wavelength, self.wavefront, dtype=dtype, device=device)
 
+    def grid(self, shape: tuple[int, int, int], *, range: Interval | None = None, spacing: str = "uniform") -> Grid:
+        """Search grid over the field of view; see Grid.field_of_view(). `range` in metres narrows it in range."""
+        area = (self.azimuth, self.elevation, range or self.range)
+        return Grid.field_of_view(self.array(dtype=torch.float64), *area, shape, spacing=spacing)
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -242,13 +247,24 @@ class SceneBatch:
         factor = self.factor(dtype)
         return factor @ factor.mH
 
+    def images(self, columns: Tensor) -> Tensor:
+        """What the antennas receive in each snapshot of fields on the surface, G_l x = H (c_l ⊙ x).
+
+        Args:
+            columns: fields, [B,N,C], complex.
+
+        Returns:
+            [B,L,M,C].
+        """
+        reflected = self.codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
+        return (reflected @ self.channel.mT.unsqueeze(1)).mT
+
     def source_snr_db(self) -> Tensor:
         """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
 
         With impairments it is what the codes and the channel as the receiver believes them would give.
         """
-        gains = torch.einsum("bmn,bln,bnk->blmk", self.channel, self.codes, self.steering())
-        image = gains * self.symbols.unsqueeze(-2)  # [B, L, M, K]
+        image = self.images(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
         mean_power = image.abs().square().mean(dim=(1, 2))
         return 10 * torch.log10(mean_power / self.noise_power.unsqueeze(-1))
 

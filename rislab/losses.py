@@ -14,7 +14,6 @@ from torch import Tensor
 from rislab.covariance import beam_power, blend, frobenius_squared, sample_factor
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.geometry import Grid
 
 
 def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -103,8 +102,7 @@ class Lens:
         """A lens of one beam per beam width over the field of view, three inverse ranges."""
         rows, columns = config.ris_shape
         shape = (columns, max(rows // 2, 1), 3)
-        grid = Grid.field_of_view(config.azimuth, config.elevation, config.range, shape, spacing="sine")
-        atoms = config.array(dtype=torch.float64).steering(*grid.points())
+        atoms = config.grid(shape, spacing="sine").steering(torch.complex128)
         return cls(atoms.to(device, dtype), shape)
 
     def power(self, factor: Tensor) -> Tensor:

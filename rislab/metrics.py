@@ -12,6 +12,7 @@ from torch import Tensor
 from rislab.bounds import Bound
 from rislab.data import SceneBatch
 from rislab.errors import InputError
+from rislab.estimates import Estimate
 from rislab.geometry import position
 
 # A source counts as found within these distances of azimuth, elevation (radians) and range (metres).
@@ -20,17 +21,6 @@ TOLERANCES = (math.radians(5.0), math.radians(5.0), 1.0)
 # closer ones, and where a far-off prediction lies does not matter.
 MISS = 1e3
 MOST_ASSIGNMENTS = 50_000
-
-
-@dataclass(frozen=True, eq=False)
-class Estimate:
-    """Estimated sources, each [B,K']: azimuth, elevation (radians), range (metres), power, and which are active."""
-
-    azimuth: Tensor
-    elevation: Tensor
-    range: Tensor
-    power: Tensor
-    active: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +99,8 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     """
     if len(estimate.azimuth) != len(batch):
         raise InputError(f"estimate has {len(estimate.azimuth)} scenes, and the batch {len(batch)}; allowed: as many")
+    estimate.check_finite()
     found = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1).double()  # [B, K', 3]
-    if not bool(torch.isfinite(found[estimate.active]).all()):
-        raise InputError("an active estimate holds NaN or infinity; allowed: finite values, or an inactive slot")
     truth = torch.stack([batch.azimuth, batch.elevation, batch.range], dim=-1).double()  # [B, K, 3]
     errors = found.unsqueeze(1) - truth.unsqueeze(2)  # [B, K, K', 3]
     relative = errors / torch.tensor(tolerances, dtype=torch.float64)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from rislab.covariance import back_project, beam_power
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_number
-from rislab.geometry import Grid
 
 
 class BeamPower(nn.Module):
@@ -31,8 +30,7 @@ class BeamPower(nn.Module):
 
     def __init__(self, config: SceneConfig, shape: tuple[int, int, int], ridge: float) -> None:
         super().__init__()
-        grid = Grid.field_of_view(config.azimuth, config.elevation, config.range, shape, spacing="sine")
-        atoms = config.array(dtype=torch.float64).steering(*grid.points())  # [G, N]
+        atoms = config.grid(shape, spacing="sine").steering(torch.complex128)  # [G, N]
         self.ridge = ridge
         # Real and imaginary parts apart: module.to(dtype) keeps both. Stored in float64 to serve fp64 runs exactly.
         self.register_buffer("atoms", torch.view_as_real(atoms), persistent=False)

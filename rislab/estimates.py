@@ -1,0 +1,47 @@
+"""Estimated sources, whatever estimator they come from, and the covariance that they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.errors import InputError
+from rislab.geometry import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Estimated sources, each [B,K']: azimuth, elevation (radians), range (metres), power, and which are active."""
+
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    power: Tensor
+    active: Tensor
+
+    def __len__(self) -> int:
+        return self.azimuth.shape[0]
+
+    def check_finite(self) -> None:
+        """Raise InputError if an active estimate is not at a finite place."""
+        places = torch.stack([self.azimuth, self.elevation, self.range], dim=-1)
+        if not bool(torch.isfinite(places[self.active]).all()):
+            raise InputError("an active estimate holds NaN or infinity; allowed: finite values, or an inactive slot")
+
+    def steering(self, array: Array) -> Tensor:
+        """A, steering vectors [B,N,K'] in the dtype of `array`; inactive columns are 0."""
+        places = (axis.to(array.elements) for axis in (self.azimuth, self.elevation, self.range))
+        vectors = torch.where(self.active.unsqueeze(-1), array.steering(*places), 0)  # [B, K', N]
+        return vectors.mT
+
+    def factor(self, array: Array) -> Tensor:
+        """Factor A P^(1/2) of the covariance of the estimated sources, scaled to trace N, [B,N,K'].
+
+        Powers count in proportion to each other; without a source the factor is zero.
+        """
+        power = torch.where(self.active, self.power.clamp(min=0), 0).to(array.elements)
+        total = power.sum(-1, keepdim=True)
+        share = power / torch.where(total > 0, total, 1.0)
+        return self.steering(array) * (array.elements.shape[-2] * share).sqrt().unsqueeze(-2)
