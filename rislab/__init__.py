@@ -21,10 +21,14 @@ from types import ModuleType
 from rislab.bounds import Bound, bound
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
+from rislab.estimates import Estimate
 from rislab.geometry import Array, Grid
-from rislab.metrics import Estimate, Matching, match
+from rislab.likelihood import polish
+from rislab.metrics import Matching, match
 from rislab.model import CovarianceNet
+from rislab.music import Spectrum, bartlett, music, mvdr
 from rislab.records import EpochRecord, Record, StepRecord
+from rislab.sparse import order, sparse
 from rislab.training import TrainConfig, TrainState, evaluate, fit
 
 __version__ = "0.1.0"
@@ -41,17 +45,24 @@ __all__ = [
     "Record",
     "SceneBatch",
     "SceneConfig",
+    "Spectrum",
     "StepRecord",
     "TrainConfig",
     "TrainState",
+    "bartlett",
     "bound",
     "evaluate",
     "fit",
     "match",
+    "music",
+    "mvdr",
+    "order",
+    "polish",
     "simulate",
+    "sparse",
 ]
 
-LAZY = ("faults", "figures", "overfit", "panels", "reports", "runs")
+LAZY = ("conventions", "faults", "figures", "localise", "maps", "overfit", "panels", "reports", "runs")
 
 
 def __getattr__(name: str) -> ModuleType:

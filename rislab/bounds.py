@@ -15,6 +15,7 @@ from torch import Tensor
 from rislab.data import SceneBatch
 from rislab.errors import InputError, check_choice
 from rislab.geometry import position_jacobian
+from rislab.waveforms import explain, normal_gain
 
 KINDS = ("deterministic", "stochastic")
 # Below this reciprocal condition the information matrix, scaled to unit diagonal, counts as singular.
@@ -99,8 +100,8 @@ def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
 def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
     """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) of places, logarithmic powers and logarithmic noise power.
 
-    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I, so that all traces are products of entries of the small matrices
-    b^H R⁻¹ b, b^H R⁻¹ d, d^H R⁻¹ d and of the same with R⁻²; no M×M product is formed for each pair (i, j).
+    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I. With T of waveforms.normal_gain(), P B^H R⁻¹ = T B^H and
+    R⁻¹ = (I − B T B^H)/σ², so that all traces are products of entries of K×K and K×3K matrices.
 
     Args:
         images: B_l, [B,L,M,K]. slopes: d_l, [B,L,M,3K], those of the first source first.
@@ -110,26 +111,26 @@ def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_
         [B, 3K+K+1, 3K+K+1], real; rows of inactive slots are 0.
     """
     slots, antennas = images.shape[-1], images.shape[-2]
-    power, sigma2 = power[:, None, :], noise_power[:, None]  # [B, 1, K], [B, 1]
-    eye = torch.eye(antennas, dtype=images.dtype, device=images.device)
-    covariance = (images * power.unsqueeze(-2)) @ images.mH + sigma2[..., None, None] * eye  # R_l, [B, L, M, M]
-    inverse = torch.linalg.inv(covariance)
-    vectors = torch.cat([images, slopes], dim=-1)  # b and d, [B, L, M, 4K]
-    whitened = inverse @ vectors
-    first, second = vectors.mH @ whitened, whitened.mH @ whitened  # with R⁻¹ and with R⁻², [B, L, 4K, 4K]
+    gain = normal_gain(images, power[:, None, :], noise_power[:, None])
+    turned, left = explain(images, gain, torch.cat([images, slopes], dim=-1))
+    shared, crossed = (
+        turned[..., :slots],
+        turned[..., slots:],
+    )  # P B^H R⁻¹ B and P B^H R⁻¹ D, [B, L, K, K], [B, L, K, 3K]
     owner = torch.arange(slots, device=images.device).repeat_interleave(3)  # the source of each of the 3K parameters
-    bb, bd, dd = first[..., :slots, :slots], first[..., :slots, slots:], first[..., slots:, slots:]
-    mixed = bd[..., owner, :]  # b_k^H R⁻¹ d_j for the owner k of i, [B, L, 3K, 3K]
-    p = power[..., owner]  # [B, 1, 3K]
-    places = 2 * (mixed * mixed.mT + bb[..., owner, :][..., owner] * dd.mT).real * p.unsqueeze(-1) * p.unsqueeze(-2)
-    by_power = 2 * (bb[..., owner, :] * bd.mT).real * p.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, 3K, K]
-    cross = second[..., :slots, slots:][..., owner, :].diagonal(dim1=-2, dim2=-1).real  # b_k^H R⁻² d_i
-    by_noise = (2 * cross * p * sigma2.unsqueeze(-1)).unsqueeze(-1)  # [B, L, 3K, 1]
-    powers = bb.abs().square() * power.unsqueeze(-1) * power.unsqueeze(-2)  # [B, L, K, K]
-    shared = second[..., :slots, :slots].diagonal(dim1=-2, dim2=-1).real * power * sigma2.unsqueeze(-1)
-    shared = shared.unsqueeze(-1)  # [B, L, K, 1]
-    noises = (inverse.abs().square().sum(dim=(-2, -1)) * sigma2.square())[..., None, None]  # tr R⁻² = ‖R⁻¹‖²
-    rows = [[places, by_power, by_noise], [by_power.mT, powers, shared], [by_noise.mT, shared.mT, noises]]
+    spread = shared * power[:, None, None, :]  # P B^H R⁻¹ B P
+    outside = slopes.mH @ left[..., slots:] / noise_power[:, None, None, None]  # D^H R⁻¹ D
+    mixed = crossed[..., owner, :]
+    places = 2 * (mixed * mixed.mT + spread[..., owner, :][..., owner] * outside.mT).real  # [B, L, 3K, 3K]
+    by_power = 2 * (shared[..., owner, :] * crossed.mT).real  # [B, L, 3K, K]
+    powers = (shared * shared.mT).real
+    # σ² P B^H R⁻² V = T B^H (what is left of V)
+    damped = gain @ (images.mH @ left)  # [B, L, K, 4K]
+    by_noise = 2 * damped[..., slots:][..., owner, :].diagonal(dim1=-2, dim2=-1).real.unsqueeze(-1)  # [B, L, 3K, 1]
+    power_noise = damped[..., :slots].diagonal(dim1=-2, dim2=-1).real.unsqueeze(-1)  # [B, L, K, 1]
+    trace = shared.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+    noises = (antennas - 2 * trace + powers.sum((-2, -1)))[..., None, None]  # σ⁴ tr R⁻²
+    rows = [[places, by_power, by_noise], [by_power.mT, powers, power_noise], [by_noise.mT, power_noise.mT, noises]]
     return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2).sum(dim=1)
 
 

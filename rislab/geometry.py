@@ -90,8 +90,8 @@ def path_gradient(
 ) -> Tensor:
     """Derivatives of path_difference() by azimuth, elevation and range, [..., 3, N], in m/rad, m/rad and m/m.
 
-    With d = ‖p − e‖ and u = e·p/r the exact ones are −e·∂p/∂φ / d, −e·∂p/∂θ / d and (r − u)/d − 1 = −(path + u)/d; those
-    of the expansions otherwise. A plane wave does not depend on the range.
+    With d = ‖p − e‖ and u = e·p/r the exact ones are −e·∂p/∂φ / d, −e·∂p/∂θ / d and (r − u)/d − 1 = −(path + u)/d;
+    those of the expansions otherwise. A plane wave does not depend on the range.
     """
     jacobian = position_jacobian(azimuth, elevation, range)  # [..., 3, 3]
     turning = jacobian.mT @ elements.mT  # e·∂p/∂φ, e·∂p/∂θ and u, [..., 3, N]
@@ -187,9 +187,11 @@ class Array:
 
         ∂a/∂θ = −j k0 · ∂(path)/∂θ · a.
         """
-        return -1j * self.phase_gradient(azimuth, elevation, range) * self.steering(
-            azimuth, elevation, range
-        ).unsqueeze(-2)
+        return (
+            -1j
+            * self.phase_gradient(azimuth, elevation, range)
+            * self.steering(azimuth, elevation, range).unsqueeze(-2)
+        )
 
     def phase_gradient(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
         """Derivatives of the phase lag k0 (‖p − e_n‖ − r) by azimuth, elevation and range, [..., 3, N], real."""

@@ -1,64 +1,65 @@
-"""The likelihood of the measurement with unknown waveforms: its residual, polishing an estimate, and counting sources.
+"""The likelihood of the measurement: polishing an estimate, and counting sources.
 
-With B_l = G_l A the images of the steering vectors, the waveforms that fit best are ŝ_l = B_l^+ y_l, and what is left,
-RSS = Σ_l ‖y_l − B_l ŝ_l‖², is all that the deterministic likelihood knows of the positions.
+Two models of the waveforms, as in the bounds: "stochastic", s ~ CN(0, P) in noise σ² with P and σ² unknown,
+−ln L = Σ_l ln det R_l + y_l^H R_l^(−1) y_l; and "deterministic", waveforms unknown, which leaves
+RSS = Σ_l ‖y_l − B_l ŝ_l‖² to be minimised.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from rislab.bounds import KINDS, stochastic_information
 from rislab.data import SceneBatch
 from rislab.descent import descend
 from rislab.errors import InputError, check_choice, check_number
 from rislab.estimates import Estimate
+from rislab.waveforms import explain, free_gain, normal_gain
 
 STEPS = 30
 CRITERIA = ("mdl", "aic")
+# Powers and noise are searched within e^(±LOGARITHMS) of the mean power of a snapshot entry.
+LOGARITHMS = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
-    """Waveforms fitted to given positions: waveforms ŝ [B,L,K], residual y − B ŝ [B,L,M], and rss = its energy [B]."""
+class State:
+    """Unknowns of the likelihood.
 
-    waveforms: Tensor
-    residual: Tensor
-    rss: Tensor
+    Args:
+        points: azimuth, elevation and 1/r, [B,K,3]; in 1/r a near-field beam has constant width.
+        power: [B,K]. noise_power: σ², [B]. active: [B,K], bool.
+    """
 
+    points: Tensor
+    power: Tensor
+    noise_power: Tensor
+    active: Tensor
 
-def places(estimate: Estimate) -> Tensor:
-    """Azimuth, elevation and 1/r of an estimate, [B,K,3]: the coordinates in which the likelihood is searched."""
-    return torch.stack([estimate.azimuth, estimate.elevation, 1 / estimate.range], dim=-1)
+    def __getitem__(self, rows: Tensor) -> State:
+        return State(self.points[rows], self.power[rows], self.noise_power[rows], self.active[rows])
+
+    def take(self, rows: Tensor, other: State) -> None:
+        """Replace some scenes by those of another state, in place."""
+        for name in ("points", "power", "noise_power", "active"):
+            self.__dict__[name][rows] = other.__dict__[name]
+
+    def estimate(self) -> Estimate:
+        """As an Estimate, with ranges in metres."""
+        azimuth, elevation, inverse = self.points.unbind(-1)
+        return Estimate(azimuth, elevation, 1 / inverse, torch.where(self.active, self.power, 0), self.active)
 
 
 def limits(batch: SceneBatch) -> tuple[Tensor, Tensor]:
-    """The field of view in the coordinates of places(): smallest and largest, each [3]."""
+    """The field of view in the coordinates of State.points: smallest and largest, each [3]."""
     config = batch.config
     ends = (config.azimuth, config.elevation, (1 / config.range[1], 1 / config.range[0]))
     low, high = torch.tensor(ends, dtype=torch.float64).to(batch.azimuth).unbind(-1)
     return low, high
-
-
-def project(images: Tensor, active: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
-    """Least-squares coefficients B^+ v, and what they leave of v.
-
-    Args:
-        images: B, [..., M,K]; inactive columns are 0. active: [..., K] bool. onto: v, [..., M,C].
-
-    Returns:
-        [..., K,C] and [..., M,C].
-    """
-    gram = images.mH @ images
-    diagonal = gram.diagonal(dim1=-2, dim2=-1).real
-    # A loading at rounding level, so that two sources at one place share a waveform instead of having none.
-    loading = 4 * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True) + (~active).to(diagonal)
-    root = torch.linalg.cholesky(gram + torch.diag_embed(loading).to(gram.dtype))
-    coefficients = torch.cholesky_solve(images.mH @ onto, root)
-    return coefficients, onto - images @ coefficients
 
 
 def seen(batch: SceneBatch, columns: Tensor) -> Tensor:
@@ -73,85 +74,166 @@ def measured(batch: SceneBatch) -> Tensor:
     return snapshots.flatten(1, 2).unsqueeze(1) if batch.config.symbols == "constant" else snapshots
 
 
+def images_of(batch: SceneBatch, points: Tensor, active: Tensor) -> Tensor:
+    """B, images of the steering vectors towards points [B,K,3] as seen() shapes them; inactive columns are 0."""
+    azimuth, elevation, inverse = points.unbind(-1)
+    array = batch.config.array(dtype=points.dtype, device=points.device)
+    return seen(batch, (array.steering(azimuth, elevation, 1 / inverse) * active.unsqueeze(-1)).mT)
+
+
 def rss(batch: SceneBatch, estimate: Estimate) -> Tensor:
     """Energy that an estimate leaves of the snapshots with its best waveforms, [B]."""
-    array = batch.config.array(dtype=batch.azimuth.dtype, device=batch.azimuth.device)
-    _, residual = project(seen(batch, estimate.steering(array)), estimate.active.unsqueeze(1), measured(batch))
-    return torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4))
+    points = _points(estimate).to(batch.azimuth)
+    return _least_squares(batch, points, estimate.active)[1]
 
 
-def polish(batch: SceneBatch, estimate: Estimate, *, steps: int = STEPS) -> Estimate:
+def polish(batch: SceneBatch, estimate: Estimate, *, kind: str | None = None, steps: int = STEPS) -> Estimate:
     """Maximum-likelihood positions by damped Fisher scoring on the measurement, started from an estimate.
 
-    Minimises the RSS over all positions at once within the field of view of the scene configuration. With r_l the
-    residual, its gradient is −2 Σ_l Re{ŝ* d^H r_l}, its curvature the Fisher information (times σ²) at the fitted
-    waveforms. Powers become the mean |ŝ|².
+    All positions at once, within the field of view of the scene configuration.
 
     Args:
-        batch: scenes. estimate: where to start; inactive slots stay so. steps: most steps, ≥ 0.
+        batch: scenes. estimate: where to start; inactive slots stay so.
+        kind: model of the waveforms, "deterministic" or "stochastic"; by default the latter where symbols vary.
+        steps: most steps, ≥ 0.
 
     Returns:
-        Estimate in the precision of the batch.
+        Estimate in the precision of the batch; powers are those of the model, or the mean |ŝ|².
 
     Raises:
         InputError: if the numbers of scenes differ, an active estimate is not finite or outside the field of view, or
             a scene has as many estimates as antennas.
 
     Source:
-        P. Stoica and A. Nehorai, MUSIC, maximum likelihood, and Cramér–Rao bound, IEEE Trans. ASSP 37(5), 1989.
+        P. Stoica and A. Nehorai, Performance study of conditional and unconditional direction-of-arrival estimation,
+        IEEE Trans. ASSP 38(10), 1990.
     """
     check_number("steps", steps, 0, 100_000, whole=True)
+    kind = kind or ("stochastic" if batch.config.symbols == "varying" else "deterministic")
+    check_choice("kind", kind, KINDS)
     _check_estimate(batch, estimate)
     low, high = limits(batch)
-    start = torch.where(estimate.active.unsqueeze(-1), places(estimate).to(low), (low + high) / 2)
-    points, _ = scored(batch, start, estimate.active, steps)
-    return fitted(batch, points, estimate.active)
-
-
-def scored(batch: SceneBatch, points: Tensor, active: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Points [B,K,3] of places() after damped Fisher scoring within the field of view, and the RSS there, [B]."""
-    low, high = limits(batch)
+    points = torch.where(estimate.active.unsqueeze(-1), _points(estimate).to(low), (low + high) / 2).clamp(low, high)
+    if kind == "stochastic":
+        return scored(batch, _begin(batch, points, estimate.active), steps)[0].estimate()
     slots = points.shape[1]
     ended = descend(
-        lambda flat, rows: _score(batch[rows], flat.unflatten(-1, (slots, 3)), active[rows]),
-        points.clamp(low, high).flatten(1),
+        lambda flat, rows: _deterministic(batch[rows], flat.unflatten(-1, (slots, 3)), estimate.active[rows]),
+        points.flatten(1),
         low.repeat(slots),
         high.repeat(slots),
-        tolerance=1e-2 * math.sqrt(torch.finfo(low.dtype).eps),
+        tolerance=_tolerance(points),
         rounding=0.0,
         steps=steps,
     )
-    return ended.point.unflatten(-1, (slots, 3)), ended.value
+    return _begin(batch, ended.point.unflatten(-1, (slots, 3)), estimate.active).estimate()
 
 
-def fitted(batch: SceneBatch, points: Tensor, active: Tensor) -> Estimate:
-    """The estimate at points [B,K,3] of places(), with the powers mean |ŝ|² that fit the snapshots."""
-    azimuth, elevation, inverse = points.unbind(-1)
-    estimate = Estimate(azimuth, elevation, 1 / inverse, torch.zeros_like(azimuth), active)
-    array = batch.config.array(dtype=points.dtype, device=points.device)
-    waveforms, _ = project(seen(batch, estimate.steering(array)), active.unsqueeze(1), measured(batch))
+def scored(batch: SceneBatch, state: State, steps: int) -> tuple[State, Tensor]:
+    """Damped Fisher scoring of the stochastic likelihood: the state it ends in, and −ln L there, [B]."""
+    low, high = limits(batch)
+    slots = state.points.shape[1]
+    level = torch.view_as_real(batch.snapshots).square().mean(dim=(1, 2, 3)).log().unsqueeze(-1)  # [B, 1]
+    powers = torch.cat([state.power, state.noise_power.unsqueeze(-1)], dim=-1).log()
+    start = torch.cat([state.points.flatten(1), powers.clamp(level - LOGARITHMS, level + LOGARITHMS)], dim=-1)
+    edges = [
+        torch.cat([end.repeat(len(level), slots), (level + step).expand(-1, slots + 1)], dim=-1)
+        for end, step in ((low, -LOGARITHMS), (high, LOGARITHMS))
+    ]
+
+    def unpacked(flat: Tensor, active: Tensor) -> State:
+        power = flat[:, 3 * slots : -1].exp() * active
+        return State(flat[:, : 3 * slots].unflatten(-1, (slots, 3)), power, flat[:, -1].exp(), active)
+
+    ended = descend(
+        lambda flat, rows: _stochastic(batch[rows], unpacked(flat, state.active[rows])),
+        start.clamp(*edges),
+        *edges,
+        tolerance=_tolerance(start),
+        rounding=0.0,
+        steps=steps,
+    )
+    return unpacked(ended.point, state.active), ended.value
+
+
+def _begin(batch: SceneBatch, points: Tensor, active: Tensor) -> State:
+    """Points with the powers mean |ŝ|² and the noise power that least squares gives them."""
+    waveforms, left = _least_squares(batch, points, active)
     power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1).mean(1)
-    return replace(estimate, power=torch.where(active, power, 0))
+    size = batch.snapshots[0].numel()
+    unknown = active.sum(-1) * waveforms.shape[1]
+    return State(points, torch.where(active, power, 0), left / (size - unknown).clamp(min=1), active)
 
 
-def _score(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """RSS [B], its gradient [B,3K] and curvature [B,3K,3K] at points [B,K,3]."""
+def _least_squares(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Waveforms [B,L,K,1] that fit the snapshots best, and the RSS, [B]."""
+    images = images_of(batch, points, active)
+    waveforms, residual = explain(images, free_gain(images, active.unsqueeze(1)), measured(batch))
+    return waveforms, torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4))
+
+
+def _slopes(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of steering vectors [B,L,M,K] and of their derivatives by azimuth, elevation and 1/r, [B,L,M,3K]."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
     vectors = array.steering(azimuth, elevation, 1 / inverse) * active.unsqueeze(-1)  # [B, K, N]
     phases = array.phase_gradient(azimuth, elevation, 1 / inverse)  # [B, K, 3, N]
     phases[..., 2, :] *= -1 / inverse.square().unsqueeze(-1)  # by 1/r
     slopes = -1j * phases * vectors.unsqueeze(-2)
-    images = seen(batch, torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT)  # [B, L, M, K + 3K]
-    slots = points.shape[1]
-    both = torch.cat([measured(batch), images[..., slots:]], dim=-1)
-    coefficients, left = project(images[..., :slots], active.unsqueeze(1), both)
+    images = seen(batch, torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT)
+    return images[..., : points.shape[1]], images[..., points.shape[1] :]
+
+
+def _deterministic(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """RSS [B]; gradient −2 Σ_l Re{ŝ* d^H r}; curvature 2 Σ_l Re{ŝ* ŝ' d^H Π d'}."""
+    images, slopes = _slopes(batch, points, active)
+    gain = free_gain(images, active.unsqueeze(1))
+    turned, left = explain(images, gain, torch.cat([measured(batch), slopes], dim=-1))
     residual, across = left[..., :1], left[..., 1:]  # r and Π d
-    weighted = across * coefficients[..., 0].repeat_interleave(3, dim=-1).unsqueeze(-2)  # Π d ŝ
+    weighted = across * turned[..., 0].repeat_interleave(3, dim=-1).unsqueeze(-2)  # Π d ŝ
     gradient = -2 * (weighted.conj() * residual).real.sum(dim=(1, 2))
     stacked = weighted.flatten(1, 2)  # [B, L·M, 3K]
     curvature = 2 * (stacked.mH @ stacked).real
     return torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4)), gradient, curvature
+
+
+def _stochastic(batch: SceneBatch, state: State) -> tuple[Tensor, Tensor, Tensor]:
+    """−ln L [B], its gradient by points, logarithmic powers and noise power, and the Fisher information.
+
+    With T, ŝ = T B^H y and r = y − B ŝ of waveforms.normal_gain(), the gradient is
+    2 Re Σ_l (T B^H d)_k − ŝ_k r^H d/σ² by a place, Σ_l (T B^H B)_kk − ŝ_k* b_k^H r/σ² by ln p_k, and
+    Σ_l M − tr(T B^H B) − ‖r‖²/σ² by ln σ².
+    """
+    images, slopes = _slopes(batch, state.points, state.active)
+    slots, antennas = images.shape[-1], images.shape[-2]
+    sigma2 = state.noise_power[:, None]  # [B, 1]
+    gain = normal_gain(images, state.power[:, None, :], sigma2)
+    turned, left = explain(images, gain, torch.cat([measured(batch), images, slopes], dim=-1))
+    waveforms, residual = turned[..., 0], left[..., :1]  # ŝ [B, L, K] and r [B, L, M, 1]
+    owner = torch.arange(slots, device=images.device).repeat_interleave(3)
+    own = turned[..., 1 + slots :][..., owner, :].diagonal(dim1=-2, dim2=-1)  # (T B^H d)_k, [B, L, 3K]
+    pulled = (residual.mH @ slopes).squeeze(-2) / sigma2.unsqueeze(-1)  # r^H d / σ²
+    by_place = 2 * (own - waveforms[..., owner] * pulled).real.sum(1)
+    shared = turned[..., 1 : 1 + slots].diagonal(dim1=-2, dim2=-1).real  # (T B^H B)_kk, [B, L, K]
+    answer = (images.mH @ residual).squeeze(-1) / sigma2.unsqueeze(-1)  # B^H R⁻¹ y
+    by_power = (shared - (waveforms.conj() * answer).real).sum(1)
+    left_over = (measured(batch).conj() * residual).real.sum((-2, -1)) / sigma2  # y^H R⁻¹ y, [B, L]
+    energy = torch.view_as_real(residual).square().sum((-3, -2, -1)) / sigma2
+    by_noise = (antennas - shared.sum(-1) - energy).sum(1, keepdim=True)
+    scaled = images * state.power.sqrt()[:, None, None, :]
+    eye = torch.eye(slots, dtype=images.dtype, device=images.device)
+    volume = torch.linalg.slogdet(scaled.mH @ scaled / sigma2[..., None, None] + eye).logabsdet  # [B, L]
+    value = (antennas * sigma2.log() + volume + left_over).sum(1)
+    information = stochastic_information(images, slopes, state.power, state.noise_power)
+    return value, torch.cat([by_place, by_power, by_noise], dim=-1), information
+
+
+def _points(estimate: Estimate) -> Tensor:
+    return torch.stack([estimate.azimuth, estimate.elevation, 1 / estimate.range], dim=-1)
+
+
+def _tolerance(like: Tensor) -> float:
+    return 1e-2 * math.sqrt(torch.finfo(like.dtype).eps)
 
 
 def information_criterion(batch: SceneBatch, rss: Tensor, sources: int, *, criterion: str = "mdl") -> Tensor:
@@ -170,9 +252,9 @@ def information_criterion(batch: SceneBatch, rss: Tensor, sources: int, *, crite
 
 
 def order_by_eigenvalues(batch: SceneBatch, *, criterion: str = "mdl") -> Tensor:
-    """Number of sources from the eigenvalues of the M×M data covariance, [B]: right only where all snapshots share a code.
+    """Number of sources from the eigenvalues of the data covariance, [B]: right only where all snapshots share a code.
 
-    With λ_1 ≥ … ≥ λ_M, minimises −L Σ_{i>k} ln λ_i + L (M−k) ln(mean_{i>k} λ_i) + penalty, ½ k(2M−k) ln L for "mdl" and
+    With λ_1 ≥ … ≥ λ_M those of the M×M sample covariance, minimises −L Σ_{i>k} ln λ_i + L (M−k) ln(mean_{i>k} λ_i) + penalty, ½ k(2M−k) ln L for "mdl" and
     k(2M−k) for "aic", in logarithms throughout. A new code for each snapshot gives the signal part full rank, and this
     count means nothing.
 

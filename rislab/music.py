@@ -161,7 +161,7 @@ def beam_power(factor: Tensor, grid: Grid) -> Tensor:
 
 
 def _separable_power(factor: Tensor, grid: Grid, z: Tensor, y: Tensor) -> Tensor:
-    """beam_power() of plane waves: a_n = N^(−1/2) e^(j k0 z_v sinθ) e^(j k0 y_h sinφ cosθ), contracted over v, then h."""
+    """beam_power() of plane waves, a_n = N^(−1/2) e^(j k0 z_v sinθ) e^(j k0 y_h sinφ cosθ): over v first, then h."""
     scenes, _, columns = factor.shape
     like = factor.real
     azimuth, elevation, z, y = (axis.to(like) for axis in (grid.azimuth, grid.elevation, z, y))
@@ -227,7 +227,7 @@ def _with_peaks(
     spots = spots.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3))
     if refine:
         spots, _ = _refine(weighted, spots, active, grid, LAST_STEPS)
-    peaks = Estimate(*spots.unbind(-1), torch.zeros_like(spots[..., 0]), active)
+    peaks = Estimate(spots[..., 0], spots[..., 1], spots[..., 2], torch.zeros_like(spots[..., 0]), active)
     power = _powers(peaks.steering(grid.array.to(weighted.device, weighted.real.dtype)), matrix, active)
     return Spectrum(values, replace(peaks, power=power))
 

@@ -1,7 +1,8 @@
 """Sparse reference: few atoms of a dictionary of positions explain the snapshots, all of them jointly.
 
-Orthogonal matching pursuit in the measurement domain, with each new source moved off the grid at once, and then every
-source in turn taken out and searched for again while the others stay (alternating projection).
+Matching pursuit on the stochastic likelihood of the measurement: the atom that raises it most is added and moved off
+the grid together with those before it; then every source in turn is taken out and searched for again while the others
+stay, until no scene changes. Powers and noise power are estimated along.
 """
 
 from __future__ import annotations
@@ -16,18 +17,29 @@ from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_number
 from rislab.estimates import Estimate
 from rislab.geometry import Grid
-from rislab.likelihood import fitted, information_criterion, limits, measured, polish, project, rss, scored, seen
+from rislab.likelihood import (
+    State,
+    images_of,
+    information_criterion,
+    limits,
+    measured,
+    polish,
+    rss,
+    scored,
+    seen,
+)
 from rislab.music import beam_power
 from rislab.subspace import check_sources
+from rislab.waveforms import explain, normal_gain
 
 # Scenes worked on at once: the power of 3 366 atoms for each and their images take about 10 MB a scene.
 CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
-SWEEPS = 2
+SWEEPS = 4
 SCORING_STEPS = 4
-# A replacement must lower the RSS by more than this share to count.
-GAIN = 1e-4
+# A replacement must raise ln L by more than this to count.
+GAIN = 1e-2
 
 Progress = Callable[[int, int], object]
 
@@ -35,13 +47,13 @@ Progress = Callable[[int, int], object]
 def dictionary(config: SceneConfig) -> Grid:
     """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r: about three points a beam width.
 
-    34 × 20 × 7 points for the 12×12 surface of the full preset.
+    29 × 17 × 7 points for the 12×12 surface of the full preset.
     """
     rows, columns = config.ris_shape
 
     def points(interval: tuple[float, float], elements: int) -> int:
         width = math.sin(interval[1]) - math.sin(interval[0])
-        return max(1, math.ceil(1.55 * elements * width) + 1) if width > 0 else 1
+        return max(1, math.ceil(1.3 * elements * width) + 1) if width > 0 else 1
 
     shape = (points(config.azimuth, columns), points(config.elevation, rows), _ranges(config))
     return config.grid(shape, spacing="sine")
@@ -58,24 +70,25 @@ def _ranges(config: SceneConfig) -> int:
 def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | None = None) -> Estimate:
     """Positions of K sources by matching pursuit over the dictionary, refined off its grid.
 
-    The gain of an atom with image b_l and residual r_l is Σ_l |b_l^H r_l|² / ‖b_l‖², both after projecting out the
-    sources already found. It is computed for the SHORTLIST atoms of highest Σ_l |b_l^H r_l|², which is one matrix product
-    for the whole dictionary: b_l^H r_l = a^H (c_l* ⊙ H^H r_l).
+    With R_l the covariance of what is known already, b_l the image of an atom, g_l = b_l^H R_l⁻¹ b_l and
+    h_l = b_l^H R_l⁻¹ y_l, adding it with power p raises ln L by Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is
+    computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is one matrix product for the whole dictionary:
+    h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
 
     Args:
         batch: scenes. sources: K, for all scenes or [B], 1 ≤ K < M.
         progress: called as progress(scenes done, scenes in all) after each chunk.
 
     Returns:
-        Estimate [B,K] in the precision of the batch, strongest first; polish() takes it to the maximum likelihood.
+        Estimate [B,K] in the precision of the batch; polish() takes it to the maximum likelihood.
 
     Raises:
         InputError: for K out of range.
 
     Source:
-        Y. C. Pati, R. Rezaiifar and P. S. Krishnaprasad, Orthogonal matching pursuit, Asilomar 1993; I. Ziskind and
-        M. Wax, Maximum likelihood localization of multiple sources by alternating projection, IEEE Trans. ASSP 36(10),
-        1988.
+        M. E. Tipping and A. C. Faul, Fast marginal likelihood maximisation for sparse Bayesian models, AISTATS 2003;
+        I. Ziskind and M. Wax, Maximum likelihood localization of multiple sources by alternating projection, IEEE
+        Trans. ASSP 36(10), 1988.
     """
     counts = check_sources(sources, len(batch), batch.config.elements, batch.azimuth.device)
     check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, whole=True)
@@ -93,47 +106,75 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | Non
 
 def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
     low, high = limits(batch)
-    points = ((low + high) / 2).expand(len(batch), most, 3).clone()
-    active = torch.zeros(len(batch), most, dtype=torch.bool, device=points.device)
-    left = torch.full_like(points[:, 0, 0], torch.inf)
-    turns = list(range(most)) + SWEEPS * list(range(most)) * (most > 1)
-    for turn, slot in enumerate(turns):
-        rows = ((counts > slot) & ((counts > 1) | (turn < most))).nonzero().squeeze(-1)
+    level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
+    empty = torch.zeros(len(batch), most, device=low.device)
+    state = State(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
+    value = torch.full_like(level, torch.inf)
+    for slot in range(most):
+        rows = (counts > slot).nonzero().squeeze(-1)
+        trial = _with_strongest(batch[rows], state[rows], slot, grid, atoms)
+        better, values = scored(batch[rows], trial, SCORING_STEPS)
+        state.take(rows, better)
+        value[rows] = values
+    rows = (counts > 1).nonzero().squeeze(-1)
+    for _ in range(SWEEPS):
+        changed = torch.zeros_like(rows, dtype=torch.bool)
+        for slot in range(most):
+            here = (counts[rows] > slot).nonzero().squeeze(-1)
+            some = rows[here]
+            if not len(some):
+                continue
+            trial = _with_strongest(batch[some], state[some], slot, grid, atoms)
+            moved = (trial.points != state.points[some]).flatten(1).any(-1).nonzero().squeeze(-1)
+            if not len(moved):
+                continue
+            some, here = some[moved], here[moved]
+            better, values = scored(batch[some], trial[moved], SCORING_STEPS)
+            won = values < value[some] - GAIN
+            state.take(some[won], better[won])
+            value[some[won]] = values[won]
+            changed[here[won]] = True
+        rows = rows[changed]
         if not len(rows):
-            continue
-        some, others, trial = batch[rows], active[rows], points[rows].clone()
-        others[:, slot] = False
-        trial[:, slot] = _strongest(some, trial, others, grid, atoms)
-        others[:, slot] = True
-        trial, value = scored(some, trial, others, SCORING_STEPS)
-        better = value < left[rows] * (1 - GAIN) if turn >= most else torch.ones_like(value, dtype=torch.bool)
-        kept = rows[better]
-        points[kept], left[kept], active[kept] = trial[better], value[better], others[better]
-    return fitted(batch, points, active)
+            break
+    return state.estimate()
 
 
-def _strongest(batch: SceneBatch, points: Tensor, active: Tensor, grid: Grid, atoms: Tensor) -> Tensor:
-    """The atom that explains most of what the active points [B,K,3] leave, as a point [B,3]."""
-    azimuth, elevation, inverse = points.unbind(-1)
-    array = batch.config.array(dtype=points.dtype, device=points.device)
-    vectors = array.steering(azimuth, elevation, 1 / inverse) * active.unsqueeze(-1)
-    present, known = seen(batch, vectors.mT), active.unsqueeze(1)
-    _, residual = project(present, known, measured(batch))
+def _with_strongest(batch: SceneBatch, state: State, slot: int, grid: Grid, atoms: Tensor) -> State:
+    """The state with the source of one slot where it explains most, given the others; where it was, if that is best."""
+    others = state.active.clone()
+    others[:, slot] = False
+    known = images_of(batch, state.points, others)
+    gain = normal_gain(known, (state.power * others)[:, None], state.noise_power[:, None])
+    _, residual = explain(known, gain, measured(batch))  # σ² R⁻¹ y
     steps = residual.reshape(batch.snapshots.shape)  # [B, L, M]
-    fields = (batch.channel.mH @ steps.mT) * batch.codes.mT.conj()  # c* ⊙ H^H r, [B, N, L]
+    fields = (batch.channel.mH @ steps.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
         fields = fields.sum(-1, keepdim=True)
     matched = beam_power(fields, grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
+    axes = [axis.to(state.points)[shortlist] for axis in grid.points()]
+    spots = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
     images = seen(batch, atoms[shortlist].mT)  # [B, L, M, T]
-    _, outside = project(present, known, images)
-    energy = torch.view_as_real(outside).square().sum((-3, -1))  # [B, L, T]
-    caught = torch.view_as_real(outside.mH @ residual).square().sum((-2, -1))
-    floor = 1e-3 * torch.view_as_real(images).square().sum((-3, -1))
-    gain = (caught / torch.maximum(energy, floor)).sum(1)  # [B, T]
-    best = shortlist.gather(1, gain.argmax(1, keepdim=True)).squeeze(1)
-    spots = [axis.to(points)[best] for axis in grid.points()]
-    return torch.stack([spots[0], spots[1], 1 / spots[2]], dim=-1)
+    # The place that the source has now competes too, unless it has none.
+    spots = torch.cat([spots, state.points[:, slot : slot + 1]], dim=1)
+    own = images_of(batch, state.points[:, slot : slot + 1], state.active[:, slot : slot + 1])
+    images = torch.cat([images, own], dim=-1)
+    _, outside = explain(known, gain, images)  # σ² R⁻¹ b
+    noise = state.noise_power[:, None, None]
+    g = (images.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
+    h = torch.view_as_real(images.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
+    # E|h|² = g + p g²: the power by moments.
+    power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)  # [B, T+1]
+    raised = 1 + power.unsqueeze(1) * g
+    rise = (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
+    best = rise.argmax(1, keepdim=True)
+    points, powers = state.points.clone(), state.power.clone()
+    points[:, slot] = spots.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
+    smallest = 1e-3 * state.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
+    powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
+    others[:, slot] = True
+    return State(points, powers, state.noise_power, others)
 
 
 def order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: Progress | None = None) -> Tensor:

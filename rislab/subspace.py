@@ -146,7 +146,7 @@ def _of_covariance(covariance: Tensor, counts: Tensor, most: int) -> Tensor:
 
 def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Leading Ritz vectors [B,N,K] and values [B,K], and which scenes are proved converged, [B]."""
-    scenes, elements, _ = covariance.shape
+    elements = covariance.shape[1]
     width = most + SPARE
     if 3 * width >= elements:
         return covariance[..., :most].clone(), covariance.real[..., 0, :most].clone(), torch.zeros_like(counts).bool()

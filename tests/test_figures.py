@@ -21,7 +21,7 @@ from hypothesis.extra.numpy import arrays
 
 from rislab import figures, overfit
 from rislab.errors import InputError
-from rislab.geometry import Grid
+from rislab.geometry import Array, Grid
 from rislab.records import Counters, Coverage, EpochRecord, Record, StepRecord, Term, epochs, steps
 
 torch.set_num_threads(1)
@@ -516,7 +516,7 @@ def test_beam_maps_share_one_scale_and_wrap_after_three() -> None:
 
 
 def test_beam_map_accepts_the_grid_of_the_lab() -> None:
-    grid = Grid.field_of_view((-1.0, 1.0), (-0.5, 0.5), (1.0, 2.0), (5, 3, 1))
+    grid = Grid.field_of_view(Array.surface((2, 2), 0.3), (-1.0, 1.0), (-0.5, 0.5), (1.0, 2.0), (5, 3, 1))
     figure = figures.beam_map(torch.rand(5, 3, 1), grid.azimuth, grid.elevation, title="MUSIC")
     assert figure.data[0].z.shape == (3, 5)
 

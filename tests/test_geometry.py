@@ -100,23 +100,28 @@ def test_position_and_separation_agree_with_spherical_coordinates() -> None:
     assert float(direction(values[0], values[1]).norm()) == pytest.approx(1.0)
 
 
+SURFACE = Array.surface((3, 4), 0.3)
+
+
 def test_grid_spans_its_interval_and_is_uniform_in_inverse_range() -> None:
-    grid = Grid.field_of_view((-1.0, 1.0), (-0.5, 0.5), (0.5, 10.0), (5, 3, 4))
+    grid = Grid.field_of_view(SURFACE, (-1.0, 1.0), (-0.5, 0.5), (0.5, 10.0), (5, 3, 4))
     assert grid.shape == (5, 3, 4)
     assert grid.azimuth.tolist() == pytest.approx([-1.0, -0.5, 0.0, 0.5, 1.0])
     steps = (1 / grid.range).diff()
     assert steps.std() == pytest.approx(0.0, abs=1e-12)
     assert sorted(grid.range.tolist())[0] == pytest.approx(0.5)
     assert all(axis.numel() == 60 for axis in grid.points())
-    sines = torch.sin(Grid.field_of_view((-1.0, 1.0), (0, 0), (1, 1), (7, 1, 1), spacing="sine").azimuth).diff()
+    sines = torch.sin(
+        Grid.field_of_view(SURFACE, (-1.0, 1.0), (0, 0), (1, 1), (7, 1, 1), spacing="sine").azimuth
+    ).diff()
     assert float(sines.std()) == pytest.approx(0.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Grid(torch.zeros(0), torch.zeros(1), torch.ones(1)), "grid azimuth"),
-        (lambda: Grid(torch.zeros(1), torch.zeros(1), torch.zeros(1)), "grid range is 0"),
+        (lambda: Grid(SURFACE, torch.zeros(0), torch.zeros(1), torch.ones(1)), "grid azimuth"),
+        (lambda: Grid(SURFACE, torch.zeros(1), torch.zeros(1), torch.zeros(1)), "grid range is 0"),
         (lambda: Array.surface((2, 2), -0.3), "wavelength is -0.3"),
         (lambda: Array.surface((2, 2), 0.3, "cubic"), "wavefront is 'cubic'"),
     ],

@@ -20,9 +20,10 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each may import only from those before it.
 ORDER = (
-    "errors", "geometry", "draws", "data", "covariance", "bounds", "metrics", "losses", "model", "records", "files",
-    "randomness", "state", "training", "gradients", "runs", "overfit", "faults", "machine", "figures", "panels",
-    "notebooks", "export", "reports", "cli",
+    "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
+    "bounds", "metrics", "likelihood", "sparse", "losses", "model", "records", "files", "randomness", "state",
+    "training", "gradients", "runs", "overfit", "faults", "conventions", "localise", "machine", "figures", "maps",
+    "panels", "notebooks", "export", "reports", "cli",
 )  # fmt: skip
 
 
