@@ -21,8 +21,9 @@ from rislab.errors import InputError
 
 # In the order in which they import each other.
 CORE = (
-    "errors", "geometry", "draws", "data", "covariance", "losses", "model", "records", "files", "randomness", "state",
-    "training", "gradients", "runs", "overfit",
+    "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
+    "bounds", "metrics", "likelihood", "sparse", "losses", "model", "records", "files", "randomness", "state",
+    "training", "gradients", "runs", "overfit", "conventions",
 )  # fmt: skip
 
 
@@ -37,6 +38,7 @@ class Fault:
         before, after: the edit; `before` occurs exactly once in the module's source.
         symptom: what a user sees.
         checks: rungs of the overfit ladder that must turn red.
+        badge: checks of the conventions badge that must turn red, and no others may.
         reference: where it has happened.
     """
 
@@ -46,7 +48,8 @@ class Fault:
     before: str
     after: str
     symptom: str
-    checks: tuple[str, ...]
+    checks: tuple[str, ...] = ()
+    badge: tuple[str, ...] = ()
     reference: str = ""
 
     def edited(self) -> str:
@@ -116,6 +119,9 @@ def catalogue() -> dict[str, Fault]:
     return {fault.name: fault for fault in FAULTS}
 
 
+# Checks of the badge that search a covariance given by its definition.
+ON_COVARIANCES = ("MUSIC", "MUSIC of a factor", "map", "MVDR", "conventional beam")
+
 FAULTS = (
     Fault(
         name="split leakage",
@@ -125,6 +131,7 @@ FAULTS = (
         after="key=seed",
         symptom="Validation looks as good as training, however much is memorised.",
         checks=("splits",),
+        badge=("splits",),
     ),
     Fault(
         name="oracle floor",
@@ -134,6 +141,7 @@ FAULTS = (
         after="- 1.5 * frobenius_squared(predicted.mH @ truth)",
         symptom="The loss stops at a floor above 0 that no training can pass.",
         checks=("oracle",),
+        badge=("loss", "oracle"),
     ),
     Fault(
         name="blend inverted",
@@ -152,6 +160,7 @@ FAULTS = (
         after="    return error / frobenius_squared(predicted.mH @ predicted)\n",
         symptom="Large predictions look good; a zero prediction is not a number.",
         checks=("zero matrix",),
+        badge=("zero matrix",),
     ),
     Fault(
         name="diagonal energy",
@@ -161,6 +170,7 @@ FAULTS = (
         after="    error = frobenius_squared(predicted).square() / predicted.shape[-1] -",
         symptom="The loss of a covariance depends on which of its factors was taken.",
         checks=("oracle",),
+        badge=("loss", "oracle"),
     ),
     Fault(
         name="identity miscounted",
@@ -340,5 +350,113 @@ FAULTS = (
         after="",
         symptom="After each restart the loss jumps, and no two runs agree.",
         checks=("resume",),
+    ),
+    Fault(
+        name="conjugated steering",
+        story="The sign of the phase is turned: a wave that leaves instead of one that arrives.",
+        module="geometry",
+        before="torch.complex(torch.cos(phase), -torch.sin(phase))",
+        after="torch.complex(torch.cos(phase), torch.sin(phase))",
+        symptom="Everything in the house agrees; nothing agrees with anybody else's covariance.",
+        badge=("steering", "generator", "truth", "loss", "sparse", "bound", *ON_COVARIANCES),
+    ),
+    Fault(
+        name="metres times wavelength",
+        story="The wavenumber is multiplied by the wavelength instead of divided by it.",
+        module="geometry",
+        before="        wavenumber = 2 * math.pi / self.wavelength\n",
+        after="        wavenumber = 2 * math.pi * self.wavelength\n",
+        symptom="Right at a wavelength of one metre, and wrong at every other.",
+        badge=("steering", "generator", "truth", "loss", "sparse", "bound", *ON_COVARIANCES),
+    ),
+    Fault(
+        name="rows for columns",
+        story="The surface is flattened with its rows running fastest.",
+        module="geometry",
+        before="grid_y, grid_z], dim=-1).reshape(-1, 3)",
+        after="grid_y, grid_z], dim=-1).transpose(0, 1).reshape(-1, 3)",
+        symptom="Azimuth and elevation change places for covariances that come from elsewhere.",
+        badge=("steering", "generator", "truth", "loss", "bound", *ON_COVARIANCES),
+    ),
+    Fault(
+        name="conjugated in the generator",
+        story="The generator steers with the conjugate, the estimators do not.",
+        module="data",
+        before="    arriving = torch.bmm(symbols, vectors).mul_(true_codes)",
+        after="    arriving = torch.bmm(symbols, vectors.conj()).mul_(true_codes)",
+        symptom="Sources appear mirrored through broadside.",
+        badge=("generator", "sparse"),
+    ),
+    Fault(
+        name="codes not applied",
+        story="The generator forgets the surface's code, which the receiver believes in.",
+        module="data",
+        before="    arriving = torch.bmm(symbols, vectors).mul_(true_codes)",
+        after="    arriving = torch.bmm(symbols, vectors)",
+        symptom="Nothing can be located, at any SNR.",
+        badge=("generator", "sparse"),
+    ),
+    Fault(
+        name="axes of the grid exchanged",
+        story="The grid runs elevation first, its shape azimuth first.",
+        module="geometry",
+        before='mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")',
+        after='mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="xy")',
+        symptom="Peaks in the wrong place, though every steering vector is right.",
+        badge=("map",),
+    ),
+    Fault(
+        name="power in one slot",
+        story="Powers are normalised to 1 instead of N.",
+        module="data",
+        before="    return weights * (config.elements / weights.sum(dim=-1, keepdim=True))",
+        after="    return weights / weights.sum(dim=-1, keepdim=True)",
+        symptom="A loss that compares with trace N is lost from the start.",
+        badge=("trace",),
+    ),
+    Fault(
+        name="derivative by range turned",
+        story="A sign in the derivative of the path by the range.",
+        module="geometry",
+        before="return -torch.cat([turning[..., :2, :], turning[..., 2:, :] + path], dim=-2) / (r + path)",
+        after="return -torch.cat([turning[..., :2, :], turning[..., 2:, :] - path], dim=-2) / (r + path)",
+        symptom="A bound that is beaten, or never reached; refinement that stops early.",
+        badge=("MUSIC", "MUSIC of a factor", "MVDR", "conventional beam", "sparse", "bound"),
+    ),
+    Fault(
+        name="matched by slot",
+        story="Estimates are compared with the truth in the order in which they come.",
+        module="metrics",
+        before="    return every[total.argmin(dim=-1)]",
+        after="    return every[torch.zeros_like(total.argmin(dim=-1))]",
+        symptom="A perfect estimator with a recall of 1/K.",
+        badge=("matching",),
+    ),
+    Fault(
+        name="loading counted twice",
+        story="The minimum-variance spectrum is looked for where the loaded covariance is largest.",
+        module="music",
+        before="weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)",
+        after="weighted = vectors * (loading / (values + loading)).sqrt().unsqueeze(-2)",
+        symptom="Valleys where the peaks should be.",
+        badge=("MVDR",),
+    ),
+    Fault(
+        name="noise subspace taken for signal",
+        story="Eigenvalues come in rising order, and the first K are taken.",
+        module="subspace",
+        before="    signal = vectors[..., -most:].flip(-1)\n",
+        after="    signal = vectors[..., :most]\n",
+        symptom="From factors, MUSIC answers noise; from covariances it is right.",
+        badge=("MUSIC of a factor",),
+    ),
+    Fault(
+        name="amplitude for power",
+        story="The factor of the truth carries the powers instead of their roots.",
+        module="data",
+        before="return vectors * self.power.to(vectors.real.dtype).sqrt().unsqueeze(-2)",
+        after="return vectors * self.power.to(vectors.real.dtype).unsqueeze(-2)",
+        symptom="A truth that is too bright by a factor of N/K, and nobody's trace is N.",
+        badge=("truth", "loss", "trace"),
     ),
 )

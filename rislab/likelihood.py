@@ -254,9 +254,9 @@ def information_criterion(batch: SceneBatch, rss: Tensor, sources: int, *, crite
 def order_by_eigenvalues(batch: SceneBatch, *, criterion: str = "mdl") -> Tensor:
     """Number of sources from the eigenvalues of the data covariance, [B]: right only where all snapshots share a code.
 
-    With λ_1 ≥ … ≥ λ_M those of the M×M sample covariance, minimises −L Σ_{i>k} ln λ_i + L (M−k) ln(mean_{i>k} λ_i) + penalty, ½ k(2M−k) ln L for "mdl" and
-    k(2M−k) for "aic", in logarithms throughout. A new code for each snapshot gives the signal part full rank, and this
-    count means nothing.
+    With λ_1 ≥ … ≥ λ_M those of the M×M sample covariance, minimises −L Σ_{i>k} ln λ_i + L (M−k) ln(mean_{i>k} λ_i) +
+    penalty, ½ k(2M−k) ln L for "mdl" and k(2M−k) for "aic", in logarithms throughout. A new code for each snapshot
+    gives the signal part full rank, and this count means nothing.
 
     Raises:
         InputError: for an unknown criterion, or fewer snapshots than antennas, where the smallest eigenvalues are 0.

@@ -154,7 +154,7 @@ def ladder(
     on_device = data.to(config.device, config.training().dtype)
     whole = WholeSet(config, data, folder, on_record, trained)
     rungs: dict[str, Callable[[], Verdict]] = {
-        "splits": lambda: judge_splits(config, data),
+        "splits": lambda: judge_splits(data, config.seed),
         "oracle": lambda: judge_oracle(on_device, config.precision),
         "oracle blend": lambda: judge_oracle_blend(on_device, max(config.blend, 0.2), config.precision),
         "zero matrix": lambda: judge_zero(on_device, config.precision),
@@ -178,9 +178,14 @@ def ladder(
     for name, judge in rungs.items():
         if only and name not in only:
             continue
-        began = time.perf_counter()
-        verdict = judge()
-        yield Rung(name, passed=_holds(verdict), seconds=time.perf_counter() - began, **dataclasses.asdict(verdict))
+        yield judged(name, judge)
+
+
+def judged(name: str, judge: Callable[[], Verdict]) -> Rung:
+    """Run one check and time it."""
+    began = time.perf_counter()
+    verdict = judge()
+    return Rung(name, passed=_holds(verdict), seconds=time.perf_counter() - began, **dataclasses.asdict(verdict))
 
 
 class WholeSet:
@@ -245,9 +250,9 @@ class Oracle(nn.Module):
         return torch.stack([self._answers[self._key(scene[None])] for scene in snapshots])
 
 
-def judge_splits(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """No scene of one split occurs in another, and none twice in its own."""
-    others = [simulate(config.scene_config(), config.scenes, seed=config.seed, split=split) for split in SPLITS[1:]]
+def judge_splits(data: SceneBatch, seed: int) -> Verdict:
+    """No scene of one split occurs in another, and none twice in its own; `data` is the first split of the seed."""
+    others = [simulate(data.config, len(data), seed=seed, split=split) for split in SPLITS[1:]]
     hashes = [digest for batch in (data, *others) for digest in batch.hashes()]
     return Verdict(
         len(hashes) - len(set(hashes)), "==", 0, f"scenes that occur twice among {len(hashes)} of three splits"
