@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     _add_overfit(commands.add_parser("overfit", help="climb the overfit ladder on simulated RIS scenes"))
     _add_report(commands.add_parser("report", help="run a notebook and write a self-contained HTML report"))
+    _add_localise(commands.add_parser("localise", help="estimators side by side: recall, errors, ratio to the bound"))
     info = commands.add_parser("info", help="versions, devices, threads, and whether widgets can render")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
@@ -78,6 +79,33 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--log", action="store_true", help="print the training log of the whole set")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_overfit)
+
+
+def _add_localise(parser: argparse.ArgumentParser) -> None:
+    from rislab.localise import DEFAULT, ESTIMATORS
+
+    parser.description = (
+        "Run estimators over a table of SNR × number of sources, all on the same scenes, and compare them with the "
+        "Cramér–Rao bound. Exit code 1 if a check of the conventions badge fails."
+    )
+    parser.add_argument("--preset", default="full", help="classroom (6×6 RIS) or full (12×12, the default)")
+    parser.add_argument("--snr", type=_number, nargs="+", default=[0.0, 10.0, 20.0], metavar="DB", help="SNRs in dB")
+    parser.add_argument(
+        "--sources", type=_whole, nargs="+", metavar="K", help="numbers of sources; those of the preset"
+    )
+    parser.add_argument("--scenes", type=_whole, default=100, help="scenes in each cell (default %(default)s)")
+    parser.add_argument(
+        "--estimators", nargs="+", default=list(DEFAULT), metavar="NAME", help=f"any of: {'; '.join(ESTIMATORS)}; all"
+    )
+    parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of a network: adds its covariance")
+    parser.add_argument(
+        "--set", dest="fields", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of the scenes"
+    )
+    parser.add_argument("--seed", type=_whole, default=0, help="of the scenes (default %(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--threads", type=_whole, default=2, help="intra-op threads of torch (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=_localise)
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
@@ -201,6 +229,64 @@ def _headline(config: OverfitConfig) -> str:
         f"{config.accumulation_steps} accumulation steps, {config.precision}, lr {config.lr:g}, seed {config.seed}, "
         f"{config.device}"
     )
+
+
+def _localise(options: argparse.Namespace) -> int:
+    import torch
+
+    from rislab import conventions, localise, machine, runs
+    from rislab.data import SceneConfig
+    from rislab.errors import check_choice, check_number
+
+    check_number("threads", options.threads, 1, 1024, whole=True)
+    torch.set_num_threads(options.threads)
+    model, trained_on = runs.load_model(options.folder) if options.folder else (None, None)
+    fields = {name: _yaml(name, text) for name, text in options.fields}
+    config = SceneConfig.preset(options.preset, **fields)
+    if trained_on is not None and (trained_on.ris_shape, trained_on.antennas) != (config.ris_shape, config.antennas):
+        raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {options.folder} knows")
+    known = dict(localise.ESTIMATORS)
+    names = list(known) if options.estimators == ["all"] else options.estimators
+    for name in names:
+        check_choice("estimators", name, known)
+    chosen = {name: known[name] for name in names} | (localise.learned(model) if model is not None else {})
+    low, high = config.sources
+    counts = options.sources or list(range(low, high + 1))
+    badge = conventions.badge(config, seed=options.seed)
+    if not options.json:
+        found = machine.versions(("rislab", "torch"))
+        print(f"rislab {found['rislab']} ({machine.commit()}), torch {found['torch']}, {machine.processor()}")
+        print(f"{options.preset}: {options.scenes} scenes a cell, seed {options.seed}, {options.threads} threads")
+        print(badge.headline() if badge.passed else badge)
+        print(localise.HEADER, flush=True)
+    scores = []
+    for score in localise.compare(
+        config,
+        snr_db=options.snr,
+        sources=counts,
+        scenes=options.scenes,
+        seed=options.seed,
+        estimators=chosen,
+        device=options.device,
+    ):
+        scores.append(score)
+        if not options.json:
+            print(score.line(), flush=True)
+    if options.json:
+        plain = {"scores": [dataclasses.asdict(score) for score in scores], "config": config.to_dict()}
+        plain |= {"conventions": [dataclasses.asdict(check) for check in badge.checks], "seed": options.seed}
+        plain |= {"versions": machine.versions(), "commit": machine.commit(), "machine": machine.processor()}
+        print(json.dumps(_strict(plain), indent=2))
+    return 0 if badge.passed else 1
+
+
+def _yaml(name: str, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(f"{name} is {text!r}; allowed: a number, text, or a list such as [0.5, 3]") from None
 
 
 def _report(options: argparse.Namespace) -> int:

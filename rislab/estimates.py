@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -23,6 +24,12 @@ class Estimate:
 
     def __len__(self) -> int:
         return self.azimuth.shape[0]
+
+    @staticmethod
+    def cat(parts: Sequence[Estimate]) -> Estimate:
+        """Join estimates of one number of slots along the scene axis."""
+        names = [field.name for field in fields(Estimate)]
+        return Estimate(*(torch.cat([part.__dict__[name] for part in parts]) for name in names))
 
     def check_finite(self) -> None:
         """Raise InputError if an active estimate is not at a finite place."""

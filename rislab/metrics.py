@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rislab.bounds import Bound
-from rislab.data import SceneBatch
+from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import InputError
 from rislab.estimates import Estimate
 from rislab.geometry import position
@@ -21,6 +21,11 @@ TOLERANCES = (math.radians(5.0), math.radians(5.0), 1.0)
 # closer ones, and where a far-off prediction lies does not matter.
 MISS = 1e3
 MOST_ASSIGNMENTS = 50_000
+
+
+def tolerances_of(config: SceneConfig) -> tuple[float, float, float]:
+    """TOLERANCES, without one for the range where waves are planar and no range can be known."""
+    return (*TOLERANCES[:2], math.inf) if config.wavefront == "planar" else TOLERANCES
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
 
     Args:
         estimate: see Estimate. batch: the truth.
-        tolerances: azimuth and elevation in radians, range in metres, each > 0.
+        tolerances: azimuth and elevation in radians, range in metres, each > 0; infinity leaves a quantity out.
 
     Raises:
         InputError: if the numbers of scenes differ, or an active estimate is not finite.
@@ -151,5 +156,6 @@ def allowed_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, 
     """Recall that the bound allows: mean over sources of Π erf(tolerance / √(2·CRB)), for unbiased normal errors."""
     chance = torch.ones_like(bound.azimuth)
     for tolerance, deviation in zip(tolerances, (bound.azimuth, bound.elevation, bound.range), strict=True):
-        chance = chance * torch.erf(tolerance / (math.sqrt(2) * deviation))
+        if tolerance < math.inf:
+            chance = chance * torch.erf(tolerance / (math.sqrt(2) * deviation))
     return float(chance[batch.active].mean())

@@ -15,10 +15,11 @@ import yaml
 from torch import nn
 
 from rislab import files
-from rislab.data import SceneBatch
+from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_number
+from rislab.model import CovarianceNet
 from rislab.records import Record, StepRecord, from_dict, to_dict
-from rislab.state import TrainConfig, TrainState
+from rislab.state import TrainConfig, TrainState, read_checkpoint
 from rislab.training import fit
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
@@ -79,6 +80,25 @@ def train(
             stream.close()
             if at_boundary:
                 state.save(checkpoint)
+
+
+def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
+    """The network of a run folder as its last checkpoint left it, raw weights, and the scenes it was trained on.
+
+    Raises:
+        InputError: if the folder holds no run, or a network that is not CovarianceNet.build() of its scenes.
+    """
+    plain = read_config(folder)
+    if not isinstance(plain.get("scenes"), dict):
+        raise InputError(f"{Path(folder) / CONFIG} names no scenes; allowed: the file that rislab wrote")
+    scenes = SceneConfig.from_dict(plain["scenes"])
+    model = CovarianceNet.build(scenes)
+    checkpoint = Path(folder) / CHECKPOINT
+    try:
+        model.load_state_dict(read_checkpoint(checkpoint)["model"])
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{checkpoint} holds another network; allowed: CovarianceNet.build() of its scenes") from error
+    return model, scenes
 
 
 def read_records(folder: Path | str) -> list[Record]:

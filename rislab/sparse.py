@@ -44,16 +44,19 @@ GAIN = 1e-2
 Progress = Callable[[int, int], object]
 
 
-def dictionary(config: SceneConfig) -> Grid:
-    """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r: about three points a beam width.
+def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
+    """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r.
 
-    29 × 17 × 7 points for the 12×12 surface of the full preset.
+    Args:
+        config: scenes. density: points for each half beam width 1/N_h, > 0; 1.3 gives 29 × 17 × 7 points for the full
+            preset.
     """
+    check_number("density", density, 0.0, 1e3, above=True)
     rows, columns = config.ris_shape
 
     def points(interval: tuple[float, float], elements: int) -> int:
         width = math.sin(interval[1]) - math.sin(interval[0])
-        return max(1, math.ceil(1.3 * elements * width) + 1) if width > 0 else 1
+        return max(1, math.ceil(density * elements * width) + 1) if width > 0 else 1
 
     shape = (points(config.azimuth, columns), points(config.elevation, rows), _ranges(config))
     return config.grid(shape, spacing="sine")
@@ -100,8 +103,7 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | Non
         parts.append(_pursue(batch[rows], counts[rows], int(counts.max()), grid, atoms))
         if progress is not None:
             progress(min(first + CHUNK, len(batch)), len(batch))
-    fields = ("azimuth", "elevation", "range", "power", "active")
-    return Estimate(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+    return Estimate.cat(parts)
 
 
 def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rislab.bounds import bound
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
-from rislab.metrics import MISS, Estimate, allowed_recall, assign, match
+from rislab.estimates import Estimate
+from rislab.metrics import MISS, TOLERANCES, allowed_recall, assign, match, tolerances_of
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,15 @@ def test_bad_estimates_are_named(scenes: SceneBatch) -> None:
     with pytest.raises(InputError, match="at most 50000 assignments"):
         assign(torch.zeros(1, 5, 30))
     assert MISS > 3 * 64
+
+
+def test_plane_waves_are_matched_without_a_range() -> None:
+    batch = simulate(SceneConfig.preset("classroom", wavefront="planar", sources=1), 20, seed=0)
+    off = Estimate(batch.azimuth, batch.elevation, batch.range + 50.0, batch.power, batch.active)
+    tolerances = tolerances_of(batch.config)
+    assert match(off, batch).recall == 0.0
+    assert match(off, batch, tolerances=tolerances).recall == 1.0
+    limit = bound(batch)
+    assert allowed_recall(batch, limit) == 0.0
+    assert 0.9 < allowed_recall(batch, limit, tolerances=tolerances) <= 1.0
+    assert tolerances_of(SceneConfig.preset("classroom")) == TOLERANCES

@@ -1,0 +1,166 @@
+"""Estimators side by side on one set of scenes: what each finds, how far off, against what the bound allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rislab.bounds import Bound, bound
+from rislab.covariance import sample_factor
+from rislab.data import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError, check_number
+from rislab.estimates import Estimate
+from rislab.geometry import Grid
+from rislab.likelihood import polish
+from rislab.metrics import allowed_recall, match, tolerances_of
+from rislab.model import CovarianceNet
+from rislab.music import bartlett, music, mvdr
+from rislab.sparse import dictionary, sparse
+
+# Scenes that an estimator is given at once.
+CHUNK = 64
+
+Estimator = Callable[[SceneBatch, int, Grid], Estimate]
+
+# Name → what is done with a batch, the number of its sources and a search grid; "A + B" feeds the result of A into B.
+ESTIMATORS: dict[str, Estimator] = {
+    "truth + MUSIC": lambda batch, sources, grid: music(batch.factor(), sources, grid).peaks,
+    "sample + beam": lambda batch, sources, grid: bartlett(sample_factor(batch), sources, grid).peaks,
+    "sample + MVDR": lambda batch, sources, grid: mvdr(sample_factor(batch), sources, grid).peaks,
+    "sample + MUSIC": lambda batch, sources, grid: music(sample_factor(batch), sources, grid).peaks,
+    "sample + MUSIC + polish": lambda batch, sources, grid: polish(
+        batch, music(sample_factor(batch), sources, grid).peaks
+    ),
+    "sparse": lambda batch, sources, grid: sparse(batch, sources),
+    "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
+}
+DEFAULT = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
+
+
+@dataclass(frozen=True)
+class Score:
+    """An estimator on the scenes of one SNR and number of sources.
+
+    Args:
+        estimator: its name. snr_db, sources, scenes: the cell.
+        recall, precision: shares; allowed: recall that the bound allows unbiased normal errors.
+        median: median absolute error of the hits, azimuth and elevation in degrees, range and position in metres.
+        ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene.
+        milliseconds: a scene, of the estimator alone.
+    """
+
+    estimator: str
+    snr_db: float
+    sources: int
+    scenes: int
+    recall: float
+    precision: float
+    allowed: float
+    median: dict[str, float]
+    ratio: dict[str, float]
+    milliseconds: float
+
+    def line(self) -> str:
+        """One line for a terminal, under HEADER."""
+        median, ratio = self.median, self.ratio
+        return (
+            f"{self.estimator:<24} {self.snr_db:>6.4g} {self.sources:>2} {self.recall:>7.3f} {self.allowed:>8.3f} "
+            f"{median['azimuth']:>8.3f} {median['elevation']:>8.3f} {median['range']:>8.3f}  "
+            f"{ratio['azimuth']:>6.2f} {ratio['elevation']:>6.2f} {ratio['range']:>6.2f} {self.milliseconds:>8.2f}"
+        )
+
+
+HEADER = (
+    "                                            bound   median error of hits        error / √CRB, RMS\n"
+    "estimator                   dB  K  recall   allows  azim. °  elev. °  range m   azim.  elev.  range ms/scene"
+)
+
+
+def learned(model: CovarianceNet) -> dict[str, Estimator]:
+    """Estimators on the covariance that a network predicts."""
+
+    def peaks(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
+        return music(model.predict(batch).to(batch.snapshots), sources, grid).peaks
+
+    return {
+        "learned + MUSIC": peaks,
+        "learned + MUSIC + polish": lambda batch, sources, grid: polish(batch, peaks(batch, sources, grid)),
+    }
+
+
+def search_grid(config: SceneConfig) -> Grid:
+    """Grid over the field of view with about five points a beam width, 44 × 26 × 9 for the full preset."""
+    return dictionary(config, density=2.0)
+
+
+def compare(
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+    estimators: Mapping[str, Estimator] | None = None,
+    device: str = "cpu",
+) -> Iterator[Score]:
+    """Run estimators over a table of SNR × number of sources, all on the same scenes of the split "test".
+
+    Args:
+        config: scenes; its SNR and number of sources are replaced cell by cell.
+        snr_db, sources: the cells. scenes: in each, ≥ 1. seed: of the scenes.
+        estimators: by name; DEFAULT of ESTIMATORS by default. They are told the number of sources.
+        device: where they run.
+
+    Yields:
+        Score, as soon as it is measured.
+
+    Raises:
+        InputError: for values out of range, or no cell.
+    """
+    check_number("scenes", scenes, 1, 10**7, whole=True)
+    for name, values in (("snr_db", snr_db), ("sources", sources)):
+        if not values:
+            raise InputError(f"{name} is empty; allowed: at least one value")
+    cells = [(snr, count) for snr in snr_db for count in sources]
+    configs = [SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count}) for snr, count in cells]
+    chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
+    grid = search_grid(config)
+    for (snr, count), cell in zip(cells, configs, strict=True):
+        batch = simulate(cell, scenes, seed=seed, split="test", device=device)
+        limit = bound(batch)
+        for name, estimator in chosen.items():
+            yield score(name, estimator, batch, limit, grid, snr, count)
+
+
+def score(
+    name: str, estimator: Estimator, batch: SceneBatch, limit: Bound, grid: Grid, snr_db: float, sources: int
+) -> Score:
+    """Run one estimator over a batch, in chunks, and judge it."""
+    # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
+    estimator(batch[:1], sources, grid)
+    began = time.perf_counter()
+    parts = [estimator(batch[first : first + CHUNK], sources, grid) for first in range(0, len(batch), CHUNK)]
+    if batch.snapshots.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    tolerances = tolerances_of(batch.config)
+    matching = match(Estimate.cat(parts), batch, tolerances=tolerances)
+    median, ratio = matching.median(), matching.ratio(limit)
+    return Score(
+        estimator=name,
+        snr_db=snr_db,
+        sources=sources,
+        scenes=len(batch),
+        recall=matching.recall,
+        precision=matching.precision,
+        allowed=allowed_recall(batch, limit, tolerances=tolerances),
+        median={
+            key: math.degrees(value) if key in ("azimuth", "elevation") else value for key, value in median.items()
+        },
+        ratio=ratio,
+        milliseconds=1e3 * seconds / len(batch),
+    )
