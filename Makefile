@@ -18,7 +18,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/installed-test
+bench: .venv/installed-bench
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
 .venv/installed: pyproject.toml constraints.txt
@@ -29,6 +29,10 @@ bench: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv/installed-bench: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[anchors]'
 	touch $@
 
 clean:

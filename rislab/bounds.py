@@ -29,15 +29,17 @@ class Bound:
     Args:
         azimuth, elevation: radians. range: metres.
         position: position error bound √tr(T C Tᵀ), T = ∂p/∂(φ, θ, r), metres.
+        blocks: C, covariance of azimuth, elevation and range of each source, [B,K,3,3].
 
     Infinity stands where nothing can be known: for inactive slots, for the range of a plane wave, and for all sources
-    of a scene whose information matrix is singular.
+    of a scene whose information matrix is singular. There a block has infinity on its diagonal and NaN beside it.
     """
 
     azimuth: Tensor
     elevation: Tensor
     range: Tensor
     position: Tensor
+    blocks: Tensor
 
 
 def bound(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
@@ -46,7 +48,7 @@ def bound(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
     Args:
         batch: scenes; impairments are not known to the bound, which is that of the nominal model.
         kind: "deterministic" (waveforms unknown; constant symbols share one waveform vector over all snapshots) or
-            "stochastic" (s ~ CN(0, P) with unknown diagonal P and noise power).
+            "stochastic" (s ~ CN(0, P) in each snapshot, with unknown diagonal P and noise power).
 
     Returns:
         Bound, computed in float64.
@@ -158,4 +160,7 @@ def _bound(information: Tensor, batch: SceneBatch) -> Bound:
     jacobian = position_jacobian(batch.azimuth, batch.elevation, batch.range)  # T_k
     spread = (jacobian @ blocks @ jacobian.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
     position = torch.where(nothing.any(-1), torch.inf, spread)
-    return Bound(deviations[..., 0], deviations[..., 1], deviations[..., 2], position)
+    beside = nothing.unsqueeze(-1) | nothing.unsqueeze(-2)
+    variances = deviations.square()
+    blocks = torch.where(beside, torch.nan, blocks).diagonal_scatter(variances, dim1=-2, dim2=-1)
+    return Bound(deviations[..., 0], deviations[..., 1], deviations[..., 2], position, blocks)

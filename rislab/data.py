@@ -22,7 +22,7 @@ from torch import Tensor
 
 from rislab.draws import SPLITS, Stream
 from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, plain
-from rislab.geometry import WAVEFRONTS, Array, Grid, separation
+from rislab.geometry import WAVEFRONTS, Array, Grid, fresh, separation
 
 SYMBOLS = ("varying", "constant", "coherent")
 CODES = ("random", "dft", "hadamard")
@@ -257,7 +257,9 @@ class SceneBatch:
             [B,L,M,C].
         """
         reflected = self.codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
-        return (reflected @ self.channel.mT.unsqueeze(1)).mT
+        # Snapshots folded into rows: a broadcast channel would be copied for each.
+        received = reflected.flatten(1, 2) @ self.channel.mT  # [B, L·C, M]
+        return received.unflatten(1, reflected.shape[1:3]).mT
 
     def source_snr_db(self) -> Tensor:
         """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
@@ -346,8 +348,7 @@ def simulate(
         # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
         for name, tensor in part.items():
             if name not in measured:
-                # NumPy asks for huge pages where it pays, which torch does not: a third of the time of a fresh page.
-                measured[name] = torch.from_numpy(np.empty((count, *tensor.shape[1:]), dtype=tensor.numpy().dtype))
+                measured[name] = fresh((count, *tensor.shape[1:]), tensor.dtype)
             measured[name][rows] = tensor
     return SceneBatch(
         **measured,

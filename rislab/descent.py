@@ -23,7 +23,15 @@ class Minimum:
 
 
 def descend(
-    model: Model, start: Tensor, low: Tensor, high: Tensor, *, tolerance: float, rounding: float, steps: int
+    model: Model,
+    start: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    tolerance: float,
+    rounding: float,
+    enough: float,
+    steps: int,
 ) -> Minimum:
     """Minimise S functions at once, each by damped scoring (Levenberg–Marquardt) within its box.
 
@@ -36,6 +44,7 @@ def descend(
         low, high: the box, broadcastable to [S,P]; equal ends hold a coordinate.
         tolerance: a problem has converged when no coordinate of its step is larger than this.
         rounding: a value that rises by no more than this share of 1 + |value| has not risen.
+        enough: a problem has converged too when its step promises to lower the value by no more than this share of it.
         steps: most steps, ≥ 0.
 
     Source:
@@ -43,14 +52,16 @@ def descend(
     """
     point = start.clone()
     low, high = low.expand_as(point), high.expand_as(point)
+    # Below rounding, damping would not keep a singular curvature solvable.
+    smallest = max(SMALLEST_DAMPING, 8 * torch.finfo(point.dtype).eps)
     active = torch.arange(len(point), device=point.device)
     value, slope, curvature = model(point, active)
     damping = torch.full_like(value, FIRST_DAMPING)
     for _ in range(steps):
         if not len(active):
             break
-        here = point[active]
-        step = _step(here, slope[active], curvature[active], damping[active], low[active], high[active])
+        here, slope_there = point[active], slope[active]
+        step = _step(here, slope_there, curvature[active], damping[active], low[active], high[active])
         moved = (here + step).clamp(low[active], high[active])
         new_value, new_slope, new_curvature = model(moved, active)
         old = value[active]
@@ -59,8 +70,10 @@ def descend(
         point[kept], value[kept] = moved[tried], new_value[tried]
         slope[kept], curvature[kept] = new_slope[tried], new_curvature[tried]
         damping[active] *= torch.where(better, 0.1, 10.0).to(damping)
-        damping.clamp_(min=SMALLEST_DAMPING)
-        going = ((moved - here).abs() > tolerance).any(dim=-1) & (damping[active] <= LARGEST_DAMPING)
+        damping.clamp_(min=smallest)
+        promised = -(slope_there * step).sum(-1) / 2
+        going = ((moved - here).abs() > tolerance).any(dim=-1) & (promised > enough * old.abs())
+        going &= damping[active] <= LARGEST_DAMPING
         active = active[going]
     return Minimum(point, value)
 
@@ -73,4 +86,4 @@ def _step(here: Tensor, slope: Tensor, curvature: Tensor, damping: Tensor, low: 
     scale = torch.where(resting, 0, diagonal).rsqrt().masked_fill(resting, 0.0)
     scaled = scale.unsqueeze(-1) * curvature * scale.unsqueeze(-2)
     damped = scaled + torch.diag_embed(damping.unsqueeze(-1) + resting.to(scaled))
-    return -scale * torch.linalg.solve(damped, (scale * slope).unsqueeze(-1)).squeeze(-1)
+    return -scale * torch.linalg.solve_ex(damped, (scale * slope).unsqueeze(-1)).result.squeeze(-1)

@@ -1,4 +1,4 @@
-"""Records and spectra as plotly figures: pure functions that display nothing and know no widgets.
+"""Records and checks as plotly figures: pure functions that display nothing and know no widgets.
 
 A figure brings its own opaque background: no grey reaches the legible contrast of 4.5:1 on both white and #111 (4.35:1
 is the best there is), so a transparent figure would be hard to read on one of the two. Light is the default; any figure
@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import check_choice, check_number
 from rislab.records import Counters, EpochRecord, Record, StepRecord, epochs, steps
 
 # Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
@@ -505,78 +505,3 @@ def matrix(cells: Sequence[Any]) -> go.Figure:
     figure.update_yaxes(title_text="precision (number format)", col=1)
     look = {"coloraxis": {"colorscale": ERRORS, "colorbar": bar}, "height": 150 + 64 * max(2, len(rows))}
     return figure.update_layout(template=template(), **look).update_annotations(font_size=14)
-
-
-Sources = tuple[ArrayLike, ArrayLike]
-
-
-def beam_map(values: ArrayLike, azimuth: ArrayLike, elevation: ArrayLike, *, title: str, **options: Any) -> go.Figure:
-    """One map of power over azimuth and elevation; `options` are those of beam_maps()."""
-    return beam_maps({title: values}, azimuth, elevation, **options)
-
-
-def beam_maps(
-    named: Mapping[str, ArrayLike],
-    azimuth: ArrayLike,
-    elevation: ArrayLike,
-    *,
-    sources: Sources | None = None,
-    floor_db: float = -40.0,
-) -> go.Figure:
-    """Maps of power over azimuth and elevation side by side, in dB below the peak of each, on one colour scale.
-
-    Args:
-        named: [P, Q] or [P, Q, 1] by title, linear power ≥ 0 (not dB). NaN stays blank, and the title counts it.
-        azimuth: [P], elevation: [Q], radians; the axes show degrees.
-        sources: azimuth and elevation of the true sources, radians, drawn as rings.
-        floor_db: lower end of the colour scale, < 0.
-
-    Returns:
-        Heat maps, at most three to a row.
-    """
-    x, y = _degrees("azimuth", azimuth), _degrees("elevation", elevation)
-    levels = {name: _decibels(name, values, (len(x), len(y)), floor_db) for name, values in named.items()}
-    blanks = {name: int(np.isnan(level).sum()) for name, level in levels.items()}
-    rows, columns = math.ceil(len(named) / 3) or 1, min(3, len(named)) or 1
-    titles = [name + (f" ({count} × NaN)" if count else "") for name, count in blanks.items()]
-    titles = ["<br>".join(textwrap.wrap(title, 75 // columns)) for title in titles]
-    figure = make_subplots(rows, columns, shared_xaxes="all", shared_yaxes="all", subplot_titles=titles)
-    # A white ring on a dark one is seen at either end of the colour map.
-    rings = [("#111111", 5), ("#ffffff", 2)] if sources else []
-    at = {"x": _degrees("azimuth", sources[0]), "y": _degrees("elevation", sources[1])} if sources else {}
-    for place, level in enumerate(levels.values()):
-        cell = {"row": place // 3 + 1, "col": place % 3 + 1}
-        what = "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>"
-        figure.add_heatmap(x=x, y=y, z=level.T, coloraxis="coloraxis", hovertemplate=what, **cell)
-        for colour, width in rings:
-            look = {"symbol": "circle-open", "size": 16, "color": colour, "line": {"width": width}}
-            what = "true source<br>%{x:.2f}°, %{y:.2f}°<extra></extra>"
-            figure.add_scatter(**at, mode="markers", marker=look, hovertemplate=what, showlegend=False, **cell)
-    bar = {"title": {"text": "dB below the peak of each map", "side": "right"}}
-    scale = {"colorscale": "Cividis", "cmin": floor_db, "cmax": 0.0, "colorbar": bar}
-    figure.update_layout(template=template(), coloraxis=scale, height=90 + 330 * rows)
-    figure.update_xaxes(title_text="azimuth (°)", row=rows, showgrid=False)
-    figure.update_annotations(font_size=14)
-    return figure.update_yaxes(title_text="elevation (°)", col=1, showgrid=False)
-
-
-def _degrees(name: str, radians: ArrayLike) -> Array:
-    angles = np.asarray(radians, dtype=np.float64).reshape(-1)
-    if angles.size and not np.abs(angles).max() <= math.pi:
-        raise InputError(f"{name} reaches {np.abs(angles).max():g}; allowed: radians in [-π, π]")
-    return np.rad2deg(angles)
-
-
-def _decibels(name: str, values: ArrayLike, shape: tuple[int, int], floor_db: float) -> NDArray[np.float32]:
-    """Power in dB below its finite peak, no lower than the floor; infinity counts as the peak."""
-    check_number("floor_db", floor_db, high=-1e-3)
-    power = np.asarray(values, dtype=np.float64)
-    if power.shape not in (shape, (*shape, 1)):
-        raise InputError(f"map {name!r} has shape {power.shape}; allowed: {shape}, azimuth by elevation")
-    if (power < 0).any():
-        raise InputError(f"map {name!r} goes down to {np.nanmin(power):g}; allowed: linear power ≥ 0, not dB")
-    peak = np.max(power, where=np.isfinite(power), initial=0.0) or 1.0
-    with np.errstate(divide="ignore"):
-        decibels = 10 * np.log10(np.minimum(power.reshape(shape) / peak, 1.0))
-    clipped: NDArray[np.float32] = np.maximum(decibels, floor_db).astype(np.float32)
-    return clipped

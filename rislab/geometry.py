@@ -8,8 +8,11 @@ range r sits at p = r·(cosθ cosφ, cosθ sinφ, sinθ).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +57,11 @@ def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_
     return torch.acos(cosine.clamp(-1.0, 1.0))
 
 
+def wavenumber(wavelength: float) -> float:
+    """k0 = 2π/λ, radians per metre."""
+    return 2 * math.pi / wavelength
+
+
 def path_difference(
     elements: Tensor, azimuth: Tensor, elevation: Tensor, range: Tensor, wavefront: str = "spherical"
 ) -> Tensor:
@@ -85,28 +93,41 @@ def path_difference(
     return (squared * curvature - 2.0 * along) / (distance + 1.0)
 
 
-def path_gradient(
-    elements: Tensor, azimuth: Tensor, elevation: Tensor, range: Tensor, wavefront: str = "spherical"
-) -> Tensor:
-    """Derivatives of path_difference() by azimuth, elevation and range, [..., 3, N], in m/rad, m/rad and m/m.
+def path_and_gradient(
+    elements: Tensor, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor, wavefront: str = "spherical"
+) -> tuple[Tensor, Tensor]:
+    """path_difference() and its derivatives by azimuth, elevation and c = 1/r.
 
-    With d = ‖p − e‖ and u = e·p/r the exact ones are −e·∂p/∂φ / d, −e·∂p/∂θ / d and (r − u)/d − 1 = −(path + u)/d;
-    those of the expansions otherwise. A plane wave does not depend on the range.
+    With u = e·t for the unit vector t towards the source and q = ‖p − e‖/r, the exact ones are −u_φ/q, −u_θ/q and
+    (|e|² + u (|e|²c − 2u)/(q + 1)) / ((q + 1) q), which has its limit (|e|² − u²)/2 at c = 0; those of the expansions
+    otherwise. A plane wave does not depend on the range.
+
+    Args:
+        elements, azimuth, elevation, wavefront: see path_difference(). inverse_range: [...], 1/m, ≥ 0.
+
+    Returns:
+        [..., N] in metres, and [..., 3, N] in m/rad, m/rad and m².
     """
-    jacobian = position_jacobian(azimuth, elevation, range)  # [..., 3, 3]
-    turning = jacobian.mT @ elements.mT  # e·∂p/∂φ, e·∂p/∂θ and u, [..., 3, N]
-    r = range[..., None, None]
+    sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
+    sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
+    side, front, none = cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)
+    towards = [front, side, sin_e, -side, front, none, -sin_e * cos_a, -sin_e * sin_a, cos_e]  # t, ∂t/∂φ, ∂t/∂θ
+    products = torch.stack(towards, dim=-1).unflatten(-1, (3, 3)) @ elements.mT  # [..., 3, N]
+    along, turning = products[..., 0, :], products[..., 1:, :]  # u; u_φ and u_θ
+    c = inverse_range.unsqueeze(-1)
+    squared = elements.square().sum(-1)
     if wavefront == "spherical":
-        path = path_difference(elements, azimuth, elevation, range).unsqueeze(-2)
-        return -torch.cat([turning[..., :2, :], turning[..., 2:, :] + path], dim=-2) / (r + path)
-    check_choice("wavefront", wavefront, WAVEFRONTS)
-    along = turning[..., 2:, :]
-    turning = turning[..., :2, :] / r  # ∂u/∂φ and ∂u/∂θ
+        bend = squared * c - 2 * along
+        distance = torch.sqrt(1 + bend * c)  # q
+        path = bend / (distance + 1)
+        by_inverse = (squared + along * path) / ((distance + 1) * distance)
+        return path, torch.cat([-turning / distance.unsqueeze(-2), by_inverse.unsqueeze(-2)], dim=-2)
     if wavefront == "planar":
-        return torch.cat([-turning, torch.zeros_like(along)], dim=-2)
-    squared = elements.square().sum(-1).unsqueeze(-2)
-    by_range = -(squared - along.square()) / (2 * r.square())
-    return torch.cat([-turning * (1 + along / r), by_range], dim=-2)
+        return -along, torch.cat([-turning, torch.zeros_like(along).unsqueeze(-2)], dim=-2)
+    check_choice("wavefront", wavefront, WAVEFRONTS)
+    by_inverse = (squared - along.square()) / 2
+    slopes = -turning * (1 + along * c).unsqueeze(-2)
+    return -along + by_inverse * c, torch.cat([slopes, by_inverse.unsqueeze(-2)], dim=-2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,28 +197,31 @@ class Array:
         Returns:
             [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
         """
-        wavenumber = 2 * math.pi / self.wavelength
+        lag = self.phase(azimuth, elevation, range)
+        return torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(self.count)
+
+    def phase(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Phase lag k0 (‖p − e_n‖ − r) of each element, [..., N], real."""
         # Autocast would take the matrix product of the path to half precision, and the truth with it.
         with torch.autocast(self.elements.device.type, enabled=False):
-            phase = wavenumber * path_difference(self.elements, azimuth, elevation, range, self.wavefront)
-        return torch.complex(torch.cos(phase), -torch.sin(phase)) / math.sqrt(self.elements.shape[-2])
+            return wavenumber(self.wavelength) * path_difference(
+                self.elements, azimuth, elevation, range, self.wavefront
+            )
 
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-        """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex.
+        """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex: ∂a = −j k0 ∂(path) a."""
+        inverse = 1 / range
+        lag, slopes = self.phase_and_slopes(azimuth, elevation, inverse)
+        by_range = -inverse.square()[..., None, None] * slopes[..., 2:, :]
+        vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(self.count)
+        return -1j * torch.cat([slopes[..., :2, :], by_range], dim=-2) * vectors.unsqueeze(-2)
 
-        ∂a/∂θ = −j k0 · ∂(path)/∂θ · a.
-        """
-        return (
-            -1j
-            * self.phase_gradient(azimuth, elevation, range)
-            * self.steering(azimuth, elevation, range).unsqueeze(-2)
-        )
-
-    def phase_gradient(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-        """Derivatives of the phase lag k0 (‖p − e_n‖ − r) by azimuth, elevation and range, [..., 3, N], real."""
+    def phase_and_slopes(self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor) -> tuple[Tensor, Tensor]:
+        """phase() [..., N] and its derivatives by azimuth, elevation and 1/r, [..., 3, N], real."""
+        factor = wavenumber(self.wavelength)
         with torch.autocast(self.elements.device.type, enabled=False):
-            slope = path_gradient(self.elements, azimuth, elevation, range, self.wavefront)
-        return 2 * math.pi / self.wavelength * slope
+            path, slopes = path_and_gradient(self.elements, azimuth, elevation, inverse_range, self.wavefront)
+        return factor * path, factor * slopes
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +297,17 @@ class Grid:
         """Number of points (P, Q, R) along azimuth, elevation and range."""
         return self.azimuth.numel(), self.elevation.numel(), self.range.numel()
 
+    @cached_property
+    def coarser(self) -> Grid:
+        """Every second point of each axis, and the last."""
+
+        def thinned(axis: Tensor) -> Tensor:
+            return torch.cat([axis[:-1:2], axis[-1:]])
+
+        return replace(
+            self, azimuth=thinned(self.azimuth), elevation=thinned(self.elevation), range=thinned(self.range)
+        )
+
     def points(self) -> tuple[Tensor, Tensor, Tensor]:
         """Azimuth, elevation and range of all P·Q·R points, each [P·Q·R], range running fastest."""
         mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")
@@ -283,22 +318,51 @@ class Grid:
         array = self.array.to(device, torch.float64)
         return array.steering(*(axis.to(device, torch.float64) for axis in self.points())).to(dtype)
 
-    def planes(self, dtype: torch.dtype, device: torch.device, part: slice) -> Tensor:
-        """Real over imaginary parts of the steering vectors of some points, [2N, G'], ready for a real matrix product.
+    def scan(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """All points in pieces: which, and real and imaginary parts of their steering vectors side by side, [G',2N].
 
-        All of them are kept for the next call if they take no more than KEPT bytes, else computed anew each time.
+        From the second scan on all of them are kept, if they take no more than KEPT bytes; else, and at first, they are
+        computed piece by piece, in a tensor that the next piece overwrites: a grid that is used once need not store.
 
         Args:
-            dtype: real dtype, also that of the computation. device: where. part: which points, in order of points().
+            dtype: real dtype, also that of the computation. device: where. width: most points in a piece.
         """
-        total = math.prod(self.shape) * 2 * self.array.elements.shape[-2] * dtype.itemsize
-        if total > KEPT:
-            return self._planes(dtype, device, part)
-        if (dtype, device) not in self._kept:
-            self._kept[dtype, device] = self._planes(dtype, device, slice(None))
-        return self._kept[dtype, device][:, part]
+        count = math.prod(self.shape)
+        key = dtype, device
+        if key in self._kept and count * 2 * self.array.count * dtype.itemsize <= KEPT:
+            if not len(self._kept[key]):
+                planes = fresh((count, 2 * self.array.count), dtype, device)
+                for piece, part in self._computed(dtype, device, width):
+                    planes[piece] = part
+                self._kept[key] = planes
+            yield from ((piece, self._kept[key][piece]) for piece in pieces(count, width))
+            return
+        yield from self._computed(dtype, device, width)
+        self._kept.setdefault(key, torch.empty(0))
 
-    def _planes(self, dtype: torch.dtype, device: torch.device, part: slice) -> Tensor:
+    def _computed(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
         array = self.array.to(device, dtype)
-        vectors = array.steering(*(axis[part].to(device, dtype) for axis in self.points()))  # [G', N]
-        return torch.cat([vectors.real.T, vectors.imag.T])
+        places = [axis.to(device, dtype) for axis in self.points()]
+        width = min(width, 512)  # so few that they stay in the cache
+        scratch = fresh((width, 2, array.count), dtype, device)  # one for all pieces
+        for piece in pieces(len(places[0]), width):
+            lag = array.phase(*(axis[piece] for axis in places))  # [G', N]
+            planes = scratch[: len(lag)]
+            torch.cos(lag, out=planes[:, 0])
+            torch.sin(lag, out=planes[:, 1]).neg_()
+            yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+    """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
+    empty = torch.empty(0, dtype=dtype).numpy().dtype
+    return (
+        torch.from_numpy(np.empty(shape, dtype=empty))
+        if str(device) == "cpu"
+        else torch.empty(shape, dtype=dtype, device=device)
+    )
+
+
+def pieces(count: int, width: int) -> Iterator[slice]:
+    """Slices of at most `width` that cover 0 .. count−1."""
+    return (slice(first, min(first + width, count)) for first in range(0, count, width))

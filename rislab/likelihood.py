@@ -22,8 +22,8 @@ from rislab.waveforms import explain, free_gain, normal_gain
 
 STEPS = 30
 CRITERIA = ("mdl", "aic")
-# Powers and noise are searched within e^(±LOGARITHMS) of the mean power of a snapshot entry.
-LOGARITHMS = 30.0
+# Powers are searched from SMALLEST to LARGEST times the mean power of a snapshot entry: more than that only cancels.
+SMALLEST, LARGEST = 1e-12, 1e2
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +123,8 @@ def polish(batch: SceneBatch, estimate: Estimate, *, kind: str | None = None, st
         low.repeat(slots),
         high.repeat(slots),
         tolerance=_tolerance(points),
-        rounding=0.0,
+        rounding=torch.finfo(low.dtype).eps,
+        enough=torch.finfo(low.dtype).eps,
         steps=steps,
     )
     return _begin(batch, ended.point.unflatten(-1, (slots, 3)), estimate.active).estimate()
@@ -133,12 +134,15 @@ def scored(batch: SceneBatch, state: State, steps: int) -> tuple[State, Tensor]:
     """Damped Fisher scoring of the stochastic likelihood: the state it ends in, and −ln L there, [B]."""
     low, high = limits(batch)
     slots = state.points.shape[1]
-    level = torch.view_as_real(batch.snapshots).square().mean(dim=(1, 2, 3)).log().unsqueeze(-1)  # [B, 1]
+    level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2)).unsqueeze(-1)  # [B, 1]
+    quiet = level * torch.finfo(level.dtype).eps
+    floor = torch.cat([(SMALLEST * level).expand(-1, slots), quiet], dim=-1).log()
+    ceiling = (LARGEST * level).log().expand(-1, slots + 1)
     powers = torch.cat([state.power, state.noise_power.unsqueeze(-1)], dim=-1).log()
-    start = torch.cat([state.points.flatten(1), powers.clamp(level - LOGARITHMS, level + LOGARITHMS)], dim=-1)
+    start = torch.cat([state.points.flatten(1), powers], dim=-1)
     edges = [
-        torch.cat([end.repeat(len(level), slots), (level + step).expand(-1, slots + 1)], dim=-1)
-        for end, step in ((low, -LOGARITHMS), (high, LOGARITHMS))
+        torch.cat([end.repeat(len(level), slots), logarithms], dim=-1)
+        for end, logarithms in ((low, floor), (high, ceiling))
     ]
 
     def unpacked(flat: Tensor, active: Tensor) -> State:
@@ -150,7 +154,8 @@ def scored(batch: SceneBatch, state: State, steps: int) -> tuple[State, Tensor]:
         start.clamp(*edges),
         *edges,
         tolerance=_tolerance(start),
-        rounding=0.0,
+        rounding=torch.finfo(low.dtype).eps,
+        enough=torch.finfo(low.dtype).eps,
         steps=steps,
     )
     return unpacked(ended.point, state.active), ended.value
@@ -176,9 +181,8 @@ def _slopes(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, 
     """Images of steering vectors [B,L,M,K] and of their derivatives by azimuth, elevation and 1/r, [B,L,M,3K]."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
-    vectors = array.steering(azimuth, elevation, 1 / inverse) * active.unsqueeze(-1)  # [B, K, N]
-    phases = array.phase_gradient(azimuth, elevation, 1 / inverse)  # [B, K, 3, N]
-    phases[..., 2, :] *= -1 / inverse.square().unsqueeze(-1)  # by 1/r
+    lag, phases = array.phase_and_slopes(azimuth, elevation, inverse)  # [B, K, N], [B, K, 3, N]
+    vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) * (active / math.sqrt(array.count)).unsqueeze(-1)
     slopes = -1j * phases * vectors.unsqueeze(-2)
     images = seen(batch, torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT)
     return images[..., : points.shape[1]], images[..., points.shape[1] :]

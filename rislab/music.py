@@ -21,15 +21,18 @@ from torch import Tensor
 from rislab.descent import descend
 from rislab.errors import check_number
 from rislab.estimates import Estimate
-from rislab.geometry import Grid
+from rislab.geometry import Grid, fresh, pieces, wavenumber
 from rislab.subspace import check_sources, conditioned, eigenpairs, signal_subspace
 
 # Bytes of one product of the scan; it stays in the second-level cache.
 WORK = 2**20
 # Two peaks whose steering vectors overlap |a^H b|² by more than this are one.
 SAME = 0.999
-# Local maxima that are refined, beyond twice the number of sources: not the highest cell wins but the highest peak.
-SPARE_PEAKS = 6
+NEAR = 0.9
+# Starts beyond those needed: not the highest cell wins but the highest peak.
+SPARE_PEAKS = 4
+# A spectrum whose values differ by less than this many roundings has no peaks.
+FLAT = 1e4
 FIRST_STEPS, LAST_STEPS = 4, 30
 
 
@@ -70,7 +73,8 @@ def music(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, re
 
     Returns:
         Spectrum. Its values are differentiable in the argument; peaks are not. A grid of one range holds the peaks at
-        that range. The power of a peak is that of a source at its place which, with the others, explains R.
+        that range; plane waves have none, and their peaks carry the first of the grid. The power of a peak is that
+        of a source at its place which, with the others, explains R.
 
     Raises:
         InputError: see signal_subspace().
@@ -89,7 +93,8 @@ def mvdr(
     """Minimum-variance spectrum 1 / (a^H (R + ε I)^(−1) a), R of trace N.
 
     Args:
-        covariance_or_factor, sources, grid, refine: see music(); K only says how many peaks are wanted.
+        covariance_or_factor, sources, grid, refine: see music(); K only says how many peaks are wanted, and values are
+            differentiable in a factor, not in a covariance.
         loading: ε as a fraction of the mean eigenvalue, > 0.
 
     Source:
@@ -97,17 +102,20 @@ def mvdr(
     """
     check_number("loading", loading, 0.0, 1e6, above=True)
     matrix = conditioned(covariance_or_factor, grid.array.count)
-    values, vectors = eigenpairs(matrix)
+    values, vectors = eigenpairs(matrix.detach() if matrix.shape[-1] == matrix.shape[-2] else matrix)
     # (R + ε I)^(−1) leaves ε / (λ + ε) of a beam along the eigenvector of λ.
     weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)
-    return _with_peaks(_left(weighted, grid).reciprocal_().mul_(loading), weighted, matrix, sources, grid, refine)
+    return _with_peaks(_left(weighted, grid).div_(loading).reciprocal_(), weighted, matrix, sources, grid, refine)
 
 
 def bartlett(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True) -> Spectrum:
-    """Conventional beam power a^H R a, R of trace N; arguments and result as in music()."""
+    """Conventional beam power a^H R a, R of trace N; arguments and result as in mvdr()."""
     matrix = conditioned(covariance_or_factor, grid.array.count)
-    values, vectors = eigenpairs(matrix)
-    weighted = vectors * (values / grid.array.count).sqrt().unsqueeze(-2)
+    factor = matrix
+    if matrix.shape[-1] == matrix.shape[-2]:
+        values, vectors = eigenpairs(matrix.detach())
+        factor = vectors * values.sqrt().unsqueeze(-2)
+    weighted = factor / math.sqrt(grid.array.count)
     power = beam_power(weighted, grid).mul_(grid.array.count)
     return _with_peaks(power, weighted, matrix, sources, grid, refine)
 
@@ -121,7 +129,7 @@ def search(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid) -> E
     Args:
         covariance_or_factor, sources, grid: see music().
     """
-    return music(covariance_or_factor, sources, _coarser(grid)).peaks
+    return music(covariance_or_factor, sources, grid.coarser).peaks
 
 
 def beam_power(factor: Tensor, grid: Grid) -> Tensor:
@@ -145,17 +153,15 @@ def beam_power(factor: Tensor, grid: Grid) -> Tensor:
     rows = _real_rows(factor.permute(2, 0, 1).reshape(columns * scenes, elements))  # [2·K·B, 2N]
     real, points = rows.dtype, math.prod(grid.shape)
     width = min(points, max(64, WORK // (len(rows) * real.itemsize)))
-    pieces = [slice(first, min(first + width, points)) for first in range(0, points, width)]
     if rows.requires_grad and torch.is_grad_enabled():
-        parts = (rows @ grid.planes(real, rows.device, piece) for piece in pieces)
+        parts = (rows @ planes.clone().T for _, planes in grid.scan(real, rows.device, width))
         power = torch.cat([part.square().view(2 * columns, scenes, -1).sum(dim=0) for part in parts], dim=-1)
         return power.view(scenes, *grid.shape)
-    power = rows.new_empty(scenes, points)
+    power = fresh((scenes, points), real, rows.device)
     scratch = rows.new_empty(len(rows) * width)  # one for all pieces: fresh pages would cost as much as the product
-    for piece in pieces:
-        planes = grid.planes(real, rows.device, piece)
-        part = scratch[: len(rows) * planes.shape[1]].view(len(rows), -1)
-        torch.mm(rows, planes, out=part)
+    for piece, planes in grid.scan(real, rows.device, width):
+        part = scratch[: len(rows) * len(planes)].view(len(rows), -1)
+        torch.mm(rows, planes.T, out=part)
         torch.sum(part.square_().view(2 * columns, scenes, -1), dim=0, out=power[:, piece])
     return power.view(scenes, *grid.shape)
 
@@ -165,10 +171,10 @@ def _separable_power(factor: Tensor, grid: Grid, z: Tensor, y: Tensor) -> Tensor
     scenes, _, columns = factor.shape
     like = factor.real
     azimuth, elevation, z, y = (axis.to(like) for axis in (grid.azimuth, grid.elevation, z, y))
-    wavenumber = 2 * math.pi / grid.array.wavelength
-    down = torch.polar(torch.ones_like(like[:1, 0, 0]), wavenumber * torch.outer(z, elevation.sin()))  # [N_v, Q]
+    k0 = wavenumber(grid.array.wavelength)
+    down = torch.polar(torch.ones_like(like[:1, 0, 0]), k0 * torch.outer(z, elevation.sin()))  # [N_v, Q]
     turn = elevation.cos()[:, None, None] * azimuth.sin() * y.unsqueeze(-1)  # [Q, N_h, P]
-    across = torch.cat([torch.cos(wavenumber * turn), torch.sin(wavenumber * turn)], dim=1)  # [Q, 2N_h, P]
+    across = torch.cat([torch.cos(k0 * turn), torch.sin(k0 * turn)], dim=1)  # [Q, 2N_h, P]
     folded = factor.permute(2, 0, 1).reshape(columns * scenes, len(z), len(y)) / math.sqrt(len(z) * len(y))
     # conj, since _real_rows() takes the conjugate of its argument.
     rows = _real_rows(torch.einsum("cvh,vq->qch", folded, down.conj()))  # [Q, 2·K·B, 2N_h]
@@ -194,42 +200,48 @@ def _left(factor: Tensor, grid: Grid) -> Tensor:
     return power.neg_().add_(1.0).clamp_(min=torch.finfo(power.dtype).eps)
 
 
-def _coarser(grid: Grid) -> Grid:
-    def thinned(axis: Tensor) -> Tensor:
-        # Both ends stay; the last interval may be shorter than the others.
-        return torch.cat([axis[:-1:2], axis[-1:]])
-
-    return replace(grid, azimuth=thinned(grid.azimuth), elevation=thinned(grid.elevation), range=thinned(grid.range))
-
-
 @torch.no_grad()
 def _with_peaks(
     values: Tensor, weighted: Tensor, matrix: Tensor, sources: int | Tensor, grid: Grid, refine: bool
 ) -> Spectrum:
-    """The spectrum with its peaks: the highest local maxima of the grid, first all of them refined a little, then the
-    K highest of those that differ to the end."""
+    """The spectrum with its peaks: starts from the grid, all refined a little, those that then differ to the end."""
     weighted, matrix = weighted.detach(), matrix.detach()
     counts = check_sources(sources, len(weighted), weighted.shape[1], weighted.device)
     most = int(counts.max())
-    height, place = _local_maxima(values.detach(), 2 * most + SPARE_PEAKS if refine else 3 * most)
+    searched = values.detach()
+    if grid.array.wavefront == "planar":
+        searched = searched[..., :1]
+        grid = replace(grid, range=grid.range[:1])
+    height, place = _starts(searched, most, refine)
     found = torch.isfinite(height)
     axes = [axis.to(weighted.device, weighted.real.dtype) for axis in (grid.azimuth, grid.elevation, grid.range)]
     spots = torch.stack([axis[index] for axis, index in zip(axes, place, strict=True)], dim=-1)  # [B, C, 3]
     if refine:
         spots, left = _refine(weighted, spots, found, grid, FIRST_STEPS)
-        height = torch.where(found, -left, -torch.inf)
-        same = _overlap(spots, grid) > SAME
+        # A start that is no maximum counts if it leads away from all peaks.
+        no_maximum = torch.arange(spots.shape[1], device=spots.device) >= 2 * most + SPARE_PEAKS
+        alike = torch.where(no_maximum.unsqueeze(0) | no_maximum.unsqueeze(1), NEAR, SAME)
+        first = _distinct(-left, found, _overlap(spots, grid) > alike, counts + SPARE_PEAKS)
+        # Starts that have not met yet may still meet; then, and only then, are those behind them needed.
+        for kept in (most, most + SPARE_PEAKS):
+            found = first[:, :kept] >= 0
+            ended, left = _refine(weighted, _taken(spots, first[:, :kept]), found, grid, LAST_STEPS)
+            chosen = _distinct(-left, found, _overlap(ended, grid) > SAME, counts)
+            if bool(((chosen >= 0).sum(1) == torch.minimum(counts, (first >= 0).sum(1))).all()):
+                break
+        spots, found = _taken(ended, chosen), chosen >= 0
     else:
         # A plateau may give neighbouring cells as two maxima.
         same = torch.stack([(index.unsqueeze(1) - index.unsqueeze(2)).abs() <= 1 for index in place]).all(0)
-    chosen = _distinct(height, found, same, counts, most)  # [B, K], −1 for none
-    active, slot = chosen >= 0, chosen.clamp(min=0)
-    spots = spots.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3))
-    if refine:
-        spots, _ = _refine(weighted, spots, active, grid, LAST_STEPS)
-    peaks = Estimate(spots[..., 0], spots[..., 1], spots[..., 2], torch.zeros_like(spots[..., 0]), active)
-    power = _powers(peaks.steering(grid.array.to(weighted.device, weighted.real.dtype)), matrix, active)
+        chosen = _distinct(height, found, same, counts)  # [B, K], −1 for none
+        spots, found = _taken(spots, chosen), chosen >= 0
+    peaks = Estimate(spots[..., 0], spots[..., 1], spots[..., 2], torch.zeros_like(spots[..., 0]), found)
+    power = _powers(peaks.steering(grid.array.to(weighted.device, weighted.real.dtype)), matrix, found)
     return Spectrum(values, replace(peaks, power=power))
+
+
+def _taken(spots: Tensor, chosen: Tensor) -> Tensor:
+    return spots.gather(1, chosen.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
 
 
 def _overlap(spots: Tensor, grid: Grid) -> Tensor:
@@ -238,20 +250,33 @@ def _overlap(spots: Tensor, grid: Grid) -> Tensor:
     return (vectors.conj() @ vectors.mT).abs().square()
 
 
-def _local_maxima(values: Tensor, most: int) -> tuple[Tensor, list[Tensor]]:
-    """Height [B,C] and index along each axis, [B,C] each, of the highest cells that no neighbour exceeds.
+def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Tensor]]:
+    """Height [B,C] and index along each axis, [B,C] each, of the cells from which peaks are looked for.
 
-    Where there are fewer than C, height is −inf; a flat spectrum has none.
+    Those are the highest local maxima and, for refinement, the highest of the other cells: of two sources closer than
+    the grid resolves only one has a maximum. Where there are fewer than C, height is −inf; a flat spectrum has none.
     """
-    highest = values
-    for axis in (1, 2, 3):
-        highest = _highest_of_three(highest, axis)
-    flat = values.flatten(1).amin(1) == values.flatten(1).amax(1)
-    peak = (values == highest) & ~flat[:, None, None, None]
-    masked = torch.where(peak, values, -torch.inf).flatten(1)
-    height, index = masked.topk(min(most, masked.shape[1]), dim=1)
+    maxima = 2 * sources + SPARE_PEAKS
+    beside = sources + SPARE_PEAKS if refine else 0
+    heights, indices = [], []
+    for rows in pieces(len(values), max(1, 4 * WORK // values[0].nbytes)):
+        part = values[rows]
+        highest = part
+        for axis in (1, 2, 3):
+            highest = _highest_of_three(highest, axis)
+        lowest, top = part.flatten(1).aminmax(dim=1)
+        flat = (top - lowest <= FLAT * torch.finfo(part.dtype).eps * top) & (part[0].numel() > 1)
+        peak = (part == highest).flatten(1)
+        flattened = torch.where(flat.unsqueeze(1), -torch.inf, part.flatten(1))
+        size = flattened.shape[1]
+        found = [torch.where(peak, flattened, -torch.inf).topk(min(maxima, size), dim=1)]
+        if beside:
+            found.append(torch.where(peak, -torch.inf, flattened).topk(min(beside, size), dim=1))
+        heights.append(torch.cat([some.values for some in found], dim=1))
+        indices.append(torch.cat([some.indices for some in found], dim=1))
+    index = torch.cat(indices)
     _, elevations, ranges = values.shape[1:]
-    return height, [index // (elevations * ranges), index // ranges % elevations, index % ranges]
+    return torch.cat(heights), [index // (elevations * ranges), index // ranges % elevations, index % ranges]
 
 
 def _highest_of_three(values: Tensor, axis: int) -> Tensor:
@@ -268,8 +293,9 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
     """Peaks [B,C,3] moved to the minimum of δ within the grid's limits, and δ there, [B,C].
 
     With p the derivatives of the phase k0·path by azimuth, elevation and 1/r, ∂a = −j p a, and with the residual
-    e = a − W W^H a: δ = Re a^H e, gradient −2 Σ_n p_n Im(a_n* e_n), Gauss–Newton curvature
-    2 Re (∂a^H ∂a − (W^H ∂a)^H W^H ∂a).
+    e = a − W W^H a: δ = Re a^H e, gradient −2 Σ_n p_n Im(a_n* e_n), and curvature
+    2 Σ_n p_n p_n^T (1/N − Re a_n* e_n) − 2 Re (W^H ∂a)^H W^H ∂a, Newton's but for the derivatives of p; where that is
+    not convex, Gauss and Newton's, without the e_n.
     """
     scenes = torch.arange(len(spots), device=spots.device).unsqueeze(1).expand_as(found)[found]
     array = grid.array.to(weighted.device, weighted.real.dtype)
@@ -277,32 +303,38 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
 
     def model(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         azimuth, elevation, inverse = points.unbind(-1)
-        slopes = array.phase_gradient(azimuth, elevation, 1 / inverse)  # [S, 3, N]
-        slopes[:, 2] *= -1 / inverse.square().unsqueeze(-1)  # by 1/r
-        turned = weighted[scenes[rows]].conj() * array.steering(azimuth, elevation, 1 / inverse).unsqueeze(-1)
+        lag, slopes = array.phase_and_slopes(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
+        vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(elements)
+        turned = weighted[scenes[rows]].conj() * vectors.unsqueeze(-1)
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ torch.view_as_real(turned).flatten(-2)
         inside, beams = torch.view_as_complex(sums.unflatten(-1, (-1, 2))).split([3, 1], dim=1)  # j W^H ∂a, W^H a
         residual = 1 / elements - (turned.conj() @ beams.mT).squeeze(-1)  # a_n* e_n, [S, N]
         gradient = -2 * (slopes @ residual.imag.unsqueeze(-1)).squeeze(-1)
-        curvature = 2 * (slopes @ slopes.mT / elements - (inside.conj() @ inside.mT).real)
-        return residual.real.sum(-1), gradient, curvature
+        seen = (inside.conj() @ inside.mT).real  # (W^H ∂a)^H W^H ∂a
+        # Where δ stays far from 0, Gauss–Newton steps are much too short.
+        newton = (slopes * (1 / elements - residual.real).unsqueeze(-2)) @ slopes.mT - seen
+        convex = torch.linalg.cholesky_ex(newton + torch.diag_embed(resting)).info == 0
+        curvature = torch.where(convex[:, None, None], newton, slopes @ slopes.mT / elements - seen)
+        return residual.real.sum(-1), gradient, 2 * curvature
 
     start = torch.cat([spots[found][:, :2], 1 / spots[found][:, 2:]], dim=-1)
     ends = [torch.stack([axis.min(), axis.max()]) for axis in (grid.azimuth, grid.elevation, 1 / grid.range)]
     low, high = torch.stack(ends).to(start).unbind(-1)
+    resting = (low >= high).to(low) * elements
     eps = torch.finfo(start.dtype).eps
-    ended = descend(model, start, low, high, tolerance=1e-3 * math.sqrt(eps), rounding=eps, steps=steps)
+    # The last step is below 1e-4 rad in single precision, 1e-9 in double; near an exact peak its square is left.
+    ended = descend(model, start, low, high, tolerance=eps**0.58, rounding=eps, enough=eps, steps=steps)
     moved, left = spots.clone(), torch.full_like(spots[..., 0], torch.inf)
     moved[found] = torch.cat([ended.point[:, :2], 1 / ended.point[:, 2:]], dim=-1)
     left[found] = ended.value
     return moved, left
 
 
-def _distinct(height: Tensor, found: Tensor, same: Tensor, counts: Tensor, most: int) -> Tensor:
+def _distinct(height: Tensor, found: Tensor, same: Tensor, counts: Tensor) -> Tensor:
     """The highest candidates [B,C] of which no two are the same, [B,K]; −1 where there are no more."""
     free = found.clone()
     chosen = []
-    for turn in range(most):
+    for turn in range(int(counts.max())):
         best = torch.where(free, height, -torch.inf).argmax(dim=1)  # [B]
         taken = free.gather(1, best.unsqueeze(1)).squeeze(1) & (turn < counts)
         chosen.append(torch.where(taken, best, -1))

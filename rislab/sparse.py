@@ -114,6 +114,8 @@ def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Ten
     value = torch.full_like(level, torch.inf)
     for slot in range(most):
         rows = (counts > slot).nonzero().squeeze(-1)
+        if not len(rows):
+            break
         trial = _with_strongest(batch[rows], state[rows], slot, grid, atoms)
         better, values = scored(batch[rows], trial, SCORING_STEPS)
         state.take(rows, better)

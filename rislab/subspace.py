@@ -104,7 +104,7 @@ def check_sources(sources: int | Tensor, scenes: int, elements: int, device: tor
     if not isinstance(sources, Tensor):
         check_number("sources", sources, 1, elements - 1, whole=True)
         return torch.full((scenes,), sources, device=device)
-    if sources.is_floating_point() or sources.shape != (scenes,):
+    if sources.is_floating_point() or sources.is_complex() or sources.dtype == torch.bool or sources.shape != (scenes,):
         raise InputError(
             f"sources is {sources.dtype} of shape {tuple(sources.shape)}; allowed: one whole number, or [{scenes}]"
         )
@@ -153,12 +153,13 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(elements, width, generator=generator, dtype=torch.float64).to(covariance)
     eps = torch.finfo(covariance.real.dtype).eps
-    block = torch.linalg.qr(covariance @ start).Q  # [B, N, K']
+    # Twice, so that a floor of noise well below the sources is gone at the first look.
+    block = torch.linalg.qr(covariance @ (covariance @ start)).Q  # [B, N, K']
     for turn in range(ITERATIONS):
         image = covariance @ block
         if turn:
-            # The image carries the next power of R; with the block it spans a Krylov space of depth two.
-            block = torch.linalg.qr(torch.cat([block, image], dim=-1)).Q
+            # X, R X and R² X span a Krylov space: of rank 3·K' and less, the next Ritz vectors are exact.
+            block = torch.linalg.qr(torch.cat([block, image, covariance @ image], dim=-1)).Q
             image = covariance @ block
         small = block.mH @ image
         ritz, turned = torch.linalg.eigh((small + small.mH) / 2)

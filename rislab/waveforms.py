@@ -23,7 +23,8 @@ def free_gain(images: Tensor, active: Tensor) -> Tensor:
     diagonal = gram.diagonal(dim1=-2, dim2=-1).real
     loading = 4 * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True) + (~active).to(diagonal)
     loading = torch.where(loading > 0, loading, 1.0)
-    inverse = torch.linalg.inv(gram + torch.diag_embed(loading).to(gram.dtype))
+    inverse, singular = torch.linalg.inv_ex(gram + torch.diag_embed(loading).to(gram.dtype))
+    inverse = torch.where((singular > 0)[..., None, None], torch.nan, inverse)
     return inverse * (active.unsqueeze(-1) & active.unsqueeze(-2))
 
 
@@ -38,7 +39,9 @@ def normal_gain(images: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
     root = power.sqrt()
     scaled = images * root.unsqueeze(-2)
     eye = torch.eye(images.shape[-1], dtype=images.dtype, device=images.device)
-    inverse = torch.linalg.inv(scaled.mH @ scaled + noise_power[..., None, None] * eye)
+    inverse, singular = torch.linalg.inv_ex(scaled.mH @ scaled + noise_power[..., None, None] * eye)
+    # Not an exception for all scenes: a search steps back from what is not a number.
+    inverse = torch.where((singular > 0)[..., None, None], torch.nan, inverse)
     return root.unsqueeze(-1) * inverse * root.unsqueeze(-2)
 
 

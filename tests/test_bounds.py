@@ -13,7 +13,7 @@ from torch import Tensor
 from rislab.bounds import Bound, bound
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
-from rislab.geometry import WAVEFRONTS
+from rislab.geometry import WAVEFRONTS, position_jacobian
 
 SMALL = SceneConfig.preset("classroom", ris_shape=(4, 4), antennas=5, snapshots=6, sources=2, snr_db=10)
 
@@ -96,6 +96,22 @@ def test_steering_derivatives_are_those_of_autograd(wavefront: str) -> None:
 
     by_autograd = torch.view_as_complex(torch.autograd.functional.jacobian(steering, place).movedim(-1, 0).contiguous())
     torch.testing.assert_close(array.derivatives(*place), by_autograd, atol=1e-12, rtol=1e-10)
+
+
+@pytest.mark.parametrize("wavefront", WAVEFRONTS)
+def test_blocks_carry_the_squares_on_their_diagonal_and_the_position_error(wavefront: str) -> None:
+    batch = simulate(dataclasses.replace(SMALL, wavefront=wavefront, sources=(1, 3)), 20, seed=8)
+    found = bound(batch)
+    torch.testing.assert_close(found.blocks.diagonal(dim1=-2, dim2=-1), deviations(found).square(), rtol=1e-12, atol=0)
+    known = torch.isfinite(found.position)
+    assert bool(known.any()) == (wavefront != "planar")
+    turn = position_jacobian(batch.azimuth.double(), batch.elevation.double(), batch.range.double())
+    spread = (turn @ found.blocks @ turn.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    torch.testing.assert_close(spread[known], found.position[known], rtol=1e-12, atol=0)
+    symmetric = found.blocks - found.blocks.mT
+    assert float(symmetric[known].abs().nan_to_num().max() if known.any() else 0) < 1e-12
+    # What is beside an unknown parameter is undefined.
+    assert bool(torch.isnan(found.blocks[~known][:, 0, 2]).all())
 
 
 def test_the_position_error_bound_is_a_length() -> None:

@@ -21,7 +21,6 @@ from hypothesis.extra.numpy import arrays
 
 from rislab import figures, overfit
 from rislab.errors import InputError
-from rislab.geometry import Array, Grid
 from rislab.records import Counters, Coverage, EpochRecord, Record, StepRecord, Term, epochs, steps
 
 torch.set_num_threads(1)
@@ -108,15 +107,8 @@ def cell(precision: str, count: int, error: float, alpha: float = 1e-4) -> Any:
     return SimpleNamespace(precision=precision, accumulation_steps=count, **fields)
 
 
-def some_map() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Power that differs in every cell, with its axes in radians."""
-    azimuth, elevation = np.deg2rad(np.linspace(-60, 60, 7)), np.deg2rad(np.linspace(-30, 30, 4))
-    return 1.0 + np.arange(28.0).reshape(7, 4), azimuth, elevation
-
-
 def every_figure() -> dict[str, go.Figure]:
     records = run([0.9, 0.5, NAN, 0.3, 0.2, -1e-7, 0.1, 0.05])
-    power, azimuth, elevation = some_map()
     return {
         "loss_curves": figures.loss_curves({"one": records, "two": run([0.8] * 8)}, lines={"zero matrix": 1.0}),
         "gradient_norms": figures.gradient_norms(records, clip_norm=1.0),
@@ -125,7 +117,6 @@ def every_figure() -> dict[str, go.Figure]:
         "ledger": figures.ledger(records),
         "ladder": figures.ladder([rung(), rung(passed=False, value=NAN)]),
         "matrix": figures.matrix([cell("fp32", 1, 4e-7), cell("bf16", 4, NAN)]),
-        "beam_map": figures.beam_map(power, azimuth, elevation, title="MUSIC", sources=([0.1], [0.2])),
     }
 
 
@@ -490,56 +481,6 @@ def test_matrix_names_what_is_missing() -> None:
     assert {place[1:]: text for place, text in notes.items() if place[0] == "x2"} == {(0, 1): "not run"}
 
 
-def test_beam_map_is_in_degrees_and_decibels_below_the_peak() -> None:
-    power, azimuth, elevation = some_map()
-    figure = figures.beam_map(power, azimuth, elevation, title="MUSIC", sources=([0.1, -0.2], [0.2, 0.3]))
-    heat, dark, white = figure.data
-    assert np.allclose(heat.x, np.linspace(-60, 60, 7))
-    assert np.allclose(heat.y, np.linspace(-30, 30, 4))
-    assert np.allclose(heat.z, 10 * np.log10(power / power.max()).T, atol=1e-5)
-    assert heat.z.dtype == np.float32
-    assert np.allclose(white.x, np.rad2deg([0.1, -0.2]))
-    assert np.allclose(white.y, np.rad2deg([0.2, 0.3]))
-    assert white.marker.color == "#ffffff"
-    assert dark.marker.line.width > white.marker.line.width
-    assert figure.layout.annotations[0].text == "MUSIC"
-
-
-def test_beam_maps_share_one_scale_and_wrap_after_three() -> None:
-    power, azimuth, elevation = some_map()
-    figure = figures.beam_maps({str(n): power * 10**n for n in range(4)}, azimuth, elevation, floor_db=-30.0)
-    assert {heat.coloraxis for heat in figure.data} == {"coloraxis"}
-    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (-30.0, 0.0)
-    assert all(np.allclose(heat.z, figure.data[0].z) for heat in figure.data)
-    assert figure.data[3].yaxis == "y4"
-    assert figure.layout.yaxis4.domain[1] < figure.layout.yaxis.domain[0]
-
-
-def test_beam_map_accepts_the_grid_of_the_lab() -> None:
-    grid = Grid.field_of_view(Array.surface((2, 2), 0.3), (-1.0, 1.0), (-0.5, 0.5), (1.0, 2.0), (5, 3, 1))
-    figure = figures.beam_map(torch.rand(5, 3, 1), grid.azimuth, grid.elevation, title="MUSIC")
-    assert figure.data[0].z.shape == (3, 5)
-
-
-def test_beam_map_shows_zeros_infinities_and_nan_for_what_they_are() -> None:
-    power, azimuth, elevation = some_map()
-    power[0, 0], power[1, 0], power[2, 0] = 0.0, INF, NAN
-    figure = figures.beam_map(power, azimuth, elevation, title="MUSIC")
-    assert figure.data[0].z[0, :2].tolist() == [-40.0, 0.0]
-    assert np.isnan(figure.data[0].z[0, 2])
-    assert figure.layout.annotations[0].text == "MUSIC (1 × NaN)"
-
-
-@pytest.mark.parametrize(
-    ("scale", "turn", "cut", "message"),
-    [(-1.0, 1.0, 7, "not dB"), (1.0, 57.3, 7, "radians"), (1.0, 1.0, 6, "shape")],
-)
-def test_beam_map_refuses_decibels_degrees_and_wrong_shapes(scale: float, turn: float, cut: int, message: str) -> None:
-    power, azimuth, elevation = some_map()
-    with pytest.raises(InputError, match=message):
-        figures.beam_map(power[:cut] * scale, azimuth * turn, elevation, title="MUSIC")
-
-
 # --------------------------------------------------------------------------------------------------- everybody can read
 
 
@@ -644,7 +585,6 @@ def test_every_axis_names_its_quantity_and_unit() -> None:
     ladder = every_figure()["ladder"].layout
     assert "(dimensionless)" in ladder.xaxis.title.text
     assert len(ladder.yaxis.ticktext) == 2
-    assert "dB" in every_figure()["beam_map"].layout.coloraxis.colorbar.title.text
     assert "(dimensionless)" in every_figure()["matrix"].layout.coloraxis.colorbar.title.text
 
 

@@ -21,6 +21,14 @@ SMALL: dict[str, dict[str, object]] = {
         "compare_steps": [1, 4],
         "compare_precisions": ["fp32", "bf16"],
     },
+    "music": {
+        "preset": "classroom",
+        "sources": 2,
+        "scenes": 8,
+        "draws": 40,
+        "snrs_db": [0.0, 10.0],
+        "separations_deg": [3.0, 12.0],
+    },
 }
 CHROMIUM = shutil.which("chromium")
 QUIET = [

@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from itertools import islice
 from typing import Any
 
 import pytest
 import torch
+from common import compare, seconds
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,36 +18,6 @@ import rislab
 from rislab import overfit
 from rislab.losses import NO_CURRICULUM, loss_of
 from rislab.state import HALF
-
-ROUNDS = 9
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
-def compare(
-    benchmark: Any, ours: Callable[[], Any], reference: Callable[[], Any], target: float, unit: float = 1.0
-) -> None:
-    """Time both in turn after a warm-up; the figure is the median of the ratios pair by pair."""
-    ours(), reference()
-    pairs = [(seconds(ours), seconds(reference)) for _ in range(ROUNDS)]
-    ratios = sorted(mine / theirs for mine, theirs in pairs)
-    benchmark.extra_info["ratio"] = statistics.median(ratios)
-    benchmark.extra_info["target"] = target
-    benchmark.pedantic(ours, rounds=3, iterations=1)
-    medians = [1e3 * statistics.median(column) / unit for column in zip(*pairs, strict=True)]
-    print(
-        f"\n{benchmark.name}: {medians[0]:.3f} ms against {medians[1]:.3f} ms; ratio {statistics.median(ratios):.3f} "
-        f"({ratios[0]:.3f}–{ratios[-1]:.3f}), target ≤ {target}"
-    )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_scenes_full_preset(benchmark: Any) -> None:

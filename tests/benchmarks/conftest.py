@@ -1,0 +1,11 @@
+"""Every benchmark starts on one thread, whatever the one before it used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
