@@ -336,7 +336,58 @@ def simulate(
     check_number("start", start, 0, 2**48, whole=True)
     check_device(device)
     stream = Stream(seed, split, start, count)
-    azimuth, elevation, range_, active, snr_db = _draw_sources(config, stream)
+    return _scenes(config, stream, *_draw_sources(config, stream)).to(device)
+
+
+def place(
+    config: SceneConfig,
+    azimuth: Sequence[float],
+    elevation: Sequence[float],
+    range: Sequence[float],
+    *,
+    seed: int,
+    count: int = 1,
+    split: str = "test",
+) -> SceneBatch:
+    """Scenes drawn as by simulate(), but with their sources at given places: everything else differs between them.
+
+    Args:
+        config: what to draw the rest from; its number of sources is not used.
+        azimuth, elevation: of each source, radians, within the field of view of the configuration. range: metres.
+        seed, count, split: see simulate().
+
+    Raises:
+        InputError: for places that are not as many, or outside the field of view.
+    """
+    sources = len(azimuth)
+    if not sources == len(elevation) == len(range):
+        raise InputError(
+            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; allowed: as many"
+        )
+    for name, values in (("azimuth", azimuth), ("elevation", elevation), ("range", range)):
+        for value in values:
+            check_number(name, value, *getattr(config, name))
+    config = SceneConfig.from_dict({**config.to_dict(), "sources": sources, "separation": 0.0})
+    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+    check_number("count", count, 1, 2**31, whole=True)
+    check_choice("split", split, SPLITS)
+    stream = Stream(seed, split, 0, count)
+    drawn = _draw_sources(config, stream)
+    at = [torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)]
+    return _scenes(config, stream, at[0], at[1], at[2], drawn[3], drawn[4])
+
+
+def _scenes(
+    config: SceneConfig,
+    stream: Stream,
+    azimuth: Tensor,
+    elevation: Tensor,
+    range_: Tensor,
+    active: Tensor,
+    snr_db: Tensor,
+) -> SceneBatch:
+    """Scenes of a stream with sources at given places [B,K]."""
+    count = stream.count
     power = _powers(config, range_, active)  # [B, K]
     symbols = _draw_symbols(config, stream, power)  # [B, L, K]
     array = config.array()
@@ -359,9 +410,9 @@ def simulate(
         power=power,
         active=active,
         snr_db=snr_db,
-        index=torch.arange(start, start + count),
+        index=torch.arange(stream.start, stream.start + count),
         config=config,
-    ).to(device)
+    )
 
 
 def _measure(

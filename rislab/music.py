@@ -62,7 +62,8 @@ def music(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, re
     """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace.
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
-    the steering vectors that the grid keeps (at most geometry.KEPT bytes): WORK bytes, if 128·K·B numbers fit into it.
+    the steering vectors that the grid keeps (at most geometry.KEPT bytes): WORK bytes for the scan, if
+    128·K·B numbers fit into it, and about 16·WORK for the peaks.
 
     Args:
         covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with R = F F^H and J < N; complex64 or complex128, which
