@@ -24,6 +24,10 @@ from rislab.records import Record, epoch_line, epochs, steps
 if TYPE_CHECKING:
     import ipywidgets
 
+    from rislab.explore import View
+    from rislab.model import CovarianceNet
+    from rislab.music_panel import MusicPanel
+
 REDRAW_SECONDS = 0.2
 POLL_SECONDS = 0.05
 
@@ -172,6 +176,24 @@ def overfit(config: OverfitConfig | None = None) -> OverfitPanel:
     if not isinstance(chosen, OverfitConfig):
         raise InputError(f"config is a {type(chosen).__name__}; allowed: an OverfitConfig")
     return OverfitPanel(chosen, live=is_live())
+
+
+def music(view: View | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
+    """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
+
+    Args:
+        view: where to begin; the default View if None. model: network of the learned covariance.
+
+    Raises:
+        InputError: for anything that is not a View.
+    """
+    from rislab.explore import View
+    from rislab.music_panel import MusicPanel
+
+    chosen = View() if view is None else view
+    if not isinstance(chosen, View):
+        raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
+    return MusicPanel(chosen, model, live=is_live())
 
 
 def is_live() -> bool:

@@ -22,8 +22,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "model", "records", "files", "randomness", "state",
-    "training", "gradients", "runs", "overfit", "faults", "conventions", "localise", "machine", "figures", "maps",
-    "panels", "notebooks", "export", "reports", "cli",
+    "training", "gradients", "runs", "overfit", "faults", "conventions", "localise", "explore", "machine", "figures",
+    "maps", "live", "music_panel", "panels", "notebooks", "export", "reports", "cli",
 )  # fmt: skip
 
 

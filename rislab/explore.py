@@ -1,0 +1,230 @@
+"""One scene under all estimators: what a reader of the lab changes, and everything that follows from it.
+
+Pure: a View goes in, a Look comes out. The panel of rislab.panels puts knobs and a figure around it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rislab.bounds import Bound, bound
+from rislab.covariance import blend, sample_factor
+from rislab.data import CODES, SYMBOLS, SceneBatch, SceneConfig, place
+from rislab.errors import InputError, check_choice, check_number
+from rislab.estimates import Estimate
+from rislab.geometry import WAVEFRONTS, Grid
+from rislab.likelihood import information_criterion, polish, rss
+from rislab.metrics import Matching, match, tolerances_of
+from rislab.model import CovarianceNet
+from rislab.music import Spectrum, music, mvdr, search
+from rislab.sparse import dictionary, sparse
+
+SOURCES = ("truth", "sample", "sparse", "learned", "blend")
+MAP = (181, 91)
+CUT = 200  # points of a range cut
+
+Place = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that can be changed about one scene.
+
+    Args:
+        preset: "classroom" or "full".
+        places: azimuth and elevation in degrees and range in metres of each source, within the field of view.
+        snr_db, snapshots, wavefront, symbols, codes, seed: see SceneConfig and simulate().
+        covariance: which covariance the spectra are of: "truth", "sample", "sparse", "learned" or "blend".
+        beta: share β of the sample covariance in a blend with the learned one, in [0, 1].
+        loading: diagonal loading of MVDR as a fraction of the trace, > 0.
+        chosen: the source whose range the maps are taken at.
+    """
+
+    preset: str = "full"
+    places: tuple[Place, ...] = ((-25.0, 10.0, 3.0), (5.0, -15.0, 4.0), (30.0, 5.0, 2.5))
+    snr_db: float = 10.0
+    snapshots: int = 16
+    wavefront: str = "spherical"
+    symbols: str = "varying"
+    codes: str = "random"
+    seed: int = 0
+    covariance: str = "truth"
+    beta: float = 0.2
+    loading: float = 1e-3
+    chosen: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("wavefront", self.wavefront, WAVEFRONTS)
+        check_choice("symbols", self.symbols, SYMBOLS)
+        check_choice("codes", self.codes, CODES)
+        check_choice("covariance", self.covariance, SOURCES)
+        check_number("beta", self.beta, 0.0, 1.0)
+        check_number("loading", self.loading, 0.0, 1e6, above=True)
+        check_number("chosen", self.chosen, 0, len(self.places) - 1, whole=True)
+        config = self.config()
+        check_number("sources", len(self.places), 1, config.antennas - 1, whole=True)
+        for azimuth, elevation, range_ in self.places:
+            check_number("azimuth in degrees", azimuth, *map(math.degrees, config.azimuth))
+            check_number("elevation in degrees", elevation, *map(math.degrees, config.elevation))
+            check_number("range", range_, *config.range)
+
+    @classmethod
+    def of(cls, preset: str, **fields: Any) -> View:
+        """Three sources within the field of view of a preset, with further fields by keyword."""
+        low, high = SceneConfig.preset(preset).range
+        ranges = (low + share * (high - low) for share in (0.26, 0.37, 0.21))
+        angles = ((-25.0, 10.0), (5.0, -15.0), (30.0, 5.0))
+        places = tuple((*pair, round(range_, 2)) for pair, range_ in zip(angles, ranges, strict=True))
+        return cls(**{"preset": preset, "places": places, **fields})
+
+    def changed(self, **fields: Any) -> View:
+        """The view with some fields changed; raises InputError for a value out of range."""
+        return dataclasses.replace(self, **fields)
+
+    def config(self) -> SceneConfig:
+        """The scenes that the view is one of."""
+        return SceneConfig.preset(
+            self.preset,
+            sources=len(self.places),
+            snr_db=self.snr_db,
+            snapshots=self.snapshots,
+            wavefront=self.wavefront,
+            symbols=self.symbols,
+            codes=self.codes,
+        )
+
+    def scene(self) -> SceneBatch:
+        """The scene itself; channel, codes, symbols and noise hang on the seed alone."""
+        config = self.config()
+        azimuth, elevation, range_ = zip(*self.places, strict=True)
+        return place(
+            config, _radians(azimuth, config.azimuth), _radians(elevation, config.elevation), range_, seed=self.seed
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What follows from a view.
+
+    Args:
+        view, scene: where it comes from.
+        grid: of the maps, 181 × 91 at the range of the chosen source.
+        music, mvdr: spectra on it. cut: their values along the range through the chosen source, by name, each [CUT].
+        ranges: of the cut, metres.
+        peaks: of MUSIC over azimuth, elevation and range. matching: with the truth. bound: of the scene.
+        eigenvalues: of the covariance, falling, the largest 12.
+    """
+
+    view: View
+    scene: SceneBatch
+    grid: Grid
+    music: Spectrum
+    mvdr: Spectrum
+    cut: dict[str, Tensor]
+    ranges: Tensor
+    peaks: Estimate
+    matching: Matching
+    bound: Bound
+    eigenvalues: Tensor
+
+
+@dataclass
+class Explorer:
+    """Looks at views, and keeps the grids between them: only what a change touches is computed anew.
+
+    Args:
+        model: network of the learned covariance; None where there is none.
+    """
+
+    model: CovarianceNet | None = None
+    _grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, repr=False)
+
+    def look(self, view: View) -> Look:
+        """Compute everything about a view.
+
+        Raises:
+            InputError: for a learned or blended covariance without a network that knows the surface.
+        """
+        scene = view.scene()
+        config = scene.config
+        factor = self.factor(view, scene)
+        at = view.places[view.chosen][2]
+        maps = self._grid(config, (*MAP, 1), (at, at))
+        volume = self._grid(config, dictionary(config, density=2.0).shape, config.range)
+        sources = len(view.places)
+        spectra = (
+            music(factor, sources, maps, refine=False),
+            mvdr(factor, sources, maps, loading=view.loading, refine=False),
+        )
+        peaks = search(factor, sources, volume)
+        azimuth, elevation = scene.azimuth[0, view.chosen], scene.elevation[0, view.chosen]
+        line = Grid(
+            maps.array,
+            azimuth.reshape(1).double(),
+            elevation.reshape(1).double(),
+            1 / torch.linspace(1 / config.range[1], 1 / config.range[0], CUT, dtype=torch.float64),
+        )
+        cut = {
+            "MUSIC": music(factor, sources, line, refine=False).values[0, 0, 0],
+            "MVDR": mvdr(factor, sources, line, loading=view.loading, refine=False).values[0, 0, 0],
+        }
+        return Look(
+            view=view,
+            scene=scene,
+            grid=maps,
+            music=spectra[0],
+            mvdr=spectra[1],
+            cut=cut,
+            ranges=line.range,
+            peaks=peaks,
+            matching=match(peaks, scene, tolerances=tolerances_of(config)),
+            bound=bound(scene),
+            eigenvalues=torch.linalg.svdvals(factor[0]).square()[:12],
+        )
+
+    def factor(self, view: View, scene: SceneBatch) -> Tensor:
+        """The factor [1,N,J] of the covariance that a view asks for."""
+        if view.covariance == "truth":
+            return scene.factor()
+        if view.covariance == "sample":
+            return sample_factor(scene)
+        if view.covariance == "sparse":
+            found = polish(scene, sparse(scene, len(view.places)))
+            return found.factor(scene.config.array())
+        if self.model is None:
+            raise InputError(
+                f"covariance is {view.covariance!r}, and no network is given; allowed: truth, sample, sparse"
+            )
+        predicted = self.model.predict(scene).to(scene.snapshots)
+        return predicted if view.covariance == "learned" else blend(predicted, sample_factor(scene), view.beta)
+
+    def _grid(self, config: SceneConfig, shape: tuple[int, int, int], range_: tuple[float, float]) -> Grid:
+        key = config.ris_shape, config.wavelength, config.wavefront, config.azimuth, config.elevation, shape, range_
+        if key not in self._grids:
+            # A few: each may keep tens of megabytes of steering vectors.
+            while len(self._grids) >= 4:
+                del self._grids[next(iter(self._grids))]
+            self._grids[key] = config.grid(shape, range=range_)
+        return self._grids[key]
+
+
+def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:
+    """MDL and AIC of 0 … most sources by sparse and polished fits, less the smallest; a fifth of a second for each."""
+    fits = [torch.view_as_real(scene.snapshots).square().sum(dim=(1, 2, 3))]
+    fits += [rss(scene, polish(scene, sparse(scene, count))) for count in range(1, most + 1)]
+    named = {}
+    for criterion in ("mdl", "aic"):
+        values = [float(information_criterion(scene, left, k, criterion=criterion)) for k, left in enumerate(fits)]
+        named[criterion] = [value - min(values) for value in values]
+    return named
+
+
+def _radians(degrees: tuple[float, ...], interval: tuple[float, float]) -> list[float]:
+    # The edge of the field of view must not fall outside it by rounding.
+    return [min(max(math.radians(value), interval[0]), interval[1]) for value in degrees]

@@ -1,0 +1,187 @@
+"""A plotly figure that the kernel can redraw: its state survives a page reload, and a slow page slows nobody down.
+
+plotly's own FigureWidget forgets every update when the page is reloaded and never says when it has drawn. Here the
+whole figure is the synchronised state, drawn by Plotly.react(); the page answers each drawing with its number, and the
+next one is sent only then (or after a second, so that a closed page holds up nothing). plotly.js travels once for all.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeAlias
+
+import anywidget
+import numpy as np
+import plotly.graph_objects as go
+import traitlets
+
+# A figure, or its data and layout as plain mappings.
+Drawing: TypeAlias = go.Figure | dict[str, Any]
+
+# A page that does not answer within this many seconds is taken to be closed.
+PATIENCE = 1.0
+
+_LIBRARY = """
+export default {
+  async initialize({ model }) {
+    if (!globalThis.rislabPlotly) {
+      const module = { exports: {} };
+      new Function("module", "self", model.get("source"))(module, globalThis);
+      globalThis.rislabPlotly = module.exports;
+    }
+  },
+};
+"""
+
+_PLOT = """
+function dark() {
+  return document.body.dataset.jpThemeLight === "false";
+}
+async function library() {
+  const later = () => new Promise((done) => setTimeout(done, 50));
+  for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await later();
+  return globalThis.rislabPlotly;
+}
+export default {
+  async render({ model, el }) {
+    const Plotly = await library();
+    const node = document.createElement("div");
+    node.style.width = "100%";
+    el.appendChild(node);
+    if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
+    let busy = false, waiting = false, listening = false;
+    async function draw() {
+      if (busy) { waiting = true; return; }
+      busy = true;
+      do {
+        waiting = false;
+        const { number, data, layout } = structuredClone(model.get("figure"));
+        const templates = model.get("templates");
+        if (layout) {
+          layout.template = templates[dark() ? "dark" : "light"];
+          await Plotly.react(node, data, layout, { responsive: true, displaylogo: false, ...model.get("options") });
+          if (!listening) { listen(); listening = true; }
+          model.set("drawn", number);
+          model.save_changes();
+        }
+      } while (waiting);
+      busy = false;
+    }
+    function tell(kind, content) {
+      model.set("event", { kind, ...content, at: Date.now() });
+      model.save_changes();
+    }
+    function listen() {
+      node.on("plotly_click", ({ points }) => {
+        const [{ x, y, curveNumber, pointNumber, customdata }] = points;
+        tell("click", { x, y, curve: curveNumber, point: pointNumber, customdata: customdata ?? null });
+      });
+      node.on("plotly_relayout", (change) => {
+        const moved = Object.fromEntries(Object.entries(change).filter(([name]) => name.startsWith("shapes[")));
+        if (Object.keys(moved).length) tell("shape", { moved });
+      });
+    }
+    const observer = new MutationObserver(draw);
+    observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    model.on("change:figure", draw);
+    await draw();
+    return () => { observer.disconnect(); model.off("change:figure", draw); Plotly.purge(node); };
+  },
+};
+"""
+
+
+class Library(anywidget.AnyWidget):
+    """plotly.js in the page, once for all plots of a kernel."""
+
+    _esm = _LIBRARY
+    source = traitlets.Unicode().tag(sync=True)
+
+
+@cache
+def library() -> Library:
+    """The one Library of this kernel."""
+    from plotly.offline import get_plotlyjs
+
+    return Library(source=get_plotlyjs())
+
+
+class Plot(anywidget.AnyWidget):
+    """A figure to be shown and redrawn.
+
+    Args:
+        figure: what to show first; a template of its own is left out.
+        templates: the looks "light" and "dark"; the page takes the one of its theme.
+        options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
+    """
+
+    _esm = _PLOT
+    figure = traitlets.Dict().tag(sync=True)
+    templates = traitlets.Dict().tag(sync=True)
+    options = traitlets.Dict().tag(sync=True)
+    drawn = traitlets.Int(0).tag(sync=True)
+    event = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, figure: Drawing, templates: dict[str, go.layout.Template], **options: Any) -> None:
+        library()
+        plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
+        super().__init__(figure=_plain(figure, 1), templates=plain, options=options)
+        self._gate = threading.Lock()
+        self._number, self._pushed_at = 1, time.monotonic()
+        self._pending: Drawing | None = None
+        self.observe(lambda change: self._answered(), "drawn")
+
+    def show(self, figure: Drawing) -> None:
+        """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits."""
+        with self._gate:
+            self._pending = figure
+            if self.drawn < self._number and time.monotonic() - self._pushed_at < PATIENCE:
+                return
+        self._push()
+
+    def flush(self) -> None:
+        """Send what still waits, whether or not the page has answered: the last state of a run must not be lost."""
+        self._push()
+
+    def on_event(self, kind: str, call: Callable[[dict[str, Any]], None]) -> None:
+        """Call a function with the content of "click" and "shape" events."""
+        self.observe(lambda change: call(change["new"]) if change["new"].get("kind") == kind else None, "event")
+
+    def _answered(self) -> None:
+        with self._gate:
+            waits = self._pending is not None and self.drawn >= self._number
+        if waits:
+            self._push()
+
+    def _push(self) -> None:
+        with self._gate:
+            figure, self._pending = self._pending, None
+            if figure is None:
+                return
+            self._number += 1
+            self._pushed_at = time.monotonic()
+            self.figure = _plain(figure, self._number)
+
+
+def _plain(figure: Drawing, number: int) -> dict[str, Any]:
+    content = figure if isinstance(figure, dict) else figure.to_plotly_json()
+    layout = {name: value for name, value in content["layout"].items() if name != "template"}
+    return {"number": number, "data": _packed(content["data"]), "layout": _packed(layout)}
+
+
+def _packed(value: Any) -> Any:
+    """The value with arrays as base64, which plotly.js reads, and null for what JSON cannot say."""
+    if isinstance(value, dict):
+        return {name: _packed(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray):
+        kind = value.dtype if value.dtype in (np.float32, np.float64) else np.dtype(np.float64)
+        packed = {"dtype": f"f{kind.itemsize}", "bdata": base64.b64encode(value.astype(kind).tobytes()).decode()}
+        return packed if value.ndim == 1 else {**packed, "shape": ", ".join(map(str, value.shape))}
+    if isinstance(value, list | tuple):
+        return [_packed(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
