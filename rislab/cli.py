@@ -69,6 +69,7 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", help="fp64, fp32, bf16 or fp16 (default %(default)s)")
     parser.add_argument("--seed", type=_whole, default=0, help="of scenes, weights and order (default %(default)s)")
     parser.add_argument("--lr", type=_number, default=5e-3, help="peak rate of the head; a tenth for the backbone")
+    parser.add_argument("--clip-norm", type=_number, default=1.0, help="largest gradient norm (default %(default)s)")
     parser.add_argument("--blend", type=_number, default=0.0, help="share β of the sample covariance in R_test")
     parser.add_argument("--curriculum", default="no-curriculum", help="no-curriculum or three-phase")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")

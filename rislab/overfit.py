@@ -45,7 +45,7 @@ class OverfitConfig:
         accumulation_steps: windows of this many micro-batches of `micro_batch` scenes.
         precision, device, seed: see TrainConfig; the seed also draws the scenes.
         lr: peak learning rate of the head; the backbone gets a tenth of it.
-        blend: β of R_test. curriculum: see TrainConfig.
+        blend: β of R_test. curriculum, clip_norm: see TrainConfig.
     """
 
     preset: str = "classroom"
@@ -58,6 +58,7 @@ class OverfitConfig:
     lr: float = 5e-3
     blend: float = 0.0
     curriculum: str = "no-curriculum"
+    clip_norm: float | None = 1.0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ class OverfitConfig:
             "lr_backbone": self.lr / 10,
             "blend": self.blend,
             "curriculum": self.curriculum,
+            "clip_norm": self.clip_norm,
             "device": self.device,
             "seed": self.seed,
         }

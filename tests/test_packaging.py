@@ -23,7 +23,7 @@ ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "model", "records", "files", "randomness", "state",
     "training", "gradients", "runs", "overfit", "faults", "conventions", "localise", "explore", "machine", "figures",
-    "maps", "live", "music_panel", "panels", "notebooks", "export", "reports", "cli",
+    "maps", "live", "music_panel", "runner", "training_panel", "panels", "notebooks", "export", "reports", "cli",
 )  # fmt: skip
 
 
