@@ -23,6 +23,7 @@ from rislab.runner import POLL_SECONDS, Runner
 from rislab.state import PRECISIONS
 
 HEIGHT = 430
+VEIL = "rgba(128,128,128,0.12)"
 POINTS = 1000  # of a curve on the page; the records stay whole
 KNOBS = (
     "preset",
@@ -220,7 +221,8 @@ def drawing(panel: OverfitPanel) -> dict[str, Any]:
         data += _loss(run, run.label(panel.runs[0].config), pen)
     if panel.runs:
         last = panel.runs[-1]
-        data += [*_lines(last), *_side(last)]
+        reach = max(run.curves.at[-1] if run.curves.at else 1 for run in panel.runs)
+        data += [*_lines(last, reach), *_side(last)]
     count = len(panel.runs[-1].curves.at) if panel.runs else 0
     rows = ([0.78, 1.0], [0.52, 0.7], [0.26, 0.44], [0.0, 0.18])
     names = ("gradient norm", "learning rate", "loss scale", "ledger (count)")
@@ -228,14 +230,8 @@ def drawing(panel: OverfitPanel) -> dict[str, Any]:
         "height": HEIGHT,
         "margin": {"t": 34, "b": 44, "l": 64, "r": 10},
         "title": {"text": f"{panel.state}: {panel.config.preset}, {panel.config.precision}, step {count}"},
-        "legend": {
-            "x": 0.0,
-            "y": 0.02,
-            "xanchor": "left",
-            "yanchor": "bottom",
-            "font": {"size": 11},
-            "bgcolor": "rgba(128,128,128,0.12)",
-        },
+        # Curves fall from the upper left to the lower right: what they leave free is the upper right.
+        "legend": {"x": 0.58, "y": 0.9, "xanchor": "right", "yanchor": "top", "font": {"size": 11}, "bgcolor": VEIL},
         "uirevision": "rislab",
         "xaxis": {"domain": [0, 0.58], "title": {"text": "optimiser step"}},
         "yaxis": {
@@ -254,7 +250,7 @@ def drawing(panel: OverfitPanel) -> dict[str, Any]:
         }
         title = {"text": name, "font": {"size": 11}}
         layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "title": title, "nticks": 3}
-        layout[f"yaxis{number}"] |= {"type": "log"} if number == 2 else {"rangemode": "tozero"}
+        layout[f"yaxis{number}"] |= {"type": "log", "dtick": 1} if number == 2 else {"rangemode": "tozero"}
     return {"data": data, "layout": layout}
 
 
@@ -317,15 +313,14 @@ def _median(curves: Curves) -> dict[str, Any]:
     return {"x": np.asarray(curves.at, dtype=np.float64)[at], "y": np.array(middles)}
 
 
-def _lines(run: Run) -> list[dict[str, Any]]:
-    """Reference levels of the run's data over its steps."""
+def _lines(run: Run, reach: int) -> list[dict[str, Any]]:
+    """Reference levels of the run's data, up to step `reach`."""
     from rislab.figures import DASHES, GREY
 
-    end = float(max(run.curves.at, default=1))
     return [
         {
             "type": "scatter",
-            "x": [1.0, max(end, 2.0)],
+            "x": [1.0, max(float(reach), 2.0)],
             "y": [level, level],
             "mode": "lines",
             "line": {"color": GREY, "width": 1, "dash": DASHES[place + 1]},
@@ -419,7 +414,7 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
         "Remove last": ("trash", "Take the last run off the plot", lambda: panel.remove(-1) if panel.runs else None),
     }
     made = {
-        name: widgets.Button(description=name, icon=icon, tooltip=tooltip, layout={"width": "110px"})
+        name: widgets.Button(description=name, icon=icon, tooltip=tooltip, layout={"width": "125px"})
         for name, (icon, tooltip, _) in buttons.items()
     }
     line, note, numbers = widgets.Label(), widgets.HTML(), widgets.HTML()
