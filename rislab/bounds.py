@@ -115,10 +115,7 @@ def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_
     slots, antennas = images.shape[-1], images.shape[-2]
     gain = normal_gain(images, power[:, None, :], noise_power[:, None])
     turned, left = explain(images, gain, torch.cat([images, slopes], dim=-1))
-    shared, crossed = (
-        turned[..., :slots],
-        turned[..., slots:],
-    )  # P B^H R⁻¹ B and P B^H R⁻¹ D, [B, L, K, K], [B, L, K, 3K]
+    shared, crossed = turned[..., :slots], turned[..., slots:]  # P B^H R⁻¹ times B and D, [B, L, K, K], [B, L, K, 3K]
     owner = torch.arange(slots, device=images.device).repeat_interleave(3)  # the source of each of the 3K parameters
     spread = shared * power[:, None, None, :]  # P B^H R⁻¹ B P
     outside = slopes.mH @ left[..., slots:] / noise_power[:, None, None, None]  # D^H R⁻¹ D

@@ -122,7 +122,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _overfit(options: argparse.Namespace) -> int:
     import torch
 
-    from rislab import machine, overfit, records, runs, training
+    from rislab import overfit, records, runs, training
     from rislab.errors import check_number
 
     check_number("threads", options.threads, 1, 1024, whole=True)
@@ -164,8 +164,7 @@ def _overfit(options: argparse.Namespace) -> int:
         parts = {"rungs": rungs, "matrix": cells, "one_batch": batches}
         plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in found] for name, found in parts.items()}
         plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
-        plain |= {"versions": machine.versions(), "commit": machine.commit(), "machine": machine.processor()}
-        print(json.dumps(_strict(plain), indent=2))
+        print(json.dumps(_strict(plain | _measured_on()), indent=2))
     else:
         held = sum(rung.passed for rung in rungs)
         print(f"{held} of {len(rungs)} rungs hold; {seconds:.1f} s")
@@ -220,12 +219,25 @@ def _one_batches(config: OverfitConfig, quiet: bool) -> list[Rung]:
     return found
 
 
-def _headline(config: OverfitConfig) -> str:
+def _origin() -> str:
+    """Versions, commit and machine in one line."""
     from rislab import machine
 
     found = machine.versions(("rislab", "torch"))
+    return f"rislab {found['rislab']} ({machine.commit()}), torch {found['torch']}, {machine.processor()}"
+
+
+def _measured_on() -> dict[str, Any]:
+    """The same for JSON."""
+    from rislab import machine
+
+    return {"versions": machine.versions(), "commit": machine.commit(), "machine": machine.processor()}
+
+
+def _headline(config: OverfitConfig) -> str:
+
     return (
-        f"rislab {found['rislab']} ({machine.commit()}), torch {found['torch']}, {machine.processor()}\n"
+        f"{_origin()}\n"
         f"{config.preset}: {config.scenes} scenes, {config.epochs} epochs, micro-batch {config.micro_batch}, "
         f"{config.accumulation_steps} accumulation steps, {config.precision}, lr {config.lr:g}, seed {config.seed}, "
         f"{config.device}"
@@ -235,7 +247,7 @@ def _headline(config: OverfitConfig) -> str:
 def _localise(options: argparse.Namespace) -> int:
     import torch
 
-    from rislab import conventions, localise, machine, runs
+    from rislab import conventions, localise, runs
     from rislab.data import SceneConfig
     from rislab.errors import check_choice, check_number
 
@@ -255,8 +267,7 @@ def _localise(options: argparse.Namespace) -> int:
     counts = options.sources or list(range(low, high + 1))
     badge = conventions.badge(config, seed=options.seed)
     if not options.json:
-        found = machine.versions(("rislab", "torch"))
-        print(f"rislab {found['rislab']} ({machine.commit()}), torch {found['torch']}, {machine.processor()}")
+        print(_origin())
         print(f"{options.preset}: {options.scenes} scenes a cell, seed {options.seed}, {options.threads} threads")
         print(badge.headline() if badge.passed else badge)
         print(localise.HEADER, flush=True)
@@ -276,8 +287,7 @@ def _localise(options: argparse.Namespace) -> int:
     if options.json:
         plain = {"scores": [dataclasses.asdict(score) for score in scores], "config": config.to_dict()}
         plain |= {"conventions": [dataclasses.asdict(check) for check in badge.checks], "seed": options.seed}
-        plain |= {"versions": machine.versions(), "commit": machine.commit(), "machine": machine.processor()}
-        print(json.dumps(_strict(plain), indent=2))
+        print(json.dumps(_strict(plain | _measured_on()), indent=2))
     return 0 if badge.passed else 1
 
 

@@ -51,4 +51,4 @@ class Estimate:
         power = torch.where(self.active, self.power.clamp(min=0), 0).to(array.elements)
         total = power.sum(-1, keepdim=True)
         share = power / torch.where(total > 0, total, 1.0)
-        return self.steering(array) * (array.elements.shape[-2] * share).sqrt().unsqueeze(-2)
+        return self.steering(array) * (array.count * share).sqrt().unsqueeze(-2)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +20,12 @@ from rislab.data import CODES, SYMBOLS, SceneBatch, SceneConfig, place
 from rislab.errors import InputError, check_choice, check_number
 from rislab.estimates import Estimate
 from rislab.geometry import WAVEFRONTS, Grid
-from rislab.likelihood import information_criterion, polish, rss
+from rislab.likelihood import information_criterion, polish
+from rislab.localise import search_grid
 from rislab.metrics import Matching, match, tolerances_of
 from rislab.model import CovarianceNet
 from rislab.music import Spectrum, music, mvdr, search
-from rislab.sparse import dictionary, sparse
+from rislab.sparse import residuals, sparse
 
 SOURCES = ("truth", "sample", "sparse", "learned", "blend")
 MAP = (181, 91)
@@ -155,8 +157,8 @@ class Explorer:
         config = scene.config
         factor = self.factor(view, scene)
         at = view.places[view.chosen][2]
-        maps = self._grid(config, (*MAP, 1), (at, at))
-        volume = self._grid(config, dictionary(config, density=2.0).shape, config.range)
+        maps = self._grid(config, at, lambda: config.grid((*MAP, 1), range=(at, at)))
+        volume = self._grid(config, None, lambda: search_grid(config))
         sources = len(view.places)
         spectra = (
             music(factor, sources, maps, refine=False),
@@ -204,20 +206,20 @@ class Explorer:
         predicted = self.model.predict(scene).to(scene.snapshots)
         return predicted if view.covariance == "learned" else blend(predicted, sample_factor(scene), view.beta)
 
-    def _grid(self, config: SceneConfig, shape: tuple[int, int, int], range_: tuple[float, float]) -> Grid:
-        key = config.ris_shape, config.wavelength, config.wavefront, config.azimuth, config.elevation, shape, range_
+    def _grid(self, config: SceneConfig, at: float | None, make: Callable[[], Grid]) -> Grid:
+        """The grid of the maps at a range, or of the search if `at` is None: made once for each kind of scene."""
+        key = config.ris_shape, config.wavelength, config.wavefront, config.azimuth, config.elevation, config.range, at
         if key not in self._grids:
             # A few: each may keep tens of megabytes of steering vectors.
             while len(self._grids) >= 4:
                 del self._grids[next(iter(self._grids))]
-            self._grids[key] = config.grid(shape, range=range_)
+            self._grids[key] = make()
         return self._grids[key]
 
 
 def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:
     """MDL and AIC of 0 … most sources by sparse and polished fits, less the smallest; a fifth of a second for each."""
-    fits = [torch.view_as_real(scene.snapshots).square().sum(dim=(1, 2, 3))]
-    fits += [rss(scene, polish(scene, sparse(scene, count))) for count in range(1, most + 1)]
+    fits = list(residuals(scene, most))
     named = {}
     for criterion in ("mdl", "aic"):
         values = [float(information_criterion(scene, left, k, criterion=criterion)) for k, left in enumerate(fits)]

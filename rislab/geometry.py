@@ -197,7 +197,9 @@ class Array:
         Returns:
             [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
         """
-        lag = self.phase(azimuth, elevation, range)
+        return self._vectors(self.phase(azimuth, elevation, range))
+
+    def _vectors(self, lag: Tensor) -> Tensor:
         return torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(self.count)
 
     def phase(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
@@ -211,17 +213,16 @@ class Array:
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
         """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex: ∂a = −j k0 ∂(path) a."""
         inverse = 1 / range
-        lag, slopes = self.phase_and_slopes(azimuth, elevation, inverse)
+        vectors, slopes = self.steering_and_slopes(azimuth, elevation, inverse)
         by_range = -inverse.square()[..., None, None] * slopes[..., 2:, :]
-        vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(self.count)
         return -1j * torch.cat([slopes[..., :2, :], by_range], dim=-2) * vectors.unsqueeze(-2)
 
-    def phase_and_slopes(self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor) -> tuple[Tensor, Tensor]:
-        """phase() [..., N] and its derivatives by azimuth, elevation and 1/r, [..., 3, N], real."""
+    def steering_and_slopes(self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor) -> tuple[Tensor, Tensor]:
+        """steering() [..., N], and the derivatives of phase() by azimuth, elevation and 1/r, [..., 3, N], real."""
         factor = wavenumber(self.wavelength)
         with torch.autocast(self.elements.device.type, enabled=False):
             path, slopes = path_and_gradient(self.elements, azimuth, elevation, inverse_range, self.wavefront)
-        return factor * path, factor * slopes
+        return self._vectors(factor * path), factor * slopes
 
 
 @dataclass(frozen=True, eq=False)

@@ -181,8 +181,8 @@ def _slopes(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, 
     """Images of steering vectors [B,L,M,K] and of their derivatives by azimuth, elevation and 1/r, [B,L,M,3K]."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
-    lag, phases = array.phase_and_slopes(azimuth, elevation, inverse)  # [B, K, N], [B, K, 3, N]
-    vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) * (active / math.sqrt(array.count)).unsqueeze(-1)
+    vectors, phases = array.steering_and_slopes(azimuth, elevation, inverse)  # [B, K, N], [B, K, 3, N]
+    vectors = vectors * active.unsqueeze(-1)
     slopes = -1j * phases * vectors.unsqueeze(-2)
     images = seen(batch, torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT)
     return images[..., : points.shape[1]], images[..., points.shape[1] :]

@@ -304,8 +304,7 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
 
     def model(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         azimuth, elevation, inverse = points.unbind(-1)
-        lag, slopes = array.phase_and_slopes(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
-        vectors = torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(elements)
+        vectors, slopes = array.steering_and_slopes(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
         turned = weighted[scenes[rows]].conj() * vectors.unsqueeze(-1)
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ torch.view_as_real(turned).flatten(-2)
         inside, beams = torch.view_as_complex(sums.unflatten(-1, (-1, 2))).split([3, 1], dim=1)  # j W^H ∂a, W^H a

@@ -291,7 +291,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     )
     note, errors = widgets.HTML(), widgets.HTML()
     plot = Plot(
-        figure(panel.look), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
+        drawing(panel.look), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
     )
     quiet = threading.local()
 

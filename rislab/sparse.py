@@ -8,11 +8,12 @@ stay, until no scene changes. Powers and noise power are estimated along.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
+from rislab.covariance import frobenius_squared
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_number
 from rislab.estimates import Estimate
@@ -32,7 +33,7 @@ from rislab.music import beam_power
 from rislab.subspace import check_sources
 from rislab.waveforms import explain, normal_gain
 
-# Scenes worked on at once: the power of 3 366 atoms for each and their images take about 10 MB a scene.
+# Scenes worked on at once: the power of all atoms for each and the images of the shortlist take about 10 MB a scene.
 CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
@@ -189,11 +190,16 @@ def order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: Pro
         progress: called as progress(numbers tried, most).
     """
     check_number("most", most, 1, batch.config.antennas - 1, whole=True)
-    empty = torch.view_as_real(batch.snapshots).square().sum(dim=(1, 2, 3))
-    scores = [information_criterion(batch, empty, 0, criterion=criterion)]
+    left = enumerate(residuals(batch, most, progress=progress))
+    scores = [information_criterion(batch, rss, sources, criterion=criterion) for sources, rss in left]
+    return torch.stack(scores).argmin(dim=0)
+
+
+def residuals(batch: SceneBatch, most: int, *, progress: Progress | None = None) -> Iterator[Tensor]:
+    """RSS that sparse and polished fits of 0, 1, … most sources leave, each [B]; arguments as in order()."""
+    yield frobenius_squared(batch.snapshots)
     for sources in range(1, most + 1):
         left = rss(batch, polish(batch, sparse(batch, sources)))
-        scores.append(information_criterion(batch, left, sources, criterion=criterion))
         if progress is not None:
             progress(sources, most)
-    return torch.stack(scores).argmin(dim=0)
+        yield left

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -15,21 +14,9 @@ from typing import Any
 
 import nbformat
 import pytest
+from browser import CHROMIUM, FLAGS, sync_api
 from nbformat.v4 import new_code_cell, new_notebook
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-quic",
-    "--no-first-run",
-]
 SHOTS = Path(__file__).resolve().parent.parent / "reports" / "out"
 CELLS = (
     "import torch, rislab\ntorch.set_num_threads(1)\n"

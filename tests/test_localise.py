@@ -21,6 +21,7 @@ from rislab.model import CovarianceNet
 from rislab.state import TrainConfig
 
 CONFIG = SceneConfig.preset("classroom")
+QUICK = ["localise", "--preset", "classroom", "--snr", "20", "--sources", "1", "--threads", "1"]
 
 
 def told(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
@@ -86,19 +87,7 @@ def test_bad_cells_are_named() -> None:
 
 
 def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [
-        "localise",
-        "--preset",
-        "classroom",
-        "--scenes",
-        "8",
-        "--snr",
-        "20",
-        "--sources",
-        "1",
-        "--threads",
-        "1",
-    ]
+    arguments = [*QUICK, "--scenes", "8"]
     assert main([*arguments, "--estimators", "truth + MUSIC", "sparse + polish"]) == 0
     printed = capsys.readouterr().out
     assert "conventions: 16 of 16 checks hold" in printed
@@ -133,19 +122,7 @@ def test_a_red_badge_gives_exit_code_1(capsys: pytest.CaptureFixture[str], monke
     from rislab import conventions
 
     monkeypatch.setattr(conventions, "STEP", 10.0)  # finite differences that are none
-    arguments = [
-        "localise",
-        "--preset",
-        "classroom",
-        "--scenes",
-        "2",
-        "--snr",
-        "20",
-        "--sources",
-        "1",
-        "--threads",
-        "1",
-    ]
+    arguments = [*QUICK, "--scenes", "2"]
     assert main([*arguments, "--estimators", "truth + MUSIC"]) == 1
     assert "FAIL bound" in capsys.readouterr().out
 
