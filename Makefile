@@ -10,8 +10,9 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
+# Two processes of one thread each; a file stays in one process, since its fixtures are costly.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -62,7 +62,29 @@ __all__ = [
     "sparse",
 ]
 
-LAZY = ("conventions", "faults", "figures", "localise", "maps", "overfit", "panels", "reports", "runs")
+# Loaded when first used.
+LAZY = (
+    "autopsy",
+    "clinic",
+    "clinic_figures",
+    "conventions",
+    "exercises",
+    "faults",
+    "figures",
+    "film",
+    "film_panel",
+    "localise",
+    "maps",
+    "overfit",
+    "panels",
+    "precision",
+    "precision_panel",
+    "quiz",
+    "reports",
+    "runs",
+    "story",
+    "story_panel",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rislab import cli_faults
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rislab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(f"rislab: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"rislab: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader has gone; nobody is left to be told.
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_overfit(commands.add_parser("overfit", help="climb the overfit ladder on simulated RIS scenes"))
     _add_report(commands.add_parser("report", help="run a notebook and write a self-contained HTML report"))
     _add_localise(commands.add_parser("localise", help="estimators side by side: recall, errors, ratio to the bound"))
+    cli_faults.add(commands.add_parser("faults", help="the catalogue of faults, each an edit of the real loop"), _whole)
     info = commands.add_parser("info", help="versions, devices, threads, and whether widgets can render")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
@@ -72,6 +74,9 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clip-norm", type=_number, default=1.0, help="largest gradient norm (default %(default)s)")
     parser.add_argument("--blend", type=_number, default=0.0, help="share β of the sample covariance in R_test")
     parser.add_argument("--curriculum", default="no-curriculum", help="no-curriculum or three-phase")
+    parser.add_argument(
+        "--validation", type=_whole, default=0, help="fresh scenes scored after each epoch (default %(default)s)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=_whole, default=1, help="intra-op threads of torch (default %(default)s)")
     parser.add_argument("--only", nargs="+", default=[], metavar="RUNG", help="climb these rungs only")
@@ -110,12 +115,16 @@ def _add_localise(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Run a notebook without a browser and write reports/out/NAME.html, which opens offline."
-    parser.add_argument("name", nargs="?", help="of the notebook, without its number: overfit, start, …")
+    parser.description = (
+        "Run a notebook without a browser and write reports/out/NAME.html, which opens offline. "
+        "Exit code 1 if a cell fails."
+    )
+    parser.add_argument("name", nargs="?", help="of a notebook without its number (overfit, …), or of a named set")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("-f", dest="file", metavar="YAML", help="file with parameters")
-    parser.add_argument("-o", dest="out", default="reports/out", metavar="FOLDER", help="default: %(default)s")
-    parser.add_argument("--list", action="store_true", help="list the notebooks and their parameters")
+    parser.add_argument("-o", "--out", default="reports/out", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--all", action="store_true", help="run every named set and write the gallery, index.html")
+    parser.add_argument("--list", action="store_true", help="list the notebooks with their parameters, and the sets")
     parser.set_defaults(run=_report)
 
 
@@ -301,26 +310,63 @@ def _yaml(name: str, text: str) -> Any:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from rislab import notebooks, reports
+    from rislab import gallery, notebooks
 
+    if options.all:
+        if options.name or options.parameters or options.file or options.list:
+            raise InputError("--all runs every named set as its file has it; allowed with it: --out alone")
+        return _gallery(Path(options.out))
     if options.list or options.name is None:
-        for name, path in notebooks.available().items():
-            print(f"{name:<12} {path.name}")
-            for parameter in notebooks.parameters(path).values():
-                print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
-        return 0
+        return _list_reports()
+    chosen = gallery.named(options.name)
     values: dict[str, Any] = {}
-    path = notebooks.named(options.name)
     if options.file is not None:
-        values |= notebooks.read_values(path, Path(options.file))
-    values |= notebooks.parse_values(path, dict(options.parameters))
-    report = reports.run(options.name, values, out=Path(options.out), check=reports.check_for(options.name))
+        values |= notebooks.read_values(chosen.path, Path(options.file))
+    values |= notebooks.parse_values(chosen.path, dict(options.parameters))
+    report = chosen.run(values, Path(options.out))
     if report.closing:
         print(report.closing)
     print(f"{report.html}  ({report.seconds:.0f} s)")
     if not report.ok:
         print(f"rislab: {report.error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _gallery(out: Path) -> int:
+    """All named sets, with a line on stderr as each begins and ends; those that failed are named again at the end."""
+    from rislab import gallery
+
+    sets = gallery.available()
+    begun = 0
+
+    def begin(chosen: gallery.NamedSet) -> None:
+        nonlocal begun
+        begun += 1
+        print(f"[{begun}/{len(sets)}] {chosen.name}: {chosen.title}", file=sys.stderr, flush=True)
+
+    failed = []
+    for report in gallery.build(sets, out, on_begin=begin):
+        said = f"[{begun}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
+        print(said, file=sys.stderr, flush=True)
+        failed += [report] if not report.ok else []
+    print(f"{out / gallery.INDEX}  ({len(sets) - len(failed)} of {len(sets)} reports passed)")
+    for report in failed:
+        print(f"rislab: {report.name}: {report.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _list_reports() -> int:
+    from rislab import gallery, notebooks
+
+    for name, path in notebooks.available().items():
+        print(f"{name:<12} {path.name}")
+        for parameter in notebooks.parameters(path).values():
+            print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
+    print("\nnamed sets, each with values of its own; --all runs them all")
+    for chosen in gallery.available() if gallery.found() else []:
+        changed = ", ".join(f"{name} = {value!r}" for name, (value, _) in chosen.changed.items())
+        print(f"{chosen.name:<22} {chosen.title}\n    {chosen.path.name}, {changed or 'defaults'}")
     return 0
 
 

@@ -24,8 +24,9 @@ from rislab.likelihood import information_criterion, polish
 from rislab.localise import search_grid
 from rislab.metrics import Matching, match, tolerances_of
 from rislab.model import CovarianceNet
-from rislab.music import Spectrum, music, mvdr, search
+from rislab.music import beam_power, search
 from rislab.sparse import residuals, sparse
+from rislab.subspace import conditioned, eigenpairs, signal_subspace
 
 SOURCES = ("truth", "sample", "sparse", "learned", "blend")
 MAP = (181, 91)
@@ -111,29 +112,39 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What follows from a view.
+class Glance:
+    """What a view shows at once: its spectra, before anybody has searched them for sources.
 
     Args:
-        view, scene: where it comes from.
+        view, scene: where it comes from. factor: of the covariance that the view asks for, [1,N,J].
         grid: of the maps, 181 × 91 at the range of the chosen source.
-        music, mvdr: spectra on it. cut: their values along the range through the chosen source, by name, each [CUT].
-        ranges: of the cut, metres.
-        peaks: of MUSIC over azimuth, elevation and range. matching: with the truth. bound: of the scene.
+        music, mvdr: spectra on it, [181,91].
+        cut: their values along the range through the chosen source, by name, each [CUT]. ranges: of the cut, metres.
         eigenvalues: of the covariance, falling, the largest 12.
     """
 
     view: View
     scene: SceneBatch
+    factor: Tensor
     grid: Grid
-    music: Spectrum
-    mvdr: Spectrum
+    music: Tensor
+    mvdr: Tensor
     cut: dict[str, Tensor]
     ranges: Tensor
+    eigenvalues: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Look(Glance):
+    """Everything that follows from a view.
+
+    Args:
+        peaks: of MUSIC over azimuth, elevation and range. matching: with the truth. bound: of the scene.
+    """
+
     peaks: Estimate
     matching: Matching
     bound: Bound
-    eigenvalues: Tensor
 
 
 @dataclass
@@ -153,41 +164,45 @@ class Explorer:
         Raises:
             InputError: for a learned or blended covariance without a network that knows the surface.
         """
+        return self.finish(self.glance(view))
+
+    def glance(self, view: View) -> Glance:
+        """The first part of a look, a quarter of its time: spectra, range cut and eigenvalues; raises as look()."""
         scene = view.scene()
         config = scene.config
         factor = self.factor(view, scene)
         at = view.places[view.chosen][2]
         maps = self._grid(config, at, lambda: config.grid((*MAP, 1), range=(at, at)))
-        volume = self._grid(config, None, lambda: search_grid(config))
-        sources = len(view.places)
-        spectra = (
-            music(factor, sources, maps, refine=False),
-            mvdr(factor, sources, maps, loading=view.loading, refine=False),
-        )
-        peaks = search(factor, sources, volume)
-        azimuth, elevation = scene.azimuth[0, view.chosen], scene.elevation[0, view.chosen]
         line = Grid(
             maps.array,
-            azimuth.reshape(1).double(),
-            elevation.reshape(1).double(),
+            scene.azimuth[0, view.chosen].reshape(1).double(),
+            scene.elevation[0, view.chosen].reshape(1).double(),
             1 / torch.linspace(1 / config.range[1], 1 / config.range[0], CUT, dtype=torch.float64),
         )
-        cut = {
-            "MUSIC": music(factor, sources, line, refine=False).values[0, 0, 0],
-            "MVDR": mvdr(factor, sources, line, loading=view.loading, refine=False).values[0, 0, 0],
-        }
-        return Look(
+        music, mvdr = spectra(factor, len(view.places), maps, loading=view.loading)
+        cuts = spectra(factor, len(view.places), line, loading=view.loading)
+        return Glance(
             view=view,
             scene=scene,
+            factor=factor,
             grid=maps,
-            music=spectra[0],
-            mvdr=spectra[1],
-            cut=cut,
+            music=music[..., 0],
+            mvdr=mvdr[..., 0],
+            cut={name: values[0, 0] for name, values in zip(("MUSIC", "MVDR"), cuts, strict=True)},
             ranges=line.range,
-            peaks=peaks,
-            matching=match(peaks, scene, tolerances=tolerances_of(config)),
-            bound=bound(scene),
             eigenvalues=torch.linalg.svdvals(factor[0]).square()[:12],
+        )
+
+    def finish(self, glance: Glance) -> Look:
+        """The look that begins with a glance: the search in three dimensions, matching and the bound."""
+        config = glance.scene.config
+        volume = self._grid(config, None, lambda: search_grid(config))
+        peaks = search(glance.factor, len(glance.view.places), volume)
+        return Look(
+            **glance.__dict__,
+            peaks=peaks,
+            matching=match(peaks, glance.scene, tolerances=tolerances_of(config)),
+            bound=bound(glance.scene),
         )
 
     def factor(self, view: View, scene: SceneBatch) -> Tensor:
@@ -215,6 +230,30 @@ class Explorer:
                 del self._grids[next(iter(self._grids))]
             self._grids[key] = make()
         return self._grids[key]
+
+
+def spectra(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:
+    """The values of music() and mvdr() of one scene, in one pass over the grid and without their peaks.
+
+    The steering vectors of the maps are read from memory once for both, which takes longer than the arithmetic.
+
+    Args:
+        factor: [1,N,J], complex. sources: K. grid: [P], [Q], [R]. loading: see mvdr().
+
+    Returns:
+        MUSIC and MVDR, [P,Q,R] each.
+
+    Raises:
+        InputError: see signal_subspace().
+    """
+    matrix = conditioned(factor, grid.array.count)
+    values, vectors = eigenpairs(matrix)
+    weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)
+    columns = torch.cat([signal_subspace(matrix, sources), weighted], dim=-1)  # [1, N, K+J]
+    power = beam_power(columns.permute(2, 1, 0), grid)  # [K+J, P, Q, R], of each column by itself
+    smallest = torch.finfo(power.dtype).eps
+    music, mvdr = (1 - part.sum(0) for part in (power[:sources], power[sources:]))
+    return 1 / music.clamp(min=smallest), loading / mvdr.clamp(min=smallest)
 
 
 def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:

@@ -42,12 +42,21 @@ def export_html(
         source = read(Path(source))
     notebook = _presentable(copy.deepcopy(source), title, header, error)
     body, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(folder or "")}})
+    files.replace(Path(html_path), page(title, body, style=_highlighting()).encode())
+
+
+def page(title: str, body: str, *, style: str = "") -> str:
+    """Put a body into the frame of all our pages, which load nothing and draw their figures by one plotly.
+
+    Args:
+        title: of the window, as text. body: HTML. style: CSS beyond the common one.
+    """
     scripts = ""
     if "data-plotly" in body:
         from plotly.offline import get_plotlyjs
 
         scripts = f"<script>{get_plotlyjs()}</script>\n<script>{_FIGURES}</script>\n"
-    page = f'''<!DOCTYPE html>
+    return f'''<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -55,7 +64,7 @@ def export_html(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <title>{escape(title)}</title>
-<style>{_CSS}{_highlighting()}</style>
+<style>{_CSS}{style}</style>
 </head>
 <body>
 <main>
@@ -64,7 +73,6 @@ def export_html(
 {scripts}</body>
 </html>
 '''
-    files.replace(Path(html_path), page.encode())
 
 
 def _presentable(notebook: Any, title: str, header: Mapping[str, str], error: str) -> Any:
@@ -144,7 +152,7 @@ def _shown(output: Any) -> list[Any]:
     if data is None:
         return [output]
     if PLOTLY in data:
-        output.data = {"text/html": _figure(data[PLOTLY])}
+        output.data = {"text/html": figure(data[PLOTLY])}
     elif "application/vnd.jupyter.widget-view+json" in data or "application/javascript" in data:
         return []
     elif "text/latex" in data and "text/html" not in data:
@@ -152,18 +160,28 @@ def _shown(output: Any) -> list[Any]:
     return [output]
 
 
-def _figure(figure: Mapping[str, Any]) -> str:
-    layout = figure.get("layout", {})
-    title = layout.get("title") or ""
-    label = re.sub("<[^>]*>", " ", title.get("text", "") if isinstance(title, dict) else title) or "interactive figure"
+def figure(content: Mapping[str, Any], *, still: bool = False, label: str = "") -> str:
+    """Give a plotly figure as HTML for a page().
+
+    Args:
+        content: data and layout. still: drawn, but deaf to the pointer. label: read aloud; by default the title.
+    """
+    layout = content.get("layout", {})
+    label = label or title_of(content) or "interactive figure"
     height = layout.get("height") or 450
     # With every < escaped, no text in a figure can end the script element.
-    content = json.dumps({"data": figure.get("data", []), "layout": layout}).replace("<", "\\u003c")
+    inside = json.dumps({"data": content.get("data", []), "layout": layout}).replace("<", "\\u003c")
     return (
-        f'<figure class="plot" data-plotly aria-label="{escape(label)}">'
-        f'<div style="height:{float(height):g}px"></div><script type="application/json">{content}</script>'
+        f'<figure class="plot" data-plotly="{"still" if still else "live"}" aria-label="{escape(label)}">'
+        f'<div style="height:{float(height):g}px"></div><script type="application/json">{inside}</script>'
         "<noscript>This figure needs JavaScript.</noscript></figure>"
     )
+
+
+def title_of(content: Mapping[str, Any]) -> str:
+    """Title of a plotly figure as plain text; empty where it has none."""
+    title = content.get("layout", {}).get("title") or ""
+    return re.sub("<[^>]*>", " ", title.get("text") or "" if isinstance(title, Mapping) else title)
 
 
 def _formula(tex: str, *, block: bool) -> str:
@@ -258,7 +276,9 @@ function themed(layout) {
 for (const figure of document.querySelectorAll("figure[data-plotly]")) {
   const {data, layout} = JSON.parse(figure.querySelector("script").textContent);
   const plot = figure.querySelector("div");
-  Plotly.newPlot(plot, data, {...layout, ...themed(layout)}, {responsive: true, displaylogo: false});
+  Plotly.newPlot(plot, data, {...layout, ...themed(layout)}, {
+    responsive: true, displaylogo: false, staticPlot: figure.dataset.plotly == "still"
+  });
   dark.addEventListener("change", () => Plotly.relayout(plot, themed(layout)));
 }
 """

@@ -26,6 +26,7 @@ from rislab.records import Counters, EpochRecord, Record, StepRecord, epochs, st
 # Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#767676"  # readable on white and on #111, for what belongs to no run
+ALARM = "#b34700"  # of a sentence beside a figure that says what is wrong
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
@@ -140,17 +141,21 @@ def _kept(values: Array, points: int = 2000) -> NDArray[np.intp]:
     count = len(values)
     if count <= points:
         return np.arange(count)
-    kinds = [kind for kind in (np.isnan(values), np.isposinf(values), np.isneginf(values)) if kind.any()]
+    wrong = () if np.isfinite(values).all() else (np.isnan(values), np.isposinf(values), np.isneginf(values))
+    kinds = [kind for kind in wrong if kind.any()]
     width = math.ceil(count / ((points - 2) // (2 + len(kinds))))
     starts = np.arange(0, count, width)
 
     def rows(samples: NDArray[Any], fill: float) -> NDArray[Any]:
-        padded = np.pad(samples, (0, len(starts) * width - count), constant_values=fill)
+        padded = np.full(len(starts) * width, fill, samples.dtype)
+        padded[:count] = samples
         return padded.reshape(len(starts), width)
 
-    finite = np.isfinite(values)
-    lowest = rows(np.where(finite, values, np.inf), np.inf).argmin(axis=1)
-    highest = rows(np.where(finite, values, -np.inf), -np.inf).argmax(axis=1)
+    def finite_or(fill: float) -> Array:
+        return np.where(np.isfinite(values), values, fill) if kinds else values
+
+    lowest = rows(finite_or(np.inf), np.inf).argmin(axis=1)
+    highest = rows(finite_or(-np.inf), -np.inf).argmax(axis=1)
     tables = [rows(kind, False) for kind in kinds]
     firsts = [(starts + table.argmax(axis=1))[table.any(axis=1)] for table in tables]
     return np.unique(np.concatenate([[0, count - 1], starts + lowest, starts + highest, *firsts]))

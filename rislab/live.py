@@ -28,12 +28,14 @@ PATIENCE = 1.0
 
 _LIBRARY = """
 export default {
-  async initialize({ model }) {
-    if (!globalThis.rislabPlotly) {
+  initialize({ model }) {
+    // Later, since a model that is not ready within two seconds is given up, and this compiles five megabytes.
+    setTimeout(() => {
+      if (globalThis.rislabPlotly) return;
       const module = { exports: {} };
       new Function("module", "self", model.get("source"))(module, globalThis);
       globalThis.rislabPlotly = module.exports;
-    }
+    }, 0);
   },
 };
 """
@@ -58,19 +60,23 @@ export default {
     async function draw() {
       if (busy) { waiting = true; return; }
       busy = true;
-      do {
-        waiting = false;
-        const { number, data, layout } = structuredClone(model.get("figure"));
-        const templates = model.get("templates");
-        if (layout) {
-          layout.template = templates[dark() ? "dark" : "light"];
-          await Plotly.react(node, data, layout, { responsive: true, displaylogo: false, ...model.get("options") });
-          if (!listening) { listen(); listening = true; }
-          model.set("drawn", number);
-          model.save_changes();
-        }
-      } while (waiting);
-      busy = false;
+      try {
+        do {
+          waiting = false;
+          await drawOnce();
+        } while (waiting);
+      } finally {
+        busy = false;
+      }
+    }
+    async function drawOnce() {
+      const { number, data, layout } = structuredClone(model.get("figure"));
+      if (!layout) return;
+      layout.template = model.get("templates")[dark() ? "dark" : "light"];
+      await Plotly.react(node, data, layout, { responsive: true, displaylogo: false, ...model.get("options") });
+      if (!listening) { listen(); listening = true; }
+      model.set("drawn", number);
+      model.save_changes();
     }
     function tell(kind, content) {
       model.set("event", { kind, ...content, at: Date.now() });
@@ -137,10 +143,19 @@ class Plot(anywidget.AnyWidget):
         self.observe(lambda change: self._answered(), "drawn")
 
     def show(self, figure: Drawing) -> None:
-        """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits."""
+        """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits.
+
+        A page that does not answer gets it after PATIENCE all the same.
+        """
         with self._gate:
+            waited = self._pending is not None
             self._pending = figure
-            if self.drawn < self._number and time.monotonic() - self._pushed_at < PATIENCE:
+            left = PATIENCE - (time.monotonic() - self._pushed_at)
+            if self.drawn < self._number and left > 0:
+                if not waited:
+                    late = threading.Timer(left, self._push)
+                    late.daemon = True
+                    late.start()
                 return
         self._push()
 

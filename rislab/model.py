@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rislab.covariance import back_project, beam_power
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import check_number
+from rislab.randomness import ALONE
 
 
 class BeamPower(nn.Module):
@@ -118,7 +119,7 @@ class CovarianceNet(nn.Module):
         check_number("seed", seed, 0, 2**63 - 1, whole=True)
         check_number("width", width, 1, 4096, whole=True)
         maps = BeamPower(config, beams or default_beams(config), ridge)
-        with torch.random.fork_rng(devices=[]):
+        with ALONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(maps.atoms.shape[0], width)
             head = Head(width, config.elements, config.sources[1])

@@ -15,35 +15,41 @@ import torch
 from rislab import conventions
 from rislab.data import CODES, SYMBOLS
 from rislab.errors import InputError
-from rislab.explore import SOURCES, Explorer, Look, Place, View, order_criteria
-from rislab.figures import BLUE, GREEN, GREY, SKY, VERMILLION, template
+from rislab.explore import SOURCES, Explorer, Glance, Look, Place, View, order_criteria
+from rislab.figures import ALARM, BLUE, GREEN, GREY, SKY, VERMILLION, template
 from rislab.geometry import WAVEFRONTS
-from rislab.maps import REACH
+from rislab.maps import REACH, SHARE
 from rislab.model import CovarianceNet
-from rislab.music import Spectrum
 
 FLOOR_DB = -40.0
 RING = 10  # pixels
+CROSS = {"symbol": "x", "size": 8, "color": VERMILLION}
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
 HEIGHT = 470
+# 95 % of normal errors of one quantity.
+INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
+BAND = "rgba(86,180,233,0.25)"  # SKY
+# What an axis here never needs, and the page would measure at every drawing: a third of the time to the screen.
+STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 
-def figure(look: Look) -> go.Figure:
+def figure(look: Glance) -> go.Figure:
     """drawing() as a plain figure, which survives saving and reports."""
     return go.Figure(drawing(look)).update_layout(template=template())
 
 
-def drawing(look: Look) -> dict[str, Any]:
+def drawing(look: Glance) -> dict[str, Any]:
     """A look as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
+    A glance is drawn without estimates and bound, with the same axes, so that nothing jumps when they follow.
     The rings of the true sources on the first map are the first shapes, in the order of the sources: a page can move
     them. Plain mappings, since plotly's objects check each property, which takes longer than all the spectra.
     """
     view = look.view
     here = view.places[view.chosen][2]
     titles = [f"MUSIC, {view.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
-    titles += [f"range, source {view.chosen + 1}", "largest eigenvalues"]
-    ends = [[float(axis[0]), float(axis[-1])] for axis in (_degrees(look.grid.azimuth), _degrees(look.grid.elevation))]
+    titles += [f"range, source {view.chosen + 1}{_margin(look)}", "largest eigenvalues"]
+    ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(look.grid.azimuth), degrees(look.grid.elevation))]
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if look.ranges.min() <= tick <= look.ranges.max()]
     across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
     layout: dict[str, Any] = {
@@ -64,8 +70,8 @@ def drawing(look: Look) -> dict[str, Any]:
     }
     for number, title in enumerate(titles):
         column, row, name = number % 2, number // 2, str(number + 1) if number else ""
-        layout[f"xaxis{name}"] |= {"domain": across[column], "anchor": f"y{name}"}
-        layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}"}
+        layout[f"xaxis{name}"] |= {"domain": across[column], "anchor": f"y{name}", **STILL}
+        layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}", **STILL}
         if row == 0:
             layout[f"xaxis{name}"]["showgrid"] = layout[f"yaxis{name}"]["showgrid"] = False
         place = {"x": sum(across[column]) / 2, "y": down[row][1], "xref": "paper", "yref": "paper", "yanchor": "bottom"}
@@ -73,38 +79,38 @@ def drawing(look: Look) -> dict[str, Any]:
         layout["annotations"].append({**place, "text": title, "showarrow": False, "font": {"size": 13}})
     rings = [[_ring(place, name, editable=not name) for place in view.places] for name in ("", "2")]
     lines = [_upright("3", here), _upright("4", len(view.places) + 0.5)]
-    layout["shapes"] = [*rings[0], *rings[1], *lines]
+    layout["shapes"] = [*rings[0], *rings[1], *lines, *_band(look)]
     maps = [trace for name, spectrum in (("", look.music), ("2", look.mvdr)) for trace in _map(look, spectrum, name)]
-    return {"data": [*maps, *_cuts(look), _eigenvalues(look)], "layout": layout}
+    return {"data": [*maps, *_cuts(look), _eigenvalues(look), _ranged(look)], "layout": layout}
 
 
-def _degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
+def degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Radians as degrees, float32."""
     return torch.rad2deg(radians).to(torch.float32).numpy()
 
 
-def _decibels(values: torch.Tensor) -> torch.Tensor:
+def decibels(values: torch.Tensor) -> torch.Tensor:
+    """Linear power as dB below its largest value, not under FLOOR_DB, float32; NaN stays."""
     return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
 
 
-def _map(look: Look, spectrum: Spectrum, axis: str) -> list[dict[str, Any]]:
+def _map(look: Glance, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
     cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
-    found = look.peaks.active[0]
     azimuth, elevation = _ellipses(look)
     heat = {
         "type": "heatmap",
-        "x": _degrees(look.grid.azimuth),
-        "y": _degrees(look.grid.elevation),
-        "z": np.ascontiguousarray(_decibels(spectrum.values[0, :, :, 0]).numpy().T),
+        "x": degrees(look.grid.azimuth),
+        "y": degrees(look.grid.elevation),
+        "z": np.ascontiguousarray(decibels(values).numpy().T),
         "coloraxis": "coloraxis",
         "hovertemplate": "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>",
     }
     marks = {
         "type": "scatter",
-        "x": _degrees(look.peaks.azimuth[0][found]),
-        "y": _degrees(look.peaks.elevation[0][found]),
+        **_crosses(look),
         "mode": "markers",
         "name": "estimate",
-        "marker": {"symbol": "x", "size": 8, "color": VERMILLION},
+        "marker": CROSS,
     }
     outline = {
         "type": "scatter",
@@ -118,18 +124,57 @@ def _map(look: Look, spectrum: Spectrum, axis: str) -> list[dict[str, Any]]:
     return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, {**marks, **cell}]
 
 
-def _cuts(look: Look) -> list[dict[str, Any]]:
+def _crosses(look: Glance) -> dict[str, Any]:
+    # A gap, not nothing: a trace without points would leave the legend, and the legend would jump.
+    if not isinstance(look, Look) or not bool(look.peaks.active.any()):
+        return {"x": [None], "y": [None]}
+    found = look.peaks.active[0]
+    return {"x": degrees(look.peaks.azimuth[0][found]), "y": degrees(look.peaks.elevation[0][found])}
+
+
+def _cuts(look: Glance) -> list[dict[str, Any]]:
     pens = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
     cell = {"type": "scatter", "mode": "lines", "xaxis": "x3", "yaxis": "y3", "x": look.ranges.numpy()}
     return [
-        {**cell, "y": _decibels(values).numpy(), "name": name, "line": pens[name]} for name, values in look.cut.items()
+        {**cell, "y": decibels(values).numpy(), "name": name, "line": pens[name]} for name, values in look.cut.items()
     ]
 
 
-def _eigenvalues(look: Look) -> dict[str, Any]:
+def _eigenvalues(look: Glance) -> dict[str, Any]:
     shares = (look.eigenvalues / look.eigenvalues.sum()).numpy()
     bars = {"type": "bar", "x": np.arange(1, len(shares) + 1), "y": shares, "marker": {"color": BLUE}}
     return {**bars, "xaxis": "x4", "yaxis": "y4", "showlegend": False}
+
+
+def _ranged(look: Glance) -> dict[str, Any]:
+    """The estimated range of the chosen source, on the range cut; nothing if it was not found."""
+    at: list[float | None] = [None]
+    if isinstance(look, Look) and bool(look.matching.hit[0, look.view.chosen]):
+        at = [float(look.peaks.range[0, look.matching.slot[0, look.view.chosen]])]
+    cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False, "marker": CROSS}
+    return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
+
+
+def _reach(look: Glance) -> float:
+    """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
+    return INTERVAL * float(look.bound.range[0, look.view.chosen]) if isinstance(look, Look) else math.nan
+
+
+def _margin(look: Glance) -> str:
+    reach = _reach(look)
+    if math.isnan(reach):
+        return ""
+    return f": ± {reach:.2g} m in 95 % of the bound" if math.isfinite(reach) else ": no finite bound"
+
+
+def _band(look: Glance) -> list[dict[str, Any]]:
+    """The 95 % interval of the bound around the true range, as far as the cut goes; nothing where it is infinite."""
+    here, reach = look.view.places[look.view.chosen][2], _reach(look)
+    if not math.isfinite(reach):
+        return []
+    ends = [min(max(here + turn * reach, float(look.ranges.min())), float(look.ranges.max())) for turn in (-1, 1)]
+    box = {"type": "rect", "xref": "x3", "yref": "y3 domain", "x0": ends[0], "x1": ends[1], "y0": 0, "y1": 1}
+    return [{**box, "editable": False, "fillcolor": BAND, "line": {"color": SKY, "width": 1}}]
 
 
 def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
@@ -144,12 +189,14 @@ def _upright(axis: str, x: float) -> dict[str, Any]:
     return {**line, "editable": False, "line": {"color": GREY, "width": 1.5, "dash": "dash"}}
 
 
-def _ellipses(look: Look) -> tuple[list[float | None], list[float | None]]:
-    """Outlines of the bound around each source, in degrees, with gaps between them."""
+def _ellipses(look: Glance) -> tuple[list[float | None], list[float | None]]:
+    """Outlines of the bound around each source, in degrees, with gaps between them; a gap before it is known."""
+    if not isinstance(look, Look):
+        return [None], [None]
     angle = torch.linspace(0, 2 * math.pi, 49, dtype=torch.float64)
     circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
-    x: list[float | None] = []
-    y: list[float | None] = []
+    x: list[float | None] = [None]
+    y: list[float | None] = [None]
     for slot, (azimuth, elevation, _) in enumerate(look.view.places):
         block = look.bound.blocks[0, slot, :2, :2]
         if not bool(torch.isfinite(block).all()):
@@ -160,13 +207,15 @@ def _ellipses(look: Look) -> tuple[list[float | None], list[float | None]]:
     return x, y
 
 
-def table(look: Look) -> str:
-    """Errors of the estimates source by source, with the ratio to the bound, as HTML."""
+def table(look: Glance) -> str:
+    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of a glance the places only."""
     rows = []
-    limit, matching = look.bound, look.matching
     for slot, (azimuth, elevation, range_) in enumerate(look.view.places):
         cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
-        if bool(matching.hit[0, slot]):
+        if not isinstance(look, Look):
+            cells += ["…", "…", "…"]
+        elif bool(look.matching.hit[0, slot]):
+            limit, matching = look.bound, look.matching
             errors = (
                 (math.degrees(matching.azimuth[0, slot]), math.degrees(limit.azimuth[0, slot]), "°"),
                 (math.degrees(matching.elevation[0, slot]), math.degrees(limit.elevation[0, slot]), "°"),
@@ -183,7 +232,10 @@ def table(look: Look) -> str:
 
 
 class MusicPanel:
-    """Knobs around one scene. `view` is what they show, `look` the last that was computed.
+    """Knobs around one scene. `view` is what they show, `look` the last that was computed in full.
+
+    A new view is shown in two drawings: its spectra at once (`seen`), then the estimates, which take three times as
+    long and are left out while further views wait. What is drawn is always of one view.
 
     Args:
         view: where to begin. model: network of the learned covariance, or None.
@@ -194,6 +246,7 @@ class MusicPanel:
         self.explorer = Explorer(model)
         self.view = view
         self.look = self.explorer.look(view)
+        self.seen: Glance = self.look
         self.error = ""
         self.widget: Any = None
         self._newest = threading.Condition()
@@ -241,13 +294,22 @@ class MusicPanel:
                 view, self._wanted, self._busy = self._wanted, None, True
             try:
                 if view is not None:
-                    self.look = self.explorer.look(view)
+                    self._follow(view)
             except Exception as error:  # shown beside the knobs; the thread goes on with the next view
                 self.error = str(error)
-            self._show()
+                self._show()
             with self._newest:
                 self._busy = False
                 self._newest.notify_all()
+
+    def _follow(self, view: View) -> None:
+        self.seen = self.explorer.glance(view)
+        self._show()
+        with self._newest:
+            if self._wanted is not None:
+                return
+        self.seen = self.look = self.explorer.finish(self.seen)
+        self._show()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         shown = self.widget if self.widget is not None else self.figure()
@@ -289,9 +351,10 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     checked = widgets.Button(
         description="Conventions", tooltip="Check that the house agrees with the definitions", layout=wide
     )
-    note, errors = widgets.HTML(), widgets.HTML()
+    alarm, note, errors = widgets.HTML(), widgets.HTML(), widgets.HTML()
+    noted = [view]  # what the note was said of
     plot = Plot(
-        drawing(panel.look), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
+        drawing(panel.seen), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
     )
     quiet = threading.local()
 
@@ -355,29 +418,46 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     count.observe(recount, "value")
     chosen.observe(choose, "value")
     plot.on_event("shape", dragged)
-    counted.on_click(lambda button: setattr(note, "value", _criteria(panel)))
-    checked.on_click(lambda button: setattr(note, "value", conventions.badge(panel.view.config())._repr_html_()))
+
+    def say(of: View, text: str) -> None:
+        noted[0] = of
+        _tell(note, text)
+
+    def counting(button: Any) -> None:
+        seen = panel.seen
+        say(seen.view, _criteria(seen))
+
+    counted.on_click(counting)
+    checked.on_click(lambda button: say(panel.view, conventions.badge(panel.view.config())._repr_html_()))
     follow()
 
     def show() -> None:
-        if panel.error:
-            note.value = f"<b style='color:#b34700'>{html.escape(panel.error)}</b>"
-        elif "#b34700" in note.value:
-            note.value = ""
-        errors.value = table(panel.look)
-        plot.show(drawing(panel.look))
+        seen = panel.seen
+        plot.show(drawing(seen))
+        errors.value = table(seen)
+        _tell(alarm, f"<b style='color:{ALARM}'>{html.escape(panel.error)}</b>" if panel.error else "")
+        if seen.view != noted[0]:
+            _tell(note, "")
 
-    errors.value = table(panel.look)
+    for widget in (alarm, note):
+        _tell(widget, "")
+    errors.value = table(panel.seen)
     rows = [
         widgets.HBox([snr, covariance, beta, loading]),
         widgets.HBox([count, chosen, azimuth, elevation, range_, seed]),
         widgets.HBox([wavefront, symbols, codes, snapshots, counted, checked]),
     ]
-    return widgets.VBox([*rows, note, plot, errors]), show
+    return widgets.VBox([*rows, alarm, note, plot, errors]), show
 
 
-def _criteria(panel: MusicPanel) -> str:
-    named = order_criteria(panel.look.scene)
+def _tell(field: Any, text: str) -> None:
+    """Show a sentence; an empty field takes no room."""
+    field.value = text
+    field.layout.display = "" if text else "none"
+
+
+def _criteria(look: Glance) -> str:
+    named = order_criteria(look.scene)
     cells = "".join(
         f"<tr><td>{name.upper()}</td>"
         + "".join(

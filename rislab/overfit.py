@@ -46,6 +46,7 @@ class OverfitConfig:
         precision, device, seed: see TrainConfig; the seed also draws the scenes.
         lr: peak learning rate of the head; the backbone gets a tenth of it.
         blend: β of R_test. curriculum, clip_norm: see TrainConfig.
+        validation: number of fresh scenes that are scored after each epoch; 0 for none.
     """
 
     preset: str = "classroom"
@@ -59,6 +60,7 @@ class OverfitConfig:
     blend: float = 0.0
     curriculum: str = "no-curriculum"
     clip_norm: float | None = 1.0
+    validation: int = 0
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,7 @@ class OverfitConfig:
         check_number("scenes", self.scenes, BATCH, 10**7, whole=True)
         check_number("micro_batch", self.micro_batch, 1, self.scenes, whole=True)
         check_number("lr", self.lr, 0.0, 1e6, above=True)
+        check_number("validation", self.validation, 0, 10**7, whole=True)
         self.training()
 
     @classmethod
@@ -73,6 +76,34 @@ class OverfitConfig:
         """Build from a plain mapping; raises InputError for an unknown field."""
         check_fields("OverfitConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
         return cls(**fields)
+
+    @classmethod
+    def of_run(cls, folder: Path | str) -> OverfitConfig:
+        """The configuration that a run folder of WholeSet was made with.
+
+        Raises:
+            InputError: for a folder that cannot be read, or that holds another kind of run.
+        """
+        plain = runs.read_config(folder)
+        other = InputError(f"{folder} holds another kind of run; allowed: one of the overfit panel or `rislab overfit`")
+        train, scenes = plain.get("train"), plain.get("scenes")
+        if not isinstance(train, dict) or not isinstance(scenes, dict):
+            raise other
+        training, area = TrainConfig.from_dict(train), SceneConfig.from_dict(scenes)
+        presets = [name for name in WHOLE_SET if SceneConfig.preset(name) == area]
+        if not presets:
+            raise other
+        same_names = ("epochs", "micro_batch", "accumulation_steps", "precision", "seed", "blend", "curriculum")
+        found = cls(
+            preset=presets[0],
+            scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
+            validation=plain.get("validation") or 0,
+            lr=training.lr_head,
+            **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
+        )
+        if found.training() != training:
+            raise other
+        return found
 
     def scene_config(self) -> SceneConfig:
         """The preset's scenes."""
@@ -98,6 +129,12 @@ class OverfitConfig:
     def data(self) -> SceneBatch:
         """The training scenes."""
         return simulate(self.scene_config(), self.scenes, seed=self.seed)
+
+    def validation_data(self) -> SceneBatch | None:
+        """The fresh scenes; None if there are none."""
+        if not self.validation:
+            return None
+        return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
 
     def model(self) -> CovarianceNet:
         """A new network, its weights drawn from the seed."""
@@ -224,10 +261,10 @@ class WholeSet:
 
     def stream(self) -> Generator[Record]:
         """The records as they come; in a run folder it goes on where it was stopped."""
-        training = self._config.training()
+        training, fresh = self._config.training(), self._config.validation_data()
         if self._folder is None:
-            return fit(self.model, self._data, training)
-        return runs.train(self._folder, self.model, self._data, training)
+            return fit(self.model, self._data, training, validation=fresh)
+        return runs.train(self._folder, self.model, self._data, training, validation=fresh)
 
 
 def _holds(verdict: Verdict) -> bool:
@@ -508,10 +545,12 @@ def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
         "steps": windows * done,
         "scheduler_ticks": counters.steps_applied,
     }
+    # A window that ended without a step, though its gradient was finite, is a step that is missing.
+    excused = sum(not window.applied and window.found_inf for window in steps(records))
     counted = {
         "forwards": counters.forwards,
         "backwards": counters.backwards,
-        "steps": counters.steps_applied + counters.steps_skipped,
+        "steps": counters.steps_applied + excused,
         "scheduler_ticks": counters.scheduler_ticks,
     }
     missing = sum(abs(counted[name] - expected[name]) for name in expected)

@@ -7,24 +7,45 @@ nor loses an exception. Without widgets (RISLAB_LIVE=0, as in reports, or no any
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rislab import machine
 from rislab.errors import InputError
+from rislab.live_run import OnEpoch
 from rislab.overfit import OverfitConfig
 from rislab.training_panel import OverfitPanel
 
 if TYPE_CHECKING:
+    from rislab.clinic_panel import ClinicPanel
     from rislab.explore import View
+    from rislab.film import Film
+    from rislab.film_panel import FilmPanel
     from rislab.model import CovarianceNet
     from rislab.music_panel import MusicPanel
+    from rislab.precision import PrecisionConfig
+    from rislab.precision_panel import PrecisionPanel
+    from rislab.quiz_panel import QuizPanel
+    from rislab.story import StoryConfig
+    from rislab.story_panel import StoryPanel
+
+RUNS = "runs"  # beside the notebook
 
 
-def overfit(config: OverfitConfig | None = None) -> OverfitPanel:
+def overfit(
+    config: OverfitConfig | None = None,
+    *,
+    folder: Path | str | None = RUNS,
+    on_epoch: OnEpoch = lambda model, epoch: None,
+) -> OverfitPanel:
     """Start training the whole set of the overfit ladder; show it as the last value of a cell, await it in the next.
 
     Args:
         config: see OverfitConfig; its defaults if None.
+        folder: where live runs get a run folder each, so that they outlive the kernel; None keeps them in memory, as
+            headless runs always are.
+        on_epoch: called in the thread of a run with its network and 0 before the first window, then with the number of
+            each epoch that has ended.
 
     Raises:
         InputError: for anything that is not an OverfitConfig.
@@ -32,7 +53,9 @@ def overfit(config: OverfitConfig | None = None) -> OverfitPanel:
     chosen = OverfitConfig() if config is None else config
     if not isinstance(chosen, OverfitConfig):
         raise InputError(f"config is a {type(chosen).__name__}; allowed: an OverfitConfig")
-    return OverfitPanel(chosen, live=is_live())
+    live = is_live()
+    kept = Path(folder) if folder is not None and live else None
+    return OverfitPanel(chosen, live=live, folder=kept, on_epoch=on_epoch)
 
 
 def music(view: View | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
@@ -51,6 +74,88 @@ def music(view: View | None = None, *, model: CovarianceNet | None = None) -> Mu
     if not isinstance(chosen, View):
         raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
     return MusicPanel(chosen, model, live=is_live())
+
+
+def film(film: Film) -> FilmPanel:
+    """A film beside the run that makes it: the newest map while it trains, the map of any epoch by slider.
+
+    Args:
+        film: see rislab.film.Film; a run fills it by `panels.overfit(config, on_epoch=film.follow)`.
+
+    Raises:
+        InputError: for anything that is not a Film.
+    """
+    from rislab.film import Film
+    from rislab.film_panel import FilmPanel
+
+    if not isinstance(film, Film):
+        raise InputError(f"film is a {type(film).__name__}; allowed: a Film")
+    return FilmPanel(film, live=is_live())
+
+
+def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
+    """Start filling the table accumulation × number format; show it, await it in the next cell for the cells.
+
+    Args:
+        config: see rislab.precision.PrecisionConfig; its defaults if None.
+
+    Raises:
+        InputError: for anything that is not a PrecisionConfig.
+    """
+    from rislab.precision import PrecisionConfig
+    from rislab.precision_panel import PrecisionPanel
+
+    chosen = PrecisionConfig() if config is None else config
+    if not isinstance(chosen, PrecisionConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a PrecisionConfig")
+    return PrecisionPanel(chosen, live=is_live())
+
+
+def clinic(name: str = "never divided", *, epochs: int = 4) -> ClinicPanel:
+    """Start training a fault beside the correct loop; show it, await it in the next cell for the clinic.Study.
+
+    Args:
+        name: of a fault, as faults.catalogue() has them. epochs: of 84 scenes, in three windows each.
+
+    Raises:
+        InputError: for an unknown fault, or a number of epochs out of range.
+    """
+    from rislab.clinic import ClinicConfig
+    from rislab.clinic_panel import ClinicPanel
+
+    return ClinicPanel(ClinicConfig(fault=name, epochs=epochs), live=is_live())
+
+
+def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
+    """Hidden faults one by one, each with what it shows and four names; the same seed asks the same everywhere.
+
+    Args:
+        seed, count: see rislab.quiz.questions().
+
+    Raises:
+        InputError: for a seed or a count out of range.
+    """
+    from rislab.quiz_panel import QuizPanel
+
+    return QuizPanel(seed, count, live=is_live())
+
+
+def story(config: StoryConfig | None = None) -> StoryPanel:
+    """Start replaying a culprit with accomplices to be switched on and off; await it in the next cell for the Replay.
+
+    Args:
+        config: see rislab.story.StoryConfig; its defaults if None. Its culprit and its accomplices are the first.
+
+    Raises:
+        InputError: for anything that is not a StoryConfig.
+    """
+    from rislab.story import StoryConfig
+    from rislab.story_panel import StoryPanel
+
+    chosen = StoryConfig() if config is None else config
+    if not isinstance(chosen, StoryConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a StoryConfig")
+    return StoryPanel(chosen, live=is_live())
 
 
 def is_live() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+# torch's generators belong to the whole process: of two threads that swap them, one must wait for the other.
+ALONE = threading.RLock()
 
 
 class Randomness:
@@ -26,21 +30,23 @@ class Randomness:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
-        outside = self._torch_states()
-        torch.manual_seed(seed)
-        self._state = self._torch_states()
-        self._make_current(outside)
+        with ALONE:
+            outside = self._torch_states()
+            torch.manual_seed(seed)
+            self._state = self._torch_states()
+            self._make_current(outside)
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make the run's states the current ones within the block."""
-        outside = self._torch_states()
-        self._make_current(self._state)
-        try:
-            yield
-        finally:
-            self._state = self._torch_states()
-            self._make_current(outside)
+        with ALONE:
+            outside = self._torch_states()
+            self._make_current(self._state)
+            try:
+                yield
+            finally:
+                self._state = self._torch_states()
+                self._make_current(outside)
 
     def to_plain(self) -> dict[str, Any]:
         """All states as tensors, numbers and strings, as weights_only loading wants them."""

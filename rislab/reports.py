@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import math
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rislab import files, machine
+from rislab.errors import InputError, check_choice, check_number
 from rislab.export import export_html
 from rislab.notebooks import check_values, failed_cell, first_line, named, numbered, parameters, read, tagged
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a run left behind; `closing` is what the notebook's last code cell printed, `error` is one line or empty."""
+    """What a run left behind.
+
+    Args:
+        name: of its files. html, notebook: the report and the executed notebook.
+        parameters: all values, defaults included. seconds: from the start of the kernel to its end.
+        ok: no cell failed. error: one line that names cell and exception, or empty.
+        closing: what the notebook's last code cell printed. unrun: code cells that were never run.
+    """
 
     name: str
     html: Path
@@ -29,18 +40,108 @@ class Report:
     ok: bool
     error: str
     closing: str
+    unrun: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """One of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run)."""
+        return "passed" if self.ok else "partial" if self.unrun else "failed"
 
 
 def check_for(name: str) -> Callable[[dict[str, object]], object]:
-    """What refuses values out of range for a report before anything runs; nothing is refused where none is known."""
-    from rislab.overfit import OverfitConfig
+    """What refuses values out of range for a notebook before anything runs; nothing is refused where none is known.
 
-    fields = set(OverfitConfig.__dataclass_fields__)
+    The check knows each parameter of its notebook: one that it does not know is an InputError, not a value unchecked.
+    """
+    from rislab.clinic import ClinicConfig
+    from rislab.overfit import OverfitConfig
+    from rislab.precision import PrecisionConfig
+    from rislab.story import StoryConfig
+
+    # One line for each notebook: anything that takes its parameters by keyword and raises InputError.
+    checks: dict[str, Callable[..., object]] = {
+        "start": lambda preset, scenes, epochs, seed: OverfitConfig(
+            preset=preset, scenes=scenes, epochs=epochs, micro_batch=32, seed=seed
+        ),
+        "overfit": _check_overfit,
+        "precision": PrecisionConfig,
+        "whodunnit": StoryConfig,
+        "fault_clinic": ClinicConfig,
+        "music": _check_music,
+    }
 
     def check(values: dict[str, object]) -> object:
-        return OverfitConfig.from_dict({key: value for key, value in values.items() if key in fields})
+        signature = inspect.signature(checks[name])
+        try:
+            given = signature.bind(**values)
+        except TypeError as error:
+            known = ", ".join(signature.parameters)
+            raise InputError(f"notebook {name} does not suit its check: {error}; allowed: {known}") from None
+        return checks[name](*given.args, **given.kwargs)
 
-    return {"overfit": check, "start": check}.get(name, lambda values: None)
+    return check if name in checks else lambda values: None
+
+
+def _check_overfit(*, compare_steps: list[int], compare_precisions: list[str], **fields: Any) -> None:
+    from rislab.overfit import BATCH, OverfitConfig
+    from rislab.state import PRECISIONS
+
+    config = OverfitConfig.from_dict(fields)
+    _check_each("compare_steps", compare_steps, lambda name, count: check_number(name, count, 1, BATCH, whole=True))
+    for count in compare_steps:
+        if BATCH % count:
+            raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
+        dataclasses.replace(config, accumulation_steps=count, micro_batch=BATCH // count)
+    _check_each("compare_precisions", compare_precisions, lambda name, value: check_choice(name, value, PRECISIONS))
+    for precision in compare_precisions:
+        dataclasses.replace(config, precision=precision)
+
+
+def _check_music(
+    *,
+    preset: str,
+    sources: int,
+    snr_db: float,
+    snapshots: int,
+    separation_deg: float,
+    wavefront: str,
+    scenes: int,
+    draws: int,
+    snrs_db: list[float],
+    separations_deg: list[float],
+    seed: int,
+) -> None:
+    from rislab.data import SceneConfig, simulate
+    from rislab.explore import View
+
+    # A plane wave has no range to be found.
+    check_choice("wavefront", wavefront, ("spherical", "fresnel"))
+    check_number("separation_deg", separation_deg, 0.0, 180.0)
+    check_number("scenes", scenes, 1, 10**6, whole=True)
+    check_number("draws", draws, 1, 10**6, whole=True)
+    for level in (snr_db, *snrs_db):
+        config = SceneConfig.preset(
+            preset,
+            sources=sources,
+            snr_db=level,
+            snapshots=snapshots,
+            separation=math.radians(separation_deg),
+            wavefront=wavefront,
+        )
+    check_number("sources", sources, 1, config.antennas - 1, whole=True)
+    check_number("snapshots", snapshots, config.antennas, 65536, whole=True)
+    # The pair of sources stays within the field of view, and three times its half within what can be searched.
+    most = min(2 * math.degrees(config.azimuth[1]), 60.0)
+    _check_each("separations_deg", separations_deg, lambda name, value: check_number(name, value, 0, most, above=True))
+    View.of(preset, snr_db=snr_db, snapshots=snapshots, wavefront=wavefront, seed=seed)
+    simulate(config, 1, seed=seed, split="test")
+
+
+def _check_each(name: str, values: Sequence[object], check: Callable[[str, object], None]) -> None:
+    if not values:
+        raise InputError(f"{name} is []; allowed: at least one")
+    for value in values:
+        check(name, value)
 
 
 def run(
@@ -51,16 +152,20 @@ def run(
     folder: Path | None = None,
     check: Callable[[dict[str, object]], object] | None = None,
     progress: bool = True,
+    saved_as: str = "",
+    question: str = "",
 ) -> Report:
     """Run a notebook headless, in a fresh kernel of this interpreter, and write its report.
 
     Args:
         name: report name, as notebooks.available() lists it.
         values: parameter values that differ from the defaults.
-        out: where `<name>.html` and the executed `<name>.ipynb` go.
+        out: where `<name>.html` and the executed `<name>.ipynb` go; or `saved_as` instead of the name.
         folder: where the notebooks are; see notebooks.available().
         check: called with all parameter values before anything runs, to refuse what types alone cannot.
         progress: show a progress bar on stderr.
+        saved_as: name of the files, if it is not that of the notebook.
+        question: what this run asks, one sentence for the report's header.
 
     Returns:
         The report; a cell that failed, or a kernel that died or never started, gives `ok=False` and a partial report.
@@ -69,21 +174,40 @@ def run(
         InputError: an unknown report or parameter, or an ill-typed value; also whatever `check` raises.
     """
     path = named(name, folder)
-    given = check_values(path, values or {})
-    merged = {key: parameter.default for key, parameter in parameters(path).items()} | given
-    if check is not None:
-        check(dict(merged))
-    header = provenance(merged, path.parent)
+    given, merged = checked(path, values or {}, check)
+    header = ({"question": question} if question else {}) | provenance(merged, path.parent)
     start = time.perf_counter()
     notebook, fault = _execute(path, given, progress)
     seconds = time.perf_counter() - start
-    header["duration"] = _duration(seconds)
+    header["duration"] = duration(seconds)
     error = _error_line(notebook, fault)
-    page = Path(out) / f"{name}.html"
+    page = Path(out) / f"{saved_as or name}.html"
     executed = page.with_suffix(".ipynb")
-    export_html(notebook, page, title=name, header=header, folder=path.parent, error=error)
+    export_html(notebook, page, title=saved_as or name, header=header, folder=path.parent, error=error)
     files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
-    return Report(name, page, executed, merged, seconds, not error, error, _printed(notebook))
+    closing, unrun = _printed(notebook), _unrun(notebook)
+    return Report(saved_as or name, page, executed, merged, seconds, not error, error, closing, unrun)
+
+
+def checked(
+    path: Path, values: Mapping[str, object], check: Callable[[dict[str, object]], object] | None = None
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Check the values of a run against its notebook, without running anything.
+
+    Args:
+        path: the notebook. values: those that differ from the defaults. check: see run().
+
+    Returns:
+        The given values in the types of the parameters, and all values, defaults included.
+
+    Raises:
+        InputError: an unknown parameter, or an ill-typed value; also whatever `check` raises.
+    """
+    given = check_values(path, values)
+    merged = {key: parameter.default for key, parameter in parameters(path).items()} | given
+    if check is not None:
+        check(dict(merged))
+    return given, merged
 
 
 def _kernel_manager() -> type:
@@ -162,7 +286,13 @@ def _printed(notebook: Any) -> str:
     return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
 
 
-def _duration(seconds: float) -> str:
+def _unrun(notebook: Any) -> int:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return sum(not cell.metadata.papermill.start_time for cell in code)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader wants them: 12.3 s, 2 min 05 s."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 

@@ -11,7 +11,9 @@ import torch
 
 from rislab.records import Record, StepRecord
 
-REDRAW_SECONDS = 0.2
+REDRAW_SECONDS = 0.12
+# Drawing may take this share of the time: figures that take longer come less often.
+DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05
 
 
@@ -20,14 +22,20 @@ class Runner:
 
     Args:
         stream: called in that thread; returns the generator of records.
-        on_tick: called there after a record, five times a second at most, and once at the end. Its exception ends the
-            ticks (see `tick_error`), never the run.
+        on_tick: called there after a record, eight times a second at most, and once at the end; less often if it takes
+            more than a twentieth of the time. Its exception ends the ticks (see `tick_error`), never the run.
+        read: reads the records back from where the stream writes them; if None, they are kept in memory.
     """
 
-    def __init__(self, stream: Callable[[], Generator[Record]], on_tick: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        stream: Callable[[], Generator[Record]],
+        on_tick: Callable[[], None] = lambda: None,
+        read: Callable[[], list[Record]] | None = None,
+    ) -> None:
         self.error: BaseException | None = None
         self.tick_error: Exception | None = None
-        self._stream, self._on_tick = stream, on_tick
+        self._stream, self._on_tick, self._read = stream, on_tick, read
         self._records: list[Record] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -78,6 +86,8 @@ class Runner:
 
     def records(self) -> list[Record]:
         """The records so far, as a list of the caller's own."""
+        if self._read is not None:
+            return self._read()
         with self._lock:
             return list(self._records)
 
@@ -96,16 +106,18 @@ class Runner:
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
-        drawn = 0.0
+        due = 0.0
         try:
             stream = self._stream()
             try:
                 for record in stream:
-                    with self._lock:
-                        self._records.append(record)
-                    if time.monotonic() - drawn >= REDRAW_SECONDS:
+                    if self._read is None:
+                        with self._lock:
+                            self._records.append(record)
+                    began = time.monotonic()
+                    if began >= due:
                         self._tick()
-                        drawn = time.monotonic()
+                        due = began + max(REDRAW_SECONDS, (time.monotonic() - began) / DRAWING_SHARE)
                     if isinstance(record, StepRecord):
                         self._wait_while_paused()
                     if self._stop.is_set():

@@ -56,7 +56,7 @@ def train(
     check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
     folder = Path(folder)
     with _locked(folder):
-        _claim(folder / CONFIG, data, config)
+        _claim(folder / CONFIG, data, config, validation)
         state = TrainState.begin(model, len(data), config)
         checkpoint = folder / CHECKPOINT
         if checkpoint.exists():
@@ -150,13 +150,15 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
+def _claim(path: Path, data: SceneBatch, config: TrainConfig, validation: SceneBatch | None) -> None:
     """Write config.yaml, or check that the one that is there says the same."""
     mine: dict[str, Any] = {
         "train": config.to_dict(),
         "scenes": data.config.to_dict(),
         "count": len(data),
         "digest": data.fingerprint(),
+        "validation": None if validation is None else len(validation),
+        "validation_digest": None if validation is None else validation.fingerprint(),
     }
     if not path.exists():
         files.replace(path, yaml.safe_dump(mine, sort_keys=False).encode())
@@ -169,10 +171,11 @@ def _claim(path: Path, data: SceneBatch, config: TrainConfig) -> None:
                 raise InputError(
                     f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
                 )
-    for name in ("count", "digest"):
+    for name in ("count", "digest", "validation", "validation_digest"):
         if theirs.get(name) != mine[name]:
             raise InputError(
-                f"the scenes differ from those that {path.parent} was begun with; allowed: the same scenes"
+                f"the {'validation ' if 'validation' in name else ''}scenes differ from those that {path.parent} was "
+                "begun with; allowed: the same scenes"
             )
 
 

@@ -11,7 +11,7 @@ import torch
 from rislab.bounds import bound
 from rislab.data import SceneConfig, place, simulate
 from rislab.errors import InputError
-from rislab.explore import MAP, Explorer, View, order_criteria
+from rislab.explore import MAP, Explorer, Look, View, order_criteria, spectra
 from rislab.metrics import match
 from rislab.model import CovarianceNet
 from rislab.music import music, mvdr
@@ -54,10 +54,7 @@ def test_a_look_is_what_the_functions_say() -> None:
     look = Explorer().look(VIEW)
     scene = VIEW.scene()
     assert look.scene.fingerprint() == scene.fingerprint()
-    assert look.music.values.shape == (1, *MAP, 1)
-    grid = VIEW.config().grid((*MAP, 1), range=(1.5, 1.5))
-    torch.testing.assert_close(look.music.values, music(scene.factor(), 2, grid, refine=False).values)
-    torch.testing.assert_close(look.mvdr.values, mvdr(scene.factor(), 2, grid, refine=False).values)
+    assert look.music.shape == look.mvdr.shape == MAP
     assert look.matching.recall == 1.0 == match(look.peaks, scene).recall
     torch.testing.assert_close(look.bound.azimuth, bound(scene).azimuth)
     assert int(look.cut["MUSIC"].argmax()) == int((look.ranges - 1.5).abs().argmin())
@@ -66,11 +63,47 @@ def test_a_look_is_what_the_functions_say() -> None:
     assert float(look.eigenvalues[2:].sum()) < 1e-5 * float(look.eigenvalues[0])
 
 
+@pytest.mark.parametrize("covariance", ["truth", "sample"])
+def test_both_maps_from_one_pass_are_those_of_music_and_mvdr(covariance: str) -> None:
+    view = VIEW.changed(covariance=covariance, loading=1e-2)
+    glance = Explorer().glance(view)
+    grid = VIEW.config().grid((*MAP, 1), range=(1.5, 1.5))
+    given = glance.factor.to(torch.complex128)
+    maps = spectra(given, 2, grid, loading=1e-2)
+    apart = music(given, 2, grid, refine=False).values[0], mvdr(given, 2, grid, loading=1e-2, refine=False).values[0]
+    for shared, single, single_precision in zip(maps, apart, (glance.music, glance.mvdr), strict=True):
+        torch.testing.assert_close(shared, single)
+        # What a beam leaves, 1/MUSIC, is a difference of numbers near 1: in single precision it is known to 36 sums'
+        # roundings of 6e-8.
+        torch.testing.assert_close(1 / single_precision.double(), 1 / single[..., 0], atol=5e-6, rtol=1e-3)
+    # Another number of sources gives another MUSIC map, and the same MVDR.
+    other = spectra(glance.factor.to(torch.complex128), 1, grid, loading=1e-2)
+    assert float((other[0] / maps[0]).log().abs().max()) > 0.1
+    torch.testing.assert_close(other[1], maps[1])
+
+
+def test_a_rank_below_the_number_of_sources_is_named() -> None:
+    grid = VIEW.config().grid((9, 9, 1), range=(1.5, 1.5))
+    with pytest.raises(InputError, match="sources is 3, and the factor has 2 columns"):
+        spectra(VIEW.scene().factor(), 3, grid, loading=1e-3)
+
+
+def test_a_look_is_its_glance_and_what_follows() -> None:
+    explorer = Explorer()
+    glance = explorer.glance(VIEW)
+    assert not isinstance(glance, Look)
+    finished, whole = explorer.finish(glance), explorer.look(VIEW)
+    assert finished.music is glance.music and finished.factor is glance.factor
+    assert torch.equal(finished.music, whole.music) and torch.equal(finished.mvdr, whole.mvdr)
+    assert torch.equal(finished.peaks.azimuth, whole.peaks.azimuth)
+    assert torch.equal(finished.bound.blocks, whole.bound.blocks)
+
+
 @pytest.mark.parametrize("covariance", ["sample", "sparse", "learned", "blend"])
 def test_every_covariance_can_be_looked_at(covariance: str) -> None:
     explorer = Explorer(CovarianceNet.build(VIEW.config()))
     look = explorer.look(VIEW.changed(covariance=covariance))
-    assert bool(torch.isfinite(look.music.values).all())
+    assert bool(torch.isfinite(look.music).all())
     if covariance == "sparse":
         assert look.matching.recall == 1.0
 

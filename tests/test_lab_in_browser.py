@@ -1,103 +1,61 @@
-"""Both live panels in a real JupyterLab in a real browser: run all, watch, stop, compare, turn, drag, reload."""
+"""Both live panels in a real JupyterLab in a real browser: run, stop, compare, turn, drag, reload, restart."""
 
 from __future__ import annotations
 
-import os
-import socket
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
-from browser import CHROMIUM, FLAGS, sync_api
-from nbformat.v4 import new_code_cell, new_notebook
+from lab import SHOTS, box, command, opened, press, settle, shoot
 
-SHOTS = Path(__file__).resolve().parent.parent / "reports" / "out"
+from rislab.export import export_html
+
 CELLS = (
     "import torch, rislab\ntorch.set_num_threads(1)\n"
-    "panel = rislab.panels.overfit(rislab.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=5000))\npanel",
+    "config = rislab.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=5000, validation=16)\n"
+    "panel = rislab.panels.overfit(config)\npanel",
     "scene = rislab.panels.music()\nscene",
+    "records = await panel\nrislab.figures.loss_curves({'the run': records})",
 )
 TITLE = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout.title?.text ?? '')"
 HEAT = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].layout.shapes.slice(0, 3).map(s => s.xanchor))"
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    notebook = new_notebook(cells=[new_code_cell(cell) for cell in CELLS])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    root = tmp_path / "root"
-    root.mkdir()
-    nbformat.write(notebook, root / "panels.ipynb")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "DATA", "RUNTIME")}
-    # The server's own folders must not hide the extensions and kernels of this environment.
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
-    command += [f"--ServerApp.port={port}", "--IdentityProvider.token=lab", "--LabApp.expose_app_in_browser=True"]
-    command += [f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]
-    with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, env={**os.environ, **folders, "RISLAB_LIVE": "1"}, stdout=log, stderr=subprocess.STDOUT
-        )
-        try:
-            yield f"http://127.0.0.1:{port}/lab/tree/panels.ipynb?token=lab"
-        finally:
-            server.terminate()
-            server.wait(30)
+PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
 
 @pytest.fixture
-def page(address: str) -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(90_000)
-        for _ in range(120):
-            try:
-                page.goto(address)
-                break
-            except sync_api.Error:
-                time.sleep(0.5)
-        page.wait_for_selector(".jp-Notebook")
-        page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
+def page(tmp_path: Path) -> Iterator[Any]:
+    with opened(tmp_path, CELLS) as page:
         yield page
-        browser.close()
 
 
-def command(page: Any, name: str, **options: Any) -> None:
-    page.evaluate("([name, options]) => window.jupyterapp.commands.execute(name, options)", [name, options])
-
-
-def press(page: Any, name: str) -> None:
-    page.locator("button.jupyter-button", has_text=name).first.click()
-
-
-def shoot(page: Any, name: str) -> None:
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=str(SHOTS / f"lab-{name}.png"))
-
-
-def test_panels_live_in_jupyterlab(page: Any) -> None:
-    page.wait_for_timeout(2000)  # the notebook's own kernel starts meanwhile
+def run_all(page: Any) -> None:
     command(page, "notebook:run-all-cells")
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
+    page.wait_for_function(f"{PLOTS} === 2")
     page.wait_for_function(f"{TITLE}[0].startsWith('running')")
+
+
+def wait_for_step(page: Any, step: int) -> None:
+    page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) > {step}")
+
+
+def test_panels_live_in_jupyterlab(page: Any, tmp_path: Path) -> None:
+    run_all(page)
     # The curve grows, and a run that is stopped says so.
-    page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) > 100")
+    wait_for_step(page, 100)
     shoot(page, "training")
+    # A knob is heard more than once while a cell awaits the run.
+    for steps in ("2", "8", "4"):
+        box(page, "accumulation").fill(steps)
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(300)
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     # Another accumulation and precision, beside the first run.
-    page.locator("xpath=//label[contains(.,'accumulation')]/following-sibling::input").first.fill("4")
-    page.keyboard.press("Tab")
-    page.locator("xpath=//label[contains(.,'precision')]/following-sibling::select").first.select_option("fp64")
+    box(page, "precision").select_option("fp64")
     press(page, "Start")
     page.wait_for_function(
         "document.querySelector('.js-plotly-plot').data.some("
@@ -113,6 +71,7 @@ def test_panels_live_in_jupyterlab(page: Any) -> None:
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     # A new SNR gives a new map; measured, not asserted.
     page.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
+    page.wait_for_timeout(1000)  # outputs that scroll into view are attached anew
     page.evaluate(
         "() => { window.drawn = []; document.querySelectorAll('.js-plotly-plot')[1]"
         ".on('plotly_afterplot', () => window.drawn.push(performance.now())); }"
@@ -148,7 +107,48 @@ def test_panels_live_in_jupyterlab(page: Any) -> None:
     command(page, "docmanager:save")
     page.wait_for_timeout(2000)
     page.reload()
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
+    page.wait_for_function(f"{PLOTS} >= 2")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     assert page.evaluate(HEAT) == moved
     shoot(page, "reloaded")
+    exported(page, tmp_path)
+
+
+def exported(page: Any, folder: Path) -> None:
+    """The saved notebook as a page of its own: its figure shows and answers the mouse without a network."""
+    export_html(folder / "root" / "panels.ipynb", folder / "panels.html", title="panels", header={})
+    context = page.context.browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_offline(True)
+    alone = context.new_page()
+    asked: list[str] = []
+    alone.on("request", lambda request: asked.append(request.url))
+    alone.goto((folder / "panels.html").as_uri())
+    alone.wait_for_selector(".js-plotly-plot .main-svg")
+    assert alone.locator(".js-plotly-plot").count() == 1
+    plot = alone.locator(".js-plotly-plot .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    plot.hover()
+    alone.wait_for_selector(".hoverlayer .hovertext")
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
+    alone.screenshot(path=str(SHOTS / "lab-exported.png"))
+    context.close()
+
+
+def test_a_restarted_kernel_finds_its_run_again(page: Any) -> None:
+    run_all(page)
+    wait_for_step(page, 50)
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    settle(page)
+    # What the old kernel drew is still there, and would answer for the new one.
+    command(page, "notebook:clear-all-cell-outputs")
+    page.wait_for_function(f"{PLOTS} === 0")
+    run_all(page)
+    press(page, "Stop")
+    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Load")
+    page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) >= 50")
+    press(page, "Go on")
+    page.wait_for_function(f"{TITLE}[0].startsWith('running') && Number({TITLE}[0].split('step ')[1]) > 60")
+    press(page, "Stop")
+    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    shoot(page, "restarted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_a_page_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.Monkey
     monkeypatch.setattr(live, "PATIENCE", 0.0)
     plot.show(curve(2))
     assert sent(plot) == (2, [2.0])
+
+
+def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 0.05)
+    plot = Plot(curve(1), LOOKS)
+    plot.show(curve(2))
+    plot.show(curve(3))
+    deadline = time.monotonic() + 30
+    while plot.figure["number"] == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sent(plot) == (2, [3.0])
 
 
 def test_the_last_state_can_be_sent_at_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import InputError
 from rislab.losses import NO_CURRICULUM, loss_of
 from rislab.model import CovarianceNet, parameter_count
+from rislab.randomness import Randomness
 
 
 @pytest.mark.parametrize("preset", ["classroom", "full"])
@@ -92,3 +94,18 @@ def test_bad_arguments_are_named() -> None:
         CovarianceNet.build(SceneConfig.preset("classroom"), width=0)
     with pytest.raises(InputError, match="seed is -1"):
         CovarianceNet.build(SceneConfig.preset("classroom"), seed=-1)
+
+
+def test_a_network_is_not_built_while_a_run_has_swapped_the_random_state() -> None:
+    config = SceneConfig.preset("classroom")
+    expected = CovarianceNet.build(config, seed=3).head.linear.weight
+    built: list[CovarianceNet] = []
+    other = threading.Thread(target=lambda: built.append(CovarianceNet.build(config, seed=3)))
+    with Randomness(0, torch.device("cpu")).current():
+        other.start()
+        # Long enough for a network that waits for nobody.
+        other.join(1.0)
+        assert other.is_alive() and built == []
+        torch.rand(7)
+    other.join()
+    assert torch.equal(built[0].head.linear.weight, expected)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -13,7 +15,7 @@ from rislab.errors import InputError
 from rislab.explore import Explorer, View
 from rislab.figures import template
 from rislab.live import Plot
-from rislab.music_panel import MusicPanel, figure, table
+from rislab.music_panel import MusicPanel, drawing, figure, table
 
 VIEW = View(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
 
@@ -86,11 +88,21 @@ def test_choosing_a_source_shows_its_place_and_moves_nothing(panel: MusicPanel) 
 
 
 def test_buttons_answer(panel: MusicPanel) -> None:
-    note = panel.widget.children[3]
+    alarm, note = panel.widget.children[3:5]
     widgets_of(panel)["Conventions"].click()
     assert "green: conventions" in note.value
     widgets_of(panel)["Count sources"].click()
     assert "MDL" in note.value and "AIC" in note.value
+    # An error stands beside the answer, in a field of its own, and goes without it.
+    assert panel.change(snr_db=math.inf) is False
+    assert "snr_db is inf" in alarm.value and "MDL" in note.value
+    assert panel.change(snr_db=VIEW.snr_db)
+    panel.settle()
+    assert alarm.value == "" and "MDL" in note.value
+    # What was counted in another measurement is not shown beside this one.
+    assert panel.change(snr_db=3.0)
+    panel.settle()
+    assert note.value == "" and note.layout.display == "none"
 
 
 def test_values_that_cannot_be_are_explained_and_lose_nothing(panel: MusicPanel) -> None:
@@ -100,18 +112,19 @@ def test_values_that_cannot_be_are_explained_and_lose_nothing(panel: MusicPanel)
     assert panel.view == VIEW
     assert panel.change(snr_db=12.0)
     panel.settle()
-    assert panel.widget.children[3].value == ""
+    assert panel.widget.children[3].value == "" and panel.widget.children[3].layout.display == "none"
 
 
+@pytest.mark.parametrize("part", ["glance", "finish"])
 def test_an_exception_while_computing_is_shown_and_the_next_view_works(
-    panel: MusicPanel, monkeypatch: pytest.MonkeyPatch
+    panel: MusicPanel, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    real = Explorer.look
-    monkeypatch.setattr(Explorer, "look", lambda self, view: 1 / 0)
+    real = getattr(Explorer, part)
+    monkeypatch.setattr(Explorer, part, lambda self, given: 1 / 0)
     panel.change(snr_db=1.0)
     panel.settle()
-    assert "division by zero" in panel.error
-    monkeypatch.setattr(Explorer, "look", real)
+    assert "division by zero" in panel.error and "division by zero" in panel.widget.children[3].value
+    monkeypatch.setattr(Explorer, part, real)
     panel.change(snr_db=2.0)
     assert panel.settle().view.snr_db == 2.0
     assert panel.error == ""
@@ -119,17 +132,103 @@ def test_an_exception_while_computing_is_shown_and_the_next_view_works(
 
 def test_only_the_newest_of_many_views_is_computed(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = Explorer.look
+    real = Explorer.glance
 
-    def look(self: Explorer, view: View) -> Any:
+    def glance(self: Explorer, view: View) -> Any:
         seen.append(view.snr_db)
         return real(self, view)
 
-    monkeypatch.setattr(Explorer, "look", look)
+    monkeypatch.setattr(Explorer, "glance", glance)
     for step in range(200):
         panel.change(snr_db=step / 10)
     assert panel.settle().view.snr_db == pytest.approx(19.9)
     assert len(seen) < 100
+
+
+def test_maps_come_first_and_estimates_are_never_those_of_another_view(
+    panel: MusicPanel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(Plot, "show", lambda self, figure: drawn.append(figure))
+    panel.change(places=((-10.0, 5.0, 1.5), (20.0, -10.0, 2.0)))
+    panel.settle()
+    first, second = drawn
+    for picture, known in ((first, False), (second, True)):
+        assert [ring["xanchor"] for ring in picture["layout"]["shapes"][:2]] == [-10.0, 20.0]
+        estimates = [value for value in picture["data"][2]["x"] if value is not None]
+        assert len(estimates) == (2 if known else 0)
+        assert (len(picture["data"][1]["x"]) > 1) is known
+        assert ("of the bound" in picture["layout"]["annotations"][2]["text"]) is known
+    np.testing.assert_array_equal(first["data"][0]["z"], second["data"][0]["z"])
+    assert min(abs(float(value) + 10.0) for value in second["data"][2]["x"]) < 0.5
+    # Both have the same axes and the same traces, so that nothing jumps.
+    assert [trace["type"] for trace in first["data"]] == [trace["type"] for trace in second["data"]]
+    assert first["layout"]["xaxis3"] == second["layout"]["xaxis3"]
+
+
+def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, searched, busy, go = [], [], threading.Event(), threading.Event()
+    glance, finish = Explorer.glance, Explorer.finish
+
+    def slow(self: Explorer, view: View) -> Any:
+        looked.append(view.snr_db)
+        busy.set()
+        go.wait(10)
+        return glance(self, view)
+
+    def counted(self: Explorer, seen: Any) -> Any:
+        searched.append(seen.view.snr_db)
+        return finish(self, seen)
+
+    monkeypatch.setattr(Explorer, "glance", slow)
+    monkeypatch.setattr(Explorer, "finish", counted)
+    panel.change(snr_db=1.0)
+    assert busy.wait(10)
+    panel.change(snr_db=2.0)
+    go.set()
+    assert panel.settle().view.snr_db == 2.0
+    assert looked == [1.0, 2.0] and searched == [2.0]
+
+
+def test_a_glance_has_places_and_no_errors_in_its_table() -> None:
+    explorer = Explorer()
+    glance = explorer.glance(VIEW)
+    assert "√CRB" not in table(glance) and "-25.0°" in table(glance)
+    assert table(explorer.finish(glance)).count("√CRB") == 6
+
+
+def test_the_bound_of_the_range_is_a_band_around_the_true_range() -> None:
+    explorer = Explorer()
+    for view in (VIEW.changed(snr_db=10.0), VIEW.changed(snr_db=10.0, chosen=1)):
+        look = explorer.look(view)
+        band = drawing(look)["layout"]["shapes"][-1]
+        here, deviation = view.places[view.chosen][2], float(look.bound.range[0, view.chosen])
+        # 1.96 standard deviations to each side hold 95 % of normal errors.
+        assert (band["x0"], band["x1"]) == pytest.approx((here - 1.96 * deviation, here + 1.96 * deviation), rel=1e-4)
+        assert band["xref"] == "x3" and f"{1.96 * deviation:.2g} m" in drawing(look)["layout"]["annotations"][2]["text"]
+        # Ten decibels more make it narrower by √10: noise alone decides.
+        # A layer below would come first in the page, where the rings have to: they are dragged by their order.
+        assert all(shape.get("layer", "above") == "above" for shape in drawing(look)["layout"]["shapes"])
+    loud, quiet = (explorer.look(VIEW.changed(snr_db=level)).bound.range[0, 0] for level in (0.0, 10.0))
+    assert float(loud / quiet) == pytest.approx(math.sqrt(10), rel=1e-3)
+
+
+def test_a_bound_beyond_the_cut_ends_with_it_and_none_is_said() -> None:
+    explorer = Explorer()
+    far = VIEW.changed(snr_db=-10.0, snapshots=1)
+    look = explorer.look(far)
+    band = drawing(look)["layout"]["shapes"][-1]
+    assert float(look.bound.range[0, 0]) > 2.0
+    assert (band["x0"], band["x1"]) == pytest.approx(VIEW.config().range, rel=1e-6)
+    plane = explorer.look(VIEW.changed(wavefront="planar"))
+    assert drawing(plane)["layout"]["shapes"][-1]["type"] == "line"
+    assert "no finite bound" in drawing(plane)["layout"]["annotations"][2]["text"]
+
+
+def test_the_estimated_range_stands_on_the_cut() -> None:
+    look = Explorer().look(VIEW.changed(chosen=1))
+    mark = drawing(look)["data"][-1]
+    assert mark["xaxis"] == "x3" and mark["x"] == [pytest.approx(2.0, abs=0.05)]
 
 
 def test_the_figure_names_units_and_draws_what_the_look_says() -> None:

@@ -29,6 +29,9 @@ SMALL: dict[str, dict[str, object]] = {
         "snrs_db": [0.0, 10.0],
         "separations_deg": [3.0, 12.0],
     },
+    "precision": {"scenes": 64, "windows": 6, "accumulation_steps": [1, 4]},
+    "whodunnit": {"epochs": 4, "repair_epochs": 4},
+    "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
 }
 CHROMIUM = shutil.which("chromium")
 QUIET = [

@@ -402,6 +402,78 @@ def test_a_missing_kernel_is_named(lab: Path, tmp_path: Path, monkeypatch: pytes
     assert report.html.exists() and report.notebook.exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("start", {"preset": "tiny"}, "preset is 'tiny'; allowed"),
+        ("start", {"scenes": 63}, r"scenes is 63; allowed: a whole number in \[64"),
+        ("start", {"epochs": 0}, "epochs is 0; allowed"),
+        ("overfit", {"lr": 0.0}, "lr is 0.0; allowed"),
+        ("overfit", {"curriculum": "steep"}, "curriculum is 'steep'; allowed"),
+        ("overfit", {"compare_steps": [1, 3]}, "compare_steps holds 3; allowed: divisors of 64"),
+        ("overfit", {"compare_steps": [128]}, r"compare_steps is 128; allowed: a whole number in \[1, 64\]"),
+        ("overfit", {"compare_steps": []}, r"compare_steps is \[\]; allowed: at least one"),
+        ("overfit", {"compare_precisions": ["fp32", "fp8"]}, "compare_precisions is 'fp8'; allowed"),
+        ("music", {"preset": "tiny"}, "preset is 'tiny'; allowed"),
+        ("music", {"sources": 0}, "sources is 0; allowed"),
+        ("music", {"sources": 16}, r"sources is 16; allowed: a whole number in \[1, 15\]"),
+        ("music", {"sources": 8, "preset": "classroom"}, r"sources is 8; allowed: a whole number in \[1, 7\]"),
+        ("music", {"snr_db": 300.0}, "snr_db is 300.0; allowed"),
+        ("music", {"snrs_db": [0.0, -300.0]}, "snr_db is -300.0; allowed"),
+        ("music", {"snapshots": 15}, r"snapshots is 15; allowed: a whole number in \[16"),
+        ("music", {"separation_deg": 181.0}, r"separation_deg is 181.0; allowed: a number in \[0, 180\]"),
+        ("music", {"separation_deg": 90.0}, "found no room for its source"),
+        ("music", {"separations_deg": [5.0, 0.0]}, r"separations_deg is 0.0; allowed: a number in \(0, 60\]"),
+        ("music", {"separations_deg": [61.0]}, "separations_deg is 61.0; allowed"),
+        ("music", {"separations_deg": []}, r"separations_deg is \[\]; allowed: at least one"),
+        ("music", {"wavefront": "planar"}, "wavefront is 'planar'; allowed: 'spherical', 'fresnel'"),
+        ("music", {"scenes": 0}, "scenes is 0; allowed"),
+        ("music", {"draws": 0}, "draws is 0; allowed"),
+        ("music", {"seed": -1}, "seed is -1; allowed"),
+    ],
+)
+def test_values_out_of_range_are_refused_without_running(name: str, values: dict[str, object], said: str) -> None:
+    path = notebooks.named(name)
+    with pytest.raises(InputError, match=said):
+        reports.checked(path, values, reports.check_for(name))
+
+
+def test_values_at_the_edge_of_their_range_are_taken() -> None:
+    for name, values in (
+        ("start", {"scenes": 64, "epochs": 1}),
+        ("overfit", {"compare_steps": [64], "compare_precisions": ["fp16"], "scenes": 64}),
+        ("music", {"sources": 15, "separation_deg": 0.0, "snapshots": 16, "snrs_db": [], "separations_deg": [60.0]}),
+    ):
+        given, merged = reports.checked(notebooks.named(name), values, reports.check_for(name))
+        assert given == values and merged.items() >= values.items()
+
+
+def test_a_check_leaves_no_parameter_unchecked() -> None:
+    check = reports.check_for("start")
+    values = {"preset": "classroom", "scenes": 64, "epochs": 1, "seed": 0}
+    check(values)
+    said = "notebook start does not suit its check: .*'%s'; allowed: preset, scenes, epochs, seed"
+    for wrong, name in (({**values, "lr": 1.0}, "lr"), ({"preset": "classroom"}, "scenes")):
+        with pytest.raises(InputError, match=said % name):
+            check(wrong)
+    assert reports.check_for("mine")({"anything": "goes"}) is None
+
+
+def test_a_verdict_tells_a_failed_one_from_a_partial_report(lab: Path, failing: reports.Report, tmp_path: Path) -> None:
+    assert (failing.verdict, failing.unrun) == ("partial", 1)
+    write(tmp_path, "01_last", code("print('before')"), code("print('measured')\nassert False"), code(""))
+    report = run(tmp_path, "last", tmp_path / "out")
+    assert (report.verdict, report.unrun, report.closing) == ("failed", 0, "measured\n")
+    assert run(lab, "tolerates", tmp_path).verdict == "passed"
+
+
+def test_a_run_can_be_saved_under_another_name(lab: Path, tmp_path: Path) -> None:
+    report = run(lab, "tolerates", tmp_path, saved_as="other", question="Is 1 < 2?")
+    assert report.name == "other" and sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "other.ipynb"]
+    html = report.html.read_text(encoding="utf-8")
+    assert "<title>other</title>" in html and "<dt>question</dt><dd>Is 1 &lt; 2?</dd>" in html
+
+
 def test_bad_input_stops_a_run_before_it_starts(lab: Path, tmp_path: Path) -> None:
     seen: list[dict[str, object]] = []
 

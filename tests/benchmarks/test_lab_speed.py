@@ -1,0 +1,180 @@
+"""The live panels in a real JupyterLab and a real browser, on the cores that the training runs on; printed, not judged.
+
+RISLAB_MINUTES says how long the run goes on whose memory is watched (1 by default).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab import command, opened, press
+
+MINUTES = float(os.environ.get("RISLAB_MINUTES", "1"))
+SETUP = """
+import dataclasses, json, os, time
+import torch, rislab
+from rislab.overfit import OverfitConfig
+from rislab.panels import OverfitPanel
+torch.set_num_threads(1)
+small = OverfitConfig(scenes=512, micro_batch=64, epochs=1)
+panel = rislab.panels.overfit(small)
+panel
+"""
+SCENE = "scene = rislab.panels.music()\nscene"
+PAIRS = """
+async def timed(run):
+    began = time.perf_counter()
+    records = await run
+    return (time.perf_counter() - began) / len(records)
+
+await panel
+small = dataclasses.replace(small, epochs=30)
+panel.change(epochs=30)
+pairs, live = [], 0.0
+for _ in range(5):
+    plain = await timed(OverfitPanel(small, live=False))
+    panel.start()
+    began = time.perf_counter()
+    shown = await timed(panel)
+    live += time.perf_counter() - began
+    panel.remove(-1)
+    pairs.append((plain, shown))
+json.dump({"pairs": pairs, "live": live}, open("pairs.json", "w"))
+"""
+MEMORY = f"""
+import asyncio
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+panel.change(epochs=100_000)
+panel.start()
+sizes = []
+while len(sizes) < {MINUTES * 12:.0f}:
+    await asyncio.sleep(5)
+    sizes.append((panel.runs[-1].curves.windows, resident()))
+looks = []
+for seed in range(20):
+    view = scene.view.changed(seed=seed)
+    began = time.perf_counter()
+    scene.explorer.glance(view)
+    looks.append(1e3 * (time.perf_counter() - began))
+json.dump({{"sizes": sizes, "looks": looks}}, open("memory.json", "w"))
+"""
+MANY = """
+records = await panel
+from rislab.records import steps
+from rislab.training_figure import drawing
+window, run = steps(records)[-1], panel.runs[-1]
+began = time.perf_counter()
+for step in range(run.curves.windows + 1, 100_001):
+    run.curves.add(dataclasses.replace(window, step=step))
+adding = time.perf_counter() - began
+ticks = []
+for _ in range(9):
+    began = time.perf_counter()
+    drawing(panel.runs, "")
+    ticks.append(1e3 * (time.perf_counter() - began))
+json.dump({"adding": adding, "ticks": ticks, "windows": run.curves.windows}, open("many.json", "w"))
+"""
+REDRAWS = (
+    "document.querySelectorAll('.js-plotly-plot')[{}].on('plotly_afterplot', () => window.{}.push(performance.now()))"
+)
+
+
+@pytest.fixture(scope="module")
+def measured() -> Iterator[dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), (SETUP, SCENE, PAIRS, MEMORY, MANY)) as page:
+        yield _measure(page, Path(folder) / "root")
+
+
+def _measure(page: Any, root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    page.evaluate("() => { window.curve = []; window.map = []; }")
+    for _ in range(2):
+        command(page, "notebook:run-cell-and-select-next")
+    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
+    for place, name in enumerate(("curve", "map")):
+        page.evaluate(REDRAWS.format(place, name))
+    # All at once: a click on a panel would make its cell the one that runs next.
+    for _ in range(3):
+        command(page, "notebook:run-cell-and-select-next")
+    found |= _written(page, root / "pairs.json", 300)
+    found["redraws"] = page.evaluate("window.curve.length") / found["live"]
+    handle = page.locator(".slider-container", has=page.locator(".noUi-handle")).nth(1).locator(".noUi-handle")
+    handle.focus()
+    found["slider"] = []
+    for _ in range(12):
+        page.evaluate("() => { window.map = []; window.began = performance.now(); }")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("window.map.length > 0")
+        found["slider"].append(page.evaluate("window.map[0] - window.began"))
+        page.wait_for_timeout(600)
+    found |= _written(page, root / "memory.json", 60 * MINUTES + 120)
+    page.evaluate("() => { window.began = performance.now(); }")
+    press(page, "Stop")
+    page.wait_for_function("document.querySelector('.js-plotly-plot').layout.title.text.startsWith('stopped')")
+    found["stop"] = page.evaluate("performance.now() - window.began")
+    found |= _written(page, root / "many.json", 120)
+    page.evaluate("() => { window.curve = []; window.began = performance.now(); }")
+    page.locator("button.jupyter-button", has_text="log axis").first.click()
+    page.wait_for_function("window.curve.length > 0")
+    found["many on the screen"] = page.evaluate("window.curve[0] - window.began")
+    return found
+
+
+def _written(page: Any, path: Path, seconds: float) -> dict[str, Any]:
+    for _ in range(int(2 * seconds)):
+        page.wait_for_timeout(500)
+        if path.exists() and path.stat().st_size:
+            content: dict[str, Any] = json.loads(path.read_text())
+            return content
+    raise TimeoutError(f"{path.name} was not written within {seconds:g} s")
+
+
+def test_training_with_a_live_panel(benchmark: Any, measured: dict[str, Any]) -> None:
+    ratios = sorted(shown / plain for plain, shown in measured["pairs"])
+    benchmark.pedantic(lambda: None, rounds=1)
+    benchmark.extra_info["ratio"] = statistics.median(ratios)
+    print(
+        f"\ntraining with a live panel against without: {statistics.median(ratios):.3f} "
+        f"({ratios[0]:.3f}–{ratios[-1]:.3f}), target ≤ 1.10; {measured['redraws']:.1f} redraws a second, target ≥ 5"
+    )
+
+
+def test_slider_to_new_spectrum_while_training(benchmark: Any, measured: dict[str, Any]) -> None:
+    benchmark.pedantic(lambda: None, rounds=1)
+    screen, kernel = statistics.median(measured["slider"]), statistics.median(measured["looks"])
+    benchmark.extra_info.update(screen=screen, kernel=kernel)
+    print(f"\nslider to new maps: {screen:.0f} ms to the screen (target ≤ 150), {kernel:.0f} ms in the kernel (≤ 50)")
+
+
+def test_stop_and_memory(benchmark: Any, measured: dict[str, Any]) -> None:
+    benchmark.pedantic(lambda: None, rounds=1)
+    (first, before), (last, after) = measured["sizes"][len(measured["sizes"]) // 5], measured["sizes"][-1]
+    benchmark.extra_info.update(stop=measured["stop"], growth=after - before)
+    print(
+        f"\nStop to stopped on the screen: {measured['stop']:.0f} ms; {MINUTES:g} minutes: kernel {before:.0f} MiB at "
+        f"window {first}, {after:.0f} MiB at window {last}"
+    )
+
+
+def test_a_hundred_thousand_windows(benchmark: Any, measured: dict[str, Any]) -> None:
+    benchmark.pedantic(lambda: None, rounds=1)
+    tick = statistics.median(measured["ticks"])
+    benchmark.extra_info.update(tick=tick, screen=measured["many on the screen"])
+    print(
+        f"\n{measured['windows']} windows: {10 * measured['adding']:.1f} µs to take one in, {tick:.1f} ms to draw "
+        f"in the kernel, {measured['many on the screen']:.0f} ms from a click to the screen"
+    )
