@@ -44,9 +44,11 @@ _PLOT = """
 function dark() {
   return document.body.dataset.jpThemeLight === "false";
 }
+function late(milliseconds) {
+  return new Promise((done) => setTimeout(done, milliseconds));
+}
 async function library() {
-  const later = () => new Promise((done) => setTimeout(done, 50));
-  for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await later();
+  for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await late(50);
   return globalThis.rislabPlotly;
 }
 export default {
@@ -73,7 +75,15 @@ export default {
       const { number, data, layout } = structuredClone(model.get("figure"));
       if (!layout) return;
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
-      await Plotly.react(node, data, layout, { responsive: true, displaylogo: false, ...model.get("options") });
+      const options = { responsive: true, displaylogo: false, ...model.get("options") };
+      try {
+        // A node that is taken out of the page while it draws may never answer.
+        await Promise.race([Plotly.react(node, data, layout, options), late(5000)]);
+      } catch (error) {
+        console.error("rislab: a drawing failed and is made anew:", error);
+        await Plotly.newPlot(node, data, layout, options);
+        listening = false;
+      }
       if (!listening) { listen(); listening = true; }
       model.set("drawn", number);
       model.save_changes();
@@ -136,8 +146,8 @@ class Plot(anywidget.AnyWidget):
     def __init__(self, figure: Drawing, templates: dict[str, go.layout.Template], **options: Any) -> None:
         library()
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
+        self._gate = threading.RLock()
         super().__init__(figure=_plain(figure, 1), templates=plain, options=options)
-        self._gate = threading.Lock()
         self._number, self._pushed_at = 1, time.monotonic()
         self._pending: Drawing | None = None
         self.observe(lambda change: self._answered(), "drawn")
@@ -162,6 +172,14 @@ class Plot(anywidget.AnyWidget):
     def flush(self) -> None:
         """Send what still waits, whether or not the page has answered: the last state of a run must not be lost."""
         self._push()
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take in what the page says, while no other thread sends a figure.
+
+        traitlets holds all changes of a widget back while it takes some in: a figure of another thread could get lost.
+        """
+        with self._gate:
+            super().set_state(sync_data)
 
     def on_event(self, kind: str, call: Callable[[dict[str, Any]], None]) -> None:
         """Call a function with the content of "click" and "shape" events."""

@@ -139,8 +139,7 @@ class Runner:
             time.sleep(POLL_SECONDS / 5)
 
     def _tick(self) -> None:
-        if self.tick_error is None:
-            try:
-                self._on_tick()
-            except Exception as error:  # a drawing fault must not end a training; the panel shows it
-                self.tick_error = error
+        try:
+            self._on_tick()
+        except Exception as error:  # a drawing fault must not end a training; the panel shows it
+            self.tick_error = error

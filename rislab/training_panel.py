@@ -62,6 +62,12 @@ class OverfitPanel:
         """That of the last run; see Run.state. "reset" where there is none."""
         return self.runs[-1].state if self.runs else "reset"
 
+    @property
+    def problem(self) -> str:
+        """Why the last input was refused, or the last run's figure could not be drawn; "" if neither was."""
+        fault = self.runs[-1].runner.tick_error if self.runs else None
+        return self.error or (f"the figure could not be drawn: {type(fault).__name__}: {fault}" if fault else "")
+
     def change(self, **fields: Any) -> bool:
         """Change the configuration of the next run.
 
@@ -244,13 +250,14 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
     }
 
     def draw() -> None:
+        # First, since drawing may fail.
+        note.value = f"<b style='color:{ALARM}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
         plot.show(drawing(panel.runs, title(panel), log=log.value))
         if panel.state not in ("running", "waiting"):
             plot.flush()
         last = panel.runs[-1].curves.last if panel.runs else None
         line.value = epoch_line(last) if last is not None else ""
         numbers.value = table(panel.runs)
-        note.value = f"<b style='color:{ALARM}'>{html.escape(panel.error)}</b>" if panel.error else ""
 
     def offer() -> None:
         """Bring the two lists up to date: the runs on the plot, and the folders of those that are not."""

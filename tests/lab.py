@@ -31,6 +31,9 @@ def opened(folder: Path, cells: Sequence[str], width: int = 1280, height: int = 
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(90_000)
+        # Shown by pytest where a test fails.
+        page.on("pageerror", lambda error: print(f"page: {error}"))
+        page.on("console", lambda message: print(f"console: {message.text}") if message.type == "error" else None)
         for _ in range(120):
             try:
                 page.goto(f"{address}/lab/tree/panels.ipynb?token=lab")

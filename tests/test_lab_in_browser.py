@@ -30,6 +30,7 @@ PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 def page(tmp_path: Path) -> Iterator[Any]:
     with opened(tmp_path, CELLS) as page:
         yield page
+        shoot(page, "at-the-end")
 
 
 def run_all(page: Any) -> None:

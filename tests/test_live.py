@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,25 @@ def test_the_last_state_can_be_sent_at_once() -> None:
     assert sent(plot) == (2, [2.0])
     plot.flush()
     assert plot.figure["number"] == 2
+
+
+def test_a_figure_waits_while_the_page_is_heard() -> None:
+    # traitlets holds notifications back meanwhile: a figure that another thread sets just then could get lost.
+    plot = Plot(curve(1), LOOKS)
+    drawer = threading.Thread(target=lambda: (plot.show(curve(2, 3)), plot.flush()))
+    seen: list[int] = []
+
+    class Message(dict[str, Any]):
+        def __iter__(self) -> Iterator[str]:
+            drawer.start()
+            drawer.join(0.3)
+            seen.append(plot.figure["number"])
+            return super().__iter__()
+
+    plot.set_state(Message(event={"kind": "none"}))
+    drawer.join(30)
+    assert seen == [1]
+    assert sent(plot) == (2, [2.0, 3.0])
 
 
 def test_events_reach_those_who_asked_for_their_kind() -> None:

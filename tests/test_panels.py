@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import rislab
-from rislab import overfit, panels, runs
+from rislab import overfit, panels, runs, training_panel
 from rislab.errors import InputError
 from rislab.live import Plot
 from rislab.live_run import Curves, Run, folders
@@ -407,16 +407,31 @@ def test_the_runs_exception_is_raised_where_it_is_awaited() -> None:
     assert len(runner.records()) == 1
 
 
-def test_a_drawing_fault_does_not_end_the_run() -> None:
+def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> None:
     records = straight()
+    drawn = []
 
     def tick() -> None:
-        raise RuntimeError("cannot draw")
+        drawn.append(1)
+        if len(drawn) == 1:
+            raise RuntimeError("cannot draw")
 
     runner = Runner(lambda: (record for record in records), tick)
     runner.start()
     assert len(asyncio.run(runner.wait())) == len(records)
     assert isinstance(runner.tick_error, RuntimeError)
+    assert len(drawn) > 1
+
+
+def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*unused: Any, **options: Any) -> Any:
+        raise RuntimeError("no ink")
+
+    panel = panels.OverfitPanel(dataclasses.replace(CONFIG, epochs=10_000), live=True)
+    monkeypatch.setattr(training_panel, "drawing", broken)
+    panel.runs[-1].runner.stop()
+    asyncio.run(panel.runs[-1].runner.wait())
+    assert panel.problem == "the figure could not be drawn: RuntimeError: no ink"
 
 
 @pytest.mark.parametrize(("costs", "ticks"), [(0.0, 81), (0.005, 77), (0.05, 11)])
