@@ -16,7 +16,7 @@ and rislab.overfit.
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from rislab.bounds import Bound, bound
 from rislab.data import SceneBatch, SceneConfig, simulate
@@ -65,6 +65,7 @@ __all__ = [
 # Loaded when first used.
 LAZY = (
     "autopsy",
+    "checkup",
     "clinic",
     "clinic_figures",
     "conventions",
@@ -87,11 +88,17 @@ LAZY = (
 )
 
 
-def __getattr__(name: str) -> ModuleType:
+# Names of functions that load their module when first used.
+WITHIN = {"watch": "checkup", "Finding": "finding"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in WITHIN:
+        return vars(importlib.import_module(f"rislab.{WITHIN[name]}"))[name]
     if name in LAZY:
         return importlib.import_module(f"rislab.{name}")
     raise AttributeError(f"module 'rislab' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *LAZY])
+    return sorted([*__all__, *LAZY, *WITHIN])
