@@ -31,6 +31,12 @@ __all__ = ["Finding", "Findings", "Watch", "watch"]
 MEANS = ("samples", "batches")
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
 CONDITION = 1e8
+# A scaler begins at 2^16, and has gone down to 1 after so many skips.
+SKIPS = 17
+# Why some tensors stay where they are.
+PARTLY = ("head frozen", "weights kept in bf16", "warm-up counted in samples")
+# Reported losses that forget the windows without a step.
+INSIDE = ("summed only when a step is taken", "summed inside the step branch")
 # A weight that is read off may be this far from the one that names a fault.
 LOOSE = 0.05
 
@@ -149,7 +155,8 @@ class Watch:
             clip_norm,
             scheduler,
         )
-        self._called, self._loss = False, loss
+        self._loss, self._scaler = loss, scaler
+        self._tensors = sum(value.requires_grad for value in model.parameters())
         self._witness = Witness(model, optimizer, loss, scaler, scheduler, of, every)
         self.seen = self._witness.seen
 
@@ -177,7 +184,8 @@ class Watch:
         found = [*self._coverage(), *self._windows()]
         stale = self._weights()
         # Gradients of tensors that the optimiser does not hold are nobody's business to zero.
-        found += stale if any(finding.severity == "fault" for finding in stale) else [*self._gradients(), *stale]
+        held = not (self.seen.stale and self.seen.strange)
+        found += [*self._gradients(), *stale] if held else stale
         found += self._schedule()
         found += self._reported(reported) if reported is not None else []
         first: dict[str, Finding] = {}
@@ -210,6 +218,14 @@ class Watch:
         if used == 0:
             aliases = ("loss detached", "loop tail dedented")
             return [*found, _fault("C9", "loop tail in a branch never taken", counts, batches[0].where, aliases)]
+        applied = [step for step in seen.steps if step.applied]
+        if not applied and all(batch.broken for batch in batches if batch.backwards):
+            text = f"{counts}, none of them on numbers: every loss or gradient holds NaN or infinity"
+            aliases = ("singular vectors differentiated", "step gate too strict")
+            return [*found, _fault("C5", "infinity in every step", text, batches[0].where, aliases)]
+        if not applied and len(seen.steps) > SKIPS:
+            text = f"{len(seen.steps)} steps, all of them skipped; the loss scale is {seen.steps[-1].scale:g}"
+            return [*found, _fault("C5", "infinity in every step", text, batches[0].where, ("scaler bypassed",))]
         if not seen.steps:
             aliases = ("step gate too strict", "loop tail in a branch never taken")
             return [*found, _fault("C10", "step in a branch never taken", counts, batches[0].where, aliases)]
@@ -220,6 +236,17 @@ class Watch:
                 found.append(_fault("C9", "loop tail dedented", counts, where, ("loop tail in a branch never taken",)))
             elif any(b.backwards == 0 for step in self._steps() for b in step.micro_batches):
                 found.append(_warning("C9", "forwards that reached no step", counts))
+        if any(batch.precision == "fp16" for batch in batches) and not (self._scaler and self._scaler.is_enabled()):
+            text = "float16, and the scaler is disabled" if self._scaler else "float16, and no scaler was given"
+            kind = _fault if self._scaler else _warning
+            found.append(
+                kind("C13", "scaler only where CUDA is", f"{text}: gradients below 6e-8 are 0", batches[0].where)
+            )
+        lost = [batch for batch in batches if not bool(torch.isfinite(batch.loss).all())]
+        if lost:
+            half = ("epsilon vanishes in half precision", "squares overflow in half precision")
+            text = f"NaN or infinity in {len(lost)} of {len(batches)} losses, in {lost[0].precision}"
+            found.append(_warning("C5", "losses that are no numbers", text, lost[0].where, half))
         if any(not batch.mode for batch in batches):
             evaluated = sum(not batch.mode for batch in batches)
             text = f"{evaluated} of {len(batches)} training losses in evaluation mode"
@@ -246,7 +273,9 @@ class Watch:
         if empty:
             text = f"{len(empty)} of {len(steps)} steps came without a new loss"
             found.append(_fault("C3", "stepped twice", text, empty[0].where))
-        sizes = [len(step.micro_batches) for step in steps if step.micro_batches]
+        # Where NaN made a loop throw a window away, the places of the others say nothing.
+        steps = [step for step in steps if step.micro_batches and step.applied]
+        sizes = [len(step.micro_batches) for step in steps]
         if not sizes:
             return found
         short = [place for place, count in enumerate(sizes[:-1]) if count < size]
@@ -259,7 +288,7 @@ class Watch:
         elif long and not any(finding.name == "loop tail dedented" for finding in self._coverage()):
             found.append(self._overlong(steps, size, told))
         left = [batch for batch in self.seen.left if batch.backwards]
-        if left and len(left) < size and not found:
+        if left and len(left) < size and not found and not any(batch.broken for batch in left):
             text = f"{len(left)} micro-batches with a backward came after the last step, K = {size} ({source})"
             found.append(_fault("C10", "tail never stepped", text, left[-1].where, ("left-overs leak",)))
         return found
@@ -309,7 +338,9 @@ class Watch:
             broken = true is not None and not bool(torch.isfinite(true).all())
             if not step.finite:
                 text = f"NaN or infinity in the gradient of step {place}, which was taken"
-                found.append(_fault("C5", "scaler bypassed", text, step.where, ("NaN in a step",)))
+                found.append(
+                    _fault("C5", "scaler bypassed", text, step.where, ("overflow looked up under a wrong key",))
+                )
             elif broken:
                 text = (
                     f"the true gradient of step {place} holds NaN or infinity, and the one that was stepped on does not"
@@ -374,13 +405,18 @@ class Watch:
                 return _fault("C1", "divided twice", text, step.where)
             return _fault("C1", "gradient scale", text, step.where, ("divided twice", "never divided"))
         equal = torch.stack([b.gradient for b in step.micro_batches if b.gradient is not None]).mean(dim=0)
-        if self.mean == "samples" and compare(gradient, equal).relative_error <= ALARMS[one.precision][0]:
+        means = compare(gradient, equal)
+        if self.mean == "samples" and means.relative_error <= ALARMS[one.precision][0]:
             return _fault("C2", "mean of means in the window", text, step.where, ("ragged window divided by K",))
+        if size < declared and means.cosine > 1 - ALARMS[one.precision][0] ** 2 and _near(means.alpha, size / declared):
+            told = f"{text}; each micro-batch counts 1/{declared}"
+            return _fault("C1", "ragged window divided by K", told, step.where, ("mean of means in the window",))
         weights = _shares(step)
         if weights is not None:
             told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
             if len(weights) > 1 and all(abs(weight) < LOOSE for weight in weights[:-1]):
-                return _fault("C8", "zeroed per micro-batch", told, step.where, ("loop tail dedented",))
+                other = "unscaled per micro-batch" if step.scale > 1 else "loop tail dedented"
+                return _fault("C8", "zeroed per micro-batch", told, step.where, (other,))
             if _near(weights[0], 1) and all(_near(weight, size) for weight in weights[1:]):
                 return _fault("C1", "divided on the first batch only", told, step.where, ("never divided",))
             if self._cut(one):
@@ -425,19 +461,26 @@ class Watch:
             found.append(
                 _warning("C4", "not in the optimiser", f"trainable, and held by no group: {_listed(seen.strange)}")
             )
+        if seen.frozen:
+            found.append(
+                Finding("C4", "frozen tensors", "note", f"{seen.frozen} ask for no gradient", aliases=("head frozen",))
+            )
         moving = [step for step in applied if max(step.rates, default=0.0) > 0]
         stuck = [name for name in seen.still if name not in seen.strange]
-        if moving and stuck:
-            gradients = [step.gradient for step in moving if step.gradient is not None]
-            if any(step.micro_batches and step.micro_batches[0].precision == "bf16" for step in moving) and any(
-                float(gradient.norm()) > 0 for gradient in gradients
-            ):
-                text = f"{len(stuck)} tensors did not move in {len(moving)} steps: {_listed(stuck)}"
-                found.append(_warning("C4", "weights kept in bf16", text))
-            else:
-                text = f"never moved in {len(moving)} steps: {_listed(stuck)}"
-                found.append(_note("C4", "tensors that never move", text))
-        return found
+        if not moving or not stuck:
+            return found
+        text = f"{len(stuck)} tensors never moved in {len(moving)} steps: {_listed(stuck)}"
+        arrived = [step.gradient for step in moving if step.gradient is not None]
+        if len(stuck) + len(seen.strange) < self._tensors:
+            text += f"; the largest learning rate was {max(max(step.rates) for step in moving):.2g}"
+            return [*found, _warning("C4", "detached backbone", text, aliases=PARTLY)]
+        if all(number(loss) == 0 for loss, _ in seen.losses):
+            return [*found, _fault("C4", "main loss weight 0", f"all {len(seen.losses)} losses are 0; {text}")]
+        if arrived and all(float(gradient.norm()) == 0 for gradient in arrived):
+            aliases = ("main loss weight 0", "zeroed before the step")
+            return [*found, _fault("C4", "loss detached", f"all gradients are 0; {text}", aliases=aliases)]
+        rates = f"the largest learning rate was {max(max(step.rates) for step in moving):.2g}; {text}"
+        return [*found, _fault("C4", "weights kept in bf16", rates, aliases=("warm-up counted in samples",))]
 
     def _schedule(self) -> list[Finding]:
         applied = [step for step in self.seen.steps if step.applied]
@@ -456,6 +499,17 @@ class Watch:
                     ("warm-up counted in samples",),
                 )
             )
+        largest = [max(step.rates, default=0.0) for step in applied]
+        lowest = [rate <= 1.001 * min(largest) for rate in largest]
+        if (
+            largest
+            and min(largest) <= 0.05 * max(largest)
+            and not zero
+            and sum(lowest) > len(lowest) / 2
+            and lowest[-1]
+        ):
+            text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(largest):.2g} of {max(largest):.2g}"
+            found.append(_warning("C6", "schedule ends early", text))
         if self.scheduler is None or not applied:
             return found
         ticks = [step.ticks or 0 for step in self.seen.steps]
@@ -475,6 +529,9 @@ class Watch:
                 found.append(_fault("C11", "schedule runs over skipped steps", counts, applied[0].where))
             elif ahead:
                 found.append(_fault("C11", "scheduler per micro-batch", counts, applied[0].where))
+            elif 0 < passed < before[-1]:
+                text = f"{counts}: fewer ticks than steps, as of a schedule that counts epochs"
+                found.append(_note("C11", "schedule stepped per epoch", text))
         return found
 
     # What was reported.
@@ -487,46 +544,53 @@ class Watch:
         length = total // epochs
         for epoch, value in enumerate(map(float, reported), start=1):
             heard = self.seen.losses[(epoch - 1) * length : epoch * length]
-            losses, samples = [number(loss) for loss, _ in heard], [count for _, count in heard]
-            finding = self._told(value, losses, samples, epoch)
+            finding = self._told(value, [(number(loss), count) for loss, count in heard], epoch)
             if finding is not None:
                 return [finding]
         return []
 
-    def _told(self, value: float, losses: list[float], samples: list[int], epoch: int) -> Finding | None:
-        weighted = sum(n * loss for n, loss in zip(samples, losses, strict=True)) / sum(samples)
-        plain = sum(losses) / len(losses)
-        true, other = (weighted, plain) if self.mean == "samples" else (plain, weighted)
+    def _told(self, value: float, heard: list[tuple[float, int]], epoch: int) -> Finding | None:
         size, _ = self._size()
+        windows = [heard[first : first + size] for first in range(0, len(heard), size)]
+        means = [_mean(window) for window in windows]
+        losses, samples = [loss for loss, _ in heard], [count for _, count in heard]
+        weighted, plain = _mean(heard), sum(losses) / len(losses)
+        true, other = (weighted, plain) if self.mean == "samples" else (plain, weighted)
         text = f"reported {value:.6g} in epoch {epoch}, where the losses have the mean {true:.6g}"
         if not math.isfinite(true):
             if not math.isfinite(value):
                 return None
-            aliases = ("NaN written as 0", "NaN dropped from the record", "NaN guard in the loop")
-            return _fault("C14", "NaN replaced by the running mean", text, "", aliases)
+            others: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *INSIDE)
+            return _fault("C14", "NaN replaced by the running mean", text, "", others)
         # A sum of a thousand losses in the loop's own precision may be off by this much.
         if _near(value, true, 100 * torch.finfo(self.seen.losses[0][0].dtype).eps):
             return None
-        ragged = len(set(samples)) > 1
+        digits = next((digits for digits in range(1, 7) if value == round(true, digits)), None)
+        if digits is not None:
+            return _fault("C14", "rounded to four digits", f"{text}: {digits} digits after the point are left")
+        shares = [sum(count for _, count in window) for window in windows]
+        lasts = list(zip((window[-1][0] for window in windows), shares, strict=True))
         guesses: list[tuple[str, float, tuple[str, ...]]] = [
-            ("mean of unequal means", other if ragged else math.nan, ("summed inside the step branch",)),
+            ("mean of unequal means", other, ("summed inside the step branch",)),
+            ("mean of unequal means", sum(means) / len(means), ("mean of means in the window",)),
             ("last over n", losses[-1] / len(losses), ("loop tail dedented",)),
+            ("last over n", means[-1] / len(means), ("loop tail dedented",)),
+            ("last over n", losses[-1] / len(means), ("loop tail dedented",)),
             ("only the last micro-batch", losses[-1], ()),
-            ("logged after the division", true / size if size > 1 else math.nan, ("summed inside the step branch",)),
-            ("divided on the first batch only", true * size if size > 1 else math.nan, ("never divided",)),
+            ("only the last micro-batch", means[-1], ()),
+            ("only the last micro-batch", _mean(lasts), ()),
+            ("logged after the division", true / size, ("summed inside the step branch",)),
+            ("divided on the first batch only", true * size, ("never divided",)),
             ("sum of means over the set's size", sum(losses) / sum(samples), ()),
+            ("sum of means over the set's size", sum(means) / sum(samples), ()),
         ]
         for name, guess, aliases in guesses:
             if _near(value, guess, 1e-4):
                 return _fault("C14", name, text, "", aliases)
-        digits = next((digits for digits in range(1, 7) if value == round(true, digits)), None)
-        if digits is not None:
-            return _fault("C14", "rounded to four digits", f"{text}: {digits} digits after the point are left")
         if value == 0:
-            aliases = ("last over n", "main loss weight 0", "summed only when a step is taken")
-            return _fault("C14", "loop tail in a branch never taken", text, "", aliases)
-        aliases = ("logged after the division", "summed inside the step branch", "summed only when a step is taken")
-        return _fault("C14", "another loss reported", text, "", aliases)
+            others = ("last over n", "main loss weight 0", "summed only when a step is taken")
+            return _fault("C14", "loop tail in a branch never taken", text, "", others)
+        return _fault("C14", "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))
 
 
 def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -> Watch:
@@ -570,6 +634,11 @@ def _shares(step: Step) -> list[float] | None:
     return [float(weight) for weight in weights]
 
 
+def _mean(pairs: Sequence[tuple[float, int]]) -> float:
+    """Mean of values that each count so often."""
+    return sum(value * count for value, count in pairs) / sum(count for _, count in pairs)
+
+
 def _near(value: float, wanted: float, least: float = LOOSE) -> bool:
     return math.isfinite(wanted) and abs(value - wanted) <= least * abs(wanted)
 
@@ -587,8 +656,8 @@ def _fault(code: str, name: str, evidence: str, where: str = "", aliases: tuple[
     return Finding(code, name, "fault", evidence, FIXES.get(name, ""), where, aliases)
 
 
-def _warning(code: str, name: str, evidence: str, where: str = "") -> Finding:
-    return Finding(code, name, "warning", evidence, FIXES.get(name, ""), where)
+def _warning(code: str, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
+    return Finding(code, name, "warning", evidence, FIXES.get(name, ""), where, aliases)
 
 
 def _note(code: str, name: str, evidence: str) -> Finding:

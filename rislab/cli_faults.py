@@ -108,6 +108,9 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
     for title, seen in (("correct loop", found.correct), ("with the fault", found.faulty)):
         print(f"\n{title}, {options.optimiser}, 84 scenes:")
         print("\n".join(epoch_line(end) for end in seen.ends))
+    if clinic.shows_in_training(fault):
+        print("\nthe checkup of the faulty loop says:")
+        print(clinic.diagnosed(fault, {**found.setting, "epochs": min(options.epochs, clinic.EPOCHS)}))
     return 0 if held else 1
 
 

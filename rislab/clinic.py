@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from rislab.autopsy import Autopsy
+from rislab.checkup import Findings, watch
 from rislab.errors import check_choice, check_number
 from rislab.fault import Fault, broken
 from rislab.faults import named
 from rislab.overfit import Rung
-from rislab.readings import OF_A_HOUSE, OF_A_TRAINING, examine
+from rislab.readings import OF_A_HOUSE, OF_A_TRAINING, examine, prepared
 
 # Learning rates of the head at which the correct loop learns the set within a dozen epochs.
 RATES = {"adam": 5e-3, "sgd": 0.3}
@@ -275,6 +276,31 @@ def readings(fault: Fault) -> list[Reading]:
         Reading(sign.quantity, *pair, where=", ".join(f"{name} {value}" for name, value in sign.setting.items()))
         for sign, *pair in zip(fault.signs, *values, strict=True)
     ]
+
+
+def diagnosed(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
+    """What the checkup finds in a training of the broken loop, or of the correct one if None.
+
+    Args:
+        fault: of the catalogue, or None. setting: of readings.prepared().
+    """
+    with _house(fault) as (house, _):
+        config, data, model, fresh = prepared(house, **setting)
+        state = house.state.TrainState.begin(model, len(data), config)
+        observer = watch(
+            model,
+            state.optimizer,
+            loss=house.training.loss_of,
+            of=lambda loss: loss.total,
+            accumulation_steps=config.accumulation_steps,
+            scaler=state.scaler,
+            scheduler=state.scheduler,
+            clip_norm=config.clip_norm,
+        )
+        house.training.loss_of = observer.loss
+        with observer:
+            told = [*house.training.fit(model, data, config, validation=fresh, resume=state)]
+    return observer.findings(reported=[record.train for record in told if hasattr(record, "train")])
 
 
 def surprises(fault: Fault, found: Sequence[Reading]) -> list[str]:

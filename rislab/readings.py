@@ -26,10 +26,16 @@ SETTING: dict[str, Any] = {"epochs": 2, "micro_batch": 8, "accumulation_steps": 
 POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}
 
 
-def examine(
+def examine(house: types.ModuleType, **setting: Any) -> Autopsy:
+    """The autopsy of a short training in a house; `setting` is that of prepared()."""
+    config, data, model, fresh = prepared(house, **setting)
+    return autopsy(house, config, data, model, validation=fresh)
+
+
+def prepared(
     house: types.ModuleType, *, scenes: int = SCENES, poison: str = "none", validation: int = 0, **changes: Any
-) -> Autopsy:
-    """The autopsy of a short training in a house.
+) -> tuple[Any, Any, Any, Any]:
+    """What a short training in a house needs: its TrainConfig, its scenes, its network, and fresh scenes or None.
 
     Args:
         house: see faults.broken().
@@ -45,7 +51,7 @@ def examine(
     snapshots[scenes // 2] *= POISONS[poison]
     fresh = house.data.simulate(config.scene_config(), validation, seed=0, split="validation") if validation else None
     training = config.training(**{**SETTING, **changes})
-    return autopsy(house, training, replace(data, snapshots=snapshots), config.model(), validation=fresh)
+    return training, replace(data, snapshots=snapshots), config.model(), fresh
 
 
 def read(quantity: str, house: types.ModuleType, **setting: Any) -> float:

@@ -31,7 +31,8 @@ class MicroBatch:
         number: from 0, over the whole run. samples: size of its first dimension, as the network saw it.
         loss: raw, a detached scalar tensor. gradient: true one, flat, None where it was not taken.
         why: why it could not be taken. precision: "fp64", "fp32", "bf16" or "fp16". where: file and line of the loss.
-        backwards: gradients that arrived at the network's output. mode: whether the network was in training mode.
+        broken: whether the loss or the gradient holds NaN or infinity. mode: whether the network was in training mode.
+        backwards: of the loop, that came to this loss.
     """
 
     number: int
@@ -41,6 +42,7 @@ class MicroBatch:
     why: str
     precision: str
     where: str
+    broken: bool
     mode: bool
     backwards: int = 0
 
@@ -76,22 +78,20 @@ class Testimony:
     Args:
         steps: in order. left: micro-batches after the last step. forwards: in training mode with gradients.
         losses: raw losses in order, with the number of samples of each.
-        evaluated: forwards in evaluation mode while gradients were recorded. still: names of trainable tensors that
+        frozen: tensors of the network that ask for no gradient. still: names of trainable tensors that
             never moved. strange: those that no optimiser holds. stale: tensors of the optimiser that the network has
-            not. said: what could not be judged, each text once.
+            not.
     """
 
     steps: list[Step] = field(default_factory=list)
     left: list[MicroBatch] = field(default_factory=list)
     micro_batches: int = 0
     forwards: int = 0
-    evaluated: int = 0
+    frozen: int = 0
     losses: list[tuple[Tensor, int]] = field(default_factory=list)
-    backwards: list[MicroBatch] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     stale: int = 0
-    said: dict[str, None] = field(default_factory=dict)
 
 
 class Witness:
@@ -159,6 +159,7 @@ class Witness:
         ]
         self.seen.strange = [name for name, value in self._trainable() if id(value) not in held]
         self.seen.stale = len(held - own)
+        self.seen.frozen = sum(not value.requires_grad for value in self._model.parameters())
 
     def judge(self, output: Any) -> Any:
         """Take note of what the loss gave; returns it unchanged."""
@@ -176,6 +177,8 @@ class Witness:
             why=why,
             precision=_precision(loss, self._model),
             where=caller(),
+            broken=not bool(torch.isfinite(loss).all())
+            or (gradient is not None and not bool(torch.isfinite(gradient).all())),
             mode=self._model.training,
         )
         self.seen.micro_batches += 1
@@ -187,9 +190,19 @@ class Witness:
 
     def _heard(self, batch: MicroBatch) -> None:
         """A backward of the loop has come to this loss."""
-        if not self._ours:
-            batch.backwards += 1
-            self.seen.backwards.append(batch)
+        if self._ours:
+            return
+        earlier = [other for other in self._since if other is not batch and other.backwards]
+        if any(other.broken for other in earlier) and self._empty():
+            # A loop that meets NaN may throw its window away: what has come before belongs to no step.
+            self._since = self._since[: self._since.index(earlier[-1]) + 1]
+            self._end(gradient=None, applied=False, finite=False, where="")
+            self._since = [batch]
+        batch.backwards += 1
+
+    def _empty(self) -> bool:
+        """Whether no gradient is held."""
+        return all(value.grad is None or not bool(value.grad.any()) for value in self._held())
 
     def _true_gradient(self, loss: Tensor) -> tuple[Tensor | None, str]:
         if len(self.seen.steps) % self._every:
@@ -228,7 +241,6 @@ class Witness:
         self._skipped()
         self.seen.forwards += 1
         self._forwards += 1
-        self.seen.evaluated += not model.training
 
     def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
         # A forward under no_grad ends an evaluation: a loss after it belongs to no step.
