@@ -44,7 +44,9 @@ def drawing(runs: Sequence[Run], title: str, *, log: bool = True) -> dict[str, A
     if runs:
         reach = max(2.0, *(float(run.curves.windows) for run in runs))
         data += [*_levels(runs[-1], reach), *_side(runs[-1])]
-    return {"data": data, "layout": _layout(title, _epoch_lines(runs[-1]) if runs else [], log)}
+    layout = _layout(title, _epoch_lines(runs[-1]) if runs else [], log)
+    layout["legend"] |= _free_corner(runs, log)
+    return {"data": data, "layout": layout}
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -77,8 +79,7 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool) -> dict[str, Any
         "height": HEIGHT,
         "margin": {"t": 34, "b": 44, "l": 64, "r": 10},
         "title": {"text": title},
-        # Curves fall from the upper left to the lower right: what they leave free is the upper right.
-        "legend": {"x": 0.58, "y": 0.8, "xanchor": "right", "yanchor": "top", "bgcolor": VEIL, **SMALL},
+        "legend": {"x": 0.58, "xanchor": "right", "bgcolor": VEIL, **SMALL},
         "uirevision": f"rislab {log}",
         "shapes": lines,
         "xaxis": across,
@@ -91,6 +92,19 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool) -> dict[str, Any
         layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "title": named, "nticks": 3}
         layout[f"yaxis{number}"] |= {"type": "log", "dtick": 1} if number == 2 else {"rangemode": "tozero"}
     return layout
+
+
+def _free_corner(runs: Sequence[Run], log: bool) -> dict[str, Any]:
+    """Where on the right the legend hides least: above curves that fall far, below curves that stay high."""
+    above, below = {"y": 0.8, "yanchor": "top"}, {"y": 0.01, "yanchor": "bottom"}
+    pairs = [_pair(run, "step", "loss") for run in runs]
+    shown = [(at[loss > 0], loss[loss > 0]) for at, loss in pairs if (loss > 0).any()]
+    if not log or not shown:
+        return above
+    every = np.log(np.concatenate([loss for _, loss in shown]))
+    middle = max(float(at.max()) for at, _ in shown) / 2
+    late = [np.log(loss[at > middle]) for at, loss in shown if (at > middle).any()]
+    return below if np.median(np.concatenate(late)) > (every.min() + every.max()) / 2 else above
 
 
 def _epoch_lines(run: Run) -> list[dict[str, Any]]:

@@ -23,11 +23,11 @@ ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "model", "records", "files", "state",
     "training", "gradients", "runs", "overfit", "fault", "faults_accumulation", "faults_reported", "faults_numerics",
-    "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding", "witness", "checkup", "clinic",
-    "quiz", "story", "exercises", "modes", "precision", "conventions", "localise", "explore", "film", "machine", "figures", "coverage_figure",
-    "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel",
-    "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "panels", "notebooks", "export",
-    "reports", "gallery", "cli_faults", "cli",
+    "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding", "witness", "checkup",
+    "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions", "localise", "explore", "film",
+    "machine", "figures", "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner",
+    "clinic_panel", "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel",
+    "panels", "notebooks", "export", "reports", "gallery", "cli_faults", "cli",
 )  # fmt: skip
 
 

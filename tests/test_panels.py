@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -421,6 +422,17 @@ def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> Non
     assert len(asyncio.run(runner.wait())) == len(records)
     assert isinstance(runner.tick_error, RuntimeError)
     assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(("last", "side"), [(1e-4, "top"), (0.3, "bottom")])
+def test_the_legend_stands_where_curves_leave_room(last: float, side: str) -> None:
+    run = Run("run 1", CONFIG)
+    window = steps(straight())[0]
+    # One run falls far, or stays high after a single deep spike.
+    values = [1.0, 1e-4, *np.geomspace(0.8, last, 40)]
+    run.curves.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
+    assert drawing([run], "")["layout"]["legend"]["yanchor"] == side
+    assert drawing([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
 
 
 def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
