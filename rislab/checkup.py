@@ -35,6 +35,8 @@ CONDITION = 1e8
 SKIPS = 17
 # Why some tensors stay where they are.
 PARTLY = ("head frozen", "weights kept in bf16", "warm-up counted in samples")
+# What a step is called whose gradient fits no known fault.
+UNNAMED = ("gradient scale", "gradient direction")
 # Reported losses that forget the windows without a step.
 INSIDE = ("summed only when a step is taken", "summed inside the step branch")
 # A weight that is read off may be this far from the one that names a fault.
@@ -349,8 +351,10 @@ class Watch:
         judged = self._judged()
         bent = [one for one in judged if not one.exact() and not self._clipped(one, judged)]
         previous: dict[int, Judged] = {one.number: one for one in judged}
-        for one in bent:
-            found.append(self._named(one, previous.get(one.number - 1)))
+        named = [self._named(one, previous.get(one.number - 1)) for one in bent]
+        # Where one window names its fault, what is left of it in the others says less.
+        known = [finding for finding in named if finding.name not in UNNAMED]
+        found += known or named
         if not found and any(one.exact() is False for one in judged) and self.clip_norm is None:
             found.append(
                 _note("C7", "clipping assumed", "gradients have the direction of their window, and one length")
