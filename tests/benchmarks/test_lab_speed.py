@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lab import command, opened, press
 
 MINUTES = float(os.environ.get("RISLAB_MINUTES", "1"))
+pytestmark = pytest.mark.timeout(60 * MINUTES + 900)
 SETUP = """
 import dataclasses, json, os, time
 import torch, rislab
