@@ -3,11 +3,50 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 SEVERITIES = ("fault", "warning", "note")
 MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
+
+FIXES = {
+    "never divided": "multiply each micro-batch loss by its share of the window before backward",
+    "divided on the first batch only": "divide in every pass of the loop, not inside a branch",
+    "divided twice": "divide the loss once: either here or in the library that accumulates",
+    "ragged window divided by K": "weigh by the samples that the last window really holds, not by K",
+    "mean of means in the window": "weigh each micro-batch by its samples over those of the window",
+    "window off by one": "end a window where (i + 1) % K == 0, with i from 0",
+    "tail never stepped": "take a step for what is left at the end of an epoch",
+    "left-overs leak": "step, or zero the gradients, at the end of an epoch",
+    "zeroed per micro-batch": "zero the gradients once a window, after the step",
+    "zeroed before the step": "call zero_grad after the step, or before the first backward of a window",
+    "never zeroed": "call optimizer.zero_grad() once a window",
+    "step per micro-batch": "step only where a window ends",
+    "loop tail dedented": "indent loss, backward and step into the loop over micro-batches",
+    "loop tail in a branch never taken": "move backward and step out of the branch, into the loop over micro-batches",
+    "step in a branch never taken": "test the condition under which the step stands: it was never met",
+    "accumulated in bf16": "keep gradients in float32 between micro-batches",
+    "clipped before unscaling": "call scaler.unscale_(optimizer) before clipping",
+    "clipped per micro-batch": "clip once a window, after the last backward",
+    "scaler bypassed": "call scaler.step(optimizer) instead of optimizer.step()",
+    "stepped twice": "step once a window",
+    "NaN made 0 in the gradient": "skip the step and record it, instead of replacing NaN",
+    "learning rate 0 at the first step": "begin the warm-up at its first rate above 0",
+    "scheduler before the optimiser": "step the scheduler after the optimiser",
+    "scheduler per micro-batch": "step the scheduler once a window, after the step",
+    "schedule runs over skipped steps": "step the scheduler only if the optimiser really stepped",
+    "optimiser holds stale parameters": "make the optimiser after the model has its last parameters",
+    "weights kept in bf16": "keep the weights in float32, and run the layers under autocast",
+    "eval never undone": "call model.train() at the start of each epoch",
+    "loss detached": "do not detach the loss, and do not compute it under no_grad",
+    "last over n": "add up the losses inside the loop",
+    "only the last micro-batch": "average the losses of all micro-batches",
+    "logged after the division": "log the raw loss, before it is divided",
+    "mean of unequal means": "weigh each batch mean by its samples",
+    "sum of means over the set's size": "divide by the number of batches, or multiply each mean by its samples",
+    "NaN replaced by the running mean": "report NaN as NaN",
+    "rounded to four digits": "report all digits, in scientific form where it is small",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,3 +105,23 @@ class Findings(list[Finding]):
             for row in rows
         )
         return f"<table style='font-size:13px'><tr>{top}</tr>{body}</table>"
+
+
+def fault(code: str, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
+    """A Finding of something that is wrong."""
+    return Finding(code, name, "fault", evidence, FIXES.get(name, ""), where, aliases)
+
+
+def warning(code: str, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
+    """A Finding of something that may be meant."""
+    return Finding(code, name, "warning", evidence, FIXES.get(name, ""), where, aliases)
+
+
+def note(code: str, name: str, evidence: str, aliases: tuple[str, ...] = ()) -> Finding:
+    """A Finding of something to know."""
+    return Finding(code, name, "note", evidence, aliases=aliases)
+
+
+def listed(names: Sequence[object], shown: int = 4) -> str:
+    """The first few names, and how many there are besides."""
+    return ", ".join(map(str, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")

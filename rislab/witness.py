@@ -1,196 +1,192 @@
-"""What a training loop does, noted from outside by public hooks: forwards, raw losses, gradients, steps.
+"""What a training loop does, noted from outside by public hooks: forwards, raw losses, backwards, optimiser steps.
 
-The true gradient of a micro-batch is taken the moment its raw loss exists: the same weights, the same random state, the
-same buffers as the loop's own, by a backward of our own through the graph that the loop has just built. What the loop
-makes of it afterwards, divide, scale, accumulate, clip or forget, cannot touch it.
+The true gradient of a micro-batch is taken from the graph that the loop has just built: the same weights, the same
+random state, the same buffers as the loop's own, by a backward of our own that leaves no trace. What the loop makes of
+it afterwards, divide, scale, accumulate, clip or forget, cannot touch it.
+
+A loss that was declared is heard where it is computed. Without one, the witness listens for backwards: the tensor that
+backward() was called on is followed down through its factors, to what the loop multiplied or divided.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
+
+from rislab.testimony import Backward, MicroBatch, Step, Testimony, flat, precision_of
 
 # Frames of these folders are nobody's fault.
 _HOUSE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-
-
-@dataclass(eq=False)
-class MicroBatch:
-    """A raw loss that was computed in training, with its true gradient.
-
-    Args:
-        number: from 0, over the whole run. samples: size of its first dimension, as the network saw it.
-        loss: raw, a detached scalar tensor. gradient: true one, flat, None where it was not taken.
-        why: why it could not be taken. precision: "fp64", "fp32", "bf16" or "fp16". where: file and line of the loss.
-        broken: whether the loss or the gradient holds NaN or infinity. mode: whether the network was in training mode.
-        backwards: of the loop, that came to this loss.
-    """
-
-    number: int
-    samples: int
-    loss: Tensor
-    gradient: Tensor | None
-    why: str
-    precision: str
-    where: str
-    broken: bool
-    mode: bool
-    backwards: int = 0
-
-
-@dataclass(eq=False)
-class Step:
-    """An optimiser step, or the place where one was left out.
-
-    Args:
-        micro_batches: whose losses came since the last one. gradient: flat, unscaled, as the optimiser got it; None
-            where it was not taken. applied: False for a step that a scaler left out. scaled: loss scale at that time.
-        finite: whether all gradients were numbers. rates: learning rates. ticks: of the scheduler so far.
-        forwards: in training mode since the last step. where: file and line of the step.
-        inside: forwards that ran within the step itself, as those of a closure do.
-    """
-
-    micro_batches: list[MicroBatch]
-    gradient: Tensor | None
-    applied: bool
-    scale: float
-    finite: bool
-    rates: list[float]
-    ticks: int | None
-    forwards: int
-    where: str
-    inside: int = 0
-
-
-@dataclass(eq=False)
-class Testimony:
-    """All that was seen of a loop.
-
-    Args:
-        steps: in order. left: micro-batches after the last step. forwards: in training mode with gradients.
-        losses: raw losses in order, with the number of samples of each.
-        frozen: tensors of the network that ask for no gradient. still: names of trainable tensors that
-            never moved. strange: those that no optimiser holds. stale: tensors of the optimiser that the network has
-            not.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    left: list[MicroBatch] = field(default_factory=list)
-    micro_batches: int = 0
-    forwards: int = 0
-    frozen: int = 0
-    losses: list[tuple[Tensor, int]] = field(default_factory=list)
-    still: list[str] = field(default_factory=list)
-    strange: list[str] = field(default_factory=list)
-    stale: int = 0
+# Frames that tell one place of a loop from another.
+_DEPTH = 24
+# Nodes by which a loop weighs a loss: they have one source, and its gradient is a multiple of theirs.
+_FACTORS = ("MulBackward", "DivBackward", "NegBackward", "ToCopyBackward", "AliasBackward", "CloneBackward")
+_MEANS = ("MeanBackward",)
+_ADDED = ("AddBackward", "SubBackward")
 
 
 class Witness:
-    """Hooks on a model, an optimiser and a loss; attach() sets them, detach() takes every one of them away.
+    """Takes note of one optimiser's part in a loop, for whoever hears of it: see checkup.Watch and bystander.
 
     Args:
-        model, optimizer: of the loop. loss: a Module, a function of torch, or a Python function that the loop calls as
-            `watch.loss`; None where there is nothing to see. scaler, scheduler: of the loop, or None.
-        of: the raw loss, a scalar tensor, within what `loss` returns. every: take gradients of each n-th window.
+        model, optimizer: of the loop. scaler, scheduler: of the loop, or None.
+        every: take gradients of each n-th window.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        loss: Callable[..., Any] | None,
-        scaler: Any,
-        scheduler: Any,
-        of: Callable[[Any], Tensor],
-        every: int,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, scheduler: Any, every: int
     ) -> None:
         self.seen = Testimony()
-        self._model, self._optimizer, self._loss = model, optimizer, loss
-        self._scaler, self._scheduler, self._of, self._every = scaler, scheduler, of, every
+        self._model, self._optimizer, self._every = model, optimizer, every
+        self._scaler, self._scheduler = scaler, scheduler
         self._handles: list[RemovableHandle] = []
-        self._mode: _Listener | None = None
+        self._hooked: dict[int, RemovableHandle] = {}
         self._ours = False  # whether a backward of our own is under way
         self._within = -1  # forwards inside a step under way; −1 outside of one
-        self._samples, self._training = 0, True
-        self._since, self._forwards = [], 0
-        self._lowered = False
+        self._samples, self._training, self._mode = 0, True, True
+        self._since: list[MicroBatch] = []
+        self._nodes: list[tuple[Node, MicroBatch]] = []
+        self._strays: set[tuple[str, ...]] = set()
+        self._backwards: list[Backward] = []
+        self._numbers = 0
+        self._open: Backward | None = None
+        self._news = True  # whether a loss has come since the last backward
+        self._root: MicroBatch | None = None
+        self._forwards = 0
+        self._alive: set[int] = set()
+        self._layout: list[nn.Parameter] = []
+        self._places: dict[int, slice] = {}
         self._scale = self._scale_now()
         self._begun: dict[str, Tensor] = {}
 
-    _since: list[MicroBatch]
-
-    def attach(self) -> None:
-        """Begin to watch."""
+    def begin(self) -> None:
+        """Begin to watch the optimiser and the weights."""
         self._begun = {name: value.detach().clone() for name, value in self._trainable()}
+        self.seen.tensors = len(self._begun)
         self._handles = [
-            self._model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            self._model.register_forward_hook(self._after_forward),
             self._optimizer.register_step_pre_hook(self._before_step),
             self._optimizer.register_step_post_hook(self._after_step),
         ]
-        if isinstance(self._loss, nn.Module):
-            self._handles.append(self._loss.register_forward_hook(lambda module, args, output: self.judge(output)))
-        elif self._loss is not None and _of_torch(self._loss):
-            self._mode = _Listener(self._loss, self.judge)
-            self._mode.__enter__()
+        self._new_window()
 
-    def detach(self) -> None:
+    def end(self) -> None:
         """Take all hooks away, and note what only the end shows."""
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)
-            self._mode = None
-        for handle in self._handles:
+        for handle in (*self._handles, *self._hooked.values()):
             handle.remove()
-        self._handles = []
+        self._handles, self._hooked = [], {}
+        self._nodes = []
         self.seen.left = self._since
+        self._forget_evaluations()
         held = {id(value) for group in self._optimizer.param_groups for value in group["params"]}
         own = {id(value) for value in self._model.parameters()}
         self.seen.still = [
             name for name, value in self._trainable() if name in self._begun and torch.equal(value, self._begun[name])
         ]
         self.seen.strange = [name for name, value in self._trainable() if id(value) not in held]
-        self.seen.stale = len(held - own)
+        self.seen.stale = len(held - own - self._alive)
         self.seen.frozen = sum(not value.requires_grad for value in self._model.parameters())
 
-    def judge(self, output: Any) -> Any:
-        """Take note of what the loss gave; returns it unchanged."""
-        loss = self._of(output)
-        if self._ours or not self._training:
-            return output
-        if not torch.is_grad_enabled():
-            return output
-        gradient, why = self._true_gradient(loss)
-        batch = MicroBatch(
+    def _forget_evaluations(self) -> None:
+        """Losses of a line that never had a backward, where others had one, are no training."""
+        windows = [step.micro_batches for step in self.seen.steps] + [self.seen.left]
+        trained = {batch.site for window in windows for batch in window if batch.backwards}
+        for window in windows:
+            window[:] = [batch for batch in window if batch.site in trained or not trained]
+        batches = [batch for window in windows for batch in window]
+        self.seen.micro_batches = len(batches)
+        self.seen.losses = [(batch.loss, batch.samples, batch.count) for batch in batches]
+
+    # Forwards and losses.
+
+    def forward_begins(self, inputs: Sequence[Any], mode: bool) -> None:
+        """A forward of the network, in training mode or not, on tensors of which the first counts the samples."""
+        if self._ours:
+            return
+        self._training = torch.is_grad_enabled()
+        if not self._training:
+            return
+        first = next((value for value in inputs if isinstance(value, Tensor) and value.dim()), None)
+        self._samples = 1 if first is None else int(first.shape[0])
+        self._mode = mode
+        if self._within >= 0:
+            self._within += 1
+        self._skipped()
+        self.seen.forwards += 1
+        self._forwards += 1
+
+    def forward_ends(self) -> None:
+        """A forward of the network is over."""
+        self._training = torch.is_grad_enabled() and self._training
+
+    def hear(self, loss: Tensor, count: float | None, free: bool, *, judge: bool) -> None:
+        """A loss was computed.
+
+        Args:
+            loss: raw. count: equal parts that it is the mean of, None for one a sample. free: whether it is no mean.
+            judge: take its gradient at once; else when a backward comes.
+        """
+        # A loss without a gradient, after a forward without one, is that of an evaluation.
+        if self._ours or not torch.is_grad_enabled() or not (self._training or loss.requires_grad):
+            return
+        batch = self._noted(loss, count, free)
+        if judge and self._wanted():
+            batch.gradient, batch.why, reached = self._true_gradient(loss)
+            batch.broken |= batch.gradient is not None and not bool(torch.isfinite(batch.gradient).all())
+            if loss.requires_grad and not reached and not batch.why:
+                self._strays.add(batch.site)
+        elif not loss.requires_grad:
+            batch.why = "the loss carries no gradient"
+        if batch.site in self._strays:
+            self.seen.strays += 1
+            return
+        self._keep(batch)
+        if loss.requires_grad:
+            loss.register_hook(lambda upstream, batch=batch: self._heard(batch, upstream))
+            if loss.grad_fn is not None:
+                self._nodes.append((loss.grad_fn, batch))
+
+    def _noted(self, loss: Tensor, count: float | None, free: bool) -> MicroBatch:
+        where, site = caller()
+        return MicroBatch(
             number=self.seen.micro_batches,
             samples=self._samples,
-            loss=loss.detach(),
-            gradient=gradient,
-            why=why,
-            precision=_precision(loss, self._model),
-            where=caller(),
-            broken=not bool(torch.isfinite(loss).all())
-            or (gradient is not None and not bool(torch.isfinite(gradient).all())),
-            mode=self._model.training,
+            count=float(self._samples) if count is None else count,
+            # A loop may divide it in place.
+            loss=loss.detach().clone(),
+            gradient=None,
+            why="",
+            precision=precision_of(loss, self._model),
+            where=where,
+            site=site,
+            broken=not bool(torch.isfinite(loss).all()),
+            mode=self._mode,
+            free=free,
         )
-        self.seen.micro_batches += 1
-        self.seen.losses.append((batch.loss, batch.samples))
-        self._since.append(batch)
-        if loss.requires_grad:
-            loss.register_hook(lambda unused, batch=batch: self._heard(batch))
-        return output
 
-    def _heard(self, batch: MicroBatch) -> None:
+    def _keep(self, batch: MicroBatch) -> None:
+        self.seen.micro_batches += 1
+        self._since.append(batch)
+        self._news = True
+
+    # Backwards.
+
+    def _heard(self, batch: MicroBatch, upstream: Tensor) -> None:
         """A backward of the loop has come to this loss."""
         if self._ours:
+            return
+        if self._root is not None:
+            if batch is not self._root and batch in self._since:
+                # A term of what backward was called on.
+                self._since.remove(batch)
+                self.seen.micro_batches -= 1
             return
         earlier = [other for other in self._since if other is not batch and other.backwards]
         if any(other.broken for other in earlier) and self._empty():
@@ -198,83 +194,173 @@ class Witness:
             self._since = self._since[: self._since.index(earlier[-1]) + 1]
             self._end(gradient=None, applied=False, finite=False, where="")
             self._since = [batch]
+        if self._news or self._open is None:
+            self._opened()
+        self._came(batch, float(upstream) / self._scale_now() if self._wanted() else 0.0)
+
+    def _came(self, batch: MicroBatch, weight: float) -> None:
         batch.backwards += 1
+        batch.weight += weight
+        batch.last = self._open
 
-    def _empty(self) -> bool:
-        """Whether no gradient is held."""
-        return all(value.grad is None or not bool(value.grad.any()) for value in self._held())
+    def _opened(self) -> None:
+        """A backward begins: note what is held."""
+        self._news = False
+        self._open = Backward(self._numbers)
+        self._numbers += 1
+        self._backwards.append(self._open)
+        if self._wanted():
+            self._open.before = flat(self._layout, [value.grad for value in self._layout]) / self._scale_now()
+            self._open.after = self._open.before.clone()
+            self._open.fresh = not bool(self._open.before.any())
 
-    def _true_gradient(self, loss: Tensor) -> tuple[Tensor | None, str]:
-        if len(self.seen.steps) % self._every:
-            return None, ""
+    def _accumulated(self, parameter: Tensor) -> None:
+        """A backward has come to a parameter."""
+        place = self._places.get(id(parameter))
+        if self._open is not None and self._open.after is not None and place is not None:
+            self._open.after[place] = flat([parameter], [parameter.grad]) / self._scale_now()
+
+    def root_begins(self, root: Tensor, upstream: Tensor | None) -> None:
+        """backward() was called on a tensor: find the loss in it, and take its gradient."""
+        if self._ours:
+            return
+        weight = 1.0 if upstream is None else float(upstream)
+        node, batch = self._bottom(root)
+        if not self._wanted():
+            if batch is None:
+                batch = self._noted(root, None, True)
+                if batch.site in self._strays:
+                    return
+                self._keep(batch)
+            self._opened()
+            self._came(batch, 0.0)
+            self._root = batch
+            return
+        gradient, why, reached, factor = self._gradient_of_root(root, node)
+        if not reached and not why:
+            self.seen.strays += 1
+            self._strays.add(caller()[1] if batch is None else batch.site)
+            if batch is not None:
+                self._since.remove(batch)
+                self.seen.micro_batches -= 1
+            return
+        if batch is None:
+            batch = self._noted(root / factor if factor else root, None, not _is_mean(node))
+            self._keep(batch)
+        batch.gradient, batch.why = gradient, why
+        batch.broken |= gradient is not None and not bool(torch.isfinite(gradient).all())
+        self._opened()
+        self._came(batch, weight * factor / self._scale_now())
+        self._root = batch
+
+    def root_ends(self) -> None:
+        """backward() has returned."""
+        self._root = None
+
+    def _bottom(self, root: Tensor) -> tuple[Node | None, MicroBatch | None]:
+        """The node below all factors, or that of the loss heard on the way."""
+        heard = {node: batch for node, batch in self._nodes if batch in self._since}
+        node = root.grad_fn
+        while node is not None and node not in heard and node.name().startswith(_FACTORS):
+            sources = [source for source, _ in node.next_functions if source is not None]
+            if len(sources) != 1:
+                break
+            node = sources[0]
+        return node, None if node is None else heard.get(node)
+
+    def _gradient_of_root(self, root: Tensor, node: Node | None) -> tuple[Tensor | None, str, bool, float]:
+        """Gradient of the loss at a node, why not, whether it depends on the weights, and its factor in the root."""
+        if node is None:
+            return None, "", False, 1.0
+        if root.numel() != 1:
+            return None, "backward was called on more than a single number", True, 1.0
+        live = [value for value in self._layout if value.requires_grad]
+        inputs: list[Any] = [*live, GradientEdge(node, 0)]
+        scale = self._scale_now()
+        self._ours = True
+        try:
+            for shrunk in dict.fromkeys(1.0 / max(1.0, min(by, scale)) for by in (1.0, 16.0, 256.0, math.inf)):
+                with torch.autocast(root.device.type, enabled=False):
+                    *found, own = torch.autograd.grad(root * shrunk, inputs, retain_graph=True, allow_unused=True)
+                factor = 0.0 if own is None else float(own) / shrunk
+                gradient = self._laid_out(live, found) / shrunk
+                if bool(torch.isfinite(gradient).all()):
+                    break
+        except RuntimeError as error:
+            return None, f"its gradient could not be taken: {str(error).splitlines()[0]}", True, 1.0
+        finally:
+            self._ours = False
+        reached = any(part is not None for part in found)
+        if factor == 0 or not math.isfinite(factor):
+            return None, "the loop gives it no weight" if factor == 0 else "its weight is no number", reached, 1.0
+        return gradient / factor, "", reached, factor
+
+    def _true_gradient(self, loss: Tensor) -> tuple[Tensor | None, str, bool]:
+        """Gradient of a loss, why not, and whether it depends on the weights."""
         if not loss.requires_grad:
-            return None, "the loss carries no gradient"
+            return None, "the loss carries no gradient", False
         if loss.numel() != 1:
-            return None, "the loss is not a single number"
-        parameters, scale = self._held(), self._scale_now()
+            return None, "the loss is not a single number", True
+        live = [value for value in self._layout if value.requires_grad]
+        scale = self._scale_now()
         self._ours = True
         try:
             # The loop weighs a loss before it scales it: where half precision overflows here, it need not there.
             for factor in dict.fromkeys(max(1.0, scale / by) for by in (1.0, 16.0, 256.0, math.inf)):
                 # A backward is run outside of autocast, whatever the loss stands in.
                 with torch.autocast(loss.device.type, enabled=False):
-                    found = torch.autograd.grad(loss * factor, parameters, retain_graph=True, allow_unused=True)
-                gradient = _flat(parameters, found) / factor
+                    found = torch.autograd.grad(loss * factor, live, retain_graph=True, allow_unused=True)
+                gradient = self._laid_out(live, found) / factor
                 if bool(torch.isfinite(gradient).all()):
                     break
         except RuntimeError as error:
-            return None, f"its gradient could not be taken: {str(error).splitlines()[0]}"
+            return None, f"its gradient could not be taken: {str(error).splitlines()[0]}", True
         finally:
             self._ours = False
-        return gradient, ""
+        return gradient, "", any(part is not None for part in found)
 
-    def _before_forward(self, model: nn.Module, args: Any, kwargs: Any) -> None:
-        if self._ours:
-            return
-        self._training = torch.is_grad_enabled()
-        if not self._training:
-            return
-        first = next((value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()), None)
-        self._samples = 1 if first is None else int(first.shape[0])
-        if self._within >= 0:
-            self._within += 1
-        self._skipped()
-        self.seen.forwards += 1
-        self._forwards += 1
+    def _laid_out(self, live: Sequence[Tensor], found: Sequence[Tensor | None]) -> Tensor:
+        by = {id(value): part for value, part in zip(live, found, strict=True)}
+        return flat(self._layout, [by.get(id(value)) for value in self._layout])
 
-    def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
-        # A forward under no_grad ends an evaluation: a loss after it belongs to no step.
-        self._training = torch.is_grad_enabled() and self._training
+    def _empty(self) -> bool:
+        """Whether no gradient is held."""
+        return all(value.grad is None or not bool(value.grad.any()) for value in self._layout)
+
+    # Steps.
 
     def _skipped(self) -> None:
         """Note a step that a scaler left out: it has lowered its scale since."""
         now = self._scale_now()
-        if self._scaler is not None and now < self._scale and self._since and any(b.backwards for b in self._since):
+        if self._scaler is not None and now < self._scale and any(batch.backwards for batch in self._since):
             self._end(gradient=None, applied=False, finite=False, where="")
         self._scale = now
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        parameters = self._held()
         fused_scale = vars(optimizer).get("grad_scale")  # where the scaler leaves it to the optimiser to unscale
         fused_inf = vars(optimizer).get("found_inf")
-        wanted = len(self.seen.steps) % self._every == 0
-        gradient = _flat(parameters, [value.grad for value in parameters]) if wanted else None
+        gradient = flat(self._layout, [value.grad for value in self._layout]) if self._wanted() else None
         if gradient is not None and fused_scale is not None:
             gradient = gradient / fused_scale.to(gradient.device)
+        self._alive |= {
+            id(value) for group in optimizer.param_groups for value in group["params"] if value.grad is not None
+        }
         skipped = fused_inf is not None and bool(fused_inf.item())
         finite = gradient is None or bool(torch.isfinite(gradient).all())
-        self._end(gradient=gradient, applied=not skipped, finite=finite, where=caller())
+        self._end(gradient=gradient, applied=not skipped, finite=finite, where=caller()[0])
         self._scale = self._scale_now()
         self._within = 0
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        self.seen.steps[-1].inside = max(0, self._within)
+        if self._within > 0:
+            self.seen.steps[-1].inside = self._within
         self._within = -1
 
     def _end(self, *, gradient: Tensor | None, applied: bool, finite: bool, where: str) -> None:
         self.seen.steps.append(
             Step(
                 micro_batches=self._since,
+                backwards=self._backwards,
                 gradient=gradient,
                 applied=applied,
                 scale=self._scale,
@@ -285,11 +371,25 @@ class Witness:
                 where=where,
             )
         )
-        self._since, self._forwards = [], 0
+        self._new_window()
 
-    def _held(self) -> list[Tensor]:
-        """Trainable tensors of the network, those of which gradients are compared."""
-        return [value for _, value in self._trainable()]
+    def _new_window(self) -> None:
+        self._since, self._backwards, self._nodes, self._open, self._forwards = [], [], [], None, 0
+        if not self._wanted():
+            return
+        self._layout = [value for _, value in self._trainable()]
+        start = 0
+        self._places = {}
+        for value in self._layout:
+            size = value.numel() * (2 if value.is_complex() else 1)
+            self._places[id(value)] = slice(start, start + size)
+            start += size
+            if id(value) not in self._hooked:
+                self._hooked[id(value)] = value.register_post_accumulate_grad_hook(self._accumulated)
+
+    def _wanted(self) -> bool:
+        """Whether the gradients of this window are to be taken."""
+        return len(self.seen.steps) % self._every == 0
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, value) for name, value in self._model.named_parameters() if value.requires_grad)
@@ -298,59 +398,22 @@ class Witness:
         return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else 1.0
 
 
-class _Listener(TorchFunctionMode):
-    """Hears of the calls of one function of torch."""
-
-    def __init__(self, wanted: Callable[..., Any], tell: Callable[[Any], Any]) -> None:
-        super().__init__()
-        self._wanted, self._tell = wanted, tell
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        return self._tell(output) if func is self._wanted else output
+def _is_mean(node: Node | None) -> bool:
+    """Whether what a node gives is a mean, or a sum of terms of which one at least is an unweighted mean."""
+    if node is None:
+        return False
+    if node.name().startswith(_ADDED):
+        return any(source is not None and _is_mean(source) for source, _ in node.next_functions)
+    return node.name().startswith(_MEANS)
 
 
-def _of_torch(loss: Callable[..., Any]) -> bool:
-    return (getattr(loss, "__module__", None) or "").split(".")[0] == "torch"
-
-
-def _flat(parameters: list[Tensor], gradients: Any) -> Tensor:
-    """Gradients as one vector, in float32 or better; a missing one counts as zeros."""
-    parts = [
-        torch.zeros_like(value)
-        if gradient is None
-        else gradient.detach().to_dense()
-        if gradient.is_sparse
-        else gradient
-        for value, gradient in zip(parameters, gradients, strict=True)
-    ]
-    flat = [torch.view_as_real(part).flatten() if part.is_complex() else part.flatten() for part in parts]
-    wide = torch.float64 if any(part.dtype == torch.float64 for part in flat) else torch.float32
-    return torch.cat([part.detach().to(wide) for part in flat]) if flat else torch.zeros(0)
-
-
-def _precision(loss: Tensor, model: nn.Module) -> str:
-    kind = loss.device.type
-    if torch.is_autocast_enabled(kind):
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(torch.get_autocast_dtype(kind), "fp32")
-    dtypes = {value.dtype for value in model.parameters()} | {loss.dtype}
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)):
-        if dtype in dtypes:
-            return name
-    return "fp64"
-
-
-def caller() -> str:
-    """File and line of the innermost frame that is neither torch's nor ours, or ""."""
+def caller() -> tuple[str, tuple[str, ...]]:
+    """File and line of the innermost frame that is neither torch's nor ours, and of all such frames; "" for none."""
     frame = inspect.currentframe()
-    while frame is not None:
+    found: list[str] = []
+    while frame is not None and len(found) < _DEPTH:
         name = frame.f_code.co_filename
         if not name.startswith(_HOUSE) and not name.startswith("<frozen"):
-            return f"{name}:{frame.f_lineno}"
+            found.append(f"{name}:{frame.f_lineno}")
         frame = frame.f_back
-    return ""
-
-
-def number(value: Tensor) -> float:
-    """A scalar tensor as a float; NaN for one that is not a single number."""
-    return float(value) if value.numel() == 1 else math.nan
+    return found[0] if found else "", tuple(found)

@@ -93,6 +93,7 @@ def examined(
     data: list[Any] | None = None,
     prepare: Callable[[nn.Module], None] = lambda model: None,
     watched: bool = True,
+    declare_loss: bool = True,
     **declared: Any,
 ) -> tuple[Findings, nn.Module, list[float]]:
     source = LOOP
@@ -110,7 +111,7 @@ def examined(
     watch = Watch(
         model,
         optimizer,
-        loss=loss,
+        loss=loss if declare_loss else None,
         accumulation_steps=K,
         scaler=scaler,
         scheduler=scheduler,
@@ -290,15 +291,40 @@ def test_clipping_that_was_not_declared_is_assumed_and_said() -> None:
     assert [finding.name for finding in found] == ["clipping assumed"]
 
 
-def test_without_a_loss_it_says_what_it_cannot_judge() -> None:
+@pytest.mark.parametrize("name", ["zeroed per micro-batch", "zeroed before the step", "never divided", "divided twice"])
+def test_without_a_declared_loss_it_follows_what_backward_is_called_on(name: str) -> None:
+    edits, options = FAULTS[name]
+    found, _, _ = examined(*edits, **{**options, "declare_loss": False, "data": samples(equal=True)})
+    assert any(name == finding.name or name in finding.aliases for finding in found[:2]), str(found)
+    correct, _, _ = examined(declare_loss=False)
+    assert not correct.faults, str(correct)
+
+
+def test_without_any_loss_it_says_what_it_cannot_judge() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with rislab.watch(model, optimizer) as watch:
-        model(torch.ones(4, 6)).sum().backward()
         optimizer.step()
     found = watch.findings()
     assert not found.faults
     assert "no loss was heard" in found[0].evidence
+
+
+def test_a_loss_that_is_divided_in_place_is_still_the_raw_one() -> None:
+    edit = (
+        "                scaler.scale(share * loss).backward()\n",
+        "                raw = loss.item()\n"
+        "                loss *= share\n                scaler.scale(loss).backward()\n",
+    )
+    found, _, _ = examined(edit, ("len(x) * loss.item()", "len(x) * raw"))
+    assert not found, str(found)
+
+
+def test_terms_besides_the_declared_loss_are_no_fault() -> None:
+    edit = (SHARE, SHARE + "                loss = loss + sum(p.square().sum() for p in model.parameters())\n")
+    found, _, _ = examined(edit, (RUNNING, ""), (REPORT, "0.0"))
+    assert not [finding for finding in found.faults if finding.code != "C14"], str(found)
+    assert any("besides the loss" in finding.evidence for finding in found)
 
 
 def test_closures_are_not_judged() -> None:

@@ -1,0 +1,387 @@
+"""What the optimiser got, step by step, held against the true gradient of the window.
+
+α = ⟨g,r⟩/⟨r,r⟩ compares the gradient g that the optimiser got with the true gradient r of the window, and their cosine
+says whether it is the same direction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.finding import Finding, fault, note, warning
+from rislab.gradients import ALARMS, GradientComparison, compare
+from rislab.testimony import MicroBatch, Step, Testimony, units
+
+# Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
+CONDITION = 1e8
+# A weight that is read off may be this far from the one that names a fault.
+LOOSE = 0.05
+# What a step is called whose gradient fits no known fault.
+UNNAMED = ("gradient scale", "gradient direction")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a loop is meant to do.
+
+    Args:
+        accumulation_steps: K, None if not declared. mean: "samples", "batches", or "" if not declared.
+        clip_norm: largest gradient norm, None if not declared. scaler: whether one scales the loss; None without one.
+        scheduler: whether one steps.
+    """
+
+    accumulation_steps: int | None = None
+    mean: str = "samples"
+    clip_norm: float | None = None
+    scaler: bool | None = None
+    scheduler: bool = False
+
+
+def taken(seen: Testimony) -> list[Step]:
+    """Steps whose losses came before them, as those of a closure do not."""
+    return [step for step in seen.steps if not step.inside]
+
+
+def size_of(seen: Testimony, contract: Contract) -> tuple[int, str]:
+    """Micro-batches in a window: as declared, else as most steps have it; and which of the two."""
+    if contract.accumulation_steps is not None:
+        return contract.accumulation_steps, "declared"
+    sizes = Counter(len(units(step, None)) for step in taken(seen) if step.micro_batches)
+    return (sizes.most_common(1)[0][0] if sizes else 1), "as most windows have it"
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A step held against its window.
+
+    Args:
+        step: as seen. number: from 1. batches: its micro-batches. shares: that each should count with.
+        true: gradient of the window. comparison: of the step's with it. free: whether only its direction can be judged.
+    """
+
+    step: Step
+    number: int
+    batches: list[MicroBatch]
+    shares: list[float]
+    true: Tensor
+    comparison: GradientComparison
+    free: bool
+
+    @property
+    def size(self) -> int:
+        """Micro-batches in the window."""
+        return len(self.batches)
+
+    @property
+    def gradient(self) -> Tensor:
+        """That the optimiser got."""
+        assert self.step.gradient is not None
+        return self.step.gradient
+
+    @property
+    def precision(self) -> str:
+        """The coarsest of the window's."""
+        return max((batch.precision for batch in self.batches), key=list(ALARMS).index)
+
+    @property
+    def alarm(self) -> float:
+        """Largest relative error of rounding."""
+        return ALARMS[self.precision][0]
+
+    def exact(self) -> bool:
+        """Whether the step's gradient is that of the window, to the alarm levels of its precision."""
+        relative, alpha = ALARMS[self.precision]
+        return self.comparison.relative_error <= relative and abs(self.comparison.alpha - 1) <= alpha
+
+    def along(self) -> bool:
+        """Whether it has at least the direction of the window's."""
+        return self.comparison.cosine >= 1 - self.alarm**2
+
+    def weights(self) -> list[float]:
+        """What the loop weighed each micro-batch with, times how many there should be of it; 1 is its exact share."""
+        return [batch.weight / share for batch, share in zip(self.batches, self.shares, strict=True)]
+
+    def numbers(self) -> str:
+        """α, cosine and window, in words."""
+        return (
+            f"α = {self.comparison.alpha:.4g}, cosine {self.comparison.cosine:.4f} at step {self.number}, "
+            f"window of {self.size}"
+        )
+
+
+def judge(seen: Testimony, contract: Contract) -> list[Judged]:
+    """All steps of which the gradient of the window and that of the optimiser are known."""
+    found = []
+    for place, step in enumerate(seen.steps, start=1):
+        if step.inside or step.gradient is None or not step.micro_batches or not step.applied:
+            continue
+        batches = units(step, contract.accumulation_steps)
+        true, shares = _window(batches, contract.mean)
+        if true is None or len(true) != len(step.gradient):
+            continue
+        if not bool(torch.isfinite(true).all()) or float(true.norm()) == 0:
+            continue
+        free = not seen.heard or any(batch.free for batch in batches)
+        scale = sum(batch.weight for batch in batches) if free else 1.0
+        true = scale * true if scale > 0 else true
+        found.append(Judged(step, place, batches, shares, true, compare(step.gradient, true), free))
+    return found
+
+
+def _window(batches: Sequence[MicroBatch], mean: str) -> tuple[Tensor | None, list[float]]:
+    """The true gradient of a window, None if one of its micro-batches is not known, and the share of each."""
+    counts = [batch.count for batch in batches]
+    equal = mean == "batches" or sum(counts) <= 0
+    shares = [1 / len(batches) if equal else count / sum(counts) for count in counts]
+    if not batches or any(batch.gradient is None for batch in batches):
+        return None, shares
+    known = [batch.gradient for batch in batches if batch.gradient is not None]
+    if len({len(gradient) for gradient in known}) > 1:
+        return None, shares
+    return torch.stack([share * gradient for share, gradient in zip(shares, known, strict=True)]).sum(dim=0), shares
+
+
+def gradient_findings(seen: Testimony, contract: Contract) -> list[Finding]:
+    """What is wrong with the gradients that the optimiser got."""
+    found = [*_broken(seen, contract)]
+    judged = judge(seen, contract)
+    bent = [one for one in judged if not one.exact() and not _clipped(one, judged, contract)]
+    unheard = [one for one in bent if _partly_heard(one)]
+    if unheard:
+        text = f"{len(unheard)} of {len(judged)} steps hold the gradient of something besides the loss that was heard"
+        found.append(note("C1", "not judged", f"{text}: give watch() the whole loss"))
+    bent = [one for one in bent if one not in unheard]
+    before = {one.number: one for one in judged}
+    named = [_named(one, before.get(one.number - 1), seen, contract) for one in bent]
+    named += [
+        finding
+        for one in judged
+        if one.free and one not in bent and one not in unheard
+        for finding in _weighed(one, judged, seen, contract)
+    ]
+    # Where one window names its fault, what is left of it in the others says less.
+    found += [finding for finding in named if finding.name not in UNNAMED] or named
+    if not found and any(not one.exact() for one in judged) and contract.clip_norm is None:
+        found.append(note("C7", "clipping assumed", "gradients have the direction of their window, and one length"))
+    return found
+
+
+def _broken(seen: Testimony, contract: Contract) -> list[Finding]:
+    """NaN and infinity: stepped on, or made into numbers."""
+    found = []
+    for place, step in enumerate(seen.steps, start=1):
+        if step.inside or not step.applied or step.gradient is None or not step.micro_batches:
+            continue
+        true, _ = _window(units(step, contract.accumulation_steps), contract.mean)
+        if not step.finite:
+            text = f"NaN or infinity in the gradient of step {place}, which was taken"
+            aliases = ("overflow looked up under a wrong key",)
+            if contract.scaler:
+                found.append(fault("C5", "scaler bypassed", text, step.where, aliases))
+            else:
+                found.append(fault("C5", "NaN reached a step", text, step.where, ("scaler bypassed", *aliases)))
+        elif true is not None and not bool(torch.isfinite(true).all()):
+            text = f"the true gradient of step {place} holds NaN or infinity, and the one that was stepped on does not"
+            found.append(fault("C5", "NaN made 0 in the gradient", text, step.where, ("NaN guard in the loop",)))
+    return found
+
+
+def _partly_heard(one: Judged) -> bool:
+    """Whether the loop's backwards gave more than the losses that were heard, and the optimiser got all of it."""
+    delivered = torch.zeros_like(one.gradient)
+    missing = False
+    events = {batch.last.number: batch.last for batch in one.batches if batch.last is not None}
+    for number, event in events.items():
+        if event.before is None or event.after is None or len(event.after) != len(delivered):
+            return False
+        if any(batch.backwards > 1 for batch in one.batches):
+            return False
+        given = event.after - event.before
+        own = [batch for batch in one.batches if batch.last is not None and batch.last.number == number]
+        if any(batch.gradient is None or not one.step.kept(batch) for batch in own):
+            return False
+        mine = torch.stack([batch.weight * batch.gradient for batch in own if batch.gradient is not None]).sum(dim=0)
+        missing |= float((given - mine).norm()) > 10 * one.alarm * float(given.norm())
+        delivered += given
+    return missing and compare(one.gradient, delivered).cosine >= 1 - (10 * one.alarm) ** 2
+
+
+def _clipped(one: Judged, judged: Sequence[Judged], contract: Contract) -> bool:
+    """Whether a shorter gradient is what declared, or evident, clipping makes of it."""
+    length, true = float(one.gradient.norm()), float(one.true.norm())
+    relative = max(1e-4, one.alarm)
+    if contract.clip_norm is not None:
+        return one.along() and abs(length - min(true, contract.clip_norm)) <= relative * length
+    if not one.along():
+        largest = float(one.gradient.abs().max())
+        return largest > 0 and torch.allclose(
+            one.gradient, one.true.clamp(-largest, largest), rtol=10 * relative, atol=relative * largest
+        )
+    alike = [
+        other
+        for other in judged
+        if abs(float(other.gradient.norm()) - length) <= relative * length and not other.exact()
+    ]
+    spread = [float(other.true.norm()) for other in alike]
+    # One length out of several different ones: nothing but clipping does that, before or after unscaling.
+    evident = len(alike) >= 2 and max(spread) > (1 + 10 * relative) * min(spread) and length < min(spread)
+    return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
+
+
+def _weighed(one: Judged, judged: Sequence[Judged], seen: Testimony, contract: Contract) -> list[Finding]:
+    """Weights that are wrong whatever the scale of the loss is."""
+    size, source = size_of(seen, contract)
+    weights = [batch.weight for batch in one.batches]
+    text = f"{one.numbers()}, K = {size} ({source}); each micro-batch counts {weights[0]:.4g}"
+    alike = all(near(weight, weights[0], 1e-3) for weight in weights)
+    if not alike or len({batch.site for batch in one.batches}) > 1:
+        return []
+    means = not any(batch.free for batch in one.batches)
+    if one.size > 1 and means and near(weights[0], 1, 1e-3):
+        return [fault("C1", "never divided", text, one.step.where, ("divided on the first batch only",))]
+    if one.size > 1 and means and one.size == size and near(weights[0], 1 / size**2, 1e-3):
+        return [fault("C1", "divided twice", text, one.step.where)]
+    if one.size < size and near(weights[0], 1 / size, 1e-3):
+        others = [batch.weight for other in judged if other.size == size for batch in other.batches]
+        if others and all(near(weight, 1 / size, 1e-3) for weight in others):
+            return [fault("C1", "ragged window divided by K", text, one.step.where)]
+    return []
+
+
+def _named(one: Judged, before: Judged | None, seen: Testimony, contract: Contract) -> Finding:
+    """The finding for a step that does not have the gradient of its window."""
+    size, source = size_of(seen, contract)
+    text = f"{one.numbers()}, K = {size} ({source})"
+    if float(one.gradient.norm()) == 0:
+        return fault("C8", "zeroed before the step", f"a gradient of 0 at step {one.number}; {text}", one.step.where)
+    if one.along():
+        return _scaled(one, size, text, seen, contract)
+    return _turned(one, before, size, text, contract) or fault(
+        "C2", "gradient direction", text, one.step.where, ("never zeroed", "left-overs leak", "clipped per micro-batch")
+    )
+
+
+def _scaled(one: Judged, size: int, text: str, seen: Testimony, contract: Contract) -> Finding:
+    """The right direction, and another length."""
+    alpha, scale, where = one.comparison.alpha, one.step.scale, one.step.where
+    if scale > 1 and near(alpha, scale):
+        return fault("C13", "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
+    limit = contract.clip_norm is not None and near(float(one.gradient.norm()) * scale, contract.clip_norm)
+    if scale > 1 and (limit or near(alpha * scale, 1) or alpha < 1e-2):
+        return fault("C7", "clipped before unscaling", f"{text}; loss scale {scale:g}", where)
+    if one.size > 1 and near(alpha, one.size):
+        return fault("C1", "never divided", text, where, ("divided on the first batch only",))
+    if one.size < size and near(alpha, one.size / size):
+        return fault("C1", "ragged window divided by K", text, where)
+    if size > 1 and near(alpha, 1 / size):
+        return fault("C1", "divided twice", text, where)
+    samples = [batch.samples for batch in one.batches]
+    if len(set(samples)) == 1 and near(alpha, 1 / samples[0], 1e-3):
+        return note("C1", "not judged", f"{text}: the loss seems to be a sum over {samples[0]} samples")
+    if contract.accumulation_steps is None:
+        return warning("C1", "gradient scale", f"{text}: meant, if the loss has a factor of its own", where)
+    return fault("C1", "gradient scale", text, where, ("divided twice", "never divided"))
+
+
+def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: Contract) -> Finding | None:
+    """Another direction."""
+    where = one.step.where
+    equal = torch.stack([batch.gradient for batch in one.batches if batch.gradient is not None]).mean(dim=0)
+    means = compare(one.gradient, equal)
+    told = f"{text}; each micro-batch counts 1/{size}"
+    if contract.mean != "batches" and means.cosine > 1 - one.alarm**2:
+        if one.size < size and near(means.alpha, one.size / size):
+            return fault("C1", "ragged window divided by K", told, where, ("mean of means in the window",))
+        if one.free or means.relative_error <= one.alarm:
+            kind = fault if contract.mean or _mostly_unequal(one) else warning
+            return kind("C2", "mean of means in the window", text, where, ("ragged window divided by K",))
+        if one.size > 1 and near(means.alpha, one.size):
+            return fault("C1", "never divided", told, where, ("divided on the first batch only",))
+        if one.size > 1 and near(means.alpha, 1 / size):
+            return fault("C1", "divided twice", told, where, ("mean of means in the window",))
+    weights = _arrived(one)
+    if weights is not None and len(weights) > 1:
+        told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
+        if all(abs(weight) < LOOSE for weight in weights[:-1]):
+            other = "unscaled per micro-batch" if one.step.scale > 1 else "loop tail dedented"
+            return fault("C8", "zeroed per micro-batch", told, where, (other,))
+        if near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
+            return fault("C1", "divided on the first batch only", told, where, ("never divided",))
+    if len(one.batches) > 1 and _cut(one, contract):
+        return fault("C7", "clipped per micro-batch", text, where)
+    if before is not None and len(before.gradient) == len(one.gradient):
+        old = compare(one.gradient - one.true, before.gradient)
+        if old.cosine > 0.99 and old.alpha > LOOSE:
+            name = "never zeroed" if near(old.alpha, 1) else "left-overs leak"
+            return fault("C2", name, f"{text}; the last step's gradient is in it {old.alpha:.3g} times", where)
+    if weights is not None and len(weights) > 1 and any(abs(weight) < LOOSE for weight in weights):
+        told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
+        return fault("C8", "zeroed per micro-batch", told, where, ("left-overs leak", "tail never stepped"))
+    error = one.comparison.relative_error
+    if error < 2e-2 and one.precision in ("fp64", "fp32"):
+        return fault("C2", "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
+    return None
+
+
+def _mostly_unequal(one: Judged) -> bool:
+    """Whether more than one micro-batch of the window differs from the rest: not just a smaller last one."""
+    counts = Counter(batch.count for batch in one.batches)
+    return len(one.batches) - counts.most_common(1)[0][1] > 1
+
+
+def _arrived(one: Judged) -> list[float] | None:
+    """How often each micro-batch counts in the step; 1 is its exact share, None if nobody can tell.
+
+    The loop's own weights, where they explain what the optimiser got, else those of least squares.
+    """
+    kept = [batch.weight if one.step.kept(batch) else 0.0 for batch in one.batches]
+    known = torch.stack([batch.gradient for batch in one.batches if batch.gradient is not None]).double()
+    given = (torch.tensor(kept, dtype=torch.float64)[:, None] * known).sum(dim=0)
+    if float((given - one.gradient.double()).norm()) <= one.alarm * float(given.norm()):
+        return [weight / share for weight, share in zip(kept, one.shares, strict=True)]
+    return _shares(one, known)
+
+
+def _shares(one: Judged, known: Tensor) -> list[float] | None:
+    columns = torch.tensor(one.shares, dtype=torch.float64)[:, None] * known
+    lengths = columns.norm(dim=1, keepdim=True)
+    if not bool((lengths > 0).all()) or not bool(torch.isfinite(columns).all()):
+        return None
+    unit = columns / lengths  # [m, parameters]
+    gram = unit @ unit.mT
+    if float(torch.linalg.cond(gram)) > CONDITION:
+        return None
+    weights = torch.linalg.solve(gram, unit @ one.gradient.double()) / lengths[:, 0]
+    return [float(weight) for weight in weights]
+
+
+def _cut(one: Judged, contract: Contract) -> bool:
+    """Whether the gradient is what clipping after every backward leaves."""
+    limit = contract.clip_norm if contract.clip_norm is not None else float(one.gradient.norm())
+    sum_ = torch.zeros_like(one.true)
+    for batch, share in zip(one.batches, one.shares, strict=True):
+        assert batch.gradient is not None
+        sum_ = sum_ + share * batch.gradient
+        sum_ = sum_ * min(1.0, limit / float(sum_.norm()))
+    return compare(one.gradient, sum_).relative_error <= max(1e-3, one.alarm)
+
+
+def surplus(step: Step, size: int, contract: Contract) -> list[float] | None:
+    """How often the micro-batches count that came before the last K of a step; None if nobody can tell."""
+    batches = units(step, contract.accumulation_steps)
+    true, shares = _window(batches, contract.mean)
+    if true is None or step.gradient is None or len(true) != len(step.gradient) or len(batches) <= size:
+        return None
+    arrived = _arrived(Judged(step, 0, batches, shares, true, compare(step.gradient, true), False))
+    return None if arrived is None else arrived[: len(batches) - size]
+
+
+def near(value: float, wanted: float, least: float = LOOSE) -> bool:
+    """Whether a value is within a share of another."""
+    return math.isfinite(wanted) and abs(value - wanted) <= least * abs(wanted)
