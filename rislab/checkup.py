@@ -64,7 +64,7 @@ class Watch:
         enabled = None if scaler is None else bool(scaler.is_enabled())
         self.contract = Contract(accumulation_steps, mean, clip_norm, enabled, scheduler is not None)
         self._model, self._loss, self._of = model, loss, of
-        self._witness = Witness(model, optimizer, scaler, scheduler, every)
+        self._witness = Witness(model.named_parameters, optimizer, scaler, scheduler, every)
         self._handles: list[RemovableHandle] = []
         self._listener: Listener | None = None
         self.seen = self._witness.seen
@@ -134,9 +134,12 @@ def diagnose(seen: Testimony, contract: Contract, reported: Sequence[float] | No
     Args:
         seen: see Witness. contract: what the loop is meant to do. reported: its training loss, one number an epoch.
     """
-    found = [*coverage_findings(seen, contract), *window_findings(seen, contract)]
-    # Gradients of tensors that the optimiser does not hold are nobody's business to zero.
-    if not (seen.stale and seen.strange):
+    windows = window_findings(seen, contract)
+    found = [*coverage_findings(seen, contract), *windows]
+    # Gradients of tensors that the optimiser does not hold are nobody's business to zero, and those of windows that
+    # begin in the wrong place are wrong for that reason.
+    shifted = any(finding.name == "window off by one" for finding in windows)
+    if not (seen.stale and seen.strange) and not shifted:
         found += gradient_findings(seen, contract)
     found += [*weight_findings(seen), *schedule_findings(seen, contract)]
     found += reported_findings(reported, seen, contract) if reported is not None else []

@@ -151,7 +151,10 @@ def gradient_findings(seen: Testimony, contract: Contract) -> list[Finding]:
     """What is wrong with the gradients that the optimiser got."""
     found = [*_broken(seen, contract)]
     judged = judge(seen, contract)
-    bent = [one for one in judged if not one.exact() and not _clipped(one, judged, contract)]
+    size, source = size_of(seen, contract)
+    # Windows that are too long are named as such.
+    own = [one for one in judged if one.size <= size or (source != "declared" and size == 1)]
+    bent = [one for one in own if not one.exact() and not _clipped(one, judged, contract)]
     unheard = [one for one in bent if _partly_heard(one)]
     if unheard:
         text = f"{len(unheard)} of {len(judged)} steps hold the gradient of something besides the loss that was heard"
@@ -161,13 +164,13 @@ def gradient_findings(seen: Testimony, contract: Contract) -> list[Finding]:
     named = [_named(one, before.get(one.number - 1), seen, contract) for one in bent]
     named += [
         finding
-        for one in judged
+        for one in own
         if one.free and one not in bent and one not in unheard
         for finding in _weighed(one, judged, seen, contract)
     ]
     # Where one window names its fault, what is left of it in the others says less.
     found += [finding for finding in named if finding.name not in UNNAMED] or named
-    if not found and any(not one.exact() for one in judged) and contract.clip_norm is None:
+    if not found and any(not one.exact() for one in own) and contract.clip_norm is None:
         found.append(note("C7", "clipping assumed", "gradients have the direction of their window, and one length"))
     return found
 
@@ -324,9 +327,19 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
         return fault("C8", "zeroed per micro-batch", told, where, ("left-overs leak", "tail never stepped"))
     error = one.comparison.relative_error
+    if _handled(one):
+        return warning("C2", "gradient changed by hand", f"{text}: after the last backward, before the step", where)
     if error < 2e-2 and one.precision in ("fp64", "fp32"):
         return fault("C2", "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
     return None
+
+
+def _handled(one: Judged) -> bool:
+    """Whether the backwards gave the right sum, and the loop then made something else of it than fewer digits."""
+    last = one.step.backwards[-1].after if one.step.backwards else None
+    if last is None or len(last) != len(one.true) or bool((one.gradient.bfloat16() == one.gradient).all()):
+        return False
+    return compare(last, one.true).relative_error <= one.alarm
 
 
 def _mostly_unequal(one: Judged) -> bool:

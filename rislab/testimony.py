@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(eq=False)
@@ -181,12 +181,12 @@ def flat(layout: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor
     return torch.cat(parts)
 
 
-def precision_of(loss: Tensor, model: nn.Module) -> str:
+def precision_of(loss: Tensor, weights: Iterable[torch.dtype]) -> str:
     """The coarsest precision that a loss came by: of autocast, of the weights or of its own."""
     kind = loss.device.type
     if torch.is_autocast_enabled(kind):
         return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(torch.get_autocast_dtype(kind), "fp32")
-    dtypes = {value.dtype for value in model.parameters()} | {loss.dtype}
+    dtypes = {*weights, loss.dtype}
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if dtype in dtypes:
             return name

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
@@ -30,6 +30,8 @@ _DEPTH = 24
 # Nodes by which a loop weighs a loss: they have one source, and its gradient is a multiple of theirs.
 _FACTORS = ("MulBackward", "DivBackward", "NegBackward", "ToCopyBackward", "AliasBackward", "CloneBackward")
 _MEANS = ("MeanBackward",)
+# Witnesses with a backward of their own under way: it runs the hooks of all the others as well, in any thread.
+_BUSY: set[int] = set()
 _ADDED = ("AddBackward", "SubBackward")
 
 
@@ -37,19 +39,23 @@ class Witness:
     """Takes note of one optimiser's part in a loop, for whoever hears of it: see checkup.Watch and bystander.
 
     Args:
-        model, optimizer: of the loop. scaler, scheduler: of the loop, or None.
-        every: take gradients of each n-th window.
+        weights: names and tensors of the network, asked anew for each window. optimizer: of the loop.
+        scaler, scheduler: of the loop, or None. every: take gradients of each n-th window.
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any, scheduler: Any, every: int
+        self,
+        weights: Callable[[], Iterable[tuple[str, Tensor]]],
+        optimizer: torch.optim.Optimizer,
+        scaler: Any,
+        scheduler: Any,
+        every: int,
     ) -> None:
         self.seen = Testimony()
-        self._model, self._optimizer, self._every = model, optimizer, every
+        self._weights, self._optimizer, self._every = weights, optimizer, every
         self._scaler, self._scheduler = scaler, scheduler
         self._handles: list[RemovableHandle] = []
         self._hooked: dict[int, RemovableHandle] = {}
-        self._ours = False  # whether a backward of our own is under way
         self._within = -1  # forwards inside a step under way; −1 outside of one
         self._samples, self._training, self._mode = 0, True, True
         self._since: list[MicroBatch] = []
@@ -62,7 +68,7 @@ class Witness:
         self._root: MicroBatch | None = None
         self._forwards = 0
         self._alive: set[int] = set()
-        self._layout: list[nn.Parameter] = []
+        self._layout: list[Tensor] = []
         self._places: dict[int, slice] = {}
         self._scale = self._scale_now()
         self._begun: dict[str, Tensor] = {}
@@ -85,14 +91,14 @@ class Witness:
         self._nodes = []
         self.seen.left = self._since
         self._forget_evaluations()
-        held = {id(value) for group in self._optimizer.param_groups for value in group["params"]}
-        own = {id(value) for value in self._model.parameters()}
+        held = self._held()
+        own = {id(value) for _, value in self._weights()}
         self.seen.still = [
             name for name, value in self._trainable() if name in self._begun and torch.equal(value, self._begun[name])
         ]
         self.seen.strange = [name for name, value in self._trainable() if id(value) not in held]
         self.seen.stale = len(held - own - self._alive)
-        self.seen.frozen = sum(not value.requires_grad for value in self._model.parameters())
+        self.seen.frozen = sum(not value.requires_grad for _, value in self._weights())
 
     def _forget_evaluations(self) -> None:
         """Losses of a line that never had a backward, where others had one, are no training."""
@@ -108,7 +114,7 @@ class Witness:
 
     def forward_begins(self, inputs: Sequence[Any], mode: bool) -> None:
         """A forward of the network, in training mode or not, on tensors of which the first counts the samples."""
-        if self._ours:
+        if _BUSY:
             return
         self._training = torch.is_grad_enabled()
         if not self._training:
@@ -134,7 +140,7 @@ class Witness:
             judge: take its gradient at once; else when a backward comes.
         """
         # A loss without a gradient, after a forward without one, is that of an evaluation.
-        if self._ours or not torch.is_grad_enabled() or not (self._training or loss.requires_grad):
+        if _BUSY or not torch.is_grad_enabled() or not (self._training or loss.requires_grad):
             return
         batch = self._noted(loss, count, free)
         if judge and self._wanted():
@@ -163,7 +169,7 @@ class Witness:
             loss=loss.detach().clone(),
             gradient=None,
             why="",
-            precision=precision_of(loss, self._model),
+            precision=precision_of(loss, [value.dtype for _, value in self._weights()]),
             where=where,
             site=site,
             broken=not bool(torch.isfinite(loss).all()),
@@ -180,10 +186,10 @@ class Witness:
 
     def _heard(self, batch: MicroBatch, upstream: Tensor) -> None:
         """A backward of the loop has come to this loss."""
-        if self._ours:
+        if _BUSY:
             return
-        if self._root is not None:
-            if batch is not self._root and batch in self._since:
+        if not self.seen.heard:
+            if self._root is not None and batch is not self._root and batch in self._since:
                 # A term of what backward was called on.
                 self._since.remove(batch)
                 self.seen.micro_batches -= 1
@@ -222,7 +228,7 @@ class Witness:
 
     def root_begins(self, root: Tensor, upstream: Tensor | None) -> None:
         """backward() was called on a tensor: find the loss in it, and take its gradient."""
-        if self._ours:
+        if _BUSY:
             return
         weight = 1.0 if upstream is None else float(upstream)
         node, batch = self._bottom(root)
@@ -277,7 +283,7 @@ class Witness:
         live = [value for value in self._layout if value.requires_grad]
         inputs: list[Any] = [*live, GradientEdge(node, 0)]
         scale = self._scale_now()
-        self._ours = True
+        _BUSY.add(id(self))
         try:
             for shrunk in dict.fromkeys(1.0 / max(1.0, min(by, scale)) for by in (1.0, 16.0, 256.0, math.inf)):
                 with torch.autocast(root.device.type, enabled=False):
@@ -289,7 +295,7 @@ class Witness:
         except RuntimeError as error:
             return None, f"its gradient could not be taken: {str(error).splitlines()[0]}", True, 1.0
         finally:
-            self._ours = False
+            _BUSY.discard(id(self))
         reached = any(part is not None for part in found)
         if factor == 0 or not math.isfinite(factor):
             return None, "the loop gives it no weight" if factor == 0 else "its weight is no number", reached, 1.0
@@ -303,7 +309,7 @@ class Witness:
             return None, "the loss is not a single number", True
         live = [value for value in self._layout if value.requires_grad]
         scale = self._scale_now()
-        self._ours = True
+        _BUSY.add(id(self))
         try:
             # The loop weighs a loss before it scales it: where half precision overflows here, it need not there.
             for factor in dict.fromkeys(max(1.0, scale / by) for by in (1.0, 16.0, 256.0, math.inf)):
@@ -316,7 +322,7 @@ class Witness:
         except RuntimeError as error:
             return None, f"its gradient could not be taken: {str(error).splitlines()[0]}", True
         finally:
-            self._ours = False
+            _BUSY.discard(id(self))
         return gradient, "", any(part is not None for part in found)
 
     def _laid_out(self, live: Sequence[Tensor], found: Sequence[Tensor | None]) -> Tensor:
@@ -377,7 +383,9 @@ class Witness:
         self._since, self._backwards, self._nodes, self._open, self._forwards = [], [], [], None, 0
         if not self._wanted():
             return
-        self._layout = [value for _, value in self._trainable()]
+        trainable, held = [value for _, value in self._trainable()], self._held()
+        # What no optimiser holds is nobody's business to zero.
+        self._layout = [value for value in trainable if id(value) in held] or trainable
         start = 0
         self._places = {}
         for value in self._layout:
@@ -391,8 +399,11 @@ class Witness:
         """Whether the gradients of this window are to be taken."""
         return len(self.seen.steps) % self._every == 0
 
-    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, value) for name, value in self._model.named_parameters() if value.requires_grad)
+    def _trainable(self) -> list[tuple[str, Tensor]]:
+        return [(name, value) for name, value in self._weights() if value.requires_grad]
+
+    def _held(self) -> set[int]:
+        return {id(value) for group in self._optimizer.param_groups for value in group["params"]}
 
     def _scale_now(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else 1.0
