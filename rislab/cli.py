@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # What stands after -- belongs to the script of `rislab checkup`.
+    own = given[: given.index("--")] if given[:1] == ["checkup"] and "--" in given else given
+    options = parser.parse_args(own)
+    options.arguments = given[len(own) + 1 :]
     if options.command is None:
         parser.print_help()
         return 0

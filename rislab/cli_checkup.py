@@ -21,7 +21,6 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Call
     )
     parser.usage = "rislab checkup [options] SCRIPT [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", help="Python file")
-    parser.add_argument("arguments", nargs="*", help="of the script, after --")
     parser.add_argument("--steps", type=whole, default=100, help="stop after so many steps (default %(default)s)")
     parser.add_argument("--every", type=whole, default=1, help="take the gradients of each n-th window only")
     parser.add_argument("--accumulation-steps", type=whole, metavar="K", help="declare K; else it is inferred")

@@ -1,0 +1,43 @@
+"""`python -m tests.mutation` (make mutants): writes reports/mutants.md and reports/confusion.md."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from tests.mutation import confusion, report
+from tests.mutation.mutants import FUNCTIONS, mutants
+from tests.mutation.trial import accused, campaign, single_threaded
+
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
+
+
+def main() -> None:
+    """Write both reports and show their first numbers, or show the verdicts of some mutants."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
+    parser.add_argument("--only", help="show the verdicts of the mutants whose names hold this, and write nothing")
+    parser.add_argument("--folder", type=Path, default=REPORTS, help="where the reports go")
+    options = parser.parse_args()
+    single_threaded()
+    began = time.perf_counter()
+    chosen = [mutant for subject in FUNCTIONS for mutant in mutants(subject)]
+    if options.only is not None:
+        for verdict in campaign([mutant for mutant in chosen if options.only in mutant.name]):
+            print(report.entry(verdict))
+        return
+    accusations = accused()
+    verdicts = campaign(chosen)
+    _write(options.folder / "mutants.md", report.text(verdicts, accusations, time.perf_counter() - began))
+    _write(options.folder / "confusion.md", confusion.text(confusion.rows()))
+    print(f"{time.perf_counter() - began:.0f} s")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a report, and show its first numbers."""
+    path.write_text(text)
+    print(path, *(line for line in text.splitlines() if line.startswith("- ")), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
