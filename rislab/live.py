@@ -2,7 +2,8 @@
 
 plotly's own FigureWidget forgets every update when the page is reloaded and never says when it has drawn. Here the
 whole figure is the synchronised state, drawn by Plotly.react(); the page answers each drawing with its number, and the
-next one is sent only then (or after a second, so that a closed page holds up nothing). plotly.js travels once for all.
+next one is made and sent only then (or after a while, so that a closed page holds up nothing). plotly.js travels once
+for all.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ import traitlets
 # A figure, or its data and layout as plain mappings.
 Drawing: TypeAlias = go.Figure | dict[str, Any]
 
-# A page that does not answer within this many seconds is taken to be closed.
+# A page that does not answer within this many seconds may be closed, or slow: each time it is given twice as many, up to
+# the last figure. What is sent to a slow page regardless would pile up there, and its buttons would seem dead.
 PATIENCE = 1.0
+LONGEST = 16.0
+# A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
+REST = 0.5
 
 _LIBRARY = """
 export default {
@@ -148,24 +153,23 @@ class Plot(anywidget.AnyWidget):
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
         self._gate = threading.RLock()
         super().__init__(figure=_plain(figure, 1), templates=plain, options=options)
-        self._number, self._pushed_at = 1, time.monotonic()
-        self._pending: Drawing | None = None
+        self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
+        self._pending: Drawing | Callable[[], Drawing] | None = None
         self.observe(lambda change: self._answered(), "drawn")
 
-    def show(self, figure: Drawing) -> None:
+    def show(self, figure: Drawing | Callable[[], Drawing]) -> None:
         """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits.
 
-        A page that does not answer gets it after PATIENCE all the same.
+        Args:
+            figure: or what makes it when the time has come, and may bring other widgets up to date with it.
         """
         with self._gate:
             waited = self._pending is not None
             self._pending = figure
-            left = PATIENCE - (time.monotonic() - self._pushed_at)
-            if self.drawn < self._number and left > 0:
+            due = self._due if self.drawn >= self._number else self._pushed_at + self._patience
+            if time.monotonic() < due:
                 if not waited:
-                    late = threading.Timer(left, self._push)
-                    late.daemon = True
-                    late.start()
+                    self._push_at(due)
                 return
         self._push()
 
@@ -187,18 +191,34 @@ class Plot(anywidget.AnyWidget):
 
     def _answered(self) -> None:
         with self._gate:
-            waits = self._pending is not None and self.drawn >= self._number
-        if waits:
+            if self.drawn < self._number:
+                return
+            self._patience = PATIENCE
+            now = time.monotonic()
+            self._due = now + min((now - self._pushed_at) / 2, REST)
+            if self._pending is not None:
+                self._push_at(self._due)
+
+    def _push_at(self, due: float) -> None:
+        left = due - time.monotonic()
+        if left <= 0:
             self._push()
+            return
+        late = threading.Timer(left, self._push)
+        late.daemon = True
+        late.start()
 
     def _push(self) -> None:
         with self._gate:
             figure, self._pending = self._pending, None
             if figure is None:
                 return
+            if self.drawn < self._number:
+                self._patience = min(2 * self._patience, LONGEST)
+            made = figure() if callable(figure) else figure
             self._number += 1
             self._pushed_at = time.monotonic()
-            self.figure = _plain(figure, self._number)
+            self.figure = _plain(made, self._number)
 
 
 def _plain(figure: Drawing, number: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from rislab.live_run import Run, Values
 HEIGHT = 430
 VEIL = "rgba(128,128,128,0.12)"
 SMALL = {"font": {"size": 11}, "tracegroupgap": 0}
-POINTS = 1000  # of a curve on the page; the records stay whole
+POINTS = 500  # of a curve on the page; the records stay whole
 EPOCH_LINES = 30
 SIDES = ("gradient norm", "learning rate", "loss scale", "ledger (count)")
 BOOKS = {

@@ -215,7 +215,7 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
     """The knobs, buttons and plot, and the function that shows the present state in them."""
     import ipywidgets as widgets
 
-    from rislab.live import Plot
+    from rislab.live import Drawing, Plot
 
     knobs = _knobs(panel.config)
     chosen = widgets.Dropdown(description="run", layout={"width": "200px"}, style={"description_width": "initial"})
@@ -249,15 +249,18 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
         for name, (icon, tooltip, _) in buttons.items()
     }
 
-    def draw() -> None:
-        # First, since drawing may fail.
-        note.value = f"<b style='color:{ALARM}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
-        plot.show(drawing(panel.runs, title(panel), log=log.value))
-        if panel.state not in ("running", "waiting"):
-            plot.flush()
+    def picture() -> Drawing:
         last = panel.runs[-1].curves.last if panel.runs else None
         line.value = epoch_line(last) if last is not None else ""
         numbers.value = table(panel.runs)
+        return drawing(panel.runs, title(panel), log=log.value)
+
+    def draw() -> None:
+        # First, since drawing may fail.
+        note.value = f"<b style='color:{ALARM}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
+        plot.show(picture)
+        if panel.state not in ("running", "waiting"):
+            plot.flush()
 
     def offer() -> None:
         """Bring the two lists up to date: the runs on the plot, and the folders of those that are not."""

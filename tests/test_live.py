@@ -19,6 +19,11 @@ from rislab.live import Plot
 LOOKS = {theme: template(theme) for theme in ("light", "dark")}
 
 
+@pytest.fixture(autouse=True)
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "REST", 0.0)
+
+
 def curve(*y: float) -> go.Figure:
     return go.Figure(go.Scatter(y=np.array(y, dtype=np.float32)), {"title": {"text": f"{len(y)} points"}})
 
@@ -52,10 +57,50 @@ def test_while_the_page_draws_only_the_newest_waits() -> None:
 
 
 def test_a_page_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    plot = Plot(curve(1), LOOKS)
     monkeypatch.setattr(live, "PATIENCE", 0.0)
+    plot = Plot(curve(1), LOOKS)
     plot.show(curve(2))
     assert sent(plot) == (2, [2.0])
+
+
+def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
+    plot = Plot(curve(1), LOOKS)
+    made: list[int] = []
+
+    def figure() -> go.Figure:
+        made.append(plot.drawn)
+        return curve(2)
+
+    for _ in range(5):
+        plot.show(figure)
+    assert made == []
+    plot.drawn = 1
+    assert made == [1]
+    assert sent(plot) == (2, [2.0])
+
+
+def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "REST", 30.0)
+    plot = Plot(curve(1), LOOKS)
+    time.sleep(0.6)
+    plot.drawn = 1
+    plot.show(curve(2))
+    assert sent(plot) == (1, [1.0])
+    deadline = time.monotonic() + 20
+    while plot.figure["number"] == 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert sent(plot) == (2, [2.0])
+
+
+def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PATIENCE", 0.05)
+    plot = Plot(curve(1), LOOKS)
+    began = time.monotonic()
+    while time.monotonic() < began + 1.0:
+        plot.show(curve(2))
+        time.sleep(0.005)
+    # After 0.05, 0.1, 0.2, 0.4 and 0.8 seconds more; regardless of patience it would have been 20 figures.
+    assert 2 <= plot.figure["number"] <= 6
 
 
 def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
