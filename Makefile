@@ -1,8 +1,8 @@
-# make lab · make report · make test · make bench; each installs into .venv first if need be.
+# make lab · make report · make test · make bench · make mutants; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab report test bench lint clean
+.PHONY: lab report test bench mutants lint clean
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb
@@ -21,6 +21,10 @@ lint: .venv/installed-test
 
 bench: .venv/installed-bench
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+
+# What the checkup says of every mutant of the loop, into reports/mutants.md and reports/confusion.md.
+mutants: .venv/installed-test
+	$(BIN)/python -m tests.mutation
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

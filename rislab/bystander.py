@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
@@ -71,6 +71,8 @@ class Bystander:
         self._handles: list[RemovableHandle] = []
         self._listener: Listener | None = None
         self._depth = 0
+        self._earlier: list[Any] = []  # what is of no concern unless it steps
+        self._scalers: list[GradScaler] = []
         self._met: dict[int, nn.Module] = {}
         self._concerned: dict[int, list[Party]] = {}
 
@@ -80,6 +82,7 @@ class Bystander:
         return sum(len(party.witness.seen.steps) for party in self.parties)
 
     def __enter__(self) -> Bystander:
+        self._earlier = _of_kind(gc.get_objects(), (Optimizer, GradScaler))
         self._handles = [
             register_module_forward_pre_hook(self._forward_begins),
             register_module_forward_hook(self._forward_ends, always_call=True),
@@ -98,6 +101,7 @@ class Bystander:
             handle.remove()
         for party in self.parties:
             party.witness.end()
+        self._earlier = []
 
     def findings(self) -> Findings:
         """What is wrong with the loops, faults first; each says of which optimiser, where there are several."""
@@ -154,7 +158,7 @@ class Bystander:
         self._depth = max(0, self._depth - 1)
         if self._depth == 0 and not self._elsewhere():
             for party in self._concerned.get(id(module), []):
-                party.witness.forward_ends()
+                party.witness.forward_ends(output)
 
     def _hear(self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
         if self._elsewhere() or not isinstance(output, Tensor) or output.numel() != 1:
@@ -181,7 +185,7 @@ class Bystander:
             return
         if all(party.optimizer is not optimizer for party in self.parties):
             # Its first window has passed unseen.
-            self._look_around()
+            self._look_around(optimizer)
         if self._steps is not None and any(len(one.witness.seen.steps) >= self._steps for one in self.parties):
             raise Enough
 
@@ -191,10 +195,10 @@ class Bystander:
 
     # Who is there.
 
-    def _look_around(self) -> None:
-        """Find optimisers that are new, with all that belongs to them."""
+    def _look_around(self, stepping: Optimizer | None = None) -> None:
+        """Find optimisers that are new, or stepping, with all that belongs to them."""
         objects = gc.get_objects()
-        known = [party.optimizer for party in self.parties]
+        known = [*(party.optimizer for party in self.parties), *(one for one in self._earlier if one is not stepping)]
         optimizers = [
             one
             for one in _of_kind(objects, Optimizer)
@@ -204,10 +208,13 @@ class Bystander:
             and inner(one, "optimizer") is one
         ]
         modules = _of_kind(objects, nn.Module) if optimizers else []
+        met = [*self._earlier, *self._scalers]
+        self._scalers += [one for one in _of_kind(objects, GradScaler) if all(one is not other for other in met)]
+        # A later optimiser, as that of the next fold, brings a scaler of its own, or shares the last.
+        scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
             own = {id(value) for value in _tensors(optimizer)}
             roots = _roots([module for module in modules if _shares(module, own)])
-            scaler = next(iter(_of_kind(objects, torch.amp.GradScaler)), None)
             scheduler = _scheduler([one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer])
             party = Party(optimizer, scaler, scheduler, roots, Witness(list, optimizer, None, None, self._every))
             party.witness = Witness(self._names(party), optimizer, scaler, scheduler, self._every)
@@ -242,8 +249,8 @@ def _tensors(optimizer: Optimizer) -> list[Tensor]:
     return [value for group in optimizer.param_groups for value in group["params"]]
 
 
-def _of_kind(objects: list[Any], kind: type) -> list[Any]:
-    """Objects of a class, asked by their type alone: some answer to isinstance() with code of their own."""
+def _of_kind(objects: list[Any], kind: type | tuple[type, ...]) -> list[Any]:
+    """Objects of some classes, asked by their type alone: some answer to isinstance() with code of their own."""
     return [one for one in objects if issubclass(type(one), kind)]
 
 

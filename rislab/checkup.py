@@ -30,6 +30,9 @@ from rislab.witness import Witness
 __all__ = ["Finding", "Findings", "Watch", "diagnose", "watch"]
 
 MEANS = ("samples", "batches")
+CADENCES = ("step", "epoch", "")
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Watch:
@@ -47,6 +50,8 @@ class Watch:
         mean: str = "samples",
         clip_norm: float | None = None,
         every: int = 1,
+        epochs: int | None = None,
+        cadence: str = "",
         of: Callable[[Any], Tensor] = lambda loss: loss,
     ) -> None:
         optimizer, scheduler = inner(optimizer, "optimizer"), inner(scheduler, "scheduler")
@@ -61,8 +66,11 @@ class Watch:
             check_number("clip_norm", clip_norm, 0, above=True)
         check_choice("mean", mean, MEANS)
         check_number("every", every, 1, 1_000_000, whole=True)
+        if epochs is not None:
+            check_number("epochs", epochs, 1, 10**9, whole=True)
+        check_choice("cadence", cadence, CADENCES)
         enabled = None if scaler is None else bool(scaler.is_enabled())
-        self.contract = Contract(accumulation_steps, mean, clip_norm, enabled, scheduler is not None)
+        self.contract = Contract(accumulation_steps, mean, clip_norm, enabled, scheduler is not None, cadence, epochs)
         self._model, self._loss, self._of = model, loss, of
         self._witness = Witness(model.named_parameters, optimizer, scaler, scheduler, every)
         self._handles: list[RemovableHandle] = []
@@ -90,12 +98,13 @@ class Watch:
 
     def __enter__(self) -> Watch:
         self._witness.begin()
+        self.seen.moody = any(map(moody, self._model.modules()))
         self._handles = [
             self._model.register_forward_pre_hook(
                 lambda model, args, kwargs: self._witness.forward_begins((*args, *kwargs.values()), model.training),
                 with_kwargs=True,
             ),
-            self._model.register_forward_hook(lambda model, args, output: self._witness.forward_ends()),
+            self._model.register_forward_hook(lambda model, args, output: self._witness.forward_ends(output)),
         ]
         if isinstance(self._loss, nn.Module):
             self._handles.append(self._loss.register_forward_hook(self._tell, with_kwargs=True))
@@ -141,7 +150,7 @@ def diagnose(seen: Testimony, contract: Contract, reported: Sequence[float] | No
     shifted = any(finding.name == "window off by one" for finding in windows)
     if not (seen.stale and seen.strange) and not shifted:
         found += gradient_findings(seen, contract)
-    found += [*weight_findings(seen), *schedule_findings(seen, contract)]
+    found += [*weight_findings(seen), *schedule_findings(seen, contract, len(reported or ()))]
     found += reported_findings(reported, seen, contract) if reported is not None else []
     first: dict[str, Finding] = {}
     for finding in found:
@@ -163,12 +172,20 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
         mean: "samples" if every sample of a window counts the same, "batches" if every micro-batch does.
         clip_norm: declared limit of the gradient norm; if None, evident clipping is assumed to be meant.
         every: compare the gradients of each n-th window only.
+        epochs: that the loop is to make. cadence: "step" or "epoch", at which the scheduler is to step; or "".
         of: takes the raw loss, a scalar tensor, out of what `loss` returns; the value itself by default.
 
     Raises:
         InputError: for a value that is not allowed.
     """
     return Watch(model, optimizer, **declared)
+
+
+def moody(module: nn.Module) -> bool:
+    """Whether a module trains otherwise than it evaluates."""
+    if isinstance(module, DROPOUTS):
+        return module.p > 0
+    return isinstance(module, NORMS) and any(value.requires_grad for value in module.parameters())
 
 
 def inner(wrapper: Any, name: str) -> Any:

@@ -296,6 +296,8 @@ def diagnosed(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
             scaler=state.scaler,
             scheduler=state.scheduler,
             clip_norm=config.clip_norm,
+            epochs=config.epochs,
+            cadence="step",
         )
         house.training.loss_of = observer.loss
         with observer:

@@ -28,6 +28,11 @@ def _without_losses(seen: Testimony) -> list[Finding]:
     if seen.strays:
         text = f"{counts}; {seen.strays} losses were heard, and none of them depends on the weights"
         return [fault("C9", "loss detached", text)]
+    if not seen.forwards and not seen.steps and len(seen.still) == seen.tensors:
+        return [fault("C9", "nothing was trained", counts)]
+    arrived = [step.gradient for step in seen.steps]
+    if not seen.forwards and all(gradient is None or not bool(gradient.any()) for gradient in arrived):
+        return [fault("C9", "steps without a forward", f"{counts}, all of them on gradients of 0", seen.steps[0].where)]
     why = "no loss was heard: give watch() the loss, or call watch.loss in the loop"
     return [note("C9", "not judged", f"{counts}, and {why}")]
 
@@ -82,6 +87,9 @@ def _marks(batches: list[MicroBatch], seen: Testimony, contract: Contract) -> li
         text = "float16, and no scaler was given" if contract.scaler is None else "float16, and the scaler is disabled"
         kind = warning if contract.scaler is None else fault
         found.append(kind("C13", "scaler only where CUDA is", f"{text}: gradients below 6e-8 are 0", half.where))
+    if contract.scaler and all(batch.precision in ("fp32", "fp64") for batch in batches):
+        text = f"the scaler is enabled, and all {len(batches)} losses are in {batches[0].precision}"
+        found.append(warning("C13", "scaler without autocast", text, batches[0].where))
     lost = [batch for batch in batches if not bool(batch.loss.isfinite().all())]
     if lost:
         aliases = ("epsilon vanishes in half precision", "squares overflow in half precision")
@@ -90,7 +98,7 @@ def _marks(batches: list[MicroBatch], seen: Testimony, contract: Contract) -> li
     evaluated = [batch for batch in batches if not batch.mode]
     if evaluated:
         text = f"{len(evaluated)} of {len(batches)} training losses in evaluation mode"
-        kind = fault if len(evaluated) < len(batches) else warning
+        kind = fault if len(evaluated) < len(batches) or seen.moody else warning
         found.append(kind("C12", "eval never undone", text, evaluated[0].where))
     return found
 
@@ -158,6 +166,12 @@ def weight_findings(seen: Testimony) -> list[Finding]:
     stuck = [name for name in seen.still if name not in seen.strange]
     if not moving or not stuck or not seen.micro_batches:
         return found
+    if seen.faint and len(stuck) < seen.tensors:
+        text = f"never moved, as their true gradient is 0, like that of a bias before BatchNorm: {listed(seen.faint)}"
+        found.append(note("C4", "gradient of rounding alone", text))
+        stuck = [name for name in stuck if name not in seen.faint]
+    if not stuck:
+        return found
     text = f"{len(stuck)} tensors never moved in {len(moving)} steps: {listed(stuck)}"
     rate = f"the largest learning rate was {max(max(step.rates) for step in moving):.2g}"
     if len(stuck) + len(seen.strange) < seen.tensors:
@@ -171,10 +185,14 @@ def weight_findings(seen: Testimony) -> list[Finding]:
     return [*found, fault("C4", "weights kept in bf16", f"{rate}; {text}", aliases=("warm-up counted in samples",))]
 
 
-def schedule_findings(seen: Testimony, contract: Contract) -> list[Finding]:
-    """Learning rates of 0, and a scheduler out of step."""
+def schedule_findings(seen: Testimony, contract: Contract, epochs: int = 0) -> list[Finding]:
+    """Learning rates of 0, and a scheduler out of step.
+
+    Args:
+        seen, contract: see checkup. epochs: that are known to have passed.
+    """
     applied = [step for step in seen.steps if step.applied]
-    return [*_rates(applied), *(_ticks(seen, applied) if contract.scheduler and applied else [])]
+    return [*_rates(applied), *(_ticks(seen, applied, contract, epochs) if contract.scheduler and applied else [])]
 
 
 def _rates(applied: list[Step]) -> list[Finding]:
@@ -195,11 +213,14 @@ def _rates(applied: list[Step]) -> list[Finding]:
     return found
 
 
-def _ticks(seen: Testimony, applied: list[Step]) -> list[Finding]:
+def _ticks(seen: Testimony, applied: list[Step], contract: Contract, epochs: int) -> list[Finding]:
     ticks = [step.ticks or 0 for step in seen.steps]
     batches = sum(len(step.micro_batches) for step in seen.steps[:-1])
     passed, where = ticks[-1] - ticks[0], applied[0].where
     counts = f"{ticks[-1]} ticks before step {len(ticks)}, {batches} micro-batches, {len(applied)} steps taken"
+    if len(applied) > 1 and seen.ticks == ticks[0]:
+        kind = fault if contract.cadence == "step" or epochs > 1 else warning
+        return [kind("C11", "scheduler never stepped", f"{ticks[0]} ticks in {len(applied)} steps", where)]
     if ticks[0] >= 1 and seen.steps[0].applied:
         size = len(seen.steps[0].micro_batches)
         name = "scheduler per micro-batch" if ticks[0] >= size > 1 else "scheduler before the optimiser"
@@ -212,6 +233,9 @@ def _ticks(seen: Testimony, applied: list[Step]) -> list[Finding]:
         return [fault("C11", "schedule runs over skipped steps", counts, where)]
     if ahead:
         return [fault("C11", "scheduler per micro-batch", counts, where)]
+    if contract.cadence == "step" and passed < before[-1]:
+        text = f"{counts}, and it was declared to tick at each step"
+        return [fault("C11", "schedule stepped per epoch", text, where)]
     if 0 < passed < before[-1]:
         text = f"{counts}: fewer ticks than steps, as of a schedule that counts epochs"
         return [note("C11", "schedule stepped per epoch", text)]

@@ -33,7 +33,8 @@ class Contract:
     Args:
         accumulation_steps: K, None if not declared. mean: "samples", "batches", or "" if not declared.
         clip_norm: largest gradient norm, None if not declared. scaler: whether one scales the loss; None without one.
-        scheduler: whether one steps.
+        scheduler: whether one steps. cadence: "step" or "epoch", at which it does; "" if not declared.
+        epochs: how many, None if not declared.
     """
 
     accumulation_steps: int | None = None
@@ -41,6 +42,8 @@ class Contract:
     clip_norm: float | None = None
     scaler: bool | None = None
     scheduler: bool = False
+    cadence: str = ""
+    epochs: int | None = None
 
 
 def taken(seen: Testimony) -> list[Step]:
@@ -101,7 +104,7 @@ class Judged:
 
     def along(self) -> bool:
         """Whether it has at least the direction of the window's."""
-        return self.comparison.cosine >= 1 - self.alarm**2
+        return _parallel(self.comparison, self.alarm)
 
     def weights(self) -> list[float]:
         """What the loop weighed each micro-batch with, times how many there should be of it; 1 is its exact share."""
@@ -129,7 +132,8 @@ def judge(seen: Testimony, contract: Contract) -> list[Judged]:
             continue
         free = not seen.heard or any(batch.free for batch in batches)
         scale = sum(batch.weight for batch in batches) if free else 1.0
-        true = scale * true if scale > 0 else true
+        # A loss may be there to be made as large as can be.
+        true = scale * true if scale else true
         found.append(Judged(step, place, batches, shares, true, compare(step.gradient, true), free))
     return found
 
@@ -168,6 +172,7 @@ def gradient_findings(seen: Testimony, contract: Contract) -> list[Finding]:
         if one.free and one not in bent and one not in unheard
         for finding in _weighed(one, judged, seen, contract)
     ]
+    named += [_unclipped(one, contract.clip_norm) for one in judged if _too_long(one, contract)]
     # Where one window names its fault, what is left of it in the others says less.
     found += [finding for finding in named if finding.name not in UNNAMED] or named
     if not found and any(not one.exact() for one in own) and contract.clip_norm is None:
@@ -237,11 +242,28 @@ def _clipped(one: Judged, judged: Sequence[Judged], contract: Contract) -> bool:
     return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
 
 
+def _too_long(one: Judged, contract: Contract) -> bool:
+    """Whether the optimiser got the true gradient, where clipping should have made it shorter."""
+    limit = contract.clip_norm
+    return limit is not None and one.exact() and float(one.gradient.norm()) > limit * (1 + max(1e-3, one.alarm))
+
+
+def _unclipped(one: Judged, limit: float | None) -> Finding:
+    text = (
+        f"a gradient of norm {float(one.gradient.norm()):.4g} reached step {one.number}, clip_norm = {limit} (declared)"
+    )
+    return fault("C7", "never clipped", text, one.step.where)
+
+
 def _weighed(one: Judged, judged: Sequence[Judged], seen: Testimony, contract: Contract) -> list[Finding]:
     """Weights that are wrong whatever the scale of the loss is."""
     size, source = size_of(seen, contract)
     weights = [batch.weight for batch in one.batches]
-    text = f"{one.numbers()}, K = {size} ({source}); each micro-batch counts {weights[0]:.4g}"
+    # The window's scale was taken from the loop itself: these are the shares of a mean.
+    text = (
+        f"α = {weights[0] * one.size:.4g} at step {one.number}, window of {one.size}, K = {size} ({source}); "
+        f"each micro-batch counts {weights[0]:.4g}, its share is {1 / one.size:.4g}"
+    )
     alike = all(near(weight, weights[0], 1e-3) for weight in weights)
     if not alike or len({batch.site for batch in one.batches}) > 1:
         return []
@@ -298,7 +320,7 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
     equal = torch.stack([batch.gradient for batch in one.batches if batch.gradient is not None]).mean(dim=0)
     means = compare(one.gradient, equal)
     told = f"{text}; each micro-batch counts 1/{size}"
-    if contract.mean != "batches" and means.cosine > 1 - one.alarm**2:
+    if contract.mean != "batches" and _parallel(means, one.alarm):
         if one.size < size and near(means.alpha, one.size / size):
             return fault("C1", "ragged window divided by K", told, where, ("mean of means in the window",))
         if one.free or means.relative_error <= one.alarm:
@@ -311,7 +333,7 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
     weights = _arrived(one)
     if weights is not None and len(weights) > 1:
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
-        if all(abs(weight) < LOOSE for weight in weights[:-1]):
+        if all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
             other = "unscaled per micro-batch" if one.step.scale > 1 else "loop tail dedented"
             return fault("C8", "zeroed per micro-batch", told, where, (other,))
         if near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
@@ -323,7 +345,7 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
         if old.cosine > 0.99 and old.alpha > LOOSE:
             name = "never zeroed" if near(old.alpha, 1) else "left-overs leak"
             return fault("C2", name, f"{text}; the last step's gradient is in it {old.alpha:.3g} times", where)
-    if weights is not None and len(weights) > 1 and any(abs(weight) < LOOSE for weight in weights):
+    if weights is not None and len(weights) > 1 and min(map(abs, weights)) < LOOSE * max(map(abs, weights)):
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
         return fault("C8", "zeroed per micro-batch", told, where, ("left-overs leak", "tail never stepped"))
     error = one.comparison.relative_error
@@ -332,6 +354,11 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
     if error < 2e-2 and one.precision in ("fp64", "fp32"):
         return fault("C2", "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
     return None
+
+
+def _parallel(found: GradientComparison, alarm: float) -> bool:
+    """Whether two gradients have one direction; in float64 the cosine itself is not rounded better than this."""
+    return found.cosine >= 1 - max(alarm**2, 1e-14)
 
 
 def _handled(one: Judged) -> bool:

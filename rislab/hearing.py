@@ -70,6 +70,9 @@ class Listener(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
+        # What is compiled is traced through this very function, which must not ask for more than it says here.
+        if torch.compiler.is_compiling():
+            return func(*args, **named)
         if func is torch.Tensor.backward and self._begins is not None and self._ends is not None:
             self._begins(args[0], args[1] if len(args) > 1 else named.get("gradient"))
             try:

@@ -37,7 +37,7 @@ class Counters:
 
     Args:
         forwards: calls of the model in training mode.
-        backwards: gradients that arrived at an output of the model.
+        backwards: that brought a gradient to a parameter of the model.
         steps_applied: optimiser steps that really ran.
         steps_skipped: windows that ended without one.
         scheduler_ticks: steps of the learning-rate schedule.

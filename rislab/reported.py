@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import torch
 
-from rislab.deliveries import Contract, near, size_of
+from rislab.deliveries import Contract, near, size_of, taken
 from rislab.finding import Finding, fault, note
-from rislab.testimony import Testimony, number
+from rislab.testimony import Testimony, number, units
 
 # Reported losses that forget the windows without a step.
 INSIDE = ("summed only when a step is taken", "summed inside the step branch")
@@ -18,13 +19,24 @@ Heard = tuple[float, int, float]  # a raw loss, its samples, and the equal parts
 
 def reported_findings(reported: Sequence[float], seen: Testimony, contract: Contract) -> list[Finding]:
     """What is wrong with the reported losses, one an epoch; the first epoch that is wrong speaks for the others."""
-    total, epochs = len(seen.losses), len(reported)
-    if not total or not epochs or total % epochs:
-        text = f"{epochs} numbers were reported, and {total} losses heard, which is no multiple of it"
+    values, losses = list(map(float, reported)), [number(loss) for loss, *_ in seen.losses]
+    total, epochs = len(losses), len(values)
+    text = f"{epochs} numbers were reported, and {total} losses heard"
+    if total and not epochs:
+        return [fault("C14", "nothing reported", text)]
+    if total and contract.epochs not in (None, epochs):
+        others = ("only the last micro-batch", *INSIDE)
+        return [fault("C14", "another loss reported", f"{text}, in {contract.epochs} epochs (declared)", "", others)]
+    if not total:
         return [note("C14", "not judged", text)]
+    if total % epochs:
+        return _strange(values, losses, seen) or [note("C14", "not judged", f"{text}, which is no multiple of it")]
     length = total // epochs
+    short = _cut_short(length, seen, contract)
+    if short:
+        return short
     eps = torch.finfo(seen.losses[0][0].dtype).eps
-    for epoch, value in enumerate(map(float, reported), start=1):
+    for epoch, value in enumerate(values, start=1):
         heard = [
             (number(loss), samples, parts)
             for loss, samples, parts in seen.losses[(epoch - 1) * length : epoch * length]
@@ -32,6 +44,35 @@ def reported_findings(reported: Sequence[float], seen: Testimony, contract: Cont
         found = _told(value, heard, epoch, size_of(seen, contract)[0], eps, contract)
         if found is not None:
             return [found]
+    return []
+
+
+def _strange(values: list[float], losses: list[float], seen: Testimony) -> list[Finding]:
+    """What can be said where nobody knows which losses belong to which epoch."""
+    same = [first for first, second in itertools.pairwise(values) if first == second]
+    if same and len(seen.still) < seen.tensors:
+        return [fault("C14", "the same loss again", f"{same[0]!r} in two epochs running, and the weights moved")]
+    low, high = min(losses), max(losses)
+    # A mean lies between the smallest and the largest, to the rounding of its own sum.
+    beyond = [value for value in values if value < low - 1e-4 * abs(low) or value > high + 1e-4 * abs(high)]
+    if all(map(math.isfinite, losses)) and beyond:
+        text = f"reported {beyond[0]:.6g}, and all losses lie between {low:.6g} and {high:.6g}"
+        return [fault("C14", "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))]
+    return []
+
+
+def _cut_short(length: int, seen: Testimony, contract: Contract) -> list[Finding]:
+    """Windows of less than K micro-batches that do not end an epoch of so many micro-batches."""
+    size = contract.accumulation_steps
+    if size is None or seen.left or any(step.inside for step in seen.steps):
+        return []
+    place = 0
+    for step in taken(seen):
+        held = len(units(step, size))
+        place += held
+        if held < size and place % length and not any(batch.broken for batch in step.micro_batches):
+            text = f"a window of {held} within an epoch of {length} micro-batches, K = {size} (declared)"
+            return [fault("C3", "window size", text, step.where, ("window off by one", "step per micro-batch"))]
     return []
 
 

@@ -115,20 +115,25 @@ class Ledger:
 
     def __init__(self) -> None:
         self.events = {"forwards": 0, "backwards": 0, "steps_applied": 0}
+        self._arrived: dict[Tensor, int] = {}
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Start counting; returns the handles, each with a remove() method."""
-        return [model.register_forward_hook(self._on_forward), optimizer.register_step_post_hook(self._on_step)]
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._arrived = dict.fromkeys(trainable, self.events["backwards"])
+        return [
+            model.register_forward_hook(self._on_forward),
+            optimizer.register_step_post_hook(self._on_step),
+            *(parameter.register_post_accumulate_grad_hook(self._on_gradient) for parameter in trainable),
+        ]
 
     def _on_forward(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
-        if not module.training:
-            return
-        self.events["forwards"] += 1
-        if output.requires_grad:
-            output.register_hook(self._on_backward)
+        self.events["forwards"] += module.training
 
-    def _on_backward(self, gradient: Tensor) -> None:
-        self.events["backwards"] += 1
+    def _on_gradient(self, parameter: Tensor) -> None:
+        # A backward comes to each parameter once at most, and not to all of them where something is detached.
+        self._arrived[parameter] += 1
+        self.events["backwards"] = max(self.events["backwards"], self._arrived[parameter])
 
     def _on_step(self, *unused: Any) -> None:
         self.events["steps_applied"] += 1

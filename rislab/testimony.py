@@ -101,7 +101,9 @@ class Testimony:
         losses: raw losses in order, with the number of samples of each, and of equal parts.
         strays: losses that depend on none of the weights. frozen: tensors of the network that ask for no gradient.
         still: names of trainable tensors that never moved. strange: those that no optimiser holds.
+        faint: those of the still ones that got a gradient of nothing but rounding.
         stale: tensors of the optimiser that the network has not, and that never had a gradient.
+        ticks: of the scheduler at the end, None without one. moody: whether training mode makes a difference.
         heard: whether the losses are those that were declared; False if they were guessed from the backwards.
     """
 
@@ -114,8 +116,11 @@ class Testimony:
     frozen: int = 0
     tensors: int = 0
     still: list[str] = field(default_factory=list)
+    faint: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     stale: int = 0
+    ticks: int | None = None
+    moody: bool = False
     heard: bool = True
 
 
@@ -181,12 +186,14 @@ def flat(layout: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor
     return torch.cat(parts)
 
 
-def precision_of(loss: Tensor, weights: Iterable[torch.dtype]) -> str:
-    """The coarsest precision that a loss came by: of autocast, of the weights or of its own."""
-    kind = loss.device.type
-    if torch.is_autocast_enabled(kind):
-        return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(torch.get_autocast_dtype(kind), "fp32")
-    dtypes = {*weights, loss.dtype}
+def cast_to(kind: str) -> list[torch.dtype]:
+    """The type that autocast casts to on a kind of device, as a list; empty outside of autocast."""
+    return [torch.get_autocast_dtype(kind)] if torch.is_autocast_enabled(kind) else []
+
+
+def precision_of(dtypes: Iterable[torch.dtype]) -> str:
+    """The coarsest precision among the types of weights, outputs and losses, and of autocast."""
+    dtypes = set(dtypes)
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if dtype in dtypes:
             return name

@@ -21,12 +21,14 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, Node
 from torch.utils.hooks import RemovableHandle
 
-from rislab.testimony import Backward, MicroBatch, Step, Testimony, flat, precision_of
+from rislab.testimony import Backward, MicroBatch, Step, Testimony, cast_to, flat, precision_of
 
-# Frames of these folders are nobody's fault.
-_HOUSE = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+# Frames of these folders are nobody's fault, if there are others.
+_HOUSE = (str(Path(torch.__file__).parent.parent), str(Path(__file__).parent))
 # Frames that tell one place of a loop from another.
 _DEPTH = 24
+# A tensor with this share of the gradient has none but rounding, as a bias before BatchNorm.
+FAINT = 1e-5
 # Nodes by which a loop weighs a loss: they have one source, and its gradient is a multiple of theirs.
 _FACTORS = ("MulBackward", "DivBackward", "NegBackward", "ToCopyBackward", "AliasBackward", "CloneBackward")
 _MEANS = ("MeanBackward",)
@@ -58,6 +60,7 @@ class Witness:
         self._hooked: dict[int, RemovableHandle] = {}
         self._within = -1  # forwards inside a step under way; −1 outside of one
         self._samples, self._training, self._mode = 0, True, True
+        self._types: list[torch.dtype] = []  # of autocast and of the output, in the last forward
         self._since: list[MicroBatch] = []
         self._nodes: list[tuple[Node, MicroBatch]] = []
         self._strays: set[tuple[str, ...]] = set()
@@ -70,6 +73,7 @@ class Witness:
         self._alive: set[int] = set()
         self._layout: list[Tensor] = []
         self._places: dict[int, slice] = {}
+        self._size = 0
         self._scale = self._scale_now()
         self._begun: dict[str, Tensor] = {}
 
@@ -89,7 +93,9 @@ class Witness:
             handle.remove()
         self._handles, self._hooked = [], {}
         self._nodes = []
+        self._skipped()
         self.seen.left = self._since
+        self.seen.ticks = self._ticks()
         self._forget_evaluations()
         held = self._held()
         own = {id(value) for _, value in self._weights()}
@@ -99,6 +105,16 @@ class Witness:
         self.seen.strange = [name for name, value in self._trainable() if id(value) not in held]
         self.seen.stale = len(held - own - self._alive)
         self.seen.frozen = sum(not value.requires_grad for _, value in self._weights())
+        self.seen.faint = [
+            name for name, value in self._trainable() if name in self.seen.still and 0 < self._share(value) < FAINT
+        ]
+
+    def _share(self, parameter: Tensor) -> float:
+        """Largest share that a tensor ever had in the length of the gradient; 0 where it had none, or nobody looked."""
+        place = self._places.get(id(parameter))
+        arrived = [step.gradient for step in self.seen.steps if step.gradient is not None and place is not None]
+        known = [gradient for gradient in arrived if len(gradient) == self._size and float(gradient.norm()) > 0]
+        return max((float(gradient[place].norm() / gradient.norm()) for gradient in known), default=0.0)
 
     def _forget_evaluations(self) -> None:
         """Losses of a line that never had a backward, where others had one, are no training."""
@@ -122,14 +138,17 @@ class Witness:
         first = next((value for value in inputs if isinstance(value, Tensor) and value.dim()), None)
         self._samples = 1 if first is None else int(first.shape[0])
         self._mode = mode
+        self._types = cast_to("cpu" if first is None else first.device.type)
         if self._within >= 0:
             self._within += 1
         self._skipped()
         self.seen.forwards += 1
         self._forwards += 1
 
-    def forward_ends(self) -> None:
-        """A forward of the network is over."""
+    def forward_ends(self, output: Any) -> None:
+        """A forward of the network is over, and has this output."""
+        if isinstance(output, Tensor) and output.is_floating_point():
+            self._types.append(output.dtype)
         self._training = torch.is_grad_enabled() and self._training
 
     def hear(self, loss: Tensor, count: float | None, free: bool, *, judge: bool) -> None:
@@ -169,7 +188,9 @@ class Witness:
             loss=loss.detach().clone(),
             gradient=None,
             why="",
-            precision=precision_of(loss, [value.dtype for _, value in self._weights()]),
+            precision=precision_of(
+                (*(value.dtype for _, value in self._weights()), *self._types, *cast_to(loss.device.type), loss.dtype)
+            ),
             where=where,
             site=site,
             broken=not bool(torch.isfinite(loss).all()),
@@ -372,7 +393,7 @@ class Witness:
                 scale=self._scale,
                 finite=finite,
                 rates=[float(group["lr"]) for group in self._optimizer.param_groups],
-                ticks=None if self._scheduler is None else int(self._scheduler.last_epoch),
+                ticks=self._ticks(),
                 forwards=self._forwards,
                 where=where,
             )
@@ -394,6 +415,7 @@ class Witness:
             start += size
             if id(value) not in self._hooked:
                 self._hooked[id(value)] = value.register_post_accumulate_grad_hook(self._accumulated)
+        self._size = start
 
     def _wanted(self) -> bool:
         """Whether the gradients of this window are to be taken."""
@@ -404,6 +426,9 @@ class Witness:
 
     def _held(self) -> set[int]:
         return {id(value) for group in self._optimizer.param_groups for value in group["params"]}
+
+    def _ticks(self) -> int | None:
+        return None if self._scheduler is None else int(self._scheduler.last_epoch)
 
     def _scale_now(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else 1.0

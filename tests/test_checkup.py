@@ -116,6 +116,7 @@ def examined(
         scaler=scaler,
         scheduler=scheduler,
         clip_norm=clip,
+        epochs=epochs,
         **declared,
     )
     run = space["train"]
@@ -303,11 +304,23 @@ def test_without_a_declared_loss_it_follows_what_backward_is_called_on(name: str
 def test_without_any_loss_it_says_what_it_cannot_judge() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    with rislab.watch(model, optimizer) as watch:
+    with rislab.watch(model, optimizer, loss=nn.MSELoss()) as watch:
+        model(torch.ones(2, 6)).sum().backward()
         optimizer.step()
     found = watch.findings()
     assert not found.faults
     assert "no loss was heard" in found[0].evidence
+
+
+def test_steps_on_no_gradient_and_runs_of_nothing_are_named() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with rislab.watch(model, optimizer) as watch:
+        optimizer.step()
+    assert [finding.name for finding in watch.findings().faults] == ["steps without a forward"]
+    with rislab.watch(model, optimizer) as watch:
+        pass
+    assert [finding.name for finding in watch.findings().faults] == ["nothing was trained"]
 
 
 def test_a_loss_that_is_divided_in_place_is_still_the_raw_one() -> None:

@@ -203,7 +203,7 @@ def _note(told: dict[str, list[str]], record: Any, state: Any) -> None:
 
 def _train_plain(text: str, setting: Setting) -> Outcome:
     """The plain loop of tests/test_checkup.py."""
-    found, model, reported = examined((LOOP, text), **setting.fields())
+    found, model, reported = examined((LOOP, text), **setting.fields(), cadence="step")
     return Outcome(tuple(found), _flat(model), tuple(map(float, reported)))
 
 
