@@ -75,6 +75,7 @@ LAZY = (
     "film",
     "film_panel",
     "localise",
+    "loops",
     "maps",
     "overfit",
     "panels",
@@ -89,7 +90,7 @@ LAZY = (
 
 
 # Names of functions that load their module when first used.
-WITHIN = {"watch": "checkup", "Finding": "finding"}
+WITHIN = {"watch": "checkup", "probe": "probes", "Finding": "finding"}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,8 @@ import traitlets
 # A figure, or its data and layout as plain mappings.
 Drawing: TypeAlias = go.Figure | dict[str, Any]
 
-# A page that does not answer within this many seconds may be closed, or slow: each time it is given twice as many, up to
-# the last figure. What is sent to a slow page regardless would pile up there, and its buttons would seem dead.
+# A page that does not answer within this many seconds may be closed, or slow: each time it is given twice as many, up
+# to the last figure. What is sent to a slow page regardless would pile up there, and its buttons would seem dead.
 PATIENCE = 1.0
 LONGEST = 16.0
 # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.

@@ -81,7 +81,7 @@ def mixed(
     return reported
 
 
-def fabric(model: nn.Module, optimizer: Any, batches: Sequence[SceneBatch], size: int, epochs: int) -> list[float]:
+def fabric(model: Any, optimizer: Any, batches: Sequence[SceneBatch], size: int, epochs: int) -> list[float]:
     """Lightning Fabric: it holds back the exchange of gradients, and leaves the division to the loop."""
     from lightning_fabric import Fabric
 
@@ -103,7 +103,7 @@ def fabric(model: nn.Module, optimizer: Any, batches: Sequence[SceneBatch], size
     return reported
 
 
-def accelerated(model: nn.Module, optimizer: Any, batches: Sequence[SceneBatch], size: int, epochs: int) -> list[float]:
+def accelerated(model: Any, optimizer: Any, batches: Sequence[SceneBatch], size: int, epochs: int) -> list[float]:
     """accelerate: accumulate() decides which step is one, and backward() divides by K."""
     from accelerate import Accelerator
 

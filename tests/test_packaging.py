@@ -24,7 +24,7 @@ ORDER = (
     "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "model", "records", "files", "state",
     "training", "gradients", "runs", "overfit", "fault", "faults_accumulation", "faults_reported", "faults_numerics",
     "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding", "testimony", "witness",
-    "deliveries", "course", "hearing", "reported", "checkup", "bystander", "script",
+    "deliveries", "course", "hearing", "reported", "checkup", "bystander", "script", "subject", "probes", "loops",
     "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions", "localise", "explore", "film",
     "machine", "figures", "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner",
     "clinic_panel", "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel",
@@ -54,7 +54,8 @@ def test_environment_can_be_created(tmp_path: Path) -> None:
 def test_constraints_pin_every_dependency() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pinned = {re.split("==", line)[0].lower().replace("_", "-"): line for line in lines}
-    wanted = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["loops"], *(one for one in extras["test"] if one != "rislab[loops]")]
     for requirement in wanted:
         name = re.split(r"[<>=\[]", requirement)[0].lower().replace("_", "-")
         assert name in pinned, f"{name} is not pinned"
