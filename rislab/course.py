@@ -207,7 +207,11 @@ def _rates(applied: list[Step]) -> list[Finding]:
     largest = [max(step.rates, default=0.0) for step in applied]
     lowest = [rate <= 1.001 * min(largest) for rate in largest]
     falls = largest and min(largest) <= 0.05 * max(largest) and lowest[-1]
-    if falls and not zero and sum(lowest) > len(lowest) / 2:
+    faint = [rate < 1e-3 * max(largest) for rate in largest]
+    if falls and not zero and sum(faint) > len(faint) / 2:
+        text = f"{sum(faint)} of {len(faint)} steps at less than 1/1000 of the largest rate, {max(largest):.2g}"
+        found.append(warning("C6", "schedule ends early", text))
+    elif falls and not zero and sum(lowest) > len(lowest) / 2:
         text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(largest):.2g} of {max(largest):.2g}"
         found.append(warning("C6", "schedule ends early", text))
     return found

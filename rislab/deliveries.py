@@ -130,7 +130,7 @@ def judge(seen: Testimony, contract: Contract) -> list[Judged]:
             continue
         if not bool(torch.isfinite(true).all()) or float(true.norm()) == 0:
             continue
-        free = not seen.heard or any(batch.free for batch in batches)
+        free = not seen.heard or any(batch.free or batch.terms for batch in batches)
         scale = sum(batch.weight for batch in batches) if free else 1.0
         # A loss may be there to be made as large as can be.
         true = scale * true if scale else true
@@ -268,7 +268,7 @@ def _weighed(one: Judged, judged: Sequence[Judged], seen: Testimony, contract: C
     if not alike or len({batch.site for batch in one.batches}) > 1:
         return []
     means = not any(batch.free for batch in one.batches)
-    if one.size > 1 and means and near(weights[0], 1, 1e-3):
+    if one.size > 1 and _whole(one):
         return [fault("C1", "never divided", text, one.step.where, ("divided on the first batch only",))]
     if one.size > 1 and means and one.size == size and near(weights[0], 1 / size**2, 1e-3):
         return [fault("C1", "divided twice", text, one.step.where)]
@@ -277,6 +277,18 @@ def _weighed(one: Judged, judged: Sequence[Judged], seen: Testimony, contract: C
         if others and all(near(weight, 1 / size, 1e-3) for weight in others):
             return [fault("C1", "ragged window divided by K", text, one.step.where)]
     return []
+
+
+def _whole(one: Judged) -> bool:
+    """Whether each mean of a window counts 1: a loss, the sum of its terms or the heaviest of them."""
+    for batch in one.batches:
+        terms = batch.terms or (() if batch.free else (batch.weight,))
+        parts = {sum(terms), *terms}
+        if not any(near(part, 1, 1e-3) for part in (sum(terms), max(terms, default=0.0))):
+            return False
+        if any(near(part, 1 / one.size, 1e-3) for part in parts):
+            return False
+    return True
 
 
 def _named(one: Judged, before: Judged | None, seen: Testimony, contract: Contract) -> Finding:
@@ -330,7 +342,7 @@ def _turned(one: Judged, before: Judged | None, size: int, text: str, contract: 
             return fault("C1", "never divided", told, where, ("divided on the first batch only",))
         if one.size > 1 and near(means.alpha, 1 / size):
             return fault("C1", "divided twice", told, where, ("mean of means in the window",))
-    weights = _arrived(one)
+    weights = arrived(one)
     if weights is not None and len(weights) > 1:
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
         if all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
@@ -375,7 +387,7 @@ def _mostly_unequal(one: Judged) -> bool:
     return len(one.batches) - counts.most_common(1)[0][1] > 1
 
 
-def _arrived(one: Judged) -> list[float] | None:
+def arrived(one: Judged) -> list[float] | None:
     """How often each micro-batch counts in the step; 1 is its exact share, None if nobody can tell.
 
     The loop's own weights, where they explain what the optimiser got, else those of least squares.
@@ -418,8 +430,8 @@ def surplus(step: Step, size: int, contract: Contract) -> list[float] | None:
     true, shares = _window(batches, contract.mean)
     if true is None or step.gradient is None or len(true) != len(step.gradient) or len(batches) <= size:
         return None
-    arrived = _arrived(Judged(step, 0, batches, shares, true, compare(step.gradient, true), False))
-    return None if arrived is None else arrived[: len(batches) - size]
+    counted = arrived(Judged(step, 0, batches, shares, true, compare(step.gradient, true), False))
+    return None if counted is None else counted[: len(batches) - size]
 
 
 def near(value: float, wanted: float, least: float = LOOSE) -> bool:

@@ -186,9 +186,10 @@ class LoopsConfig:
 
 @dataclass(frozen=True)
 class Examined:
-    """What a loop reported, and what the checkup says of it."""
+    """What a loop reported, how it was watched, and what the checkup says of it."""
 
     reported: list[float]
+    watch: Watch
     findings: Findings
 
     def _repr_html_(self) -> str:
@@ -225,7 +226,7 @@ def examined(name: str, config: LoopsConfig | None = None, *, broken: bool = Fal
     seen: Watch = watch(model, optimizer, accumulation_steps=SIZE, epochs=config.epochs, **declared)
     with seen:
         reported = train(model, optimizer, batches, SIZE, config.epochs)
-    return Examined(reported, seen.findings(reported=reported))
+    return Examined(reported, seen, seen.findings(reported=reported))
 
 
 def _compiled(loop: Loop, *, broken: bool) -> Callable[..., list[float]]:

@@ -40,7 +40,7 @@ class MicroBatch:
         free: whether the loss is no mean, so that only its author knows its scale.
         backwards: of the loop, that came to this loss. weight: what they weighed it with, unscaled.
         last: the last of them. reached: whether the loss depends on the weights at all.
-        shared: made of several losses or backwards.
+        terms: weights of the means that it is known to be a sum of, empty for a single loss.
     """
 
     number: int
@@ -58,7 +58,7 @@ class MicroBatch:
     backwards: int = 0
     weight: float = 0.0
     last: Backward | None = None
-    shared: bool = False
+    terms: tuple[float, ...] = ()
 
 
 @dataclass(eq=False)
@@ -165,11 +165,11 @@ def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:
         gradient=torch.stack([share * gradient for share, gradient in known]).sum(dim=0) if whole else None,
         why=next((batch.why for batch in batches if batch.why), ""),
         broken=any(batch.broken for batch in batches),
-        free=True,
+        free=any(batch.free for batch in batches),
         backwards=max(batch.backwards for batch in batches),
         weight=weight,
         last=max((one.last for one in batches if one.last is not None), key=lambda one: one.number, default=None),
-        shared=True,
+        terms=tuple(term for batch in batches for term in batch.terms or (batch.weight,)),
     )
 
 

@@ -212,6 +212,8 @@ class Witness:
         if not self.seen.heard:
             if self._root is not None and batch is not self._root and batch in self._since:
                 # A term of what backward was called on.
+                if self._wanted() and not batch.free:
+                    self._root.terms = (*self._root.terms, float(upstream) / self._scale_now())
                 self._since.remove(batch)
                 self.seen.micro_batches -= 1
             return

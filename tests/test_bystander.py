@@ -72,7 +72,7 @@ FAULTY: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     ),
     "clipped in each pass": (
         "tied_lm", '            l.backward()\n        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)\n',
-        '            l.backward()\n            torch.nn.utils.clip_grad_norm_(m.parameters(), 0.05)\n',
+        '            l.backward()\n            torch.nn.utils.clip_grad_norm_(m.parameters(), 0.01)\n',
         ("clipped per micro-batch", "gradient direction"),
     ),
     "a step in each pass": (
@@ -88,7 +88,8 @@ FAULTY: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
         "max_steps", "m = nn.Linear(5, 1)\n", "m = nn.Linear(5, 1).bfloat16()\n", ("weights kept in bf16",)
     ),
     "a layer left out": (
-        "vae", "torch.optim.Adam(m.parameters(), 1e-3)", "torch.optim.Adam([*m.a.parameters(), *m.d.parameters()], 1e-3)",
+        "vae", "torch.optim.Adam(m.parameters(), 1e-3)",
+        "torch.optim.Adam([*m.a.parameters(), *m.d.parameters()], 1e-3)",
         ("not in the optimiser",),
     ),
     "a schedule much too fast": (
