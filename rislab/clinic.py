@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from rislab.autopsy import Autopsy
 from rislab.checkup import Findings, watch
 from rislab.errors import check_choice, check_number
 from rislab.fault import Fault, broken
 from rislab.faults import named
-from rislab.overfit import Rung
+from rislab.overfit import OverfitConfig, Rung
 from rislab.readings import OF_A_HOUSE, OF_A_TRAINING, examine, prepared
 
 # Learning rates of the head at which the correct loop learns the set within a dozen epochs.
@@ -286,22 +287,39 @@ def diagnosed(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
     """
     with _house(fault) as (house, _):
         config, data, model, fresh = prepared(house, **setting)
-        state = house.state.TrainState.begin(model, len(data), config)
-        observer = watch(
-            model,
-            state.optimizer,
-            loss=house.training.loss_of,
-            of=lambda loss: loss.total,
-            accumulation_steps=config.accumulation_steps,
-            scaler=state.scaler,
-            scheduler=state.scheduler,
-            clip_norm=config.clip_norm,
-            epochs=config.epochs,
-            cadence="step",
-        )
-        house.training.loss_of = observer.loss
-        with observer:
-            told = [*house.training.fit(model, data, config, validation=fresh, resume=state)]
+        return findings(house, model, data, config, fresh)
+
+
+def second_opinion(config: OverfitConfig) -> Findings:
+    """What the checkup finds in the very training that a configuration of the ladder describes."""
+    with _house(None) as (house, _):
+        twin = house.overfit.OverfitConfig(**vars(config))
+        return findings(house, twin.model(), twin.data(), twin.training(), twin.validation_data())
+
+
+def findings(house: types.ModuleType, model: nn.Module, data: Any, config: Any, fresh: Any) -> Findings:
+    """Train in a house, watched, and say what is wrong with the loop.
+
+    Args:
+        house: see fault.broken(). model: to be trained. data, fresh: its SceneBatch, and that of the validation or
+            None. config: its TrainConfig.
+    """
+    state = house.state.TrainState.begin(model, len(data), config)
+    observer = watch(
+        model,
+        state.optimizer,
+        loss=house.training.loss_of,
+        of=lambda loss: loss.total,
+        accumulation_steps=config.accumulation_steps,
+        scaler=state.scaler,
+        scheduler=state.scheduler,
+        clip_norm=config.clip_norm,
+        epochs=config.epochs,
+        cadence="step",
+    )
+    house.training.loss_of = observer.loss
+    with observer:
+        told = [*house.training.fit(model, data, config, validation=fresh, resume=state)]
     return observer.findings(reported=[record.train for record in told if hasattr(record, "train")])
 
 

@@ -66,6 +66,7 @@ class Judged:
     Args:
         step: as seen. number: from 1. batches: its micro-batches. shares: that each should count with.
         true: gradient of the window. comparison: of the step's with it. free: whether only its direction can be judged.
+        scale: that the loop gave its loss, and `true` as well where it is free; else 1.
     """
 
     step: Step
@@ -75,6 +76,13 @@ class Judged:
     true: Tensor
     comparison: GradientComparison
     free: bool
+    scale: float = 1.0
+
+    @property
+    def alpha(self) -> float:
+        """α against the mean of the window's losses, where they are means; else against whatever the loop made."""
+        means = not any(batch.free or batch.terms for batch in self.batches)
+        return self.comparison.alpha * (self.scale if means else 1.0)
 
     @property
     def size(self) -> int:
@@ -134,7 +142,7 @@ def judge(seen: Testimony, contract: Contract) -> list[Judged]:
         scale = sum(batch.weight for batch in batches) if free else 1.0
         # A loss may be there to be made as large as can be.
         true = scale * true if scale else true
-        found.append(Judged(step, place, batches, shares, true, compare(step.gradient, true), free))
+        found.append(Judged(step, place, batches, shares, true, compare(step.gradient, true), free, scale))
     return found
 
 

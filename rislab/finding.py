@@ -54,6 +54,24 @@ FIXES = {
     "rounded to four digits": "report all digits, in scientific form where it is small",
 }  # fmt: skip
 
+DOCS = "https://docs.pytorch.org/docs/stable/"
+# Where the right way of what a check looks at is written down.
+READING = {
+    "C1": f"{DOCS}notes/amp_examples.html#gradient-accumulation",
+    "C2": f"{DOCS}notes/amp_examples.html#gradient-accumulation",
+    "C3": f"{DOCS}notes/amp_examples.html#gradient-accumulation",
+    "C4": f"{DOCS}optim.html#constructing-it",
+    "C5": f"{DOCS}amp.html#gradient-scaling",
+    "C6": f"{DOCS}optim.html#how-to-adjust-learning-rate",
+    "C7": f"{DOCS}notes/amp_examples.html#gradient-clipping",
+    "C8": f"{DOCS}optim.html#taking-an-optimization-step",
+    "C9": f"{DOCS}optim.html#taking-an-optimization-step",
+    "C10": f"{DOCS}optim.html#taking-an-optimization-step",
+    "C11": f"{DOCS}optim.html#how-to-adjust-learning-rate",
+    "C12": f"{DOCS}notes/autograd.html#evaluation-mode-nn-module-eval",
+    "C13": f"{DOCS}notes/amp_examples.html#typical-mixed-precision-training",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -79,8 +97,19 @@ class Finding:
         parts = [f"{MARKS[self.severity]} {self.code} {self.name}: {self.evidence}"]
         parts += [f"        where: {self.where}"] if self.where else []
         parts += [f"        fix: {self.fix}"] if self.fix else []
+        parts += [f"        read on: {self.read_on}"] if self.read_on else []
         parts += [f"        may also be: {', '.join(self.aliases)}"] if self.aliases else []
         return "\n".join(parts)
+
+    @property
+    def read_on(self) -> str:
+        """Where more is told of a fault or a warning: the catalogue, or else the documentation of PyTorch; or ""."""
+        from rislab.faults import FAULTS
+
+        if self.severity == "note":
+            return ""
+        known = any(fault.name == self.name for fault in FAULTS)
+        return f'rislab faults "{self.name}"' if known else READING.get(self.code, "")
 
 
 class Findings(list[Finding]):
@@ -100,10 +129,14 @@ class Findings(list[Finding]):
     def _repr_html_(self) -> str:
         if not self:
             return "<p>nothing to report</p>"
-        head = ("", "code", "what", "numbers", "where", "how to fix", "may also be")
-        rows = [
-            (f"<b>{f.severity}</b>", f.code, f.name, f.evidence, f.where, f.fix, ", ".join(f.aliases)) for f in self
+        head: tuple[str, ...] = ("", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
+        rows: list[tuple[str, ...]] = [
+            (f"<b>{f.severity}</b>", f.code, f.name, f.evidence, f.where, f.fix, f.read_on, ", ".join(f.aliases))
+            for f in self
         ]
+        # A column that says nothing takes the room of one that does.
+        said = [place for place in range(len(head)) if place < 4 or any(row[place] for row in rows)]
+        head, rows = tuple(head[place] for place in said), [tuple(row[place] for place in said) for row in rows]
         cell = "style='text-align:left;padding:2px 8px;vertical-align:top'"
         top = "".join(f"<th {cell}>{name}</th>" for name in head)
         body = "".join(

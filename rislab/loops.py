@@ -5,9 +5,12 @@ Each trains the network of this lab on a few scenes, in windows of micro-batches
 
 from __future__ import annotations
 
+import difflib
 import functools
+import html
 import importlib.util
 import inspect
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -150,8 +153,10 @@ class Loop:
 
     def diff(self) -> str:
         """The edit, line by line."""
-        removed = [f"- {line.strip()}" for line in self.before.splitlines() if line.strip()]
-        return "\n".join([*removed, *(f"+ {line.strip()}" for line in self.after.splitlines() if line.strip())])
+        before, after = self.source().splitlines(), self.source(broken=True).splitlines()
+        changed = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[0] in "-+"]
+        # Without the names of the files.
+        return "\n".join(changed[2:])
 
 
 LOOPS = {
@@ -227,6 +232,65 @@ def examined(name: str, config: LoopsConfig | None = None, *, broken: bool = Fal
     with seen:
         reported = train(model, optimizer, batches, SIZE, config.epochs)
     return Examined(reported, seen, seen.findings(reported=reported))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A loop as it should be and with its fault, both None where the package that it needs is not installed."""
+
+    name: str
+    correct: Examined | None
+    broken: Examined | None
+
+    @property
+    def missing(self) -> str:
+        """What to install, or ""."""
+        return "" if self.correct else f"{LOOPS[self.name].needs} is not installed: pip install 'rislab[loops]'"
+
+    @property
+    def named(self) -> bool:
+        """Whether one of the first two findings names the fault."""
+        found = self.broken.findings[:2] if self.broken else []
+        return any(LOOPS[self.name].fault in (finding.name, *finding.aliases) for finding in found)
+
+    def row(self) -> str:
+        """One line: the last NMSE that was reported, and the faults found, without the edit and with it."""
+        if self.correct is None or self.broken is None:
+            return f"{self.name:<12} {self.missing}"
+        told = [
+            f"NMSE {one.reported[-1]:.4f}, {', '.join(f.name for f in one.findings.faults) or 'no fault'}"
+            for one in (self.correct, self.broken)
+        ]
+        return f"{self.name:<12} {told[0]:<24} {told[1]}"
+
+    def figure(self) -> Any:
+        """What the optimiser got in both; None where nothing was run."""
+        from rislab.deliveries_figure import steps
+
+        if self.correct is None or self.broken is None:
+            return None
+        return steps({"correct": self.correct.watch, LOOPS[self.name].fault: self.broken.watch})
+
+    def _repr_html_(self) -> str:
+        if self.correct is None or self.broken is None:
+            return f"<p>not run: {self.missing}</p>"
+        loop = LOOPS[self.name]
+        source = html.escape(textwrap.dedent(loop.source()).strip())
+        mono = "style='font-size:12px;line-height:1.35;margin:4px 0;white-space:pre-wrap'"
+        return (
+            f"<details><summary>the loop</summary><pre {mono}>{source}</pre></details>"
+            f"<p><b>As it should be.</b></p>{self.correct._repr_html_()}"
+            f"<p><b>With an edit</b> ({loop.fault}):</p><pre {mono}>{html.escape(loop.diff())}</pre>"
+            f"{self.broken._repr_html_()}"
+        )
+
+
+def pair(name: str, config: LoopsConfig | None = None) -> Pair:
+    """Run one of the loops as it should be and with its fault, if its package is there; see examined()."""
+    check_choice("name", name, LOOPS)
+    if LOOPS[name].missing:
+        return Pair(name, None, None)
+    return Pair(name, examined(name, config), examined(name, config, broken=True))
 
 
 def _compiled(loop: Loop, *, broken: bool) -> Callable[..., list[float]]:

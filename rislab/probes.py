@@ -130,7 +130,7 @@ def poisoned(subject: Subject) -> list[Finding]:
     batches[place] = (changed(inputs, first, torch.full_like(first, math.inf)), target)
     model = subject.copy().train()
     with torch.no_grad():
-        raw = float(subject.loss_of(subject.copy().train(), batches[place]))
+        raw = float(subject.loss_of(subject.copy().train(), batches[place]).detach())
     if math.isfinite(raw):
         return [note("P1", "not judged", f"with infinity in its inputs the network still has a loss of {raw:.4g}")]
     try:
@@ -181,7 +181,7 @@ def _slope(subject: Subject, output: Tensor, target: Any) -> tuple[float, float]
     at = output.detach().clone().requires_grad_()
     value = subject.loss(at, target)
     (gradient,) = torch.autograd.grad(value, at)
-    return float(value), float(gradient.abs().double().square().sum().sqrt())
+    return float(value.detach()), float(gradient.abs().double().square().sum().sqrt())
 
 
 def independence(subject: Subject) -> list[Finding]:
@@ -257,7 +257,7 @@ def modes(subject: Subject) -> list[Finding]:
     with torch.no_grad():
         for training in (True, False):
             model.train(training)
-            values.append(float(subject.loss_of(model, batch)))
+            values.append(float(subject.loss_of(model, batch).detach()))
     train, evaluated = values
     if evaluated > 0.5 * first and evaluated > 5 * abs(train):
         text = (
@@ -303,14 +303,14 @@ def ranges(subject: Subject) -> list[Finding]:
     found = []
     device = next((value.device.type for value in parts(batch[0]).values()), "cpu")
     with torch.no_grad():
-        full = float(subject.loss_of(model, batch))
+        full = float(subject.loss_of(model, batch).detach())
         if half and not math.isfinite(full):
             others = ("epsilon vanishes in half precision", "complex numbers in half precision")
             text = f"the weights are {half}, and the loss is {full}"
             found.append(fault("P8", "squares overflow in half precision", text, "", others))
         if not half:
             with torch.autocast(device, dtype=torch.float16):
-                low = float(subject.loss_of(subject.copy().train(), batch))
+                low = float(subject.loss_of(subject.copy().train(), batch).detach())
             if math.isfinite(full) and not math.isfinite(low):
                 text = f"loss {full:.4g} as it is, and {low} under autocast to float16"
                 vanishing = ("epsilon vanishes in half precision",)
@@ -432,8 +432,8 @@ def _steps(subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer,
         optimizer.zero_grad(set_to_none=True)
         loss = subject.loss_of(model, subject.data[place % len(subject.data)])
         loss.backward()
-        optimizer.step(partial(float, loss) if isinstance(optimizer, torch.optim.LBFGS) else None)
-        losses.append(float(loss))
+        optimizer.step(partial(float, loss.detach()) if isinstance(optimizer, torch.optim.LBFGS) else None)
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from rislab import clinic_figures
-from rislab.clinic import Case, Clinic, ledger
+from rislab.clinic import Case, Clinic, diagnosed, ledger
 from rislab.clinic_panel import (
     RIGHT,
     Newest,
@@ -24,6 +24,7 @@ from rislab.clinic_panel import (
     unfold,
 )
 from rislab.errors import check_choice, check_number
+from rislab.finding import Findings
 from rislab.quiz import Question, Quiz
 from rislab.records import console
 
@@ -44,6 +45,7 @@ class QuizPanel:
         self.error: Exception | None = None
         self.widget: Any = None
         self._cases: dict[int, Case] = {}
+        self._findings: dict[int, Findings] = {}
         self._clinic = Clinic()
         self._show: Callable[[], None] = lambda: None
         self.newest = Newest(self._follow, self._fail)
@@ -79,6 +81,13 @@ class QuizPanel:
             self._cases[number] = self._clinic.case(self.quiz.questions[number - 1].fault)
         return self._cases[number]
 
+    def findings(self, number: int) -> Findings:
+        """What the checkup says of the loop of a question; the loop is trained once more for it."""
+        case = self.case(number)
+        if number not in self._findings:
+            self._findings[number] = diagnosed(case.fault, case.setting)
+        return self._findings[number]
+
     def figure(self, number: int = 1) -> go.Figure:
         """All pictures of a question, without a name or an answer."""
         figure = clinic_figures.pictures(self.case(number), HIDDEN)
@@ -110,6 +119,7 @@ class QuizPanel:
     def _follow(self, number: int) -> None:
         self.case(number)
         self._show()
+        self.findings(number)
         # While the answer is thought of.
         if number < self.quiz.count and not self.newest.overtaken:
             self.case(number + 1)
@@ -196,4 +206,6 @@ def explanation(panel: QuizPanel, case: Case) -> str:
     return (
         f"<div style='line-height:1.4'>{html.escape(panel.said)}</div><div style='display:flex;gap:24px'>"
         f"<div style='flex:3'>{diff_of(case.fault)}</div><div style='flex:2'>{numbers}</div></div>"
+        f"<div style='margin-top:8px'>What the checkup says, which knows neither the name nor a correct loop:</div>"
+        f"{panel.findings(panel.number)._repr_html_()}"
     )

@@ -54,6 +54,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
     The check knows each parameter of its notebook: one that it does not know is an InputError, not a value unchecked.
     """
     from rislab.clinic import ClinicConfig
+    from rislab.loops import LoopsConfig
     from rislab.overfit import OverfitConfig
     from rislab.precision import PrecisionConfig
     from rislab.story import StoryConfig
@@ -68,6 +69,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
         "whodunnit": StoryConfig,
         "fault_clinic": ClinicConfig,
         "music": _check_music,
+        "your_loop": LoopsConfig,
     }
 
     def check(values: dict[str, object]) -> object:

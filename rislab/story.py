@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rislab import records
+from rislab import clinic, records
 from rislab.clinic import Reading
 from rislab.data import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
 from rislab.fault import Fault, broken, source_of
 from rislab.faults import named
+from rislab.finding import Findings
 from rislab.losses import loss_of, phase_of
 from rislab.model import CovarianceNet
 from rislab.overfit import OverfitConfig
@@ -250,6 +251,19 @@ def replay(
                 outside.look(model, told[-1].epoch + 1)
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     return Replay(culprit, tuple(accomplices), told, outside.batch_losses[:-1], outside.fresh, weights)
+
+
+def second_opinion(config: StoryConfig, culprit: str) -> Findings:
+    """What the checkup finds in a replay; it knows how many batches were meant for each step, and nothing else.
+
+    Args:
+        config: see StoryConfig. culprit: of CULPRITS.
+    """
+    size = CULPRITS[culprit].steps or config.batches
+    with broken(*faults_of(culprit, ())) as house:
+        twin = house.overfit.OverfitConfig(**vars(config.overfit(size)))
+        training = twin.training(warmup=config.warmup)
+        return clinic.findings(house, twin.model(), twin.data(), training, twin.validation_data())
 
 
 def probed(config: StoryConfig, culprit: str) -> list[str]:

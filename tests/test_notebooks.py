@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "precision": {"scenes": 64, "windows": 6, "accumulation_steps": [1, 4]},
     "whodunnit": {"epochs": 4, "repair_epochs": 4},
+    "your_loop": {"epochs": 2},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
 }
 CHROMIUM = shutil.which("chromium")

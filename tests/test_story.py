@@ -36,6 +36,13 @@ def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(cast: di
     assert len(set(accused.validations)) == SMALL.epochs
 
 
+def test_the_checkup_names_the_culprits_and_leaves_the_innocent_alone() -> None:
+    said = {name: story.second_opinion(StoryConfig(epochs=3), name) for name in CULPRITS}
+    assert said["correct loop"] == said["suspect"] == []
+    for name in ("suspect, K = 4", "stage one", "stage two"):
+        assert said[name][0].name == CULPRITS[name].fault
+
+
 def test_stage_one_reports_exactly_nothing(cast: dict[str, Replay]) -> None:
     told = cast["stage one"]
     assert [end.train for end in told.ends] == [0.0] * 3
