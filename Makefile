@@ -22,7 +22,7 @@ lint: .venv/installed-test
 bench: .venv/installed-bench
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
 
-# What the checkup says of every mutant of the loop, into reports/mutants.md and reports/confusion.md.
+# What the checkup says of every mutant of the loop, into reports/: mutants.md, confusion.md, innocent.md.
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutation
 

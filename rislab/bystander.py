@@ -217,7 +217,7 @@ class Bystander:
             roots = _roots([module for module in modules if _shares(module, own)])
             scheduler = _scheduler([one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer])
             party = Party(optimizer, scaler, scheduler, roots, Witness(list, optimizer, None, None, self._every))
-            party.witness = Witness(self._names(party), optimizer, scaler, scheduler, self._every)
+            party.witness = Witness(self._names(party), optimizer, scaler, scheduler, self._every, self._all)
             party.witness.seen.heard = False
             party.witness.begin()
             self.parties.append(party)
@@ -226,6 +226,10 @@ class Bystander:
             self._concerned[place] = [
                 party for party in self.parties if any(id(value) in held for value in _tensors(party.optimizer))
             ]
+
+    def _all(self) -> list[Tensor]:
+        """The tensors of all optimisers."""
+        return [value for party in self.parties for value in _tensors(party.optimizer)]
 
     def _names(self, party: Party) -> Callable[[], list[tuple[str, Tensor]]]:
         """The tensors of a party's networks that no other optimiser holds, and the loose ones of its own."""

@@ -72,7 +72,7 @@ class Watch:
         enabled = None if scaler is None else bool(scaler.is_enabled())
         self.contract = Contract(accumulation_steps, mean, clip_norm, enabled, scheduler is not None, cadence, epochs)
         self._model, self._loss, self._of = model, loss, of
-        self._witness = Witness(model.named_parameters, optimizer, scaler, scheduler, every)
+        self._witness = Witness(model.named_parameters, optimizer, scaler, scheduler, every, model.parameters)
         self._handles: list[RemovableHandle] = []
         self._listener: Listener | None = None
         self.seen = self._witness.seen

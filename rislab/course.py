@@ -129,11 +129,17 @@ def window_findings(seen: Testimony, contract: Contract) -> list[Finding]:
         found.append(fault("C3", "window off by one", told, steps[0].where))
     elif long and (declared or size > 1) and all(b.backwards for step in steps for b in step.micro_batches):
         found.append(_overlong(steps, size, told, contract))
-    left = [batch for batch in seen.left if batch.backwards]
+    left = [batch for batch in seen.left if batch.backwards and not _thrown_away(batch, seen)]
     if left and len(left) < size and not found and not any(batch.broken for batch in left):
         text = f"{len(left)} micro-batches with a backward came after the last step, K = {size} ({source})"
         found.append(fault("C10", "tail never stepped", text, left[-1].where, ("left-overs leak",)))
     return found
+
+
+def _thrown_away(batch: MicroBatch, seen: Testimony) -> bool:
+    """Whether whatever its line gave was zeroed before a step, as the generator's loss is in a discriminator."""
+    before = [(step, other) for step in seen.steps for other in step.micro_batches if other.site == batch.site]
+    return bool(before) and not any(step.kept(other) for step, other in before)
 
 
 def _overlong(steps: list[Step], size: int, told: str, contract: Contract) -> Finding:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -167,6 +167,11 @@ def gradient_findings(seen: Testimony, contract: Contract) -> list[Finding]:
     # Windows that are too long are named as such.
     own = [one for one in judged if one.size <= size or (source != "declared" and size == 1)]
     bent = [one for one in own if not one.exact() and not _clipped(one, judged, contract)]
+    erased = [one for one in bent if _own(one) == 0 and not math.isfinite(one.step.around)]
+    if erased:
+        text = f"{len(erased)} steps on a gradient of 0, as another optimiser's was infinite"
+        found.append(note("C7", "clipped by an infinite norm", text))
+    bent = [one for one in bent if one not in erased]
     unheard = [one for one in bent if _partly_heard(one)]
     if unheard:
         text = f"{len(unheard)} of {len(judged)} steps hold the gradient of something besides the loss that was heard"
@@ -233,21 +238,33 @@ def _clipped(one: Judged, judged: Sequence[Judged], contract: Contract) -> bool:
     length, true = float(one.gradient.norm()), float(one.true.norm())
     relative = max(1e-4, one.alarm)
     if contract.clip_norm is not None:
-        return one.along() and abs(length - min(true, contract.clip_norm)) <= relative * length
+        joint = one.step.around > 0 and abs(_joint(one) - contract.clip_norm) <= relative * contract.clip_norm
+        return one.along() and (joint or abs(length - min(true, contract.clip_norm)) <= relative * length)
     if not one.along():
         largest = float(one.gradient.abs().max())
         return largest > 0 and torch.allclose(
             one.gradient, one.true.clamp(-largest, largest), rtol=10 * relative, atol=relative * largest
         )
-    alike = [
-        other
-        for other in judged
-        if abs(float(other.gradient.norm()) - length) <= relative * length and not other.exact()
-    ]
-    spread = [float(other.true.norm()) for other in alike]
-    # One length out of several different ones: nothing but clipping does that, before or after unscaling.
-    evident = len(alike) >= 2 and max(spread) > (1 + 10 * relative) * min(spread) and length < min(spread)
+    evident = _evident(one, judged, _own) or (one.step.around > 0 and _evident(one, judged, _joint))
     return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
+
+
+def _evident(one: Judged, judged: Sequence[Judged], length_of: Callable[[Judged], float]) -> bool:
+    """Whether one length was made out of several different ones: nothing but clipping does that."""
+    length, relative = length_of(one), max(1e-4, one.alarm)
+    alike = [other for other in judged if abs(length_of(other) - length) <= relative * length and not other.exact()]
+    spread = [length_of(other) / other.comparison.alpha for other in alike if other.comparison.alpha > 0]
+    return len(spread) >= 2 and max(spread) > (1 + 10 * relative) * min(spread) and length < min(spread)
+
+
+def _own(one: Judged) -> float:
+    """Length of the gradient that the optimiser got."""
+    return float(one.gradient.norm())
+
+
+def _joint(one: Judged) -> float:
+    """The same, together with those that other optimisers held."""
+    return math.hypot(_own(one), one.step.around)
 
 
 def _too_long(one: Judged, contract: Contract) -> bool:
@@ -320,17 +337,22 @@ def _scaled(one: Judged, size: int, text: str, seen: Testimony, contract: Contra
     limit = contract.clip_norm is not None and near(float(one.gradient.norm()) * scale, contract.clip_norm)
     if scale > 1 and (limit or near(alpha * scale, 1) or alpha < 1e-2):
         return fault("C7", "clipped before unscaling", f"{text}; loss scale {scale:g}", where)
-    if one.size > 1 and near(alpha, one.size):
+    # What the backwards left was right, and what came after may be any factor: this one must be met exactly.
+    after = _delivered(one)
+    least = 1e-3 if after else LOOSE
+    if one.size > 1 and near(alpha, one.size, least):
         return fault("C1", "never divided", text, where, ("divided on the first batch only",))
-    if one.size < size and near(alpha, one.size / size):
+    if one.size < size and near(alpha, one.size / size, least):
         return fault("C1", "ragged window divided by K", text, where)
-    if size > 1 and near(alpha, 1 / size):
+    if size > 1 and near(alpha, 1 / size, least):
         return fault("C1", "divided twice", text, where)
     samples = [batch.samples for batch in one.batches]
     if len(set(samples)) == 1 and near(alpha, 1 / samples[0], 1e-3):
         return note("C1", "not judged", f"{text}: the loss seems to be a sum over {samples[0]} samples")
     if contract.accumulation_steps is None:
         return warning("C1", "gradient scale", f"{text}: meant, if the loss has a factor of its own", where)
+    if after and alpha < 1 and contract.clip_norm is None:
+        return warning("C1", "gradient scale", f"{text}: made shorter after the last backward, as by clipping", where)
     return fault("C1", "gradient scale", text, where, ("divided twice", "never divided"))
 
 
@@ -383,10 +405,13 @@ def _parallel(found: GradientComparison, alarm: float) -> bool:
 
 def _handled(one: Judged) -> bool:
     """Whether the backwards gave the right sum, and the loop then made something else of it than fewer digits."""
+    return _delivered(one) and not bool((one.gradient.bfloat16() == one.gradient).all())
+
+
+def _delivered(one: Judged) -> bool:
+    """Whether the last backward of a window left the gradient that it should."""
     last = one.step.backwards[-1].after if one.step.backwards else None
-    if last is None or len(last) != len(one.true) or bool((one.gradient.bfloat16() == one.gradient).all()):
-        return False
-    return compare(last, one.true).relative_error <= one.alarm
+    return last is not None and len(last) == len(one.true) and compare(last, one.true).relative_error <= one.alarm
 
 
 def _mostly_unequal(one: Judged) -> bool:

@@ -29,6 +29,9 @@ def reported_findings(reported: Sequence[float], seen: Testimony, contract: Cont
         return [fault("C14", "another loss reported", f"{text}, in {contract.epochs} epochs (declared)", "", others)]
     if not total:
         return [note("C14", "not judged", text)]
+    if any(step.inside for step in seen.steps):
+        text = f"{text}, as a closure asks for its loss again and again"
+        return _strange(values, losses, seen) or [note("C14", "not judged", text)]
     if total % epochs:
         return _strange(values, losses, seen) or [note("C14", "not judged", f"{text}, which is no multiple of it")]
     length = total // epochs

@@ -71,7 +71,8 @@ class Step:
         applied: False for a step that a scaler left out. scale: of the loss, at that time.
         finite: whether all gradients were numbers. rates: learning rates. ticks: of the scheduler so far.
         forwards: in training mode since the last step. where: file and line of the step.
-        inside: forwards that ran within the step itself, as those of a closure do.
+        inside: forwards that ran within the step itself, as those of a closure do. around: norm of the gradients that
+            tensors of other optimisers held at that moment.
     """
 
     micro_batches: list[MicroBatch]
@@ -85,6 +86,7 @@ class Step:
     forwards: int
     where: str
     inside: int = 0
+    around: float = 0.0
 
     def kept(self, batch: MicroBatch) -> bool:
         """Whether what a micro-batch gave was still there at the step: no zeroing came after it, as far as was seen."""

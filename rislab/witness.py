@@ -43,6 +43,7 @@ class Witness:
     Args:
         weights: names and tensors of the network, asked anew for each window. optimizer: of the loop.
         scaler, scheduler: of the loop, or None. every: take gradients of each n-th window.
+        beside: tensors whose gradients may be clipped together with those of the optimiser.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class Witness:
         scaler: Any,
         scheduler: Any,
         every: int,
+        beside: Callable[[], Iterable[Tensor]] = lambda: (),
     ) -> None:
         self.seen = Testimony()
         self._weights, self._optimizer, self._every = weights, optimizer, every
-        self._scaler, self._scheduler = scaler, scheduler
+        self._scaler, self._scheduler, self._beside = scaler, scheduler, beside
         self._handles: list[RemovableHandle] = []
         self._hooked: dict[int, RemovableHandle] = {}
         self._within = -1  # forwards inside a step under way; −1 outside of one
@@ -374,9 +376,13 @@ class Witness:
         self._alive |= {
             id(value) for group in optimizer.param_groups for value in group["params"] if value.grad is not None
         }
+        own = self._held()
         skipped = fused_inf is not None and bool(fused_inf.item())
         finite = gradient is None or bool(torch.isfinite(gradient).all())
         self._end(gradient=gradient, applied=not skipped, finite=finite, where=caller()[0])
+        if gradient is not None:
+            others = [value.grad for value in self._beside() if value.grad is not None and id(value) not in own]
+            self.seen.steps[-1].around = float(flat(others, others).norm()) if others else 0.0
         self._scale = self._scale_now()
         self._within = 0
 

@@ -22,13 +22,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "model", "records", "files", "state",
-    "training", "gradients", "runs", "overfit", "fault", "faults_accumulation", "faults_reported", "faults_numerics",
-    "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding", "testimony", "witness",
-    "deliveries", "course", "hearing", "reported", "checkup", "bystander", "script", "subject", "probes", "loops",
-    "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions", "localise", "explore", "film",
-    "machine", "figures", "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner",
-    "clinic_panel", "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel",
-    "panels", "notebooks", "export", "reports", "gallery", "cli_faults", "cli_checkup", "cli",
+    "training", "gradients", "runs", "overfit", "fault", "faults_accumulation", "faults_reported",
+    "faults_numerics", "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding",
+    "testimony", "witness", "deliveries", "course", "hearing", "reported", "checkup", "bystander", "script",
+    "subject", "probes", "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions", "localise",
+    "explore", "film", "machine", "figures", "deliveries_figure", "loops", "coverage_figure", "clinic_figures",
+    "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel", "story_panel",
+    "precision_panel", "live_run", "training_figure", "training_panel", "panels", "notebooks", "export", "reports",
+    "gallery", "cli_faults", "cli_checkup", "cli",
 )  # fmt: skip
 
 
@@ -99,7 +100,8 @@ def test_notebooks_are_clean(path: Path) -> None:
     assert path.stat().st_size < 100_000
     for cell in code:
         for node in ast.walk(ast.parse("".join(cell["source"]).replace("await ", ""))):
-            if isinstance(node, ast.FunctionDef):
+            # The loop of the reader is what 07 is about.
+            if isinstance(node, ast.FunctionDef) and (path.stem, node.name) != ("07_your_loop", "train"):
                 assert (node.end_lineno or 0) - node.lineno < 8, "logic belongs in the package"
 
 

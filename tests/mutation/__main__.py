@@ -1,4 +1,4 @@
-"""`python -m tests.mutation` (make mutants): writes reports/mutants.md and reports/confusion.md."""
+"""`python -m tests.mutation` (make mutants): writes mutants.md, confusion.md and innocent.md into reports/."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from tests.mutation import confusion, report
+from tests.mutation import confusion, innocent, report
 from tests.mutation.mutants import FUNCTIONS, mutants
 from tests.mutation.trial import accused, campaign, single_threaded
 
@@ -14,7 +14,7 @@ REPORTS = Path(__file__).resolve().parents[2] / "reports"
 
 
 def main() -> None:
-    """Write both reports and show their first numbers, or show the verdicts of some mutants."""
+    """Write the reports and show their first numbers, or show the verdicts of some mutants."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--only", help="show the verdicts of the mutants whose names hold this, and write nothing")
     parser.add_argument("--folder", type=Path, default=REPORTS, help="where the reports go")
@@ -30,6 +30,9 @@ def main() -> None:
     verdicts = campaign(chosen)
     _write(options.folder / "mutants.md", report.text(verdicts, accusations, time.perf_counter() - began))
     _write(options.folder / "confusion.md", confusion.text(confusion.rows()))
+    middle = time.perf_counter()
+    found = list(innocent.trials(innocent.innocents()))
+    _write(options.folder / "innocent.md", innocent.text(found, time.perf_counter() - middle))
     print(f"{time.perf_counter() - began:.0f} s")
 
 
