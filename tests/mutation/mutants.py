@@ -18,8 +18,39 @@ from typing import Any
 from rislab.fault import source_of
 from tests.test_checkup import LOOP
 
-# What is mutated of each subject: the loop of rislab with the windows it goes through, and a plain one.
-FUNCTIONS = {"fit": ("fit", "Window", "windows"), "plain": ("train",)}
+# What is mutated of each subject: the loop of rislab with its windows, a plain one, and one that counts.
+FUNCTIONS = {"fit": ("fit", "Window", "windows"), "plain": ("train",), "counted": ("counted",)}
+# Accumulation as most people write it.
+COUNTED = """
+def counted(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip, half):
+    reported = []
+    for epoch in range(epochs):
+        model.train()
+        optimizer.zero_grad()
+        running, samples = 0.0, 0
+        for i, (x, y) in enumerate(data):
+            with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
+                loss = loss_of(model(x), y)
+            first = i - i % K
+            size = sum(len(one) for one, _ in data[first : first + K])
+            scaler.scale(loss * len(x) / size).backward()
+            running += loss.item() * len(x)
+            samples += len(x)
+            if (i + 1) % K == 0 or i + 1 == len(data):
+                scaler.unscale_(optimizer)
+                if clip is not None:
+                    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+                before = scaler.get_scale()
+                scaler.step(optimizer)
+                scaler.update()
+                optimizer.zero_grad()
+                if scheduler is not None and scaler.get_scale() >= before:
+                    scheduler.step()
+        reported.append(running / samples)
+    return reported
+
+train = counted
+"""
 OPERATORS = ("delete", "dedent", "dedent alone", "indent", "indent alone", "swap", "negate", "off by one", "K")
 # Names by which the loops call K.
 SIZES = ("size", "K", "accumulation_steps")
@@ -36,7 +67,7 @@ class Mutant:
 
     Args:
         name: "function:line operator `what`"; lines are counted from that of the function's name.
-        subject: "fit" or "plain", see FUNCTIONS. operator: one of OPERATORS.
+        subject: of FUNCTIONS. operator: one of OPERATORS.
         source: of the whole module, with the edit. diff: of the function, lines that go and come.
     """
 
@@ -76,7 +107,7 @@ class Edit:
 
 def source(subject: str) -> str:
     """Text of the module that a subject stands in."""
-    return source_of("training") if subject == "fit" else LOOP
+    return {"plain": LOOP, "counted": COUNTED}[subject] if subject != "fit" else source_of("training")
 
 
 def mutants(subject: str) -> list[Mutant]:

@@ -94,9 +94,10 @@ WHY = {
     "declared.": (
         "fit dedent `predicted = model(batch.snapshots, batch.codes, batch.channel)`",
         "train dedent `loss = loss_of(model(x), y)`",
+        "counted dedent `loss = loss_of(model(x), y)`",
     ),
     "The network runs in half precision where single was asked for, and the other way round: which precision is meant "
-    "was not declared.": ("train negate `half is not None`",),
+    "was not declared.": ("train negate `half is not None`", "counted negate `half is not None`"),
     "Windows are smaller than K, and the checkup does not know where an epoch ends, so that each of them might be the "
     "last of one.": (
         "windows K − 1 in `size = config.accumulation_steps`",
@@ -179,11 +180,13 @@ def text(verdicts: Sequence[Verdict], accusations: Sequence[str], seconds: float
 def _summary(verdicts: Sequence[Verdict], by_kind: dict[str, list[Verdict]], accusations: Sequence[str]) -> list[str]:
     flagged, whole = len(by_kind["flagged"]), len(verdicts)
     unexplained = [verdict.mutant.name for verdict in by_kind["survivor"] if key(verdict.mutant) not in REASONS]
+    warned = [v for v in by_kind["survivor"] if any(f.severity == "warning" for one in v.found.values() for f in one)]
     unjust = [f"{v.mutant.name} {v.unjust}: {_listed(v.names(True))}" for v in verdicts if v.unjust]
     blamed = [f"{v.mutant.name} ({'; '.join(v.crashes.values())})" for v in verdicts if v.blamed]
     return [
         "- **flagged**, of those that change the weights or the reported loss in silence: "
-        f"**{share(flagged, flagged + len(by_kind['survivor']))}**",
+        f"**{share(flagged, flagged + len(by_kind['survivor']))}**; with those that a warning names: "
+        f"{share(flagged + len(warned), flagged + len(by_kind['survivor']))}",
         f"- **equivalent**, of all: **{share(len(by_kind['equivalent']), whole)}**; weights, averaged weights, random "
         "state and every number of every record are those of the correct loop, bit by bit, under all settings (times "
         "of the clock left out)",

@@ -202,7 +202,7 @@ def _note(told: dict[str, list[str]], record: Any, state: Any) -> None:
 
 
 def _train_plain(text: str, setting: Setting) -> Outcome:
-    """The plain loop of tests/test_checkup.py."""
+    """A loop in the place of that of tests/test_checkup.py."""
     found, model, reported = examined((LOOP, text), **setting.fields(), cadence="step")
     return Outcome(tuple(found), _flat(model), tuple(map(float, reported)))
 
@@ -211,7 +211,7 @@ def _flat(model: nn.Module) -> NDArray[Any]:
     return np.concatenate([parameter.detach().numpy().ravel() for parameter in model.parameters()])
 
 
-SETTINGS = {"fit": FIT_SETTINGS, "plain": PLAIN_SETTINGS}
+SETTINGS = {"fit": FIT_SETTINGS, "plain": PLAIN_SETTINGS, "counted": PLAIN_SETTINGS}
 
 
 class EndlessError(BaseException):
