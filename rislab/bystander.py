@@ -17,7 +17,11 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup import diagnose, inner
@@ -86,6 +90,7 @@ class Bystander:
         self._handles = [
             register_module_forward_pre_hook(self._forward_begins),
             register_module_forward_hook(self._forward_ends, always_call=True),
+            register_optimizer_step_pre_hook(self._steps_with_closure),
             register_optimizer_step_post_hook(self._stepped),
         ]
         self._listener = Listener(LOSSES, self._hear, self._backward_begins, self._backward_ends)
@@ -180,10 +185,18 @@ class Bystander:
         for party in self.parties:
             party.witness.root_ends()
 
+    def _steps_with_closure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # Its first forward comes within its first step.
+        if not self._elsewhere() and any(map(callable, (*args[1:], *kwargs.values()))) and self._unknown(optimizer):
+            self._look_around(optimizer)
+
+    def _unknown(self, optimizer: Optimizer) -> bool:
+        return all(party.optimizer is not optimizer for party in self.parties)
+
     def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._elsewhere():
             return
-        if all(party.optimizer is not optimizer for party in self.parties):
+        if self._unknown(optimizer):
             # Its first window has passed unseen.
             self._look_around(optimizer)
         if self._steps is not None and any(len(one.witness.seen.steps) >= self._steps for one in self.parties):

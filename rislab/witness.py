@@ -78,9 +78,11 @@ class Witness:
         self._size = 0
         self._scale = self._scale_now()
         self._begun: dict[str, Tensor] = {}
+        self._ticked = 0  # ticks of the scheduler before anybody watched
 
     def begin(self) -> None:
         """Begin to watch the optimiser and the weights."""
+        self._ticked += self._ticks() or 0
         self._begun = {name: value.detach().clone() for name, value in self._trainable()}
         self.seen.tensors = len(self._begun)
         self._handles = [
@@ -436,7 +438,7 @@ class Witness:
         return {id(value) for group in self._optimizer.param_groups for value in group["params"]}
 
     def _ticks(self) -> int | None:
-        return None if self._scheduler is None else int(self._scheduler.last_epoch)
+        return None if self._scheduler is None else int(self._scheduler.last_epoch) - self._ticked
 
     def _scale_now(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else 1.0

@@ -413,3 +413,22 @@ def test_a_fault_of_the_catalogue_is_named_and_the_correct_loop_is_not_accused(f
     assert any(fault.name == finding.name or fault.name in finding.aliases for finding in found[:2]), str(found)
     correct = clinic.diagnosed(None, setting)
     assert not correct.faults, str(correct)
+
+
+def test_a_schedule_that_has_ticked_before_anybody_watched_is_no_fault() -> None:
+    rates = [0.9**tick for tick in range(40)]
+    model, loss = network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda tick: rates[tick])
+
+    def epoch() -> None:
+        for x, y in samples():
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+
+    epoch()
+    with rislab.watch(model, optimizer, loss=loss, accumulation_steps=1, scheduler=scheduler, cadence="step") as watch:
+        epoch()
+    assert watch.findings() == []
