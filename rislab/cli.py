@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab import cli_checkup, cli_faults
+from rislab import cli_checkup, cli_faults, cli_train
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_overfit(commands.add_parser("overfit", help="climb the overfit ladder on simulated RIS scenes"))
     _add_report(commands.add_parser("report", help="run a notebook and write a self-contained HTML report"))
     _add_localise(commands.add_parser("localise", help="estimators side by side: recall, errors, ratio to the bound"))
+    cli_train.add(commands.add_parser("train", help="train a network on fresh scenes"), _whole, _number)
     cli_faults.add(commands.add_parser("faults", help="the catalogue of faults, each an edit of the real loop"), _whole)
     checkup = commands.add_parser(
         "checkup", help="run a training script, watched, and name what is wrong with its loop"

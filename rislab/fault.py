@@ -24,8 +24,8 @@ from rislab.errors import InputError
 # In the order in which they import each other.
 CORE = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
-    "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "model", "records", "files", "state",
-    "training", "gradients", "runs", "overfit", "conventions",
+    "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "pursuit", "model", "records", "files",
+    "state", "training", "gradients", "runs", "overfit", "conventions",
 )  # fmt: skip
 
 # What they look after belongs to the whole process: houses share them, unless a fault is in them.

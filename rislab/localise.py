@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rislab.bounds import Bound, bound
 from rislab.covariance import sample_factor
@@ -15,7 +16,8 @@ from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError, check_number
 from rislab.estimates import Estimate
 from rislab.geometry import Grid
-from rislab.likelihood import polish
+from rislab.likelihood import limits, polish
+from rislab.losses import constant_line, identity_line, nmse
 from rislab.metrics import allowed_recall, match, tolerances_of
 from rislab.model import CovarianceNet
 from rislab.music import bartlett, music, mvdr
@@ -35,6 +37,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "sample + MUSIC + polish": lambda batch, sources, grid: polish(
         batch, music(sample_factor(batch), sources, grid).peaks
     ),
+    "random + polish": lambda batch, sources, grid: polish(batch, _anywhere(batch, sources)),
     "sparse": lambda batch, sources, grid: sparse(batch, sources),
     "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
 }
@@ -90,6 +93,95 @@ def learned(model: CovarianceNet) -> dict[str, Estimator]:
         "learned + MUSIC": peaks,
         "learned + MUSIC + polish": lambda batch, sources, grid: polish(batch, peaks(batch, sources, grid)),
     }
+
+
+def _anywhere(batch: SceneBatch, sources: int) -> Estimate:
+    """Places drawn uniformly from the field of view, in the angles and in 1/r; the same for the same scenes."""
+    chance = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(batch), sources, 3, generator=chance).to(batch.azimuth)
+    low, high = limits(batch)
+    azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
+    power = torch.full_like(azimuth, batch.config.elements / sources)
+    return Estimate(azimuth, elevation, 1 / inverse, power, torch.ones_like(power, dtype=torch.bool))
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far covariances are from the true one on the scenes of one SNR and number of sources.
+
+    Args:
+        snr_db, sources, scenes: the cell. realised_snr_db: mean over its scenes.
+        nmse: mean NMSE by name. median: the median, of the same.
+    """
+
+    snr_db: float
+    sources: int
+    scenes: int
+    realised_snr_db: float
+    nmse: dict[str, float]
+    median: dict[str, float]
+
+    @staticmethod
+    def header(names: Sequence[str]) -> str:
+        """Names of the columns of line()."""
+        return f"{'dB':>6} {'real':>6} {'K':>2} " + " ".join(f"{name:>10}" for name in names)
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        told = " ".join(f"{value:>10.4f}" for value in self.nmse.values())
+        return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {told}"
+
+
+def distances(
+    model: CovarianceNet | None,
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+    fitted: bool = True,
+) -> Iterator[Distance]:
+    """NMSE of the covariance that a network predicts, beside the lines that tell what a figure is worth.
+
+    Args:
+        model: None for the lines alone. config: scenes; SNR and number of sources are replaced cell by cell.
+        snr_db, sources, scenes, seed: see compare(). fitted: with the covariance of the sparse fit, powers N/K.
+
+    Yields:
+        Distance of each cell: zero matrix, identity, best constant (fitted on the very scenes), sample covariance,
+        sparse fit (which is told K), and the network (which is not).
+    """
+    for snr in snr_db:
+        for count in sources:
+            cell = SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count})
+            batch = simulate(cell, scenes, seed=seed, split="test")
+            truth = batch.factor()
+            found = {"zero": torch.ones(len(batch)), "identity": torch.full((len(batch),), identity_line(batch))}
+            found["constant"] = torch.full((len(batch),), constant_line(batch))
+            found["sample"] = nmse(sample_factor(batch), truth)
+            if fitted:
+                found["sparse"] = nmse(steered(batch, sparse(batch, count)), truth)
+            if model is not None:
+                parts = [model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)]
+                found["learned"] = nmse(torch.cat(parts).to(truth), truth)
+            yield Distance(
+                snr,
+                count,
+                scenes,
+                float(batch.realised_snr_db.mean()),
+                {name: float(values.mean()) for name, values in found.items()},
+                {name: float(values.median()) for name, values in found.items()},
+            )
+
+
+def steered(batch: SceneBatch, estimate: Estimate) -> Tensor:
+    """Factor [B,N,K] of equal powers N/K towards the active places of an estimate."""
+    array = batch.config.array(dtype=estimate.azimuth.dtype, device=estimate.azimuth.device)
+    vectors = array.steering(estimate.azimuth, estimate.elevation, estimate.range)  # [B, K, N]
+    counts = estimate.active.sum(-1, keepdim=True).clamp(min=1)
+    amplitude = (estimate.active * batch.config.elements / counts).sqrt()
+    return (vectors * amplitude.unsqueeze(-1)).mT
 
 
 def search_grid(config: SceneConfig) -> Grid:

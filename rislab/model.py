@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from rislab.covariance import back_project, beam_power
 from rislab.data import SceneBatch, SceneConfig
-from rislab.errors import check_number
+from rislab.errors import check_choice, check_number
+from rislab.pursuit import FEATURES, Pursuit, default_shape
 from rislab.randomness import ALONE
+
+DESIGNS = ("pursuit", "beams")
 
 
 class BeamPower(nn.Module):
@@ -88,6 +91,44 @@ class Head(nn.Module):
         return torch.view_as_complex(raw.reshape(-1, *self.shape))
 
 
+class Weigher(nn.Module):
+    """Power of each place on a path, from what is known of all of them.
+
+    The last layer gives each place a share, and one share to none of them: powers add up to N or less, and where the
+    network does not know it says little. Untrained it says next to nothing.
+
+    Args:
+        candidates: C, places on a path. features: known of each. width: of the hidden layers. elements: N.
+    """
+
+    SILENT = 6.0
+
+    def __init__(self, candidates: int, features: int, width: int, elements: int) -> None:
+        super().__init__()
+        self.elements = elements
+        self.own = nn.Linear(features, width)
+        self.place = nn.Parameter(0.5 * torch.randn(candidates, width))
+        self.among = nn.ModuleList(nn.Linear(candidates, candidates) for _ in range(2))
+        self.within = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(2)
+        )
+        self.share = nn.Linear(width, 1)
+        nn.init.normal_(self.share.weight, std=0.02)
+        self.none = nn.Parameter(torch.tensor(self.SILENT))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B,C,features] to powers [B,C], in float32 or better."""
+        hidden = self.own(features) + self.place  # [B, C, width]
+        for among, within in zip(self.among, self.within, strict=True):
+            hidden = hidden + torch.tanh(among(hidden.mT)).mT
+            hidden = hidden + within(hidden)
+        shares = self.share(hidden).squeeze(-1)
+        shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
+        none = self.none.to(shares.dtype).expand(len(shares), 1)
+        return self.elements * torch.softmax(torch.cat([shares, none], dim=-1), dim=-1)[:, :-1]
+
+
 class CovarianceNet(nn.Module):
     """Network with a backbone and a head that predicts a factor F of the RIS-domain covariance R = F F^H.
 
@@ -111,19 +152,31 @@ class CovarianceNet(nn.Module):
         config: SceneConfig,
         *,
         seed: int = 0,
+        design: str = "beams",
         width: int = 512,
         beams: tuple[int, int, int] | None = None,
         ridge: float = 0.1,
     ) -> CovarianceNet:
-        """The default network for a scene configuration, its weights drawn from `seed` alone."""
+        """A network for a scene configuration, its weights drawn from `seed` alone.
+
+        Args:
+            config: scenes. seed: of the weights. design: "pursuit", see PursuitNet, or "beams", which has nothing but
+                beam-power maps to go by and learns scenes by heart. width: hidden features of the backbone.
+            beams: grid of its maps, see default_beams(). ridge: see covariance.back_projections().
+        """
         check_number("seed", seed, 0, 2**63 - 1, whole=True)
+        check_choice("design", design, DESIGNS)
         check_number("width", width, 1, 4096, whole=True)
         maps = BeamPower(config, beams or default_beams(config), ridge)
         with ALONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(maps.atoms.shape[0], width)
             head = Head(width, config.elements, config.sources[1])
-        return cls(backbone, head, maps)
+            if design == "beams":
+                return cls(backbone, head, maps)
+            pursuit = Pursuit(config, default_shape(config))
+            weigher = Weigher(pursuit.candidates, FEATURES, 64, config.elements)
+        return PursuitNet(backbone, head, maps, pursuit, weigher)
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """Factor F of the covariance.
@@ -153,11 +206,45 @@ class CovarianceNet(nn.Module):
             self.train(training)
 
 
+class PursuitNet(CovarianceNet):
+    """CovarianceNet that begins with the places that an unrolled sparse fit finds, and learns what each is worth.
+
+    F = [√p_c a_c] over the places on the path, plus what the plain network has to add in the columns of its last level:
+    little on fresh scenes, and all that is needed to learn a set by heart.
+
+    Args:
+        backbone, head, maps: see CovarianceNet. pursuit: see Pursuit. weigher: see Weigher.
+    """
+
+    # Of what the plain network says: on fresh scenes it has to learn to say nothing.
+    ADDED = 0.1
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, weigher: Weigher
+    ) -> None:
+        super().__init__(backbone, head, maps)
+        self.pursuit, self.weigher = pursuit, weigher
+
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
+        """Factor F, [B,N,C], of which the last Kmax columns hold the fit with the most sources."""
+        with torch.autocast(snapshots.device.type, enabled=False):
+            path = self.pursuit(snapshots, codes, channel)
+        factor = path.factor * self.weigher(path.features).sqrt().unsqueeze(-2)
+        added = self.ADDED * super().forward(snapshots, codes, channel)  # [B, N, Kmax]
+        rest = factor.shape[-1] - added.shape[-1]
+        return torch.cat([factor[..., :rest], factor[..., rest:] + added], dim=-1)
+
+
 def matched(batch: SceneBatch, module: nn.Module) -> SceneBatch:
     """The batch on the device and in the real dtype of a module's weights; as it is for a module without any."""
     for parameter in module.parameters():
         return batch.to(parameter.device, parameter.dtype)
     return batch
+
+
+def design_of(model: nn.Module) -> str:
+    """Which of DESIGNS a network is; "beams" for one of another kind."""
+    return "pursuit" if isinstance(model, PursuitNet) else "beams"
 
 
 def default_beams(config: SceneConfig) -> tuple[int, int, int]:

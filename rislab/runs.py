@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import nn
 from rislab import files
 from rislab.data import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_number
-from rislab.model import CovarianceNet
+from rislab.model import DESIGNS, CovarianceNet, design_of
 from rislab.records import Record, StepRecord, from_dict, to_dict
 from rislab.state import TrainConfig, TrainState, read_checkpoint
 from rislab.training import fit
@@ -53,17 +53,49 @@ def train(
         InputError: for a folder that another process uses, or that belongs to other data or another configuration,
             and for files that cannot be read or written.
     """
+    mine = {
+        "train": config.to_dict(),
+        "scenes": data.config.to_dict(),
+        "design": design_of(model),
+        "count": len(data),
+        "digest": data.fingerprint(),
+        "validation": None if validation is None else len(validation),
+        "validation_digest": None if validation is None else validation.fingerprint(),
+    }
+
+    def stream(state: TrainState) -> Generator[Record]:
+        return fit(model, data, config, validation=validation, resume=state)
+
+    yield from recorded(folder, model, len(data), config, mine, stream, checkpoint_seconds)
+
+
+def recorded(
+    folder: Path | str,
+    model: nn.Module,
+    samples: int,
+    config: TrainConfig,
+    mine: Mapping[str, Any],
+    stream_of: Callable[[TrainState], Generator[Record]],
+    checkpoint_seconds: float = 5.0,
+) -> Generator[Record]:
+    """train() for any stream of records that advances a TrainState in place.
+
+    Args:
+        folder: of the run. model, samples, config: see TrainState.begin(). mine: what config.yaml is to say, and says
+            if the run is not new. stream_of: from a state, which it goes on from, to records.
+        checkpoint_seconds: see train().
+    """
     check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
     folder = Path(folder)
     with _locked(folder):
-        _claim(folder / CONFIG, data, config, validation)
-        state = TrainState.begin(model, len(data), config)
+        _claim(folder / CONFIG, mine)
+        state = TrainState.begin(model, samples, config)
         checkpoint = folder / CHECKPOINT
         if checkpoint.exists():
             state.load(checkpoint)
         _drop_records_after(folder / RECORDS, state)
         saved = time.monotonic()
-        stream = fit(model, data, config, validation=validation, resume=state)
+        stream = stream_of(state)
         # Only between two recorded steps is the state one to go on from; elsewhere the last checkpoint is.
         at_boundary = False
         try:
@@ -92,7 +124,10 @@ def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
     if not isinstance(plain.get("scenes"), dict):
         raise InputError(f"{Path(folder) / CONFIG} names no scenes; allowed: the file that rislab wrote")
     scenes = SceneConfig.from_dict(plain["scenes"])
-    model = CovarianceNet.build(scenes)
+    design = plain.get("design", "beams")
+    if design not in DESIGNS:
+        raise InputError(f"design is {design!r} in {Path(folder) / CONFIG}; allowed: {', '.join(DESIGNS)}")
+    model = CovarianceNet.build(scenes, design=design)
     checkpoint = Path(folder) / CHECKPOINT
     try:
         model.load_state_dict(read_checkpoint(checkpoint)["model"])
@@ -150,18 +185,10 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _claim(path: Path, data: SceneBatch, config: TrainConfig, validation: SceneBatch | None) -> None:
+def _claim(path: Path, mine: Mapping[str, Any]) -> None:
     """Write config.yaml, or check that the one that is there says the same."""
-    mine: dict[str, Any] = {
-        "train": config.to_dict(),
-        "scenes": data.config.to_dict(),
-        "count": len(data),
-        "digest": data.fingerprint(),
-        "validation": None if validation is None else len(validation),
-        "validation_digest": None if validation is None else validation.fingerprint(),
-    }
     if not path.exists():
-        files.replace(path, yaml.safe_dump(mine, sort_keys=False).encode())
+        files.replace(path, yaml.safe_dump(dict(mine), sort_keys=False).encode())
         return
     theirs = read_config(path.parent)
     for section in ("train", "scenes"):
@@ -171,6 +198,12 @@ def _claim(path: Path, data: SceneBatch, config: TrainConfig, validation: SceneB
                 raise InputError(
                     f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
                 )
+    # Runs of older versions name no design; they had only one.
+    if theirs.get("design", "beams") != mine["design"]:
+        raise InputError(
+            f"design is {mine['design']!r}, and {path.parent} was begun with {theirs.get('design', 'beams')!r}; "
+            "allowed: the same value"
+        )
     for name in ("count", "digest", "validation", "validation_digest"):
         if theirs.get(name) != mine[name]:
             raise InputError(

@@ -21,15 +21,15 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # Each may import only from those before it.
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
-    "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "model", "records", "files", "state",
-    "training", "gradients", "runs", "overfit", "fault", "faults_accumulation", "faults_reported",
-    "faults_numerics", "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings", "finding",
-    "testimony", "witness", "deliveries", "course", "hearing", "reported", "checkup", "bystander", "script",
-    "subject", "probes", "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions", "localise",
-    "explore", "film", "machine", "figures", "deliveries_figure", "loops", "coverage_figure", "clinic_figures",
-    "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel", "story_panel",
-    "precision_panel", "live_run", "training_figure", "training_panel", "panels", "notebooks", "export", "reports",
-    "gallery", "cli_faults", "cli_checkup", "cli",
+    "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "pursuit", "model", "records", "files",
+    "state", "training", "gradients", "runs", "overfit", "learning", "fault", "faults_accumulation",
+    "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings",
+    "finding", "testimony", "witness", "deliveries", "course", "hearing", "reported", "checkup", "bystander",
+    "script", "subject", "probes", "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions",
+    "localise", "explore", "film", "machine", "figures", "deliveries_figure", "loops", "coverage_figure",
+    "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel",
+    "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "panels", "notebooks",
+    "export", "reports", "gallery", "cli_faults", "cli_checkup", "cli",
 )  # fmt: skip
 
 

@@ -1,0 +1,81 @@
+"""`rislab train`: a network learns to localise on fresh scenes."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rislab.errors import InputError, check_number
+
+# Options that are fields of LearningConfig by another spelling.
+FIELDS = ("preset", "design", "scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps")
+FURTHER = ("precision", "device", "lr", "curriculum", "blend", "seed")
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
+    """Give the parser its options; `whole` and `real` read numbers."""
+    parser.description = (
+        "Train a network on fresh scenes, made epoch by epoch. Ctrl-C, and the same command goes on where it stopped. "
+        "Exit code 1 if the network ends no better than the best constant."
+    )
+    kinds: dict[str, Callable[[str], Any]] = dict.fromkeys(
+        ("scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps", "seed"), whole
+    )
+    kinds |= {"lr": real, "blend": real}
+    parser.add_argument("--config", metavar="YAML", help="file with any of the fields below")
+    for name in (*FIELDS, *FURTHER):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds.get(name, str), help="see LearningConfig")
+    parser.add_argument("--run", dest="folder", metavar="FOLDER", default="runs/learned", help="default: %(default)s")
+    parser.add_argument("--export", metavar="FILE", help="write the weights as safetensors when it is done")
+    parser.add_argument("--threads", type=whole, default=2, help="intra-op threads of torch (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, one an epoch")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    check_number("threads", options.threads, 1, 1024, whole=True)
+
+    import torch
+
+    from rislab import weights
+    from rislab.learning import LearningConfig, learn
+    from rislab.losses import constant_line
+    from rislab.records import EpochRecord
+
+    torch.set_num_threads(options.threads)
+    config = LearningConfig() if options.config is None else LearningConfig.read(options.config)
+    given = {name: getattr(options, name) for name in (*FIELDS, *FURTHER) if getattr(options, name) is not None}
+    config = dataclasses.replace(config, **given)
+    model, validation = config.model(), config.validation_data()
+    line = constant_line(validation)
+    if not options.json:
+        phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
+        print(
+            f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}"
+        )
+        print(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}", flush=True)
+    began, last = time.perf_counter(), None
+    for record in learn(options.folder, config, model):
+        if isinstance(record, EpochRecord):
+            last = record
+            told = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
+            if options.json:
+                print(json.dumps(told), flush=True)
+                continue
+            losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
+            print(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s", flush=True)
+    if last is None:
+        raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
+    if options.export:
+        path = Path(options.export)
+        fields = {name: str(value) for name, value in dataclasses.asdict(config).items()}
+        weights.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6f}"})
+        if not options.json:
+            print(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    return 0 if last.validation is not None and last.validation < line else 1
