@@ -97,7 +97,7 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_localise(parser: argparse.ArgumentParser) -> None:
-    from rislab.localise import DEFAULT, ESTIMATORS
+    from rislab.localise import ESTIMATORS
 
     parser.description = (
         "Run estimators over a table of SNR × number of sources, all on the same scenes, and compare them with the "
@@ -109,14 +109,17 @@ def _add_localise(parser: argparse.ArgumentParser) -> None:
         "--sources", type=_whole, nargs="+", metavar="K", help="numbers of sources; those of the preset"
     )
     parser.add_argument("--scenes", type=_whole, default=100, help="scenes in each cell (default %(default)s)")
-    parser.add_argument(
-        "--estimators", nargs="+", default=list(DEFAULT), metavar="NAME", help=f"any of: {'; '.join(ESTIMATORS)}; all"
-    )
+    parser.add_argument("--estimators", nargs="+", metavar="NAME", help=f"any of: {'; '.join(ESTIMATORS)}; all")
     parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of a network: adds its covariance")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="of a network, or 'shipped': adds its covariance, with all that belongs to it"
+    )
+    parser.add_argument("--separation", type=_number, metavar="DEG", help="smallest angle between sources, in degrees")
+    parser.add_argument("--shifts", action="store_true", help="on scenes that no network was trained on, one by one")
     parser.add_argument(
         "--set", dest="fields", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of the scenes"
     )
-    parser.add_argument("--seed", type=_whole, default=0, help="of the scenes (default %(default)s)")
+    parser.add_argument("--seed", type=_whole, help="of the scenes; 2024 with weights, which no training has, else 0")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=_whole, default=2, help="intra-op threads of torch (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -265,46 +268,68 @@ def _headline(config: OverfitConfig) -> str:
 def _localise(options: argparse.Namespace) -> int:
     import torch
 
-    from rislab import conventions, localise, runs
+    from rislab import conventions, localise, runs, weights
     from rislab.data import SceneConfig
     from rislab.errors import check_choice, check_number
+    from rislab.learning import LearningConfig
 
     check_number("threads", options.threads, 1, 1024, whole=True)
     torch.set_num_threads(options.threads)
+    if options.folder and options.weights:
+        raise InputError(f"weights is {options.weights!r} beside a run folder; allowed: one of them")
     model, trained_on = runs.load_model(options.folder) if options.folder else (None, None)
     fields = {name: _yaml(name, text) for name, text in options.fields}
+    seed = options.seed if options.seed is not None else 0
+    if options.weights:
+        model, trained_on, _ = weights.load(options.weights, options.preset)
+        seed = LearningConfig.EVALUATION if options.seed is None else options.seed
+        fields.setdefault("separation", math.radians(10))
+    if options.separation is not None:
+        fields["separation"] = math.radians(options.separation)
     config = SceneConfig.preset(options.preset, **fields)
     if trained_on is not None and (trained_on.ris_shape, trained_on.antennas) != (config.ris_shape, config.antennas):
-        raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {options.folder} knows")
+        source = options.folder or options.weights
+        raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {source} knows")
     known = dict(localise.ESTIMATORS)
-    names = list(known) if options.estimators == ["all"] else options.estimators
+    usual = localise.BESIDE if options.weights else localise.DEFAULT
+    names = list(known) if options.estimators == ["all"] else options.estimators or list(usual)
     for name in names:
         check_choice("estimators", name, known)
     chosen = {name: known[name] for name in names} | (localise.learned(model) if model is not None else {})
     low, high = config.sources
-    counts = options.sources or list(range(low, high + 1))
-    badge = conventions.badge(config, seed=options.seed)
-    if not options.json:
-        print(_origin())
-        print(f"{options.preset}: {options.scenes} scenes a cell, seed {options.seed}, {options.threads} threads")
-        print(badge.headline() if badge.passed else badge)
-        print(localise.HEADER, flush=True)
-    scores = []
-    for score in localise.compare(
-        config,
-        snr_db=options.snr,
-        sources=counts,
-        scenes=options.scenes,
-        seed=options.seed,
-        estimators=chosen,
-        device=options.device,
-    ):
-        scores.append(score)
-        if not options.json:
-            print(score.line(), flush=True)
+    cells: dict[str, Any] = {
+        "snr_db": options.snr,
+        "sources": options.sources or list(range(low, high + 1)),
+        "scenes": options.scenes,
+        "seed": seed,
+    }
+    badge = conventions.badge(config, seed=seed)
+    shifts = localise.SHIFTS if options.shifts else {"": {}}
+    told = {name: SceneConfig.from_dict({**config.to_dict(), **changes}) for name, changes in shifts.items()}
+    say = (lambda *lines: None) if options.json else (lambda *lines: print(*lines, flush=True))
+    say(_origin())
+    say(f"{options.preset}: {options.scenes} scenes a cell, seed {seed}, {options.threads} threads")
+    say(badge.headline() if badge.passed else badge)
+    near, scores, counts = [], [], []
+    for shift, area in told.items():
+        say(f"\n{shift}" if shift else "")
+        if model is not None:
+            say("NMSE of covariances, mean over scenes\n" + localise.Distance.header(localise.COVARIANCES))
+            for distance in localise.distances(model, area, **cells):
+                near.append(dataclasses.asdict(distance) | {"shift": shift})
+                say(distance.line())
+        say(localise.HEADER)
+        for score in localise.compare(area, **cells, estimators=chosen, device=options.device):
+            scores.append(dataclasses.asdict(score) | {"shift": shift})
+            say(score.line())
+    if options.weights and model is not None and not options.shifts:
+        say("\nnumber of sources right, share of scenes\n    dB  K    learned  criterion")
+        for count in localise.counting(model, config, **{**cells, "scenes": min(options.scenes, 50)}):
+            counts.append(dataclasses.asdict(count))
+            say(count.line())
     if options.json:
-        plain = {"scores": [dataclasses.asdict(score) for score in scores], "config": config.to_dict()}
-        plain |= {"conventions": [dataclasses.asdict(check) for check in badge.checks], "seed": options.seed}
+        plain = {"scores": scores, "covariances": near, "counting": counts, "config": config.to_dict(), "seed": seed}
+        plain |= {"conventions": [dataclasses.asdict(check) for check in badge.checks]}
         print(json.dumps(_strict(plain | _measured_on()), indent=2))
     return 0 if badge.passed else 1
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +18,11 @@ from rislab.errors import InputError, check_number
 from rislab.estimates import Estimate
 from rislab.geometry import Grid
 from rislab.likelihood import limits, polish
-from rislab.losses import constant_line, identity_line, nmse
+from rislab.losses import constant_line, effective_rank, identity_line, nmse
 from rislab.metrics import allowed_recall, match, tolerances_of
 from rislab.model import CovarianceNet
 from rislab.music import bartlett, music, mvdr
-from rislab.sparse import dictionary, sparse
+from rislab.sparse import dictionary, order, sparse
 
 # Scenes that an estimator is given at once.
 CHUNK = 64
@@ -40,6 +41,18 @@ ESTIMATORS: dict[str, Estimator] = {
     "random + polish": lambda batch, sources, grid: polish(batch, _anywhere(batch, sources)),
     "sparse": lambda batch, sources, grid: sparse(batch, sources),
     "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
+}
+# Beside a learned covariance: what polishing makes of starts that know nothing, and of the best that is known.
+BESIDE = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
+# Scenes that no network was trained on, and the fields that make them so.
+SHIFTS: dict[str, dict[str, Any]] = {
+    "as in training": {},
+    "coherent symbols": {"symbols": "coherent"},
+    "constant symbols": {"symbols": "constant"},
+    "line of sight, κ = 10": {"rician_factor": 10.0},
+    "3-bit codes": {"phase_bits": 3},
+    "2 % dead elements": {"dead_elements": 0.02},
+    "5° phase error": {"phase_error": math.radians(5)},
 }
 DEFAULT = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
 
@@ -103,6 +116,9 @@ def _anywhere(batch: SceneBatch, sources: int) -> Estimate:
     azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
     power = torch.full_like(azimuth, batch.config.elements / sources)
     return Estimate(azimuth, elevation, 1 / inverse, power, torch.ones_like(power, dtype=torch.bool))
+
+
+COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
 
 
 @dataclass(frozen=True)
@@ -172,6 +188,54 @@ def distances(
                 float(batch.realised_snr_db.mean()),
                 {name: float(values.mean()) for name, values in found.items()},
                 {name: float(values.median()) for name, values in found.items()},
+            )
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How often the number of sources is right on the scenes of one SNR and number.
+
+    Args:
+        snr_db, sources, scenes: the cell. learned: share, by the effective rank of the learned covariance, rounded.
+        criterion: share, by the criterion of sparse.order(); None if it was not asked for.
+    """
+
+    snr_db: float
+    sources: int
+    scenes: int
+    learned: float
+    criterion: float | None
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        other = "" if self.criterion is None else f"{self.criterion:>10.3f}"
+        return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {other}"
+
+
+def counting(
+    model: CovarianceNet,
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+    criterion: bool = True,
+) -> Iterator[Counting]:
+    """Does the learned covariance know how many sources there are? Arguments as in distances()."""
+    for snr in snr_db:
+        for count in sources:
+            cell = SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count})
+            batch = simulate(cell, scenes, seed=seed, split="test")
+            parts = [model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)]
+            found = effective_rank(torch.cat(parts)).round()
+            other = order(batch, config.sources[1]) if criterion else None
+            yield Counting(
+                snr,
+                count,
+                scenes,
+                float((found == count).float().mean()),
+                None if other is None else float((other == count).float().mean()),
             )
 
 

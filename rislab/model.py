@@ -18,7 +18,7 @@ from rislab.errors import check_choice, check_number
 from rislab.pursuit import FEATURES, Pursuit, default_shape
 from rislab.randomness import ALONE
 
-DESIGNS = ("pursuit", "beams")
+DESIGNS = ("pursuit", "places", "beams")
 
 
 class BeamPower(nn.Module):
@@ -160,9 +160,11 @@ class CovarianceNet(nn.Module):
         """A network for a scene configuration, its weights drawn from `seed` alone.
 
         Args:
-            config: scenes. seed: of the weights. design: "pursuit", see PursuitNet, or "beams", which has nothing but
-                beam-power maps to go by and learns scenes by heart. width: hidden features of the backbone.
-            beams: grid of its maps, see default_beams(). ridge: see covariance.back_projections().
+            config: scenes. seed: of the weights.
+            design: "pursuit", see PursuitNet; "places", see PlacesNet; or "beams", which has nothing but beam-power
+                maps to go by, and learns scenes by heart.
+            width: hidden features of the backbone. beams: grid of its maps, see default_beams().
+            ridge: see covariance.back_projections().
         """
         check_number("seed", seed, 0, 2**63 - 1, whole=True)
         check_choice("design", design, DESIGNS)
@@ -176,7 +178,7 @@ class CovarianceNet(nn.Module):
                 return cls(backbone, head, maps)
             pursuit = Pursuit(config, default_shape(config))
             weigher = Weigher(pursuit.candidates, FEATURES, 64, config.elements)
-        return PursuitNet(backbone, head, maps, pursuit, weigher)
+        return PlacesNet(pursuit, weigher) if design == "places" else PursuitNet(backbone, head, maps, pursuit, weigher)
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """Factor F of the covariance.
@@ -206,7 +208,25 @@ class CovarianceNet(nn.Module):
             self.train(training)
 
 
-class PursuitNet(CovarianceNet):
+class PlacesNet(CovarianceNet):
+    """The places that an unrolled sparse fit finds, and what each is worth: F = [√p_c a_c], and nothing else.
+
+    Args:
+        pursuit: see Pursuit. weigher: see Weigher.
+    """
+
+    def __init__(self, pursuit: Pursuit, weigher: Weigher) -> None:
+        nn.Module.__init__(self)
+        self.pursuit, self.weigher = pursuit, weigher
+
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
+        """Factor F, [B,N,C], of which the last columns hold the fit with the most sources."""
+        with torch.autocast(snapshots.device.type, enabled=False):
+            path = self.pursuit(snapshots, codes, channel)
+        return path.factor * self.weigher(path.features).sqrt().unsqueeze(-2)
+
+
+class PursuitNet(PlacesNet):
     """CovarianceNet that begins with the places that an unrolled sparse fit finds, and learns what each is worth.
 
     F = [√p_c a_c] over the places on the path, plus what the plain network has to add in the columns of its last level:
@@ -222,15 +242,13 @@ class PursuitNet(CovarianceNet):
     def __init__(
         self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, weigher: Weigher
     ) -> None:
-        super().__init__(backbone, head, maps)
-        self.pursuit, self.weigher = pursuit, weigher
+        super().__init__(pursuit, weigher)
+        self.maps, self.backbone, self.head = maps, backbone, head
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
-        """Factor F, [B,N,C], of which the last Kmax columns hold the fit with the most sources."""
-        with torch.autocast(snapshots.device.type, enabled=False):
-            path = self.pursuit(snapshots, codes, channel)
-        factor = path.factor * self.weigher(path.features).sqrt().unsqueeze(-2)
-        added = self.ADDED * super().forward(snapshots, codes, channel)  # [B, N, Kmax]
+        """Factor F, [B,N,C]."""
+        factor = super().forward(snapshots, codes, channel)
+        added = self.ADDED * CovarianceNet.forward(self, snapshots, codes, channel)  # [B, N, Kmax]
         rest = factor.shape[-1] - added.shape[-1]
         return torch.cat([factor[..., :rest], factor[..., rest:] + added], dim=-1)
 
@@ -244,7 +262,8 @@ def matched(batch: SceneBatch, module: nn.Module) -> SceneBatch:
 
 def design_of(model: nn.Module) -> str:
     """Which of DESIGNS a network is; "beams" for one of another kind."""
-    return "pursuit" if isinstance(model, PursuitNet) else "beams"
+    kinds = {"pursuit": PursuitNet, "places": PlacesNet}
+    return next((name for name, kind in kinds.items() if isinstance(model, kind)), "beams")
 
 
 def default_beams(config: SceneConfig) -> tuple[int, int, int]:
