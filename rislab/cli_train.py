@@ -74,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
     if options.export:
         path = Path(options.export)
-        fields = {name: str(value) for name, value in dataclasses.asdict(config).items()}
+        fields = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "scenes"}
+        fields["scenes_an_epoch"] = str(config.scenes)
         weights.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6f}"})
         if not options.json:
             print(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")

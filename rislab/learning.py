@@ -7,13 +7,14 @@ the NMSE on a fixed validation set, which depends on no phase and no weight of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from rislab import runs
 from rislab.data import SceneBatch, SceneConfig, simulate
@@ -40,7 +41,7 @@ class LearningConfig:
     """
 
     preset: str = "full"
-    design: str = "pursuit"
+    design: str = "places"
     scenes: int = 4096
     epochs: int = 40
     validation: int = 1024
@@ -153,17 +154,30 @@ def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet | Non
     }
 
     def stream(state: TrainState) -> Generator[Record]:
-        earlier = [record for record in _told(folder) if record.epoch < state.epoch]
-        scores = [record.validation for record in earlier if record.validation is not None]
-        while state.epoch <= training.epochs and not _exhausted(scores, config.patience):
-            with closing(fit(model, config.draw(state.epoch), training, validation=validation, resume=state)) as epoch:
-                for record in epoch:
-                    yield record
-                    if isinstance(record, EpochRecord):
-                        scores += [] if record.validation is None else [record.validation]
-                        break
+        return lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch])
 
     yield from runs.recorded(folder, model, config.scenes, training, mine, stream, checkpoint_seconds=30.0)
+
+
+def lessons(
+    config: LearningConfig, model: nn.Module, state: TrainState | None = None, earlier: Sequence[EpochRecord] = ()
+) -> Generator[Record]:
+    """learn() without a run folder: epochs of fit(), each on scenes of its own.
+
+    Args:
+        config: see LearningConfig. model: trained in place. state: to go on from, advanced in place; None begins.
+        earlier: epochs before it, for the patience.
+    """
+    training, validation = config.training(), config.validation_data()
+    state = state or TrainState.begin(model, config.scenes, training)
+    scores = [record.validation for record in earlier if record.validation is not None]
+    while state.epoch <= training.epochs and not _exhausted(scores, config.patience):
+        with closing(fit(model, config.draw(state.epoch), training, validation=validation, resume=state)) as epoch:
+            for record in epoch:
+                yield record
+                if isinstance(record, EpochRecord):
+                    scores += [] if record.validation is None else [record.validation]
+                    break
 
 
 def _told(folder: Path | str) -> list[EpochRecord]:
