@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import time
@@ -30,7 +31,8 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Call
     parser.add_argument("--config", metavar="YAML", help="file with any of the fields below")
     for name in (*FIELDS, *FURTHER):
         parser.add_argument(f"--{name.replace('_', '-')}", type=kinds.get(name, str), help="see LearningConfig")
-    parser.add_argument("--run", dest="folder", metavar="FOLDER", default="runs/learned", help="default: %(default)s")
+    # torchrun takes --run for an option of its own.
+    parser.add_argument("--run", "--folder", dest="folder", default="runs/learned", help="default: %(default)s")
     parser.add_argument("--export", metavar="FILE", help="write the weights as safetensors when it is done")
     parser.add_argument("--threads", type=whole, default=2, help="intra-op threads of torch (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON lines, one an epoch")
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
     import torch
 
-    from rislab import weights
+    from rislab import parallel, weights
     from rislab.learning import LearningConfig, learn
     from rislab.losses import constant_line
     from rislab.records import EpochRecord
@@ -54,29 +56,30 @@ def run(options: argparse.Namespace) -> int:
     config = dataclasses.replace(config, **given)
     model, validation = config.model(), config.validation_data()
     line = constant_line(validation)
-    if not options.json:
-        phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
-        print(
-            f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}"
-        )
-        print(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}", flush=True)
-    began, last = time.perf_counter(), None
-    for record in learn(options.folder, config, model):
-        if isinstance(record, EpochRecord):
-            last = record
-            told = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
-            if options.json:
-                print(json.dumps(told), flush=True)
+    rank, world = parallel.processes()
+    # The first process speaks for all.
+    say = (lambda *lines: None) if options.json or rank else (lambda *lines: print(*lines, flush=True))
+    phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
+    say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
+    say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
+    last: EpochRecord | None = None
+    began = time.perf_counter()
+    with parallel.together(config.device) if world > 1 else contextlib.nullcontext():
+        for record in (parallel.learn if world > 1 else learn)(options.folder, config, model):
+            if not isinstance(record, EpochRecord):
                 continue
+            last = record
             losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
-            print(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s", flush=True)
+            say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")
+            if options.json and rank == 0:
+                told = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
+                print(json.dumps(told), flush=True)
     if last is None:
         raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
-    if options.export:
+    if options.export and rank == 0:
         path = Path(options.export)
         fields = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "scenes"}
         fields["scenes_an_epoch"] = str(config.scenes)
         weights.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6f}"})
-        if not options.json:
-            print(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+        say(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")
     return 0 if last.validation is not None and last.validation < line else 1

@@ -46,7 +46,7 @@ class LearningConfig:
     epochs: int = 40
     validation: int = 1024
     patience: int = 0
-    micro_batch: int = 64
+    micro_batch: int = 32
     accumulation_steps: int = 1
     precision: str = "fp32"
     device: str = "cpu"
@@ -96,14 +96,16 @@ class LearningConfig:
 
     def training(self) -> TrainConfig:
         """The configuration of the loop."""
+        micro_batch = min(self.micro_batch, self.scenes)
         return TrainConfig(
             epochs=self.epochs,
-            micro_batch=min(self.micro_batch, self.scenes),
+            micro_batch=micro_batch,
             accumulation_steps=self.accumulation_steps,
             precision=self.precision,
             lr_head=self.lr,
             lr_backbone=self.lr,
-            warmup=100,
+            # A tenth of a short training.
+            warmup=min(100, max(1, self.epochs * -(-self.scenes // (micro_batch * self.accumulation_steps)) // 10)),
             ema=None,
             curriculum=self.curriculum,
             blend=self.blend,
@@ -129,7 +131,7 @@ class LearningConfig:
         return [one for place, one in enumerate(phases) if place == 0 or one[1] != phases[place - 1][1]]
 
 
-def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet | None = None) -> Generator[Record]:
+def learn(folder: Path | str, config: LearningConfig, model: nn.Module | None = None) -> Generator[Record]:
     """Train on fresh scenes in a run folder, and go on where it was stopped.
 
     Args:

@@ -87,7 +87,8 @@ class Pursuit(nn.Module):
         atoms = torch.view_as_complex(self.atoms).to(snapshots.dtype)
         spots, low, high, reach = (value.to(real) for value in (self.spots, self.low, self.high, self.reach))
         array = Array(self.elements.to(real), self.config.wavelength, self.config.wavefront)
-        level = _power(snapshots) / snapshots[0].numel()  # [B]
+        # Snapshots of nothing at all are no reason for NaN.
+        level = (_power(snapshots) / snapshots[0].numel()).clamp_min(torch.finfo(real).tiny)  # [B]
         noise = torch.maximum(level - _power(channel) / channel.shape[1], QUIET * level)
         scene = _Scene(snapshots, codes, channel, array, noise / self.config.elements)
         points = spots[:0].expand(len(snapshots), 0, 3)
@@ -173,7 +174,7 @@ class _Scene:
             inverse,
         ]
         told = torch.stack([*own, *(value.expand_as(nearest) for value in scene)], dim=-1)
-        return vectors, told.clamp(-10, 10), left
+        return vectors, torch.nan_to_num(told).clamp(-10, 10), torch.nan_to_num(left)
 
     def images(self, vectors: Tensor) -> Tensor:
         """What the antennas receive of fields [B,C,N] in each snapshot, [B,L,M,C]."""

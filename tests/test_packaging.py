@@ -22,14 +22,14 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "pursuit", "model", "records", "files",
-    "state", "training", "gradients", "runs", "overfit", "learning", "weights", "fault", "faults_accumulation",
-    "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator", "faults", "autopsy", "readings",
-    "finding", "testimony", "witness", "deliveries", "course", "hearing", "reported", "checkup", "bystander",
-    "script", "subject", "probes", "clinic", "quiz", "story", "exercises", "modes", "precision", "conventions",
-    "localise", "explore", "film", "machine", "figures", "deliveries_figure", "loops", "localise_figure",
-    "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel",
-    "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "panels",
-    "notebooks", "export", "reports", "gallery", "cli_faults", "cli_checkup", "cli_train", "cli",
+    "state", "training", "gradients", "runs", "overfit", "learning", "parallel", "weights", "fault",
+    "faults_accumulation", "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator", "faults",
+    "autopsy", "readings", "finding", "testimony", "witness", "deliveries", "course", "hearing", "reported",
+    "checkup", "bystander", "script", "subject", "probes", "clinic", "quiz", "story", "exercises", "modes",
+    "precision", "conventions", "localise", "explore", "film", "machine", "figures", "deliveries_figure", "loops",
+    "localise_figure", "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner",
+    "clinic_panel", "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel",
+    "panels", "notebooks", "export", "reports", "gallery", "cli_faults", "cli_checkup", "cli_train", "cli",
 )  # fmt: skip
 
 
