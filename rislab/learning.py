@@ -90,13 +90,18 @@ class LearningConfig:
             raise InputError(f"{path} holds no mapping; allowed: fields of LearningConfig")
         return cls.from_dict(content)
 
+    @property
+    def drawn(self) -> int:
+        """Scenes that draw() gives."""
+        return self.scenes
+
     def scene_config(self) -> SceneConfig:
         """The preset's scenes."""
         return SceneConfig.preset(self.preset)
 
     def training(self) -> TrainConfig:
         """The configuration of the loop."""
-        micro_batch = min(self.micro_batch, self.scenes)
+        micro_batch = min(self.micro_batch, self.drawn)
         return TrainConfig(
             epochs=self.epochs,
             micro_batch=micro_batch,
@@ -105,7 +110,7 @@ class LearningConfig:
             lr_head=self.lr,
             lr_backbone=self.lr,
             # A tenth of a short training.
-            warmup=min(100, max(1, self.epochs * -(-self.scenes // (micro_batch * self.accumulation_steps)) // 10)),
+            warmup=min(100, max(1, self.epochs * -(-self.drawn // (micro_batch * self.accumulation_steps)) // 10)),
             ema=None,
             curriculum=self.curriculum,
             blend=self.blend,
@@ -119,7 +124,7 @@ class LearningConfig:
 
     def draw(self, epoch: int) -> SceneBatch:
         """The scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
-        return simulate(self.scene_config(), self.scenes, seed=self.seed, start=(epoch - 1) * self.scenes)
+        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=(epoch - 1) * self.scenes)
 
     def validation_data(self) -> SceneBatch:
         """The scenes that decide."""
@@ -149,7 +154,7 @@ def learn(folder: Path | str, config: LearningConfig, model: nn.Module | None = 
         "train": training.to_dict(),
         "scenes": config.scene_config().to_dict(),
         "design": config.design,
-        "count": config.scenes,
+        "count": config.drawn,
         "digest": "fresh scenes in each epoch",
         "validation": len(validation),
         "validation_digest": validation.fingerprint(),
@@ -158,7 +163,7 @@ def learn(folder: Path | str, config: LearningConfig, model: nn.Module | None = 
     def stream(state: TrainState) -> Generator[Record]:
         return lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch])
 
-    yield from runs.recorded(folder, model, config.scenes, training, mine, stream, checkpoint_seconds=30.0)
+    yield from runs.recorded(folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0)
 
 
 def lessons(
@@ -171,7 +176,7 @@ def lessons(
         earlier: epochs before it, for the patience.
     """
     training, validation = config.training(), config.validation_data()
-    state = state or TrainState.begin(model, config.scenes, training)
+    state = state or TrainState.begin(model, config.drawn, training)
     scores = [record.validation for record in earlier if record.validation is not None]
     while state.epoch <= training.epochs and not _exhausted(scores, config.patience):
         with closing(fit(model, config.draw(state.epoch), training, validation=validation, resume=state)) as epoch:

@@ -71,12 +71,15 @@ class Shared(nn.Module):
 class ShareConfig(LearningConfig):
     """A LearningConfig whose epochs are a process's share of the scenes."""
 
+    @property
+    def drawn(self) -> int:
+        """The share of one process."""
+        return self.scenes // processes()[1]
+
     def draw(self, epoch: int) -> SceneBatch:
         """Its own stretch of the scenes of an epoch; processes have equal ones."""
-        rank, world = processes()
-        count = self.scenes // world
-        start = (epoch - 1) * self.scenes + rank * count
-        return simulate(self.scene_config(), count, seed=self.seed, start=start)
+        start = (epoch - 1) * self.scenes + processes()[0] * self.drawn
+        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=start)
 
 
 def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
@@ -95,7 +98,7 @@ def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> G
     if (Path(folder) / runs.CHECKPOINT).exists():
         raise InputError(f"run {folder} was begun; allowed: a new folder, where several processes train")
     share = ShareConfig(**vars(config))
-    micro_batches = math.ceil(config.scenes // world / config.training().micro_batch)
+    micro_batches = math.ceil(share.drawn / share.training().micro_batch)
     model.to(config.device)
     shared = Shared(model, config.accumulation_steps, micro_batches)
     dist.barrier()
