@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_overfit(parser: argparse.ArgumentParser) -> None:
     parser.description = "Climb the overfit ladder. Exit code 0 only if every rung holds."
     parser.add_argument("--preset", default="classroom", help="classroom (6×6 RIS) or full (12×12)")
+    parser.add_argument("--design", default="beams", help="of the network: beams or pursuit (default %(default)s)")
     parser.add_argument("--scenes", type=_whole, default=512, help="size of the training set (default %(default)s)")
     parser.add_argument("--epochs", type=_whole, default=30, help="passes over the whole set (default %(default)s)")
     parser.add_argument("--micro-batch", type=_whole, default=64, help="scenes in one forward (default %(default)s)")

@@ -24,7 +24,7 @@ from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.draws import SPLITS
 from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.gradients import ALARMS, compare, flat_gradient, one_window
-from rislab.model import CovarianceNet
+from rislab.model import DESIGNS, CovarianceNet
 from rislab.records import Record, StepRecord, epochs, same, steps
 from rislab.state import HALF, PRECISIONS, TrainConfig, TrainState
 from rislab.training import evaluate, fit, score
@@ -47,6 +47,7 @@ class OverfitConfig:
         lr: peak learning rate of the head; the backbone gets a tenth of it.
         blend: β of R_test. curriculum, clip_norm: see TrainConfig.
         validation: number of fresh scenes that are scored after each epoch; 0 for none.
+        design: of the network, see CovarianceNet.build(); "places" cannot learn noise by heart, and is not meant to.
     """
 
     preset: str = "classroom"
@@ -62,9 +63,11 @@ class OverfitConfig:
     clip_norm: float | None = 1.0
     validation: int = 0
     device: str = "cpu"
+    design: str = "beams"
 
     def __post_init__(self) -> None:
         check_choice("preset", self.preset, WHOLE_SET)
+        check_choice("design", self.design, DESIGNS)
         check_number("scenes", self.scenes, BATCH, 10**7, whole=True)
         check_number("micro_batch", self.micro_batch, 1, self.scenes, whole=True)
         check_number("lr", self.lr, 0.0, 1e6, above=True)
@@ -98,6 +101,7 @@ class OverfitConfig:
             preset=presets[0],
             scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
             validation=plain.get("validation") or 0,
+            design=plain.get("design", "beams"),
             lr=training.lr_head,
             **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
         )
@@ -138,7 +142,7 @@ class OverfitConfig:
 
     def model(self) -> CovarianceNet:
         """A new network, its weights drawn from the seed."""
-        return CovarianceNet.build(self.scene_config(), seed=self.seed)
+        return CovarianceNet.build(self.scene_config(), seed=self.seed, design=self.design)
 
 
 @dataclass(frozen=True)
