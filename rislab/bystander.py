@@ -176,7 +176,8 @@ class Bystander:
         if self._elsewhere():
             return
         self.backwards += 1
-        if not self.parties:
+        # Ever more rarely: each look goes through all objects, and a loop without an optimiser has none to find.
+        if not self.parties and self.backwards & (self.backwards - 1) == 0:
             self._look_around()
         for party in self.parties:
             party.witness.root_begins(root, upstream)

@@ -62,7 +62,8 @@ def music(view: View | None = None, *, model: CovarianceNet | None = None) -> Mu
     """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
 
     Args:
-        view: where to begin; the default View if None. model: network of the learned covariance.
+        view: where to begin; the default View if None. model: network of the learned covariance; the
+            shipped one for the view's surface if None.
 
     Raises:
         InputError: for anything that is not a View.
@@ -73,7 +74,9 @@ def music(view: View | None = None, *, model: CovarianceNet | None = None) -> Mu
     chosen = View() if view is None else view
     if not isinstance(chosen, View):
         raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
-    return MusicPanel(chosen, model, live=is_live())
+    from rislab import weights
+
+    return MusicPanel(chosen, model or weights.load("shipped", chosen.preset)[0], live=is_live())
 
 
 def film(film: Film) -> FilmPanel:

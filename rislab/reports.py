@@ -70,6 +70,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
         "fault_clinic": ClinicConfig,
         "music": _check_music,
         "your_loop": LoopsConfig,
+        "localise": _check_localise,
     }
 
     def check(values: dict[str, object]) -> object:
@@ -97,6 +98,20 @@ def _check_overfit(*, compare_steps: list[int], compare_precisions: list[str], *
     _check_each("compare_precisions", compare_precisions, lambda name, value: check_choice(name, value, PRECISIONS))
     for precision in compare_precisions:
         dataclasses.replace(config, precision=precision)
+
+
+def _check_localise(
+    *, preset: str, snrs_db: list[float], test_scenes: int, learned_scenes: int, epochs: int, seed: int
+) -> None:
+    from rislab.data import SceneConfig
+    from rislab.learning import LearningConfig
+
+    check_number("test_scenes", test_scenes, 1, 10**6, whole=True)
+    LearningConfig(preset=preset, scenes=learned_scenes, epochs=epochs, seed=seed)
+    if not snrs_db:
+        raise InputError("snrs_db is empty; allowed: at least one value")
+    for snr in snrs_db:
+        SceneConfig.preset(preset, snr_db=snr)
 
 
 def _check_music(

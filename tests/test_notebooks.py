@@ -30,8 +30,9 @@ SMALL: dict[str, dict[str, object]] = {
         "separations_deg": [3.0, 12.0],
     },
     "precision": {"scenes": 64, "windows": 6, "accumulation_steps": [1, 4]},
-    "whodunnit": {"epochs": 4, "repair_epochs": 4},
+    "whodunnit": {"epochs": 3, "repair_epochs": 3},
     "your_loop": {"epochs": 2},
+    "localise": {"snrs_db": [10.0], "test_scenes": 12, "learned_scenes": 1024, "epochs": 3},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
 }
 CHROMIUM = shutil.which("chromium")
