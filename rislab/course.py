@@ -92,7 +92,11 @@ def _marks(batches: list[MicroBatch], seen: Testimony, contract: Contract) -> li
         found.append(warning("C13", "scaler without autocast", text, batches[0].where))
     lost = [batch for batch in batches if not bool(batch.loss.isfinite().all())]
     if lost:
-        aliases = ("epsilon vanishes in half precision", "squares overflow in half precision")
+        aliases = (
+            "epsilon vanishes in half precision",
+            "squares overflow in half precision",
+            "NaN dropped from the record",
+        )
         text = f"NaN or infinity in {len(lost)} of {len(batches)} losses, in {lost[0].precision}"
         found.append(warning("C5", "losses that are no numbers", text, lost[0].where, aliases))
     evaluated = [batch for batch in batches if not batch.mode]
@@ -168,6 +172,11 @@ def weight_findings(seen: Testimony) -> list[Finding]:
         found.append(warning("C4", "not in the optimiser", text))
     if seen.frozen:
         found.append(note("C4", "frozen tensors", f"{seen.frozen} ask for no gradient", ("head frozen",)))
+    if seen.coarse and not seen.fine and seen.micro_batches and any(step.applied for step in seen.steps):
+        text = (
+            f"all {seen.coarse} larger tensors hold nothing but numbers of bfloat16: what moves a weight by less than"
+        )
+        found.append(warning("C4", "weights kept in bf16", f"{text} 1/256 of itself is lost"))
     moving = [step for step in seen.steps if step.applied and max(step.rates, default=0.0) > 0]
     stuck = [name for name in seen.still if name not in seen.strange]
     if not moving or not stuck or not seen.micro_batches:

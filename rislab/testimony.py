@@ -104,6 +104,7 @@ class Testimony:
         strays: losses that depend on none of the weights. frozen: tensors of the network that ask for no gradient.
         still: names of trainable tensors that never moved. strange: those that no optimiser holds.
         faint: those of the still ones that got a gradient of nothing but rounding.
+        coarse: trainable tensors that hold none but numbers of bfloat16, in whatever type they are kept. fine: others.
         stale: tensors of the optimiser that the network has not, and that never had a gradient.
         ticks: of the scheduler at the end, None without one. moody: whether training mode makes a difference.
         heard: whether the losses are those that were declared; False if they were guessed from the backwards.
@@ -121,6 +122,8 @@ class Testimony:
     faint: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     stale: int = 0
+    coarse: int = 0
+    fine: int = 0
     ticks: int | None = None
     moody: bool = False
     heard: bool = True

@@ -109,6 +109,8 @@ class Witness:
         self.seen.strange = [name for name, value in self._trainable() if id(value) not in held]
         self.seen.stale = len(held - own - self._alive)
         self.seen.frozen = sum(not value.requires_grad for _, value in self._weights())
+        exact = [_of_bfloat16(value) for _, value in self._trainable() if _has_many(value)]
+        self.seen.coarse, self.seen.fine = sum(exact), len(exact) - sum(exact)
         self.seen.faint = [
             name for name, value in self._trainable() if name in self.seen.still and 0 < self._share(value) < FAINT
         ]
@@ -442,6 +444,18 @@ class Witness:
 
     def _scale_now(self) -> float:
         return float(self._scaler.get_scale()) if self._scaler is not None and self._scaler.is_enabled() else 1.0
+
+
+def _has_many(value: Tensor) -> bool:
+    """Whether a tensor holds so many different numbers that they are not all simple ones by chance."""
+    return (
+        value.is_floating_point() and value.numel() >= 16 and int(value.detach().flatten()[:64].unique().numel()) >= 8
+    )
+
+
+def _of_bfloat16(value: Tensor) -> bool:
+    held = value.detach()
+    return bool((held.bfloat16().to(held.dtype) == held).all())
 
 
 def _is_mean(node: Node | None) -> bool:

@@ -31,9 +31,18 @@ class Row:
         return "alias" if any(self.fault in finding.aliases for finding in self.found[:2]) else "no"
 
 
-def others() -> list[tuple[str, str]]:
-    """Faults that no training shows, each with what names it: a probe, the badge, or a rung of the ladder."""
-    return []
+def others(found: Sequence[Row]) -> list[tuple[str, str]]:
+    """Faults that no training shows, or that no finding names, each with what turns red by it, as the tests assert."""
+    shown = {row.fault for row in found if row.named() != "no"}
+    told = {"the ladder": lambda fault: fault.checks, "the badge": lambda fault: fault.badge}
+    return [
+        (
+            fault.name,
+            "; ".join(f"{name}: {', '.join(of(fault))}" for name, of in told.items() if of(fault)) or "its own sign",
+        )
+        for fault in faults.FAULTS
+        if fault.name not in shown
+    ]
 
 
 def rows() -> list[Row]:
@@ -80,8 +89,8 @@ def text(found: Sequence[Row]) -> str:
     lines += table(
         ("setting", "findings"), [(row.setting, "; ".join(map(_said, row.found)) or "none") for row in correct]
     )
-    if others():
-        lines += ["## Faults that no training shows", "", *table(("fault", "named by"), others())]
+    lines += ["## Faults that no training shows, or no finding names", ""]
+    lines += table(("fault", "turns red"), others(found))
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -163,8 +163,13 @@ class Training:
         total = self.backward(window)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        if self.case.clip:
-            nn.utils.clip_grad_norm_([v for v in self.model.parameters() if v.grad is not None], self.case.clip)
+        # Where a scaler has looked for infinity already, a joint norm would carry the NaN of one optimiser's gradients
+        # into those of the other, and its step would be taken.
+        joint = [self.model.parameters()]
+        apart = [[value for group in one.param_groups for value in group["params"]] for one in self.optimizers]
+        for weights in apart if self.scaler.is_enabled() else joint:
+            if self.case.clip:
+                nn.utils.clip_grad_norm_(weights, self.case.clip)
         before = self.scaler.get_scale()
         for optimizer in self.optimizers:
             self.scaler.step(optimizer)
