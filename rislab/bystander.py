@@ -134,7 +134,7 @@ class Bystander:
         seen = party.witness.seen
         if seen.micro_batches or not seen.strays:
             return []
-        held = {id(value) for other in self.parties for value in _tensors(other.optimizer)}
+        held = set(map(id, self._all()))
         free = [
             f"{type(module).__name__}.{name}"
             for module in self._met.values()

@@ -256,10 +256,7 @@ class SceneBatch:
         Returns:
             [B,L,M,C].
         """
-        reflected = self.codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
-        # Snapshots folded into rows: a broadcast channel would be copied for each.
-        received = reflected.flatten(1, 2) @ self.channel.mT  # [B, L·C, M]
-        return received.unflatten(1, reflected.shape[1:3]).mT
+        return images(self.codes, self.channel, columns)
 
     def source_snr_db(self) -> Tensor:
         """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
@@ -298,6 +295,14 @@ class SceneBatch:
         for tensor in self.tensors().values():
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
         return digest.hexdigest()
+
+
+def images(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
+    """SceneBatch.images() on plain tensors: codes [B,L,N], channel [B,M,N], columns [B,N,C] to [B,L,M,C]."""
+    reflected = codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
+    # Snapshots folded into rows: a broadcast channel would be copied for each.
+    received = reflected.flatten(1, 2) @ channel.mT  # [B, L·C, M]
+    return received.unflatten(1, reflected.shape[1:3]).mT
 
 
 def simulate(

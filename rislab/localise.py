@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -149,46 +149,43 @@ class Distance:
 
 
 def distances(
-    model: CovarianceNet | None,
+    model: CovarianceNet,
     config: SceneConfig,
     *,
     snr_db: Sequence[float],
     sources: Sequence[int],
     scenes: int,
     seed: int = 0,
-    fitted: bool = True,
 ) -> Iterator[Distance]:
     """NMSE of the covariance that a network predicts, beside the lines that tell what a figure is worth.
 
     Args:
-        model: None for the lines alone. config: scenes; SNR and number of sources are replaced cell by cell.
-        snr_db, sources, scenes, seed: see compare(). fitted: with the covariance of the sparse fit, powers N/K.
+        model: see CovarianceNet. config: scenes; SNR and number of sources are replaced cell by cell.
+        snr_db, sources, scenes, seed: see compare().
 
     Yields:
-        Distance of each cell: zero matrix, identity, best constant (fitted on the very scenes), sample covariance,
-        sparse fit (which is told K), and the network (which is not).
+        Distance of each cell, for COVARIANCES: zero matrix, identity, best constant (fitted on the very scenes), sample
+        covariance, sparse fit (which is told K), and the network (which is not).
     """
-    for snr in snr_db:
-        for count in sources:
-            cell = SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count})
-            batch = simulate(cell, scenes, seed=seed, split="test")
-            truth = batch.factor()
-            found = {"zero": torch.ones(len(batch)), "identity": torch.full((len(batch),), identity_line(batch))}
-            found["constant"] = torch.full((len(batch),), constant_line(batch))
-            found["sample"] = nmse(sample_factor(batch), truth)
-            if fitted:
-                found["sparse"] = nmse(steered(batch, sparse(batch, count)), truth)
-            if model is not None:
-                parts = [model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)]
-                found["learned"] = nmse(torch.cat(parts).to(truth), truth)
-            yield Distance(
-                snr,
-                count,
-                scenes,
-                float(batch.realised_snr_db.mean()),
-                {name: float(values.mean()) for name, values in found.items()},
-                {name: float(values.median()) for name, values in found.items()},
-            )
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
+        truth, one = batch.factor(), torch.ones(len(batch))
+        values = (
+            one,
+            identity_line(batch) * one,
+            constant_line(batch) * one,
+            nmse(sample_factor(batch), truth),
+            nmse(steered(batch, sparse(batch, count)), truth),
+            nmse(_predicted(model, batch).to(truth), truth),
+        )
+        found = dict(zip(COVARIANCES, values, strict=True))
+        yield Distance(
+            snr,
+            count,
+            scenes,
+            float(batch.realised_snr_db.mean()),
+            {name: float(value.mean()) for name, value in found.items()},
+            {name: float(value.median()) for name, value in found.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -197,19 +194,18 @@ class Counting:
 
     Args:
         snr_db, sources, scenes: the cell. learned: share, by the effective rank of the learned covariance, rounded.
-        criterion: share, by the criterion of sparse.order(); None if it was not asked for.
+        criterion: share, by the criterion of sparse.order().
     """
 
     snr_db: float
     sources: int
     scenes: int
     learned: float
-    criterion: float | None
+    criterion: float
 
     def line(self) -> str:
         """One line for a terminal."""
-        other = "" if self.criterion is None else f"{self.criterion:>10.3f}"
-        return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {other}"
+        return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {self.criterion:>10.3f}"
 
 
 def counting(
@@ -220,32 +216,32 @@ def counting(
     sources: Sequence[int],
     scenes: int,
     seed: int = 0,
-    criterion: bool = True,
 ) -> Iterator[Counting]:
     """Does the learned covariance know how many sources there are? Arguments as in distances()."""
-    for snr in snr_db:
-        for count in sources:
-            cell = SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count})
-            batch = simulate(cell, scenes, seed=seed, split="test")
-            parts = [model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)]
-            found = effective_rank(torch.cat(parts)).round()
-            other = order(batch, config.sources[1]) if criterion else None
-            yield Counting(
-                snr,
-                count,
-                scenes,
-                float((found == count).float().mean()),
-                None if other is None else float((other == count).float().mean()),
-            )
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
+        found = (effective_rank(_predicted(model, batch)).round(), order(batch, config.sources[1]))
+        yield Counting(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
+
+
+def _cells(
+    config: SceneConfig, snr_db: Sequence[float], sources: Sequence[int], scenes: int, seed: int, device: str = "cpu"
+) -> Iterator[tuple[float, int, SceneBatch]]:
+    """The cells of a table, each with its scenes; bad configurations are refused before the first."""
+    cells = [(snr, count) for snr in snr_db for count in sources]
+    configs = [SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count}) for snr, count in cells]
+    for (snr, count), cell in zip(cells, configs, strict=True):
+        yield snr, count, simulate(cell, scenes, seed=seed, split="test", device=device)
+
+
+def _predicted(model: CovarianceNet, batch: SceneBatch) -> Tensor:
+    """The learned factor [B,N,C], chunk by chunk."""
+    return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
 
 
 def steered(batch: SceneBatch, estimate: Estimate) -> Tensor:
     """Factor [B,N,K] of equal powers N/K towards the active places of an estimate."""
     array = batch.config.array(dtype=estimate.azimuth.dtype, device=estimate.azimuth.device)
-    vectors = array.steering(estimate.azimuth, estimate.elevation, estimate.range)  # [B, K, N]
-    counts = estimate.active.sum(-1, keepdim=True).clamp(min=1)
-    amplitude = (estimate.active * batch.config.elements / counts).sqrt()
-    return (vectors * amplitude.unsqueeze(-1)).mT
+    return replace(estimate, power=torch.ones_like(estimate.power)).factor(array)
 
 
 def search_grid(config: SceneConfig) -> Grid:
@@ -281,12 +277,9 @@ def compare(
     for name, values in (("snr_db", snr_db), ("sources", sources)):
         if not values:
             raise InputError(f"{name} is empty; allowed: at least one value")
-    cells = [(snr, count) for snr in snr_db for count in sources]
-    configs = [SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count}) for snr, count in cells]
     chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
     grid = search_grid(config)
-    for (snr, count), cell in zip(cells, configs, strict=True):
-        batch = simulate(cell, scenes, seed=seed, split="test", device=device)
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
         limit = bound(batch)
         for name, estimator in chosen.items():
             yield score(name, estimator, batch, limit, grid, snr, count)

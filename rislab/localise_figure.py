@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.figures import GREY, pens, template
+from rislab.figures import GREY, Pen, pens, template
 from rislab.localise import Distance, Score
 
 
@@ -28,11 +28,7 @@ def recall(scores: Sequence[Score]) -> go.Figure:
                 f"{one.allowed:.3f}<br>{one.milliseconds:.2f} ms a scene, {one.scenes} scenes"
                 for one in mine
             ]
-            figure.add_scatter(
-                x=[one.snr_db for one in mine], y=[one.recall for one in mine], name=pen.name, mode="lines+markers",
-                legendgroup=pen.name, showlegend=column == 1, line={"color": pen.colour, "dash": pen.dash},
-                marker={"symbol": pen.symbol, "size": 7}, hovertext=hover, hoverinfo="text", row=1, col=column,
-            )  # fmt: skip
+            figure.add_trace(_curve(pen, mine, [one.recall for one in mine], hover, column), row=1, col=column)
     for column, count in enumerate(counts, start=1):
         allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
         figure.add_scatter(
@@ -59,12 +55,8 @@ def distances(found: Sequence[Distance]) -> go.Figure:
                 f"NMSE {one.nmse[pen.name]:.4g}, median {one.median[pen.name]:.4g}, {one.scenes} scenes"
                 for one in mine
             ]
-            figure.add_scatter(
-                x=[one.snr_db for one in mine], y=[one.nmse[pen.name] for one in mine], name=pen.name,
-                mode="lines+markers", legendgroup=pen.name, showlegend=column == 1,
-                line={"color": pen.colour, "dash": pen.dash}, marker={"symbol": pen.symbol, "size": 7},
-                hovertext=hover, hoverinfo="text", row=1, col=column,
-            )  # fmt: skip
+            values = [one.nmse[pen.name] for one in mine]
+            figure.add_trace(_curve(pen, mine, values, hover, column), row=1, col=column)
     figure.update_yaxes(type="log", dtick=1, row=1)
     return _dressed(figure, "NMSE of the covariance (mean)")
 
@@ -87,6 +79,17 @@ def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.F
     figure.update_xaxes(title="fresh scenes seen")
     figure.update_yaxes(title="NMSE on the validation (mean)", type="log", dtick=1)
     return figure.update_layout(template=template(), height=380, autosize=True)
+
+
+def _curve(
+    pen: Pen, cells: Sequence[Score | Distance], values: Sequence[float], hover: Sequence[str], column: int
+) -> go.Scatter:
+    """A curve over SNR, in the legend once for all charts."""
+    return go.Scatter(
+        x=[one.snr_db for one in cells], y=values, name=pen.name, mode="lines+markers", legendgroup=pen.name,
+        showlegend=column == 1, line={"color": pen.colour, "dash": pen.dash},
+        marker={"symbol": pen.symbol, "size": 7}, hovertext=hover, hoverinfo="text",
+    )  # fmt: skip
 
 
 def _panes(counts: Sequence[int]) -> go.Figure:

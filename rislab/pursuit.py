@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from rislab.covariance import beam_power
-from rislab.data import SceneConfig
+from rislab.data import SceneConfig, images
 from rislab.geometry import Array
+from rislab.waveforms import explain
 
 # Least share of the snapshots' power that is taken for noise: 25 dB below it.
 QUIET = 3e-3
@@ -133,10 +134,10 @@ class _Scene:
         count = points.shape[1]
         vectors, slopes = self.array.steering_and_slopes(*points.unbind(-1))  # [B, K, N], [B, K, 3, N]
         turned = torch.complex(slopes * vectors.imag.unsqueeze(-2), -slopes * vectors.real.unsqueeze(-2))  # −j ∂φ a
-        images = self.images(torch.cat([vectors, turned.flatten(1, 2)], dim=1))  # [B, L, M, 4K]
-        seen, onto = images[..., :count], torch.cat([snapshots.unsqueeze(-1), images[..., count:]], dim=-1)
-        waveforms = self._gain(seen) @ (seen.mH @ onto)  # [B, L, K, 1 + 3K]
-        outside = onto - seen @ waveforms
+        columns = torch.cat([vectors, turned.flatten(1, 2)], dim=1).mT
+        received = images(self.codes, self.channel, columns)  # [B, L, M, 4K]
+        seen, onto = received[..., :count], torch.cat([snapshots.unsqueeze(-1), received[..., count:]], dim=-1)
+        waveforms, outside = explain(seen, self._gain(seen), onto)  # [B, L, K, 1 + 3K], [B, L, M, 1 + 3K]
         across = outside[..., 1:] * waveforms[..., 0].repeat_interleave(3, dim=-1).unsqueeze(-2)
         stacked, rest = across.flatten(1, 2), outside[..., :1].flatten(1, 2)  # [B, L·M, 3K], [B, L·M, 1]
         curvature, slope = (stacked.mH @ stacked).real, (stacked.mH @ rest).real
@@ -152,10 +153,10 @@ class _Scene:
         count = points.shape[1]
         azimuth, elevation, inverse = points.unbind(-1)
         vectors = self.array.steering(azimuth, elevation, 1 / inverse)
-        seen = self.images(vectors)
+        seen = images(self.codes, self.channel, vectors.mT)
         gain = self._gain(seen)
-        waveforms = gain @ (seen.mH @ self.snapshots.unsqueeze(-1))  # [B, L, K, 1]
-        left = (self.snapshots.unsqueeze(-1) - seen @ waveforms).squeeze(-1)
+        waveforms, left = explain(seen, gain, self.snapshots.unsqueeze(-1))  # [B, L, K, 1]
+        left = left.squeeze(-1)
         power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1)  # [B, L, K]
         spread = gain.diagonal(dim1=-2, dim2=-1).real.clamp_min(torch.finfo(level.dtype).tiny)
         size = self.snapshots[0].numel()
@@ -175,12 +176,6 @@ class _Scene:
         ]
         told = torch.stack([*own, *(value.expand_as(nearest) for value in scene)], dim=-1)
         return vectors, torch.nan_to_num(told).clamp(-10, 10), torch.nan_to_num(left)
-
-    def images(self, vectors: Tensor) -> Tensor:
-        """What the antennas receive of fields [B,C,N] in each snapshot, [B,L,M,C]."""
-        reflected = self.codes.unsqueeze(2) * vectors.unsqueeze(1)  # [B, L, C, N]
-        received = reflected.flatten(1, 2) @ self.channel.mT  # [B, L·C, M]
-        return received.unflatten(1, reflected.shape[1:3]).mT
 
     def _gain(self, seen: Tensor) -> Tensor:
         """(B^H B + σ²/p I)^(−1) for equal powers p = N/K, [B,L,K,K]."""
