@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab import cli_checkup, cli_faults, cli_train
+from rislab import cli_checkup, cli_faults, cli_train, cli_tune
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_report(commands.add_parser("report", help="run a notebook and write a self-contained HTML report"))
     _add_localise(commands.add_parser("localise", help="estimators side by side: recall, errors, ratio to the bound"))
     cli_train.add(commands.add_parser("train", help="train a network on fresh scenes"), _whole, _number)
+    tune = commands.add_parser("tune", help="search hyper-parameters, after the overfit ladder, on one machine or many")
+    cli_tune.add(tune, _whole, _number)
     cli_faults.add(commands.add_parser("faults", help="the catalogue of faults, each an edit of the real loop"), _whole)
     checkup = commands.add_parser(
         "checkup", help="run a training script, watched, and name what is wrong with its loop"

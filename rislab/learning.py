@@ -7,7 +7,7 @@ the NMSE on a fixed validation set, which depends on no phase and no weight of t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,11 +136,19 @@ class LearningConfig:
         return [one for place, one in enumerate(phases) if place == 0 or one[1] != phases[place - 1][1]]
 
 
-def learn(folder: Path | str, config: LearningConfig, model: nn.Module | None = None) -> Generator[Record]:
+def learn(
+    folder: Path | str,
+    config: LearningConfig,
+    model: nn.Module | None = None,
+    *,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Generator[Record]:
     """Train on fresh scenes in a run folder, and go on where it was stopped.
 
     Args:
         folder: of the run, see runs.train(). config: see LearningConfig. model: trained in place; a new one if None.
+        on_epoch: called after each epoch before its record is written, so that no epoch that counts as done was left
+            out, however the run ended; again for an epoch that is trained again.
 
     Yields:
         Records from where the run goes on.
@@ -161,7 +169,10 @@ def learn(folder: Path | str, config: LearningConfig, model: nn.Module | None = 
     }
 
     def stream(state: TrainState) -> Generator[Record]:
-        return lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch])
+        for record in lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch]):
+            if isinstance(record, EpochRecord):
+                on_epoch(record)
+            yield record
 
     yield from runs.recorded(folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0)
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from rislab.quiz_panel import QuizPanel
     from rislab.story import StoryConfig
     from rislab.story_panel import StoryPanel
+    from rislab.trials import TuningConfig
+    from rislab.tuning_panel import TuningPanel
 
 RUNS = "runs"  # beside the notebook
 
@@ -159,6 +161,37 @@ def story(config: StoryConfig | None = None) -> StoryPanel:
     if not isinstance(chosen, StoryConfig):
         raise InputError(f"config is a {type(chosen).__name__}; allowed: a StoryConfig")
     return StoryPanel(chosen, live=is_live())
+
+
+def tuning(
+    config: TuningConfig | None = None,
+    *,
+    folder: Path | str | None = f"{RUNS}/tuning",
+    workers: int | None = None,
+    skip_ladder: bool = False,
+    confirm: int = 3,
+) -> TuningPanel:
+    """Start a hyper-parameter search, or go on with that of the folder; await it in the next cell for its Progress.
+
+    Args:
+        config: see rislab.trials.TuningConfig; its defaults if None.
+        folder: where live searches are kept, each configuration in a folder of its own; None, and headless searches,
+            as long as the panel lives.
+        workers, skip_ladder, confirm: see rislab.tuning.search().
+
+    Raises:
+        InputError: for anything that is not a TuningConfig.
+    """
+    from rislab.trials import TuningConfig
+    from rislab.tuning_panel import TuningPanel
+
+    chosen = TuningConfig() if config is None else config
+    if not isinstance(chosen, TuningConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a TuningConfig")
+    options = {"workers": workers, "skip_ladder": skip_ladder, "confirm": confirm}
+    live = is_live()
+    kept = Path(folder) / chosen.digest() if folder is not None and live else None
+    return TuningPanel(chosen, kept, live=live, **options)
 
 
 def is_live() -> bool:

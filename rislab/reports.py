@@ -71,6 +71,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
         "music": _check_music,
         "your_loop": LoopsConfig,
         "localise": _check_localise,
+        "tuning": _check_tuning,
     }
 
     def check(values: dict[str, object]) -> object:
@@ -112,6 +113,27 @@ def _check_localise(
         raise InputError("snrs_db is empty; allowed: at least one value")
     for snr in snrs_db:
         SceneConfig.preset(preset, snr_db=snr)
+
+
+def _check_tuning(
+    *,
+    preset: str,
+    scenes: int,
+    epochs: int,
+    trials: int,
+    judged: int,
+    objective: str,
+    pruner: str,
+    skip_ladder: bool,
+    confirm: int,
+    seed: int,
+) -> None:
+    from rislab.learning import LearningConfig
+    from rislab.trials import TuningConfig
+
+    base = LearningConfig(preset=preset, scenes=scenes, epochs=epochs, validation=256)
+    TuningConfig(base=base, trials=trials, objective=objective, judged=judged, pruner=pruner, seed=seed)
+    check_number("confirm", confirm, 2, 100, whole=True)
 
 
 def _check_music(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -169,20 +168,10 @@ def read_config(folder: Path | str) -> dict[str, Any]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise InputError(f"run folder {folder} cannot be used: {error.strerror}") from error
-    try:
-        # The kernel drops the lock with the process, however it ends.
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
+        with files.locked(folder / LOCK):
+            yield
+    except BlockingIOError as error:
         raise InputError(f"run folder {folder} is in use by another process; allowed: one process at a time") from error
-    try:
-        yield
-    finally:
-        os.close(handle)
 
 
 def _claim(path: Path, mine: Mapping[str, Any]) -> None:

@@ -22,14 +22,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ORDER = (
     "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
     "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "pursuit", "model", "records", "files",
-    "state", "training", "gradients", "runs", "overfit", "learning", "parallel", "weights", "fault",
-    "faults_accumulation", "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator", "faults",
-    "autopsy", "readings", "finding", "testimony", "witness", "deliveries", "course", "hearing", "reported",
-    "checkup", "bystander", "script", "subject", "probes", "clinic", "quiz", "story", "exercises", "modes",
-    "precision", "conventions", "localise", "explore", "film", "machine", "figures", "deliveries_figure", "loops",
-    "localise_figure", "coverage_figure", "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner",
-    "clinic_panel", "quiz_panel", "story_panel", "precision_panel", "live_run", "training_figure", "training_panel",
-    "panels", "notebooks", "export", "reports", "gallery", "cli_faults", "cli_checkup", "cli_train", "cli",
+    "state", "training", "gradients", "runs", "overfit", "learning", "space", "storage", "parallel", "weights",
+    "fault", "faults_accumulation", "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator",
+    "faults", "autopsy", "readings", "finding", "testimony", "witness", "deliveries", "course", "hearing",
+    "reported", "checkup", "bystander", "script", "subject", "probes", "clinic", "quiz", "story", "exercises",
+    "modes", "precision", "conventions", "localise", "judge", "trials", "worker", "machine", "tuning", "explore",
+    "film", "figures", "deliveries_figure", "loops", "localise_figure", "tuning_figure", "coverage_figure",
+    "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel",
+    "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "tuning_panel", "panels",
+    "notebooks", "export", "reports", "gallery", "sweep", "cli_faults", "cli_checkup", "cli_train", "cli_sweep",
+    "cli_tune", "cli",
 )  # fmt: skip
 
 
@@ -56,7 +58,8 @@ def test_constraints_pin_every_dependency() -> None:
     lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
     pinned = {re.split("==", line)[0].lower().replace("_", "-"): line for line in lines}
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["loops"], *(one for one in extras["test"] if one != "rislab[loops]")]
+    own = [one for names in extras.values() for one in names if not one.startswith("rislab")]
+    wanted = [*PROJECT["dependencies"], *own]
     for requirement in wanted:
         name = re.split(r"[<>=\[]", requirement)[0].lower().replace("_", "-")
         assert name in pinned, f"{name} is not pinned"
@@ -66,7 +69,18 @@ def test_constraints_pin_every_dependency() -> None:
 def test_import_brings_in_nothing_heavy() -> None:
     script = "import sys, rislab; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {"plotly", "ipywidgets", "anywidget", "papermill", "nbconvert", "nbformat", "IPython", "jupyterlab"}
+    heavy = {
+        "optuna",
+        "sqlalchemy",
+        "plotly",
+        "ipywidgets",
+        "anywidget",
+        "papermill",
+        "nbconvert",
+        "nbformat",
+        "IPython",
+        "jupyterlab",
+    }
     assert heavy.isdisjoint(loaded)
     assert {"rislab.training", "rislab.data"} <= set(loaded)
 
