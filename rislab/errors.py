@@ -65,7 +65,8 @@ def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
         raise InputError(f"{kind} is given as a {type(given).__name__}; allowed: a mapping of {', '.join(names)}")
     for name in given:
         if name not in names:
-            raise InputError(f"{name} is not a field of {kind}; allowed: {', '.join(names)}")
+            shown = name if isinstance(name, str) and name.isidentifier() else _shown(name)
+            raise InputError(f"{shown} is not a field of {kind}; allowed: {', '.join(names)}")
 
 
 def check_device(device: object) -> None:

@@ -13,8 +13,10 @@ from rislab.bounds import bound
 from rislab.data import SceneBatch
 from rislab.errors import check_choice
 from rislab.estimates import Estimate
-from rislab.metrics import match, tolerances_of
+from rislab.metrics import Matching, match, tolerances_of
 from rislab.model import CovarianceNet
+from rislab.music import music
+from rislab.subspace import deficient
 
 # Objective → whether more is better, and what it is called on an axis.
 OBJECTIVES = {
@@ -60,25 +62,25 @@ class Judge:
         """Scores of a network; NaN if what it predicts is not finite."""
         found, off = [], []
         for (count, group), limit in zip(self._groups, self._limits, strict=True):
-            if not _finite(model, group):
+            factor = localise.predicted(model, group).to(group.snapshots)  # [B, N, C]
+            if not bool(factor.isfinite().all()):
                 return Judgement(math.nan, math.nan, dict.fromkeys(OBJECTIVES, math.nan))
-            peaks = localise.learned(model)["learned + MUSIC"]
-            places = Estimate.cat([peaks(part, count, self._grid) for part in _parts(group)])
-            matching = match(places, group, tolerances=tolerances_of(group.config))
-            ratio = (matching.position / limit).nan_to_num(MISSED).clamp(max=MISSED)
-            found.append(matching.hit[group.active].double())
+            # Of a covariance of too low a rank MUSIC makes nothing: all sources of such a scene are missed.
+            able = ~deficient(factor, count)
+            hit, ratio = torch.zeros_like(limit), torch.full_like(limit, MISSED)
+            if bool(able.any()):
+                matching = self._matched(factor[able], group[able], count)
+                hit[able] = matching.hit.to(hit)
+                ratio[able] = (matching.position / limit[able]).nan_to_num(MISSED).clamp(max=MISSED).to(ratio)
+            found.append(hit[group.active].double())
             off.append(ratio[group.active].double())
         hits, ratios = torch.cat(found), torch.cat(off)
         errors = {"recall": _standard_error(hits), "peb": _standard_error(ratios)}
         return Judgement(float(hits.mean()), float(ratios.mean()), errors)
 
-
-def _parts(batch: SceneBatch) -> list[SceneBatch]:
-    return [batch[first : first + localise.CHUNK] for first in range(0, len(batch), localise.CHUNK)]
-
-
-def _finite(model: CovarianceNet, batch: SceneBatch) -> bool:
-    return all(bool(model.predict(part).isfinite().all()) for part in _parts(batch))
+    def _matched(self, factor: Tensor, group: SceneBatch, count: int) -> Matching:
+        parts = [music(part, count, self._grid).peaks for part in factor.split(localise.CHUNK)]
+        return match(Estimate.cat(parts), group, tolerances=tolerances_of(group.config))
 
 
 def _standard_error(values: Tensor) -> float:

@@ -61,6 +61,9 @@ class LearningConfig:
         check_choice("preset", self.preset, ("classroom", "full"))
         check_choice("design", self.design, DESIGNS)
         check_number("scenes", self.scenes, 1, 10**7, whole=True)
+        # The length of the warm-up is computed from these, before TrainConfig checks them.
+        for name in ("epochs", "micro_batch", "accumulation_steps"):
+            check_number(name, getattr(self, name), 1, 10**9, whole=True)
         check_number("validation", self.validation, 1, 10**6, whole=True)
         check_number("patience", self.patience, 0, 10**6, whole=True)
         check_number("lr", self.lr, 0.0, 1e6, above=True)

@@ -175,7 +175,7 @@ def distances(
             constant_line(batch) * one,
             nmse(sample_factor(batch), truth),
             nmse(steered(batch, sparse(batch, count)), truth),
-            nmse(_predicted(model, batch).to(truth), truth),
+            nmse(predicted(model, batch).to(truth), truth),
         )
         found = dict(zip(COVARIANCES, values, strict=True))
         yield Distance(
@@ -219,7 +219,7 @@ def counting(
 ) -> Iterator[Counting]:
     """Does the learned covariance know how many sources there are? Arguments as in distances()."""
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
-        found = (effective_rank(_predicted(model, batch)).round(), order(batch, config.sources[1]))
+        found = (effective_rank(predicted(model, batch)).round(), order(batch, config.sources[1]))
         yield Counting(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
 
 
@@ -233,7 +233,7 @@ def _cells(
         yield snr, count, simulate(cell, scenes, seed=seed, split="test", device=device)
 
 
-def _predicted(model: CovarianceNet, batch: SceneBatch) -> Tensor:
+def predicted(model: CovarianceNet, batch: SceneBatch) -> Tensor:
     """The learned factor [B,N,C], chunk by chunk."""
     return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
 

@@ -198,14 +198,29 @@ def _one_count(counts: Tensor) -> None:
 
 def _check_rank(values: Tensor, counts: Tensor, size: int) -> None:
     """Raise InputError where the K-th of the eigenvalues [B,K] in falling order is zero to rounding."""
-    last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
-    short = last <= size * torch.finfo(values.dtype).eps * values[:, 0]
+    short = _short(values, counts, size)
     if bool(short.any()):
         scene = int(short.nonzero()[0, 0])
+        last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
         raise InputError(
             f"covariance of scene {scene} has a rank below {int(counts[scene])}, the number of sources: its eigenvalue "
             f"{int(counts[scene])} is {float(last[scene] / values[scene, 0]):.1e} of the largest; allowed: a rank of K"
         )
+
+
+def deficient(factor: Tensor, sources: int) -> Tensor:
+    """Scenes whose covariance F F^H has a rank below K to rounding, for which no signal subspace is defined, [B] bool.
+
+    Args:
+        factor: F, [B,N,J], complex. sources: K, 1…J.
+    """
+    values = torch.linalg.eigvalsh(factor.mH @ factor).flip(-1)[:, :sources]  # [B, K]
+    return _short(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])
+
+
+def _short(values: Tensor, counts: Tensor, size: int) -> Tensor:
+    last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
+    return last <= size * torch.finfo(values.dtype).eps * values[:, 0]
 
 
 def _tiny(values: Tensor) -> float:

@@ -222,7 +222,8 @@ def read(folder: Path | str, *, storage: str = "", name: str = "tuning") -> tupl
         study = optuna.load_study(study_name=name, storage=kept.storage)
     except KeyError:
         raise InputError(f"{kept.name} holds no study {name!r}; allowed: one that was begun") from None
-    return TuningConfig.from_dict(dict(study.user_attrs["config"])), trials_of(study)
+    trials = trials_of(study)
+    return TuningConfig.from_dict({**study.user_attrs["config"], "trials": max(1, len(trials))}), trials
 
 
 def comparison(finals: Sequence[Final], objective: str) -> dict[str, tuple[float, float]]:
@@ -360,8 +361,8 @@ def warnings_of(trials: Sequence[Trial], config: TuningConfig) -> tuple[str, ...
     for name, effect in effects(trials, config).items():
         if effect.share <= effect.chance:
             said.append(
-                f"{name} has no effect that {effect.trials} trials could tell from chance: it explains "
-                f"{effect.share:.0%} of their order, and shuffled values up to {effect.chance:.0%}"
+                f"{name} has no effect beyond chance: it explains {effect.share:.0%} of the order of "
+                f"{effect.trials} trials, and shuffled values up to {effect.chance:.0%}"
             )
     return tuple(said)
 
@@ -439,7 +440,7 @@ def inert(base: LearningConfig, searched: Space) -> tuple[str, ...]:
         values = searched[name].ends
         each = [dataclasses.replace(short, **{name: value}) for value in values]
         # So many that the largest window is not the only one.
-        scenes = max(8 * micro_batch, *(2 * one.micro_batch * one.accumulation_steps for one in each))
+        scenes = max(2 * micro_batch, *(2 * one.micro_batch * one.accumulation_steps for one in each))
         first, *others = [dataclasses.replace(one, scenes=scenes) for one in each]
         weights = _weights(first)
         if all(torch.equal(weights, _weights(other)) for other in others):

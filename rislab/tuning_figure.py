@@ -211,9 +211,6 @@ def _hover(trial: Trial, config: TuningConfig) -> str:
 
 
 def _dressed(figure: go.Figure, config: TuningConfig) -> go.Figure:
-    figure.update_yaxes(title=_title(config), type="linear" if config.objective == "recall" else "log")
-    if config.objective != "recall":
-        # Ratios to the bound lie between one and ten, where a decade alone would leave one tick.
-        figure.update_yaxes(tickvals=[1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 7, 10])
+    figure.update_yaxes(title=_title(config))
     margin = {"t": 24, "b": 96, "l": 64, "r": 16}
     return figure.update_layout(template=template(), height=400, autosize=True, legend=LEGEND, margin=margin)
