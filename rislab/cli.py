@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab import cli_checkup, cli_faults, cli_train, cli_tune
+from rislab import cli_checkup, cli_faults, cli_sweep, cli_train, cli_tune
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
     cli_train.add(commands.add_parser("train", help="train a network on fresh scenes"), _whole, _number)
     tune = commands.add_parser("tune", help="search hyper-parameters, after the overfit ladder, on one machine or many")
     cli_tune.add(tune, _whole, _number)
+    sweep = commands.add_parser("sweep", help="reports of one notebook over a grid of parameters, compared on one page")
+    cli_sweep.add(sweep, _whole)
     cli_faults.add(commands.add_parser("faults", help="the catalogue of faults, each an edit of the real loop"), _whole)
     checkup = commands.add_parser(
         "checkup", help="run a training script, watched, and name what is wrong with its loop"

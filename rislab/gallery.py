@@ -255,7 +255,7 @@ def _kind(verdict: str) -> str:
 
 
 def _miniature(each: NamedSet, report: reports.Report | None) -> str:
-    drawn = _figures(report.notebook) if report else []
+    drawn = figures_of(report.notebook) if report else []
     if not drawn:
         return f'<p class="empty">{"no figure" if report else "not run"}</p>'
     number = min(each.figure, len(drawn))
@@ -272,7 +272,7 @@ def _headings(figure: Mapping[str, Any]) -> list[str]:
     return [re.sub("<[^>]*>", " ", text) for text in upper]
 
 
-def _figures(executed: Path) -> list[Mapping[str, Any]]:
+def figures_of(executed: Path) -> list[Mapping[str, Any]]:
     """The plotly figures of an executed notebook, in the order of the page."""
     outputs = [output for cell in notebooks.read(executed).cells for output in cell.get("outputs", [])]
     return [output.data[export.PLOTLY] for output in outputs if export.PLOTLY in output.get("data", {})]

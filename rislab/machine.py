@@ -50,6 +50,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """Intra-op threads for a notebook: all cores but one, or as many as RISLAB_THREADS says."""
+    said = os.environ.get("RISLAB_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else max(1, cores() - 1)
+
+
 def widgets() -> str:
     """Whether live panels can render here, and if not, which package is missing."""
     missing = [name for name in ("ipywidgets", "anywidget", "plotly") if importlib.util.find_spec(name) is None]
