@@ -1,11 +1,11 @@
-# make lab · make report · make test · make bench · make mutants; each installs into .venv first if need be.
+# make lab · report · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: lab report test bench mutants lint clean
+.PHONY: lab report test bench mutants soak docs audit cover lint clean
 
 lab: .venv/installed
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir="$(CURDIR)" --LabApp.default_url=/lab/tree/notebooks/00_start.ipynb
+	$(BIN)/rislab lab
 
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
@@ -26,6 +26,26 @@ bench: .venv/installed-bench
 # What the checkup says of every mutant of the loop, into reports/: mutants.md, confusion.md, innocent.md.
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutation
+
+# What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants.
+soak: .venv/installed-test
+	RISLAB_SOAK=1 $(BIN)/python -m pytest tests/test_reliability.py tests/test_fuzz.py tests/test_soak.py tests/test_tuning.py -n 2 --dist loadgroup
+	$(MAKE) mutants
+
+# The reference, from docstrings: reports/out/docs/index.html.
+docs: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pdoc rislab --docformat google --output-directory reports/out/docs
+	@echo reports/out/docs/index.html
+
+# Known vulnerabilities of the tested set; red too where the list of them cannot be reached.
+audit: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+cover: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cover]'
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=rislab --cov-report=term --cov-fail-under=90
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab import cli_checkup, cli_faults, cli_sweep, cli_train, cli_tune
+from rislab import cli_checkup, cli_faults, cli_lab, cli_sweep, cli_train, cli_tune
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     cli_tune.add(tune, _whole, _number)
     sweep = commands.add_parser("sweep", help="reports of one notebook over a grid of parameters, compared on one page")
     cli_sweep.add(sweep, _whole)
+    cli_lab.add_lab(commands.add_parser("lab", help="open JupyterLab on the notebooks, or on a working copy"), _whole)
+    cli_lab.add_app(commands.add_parser("app", help="serve a notebook as a page without code"), _whole)
+    cli_lab.add_grade(commands.add_parser("grade", help="grade the exercises of a class into a CSV"))
     cli_faults.add(commands.add_parser("faults", help="the catalogue of faults, each an edit of the real loop"), _whole)
     checkup = commands.add_parser(
         "checkup", help="run a training script, watched, and name what is wrong with its loop"

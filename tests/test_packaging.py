@@ -30,8 +30,8 @@ ORDER = (
     "film", "figures", "deliveries_figure", "loops", "localise_figure", "tuning_figure", "coverage_figure",
     "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel",
     "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "tuning_panel", "panels",
-    "notebooks", "export", "measured", "reports", "gallery", "sweep", "sweep_page", "cli_faults", "cli_checkup",
-    "cli_train", "cli_sweep", "cli_tune", "cli",
+    "notebooks", "export", "measured", "servers", "grading", "reports", "gallery", "sweep", "sweep_page",
+    "cli_faults", "cli_checkup", "cli_lab", "cli_train", "cli_sweep", "cli_tune", "cli",
 )  # fmt: skip
 
 
