@@ -36,6 +36,20 @@ def replace(path: Path, content: bytes) -> None:
         ) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and try it, before long work whose results are to go there.
+
+    Raises:
+        InputError: if it cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the lock of a file, which is made if there is none; the kernel drops it with the process, however it ends.

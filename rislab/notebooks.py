@@ -150,8 +150,8 @@ def read(path: Path) -> Any:
         return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except FileNotFoundError:
         raise InputError("no such notebook") from None
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"not a notebook ({str(error).splitlines()[0]})") from None
+    except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+        raise InputError(f"not a notebook ({first_line(str(error)) or type(error).__name__})") from None
 
 
 def tagged(notebook: Any, tag: str) -> list[Any]:

@@ -214,6 +214,7 @@ def run(
     """
     path = named(name, folder)
     given, merged = checked(path, values or {}, check)
+    files.check_writable(Path(out))
     header = ({"question": question} if question else {}) | provenance(merged, path.parent)
     start = time.perf_counter()
     notebook, fault = _execute(path, given, progress)
@@ -301,6 +302,9 @@ def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[
             fault = "the kernel died; it may have run out of memory"
         except RuntimeError as error:
             fault = f"the kernel did not start: {first_line(str(error))}"
+        except OSError as error:
+            # papermill writes the notebook after each cell.
+            raise InputError(f"scratch folder {scratch} could not be written: {error.strerror}") from error
         notebook = read(executed)
     markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]
     notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]

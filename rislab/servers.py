@@ -133,7 +133,7 @@ def _open_to(address: str) -> list[str]:
     try:
         known = ipaddress.ip_address(address)
     except ValueError:
-        raise InputError(f"address is {address!r}; allowed: an IP address, such as 127.0.0.1") from None
+        raise InputError(f"ip is {address!r}; allowed: an IP address, such as 127.0.0.1") from None
     if known.is_loopback:
         return []
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import pickle
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -260,7 +259,15 @@ class TrainState:
             InputError: for a missing, damaged or foreign file, or one of another configuration or model.
         """
         plain = read_checkpoint(path)
-        self._check_fits(plain, path)
+        try:
+            self._check_fits(plain, path)
+            self._take(plain)
+        except InputError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"checkpoint {path} does not fit; allowed: a file that a rislab run wrote") from error
+
+    def _take(self, plain: dict[str, Any]) -> None:
         self.model.load_state_dict(plain["model"])
         self.optimizer.load_state_dict(plain["optimizer"])
         self.scaler.load_state_dict(plain["scaler"])
@@ -332,7 +339,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         )
     try:
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # whatever a spoilt pickle does to its reader; weights_only keeps it from doing more
         raise InputError(f"checkpoint {path} holds more than plain data, and is not loaded") from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} has another format than {FORMAT!r}; allowed: that format")

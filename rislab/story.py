@@ -107,6 +107,8 @@ class StoryConfig:
     together: tuple[str, ...] = ("singular vectors differentiated",)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.together, list | tuple):
+            raise InputError(f"together is {self.together!r}; allowed: a list of {', '.join(ACCOMPLICES)}")
         object.__setattr__(self, "together", tuple(self.together))
         check_number("batches", self.batches, 4, 10**4, whole=True)
         check_number("epochs", self.epochs, 3, 10**4, whole=True)

@@ -125,6 +125,7 @@ def run(
     Raises:
         InputError: if a file could not be written, or a process was killed; what is finished stays.
     """
+    files.check_writable(out)
     workers = machine.cores() if workers is None else workers
     check_number("workers", workers, 1, 1024, whole=True)
     left = []

@@ -125,7 +125,8 @@ def search(
     check_number("workers", workers, 1, 1024, whole=True)
     check_number("confirm", confirm, 0, 100, whole=True)
     folder, began = Path(folder), time.monotonic()
-    _writable(folder)
+    files.check_writable(folder)
+    files.check_writable(folder / "claims")
     kept = opened(folder, storage, name)
     study = study_of(kept, config, name)
     ladder: dict[str, Any] = {}
@@ -457,15 +458,6 @@ def _weights(config: LearningConfig) -> torch.Tensor:
 
 
 # ----------------------------------------------------------------------------------------------------------- the record
-
-
-def _writable(folder: Path) -> None:
-    try:
-        (folder / "claims").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
 
 
 def _record(
