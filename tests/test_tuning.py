@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -495,20 +496,35 @@ def database() -> Any:
         yield url
 
 
+def command_lines() -> bytes:
+    """Of all processes, as `ps` shows them to every user."""
+    lines = b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            lines += path.read_bytes()
+    return lines
+
+
 def test_two_machines_share_a_search_through_a_database(
     database: str, undisturbed: tuple[Path, tuning.Progress], tmp_path: Path
 ) -> None:
     """Two searches with a folder each, as on two machines: every trial once, in one of them."""
-    words = [*WORDS, "--trials", "5", "--workers", "1", "--study", "shared", "--storage", database]
+    words = [*WORDS, "--trials", "5", "--workers", "1", "--study", "shared"]
     two = [
         subprocess.Popen(
             [sys.executable, "-m", "rislab.cli", *words, "--folder", str(tmp_path / name)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            env={**os.environ, "RISLAB_STORAGE": database},
         )
         for name in ("here", "there")
     ]
+    listed = b""
+    while any(process.poll() is None for process in two):
+        listed += command_lines()
+        time.sleep(0.2)
+    assert b"rislab.worker" in listed and postgres.PASSWORD.encode() not in listed
     said = "".join(process.communicate(timeout=300)[0] for process in two)
     assert [process.returncode for process in two] == [0, 0], said
     config, trials = tuning.read(tmp_path / "here", storage=database, name="shared")
