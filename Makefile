@@ -1,8 +1,22 @@
 # make lab · report · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
+# For pip: with --index-url or --find-links that offer it, the small CPU build of torch instead of gigabytes for GPUs.
+PIP_OPTIONS ?=
+# The sizes that pip names, added up; what it said stays in the log.
+define install
+@echo "installing $(1) into .venv; see .venv/install.log"
+@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off $(PIP_OPTIONS) --constraint constraints.txt \
+	--editable '$(1)' >.venv/install.log 2>&1 || { tail -n 20 .venv/install.log; exit 1; }
+@awk '/(Downloading|Using cached).*\([0-9.]+ [kMG]B\)/ { n = $$(NF - 1); sub(/\(/, "", n); \
+	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
+endef
 
-.PHONY: lab report test bench mutants soak docs audit cover lint clean
+# The picture of the README, from runs of the lab itself.
+picture: .venv/installed-test
+	$(BIN)/python tests/picture.py
+
+.PHONY: picture lab report test bench mutants soak docs audit cover lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -34,31 +48,31 @@ soak: .venv/installed-test
 
 # The reference, from docstrings: reports/out/docs/index.html.
 docs: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(call install,.[docs])
 	$(BIN)/python -m pdoc rislab --docformat google --output-directory reports/out/docs
 	@echo reports/out/docs/index.html
 
 # Known vulnerabilities of the tested set; red too where the list of them cannot be reached.
 audit: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[audit]'
+	$(call install,.[audit])
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 cover: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cover]'
+	$(call install,.[cover])
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=rislab --cov-report=term --cov-fail-under=90
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[tune]'
+	$(call install,.[tune])
 	touch $@
 
 .venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(call install,.[test])
 	touch $@
 
 .venv/installed-bench: .venv/installed-test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[anchors]'
+	$(call install,.[anchors])
 	touch $@
 
 clean:
