@@ -24,10 +24,11 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
-# Two processes of one thread each; a file stays in one process, since its fixtures are costly, and the files come in
-# their order, since those with the fewest tests take the longest.
+# Processes of one thread each, one more than the two cores: kernels and pages are often waited for.
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(TESTS)
 
 lint: .venv/installed-test
 	$(BIN)/ruff format --check .
@@ -43,7 +44,7 @@ mutants: .venv/installed-test
 
 # What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants.
 soak: .venv/installed-test
-	RISLAB_SOAK=1 $(BIN)/python -m pytest tests/test_reliability.py tests/test_fuzz.py tests/test_soak.py tests/test_tuning.py -n 2 --dist loadgroup
+	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/test_reliability.py tests/test_fuzz.py tests/test_soak.py tests/test_tuning.py
 	$(MAKE) mutants
 
 # The reference, from docstrings: reports/out/docs/index.html.
@@ -59,7 +60,7 @@ audit: .venv/installed-test
 
 cover: .venv/installed-test
 	$(call install,.[cover])
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=rislab --cov-report=term --cov-fail-under=90
+	$(TESTS) --cov=rislab --cov-report=term --cov-fail-under=90
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -15,6 +15,29 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
+# The files that take longest, which come first, so that no worker is left alone with one of them at the end.
+LONGEST = (
+    "test_notebooks",
+    "test_tuning",
+    "test_reliability",
+    "test_lab_in_browser",
+    "test_sweep",
+    "test_accessibility",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one process, since its fixtures are costly; of the notebooks, each is a file of its own."""
+    for item in items:
+        notebook = (
+            item.callspec.params.get("name")
+            if item.path.stem == "test_notebooks" and hasattr(item, "callspec")
+            else None
+        )
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {notebook or ''}".strip()))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -43,13 +43,22 @@ QUIET = [
 ]  # fmt: skip
 
 
+class Ran(dict[str, reports.Report]):
+    """The report of each notebook, run when it is first asked for."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+
+    def __missing__(self, name: str) -> reports.Report:
+        check = reports.check_for(name)
+        self[name] = reports.run(name, SMALL[name], out=self._out, check=check, progress=False)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, reports.Report]:
-    out = tmp_path_factory.mktemp("reports")
-    return {
-        name: reports.run(name, SMALL[name], out=out, check=reports.check_for(name), progress=False)
-        for name in notebooks.available()
-    }
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(tmp_path_factory.mktemp("reports"))
 
 
 def test_every_notebook_has_small_parameters() -> None:
@@ -57,7 +66,7 @@ def test_every_notebook_has_small_parameters() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_notebook_runs_to_its_verdict(name: str, ran: dict[str, reports.Report]) -> None:
+def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
     report = ran[name]
     assert report.ok, report.error
     assert "NMSE" in report.closing
@@ -76,7 +85,7 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: dict[str, reports.Report
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_report_opens_offline_with_all_its_plots(name: str, ran: dict[str, reports.Report]) -> None:
+def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran) -> None:
     if CHROMIUM is None:
         pytest.skip("chromium is not here; install Debian's package chromium to open reports in a real browser")
     from playwright.sync_api import sync_playwright
