@@ -1,6 +1,8 @@
 # make lab · report · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
+# An environment of another Python is made anew; one of the same is brought up to date.
+VERSION := 'import sys; print(sys.version_info[:2])'
 # For pip: with --index-url or --find-links that offer it, the small CPU build of torch instead of gigabytes for GPUs.
 PIP_OPTIONS ?=
 # The sizes that pip names, added up; what it said stays in the log.
@@ -64,7 +66,7 @@ cover: .venv/installed-test
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv .venv
+	@test "$$($(BIN)/python -c $(VERSION) 2>/dev/null)" = "$$($(PYTHON) -c $(VERSION))" || $(PYTHON) -m venv --clear .venv
 	$(call install,.[tune])
 	touch $@
 

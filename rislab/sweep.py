@@ -130,9 +130,9 @@ def run(
     check_number("workers", workers, 1, 1024, whole=True)
     left = []
     for cell in wanted:
-        earlier = _earlier(cell, out)
-        if earlier is not None:
-            yield earlier
+        known = earlier(cell, out)
+        if known is not None:
+            yield known
         else:
             left.append(cell)
     if not left:
@@ -165,8 +165,8 @@ def _report(chosen: gallery.NamedSet, cell: Cell, out: Path) -> Outcome:
     return outcome
 
 
-def _earlier(cell: Cell, out: Path) -> Outcome | None:
-    """The outcome of a report that is there, passed, and would be the same again."""
+def earlier(cell: Cell, out: Path) -> Outcome | None:
+    """The outcome of a report that is there, passed, and would be the same again; else None."""
     path = out / RECORDS / f"{cell.name}.json"
     pages = [out / f"{cell.name}{suffix}" for suffix in (".html", ".ipynb")]
     if not all(one.exists() for one in (path, *pages)):

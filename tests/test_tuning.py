@@ -144,10 +144,14 @@ def test_the_truth_scores_near_the_bound_and_nonsense_does_not() -> None:
     wrong = dict(zip(scenes.hashes(), scenes.factor().roll(1, 0), strict=True))
     nan = {name: factor * torch.nan for name, factor in true.items()}
     judge = Judge(scenes)
-    best, worst, none = (judge(Oracle(factors)) for factors in (true, wrong, nan))
+    flat = {name: factor * torch.tensor([1.0, 0.0, 0.0]) for name, factor in true.items()}
+    best, worst, none, low = (judge(Oracle(factors)) for factors in (true, wrong, nan, flat))
     assert best.recall == 1.0 and best.peb < 1.0  # the truth itself is better than any estimate
     assert worst.recall < 0.2 and worst.peb > 8.0
     assert not np.isfinite(none.recall) and not np.isfinite(none.peb)
+    # Of rank one: for two sources and more MUSIC makes nothing of it, and all of them are missed.
+    alone = scenes.active.sum(-1) == 1
+    assert low.recall == pytest.approx(float(alone.sum()) / float(scenes.active.sum()), abs=0.02)
 
 
 def test_judging_does_not_touch_the_training() -> None:
@@ -191,10 +195,6 @@ def test_the_best_trains_again_to_its_score(undisturbed: tuple[Path, tuning.Prog
     assert SMALL.judge()(model).peb == pytest.approx(best.score, rel=1e-6)
 
 
-def test_the_same_search_gives_the_same_trials(undisturbed: tuple[Path, tuning.Progress], tmp_path: Path) -> None:
-    assert what_counts(searched(tmp_path).trials) == what_counts(undisturbed[1].trials)
-
-
 def test_more_trials_go_on_with_the_same_study(tmp_path: Path) -> None:
     first = searched(tmp_path, dataclasses.replace(SMALL, trials=2))
     more = searched(tmp_path, dataclasses.replace(SMALL, trials=4), workers=2)
@@ -208,15 +208,6 @@ def test_pruning_spares_epochs_and_says_so_in_the_records(tmp_path: Path) -> Non
     assert pruned and all(trial.score is None and trial.epochs < 3 for trial in pruned)
     for trial in told.trials:
         assert len(epochs(runs.read_records(run_folder(tmp_path, trial.number)))) == trial.epochs
-
-
-def test_trials_that_fail_say_why_and_the_search_goes_on(tmp_path: Path) -> None:
-    """At a learning rate of 10⁵ nothing is learned: a score of nothing found, or a failure that says why."""
-    wild = {"lr": Choice((2e-3, 1e5))}
-    told = searched(tmp_path, dataclasses.replace(SMALL, space=wild, trials=6))
-    failed = [trial for trial in told.trials if trial.state == "failed"]
-    assert all(trial.reason for trial in failed)
-    assert told.best is not None and told.best.values["lr"] == 2e-3
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
@@ -370,7 +361,7 @@ def test_a_search_that_is_stopped_goes_on_as_if_it_had_not(
 
 def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, tuning.Progress], tmp_path: Path) -> None:
     """Every process of a search is killed at random moments; what it leaves is what an undisturbed one left."""
-    kills, chance = int(os.environ.get("RISLAB_KILLS", "2")), random.Random(5)
+    kills, chance = int(os.environ.get("RISLAB_KILLS", "1")), random.Random(5)
     command = [sys.executable, "-m", "rislab.cli", *WORDS, "--trials", "5", "--workers", "1", "--folder", str(tmp_path)]
     for _ in range(kills):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
