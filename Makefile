@@ -14,11 +14,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-# The picture of the README, from runs of the lab itself.
-picture: .venv/installed-test
-	$(BIN)/python tests/picture.py
-
-.PHONY: picture lab report test bench mutants soak docs audit cover lint clean
+.PHONY: lab report test bench mutants soak docs audit cover picture lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -77,6 +73,10 @@ cover: .venv/installed-test
 .venv/installed-bench: .venv/installed-test
 	$(call install,.[anchors])
 	touch $@
+
+# The picture of the README, from runs of the lab itself.
+picture: .venv/installed-test
+	$(BIN)/python tests/picture.py
 
 clean:
 	rm -rf .venv reports/out

@@ -125,10 +125,10 @@ def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[
         lines.append("overfit ladder skipped by --skip-ladder, and the record says so")
     rungs = now.ladder.get("rungs", []) if now.stage == "ladder" else []
     lines += rungs[len(before.ladder.get("rungs", [])) if before else 0 :]
-    ended = {trial.number for trial in before.trials if trial.state not in ("waiting", "running")} if before else set()
+    ended = {trial.number for trial in before.trials if trial.ended} if before else set()
     left = "" if now.left is None else f"{now.ended()}/{config.trials}, {_span(now.left)} left  "
     for trial in now.trials:
-        if trial.state not in ("waiting", "running") and trial.number not in ended:
+        if trial.ended and trial.number not in ended:
             lines.append(left + trial.line(config.objective))
     lines += [f"warning: {text}" for text in now.warnings if before is None or text not in before.warnings]
     if now.stage == "runoff" and before and before.stage != "runoff" and now.best:

@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from rislab.errors import InputError
 
@@ -34,6 +37,24 @@ def replace(path: Path, content: bytes) -> None:
         raise InputError(
             f"{path} could not be written: {error.strerror or error}; what was there before is unchanged"
         ) from error
+
+
+def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
+    """The mapping that a YAML file holds; nothing in it is executed.
+
+    Args:
+        path: of the file. otherwise: what is said of a file that holds something else, after its name.
+
+    Raises:
+        InputError: if it cannot be read, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that no calendar has
+        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} {otherwise}")
+    return content
 
 
 def check_writable(folder: Path) -> None:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
-from rislab import runs
+from rislab import files, runs
 from rislab.data import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.losses import CURRICULA, Phase, phase_of
@@ -85,13 +84,7 @@ class LearningConfig:
         Raises:
             InputError: for a file that cannot be read or is no mapping, and for values that are not allowed.
         """
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path} holds no mapping; allowed: fields of LearningConfig")
-        return cls.from_dict(content)
+        return cls.from_dict(files.read_mapping(path, "holds no mapping; allowed: fields of LearningConfig"))
 
     @property
     def drawn(self) -> int:

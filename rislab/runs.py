@@ -155,14 +155,7 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     Raises:
         InputError: if it cannot be read or is not a mapping.
     """
-    path = Path(folder) / CONFIG
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no run configuration; allowed: the file that rislab wrote")
-    return content
+    return files.read_mapping(Path(folder) / CONFIG, "holds no run configuration; allowed: the file that rislab wrote")
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
+from rislab import files
 from rislab.errors import InputError, check_fields, check_number, plain
 from rislab.learning import LearningConfig
 
@@ -113,13 +112,8 @@ def read(path: Path | str) -> dict[str, Dimension]:
     Raises:
         InputError: for a file that cannot be read or is no mapping, and what check() refuses.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no mapping; allowed: lines such as lr: {{low: 0.0001, high: 0.01, log: true}}")
-    return check(from_dict(content))
+    allowed = "holds no mapping; allowed: lines such as lr: {low: 0.0001, high: 0.01, log: true}"
+    return check(from_dict(files.read_mapping(path, allowed)))
 
 
 def from_dict(content: Mapping[str, Any]) -> dict[str, Dimension]:

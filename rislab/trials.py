@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # Epochs after which a trial must be among the best third of those that came as far, half, or above the median.
 PRUNERS = ("halving", "median", "none")
-STATES = ("waiting", "running", "complete", "pruned", "failed")
 BEST, TRIALS = "best.yaml", "trials"
 
 
@@ -112,7 +111,8 @@ class Trial:
     """One trial as it stands in the storage.
 
     Args:
-        number: from 0. state: one of STATES. values: what was searched. scores: by epoch, as reported.
+        number: from 0. state: "waiting", "running", "complete", "pruned" or "failed". values: what was searched.
+        scores: by epoch, as reported.
         score: the last, of a trial that is complete; else None. error: its standard error over sources, or None.
         reason: why it failed, or "". seconds: of its last attempt.
     """
@@ -125,6 +125,11 @@ class Trial:
     error: float | None
     reason: str
     seconds: float
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is neither waiting nor running."""
+        return self.state not in ("waiting", "running")
 
     @property
     def epochs(self) -> int:

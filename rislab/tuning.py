@@ -87,7 +87,7 @@ class Progress:
 
     def ended(self) -> int:
         """Number of trials that are neither waiting nor running."""
-        return sum(trial.state not in ("waiting", "running") for trial in self.trials)
+        return sum(trial.ended for trial in self.trials)
 
 
 def search(
@@ -137,7 +137,7 @@ def search(
     _record(folder, config, kept, name, ladder, inert)
     task = Task(str(folder), config.to_dict(), storage, name)
     told = Progress("search", ladder, warnings=inert)
-    if sum(trial.state not in ("waiting", "running") for trial in trials_of(study)) < config.trials:
+    if sum(trial.ended for trial in trials_of(study)) < config.trials:
         for _ in _working(task, min(workers, config.trials)):
             fresh = _progress(study, config, ladder, began, workers, inert)
             if fresh.trials != told.trials:
@@ -328,7 +328,7 @@ def _progress(
     seconds = [trial.seconds for trial in trials if trial.seconds]
     left = None
     if seconds:
-        ended = sum(trial.state not in ("waiting", "running") for trial in trials)
+        ended = sum(trial.ended for trial in trials)
         left = float(np.mean(seconds)) * max(config.trials - ended, 0) / workers
     elapsed = time.monotonic() - began
     best = best_of(trials, config)

@@ -149,6 +149,9 @@ def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
         LearningConfig.read(tmp_path / "list.yaml")
     with pytest.raises(InputError, match="could not be read"):
         LearningConfig.read(tmp_path / "none.yaml")
+    (tmp_path / "date.yaml").write_text("seed: 2024-99-99")
+    with pytest.raises(InputError, match="could not be read: month must be in"):
+        LearningConfig.read(tmp_path / "date.yaml")
 
 
 def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
