@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab import cli_checkup, cli_faults, cli_lab, cli_sweep, cli_train, cli_tune
+from rislab import cli_checkup, cli_faults, cli_lab, cli_sweep, cli_train, cli_tune, files
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -343,11 +343,9 @@ def _localise(options: argparse.Namespace) -> int:
 
 
 def _yaml(name: str, text: str) -> Any:
-    import yaml
-
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return files.parse_yaml(text)
+    except ValueError:
         raise InputError(f"{name} is {text!r}; allowed: a number, text, or a list such as [0.5, 3]") from None
 
 

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rislab.errors import InputError
 
 
@@ -39,6 +37,25 @@ def replace(path: Path, content: bytes) -> None:
         ) from error
 
 
+def parse_yaml(text: str) -> Any:
+    """What a YAML text holds; nothing in it is executed.
+
+    Raises:
+        ValueError: in one line, if the text is no YAML or holds a value that cannot be built.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    # PyYAML lets through what its constructors stumble over: a date that no calendar has, "!!bool perhaps".
+    except (ValueError, LookupError, AttributeError) as error:
+        raise ValueError(f"a value in it cannot be built ({str(error).splitlines()[0]})") from error
+
+
 def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
     """The mapping that a YAML file holds; nothing in it is executed.
 
@@ -49,9 +66,9 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
         InputError: if it cannot be read, or holds no mapping.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that no calendar has
-        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} could not be read: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} {otherwise}")
     return content

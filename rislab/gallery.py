@@ -118,12 +118,12 @@ def _content(file: Path) -> dict[str, Any]:
 
     try:
         text = file.read_text(encoding="utf-8")
+        content = files.parse_yaml(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"could not be read: {error.strerror}") from None
-    except (ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that no calendar has
-        raise InputError(f"not YAML ({notebooks.first_line(str(error))})") from None
+    except ValueError as error:
+        raise InputError(f"not YAML ({error})") from None
     if not isinstance(node, yaml.MappingNode) or not isinstance(content, dict):
         raise InputError("holds no mapping; allowed: lines such as notebook: overfit")
     # The loader takes the last of two equal keys without a word.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rislab import files
 from rislab.errors import InputError
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -112,14 +113,12 @@ def read_values(path: Path, file: Path) -> dict[str, object]:
     Raises:
         InputError: a file that cannot be read or is no mapping, an unknown name, or a value of the wrong type.
     """
-    import yaml
-
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = files.parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{file} could not be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{file} is not YAML: {first_line(str(error))}") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not YAML: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise InputError(f"{file} holds no mapping; allowed: lines such as accumulation_steps: 4")
     return check_values(path, content)
@@ -150,7 +149,7 @@ def read(path: Path) -> Any:
         return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except FileNotFoundError:
         raise InputError("no such notebook") from None
-    except (ValueError, AttributeError, KeyError, TypeError, nbformat.ValidationError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, nbformat.ValidationError) as error:
         raise InputError(f"not a notebook ({first_line(str(error)) or type(error).__name__})") from None
 
 
@@ -236,7 +235,7 @@ def _from_text(text: str, annotation: str) -> object:
         try:
             # BaseLoader leaves every scalar a string, so that elements are read by the same rules as single values.
             items = yaml.load(text, Loader=yaml.BaseLoader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, RecursionError):
             raise ValueError(text) from None
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ValueError(text)

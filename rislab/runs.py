@@ -222,5 +222,5 @@ def _is_before(record: Record, state: TrainState) -> bool:
 def _parsed(path: Path, number: int, line: bytes) -> Record:
     try:
         return from_dict(json.loads(line))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"line {number} of {path} is damaged; allowed: lines that rislab wrote") from error

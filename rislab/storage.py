@@ -136,7 +136,7 @@ def journal_backend(path: Path) -> BaseJournalBackend:
             lines = whole.split(b"\n") if newline else []
             try:
                 self._known += [json.loads(line) for line in lines]
-            except ValueError:
+            except (ValueError, RecursionError):
                 raise InputError(f"{path} is damaged; allowed: the file that rislab wrote") from None
             return self._known[log_number_from:]
 

@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rislab import gallery, grading, notebooks, reports, runs, space, weights
+from rislab import cli, gallery, grading, notebooks, reports, runs, space, weights
 from rislab.data import SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.learning import LearningConfig
@@ -122,11 +122,31 @@ def test_parameters_of_reports(name: str) -> None:
     typed()
 
 
+# What random text does not hit, and what the parser of YAML answers with errors of other kinds than its own.
+HARD = (
+    "2026-13-45", "!!bool perhaps", "!!int ''", "!!int x", "!!float x", "!!timestamp x", "!!binary é",
+    "!!python/name:os", "? [1]\n: 2", "&a [*a]", "[" * 5000, "{a: " * 5000, "[" * 5000 + "]" * 5000,
+    "0x", "1__0", "\x00",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", HARD, ids=lambda text: text[:12])
+def test_hard_yaml(value: str, tmp_path: Path) -> None:
+    for content in (value, f"seed: {value}", f"notebook: start\ntitle: Start\nparameters:\n  seed: {value}"):
+        read_as_yaml(content.encode(), tmp_path)
+    refused_or_used(lambda: cli.main(["localise", "--threads", "1", "--scenes", "0", "--set", "separation", value]))
+    refused_or_used(lambda: notebooks.parse_values(notebooks.named("music"), {"estimators": value}))
+
+
 @cases(60)
 @given(
     content=st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | PLAIN.map(yaml.safe_dump).map(str.encode)
 )
 def test_yaml_files(content: bytes, tmp_path: Path) -> None:
+    read_as_yaml(content, tmp_path)
+
+
+def read_as_yaml(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_bytes(content)
     for call in (
@@ -230,6 +250,18 @@ def test_notebooks_of_others(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "one.ipynb").write_bytes(content)
     refused_or_used(lambda: notebooks.parameters(tmp_path / "one.ipynb"))
     refused_or_used(lambda: grading.grade(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 10**5, '{"a":' * 10**5, "9" * 5000, "NaN", "\ufeff{}"], ids=lambda text: text[:5]
+)
+def test_hard_json(content: str, tmp_path: Path) -> None:
+    for name, text in (("one", content), ("two", f'{{"nbformat": 4, "nbformat_minor": 5, "cells": {content}}}')):
+        (tmp_path / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        refused_or_used(lambda: notebooks.parameters(tmp_path / f"{name}.ipynb"))  # noqa: B023 - called at once
+    refused_or_used(lambda: grading.grade(tmp_path))
+    (tmp_path / runs.RECORDS).write_text(content + "\n", encoding="utf-8")
+    refused_or_used(lambda: runs.read_records(tmp_path))
 
 
 def test_the_soak_has_ten_thousand_cases() -> None:
