@@ -22,8 +22,9 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
-# Processes of one thread each, one more than the two cores: kernels and pages are often waited for.
-TESTS := $(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder
+# Processes of one thread each, one more than the two cores: kernels and pages are often waited for. A file stays in one
+# process, since its fixtures are costly.
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(TESTS)

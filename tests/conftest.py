@@ -27,14 +27,6 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one process, since its fixtures are costly; of the notebooks, each is a file of its own."""
-    for item in items:
-        notebook = (
-            item.callspec.params.get("name")
-            if item.path.stem == "test_notebooks" and hasattr(item, "callspec")
-            else None
-        )
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {notebook or ''}".strip()))
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
