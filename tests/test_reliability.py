@@ -32,8 +32,8 @@ SOAK = os.environ.get("RISLAB_SOAK") == "1"
 KILLS = 34 if SOAK else 1
 CLI = [sys.executable, "-m", "rislab.cli"]
 TRAIN = [
-    "train", "--preset", "classroom", "--scenes", "512", "--epochs", "6", "--validation", "32", "--threads", "1",
-    "--micro-batch", "16",
+    "train", "--preset", "classroom", "--scenes", "512", "--epochs", "6" if SOAK else "3", "--validation", "32",
+    "--threads", "1", "--micro-batch", "16",
 ]  # fmt: skip
 TUNE = [
     "tune", "--skip-ladder", "--scenes", "64", "--epochs", "3", "--validation", "16", "--micro-batch", "16",
@@ -168,26 +168,45 @@ def as_others() -> list[str]:
     return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
 
 
-@pytest.mark.parametrize(
-    ("words", "option"),
-    [
-        (TRAIN, "--run"),
-        (TUNE, "--folder"),
-        (REPORT, "--out"),
-        (["sweep", "start", "--grid", "seed=0,1"], "--out"),
-        (["overfit", "--only", "one scene", "whole set"], "--run"),
-        (["lab", "--classroom", "--prepare"], "--folder"),
-        (["grade", str(Path(__file__).parent.parent / "notebooks")], "--out"),
-    ],
-    ids=["train", "tune", "report", "sweep", "overfit", "lab", "grade"],
-)
-def test_a_folder_that_may_only_be_read_is_one_sentence(words: list[str], option: str, tmp_path: Path) -> None:
+# Each command of a list, in one process: importing torch for each would take most of the time.
+EACH = """
+import contextlib, io, json, sys
+from rislab.cli import main
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(sys.stderr):
+        code = main(words)
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+
+
+def each(prefix: Sequence[str], commands: Sequence[Sequence[str]], **options: Any) -> list[tuple[int, str]]:
+    """Exit code and standard error of each command."""
+    whole = [*prefix, sys.executable, "-c", EACH, json.dumps(commands)]
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=400, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == len(commands)
+    return [(code, said) for code, said in told]
+
+
+def test_a_folder_that_may_only_be_read_is_one_sentence(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
-    command = [*as_others(), *CLI, *words, option, str(closed / "new")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr and str(closed) in done.stderr.splitlines()[-1]
+    commands = [
+        [*words, option, str(closed / "new")]
+        for words, option in (
+            (TRAIN, "--run"),
+            (TUNE, "--folder"),
+            (REPORT, "--out"),
+            (["sweep", "start", "--grid", "seed=0,1"], "--out"),
+            (["overfit", "--only", "one scene", "whole set"], "--run"),
+            (["lab", "--classroom", "--prepare"], "--folder"),
+            (["grade", str(Path(__file__).parent.parent / "notebooks")], "--out"),
+        )
+    ]
+    for words, (code, said) in zip(commands, each(as_others(), commands), strict=True):
+        assert code == 2, (words, said)
+        assert "Traceback" not in said and str(closed) in said.splitlines()[-1], (words, said)
     assert list(closed.iterdir()) == []
 
 
@@ -217,7 +236,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
     script = (
         "import time, rislab\n"
         "from pathlib import Path\nfrom rislab.live_run import Run\n"
-        "config = rislab.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=300)\n"
+        "config = rislab.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=100)\n"
         "run = Run('mine', config, Path('shared'))\nrun.runner.start()\n"
         "while run.curves.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\n"
@@ -233,7 +252,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
         time.sleep(0.05)
     assert "in use by another process" in str(second.runner.error)
     first.communicate(timeout=300)
-    config = OverfitConfig(scenes=64, micro_batch=16, epochs=300)
+    config = OverfitConfig(scenes=64, micro_batch=16, epochs=100)
     ends = epochs(runs.read_records(Path("shared")))
     assert [end.epoch for end in ends] == list(range(1, config.epochs + 1))
 
@@ -277,15 +296,14 @@ def test_nothing_needs_a_network_or_asks_for_one(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", works], env=environment, capture_output=True).returncode != 0
     assert calls.read_text().strip()  # the guard itself works
     calls.unlink()
-    for words in (
+    commands = [
         ["info"],
         [*REPORT, "--out", str(tmp_path / "out")],
         [*TRAIN[:-2], "--epochs", "1", "--run", str(tmp_path / "run")],
         ["localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1", "--scenes", "4"],
         ["checkup", str(Path(__file__).parent / "scripts" / "char_rnn.py")],
-    ):
-        command = [*cut_off(), *CLI, *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    ]
+    for words, (code, said) in zip(commands, each(cut_off(), commands, env=environment), strict=True):
+        assert code in (0, 1) and "Traceback" not in said, (words, said)
     assert not calls.exists(), calls.read_text()
     assert (tmp_path / "out" / "start.html").exists()

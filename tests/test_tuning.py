@@ -8,6 +8,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from rislab.learning import LearningConfig, lessons
 from rislab.model import CovarianceNet
 from rislab.records import epochs
 from rislab.space import Choice, Range
-from rislab.trials import Trial, TuningConfig, best_of, run_folder, trials_of
+from rislab.trials import Trial, TuningConfig, best_of, run_folder, study_of, trials_of
 from tests import postgres
 
 BASE = LearningConfig(preset="classroom", scenes=64, epochs=3, validation=16, micro_batch=16)
@@ -195,15 +196,9 @@ def test_the_best_trains_again_to_its_score(undisturbed: tuple[Path, tuning.Prog
     assert SMALL.judge()(model).peb == pytest.approx(best.score, rel=1e-6)
 
 
-def test_more_trials_go_on_with_the_same_study(tmp_path: Path) -> None:
-    first = searched(tmp_path, dataclasses.replace(SMALL, trials=2))
-    more = searched(tmp_path, dataclasses.replace(SMALL, trials=4), workers=2)
-    assert what_counts(more.trials[:2]) == what_counts(first.trials) and len(more.trials) == 4
-
-
 def test_pruning_spares_epochs_and_says_so_in_the_records(tmp_path: Path) -> None:
     wide = {"lr": Range(1e-6, 3e-2, log=True)}
-    told = searched(tmp_path, dataclasses.replace(SMALL, space=wide, trials=10, pruner="halving"), workers=2)
+    told = searched(tmp_path, dataclasses.replace(SMALL, space=wide, trials=10, pruner="halving"))
     pruned = [trial for trial in told.trials if trial.state == "pruned"]
     assert pruned and all(trial.score is None and trial.epochs < 3 for trial in pruned)
     for trial in told.trials:
@@ -231,7 +226,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     kept = storage.opened(tmp_path)
     (tmp_path / "claims").mkdir()
     worker.search(kept, SMALL, "tuning", tmp_path, lambda: False)
-    config, trials = SMALL, trials_of(worker.study_of(kept, SMALL, "tuning"))
+    config, trials = SMALL, trials_of(study_of(kept, SMALL, "tuning"))
     lost = [trial for trial in trials if trial.values["micro_batch"] == 32]
     assert lost and all((trial.state, trial.reason) == ("failed", "loss of step 3 is nan") for trial in lost)
     assert all(trial.state == "complete" for trial in trials if trial.values["micro_batch"] == 16)
@@ -241,7 +236,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     (other / "claims").mkdir(parents=True)
     kept = storage.opened(other)
     worker.search(kept, SMALL, "tuning", other, lambda: False)
-    trials = trials_of(worker.study_of(kept, SMALL, "tuning"))
+    trials = trials_of(study_of(kept, SMALL, "tuning"))
     assert {trial.reason for trial in trials} == {"RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
     with pytest.raises(InputError, match="no trial of 5 ended with a score: RuntimeError: mat1"):
         searched(other)
@@ -262,7 +257,7 @@ def test_a_red_ladder_ends_the_search_before_it_begins(tmp_path: Path, monkeypat
     assert not list((tmp_path / "trials").glob("*"))
 
 
-def test_a_green_ladder_stands_in_the_record_and_is_climbed_once(
+def test_more_trials_go_on_with_the_same_study_on_one_green_ladder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from rislab import overfit
@@ -274,16 +269,20 @@ def test_a_green_ladder_stands_in_the_record_and_is_climbed_once(
         return honest(config, only=["splits", "oracle"])
 
     monkeypatch.setattr(tuning.overfit, "ladder", short)
-    one = dataclasses.replace(SMALL, trials=1)
-    told = searched(tmp_path, one, skip_ladder=False)
-    searched(tmp_path, dataclasses.replace(SMALL, trials=2), skip_ladder=False)
+    told = searched(tmp_path, dataclasses.replace(SMALL, trials=2), skip_ladder=False)
+    more = searched(tmp_path, dataclasses.replace(SMALL, trials=4), skip_ladder=False, workers=2)
+    assert what_counts(more.trials[:2]) == what_counts(told.trials) and len(more.trials) == 4
     assert len(climbs) == 1 and climbs[0].design == "pursuit"
     assert told.ladder["passed"] and len(told.ladder["rungs"]) == 2
     assert yaml.safe_load((tmp_path / tuning.RECORD).read_text())["ladder"] == told.ladder
 
 
-def test_the_winner_is_trained_again_with_seeds_of_its_own(tmp_path: Path) -> None:
-    told = searched(tmp_path, dataclasses.replace(SMALL, trials=3), workers=2, confirm=2)
+def test_the_winner_is_trained_again_with_seeds_of_its_own(
+    undisturbed: tuple[Path, tuning.Progress], tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    told = searched(tmp_path, confirm=2)
+    assert what_counts(told.trials) == what_counts(undisturbed[1].trials)
     assert {(one.name, one.seed) for one in told.finals} == {
         (name, seed) for name in ("default", "best") for seed in SMALL.again(2, skip=2)
     }
@@ -453,10 +452,11 @@ def test_a_search_on_a_full_disk_ends_in_one_sentence_and_goes_on_later(
     assert what_counts(tuning.read(tmp_path)[1]) == what_counts(undisturbed[1].trials)
 
 
-def test_bad_searches_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    searched(tmp_path / "mine", dataclasses.replace(SMALL, trials=1))
+def test_bad_searches_are_one_sentence(
+    undisturbed: tuple[Path, tuning.Progress], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("")
-    mine = ["--folder", str(tmp_path / "mine")]
+    mine = ["--folder", str(undisturbed[0])]
     for words, said in (
         ([*WORDS, *mine, "--search", "lr=1e-4:1e-2:log"], "space lr"),
         ([*WORDS, *mine, "--epochs", "5"], "base epochs is 5, and study 'tuning' was begun with 3"),
@@ -472,6 +472,7 @@ def test_bad_searches_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
         assert main(words) == 2, words
         err = capsys.readouterr().err
         assert said in err and len(err.splitlines()) == 1 and "pw" not in err, err
+    assert tuning.read(undisturbed[0])[1] == list(undisturbed[1].trials)
     with pytest.raises(InputError, match="holds no study"):
         tuning.read(tmp_path / "nowhere")
 
@@ -552,7 +553,7 @@ def test_a_database_that_cannot_be_used_is_one_sentence(
 ) -> None:
     import sqlalchemy
 
-    searched(tmp_path / "a", dataclasses.replace(SMALL, trials=1), storage=database, name="taken")
+    study_of(storage.opened(tmp_path / "a", database, "taken"), SMALL, "taken")
     for address, study, said in (
         (database.replace(postgres.PASSWORD, "wr0ng-w0rd"), "taken", "cannot be used"),
         (database.replace("/postgres", "/nowhere"), "taken", "cannot be used"),
