@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({**dataclasses.asdict(told), "config": config.to_dict()}, indent=2))
     say(f"best: trial {told.best.number}, {run_folder(Path(options.folder), told.best.number)}")
     say(f"rislab train --config {options.folder}/{BEST}   trains it again")
-    return 0 if not told.finals or _better(told, config) else 1
+    return 0 if not told.finals or tuning.beats(told.finals, config) else 1
 
 
 def _config(options: argparse.Namespace) -> TuningConfig:
@@ -120,6 +120,8 @@ def _config(options: argparse.Namespace) -> TuningConfig:
 
 def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[str]:
     """Lines about what is new since the last progress."""
+    from rislab import tuning
+
     lines = []
     if before is None and now.ladder.get("skipped"):
         lines.append("overfit ladder skipped by --skip-ladder, and the record says so")
@@ -141,7 +143,7 @@ def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[
             if final not in known
         ]
     if now.stage == "done" and now.finals:
-        lines.append(_verdict(now, config))
+        lines.append(tuning.verdict(now.finals, config))
     return lines
 
 
@@ -156,24 +158,6 @@ def _saved(now: Progress, config: TuningConfig) -> str:
 
 def _whole(values: dict[str, Any], config: TuningConfig) -> int:
     return int(values.get("epochs", config.base.epochs))
-
-
-def _better(now: Progress, config: TuningConfig) -> bool:
-    from rislab.tuning import comparison
-
-    means = {name: mean for name, (mean, _) in comparison(now.finals, config.objective).items()}
-    sign = 1 if config.higher_is_better else -1
-    return sign * means["best"] > sign * means["default"]
-
-
-def _verdict(now: Progress, config: TuningConfig) -> str:
-    from rislab.tuning import comparison
-
-    found = comparison(now.finals, config.objective)
-    told = " against ".join(f"{name} {found[name][0]:.4f} ± {found[name][1]:.4f}" for name in ("best", "default"))
-    seeds = len(now.finals) // 2
-    word = "better" if _better(now, config) else "not better"
-    return f"{config.objective} on the test split, {seeds} seeds each: {told}: {word}"
 
 
 def _span(seconds: float) -> str:

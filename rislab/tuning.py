@@ -238,6 +238,24 @@ def comparison(finals: Sequence[Final], objective: str) -> dict[str, tuple[float
     }
 
 
+def beats(finals: Sequence[Final], config: TuningConfig) -> bool:
+    """Whether the mean of "best" is better than that of "default"."""
+    means = comparison(finals, config.objective)
+    sign = 1 if config.higher_is_better else -1
+    return sign * means["best"][0] > sign * means["default"][0]
+
+
+def verdict(finals: Sequence[Final], config: TuningConfig) -> str:
+    """Best against default on the test split, in one line; of one seed each no spread is known, and none is said."""
+    found, seeds = comparison(finals, config.objective), len(finals) // 2
+    means = {name: f"{mean:.4f}{f' ± {spread:.4f}' if seeds > 1 else ''}" for name, (mean, spread) in found.items()}
+    word = "better" if beats(finals, config) else "not better"
+    each = f"{seeds} seeds each" if seeds > 1 else "one seed each"
+    return (
+        f"{config.objective} on the test split, {each}: best {means['best']} against default {means['default']}: {word}"
+    )
+
+
 # ----------------------------------------------------------------------------------------------------------- the ladder
 
 

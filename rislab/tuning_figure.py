@@ -56,11 +56,13 @@ def history(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
     complete = [trial for trial in trials if trial.score is not None]
     if complete:
         better = max if config.higher_is_better else min
+        best = list(accumulate((_last(one) for one in complete), better))
         figure.add_scatter(
-            x=[trial.number for trial in complete], y=list(accumulate((_last(one) for one in complete), better)),
+            x=[*(trial.number for trial in complete), trials[-1].number], y=[*best, best[-1]],
             mode="lines", line={"color": GREEN, "shape": "hv", "width": 2}, name="best complete so far",
         )  # fmt: skip
-    figure.update_xaxes(title="trial", rangemode="tozero")
+    # All that are to come have their place, so that the axis stands still.
+    figure.update_xaxes(title="trial", range=[-0.5, max(config.trials, len(trials)) - 0.5])
     return _dressed(figure, config)
 
 

@@ -102,12 +102,18 @@ class TuningPanel:
             "search": "searching",
             "runoff": "training the leaders again",
             "confirm": "training best and default again",
-            "done": "done",
+            "done": "all done",
         }[now.stage]
         best = (
             "" if now.best is None else f"; best: trial {now.best.number}, {self.config.objective} {now.best.score:.4f}"
         )
         return f"{self.state}, {stage}: {now.ended()} of {self.config.trials} trials{left}{best}"
+
+    def verdict(self) -> str:
+        """Best against default, once both are trained again; see tuning.verdict()."""
+        if self.progress is None or self.progress.stage != "done" or not self.progress.finals:
+            return ""
+        return tuning.verdict(self.progress.finals, self.config)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         if self.widget is not None:
@@ -130,8 +136,9 @@ def _widget(panel: TuningPanel) -> tuple[Any, Callable[[], None]]:
         headline.value = panel.headline()
         now = panel.progress
         said = [*(now.warnings if now else ()), *([str(panel.error)] if panel.error else [])]
-        note.value = "".join(f"<div style='color:{ALARM}'>{html.escape(text)}</div>" for text in said)
-        go_on.disabled, stop.disabled = panel.state == "running", panel.state != "running"
+        alarms = "".join(f"<div style='color:{ALARM}'>{html.escape(text)}</div>" for text in said)
+        note.value = f"<div>{html.escape(panel.verdict())}</div>{alarms}"
+        go_on.disabled, stop.disabled = panel.state in ("running", "finished"), panel.state != "running"
         plot.show(lambda: tuning_figure.history(now.trials if now else (), panel.config))
         if panel.state != "running":
             plot.flush()

@@ -33,6 +33,7 @@ from rislab.model import CovarianceNet
 from rislab.records import epochs
 from rislab.space import Choice, Range
 from rislab.trials import Trial, TuningConfig, best_of, run_folder, study_of, trials_of
+from rislab.tuning import Final
 from tests import postgres
 
 BASE = LearningConfig(preset="classroom", scenes=64, epochs=3, validation=16, micro_batch=16)
@@ -296,6 +297,18 @@ def test_the_winner_is_trained_again_with_seeds_of_its_own(
     model, _ = runs.load_model(tmp_path / tuning.CONFIRM / str(told.best.number) / f"default-{default.seed}")
     assert SMALL.judge("test")(model).peb == pytest.approx(default.peb, rel=1e-6)
     assert SMALL.judge()(model).peb != pytest.approx(default.peb, rel=1e-6)
+
+
+def test_the_verdict_says_what_was_measured_and_no_spread_of_one_seed() -> None:
+    two = [Final(name, seed, 0.5, peb) for name, pebs in (("default", (2.0, 3.0)), ("best", (1.0, 1.5))) for seed, peb
+           in enumerate(pebs)]  # fmt: skip
+    said = "peb on the test split, 2 seeds each: best 1.2500 ± 0.3536 against default 2.5000 ± 0.7071: better"
+    assert tuning.verdict(two, SMALL) == said
+    one = [final for final in two if final.seed == 0]
+    said = "peb on the test split, one seed each: best 1.0000 against default 2.0000: better"
+    assert tuning.verdict(one, SMALL) == said
+    # Equal is not better, and of recall more is better.
+    assert tuning.verdict(two, dataclasses.replace(SMALL, objective="recall")).endswith(": not better")
 
 
 # ------------------------------------------------------------------------------------------------------------- warnings

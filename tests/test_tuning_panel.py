@@ -52,8 +52,13 @@ def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pyt
     shown = [trace for trace in plot.figure["data"] if trace.get("name") == "complete × 4"]
     assert len(shown) == 1 and len(shown[0]["x"]) == 4
     # Another panel with the same configuration finds the study, and has nothing left to do.
-    again = asyncio.run(awaited(panels.tuning(CONFIG, workers=1, skip_ladder=True, confirm=0)))
-    assert again.trials == told.trials
+    another = panels.tuning(CONFIG, workers=1, skip_ladder=True, confirm=2)
+    assert another.verdict() == ""
+    again = asyncio.run(awaited(another))
+    assert again.trials == told.trials and len(again.finals) == 4
+    time.sleep(0.5)
+    assert tuning.verdict(again.finals, CONFIG) in another.widget.children[-1].value
+    assert parts(another)[0].disabled and plot.figure["layout"]["xaxis"]["range"] == [-0.5, 3.5]
 
 
 def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(
