@@ -11,6 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rislab import gallery, sweep, sweep_page
+from rislab.figures import ALARM
 
 CELLS = [
     new_markdown_cell(
@@ -84,6 +85,17 @@ def luminance(colour: str) -> float:
 def contrast(one: str, other: str) -> float:
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_warning_in_a_panel_can_be_read_in_both_themes(view: Any) -> None:
+    view.set_content(f"<style>:root {{ color-scheme: light dark }}</style><p style='color:{ALARM}'>no effect</p>")
+    mixed = view.evaluate("getComputedStyle(document.querySelector('p')).color")
+    parts = [round(255 * float(part)) for part in mixed.removeprefix("color(srgb ").rstrip(")").split()]
+    dark = view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    # JupyterLab's darkest and brightest ground.
+    assert (
+        contrast(f"rgb({parts[0]}, {parts[1]}, {parts[2]})", "rgb(17, 17, 17)" if dark else "rgb(255, 255, 255)") > 4.5
+    )
 
 
 def test_pages_can_be_read_heard_and_walked_through(pages: dict[str, Path], view: Any) -> None:
