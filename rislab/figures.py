@@ -26,8 +26,8 @@ from rislab.records import Counters, EpochRecord, Record, StepRecord, epochs, st
 # Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#767676"  # readable on white and on #111, for what belongs to no run
-# Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is mixed
-# with the colour that the page has for text.
+# Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
+# mixed with the colour that the page has for text.
 ALARM = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
