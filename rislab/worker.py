@@ -76,7 +76,10 @@ def _next(study: optuna.Study, kept: Kept, config: TuningConfig, name: str) -> t
         study.sampler = sampler(config, asked)
         for one in known:
             if one.state == optuna.trial.TrialState.RUNNING and (claim := kept.claims.take(one.number)):
-                return optuna.trial.Trial(study, number_of(study_id, one.number)), claim
+                # Its worker may have told its end and let go since the trials were read.
+                if study.get_trials(deepcopy=False)[one.number].state == optuna.trial.TrialState.RUNNING:
+                    return optuna.trial.Trial(study, number_of(study_id, one.number)), claim
+                claim.release()
         if asked >= config.trials:
             return None
         trial = study.ask()

@@ -26,6 +26,7 @@ def size(figure: dict[str, Any]) -> int:
     return len(json.dumps(figure))
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RISLAB_LIVE", raising=False)

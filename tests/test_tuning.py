@@ -23,7 +23,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rislab import runs, space, storage, tuning
+from rislab import runs, space, storage, tuning, worker
 from rislab.cli import main
 from rislab.data import SceneConfig, simulate
 from rislab.errors import InputError
@@ -209,7 +209,6 @@ def test_pruning_spares_epochs_and_says_so_in_the_records(tmp_path: Path) -> Non
 def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rislab import worker
     from rislab.records import StepRecord
 
     honest = worker.learn
@@ -241,6 +240,25 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     assert {trial.reason for trial in trials} == {"RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
     with pytest.raises(InputError, match="no trial of 5 ended with a score: RuntimeError: mat1"):
         searched(other)
+
+
+def test_a_trial_that_ends_while_it_is_asked_for_is_not_trained_again(tmp_path: Path) -> None:
+    """Another worker tells its end and lets go, between the look at the trials and the claim."""
+    (tmp_path / "claims").mkdir()
+    kept, config = storage.opened(tmp_path), dataclasses.replace(SMALL, trials=2)
+    other = study_of(kept, config, "tuning")
+    other.ask()
+
+    class Late(storage.FileClaims):
+        def take(self, number: int) -> storage.Claim | None:
+            if number == 0:
+                other.tell(0, 1.25)
+            return super().take(number)
+
+    late = dataclasses.replace(kept, claims=Late(tmp_path / "claims"))
+    worker.search(late, config, "tuning", tmp_path, lambda: False)
+    assert [(one.number, one.state) for one in trials_of(other)] == [(0, "complete"), (1, "complete")]
+    assert other.trials[0].value == 1.25 and not run_folder(tmp_path, 0).exists()
 
 
 def test_a_red_ladder_ends_the_search_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
