@@ -416,6 +416,7 @@ def _info(options: argparse.Namespace) -> int:
     from rislab import machine
 
     found: dict[str, Any] = dict(machine.versions())
+    found["torch"] = torch.__version__  # with its build (+cpu, +cu130), which some wheels leave out of their metadata
     found["commit"] = machine.commit()
     found["machine"] = machine.processor()
     found["threads"] = torch.get_num_threads()

@@ -230,13 +230,8 @@ def _wanted(annotation: str) -> str:
 
 def _from_text(text: str, annotation: str) -> object:
     if annotation.startswith("list["):
-        import yaml
-
-        try:
-            # BaseLoader leaves every scalar a string, so that elements are read by the same rules as single values.
-            items = yaml.load(text, Loader=yaml.BaseLoader)
-        except (yaml.YAMLError, RecursionError):
-            raise ValueError(text) from None
+        # Strings, so that elements are read by the same rules as single values.
+        items = files.parse_yaml(text, strings=True)
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
             raise ValueError(text)
         return [_from_text(item, annotation[5:-1]) for item in items]
