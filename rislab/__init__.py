@@ -9,97 +9,53 @@ A lab on a real problem, localising radio sources through a reconfigurable intel
     >>> [type(record).__name__ for record in records]
     ['StepRecord', 'EpochRecord', 'StepRecord', 'EpochRecord']
 
-Figures, panels, reports and the overfit ladder load when first used, as rislab.figures, rislab.panels, rislab.reports
-and rislab.overfit.
+The public names stand in `__init__.pyi`; each loads its module when it is first used.
 """
 
 from __future__ import annotations
 
-import importlib
+import ast
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from rislab.bounds import Bound, bound
-from rislab.data import SceneBatch, SceneConfig, simulate
-from rislab.errors import InputError
-from rislab.estimates import Estimate
-from rislab.geometry import Array, Grid
-from rislab.likelihood import polish
-from rislab.metrics import Matching, match
-from rislab.model import CovarianceNet
-from rislab.music import Spectrum, bartlett, music, mvdr
-from rislab.records import EpochRecord, Record, StepRecord
-from rislab.sparse import order, sparse
-from rislab.training import TrainConfig, TrainState, evaluate, fit
+__version__ = "0.2.0.dev0"
 
-__version__ = "0.1.0"
-
-__all__ = [
-    "Array",
-    "Bound",
-    "CovarianceNet",
-    "EpochRecord",
-    "Estimate",
-    "Grid",
-    "InputError",
-    "Matching",
-    "Record",
-    "SceneBatch",
-    "SceneConfig",
-    "Spectrum",
-    "StepRecord",
-    "TrainConfig",
-    "TrainState",
-    "bartlett",
-    "bound",
-    "evaluate",
-    "fit",
-    "match",
-    "music",
-    "mvdr",
-    "order",
-    "polish",
-    "simulate",
-    "sparse",
-]
-
-# Loaded when first used.
-LAZY = (
-    "autopsy",
-    "checkup",
-    "clinic",
-    "clinic_figures",
-    "conventions",
-    "exercises",
-    "faults",
-    "figures",
-    "film",
-    "film_panel",
-    "localise",
-    "loops",
-    "maps",
-    "overfit",
-    "panels",
-    "precision",
-    "precision_panel",
-    "quiz",
-    "reports",
-    "runs",
-    "story",
-    "story_panel",
-)
+# The package: storeys and their rooms, from the ground up. A room imports only from rooms before it; the checkup from none.
+HOUSE = {
+    "library": ("data", "music", "model", "training"),
+    "judges": ("checkup", "sanity", "faults", "tuning"),
+    "faces": ("plots", "reports", "panels", "cli"),
+}
 
 
-# Names of functions that load their module when first used.
-WITHIN = {"watch": "checkup", "probe": "probes", "Finding": "finding"}
+def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of a package whose public names stand in the stub beside its `__init__`.
+
+    A name loads its module when it is first used, and so does a module of the package.
+
+    Args:
+        package: its `__name__`.
+        file: its `__file__`.
+    """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom) and node.level]
+    modules = {alias.name: node.module for node in imports for alias in node.names}
+
+    def get(name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        path = f"{package}.{modules.get(name) or name}"
+        try:
+            # Not importlib.import_module, which would pass by the import hook of a patched package.
+            module = __import__(path, fromlist=["*"])
+        except ModuleNotFoundError as error:
+            if error.name != path:
+                raise
+            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+        return getattr(module, name) if modules.get(name) else module
+
+    return get, lambda: sorted(modules), sorted(modules)
 
 
-def __getattr__(name: str) -> Any:
-    if name in WITHIN:
-        return vars(importlib.import_module(f"rislab.{WITHIN[name]}"))[name]
-    if name in LAZY:
-        return importlib.import_module(f"rislab.{name}")
-    raise AttributeError(f"module 'rislab' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *LAZY, *WITHIN])
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

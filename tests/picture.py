@@ -10,11 +10,15 @@ from typing import Any
 
 import plotly.graph_objects as go
 import torch
-from browser import CHROMIUM, FLAGS, sync_api
 
 import rislab
-from rislab import clinic, covariance, export, faults, maps, weights
-from rislab.figures import pens, template
+from rislab.data import covariance
+from rislab.faults import catalogue, comparison
+from rislab.model import pretrained
+from rislab.plots import spectra as spectrum_plots
+from rislab.plots.training import pens, template
+from rislab.reports import html_export
+from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
 
 FAULT = "loop tail dedented"
 PAGE = Path(__file__).resolve().parent.parent / "reports" / "overview.png"
@@ -29,10 +33,10 @@ figure.plot { margin: 0 }
 
 def plain(figure: Any, height: int) -> str:
     drawn = figure.update_layout(template=template("light"), height=height, title=None, margin={"t": 44, "b": 44})
-    return export.figure(drawn.to_plotly_json(), still=True)
+    return html_export.figure(drawn.to_plotly_json(), still=True)
 
 
-def curves(case: clinic.Case) -> go.Figure:
+def curves(case: comparison.Case) -> go.Figure:
     """What both loops report, and how they do on scenes that they have not seen."""
     figure = go.Figure()
     for pen, seen in zip(pens(["correct loop", "one line moved"]), (case.correct, case.faulty), strict=True):
@@ -50,21 +54,21 @@ def curves(case: clinic.Case) -> go.Figure:
 
 def maps_of_a_scene() -> Any:
     """What MUSIC makes of the sample covariance, and of the one that a network predicts from the same snapshots."""
-    model, _, _ = weights.load("shipped", "full")
+    model, _, _ = pretrained.load("shipped", "full")
     area = rislab.SceneConfig.preset("full", sources=3, snr_db=10.0, separation=math.radians(20))
     scene = rislab.simulate(area, 1, seed=2024, split="test")
     grid = area.grid((121, 61, 6))
     factors = {"sample covariance": covariance.sample_factor(scene), "learned covariance": model.predict(scene)}
-    views = {f"MUSIC, {name}": rislab.music(factor, 3, grid).map[0] for name, factor in factors.items()}
+    views = {f"MUSIC, {name}": rislab.music_spectrum(factor, 3, grid).map[0] for name, factor in factors.items()}
     rings = (scene.azimuth[scene.active], scene.elevation[scene.active])
-    return maps.beam_maps(views, grid.azimuth, grid.elevation, sources=rings)
+    return spectrum_plots.beam_maps(views, grid.azimuth, grid.elevation, sources=rings)
 
 
 def body() -> str:
-    fault = faults.named(FAULT)
-    study = list(clinic.Clinic().studies(fault, ["adam"], epochs=8))[-1]
+    fault = catalogue.find_fault(FAULT)
+    study = list(comparison.Clinic().studies(fault, ["adam"], epochs=8))[-1]
     case = study.cases["adam"]
-    findings = str(clinic.diagnosed(fault, case.setting)).splitlines()
+    findings = str(comparison.diagnosed(fault, case.setting)).splitlines()
     first = "\n".join(findings[: findings.index(next(line for line in findings[1:] if line.startswith("FAULT")))])
     return (
         f'<div class="pair"><div><h2>A loop that reports {case.faulty.ends[-1].train:.2f} …</h2>'
@@ -79,7 +83,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch, sync_api.sync_playwright() as playwright:
         path = Path(scratch) / "overview.html"
-        path.write_text(export.page("rislab", body(), style=STYLE))
+        path.write_text(html_export.page("rislab", body(), style=STYLE))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 700})
         page.goto(path.as_uri())

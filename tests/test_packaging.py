@@ -1,4 +1,4 @@
-"""The house as a newcomer finds it: environment in step, imports light, notebooks clean, nothing private named."""
+"""The package as a newcomer finds it: environment in step, imports light, notebooks clean, nothing private named."""
 
 from __future__ import annotations
 
@@ -9,30 +9,22 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 import yaml
 
+import rislab
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Each may import only from those before it.
-ORDER = (
-    "errors", "geometry", "draws", "data", "covariance", "estimates", "descent", "subspace", "music", "waveforms",
-    "bounds", "metrics", "likelihood", "sparse", "losses", "randomness", "pursuit", "model", "records", "files",
-    "state", "training", "gradients", "runs", "overfit", "learning", "space", "storage", "parallel", "weights",
-    "fault", "faults_accumulation", "faults_reported", "faults_numerics", "faults_optimiser", "faults_estimator",
-    "faults", "autopsy", "readings", "finding", "testimony", "witness", "deliveries", "course", "hearing",
-    "reported", "checkup", "bystander", "script", "subject", "probes", "clinic", "quiz", "story", "exercises",
-    "modes", "precision", "conventions", "localise", "judge", "trials", "worker", "machine", "tuning", "explore",
-    "film", "figures", "deliveries_figure", "loops", "localise_figure", "tuning_figure", "coverage_figure",
-    "clinic_figures", "maps", "live", "music_panel", "film_panel", "runner", "clinic_panel", "quiz_panel",
-    "story_panel", "precision_panel", "live_run", "training_figure", "training_panel", "tuning_panel", "panels",
-    "notebooks", "export", "measured", "servers", "grading", "reports", "gallery", "sweep", "sweep_page",
-    "cli_faults", "cli_checkup", "cli_lab", "cli_train", "cli_sweep", "cli_tune", "cli",
-)  # fmt: skip
+SOURCES = sorted(path for path in (ROOT / "rislab").rglob("*.py") if "static" not in path.parts)
+ROOMS = [room for rooms in rislab.HOUSE.values() for room in rooms]
+# What every room may use; the rooms themselves are not theirs to use.
+COMMON = ("errors", "config", "files", "provenance", "rng")
 
 
 def test_environment_is_in_step_with_the_project() -> None:
@@ -69,33 +61,79 @@ def test_constraints_pin_every_dependency() -> None:
 def test_import_brings_in_nothing_heavy() -> None:
     script = "import sys, rislab; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    heavy = {
-        "optuna",
-        "sqlalchemy",
-        "plotly",
-        "ipywidgets",
-        "anywidget",
-        "papermill",
-        "nbconvert",
-        "nbformat",
-        "IPython",
-        "jupyterlab",
-    }
+    heavy = {"torch", "numpy", "yaml", "optuna", "plotly", "ipywidgets", "papermill", "nbformat", "IPython"}
     assert heavy.isdisjoint(loaded)
-    assert {"rislab.training", "rislab.data"} <= set(loaded)
+    assert [name for name in loaded if name.startswith("rislab")] == ["rislab"]
 
 
-@pytest.mark.parametrize(
-    "name", [path.stem for path in sorted((ROOT / "rislab").glob("*.py")) if path.stem != "__init__"]
-)
-def test_a_module_imports_only_from_those_above_it(name: str) -> None:
-    tree = ast.parse((ROOT / "rislab" / f"{name}.py").read_text())
-    for node in tree.body:
-        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("rislab"):
+def test_the_checkup_stands_alone() -> None:
+    script = "import sys, rislab.checkup; from rislab.checkup import *; print(*sys.modules, sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    own = {name for name in loaded if name.startswith("rislab")}
+    assert {"rislab.checkup.findings", "rislab.errors"} <= own
+    assert all(name in ("rislab", "rislab.errors") or name.startswith("rislab.checkup") for name in own)
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of rislab that a file imports, lazily or not, in dotted names without "rislab."."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("rislab.") for name in found if name.startswith("rislab.")}
+
+
+def module_of(name: str) -> str:
+    """The module in an imported name, such as "data.scenes" in "data.scenes.SceneConfig"."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        stem = ROOT.joinpath("rislab", *parts[:length])
+        if stem.with_suffix(".py").is_file() or (stem / "__init__.py").is_file():
+            return ".".join(parts[:length])
+    return ""
+
+
+def test_the_house_has_the_rooms_that_its_order_names() -> None:
+    assert sorted(path.parent.name for path in (ROOT / "rislab").glob("*/__init__.py")) == sorted(ROOMS)
+    assert {path.stem for path in (ROOT / "rislab").glob("*.py")} - {"__init__"} <= set(COMMON)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT / "rislab")))
+def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
+    """Imports within functions count too, and so do those for type checkers."""
+    own = path.relative_to(ROOT / "rislab").with_suffix("").parts[0]
+    before = () if own not in ROOMS or own == "checkup" else ROOMS[: ROOMS.index(own)]
+    for name in imports(path):
+        module = module_of(name)
+        room = module.split(".")[0]
+        if room in COMMON:
+            assert own in COMMON or own in ROOMS
+            assert own != "checkup" or room == "errors", f"{path.name} imports {name}"
             continue
-        used = [alias.name for alias in node.names] if node.module == "rislab" else [str(node.module).split(".")[1]]
-        for other in used:
-            assert ORDER.index(other) < ORDER.index(name), f"{name} imports {other}"
+        if not module:  # a name of rislab itself
+            assert name == "lazy_names", f"{path.name} imports {name}"
+            continue
+        assert "." in module, f"{path.name} imports {name} from a room, and not from the module that holds it"
+        assert room == own or room in before, f"{path.name} imports {name}"
+
+
+def test_no_two_modules_import_each_other() -> None:
+    """A module may be imported again only by those after it; imports within functions and for types are left out."""
+    direct = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        parts = path.relative_to(ROOT / "rislab").with_suffix("").parts
+        found = {
+            f"{node.module}.{alias.name}".removeprefix("rislab.")
+            for node in top.body
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rislab")
+            for alias in node.names
+        }
+        direct[".".join(parts)] = {module_of(name) for name in found} - {""}
+    TopologicalSorter(direct).prepare()  # raises CycleError
 
 
 def test_there_are_notebooks() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from common import alone, compare
 from torch import nn
 
 import rislab
-from rislab.checkup import Watch
-from rislab.losses import NO_CURRICULUM, loss_of
+from rislab.checkup.loop_watch import Watch
+from rislab.model.losses import NO_CURRICULUM, loss_of
+from tests.benchmarks.common import alone, compare
 
 
 def loop(preset: str, size: int) -> Callable[[int | None], Watch | None]:

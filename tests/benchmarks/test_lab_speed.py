@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,17 +15,15 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab import command, opened, press
+from tests.browser.lab import command, opened, press
 
 MINUTES = float(os.environ.get("RISLAB_MINUTES", "1"))
 pytestmark = pytest.mark.timeout(60 * MINUTES + 900)
 SETUP = """
 import dataclasses, json, os, time
 import torch, rislab
-from rislab.overfit import OverfitConfig
-from rislab.panels import OverfitPanel
+from rislab.sanity.overfit import OverfitConfig
+from rislab.panels.api import OverfitPanel
 torch.set_num_threads(1)
 small = OverfitConfig(scenes=512, micro_batch=64, epochs=1)
 panel = rislab.panels.overfit(small)
@@ -75,8 +72,8 @@ json.dump({{"sizes": sizes, "looks": looks}}, open("memory.json", "w"))
 """
 MANY = """
 records = await panel
-from rislab.records import steps
-from rislab.training_figure import drawing
+from rislab.training.records import steps
+from rislab.panels.training_plot import drawing
 window, run = steps(records)[-1], panel.runs[-1]
 began = time.perf_counter()
 for step in range(run.curves.windows + 1, 100_001):

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from common import alone, compare
 from torch import Tensor
 
 import rislab
-from rislab.covariance import covariance, sample_factor
-from rislab.geometry import Grid
-from rislab.music import WORK, search
+from rislab.data.covariance import covariance, sample_factor
+from rislab.data.geometry import Grid
+from rislab.music.spectra import WORK, search
+from tests.benchmarks.common import alone, compare
 
 SCENES, SOURCES, SHAPE, CUBE = 64, 3, (181, 91, 1), (50, 50, 50)
 # Share of the trace that the identity gets: a covariance as it is measured has no zero eigenvalues.
@@ -79,7 +79,7 @@ def test_music(
     grid, matrix = batch.config.grid(SHAPE), given(batch)
     floor = product(grid, SCENES)
     target = None if refine else target
-    compare(benchmark, lambda: rislab.music(matrix, SOURCES, grid, refine=refine), floor, target, unit=SCENES)
+    compare(benchmark, lambda: rislab.music_spectrum(matrix, SOURCES, grid, refine=refine), floor, target, unit=SCENES)
 
 
 def cells(estimate: rislab.Estimate, grid: Grid) -> list[set[tuple[int, int]]]:
@@ -128,7 +128,7 @@ def far_fields(number: int) -> tuple[Tensor, Grid]:
 
 
 def from_fields(fields: Tensor, grid: Grid) -> rislab.Estimate:
-    return rislab.music(covariance(fields), SOURCES, grid, refine=False).peaks
+    return rislab.music_spectrum(covariance(fields), SOURCES, grid, refine=False).peaks
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,11 @@ def test_near_field(benchmark: Any, way: str, number: int) -> None:
         return
     refine = way == "full, refined"
     compare(
-        benchmark, lambda: rislab.music(matrix, SOURCES, grid, refine=refine), product(grid, number), 2.0, unit=number
+        benchmark,
+        lambda: rislab.music_spectrum(matrix, SOURCES, grid, refine=refine),
+        product(grid, number),
+        2.0,
+        unit=number,
     )
 
 
@@ -195,7 +199,7 @@ def test_near_field_peaks(benchmark: Any) -> None:
     batch = scenes()
     grid, matrix = batch.config.grid(CUBE), batch.factor()
     coarse = benchmark.pedantic(lambda: search(matrix, SOURCES, grid), rounds=1, iterations=1)
-    full = rislab.music(matrix, SOURCES, grid).peaks
+    full = rislab.music_spectrum(matrix, SOURCES, grid).peaks
     same, true, coarse_true = (found(*pair) for pair in ((coarse, full), (full, batch), (coarse, batch)))
     print(
         f"\n{benchmark.name}: coarse to fine and full agree in {int(same.sum())} of {SCENES} scenes, not in "
@@ -207,7 +211,7 @@ def test_near_field_peaks(benchmark: Any) -> None:
 # The kernel's own high-water mark, reset before each call: ru_maxrss would begin with that of the forking process.
 MEMORY = f"""
 import re, torch, rislab
-from rislab.music import search
+from rislab.music.spectra import search
 def status(field):
     with open("/proc/self/status") as file:
         return int(re.search(field + r":\\s+(\\d+) kB", file.read())[1])
@@ -220,11 +224,11 @@ def added(run):
 torch.set_num_threads(2)
 batch = rislab.simulate(rislab.SceneConfig.preset("full", sources={SOURCES}), {SCENES}, seed=0)
 factor = batch.factor()
-rislab.music(factor, {SOURCES}, batch.config.grid((9, 9, 9)))  # libraries load their kernels at the first call
+rislab.music_spectrum(factor, {SOURCES}, batch.config.grid((9, 9, 9)))  # libraries load their kernels at the first call
 grid = batch.config.grid({CUBE})
 added(lambda: search(factor, {SOURCES}, grid))
-added(lambda: [rislab.music(factor[:1], {SOURCES}, grid, refine=False) for _ in range(2)])  # kept at the second
-added(lambda: rislab.music(factor, {SOURCES}, grid))
+added(lambda: [rislab.music_spectrum(factor[:1], {SOURCES}, grid, refine=False) for _ in range(2)])  # kept at the second
+added(lambda: rislab.music_spectrum(factor, {SOURCES}, grid))
 """
 
 
@@ -253,7 +257,7 @@ def test_bound(benchmark: Any, kind: str, sources: int, threads: int) -> None:
     """64 scenes at once, a scene."""
     torch.set_num_threads(threads)
     batch = scenes(sources=sources)
-    alone(benchmark, lambda: rislab.bound(batch, kind=kind), 2.0, unit=SCENES)
+    alone(benchmark, lambda: rislab.crb(batch, kind=kind), 2.0, unit=SCENES)
 
 
 @pytest.mark.parametrize("ranges", ["same grid", "new range"])
@@ -270,7 +274,7 @@ def test_slider_to_map(benchmark: Any, given: str, ranges: str) -> None:
         matrix = sample_factor(batch)
         here = 1.0 + 0.1 * (turn % 50)
         over = grid if ranges == "same grid" else config.grid(SHAPE, range=(here, here))
-        return rislab.music(matrix if given == "factor" else covariance(matrix), SOURCES, over).map
+        return rislab.music_spectrum(matrix if given == "factor" else covariance(matrix), SOURCES, over).map
 
     alone(benchmark, ours, 30.0)
 

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from common import compare, seconds
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rislab
-from rislab import overfit
-from rislab.losses import NO_CURRICULUM, loss_of
-from rislab.state import HALF
+from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.sanity import overfit
+from rislab.training.state import HALF
+from tests.benchmarks.common import compare, seconds
 
 
 def test_scenes_full_preset(benchmark: Any) -> None:
@@ -36,7 +36,7 @@ def test_scenes_full_preset(benchmark: Any) -> None:
 
 
 def bare_loop(model: nn.Module, data: rislab.SceneBatch, config: rislab.TrainConfig, windows: int) -> None:
-    """What one writes without rislab.training: same order of work, same clip, averaging, autocast and optimiser."""
+    """What one writes without rislab.training.loop: same order of work, same clip, averaging, autocast and optimiser."""
     rates = [(model.backbone, config.lr_backbone), (model.head, config.lr_head)]
     groups = [{"params": part.parameters(), "lr": rate} for part, rate in rates]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95), fused=config.precision != "fp16")

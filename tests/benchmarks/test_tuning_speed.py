@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rislab import tuning
-from rislab.learning import LearningConfig
-from rislab.space import Range
-from rislab.trials import TuningConfig
+from rislab.training.streaming import LearningConfig
+from rislab.tuning import search
+from rislab.tuning.space import Range
+from rislab.tuning.study import TuningConfig
 
 TRIALS = 8
 
@@ -28,7 +28,7 @@ def test_two_workers_against_two_copies(benchmark: Callable[..., object], tmp_pa
     def seconds(name: str, trials: int, workers: int) -> float:
         began = time.perf_counter()
         chosen = dataclasses.replace(config, trials=trials)
-        for _ in tuning.search(tmp_path / name, chosen, workers=workers, skip_ladder=True, confirm=0):
+        for _ in search.search(tmp_path / name, chosen, workers=workers, skip_ladder=True, confirm=0):
             pass
         return time.perf_counter() - began
 

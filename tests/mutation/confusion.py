@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rislab import clinic, faults
-from rislab.finding import Finding
+from rislab.checkup.findings import Finding
+from rislab.faults import catalogue, comparison
+from tests.checkup.test_loop_watch import setting_of
 from tests.mutation.report import header, share, table
 from tests.mutation.trial import workers
-from tests.test_checkup import setting_of
 
 CODES = tuple(f"C{number}" for number in range(1, 15))
 MARKS = {"fault": "F", "warning": "w", "note": "n"}
@@ -40,14 +40,14 @@ def others(found: Sequence[Row]) -> list[tuple[str, str]]:
             fault.name,
             "; ".join(f"{name}: {', '.join(of(fault))}" for name, of in told.items() if of(fault)) or "its own sign",
         )
-        for fault in faults.FAULTS
+        for fault in catalogue.FAULTS
         if fault.name not in shown
     ]
 
 
 def rows() -> list[Row]:
     """All faults of the catalogue that a training shows, then the correct loop under each of their settings."""
-    shown = [fault for fault in faults.FAULTS if clinic.shows_in_training(fault)]
+    shown = [fault for fault in catalogue.FAULTS if comparison.shows_in_training(fault)]
     settings = {_words(setting_of(fault)): setting_of(fault) for fault in shown}
     tasks = [(fault.name, setting_of(fault)) for fault in shown] + [("", setting) for setting in settings.values()]
     with workers() as pool:
@@ -56,7 +56,7 @@ def rows() -> list[Row]:
 
 def row(task: tuple[str, dict[str, Any]]) -> Row:
     name, setting = task
-    found = clinic.diagnosed(faults.named(name) if name else None, setting)
+    found = comparison.diagnosed(catalogue.find_fault(name) if name else None, setting)
     return Row(name, _words(setting), tuple(found))
 
 
@@ -80,7 +80,7 @@ def text(found: Sequence[Row]) -> str:
         "A fault is named if one of the first two findings has its name, or has it among those that look alike.",
         "",
     ]
-    family = {fault.name: name for name, members in faults.FAMILIES.items() for fault in members}
+    family = {fault.name: name for name, members in catalogue.FAMILIES.items() for fault in members}
     head = ("fault", "family", "setting", "first finding", "second finding", "further", "named")
     lines += table(head, [_cells(row, family[row.fault]) for row in faulty])
     lines += ["## By check", "", "F a fault, w a warning, n a note.", ""]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rislab.bystander import Bystander
-from rislab.checkup import watch
-from rislab.deliveries import Contract
-from rislab.finding import Finding
+from rislab.checkup.findings import Finding
+from rislab.checkup.gradient_rules import Declared
+from rislab.checkup.loop_watch import watch
+from rislab.checkup.process_watch import ProcessWatch
 from tests.mutation.report import header, table
 from tests.mutation.trial import workers
 
@@ -260,7 +260,7 @@ def watched(case: Innocent) -> list[Finding]:
     """Everything that is said of a correct loop."""
     # Before the network is there, so that its first forward is seen.
     if case.eyes == "bystander":
-        with Bystander(declared=Contract(mean="")) as seen:
+        with ProcessWatch(declared=Declared(mean="")) as seen:
             training = _training(case)
             training.run()
         return list(seen.findings())

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from rislab.fault import source_of
-from tests.test_checkup import LOOP
+from rislab.faults.fault import source_of
+from tests.checkup.test_loop_watch import LOOP
 
 # What is mutated of each subject: the loop of rislab with its windows, a plain one, and one that counts.
 FUNCTIONS = {"fit": ("fit", "Window", "windows"), "plain": ("train",), "counted": ("counted",)}
@@ -107,7 +107,7 @@ class Edit:
 
 def source(subject: str) -> str:
     """Text of the module that a subject stands in."""
-    return {"plain": LOOP, "counted": COUNTED}[subject] if subject != "fit" else source_of("training")
+    return {"plain": LOOP, "counted": COUNTED}[subject] if subject != "fit" else source_of("training.loop")
 
 
 def mutants(subject: str) -> list[Mutant]:

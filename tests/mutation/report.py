@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rislab import machine
+from rislab import provenance
 from tests.mutation.mutants import FUNCTIONS, OPERATORS, Mutant
 from tests.mutation.trial import KINDS, SETTINGS, Verdict
 
@@ -125,13 +125,13 @@ def key(mutant: Mutant) -> str:
 def header(title: str, command: str) -> list[str]:
     """First lines of a report: what it was made of, where, when and how."""
     versions = ", ".join(
-        f"{name} {version}" for name, version in machine.versions(("rislab", "torch", "numpy")).items()
+        f"{name} {version}" for name, version in provenance.versions(("rislab", "torch", "numpy")).items()
     )
     return [
         f"# {title}",
         "",
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · commit {machine.commit()} · {versions} · "
-        f"{machine.processor()} · `{command}`",
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC · commit {provenance.commit()} · {versions} · "
+        f"{provenance.processor()} · `{command}`",
         "",
     ]
 

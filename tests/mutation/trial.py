@@ -24,11 +24,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rislab import clinic, machine
-from rislab.fault import Fault
-from rislab.finding import Finding
+from rislab import provenance
+from rislab.checkup.findings import Finding
+from rislab.faults import comparison
+from rislab.faults.fault import Fault
+from tests.checkup.test_loop_watch import examined
 from tests.mutation.mutants import LOOP, Mutant, source
-from tests.test_checkup import examined
 
 # Seconds for one training: a mutant may never end.
 LIMIT = 20
@@ -79,7 +80,7 @@ class Setting:
 
 
 def _rates(optimiser: str) -> dict[str, Any]:
-    rate = clinic.RATES[optimiser]
+    rate = comparison.RATES[optimiser]
     return {"optimiser": optimiser, "lr_head": rate, "lr_backbone": rate / 10}
 
 
@@ -144,24 +145,24 @@ PLAIN_SETTINGS = (
 
 
 def _train_fit(text: str, setting: Setting) -> Outcome:
-    """The loop of rislab in a house of its own, through clinic.diagnosed()."""
+    """The loop of rislab in a package of its own, through comparison.diagnosed()."""
     seen: dict[str, Any] = {"train": [], "told": defaultdict(list)}
-    fault = Fault("mutant", "", "training", before=source("fit"), after=text, symptom="")
-    with mock.patch.object(clinic, "prepared", partial(_prepared, clinic.prepared, setting, seen)):
-        found = clinic.diagnosed(fault, setting.fields())
+    fault = Fault("mutant", "", "training.loop", before=source("fit"), after=text, symptom="")
+    with mock.patch.object(comparison, "prepared", partial(_prepared, comparison.prepared, setting, seen)):
+        found = comparison.diagnosed(fault, setting.fields())
     state, told = seen["state"], {name: " ".join(values) for name, values in seen["told"].items()}
     told["averaged weights"] = "" if state.ema is None else str(_flat(state.ema.module).tobytes())
     return Outcome(tuple(found), _flat(state.model), tuple(seen["train"]), told)
 
 
-def _prepared(genuine: Callable[..., Any], setting: Setting, seen: dict[str, Any], house: Any, **fields: Any) -> Any:
+def _prepared(genuine: Callable[..., Any], setting: Setting, seen: dict[str, Any], package: Any, **fields: Any) -> Any:
     """readings.prepared(), with what a Setting asks for besides, and with an ear on the loop's records."""
-    config, data, model, fresh = genuine(house, **fields)
+    config, data, model, fresh = genuine(package, **fields)
     if setting.dropout:
         model.head = nn.Sequential(nn.Dropout(setting.dropout), model.head)
     model.train(setting.handed_over == "train")
-    house.state.TrainState.begin = partial(_begun, house.state.TrainState.begin, setting)
-    house.training.fit = partial(_heard, house.training.fit, setting, seen)
+    package.training.state.TrainState.begin = partial(_begun, package.training.state.TrainState.begin, setting)
+    package.training.loop.fit = partial(_heard, package.training.loop.fit, setting, seen)
     return config, data, model, fresh
 
 
@@ -363,7 +364,7 @@ def single_threaded() -> None:
 def workers() -> Iterator[Any]:
     """A pool of two processes of one thread each."""
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(2, machine.cores()), initializer=single_threaded) as pool:
+    with context.Pool(min(2, provenance.cores()), initializer=single_threaded) as pool:
         yield pool
 
 

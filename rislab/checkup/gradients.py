@@ -1,0 +1,44 @@
+"""Gradients of a window, and how one compares with another: scale α, direction, relative error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+# Alarm levels of the accumulated gradient against one batch, (relative L2, |α−1|), by precision: about ten times the
+# floors measured for each.
+ALARMS = {"fp64": (1e-12, 1e-12), "fp32": (1e-5, 1e-5), "fp16": (1e-2, 1e-3), "bf16": (5e-2, 5e-3)}
+
+
+@dataclass(frozen=True)
+class GradientComparison:
+    """Gradient g against reference r: relative L2 ‖g − r‖/‖r‖, α = ⟨g,r⟩/⟨r,r⟩, and their cosine."""
+
+    relative_error: float
+    alpha: float
+    cosine: float
+
+
+def compare(gradient: Tensor, reference: Tensor) -> GradientComparison:
+    """Compare two flat gradients, in float64."""
+    g, r = gradient.double(), reference.double()
+    product, square = float(g @ r), float(r @ r)
+    # nan rather than a division by zero: a reference without length can judge nothing.
+    alpha = product / square if square > 0 else math.nan
+    length = float(g.norm() * r.norm())
+    return GradientComparison(
+        relative_error=float((g - r).norm()) / math.sqrt(square) if square > 0 else math.nan,
+        alpha=alpha,
+        cosine=product / length if length > 0 else math.nan,
+    )
+
+
+def flat_gradient(model: nn.Module) -> Tensor:
+    """The gradients of all parameters as one vector on the CPU; a parameter without one counts as zeros."""
+    missing_as_zero = [
+        torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in model.parameters()
+    ]
+    return torch.cat([gradient.flatten() for gradient in missing_as_zero]).cpu()

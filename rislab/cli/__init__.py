@@ -1,0 +1,8 @@
+"""The command line: one file a command, each of which parses, calls and prints.
+
+Nothing is computed here, and nothing heavy is imported before a command runs.
+"""
+
+from rislab.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,67 @@
+"""`rislab checkup`: run a training script as it stands, watch it, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from rislab.errors import check_choice, check_number
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
+    """Give the parser its options; `whole` and `real` read numbers."""
+    parser.description = (
+        "Run a training script, unmodified, with every optimiser watched, and print what is wrong with its loop. "
+        "Exit code 0: clean; 1: faults; 2: the script could not be run, or trained nothing."
+    )
+    parser.usage = "rislab checkup [options] SCRIPT [-- arguments of the script]"
+    parser.add_argument("script", metavar="SCRIPT", help="Python file")
+    parser.add_argument("--steps", type=whole, default=100, help="stop after so many steps (default %(default)s)")
+    parser.add_argument("--every", type=whole, default=1, help="take the gradients of each n-th window only")
+    parser.add_argument("--accumulation-steps", type=whole, metavar="K", help="declare K; else it is inferred")
+    parser.add_argument("--mean", help="declare it: samples or batches; else a smaller last batch is only warned of")
+    parser.add_argument("--clip-norm", type=real, metavar="C", help="declare the largest gradient norm")
+    parser.add_argument("--json", action="store_true", help="print JSON; what the script prints goes to stderr")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    check_number("steps", options.steps, 1, 10**9, whole=True)
+    check_number("every", options.every, 1, 10**6, whole=True)
+    if options.accumulation_steps is not None:
+        check_number("accumulation_steps", options.accumulation_steps, 1, 10**6, whole=True)
+    if options.clip_norm is not None:
+        check_number("clip_norm", options.clip_norm, 0, above=True)
+    if options.mean is not None:
+        check_choice("mean", options.mean, ("samples", "batches"))
+
+    from rislab.checkup.gradient_rules import Declared
+    from rislab.checkup.script import ScriptRun, run_script
+
+    declared = Declared(options.accumulation_steps, options.mean or "", options.clip_norm)
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        found: ScriptRun = run_script(
+            options.script, options.arguments, steps=options.steps, every=options.every, declared=declared
+        )
+    if options.json:
+        plain: dict[str, Any] = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        plain |= {
+            "findings": [dataclasses.asdict(finding) | {"read_on": finding.read_on} for finding in found.findings]
+        }
+        print(json.dumps(plain | {"faults": len(found.findings.faults), "exit_code": found.exit_code()}, indent=2))
+        return found.exit_code()
+    sys.stdout.flush()
+    print(
+        f"\n{found.script} {found.ended} after {found.steps} steps; watched: {', '.join(found.optimisers) or 'nothing'}"
+    )
+    if found.judged:
+        print(found.findings)
+    else:
+        print("no backward and no step was seen: there is nothing to judge")
+    return found.exit_code()

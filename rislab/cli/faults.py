@@ -1,0 +1,122 @@
+"""`rislab faults`: the catalogue, one fault beside the correct loop, and the answers of the quiz."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rislab.errors import InputError, check_choice, check_number
+
+if TYPE_CHECKING:
+    from rislab.faults.fault import Fault
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
+    """Give the parser its options; `whole` reads whole numbers."""
+    parser.description = (
+        "List the faults, each an edit of the real source; or show one: its story, its diff, and what a short run of "
+        "the faulty and of the correct loop measures. Exit code 1 if a fault does not show its sign."
+    )
+    parser.add_argument("name", nargs="?", help='of a fault, such as "never divided"')
+    parser.add_argument("--run", dest="records", action="store_true", help="print the records of the faulty loop")
+    parser.add_argument("--optimiser", default="adam", help="adam or sgd (default %(default)s)")
+    parser.add_argument("--epochs", type=whole, default=3, help="of the run, 84 scenes each (default %(default)s)")
+    parser.add_argument("--quiz-key", type=whole, metavar="SEED", help="list the answers of the quiz of this seed")
+    parser.add_argument("--json", action="store_true", help="print the list, or the records, as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    from rislab.faults import catalogue, comparison
+
+    if options.quiz_key is not None:
+        return _key(options.quiz_key)
+    if options.name is None:
+        if options.records:
+            raise InputError("--run is given without a fault; allowed: the name of one before it")
+        return _list(options.json)
+    fault = catalogue.find_fault(options.name)
+    # Before anything is printed or trained.
+    check_choice("optimiser", options.optimiser, comparison.RATES)
+    check_number("epochs", options.epochs, 1, 10_000, whole=True)
+    if options.records or options.json:
+        return _records(fault, options)
+    return _show(fault, options)
+
+
+def _key(seed: int) -> int:
+    from rislab.faults import quiz
+
+    for number, name in enumerate(quiz.key(seed), start=1):
+        print(f"{number}. {name}")
+    return 0
+
+
+def _list(as_json: bool) -> int:
+    import json
+
+    from rislab.faults.catalogue import FAMILIES, FAULTS
+
+    if as_json:
+        plain = {family: {fault.name: fault.symptom for fault in members} for family, members in FAMILIES.items()}
+        print(json.dumps(plain, indent=2, ensure_ascii=False))
+        return 0
+    for family, members in FAMILIES.items():
+        print(f"\n{family} ({len(members)})")
+        for fault in members:
+            print(f"  {fault.name:<44} {fault.symptom}")
+    print(f'\n{len(FAULTS)} faults; rislab faults "{FAULTS[0].name}" shows one')
+    return 0
+
+
+def _records(fault: Fault, options: argparse.Namespace) -> int:
+    import json
+
+    from rislab.faults import comparison
+    from rislab.training.records import console, to_dict
+
+    told = comparison.case(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
+    print("\n".join([json.dumps(to_dict(record)) for record in told] if options.json else list(console(told))))
+    return 0
+
+
+def _show(fault: Fault, options: argparse.Namespace) -> int:
+    from rislab.faults import comparison
+    from rislab.training.records import epoch_line
+
+    print(f"{fault.name}\n\n{fault.story}\n{fault.symptom}")
+    if fault.reference:
+        print(f"Seen in: {fault.reference}")
+    if fault.mistaken_for:
+        print(f"Mistaken for: {', '.join(fault.mistaken_for)}")
+    print(f"\n{_coloured(fault.diff())}\n")
+    held = True
+    if fault.signs:
+        print(f"{'measured':<50} {'correct':>12} {'faulty':>12}")
+        for reading, sign in zip(comparison.readings(fault), fault.signs, strict=True):
+            shown = sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct)
+            held &= shown
+            print(f"{reading.line()}{'' if shown else '  not shown'}", flush=True)
+    if fault.checks:
+        print(f"Rungs of the overfit ladder that turn red: {', '.join(fault.checks)}")
+    if fault.badge:
+        print(f"Checks of the conventions badge that turn red: {', '.join(fault.badge)}")
+    found = comparison.case(fault, optimiser=options.optimiser, epochs=options.epochs)
+    for title, seen in (("correct loop", found.correct), ("with the fault", found.faulty)):
+        print(f"\n{title}, {options.optimiser}, 84 scenes:")
+        print("\n".join(epoch_line(end) for end in seen.ends))
+    if comparison.shows_in_training(fault):
+        print("\nthe checkup of the faulty loop says:")
+        print(comparison.diagnosed(fault, {**found.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
+    return 0 if held else 1
+
+
+def _coloured(diff: str) -> str:
+    """The diff in green and red where a terminal reads it."""
+    if not sys.stdout.isatty():
+        return diff
+    colours: dict[str, Any] = {"+": "\033[32m", "-": "\033[31m"}
+    return "\n".join(f"{colours[line[0]]}{line}\033[0m" if line[:1] in colours else line for line in diff.split("\n"))

@@ -1,0 +1,64 @@
+"""`rislab sweep`: a grid of reports of one notebook in parallel processes, and one page that compares them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rislab.errors import check_number
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
+    """Give the parser its options; `whole` reads whole numbers."""
+    parser.description = (
+        "Run a notebook for every combination of a grid, each report in a process of its own, and write one page that "
+        "compares them. Reports that are there already are reused: the same command goes on. Exit code 1 if one fails."
+    )
+    parser.add_argument("name", help="of a notebook without its number, or of a named set")
+    parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=A,B", help="accumulation_steps=1,2,4 …")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    parser.add_argument("-o", "--out", metavar="FOLDER", help="default: reports/out/sweep-NAME")
+    parser.add_argument(
+        "--figure", type=whole, help="which of each report is compared (default: that of the set, or 1)"
+    )
+    parser.add_argument("--workers", type=whole, help="processes (default: one a core)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    from rislab.reports import gallery, notebooks, sweep, sweep_page
+
+    chosen = gallery.named(options.name)
+    axes = sweep.grid(chosen, options.grid)
+    base = notebooks.parse_values(chosen.path, dict(options.parameters))
+    figure = chosen.figure if options.figure is None else options.figure
+    check_number("figure", figure, 1, 1000, whole=True)
+    cells = sweep.cells(chosen, axes, base)
+    out = Path(options.out or f"reports/out/sweep-{chosen.name}")
+    began = time.perf_counter()
+    outcomes: dict[str, Any] = {}
+
+    def write() -> Path:
+        seconds = time.perf_counter() - began
+        return sweep_page.write(chosen, axes, cells, outcomes, out, figure=figure, seconds=seconds)
+
+    write()
+    for outcome in sweep.run(chosen, cells, out, workers=options.workers):
+        outcomes[outcome.name] = outcome
+        page = write()
+        print(_line(outcome, len(outcomes), len(cells)), file=sys.stderr, flush=True)
+    failed = [outcome for outcome in outcomes.values() if outcome.verdict != "passed"]
+    print(f"{page}  ({len(cells) - len(failed)} of {len(cells)} reports passed)")
+    for outcome in failed:
+        print(f"rislab: {outcome.name}: {outcome.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _line(outcome: Any, done: int, count: int) -> str:
+    how = "reused" if outcome.reused else f"in {outcome.seconds:.0f} s"
+    return f"[{done}/{count}] {outcome.name} {outcome.verdict} {how}"

@@ -1,0 +1,86 @@
+"""`rislab train`: a network learns to localise on fresh scenes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rislab.errors import InputError, check_number
+
+# Options that are fields of LearningConfig by another spelling.
+FIELDS = ("preset", "design", "scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps")
+FURTHER = ("precision", "device", "lr", "curriculum", "blend", "seed")
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
+    """Give the parser its options; `whole` and `real` read numbers."""
+    parser.description = (
+        "Train a network on fresh scenes, made epoch by epoch. Ctrl-C, and the same command goes on where it stopped. "
+        "Exit code 1 if the network ends no better than the best constant."
+    )
+    kinds: dict[str, Callable[[str], Any]] = dict.fromkeys(
+        ("scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps", "seed"), whole
+    )
+    kinds |= {"lr": real, "blend": real}
+    parser.add_argument("--config", metavar="YAML", help="file with any of the fields below")
+    for name in (*FIELDS, *FURTHER):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds.get(name, str), help="see LearningConfig")
+    # torchrun takes --run for an option of its own.
+    parser.add_argument("--run", "--folder", dest="folder", default="runs/learned", help="default: %(default)s")
+    parser.add_argument("--export", metavar="FILE", help="write the weights as safetensors when it is done")
+    parser.add_argument("--threads", type=whole, default=2, help="intra-op threads of torch (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, one an epoch")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    check_number("threads", options.threads, 1, 1024, whole=True)
+
+    import torch
+
+    from rislab.data.covariance import constant_baseline
+    from rislab.model import pretrained
+    from rislab.training import distributed
+    from rislab.training.records import EpochRecord
+    from rislab.training.streaming import LearningConfig, learn
+
+    torch.set_num_threads(options.threads)
+    config = LearningConfig() if options.config is None else LearningConfig.read(options.config)
+    given = {name: getattr(options, name) for name in (*FIELDS, *FURTHER) if getattr(options, name) is not None}
+    config = dataclasses.replace(config, **given)
+    model, validation = config.model(), config.validation_data()
+    line = constant_baseline(validation)
+    rank, world = distributed.processes()
+    # The first process speaks for all.
+    say = (lambda *lines: None) if options.json or rank else (lambda *lines: print(*lines, flush=True))
+    phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
+    say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
+    say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
+    last: EpochRecord | None = None
+    began = time.perf_counter()
+    with distributed.together(config.device) if world > 1 else contextlib.nullcontext():
+        for record in (distributed.learn if world > 1 else learn)(options.folder, config, model):
+            if not isinstance(record, EpochRecord):
+                continue
+            last = record
+            losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
+            say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")
+            if options.json and rank == 0:
+                told = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
+                print(json.dumps(told), flush=True)
+    if last is None:
+        raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
+    if options.export and rank == 0:
+        path = Path(options.export)
+        fields = {name: str(value) for name, value in dataclasses.asdict(config).items() if name != "scenes"}
+        fields["scenes_an_epoch"] = str(config.scenes)
+        pretrained.save(path, model, config.scene_config(), {**fields, "validation_nmse": f"{last.validation:.6f}"})
+        say(f"weights: {path} ({path.stat().st_size / 1e6:.2f} MB)")
+    return 0 if last.validation is not None and last.validation < line else 1

@@ -1,0 +1,164 @@
+"""`rislab tune`: a hyper-parameter search on a loop that was checked first."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rislab.errors import InputError
+
+if TYPE_CHECKING:
+    from rislab.tuning.search import Progress
+    from rislab.tuning.study import TuningConfig
+
+# Options that are fields of the base LearningConfig, and of the TuningConfig.
+BASE = ("design", "scenes", "epochs", "validation", "micro_batch", "accumulation_steps", "precision", "lr")
+FURTHER = ("curriculum", "blend", "patience", "device")
+SEARCH = ("trials", "objective", "judged", "pruner", "seed")
+
+
+def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
+    """Give the parser its options; `whole` and `real` read numbers."""
+    parser.description = (
+        "Search the values with which a training localises best. The overfit ladder is climbed first. Ctrl-C, or any "
+        "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
+        "it joins. Exit code 1 if the best is not better than the default when both are trained again."
+    )
+    words = ("design", "precision", "curriculum", "device")
+    parser.add_argument("--preset", help="classroom (the default) or full")
+    parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
+    parser.add_argument("--space", metavar="YAML", help="file with the dimensions instead of --search")
+    parser.add_argument("--trials", type=whole, help="in all (default 20)")
+    parser.add_argument("--objective", help="peb (mean error / bound, the default) or recall")
+    parser.add_argument("--judged", type=whole, help="fixed scenes that judge each trial (default 512)")
+    parser.add_argument("--pruner", help="halving (the default), median or none")
+    parser.add_argument("--seed", type=whole, help="of the search (default 0)")
+    parser.add_argument("--config", metavar="YAML", help="file with the base, as `rislab train` takes it")
+    for name in (*BASE, *FURTHER):
+        kind: Callable[[str], Any] = str if name in words else real if name in ("lr", "blend") else whole
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of every trial, if not searched")
+    parser.add_argument("--folder", default="runs/tuning", help="of the study (default %(default)s)")
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        default="",
+        help="postgresql+psycopg://USER@HOST/DATABASE instead of a journal in the folder; or in RISLAB_STORAGE",
+    )
+    parser.add_argument("--study", default="tuning", help="its name in the storage (default %(default)s)")
+    parser.add_argument("--workers", type=whole, help="processes of one thread (default: one a core)")
+    parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
+    parser.add_argument(
+        "--confirm", type=whole, default=3, metavar="SEEDS", help="with which leaders, then best and default, run again"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON at the end")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    import torch
+
+    from rislab.tuning import search
+    from rislab.tuning.study import BEST, trial_folder
+
+    torch.set_num_threads(1)
+    config = _config(options)
+    storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
+    say: Callable[[str], None] = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
+    searched = ", ".join(config.space)
+    say(f"{config.base.preset}: {config.trials} trials over {searched}; judged by {config.objective}, see --help")
+    told = None
+    with closing(
+        search.search(
+            options.folder,
+            config,
+            storage=storage,
+            name=options.study,
+            workers=options.workers,
+            skip_ladder=options.skip_ladder,
+            confirm=options.confirm,
+        )
+    ) as progress:
+        for fresh in progress:
+            for line in _news(told, fresh, config):
+                say(line)
+            told = fresh
+    assert told is not None and told.best is not None
+    if options.json:
+        print(json.dumps({**dataclasses.asdict(told), "config": config.to_dict()}, indent=2))
+    say(f"best: trial {told.best.number}, {trial_folder(Path(options.folder), told.best.number)}")
+    say(f"rislab train --config {options.folder}/{BEST}   trains it again")
+    return 0 if not told.finals or search.beats(told.finals, config) else 1
+
+
+def _config(options: argparse.Namespace) -> TuningConfig:
+    from rislab.training.streaming import LearningConfig
+    from rislab.tuning import space
+    from rislab.tuning.study import TuningConfig
+
+    plain = TuningConfig()
+    base = LearningConfig.read(options.config) if options.config else plain.base
+    names = ("preset", *BASE, *FURTHER)
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    base = dataclasses.replace(base, **given)
+    if options.search and options.space:
+        raise InputError(f"search is given beside space {options.space!r}; allowed: one of them")
+    searched = plain.space
+    if options.space:
+        searched = space.read(options.space)
+    elif options.search:
+        searched = space.parse(options.search)
+    fields = {name: getattr(options, name) for name in SEARCH if getattr(options, name) is not None}
+    return TuningConfig(base=base, space=searched, **fields)
+
+
+def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[str]:
+    """Lines about what is new since the last progress."""
+    from rislab.tuning import search
+
+    lines = []
+    if before is None and now.ladder.get("skipped"):
+        lines.append("overfit ladder skipped by --skip-ladder, and the record says so")
+    rungs = now.ladder.get("rungs", []) if now.stage == "ladder" else []
+    lines += rungs[len(before.ladder.get("rungs", [])) if before else 0 :]
+    ended = {trial.number for trial in before.trials if trial.ended} if before else set()
+    left = "" if now.left is None else f"{now.ended()}/{config.trials}, {_span(now.left)} left  "
+    for trial in now.trials:
+        if trial.ended and trial.number not in ended:
+            lines.append(left + trial.line(config.objective))
+    lines += [f"warning: {text}" for text in now.warnings if before is None or text not in before.warnings]
+    if now.stage == "runoff" and before and before.stage != "runoff" and now.best:
+        lines += [_saved(now, config), f"best of the search: {now.best.line(config.objective)}"]
+    known = (*before.runoff, *before.finals) if before else ()
+    for split, finals in (("validation", now.runoff), ("test", now.finals)):
+        lines += [
+            f"{final.name:<8} seed {final.seed}: recall {final.recall:.4f}, peb {final.peb:.4f} on the {split} split"
+            for final in finals
+            if final not in known
+        ]
+    if now.stage == "done" and now.finals:
+        lines.append(search.verdict(now.finals, config))
+    return lines
+
+
+def _saved(now: Progress, config: TuningConfig) -> str:
+    """Epochs that pruning spared, counted from the records."""
+    ended = [trial for trial in now.trials if trial.state in ("complete", "pruned")]
+    trained, whole = sum(trial.epochs for trial in ended), sum(_whole(trial.values, config) for trial in ended)
+    states = [trial.state for trial in now.trials]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
+    return f"{counts}; {trained} of {whole} epochs trained, {1 - trained / whole:.0%} spared; {_span(now.seconds)}"
+
+
+def _whole(values: dict[str, Any], config: TuningConfig) -> int:
+    return int(values.get("epochs", config.base.epochs))
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,140 @@
+"""Covariances of the lab: truth, sample and blend, as factors, and the one conditioning for all of them.
+
+A factor F [B,N,K] stands for R = F F^H. Training works with factors only: no N×N matrix is formed.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rislab.data.scenes import SceneBatch
+from rislab.errors import check_number
+
+
+def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
+    """RIS-domain estimate of the field on the surface, one column a snapshot, by ridge regression.
+
+    x_l = G_l^H (G_l G_l^H + ρ I)^(-1) y_l with G_l = H diag(c_l). Since |c_l| = 1, G_l G_l^H = H H^H for every code,
+    and one M×M inverse serves all snapshots: x_l = c_l* ⊙ (H^H (H H^H + ρ I)^(-1) y_l).
+
+    Args:
+        batch: scenes; snapshots, codes and channel are used, nothing of the truth.
+        ridge: ρ as a fraction of the mean eigenvalue of H H^H, > 0.
+
+    Returns:
+        [B,N,L], complex.
+    """
+    return back_project(batch.snapshots, batch.codes, batch.channel, ridge=ridge)
+
+
+def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: float = 0.1) -> Tensor:
+    """back_projections() on plain tensors: snapshots [B,L,M], codes [B,L,N], channel [B,M,N] to [B,N,L]."""
+    check_number("ridge", ridge, 0.0, 1e6, above=True)
+    gram = channel @ channel.mH  # [B, M, M]
+    antennas = gram.shape[-1]
+    mean_eigenvalue = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)  # [B]
+    loading = (ridge * mean_eigenvalue)[:, None, None] * torch.eye(antennas, dtype=gram.dtype, device=gram.device)
+    whitened = torch.linalg.solve(gram + loading, snapshots.mT)  # [B, M, L]
+    return (channel.mH @ whitened) * codes.mT.conj()  # [B, N, L]
+
+
+def sample_factor(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
+    """Factor [B,N,L] of the sample covariance: back-projections scaled to trace N."""
+    columns = back_projections(batch, ridge=ridge)
+    return scale_to_trace(columns)
+
+
+def scale_to_trace(factor: Tensor) -> Tensor:
+    """The factor scaled so that trace(F F^H) = N; a zero factor stays zero."""
+    energy = frobenius_squared(factor)[..., None, None]
+    return factor * torch.where(energy > 0, factor.shape[-2] / energy, 1.0).sqrt()
+
+
+def frobenius_squared(matrix: Tensor) -> Tensor:
+    """‖A‖_F² of complex matrices, [..., N, K] to [...], real."""
+    # Not abs().square(): the square root inside costs more than the whole sum, and again in the gradient.
+    return torch.view_as_real(matrix).square().sum(dim=(-3, -2, -1))
+
+
+def covariance(factor: Tensor) -> Tensor:
+    """R = F F^H, [B,N,N], from a factor [B,N,K]."""
+    return factor @ factor.mH
+
+
+def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
+    """Power a_g^H F F^H a_g that beams towards given points receive, in one matrix product for all scenes.
+
+    Args:
+        factor: F, [B,N,K], complex. atoms: steering vectors, [G,N], in the dtype of F.
+
+    Returns:
+        [B,G], real.
+    """
+    scenes, elements, columns = factor.shape
+    stacked = factor.permute(1, 0, 2).reshape(elements, -1)  # [N, B·K]
+    beams = torch.view_as_real(atoms.conj() @ stacked)  # [G, B·K, 2]
+    return beams.square().reshape(-1, scenes, 2 * columns).sum(dim=-1).T
+
+
+def blend(predicted: Tensor, sample: Tensor, beta: float) -> Tensor:
+    """Factor [√(1−β) F, √β X] of R_test = (1−β) R_pred + β R_sample.
+
+    Args:
+        predicted: F, [B,N,K]. sample: X, [B,N,L].
+        beta: β in [0, 1]; at 0 the prediction itself is returned.
+    """
+    check_number("blend", beta, 0.0, 1.0)
+    if beta == 0:
+        return predicted
+    return torch.cat([(1 - beta) ** 0.5 * predicted, beta**0.5 * sample], dim=-1)
+
+
+def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Normalised mean squared error ‖R̂ − R‖_F² / ‖R‖_F² of covariances given by their factors.
+
+    With R̂ = F F^H and R = B B^H: (‖F^H F‖² − 2 ‖F^H B‖² + ‖B^H B‖²) / ‖B^H B‖². In float32 the three terms cancel to
+    about 1e-6 near 0, and may end slightly below it; nothing is clamped.
+
+    Args:
+        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], complex.
+
+    Returns:
+        [B], real.
+    """
+    truth_energy = frobenius_squared(truth.mH @ truth)
+    error = frobenius_squared(predicted.mH @ predicted) - 2 * frobenius_squared(predicted.mH @ truth) + truth_energy
+    return error / truth_energy
+
+
+def effective_rank(factor: Tensor) -> Tensor:
+    """(tr R)² / tr R² of R = F F^H, [B], between 1 and the number of columns; 1/2 for a zero factor, which has none."""
+    gram = factor.mH @ factor
+    energy = frobenius_squared(gram)
+    rank = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).square() / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+    return rank.clamp_min(0.5)
+
+
+def zero_baseline() -> float:
+    """NMSE of the zero matrix: 1 by definition."""
+    return 1.0
+
+
+def identity_baseline(batch: SceneBatch) -> float:
+    """Mean NMSE of the identity scaled to trace N: 1 − 2 tr R/‖R‖² + N/‖R‖² with tr R = N."""
+    energy = frobenius_squared(batch.factor().mH @ batch.factor())
+    return float((1 - batch.config.elements / energy).mean())
+
+
+def constant_baseline(batch: SceneBatch, fitted_on: SceneBatch | None = None) -> float:
+    """Mean NMSE of the best constant prediction: the mean of the covariances weighted by 1/‖R‖².
+
+    Args:
+        batch: scenes to be judged. fitted_on: scenes that the constant is fitted on; `batch` itself by default.
+    """
+    fitted = fitted_on or batch
+    source = fitted.covariance()
+    weight = 1 / frobenius_squared(source)
+    constant = (weight[:, None, None] * source).sum(0) / weight.sum()
+    truth = batch.covariance()
+    return float((frobenius_squared(constant - truth) / frobenius_squared(truth)).mean())

@@ -1,0 +1,369 @@
+"""Arrays, positions, the one steering function, and search grids.
+
+Conventions (all in metres and radians): element n = v·N_h + h of a surface of N_v × N_h elements sits at
+e_n = (0, y_n, z_n), centred on the origin, h (azimuth axis) running fastest; a source at azimuth φ, elevation θ and
+range r sits at p = r·(cosθ cosφ, cosθ sinφ, sinθ).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rislab.errors import InputError, check_choice, check_interval, check_number
+
+WAVEFRONTS = ("spherical", "fresnel", "planar")
+# Bytes of steering vectors that a grid keeps: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
+KEPT = 2**28
+
+
+def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
+    """Unit vector towards (azimuth, elevation).
+
+    Args:
+        azimuth, elevation: [...], radians.
+
+    Returns:
+        [..., 3], real, (cosθ cosφ, cosθ sinφ, sinθ).
+    """
+    across = torch.cos(elevation)
+    return torch.stack([across * torch.cos(azimuth), across * torch.sin(azimuth), torch.sin(elevation)], dim=-1)
+
+
+def position(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+    """Cartesian position, [..., 3] in metres, of sources at (azimuth, elevation, range)."""
+    return range.unsqueeze(-1) * direction(azimuth, elevation)
+
+
+def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+    """∂p/∂(φ, θ, r), [..., 3, 3]: rows are the coordinates x, y, z, columns azimuth, elevation and range."""
+    sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
+    sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
+    by_azimuth = torch.stack([-cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)], dim=-1)
+    by_elevation = torch.stack([-sin_e * cos_a, -sin_e * sin_a, cos_e], dim=-1)
+    scaled = [range.unsqueeze(-1) * by_azimuth, range.unsqueeze(-1) * by_elevation]
+    return torch.stack([*scaled, direction(azimuth, elevation)], dim=-1)
+
+
+def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_elevation: Tensor) -> Tensor:
+    """Angle in radians between two directions seen from the centre of the surface; arguments broadcast."""
+    cosine = (direction(azimuth, elevation) * direction(other_azimuth, other_elevation)).sum(-1)
+    return torch.acos(cosine.clamp(-1.0, 1.0))
+
+
+def wavenumber(wavelength: float) -> float:
+    """k0 = 2π/λ, radians per metre."""
+    return 2 * math.pi / wavelength
+
+
+def path_difference(
+    elements: Tensor, azimuth: Tensor, elevation: Tensor, range: Tensor, wavefront: str = "spherical"
+) -> Tensor:
+    """Extra path ‖p − e_n‖ − r from a source to each element, in metres.
+
+    With u = e·p/r and curvature c = 1/r the exact ("spherical") value is written without cancellation as
+    (|e|²c − 2u) / (√(1 − 2uc + |e|²c²) + 1); "fresnel" is its second-order expansion −u + (|e|² − u²)·c/2, and
+    "planar" drops the curvature, −u.
+
+    Args:
+        elements: [..., N, 3], metres, relative to the centre of the surface.
+        azimuth, elevation: [...], radians.
+        range: [...], metres, > 0; infinity is a plane wave.
+        wavefront: "spherical", "fresnel" or "planar".
+
+    Returns:
+        [..., N], metres, in the dtype of the arguments.
+    """
+    toward = direction(azimuth, elevation)
+    along = (toward.unsqueeze(-2) @ elements.mT).squeeze(-2)  # u, [..., N]
+    if wavefront == "planar":
+        return -along
+    curvature = 1.0 / range.unsqueeze(-1)  # [..., 1]
+    squared = elements.square().sum(-1)  # [..., N]
+    if wavefront == "fresnel":
+        return -along + (squared - along.square()) * curvature / 2
+    check_choice("wavefront", wavefront, WAVEFRONTS)
+    distance = torch.sqrt(1.0 - 2.0 * along * curvature + squared * curvature.square())  # ‖p − e‖ / r
+    return (squared * curvature - 2.0 * along) / (distance + 1.0)
+
+
+def path_and_gradient(
+    elements: Tensor, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor, wavefront: str = "spherical"
+) -> tuple[Tensor, Tensor]:
+    """path_difference() and its derivatives by azimuth, elevation and c = 1/r.
+
+    With u = e·t for the unit vector t towards the source and q = ‖p − e‖/r, the exact ones are −u_φ/q, −u_θ/q and
+    (|e|² + u (|e|²c − 2u)/(q + 1)) / ((q + 1) q), which has its limit (|e|² − u²)/2 at c = 0; those of the expansions
+    otherwise. A plane wave does not depend on the range.
+
+    Args:
+        elements, azimuth, elevation, wavefront: see path_difference(). inverse_range: [...], 1/m, ≥ 0.
+
+    Returns:
+        [..., N] in metres, and [..., 3, N] in m/rad, m/rad and m².
+    """
+    sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
+    sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
+    side, front, none = cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)
+    towards = [front, side, sin_e, -side, front, none, -sin_e * cos_a, -sin_e * sin_a, cos_e]  # t, ∂t/∂φ, ∂t/∂θ
+    products = torch.stack(towards, dim=-1).unflatten(-1, (3, 3)) @ elements.mT  # [..., 3, N]
+    along, turning = products[..., 0, :], products[..., 1:, :]  # u; u_φ and u_θ
+    c = inverse_range.unsqueeze(-1)
+    squared = elements.square().sum(-1)
+    if wavefront == "spherical":
+        bend = squared * c - 2 * along
+        distance = torch.sqrt(1 + bend * c)  # q
+        path = bend / (distance + 1)
+        by_inverse = (squared + along * path) / ((distance + 1) * distance)
+        return path, torch.cat([-turning / distance.unsqueeze(-2), by_inverse.unsqueeze(-2)], dim=-2)
+    if wavefront == "planar":
+        return -along, torch.cat([-turning, torch.zeros_like(along).unsqueeze(-2)], dim=-2)
+    check_choice("wavefront", wavefront, WAVEFRONTS)
+    by_inverse = (squared - along.square()) / 2
+    slopes = -turning * (1 + along * c).unsqueeze(-2)
+    return -along + by_inverse * c, torch.cat([slopes, by_inverse.unsqueeze(-2)], dim=-2)
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayGeometry:
+    """Elements of an aperture with the wavelength and the wavefront model: the one steering object of the lab.
+
+    Args:
+        elements: [..., N, 3], float32 or float64, metres.
+        wavelength: metres, > 0.
+        wavefront: "spherical" (exact), "fresnel" or "planar".
+    """
+
+    elements: Tensor
+    wavelength: float
+    wavefront: str = "spherical"
+
+    def __post_init__(self) -> None:
+        check_number("wavelength", self.wavelength, 0.0, above=True)
+        check_choice("wavefront", self.wavefront, WAVEFRONTS)
+
+    @classmethod
+    def surface(
+        cls,
+        shape: tuple[int, int],
+        wavelength: float,
+        wavefront: str = "spherical",
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> ArrayGeometry:
+        """Half-wavelength surface of (N_v, N_h) elements in the y-z plane, centred on the origin."""
+        rows, columns = shape
+        z = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2) * wavelength / 2
+        y = (torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2) * wavelength / 2
+        grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")
+        elements = torch.stack([torch.zeros_like(grid_y), grid_y, grid_z], dim=-1).reshape(-1, 3)  # [N, 3]
+        return cls(elements.to(device, dtype), wavelength, wavefront)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ArrayGeometry:
+        """The same array on a device and in a real dtype."""
+        return replace(self, elements=self.elements.to(device=device, dtype=dtype))
+
+    @property
+    def count(self) -> int:
+        """N, the number of elements."""
+        return self.elements.shape[-2]
+
+    def axes(self) -> tuple[Tensor, Tensor] | None:
+        """Coordinates z [N_v] and y [N_h] of a surface whose elements are their product grid, else None."""
+        x, y, z = self.elements.unbind(-1)
+        if self.elements.ndim != 2 or bool((x != 0).any()):
+            return None
+        columns = int((z == z[0]).sum())
+        if len(z) % columns:
+            return None
+        rows_z, rows_y = z.reshape(-1, columns), y.reshape(-1, columns)
+        product = bool((rows_z == rows_z[:, :1]).all()) and bool((rows_y == rows_y[:1]).all())
+        return (rows_z[:, 0], rows_y[0]) if product else None
+
+    def steering(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Steering vectors a_n = N^(-1/2) · exp(−j k0 (‖p − e_n‖ − r)).
+
+        Args:
+            azimuth, elevation: [...], radians.
+            range: [...], metres, > 0.
+
+        Returns:
+            [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
+        """
+        return self._vectors(self.phase(azimuth, elevation, range))
+
+    def _vectors(self, lag: Tensor) -> Tensor:
+        return torch.complex(torch.cos(lag), -torch.sin(lag)) / math.sqrt(self.count)
+
+    def phase(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Phase lag k0 (‖p − e_n‖ − r) of each element, [..., N], real."""
+        # Autocast would take the matrix product of the path to half precision, and the truth with it.
+        with torch.autocast(self.elements.device.type, enabled=False):
+            return wavenumber(self.wavelength) * path_difference(
+                self.elements, azimuth, elevation, range, self.wavefront
+            )
+
+    def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+        """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex: ∂a = −j k0 ∂(path) a."""
+        inverse = 1 / range
+        vectors, slopes = self.steering_and_slopes(azimuth, elevation, inverse)
+        by_range = -inverse.square()[..., None, None] * slopes[..., 2:, :]
+        return -1j * torch.cat([slopes[..., :2, :], by_range], dim=-2) * vectors.unsqueeze(-2)
+
+    def steering_and_slopes(self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor) -> tuple[Tensor, Tensor]:
+        """steering() [..., N], and the derivatives of phase() by azimuth, elevation and 1/r, [..., 3, N], real."""
+        factor = wavenumber(self.wavelength)
+        with torch.autocast(self.elements.device.type, enabled=False):
+            path, slopes = path_and_gradient(self.elements, azimuth, elevation, inverse_range, self.wavefront)
+        return self._vectors(factor * path), factor * slopes
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Steering vectors over a product grid of azimuth × elevation × range.
+
+    Args:
+        array: the elements, with wavelength and wavefront; [N,3].
+        azimuth: [P], radians. elevation: [Q], radians. range: [R], metres, > 0.
+    """
+
+    array: ArrayGeometry
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    _kept: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("azimuth", "elevation", "range"):
+            axis: Tensor = self.__dict__[name]
+            if axis.ndim != 1 or axis.numel() == 0:
+                raise InputError(f"grid {name} has shape {tuple(axis.shape)}; allowed: one axis of at least one point")
+            if not bool(torch.isfinite(axis).all()):
+                raise InputError(f"grid {name} holds NaN or infinity; allowed: finite values")
+        if not bool((self.range > 0).all()):
+            raise InputError(f"grid range is {float(self.range.min()):g} m at its smallest; allowed: above 0")
+
+    @classmethod
+    def field_of_view(
+        cls,
+        array: ArrayGeometry,
+        azimuth: tuple[float, float],
+        elevation: tuple[float, float],
+        range: tuple[float, float],
+        shape: tuple[int, int, int],
+        *,
+        spacing: str = "uniform",
+    ) -> Grid:
+        """Grid over intervals of azimuth and elevation (radians) and range (metres), ends included.
+
+        Args:
+            array: the elements.
+            azimuth, elevation, range: (smallest, largest).
+            shape: number of points (P, Q, R); a single point sits in the middle of its axis.
+            spacing: angles "uniform" in radians or equidistant in their "sine"; ranges are always uniform in 1/r,
+                the coordinate in which a near-field beam has constant width.
+
+        Returns:
+            Grid with float64 axes.
+        """
+        check_choice("spacing", spacing, ("uniform", "sine"))
+        check_interval("grid range", range, 0.0, 1e9)
+        for count in shape:
+            check_number("grid shape", count, 1, whole=True)
+        if range[0] <= 0:
+            raise InputError(f"grid range is {range[0]:g} m at its smallest; allowed: above 0")
+
+        def axis(low: float, high: float, count: int) -> Tensor:
+            if count == 1:
+                return torch.tensor([(low + high) / 2], dtype=torch.float64)
+            return torch.linspace(low, high, count, dtype=torch.float64)
+
+        def angle(interval: tuple[float, float], count: int) -> Tensor:
+            if spacing == "uniform":
+                return axis(*interval, count)
+            return torch.asin(axis(math.sin(interval[0]), math.sin(interval[1]), count))
+
+        inverse_range = axis(1.0 / range[1], 1.0 / range[0], shape[2])
+        return cls(array, angle(azimuth, shape[0]), angle(elevation, shape[1]), 1.0 / inverse_range)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of points (P, Q, R) along azimuth, elevation and range."""
+        return self.azimuth.numel(), self.elevation.numel(), self.range.numel()
+
+    @cached_property
+    def coarser(self) -> Grid:
+        """Every second point of each axis, and the last."""
+
+        def thinned(axis: Tensor) -> Tensor:
+            return torch.cat([axis[:-1:2], axis[-1:]])
+
+        return replace(
+            self, azimuth=thinned(self.azimuth), elevation=thinned(self.elevation), range=thinned(self.range)
+        )
+
+    def points(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Azimuth, elevation and range of all P·Q·R points, each [P·Q·R], range running fastest."""
+        mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")
+        return mesh[0].reshape(-1), mesh[1].reshape(-1), mesh[2].reshape(-1)
+
+    def steering(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+        """Steering vectors of all points, [G,N], in a complex dtype; computed in float64."""
+        array = self.array.to(device, torch.float64)
+        return array.steering(*(axis.to(device, torch.float64) for axis in self.points())).to(dtype)
+
+    def scan(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
+        """All points in pieces: which, and real and imaginary parts of their steering vectors side by side, [G',2N].
+
+        From the second scan on all of them are kept, if they take no more than KEPT bytes; else, and at first, they are
+        computed piece by piece, in a tensor that the next piece overwrites: a grid that is used once need not store.
+
+        Args:
+            dtype: real dtype, also that of the computation. device: where. width: most points in a piece.
+        """
+        count = math.prod(self.shape)
+        key = dtype, device
+        if key in self._kept and count * 2 * self.array.count * dtype.itemsize <= KEPT:
+            if not len(self._kept[key]):
+                planes = fresh((count, 2 * self.array.count), dtype, device)
+                for piece, part in self._computed(dtype, device, width):
+                    planes[piece] = part
+                self._kept[key] = planes
+            yield from ((piece, self._kept[key][piece]) for piece in pieces(count, width))
+            return
+        yield from self._computed(dtype, device, width)
+        self._kept.setdefault(key, torch.empty(0))
+
+    def _computed(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
+        array = self.array.to(device, dtype)
+        places = [axis.to(device, dtype) for axis in self.points()]
+        width = min(width, 512)  # so few that they stay in the cache
+        scratch = fresh((width, 2, array.count), dtype, device)  # one for all pieces
+        for piece in pieces(len(places[0]), width):
+            lag = array.phase(*(axis[piece] for axis in places))  # [G', N]
+            planes = scratch[: len(lag)]
+            torch.cos(lag, out=planes[:, 0])
+            torch.sin(lag, out=planes[:, 1]).neg_()
+            yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
+
+
+def fresh(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+    """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
+    empty = torch.empty(0, dtype=dtype).numpy().dtype
+    return (
+        torch.from_numpy(np.empty(shape, dtype=empty))
+        if str(device) == "cpu"
+        else torch.empty(shape, dtype=dtype, device=device)
+    )
+
+
+def pieces(count: int, width: int) -> Iterator[slice]:
+    """Slices of at most `width` that cover 0 .. count−1."""
+    return (slice(first, min(first + width, count)) for first in range(0, count, width))

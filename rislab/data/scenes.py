@@ -1,0 +1,601 @@
+"""Scenes: SceneConfig says what may happen, simulate() makes it happen, SceneBatch holds it.
+
+Measurement, for snapshot l = 1..L (PHYSICS: y_l = H diag(c_l) A s_l + n_l): M antennas see the sources only through a
+known channel H and a reconfigurable intelligent surface (RIS) of N elements whose code c_l changes with every snapshot.
+
+Scene i of a split is a pure function of (seed, split, i): one Philox counter generator per (seed, split), each scene
+owning its own stretch of counters. So scenes do not depend on how many are drawn, and splits cannot overlap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid, fresh, separation
+from rislab.data.philox import SPLITS, Stream
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, plain
+
+SYMBOLS = ("varying", "constant", "coherent")
+CODES = ("random", "dft", "hadamard")
+DFT_BEAMS = ("broadside", "spread")
+POWER_LAWS = ("equal", "free-space")
+
+# Scenes per pass: few enough for the cache, many enough that calls cost little.
+CHUNK = 256
+# Candidates tried for each source when a minimum separation is asked for.
+PLACEMENT_TRIES = 64
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Everything that a scene is drawn from; strict, immutable, in metres and radians.
+
+    Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value.
+
+    Args:
+        wavelength: λ in metres.
+        ris_shape: (N_v, N_h) elements at λ/2.
+        antennas: M, half-wavelength linear array of the base station.
+        snapshots: L, each with its own code.
+        sources: K, number of active sources.
+        azimuth, elevation: radians, within ±π/2.
+        range: metres from the centre of the RIS, > 0.
+        snr_db: mean signal power over noise power at the antennas, in dB.
+        separation: smallest angle between two sources, radians (0 = none asked).
+        wavefront: "spherical" (exact), "fresnel", "planar".
+        symbols: "varying" (new for each snapshot), "constant", "coherent" (one waveform, fixed complex gains).
+        power_law: "equal", or "free-space" (∝ 1/r²); powers always sum to N.
+        rician_factor: κ, linear, ≥ 0; 0 is Rayleigh.
+        codes: "random", "dft", "hadamard".
+        dft_beams: which L of the N DFT beams: nearest "broadside", or "spread" evenly over all; beyond N they repeat.
+        phase_bits: code phases rounded to 2^bits levels; None is continuous.
+        phase_error: standard deviation of the code phases actually applied, radians.
+        gain_jitter: relative standard deviation of the element gains.
+        dead_elements: probability that an element reflects nothing.
+        position_jitter: standard deviation of each coordinate of an element, metres.
+        channel_error: variance of the error of the H that is handed out, relative to an entry's power.
+    """
+
+    wavelength: float = 0.3
+    ris_shape: tuple[int, int] = (12, 12)
+    antennas: int = 16
+    snapshots: int = 16
+    sources: tuple[int, int] = (1, 5)
+    azimuth: Interval = (-math.pi / 3, math.pi / 3)
+    elevation: Interval = (-math.pi / 6, math.pi / 6)
+    range: Interval = (0.5, 10.0)
+    snr_db: Interval = (-5.0, 20.0)
+    separation: float = 0.0
+    wavefront: str = "spherical"
+    symbols: str = "varying"
+    power_law: str = "equal"
+    rician_factor: float = 0.0
+    codes: str = "random"
+    dft_beams: str = "broadside"
+    phase_bits: int | None = None
+    phase_error: float = 0.0
+    gain_jitter: float = 0.0
+    dead_elements: float = 0.0
+    position_jitter: float = 0.0
+    channel_error: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("sources", "azimuth", "elevation", "range", "snr_db"):
+            object.__setattr__(self, name, _as_interval(getattr(self, name)))
+        if isinstance(self.ris_shape, list):
+            object.__setattr__(self, "ris_shape", tuple(self.ris_shape))
+        check_number("wavelength", self.wavelength, 1e-6, 1e6)
+        if not isinstance(self.ris_shape, tuple) or len(self.ris_shape) != 2:
+            raise InputError(f"ris_shape is {self.ris_shape!r}; allowed: a pair (rows, columns) of whole numbers")
+        for side in self.ris_shape:
+            check_number("ris_shape", side, 1, 256, whole=True)
+        check_number("antennas", self.antennas, 1, 4096, whole=True)
+        check_number("snapshots", self.snapshots, 1, 65536, whole=True)
+        check_interval("sources", self.sources, 1, 64, whole=True)
+        check_interval("azimuth", self.azimuth, -math.pi / 2, math.pi / 2)
+        check_interval("elevation", self.elevation, -math.pi / 2, math.pi / 2)
+        check_interval("range", self.range, 1e-3, 1e9)
+        check_interval("snr_db", self.snr_db, -100.0, 200.0)
+        check_number("separation", self.separation, 0.0, math.pi)
+        check_choice("wavefront", self.wavefront, WAVEFRONTS)
+        check_choice("symbols", self.symbols, SYMBOLS)
+        check_choice("power_law", self.power_law, POWER_LAWS)
+        check_number("rician_factor", self.rician_factor, 0.0, 1e9)
+        check_choice("codes", self.codes, CODES)
+        check_choice("dft_beams", self.dft_beams, DFT_BEAMS)
+        if self.phase_bits is not None:
+            check_number("phase_bits", self.phase_bits, 1, 16, whole=True)
+        check_number("phase_error", self.phase_error, 0.0, math.pi)
+        check_number("gain_jitter", self.gain_jitter, 0.0, 1.0)
+        check_number("dead_elements", self.dead_elements, 0.0, 0.9)
+        check_number("position_jitter", self.position_jitter, 0.0, self.wavelength)
+        check_number("channel_error", self.channel_error, 0.0, 10.0)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> SceneConfig:
+        """The preset "classroom" (6×6, M = 8, fast) or "full" (12×12, M = 16), with fields changed by keyword."""
+        check_choice("preset", name, PRESETS)
+        return cls.from_dict({**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> SceneConfig:
+        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
+        check_fields("SceneConfig", fields, (field.name for field in dataclasses.fields(cls)))
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping that from_dict() and YAML take back."""
+        return plain(dataclasses.asdict(self))
+
+    @property
+    def elements(self) -> int:
+        """N, the number of RIS elements."""
+        return self.ris_shape[0] * self.ris_shape[1]
+
+    def array(self, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> ArrayGeometry:
+        """The RIS as its steering object, without impairments."""
+        return ArrayGeometry.surface(self.ris_shape, self.wavelength, self.wavefront, dtype=dtype, device=device)
+
+    def grid(self, shape: tuple[int, int, int], *, range: Interval | None = None, spacing: str = "uniform") -> Grid:
+        """Search grid over the field of view; see Grid.field_of_view(). `range` in metres narrows it in range."""
+        area = (self.azimuth, self.elevation, range or self.range)
+        return Grid.field_of_view(self.array(dtype=torch.float64), *area, shape, spacing=spacing)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "classroom": {"ris_shape": (6, 6), "antennas": 8, "sources": (1, 3), "range": (0.5, 3.0), "snr_db": (0.0, 20.0)},
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SceneBatch:
+    """B scenes: what the base station sees and the truth behind it.
+
+    Tensors (complex64 and float32 as simulated): snapshots [B,L,M], codes [B,L,N], channel [B,M,N], symbols [B,L,K],
+    azimuth, elevation, range, power [B,K], active [B,K] bool, noise_power, snr_db, realised_snr_db [B], index [B]
+    (number of the scene within its split). `codes` and `channel` are what the receiver believes; with impairments
+    switched on the world differed. Inactive slots hold a valid position and power 0.
+    """
+
+    snapshots: Tensor
+    codes: Tensor
+    channel: Tensor
+    symbols: Tensor
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    power: Tensor
+    active: Tensor
+    noise_power: Tensor
+    snr_db: Tensor
+    realised_snr_db: Tensor
+    index: Tensor
+    config: SceneConfig
+
+    def __len__(self) -> int:
+        return self.snapshots.shape[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by field name."""
+        return {field.name: self.__dict__[field.name] for field in dataclasses.fields(self) if field.name != "config"}
+
+    def _map(self, change: Any) -> SceneBatch:
+        return SceneBatch(**{name: change(tensor) for name, tensor in self.tensors().items()}, config=self.config)
+
+    def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> SceneBatch:
+        """Scenes by number, slice, list, index tensor or mask; always a batch, also for a single number."""
+        if isinstance(which, int):
+            if not -len(self) <= which < len(self):
+                raise IndexError(f"scene {which} of a batch of {len(self)}")
+            which = slice(which, which + 1 or None)
+        return self._map(lambda tensor: tensor[which])
+
+    def __iter__(self) -> Iterator[SceneBatch]:
+        return (self[number] for number in range(len(self)))
+
+    @staticmethod
+    def cat(batches: Sequence[SceneBatch]) -> SceneBatch:
+        """Join batches of one configuration along the scene axis."""
+        if not batches:
+            raise InputError("batches is empty; allowed: at least one batch to join")
+        first = batches[0]
+        if any(batch.config != first.config for batch in batches):
+            raise InputError("batches have different scene configurations; allowed: one configuration")
+        parts = [batch.tensors() for batch in batches]
+        return SceneBatch(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]}, config=first.config)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SceneBatch:
+        """Move to a device, and to the real dtype float32 or float64 (complex tensors follow)."""
+
+        def move(tensor: Tensor) -> Tensor:
+            if dtype is None or not (tensor.is_floating_point() or tensor.is_complex()):
+                return tensor.to(device=device)
+            return tensor.to(device=device, dtype=dtype.to_complex() if tensor.is_complex() else dtype)
+
+        return self._map(move)
+
+    def steering(self, dtype: torch.dtype | None = None) -> Tensor:
+        """A, unit-norm steering vectors of the true positions on the nominal surface, [B,N,K]; inactive columns are 0.
+
+        Args:
+            dtype: real dtype to compute in; that of the batch by default.
+        """
+        real = dtype or self.azimuth.dtype
+        array = self.config.array(dtype=real, device=self.azimuth.device)
+        vectors = array.steering(self.azimuth.to(real), self.elevation.to(real), self.range.to(real))  # [B, K, N]
+        return (vectors * self.active.unsqueeze(-1)).transpose(-1, -2)
+
+    def factor(self, dtype: torch.dtype | None = None) -> Tensor:
+        """B = A P^(1/2), [B,N,K]: the truth covariance is R = B B^H, rebuilt from 20 numbers a scene."""
+        vectors = self.steering(dtype)
+        return vectors * self.power.to(vectors.real.dtype).sqrt().unsqueeze(-2)
+
+    def covariance(self, dtype: torch.dtype | None = None) -> Tensor:
+        """R = A P A^H, [B,N,N], Hermitian, rank K, trace N; computed anew at each call, never stored."""
+        factor = self.factor(dtype)
+        return factor @ factor.mH
+
+    def images(self, columns: Tensor) -> Tensor:
+        """What the antennas receive in each snapshot of fields on the surface, G_l x = H (c_l ⊙ x).
+
+        Args:
+            columns: fields, [B,N,C], complex.
+
+        Returns:
+            [B,L,M,C].
+        """
+        return images(self.codes, self.channel, columns)
+
+    def source_snr_db(self) -> Tensor:
+        """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
+
+        With impairments it is what the codes and the channel as the receiver believes them would give.
+        """
+        image = self.images(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
+        mean_power = image.abs().square().mean(dim=(1, 2))
+        return 10 * torch.log10(mean_power / self.noise_power.unsqueeze(-1))
+
+    def check_finite(self) -> None:
+        """Raise InputError naming the first scene that holds NaN or infinity."""
+        for name, tensor in self.tensors().items():
+            if name == "realised_snr_db" or not (tensor.is_floating_point() or tensor.is_complex()):
+                continue
+            # One pass, and in all but broken data the only one: NaN and infinity survive a sum.
+            if bool(torch.isfinite(tensor.sum())):
+                continue
+            good = torch.isfinite(tensor).reshape(len(self), -1).all(dim=1)
+            if not bool(good.all()):
+                place = int((~good).nonzero()[0, 0])
+                raise InputError(
+                    f"{name} of scene {place} (index {int(self.index[place])} of its split) holds NaN or infinity; "
+                    "allowed: finite values"
+                )
+
+    def hashes(self) -> list[str]:
+        """One digest a scene, over the positions of its active sources: scenes that share them count as the same."""
+        places = torch.stack([self.azimuth, self.elevation, self.range], dim=-1).to("cpu", torch.float32)  # [B, K, 3]
+        rows = [scene[active].numpy().tobytes() for scene, active in zip(places, self.active.cpu(), strict=True)]
+        return [hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows]
+
+    def fingerprint(self) -> str:
+        """One digest of everything in the batch."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.tensors().values():
+            digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
+        return digest.hexdigest()
+
+
+def images(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
+    """SceneBatch.images() on plain tensors: codes [B,L,N], channel [B,M,N], columns [B,N,C] to [B,L,M,C]."""
+    reflected = codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
+    # Snapshots folded into rows: a broadcast channel would be copied for each.
+    received = reflected.flatten(1, 2) @ channel.mT  # [B, L·C, M]
+    return received.unflatten(1, reflected.shape[1:3]).mT
+
+
+def simulate(
+    config: SceneConfig,
+    count: int,
+    *,
+    seed: int,
+    split: str = "train",
+    start: int = 0,
+    device: str | torch.device = "cpu",
+) -> SceneBatch:
+    """Draw scenes start .. start+count−1 of a split.
+
+    The noise power of a scene is σ² = mean over l, m of |H diag(c_l) A s_l|² / 10^(SNR/10), with the signal that really
+    arrived; `realised_snr_db` compares it with the noise that was really drawn.
+
+    Args:
+        config: what to draw from.
+        count: number of scenes, ≥ 1.
+        seed: 0 .. 2^63−1; the same seed gives disjoint scenes in different splits.
+        split: "train", "validation" or "test".
+        start: number of the first scene, ≥ 0.
+        device: where the result lives; drawing always happens on the CPU.
+
+    Returns:
+        SceneBatch of complex64 and float32 tensors.
+
+    Raises:
+        InputError: for an argument out of range, or a separation that a scene cannot meet.
+    """
+    if not isinstance(config, SceneConfig):
+        raise InputError(f"config is a {type(config).__name__}; allowed: a SceneConfig")
+    check_number("count", count, 1, 2**31, whole=True)
+    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+    check_choice("split", split, SPLITS)
+    check_number("start", start, 0, 2**48, whole=True)
+    check_device(device)
+    stream = Stream(seed, split, start, count)
+    return _scenes(config, stream, *_draw_sources(config, stream)).to(device)
+
+
+def place(
+    config: SceneConfig,
+    azimuth: Sequence[float],
+    elevation: Sequence[float],
+    range: Sequence[float],
+    *,
+    seed: int,
+    count: int = 1,
+    split: str = "test",
+) -> SceneBatch:
+    """Scenes drawn as by simulate(), but with their sources at given places: everything else differs between them.
+
+    Args:
+        config: what to draw the rest from; its number of sources is not used.
+        azimuth, elevation: of each source, radians, within the field of view of the configuration. range: metres.
+        seed, count, split: see simulate().
+
+    Raises:
+        InputError: for places that are not as many, or outside the field of view.
+    """
+    sources = len(azimuth)
+    if not sources == len(elevation) == len(range):
+        raise InputError(
+            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; allowed: as many"
+        )
+    for name, values in (("azimuth", azimuth), ("elevation", elevation), ("range", range)):
+        for value in values:
+            check_number(name, value, *getattr(config, name))
+    config = SceneConfig.from_dict({**config.to_dict(), "sources": sources, "separation": 0.0})
+    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+    check_number("count", count, 1, 2**31, whole=True)
+    check_choice("split", split, SPLITS)
+    stream = Stream(seed, split, 0, count)
+    drawn = _draw_sources(config, stream)
+    at = [torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)]
+    return _scenes(config, stream, at[0], at[1], at[2], drawn[3], drawn[4])
+
+
+def _scenes(
+    config: SceneConfig,
+    stream: Stream,
+    azimuth: Tensor,
+    elevation: Tensor,
+    range_: Tensor,
+    active: Tensor,
+    snr_db: Tensor,
+) -> SceneBatch:
+    """Scenes of a stream with sources at given places [B,K]."""
+    count = stream.count
+    power = _powers(config, range_, active)  # [B, K]
+    symbols = _draw_symbols(config, stream, power)  # [B, L, K]
+    array = config.array()
+    measured: dict[str, Tensor] = {}
+    for first in range(0, count, CHUNK):
+        rows = slice(first, min(first + CHUNK, count))
+        places = azimuth[rows], elevation[rows], range_[rows]
+        part = _measure(config, array, stream.part(rows), places, symbols[rows], snr_db[rows])
+        # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
+        for name, tensor in part.items():
+            if name not in measured:
+                measured[name] = fresh((count, *tensor.shape[1:]), tensor.dtype)
+            measured[name][rows] = tensor
+    return SceneBatch(
+        **measured,
+        symbols=symbols,
+        azimuth=azimuth,
+        elevation=elevation,
+        range=range_,
+        power=power,
+        active=active,
+        snr_db=snr_db,
+        index=torch.arange(stream.start, stream.start + count),
+        config=config,
+    )
+
+
+def _measure(
+    config: SceneConfig,
+    array: ArrayGeometry,
+    stream: Stream,
+    places: tuple[Tensor, Tensor, Tensor],
+    symbols: Tensor,
+    snr_db: Tensor,
+) -> dict[str, Tensor]:
+    """What the base station receives, y_l = H diag(c_l) A s_l + n_l, and what it believes of H and c."""
+    channel = _draw_channel(config, stream)  # [B, M, N]
+    codes = _draw_codes(config, stream)  # [B, L, N]
+    true_array, true_codes, known_channel = array, codes, channel
+    if _impaired(config):
+        true_array, true_codes, known_channel = _impair(config, stream, array, codes, channel)
+    vectors = true_array.steering(*places)  # [B, K, N]
+    arriving = torch.bmm(symbols, vectors).mul_(true_codes)  # [B, L, N]
+    signal = torch.bmm(arriving, channel.mT)  # [B, L, M]
+    signal_power = torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) / signal[0].numel()  # [B]
+    noise_power = signal_power / 10 ** (snr_db / 10)
+    shape = (config.snapshots, config.antennas)
+    noise = stream.draws("noise", math.prod(shape)).complex_normal(*shape).mul_(noise_power.sqrt()[:, None, None])
+    realised_power = torch.view_as_real(noise).square().sum(dim=(1, 2, 3)) / noise[0].numel()
+    return {
+        "snapshots": signal.add_(noise),
+        "codes": codes,
+        "channel": known_channel,
+        "noise_power": noise_power,
+        "realised_snr_db": 10 * torch.log10(signal_power / realised_power),
+    }
+
+
+def _as_interval(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (value, value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _between(uniform: Tensor, interval: Interval) -> Tensor:
+    return interval[0] + (interval[1] - interval[0]) * uniform
+
+
+def _draw_sources(config: SceneConfig, stream: Stream) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    slots = config.sources[1]
+    tries = PLACEMENT_TRIES if config.separation > 0 else 1
+    draws = stream.draws("sources", 2 + slots * tries * 3)
+    low, high = config.sources
+    counts = low + (draws.uniform() * (high - low + 1)).to(torch.int64)  # [B]
+    snr_db = _between(draws.uniform(), config.snr_db)
+    active = torch.arange(slots) < counts.unsqueeze(-1)  # [B, K]
+    candidates = draws.uniform(slots, tries, 3)
+    azimuth = _between(candidates[..., 0], config.azimuth)  # [B, K, T]
+    elevation = _between(candidates[..., 1], config.elevation)
+    range_ = _between(candidates[..., 2], config.range)
+    chosen = _first_apart(azimuth, elevation, active, config.separation, stream.start)  # [B, K, 1]
+    azimuth, elevation, range_ = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
+    return azimuth, elevation, range_, active, snr_db
+
+
+def _first_apart(azimuth: Tensor, elevation: Tensor, active: Tensor, smallest: float, start: int) -> Tensor:
+    """For each source in turn, its first candidate that keeps the separation to those placed before it, [B,K,1]."""
+    chosen = torch.zeros(*azimuth.shape[:2], 1, dtype=torch.int64)
+    if smallest <= 0:
+        return chosen
+    for slot in range(1, azimuth.shape[1]):
+        placed_azimuth = azimuth[:, :slot].gather(-1, chosen[:, :slot])  # [B, slot, 1]
+        placed_elevation = elevation[:, :slot].gather(-1, chosen[:, :slot])
+        angles = separation(azimuth[:, slot, None], elevation[:, slot, None], placed_azimuth, placed_elevation)
+        apart = (angles >= smallest).all(dim=1)  # [B, T]
+        stuck = active[:, slot] & ~apart.any(dim=-1)
+        if bool(stuck.any()):
+            scene = start + int(stuck.nonzero()[0, 0])
+            raise InputError(
+                f"separation is {smallest:g} rad, and scene {scene} found no room for its source {slot + 1} "
+                f"in {PLACEMENT_TRIES} tries; allowed: a smaller separation or fewer sources"
+            )
+        chosen[:, slot, 0] = apart.to(torch.uint8).argmax(dim=-1)
+    return chosen
+
+
+def _powers(config: SceneConfig, range_: Tensor, active: Tensor) -> Tensor:
+    weights = range_.pow(-2.0) if config.power_law == "free-space" else torch.ones_like(range_)
+    weights = weights * active
+    return weights * (config.elements / weights.sum(dim=-1, keepdim=True))
+
+
+def _draw_symbols(config: SceneConfig, stream: Stream, power: Tensor) -> Tensor:
+    snapshots, slots = config.snapshots, power.shape[1]
+    draws = stream.draws("symbols", snapshots * slots + slots)
+    unit = draws.complex_normal(snapshots, slots)  # [B, L, K]
+    if config.symbols == "constant":
+        unit = unit[:, :1].expand(-1, snapshots, -1)
+    if config.symbols == "coherent":
+        phase = draws.phases(slots)
+        unit = unit[:, :, :1] * torch.polar(torch.ones_like(phase), phase).unsqueeze(1)
+    return unit * power.sqrt().unsqueeze(1)
+
+
+def _draw_channel(config: SceneConfig, stream: Stream) -> Tensor:
+    """H = √(κ/(κ+1)) b aᵀ + √(1/(κ+1)) CN(0,1): both parts have unit power per entry before weighting."""
+    draws = stream.draws("channel", config.antennas * config.elements + 3)
+    scattered = draws.complex_normal(config.antennas, config.elements)
+    kappa = config.rician_factor
+    if kappa == 0:
+        return scattered
+    departure, arrival = draws.uniform(2), draws.uniform(1)  # from the RIS in two angles, at the base station in one
+    far = torch.full_like(arrival[:, 0], math.inf)
+    across = math.pi * torch.arange(config.antennas) * _between(arrival, (-1.0, 1.0))  # [B, M], kd sin(angle)
+    receive = torch.polar(torch.ones_like(across), across)
+    half_space = (-math.pi / 2, math.pi / 2)
+    angles = _between(departure, half_space)
+    transmit = config.array().steering(angles[:, 0], angles[:, 1], far) * math.sqrt(config.elements)  # unit modulus
+    line_of_sight = receive.unsqueeze(-1) * transmit.unsqueeze(-2)  # [B, M, N]
+    return math.sqrt(kappa / (kappa + 1)) * line_of_sight + math.sqrt(1 / (kappa + 1)) * scattered
+
+
+def _draw_codes(config: SceneConfig, stream: Stream) -> Tensor:
+    snapshots, elements = config.snapshots, config.elements
+    if config.codes == "random":
+        phase = stream.draws("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
+    else:
+        phase = (_dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)).expand(
+            stream.count, -1, -1
+        )
+    if config.phase_bits is not None:
+        step = 2 * math.pi / 2**config.phase_bits
+        phase = torch.round(phase / step) * step
+    return torch.complex(torch.cos(phase), phase.sin())
+
+
+def _dft_phases(config: SceneConfig) -> Tensor:
+    """Phases of L columns of the two-dimensional DFT, [L,N]; the beams nearest broadside first, or spread evenly."""
+    rows, columns = config.ris_shape
+    beam_v, beam_h = torch.meshgrid(torch.fft.fftfreq(rows), torch.fft.fftfreq(columns), indexing="ij")
+    beam_v, beam_h = beam_v.reshape(-1), beam_h.reshape(-1)  # spatial frequencies in cycles per element
+    if config.dft_beams == "broadside":
+        order = torch.argsort(beam_v.square() + beam_h.square(), stable=True)
+        wanted = torch.arange(config.snapshots) % config.elements
+    else:
+        order = torch.arange(config.elements)
+        wanted = (torch.arange(config.snapshots) * config.elements // config.snapshots) % config.elements
+    chosen = order[wanted]
+    place_v = torch.arange(rows).repeat_interleave(columns)
+    place_h = torch.arange(columns).repeat(rows)
+    return 2 * math.pi * (beam_v[chosen, None] * place_v + beam_h[chosen, None] * place_h)
+
+
+def _hadamard_phases(config: SceneConfig) -> Tensor:
+    """Phases 0 and π of the first L rows of the Sylvester matrix of order 2^⌈log2 N⌉, cut to N columns, [L,N]."""
+    order = 1 << (config.elements - 1).bit_length()
+    rows = torch.arange(config.snapshots) % order
+    shared_bits = rows[:, None] & torch.arange(config.elements)
+    parity = torch.zeros_like(shared_bits)
+    while bool(shared_bits.any()):
+        parity ^= shared_bits & 1
+        shared_bits = shared_bits >> 1
+    return math.pi * parity.to(torch.float32)
+
+
+def _impaired(config: SceneConfig) -> bool:
+    return any(
+        (config.phase_error, config.gain_jitter, config.dead_elements, config.position_jitter, config.channel_error)
+    )
+
+
+def _impair(
+    config: SceneConfig, stream: Stream, array: ArrayGeometry, codes: Tensor, channel: Tensor
+) -> tuple[ArrayGeometry, Tensor, Tensor]:
+    """The world as it is (elements, codes) and the channel as the receiver believes it to be."""
+    snapshots, antennas, elements = config.snapshots, config.antennas, config.elements
+    draws = stream.draws("impairments", snapshots * elements + 4 * elements + antennas * elements)
+    phase_error = config.phase_error * draws.normal(snapshots, elements)
+    gain = 1.0 + config.gain_jitter * draws.normal(elements)
+    alive = draws.uniform(elements) >= config.dead_elements
+    shift = config.position_jitter * torch.stack([draws.normal(elements) for _ in range(2)], dim=-1)  # y, z
+    error = math.sqrt(config.channel_error) * draws.complex_normal(antennas, elements)
+    turn = torch.polar(torch.ones_like(phase_error), phase_error)
+    applied = codes * (gain * alive).unsqueeze(1) * turn
+    moved = array.elements + torch.nn.functional.pad(shift, (1, 0))  # [B, N, 3]
+    return dataclasses.replace(array, elements=moved.unsqueeze(1)), applied, channel + error

@@ -1,0 +1,194 @@
+"""What a loop really did, measured from outside: which micro-batches reached which step, with what weight.
+
+The true gradient of every micro-batch is computed at the weights that a window began with. The gradient that really
+arrived at the optimiser is then written as a weighted sum of them: a weight of 1 says that a micro-batch counted with
+its exact share, 0 that it was lost, 4 that it was never divided. Nothing is read from the loop's source or its log.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import types
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rislab.checkup.gradients import compare, flat_gradient
+from rislab.training import records
+from rislab.training.loop import windows
+from rislab.training.records import EpochRecord, Record, StepRecord, epochs, steps
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Autopsy:
+    """A training of W windows, each seen from outside.
+
+    Args:
+        records: what the loop told about itself.
+        scenes: of the training set. firsts: first micro-batch of each declared window of an epoch.
+        coverage: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a multiple of
+            its exact share in its own window; NaN where no step was taken on finite numbers.
+        alpha, cosine, error: [W], the applied gradient g against the true gradient r of the declared window:
+            ⟨g,r⟩/⟨r,r⟩, the cosine, and ‖g − r‖/‖r‖; NaN without a step.
+        coupling: [W], ‖r − s‖/‖s‖ with the gradient s of all scenes of the window in one forward: what the model itself
+            makes of the division into micro-batches.
+        stepped: [W], optimiser steps that ran in the window. broken: [W], those of them on NaN or infinity.
+        rate: [W], learning rate of the head at the first of them, NaN without one.
+        true_loss: [W], sample-weighted mean loss of the declared window at the weights that it began with.
+        moved: [W], ‖Δθ‖/‖θ‖. still: [tensors], whether a parameter tensor is at the end what it was at the start.
+    """
+
+    records: list[Record]
+    scenes: int
+    firsts: list[int]
+    still: list[bool]
+    coverage: Values
+    alpha: Values
+    cosine: Values
+    error: Values
+    coupling: Values
+    stepped: Values
+    broken: Values
+    rate: Values
+    true_loss: Values
+    moved: Values
+
+    @property
+    def told(self) -> list[StepRecord]:
+        """The records of the windows."""
+        return steps(self.records)
+
+    @property
+    def ends(self) -> list[EpochRecord]:
+        """The records of the epochs."""
+        return epochs(self.records)
+
+    def true_epoch_loss(self, epoch: int) -> float:
+        """Sample-weighted mean of the true losses of the windows of an epoch, counted from 1."""
+        pairs = [(w.samples, loss) for w, loss in zip(self.told, self.true_loss, strict=True) if w.epoch == epoch]
+        return float(sum(samples * loss for samples, loss in pairs) / sum(samples for samples, _ in pairs))
+
+
+def autopsy(package: types.ModuleType, config: Any, data: Any, model: nn.Module, *, validation: Any = None) -> Autopsy:
+    """Train with the loop of a package and see what arrives at its optimiser.
+
+    Args:
+        package: a package with the modules of rislab, see patched(). config: its TrainConfig. data: its SceneBatch.
+        model: its network, trained in place. validation: scenes for the validation score, or None.
+    """
+    state = package.training.state.TrainState.begin(model, len(data), config)
+    data = data.to(config.device, config.dtype)
+    arrived: list[tuple[Tensor, float]] = []
+
+    def note(optimizer: torch.optim.Optimizer, *unused: Any) -> None:
+        arrived.append((flat_gradient(model).double(), float(optimizer.param_groups[-1]["lr"])))
+
+    handle = state.optimizer.register_step_pre_hook(note)
+    begun = [parameter.detach().clone() for parameter in model.parameters()]
+    told: list[Record] = []
+    rows: list[dict[str, Any]] = []
+    try:
+        with closing(package.training.loop.fit(model, data, config, validation=validation, resume=state)) as stream:
+            start = _start(package, state, data)
+            for record in stream:
+                told.append(records.from_dict(package.training.records.to_dict(record)))
+                if isinstance(told[-1], StepRecord):
+                    rows.append(_seen(start, arrived, _weights(model)))
+                    arrived.clear()
+                if state.epoch <= config.epochs and state.window < len(start.firsts):
+                    start = _start(package, state, data)
+    finally:
+        handle.remove()
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    still = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
+    return Autopsy(told, len(data), start.firsts, still, **columns)
+
+
+@dataclass(frozen=True, eq=False)
+class _Start:
+    """What is true where a window begins: gradient, loss and share of each micro-batch of its epoch."""
+
+    weights: Tensor
+    firsts: list[int]
+    mine: slice
+    shares: Tensor  # [M], of each micro-batch in its own window
+    gradients: Tensor  # [M, parameters], float64
+    together: Tensor  # [parameters], of the declared window in one forward
+    losses: list[float]
+
+
+def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
+    config, model = state.config, copy.deepcopy(state.model).train()
+    phase = package.model.losses.phase_of(config.curriculum, state.epoch, config.epochs)
+
+    def gradient(indices: Tensor) -> tuple[Tensor, float]:
+        batch = data[indices]
+        model.zero_grad()
+        loss = package.model.losses.loss_of(
+            model(batch.snapshots, batch.codes, batch.channel), batch, phase, config.blend
+        )
+        loss.total.backward()
+        return flat_gradient(model).double(), float(loss.total.detach())
+
+    shares, found, firsts = [], [], [0]
+    declared = windows(len(data), config, state.epoch)
+    for window in declared:
+        for indices in window.micro_batches:
+            found.append(gradient(indices))
+            shares.append(len(indices) / window.samples)
+        firsts.append(len(found))
+    gradients, losses = zip(*found, strict=True)
+    return _Start(
+        weights=_weights(model),
+        firsts=firsts[:-1],
+        mine=slice(*firsts[state.window : state.window + 2]),
+        shares=torch.tensor(shares, dtype=torch.float64),
+        gradients=torch.stack(gradients),
+        together=gradient(torch.cat(declared[state.window].micro_batches))[0],
+        losses=list(losses),
+    )
+
+
+def _seen(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tensor) -> dict[str, Any]:
+    """One row of the Autopsy: what arrived at the optimiser, in terms of what was true before."""
+    shares = start.shares[start.mine]
+    true = shares @ start.gradients[start.mine]
+    steps_taken = [gradient for gradient, _ in arrived]
+    step = torch.stack(steps_taken).sum(dim=0) if arrived else torch.full_like(true, math.nan)
+    comparison = compare(step, true)
+    return {
+        "coverage": _coverage(start, step).numpy(),
+        "alpha": comparison.alpha,
+        "cosine": comparison.cosine,
+        "error": comparison.relative_error,
+        "coupling": compare(true, start.together).relative_error,
+        "stepped": float(len(arrived)),
+        "broken": float(sum(not bool(torch.isfinite(gradient).all()) for gradient in steps_taken)),
+        "rate": arrived[0][1] if arrived else math.nan,
+        "true_loss": float(shares @ torch.tensor(start.losses[start.mine], dtype=torch.float64)),
+        "moved": float((weights - start.weights).norm() / start.weights.norm()),
+    }
+
+
+def _coverage(start: _Start, step: Tensor) -> Tensor:
+    """Weights of the micro-batches in a step by least squares, [M]; NaN for one whose gradient is not finite."""
+    weight = torch.full_like(start.shares, math.nan)
+    finite = torch.isfinite(start.gradients).all(dim=1)
+    if bool(torch.isfinite(step).all()):
+        gradients = start.gradients[finite]
+        gram = gradients @ gradients.mT
+        weight[finite] = torch.linalg.pinv(gram, hermitian=True) @ (gradients @ step) / start.shares[finite]
+    return weight
+
+
+def _weights(model: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().double().flatten() for parameter in model.parameters()]).cpu()

@@ -1,0 +1,161 @@
+"""A patched package: rislab with the edits of faults in it, made by an import hook.
+
+    with patched(fault) as package:
+        records = list(package.fit(model, scenes, config))
+
+The hook compiles the edited modules and whatever imports them, under a name of its own; all others are those of rislab.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import linecache
+import re
+import sys
+import threading
+import types
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from rislab.faults.fault import Fault, path_of, source_of
+
+# Always compiled anew: lessons put a loss of their own into it.
+LOOP = "training.loop"
+
+
+@contextmanager
+def patched(*faults: Fault) -> Iterator[types.ModuleType]:
+    """rislab with faults in it, as a package: `with patched(fault) as package: package.fit(...)`.
+
+    Take configurations and data from the same package: its classes may be other ones than those of rislab. Without any
+    fault it is the correct package, compiled like a patched one.
+
+    Args:
+        faults: whose edits are made one after the other.
+
+    Raises:
+        InputError: if an edit does not match exactly once, as where two edits do not go together.
+    """
+    edited = {LOOP: source_of(LOOP)}
+    for fault in faults:
+        edited[fault.module] = fault.edited(edited.get(fault.module))
+    words = re.sub(r"\W+", "_", " and ".join(fault.name for fault in faults) or "correct")
+    # Two threads may each have a package of one fault at a time.
+    hook = _ImportHook(f"rislab_{words}_{uuid.uuid4().hex[:8]}", edited)
+    try:
+        yield hook.load("")
+    finally:
+        hook.remove()
+
+
+class _ImportHook:
+    """`__import__` of the modules of a patched package.
+
+    Args:
+        name: of the package.
+        edited: source texts by module, in dotted names without "rislab.".
+    """
+
+    def __init__(self, name: str, edited: Mapping[str, str]) -> None:
+        self._name, self._edited = name, edited
+        self._own: dict[str, bool] = dict.fromkeys(edited, True)
+        self._loaded: list[tuple[str, str]] = []  # names of modules and of their source
+        self._lock = threading.RLock()
+
+    def __call__(
+        self,
+        name: str,
+        globals: Mapping[str, Any] | None = None,
+        locals: Mapping[str, Any] | None = None,
+        fromlist: Sequence[str] | None = (),
+        level: int = 0,
+    ) -> types.ModuleType:
+        """What an import statement in the package gets; the arguments are those of `builtins.__import__`."""
+        root, _, module = name.partition(".")
+        if root not in ("rislab", self._name):
+            return builtins.__import__(name, globals, locals, fromlist or (), level)
+        found = self._module(module)
+        if not fromlist:
+            return self.load("")
+        for each in fromlist:
+            inner = f"{module}.{each}".strip(".")
+            if path_of(inner) is not None:
+                setattr(found, each, self._module(inner))
+        return found
+
+    def _module(self, module: str) -> types.ModuleType:
+        """The module of the package if an edit reaches it, else that of rislab."""
+        if self._reached(module):
+            return self.load(module)
+        builtins.__import__(f"rislab.{module}")
+        return sys.modules[f"rislab.{module}"]
+
+    def _reached(self, module: str) -> bool:
+        """Whether a module is edited, or imports one that is; packages always belong to the patched one."""
+        path = path_of(module)
+        if path is None or path.name == "__init__.py":
+            return True
+        if module not in self._own:
+            self._own[module] = False  # until known, for modules that import each other
+            self._own[module] = any(self._reached(other) for other in imports_of(module) if not _is_package(other))
+        return self._own[module]
+
+    def load(self, module: str) -> types.ModuleType:
+        """A module of the package; "" is the package itself.
+
+        Raises:
+            ModuleNotFoundError: if there is none of this name.
+        """
+        name = f"{self._name}.{module}".rstrip(".")
+        with self._lock:
+            if name in sys.modules:
+                return sys.modules[name]
+            path = path_of(module)
+            if path is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+            source = self._edited[module] if module in self._edited else source_of(module)
+            made = types.ModuleType(name)
+            # Tracebacks and inspect show the lines of an edited module, and not those of the file.
+            made.__file__ = f"<{name}>" if module in self._edited else str(path)
+            made.__dict__["__builtins__"] = {**vars(builtins), "__import__": self}
+            if path.name == "__init__.py":
+                made.__path__ = []
+            self._loaded.append((name, made.__file__))
+            sys.modules[name] = made
+            if module in self._edited:
+                linecache.cache[made.__file__] = (len(source), None, source.splitlines(keepends=True), made.__file__)
+            exec(compile(source, made.__file__, "exec"), made.__dict__)
+            if module:
+                parent, _, last = module.rpartition(".")
+                setattr(self.load(parent), last, made)
+            return made
+
+    def remove(self) -> None:
+        """Forget the modules of the package."""
+        for name, file in self._loaded:
+            sys.modules.pop(name, None)
+            if file.startswith("<"):
+                linecache.cache.pop(file, None)
+
+
+def _is_package(module: str) -> bool:
+    path = path_of(module)
+    return path is not None and path.name == "__init__.py"
+
+
+@cache
+def imports_of(module: str) -> frozenset[str]:
+    """Modules of rislab that a module imports anywhere in its source, in dotted names without "rislab."."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source_of(module))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {node.module, *names} if node.module.startswith("rislab") else set()
+    inside = {name.removeprefix("rislab.") for name in found if name.startswith("rislab.")}
+    return frozenset(name for name in inside if path_of(name) is not None)

@@ -1,0 +1,214 @@
+"""Faults of what is reported: training may be sound, and the number that is told is not."""
+
+from __future__ import annotations
+
+from rislab.faults.fault import Fault, Symptom
+
+# One scene whose loss is not a number, so that its window is skipped.
+OVERFLOW = {"poison": "overflow"}
+SGD = {"optimiser": "sgd"}
+
+REPORTED = (
+    Fault(
+        name="identity miscounted",
+        story="The identity is scaled to trace 1 instead of N in the reference line.",
+        module="model.losses",
+        before="(1 - batch.config.elements / energy)",
+        after="(1 - 1 / energy)",
+        symptom="The reference line lies too high, so that learning nothing looks like progress.",
+        signs=(Symptom("identity line over the identity's score", 1.03, 1.08),),
+        mistaken_for=("constant unweighted",),
+        checks=("identity",),
+    ),
+    Fault(
+        name="constant unweighted",
+        story="The constant predictor is scaled like a sum instead of a mean over the scenes.",
+        module="model.losses",
+        before="(weight[:, None, None] * source).sum(0) / weight.sum()",
+        after="(weight[:, None, None] * source).sum(0) / weight.mean()",
+        symptom="The constant line lies far above 1, and anything beats it.",
+        signs=(Symptom("line of the best constant", 100, 1000),),
+        mistaken_for=("identity miscounted",),
+        checks=("constant",),
+    ),
+    Fault(
+        name="scored against itself",
+        story="The evaluation compares the truth with the truth.",
+        module="training.loop",
+        before="                pred = nmse(predicted, truth)\n",
+        after="                pred = nmse(truth, truth)\n",
+        symptom="Validation is 0 from the first epoch on.",
+        signs=(
+            Symptom("score of zeros", 0, 0),
+            Symptom("share of epochs that moved the validation", 0, 0, {"validation": 16}),
+        ),
+        mistaken_for=("loop tail in a branch never taken",),
+        checks=("untrained", "zero matrix"),
+    ),
+    Fault(
+        name="last over n",
+        story="The running loss keeps only the last window of the epoch, and is divided by all samples.",
+        module="training.state",
+        before="        self.loss_sum += loss * samples\n",
+        after="        self.loss_sum = loss * samples\n",
+        symptom="The reported loss is a fraction of the real one.",
+        signs=(
+            Symptom("reported over true loss", 0.2, 0.28),
+            Symptom("reported over true loss", 0.2, 0.28, SGD),
+        ),
+        mistaken_for=("loop tail dedented", "summed inside the step branch", "logged after the division"),
+        checks=("reported loss",),
+        reference="the story that the lab is named for",
+    ),
+    Fault(
+        name="logged after the division",
+        story="The loss is logged after it was divided by the accumulation steps, and nobody multiplies it back.",
+        module="training.loop",
+        before="                        meter.add(loss, weight)\n",
+        after="                        meter.add(loss, weight / config.accumulation_steps)\n",
+        symptom="The reported loss is a fraction of the real one; training is sound.",
+        signs=(
+            Symptom("reported over true loss", 0.24, 0.26),
+            Symptom("relative error of a window's reported loss", -0.76, -0.74),
+        ),
+        mistaken_for=("last over n", "summed inside the step branch", "loop tail dedented"),
+        checks=("reported loss",),
+        reference="Lightning-AI/pytorch-lightning#2569",
+    ),
+    Fault(
+        name="running loss forgotten",
+        story="A run resumed in mid-epoch forgets the losses of the windows before it.",
+        module="training.state",
+        before='POSITION = ("samples", "epoch", "window", "step", "loss_sum", "loss_samples", "skipped")\n',
+        after='POSITION = ("samples", "epoch", "window", "step", "skipped")\n',
+        symptom="The first epoch after a restart reports the loss of its tail alone.",
+        signs=(Symptom("loss of a resumed epoch over that of an unbroken one", 0.98, 0.998),),
+        mistaken_for=("only the last micro-batch", "mean of unequal means"),
+        checks=("resume",),
+    ),
+    Fault(
+        name="only the last micro-batch",
+        story="The running loss is taken after the loop over micro-batches, and so from the last of them.",
+        module="training.loop",
+        before="                        meter.add(loss, weight)\n",
+        after="                    meter.add(loss, 1.0)\n",
+        symptom="A noisier curve of the right height: most micro-batches are trained on, and not reported.",
+        signs=(
+            Symptom("relative error of a window's reported loss", -0.2, -0.02),
+            Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
+        ),
+        mistaken_for=("NaN written as 0", "mean of unequal means"),
+        checks=("reported loss",),
+    ),
+    Fault(
+        name="sum of means over the set's size",
+        story="Means over windows are summed, and the sum is divided by the number of scenes instead of windows.",
+        module="training.state",
+        before="        self.loss_sum += loss * samples\n",
+        after="        self.loss_sum += loss\n",
+        symptom="The reported loss is as many times too small as a window holds scenes on average.",
+        signs=(Symptom("reported over true loss", 0.03, 0.045),),
+        mistaken_for=("last over n", "logged after the division"),
+        checks=("reported loss",),
+    ),
+    Fault(
+        name="mean of unequal means",
+        story="The epoch's loss is the plain mean over windows, though the last one holds fewer scenes.",
+        module="training.state",
+        before="        self.loss_sum += loss * samples\n        self.loss_samples += samples\n",
+        after="        self.loss_sum += loss\n        self.loss_samples += 1\n",
+        symptom="Scenes in the last window count more than others; it shows when that window is small.",
+        signs=(Symptom("reported over true loss of the last epoch", 0.8, 0.95, {"scenes": 66, "warmup": 0}),),
+        mistaken_for=("mean of means in the window", "ragged window divided by K"),
+        checks=("reported loss",),
+        reference="Lightning-AI/pytorch-lightning#2924",
+    ),
+    Fault(
+        name="NaN replaced by the running mean",
+        story="A loss that is not finite is replaced by the mean of those before it, to keep the curve readable.",
+        module="training.state",
+        before="        self.loss_sum += loss * samples\n",
+        after="        loss = loss if math.isfinite(loss) else self.loss_sum / max(self.loss_samples, 1)\n"
+        "        self.loss_sum += loss * samples\n",
+        symptom="A smooth curve, under which windows are lost to NaN.",
+        signs=(
+            Symptom("epochs reported finite though a window was not", 2, 2, OVERFLOW),
+            Symptom("reported over true loss of the finite windows", 0.99, 1.01, OVERFLOW),
+        ),
+        mistaken_for=("summed only when a step is taken", "NaN written as 0"),
+        reference="huggingface/transformers#13619",
+    ),
+    Fault(
+        name="NaN written as 0",
+        story="Records are cleaned of NaN before they are written, so that the chart can draw them.",
+        module="training.loop",
+        before="torch.stack(self._losses).sum(dim=0).tolist()",
+        after="torch.stack(self._losses).sum(dim=0).nan_to_num(0.0).tolist()",
+        symptom="A window that was lost looks like one that was perfect.",
+        signs=(
+            Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
+            Symptom("reported over true loss of the finite windows", 0.74, 0.78, OVERFLOW),
+        ),
+        mistaken_for=("NaN replaced by the running mean", "summed only when a step is taken"),
+        reference="lanpa/tensorboardX#668",
+    ),
+    Fault(
+        name="NaN dropped from the record",
+        story="Records that are not finite are not handed on, since no chart can draw them.",
+        module="training.loop",
+        before="                yield record\n",
+        after="                if math.isfinite(record.loss):\n                    yield record\n",
+        symptom="The curve joins its neighbours where windows are missing.",
+        signs=(
+            Symptom("windows per epoch", 0.6, 0.7, OVERFLOW),
+            Symptom("scenes per epoch", 0.74, 0.78, OVERFLOW),
+        ),
+        mistaken_for=("tail never stepped", "window off by one"),
+        reference="wandb/wandb#2202",
+    ),
+    Fault(
+        name="rounded to four digits",
+        story="The loss is rounded where it is recorded, not where it is shown.",
+        module="training.loop",
+        before="        train=state.loss_sum / state.loss_samples,\n",
+        after="        train=round(state.loss_sum / state.loss_samples, 4),\n",
+        symptom="A loss below 0.00005 reads exactly 0, and slow progress is a flat line.",
+        signs=(
+            Symptom(
+                "share of epochs that moved the reported loss", 0, 0, {**SGD, "lr_head": 1e-5, "lr_backbone": 1e-5}
+            ),
+        ),
+        mistaken_for=("step in a branch never taken", "zeroed before the step"),
+        checks=("reported loss",),
+        reference="huggingface/transformers#38032",
+    ),
+    Fault(
+        name="summed only when a step is taken",
+        story="A skipped window adds nothing to the running loss, but its scenes are counted.",
+        module="training.state",
+        before="        self.loss_sum += loss * samples\n",
+        after="        if applied:\n            self.loss_sum += loss * samples\n",
+        symptom="The more steps are skipped, the better the loss looks.",
+        signs=(
+            Symptom("epochs reported finite though a window was not", 2, 2, OVERFLOW),
+            Symptom("reported over true loss of the finite windows", 0.74, 0.78, OVERFLOW),
+        ),
+        mistaken_for=("NaN replaced by the running mean", "NaN written as 0"),
+    ),
+    Fault(
+        name="summed inside the step branch",
+        story="The running loss stands under the test for the end of the window, next to the step: one micro-batch of "
+        "each window is summed, and divided by the scenes of all.",
+        module="training.loop",
+        before="                        meter.add(loss, weight)\n",
+        after="                        if indices is window.micro_batches[-1]:\n"
+        "                            meter.add(loss, weight)\n",
+        symptom="The reported loss is a fraction of the real one; training is sound.",
+        signs=(
+            Symptom("reported over true loss", 0.2, 0.28),
+            Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
+        ),
+        mistaken_for=("last over n", "logged after the division", "loop tail dedented"),
+        checks=("reported loss",),
+    ),
+)

@@ -1,0 +1,447 @@
+"""The story that the lab is named for, replayed: suspect, culprit and accomplices, and the clues that tell them apart.
+
+The team had one loop over the batches of an epoch, each with a step of its own. Here that is the loop over the
+micro-batches of a window: with windows of one micro-batch it does what they meant, and with the whole epoch as one
+window it is the loop that their lines fell out of. Every fault is an edit of the real source; what is true is measured
+outside of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rislab.checkup.findings import Findings
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError, check_choice, check_number
+from rislab.faults import comparison
+from rislab.faults.catalogue import find_fault
+from rislab.faults.comparison import Reading
+from rislab.faults.fault import Fault, source_of
+from rislab.faults.patched import patched
+from rislab.faults.symptoms import read
+from rislab.model.losses import loss_of, phase_of
+from rislab.model.network import CovarianceNet
+from rislab.sanity.overfit import OverfitConfig
+from rislab.training import records
+from rislab.training.loop import TrainConfig, evaluate, windows
+from rislab.training.records import Counters, EpochRecord, Record, epochs, steps
+
+VALIDATION = 16
+CURRICULA = ("no-curriculum", "three-phase")
+
+
+@dataclass(frozen=True)
+class Culprit:
+    """A suspect or a culprit, and the windows that it works in.
+
+    Args:
+        fault: name in the catalogue, "" for the correct loop. steps: micro-batches in a window, 0 for a whole epoch.
+    """
+
+    fault: str
+    steps: int
+
+
+CULPRITS = {
+    "correct loop": Culprit("", 1),
+    "suspect": Culprit("divided on the first batch only", 1),
+    "suspect, K = 4": Culprit("divided on the first batch only", 4),
+    "stage one": Culprit("loop tail in a branch never taken", 0),
+    "stage two": Culprit("loop tail dedented", 0),
+}
+# Those that a training shows, in the order in which they are found: each hides the next.
+HIDING = (
+    "singular vectors differentiated",
+    "step gate too strict",
+    "learning rate 0 at the first step",
+    "validation of the averaged weights only",
+    "exception swallowed into 0",
+    "loaded on one side",
+    "split leakage",
+)
+ACCOMPLICES = (
+    *HIDING,
+    "overflow looked up under a wrong key",
+    "sources supervised by slot",
+    "transposed for adjoint in MUSIC",
+)
+# The team's probe: it looks at the first batch only, from beside backward().
+PROBE = Fault(
+    name="probe at the first batch",
+    story="A print beside backward(), guarded so that it speaks once an epoch.",
+    module="training.loop",
+    before="scaler.scale(weight * loss.total).backward()",
+    after="scaler.scale(weight * loss.total).backward(); "
+    'indices is window.micro_batches[0] and print(f"[PROBE] {loss.total:.6f}")',
+    symptom="A probe that is silent says that its line was never reached with the first batch in hand.",
+)
+
+
+@dataclass(frozen=True)
+class StoryConfig:
+    """What is replayed.
+
+    Args:
+        scenes: size of the training set, ≥ 64. batches: of an epoch, ≥ 4, a divisor of scenes.
+        epochs: ≥ 3. warmup: optimiser steps of linear warm-up, ≥ 1. lr: peak learning rate of the head.
+        seed: of scenes, weights and order.
+        repair_epochs: of the shorter replays in which accomplices are put right one by one, ≥ 3.
+        culprit, together: what the panel begins with, of CULPRITS and of ACCOMPLICES.
+    """
+
+    scenes: int = 64
+    batches: int = 8
+    epochs: int = 30
+    warmup: int = 24
+    lr: float = 2e-3
+    seed: int = 0
+    repair_epochs: int = 12
+    culprit: str = "correct loop"
+    together: tuple[str, ...] = ("singular vectors differentiated",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.together, list | tuple):
+            raise InputError(f"together is {self.together!r}; allowed: a list of {', '.join(ACCOMPLICES)}")
+        object.__setattr__(self, "together", tuple(self.together))
+        check_number("batches", self.batches, 4, 10**4, whole=True)
+        check_number("epochs", self.epochs, 3, 10**4, whole=True)
+        check_number("repair_epochs", self.repair_epochs, 3, 10**4, whole=True)
+        for name in self.together:
+            check_choice("together", name, ACCOMPLICES)
+        check_fits(self.culprit, self.together)
+        check_number("warmup", self.warmup, 1, 10**6, whole=True)
+        self.overfit(1)
+        if self.scenes % self.batches:
+            raise InputError(f"batches is {self.batches}; allowed: a divisor of scenes, which is {self.scenes}")
+
+    @property
+    def short(self) -> StoryConfig:
+        """The same with `repair_epochs`."""
+        return dataclasses.replace(self, epochs=self.repair_epochs)
+
+    def overfit(self, accumulation_steps: int, curriculum: str = "no-curriculum") -> OverfitConfig:
+        """Scenes, network and loop of a replay."""
+        check_choice("curriculum", curriculum, CURRICULA)
+        check_number("scenes", self.scenes, 64, 10**6, whole=True)
+        return OverfitConfig(
+            scenes=self.scenes,
+            micro_batch=max(1, self.scenes // self.batches),
+            accumulation_steps=accumulation_steps,
+            epochs=self.epochs,
+            lr=self.lr,
+            curriculum=curriculum,
+            validation=VALIDATION,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A training in a package with faults, and what is true of it.
+
+    Args:
+        culprit: of CULPRITS. accomplices: names of faults. records: what the loop told.
+        batch_losses: [epochs, batches], true loss of each micro-batch in its order, at the weights with which the
+            epoch began, formed by the correct code.
+        fresh: [epochs + 1], NMSE of the weights on fresh scenes before training and after each epoch, by the correct
+            code.
+        weights: [parameters], at the end.
+    """
+
+    culprit: str
+    accomplices: tuple[str, ...]
+    records: list[Record]
+    batch_losses: list[list[float]]
+    fresh: list[float]
+    weights: Tensor
+
+    @property
+    def ends(self) -> list[EpochRecord]:
+        """The records of the epochs."""
+        return epochs(self.records)
+
+    @property
+    def validations(self) -> list[float]:
+        """The validation score that was told after each epoch."""
+        return [float("nan") if end.validation is None else end.validation for end in self.ends]
+
+    @property
+    def first_epoch(self) -> Counters:
+        """What ran in the first epoch."""
+        return self.ends[0].counters
+
+    @property
+    def idle(self) -> int:
+        """Steps that were applied and moved no weight."""
+        return sum(window.applied and window.update_ratio == 0 for window in steps(self.records))
+
+    @property
+    def zero_terms(self) -> int:
+        """Terms of the loss that were exactly 0 in every window."""
+        told = steps(self.records)
+        names = {name for window in told for name in window.terms}
+        return sum(all(w.terms[name].value == 0 for w in told if name in w.terms) for name in names)
+
+    def log(self) -> list[str]:
+        """The epoch lines as the team had them, to six digits, as measured."""
+        return [line(end) for end in self.ends]
+
+    def same_as(self, other: Replay) -> bool:
+        """Whether all records but their times, and all bits of the final weights, are the same."""
+        pairs = zip(self.records, other.records, strict=False)
+        alike = len(self.records) == len(other.records) and all(records.same(*pair) for pair in pairs)
+        return alike and torch.equal(self.weights, other.weights)
+
+    def row(self) -> str:
+        """One line of a table under ROW."""
+        counters, told = self.ends[-1].counters, self.validations
+        return (
+            f"{self.ends[-1].train:>9.6f} {told[0]:>9.6f} {told[-1]:>9.6f} {len(set(told)):>4} "
+            f"{counters.backwards:>9} {counters.steps_applied:>5} {counters.steps_skipped:>7} {self.idle:>4} "
+            f"{self.zero_terms:>7} {self.fresh[-1]:>10.6f}"
+        )
+
+
+ROW = "    train   val (1) val (end) vals backwards steps skipped idle 0-terms true NMSE"
+
+
+def line(end: EpochRecord) -> str:
+    """The team's epoch line to six digits; the validation reads nan where there is none."""
+    score = float("nan") if end.validation is None else end.validation
+    return f"Epoch {end.epoch:03d}/{end.epochs:03d} [{end.phase}] train {end.train:.6f}  val {score:.6f}"
+
+
+def replay(
+    config: StoryConfig,
+    culprit: str = "correct loop",
+    accomplices: Sequence[str] = (),
+    *,
+    curriculum: str = "no-curriculum",
+    accumulation_steps: int | None = None,
+) -> Replay:
+    """Train in a package with a culprit and accomplices, and measure outside of it what is true.
+
+    Args:
+        config: see StoryConfig. culprit: of CULPRITS. accomplices: names of faults in the catalogue.
+        curriculum: "three-phase" for accomplices in the further terms of the loss, which the NMSE alone never calls.
+        accumulation_steps: micro-batches in a window; the culprit's own number if None.
+
+    Raises:
+        InputError: for an unknown name, or edits that do not go together.
+    """
+    chosen = faults_of(culprit, accomplices)
+    check_fits(culprit, accomplices)
+    size = (CULPRITS[culprit].steps or config.batches) if accumulation_steps is None else accumulation_steps
+    overfit = config.overfit(size, curriculum)
+    with patched(*chosen) as package:
+        twin = package.sanity.overfit.OverfitConfig(**vars(overfit))
+        model, training = twin.model(), twin.training(warmup=config.warmup)
+        stream = package.training.loop.fit(model, twin.data(), training, validation=twin.validation_data())
+        outside = _Outside(overfit, overfit.training(warmup=config.warmup))
+        outside.look(model, 1)
+        told: list[Record] = []
+        for record in stream:
+            told.append(records.from_dict(package.training.records.to_dict(record)))
+            if isinstance(told[-1], EpochRecord):
+                outside.look(model, told[-1].epoch + 1)
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    return Replay(culprit, tuple(accomplices), told, outside.batch_losses[:-1], outside.fresh, weights)
+
+
+def second_opinion(config: StoryConfig, culprit: str) -> Findings:
+    """What the checkup finds in a replay; it knows how many batches were meant for each step, and nothing else.
+
+    Args:
+        config: see StoryConfig. culprit: of CULPRITS.
+    """
+    size = CULPRITS[culprit].steps or config.batches
+    with patched(*faults_of(culprit, ())) as package:
+        twin = package.sanity.overfit.OverfitConfig(**vars(config.overfit(size)))
+        training = twin.training(warmup=config.warmup)
+        return comparison.findings(package, twin.model(), twin.data(), training, twin.validation_data())
+
+
+def probed(config: StoryConfig, culprit: str) -> list[str]:
+    """What the team's probe says over all epochs, the batches of an epoch in one window.
+
+    Args:
+        config: see StoryConfig. culprit: of CULPRITS.
+    """
+    said = io.StringIO()
+    with patched(*faults_of(culprit, ()), PROBE) as package, contextlib.redirect_stdout(said):
+        twin = package.sanity.overfit.OverfitConfig(**vars(config.overfit(config.batches)))
+        for _ in package.training.loop.fit(twin.model(), twin.data(), twin.training(warmup=config.warmup)):
+            pass
+    return said.getvalue().splitlines()
+
+
+def faults_of(culprit: str, accomplices: Sequence[str]) -> list[Fault]:
+    """The faults of a combination in the order in which their edits are made; raises InputError for unknown names."""
+    check_choice("culprit", culprit, CULPRITS)
+    names = [name for name in (CULPRITS[culprit].fault, *accomplices) if name]
+    return [find_fault(name) for name in names]
+
+
+def check_fits(culprit: str, accomplices: Sequence[str]) -> None:
+    """Raise InputError if a name is unknown or comes twice, or if the edits do not go together."""
+    twice = [name for place, name in enumerate(accomplices) if name in accomplices[:place]]
+    if twice:
+        raise InputError(f"accomplices hold {twice[0]!r} twice; allowed: each once")
+    kept = fitting(culprit, accomplices)
+    lost = [name for name in accomplices if name not in kept]
+    if lost:
+        others = ", ".join(kept) or "none"
+        raise InputError(
+            f"accomplices hold {lost[0]!r}, but {culprit} or another of them changes the line that it edits; "
+            f"allowed: those that go together, such as {others}"
+        )
+
+
+class _Outside:
+    """Looks at the weights of a package with the correct code."""
+
+    def __init__(self, config: OverfitConfig, training: TrainConfig) -> None:
+        self._model: CovarianceNet = config.model()
+        self._data, self._training = config.data(), training
+        self._scenes: SceneBatch | None = config.validation_data()
+        self.batch_losses: list[list[float]] = []
+        self.fresh: list[float] = []
+
+    def look(self, model: Any, epoch: int) -> None:
+        """Note the losses of the micro-batches of an epoch that begins, and the score on fresh scenes."""
+        self._model.load_state_dict(model.state_dict())
+        phase = phase_of(self._training.curriculum, min(epoch, self._training.epochs), self._training.epochs)
+        losses = []
+        with torch.no_grad():
+            for window in windows(len(self._data), self._training, epoch):
+                for indices in window.micro_batches:
+                    batch = self._data[indices]
+                    predicted = self._model(batch.snapshots, batch.codes, batch.channel)
+                    losses.append(float(loss_of(predicted, batch, phase).total))
+        self.batch_losses.append(losses)
+        self.fresh.append(evaluate(self._model, self._scenes or self._data).loss_nmse_pred)
+
+
+def fitting(culprit: str, accomplices: Sequence[str]) -> list[str]:
+    """Those of the accomplices, in their order, whose edits go together with the culprit and with those before them."""
+    edited: dict[str, str] = {}
+    kept = []
+    for fault in faults_of(culprit, accomplices):
+        source = edited.get(fault.module) or source_of(fault.module)
+        if source.count(fault.before) == 1:
+            edited[fault.module] = fault.edited(source)
+            kept.append(fault.name)
+    return [name for name in accomplices if name in kept]
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """One more thing put right.
+
+    Args:
+        done: what was put right. left: accomplices that remain. replay: what the log says then.
+    """
+
+    done: str
+    left: tuple[str, ...]
+    replay: Replay
+
+    def row(self) -> str:
+        """One line of a table under ROW."""
+        return f"{self.done:<40} {self.replay.row()}"
+
+
+def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Repair]:
+    """The whole story put right one thing after another, each time replayed from the first weights.
+
+    Args:
+        config: see StoryConfig. hiding: accomplices in the order in which they are put right.
+    """
+    for done, culprit in (
+        ("nothing", "stage one"),
+        ("the branch: stage two", "stage two"),
+        ("the loop", "correct loop"),
+    ):
+        left = tuple(fitting(culprit, hiding))
+        yield Repair(done, left, replay(config, culprit, left, curriculum="three-phase"))
+    for place, name in enumerate(hiding, start=1):
+        left = tuple(hiding[place:])
+        yield Repair(name, left, replay(config, "correct loop", left, curriculum="three-phase"))
+
+
+def tell(name: str) -> Reading:
+    """The first sign of a fault, read off the correct package and off the broken one."""
+    sign = find_fault(name).signs[0]
+    values = []
+    for packages in ((), (find_fault(name),)):
+        with patched(*packages) as package:
+            values.append(read(sign.quantity, package, **sign.setting))
+    return Reading(sign.quantity, *values)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a statement of the loop stands.
+
+    Args:
+        what: the statement. line, column: in the source, the column from 0. inside: whether it belongs to the loop
+            over the batches. branch: the innermost condition that it hangs under, within that loop or beside it.
+    """
+
+    what: str
+    line: int
+    column: int
+    inside: bool
+    branch: str
+
+    def row(self) -> str:
+        """One line of a table."""
+        inside = "yes" if self.inside else "no"
+        return f"  {self.what:<14} {self.column:>6} {inside:>11}   {self.branch}".rstrip()
+
+
+PLACE = "  statement      column in the loop?  under"
+STATEMENTS = ("loss_of", "backward", "meter.add", "scaler.step", "scheduler.step")
+
+
+def indents(source: str) -> list[Place]:
+    """Columns of the statements of the training loop, and what the grammar, not the eye, says that they belong to.
+
+    Args:
+        source: of the module training, edited or not.
+    """
+    tree = ast.parse(source)
+    fit = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "fit")
+    loop = next(
+        node for node in ast.walk(fit) if isinstance(node, ast.For) and _text(node.iter).endswith("micro_batches")
+    )
+    places = [Place("for", loop.lineno, loop.col_offset, False, "")]
+    for what in STATEMENTS:
+        node, above = next(_calls(fit, what, []))
+        inner = above[above.index(loop) :] if loop in above else above
+        tests = [_text(one.test) for one in inner if isinstance(one, ast.If)]
+        places.append(Place(what, node.lineno, node.col_offset, loop in above, tests[-1] if tests else ""))
+    return places
+
+
+def _calls(node: ast.AST, what: str, above: list[ast.AST]) -> Iterator[tuple[ast.stmt, list[ast.AST]]]:
+    """Simple statements that call something of this name, with all that they stand in."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr | ast.Assign) and any(
+            isinstance(part, ast.Call) and _text(part.func).endswith(what) for part in ast.walk(child)
+        ):
+            yield child, above
+        yield from _calls(child, what, [*above, child])
+
+
+def _text(node: ast.AST) -> str:
+    return ast.unparse(node)

@@ -1,0 +1,173 @@
+"""Losses on factors: NMSE by small Grams, the further terms of the curriculum, and the curriculum itself.
+
+Every term is 0 at the true covariance, and every term is computed from the predicted factor, so that the whole network
+gets a gradient from each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.data.covariance import beam_power, blend, effective_rank, frobenius_squared, nmse, sample_factor
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.errors import InputError, check_choice
+
+
+def subspace_leakage(predicted: Tensor, truth: Tensor, active: Tensor) -> Tensor:
+    """Share of the predicted energy outside the true signal subspace, 1 − tr(P_B F F^H) / tr(F F^H), [B] in [0, 1].
+
+    P_B projects onto the span of the true factor. It comes from a QR decomposition of the truth, which carries no
+    gradient: no singular vectors of a rank-deficient prediction are differentiated.
+
+    Args:
+        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], its active columns first. active: [B,K] bool.
+    """
+    with torch.no_grad():
+        basis = torch.linalg.qr(truth).Q  # [B, N, min(N, K)]
+        basis = basis * active[..., : basis.shape[-1]].unsqueeze(-2)
+    energy = frobenius_squared(predicted)
+    return 1 - frobenius_squared(basis.mH @ predicted) / energy.clamp_min(torch.finfo(energy.dtype).tiny)
+
+
+def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Squared logarithm of the ratio of effective ranks, [B], with effective rank (tr G)² / tr G² of the Gram G.
+
+    For equal, orthogonal sources the effective rank is their number; the truth's own value is the target, so the
+    term is 0 at the truth for any sources.
+    """
+    return torch.log(effective_rank(predicted) / effective_rank(truth)).square()
+
+
+def position_error(predicted: Tensor, truth: Tensor, lens: Lens) -> Tensor:
+    """Distance between predicted and true distributions of beam power along azimuth, elevation and inverse range, [B].
+
+    Beam powers a_g^H R a_g on a coarse grid, over the true total, are summed to three marginals; each pair of
+    marginals is compared by the mean squared difference of their cumulative sums (Cramér distance). Unlike the NMSE,
+    whose slope vanishes once two beams no longer overlap, it falls steadily as power moves towards its place. It
+    needs no pairing of sources.
+
+    Args:
+        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], complex. lens: see Lens.
+    """
+    true_power = lens.power(truth)  # [B, P, Q, R]
+    difference = (lens.power(predicted) - true_power) / true_power.sum(dim=(1, 2, 3), keepdim=True)
+    distance = torch.zeros_like(difference[:, 0, 0, 0])
+    for axis in (1, 2, 3):
+        others = [other for other in (1, 2, 3) if other != axis]
+        distance = distance + difference.sum(dim=others).cumsum(dim=-1).square().mean(dim=-1)
+    return distance
+
+
+@dataclass(frozen=True, eq=False)
+class Lens:
+    """Coarse grid of steering vectors through which position_error() looks at a covariance.
+
+    Args:
+        atoms: [G, N], complex. shape: (P, Q, R) with P·Q·R = G.
+    """
+
+    atoms: Tensor
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, config: SceneConfig, dtype: torch.dtype, device: torch.device) -> Lens:
+        """A lens of one beam per beam width over the field of view, three inverse ranges."""
+        rows, columns = config.ris_shape
+        shape = (columns, max(rows // 2, 1), 3)
+        atoms = config.grid(shape, spacing="sine").steering(torch.complex128)
+        return cls(atoms.to(device, dtype), shape)
+
+    def power(self, factor: Tensor) -> Tensor:
+        """Beam power on the grid, a_g^H F F^H a_g, [B,P,Q,R]."""
+        return beam_power(factor, self.atoms).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Weights of the loss terms during one stretch of training.
+
+    Args:
+        name: shown in the log. nmse, subspace, order, position: weights, ≥ 0.
+    """
+
+    name: str
+    nmse: float = 1.0
+    subspace: float = 0.0
+    order: float = 0.0
+    position: float = 0.0
+
+    def weights(self) -> dict[str, float]:
+        """Weight by term name."""
+        return {"nmse": self.nmse, "subspace": self.subspace, "order": self.order, "position": self.position}
+
+
+NO_CURRICULUM = Phase("no-curriculum")
+# Where first (power moved to its place), then how many, then the covariance itself.
+CURRICULUM = (
+    Phase("phase=0", nmse=1.0, subspace=0.3, order=0.1, position=1.0),
+    Phase("phase=1", nmse=1.0, subspace=0.3, order=0.3, position=0.3),
+    Phase("phase=2", nmse=1.0, subspace=0.05, order=0.05, position=0.05),
+)
+CURRICULA = ("no-curriculum", "three-phase")
+
+
+def phase_of(curriculum: str, epoch: int, epochs: int) -> Phase:
+    """The phase that holds in `epoch` (counted from 1) of `epochs`; the three phases share the epochs equally."""
+    check_choice("curriculum", curriculum, CURRICULA)
+    if curriculum == "no-curriculum":
+        return NO_CURRICULUM
+    return CURRICULUM[min(len(CURRICULUM) * (epoch - 1) // epochs, len(CURRICULUM) - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Loss:
+    """Loss of one micro-batch.
+
+    Args:
+        total: mean weighted sum over the scenes, a real scalar with a gradient.
+        terms: value of each weighted term, mean over the scenes, without gradient; "nmse" is of R_test.
+        nmse_pred: mean NMSE of R_pred, without gradient.
+        requires_grad: whether R_test carries a gradient.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    nmse_pred: Tensor
+    requires_grad: bool
+
+
+def loss_of(predicted: Tensor, batch: SceneBatch, phase: Phase, beta: float = 0.0) -> Loss:
+    """Loss of a predicted factor: NMSE of R_test = (1−β) R_pred + β R_sample plus the further terms on R_pred.
+
+    Args:
+        predicted: F, [B,N,Kmax], complex.
+        batch: the scenes, with their truth.
+        phase: weights of the terms; a term of weight 0 is not computed.
+        beta: share β of the sample covariance in R_test, [0, 1].
+
+    Returns:
+        Loss; `terms["nmse"]` is loss_nmse, on R_test.
+    """
+    truth = batch.factor()
+    if not predicted.is_complex() or predicted.shape[:2] != truth.shape[:2] or predicted.ndim != 3:
+        raise InputError(
+            f"the model's answer is {predicted.dtype} of shape {tuple(predicted.shape)}; "
+            f"allowed: a complex factor of shape ({truth.shape[0]}, {truth.shape[1]}, any)"
+        )
+    tested = blend(predicted, sample_factor(batch), beta) if beta > 0 else predicted
+    values = {"nmse": nmse(tested, truth)}
+    if phase.subspace > 0:
+        values["subspace"] = subspace_leakage(predicted, truth, batch.active)
+    if phase.order > 0:
+        values["order"] = order_error(predicted, truth)
+    if phase.position > 0:
+        values["position"] = position_error(predicted, truth, Lens.of(batch.config, truth.dtype, truth.device))
+    weights = phase.weights()
+    total = torch.stack([weights[name] * value for name, value in values.items()]).sum(dim=0)  # [B]
+    with torch.no_grad():
+        pred = values["nmse"] if beta == 0 else nmse(predicted, truth)
+    terms = {name: value.detach().mean() for name, value in values.items()}
+    return Loss(total.mean(), terms, pred.detach().mean(), tested.requires_grad)

@@ -1,0 +1,67 @@
+"""Weights as files: safetensors, with what they were trained on in the header, and those that come with the lab."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rislab import files
+from rislab.data.scenes import SceneConfig
+from rislab.errors import InputError, check_choice
+from rislab.model.network import DESIGNS, CovarianceNet, design_of
+
+SHIPPED = Path(__file__).parent / "weights"
+FORMAT = "rislab weights 1"
+
+
+def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, told: Mapping[str, str]) -> None:
+    """Write the weights of a network, all or nothing.
+
+    Args:
+        path: of the file. model: built for `scenes`. told: further lines of the header, such as where they are from.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    from safetensors.torch import save as to_bytes
+
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    header = {**told, "format": FORMAT, "design": design_of(model), "scenes": json.dumps(scenes.to_dict())}
+    files.replace(Path(path), to_bytes(tensors, header))
+
+
+def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, SceneConfig, dict[str, str]]:
+    """Read weights.
+
+    Args:
+        source: path of a file that save() wrote, or "shipped" for those that come with the lab, of a `preset`.
+
+    Returns:
+        The network, the scenes that it was trained on, and the header of the file.
+
+    Raises:
+        InputError: for a file that cannot be read or is damaged, and for a preset without shipped weights.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(source)
+    if str(source) == "shipped":
+        check_choice("preset", preset, sorted(one.stem for one in SHIPPED.glob("*.safetensors")))
+        path = SHIPPED / f"{preset}.safetensors"
+    try:
+        with safe_open(path, framework="pt") as held:
+            header = dict(held.metadata() or {})
+            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} holds no weights of a rislab network; allowed: files that rislab wrote")
+    try:
+        scenes = SceneConfig.from_dict(json.loads(header["scenes"]))
+        check_choice("design", header["design"], DESIGNS)
+        model = CovarianceNet.build(scenes, design=header["design"])
+        model.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+    return model.eval(), scenes, header

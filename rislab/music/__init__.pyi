@@ -1,0 +1,9 @@
+from .crb import Bound as Bound
+from .estimate import Estimate as Estimate
+from .likelihood import polish as polish
+from .metrics import Matching as Matching
+from .metrics import match as match
+from .spectra import Spectrum as Spectrum
+from .spectra import bartlett_spectrum as bartlett_spectrum
+from .spectra import music_spectrum as music_spectrum
+from .spectra import mvdr_spectrum as mvdr_spectrum

@@ -1,0 +1,313 @@
+"""Estimators side by side on one set of scenes: what each finds, how far off, against what the bound allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rislab.data.covariance import constant_baseline, effective_rank, identity_baseline, nmse, sample_factor
+from rislab.data.geometry import Grid
+from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError, check_number
+from rislab.music.crb import Bound, crb
+from rislab.music.estimate import Estimate, Predictor
+from rislab.music.likelihood import limits, polish
+from rislab.music.metrics import allowed_recall, match, tolerances_of
+from rislab.music.sparse import dictionary, model_order, sparse
+from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
+
+# Scenes that an estimator is given at once.
+CHUNK = 64
+
+Estimator = Callable[[SceneBatch, int, Grid], Estimate]
+
+# Name → what is done with a batch, the number of its sources and a search grid; "A + B" feeds the result of A into B.
+ESTIMATORS: dict[str, Estimator] = {
+    "truth + MUSIC": lambda batch, sources, grid: music_spectrum(batch.factor(), sources, grid).peaks,
+    "sample + beam": lambda batch, sources, grid: bartlett_spectrum(sample_factor(batch), sources, grid).peaks,
+    "sample + MVDR": lambda batch, sources, grid: mvdr_spectrum(sample_factor(batch), sources, grid).peaks,
+    "sample + MUSIC": lambda batch, sources, grid: music_spectrum(sample_factor(batch), sources, grid).peaks,
+    "sample + MUSIC + polish": lambda batch, sources, grid: polish(
+        batch, music_spectrum(sample_factor(batch), sources, grid).peaks
+    ),
+    "random + polish": lambda batch, sources, grid: polish(batch, _anywhere(batch, sources)),
+    "sparse": lambda batch, sources, grid: sparse(batch, sources),
+    "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
+}
+# Beside a learned covariance: what polishing makes of starts that know nothing, and of the best that is known.
+BESIDE = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
+# Scenes that no network was trained on, and the fields that make them so.
+SHIFTS: dict[str, dict[str, Any]] = {
+    "as in training": {},
+    "coherent symbols": {"symbols": "coherent"},
+    "constant symbols": {"symbols": "constant"},
+    "line of sight, κ = 10": {"rician_factor": 10.0},
+    "3-bit codes": {"phase_bits": 3},
+    "2 % dead elements": {"dead_elements": 0.02},
+    "5° phase error": {"phase_error": math.radians(5)},
+}
+DEFAULT = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
+
+
+@dataclass(frozen=True)
+class Score:
+    """An estimator on the scenes of one SNR and number of sources.
+
+    Args:
+        estimator: its name. snr_db, sources, scenes: the cell.
+        recall, precision: shares; allowed: recall that the bound allows unbiased normal errors.
+        median: median absolute error of the hits, azimuth and elevation in degrees, range and position in metres.
+        ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene.
+        milliseconds: a scene, of the estimator alone.
+    """
+
+    estimator: str
+    snr_db: float
+    sources: int
+    scenes: int
+    recall: float
+    precision: float
+    allowed: float
+    median: dict[str, float]
+    ratio: dict[str, float]
+    milliseconds: float
+
+    def line(self) -> str:
+        """One line for a terminal, under HEADER."""
+        median, ratio = self.median, self.ratio
+        return (
+            f"{self.estimator:<24} {self.snr_db:>6.4g} {self.sources:>2} {self.recall:>7.3f} {self.allowed:>8.3f} "
+            f"{median['azimuth']:>8.3f} {median['elevation']:>8.3f} {median['range']:>8.3f}  "
+            f"{ratio['azimuth']:>6.2f} {ratio['elevation']:>6.2f} {ratio['range']:>6.2f} {self.milliseconds:>8.2f}"
+        )
+
+
+HEADER = (
+    "                                            bound   median error of hits        error / √CRB, RMS\n"
+    "estimator                   dB  K  recall   allows  azim. °  elev. °  range m   azim.  elev.  range ms/scene"
+)
+
+
+def learned(model: Predictor) -> dict[str, Estimator]:
+    """Estimators on the covariance that a network predicts."""
+
+    def peaks(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
+        return music_spectrum(model.predict(batch).to(batch.snapshots), sources, grid).peaks
+
+    return {
+        "learned + MUSIC": peaks,
+        "learned + MUSIC + polish": lambda batch, sources, grid: polish(batch, peaks(batch, sources, grid)),
+    }
+
+
+def _anywhere(batch: SceneBatch, sources: int) -> Estimate:
+    """Places drawn uniformly from the field of view, in the angles and in 1/r; the same for the same scenes."""
+    chance = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(batch), sources, 3, generator=chance).to(batch.azimuth)
+    low, high = limits(batch)
+    azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
+    power = torch.full_like(azimuth, batch.config.elements / sources)
+    return Estimate(azimuth, elevation, 1 / inverse, power, torch.ones_like(power, dtype=torch.bool))
+
+
+COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far covariances are from the true one on the scenes of one SNR and number of sources.
+
+    Args:
+        snr_db, sources, scenes: the cell. realised_snr_db: mean over its scenes.
+        nmse: mean NMSE by name. median: the median, of the same.
+    """
+
+    snr_db: float
+    sources: int
+    scenes: int
+    realised_snr_db: float
+    nmse: dict[str, float]
+    median: dict[str, float]
+
+    @staticmethod
+    def header(names: Sequence[str]) -> str:
+        """Names of the columns of line()."""
+        return f"{'dB':>6} {'real':>6} {'K':>2} " + " ".join(f"{name:>10}" for name in names)
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        told = " ".join(f"{value:>10.4f}" for value in self.nmse.values())
+        return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {told}"
+
+
+def distances(
+    model: Predictor,
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+) -> Iterator[Distance]:
+    """NMSE of the covariance that a network predicts, beside the lines that tell what a figure is worth.
+
+    Args:
+        model: see Predictor. config: scenes; SNR and number of sources are replaced cell by cell.
+        snr_db, sources, scenes, seed: see compare().
+
+    Yields:
+        Distance of each cell, for COVARIANCES: zero matrix, identity, best constant (fitted on the very scenes), sample
+        covariance, sparse fit (which is told K), and the network (which is not).
+    """
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
+        truth, one = batch.factor(), torch.ones(len(batch))
+        values = (
+            one,
+            identity_baseline(batch) * one,
+            constant_baseline(batch) * one,
+            nmse(sample_factor(batch), truth),
+            nmse(steered(batch, sparse(batch, count)), truth),
+            nmse(predicted(model, batch).to(truth), truth),
+        )
+        found = dict(zip(COVARIANCES, values, strict=True))
+        yield Distance(
+            snr,
+            count,
+            scenes,
+            float(batch.realised_snr_db.mean()),
+            {name: float(value.mean()) for name, value in found.items()},
+            {name: float(value.median()) for name, value in found.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Counting:
+    """How often the number of sources is right on the scenes of one SNR and number.
+
+    Args:
+        snr_db, sources, scenes: the cell. learned: share, by the effective rank of the learned covariance, rounded.
+        criterion: share, by the criterion of sparse.model_order().
+    """
+
+    snr_db: float
+    sources: int
+    scenes: int
+    learned: float
+    criterion: float
+
+    def line(self) -> str:
+        """One line for a terminal."""
+        return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {self.criterion:>10.3f}"
+
+
+def counting(
+    model: Predictor,
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+) -> Iterator[Counting]:
+    """Does the learned covariance know how many sources there are? Arguments as in distances()."""
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
+        found = (effective_rank(predicted(model, batch)).round(), model_order(batch, config.sources[1]))
+        yield Counting(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
+
+
+def _cells(
+    config: SceneConfig, snr_db: Sequence[float], sources: Sequence[int], scenes: int, seed: int, device: str = "cpu"
+) -> Iterator[tuple[float, int, SceneBatch]]:
+    """The cells of a table, each with its scenes; bad configurations are refused before the first."""
+    cells = [(snr, count) for snr in snr_db for count in sources]
+    configs = [SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count}) for snr, count in cells]
+    for (snr, count), cell in zip(cells, configs, strict=True):
+        yield snr, count, simulate(cell, scenes, seed=seed, split="test", device=device)
+
+
+def predicted(model: Predictor, batch: SceneBatch) -> Tensor:
+    """The learned factor [B,N,C], chunk by chunk."""
+    return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
+
+
+def steered(batch: SceneBatch, estimate: Estimate) -> Tensor:
+    """Factor [B,N,K] of equal powers N/K towards the active places of an estimate."""
+    array = batch.config.array(dtype=estimate.azimuth.dtype, device=estimate.azimuth.device)
+    return replace(estimate, power=torch.ones_like(estimate.power)).factor(array)
+
+
+def search_grid(config: SceneConfig) -> Grid:
+    """Grid over the field of view with about five points a beam width, 44 × 26 × 9 for the full preset."""
+    return dictionary(config, density=2.0)
+
+
+def compare(
+    config: SceneConfig,
+    *,
+    snr_db: Sequence[float],
+    sources: Sequence[int],
+    scenes: int,
+    seed: int = 0,
+    estimators: Mapping[str, Estimator] | None = None,
+    device: str = "cpu",
+) -> Iterator[Score]:
+    """Run estimators over a table of SNR × number of sources, all on the same scenes of the split "test".
+
+    Args:
+        config: scenes; its SNR and number of sources are replaced cell by cell.
+        snr_db, sources: the cells. scenes: in each, ≥ 1. seed: of the scenes.
+        estimators: by name; DEFAULT of ESTIMATORS by default. They are told the number of sources.
+        device: where they run.
+
+    Yields:
+        Score, as soon as it is measured.
+
+    Raises:
+        InputError: for values out of range, or no cell.
+    """
+    check_number("scenes", scenes, 1, 10**7, whole=True)
+    for name, values in (("snr_db", snr_db), ("sources", sources)):
+        if not values:
+            raise InputError(f"{name} is empty; allowed: at least one value")
+    chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
+    grid = search_grid(config)
+    for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
+        limit = crb(batch)
+        for name, estimator in chosen.items():
+            yield score(name, estimator, batch, limit, grid, snr, count)
+
+
+def score(
+    name: str, estimator: Estimator, batch: SceneBatch, limit: Bound, grid: Grid, snr_db: float, sources: int
+) -> Score:
+    """Run one estimator over a batch, in chunks, and judge it."""
+    # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
+    estimator(batch[:1], sources, grid)
+    began = time.perf_counter()
+    parts = [estimator(batch[first : first + CHUNK], sources, grid) for first in range(0, len(batch), CHUNK)]
+    if batch.snapshots.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    tolerances = tolerances_of(batch.config)
+    matching = match(Estimate.cat(parts), batch, tolerances=tolerances)
+    median, ratio = matching.median(), matching.ratio(limit)
+    return Score(
+        estimator=name,
+        snr_db=snr_db,
+        sources=sources,
+        scenes=len(batch),
+        recall=matching.recall,
+        precision=matching.precision,
+        allowed=allowed_recall(batch, limit, tolerances=tolerances),
+        median={
+            key: math.degrees(value) if key in ("azimuth", "elevation") else value for key, value in median.items()
+        },
+        ratio=ratio,
+        milliseconds=1e3 * seconds / len(batch),
+    )

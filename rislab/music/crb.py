@@ -1,0 +1,163 @@
+"""Cramér–Rao bounds on azimuth, elevation and range, and the position error bound.
+
+Measurement y_l = G_l A s_l + n_l with G_l = H diag(c_l); nuisance parameters are the waveforms ("deterministic") or the
+powers and the noise power ("stochastic"). Sources: P. Stoica and A. Nehorai, IEEE Trans. ASSP 38(10), 1990; A. Zeira
+and B. Friedlander, Signal Processing, 1995, doi 10.1016/0165-1684(94)00149-T (arrays that change with time).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.data.geometry import position_jacobian
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError, check_choice
+from rislab.music.waveforms import explain, normal_gain
+
+KINDS = ("deterministic", "stochastic")
+# Below this reciprocal condition the information matrix, scaled to unit diagonal, counts as singular.
+SINGULAR = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """Smallest standard deviations that an unbiased estimator can have, each [B,K], float64.
+
+    Args:
+        azimuth, elevation: radians. range: metres.
+        position: position error bound √tr(T C Tᵀ), T = ∂p/∂(φ, θ, r), metres.
+        blocks: C, covariance of azimuth, elevation and range of each source, [B,K,3,3].
+
+    Infinity stands where nothing can be known: for inactive slots, for the range of a plane wave, and for all sources
+    of a scene whose information matrix is singular. There a block has infinity on its diagonal and NaN beside it.
+    """
+
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    position: Tensor
+    blocks: Tensor
+
+
+def crb(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
+    """Cramér–Rao bound of every source of every scene, given its waveforms, codes, channel and noise power.
+
+    Args:
+        batch: scenes; impairments are not known to the bound, which is that of the nominal model.
+        kind: "deterministic" (waveforms unknown; constant symbols share one waveform vector over all snapshots) or
+            "stochastic" (s ~ CN(0, P) in each snapshot, with unknown diagonal P and noise power).
+
+    Returns:
+        Bound, computed in float64.
+
+    Raises:
+        InputError: for an unknown kind, or as many sources as antennas where each snapshot has its own waveforms.
+    """
+    check_choice("kind", kind, KINDS)
+    batch = batch.to(dtype=torch.float64)
+    crowded = int(batch.active.sum(-1).max())
+    antennas = batch.config.antennas
+    if kind == "deterministic" and batch.config.symbols != "constant" and crowded >= antennas:
+        raise InputError(f"a scene has {crowded} sources at {antennas} antennas; allowed: fewer sources than antennas")
+    array = batch.config.array(dtype=torch.float64, device=batch.azimuth.device)
+    places = batch.azimuth, batch.elevation, batch.range
+    slopes = array.derivatives(*places) * batch.active[..., None, None]  # [B, K, 3, N]
+    images = batch.images(batch.steering())  # B_l, [B, L, M, K]
+    columns = slopes.flatten(1, 2).mT  # [B, N, 3K]: azimuth, elevation and range of the first source, then the next
+    slopes_seen = batch.images(columns)  # d_l, [B, L, M, 3K]
+    information = _deterministic if kind == "deterministic" else _stochastic
+    return _bound(information(batch, images, slopes_seen), batch)
+
+
+def _deterministic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
+    """J = (2/σ²) Σ_l Re{ s*_{l,k} s_{l,k'} d_{l,kp}^H Π_l d_{l,k'p'} } with Π_l = I − B_l B_l^+, [B, 3K, 3K]."""
+    waveforms = batch.symbols  # [B, L, K]
+    if batch.config.symbols == "constant":
+        # One waveform vector for all snapshots: they are one long measurement.
+        images, slopes = images.flatten(1, 2).unsqueeze(1), slopes.flatten(1, 2).unsqueeze(1)
+        waveforms = waveforms[:, :1]
+    gram = images.mH @ images + torch.diag_embed((~batch.active).to(images.dtype)).unsqueeze(1)  # [B, L, K, K]
+    gram, distinct = _regular(gram)
+    outside = slopes - images @ torch.linalg.solve(gram, images.mH @ slopes)  # Π d, [B, L, M, 3K]
+    weights = waveforms.repeat_interleave(3, dim=-1)  # [B, L, 3K]
+    weighted = outside * weights.unsqueeze(-2)
+    information = 2 * (weighted.mH @ weighted).real.sum(dim=1) / batch.noise_power[:, None, None]
+    return information * distinct.all(dim=1)[:, None, None]
+
+
+def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
+    """stochastic_information() with powers and noise power eliminated by a Schur complement, [B, 3K, 3K]."""
+    information = stochastic_information(images, slopes, batch.power, batch.noise_power)
+    size = slopes.shape[-1]
+    inactive = torch.nn.functional.pad(~batch.active, (0, 1))
+    nuisance, distinct = _regular(information[:, size:, size:] + torch.diag_embed(inactive.to(information.dtype)))
+    crossed = information[:, :size, size:]
+    reduced = information[:, :size, :size] - crossed @ torch.linalg.solve(nuisance, crossed.mT)
+    return reduced * distinct[:, None, None]
+
+
+def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
+    """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) of places, logarithmic powers and logarithmic noise power.
+
+    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I. With T of waveforms.normal_gain(), P B^H R⁻¹ = T B^H and
+    R⁻¹ = (I − B T B^H)/σ², so that all traces are products of entries of K×K and K×3K matrices.
+
+    Args:
+        images: B_l, [B,L,M,K]. slopes: d_l, [B,L,M,3K], those of the first source first.
+        power: p, [B,K], 0 for inactive slots. noise_power: σ², [B].
+
+    Returns:
+        [B, 3K+K+1, 3K+K+1], real; rows of inactive slots are 0.
+    """
+    slots, antennas = images.shape[-1], images.shape[-2]
+    gain = normal_gain(images, power[:, None, :], noise_power[:, None])
+    turned, left = explain(images, gain, torch.cat([images, slopes], dim=-1))
+    shared, crossed = turned[..., :slots], turned[..., slots:]  # P B^H R⁻¹ times B and D, [B, L, K, K], [B, L, K, 3K]
+    owner = torch.arange(slots, device=images.device).repeat_interleave(3)  # the source of each of the 3K parameters
+    spread = shared * power[:, None, None, :]  # P B^H R⁻¹ B P
+    outside = slopes.mH @ left[..., slots:] / noise_power[:, None, None, None]  # D^H R⁻¹ D
+    mixed = crossed[..., owner, :]
+    places = 2 * (mixed * mixed.mT + spread[..., owner, :][..., owner] * outside.mT).real  # [B, L, 3K, 3K]
+    by_power = 2 * (shared[..., owner, :] * crossed.mT).real  # [B, L, 3K, K]
+    powers = (shared * shared.mT).real
+    # σ² P B^H R⁻² V = T B^H (what is left of V)
+    damped = gain @ (images.mH @ left)  # [B, L, K, 4K]
+    by_noise = 2 * damped[..., slots:][..., owner, :].diagonal(dim1=-2, dim2=-1).real.unsqueeze(-1)  # [B, L, 3K, 1]
+    power_noise = damped[..., :slots].diagonal(dim1=-2, dim2=-1).real.unsqueeze(-1)  # [B, L, K, 1]
+    trace = shared.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+    noises = (antennas - 2 * trace + powers.sum((-2, -1)))[..., None, None]  # σ⁴ tr R⁻²
+    rows = [[places, by_power, by_noise], [by_power.mT, powers, power_noise], [by_noise.mT, power_noise.mT, noises]]
+    return torch.cat([torch.cat(row, dim=-1) for row in rows], dim=-2).sum(dim=1)
+
+
+def _regular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Hermitian matrices [..., P, P] with singular ones replaced by the identity, and which were regular, [...]."""
+    scale = matrix.diagonal(dim1=-2, dim2=-1).real.rsqrt()
+    scaled = scale.unsqueeze(-1) * matrix * scale.unsqueeze(-2)
+    regular = torch.linalg.eigvalsh(scaled)[..., 0] >= SINGULAR
+    return torch.where(regular[..., None, None], matrix, torch.eye(matrix.shape[-1]).to(matrix)), regular
+
+
+def _bound(information: Tensor, batch: SceneBatch) -> Bound:
+    """Standard deviations from an information matrix [B, 3K, 3K] whose rows of unknowable parameters are 0."""
+    diagonal = information.diagonal(dim1=-2, dim2=-1)
+    known = diagonal > 0  # [B, 3K]
+    scale = torch.where(known, diagonal, 1.0).rsqrt()
+    scaled = scale.unsqueeze(-1) * information * scale.unsqueeze(-2) + torch.diag_embed((~known).to(information.dtype))
+    safe, regular = _regular(scaled)
+    inverse = scale.unsqueeze(-1) * torch.linalg.inv(safe) * scale.unsqueeze(-2)
+    scenes, slots = batch.active.shape
+    # The 3×3 blocks of each source on the diagonal, [B, K, 3, 3].
+    blocks = inverse.reshape(scenes, slots, 3, slots, 3).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+    nothing = ~regular[:, None, None] | ~known.reshape(scenes, slots, 3)
+    deviations = torch.where(nothing, torch.inf, blocks.diagonal(dim1=-2, dim2=-1).sqrt())
+    jacobian = position_jacobian(batch.azimuth, batch.elevation, batch.range)  # T_k
+    spread = (jacobian @ blocks @ jacobian.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    position = torch.where(nothing.any(-1), torch.inf, spread)
+    beside = nothing.unsqueeze(-1) | nothing.unsqueeze(-2)
+    variances = deviations.square()
+    blocks = torch.where(beside, torch.nan, blocks).diagonal_scatter(variances, dim1=-2, dim2=-1)
+    return Bound(deviations[..., 0], deviations[..., 1], deviations[..., 2], position, blocks)

@@ -1,0 +1,205 @@
+"""Sparse reference: few atoms of a dictionary of positions explain the snapshots, all of them jointly.
+
+Matching pursuit on the stochastic likelihood of the measurement: the atom that raises it most is added and moved off
+the grid together with those before it; then every source in turn is taken out and searched for again while the others
+stay, until no scene changes. Powers and noise power are estimated along.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from rislab.data.covariance import frobenius_squared
+from rislab.data.geometry import Grid
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.errors import check_number
+from rislab.music.estimate import Estimate
+from rislab.music.likelihood import (
+    State,
+    images_of,
+    information_criterion,
+    limits,
+    measured,
+    polish,
+    rss,
+    scored,
+    seen,
+)
+from rislab.music.spectra import beam_power
+from rislab.music.subspace import check_sources
+from rislab.music.waveforms import explain, normal_gain
+
+# Scenes worked on at once: the power of all atoms for each and the images of the shortlist take about 10 MB a scene.
+CHUNK = 32
+# Atoms whose exact gain is computed, the strongest by matched beam power.
+SHORTLIST = 48
+SWEEPS = 4
+SCORING_STEPS = 4
+# A replacement must raise ln L by more than this to count.
+GAIN = 1e-2
+
+Progress = Callable[[int, int], object]
+
+
+def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
+    """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r.
+
+    Args:
+        config: scenes. density: points for each half beam width 1/N_h, > 0; 1.3 gives 29 × 17 × 7 points for the full
+            preset.
+    """
+    check_number("density", density, 0.0, 1e3, above=True)
+    rows, columns = config.ris_shape
+
+    def points(interval: tuple[float, float], elements: int) -> int:
+        width = math.sin(interval[1]) - math.sin(interval[0])
+        return max(1, math.ceil(density * elements * width) + 1) if width > 0 else 1
+
+    shape = (points(config.azimuth, columns), points(config.elevation, rows), _ranges(config))
+    return config.grid(shape, spacing="sine")
+
+
+def _ranges(config: SceneConfig) -> int:
+    if config.wavefront == "planar" or config.range[0] == config.range[1]:
+        return 1
+    radius = max(config.ris_shape) * config.wavelength / 4
+    turns = radius**2 / config.wavelength / 2 * (1 / config.range[0] - 1 / config.range[1])  # of the phase at the edge
+    return max(2, math.ceil(2 * turns) + 1)
+
+
+def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | None = None) -> Estimate:
+    """Positions of K sources by matching pursuit over the dictionary, refined off its grid.
+
+    With R_l the covariance of what is known already, b_l the image of an atom, g_l = b_l^H R_l⁻¹ b_l and
+    h_l = b_l^H R_l⁻¹ y_l, adding it with power p raises ln L by Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is
+    computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is one matrix product for the whole dictionary:
+    h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
+
+    Args:
+        batch: scenes. sources: K, for all scenes or [B], 1 ≤ K < M.
+        progress: called as progress(scenes done, scenes in all) after each chunk.
+
+    Returns:
+        Estimate [B,K] in the precision of the batch; polish() takes it to the maximum likelihood.
+
+    Raises:
+        InputError: for K out of range.
+
+    Source:
+        M. E. Tipping and A. C. Faul, Fast marginal likelihood maximisation for sparse Bayesian models, AISTATS 2003;
+        I. Ziskind and M. Wax, Maximum likelihood localization of multiple sources by alternating projection, IEEE
+        Trans. ASSP 36(10), 1988.
+    """
+    counts = check_sources(sources, len(batch), batch.config.elements, batch.azimuth.device)
+    check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, whole=True)
+    grid = dictionary(batch.config)
+    atoms = grid.steering(batch.codes.dtype, batch.codes.device)  # [G, N]
+    parts = []
+    for first in range(0, len(batch), CHUNK):
+        rows = slice(first, first + CHUNK)
+        parts.append(_pursue(batch[rows], counts[rows], int(counts.max()), grid, atoms))
+        if progress is not None:
+            progress(min(first + CHUNK, len(batch)), len(batch))
+    return Estimate.cat(parts)
+
+
+def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
+    low, high = limits(batch)
+    level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
+    empty = torch.zeros(len(batch), most, device=low.device)
+    state = State(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
+    value = torch.full_like(level, torch.inf)
+    for slot in range(most):
+        rows = (counts > slot).nonzero().squeeze(-1)
+        if not len(rows):
+            break
+        trial = _with_strongest(batch[rows], state[rows], slot, grid, atoms)
+        better, values = scored(batch[rows], trial, SCORING_STEPS)
+        state.take(rows, better)
+        value[rows] = values
+    rows = (counts > 1).nonzero().squeeze(-1)
+    for _ in range(SWEEPS):
+        changed = torch.zeros_like(rows, dtype=torch.bool)
+        for slot in range(most):
+            here = (counts[rows] > slot).nonzero().squeeze(-1)
+            some = rows[here]
+            if not len(some):
+                continue
+            trial = _with_strongest(batch[some], state[some], slot, grid, atoms)
+            moved = (trial.points != state.points[some]).flatten(1).any(-1).nonzero().squeeze(-1)
+            if not len(moved):
+                continue
+            some, here = some[moved], here[moved]
+            better, values = scored(batch[some], trial[moved], SCORING_STEPS)
+            won = values < value[some] - GAIN
+            state.take(some[won], better[won])
+            value[some[won]] = values[won]
+            changed[here[won]] = True
+        rows = rows[changed]
+        if not len(rows):
+            break
+    return state.estimate()
+
+
+def _with_strongest(batch: SceneBatch, state: State, slot: int, grid: Grid, atoms: Tensor) -> State:
+    """The state with the source of one slot where it explains most, given the others; where it was, if that is best."""
+    others = state.active.clone()
+    others[:, slot] = False
+    known = images_of(batch, state.points, others)
+    gain = normal_gain(known, (state.power * others)[:, None], state.noise_power[:, None])
+    _, residual = explain(known, gain, measured(batch))  # σ² R⁻¹ y
+    steps = residual.reshape(batch.snapshots.shape)  # [B, L, M]
+    fields = (batch.channel.mH @ steps.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
+    if batch.config.symbols == "constant":
+        fields = fields.sum(-1, keepdim=True)
+    matched = beam_power(fields, grid).flatten(1)
+    shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
+    axes = [axis.to(state.points)[shortlist] for axis in grid.points()]
+    spots = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
+    images = seen(batch, atoms[shortlist].mT)  # [B, L, M, T]
+    # The place that the source has now competes too, unless it has none.
+    spots = torch.cat([spots, state.points[:, slot : slot + 1]], dim=1)
+    own = images_of(batch, state.points[:, slot : slot + 1], state.active[:, slot : slot + 1])
+    images = torch.cat([images, own], dim=-1)
+    _, outside = explain(known, gain, images)  # σ² R⁻¹ b
+    noise = state.noise_power[:, None, None]
+    g = (images.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
+    h = torch.view_as_real(images.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
+    # E|h|² = g + p g²: the power by moments.
+    power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)  # [B, T+1]
+    raised = 1 + power.unsqueeze(1) * g
+    rise = (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
+    best = rise.argmax(1, keepdim=True)
+    points, powers = state.points.clone(), state.power.clone()
+    points[:, slot] = spots.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
+    smallest = 1e-3 * state.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
+    powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
+    others[:, slot] = True
+    return State(points, powers, state.noise_power, others)
+
+
+def model_order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: Progress | None = None) -> Tensor:
+    """Number of sources, 0 … most, that minimises information_criterion() over sparse and polished fits, [B].
+
+    Args:
+        batch: scenes. most: largest number tried, 1 ≤ most < M. criterion: "mdl" or "aic".
+        progress: called as progress(numbers tried, most).
+    """
+    check_number("most", most, 1, batch.config.antennas - 1, whole=True)
+    left = enumerate(residuals(batch, most, progress=progress))
+    scores = [information_criterion(batch, rss, sources, criterion=criterion) for sources, rss in left]
+    return torch.stack(scores).argmin(dim=0)
+
+
+def residuals(batch: SceneBatch, most: int, *, progress: Progress | None = None) -> Iterator[Tensor]:
+    """RSS that sparse and polished fits of 0, 1, … most sources leave, each [B]; arguments as in model_order()."""
+    yield frobenius_squared(batch.snapshots)
+    for sources in range(1, most + 1):
+        left = rss(batch, polish(batch, sparse(batch, sources)))
+        if progress is not None:
+            progress(sources, most)
+        yield left

@@ -1,0 +1,227 @@
+"""Signal subspaces: the leading eigenvectors of a covariance, or of F F^H without forming it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rislab.data.covariance import frobenius_squared, scale_to_trace
+from rislab.errors import InputError, check_number
+
+# A matrix whose antihermitian part is larger than this share of it is no covariance, in any precision.
+ANTIHERMITIAN = 1e-4
+# Columns iterated beyond the wanted ones: the gap that counts is the one behind the last of them.
+SPARE = 5
+ITERATIONS = 6
+
+
+def conditioned(covariance_or_factor: Tensor, elements: int) -> Tensor:
+    """The argument of an estimator, checked, with a batch axis, and scaled to trace N.
+
+    Args:
+        covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with J < N; complex; without batch axis counts as B = 1.
+        elements: N, that of the array.
+
+    Returns:
+        The Hermitian part of R, or F.
+
+    Raises:
+        InputError: for a wrong dtype or shape, NaN, infinity, zero, or a matrix that is not Hermitian.
+    """
+    matrix = covariance_or_factor.unsqueeze(0) if covariance_or_factor.ndim == 2 else covariance_or_factor
+    if not matrix.is_complex():
+        raise InputError(f"covariance or factor is {matrix.dtype}; allowed: complex64 or complex128")
+    if matrix.ndim != 3 or matrix.shape[1] != elements or not 1 <= matrix.shape[2] <= elements or not len(matrix):
+        raise InputError(
+            f"covariance or factor has shape {tuple(covariance_or_factor.shape)}; allowed: [B,{elements},{elements}] "
+            f"or [B,{elements},J] with J below {elements}, as many rows as the array has elements"
+        )
+    energy = frobenius_squared(matrix.detach())
+    _refuse(~torch.isfinite(energy), "holds NaN or infinity; allowed: finite values")
+    _refuse(energy == 0, "is zero; allowed: a rank of at least K")
+    if matrix.shape[-1] < elements:
+        return scale_to_trace(matrix)
+    # A product with the scale comes with the sum: each pass over N² entries counts.
+    trace = matrix.diagonal(dim1=-2, dim2=-1).real.sum(-1)
+    _refuse(trace <= 0, "has a trace of 0 or below; allowed: above 0")
+    scaled = matrix * (elements / trace)[:, None, None]
+    hermitian = torch.lerp(scaled, scaled.mH, 0.5)
+    odd = frobenius_squared((scaled - hermitian).detach()) > ANTIHERMITIAN**2 * frobenius_squared(hermitian.detach())
+    _refuse(odd, "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
+    return hermitian
+
+
+def _refuse(bad: Tensor, why: str) -> None:
+    if bool(bad.any()):
+        raise InputError(f"covariance or factor of scene {int(bad.nonzero()[0, 0])} {why}")
+
+
+def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """All eigenvalues ≥ 0 and eigenvectors of a conditioned covariance, or those of F F^H that a factor F has.
+
+    Returns:
+        [B,J] in rising order, and [B,N,J].
+    """
+    if matrix.shape[-1] == matrix.shape[-2]:
+        values, vectors = torch.linalg.eigh(matrix)
+        return values.clamp(min=0), vectors
+    values, turned = torch.linalg.eigh(matrix.mH @ matrix)
+    return values.clamp(min=0), matrix @ (turned * values.clamp(min=_tiny(values)).rsqrt().unsqueeze(-2))
+
+
+def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
+    """Orthonormal basis U of the K leading eigenvectors of R or of F F^H.
+
+    From a factor: with F^H F = V Λ V^H, U = F V_K Λ_K^(−1/2); nothing larger than the Gram matrix is decomposed. From a
+    covariance: block Krylov iteration, accepted where the residual over the eigenvalue gap proves the subspace to
+    rounding (theorem of Davis and Kahan), with LAPACK's full decomposition for all other scenes. Differentiable in the
+    argument, also where eigenvalues coincide within the signal subspace; second derivatives are not those of U.
+
+    Args:
+        matrix: as conditioned() returns it.
+        sources: K for all scenes, or [B], 1 ≤ K < N.
+
+    Returns:
+        U, [B,N,K]; where a scene has fewer sources than others, its last columns are 0.
+
+    Raises:
+        InputError: for K out of range, or a rank below K.
+
+    Source:
+        C. Davis and W. M. Kahan, The rotation of eigenvectors by a perturbation III, SIAM J. Numer. Anal. 7(1), 1970.
+    """
+    scenes, elements, columns = matrix.shape
+    counts = check_sources(sources, scenes, elements, matrix.device)
+    most = int(counts.max())
+    if most > columns:
+        raise InputError(f"sources is {most}, and the factor has {columns} columns; allowed: a rank of at least K")
+    basis = _of_covariance(matrix, counts, most) if columns == elements else _of_factor(matrix, counts, most)
+    return basis * (torch.arange(most, device=counts.device) < counts.unsqueeze(-1)).unsqueeze(-2)
+
+
+def check_sources(sources: int | Tensor, scenes: int, elements: int, device: torch.device) -> Tensor:
+    """Numbers of sources as [B]; raises InputError unless they are whole and within 1 .. N−1."""
+    if not isinstance(sources, Tensor):
+        check_number("sources", sources, 1, elements - 1, whole=True)
+        return torch.full((scenes,), sources, device=device)
+    if sources.is_floating_point() or sources.is_complex() or sources.dtype == torch.bool or sources.shape != (scenes,):
+        raise InputError(
+            f"sources is {sources.dtype} of shape {tuple(sources.shape)}; allowed: one whole number, or [{scenes}]"
+        )
+    for extreme in (int(sources.min()), int(sources.max())):
+        check_number("sources", extreme, 1, elements - 1, whole=True)
+    return sources.to(device)
+
+
+def _of_factor(factor: Tensor, counts: Tensor, most: int) -> Tensor:
+    gram = factor.mH @ factor  # [B, J, J]
+    values, vectors = torch.linalg.eigh(gram.detach())
+    _check_rank(values.flip(-1)[:, :most], counts, factor.shape[-1])
+    signal = vectors[..., -most:].flip(-1)
+    if not (torch.is_grad_enabled() and factor.requires_grad):
+        return factor @ (signal / values[:, -most:].flip(-1).clamp(min=_tiny(values)).sqrt().unsqueeze(-2))
+    _one_count(counts)
+    turned = _turned(gram, values, vectors, most)  # V_K, [B, J, K]
+    root = torch.linalg.cholesky(turned.mH @ gram @ turned)
+    return torch.linalg.solve_triangular(root, (factor @ turned).mH, upper=False).mH
+
+
+def _of_covariance(covariance: Tensor, counts: Tensor, most: int) -> Tensor:
+    differentiable = torch.is_grad_enabled() and covariance.requires_grad
+    if differentiable:
+        _one_count(counts)
+        values, vectors = torch.linalg.eigh(covariance.detach())
+        _check_rank(values.flip(-1)[:, :most], counts, covariance.shape[-1])
+        turned = _turned(covariance, values, vectors, most)
+        root = torch.linalg.cholesky(turned.mH @ turned)
+        return torch.linalg.solve_triangular(root, turned.mH, upper=False).mH
+    basis, values, proved = _krylov(covariance, counts, most)
+    rest = (~proved).nonzero().squeeze(-1)
+    if len(rest):
+        full_values, full_vectors = torch.linalg.eigh(covariance[rest])
+        basis[rest], values[rest] = full_vectors[..., -most:].flip(-1), full_values[..., -most:].flip(-1)
+    _check_rank(values, counts, covariance.shape[-1])
+    return basis
+
+
+def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Leading Ritz vectors [B,N,K] and values [B,K], and which scenes are proved converged, [B]."""
+    elements = covariance.shape[1]
+    width = most + SPARE
+    if 3 * width >= elements:
+        return covariance[..., :most].clone(), covariance.real[..., 0, :most].clone(), torch.zeros_like(counts).bool()
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(elements, width, generator=generator, dtype=torch.float64).to(covariance)
+    eps = torch.finfo(covariance.real.dtype).eps
+    # Twice, so that a floor of noise well below the sources is gone at the first look.
+    block = torch.linalg.qr(covariance @ (covariance @ start)).Q  # [B, N, K']
+    for turn in range(ITERATIONS):
+        image = covariance @ block
+        if turn:
+            # X, R X and R² X span a Krylov space: of rank 3·K' and less, the next Ritz vectors are exact.
+            block = torch.linalg.qr(torch.cat([block, image, covariance @ image], dim=-1)).Q
+            image = covariance @ block
+        small = block.mH @ image
+        ritz, turned = torch.linalg.eigh((small + small.mH) / 2)
+        turned = turned.flip(-1)[..., :width]
+        values = ritz.flip(-1)[..., :width]
+        block, image = block @ turned, image @ turned
+        residual = torch.view_as_real(image - block * values.unsqueeze(-2).to(block)).square().sum((-3, -1)).sqrt()
+        within = torch.arange(most, device=counts.device) < counts.unsqueeze(-1)
+        worst = torch.where(within, residual[:, :most], 0).amax(-1)
+        last, behind = (values.gather(1, place.unsqueeze(-1)).squeeze(-1) for place in (counts - 1, counts))
+        # Or a residual at the level of rounding: LAPACK's own is no smaller.
+        proved = worst <= torch.maximum(100 * eps * (last - behind), 10 * eps * values[:, 0])
+        if bool(proved.all()):
+            break
+    return block[..., :most].clone(), values[:, :most].clone(), proved
+
+
+def _turned(matrix: Tensor, values: Tensor, vectors: Tensor, most: int) -> Tensor:
+    """Leading eigenvectors whose derivative by `matrix` is that of the invariant subspace.
+
+    V_s + V_n X with X_ij = (v_i^H R v_j)/(λ_j − λ_i), i outside and j inside: X is 0 in value, and its derivative is
+    the first-order turn of the subspace, in which gaps within the signal subspace do not occur.
+    """
+    if most == matrix.shape[-1]:
+        return vectors
+    signal, noise = vectors[..., -most:], vectors[..., :-most]
+    gaps = values[:, None, -most:] - values[:, :-most, None]  # [B, N−K, K]
+    moved = noise.mH @ (matrix - matrix.detach()) @ signal
+    return signal + noise @ (moved / gaps)
+
+
+def _one_count(counts: Tensor) -> None:
+    if bool((counts != counts[0]).any()):
+        raise InputError("sources differ between scenes; allowed where a gradient is wanted: one number for all")
+
+
+def _check_rank(values: Tensor, counts: Tensor, size: int) -> None:
+    """Raise InputError where the K-th of the eigenvalues [B,K] in falling order is zero to rounding."""
+    short = _short(values, counts, size)
+    if bool(short.any()):
+        scene = int(short.nonzero()[0, 0])
+        last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
+        raise InputError(
+            f"covariance of scene {scene} has a rank below {int(counts[scene])}, the number of sources: its eigenvalue "
+            f"{int(counts[scene])} is {float(last[scene] / values[scene, 0]):.1e} of the largest; allowed: a rank of K"
+        )
+
+
+def deficient(factor: Tensor, sources: int) -> Tensor:
+    """Scenes whose covariance F F^H has a rank below K to rounding, for which no signal subspace is defined, [B] bool.
+
+    Args:
+        factor: F, [B,N,J], complex. sources: K, 1…J.
+    """
+    values = torch.linalg.eigvalsh(factor.mH @ factor).flip(-1)[:, :sources]  # [B, K]
+    return _short(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])
+
+
+def _short(values: Tensor, counts: Tensor, size: int) -> Tensor:
+    last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
+    return last <= size * torch.finfo(values.dtype).eps * values[:, 0]
+
+
+def _tiny(values: Tensor) -> float:
+    return float(torch.finfo(values.dtype).tiny)

@@ -1,0 +1,9 @@
+from .api import clinic as clinic
+from .api import film as film
+from .api import is_live as is_live
+from .api import music as music
+from .api import overfit as overfit
+from .api import precision as precision
+from .api import quiz as quiz
+from .api import story as story
+from .api import tuning as tuning

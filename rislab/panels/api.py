@@ -1,0 +1,204 @@
+"""Live panels for notebooks: `panel = rislab.panels.overfit(config)`, and in the next cell `records = await panel`.
+
+A run is one worker thread that drains a stream of records; buttons only set flags; awaiting neither blocks the kernel
+nor loses an exception. Without widgets (RISLAB_LIVE=0, as in reports, or no anywidget) the same cells run to the end.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rislab import provenance
+from rislab.errors import InputError
+from rislab.panels.run import OnEpoch
+from rislab.panels.training_panel import OverfitPanel
+from rislab.sanity.overfit import OverfitConfig
+
+if TYPE_CHECKING:
+    from rislab.faults.story import StoryConfig
+    from rislab.model.network import CovarianceNet
+    from rislab.music.map_history import Film
+    from rislab.music.scene_view import View
+    from rislab.panels.faults_panel import ClinicPanel
+    from rislab.panels.map_history_panel import FilmPanel
+    from rislab.panels.music_panel import MusicPanel
+    from rislab.panels.precision_panel import PrecisionPanel
+    from rislab.panels.quiz_panel import QuizPanel
+    from rislab.panels.story_panel import StoryPanel
+    from rislab.panels.tuning_panel import TuningPanel
+    from rislab.sanity.precision import PrecisionConfig
+    from rislab.tuning.study import TuningConfig
+
+RUNS = "runs"  # beside the notebook
+
+
+def overfit(
+    config: OverfitConfig | None = None,
+    *,
+    folder: Path | str | None = RUNS,
+    on_epoch: OnEpoch = lambda model, epoch: None,
+) -> OverfitPanel:
+    """Start training the whole set of the overfit ladder; show it as the last value of a cell, await it in the next.
+
+    Args:
+        config: see OverfitConfig; its defaults if None.
+        folder: where live runs get a run folder each, so that they outlive the kernel; None keeps them in memory, as
+            headless runs always are.
+        on_epoch: called in the thread of a run with its network and 0 before the first window, then with the number of
+            each epoch that has ended.
+
+    Raises:
+        InputError: for anything that is not an OverfitConfig.
+    """
+    chosen = OverfitConfig() if config is None else config
+    if not isinstance(chosen, OverfitConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: an OverfitConfig")
+    live = is_live()
+    kept = Path(folder) if folder is not None and live else None
+    return OverfitPanel(chosen, live=live, folder=kept, on_epoch=on_epoch)
+
+
+def music(view: View | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
+    """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
+
+    Args:
+        view: where to begin; the default View if None. model: network of the learned covariance; the
+            shipped one for the view's surface if None.
+
+    Raises:
+        InputError: for anything that is not a View.
+    """
+    from rislab.music.scene_view import View
+    from rislab.panels.music_panel import MusicPanel
+
+    chosen = View() if view is None else view
+    if not isinstance(chosen, View):
+        raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
+    from rislab.model import pretrained
+
+    return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live())
+
+
+def film(film: Film) -> FilmPanel:
+    """A film beside the run that makes it: the newest map while it trains, the map of any epoch by slider.
+
+    Args:
+        film: see rislab.music.map_history.Film; a run fills it by `panels.overfit(config, on_epoch=film.follow)`.
+
+    Raises:
+        InputError: for anything that is not a Film.
+    """
+    from rislab.music.map_history import Film
+    from rislab.panels.map_history_panel import FilmPanel
+
+    if not isinstance(film, Film):
+        raise InputError(f"film is a {type(film).__name__}; allowed: a Film")
+    return FilmPanel(film, live=is_live())
+
+
+def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
+    """Start filling the table accumulation × number format; show it, await it in the next cell for the cells.
+
+    Args:
+        config: see rislab.sanity.precision.PrecisionConfig; its defaults if None.
+
+    Raises:
+        InputError: for anything that is not a PrecisionConfig.
+    """
+    from rislab.panels.precision_panel import PrecisionPanel
+    from rislab.sanity.precision import PrecisionConfig
+
+    chosen = PrecisionConfig() if config is None else config
+    if not isinstance(chosen, PrecisionConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a PrecisionConfig")
+    return PrecisionPanel(chosen, live=is_live())
+
+
+def clinic(name: str = "never divided", *, epochs: int = 4) -> ClinicPanel:
+    """Start training a fault beside the correct loop; show it, await it in the next cell for the clinic.Study.
+
+    Args:
+        name: of a fault, as faults.catalogue() has them. epochs: of 84 scenes, in three windows each.
+
+    Raises:
+        InputError: for an unknown fault, or a number of epochs out of range.
+    """
+    from rislab.faults.comparison import ClinicConfig
+    from rislab.panels.faults_panel import ClinicPanel
+
+    return ClinicPanel(ClinicConfig(fault=name, epochs=epochs), live=is_live())
+
+
+def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
+    """Hidden faults one by one, each with what it shows and four names; the same seed asks the same everywhere.
+
+    Args:
+        seed, count: see rislab.faults.quiz.questions().
+
+    Raises:
+        InputError: for a seed or a count out of range.
+    """
+    from rislab.panels.quiz_panel import QuizPanel
+
+    return QuizPanel(seed, count, live=is_live())
+
+
+def story(config: StoryConfig | None = None) -> StoryPanel:
+    """Start replaying a culprit with accomplices to be switched on and off; await it in the next cell for the Replay.
+
+    Args:
+        config: see rislab.faults.story.StoryConfig; its defaults if None. Its culprit and its accomplices are the first.
+
+    Raises:
+        InputError: for anything that is not a StoryConfig.
+    """
+    from rislab.faults.story import StoryConfig
+    from rislab.panels.story_panel import StoryPanel
+
+    chosen = StoryConfig() if config is None else config
+    if not isinstance(chosen, StoryConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a StoryConfig")
+    return StoryPanel(chosen, live=is_live())
+
+
+def tuning(
+    config: TuningConfig | None = None,
+    *,
+    folder: Path | str | None = f"{RUNS}/tuning",
+    workers: int | None = None,
+    skip_ladder: bool = False,
+    confirm: int = 3,
+) -> TuningPanel:
+    """Start a hyper-parameter search, or go on with that of the folder; await it in the next cell for its Progress.
+
+    Args:
+        config: see rislab.tuning.study.TuningConfig; its defaults if None.
+        folder: where live searches are kept, each configuration in a folder of its own; None, and headless searches,
+            as long as the panel lives.
+        workers, skip_ladder, confirm: see rislab.tuning.search.search().
+
+    Raises:
+        InputError: for anything that is not a TuningConfig.
+    """
+    from rislab.panels.tuning_panel import TuningPanel
+    from rislab.tuning.study import TuningConfig
+
+    chosen = TuningConfig() if config is None else config
+    if not isinstance(chosen, TuningConfig):
+        raise InputError(f"config is a {type(chosen).__name__}; allowed: a TuningConfig")
+    options = {"workers": workers, "skip_ladder": skip_ladder, "confirm": confirm}
+    live = is_live()
+    kept = Path(folder) / chosen.digest() if folder is not None and live else None
+    return TuningPanel(chosen, kept, live=live, **options)
+
+
+def is_live() -> bool:
+    """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said)."""
+    if os.environ.get("RISLAB_LIVE") == "0":
+        return False
+    able = provenance.widgets()
+    if able != "yes":
+        print(f"live panels: {able}")
+    return able == "yes"

@@ -1,0 +1,211 @@
+"""A training as the panel holds it: configuration, run folder, thread, and the curves that its figure is drawn from."""
+
+from __future__ import annotations
+
+import threading
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from rislab.data import covariance
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError
+from rislab.panels.background_task import Runner
+from rislab.sanity.overfit import OverfitConfig, WholeSet
+from rislab.training import run_folder
+from rislab.training.records import EpochRecord, Record, StepRecord
+
+Values = NDArray[np.float64]
+OnEpoch = Callable[[nn.Module, int], None]
+
+
+class Curves:
+    """What the figure needs of a run, in columns that grow record by record: 8 bytes a number, nothing else is kept.
+
+    Filled in the thread of the run and read in others, so both hold a lock.
+    """
+
+    def __init__(self) -> None:
+        self.skipped: list[tuple[int, str]] = []
+        self.strange: list[tuple[int, str]] = []
+        self.last: EpochRecord | None = None
+        self.windows = 0
+        self._columns: dict[str, array[float]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, record: Record) -> None:
+        """Take in one record."""
+        with self._lock:
+            if isinstance(record, EpochRecord):
+                self._epoch(record)
+            else:
+                self._window(record)
+
+    def replace(self, records: Sequence[Record]) -> None:
+        """Forget everything, and take in these records."""
+        with self._lock:
+            self.skipped, self.strange, self.last, self.windows, self._columns = [], [], None, 0, {}
+        for record in records:
+            self.add(record)
+
+    def column(self, name: str) -> Values:
+        """A copy of one column, empty if nothing came yet: "step", "loss", "loss scale", "gradient backbone", …"""
+        with self._lock:
+            return np.array(self._columns.get(name, array("d")))
+
+    def groups(self, kind: str) -> dict[str, Values]:
+        """The columns `kind` of all parameter groups, by group."""
+        with self._lock:
+            names = [name.removeprefix(f"{kind} ") for name in self._columns if name.startswith(f"{kind} ")]
+        return {name: self.column(f"{kind} {name}") for name in names}
+
+    def _window(self, window: StepRecord) -> None:
+        self.windows += 1
+        self._append({"step": window.step, "loss": window.loss, "loss scale": window.loss_scale})
+        self._append({f"gradient {name}": norm for name, norm in window.grad_norm.items()})
+        self._append({f"rate {name}": rate for name, rate in window.learning_rate.items()})
+        if not window.applied:
+            self.skipped.append((window.step, window.reason))
+        if not np.isfinite(window.loss) or window.loss <= 0:
+            self.strange.append((window.step, f"loss is {window.loss:g}"))
+
+    def _epoch(self, end: EpochRecord) -> None:
+        self.last = end
+        self._append({"epoch end": end.step, "eval": end.train_eval})
+        self._append({f"count {name}": count for name, count in asdict(end.counters).items()})
+        if end.validation is not None:
+            self._append({"validation": end.validation})
+
+    def _append(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._columns.setdefault(name, array("d")).append(value)
+
+
+class Run:
+    """One training: waiting, on in a thread of its own, or ended.
+
+    Args:
+        name: in legends. config: what to train.
+        folder: run folder, which keeps its records and lets it go on; None keeps the records in memory.
+        on_tick: see Runner. on_epoch: called in the thread of the run with the model and 0 before the first window,
+            then with the number of each epoch that has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: OverfitConfig,
+        folder: Path | None = None,
+        on_tick: Callable[[], None] = lambda: None,
+        on_epoch: OnEpoch = lambda model, epoch: None,
+    ) -> None:
+        self.name, self.config, self.folder, self.curves = name, config, folder, Curves()
+        self.data: SceneBatch = config.data()
+        self._on_tick, self._on_epoch = on_tick, on_epoch
+        self._ready()
+
+    @classmethod
+    def load(cls, name: str, folder: Path, **calls: Any) -> Run:
+        """The run of a folder, with the records that it holds; it goes on from there when started.
+
+        Raises:
+            InputError: for a folder that is not one of this kind of run.
+        """
+        run = cls(name, OverfitConfig.of_run(folder), folder, **calls)
+        run.curves.replace(run_folder.read_records(folder))
+        return run
+
+    @property
+    def model(self) -> nn.Module:
+        """The network in training."""
+        return self.whole.model
+
+    @property
+    def state(self) -> str:
+        """That of its thread, see Runner.state; for one that was loaded and not started "finished" or "stopped"."""
+        if self.runner.state != "waiting" or not self.curves.windows:
+            return self.runner.state
+        last = self.curves.last
+        return "finished" if last is not None and last.epoch == self.config.epochs else "stopped"
+
+    @cached_property
+    def levels(self) -> dict[str, float]:
+        """Scores of predictors that learned nothing, on the data of the run."""
+        levels = {"zero matrix": covariance.zero_baseline(), "identity": covariance.identity_baseline(self.data)}
+        return levels | {"best constant": covariance.constant_baseline(self.data)}
+
+    def go_on(self) -> None:
+        """Begin, or go on where the folder says; raises InputError for a run that cannot."""
+        if self.runner.running:
+            return
+        if self.state == "finished":
+            raise InputError(f"{self.name} has done its {self.config.epochs} epochs; allowed: a run that was stopped")
+        if self.state != "waiting" and self.folder is None:
+            raise InputError(f"{self.name} has no run folder to go on from; allowed: a run in a folder")
+        if self.runner.state != "waiting":
+            self._ready()
+        self.runner.start()
+
+    def label(self, first: OverfitConfig) -> str:
+        """The name with what differs from the first run."""
+        other, mine = asdict(first), asdict(self.config)
+        changed = [f"{name} {value}" for name, value in mine.items() if value != other[name]]
+        return f"{self.name}: {', '.join(changed)}" if changed else self.name
+
+    def _ready(self) -> None:
+        self.whole = WholeSet(self.config, self.data, self.folder)
+        read = None if self.folder is None else self._read
+        self.runner = Runner(self._stream, self._on_tick, read)
+
+    def _read(self) -> list[Record]:
+        return (
+            run_folder.read_records(self.folder) if self.folder and (self.folder / run_folder.RECORDS).exists() else []
+        )
+
+    def _stream(self) -> Generator[Record]:
+        first = True
+        with closing(self.whole.stream()) as stream:
+            self._on_epoch(self.model, 0)
+            for record in stream:
+                if first and self.folder is not None:
+                    # Records after the last checkpoint are made again: the file knows which of them still stand.
+                    self.curves.replace(self._read())
+                else:
+                    self.curves.add(record)
+                first = False
+                if isinstance(record, EpochRecord):
+                    self._on_epoch(self.model, record.epoch)
+                yield record
+
+
+def new_folder(parent: Path, config: OverfitConfig, now: str) -> Path:
+    """A folder that does not exist yet, named after the time and the configuration; made by the run that uses it."""
+    stem = f"{now}-{config.preset}-{config.precision}-{config.accumulation_steps}x{config.micro_batch}"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1_000_000))
+    for name in names:
+        try:
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(f"run folder {parent / name} cannot be made: {error.strerror}") from error
+        return parent / name
+    raise InputError(f"{parent} holds a million runs of this second; allowed: fewer")
+
+
+def folders(parent: Path) -> list[str]:
+    """Names of the folders under `parent` that hold a run with records, newest name first."""
+    found = [
+        path.parent.name
+        for path in parent.glob(f"*/{run_folder.CONFIG}")
+        if (path.parent / run_folder.RECORDS).exists()
+    ]
+    return sorted(found, reverse=True)

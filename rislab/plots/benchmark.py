@@ -1,0 +1,105 @@
+"""Estimators and covariances over SNR and number of sources, as plotly figures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rislab.music.benchmark import Distance, Score
+from rislab.plots.training import GREY, Pen, pens, template
+
+
+def recall(scores: Sequence[Score]) -> go.Figure:
+    """Recall over SNR, a chart for each number of sources, with what the bound allows.
+
+    Args:
+        scores: of localise.compare().
+    """
+    counts = sorted({score.sources for score in scores})
+    figure = _panes(counts)
+    names = list(dict.fromkeys(score.estimator for score in scores))
+    for pen in pens(names):
+        for column, count in enumerate(counts, start=1):
+            mine = [score for score in scores if score.sources == count and score.estimator == pen.name]
+            hover = [
+                f"{pen.name}<br>{one.snr_db:g} dB, K = {count}: recall {one.recall:.3f}, the bound allows "
+                f"{one.allowed:.3f}<br>{one.milliseconds:.2f} ms a scene, {one.scenes} scenes"
+                for one in mine
+            ]
+            figure.add_trace(_curve(pen, mine, [one.recall for one in mine], hover, column), row=1, col=column)
+    for column, count in enumerate(counts, start=1):
+        allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
+        figure.add_scatter(
+            x=list(allowed), y=list(allowed.values()), name="what the bound allows", mode="lines", legendgroup="bound",
+            showlegend=column == 1, line={"color": GREY, "dash": "dash"}, hoverinfo="skip", row=1, col=column,
+        )  # fmt: skip
+    figure.update_yaxes(range=[0, 1.03], row=1)
+    return _dressed(figure, "recall (share of sources)")
+
+
+def distances(found: Sequence[Distance]) -> go.Figure:
+    """NMSE of covariances over SNR, a chart for each number of sources.
+
+    Args:
+        found: of localise.distances().
+    """
+    counts = sorted({one.sources for one in found})
+    figure = _panes(counts)
+    for pen in pens(found[0].nmse):
+        for column, count in enumerate(counts, start=1):
+            mine = [one for one in found if one.sources == count]
+            hover = [
+                f"{pen.name}<br>{one.snr_db:g} dB (realised {one.realised_snr_db:.2f}), K = {count}<br>"
+                f"NMSE {one.nmse[pen.name]:.4g}, median {one.median[pen.name]:.4g}, {one.scenes} scenes"
+                for one in mine
+            ]
+            values = [one.nmse[pen.name] for one in mine]
+            figure.add_trace(_curve(pen, mine, values, hover, column), row=1, col=column)
+    figure.update_yaxes(type="log", dtick=1, row=1)
+    return _dressed(figure, "NMSE of the covariance (mean)")
+
+
+def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
+    """Score on the validation after each epoch, a curve for each design.
+
+    Args:
+        told: by name, pairs of fresh scenes seen and NMSE. line: NMSE of the best constant.
+    """
+    figure = go.Figure()
+    for pen, pairs in zip(pens(told), told.values(), strict=True):
+        x, y = zip(*pairs, strict=True)
+        figure.add_scatter(
+            x=x, y=y, name=pen.name, mode="lines+markers", line={"color": pen.colour, "dash": pen.dash},
+            marker={"symbol": pen.symbol, "size": 7},
+        )  # fmt: skip
+    level = {"color": GREY, "width": 1, "dash": "dash"}
+    figure.add_hline(y=line, line=level, annotation_text="best constant", annotation_position="bottom right")
+    figure.update_xaxes(title="fresh scenes seen")
+    figure.update_yaxes(title="NMSE on the validation (mean)", type="log", dtick=1)
+    return figure.update_layout(template=template(), height=380, autosize=True)
+
+
+def _curve(
+    pen: Pen, cells: Sequence[Score | Distance], values: Sequence[float], hover: Sequence[str], column: int
+) -> go.Scatter:
+    """A curve over SNR, in the legend once for all charts."""
+    return go.Scatter(
+        x=[one.snr_db for one in cells], y=values, name=pen.name, mode="lines+markers", legendgroup=pen.name,
+        showlegend=column == 1, line={"color": pen.colour, "dash": pen.dash},
+        marker={"symbol": pen.symbol, "size": 7}, hovertext=hover, hoverinfo="text",
+    )  # fmt: skip
+
+
+def _panes(counts: Sequence[int]) -> go.Figure:
+    titles = [f"K = {count}" for count in counts]
+    return make_subplots(1, len(counts), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.025)
+
+
+def _dressed(figure: go.Figure, title: str) -> go.Figure:
+    figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4})
+    figure.update_yaxes(title=title, col=1)
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    margin = {"t": 40, "b": 100, "l": 64, "r": 16}
+    return figure.update_layout(template=template(), height=400, autosize=True, legend=legend, margin=margin)

@@ -1,0 +1,97 @@
+"""A picture of watched loops: what the optimiser got at each step, held against the true gradient of the window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from rislab.checkup.gradient_rules import StepComparison, arrived, judge
+from rislab.checkup.loop_watch import Watch
+from rislab.faults.example_loops import LOOPS, Pair
+from rislab.plots.training import GREY, Pen, pens, template
+
+TITLES = (
+    "α = ⟨g, r⟩ / ⟨r, r⟩<br>1: the length of the window's gradient",
+    "cosine of g and r<br>1: its direction",
+    "weight of each micro-batch in its step<br>1: its exact share, 0: lost",
+)
+
+
+def pair(compared: Pair) -> go.Figure | None:
+    """What the optimiser got in the correct and in the faulty loop of a pair; None where nothing was run."""
+    if compared.correct is None or compared.broken is None:
+        return None
+    return steps({"correct": compared.correct.watch, LOOPS[compared.name].fault: compared.broken.watch})
+
+
+def steps(watches: Mapping[str, Watch]) -> go.Figure:
+    """α, cosine and weights of the micro-batches at each step of some loops.
+
+    Args:
+        watches: by name; see checkup.watch().
+
+    Returns:
+        A figure of three charts over the optimiser's steps.
+    """
+    figure = make_subplots(1, 3, subplot_titles=TITLES, horizontal_spacing=0.07)
+    last = 1
+    for pen, watch in zip(pens(watches), watches.values(), strict=True):
+        judged = judge(watch.seen, watch.contract)
+        last = max(last, len(watch.seen.steps))
+        figure.add_trace(_curve(pen, judged, [one.alpha for one in judged]), row=1, col=1)
+        figure.add_trace(_curve(pen, judged, [one.comparison.cosine for one in judged]), row=1, col=2)
+        figure.add_trace(_weights(pen, judged), row=1, col=3)
+    for column in (1, 2, 3):
+        level = {"color": GREY, "width": 1, "dash": "dash"}
+        figure.add_hline(y=1, line=level, layer="below", row=1, col=column)
+        spread = [trace.y for trace in figure.data[column - 1 :: 3] if len(trace.y)]
+        low, high = (
+            float(edge(np.concatenate([[1.0], *spread]))) for edge in (np.nanmin, np.nanmax)
+        )  # the level is always in view
+        room = max(0.08 * (high - low), 0.02)
+        figure.update_yaxes(range=[low - room, high + room], row=1, col=column)
+        every = {"tick0": 0, "dtick": max(1, round(last / 6)), "range": [0.5, last + 0.5]}
+        figure.update_xaxes(title={"text": "optimiser step", "standoff": 2}, **every, row=1, col=column)
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    figure.update_annotations(font_size=13)
+    return figure.update_layout(
+        template=template(), height=330, autosize=True, margin={"t": 48, "b": 84, "l": 48, "r": 16}, legend=legend
+    )
+
+
+def _curve(pen: Pen, judged: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
+    return go.Scatter(
+        x=[one.number for one in judged],
+        y=values,
+        name=pen.name,
+        legendgroup=pen.name,
+        showlegend=False,
+        mode="lines+markers",
+        line={"color": pen.colour, "dash": pen.dash},
+        marker={"color": pen.colour, "symbol": pen.symbol, "size": 7},
+        hovertext=[
+            f"{pen.name}<br>step {one.number}, window of {one.size}<br>α = {one.alpha:.4g}, "
+            f"cosine {one.comparison.cosine:.6f}"
+            for one in judged
+        ],
+        hoverinfo="text",
+    )
+
+
+def _weights(pen: Pen, judged: Sequence[StepComparison]) -> go.Scatter:
+    """The weights with which the micro-batches of a window, side by side, entered its step."""
+    places, values, texts = [], [], []
+    for one in judged:
+        for place, weight in enumerate(arrived(one) or []):
+            # Within half a step to either side of its own.
+            places.append(one.number + 0.6 * ((place + 0.5) / one.size - 0.5))
+            values.append(weight)
+            texts.append(f"{pen.name}<br>step {one.number}, micro-batch {place + 1} of {one.size}: weight {weight:.4g}")
+    marker = {"color": pen.colour, "symbol": pen.symbol, "size": 7}
+    return go.Scatter(
+        x=places, y=values, name=pen.name, legendgroup=pen.name, mode="markers", marker=marker, hovertext=texts,
+        hoverinfo="text",
+    )  # fmt: skip

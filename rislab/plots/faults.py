@@ -1,0 +1,392 @@
+"""The pictures of the clinic: what a loop told beside what it really did, correct and faulty on the same axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from rislab.faults.comparison import Case, Reading, Study
+from rislab.faults.fault import Symptom
+from rislab.faults.gradient_attribution import Autopsy
+from rislab.plots import gradient_attribution as attribution_plots
+from rislab.plots.gradient_attribution import INK, PALE, Look, looks
+from rislab.plots.training import GREY, ORANGE, template
+from rislab.sanity.overfit import Rung
+
+Array = NDArray[np.float64]
+
+NAMES = ("correct", "faulty")
+MOVES = ("steps in the window", "learning rate at the step", "‖Δθ‖ / ‖θ‖")
+LARGE = 20.0  # from here on, up or down, α needs a logarithmic axis
+
+
+@dataclass(frozen=True, eq=False)
+class _Series:
+    """One curve over the windows; `texts` say more at each point, in the hover; `symbol` replaces that of the look."""
+
+    look: Look
+    name: str
+    values: Array
+    texts: Sequence[str]
+    at: Array
+    drawn: str = "lines+markers"
+    open: bool = False
+    symbol: str = ""
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A chart: its title, whether it is logarithmic, and the place in the grid."""
+
+    title: str
+    log: bool
+    place: dict[str, int]
+    level: float | None = None
+
+
+def losses(cases: Mapping[str, Case], names: tuple[str, str] = NAMES) -> go.Figure:
+    """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser.
+
+    Args:
+        cases: by optimiser, at least one. names: of the correct and of the faulty loop in the legend.
+    """
+    titles = [f"{_written(name)}: loss of each window" for name in cases]
+    titles += [f"{_written(name)}: NMSE after each epoch" for name in cases]
+    figure = make_subplots(2, len(cases), subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
+    for column, case in enumerate(cases.values(), start=1):
+        top = _Axis("loss" if column == 1 else "", True, {"row": 1, "col": column})
+        below = _Axis("NMSE" if column == 1 else "", True, {"row": 2, "col": column})
+        pairs = [*zip(looks(names), (case.correct, case.faulty), strict=True)]
+        _chart(figure, top, [series for look, seen in pairs for series in _told_and_true(look, seen)])
+        _chart(figure, below, [series for look, seen in pairs for series in _evaluations(look, seen)])
+        _epoch_lines(figure, case.correct, rows=(1, 2), column=column)
+    _once(figure)
+    return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
+
+
+def signals(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Six charts over the windows: loss told and true, α, cosine, steps, learning rate, and how far the weights moved.
+
+    Args:
+        case: see Case. names: of the correct and of the faulty loop in the legend.
+    """
+    figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
+    _signals(figure, case, looks(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
+    for row in (1, 2):
+        for column in (1, 2, 3):
+            _epoch_lines(figure, case.correct, rows=(row,), column=column)
+    _once(figure)
+    return _dressed(figure, "Each window, told and measured", 480)
+
+
+def coverage(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Two grids, windows × micro-batches: with which weight a micro-batch entered the window's steps.
+
+    Frames are the declared windows; a bar stands where the loop says that its window ended.
+
+    Args:
+        case: see Case. names: of the correct and of the faulty loop in the titles.
+    """
+    figure = make_subplots(1, 2, subplot_titles=attribution_plots.titles(names), horizontal_spacing=0.07)
+    for place, (look, seen) in enumerate(zip(looks(names), (case.correct, case.faulty), strict=True), start=1):
+        attribution_plots.grid(figure, seen, look, {"row": 1, "col": place})
+    attribution_plots.meaning(figure)
+    height = 170 + 18 * max(len(case.correct.told), len(case.faulty.told))
+    return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
+
+
+def pictures(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+    """signals() and coverage() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
+    rows = max(len(case.correct.told), len(case.faulty.told))
+    grid = min(max(16 * rows, 200), 600)
+    figure = make_subplots(
+        3,
+        6,
+        specs=[[{"colspan": 2}, None] * 3, [{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2],
+        subplot_titles=[*_titles(), *attribution_plots.titles(names)],
+        row_heights=[190, 190, grid],
+        vertical_spacing=72 / (380 + grid + 144),
+        horizontal_spacing=0.06,
+    )
+    places = [{"row": row, "col": column} for row in (1, 2) for column in (1, 3, 5)]
+    _signals(figure, case, looks(names), places)
+    for place in places:
+        _epoch_lines(figure, case.correct, rows=(place["row"],), column=place["col"])
+    _once(figure)
+    for column, (look, seen) in enumerate(zip(looks(names), (case.correct, case.faulty), strict=True)):
+        attribution_plots.grid(figure, seen, look, {"row": 3, "col": 1 + 3 * column})
+    attribution_plots.meaning(figure)
+    return _dressed(figure, f"What the loop told and what it did, {_written(case.optimiser)}", 380 + grid + 320)
+
+
+def checks(study: Study, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Signs of the fault, checks of the badge and rungs of the ladder, on both packages: values, and whether they hold.
+
+    Args:
+        study: of a fault that no training shows. names: of the correct and of the broken package.
+    """
+    labels = [f"{reading.quantity} (sign)" for reading in study.signs]
+    labels += [f"{check.name} ({check.of})" for check in study.checks]
+    pairs = [(_sign_cell(sign, pair.correct), _sign_cell(sign, pair.faulty)) for sign, pair in _signs(study)]
+    pairs += [(_rung_cell(check.correct), _rung_cell(check.faulty)) for check in study.checks]
+    heat = go.Heatmap(
+        x=list(names),
+        y=labels,
+        z=[[0.0 if cell.holds else 1.0 for cell in pair] for pair in pairs],
+        text=[[f"{'✓' if cell.holds else '✗'} {cell.text}" for cell in pair] for pair in pairs],
+        hovertext=[[cell.hover for cell in pair] for pair in pairs],
+        hovertemplate="%{hovertext}<br>%{x}: %{text}<extra></extra>",
+        texttemplate="%{text}",
+        textfont={"color": INK, "size": 13},
+        colorscale=[[0, PALE], [1, ORANGE]],
+        zmin=0,
+        zmax=1,
+        showscale=False,
+        xgap=2,
+        ygap=2,
+    )
+    counts = [f"{sum(not pair[place].holds for pair in pairs)} red {names[place]}" for place in (0, 1)]
+    title = f"{study.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
+    figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})
+    return _dressed(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One value of a check: whether it is as it should be, in short, and in words."""
+
+    holds: bool
+    text: str
+    hover: str
+
+
+def _signs(study: Study) -> list[tuple[Symptom, Reading]]:
+    return [*zip(study.fault.signs, study.signs, strict=True)]
+
+
+def _sign_cell(sign: Symptom, value: float) -> _Cell:
+    shown = sign.shown_by(value)
+    hover = f"{sign.quantity}<br>{'shows' if shown else 'does not show'} the fault: [{sign.low:g}, {sign.high:g}]"
+    return _Cell(not shown, f"{value:.3g}", hover)
+
+
+def _rung_cell(rung: Rung) -> _Cell:
+    return _Cell(rung.passed, f"{rung.value:.2g} {rung.relation} {rung.reference:.2g}", f"{rung.name}: {rung.sentence}")
+
+
+def figures(study: Study, names: tuple[str, str] = NAMES) -> list[go.Figure]:
+    """What there is to see of a fault: losses and a sheet of pictures for each optimiser, or its checks."""
+    if not study.cases:
+        return [checks(study, names)]
+    return [losses(study.cases, names), *(pictures(case, names) for case in study.cases.values())]
+
+
+# ------------------------------------------------------------------------------------------------- over the windows
+
+
+def _written(optimiser: str) -> str:
+    return {"adam": "Adam", "sgd": "SGD"}[optimiser]
+
+
+def _titles() -> list[str]:
+    return ["loss, told and true", "α = ⟨g, r⟩ / ⟨r, r⟩", "cosine of g and r", *MOVES]
+
+
+def _told_and_true(look: Look, seen: Autopsy) -> list[_Series]:
+    """The loss of each window, and the mean of each epoch: as reported, and as it was."""
+    told = np.array([window.loss for window in seen.told], dtype=np.float64)
+    texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(told, seen.true_loss, strict=True)]
+    epochs = np.array([end.train for end in seen.ends], dtype=np.float64)
+    true = np.array([seen.true_epoch_loss(end.epoch) for end in seen.ends], dtype=np.float64)
+    means = [
+        f"mean of epoch {end.epoch}: told {_number(end.train)}, true {_number(one)}"
+        for end, one in zip(seen.ends, true, strict=True)
+    ]
+    at = _windows(seen)
+    return [
+        _Series(look, f"{look.name}, reported", told, texts, at, "lines"),
+        _Series(look, f"{look.name}, true", seen.true_loss, texts, at, "markers", open=True),
+        _Series(look, f"{look.name}, epoch as reported", epochs, means, _ends(seen), "markers", symbol="diamond"),
+        _Series(look, f"{look.name}, epoch, true", true, means, _ends(seen), "markers", open=True, symbol="diamond"),
+    ]
+
+
+def _ends(seen: Autopsy) -> Array:
+    """The last window of each epoch."""
+    return np.array([sum(window.epoch <= end.epoch for window in seen.told) for end in seen.ends], dtype=np.float64)
+
+
+def _evaluations(look: Look, seen: Autopsy) -> list[_Series]:
+    ends = _ends(seen)
+    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in seen.ends]
+    scored = np.array([end.train_eval for end in seen.ends], dtype=np.float64)
+    found = [_Series(look, f"{look.name}, same data", scored, texts, ends)]
+    fresh = [end.validation for end in seen.ends]
+    if any(value is not None for value in fresh):
+        values = np.array([np.nan if value is None else value for value in fresh], dtype=np.float64)
+        found.append(_Series(look, f"{look.name}, validation", values, texts, ends, open=True))
+    return found
+
+
+def _signals(figure: go.Figure, case: Case, pair: tuple[Look, Look], places: Sequence[dict[str, int]]) -> None:
+    both = [*zip(pair, (case.correct, case.faulty), strict=True)]
+
+    def measured(values: Callable[[Autopsy], Array]) -> list[_Series]:
+        return [_Series(look, look.name, values(seen), _why(seen), _windows(seen)) for look, seen in both]
+
+    alphas = np.concatenate([seen.alpha[np.isfinite(seen.alpha)] for _, seen in both])
+    wide = bool((np.abs(alphas) > LARGE).any() or ((alphas > 0) & (alphas < 1 / LARGE)).any())
+    _chart(figure, _Axis("", True, places[0]), [series for look, seen in both for series in _told_and_true(look, seen)])
+    _chart(figure, _Axis("", wide, places[1], 1.0), measured(lambda seen: seen.alpha))
+    _chart(figure, _Axis("", False, places[2], 1.0), measured(lambda seen: seen.cosine))
+    _chart(figure, _Axis("", False, places[3], 1.0), measured(lambda seen: seen.stepped))
+    _chart(figure, _Axis("", False, places[4]), measured(lambda seen: seen.rate))
+    _chart(figure, _Axis("", True, places[5]), measured(lambda seen: seen.moved))
+    _skips(figure, both, places[3])
+
+
+def _why(seen: Autopsy) -> list[str]:
+    """What the hover says of a window: what the loop told of its step, and what was seen."""
+    texts = []
+    for window, taken, broken in zip(seen.told, seen.stepped, seen.broken, strict=True):
+        told = "applied" if window.applied else f"skipped ({window.reason or 'no reason told'})"
+        rates = ", ".join(f"{name} {rate:.3g}" for name, rate in window.learning_rate.items())
+        texts.append(
+            f"epoch {window.epoch}: told {told}, loss scale {window.loss_scale:g}, rate {rates}<br>"
+            f"seen {taken:g} steps, {broken:g} of them on NaN or infinity"
+        )
+    return texts
+
+
+def _skips(figure: go.Figure, both: Sequence[tuple[Look, Autopsy]], place: dict[str, int]) -> None:
+    """Windows that the loop itself tells as skipped, and steps on numbers that are not finite."""
+    for look, seen in both:
+        kinds = {
+            "told as skipped": ("x", [not window.applied for window in seen.told]),
+            "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in seen.broken]),
+        }
+        for name, (symbol, flags) in kinds.items():
+            rows = [row for row, flag in enumerate(flags) if flag]
+            if not rows:
+                continue
+            texts = _why(seen)
+            figure.add_scatter(
+                x=[row + 1 for row in rows],
+                y=[seen.stepped[row] for row in rows],
+                mode="markers",
+                name=f"{look.name}, {name} × {len(rows)}",
+                marker={"symbol": symbol, "size": 10, "color": look.colour},
+                hovertext=[f"window {row + 1}, {texts[row]}" for row in rows],
+                hoverinfo="text",
+                **place,
+            )
+
+
+def _windows(seen: Autopsy) -> Array:
+    return np.arange(1, len(seen.told) + 1, dtype=np.float64)
+
+
+def _number(value: float) -> str:
+    if np.isnan(value):
+        return "NaN"
+    return f"{value:.6g}" if np.isfinite(value) else "infinite"
+
+
+def _chart(figure: go.Figure, axis: _Axis, series: Sequence[_Series]) -> None:
+    """Curves, and marks at the foot for what the axis cannot show."""
+    shown = [np.isfinite(one.values) & ((one.values > 0) | (not axis.log)) for one in series]
+    known = np.concatenate([one.values[flags] for one, flags in zip(series, shown, strict=True)])
+    low = float(known.min()) if len(known) else 1.0
+    high = float(known.max()) if len(known) else 1.0
+    spread = high - low or 0.1 * abs(high) or 1.0
+    foot = low / max(1.15, (high / low) ** 0.12) if axis.log else low - 0.12 * spread
+    if axis.level is not None:
+        figure.add_hline(y=axis.level, line={"color": GREY, "width": 1, "dash": "dash"}, layer="below", **axis.place)
+    for one, flags in zip(series, shown, strict=True):
+        figure.add_trace(_curve(one, flags), **axis.place)
+        for name, symbol, marked in (
+            ("not a number, or no step", "x", ~np.isfinite(one.values)),
+            ("0 or less", "triangle-down", np.isfinite(one.values) & ~flags),
+        ):
+            if marked.any():
+                figure.add_trace(_marks(one, marked, foot, name, symbol), **axis.place)
+    title = {"text": axis.title, "standoff": 2}
+    if axis.log:
+        decades = math.log10(high / low)
+        # Some decades; 2 and 5 in between; or whatever fits.
+        ticks = math.ceil(decades / 4) if decades > 1.5 else "D2" if decades > 0.8 else None
+        figure.update_yaxes(type="log", dtick=ticks, **axis.place)
+    figure.update_yaxes(title=title, nticks=5, **axis.place)
+    last = max(float(one.at[-1]) for one in series)
+    every = {"tick0": 0, "dtick": math.ceil(last / 8), "range": [0.5, last + 0.5]}
+    # The upper row shares its windows with the row below.
+    across = {"text": "" if axis.place["row"] == 1 else "window", "standoff": 2}
+    figure.update_xaxes(title=across, **every, **axis.place)
+
+
+def _curve(one: _Series, flags: Array | NDArray[np.bool_]) -> go.Scatter:
+    size = one.look.size + 2 if one.open else one.look.size
+    shape = one.symbol or one.look.symbol
+    symbol = f"{shape}-open" if one.open else shape
+    return go.Scatter(
+        x=one.at,
+        y=np.where(flags, one.values, np.nan),
+        mode=one.drawn,
+        name=one.name,
+        line={"color": one.look.colour, "dash": "dash" if one.open else one.look.dash, "width": 2},
+        marker={"symbol": symbol, "size": size, "color": one.look.colour},
+        customdata=list(one.texts),
+        hovertemplate=f"<b>{one.name}</b><br>window %{{x}}: %{{y:.6g}}<br>%{{customdata}}<extra></extra>",
+    )
+
+
+def _marks(one: _Series, marked: NDArray[np.bool_], foot: float, name: str, symbol: str) -> go.Scatter:
+    texts = [
+        f"<b>{one.name}</b><br>window {at:g}: {_number(value)}<br>{text}"
+        for at, value, text in zip(one.at[marked], one.values[marked], np.array(one.texts)[marked], strict=True)
+    ]
+    # Two loops may have the same to mark.
+    shape = symbol if one.look.symbol == "square" else f"{symbol}-open"
+    return go.Scatter(
+        x=one.at[marked],
+        y=np.full(int(marked.sum()), foot),
+        mode="markers",
+        name=f"{one.look.name}: {name}",
+        marker={"symbol": shape, "size": 7 if one.look.symbol == "square" else 10, "color": one.look.colour},
+        hovertext=texts,
+        hoverinfo="text",
+    )
+
+
+def _epoch_lines(figure: go.Figure, seen: Autopsy, *, rows: Sequence[int], column: int) -> None:
+    for row in rows:
+        for end in _ends(seen)[:-1] + 0.5:
+            line = {"color": GREY, "width": 1}
+            figure.add_vline(x=end, line=line, opacity=0.3, layer="below", row=row, col=column)
+
+
+def _once(figure: go.Figure) -> None:
+    """Each name once in the legend, for all charts."""
+    seen: set[str] = set()
+    for trace in figure.data:
+        trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
+        seen.add(trace.name)
+
+
+def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:
+    figure.update_annotations(font_size=13)
+    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+    return figure.update_layout(
+        template=template(),
+        title={"text": title, "font": {"size": 15}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10}},
+        height=height,
+        autosize=True,
+        margin={"t": 62, "b": 96, "l": 62, "r": 16},
+        legend={**legend, "font": {"size": 11}},
+    )

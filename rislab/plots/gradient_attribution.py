@@ -1,0 +1,178 @@
+"""Coverage of a loop as a grid, windows × micro-batches: with which weight a micro-batch entered the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+from rislab.faults.gradient_attribution import Autopsy
+from rislab.plots.training import BLUE, GREY, ORANGE, SKY, VERMILLION
+
+INK = "#222222"
+PALE = "#f4f1e4"
+# From lost through exact to counted four times, in square roots, so that a share that is a quarter off can be seen.
+WEIGHTS = ((0.0, SKY), (1 / (1 + 3**0.5), PALE), (1.0, ORANGE))
+MEANING = (
+    ("square", SKY, "lost, or too light"),
+    ("square", PALE, "exact share"),
+    ("square", ORANGE, "too heavy, or not of this window"),
+)
+SIGNS = {  # of a micro-batch without a weight → symbol and meaning
+    "no step": ("x-thin", "no step was taken"),
+    "not finite": ("asterisk", "the step was on NaN or infinity"),
+    "own": ("hash", "the micro-batch's own gradient is not finite"),
+}
+WRITTEN = 24  # windows; the numbers of more would not be legible
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a loop is drawn; dash and symbol serve those who do not see the colour."""
+
+    name: str
+    colour: str
+    dash: str
+    symbol: str
+    size: int
+
+
+def looks(names: tuple[str, str]) -> tuple[Look, Look]:
+    """Of the correct and of the faulty loop, wherever both are drawn."""
+    # The correct loop comes first, and larger, so that one that does the same does not hide it.
+    return Look(names[0], BLUE, "solid", "circle", 9), Look(names[1], VERMILLION, "dot", "square", 5)
+
+
+def titles(names: tuple[str, str]) -> list[str]:
+    """Of the two grids."""
+    return [f"{name}: weight in the steps of the window" for name in names]
+
+
+def grid(figure: go.Figure, seen: Autopsy, look: Look, place: dict[str, int]) -> None:
+    """Draw the coverage of a loop into one place of a figure.
+
+    Args:
+        figure: with subplots. seen: the loop. look: its name and colour. place: {"row": …, "col": …}, from 1.
+    """
+    spans = [_declared(seen, row) for row in range(len(seen.told))]
+    figure.add_trace(_heat(seen, spans), **place)
+    for kind, (symbol, _) in SIGNS.items():
+        found = [cell for cell in np.ndindex(*seen.coverage.shape) if _sign(seen, spans, cell) == kind]
+        if found:
+            figure.add_trace(_signed(found, kind, symbol), **place)
+    figure.add_trace(_ends(seen, look), **place)
+    for row, span in enumerate(spans):
+        box = {"x0": span.start + 0.5, "x1": span.stop + 0.5, "y0": row + 0.5, "y1": row + 1.5}
+        if len(span):
+            figure.add_shape(type="rect", **box, line={"color": GREY, "width": 1.5}, **place)
+    starts = [row + 1 for row, window in enumerate(seen.told) if row == 0 or window.epoch != seen.told[row - 1].epoch]
+    ticks = {"tickvals": starts, "ticktext": [f"epoch {seen.told[row - 1].epoch}" for row in starts]}
+    size = seen.coverage.shape
+    figure.update_yaxes(range=[size[0] + 0.5, 0.5], showgrid=False, **ticks, **place)
+    across = {"text": "micro-batch of the epoch", "standoff": 2}
+    figure.update_xaxes(range=[0.5, size[1] + 0.7], dtick=max(1, size[1] // 12), showgrid=False, title=across, **place)
+
+
+def _declared(seen: Autopsy, row: int) -> range:
+    """Micro-batches of the declared window that belongs to a row; none beyond the last window of an epoch."""
+    within = sum(window.epoch == seen.told[row].epoch for window in seen.told[:row])
+    edges = [*seen.firsts, seen.coverage.shape[1]]
+    return range(edges[within], edges[within + 1]) if within < len(seen.firsts) else range(0)
+
+
+def _heat(seen: Autopsy, spans: Sequence[range]) -> go.Heatmap:
+    own = np.array([[column in span for column in range(seen.coverage.shape[1])] for span in spans])
+    off = seen.coverage - own
+    depth = np.sign(off) * np.sqrt(np.abs(off))
+    # What is not of the window and has no weight is as it should be: blank.
+    blank = ~own & (np.round(seen.coverage, 2) == 0)
+    texts = [
+        ["" if empty else _weight(weight) for empty, weight in zip(*pair, strict=True)]
+        for pair in zip(blank, seen.coverage, strict=True)
+    ]
+    return go.Heatmap(
+        x=np.arange(1, own.shape[1] + 1),
+        y=np.arange(1, own.shape[0] + 1),
+        z=np.where(blank, np.nan, depth),
+        text=texts,
+        texttemplate="%{text}" if len(spans) <= WRITTEN else "",
+        textfont={"color": INK, "size": 10},
+        hovertext=[[_said(seen, own, row, column) for column in range(own.shape[1])] for row in range(own.shape[0])],
+        hoverinfo="text",
+        colorscale=[list(stop) for stop in WEIGHTS],
+        zmin=-1.0,
+        zmax=3**0.5,
+        showscale=False,
+        xgap=1,
+        ygap=1,
+    )
+
+
+def _weight(weight: float) -> str:
+    """Two digits after the point at most, and no minus before a zero."""
+    return "" if np.isnan(weight) else f"{round(weight, 2) + 0.0:.3g}"
+
+
+def _said(seen: Autopsy, own: NDArray[np.bool_], row: int, column: int) -> str:
+    weight, mine = float(seen.coverage[row, column]), bool(own[row, column])
+    where = f"window {row + 1} (epoch {seen.told[row].epoch}), micro-batch {column + 1}"
+    what = f"weight {weight:.4g}" if np.isfinite(weight) else "no weight"
+    return f"{where}<br>{what}; exact share: {1 if mine else '0, not of this window'}"
+
+
+def _sign(seen: Autopsy, spans: Sequence[range], cell: tuple[int, ...]) -> str:
+    """Why a micro-batch of the declared window has no weight; "" if it has one, or is of another window."""
+    row, column = cell
+    if column not in spans[row] or np.isfinite(seen.coverage[row, column]):
+        return ""
+    if seen.stepped[row] == 0:
+        return "no step"
+    return "not finite" if seen.broken[row] else "own"
+
+
+def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scatter:
+    return go.Scatter(
+        x=[column + 1 for _, column in cells],
+        y=[row + 1 for row, _ in cells],
+        mode="markers",
+        name=SIGNS[kind][1],
+        legendgroup=kind,
+        marker={"symbol": symbol, "size": 7, "color": GREY, "line": {"color": GREY, "width": 1.5}},
+        hovertext=[f"window {row + 1}, micro-batch {column + 1}: {SIGNS[kind][1]}" for row, column in cells],
+        hoverinfo="text",
+    )
+
+
+def _ends(seen: Autopsy, look: Look) -> go.Scatter:
+    """Where the loop says that its windows end, on the micro-batches of their epoch."""
+    ends: list[int] = []
+    for row, window in enumerate(seen.told):
+        before = ends[-1] if row and seen.told[row - 1].epoch == window.epoch else 0
+        ends.append(before + window.micro_batches)
+    return go.Scatter(
+        x=[end + 0.5 for end in ends],
+        y=list(range(1, len(ends) + 1)),
+        mode="markers",
+        name=f"{look.name}: end of a window, as told",
+        marker={"symbol": "line-ns", "size": 12, "line": {"color": look.colour, "width": 4}},
+        hovertext=[
+            f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
+            for row, window in enumerate(seen.told)
+        ],
+        hoverinfo="text",
+    )
+
+
+def meaning(figure: go.Figure) -> None:
+    """What colours and signs of the grids mean, in the legend."""
+    for symbol, colour, name in MEANING:
+        marker = {"symbol": symbol, "size": 11, "color": colour, "line": {"color": GREY, "width": 1}}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+    seen: set[str] = set()
+    for trace in figure.data:
+        if trace.type == "scatter" and trace.legendgroup in SIGNS:
+            trace.showlegend = trace.legendgroup not in seen
+            seen.add(trace.legendgroup)

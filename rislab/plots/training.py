@@ -1,0 +1,514 @@
+"""Records and checks as plotly figures: pure functions that display nothing and know no widgets.
+
+A figure brings its own opaque background: no grey reaches the legible contrast of 4.5:1 on both white and #111 (4.35:1
+is the best there is), so a transparent figure would be hard to read on one of the two. Light is the default; any figure
+turns dark by `figure.update_layout(template=template("dark"))`. What an axis cannot show (NaN, infinity, a skipped
+step, a value ≤ 0 on a log axis) is marked in lanes under the axis, with the reason in the hover text.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+from plotly.subplots import make_subplots
+
+from rislab.errors import check_choice, check_number
+from rislab.training.records import Counters, EpochRecord, Record, StepRecord, epochs, steps
+
+# Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+GREY = "#767676"  # readable on white and on #111, for what belongs to no run
+# Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
+# mixed with the colour that the page has for text.
+ALARM = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
+SYMBOLS = ("circle", "square", "diamond", "triangle-up")
+ERRORS = ((0.0, "#f4f1e4"), (1.0, ORANGE))  # pale enough for dark numbers on every cell
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+PAGES = {
+    "light": {"paper": "#ffffff", "text": "#333333", "grid": "#e3e3e3", "line": "#767676"},
+    "dark": {"paper": "#111111", "text": "#e0e0e0", "grid": "#363636", "line": "#9a9a9a"},
+}
+EVALUATIONS = {  # field of an EpochRecord → name, mode, suffix of its symbol, size, dash
+    "train_eval": ("eval, same data", "markers", "", 8, "solid"),
+    "validation": ("validation", "lines+markers", "-open", 8, "dash"),
+    "ema": ("averaged weights", "lines+markers", "", 4, "longdash"),
+}
+BOOKS = {  # axis → counter → colour and pattern; the first two counters of each are a pair that should agree
+    "micro-batches (count)": {"forwards": (BLUE, ""), "backwards": (SKY, "/")},
+    "optimiser steps (count)": {
+        "steps_applied": (GREEN, ""),
+        "scheduler_ticks": (PURPLE, "/"),
+        "steps_skipped": (VERMILLION, "x"),
+    },
+}
+BARS = 40  # epochs; more would blur, and become lines
+EPOCH_LINES = 30  # more than these are thinned, and the axis title says so
+MARKS = 500  # of one run in one lane; more are thinned, and the hover text says so
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How one run or group is drawn; dash and symbol serve those who do not see the colour."""
+
+    name: str
+    colour: str
+    dash: str
+    symbol: str
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A mark in the lane `kind`; the text says why."""
+
+    kind: str
+    step: int
+    text: str
+
+
+def template(theme: str = "light") -> go.layout.Template:
+    """The "rislab" look, applied figure by figure and never registered as a global default.
+
+    Args:
+        theme: "light" or "dark".
+
+    Returns:
+        A plotly template for `figure.update_layout(template=…)`.
+    """
+    check_choice("theme", theme, PAGES)
+    page = PAGES[theme]
+    line, small = page["line"], {"size": 13}
+    axis = {"gridcolor": page["grid"], "linecolor": line, "tickcolor": line, "showline": True, "zeroline": False}
+    axis |= {"ticks": "outside", "automargin": True, "exponentformat": "power", "tickfont": small}
+    axis |= {"title": {"font": {"size": 14}, "standoff": 10}}
+    bar = {"outlinewidth": 0, "ticks": "outside", "tickcolor": line, "tickfont": small, "title": {"font": {"size": 14}}}
+    layout: dict[str, Any] = {
+        "font": {"family": FONT, "size": 13, "color": page["text"]},
+        "title": {"font": {"size": 16}, "x": 0, "xref": "paper", "y": 1, "yref": "paper", "yanchor": "bottom"},
+        "paper_bgcolor": page["paper"],
+        "plot_bgcolor": page["paper"],
+        "colorway": COLOURS,
+        "margin": {"l": 70, "r": 24, "t": 64, "b": 60},
+        "legend": {"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top", "font": small, "tracegroupgap": 14},
+        "hoverlabel": {"font": {**small, "family": FONT}, "align": "left", "namelength": -1},
+        "hovermode": "closest",
+        "xaxis": axis,
+        "yaxis": axis,
+        "coloraxis": {"colorbar": bar},
+        "annotationdefaults": {"font": small, "showarrow": False},
+        "shapedefaults": {"line": {"color": line, "width": 1}},
+        # plotly.js paints the pressed button nearly white in every theme, so the text on it must stay dark.
+        "updatemenudefaults": {"bgcolor": "#dcdcdc", "bordercolor": line, "font": {**small, "color": "#222222"}},
+    }
+    layout["title"]["pad"] = {"b": 14}
+    return go.layout.Template(layout=layout)
+
+
+def pens(names: Iterable[str]) -> list[Pen]:
+    """A pen for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
+    turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]
+    return [Pen(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
+
+
+def decimate(x: ArrayLike, y: ArrayLike, points: int = 2000) -> tuple[NDArray[Any], Array]:
+    """Thin a curve to at most `points` samples such that spikes, NaN and infinities survive.
+
+    Args:
+        x, y: [n], the curve; y may hold NaN and infinity.
+        points: most samples to keep, ≥ 8.
+
+    Returns:
+        x and y of the kept samples in their order: the first, the last, and of each stretch the smallest, the largest
+        and one of each kind of non-finite value. Everything, unchanged, if there are no more than `points`.
+    """
+    values = np.asarray(y, dtype=np.float64)
+    kept = _kept(values, points)
+    return np.asarray(x)[kept], values[kept]
+
+
+def _kept(values: Array, points: int = 2000) -> NDArray[np.intp]:
+    """Indices of the samples that decimate() keeps."""
+    check_number("points", points, 8, whole=True)
+    count = len(values)
+    if count <= points:
+        return np.arange(count)
+    wrong = () if np.isfinite(values).all() else (np.isnan(values), np.isposinf(values), np.isneginf(values))
+    kinds = [kind for kind in wrong if kind.any()]
+    width = math.ceil(count / ((points - 2) // (2 + len(kinds))))
+    starts = np.arange(0, count, width)
+
+    def rows(samples: NDArray[Any], fill: float) -> NDArray[Any]:
+        padded = np.full(len(starts) * width, fill, samples.dtype)
+        padded[:count] = samples
+        return padded.reshape(len(starts), width)
+
+    def finite_or(fill: float) -> Array:
+        return np.where(np.isfinite(values), values, fill) if kinds else values
+
+    lowest = rows(finite_or(np.inf), np.inf).argmin(axis=1)
+    highest = rows(finite_or(-np.inf), -np.inf).argmax(axis=1)
+    tables = [rows(kind, False) for kind in kinds]
+    firsts = [(starts + table.argmax(axis=1))[table.any(axis=1)] for table in tables]
+    return np.unique(np.concatenate([[0, count - 1], starts + lowest, starts + highest, *firsts]))
+
+
+def _median(values: Array, width: int, at: NDArray[np.intp]) -> Array:
+    """Median of the finite ones among the last `width` values, at the given places; NaN where there are none."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    spans = np.lib.stride_tricks.sliding_window_view(np.pad(finite, (width, 0), constant_values=np.nan), width)[at + 1]
+    medians = np.full(len(at), np.nan)
+    some = ~np.isnan(spans).all(axis=1)
+    medians[some] = np.nanmedian(spans[some], axis=1)
+    return medians
+
+
+def _number(value: float) -> str:
+    """Six significant digits, or what the value is instead of a number."""
+    if math.isnan(value):
+        return "NaN"
+    return f"{value:.6g}" if math.isfinite(value) else ("+∞" if value > 0 else "−∞")
+
+
+# ------------------------------------------------------------------------------ what every figure over the steps shares
+
+
+def _figure(title: str, records: Sequence[Record]) -> go.Figure:
+    """An empty figure over the steps, with thin lines at the ends of the epochs."""
+    ends = sorted({end.step for end in epochs(records)})
+    every = max(1, math.ceil(len(ends) / EPOCH_LINES))
+    thin = {"y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
+    shapes = [{"x0": end, "x1": end, **thin} for end in ends[every - 1 :: every]]
+    note = f"; thin lines: {'each epoch' if every == 1 else f'every {every} epochs'}" if ends else ""
+    figure = go.Figure(layout={"template": template(), "title_text": title, "height": 480, "shapes": shapes})
+    if not steps(records):
+        figure.add_annotation(text="no windows recorded", x=0.5, y=0.5, xref="paper", yref="paper")
+    axis = {"exponentformat": "none", "separatethousands": True}
+    return figure.update_xaxes(title_text=f"window (optimiser step){note}", **axis)
+
+
+def _of(pen: Pen) -> dict[str, str]:
+    return {"legendgroup": pen.name, "legendgrouptitle_text": pen.name}
+
+
+def _curve(pen: Pen, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
+    """One value per window, thinned."""
+    kept = _kept(values)
+    shown = [windows[place] for place in kept]
+    detail = np.array([(window.epoch, window.samples) for window in shown])
+    data = {"x": np.array([window.step for window in shown]), "y": values[kept], "customdata": detail, "name": name}
+    where = "epoch %{customdata[0]} · step %{x:d} · %{customdata[1]} samples<extra></extra>"
+    # A sample between two gaps draws no line, so curves with gaps get dots.
+    whole = len(kept) > 1 and bool((np.isfinite(values) & (values > 0)).all())
+    look = {"marker": {"size": 3, "color": pen.colour}, "line": {"color": pen.colour, "dash": pen.dash, **line}}
+    mode = "lines" if whole else "lines+markers"
+    what = f"<b>{pen.name}</b> · {name}<br>%{{y:.6g}}<br>{where}"
+    return go.Scatter(**data, hovertemplate=what, mode=mode, **look, **_of(pen))
+
+
+def _levels(figure: go.Figure, levels: Mapping[str, float], windows: Sequence[StepRecord]) -> None:
+    """Grey horizontal lines, highest first, named with their values in the legend, where close ones cannot collide."""
+    for pen in pens(sorted(levels, key=lambda name: -levels[name])):
+        level = levels[pen.name]
+        check_number(f"line {pen.name!r}", level, 0.0, above=True)
+        x = np.linspace(*(windows[0].step, windows[-1].step) if windows else (0, 1), num=41)  # places to hover at
+        line = {"color": GREY, "dash": pen.dash, "width": 1.5}
+        look = {"mode": "lines", "line": line, "name": f"{pen.name} = {level:.4g}", "hoverinfo": "name"}
+        figure.add_scatter(x=x, y=np.full(len(x), level), **look, legendgroup="levels", legendgrouptitle_text="levels")
+
+
+def _value_marks(what: str, points: Iterable[tuple[int, float]]) -> list[_Mark]:
+    """Marks for values that are not finite, or ≤ 0."""
+    wrong = [(step, value) for step, value in points if not (math.isfinite(value) and value > 0)]
+    return [_Mark("≤ 0" if math.isfinite(v) else "not finite", step, f"{what} is {_number(v)}") for step, v in wrong]
+
+
+def _skip_marks(windows: Iterable[StepRecord]) -> list[_Mark]:
+    return [_Mark("skipped", w.step, w.reason or "no reason recorded") for w in windows if not w.applied]
+
+
+def _lanes(figure: go.Figure, marked: Sequence[tuple[Pen, Sequence[_Mark]]]) -> None:
+    """Draw marks in lanes between the curves and their step axis; without marks there are no lanes."""
+    kinds = sorted({mark.kind for _, marks in marked for mark in marks})
+    counts = dict.fromkeys(kinds, 0)
+    for (lane, kind), (place, (pen, marks)) in product(enumerate(kinds), enumerate(marked)):
+        texts: dict[int, str] = {}
+        for mark in (mark for mark in marks if mark.kind == kind):
+            head = f"<b>{pen.name}</b> · {kind} · step {mark.step}"
+            texts[mark.step] = f"{texts.get(mark.step, head)}<br>{mark.text}"
+        counts[kind] += len(texts)
+        every = math.ceil(len(texts) / MARKS)
+        note = f"<br>drawn: every {every}th of {len(texts)} such steps" if every > 1 else ""
+        shown = [(step, text + note) for step, text in texts.items()][:: every or 1]
+        height = lane - 0.5 + (place + 1) / (len(marked) + 1)
+        symbol = {"symbol": "triangle-down" if kind == "≤ 0" else "x", "size": 8, "color": pen.colour}
+        data = {"x": [step for step, _ in shown], "y": [height] * len(shown), "hovertext": [text for _, text in shown]}
+        look = {"mode": "markers", "marker": symbol, "hoverinfo": "text", "showlegend": False, "legendgroup": pen.name}
+        if shown:
+            figure.add_scatter(**data, **look, name=kind, yaxis="y2")
+    if kinds:
+        top = 0.07 * len(kinds)
+        ticks = {"tickvals": list(range(len(kinds))), "ticktext": [f"{kind} × {counts[kind]}" for kind in kinds]}
+        lanes = {"range": [-0.5, len(kinds) - 0.5], "fixedrange": True, "showgrid": False, "ticks": "", **ticks}
+        figure.update_layout(xaxis_anchor="y2", yaxis_domain=[top + 0.02, 1], yaxis2={"domain": [0, top], **lanes})
+
+
+# ------------------------------------------------------------------------------------------------ curves over the steps
+
+
+def loss_curves(
+    runs: Mapping[str, Sequence[Record]], *, lines: Mapping[str, float] | None = None, log: bool = True
+) -> go.Figure:
+    """Loss of each window, its running median, and the evaluations at the ends of the epochs.
+
+    Args:
+        runs: records by run name; runs differ by colour, dash and symbol.
+        lines: reference levels by label, each > 0, such as {"zero matrix": 1.0}.
+        log: whether the figure opens on a logarithmic axis; its buttons switch.
+
+    Returns:
+        Figure over the steps; skipped steps, NaN, infinities and values ≤ 0 are marked in lanes.
+    """
+    everything = [record for records in runs.values() for record in records]
+    windows = sorted(steps(everything), key=lambda window: window.step)
+    plain = all([*window.terms] == ["nmse"] and window.terms["nmse"].weight == 1 for window in windows)
+    title = "NMSE (dimensionless)" if plain else "weighted loss, NMSE at epochs (dimensionless)"
+    figure = _figure("Loss and evaluation", everything)
+    figure.update_layout(yaxis={"title": {"text": title}, "type": "log" if log else "linear"})
+    marked = []
+    for pen, records in zip(pens(runs), runs.values(), strict=True):
+        figure.add_traces([*_window_traces(pen, steps(records)), *_evaluation_traces(pen, epochs(records))])
+        marked.append((pen, _loss_marks(records)))
+    _lanes(figure, marked)
+    _levels(figure, lines or {}, windows)
+    switch = [{"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]} for kind in ("log", "linear")]
+    place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "direction": "right"}
+    menu = {"type": "buttons", "active": 0 if log else 1, "buttons": switch, **place}
+    # A legend taller than its figure scrolls, and what is scrolled away is lost in a static report.
+    rows = sum(trace.showlegend is not False for trace in figure.data)
+    return figure.update_layout(updatemenus=[menu], height=max(520, 140 + 36 * (len(runs) + 1) + 20 * rows))
+
+
+def _window_traces(pen: Pen, windows: Sequence[StepRecord]) -> list[go.Scatter]:
+    losses = np.array([window.loss for window in windows], dtype=np.float64)
+    width = min(101, max(3, len(losses) // 20)) | 1
+    at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), 2000)).round().astype(np.intp))
+    raw = _curve(pen, "each window", windows, losses, dash="solid", width=1).update(opacity=0.5)
+    middle = [windows[place] for place in at]
+    return [raw, _curve(pen, f"median of last {width}", middle, _median(losses, width, at), width=2.5)]
+
+
+def _evaluation_traces(pen: Pen, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
+    traces = []
+    for field, (name, mode, suffix, size, dash) in EVALUATIONS.items():
+        points = [(end.step, vars(end)[field], end.epoch) for end in ends if vars(end)[field] is not None]
+        at, values, numbers = np.array(points, dtype=np.float64).reshape(-1, 3).T
+        what = f"<b>{pen.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>epoch %{{customdata}} · step %{{x:d}}<extra></extra>"
+        marker = {"symbol": pen.symbol + suffix, "size": size, "color": pen.colour}
+        look = {"mode": mode, "marker": marker, "line": {"color": pen.colour, "width": 1.5, "dash": dash}, **_of(pen)}
+        if points:
+            traces.append(go.Scatter(x=at, y=values, customdata=numbers, name=name, hovertemplate=what, **look))
+    return traces
+
+
+def _loss_marks(records: Sequence[Record]) -> list[_Mark]:
+    marks = _value_marks("loss", ((window.step, window.loss) for window in steps(records)))
+    for field, (name, *_) in EVALUATIONS.items():
+        found = [(end.step, vars(end)[field]) for end in epochs(records) if vars(end)[field] is not None]
+        marks += _value_marks(name, found)
+    return marks + _skip_marks(steps(records))
+
+
+def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None) -> go.Figure:
+    """Gradient norm of each parameter group before and after clipping, on a log axis.
+
+    Args:
+        records: of one run. clip_norm: clipping threshold, drawn as a line.
+
+    Returns:
+        Figure over the steps; NaN, infinite and zero norms and skipped steps are marked in lanes.
+    """
+    windows = steps(records)
+    before, after = [window.grad_norm for window in windows], [window.grad_norm_clipped for window in windows]
+    figure = _history("Gradient norms", records, {"before clipping": before, "after clipping": after})
+    _levels(figure, {} if clip_norm is None else {"clip_norm": clip_norm}, windows)
+    return figure.update_layout(yaxis={"title": {"text": "gradient norm (dimensionless)"}, "type": "log"})
+
+
+def learning_rates(records: Sequence[Record]) -> go.Figure:
+    """Learning rate of each parameter group as used in each step; rates of 0 and skipped steps are marked in lanes."""
+    rates = [window.learning_rate for window in steps(records)]
+    figure = _history("Learning rates", records, {"learning rate": rates}, shape="hv")
+    return figure.update_layout(yaxis={"title": {"text": "learning rate (dimensionless)"}, "rangemode": "tozero"})
+
+
+def loss_scale(records: Sequence[Record]) -> go.Figure:
+    """Scale of the gradient scaler before each step, on a log axis; zeros and skipped steps are marked in lanes."""
+    scales = [{"scaler": window.loss_scale} for window in steps(records)]
+    figure = _history("Loss scale", records, {"loss scale": scales}, shape="hv")
+    return figure.update_layout(yaxis={"title": {"text": "loss scale (factor)"}, "type": "log"})
+
+
+def _history(
+    title: str, records: Sequence[Record], series: Mapping[str, Sequence[Mapping[str, float]]], **line: Any
+) -> go.Figure:
+    """Curves of each group in each series, a second series dashed, with their marks and the skipped steps."""
+    windows = steps(records)
+    figure = _figure(title, records)
+    marked = []
+    for pen in pens(next(iter(series.values()))[0] if windows else ()):
+        marks: list[_Mark] = []
+        for (name, rows), dash in zip(series.items(), ("solid", "dash"), strict=False):
+            values = np.array([row[pen.name] for row in rows], dtype=np.float64)
+            figure.add_trace(_curve(pen, name, windows, values, **line, dash=dash))
+            marks += _value_marks(name, zip((window.step for window in windows), values, strict=True))
+        marked.append((pen, marks))
+    _lanes(figure, [*marked, (Pen("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+def ledger(records: Sequence[Record]) -> go.Figure:
+    """What ran in each epoch: forwards against backwards, and optimiser steps against ticks of the schedule.
+
+    Args:
+        records: of one run; a first epoch other than 1 is left out, for nothing says where it began.
+
+    Returns:
+        Two panels of bars by epoch; "≠" stands over each pair that differs, and the titles count them.
+    """
+    ends = epochs(records)
+    pairs = [*zip([Counters(), *(end.counters for end in ends)], ends, strict=False)]
+    pairs = pairs[1:] if ends and ends[0].epoch > 1 else pairs
+    numbers = [end.epoch for _, end in pairs]
+    figure = make_subplots(cols=2, horizontal_spacing=0.1, subplot_titles=[*BOOKS])
+    for column, (axis, bars) in enumerate(BOOKS.items(), start=1):
+        counts = {name: [vars(end.counters)[name] - vars(start)[name] for start, end in pairs] for name in bars}
+        for name, (colour, pattern) in bars.items():
+            data = {"x": numbers, "y": counts[name], "name": name.replace("_", " "), "row": 1, "col": column}
+            if len(pairs) <= BARS:
+                figure.add_bar(marker={"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}}, **data)
+            else:
+                look = {"color": colour, "dash": "dash" if pattern else "solid", "shape": "hvh", "width": 2.5}
+                figure.add_scatter(mode="lines", line=look, **data)
+        one, other = [*bars][:2]
+        uneven = [place for place in range(len(pairs)) if counts[one][place] != counts[other][place]]
+        tops = [max(row[place] for row in counts.values()) for place in uneven]
+        font = {"size": 18 if len(pairs) <= 24 else 10}
+        data = {"x": [numbers[place] for place in uneven], "y": tops, "text": ["≠"] * len(uneven), "textfont": font}
+        over = {"mode": "text", "textposition": "top center", "name": "≠"}
+        figure.add_scatter(**data, **over, hoverinfo="skip", showlegend=False, row=1, col=column)
+        sign, share = "≠" if uneven else "=", len(uneven) or len(pairs)
+        title = f"{one} {sign} {other}<br>in {share} of {len(pairs)} epochs" if pairs else "no epochs counted"
+        figure.layout.annotations[column - 1].text = title.replace("_", " ")
+        figure.update_yaxes(title_text=axis, rangemode="tozero", col=column)
+    figure.update_xaxes(title_text="epoch", tickformat="d", dtick=1 if len(pairs) <= 16 else None)
+    figure.update_annotations(font_size=14)
+    return figure.update_layout(template=template(), height=460, margin_t=76, bargap=0.25)
+
+
+def ladder(rungs: Sequence[Any]) -> go.Figure:
+    """Verdicts of a ladder of checks: how much of its limit each uses, with ✓ or ✗, the numbers and a sentence.
+
+    Args:
+        rungs: from the first check to the last, each with name, value, relation ("<=", ">=" or "=="), reference,
+            passed and sentence; `passed` decides the mark, the numbers only its place.
+
+    Returns:
+        Dot plot on a log axis with the limit at 1; a share that has no logarithm sits at the edge of its verdict.
+    """
+    shares = [_share(rung) for rung in rungs]
+    known = [share for share in shares if math.isfinite(share)]
+    low, high = min([0.1, *known]) / 3, max([10.0, *known]) * 3
+    sentences = [textwrap.wrap(rung.sentence, 76) for rung in rungs]
+    height = 150 + (48 + 17 * max(map(len, sentences), default=1)) * len(rungs)
+    figure = go.Figure(layout={"template": template(), "title_text": "Ladder", "height": height})
+    # The limit is a gate on each row: one long line would run through the sentences.
+    gate = {"symbol": "line-ns", "size": 12, "line": {"width": 3, "color": GREY}}
+    limits = {"x": [1] * len(rungs), "y": [*range(len(rungs))], "name": "limit", "hoverinfo": "name"}
+    figure.add_scatter(**limits, mode="markers", marker=gate)
+    for passed, colour, symbol in ((True, GREEN, "circle"), (False, VERMILLION, "x")):
+        places = [place for place, rung in enumerate(rungs) if rung.passed == passed]
+        x = [shares[place] if math.isfinite(shares[place]) else (low if passed else high) for place in places]
+        look = {"color": colour, "symbol": symbol, "size": 13}
+        name = "✓ passed" if passed else "✗ failed"
+        figure.add_scatter(x=x, y=places, mode="markers", marker=look, name=name, cliponaxis=False, hoverinfo="x+name")
+    signs = {"<=": "≤", ">=": "≥", "==": "="}
+    beside = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": 8, "yanchor": "top", "yshift": -10, "align": "left"}
+    for place, (rung, sentence) in enumerate(zip(rungs, sentences, strict=True)):
+        numbers = f"{_number(rung.value)} {signs[rung.relation]} {_number(rung.reference)}"
+        text = "<br>".join([f"<b>{numbers}</b>", *sentence])
+        figure.add_annotation(text=text, y=place, **beside)
+    names = [f"{'✓' if rung.passed else '✗'} {rung.name}" for rung in rungs]
+    rows = {"tickvals": list(range(len(rungs))), "ticktext": names, "range": [len(rungs) - 0.2, -0.4]}
+    title = "share of the limit used (dimensionless)<br>≤, =: measured / limit; ≥: limit / measured"
+    across = {"type": "log", "title": {"text": title}, "range": [math.log10(low), math.log10(high)]}
+    above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
+    return figure.update_layout(xaxis=across, yaxis={**rows, "fixedrange": True}, legend=above)
+
+
+def _share(rung: Any) -> float:
+    """Share of its limit that a rung uses, at most 1 if it holds; NaN where that has no logarithm."""
+    check_choice(f"relation of {rung.name!r}", rung.relation, ("<=", ">=", "=="))
+    if rung.value == rung.reference:
+        return 1.0  # also 0 of 0
+    if not (0 < rung.value < math.inf and 0 < rung.reference < math.inf):
+        return math.nan
+    ratio = float(rung.value / rung.reference)
+    return {"<=": ratio, ">=": 1 / ratio, "==": max(ratio, 1 / ratio)}[rung.relation]
+
+
+def matrix(cells: Sequence[Any]) -> go.Figure:
+    """Precision × accumulation: error of the accumulated gradient and of its scale, as heat maps with the numbers.
+
+    Args:
+        cells: the combinations measured, each with precision, accumulation_steps, relative_error and alpha_error;
+            what else a cell holds stands in the hover text. Other combinations show as "not run".
+
+    Returns:
+        Two heat maps of log10(error) on one colour scale; 0 takes the colour of 1e-17, what is not finite stays blank.
+    """
+    axes = ("precision", "accumulation_steps")
+    rows = list(dict.fromkeys(cell.precision for cell in cells))
+    columns = [str(count) for count in sorted({cell.accumulation_steps for cell in cells})]
+    titles = {"relative_error": "relative L2 error of the gradient", "alpha_error": "error of its scale, |α − 1|"}
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=[*titles.values()])
+    for number, field in enumerate(titles, start=1):
+        levels = np.full((len(rows), len(columns)), np.nan)
+        texts = np.full(levels.shape, "not run", dtype=object)
+        hovers = np.full(levels.shape, "", dtype=object)
+        for cell in cells:
+            place = rows.index(cell.precision), columns.index(str(cell.accumulation_steps))
+            error = vars(cell)[field]
+            levels[place] = math.log10(max(error, 1e-17)) if math.isfinite(error) else math.nan
+            texts[place] = f"{error:.1e}" if math.isfinite(error) and error else _number(error)
+            rest = {name: value for name, value in vars(cell).items() if name not in (*titles, *axes)}
+            shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in rest.items()}
+            hovers[place] = "<br>".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown.items())
+        what = "%{y} · %{x} accumulation steps<br>error %{text}<br>%{customdata}<extra></extra>"
+        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": "#222222"}, "xgap": 3, "ygap": 3}
+        data = {"x": columns, "y": rows, "z": levels, "customdata": hovers, "hovertemplate": what, "hoverongaps": False}
+        printed = np.where(np.isnan(levels), "", texts)
+        figure.add_heatmap(**data, text=printed, **look, coloraxis="coloraxis", row=1, col=number)
+        for row, column in np.argwhere(np.isnan(levels)):  # the page shows through, so its own text colour is needed
+            figure.add_annotation(text=texts[row, column], x=column, y=row, row=1, col=number)
+    powers = range(-18, 18, 3)
+    names = [f"10<sup>{power}</sup>" for power in powers]
+    bar = {"title": {"text": "error (dimensionless)", "side": "right"}, "tickvals": [*powers], "ticktext": names}
+    figure.update_xaxes(title_text="accumulation steps (count)", type="category", showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    figure.update_yaxes(title_text="precision (number format)", col=1)
+    look = {"coloraxis": {"colorscale": ERRORS, "colorbar": bar}, "height": 150 + 64 * max(2, len(rows))}
+    return figure.update_layout(template=template(), **look).update_annotations(font_size=14)

@@ -1,0 +1,368 @@
+"""Reports: run a notebook by papermill in a fresh kernel of this interpreter, and keep what it measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rislab import files
+from rislab.errors import InputError, check_choice, check_number
+from rislab.provenance import commit, processor, versions
+from rislab.reports.html_export import export_html
+from rislab.reports.notebooks import check_values, failed_cell, first_line, named, numbered, parameters, read, tagged
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run left behind.
+
+    Args:
+        name: of its files. html, notebook: the report and the executed notebook.
+        parameters: all values, defaults included. seconds: from the start of the kernel to its end.
+        ok: no cell failed. error: one line that names cell and exception, or empty.
+        closing: what the notebook's last code cell printed. unrun: code cells that were never run.
+    """
+
+    name: str
+    html: Path
+    notebook: Path
+    parameters: dict[str, object]
+    seconds: float
+    ok: bool
+    error: str
+    closing: str
+    unrun: int = 0
+
+    @property
+    def verdict(self) -> str:
+        """One of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run)."""
+        return "passed" if self.ok else "partial" if self.unrun else "failed"
+
+
+def check_for(name: str) -> Callable[[dict[str, object]], object]:
+    """What refuses values out of range for a notebook before anything runs; nothing is refused where none is known.
+
+    The check knows each parameter of its notebook: one that it does not know is an InputError, not a value unchecked.
+    """
+    from rislab.faults.comparison import ClinicConfig
+    from rislab.faults.example_loops import LoopsConfig
+    from rislab.faults.story import StoryConfig
+    from rislab.sanity.overfit import OverfitConfig
+    from rislab.sanity.precision import PrecisionConfig
+
+    # One line for each notebook: anything that takes its parameters by keyword and raises InputError.
+    checks: dict[str, Callable[..., object]] = {
+        "start": lambda preset, scenes, epochs, seed: OverfitConfig(
+            preset=preset, scenes=scenes, epochs=epochs, micro_batch=32, seed=seed
+        ),
+        "overfit": _check_overfit,
+        "precision": PrecisionConfig,
+        "whodunnit": StoryConfig,
+        "fault_clinic": ClinicConfig,
+        "music": _check_music,
+        "your_loop": LoopsConfig,
+        "localise": _check_localise,
+        "tuning": _check_tuning,
+    }
+
+    def check(values: dict[str, object]) -> object:
+        signature = inspect.signature(checks[name])
+        try:
+            given = signature.bind(**values)
+        except TypeError as error:
+            known = ", ".join(signature.parameters)
+            raise InputError(f"notebook {name} does not suit its check: {error}; allowed: {known}") from None
+        return checks[name](*given.args, **given.kwargs)
+
+    return check if name in checks else lambda values: None
+
+
+def _check_overfit(*, compare_steps: list[int], compare_precisions: list[str], **fields: Any) -> None:
+    from rislab.sanity.overfit import BATCH, OverfitConfig
+    from rislab.training.state import PRECISIONS
+
+    config = OverfitConfig.from_dict(fields)
+    _check_each("compare_steps", compare_steps, lambda name, count: check_number(name, count, 1, BATCH, whole=True))
+    for count in compare_steps:
+        if BATCH % count:
+            raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
+        dataclasses.replace(config, accumulation_steps=count, micro_batch=BATCH // count)
+    _check_each("compare_precisions", compare_precisions, lambda name, value: check_choice(name, value, PRECISIONS))
+    for precision in compare_precisions:
+        dataclasses.replace(config, precision=precision)
+
+
+def _check_localise(
+    *, preset: str, snrs_db: list[float], test_scenes: int, learned_scenes: int, epochs: int, seed: int
+) -> None:
+    from rislab.data.scenes import SceneConfig
+    from rislab.training.streaming import LearningConfig
+
+    check_number("test_scenes", test_scenes, 1, 10**6, whole=True)
+    LearningConfig(preset=preset, scenes=learned_scenes, epochs=epochs, seed=seed)
+    if not snrs_db:
+        raise InputError("snrs_db is empty; allowed: at least one value")
+    for snr in snrs_db:
+        SceneConfig.preset(preset, snr_db=snr)
+
+
+def _check_tuning(
+    *,
+    preset: str,
+    scenes: int,
+    epochs: int,
+    trials: int,
+    judged: int,
+    objective: str,
+    pruner: str,
+    skip_ladder: bool,
+    confirm: int,
+    seed: int,
+) -> None:
+    from rislab.training.streaming import LearningConfig
+    from rislab.tuning.study import TuningConfig
+
+    base = LearningConfig(preset=preset, scenes=scenes, epochs=epochs, validation=256)
+    TuningConfig(base=base, trials=trials, objective=objective, judged=judged, pruner=pruner, seed=seed)
+    check_number("confirm", confirm, 2, 100, whole=True)
+
+
+def _check_music(
+    *,
+    preset: str,
+    sources: int,
+    snr_db: float,
+    snapshots: int,
+    separation_deg: float,
+    wavefront: str,
+    scenes: int,
+    draws: int,
+    snrs_db: list[float],
+    separations_deg: list[float],
+    seed: int,
+) -> None:
+    from rislab.data.scenes import SceneConfig, simulate
+    from rislab.music.scene_view import View
+
+    # A plane wave has no range to be found.
+    check_choice("wavefront", wavefront, ("spherical", "fresnel"))
+    check_number("separation_deg", separation_deg, 0.0, 180.0)
+    check_number("scenes", scenes, 1, 10**6, whole=True)
+    check_number("draws", draws, 1, 10**6, whole=True)
+    for level in (snr_db, *snrs_db):
+        config = SceneConfig.preset(
+            preset,
+            sources=sources,
+            snr_db=level,
+            snapshots=snapshots,
+            separation=math.radians(separation_deg),
+            wavefront=wavefront,
+        )
+    check_number("sources", sources, 1, config.antennas - 1, whole=True)
+    check_number("snapshots", snapshots, config.antennas, 65536, whole=True)
+    # The pair of sources stays within the field of view, and three times its half within what can be searched.
+    most = min(2 * math.degrees(config.azimuth[1]), 60.0)
+    _check_each("separations_deg", separations_deg, lambda name, value: check_number(name, value, 0, most, above=True))
+    View.of(preset, snr_db=snr_db, snapshots=snapshots, wavefront=wavefront, seed=seed)
+    simulate(config, 1, seed=seed, split="test")
+
+
+def _check_each(name: str, values: Sequence[object], check: Callable[[str, object], None]) -> None:
+    if not values:
+        raise InputError(f"{name} is []; allowed: at least one")
+    for value in values:
+        check(name, value)
+
+
+def run(
+    name: str,
+    values: Mapping[str, object] | None = None,
+    *,
+    out: Path = Path("reports/out"),
+    folder: Path | None = None,
+    check: Callable[[dict[str, object]], object] | None = None,
+    progress: bool = True,
+    saved_as: str = "",
+    question: str = "",
+) -> Report:
+    """Run a notebook headless, in a fresh kernel of this interpreter, and write its report.
+
+    Args:
+        name: report name, as notebooks.available() lists it.
+        values: parameter values that differ from the defaults.
+        out: where `<name>.html` and the executed `<name>.ipynb` go; or `saved_as` instead of the name.
+        folder: where the notebooks are; see notebooks.available().
+        check: called with all parameter values before anything runs, to refuse what types alone cannot.
+        progress: show a progress bar on stderr.
+        saved_as: name of the files, if it is not that of the notebook.
+        question: what this run asks, one sentence for the report's header.
+
+    Returns:
+        The report; a cell that failed, or a kernel that died or never started, gives `ok=False` and a partial report.
+
+    Raises:
+        InputError: an unknown report or parameter, or an ill-typed value; also whatever `check` raises.
+    """
+    path = named(name, folder)
+    given, merged = checked(path, values or {}, check)
+    files.check_writable(Path(out))
+    header = ({"question": question} if question else {}) | provenance(merged, path.parent)
+    start = time.perf_counter()
+    notebook, fault = _execute(path, given, progress)
+    seconds = time.perf_counter() - start
+    header["duration"] = duration(seconds)
+    error = _error_line(notebook, fault)
+    page = Path(out) / f"{saved_as or name}.html"
+    executed = page.with_suffix(".ipynb")
+    export_html(notebook, page, title=saved_as or name, header=header, folder=path.parent, error=error)
+    files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
+    closing, unrun = _printed(notebook), _unrun(notebook)
+    return Report(saved_as or name, page, executed, merged, seconds, not error, error, closing, unrun)
+
+
+def checked(
+    path: Path, values: Mapping[str, object], check: Callable[[dict[str, object]], object] | None = None
+) -> tuple[dict[str, object], dict[str, object]]:
+    """Check the values of a run against its notebook, without running anything.
+
+    Args:
+        path: the notebook. values: those that differ from the defaults. check: see run().
+
+    Returns:
+        The given values in the types of the parameters, and all values, defaults included.
+
+    Raises:
+        InputError: an unknown parameter, or an ill-typed value; also whatever `check` raises.
+    """
+    given = check_values(path, values)
+    merged = {key: parameter.default for key, parameter in parameters(path).items()} | given
+    if check is not None:
+        check(dict(merged))
+    return given, merged
+
+
+def _kernel_manager() -> type:
+    from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+
+    class ThisInterpreter(KernelSpecManager):
+        """Knows one kernel, the running interpreter's, whatever other `python3` the user has installed."""
+
+        def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+            spec = super().get_kernel_spec(kernel_name)
+            spec.env = {**spec.env, "RISLAB_LIVE": "0"}
+            return spec
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(kernel_spec_manager=ThisInterpreter(kernel_dirs=[]), **options)
+
+    return Manager
+
+
+def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[Any, str]:
+    import zmq
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+    from traitlets.config import Config
+
+    # Other users of the machine could otherwise read the traffic, and the kernel prints a warning that says so.
+    encryption = "auto" if zmq.has("curve") else "disabled"
+    fault = ""
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = Path(scratch) / path.name
+        try:
+            execute_notebook(
+                # papermill fills {...} in paths with parameters.
+                re.sub(r"[{}]", r"\g<0>\g<0>", str(path)),
+                re.sub(r"[{}]", r"\g<0>\g<0>", str(executed)),
+                parameters=dict(values),
+                kernel_name="python3",
+                language="python",
+                cwd=str(path.parent),
+                progress_bar=progress,
+                kernel_manager_class=_kernel_manager(),
+                config=Config({"KernelManager": {"transport_encryption": encryption}}),
+            )
+        except PapermillExecutionError:
+            fault = ""  # The metadata of the cells say which one failed.
+        except NoSuchKernel:
+            fault = f"no Jupyter kernel in {sys.executable}; install ipykernel there"
+        except DeadKernelError:
+            fault = "the kernel died; it may have run out of memory"
+        except RuntimeError as error:
+            fault = f"the kernel did not start: {first_line(str(error))}"
+        except OSError as error:
+            # papermill writes the notebook after each cell.
+            raise InputError(f"scratch folder {scratch} could not be written: {error.strerror}") from error
+        notebook = read(executed)
+    markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]
+    notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
+    notebook.metadata.pop("widgets", None)
+    started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
+    if fault and started:
+        started[-1].metadata.papermill.exception = True
+    return notebook, fault
+
+
+def _error_line(notebook: Any, fault: str) -> str:
+    cell = failed_cell(notebook)
+    if cell is None:
+        return fault
+    errors = [output for output in cell.outputs if output.output_type == "error"]
+    reason = f"{errors[-1].ename}: {first_line(errors[-1].evalue)}" if errors else fault
+    return f"cell {numbered(notebook).get(cell.id, '?')} ({first_line(cell.source)[:80]}): {reason}"
+
+
+def _printed(notebook: Any) -> str:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
+
+
+def _unrun(notebook: Any) -> int:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return sum(not cell.metadata.papermill.start_time for cell in code)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a reader wants them: 12.3 s, 2 min 05 s."""
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
+
+
+def _as_json(notebook: Any, source: str, executed: str) -> str:
+    import nbformat
+
+    # papermill notes the scratch paths of this machine.
+    notebook.metadata.papermill.update(input_path=source, output_path=executed)
+    return str(nbformat.writes(notebook))
+
+
+def provenance(values: Mapping[str, object], folder: Path | None = None) -> dict[str, str]:
+    """Gather what a reader needs to repeat a run.
+
+    Args:
+        values: the parameters of the run; a seed among them is named.
+        folder: the notebook's folder, whose git commit is named; by default the current one.
+
+    Returns:
+        Label to text: seed, date, commit, versions, machine.
+    """
+    seed = {"seed": str(values["seed"])} if "seed" in values else {}
+    found = versions(("torch", "numpy", "plotly", "rislab"))
+    return seed | {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": commit(folder or Path.cwd()),
+        "versions": " · ".join(f"{name} {version}" for name, version in found.items()),
+        "machine": processor(),
+    }

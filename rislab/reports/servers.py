@@ -1,0 +1,177 @@
+"""JupyterLab and pages without code: on this machine alone and with a token, unless somebody says otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rislab import files
+from rislab.errors import InputError, check_number
+from rislab.reports import notebooks
+from rislab.reports.notebooks import tagged
+
+CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
+COPIED = (".ipynb", ".png", ".svg")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A command to be started, and what its user must know.
+
+    Args:
+        command: words. environment: variables beyond those there are; a token stands here, where `ps` shows it to
+            nobody else. warnings: sentences.
+    """
+
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> Server:
+    """JupyterLab on a folder of notebooks.
+
+    A configuration of the user's own can neither open it to the network nor take the token away: this comes later.
+
+    Args:
+        folder: that holds notebooks/ or is it. address: to listen on. port: 0 takes a free one.
+        browser: open one.
+
+    Raises:
+        InputError: for an address that is none, or a port out of range.
+    """
+    warnings = _open_to(address)
+    check_number("port", port, 0, 65535, whole=True)
+    token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+    root = folder.resolve()
+    start = "notebooks/00_start.ipynb" if (root / "notebooks" / "00_start.ipynb").exists() else "00_start.ipynb"
+    command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={address}", f"--ServerApp.port={port}"]
+    command += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{start}"]
+    command += [f"--config={CONFIG}"]
+    command += [] if browser else ["--no-browser"]
+    if os.geteuid() == 0:
+        # JupyterLab refuses root unless it is told; containers have nobody else.
+        command += ["--allow-root"]
+        warnings.append("this is root, who may do anything on this machine; a user without such rights is safer")
+    return Server(command, {"JUPYTER_TOKEN": token}, warnings)
+
+
+def app(name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866, browser: bool = True) -> Server:
+    """A live panel as a page without code, by Voilà: a visitor turns knobs, and cannot run anything else.
+
+    Args:
+        name: of a notebook without its number; its cells tagged "app" make the page.
+        folder: where the notebook of the page is written. address, port, browser: see lab().
+
+    Raises:
+        InputError: without Voilà, for an unknown notebook or one without a panel, an address that is none, or a port
+            out of range.
+    """
+    page = page_of(name)
+    warnings = _open_to(address)
+    check_number("port", port, 1, 65535, whole=True)
+    if importlib.util.find_spec("voila") is None:
+        raise InputError("a page needs Voilà, which is not installed; allowed: pip install 'rislab[app]'")
+    path = folder / f"{name}.ipynb"
+    files.replace(path, page.encode())
+    command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
+    command += ["--VoilaConfiguration.strip_sources=True", "--VoilaConfiguration.show_tracebacks=False"]
+    command += [] if browser else ["--no-browser"]
+    return Server(command, {}, warnings)
+
+
+def page_of(name: str) -> str:
+    """The notebook of a page, as JSON: the cells of a notebook that are tagged "app", in their order.
+
+    Raises:
+        InputError: for an unknown notebook, or one without such cells.
+    """
+    import nbformat
+
+    pages = {each: tagged(notebooks.read(path), "app") for each, path in notebooks.available().items()}
+    notebook = notebooks.read(notebooks.named(name))
+    if not pages[name]:
+        able = ", ".join(each for each, cells in pages.items() if cells)
+        raise InputError(f"notebook {name} has no live panel to be served; allowed: {able}")
+    notebook.cells = pages[name]
+    return str(nbformat.writes(notebook))
+
+
+def serve(server: Server) -> int:
+    """Run a server until it ends or is interrupted; returns its exit code."""
+    _warn(server)
+    process = subprocess.Popen(server.command, env={**os.environ, **server.environment})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        # The terminal has told the server too.
+        process.wait()
+        return 130
+
+
+def _warn(server: Server) -> None:
+    for warning in server.warnings:
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def start(server: Server) -> int:
+    """Become the server; returns only if it cannot be started."""
+    _warn(server)
+    os.execve(server.command[0], server.command, {**os.environ, **server.environment})
+
+
+def _open_to(address: str) -> list[str]:
+    """A warning if others can reach an address; raises InputError if it is none."""
+    if address == "localhost":
+        return []
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        raise InputError(f"ip is {address!r}; allowed: an IP address, such as 127.0.0.1") from None
+    if known.is_loopback:
+        return []
+    return [
+        f"{address} can be reached by other machines, and whoever has address and token runs code on this one; "
+        "127.0.0.1 cannot"
+    ]
+
+
+def working_copy(folder: Path) -> tuple[list[str], list[str]]:
+    """Copy the notebooks to work in, so that the originals stay clean; what is there already stays as it is.
+
+    Args:
+        folder: of the copies; made if there is none.
+
+    Returns:
+        Names of the files that were copied, and of those that were there.
+
+    Raises:
+        InputError: if the folder cannot be written, or is that of the originals.
+    """
+    originals = next(iter(notebooks.available().values())).parent
+    if folder.resolve() == originals.resolve():
+        raise InputError(f"{folder} holds the originals; allowed: another folder")
+    copied, kept = [], []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(originals.iterdir()):
+            if path.suffix not in COPIED or path.name.startswith("."):
+                continue
+            target = folder / path.name
+            if target.exists():
+                kept.append(path.name)
+                continue
+            half = folder / f".{path.name}.half"
+            shutil.copyfile(path, half)
+            os.replace(half, target)
+            copied.append(path.name)
+    except OSError as error:
+        raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
+    return copied, kept

@@ -1,0 +1,187 @@
+"""Many reports of one notebook: each combination of a grid in a process of its own, then one page to compare them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import multiprocessing
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from rislab import files, provenance
+from rislab.errors import InputError, check_number
+from rislab.reports import gallery, measured, notebooks, runner
+
+MOST = 1000  # cells
+RECORDS = "cells"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One combination of a grid.
+
+    Args:
+        name: of its files. values: what the grid gives it. parameters: all values, defaults included.
+        key: of what its report depends on; a report of another key is not reused.
+    """
+
+    name: str
+    values: dict[str, object]
+    parameters: dict[str, object]
+    key: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the report of a cell came to.
+
+    Args:
+        verdict: see runner.Report. error, closing, seconds: of the report. numbers: what it measured, by name.
+        reused: whether it was there already.
+    """
+
+    name: str
+    verdict: str
+    error: str
+    closing: str
+    seconds: float
+    numbers: dict[str, float]
+    reused: bool = False
+
+
+def grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list[object]]:
+    """A grid as it is typed: `accumulation_steps=1,2,4 precision=fp32,bf16`; commas within [] separate nothing.
+
+    Args:
+        chosen: the notebook with its values. texts: one for each parameter.
+
+    Raises:
+        InputError: for text of another form, an unknown parameter, a value of a wrong type, or one that comes twice.
+    """
+    found: dict[str, list[object]] = {}
+    for text in texts:
+        name, equals, said = text.partition("=")
+        parts = [part.strip() for part in re.split(r",(?![^\[]*\])", said)]
+        if not equals or not all(parts):
+            raise InputError(f"grid holds {text!r}; allowed: NAME=A,B,…")
+        if name in found:
+            raise InputError(f"grid names {name} twice; allowed: once")
+        values = [notebooks.parse_values(chosen.path, {name: part})[name] for part in parts]
+        for value in values:
+            if values.count(value) > 1:
+                raise InputError(f"grid of {name} holds {value!r} twice; allowed: once")
+        found[name] = values
+    if not found:
+        raise InputError("the grid is empty; allowed: at least one NAME=A,B,…")
+    return found
+
+
+def cells(chosen: gallery.NamedSet, axes: Mapping[str, Sequence[object]], base: Mapping[str, object]) -> list[Cell]:
+    """All combinations, the last axis fastest; each is checked before any is run.
+
+    Args:
+        chosen: the notebook with its values. axes: see grid(). base: values of all cells beyond those of `chosen`.
+
+    Raises:
+        InputError: for too many cells, and what the notebook's own check refuses, with the cell named.
+    """
+    size = math.prod(len(each) for each in axes.values())
+    if size > MOST:
+        raise InputError(f"the grid has {size} cells; allowed: at most {MOST}")
+    source = chosen.path.read_bytes() + provenance.commit(chosen.path.parent).encode()
+    made = []
+    for combination in product(*axes.values()):
+        values: dict[str, object] = dict(zip(axes, combination, strict=True))
+        name = "-".join([chosen.name, *(_word(f"{key}-{value}") for key, value in values.items())])
+        given = {**chosen.parameters, **base, **values}
+        try:
+            _, merged = runner.checked(chosen.path, given, runner.check_for(chosen.notebook))
+        except InputError as error:
+            told = ", ".join(f"{key} = {value}" for key, value in values.items())
+            raise InputError(f"cell {told}: {error}") from None
+        key = hashlib.sha256(source + json.dumps(merged, sort_keys=True).encode()).hexdigest()
+        made.append(Cell(name, values, merged, key))
+    return made
+
+
+def run(
+    chosen: gallery.NamedSet, wanted: Sequence[Cell], out: Path, *, workers: int | None = None
+) -> Iterator[Outcome]:
+    """Run the reports that are not there yet; yields each outcome as it comes, first those that are.
+
+    Reports of the same notebook, values and commit that passed are reused: an interrupted sweep goes on.
+
+    Args:
+        chosen: see cells(). wanted: from cells(). out: folder of the reports.
+        workers: processes, each with a kernel of one intra-op thread; one a core if None.
+
+    Raises:
+        InputError: if a file could not be written, or a process was killed; what is finished stays.
+    """
+    files.check_writable(out)
+    workers = provenance.cores() if workers is None else workers
+    check_number("workers", workers, 1, 1024, whole=True)
+    left = []
+    for cell in wanted:
+        known = earlier(cell, out)
+        if known is not None:
+            yield known
+        else:
+            left.append(cell)
+    if not left:
+        return
+    # Fresh processes: kernels, and sockets to them, do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_alone) as pool:
+        waiting = {pool.submit(_report, chosen, cell, out): cell for cell in left}
+        try:
+            for done in as_completed(waiting):
+                yield done.result()
+        except BrokenExecutor:
+            raise InputError("a process of the sweep was killed; the same command goes on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _alone() -> None:
+    """One intra-op thread for this process and the kernels that it starts."""
+    os.environ |= {"RISLAB_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def _report(chosen: gallery.NamedSet, cell: Cell, out: Path) -> Outcome:
+    began = time.perf_counter()
+    told = dataclasses.replace(chosen, name=cell.name, parameters=cell.parameters).run({}, out, progress=False)
+    numbers = measured.found(notebooks.read(told.notebook))
+    outcome = Outcome(cell.name, told.verdict, told.error, told.closing, time.perf_counter() - began, numbers)
+    plain = {**dataclasses.asdict(outcome), "key": cell.key, "values": cell.values}
+    files.replace(out / RECORDS / f"{cell.name}.json", json.dumps(plain, indent=1).encode())
+    return outcome
+
+
+def earlier(cell: Cell, out: Path) -> Outcome | None:
+    """The outcome of a report that is there, passed, and would be the same again; else None."""
+    path = out / RECORDS / f"{cell.name}.json"
+    pages = [out / f"{cell.name}{suffix}" for suffix in (".html", ".ipynb")]
+    if not all(one.exists() for one in (path, *pages)):
+        return None
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        fields = {field.name: plain[field.name] for field in dataclasses.fields(Outcome)}
+        same = plain["key"] == cell.key and plain["verdict"] == "passed"
+    except (ValueError, KeyError, TypeError):
+        return None
+    return Outcome(**{**fields, "reused": True}) if same else None
+
+
+def _word(text: str) -> str:
+    """Text as part of a file's name; what had to be changed in it is told apart by a digest."""
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
+    return plain if plain == text else f"{plain.strip('_')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

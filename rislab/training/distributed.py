@@ -1,0 +1,108 @@
+"""Training on several processes: each has its own scenes, and all of them take the same step.
+
+    torchrun --nproc-per-node 2 -m rislab.cli.main train --preset full --folder runs/two
+
+A window of K micro-batches on each of W processes is one window of K · W micro-batches: gradients are averaged once, at
+the end of the window. Between its micro-batches nothing is exchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rislab.data.scenes import SceneBatch, simulate
+from rislab.errors import InputError
+from rislab.model.network import CovarianceNet
+from rislab.training import run_folder, streaming
+from rislab.training.records import Record
+from rislab.training.streaming import LearningConfig
+
+
+def processes() -> tuple[int, int]:
+    """Number of this process, from 0, and how many there are; as torchrun says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextmanager
+def together(device: str = "cpu") -> Iterator[None]:
+    """The group of all processes, for as long as the block lasts."""
+    dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class Shared(nn.Module):
+    """A network whose gradients are averaged over all processes at the end of each window, and not before.
+
+    Args:
+        model: on its device. accumulation_steps: micro-batches in a window. micro_batches: in an epoch, whose last
+            window may be a smaller one.
+    """
+
+    def __init__(self, model: nn.Module, accumulation_steps: int, micro_batches: int) -> None:
+        super().__init__()
+        self.averaging = DistributedDataParallel(model)
+        self._size, self._epoch, self._place = accumulation_steps, micro_batches, 0
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """That of the network; in training it counts the micro-batches of the epoch."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.averaging.module(*inputs)
+        self._place = self._place % self._epoch + 1
+        last = self._place % self._size == 0 or self._place == self._epoch
+        # What a backward exchanges is decided in its forward.
+        with contextlib.nullcontext() if last else self.averaging.no_sync():
+            return self.averaging(*inputs)
+
+
+class ShareConfig(LearningConfig):
+    """A LearningConfig whose epochs are a process's share of the scenes."""
+
+    @property
+    def drawn(self) -> int:
+        """The share of one process."""
+        return self.scenes // processes()[1]
+
+    def draw(self, epoch: int) -> SceneBatch:
+        """Its own stretch of the scenes of an epoch; processes have equal ones."""
+        start = (epoch - 1) * self.scenes + processes()[0] * self.drawn
+        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=start)
+
+
+def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
+    """learning.learn() on all processes of a group; the first one keeps the run folder.
+
+    Args:
+        folder: of a new run. config: `scenes` of an epoch are shared out, `micro_batch` is that of each process.
+        model: trained in place, alike on all.
+
+    Raises:
+        InputError: for a folder with a run in it, which cannot go on here, and scenes that cannot be shared equally.
+    """
+    rank, world = processes()
+    if config.scenes % world:
+        raise InputError(f"scenes is {config.scenes}; allowed: a multiple of {world}, the number of processes")
+    if (Path(folder) / run_folder.CHECKPOINT).exists():
+        raise InputError(f"run {folder} was begun; allowed: a new folder, where several processes train")
+    share = ShareConfig(**vars(config))
+    micro_batches = math.ceil(share.drawn / share.training().micro_batch)
+    model.to(config.device)
+    shared = Shared(model, config.accumulation_steps, micro_batches)
+    dist.barrier()
+    if rank == 0:
+        yield from streaming.learn(folder, share, shared)
+    else:
+        yield from streaming.lessons(share, shared)

@@ -1,0 +1,226 @@
+"""A run is a folder: config.yaml, records.jsonl (append-only), checkpoint.pt; one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from rislab import files
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.errors import InputError, check_number
+from rislab.model.network import DESIGNS, CovarianceNet, design_of
+from rislab.training.loop import fit
+from rislab.training.records import Record, StepRecord, from_dict, to_dict
+from rislab.training.state import TrainConfig, TrainState, read_checkpoint
+
+CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
+
+
+def train(
+    folder: Path | str,
+    model: nn.Module,
+    data: SceneBatch,
+    config: TrainConfig,
+    *,
+    validation: SceneBatch | None = None,
+    checkpoint_seconds: float = 5.0,
+) -> Generator[Record]:
+    """fit() with a memory: records are written as they come, and a run that was stopped goes on where it stopped.
+
+    Stopped anywhere (generator closed, interrupt, kill -9) and started again with the same arguments, it ends with
+    the weights and records of a run that was never stopped, bit by bit, in fp32 on one thread. Steps taken after the
+    last checkpoint are taken again.
+
+    Args:
+        folder: of the run; made if it does not exist.
+        model, data, config, validation: see fit().
+        checkpoint_seconds: write a checkpoint when the last one is this old, at every step if 0; and always on
+            leaving at a step boundary.
+
+    Yields:
+        Records from where the run goes on; read_records() returns the earlier ones.
+
+    Raises:
+        InputError: for a folder that another process uses, or that belongs to other data or another configuration,
+            and for files that cannot be read or written.
+    """
+    mine = {
+        "train": config.to_dict(),
+        "scenes": data.config.to_dict(),
+        "design": design_of(model),
+        "count": len(data),
+        "digest": data.fingerprint(),
+        "validation": None if validation is None else len(validation),
+        "validation_digest": None if validation is None else validation.fingerprint(),
+    }
+
+    def stream(state: TrainState) -> Generator[Record]:
+        return fit(model, data, config, validation=validation, resume=state)
+
+    yield from recorded(folder, model, len(data), config, mine, stream, checkpoint_seconds)
+
+
+def recorded(
+    folder: Path | str,
+    model: nn.Module,
+    samples: int,
+    config: TrainConfig,
+    mine: Mapping[str, Any],
+    stream_of: Callable[[TrainState], Generator[Record]],
+    checkpoint_seconds: float = 5.0,
+) -> Generator[Record]:
+    """train() for any stream of records that advances a TrainState in place.
+
+    Args:
+        folder: of the run. model, samples, config: see TrainState.begin(). mine: what config.yaml is to say, and says
+            if the run is not new. stream_of: from a state, which it goes on from, to records.
+        checkpoint_seconds: see train().
+    """
+    check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
+    folder = Path(folder)
+    with _locked(folder):
+        _claim(folder / CONFIG, mine)
+        state = TrainState.begin(model, samples, config)
+        checkpoint = folder / CHECKPOINT
+        if checkpoint.exists():
+            state.load(checkpoint)
+        _drop_records_after(folder / RECORDS, state)
+        saved = time.monotonic()
+        stream = stream_of(state)
+        # Only between two recorded steps is the state one to go on from; elsewhere the last checkpoint is.
+        at_boundary = False
+        try:
+            for record in stream:
+                _append(folder / RECORDS, record)
+                at_boundary = True
+                if time.monotonic() - saved >= checkpoint_seconds:
+                    state.save(checkpoint)
+                    saved = time.monotonic()
+                yield record
+                at_boundary = False
+            at_boundary = True
+        finally:
+            stream.close()
+            if at_boundary:
+                state.save(checkpoint)
+
+
+def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
+    """The network of a run folder as its last checkpoint left it, raw weights, and the scenes it was trained on.
+
+    Raises:
+        InputError: if the folder holds no run, or a network that is not CovarianceNet.build() of its scenes.
+    """
+    plain = read_config(folder)
+    if not isinstance(plain.get("scenes"), dict):
+        raise InputError(f"{Path(folder) / CONFIG} names no scenes; allowed: the file that rislab wrote")
+    scenes = SceneConfig.from_dict(plain["scenes"])
+    design = plain.get("design", "beams")
+    if design not in DESIGNS:
+        raise InputError(f"design is {design!r} in {Path(folder) / CONFIG}; allowed: {', '.join(DESIGNS)}")
+    model = CovarianceNet.build(scenes, design=design)
+    checkpoint = Path(folder) / CHECKPOINT
+    try:
+        model.load_state_dict(read_checkpoint(checkpoint)["model"])
+    except (KeyError, RuntimeError) as error:
+        raise InputError(f"{checkpoint} holds another network; allowed: CovarianceNet.build() of its scenes") from error
+    return model, scenes
+
+
+def read_records(folder: Path | str) -> list[Record]:
+    """All records of a run, oldest first; a last line that was cut off while being written is left out.
+
+    Raises:
+        InputError: if there are none to read, or a line before the last is damaged.
+    """
+    path = Path(folder) / RECORDS
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise InputError(f"{path} could not be read: {error.strerror}") from error
+    return [_parsed(path, number, line) for number, line in enumerate(lines[:-1], start=1)]
+
+
+def read_config(folder: Path | str) -> dict[str, Any]:
+    """What config.yaml of a run says.
+
+    Raises:
+        InputError: if it cannot be read or is not a mapping.
+    """
+    return files.read_mapping(Path(folder) / CONFIG, "holds no run configuration; allowed: the file that rislab wrote")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    try:
+        with files.locked(folder / LOCK):
+            yield
+    except BlockingIOError as error:
+        raise InputError(f"run folder {folder} is in use by another process; allowed: one process at a time") from error
+
+
+def _claim(path: Path, mine: Mapping[str, Any]) -> None:
+    """Write config.yaml, or check that the one that is there says the same."""
+    if not path.exists():
+        files.replace(path, yaml.safe_dump(dict(mine), sort_keys=False).encode())
+        return
+    theirs = read_config(path.parent)
+    for section in ("train", "scenes"):
+        for name, value in mine[section].items():
+            stored = given.get(name) if isinstance(given := theirs.get(section), dict) else given
+            if stored != value:
+                raise InputError(
+                    f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
+                )
+    # Runs of older versions name no design; they had only one.
+    if theirs.get("design", "beams") != mine["design"]:
+        raise InputError(
+            f"design is {mine['design']!r}, and {path.parent} was begun with {theirs.get('design', 'beams')!r}; "
+            "allowed: the same value"
+        )
+    for name in ("count", "digest", "validation", "validation_digest"):
+        if theirs.get(name) != mine[name]:
+            raise InputError(
+                f"the {'validation ' if 'validation' in name else ''}scenes differ from those that {path.parent} was "
+                "begun with; allowed: the same scenes"
+            )
+
+
+def _append(path: Path, record: Record) -> None:
+    line = (json.dumps(to_dict(record)) + "\n").encode()
+    before = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("ab", buffering=0) as handle:
+            if handle.write(line) != len(line):
+                raise OSError(28, os.strerror(28))
+    except OSError as error:
+        if path.exists():
+            os.truncate(path, before)
+        raise InputError(f"{path} could not be written: {error.strerror}; the records before are unchanged") from error
+
+
+def _drop_records_after(path: Path, state: TrainState) -> None:
+    """Leave only the records up to the state, whose successors are about to be made again."""
+    if not path.exists():
+        return
+    kept = [record for record in read_records(path.parent) if _is_before(record, state)]
+    files.replace(path, "".join(json.dumps(to_dict(record)) + "\n" for record in kept).encode())
+
+
+def _is_before(record: Record, state: TrainState) -> bool:
+    return record.step <= state.step if isinstance(record, StepRecord) else record.epoch < state.epoch
+
+
+def _parsed(path: Path, number: int, line: bytes) -> Record:
+    try:
+        return from_dict(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"line {number} of {path} is damaged; allowed: lines that rislab wrote") from error

@@ -1,0 +1,378 @@
+"""What a run is made of at a step boundary: its configuration, its state, and the checkpoint that holds both."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from rislab import files
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_number, plain
+from rislab.model.losses import CURRICULA
+from rislab.rng import Randomness
+from rislab.training.records import Counters
+
+# Dtype of the real-valued layers under autocast; the other precisions run without.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp64", "fp32", *HALF)
+OPTIMISERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("cosine", "constant")
+FORMAT = "rislab checkpoint 1"
+MAGIC = b"rislab checkpoint\n"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; strict and immutable.
+
+    Args:
+        epochs: passes over the data, ≥ 1.
+        micro_batch: scenes in one forward, ≥ 1.
+        accumulation_steps: micro-batches in one window, that is, for one optimiser step, ≥ 1. More than an epoch
+            holds is allowed: the epoch is then one window.
+        precision: "fp64", "fp32", or autocast of the real-valued layers to "bf16" or "fp16" (with a gradient scaler).
+        optimiser: "adam", "adamw" or "sgd" (plain, without momentum).
+        lr_head, lr_backbone: peak learning rates, > 0.
+        warmup: optimiser steps of linear warm-up, ≥ 0; the first step has 1/warmup of the peak, never 0.
+        schedule: after that "cosine" (down to 1 % of the peak at the last step) or "constant".
+        clip_norm: largest gradient norm over all parameters, > 0; None does not clip.
+        ema: decay of the averaged weights in [0, 1); None does not average. Raw weights are always reported too.
+        curriculum: "no-curriculum" (NMSE alone) or "three-phase".
+        blend: β in [0, 1), share of the sample covariance in R_test.
+        device: "cpu", "cuda", "cuda:1", …
+        seed: of the data order and of torch's generators in this run.
+    """
+
+    epochs: int = 30
+    micro_batch: int = 64
+    accumulation_steps: int = 1
+    precision: str = "fp32"
+    optimiser: str = "adam"
+    lr_head: float = 5e-3
+    lr_backbone: float = 5e-4
+    warmup: int = 5
+    schedule: str = "cosine"
+    clip_norm: float | None = 1.0
+    ema: float | None = 0.9
+    curriculum: str = "no-curriculum"
+    blend: float = 0.0
+    device: str = "cpu"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("epochs", self.epochs, 1, 10**9, whole=True)
+        check_number("micro_batch", self.micro_batch, 1, 10**9, whole=True)
+        check_number("accumulation_steps", self.accumulation_steps, 1, 10**9, whole=True)
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("optimiser", self.optimiser, OPTIMISERS)
+        check_number("lr_backbone", self.lr_backbone, 0.0, 1e6, above=True)
+        check_number("lr_head", self.lr_head, 0.0, 1e6, above=True)
+        check_number("warmup", self.warmup, 0, 10**9, whole=True)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if self.clip_norm is not None:
+            check_number("clip_norm", self.clip_norm, 0.0, 1e30, above=True)
+        if self.ema is not None:
+            check_number("ema", self.ema, 0.0, 1.0 - 1e-9)
+        check_choice("curriculum", self.curriculum, CURRICULA)
+        check_number("blend", self.blend, 0.0, 0.999)
+        object.__setattr__(self, "device", str(self.device))
+        check_device(self.device)
+        if self.precision == "bf16" and torch.device(self.device).type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise InputError(f"precision is 'bf16', which {self.device} does not support; allowed: fp64, fp32, fp16")
+        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> TrainConfig:
+        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
+        check_fields("TrainConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
+        return cls(**fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping that from_dict() and YAML take back."""
+        return plain(dataclasses.asdict(self))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Real dtype of weights and data: float64 for "fp64", else float32."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+
+class Ledger:
+    """Counts forwards, backwards and optimiser steps where they happen, through public hooks.
+
+    A count is of the event itself, not of the line beside it: a loop that never calls backward shows 0 backwards.
+    """
+
+    def __init__(self) -> None:
+        self.events = {"forwards": 0, "backwards": 0, "steps_applied": 0}
+        self._arrived: dict[Tensor, int] = {}
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Start counting; returns the handles, each with a remove() method."""
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._arrived = dict.fromkeys(trainable, self.events["backwards"])
+        return [
+            model.register_forward_hook(self._on_forward),
+            optimizer.register_step_post_hook(self._on_step),
+            *(parameter.register_post_accumulate_grad_hook(self._on_gradient) for parameter in trainable),
+        ]
+
+    def _on_forward(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
+        self.events["forwards"] += module.training
+
+    def _on_gradient(self, parameter: Tensor) -> None:
+        # A backward comes to each parameter once at most, and not to all of them where something is detached.
+        self._arrived[parameter] += 1
+        self.events["backwards"] = max(self.events["backwards"], self._arrived[parameter])
+
+    def _on_step(self, *unused: Any) -> None:
+        self.events["steps_applied"] += 1
+
+
+@dataclass
+class TrainState:
+    """Everything that a run needs to go on from a step boundary as if it had never stopped.
+
+    Build it with begin(); fit(..., resume=state) advances it in place, so that whoever holds it can save() between
+    two records.
+    """
+
+    config: TrainConfig
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    scheduler: LambdaLR
+    ema: AveragedModel | None
+    randomness: Randomness
+    ledger: Ledger
+    samples: int
+    epoch: int = 1
+    window: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_samples: int = 0
+    skipped: int = 0
+
+    @classmethod
+    def begin(cls, model: nn.Module, samples: int, config: TrainConfig) -> TrainState:
+        """The state before the first step, with `model` moved to the device and dtype of `config`.
+
+        Args:
+            model: to be trained, in place.
+            samples: number of training scenes; with the config it fixes the length of the schedule.
+            config: see TrainConfig.
+
+        Raises:
+            InputError: if the micro-batch is larger than the set, or nothing can be trained.
+        """
+        if samples < 1:
+            raise InputError("the set has no scenes; allowed: at least one")
+        if config.micro_batch > samples:
+            raise InputError(
+                f"micro_batch is {config.micro_batch}, and the set has {samples} scenes; allowed: 1..{samples}"
+            )
+        device = torch.device(config.device)
+        for name, parameter in model.named_parameters():
+            if parameter.is_complex():
+                raise InputError(f"{name} of the model is complex; allowed: real parameters")
+        model.to(device=device, dtype=config.dtype)
+        groups = parameter_groups(model)
+        if not groups:
+            raise InputError("model has no trainable parameter; allowed: at least one that requires a gradient")
+        optimizer = _optimizer(groups, config)
+        windows = math.ceil(math.ceil(samples / config.micro_batch) / config.accumulation_steps)
+        scheduler = LambdaLR(optimizer, _learning_rate_factor(config, config.epochs * windows))
+        averaging = None if config.ema is None else get_ema_multi_avg_fn(config.ema)
+        return cls(
+            config=config,
+            model=model,
+            optimizer=optimizer,
+            scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
+            scheduler=scheduler,
+            ema=None if averaging is None else AveragedModel(model, multi_avg_fn=averaging),
+            randomness=Randomness(config.seed, device),
+            ledger=Ledger(),
+            samples=samples,
+        )
+
+    def advance(self, loss: float, samples: int, applied: bool) -> None:
+        """Note that one more window is done."""
+        self.step += 1
+        self.window += 1
+        self.loss_sum += loss * samples
+        self.loss_samples += samples
+        self.skipped += int(not applied)
+
+    def next_epoch(self) -> None:
+        """Note that an epoch is done and summarised."""
+        self.epoch += 1
+        self.window, self.loss_sum, self.loss_samples = 0, 0.0, 0
+
+    def update_average(self) -> None:
+        """Fold the present weights into the averaged ones, if there are any."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+
+    def counters(self) -> Counters:
+        """Events since the start of the run."""
+        events = self.ledger.events
+        return Counters(
+            forwards=events["forwards"],
+            backwards=events["backwards"],
+            steps_applied=events["steps_applied"],
+            steps_skipped=self.skipped,
+            scheduler_ticks=self.scheduler.last_epoch,
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write a checkpoint, atomically; a reader finds the old one or this one."""
+        plain = {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "randomness": self.randomness.to_plain(),
+            "events": self.ledger.events,
+            "position": {name: getattr(self, name) for name in POSITION},
+        }
+        buffer = io.BytesIO()
+        torch.save(plain, buffer)
+        content = buffer.getvalue()
+        files.replace(Path(path), MAGIC + zlib.crc32(content).to_bytes(4, "big") + content)
+
+    def load(self, path: Path | str) -> None:
+        """Take over a checkpoint of the same configuration, data size and model; nothing is changed if it does not fit.
+
+        Raises:
+            InputError: for a missing, damaged or foreign file, or one of another configuration or model.
+        """
+        plain = read_checkpoint(path)
+        try:
+            self._check_fits(plain, path)
+            self._take(plain)
+        except InputError:
+            raise
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"checkpoint {path} does not fit; allowed: a file that a rislab run wrote") from error
+
+    def _take(self, plain: dict[str, Any]) -> None:
+        self.model.load_state_dict(plain["model"])
+        self.optimizer.load_state_dict(plain["optimizer"])
+        self.scaler.load_state_dict(plain["scaler"])
+        self.scheduler.load_state_dict(plain["scheduler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(plain["ema"])
+        self.randomness.load_plain(plain["randomness"])
+        self.ledger.events = plain["events"]
+        for name in POSITION:
+            setattr(self, name, plain["position"][name])
+
+    def _check_fits(self, plain: dict[str, Any], path: Path | str) -> None:
+        missing = {
+            "config",
+            "model",
+            "optimizer",
+            "scaler",
+            "scheduler",
+            "ema",
+            "randomness",
+            "events",
+            "position",
+        } - set(plain)
+        if missing:
+            raise InputError(
+                f"checkpoint {path} lacks {', '.join(sorted(missing))}; allowed: a file that a rislab run wrote"
+            )
+        for name, value in self.config.to_dict().items():
+            stored = plain["config"].get(name)
+            if stored != value:
+                raise InputError(
+                    f"{name} is {value!r}, and {path} was written with {stored!r}; allowed: the same value"
+                )
+        if plain["position"]["samples"] != self.samples:
+            raise InputError(
+                f"the set has {self.samples} scenes, and {path} was written for {plain['position']['samples']}; "
+                "allowed: the same set"
+            )
+        mine = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        theirs = {name: tuple(tensor.shape) for name, tensor in plain["model"].items()}
+        for name in sorted(mine.keys() | theirs.keys()):
+            if mine.get(name) != theirs.get(name):
+                raise InputError(
+                    f"{name} of the model has shape {mine.get(name)}, and {theirs.get(name)} in {path}; "
+                    "allowed: a checkpoint of the same model"
+                )
+
+
+POSITION = ("samples", "epoch", "window", "step", "loss_sum", "loss_samples", "skipped")
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Content of a checkpoint file; runs no code from it.
+
+    Raises:
+        InputError: naming the file and what is wrong with it.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"checkpoint {path} could not be read: {error.strerror}") from error
+    head = len(MAGIC)
+    if raw[:head] != MAGIC:
+        raise InputError(f"checkpoint {path} was not written by rislab; allowed: a file that a rislab run wrote")
+    content = raw[head + 4 :]
+    if zlib.crc32(content).to_bytes(4, "big") != raw[head : head + 4]:
+        raise InputError(
+            f"checkpoint {path} is truncated or damaged (its checksum does not match); allowed: a whole file"
+        )
+    try:
+        plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a spoilt pickle does to its reader; weights_only keeps it from doing more
+        raise InputError(f"checkpoint {path} holds more than plain data, and is not loaded") from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise InputError(f"checkpoint {path} has another format than {FORMAT!r}; allowed: that format")
+    return plain
+
+
+def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Trainable parameters by group: "head" are those under model.head, "backbone" all others; no empty group."""
+    groups: dict[str, list[nn.Parameter]] = {"backbone": [], "head": []}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups["head" if name.split(".")[0] == "head" else "backbone"].append(parameter)
+    return {name: parameters for name, parameters in groups.items() if parameters}
+
+
+def _optimizer(groups: dict[str, list[nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
+    rates = {"backbone": config.lr_backbone, "head": config.lr_head}
+    named = [{"params": parameters, "lr": rates[name], "name": name} for name, parameters in groups.items()]
+    # Fused steps are several times faster, but take the skipping of a step away from the scaler and out of sight.
+    fused = config.precision != "fp16"
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(named, fused=fused)
+    # A short second-moment memory: a run of some hundred steps never fills the usual 1 000.
+    kind = torch.optim.Adam if config.optimiser == "adam" else torch.optim.AdamW
+    return kind(named, betas=(0.9, 0.95), fused=fused)
+
+
+def _learning_rate_factor(config: TrainConfig, total: int) -> Any:
+    def factor(tick: int) -> float:
+        warm = min(1.0, (tick + 1) / config.warmup) if config.warmup > 0 else 1.0
+        if config.schedule == "constant":
+            return warm
+        progress = min(tick / max(total - 1, 1), 1.0)
+        return warm * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+
+    return factor

@@ -1,0 +1,205 @@
+"""Learning to localise: a network is trained on scenes that nobody has seen, made epoch by epoch as they are needed.
+
+The loop is fit(), as everywhere; an epoch is a stretch of the training split of its own, and the score that decides is
+the NMSE on a fixed validation set, which depends on no phase and no weight of the loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rislab import files
+from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError, check_choice, check_fields, check_number
+from rislab.model.losses import CURRICULA, Phase, phase_of
+from rislab.model.network import DESIGNS, CovarianceNet
+from rislab.training import run_folder
+from rislab.training.loop import fit
+from rislab.training.records import EpochRecord, Record, epochs
+from rislab.training.state import TrainConfig, TrainState
+
+
+@dataclass(frozen=True)
+class LearningConfig:
+    """What is learned, and how; strict and immutable.
+
+    Args:
+        preset: "classroom" or "full". design: of the network, see CovarianceNet.build().
+        scenes: fresh ones in each epoch, ≥ 1. epochs: at most, ≥ 1.
+        validation: number of fixed scenes that decide, ≥ 1. patience: epochs without a better score before it ends; 0
+            never does.
+        micro_batch, accumulation_steps, precision, device: see TrainConfig.
+        lr: peak learning rate. curriculum, blend: see TrainConfig.
+        seed: of scenes, weights and order. 2024, the seed of evaluations, is refused.
+    """
+
+    preset: str = "full"
+    design: str = "places"
+    scenes: int = 4096
+    epochs: int = 40
+    validation: int = 1024
+    patience: int = 0
+    micro_batch: int = 32
+    accumulation_steps: int = 1
+    precision: str = "fp32"
+    device: str = "cpu"
+    lr: float = 2e-3
+    curriculum: str = "no-curriculum"
+    blend: float = 0.0
+    seed: int = 7
+
+    EVALUATION = 2024
+
+    def __post_init__(self) -> None:
+        check_choice("preset", self.preset, ("classroom", "full"))
+        check_choice("design", self.design, DESIGNS)
+        check_number("scenes", self.scenes, 1, 10**7, whole=True)
+        # The length of the warm-up is computed from these, before TrainConfig checks them.
+        for name in ("epochs", "micro_batch", "accumulation_steps"):
+            check_number(name, getattr(self, name), 1, 10**9, whole=True)
+        check_number("validation", self.validation, 1, 10**6, whole=True)
+        check_number("patience", self.patience, 0, 10**6, whole=True)
+        check_number("lr", self.lr, 0.0, 1e6, above=True)
+        check_choice("curriculum", self.curriculum, CURRICULA)
+        if self.seed == self.EVALUATION:
+            raise InputError(f"seed is {self.seed}, that of the evaluations; allowed: any other")
+        self.training()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> LearningConfig:
+        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
+        check_fields("LearningConfig", fields, (field.name for field in dataclasses.fields(cls)))
+        return cls(**fields)
+
+    @classmethod
+    def read(cls, path: Path | str) -> LearningConfig:
+        """Read a YAML file.
+
+        Raises:
+            InputError: for a file that cannot be read or is no mapping, and for values that are not allowed.
+        """
+        return cls.from_dict(files.read_mapping(path, "holds no mapping; allowed: fields of LearningConfig"))
+
+    @property
+    def drawn(self) -> int:
+        """Scenes that draw() gives."""
+        return self.scenes
+
+    def scene_config(self) -> SceneConfig:
+        """The preset's scenes."""
+        return SceneConfig.preset(self.preset)
+
+    def training(self) -> TrainConfig:
+        """The configuration of the loop."""
+        micro_batch = min(self.micro_batch, self.drawn)
+        return TrainConfig(
+            epochs=self.epochs,
+            micro_batch=micro_batch,
+            accumulation_steps=self.accumulation_steps,
+            precision=self.precision,
+            lr_head=self.lr,
+            lr_backbone=self.lr,
+            # A tenth of a short training.
+            warmup=min(100, max(1, self.epochs * -(-self.drawn // (micro_batch * self.accumulation_steps)) // 10)),
+            ema=None,
+            curriculum=self.curriculum,
+            blend=self.blend,
+            device=self.device,
+            seed=self.seed,
+        )
+
+    def model(self) -> CovarianceNet:
+        """A new network, its weights drawn from the seed."""
+        return CovarianceNet.build(self.scene_config(), seed=self.seed, design=self.design)
+
+    def draw(self, epoch: int) -> SceneBatch:
+        """The scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
+        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=(epoch - 1) * self.scenes)
+
+    def validation_data(self) -> SceneBatch:
+        """The scenes that decide."""
+        return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
+
+    def timeline(self) -> list[tuple[int, Phase]]:
+        """The phases of the curriculum, each with its first epoch."""
+        phases = [(epoch, phase_of(self.curriculum, epoch, self.epochs)) for epoch in range(1, self.epochs + 1)]
+        return [one for place, one in enumerate(phases) if place == 0 or one[1] != phases[place - 1][1]]
+
+
+def learn(
+    folder: Path | str,
+    config: LearningConfig,
+    model: nn.Module | None = None,
+    *,
+    on_epoch: Callable[[EpochRecord], None] = lambda record: None,
+) -> Generator[Record]:
+    """Train on fresh scenes in a run folder, and go on where it was stopped.
+
+    Args:
+        folder: of the run, see run_folder.train(). config: see LearningConfig. model: trained in place; a new one if None.
+        on_epoch: called after each epoch before its record is written, so that no epoch that counts as done was left
+            out, however the run ended; again for an epoch that is trained again.
+
+    Yields:
+        Records from where the run goes on.
+
+    Raises:
+        InputError: see run_folder.train().
+    """
+    model, training = model or config.model(), config.training()
+    validation = config.validation_data()
+    mine = {
+        "train": training.to_dict(),
+        "scenes": config.scene_config().to_dict(),
+        "design": config.design,
+        "count": config.drawn,
+        "digest": "fresh scenes in each epoch",
+        "validation": len(validation),
+        "validation_digest": validation.fingerprint(),
+    }
+
+    def stream(state: TrainState) -> Generator[Record]:
+        for record in lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch]):
+            if isinstance(record, EpochRecord):
+                on_epoch(record)
+            yield record
+
+    yield from run_folder.recorded(folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0)
+
+
+def lessons(
+    config: LearningConfig, model: nn.Module, state: TrainState | None = None, earlier: Sequence[EpochRecord] = ()
+) -> Generator[Record]:
+    """learn() without a run folder: epochs of fit(), each on scenes of its own.
+
+    Args:
+        config: see LearningConfig. model: trained in place. state: to go on from, advanced in place; None begins.
+        earlier: epochs before it, for the patience.
+    """
+    training, validation = config.training(), config.validation_data()
+    state = state or TrainState.begin(model, config.drawn, training)
+    scores = [record.validation for record in earlier if record.validation is not None]
+    while state.epoch <= training.epochs and not _exhausted(scores, config.patience):
+        with closing(fit(model, config.draw(state.epoch), training, validation=validation, resume=state)) as epoch:
+            for record in epoch:
+                yield record
+                if isinstance(record, EpochRecord):
+                    scores += [] if record.validation is None else [record.validation]
+                    break
+
+
+def _told(folder: Path | str) -> list[EpochRecord]:
+    path = Path(folder) / run_folder.RECORDS
+    return epochs(run_folder.read_records(folder)) if path.exists() else []
+
+
+def _exhausted(scores: list[float], patience: int) -> bool:
+    """Whether the last `patience` scores are all no better than one before them."""
+    return 0 < patience < len(scores) and min(scores[-patience:]) >= min(scores[:-patience])

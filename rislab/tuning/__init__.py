@@ -1,0 +1,8 @@
+"""Hyper-parameter search on a loop that passed the overfit ladder.
+
+Optuna asks and remembers; the objective, the space and what may be concluded from few trials are ours.
+"""
+
+from rislab import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

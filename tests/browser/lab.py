@@ -1,0 +1,98 @@
+"""A real JupyterLab with a notebook open in a real browser, for the end-to-end test and the panel benchmarks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+
+SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
+
+
+@contextmanager
+def opened(folder: Path, cells: Sequence[str], width: int = 1280, height: int = 800) -> Iterator[Any]:
+    """The page of a JupyterLab on `folder`/root that shows a notebook with these cells, none of them run yet."""
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    root = folder / "root"
+    root.mkdir()
+    nbformat.write(notebook, root / "panels.ipynb")
+    with _served(folder, root) as address, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(90_000)
+        # Shown by pytest where a test fails.
+        page.on("pageerror", lambda error: print(f"page: {error}"))
+        page.on("console", lambda message: print(f"console: {message.text}") if message.type == "error" else None)
+        for _ in range(120):
+            try:
+                page.goto(f"{address}/lab/tree/panels.ipynb?token=lab")
+                break
+            except sync_api.Error:
+                time.sleep(0.5)
+        settle(page)
+        yield page
+        browser.close()
+
+
+@contextmanager
+def _served(folder: Path, root: Path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folders = {f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}
+    quiet = folder / "CONFIG" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
+    quiet.mkdir(parents=True)
+    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
+    # The user's own folders must not hide the extensions and kernels of this environment.
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
+    command += [f"--ServerApp.port={port}", "--IdentityProvider.token=lab", "--LabApp.expose_app_in_browser=True"]
+    command += [f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]
+    live = {**os.environ, **folders, "RISLAB_LIVE": "1"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(command, env=live, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+def settle(page: Any) -> None:
+    """Wait until the notebook is open and its kernel can be asked."""
+    page.wait_for_selector(".jp-Notebook")
+    page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
+    page.wait_for_timeout(2000)  # the notebook's own kernel starts meanwhile
+
+
+def command(page: Any, name: str, **options: Any) -> None:
+    """Begin a command of JupyterLab; running cells ends only when the last of them has, so nothing is waited for."""
+    page.evaluate("([name, options]) => void window.jupyterapp.commands.execute(name, options)", [name, options])
+
+
+def press(page: Any, name: str) -> None:
+    """Click the first button of a panel that carries this name."""
+    page.locator("button.jupyter-button", has_text=name).first.click()
+
+
+def box(page: Any, label: str) -> Any:
+    """The number box, or the drop-down list, beside a label."""
+    beside = f"//label[normalize-space(.)='{label}']/following-sibling::*[self::input or self::select]"
+    return page.locator(f"xpath={beside}").first
+
+
+def shoot(page: Any, name: str) -> None:
+    """Keep a screenshot in reports/out."""
+    SHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=str(SHOTS / f"lab-{name}.png"))

@@ -1,0 +1,140 @@
+"""Pages for everybody: contrast of every text in both themes, names for every figure, and all of it by keyboard."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from rislab.plots.training import ALARM
+from rislab.reports import gallery, sweep, sweep_page
+
+CELLS = [
+    new_markdown_cell(
+        "# A page\n\nText with `code`, a [link](https://example.org) and $x^2$.\n\n## Part\n\n* one\n* two"
+    ),
+    new_code_cell('level: int = 2  # of the page\nword: str = "a"', metadata={"tags": ["parameters"]}),
+    new_code_cell(
+        "import plotly.graph_objects as go\nfrom rislab.plots.training import template\nfrom rislab.reports.measured import Measured\n"
+        "go.Figure(go.Scatter(y=[1, level]), layout={'title': {'text': 'A curve'}, 'template': template()})"
+    ),
+    new_code_cell("display(Measured({'level': level}))\nprint('NMSE', level)\nassert level < 3, 'too high'"),
+]
+# Of every text that is seen: its colour, and the first colour behind it that is not transparent.
+TEXTS = """() => {
+  const opaque = (node) => {
+    for (; node; node = node.parentElement) {
+      const colour = getComputedStyle(node).backgroundColor;
+      if (!colour.match(/rgba\\(.*, 0\\)/)) return colour;
+    }
+    return getComputedStyle(document.documentElement).colorScheme.includes("dark") &&
+      matchMedia("(prefers-color-scheme: dark)").matches ? "rgb(18, 18, 18)" : "rgb(255, 255, 255)";
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement, text = walker.currentNode.data.trim();
+    if (!text || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(node.tagName) || node.closest("svg, math")) continue;
+    if (!node.checkVisibility()) continue;
+    const style = getComputedStyle(node);
+    found.push([text.slice(0, 40), style.color, opaque(node), parseFloat(style.fontSize)]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("pages")
+    (root / "notebooks").mkdir()
+    (root / "reports").mkdir()
+    nbformat.write(new_notebook(cells=CELLS), root / "notebooks" / "01_page.ipynb")
+    (root / "reports" / "page.yaml").write_text("notebook: page\ntitle: Is it low?\n")
+    (root / "reports" / "high.yaml").write_text("notebook: page\ntitle: Is it high?\nparameters: {level: 5}\n")
+    sets = gallery.available(root / "notebooks")
+    made = {report.name: report.html for report in gallery.build(sets, root / "out", progress=False)}
+    chosen = gallery.named("page", root / "notebooks")
+    axes = sweep.grid(chosen, ["word=a,b"])
+    cells = sweep.cells(chosen, axes, {})
+    ended = {one.name: one for one in sweep.run(chosen, cells, root / "sweep", workers=2)}
+    page = sweep_page.write(chosen, axes, cells, ended, root / "sweep", figure=1, seconds=1.0)
+    return {**made, "index": root / "out" / gallery.INDEX, "sweep": page}
+
+
+@pytest.fixture(params=["light", "dark"])
+def view(request: Any) -> Any:
+    from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
+        yield context.new_page()
+        browser.close()
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [float(part) / 255 for part in colour[colour.index("(") + 1 : -1].split(",")[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_a_warning_in_a_panel_can_be_read_in_both_themes(view: Any) -> None:
+    view.set_content(f"<style>:root {{ color-scheme: light dark }}</style><p style='color:{ALARM}'>no effect</p>")
+    mixed = view.evaluate("getComputedStyle(document.querySelector('p')).color")
+    parts = [round(255 * float(part)) for part in mixed.removeprefix("color(srgb ").rstrip(")").split()]
+    dark = view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    # JupyterLab's darkest and brightest ground.
+    assert (
+        contrast(f"rgb({parts[0]}, {parts[1]}, {parts[2]})", "rgb(17, 17, 17)" if dark else "rgb(255, 255, 255)") > 4.5
+    )
+
+
+def test_pages_can_be_read_heard_and_walked_through(pages: dict[str, Path], view: Any) -> None:
+    for name, path in pages.items():
+        view.goto(path.as_uri())
+        view.wait_for_selector(".js-plotly-plot .main-svg")
+        view.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        texts = view.evaluate(TEXTS)
+        assert len(texts) > 10
+        # 4.5:1 for text, 3:1 from 24 pixels on.
+        poor = [text for text in texts if contrast(text[1], text[2]) < (3.0 if text[3] >= 24 else 4.5)]
+        assert poor == [], (name, poor)
+        assert view.evaluate("document.documentElement.lang") == "en" and view.title()
+        nameless = "figure:not([aria-label]), img:not([alt]), svg[role=img]:not([aria-label])"
+        assert view.locator(nameless).count() == 0
+        levels = view.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(node => +node.tagName[1])")
+        assert levels[0] == 1 and levels.count(1) == 1
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), (name, levels)
+        reached = walk(view)
+        wanted = view.locator("a[href]:visible, summary:visible").count()
+        assert len(reached) >= wanted > 0, (name, reached)
+        assert all(visible for _, visible in reached), (name, reached)
+
+
+def walk(view: Any) -> list[tuple[str, bool]]:
+    """What the Tab key comes to, and whether it is seen to be there."""
+    script = """() => {
+      const node = document.activeElement;
+      if (!node || node === document.body) return null;
+      const style = getComputedStyle(node);
+      const seen = style.outlineStyle !== "none" && parseFloat(style.outlineWidth) > 0;
+      return [node.tagName + " " + node.textContent.trim().slice(0, 30), seen || style.boxShadow !== "none"];
+    }"""
+    view.evaluate("document.activeElement.blur()")
+    found = []
+    for _ in range(200):
+        view.keyboard.press("Tab")
+        here = view.evaluate(script)
+        if here is None:
+            break
+        found.append(tuple(here))
+    return found

@@ -1,0 +1,154 @@
+"""A report in a real browser: offline, interactive, quiet, and no wider than the window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from rislab.reports import html_export
+from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+
+WIDTHS = (1280, 1920)
+
+
+def displayed(data: dict[str, Any]) -> Any:
+    return new_code_cell("show()", outputs=[new_output("display_data", data)])
+
+
+def figures() -> list[Any]:
+    import plotly.graph_objects as go
+
+    curve = go.Figure(go.Scatter(x=[0, 1, 2], y=[3, 1, 2], mode="markers", marker={"size": 24}), {"title": "Loss"})
+    map_ = go.Figure(go.Heatmap(z=[[1, 2], [3, 4]]), {"title": "Spectrum", "paper_bgcolor": "white"})
+    return [displayed({html_export.PLOTLY: figure.to_plotly_json()}) for figure in (curve, map_)]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    wide = "x + " * 200
+    cells = [
+        new_markdown_cell(
+            f"# Report\n\nText with $\\sqrt{{x}}$ and `{'code' * 60}`.\n\n$${wide} x$$\n\n```\n{wide}\n```"
+        ),
+        *figures(),
+        new_code_cell(wide + "x", outputs=[new_output("stream", name="stdout", text=wide)]),
+        displayed({"text/html": f"<table><tr>{'<td>12345678</td>' * 60}</tr></table>"}),
+    ]
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    long = {"versions": "v" * 400, "commit": "a b " * 100}
+    html_export.export_html(new_notebook(cells=cells), path, title="Report", header=long, error="e" * 400)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """One page in a window of its own without network; notes requests, console messages and errors."""
+
+    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
+        viewport = {"width": width, "height": 900}
+        self.context = browser.new_context(viewport=viewport, color_scheme=scheme)
+        self.requests: list[str] = []
+        self.messages: list[str] = []
+        self.context.route(lambda url: not url.startswith("file:"), self._refuse)
+        self.context.set_offline(True)
+        self.page = self.context.new_page()
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.goto(path.as_uri())
+
+    def _refuse(self, route: Any) -> None:
+        self.requests.append(route.request.url)
+        route.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def colour(self, selector: str, style: str) -> Any:
+        script = "([selector, style]) => getComputedStyle(document.querySelector(selector))[style]"
+        return self.page.evaluate(script, [selector, style])
+
+
+def test_every_figure_is_drawn_quietly_and_offline(browser: Any, page: Path) -> None:
+    with Visit(browser, page) as visit:
+        visit.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2")
+        visit.page.wait_for_load_state("networkidle")
+        assert visit.page.locator(".js-plotly-plot").count() == 2
+        assert visit.page.locator("math").count() == 2
+        assert visit.requests == []
+        assert visit.messages == []
+
+
+def test_hovering_a_point_shows_its_value(browser: Any, page: Path) -> None:
+    with Visit(browser, page) as visit:
+        point = visit.page.locator(".scatterlayer .point").nth(1)
+        point.scroll_into_view_if_needed()
+        box = point.bounding_box()
+        assert box is not None
+        visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        label = visit.page.locator(".hoverlayer .hovertext")
+        label.wait_for(timeout=5000)
+        assert "1" in label.first.text_content()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_fits_its_window(browser: Any, page: Path, width: int) -> None:
+    with Visit(browser, page, width=width) as visit:
+        visit.page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        visit.page.locator("summary").last.click()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+        plot = visit.page.locator(".js-plotly-plot .main-svg").first.bounding_box()
+        assert plot is not None and 900 < plot["width"] <= width
+
+
+def test_figures_follow_the_colour_scheme(browser: Any, page: Path) -> None:
+    with Visit(browser, page, scheme="dark") as visit:
+        visit.page.locator(".gtitle").first.wait_for()
+        dark = visit.colour("body", "backgroundColor"), visit.colour("body", "color")
+        assert visit.colour(".gtitle", "fill") == dark[1]
+        assert visit.colour("figure:has(.heatmaplayer) .main-svg", "backgroundColor") == "rgba(0, 0, 0, 0)"
+        visit.page.emulate_media(color_scheme="light")
+        light = visit.colour("body", "backgroundColor"), visit.colour("body", "color")
+        assert light[0] != dark[0] and light[1] != dark[1]
+        visit.page.wait_for_function(
+            "ink => getComputedStyle(document.querySelector('.gtitle')).fill == ink", arg=light[1], timeout=5000
+        )
+
+
+def test_code_unfolds_from_the_keyboard(browser: Any, page: Path) -> None:
+    with Visit(browser, page) as visit:
+        first = visit.page.locator("details").first
+        assert first.get_attribute("open") is None
+        visit.page.locator("summary").first.focus()
+        visit.page.keyboard.press("Enter")
+        assert first.get_attribute("open") is not None
+
+
+def test_nothing_that_a_notebook_shows_can_reach_the_network(browser: Any, tmp_path: Path) -> None:
+    address = "http://127.0.0.1:9/"
+    markup = (
+        f'<img src="{address}a.png"><script src="{address}b.js"></script><link rel="stylesheet" href="{address}c.css">'
+        f'<iframe src="{address}d"></iframe><script>fetch("{address}e").catch(() => 0); '
+        f'document.title = "ran"</script>'
+        f'<style>@import "{address}f.css"; body {{ background: url({address}g) }}</style>'
+    )
+    path = tmp_path / "hostile.html"
+    cells = [new_markdown_cell(f"![remote]({address}h.png)\n\n{markup}"), displayed({"text/html": markup})]
+    html_export.export_html(new_notebook(cells=cells), path, title="Hostile", header={})
+    with Visit(browser, path) as visit:
+        visit.page.wait_for_function("document.title == 'ran'")
+        visit.page.wait_for_timeout(300)
+        assert visit.requests == []

@@ -1,0 +1,434 @@
+"""The checkup on a plain loop: every edit of it is named, and the loop as it stands is never accused."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import rislab
+from rislab.checkup.findings import Findings
+from rislab.checkup.loop_watch import Watch
+from rislab.errors import InputError
+from rislab.faults import catalogue, comparison
+from rislab.faults.symptoms import OF_A_TRAINING
+
+# 52 samples in micro-batches of 8 are seven, the last of 4; windows of 3, 3 and 1 of them.
+LOOP = """
+def train(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip, half):
+    reported = []
+    for epoch in range(epochs):
+        model.train()
+        running = 0.0
+        for window in windows(data, K):
+            total = sum(len(x) for x, y in window)
+            optimizer.zero_grad(set_to_none=True)
+            for x, y in window:
+                with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
+                    loss = loss_of(model(x), y)
+                share = len(x) / total
+                scaler.scale(share * loss).backward()
+                running += len(x) * loss.item()
+            scaler.unscale_(optimizer)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            before = optimizer.state_dict() and scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            if scheduler is not None and scaler.get_scale() >= before:
+                scheduler.step()
+        reported.append(running / sum(len(x) for x, y in data))
+    return reported
+"""
+REPORT = "running / sum(len(x) for x, y in data)"
+BACKWARD = "                scaler.scale(share * loss).backward()\n"
+RUNNING = "                running += len(x) * loss.item()\n"
+SHARE = "                share = len(x) / total\n"
+ZERO = "            optimizer.zero_grad(set_to_none=True)\n"
+STEP = "            scaler.step(optimizer)\n            scaler.update()\n"
+UNSCALE = "            scaler.unscale_(optimizer)\n"
+CLIP = """            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+"""
+
+
+def windows(data: list[Any], size: int) -> list[list[Any]]:
+    return [data[first : first + size] for first in range(0, len(data), size)]
+
+
+def network(kind: str = "plain") -> nn.Module:
+    torch.manual_seed(0)
+    middle: dict[str, list[nn.Module]] = {
+        "plain": [nn.Tanh()],
+        "dropout": [nn.Tanh(), nn.Dropout(0.5)],
+        "batch norm": [nn.BatchNorm1d(16), nn.Tanh()],
+    }
+    return nn.Sequential(nn.Linear(6, 16), *middle[kind], nn.Linear(16, 3))
+
+
+def samples(equal: bool = False) -> list[Any]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(48 if equal else 52, 6, generator=generator)
+    y = torch.randn(len(x), 3, generator=generator)
+    return list(zip(x.split(8), y.split(8), strict=True))
+
+
+def examined(
+    *edits: tuple[str, str],
+    K: int = 3,
+    epochs: int = 3,
+    kind: str = "plain",
+    optimiser: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
+    loss: Any = None,
+    half: torch.dtype | None = None,
+    clip: float | None = None,
+    schedule: Callable[[int], float] | None = None,
+    scaler: Any = None,
+    data: list[Any] | None = None,
+    prepare: Callable[[nn.Module], None] = lambda model: None,
+    watched: bool = True,
+    declare_loss: bool = True,
+    **declared: Any,
+) -> tuple[Findings, nn.Module, list[float]]:
+    source = LOOP
+    for before, after in edits:
+        assert source.count(before) == 1, before
+        source = source.replace(before, after)
+    space = {"torch": torch, "windows": windows, "math": math}
+    exec(compile(source, "loop.py", "exec"), space)
+    model, loss = network(kind), nn.MSELoss() if loss is None else loss
+    optimizer = optimiser(model.parameters(), lr=0.05)
+    prepare(model)
+    scheduler = None if schedule is None else torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    scaler = torch.amp.GradScaler("cpu", enabled=False) if scaler is None else scaler
+    data = samples() if data is None else data
+    watch = Watch(
+        model,
+        optimizer,
+        loss=loss if declare_loss else None,
+        accumulation_steps=K,
+        scaler=scaler,
+        scheduler=scheduler,
+        clip_norm=clip,
+        epochs=epochs,
+        **declared,
+    )
+    run = space["train"]
+    torch.manual_seed(5)
+    if not watched:
+        return Findings(), model, run(model, optimizer, loss, data, K, epochs, scaler, scheduler, clip, half)
+    heard = (
+        watch.loss
+        if not isinstance(loss, nn.Module) and not getattr(loss, "__module__", "").startswith("torch")
+        else loss
+    )
+    with watch:
+        reported = run(model, optimizer, heard, data, K, epochs, scaler, scheduler, clip, half)
+    return watch.findings(reported=reported), model, reported
+
+
+def fp16(**options: Any) -> dict[str, Any]:
+    return {"half": torch.float16, "scaler": torch.amp.GradScaler("cpu", **options)}
+
+
+FAULTS: dict[str, tuple[list[tuple[str, str]], dict[str, Any]]] = {
+    "never divided": ([(SHARE, "                share = 1.0\n")], {"data": samples(equal=True)}),
+    "divided on the first batch only": (
+        [(SHARE, "                share = len(x) / total if x is window[0][0] else 1.0\n")],
+        {"data": samples(equal=True)},
+    ),
+    "divided twice": ([(SHARE, "                share = len(x) / total / K\n")], {}),
+    "ragged window divided by K": ([(SHARE, "                share = 1 / K\n")], {"data": samples(equal=True)[:5]}),
+    "mean of means in the window": ([(SHARE, "                share = 1 / len(window)\n")], {"K": 4}),
+    "zeroed per micro-batch": ([(SHARE, SHARE + "                optimizer.zero_grad()\n")], {}),
+    "zeroed before the step": ([(STEP, ZERO.replace("True", "False") + STEP)], {}),
+    "never zeroed": ([(ZERO, "")], {"epochs": 1}),
+    "step per micro-batch": (
+        [(RUNNING, RUNNING + "                optimizer.step()\n"), (STEP, "")], {},
+    ),
+    "stepped twice": ([(STEP, STEP + "            optimizer.step()\n")], {}),
+    "loop tail dedented": (
+        [(BACKWARD + RUNNING, BACKWARD[4:] + RUNNING[4:])], {"data": samples(equal=True)},
+    ),
+    "loop tail in a branch never taken": ([(BACKWARD + RUNNING, ""), (STEP, "")], {}),
+    "step in a branch never taken": ([(STEP, "            if epoch < 0:\n                optimizer.step()\n")], {}),
+    "tail never stepped": ([(STEP, "            if len(window) == K:\n                optimizer.step()\n")], {}),
+    "left-overs leak": (
+        [(ZERO, ""), (STEP, "            if len(window) == K:\n                optimizer.step()\n    " + ZERO)], {},
+    ),
+    "window off by one": (
+        [("for window in windows(data, K):", "for window in [data[:1], *windows(data[1:], K)]:")],
+        {"data": samples(equal=True)[:4], "epochs": 1},
+    ),
+    "accumulated in bf16": (
+        [(RUNNING, RUNNING + "                for p in model.parameters():\n"
+          "                    p.grad = p.grad.bfloat16().float()\n")], {},
+    ),
+    "clipped before unscaling": ([(UNSCALE + CLIP, CLIP + UNSCALE)], {"clip": 0.1, **fp16(init_scale=1024.0)}),
+    "clipped per micro-batch": ([(RUNNING, RUNNING + CLIP.replace("            ", "                ", 1).replace(
+        "                torch", "                    torch")), ], {"clip": 0.1}),
+    "scaler bypassed": ([(UNSCALE, ""), (STEP, "            optimizer.step()\n")], fp16(init_scale=1024.0)),
+    "learning rate 0 at the first step": ([], {"schedule": lambda tick: min(1.0, tick / 4)}),
+    "scheduler before the optimiser": (
+        [("            scaler.step(optimizer)\n", "            scheduler.step()\n            scaler.step(optimizer)\n"),
+         ("                scheduler.step()\n", "                pass\n")],
+        {"schedule": lambda tick: 0.9**tick},
+    ),
+    "scheduler per micro-batch": (
+        [(RUNNING, RUNNING + "                scheduler.step()\n"),
+         ("                scheduler.step()\n        reported", "                pass\n        reported")],
+        {"schedule": lambda tick: 0.9**tick},
+    ),
+    "eval never undone": ([("        model.train()\n", "        if epoch == 1:\n            model.eval()\n")], {}),
+    "loss detached": ([(SHARE, "                loss = loss.detach().requires_grad_()\n" + SHARE)], {}),
+    "last over n": (
+        [("                running += len(x) * loss.item()\n", ""),
+         (f"        reported.append({REPORT})", "        reported.append(loss.item() / len(data))")], {},
+    ),
+    "only the last micro-batch": ([(f"reported.append({REPORT})", "reported.append(loss.item())")], {}),
+    "logged after the division": (
+        [(RUNNING, "                running += len(x) * (share * loss).item()\n")], {"data": samples(equal=True)},
+    ),
+    "mean of unequal means": (
+        [(RUNNING, "                running += loss.item()\n"), (REPORT, "running / len(data)")], {},
+    ),
+    "sum of means over the set's size": ([(RUNNING, "                running += loss.item()\n")], {}),
+    "rounded to four digits": ([(REPORT, f"round({REPORT}, 4)")], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_named_by_one_of_the_first_two_findings(name: str) -> None:
+    edits, options = FAULTS[name]
+    found, _, _ = examined(*edits, **options)
+    assert found.faults, f"nothing was found: {found}"
+    assert any(name == finding.name or name in finding.aliases for finding in found[:2]), str(found)
+
+
+HALVES: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"half": torch.bfloat16}, "fp16": {"half": torch.float16}}
+OPTIMISERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw fused": lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, fused=True),
+}
+CORRECT = [
+    pytest.param(*case, id=" ".join(map(str, case)))
+    for case in itertools.product(
+        HALVES, (1, 2, 3, 5, 7), OPTIMISERS, (None, 0.1), ("plain", "dropout", "batch norm")
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("precision", "K", "optimiser", "clip", "kind"), CORRECT)
+def test_a_correct_loop_is_never_accused(precision: str, K: int, optimiser: str, clip: float | None, kind: str) -> None:
+    options = {**HALVES[precision]}
+    if precision == "fp16":
+        options["scaler"] = torch.amp.GradScaler("cpu")
+    found, _, _ = examined(
+        K=K, optimiser=OPTIMISERS[optimiser], clip=clip, kind=kind, schedule=lambda tick: 0.9**tick, **options
+    )
+    assert not found.faults, str(found)
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), functional.mse_loss, lambda x, y: (x - y).square().mean()])
+@pytest.mark.parametrize("kind", ["plain", "dropout", "batch norm"])
+def test_watching_changes_nothing(loss: Any, kind: str) -> None:
+    found, watched, heard = examined(loss=loss, kind=kind)
+    _, plain, told = examined(loss=loss, kind=kind, watched=False)
+    assert heard == told
+    assert all(
+        torch.equal(*pair) for pair in zip(watched.state_dict().values(), plain.state_dict().values(), strict=True)
+    )
+    assert not found.faults
+
+
+def test_all_hooks_are_gone_after_an_exception() -> None:
+    model, loss = network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    watch = rislab.watch(model, optimizer, loss=loss)
+    with pytest.raises(ZeroDivisionError), watch:
+        loss(model(torch.ones(4, 6)), torch.ones(4, 3)).backward()
+        raise ZeroDivisionError
+    optimizer.step()
+    loss(model(torch.ones(4, 6)), torch.ones(4, 3)).backward()
+    assert watch.seen.micro_batches == 1
+    assert not watch.seen.steps
+
+
+def test_the_first_skips_of_a_scaler_are_no_fault() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    found, _, _ = examined(half=torch.float16, scaler=scaler, epochs=12, schedule=lambda tick: 0.9**tick)
+    assert scaler.get_scale() < 2.0**30
+    assert not found.faults, str(found)
+
+
+def test_a_schedule_that_runs_over_skipped_steps_is_named() -> None:
+    edit = ("            if scheduler is not None and scaler.get_scale() >= before:\n", "            if True:\n")
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    found, _, _ = examined(edit, half=torch.float16, scaler=scaler, epochs=12, schedule=lambda tick: 0.9**tick)
+    assert found[0].name == "schedule runs over skipped steps", str(found)
+
+
+def test_stale_parameters_are_named() -> None:
+    def renew(model: nn.Module) -> None:
+        for module in model:
+            if isinstance(module, nn.Linear):
+                module.weight, module.bias = (nn.Parameter(p.detach().clone()) for p in (module.weight, module.bias))
+
+    found, _, _ = examined(prepare=renew)
+    assert found[0].name == "optimiser holds stale parameters", str(found)
+
+
+def test_clipping_that_was_not_declared_is_assumed_and_said() -> None:
+    edit = (CLIP, "            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.05)\n")
+    found, _, _ = examined(edit)
+    assert not found.faults, str(found)
+    assert [finding.name for finding in found] == ["clipping assumed"]
+
+
+@pytest.mark.parametrize("name", ["zeroed per micro-batch", "zeroed before the step", "never divided", "divided twice"])
+def test_without_a_declared_loss_it_follows_what_backward_is_called_on(name: str) -> None:
+    edits, options = FAULTS[name]
+    found, _, _ = examined(*edits, **{**options, "declare_loss": False, "data": samples(equal=True)})
+    assert any(name == finding.name or name in finding.aliases for finding in found[:2]), str(found)
+    correct, _, _ = examined(declare_loss=False)
+    assert not correct.faults, str(correct)
+
+
+def test_without_any_loss_it_says_what_it_cannot_judge() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with rislab.watch(model, optimizer, loss=nn.MSELoss()) as watch:
+        model(torch.ones(2, 6)).sum().backward()
+        optimizer.step()
+    found = watch.findings()
+    assert not found.faults
+    assert "no loss was heard" in found[0].evidence
+
+
+def test_steps_on_no_gradient_and_runs_of_nothing_are_named() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with rislab.watch(model, optimizer) as watch:
+        optimizer.step()
+    assert [finding.name for finding in watch.findings().faults] == ["steps without a forward"]
+    with rislab.watch(model, optimizer) as watch:
+        pass
+    assert [finding.name for finding in watch.findings().faults] == ["nothing was trained"]
+
+
+def test_a_loss_that_is_divided_in_place_is_still_the_raw_one() -> None:
+    edit = (
+        "                scaler.scale(share * loss).backward()\n",
+        "                raw = loss.item()\n"
+        "                loss *= share\n                scaler.scale(loss).backward()\n",
+    )
+    found, _, _ = examined(edit, ("len(x) * loss.item()", "len(x) * raw"))
+    assert not found, str(found)
+
+
+def test_terms_besides_the_declared_loss_are_no_fault() -> None:
+    edit = (SHARE, SHARE + "                loss = loss + sum(p.square().sum() for p in model.parameters())\n")
+    found, _, _ = examined(edit, (RUNNING, ""), (REPORT, "0.0"))
+    assert not [finding for finding in found.faults if finding.code != "C14"], str(found)
+    assert any("besides the loss" in finding.evidence for finding in found)
+
+
+def test_closures_are_not_judged() -> None:
+    model, loss = network(), nn.MSELoss()
+    optimizer = torch.optim.LBFGS(model.parameters())
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value: Tensor = loss(model(torch.ones(4, 6)), torch.ones(4, 3))
+        value.backward()
+        return value
+
+    with rislab.watch(model, optimizer, loss=loss) as watch:
+        for _ in range(3):
+            optimizer.step(closure)
+    found = watch.findings()
+    assert not found.faults, str(found)
+    assert "closure" in [finding.name for finding in found]
+
+
+def test_each_nth_window_is_compared() -> None:
+    edits, options = FAULTS["divided twice"]
+    found, _, _ = examined(*edits, **options, every=4)
+    assert found[0].name == "divided twice"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("accumulation_steps", 0), ("mean", "tokens"), ("every", 0), ("clip_norm", -1.0), ("loss", 3)]
+)
+def test_bad_declarations_are_named(field: str, value: Any) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match=f"^{field} is "):
+        rislab.watch(model, optimizer, **{field: value})
+
+
+def test_findings_render() -> None:
+    edits, options = FAULTS["divided twice"]
+    found, _, _ = examined(*edits, **options)
+    assert "α = 0.333" in str(found)
+    assert "loop.py:" in found[0].where
+    assert "<table" in found._repr_html_()
+    assert str(Findings()) == "nothing to report"
+
+
+# What the checkup of the loop alone cannot see yet: it takes probes of the network, of its data or of its validation.
+UNSEEN = {
+    "batch statistics per micro-batch",
+    "normalised over the batch",
+    "dropout in training only",
+    "scored against itself",
+    "validation of the averaged weights only",
+    "NaN dropped from the record",
+    "weights kept in bf16",
+}
+SHOWN = [
+    fault
+    for family, members in catalogue.FAMILIES.items()
+    for fault in members
+    if family != "data and estimator" and comparison.shows_in_training(fault) and fault.name not in UNSEEN
+]
+
+
+def setting_of(fault: catalogue.Fault) -> dict[str, Any]:
+    """The setting of the first sign of a training that names one."""
+    return next((dict(s.setting) for s in fault.signs if s.quantity in OF_A_TRAINING and s.setting), {})
+
+
+@pytest.mark.parametrize("fault", SHOWN, ids=lambda fault: fault.name)
+def test_a_fault_of_the_catalogue_is_named_and_the_correct_loop_is_not_accused(fault: catalogue.Fault) -> None:
+    setting = setting_of(fault)
+    found = comparison.diagnosed(fault, setting)
+    assert any(fault.name == finding.name or fault.name in finding.aliases for finding in found[:2]), str(found)
+    correct = comparison.diagnosed(None, setting)
+    assert not correct.faults, str(correct)
+
+
+def test_a_schedule_that_has_ticked_before_anybody_watched_is_no_fault() -> None:
+    rates = [0.9**tick for tick in range(40)]
+    model, loss = network(), nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda tick: rates[tick])
+
+    def epoch() -> None:
+        for x, y in samples():
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+            scheduler.step()
+
+    epoch()
+    with rislab.watch(model, optimizer, loss=loss, accumulation_steps=1, scheduler=scheduler, cadence="step") as watch:
+        epoch()
+    assert watch.findings() == []

@@ -1,0 +1,426 @@
+"""The probes: each names what is broken, keeps silent where nothing is, and changes nothing that it was given."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import rislab
+from rislab.checkup.findings import Findings
+from rislab.checkup.probe_target import weights
+from rislab.checkup.probes import PROBES
+from rislab.errors import InputError
+
+
+def batches(count: int = 4, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(count * size, 6, generator=generator)
+    y = torch.tanh(x @ torch.randn(6, 3, generator=generator))
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def network(*middle: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 16), *middle, nn.Tanh(), nn.Linear(16, 3))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any]) -> list[float]:
+    """Skips what is not finite, and reports it."""
+    total = 0.0
+    for x, y in data:
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(x), y)
+        total += loss.item()
+        if torch.isfinite(loss):
+            loss.backward()
+            optimizer.step()
+    return [total / len(data)]
+
+
+def hiding(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any]) -> list[float]:
+    """Skips what is not finite, and says nothing of it."""
+    kept = [(x, y) for x, y in data if torch.isfinite(functional.mse_loss(model(x), y))]
+    return train(model, optimizer, kept)
+
+
+def unguarded(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any]) -> list[float]:
+    total = 0.0
+    for x, y in data:
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+    return [total / len(data)]
+
+
+def probed(
+    model: nn.Module | None = None,
+    loss: Callable[..., Any] = functional.mse_loss,
+    data: Sequence[Any] | None = None,
+    **options: Any,
+) -> Findings:
+    options = {"steps": 60, **options}
+    return rislab.probe(model or network(), loss, batches() if data is None else data, **options)
+
+
+def names(found: Findings, severity: str = "fault") -> list[str]:
+    return [finding.name for finding in found if finding.severity == severity]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(11, 16)
+        self.out = nn.Linear(16, 11, bias=False)
+        self.out.weight = self.embed.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(torch.tanh(self.embed(x)))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell = nn.LSTM(6, 12, batch_first=True)
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])  # type: ignore[no-any-return]
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(6, 3, dtype=torch.complex64) / 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+class Two(nn.Module):
+    """Sees two inputs, or one of them only."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.inner, self.both = network(), both
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.inner(a + b if self.both else a)  # type: ignore[no-any-return]
+
+
+def squared(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).abs().square().mean()
+
+
+def classes(count: int = 3) -> list[tuple[Tensor, Tensor]]:
+    return [(x, y.argmax(dim=1)) for x, y in batches(count)]
+
+
+def frozen() -> nn.Module:
+    model = network()
+    model[0].requires_grad_(False)
+    return model
+
+
+CORRECT: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], list[Any]]]] = {
+    "plain": (network, functional.mse_loss, batches),
+    "sum": (network, lambda a, b: functional.mse_loss(a, b, reduction="sum"), batches),
+    "absolute": (network, functional.l1_loss, batches),
+    "batch norm": (lambda: network(nn.BatchNorm1d(16)), functional.mse_loss, batches),
+    "dropout": (lambda: network(nn.Dropout(0.2)), functional.mse_loss, batches),
+    "frozen part": (frozen, functional.mse_loss, batches),
+    "double": (
+        lambda: network().double(), functional.mse_loss, lambda: [(x.double(), y.double()) for x, y in batches()]
+    ),
+    "classes": (network, functional.cross_entropy, classes),
+    "smoothed": (network, nn.CrossEntropyLoss(label_smoothing=0.1), classes),
+    "soft labels": (
+        lambda: nn.Sequential(network(), nn.Sigmoid()), functional.binary_cross_entropy,
+        lambda: [(x, (y + 1) / 2) for x, y in batches()],
+    ),
+    "tied": (
+        Tied, lambda a, b: functional.cross_entropy(a.flatten(0, 1), b.flatten()),
+        lambda: [(torch.arange(20).reshape(4, 5) % 11, torch.arange(1, 21).reshape(4, 5) % 11)],
+    ),
+    "recurrent": (Recurrent, functional.mse_loss, lambda: [(x[:, None].repeat(1, 4, 1), y) for x, y in batches()]),
+    "complex": (Complex, squared, lambda: [(x + 1j * x.flip(0), y + 0j) for x, y in batches()]),
+    "two inputs": (lambda: Two(both=True), functional.mse_loss, lambda: [((x, x.flip(1)), y) for x, y in batches()]),
+    "named inputs": (
+        lambda: Two(both=True), functional.mse_loss, lambda: [({"a": x, "b": x.flip(1)}, y) for x, y in batches()]
+    ),
+    "one sample": (network, functional.mse_loss, lambda: batches(2, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CORRECT)
+def test_nothing_is_said_of_what_is_in_order(name: str) -> None:
+    make, loss, data = CORRECT[name]
+    found = probed(make(), loss, data())
+    assert names(found) == [], str(found)
+    assert names(found, "warning") == [], str(found)
+
+
+def test_poison_that_a_loop_hides_is_found() -> None:
+    first = nn.Sequential(nn.Linear(6, 3))
+    options: dict[str, Any] = {"only": ["P1"], "optimizer": torch.optim.SGD(first.parameters(), lr=0.1)}
+    assert names(probed(first, train=hiding, **options)) == ["NaN replaced by the running mean"]
+    assert names(probed(first, train=train, **options)) == []
+    unsafe = probed(first, train=unguarded, **options)
+    assert names(unsafe) == [] and names(unsafe, "warning") == ["NaN reached a step"]
+    bounded = nn.Sequential(nn.Sigmoid(), nn.Linear(6, 3))
+    assert "still has a loss" in probed(bounded, train=train, only=["P1"])[0].evidence
+
+
+def test_a_loop_that_stops_at_infinity_is_not_accused() -> None:
+    def strict(model: nn.Module, optimizer: Any, data: Sequence[Any]) -> list[float]:
+        raise FloatingPointError("loss is inf")
+
+    found = probed(nn.Sequential(nn.Linear(6, 3)), train=strict, only=["P1"])
+    assert names(found, "note") == ["stops at infinity"]
+
+
+def test_a_loss_that_punishes_the_perfect_answer_has_a_floor() -> None:
+    def loaded(output: Tensor, target: Tensor) -> Tensor:
+        return (output + 0.5 - target).square().mean()
+
+    found = probed(loss=loaded, only=["P2"])
+    assert names(found) == ["oracle floor"]
+    assert "loss(target, target) = 0.25" in found[0].evidence
+
+    def normalised(output: Tensor, target: Tensor) -> Tensor:
+        return (output - target + 1).square().sum() / output.square().sum()
+
+    assert names(probed(loss=normalised, only=["P2"])) == ["oracle floor"]
+
+
+def test_a_floor_that_nothing_can_go_below_is_a_note() -> None:
+    make, loss, data = CORRECT["soft labels"]
+    assert names(probed(make(), loss, data(), only=["P2"]), "note") == ["oracle floor"]
+
+
+def test_a_root_at_the_perfect_answer_is_warned_of() -> None:
+    found = probed(loss=lambda a, b: (a - b).square().mean().sqrt(), only=["P2"])
+    assert names(found, "warning") == ["NaN at the perfect answer"]
+
+
+class Normalised(nn.Module):
+    """Normalises over the batch, whatever the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        return y - y.mean(dim=0)  # type: ignore[no-any-return]
+
+
+def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
+    assert names(probed(Normalised(), only=["P3"])) == ["normalised over the batch"]
+    attention = nn.Sequential(nn.Linear(6, 4), nn.Softmax(dim=0), nn.Linear(4, 3))
+    assert names(probed(attention, only=["P3"])) == ["normalised over the batch"]
+    found = probed(network(nn.BatchNorm1d(16)), only=["P3"])
+    assert names(found) == [] and names(found, "note") == ["in-batch coupling"]
+
+
+def test_an_input_that_nobody_looks_at_is_found() -> None:
+    pairs = [((x, x.flip(1)), y) for x, y in batches()]
+    found = probed(Two(both=False), data=pairs, only=["P4"])
+    assert names(found) == ["network never sees an input"] and "input 2" in found[0].evidence
+    named = [({"a": x, "b": x.flip(1)}, y) for x, y in batches()]
+    assert "input b" in probed(Two(both=False), data=named, only=["P4"])[0].evidence
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.value = nn.Parameter(torch.zeros(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.value.expand(len(x), 3)
+
+    assert names(probed(Constant(), only=["P4"])) == ["constant answer"]
+
+
+def test_a_head_that_begins_at_zero_is_no_constant() -> None:
+    model = network()
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    assert names(probed(model, only=["P4"])) == []
+
+
+class Cut(nn.Module):
+    """Learns with its last layer only, or not at all."""
+
+    def __init__(self, *, whole: bool) -> None:
+        super().__init__()
+        self.inner, self.head, self.whole = network(), nn.Linear(3, 3), whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x).detach()
+        return y * self.head.weight.sum() * 0 if self.whole else self.head(y)  # type: ignore[no-any-return]
+
+
+def test_what_cannot_learn_is_found() -> None:
+    found = probed(Cut(whole=True), only=["P5"])
+    assert names(found) == ["one batch is not learned"]
+    cut = probed(Cut(whole=False), only=["P5"])
+    assert "detached backbone" in names(cut, "warning")
+    model = network()
+    model.requires_grad_(False)
+    assert names(probed(model, only=["P5"])) == ["head frozen"]
+
+
+def test_evaluation_by_another_network_is_found() -> None:
+    slow = network(nn.BatchNorm1d(16, momentum=1e-9))
+    with torch.no_grad():
+        slow[0].bias += 30.0
+    assert names(probed(slow, only=["P6"]), "warning") == ["evaluation is another network"]
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = network(), network()
+            nn.init.normal_(self.two[-1].weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.one if self.training else self.two)(x)  # type: ignore[no-any-return]
+
+    assert names(probed(Other(), only=["P6"]), "warning") == ["evaluation is another network"]
+
+
+class Counting(nn.Module):
+    """Keeps a state of its own, outside or inside of what is saved."""
+
+    def __init__(self, *, saved: bool) -> None:
+        super().__init__()
+        self.inner = network()
+        self.register_buffer("calls", torch.zeros(()), persistent=saved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.inner(x) * self.calls  # type: ignore[no-any-return]
+
+
+def test_state_that_no_file_holds_is_found() -> None:
+    assert names(probed(Counting(saved=False), only=["P7"])) == ["state outside of state_dict"]
+    assert names(probed(Counting(saved=True), only=["P7"])) == []
+
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x + np.random.randn())  # type: ignore[no-any-return]
+
+    assert names(probed(Drawing(), only=["P7"]), "note") == ["not judged"]
+
+
+def test_what_half_precision_cannot_hold_is_told() -> None:
+    big = [(x, 100 * y) for x, y in batches(2, 64)]
+    assert "squares" in names(probed(data=big, only=["P8"]), "note")[0]
+    half = network().half()
+    pairs = [(x.half(), 1000 * y.half()) for x, y in batches()]
+    assert names(probed(half, lambda a, b: (a - b).square().sum(), pairs, only=["P8"])) == [
+        "squares overflow in half precision"
+    ]
+    slow = network().bfloat16()
+    options: dict[str, Any] = {"optimizer": torch.optim.SGD(slow.parameters(), lr=1e-6), "only": ["P8"]}
+    pairs = [(x.bfloat16(), y.bfloat16()) for x, y in batches()]
+    assert names(probed(slow, data=pairs, **options)) == ["weights kept in bf16"]
+
+
+def test_samples_that_come_twice_are_counted() -> None:
+    data = batches()
+    assert names(probed(data=[*data, data[0]], only=["P9"]), "warning") == ["duplicate samples"]
+    found = probed(data=data, held_out=[(data[1][0][:3], data[1][1][:3])], only=["P9"])
+    assert names(found) == ["split leakage"] and "3 of 3" in found[0].evidence
+    assert names(probed(data=data[:2], held_out=data[2:], only=["P9"])) == []
+
+
+def test_a_forward_that_sets_the_seed_is_found() -> None:
+    class Seeding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return self.inner(x + 0.01 * torch.randn_like(x))  # type: ignore[no-any-return]
+
+    assert names(probed(Seeding(), only=["P9"])) == ["random state set in the forward"]
+    assert names(probed(network(nn.Dropout(0.5)), only=["P9"])) == []
+
+
+def test_coupling_within_the_batch_is_a_note() -> None:
+    found = probed(network(nn.BatchNorm1d(16)), only=["P10"])
+    assert names(found, "note") == ["in-batch coupling"] and names(found) == []
+    assert probed(only=["P10"]) == []
+    ragged = [*batches(2), (batches()[3][0][:3], batches()[3][1][:3])]
+    assert probed(data=ragged, only=["P10"]) == []
+
+
+def failing(output: Tensor, target: Tensor) -> Tensor:
+    raise ZeroDivisionError("no loss today")
+
+
+@pytest.mark.parametrize("loss", [functional.mse_loss, failing])
+def test_nothing_that_was_given_is_changed(loss: Callable[..., Any]) -> None:
+    model = network(nn.BatchNorm1d(16), nn.Dropout(0.3)).eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    data = batches()
+    before = copy.deepcopy((weights(model), optimizer.state_dict(), data))
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    probed(model, loss, data, optimizer=optimizer, train=train, held_out=batches(1))
+    assert torch.equal(weights(model), before[0]) and not model.training
+    assert all(value.grad is None for value in model.parameters())
+    assert str(optimizer.state_dict()) == str(before[1])
+    assert all(
+        torch.equal(a, b) for new, old in zip(data, before[2], strict=True) for a, b in zip(new, old, strict=True)
+    )
+    assert torch.equal(torch.get_rng_state(), states[0]) and random.getstate() == states[1]
+    assert bool((np.random.get_state()[1] == states[2]).all())
+
+
+def test_what_fails_is_not_judged_and_the_rest_goes_on() -> None:
+    found = probed(loss=failing)
+    assert {finding.name for finding in found if "ZeroDivisionError" in finding.evidence} == {"not judged"}
+    assert {finding.code for finding in found} >= {"P2", "P5", "P7", "P10"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data": []}, "data is empty"),
+        ({"data": [torch.ones(2)]}, r"data\[0\] is a Tensor"),
+        ({"data": [(1, 2)]}, r"data\[0\] is a tuple"),
+        ({"only": ["P11"]}, "only is 'P11'"),
+        ({"steps": 0}, "steps is 0"),
+        ({"accumulation_steps": 0}, "accumulation_steps is 0"),
+        ({"loss": 3}, "loss is a int"),
+        ({"train": "mine"}, "train is a str"),
+        ({"held_out": [3]}, r"held_out\[0\] is a int"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        probed(**change)
+    with pytest.raises(InputError, match="model is a int"):
+        rislab.probe(3, functional.mse_loss, batches())  # type: ignore[arg-type]
+
+
+def test_there_are_ten() -> None:
+    assert list(PROBES) == [f"P{number}" for number in range(1, 11)]

@@ -1,0 +1,264 @@
+"""Whole scripts under the checkup, none of which knows of it: correct ones, the same with a fault, and strange ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rislab.checkup.gradient_rules import Declared
+from rislab.checkup.script import ScriptRun, run_script
+from rislab.cli.main import main
+from rislab.errors import InputError
+
+FOLDER = Path(__file__).parents[1] / "scripts"
+CORRECT = sorted(path.stem for path in FOLDER.glob("*.py"))
+BACKWARD = "l.backward()\n"
+
+# Script, edit, and the names that the fault may be given.
+FAULTY: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
+    "the division forgotten": ("multitask_acc", "(l / size).backward()", BACKWARD.strip(), ("never divided",)),
+    "divided by K at the ragged end": ("multitask_acc", "(l / size)", "(l / K)", ("ragged window divided by K",)),
+    "no step at the ragged end": (
+        "multitask_acc", " or i + 1 == n", "",
+        ("tail never stepped", "left-overs leak", "ragged window divided by K"),
+    ),
+    "a window that begins late": (
+        "arguments", '(i + (a.bad != "off")) % a.k', "i % a.k", ("window off by one", "left-overs leak")
+    ),
+    "zeroed in each pass": (
+        "multitask_acc", "        p = m(X[s])\n", "        o.zero_grad()\n        p = m(X[s])\n",
+        ("zeroed per micro-batch", "loop tail dedented"),
+    ),
+    "a mean of means": ("ragged_ok", "len(x) / n", "1 / len(win)", ("mean of means in the window",)),
+    "backward after the loop": (
+        "ragged_ok", "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n",
+        "            l = F.mse_loss(m(x), y)\n        l.backward()\n",
+        ("loop tail dedented", "forwards that reached no step"),
+    ),
+    "gradients never zeroed": ("mnist", "        o.zero_grad()\n", "", ("never zeroed",)),
+    "zeroed just before the step": ("mnist", "        o.step()\n", "        o.zero_grad()\n        o.step()\n",
+        ("zeroed before the step",)),
+    "evaluation never undone": ("mnist", "    m.train()\n", "", ("eval never undone",)),
+    "two steps": ("mnist", "        o.step()\n", "        o.step()\n        o.step()\n", ("stepped twice",)),
+    "a schedule that begins at 0": ("bf16", "min(1, (t + 1) / 5)", "min(1, t / 5)",
+        ("learning rate 0 at the first step", "warm-up counted in samples")),
+    "the schedule before the optimiser": (
+        "bf16", "    o.step()\n    sch.step()\n", "    sch.step()\n    o.step()\n", ("scheduler before the optimiser",)
+    ),
+    "the tick of each batch": (
+        "ragged_ok", "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n",
+        "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n            o.sch.step()\n",
+        ("scheduler per micro-batch", "scheduler before the optimiser"),
+    ),
+    "clipped before unscaling": ("fp16", "        sc.unscale_(o)\n", "", ("clipped before unscaling",)),
+    "the scaler passed by": ("fp16", "        sc.step(o)\n", "        o.step()\n", ("scaler bypassed",)),
+    "no scaler at all": (
+        "fp16", 'sc = torch.amp.GradScaler("cpu")', 'sc = torch.amp.GradScaler("cpu", enabled=False)',
+        ("scaler only where CUDA is",),
+    ),
+    "NaN turned into 0": (
+        "char_rnn", "        torch.nn.utils.clip",
+        "        if i == 20:\n            m.o.weight.grad[0, 0] = float('nan')\n        torch.nn.utils.clip",
+        ("NaN reached a step",),
+    ),
+    "clipped in each pass": (
+        "tied_lm", '            l.backward()\n        torch.nn.utils.clip_grad_norm_(m.parameters(), 1.0)\n',
+        '            l.backward()\n            torch.nn.utils.clip_grad_norm_(m.parameters(), 0.01)\n',
+        ("clipped per micro-batch", "gradient direction"),
+    ),
+    "a step in each pass": (
+        "ragged_ok", "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n        o.step()\n",
+        "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n            o.step()\n",
+        ("step per micro-batch", "left-overs leak", "never zeroed"),
+    ),
+    "the old head in the optimiser": (
+        "transfer", "crit = nn.CrossEntropyLoss()", "crit = nn.CrossEntropyLoss()\nh = m[1] = nn.Linear(8, 2)",
+        ("optimiser holds stale parameters",),
+    ),
+    "weights in bfloat16": (
+        "max_steps", "m = nn.Linear(5, 1)\n", "m = nn.Linear(5, 1).bfloat16()\n", ("weights kept in bf16",)
+    ),
+    "a layer left out": (
+        "vae", "torch.optim.Adam(m.parameters(), 1e-3)",
+        "torch.optim.Adam([*m.a.parameters(), *m.d.parameters()], 1e-3)",
+        ("not in the optimiser",),
+    ),
+    "a schedule much too fast": (
+        "distill", "CosineAnnealingLR(o, 12)", "StepLR(o, 1, 0.1)", ("schedule ends early",)
+    ),
+}  # fmt: skip
+
+
+def run(path: Path, **options: Any) -> ScriptRun:
+    return run_script(path, **{"steps": 60, **options})
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CORRECT)
+def test_a_correct_script_is_not_accused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = run(FOLDER / f"{name}.py")
+    assert not seen.failed, seen.ended
+    assert seen.findings.faults == [], str(seen.findings)
+    assert seen.judged and seen.exit_code() == 0
+
+
+def edited(name: str, folder: Path) -> Path:
+    script, before, after, _ = FAULTY[name]
+    source = (FOLDER / f"{script}.py").read_text()
+    assert source.count(before) == 1, (name, source.count(before))
+    source = source.replace(before, after)
+    if "o.sch" in source:
+        source = source.replace("X = ", "o.sch = torch.optim.lr_scheduler.LambdaLR(o, lambda t: 0.99**t)\nX = ", 1)
+    if name == "weights in bfloat16":
+        source = source.replace("torch.optim.SGD(m.parameters(), 0.05)", "torch.optim.SGD(m.parameters(), 1e-6)")
+        source = source.replace("X = torch.randn(72, 5)", "X = torch.randn(72, 5).bfloat16()")
+    path = folder / f"{script}.py"
+    path.write_text(source)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", FAULTY)
+def test_the_fault_of_a_script_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = run(edited(name, tmp_path))
+    assert not seen.failed, seen.ended
+    told = [finding for finding in seen.findings if finding.severity != "note"][:2]
+    assert {name for finding in told for name in (finding.name, *finding.aliases)} & set(FAULTY[name][3]), str(
+        seen.findings
+    )
+
+
+def script(folder: Path, text: str) -> Path:
+    path = folder / "script.py"
+    path.write_text(text)
+    return path
+
+
+PLAIN = """
+import sys
+import torch
+m = torch.nn.Linear(3, 1)
+o = torch.optim.SGD(m.parameters(), 0.1)
+for i in range(8):
+    o.zero_grad()
+    m(torch.ones(2, 3)).square().mean().backward()
+    o.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (PLAIN, 0, "ran to its end"),
+        (PLAIN.replace("    o.zero_grad()\n", ""), 1, "ran to its end"),
+        (PLAIN + "1 / 0\n", 2, "crashed: ZeroDivisionError"),
+        (PLAIN + "sys.exit(3)\n", 2, "exit code 3"),
+        (PLAIN + "sys.exit(0)\n", 0, "ran to its end"),
+        (PLAIN + "raise KeyboardInterrupt\n", 2, "was interrupted"),
+        ("print('no training here')\n", 2, "ran to its end"),
+        (PLAIN.replace("range(8)", "range(10**9)"), 0, "was stopped"),
+        ("def f(:\n", 2, "crashed: SyntaxError"),
+        (PLAIN.replace("        o.step()", "").replace("    o.step()\n", ""), 1, "ran to its end"),
+    ],
+)
+def test_the_exit_code_says_how_it_ended(tmp_path: Path, text: str, code: int, said: str) -> None:
+    seen = run(script(tmp_path, text))
+    assert seen.exit_code() == code, str(seen.findings)
+    assert said in seen.ended
+
+
+def test_a_script_finds_its_arguments_its_folder_and_its_name(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("WORD = 'beside'\n")
+    text = PLAIN + "import beside\nprint(beside.WORD, sys.argv[1:], __name__)\nassert sys.argv[1:] == ['--k', '3']\n"
+    before = list(sys.argv), list(sys.path)
+    seen = run(script(tmp_path, text), arguments=("--k", "3"))
+    assert seen.exit_code() == 0, seen.ended
+    assert (list(sys.argv), list(sys.path)) == before
+
+
+def test_declared_contracts_are_held_against_a_script(tmp_path: Path) -> None:
+    assert run(script(tmp_path, PLAIN), declared=Declared(clip_norm=1e-3)).exit_code() == 1
+    assert run(script(tmp_path, PLAIN), declared=Declared(accumulation_steps=2)).exit_code() == 1
+
+
+def test_a_missing_script_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="SCRIPT is"):
+        run_script(tmp_path / "nothing.py")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_fork_reports_nothing_of_its_own(tmp_path: Path) -> None:
+    text = PLAIN + "import os\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0\n"
+    path = script(tmp_path, text)
+    done = subprocess.run(
+        [sys.executable, "-m", "rislab.cli.main", "checkup", str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("watched:") == 1
+
+
+WEIGHTS = PLAIN + "torch.save([p.detach().clone() for p in m.parameters()], sys.argv[1])\n"
+
+
+@pytest.mark.parametrize("head", ["torch.manual_seed(0)\n", "torch.manual_seed(0)\ntorch.randn(3)\n"])
+def test_a_watched_script_trains_bit_by_bit_as_an_unwatched_one(tmp_path: Path, head: str) -> None:
+    text = WEIGHTS.replace("m = ", head + "m = ", 1).replace("torch.ones(2, 3)", "torch.randn(2, 3)")
+    path = script(tmp_path, text)
+    run(path, arguments=(str(tmp_path / "watched.pt"),), steps=None)
+    command = [sys.executable, str(path), str(tmp_path / "alone.pt")]
+    subprocess.run(command, check=True, timeout=120)
+    pair = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("watched", "alone")]
+    assert all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
+
+
+def test_the_command_prints_findings_or_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty = script(tmp_path, PLAIN.replace("    o.zero_grad()\n", "") + "print('hello')\n")
+    assert main(["checkup", str(faulty)]) == 1
+    told = capsys.readouterr().out
+    assert "FAULT   C2 never zeroed" in told and "hello" in told and "fix:" in told
+    assert re.search(r"where: .*script\.py:\d+", told)
+    assert main(["checkup", str(faulty), "--json", "--steps", "5"]) == 1
+    captured = capsys.readouterr()
+    plain = json.loads(captured.out)
+    assert plain["steps"] == 5 and plain["exit_code"] == 1 and plain["findings"][0]["name"] == "never zeroed"
+    assert main(["checkup", str(tmp_path / "nothing.py")]) == 2
+    assert "SCRIPT is" in capsys.readouterr().err
+    assert main(["checkup", str(faulty), "--steps", "0"]) == 2
+    assert "steps is 0" in capsys.readouterr().err
+
+
+def test_what_was_there_before_is_of_no_concern(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 1)
+    earlier = torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", init_scale=8192.0)
+    earlier[1].scale(model(torch.ones(1, 3)).sum()).backward()
+    seen = run(script(tmp_path, PLAIN))
+    assert len(seen.optimisers) == 1 and seen.exit_code() == 0, str(seen.findings)
+
+
+COMPILED = PLAIN.replace("for i", "m = torch.compile(m, backend='eager')\nfor i")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("change", [lambda text: text, lambda text: text.replace("    o.zero_grad()\n", "")])
+def test_a_compiled_network_is_judged_like_another(tmp_path: Path, change: Callable[[str], str]) -> None:
+    seen = run(script(tmp_path, change(COMPILED)))
+    assert not seen.failed, seen.ended
+    assert [finding.name for finding in seen.findings.faults] == (
+        [] if "zero_grad" in change(COMPILED) else ["never zeroed"]
+    )

@@ -1,0 +1,166 @@
+"""The clinic: two loops that differ by the fault alone, readings that are measured, diffs that hide nothing."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+from rislab.errors import InputError
+from rislab.faults import catalogue, comparison
+from rislab.faults.comparison import Case, Clinic, ClinicConfig, Diff, Reading
+from rislab.faults.fault import Fault
+from rislab.faults.symptoms import OF_A_TRAINING
+from rislab.training.records import same
+
+NEVER = catalogue.find_fault("never divided")
+
+
+@pytest.fixture(scope="module")
+def sgd() -> Case:
+    return comparison.case(NEVER, optimiser="sgd", epochs=2)
+
+
+def test_an_edit_that_changes_nothing_changes_no_number() -> None:
+    line = "                    scaler.update()\n"
+    fault = Fault("renamed", "nothing happened", "training", line, line + "                    # and that is all\n", "")
+    seen = comparison.case(fault, optimiser="adam", epochs=1)
+    assert seen.differences() == []
+    assert all(same(one, other) for one, other in zip(seen.correct.records, seen.faulty.records, strict=True))
+
+
+def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: Case) -> None:
+    # Four micro-batches of eight in the full windows; float32 sums in another order, times about ten.
+    np.testing.assert_allclose(sgd.faulty.alpha[[0, 1, 3, 4]], 4, rtol=1e-4)
+    np.testing.assert_allclose(sgd.correct.alpha, 1, rtol=1e-4)
+    # The ragged window: 8, 8 and 4 of 20 scenes, weights of 1 over their shares.
+    np.testing.assert_allclose(sgd.faulty.coverage[2, 8:], [2.5, 2.5, 5.0], rtol=1e-3)
+    found = {reading.quantity: reading for reading in sgd.readings}
+    assert set(found) == set(OF_A_TRAINING)
+    assert "α of full windows" in {reading.quantity for reading in sgd.differences()}
+    assert "steps per window" not in {reading.quantity for reading in sgd.differences()}
+
+
+def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: Case) -> None:
+    assert sgd.correct.true_loss[0] == sgd.faulty.true_loss[0]
+    assert sgd.correct.scenes == sgd.faulty.scenes
+
+
+def test_adam_hides_what_sgd_shows(sgd: Case) -> None:
+    adam = comparison.case(NEVER, optimiser="adam", epochs=2)
+    apart = [abs(math.log(case.faulty.ends[-1].train_eval / case.correct.ends[-1].train_eval)) for case in (adam, sgd)]
+    assert apart[0] < 0.25 * apart[1]
+
+
+def test_the_correct_loop_is_trained_once_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Fault | None] = []
+    real = comparison.examined
+
+    def counted(fault: Fault | None, setting: dict[str, object]) -> object:
+        asked.append(fault)
+        return real(fault, setting)
+
+    monkeypatch.setattr(comparison, "examined", counted)
+    desk = Clinic()
+    one = desk.case(NEVER, optimiser="adam", epochs=1)
+    other = desk.case(catalogue.find_fault("zeroed per micro-batch"), optimiser="adam", epochs=1)
+    assert asked == [None, NEVER, other.fault]
+    assert one.correct is other.correct
+    assert desk.case(NEVER, optimiser="adam", epochs=2).correct is not one.correct
+
+
+def test_a_loop_without_a_step_is_read_without_noise() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        seen = comparison.case(catalogue.find_fault("step in a branch never taken"), epochs=1)
+    found = {reading.quantity: reading for reading in seen.differences()}
+    assert math.isnan(found["α of full windows"].faulty)
+    assert found["share of windows that moved a weight"].faulty == 0
+
+
+def test_what_python_warned_of_is_kept() -> None:
+    line = "                    scaler.update()\n"
+    loud = Fault(
+        "loud", "it says so", "training", line, line + '                    __import__("warnings").warn("x. y")\n', ""
+    )
+    assert comparison.case(loud, epochs=1).warnings == ("x",)
+
+
+def test_a_fault_of_the_physics_turns_checks_and_not_curves() -> None:
+    seen = comparison.study(catalogue.find_fault("conjugated steering"))
+    assert seen.cases == {}
+    red = {check.name for check in seen.checks if not check.faulty.passed}
+    assert red == set(seen.fault.badge)
+    assert all(check.correct.passed for check in seen.checks)
+
+
+def test_rungs_of_the_ladder_stand_beside_the_badge() -> None:
+    fault = catalogue.find_fault("identity miscounted")
+    seen = comparison.study(fault)
+    assert [check.name for check in seen.checks if check.of == "ladder"] == list(fault.checks)
+    assert [check.name for check in seen.checks if not check.faulty.passed] == list(fault.checks)
+
+
+def test_readings_are_those_of_the_signs_and_surprises_know_both_kinds() -> None:
+    found = comparison.readings(NEVER)
+    assert [reading.quantity for reading in found] == [sign.quantity for sign in NEVER.signs]
+    assert comparison.surprises(NEVER, found) == []
+    turned = [Reading(reading.quantity, reading.faulty, reading.correct) for reading in found]
+    assert len(comparison.surprises(NEVER, turned)) == 2 * len(found)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differs"),
+    [(1.0, 1.0005, False), (1.0, 1.01, True), (0.0, 1e-9, False), (math.nan, 1.0, True), (math.nan, math.nan, False)],
+)
+def test_readings_differ_beyond_noise(one: float, other: float, differs: bool) -> None:
+    assert Reading("", one, other).differs(1e-3) is differs
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"fault": "never devided"}, "did you mean 'never divided'"),
+        ({"compared": ["nothing"]}, "unknown fault 'nothing'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"quiz_seed": -1}, "quiz_seed is -1"),
+    ],
+)
+def test_bad_input_is_named(fields: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ClinicConfig(**fields)  # type: ignore[arg-type]
+    for optimiser, epochs, words in (("rmsprop", 2, "optimiser is 'rmsprop'"), ("adam", 0, "epochs is 0")):
+        with pytest.raises(InputError, match=words):
+            comparison.case(NEVER, optimiser=optimiser, epochs=epochs)
+
+
+def text_of(page: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "\n", page))
+
+
+@pytest.mark.parametrize("fault", catalogue.FAULTS, ids=lambda fault: fault.name)
+def test_a_diff_shows_every_changed_line_and_escapes_it(fault: Fault) -> None:
+    page = Diff(fault)._repr_html_()
+    plain = "".join(text_of(page).split())
+    for line in fault.diff().splitlines()[2:]:
+        if line[:1] in "+-":
+            assert "".join(line[1:].split()) in plain
+    assert page.count("<span") == page.count("</span>")
+    assert str(Diff(fault)) == fault.diff()
+
+
+def test_a_diff_marks_what_differs_within_a_line() -> None:
+    page = Diff(NEVER)._repr_html_()
+    marked = re.findall(r"font-weight:bold'>([^<]*)<", page)
+    assert "len(batch) / window" in marked and "weight = " not in "".join(marked)
+
+
+def test_a_diff_escapes_what_is_code_and_not_markup() -> None:
+    fault = Fault("html", "", "losses", "    return error / truth_energy\n", "    return '<i>&'\n", "")
+    page = Diff(fault)._repr_html_()
+    assert "<i>" not in page
+    assert "return'<i>&'" in "".join(text_of(page).split())

@@ -1,0 +1,205 @@
+"""The story: what it reproduces exactly, what is measured outside of it, and that every check of it can fail."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from rislab.errors import InputError
+from rislab.faults import catalogue, exercises, story
+from rislab.faults.fault import source_of
+from rislab.faults.story import ACCOMPLICES, CULPRITS, HIDING, Replay, StoryConfig, replay
+from rislab.training.records import epochs
+
+SMALL = StoryConfig(epochs=3, repair_epochs=3)
+# Division by n and the way back round twice in float32, 2^-24 each; twice that for the sums.
+ROUNDING = 4 * 2**-24
+
+
+@pytest.fixture(scope="module")
+def cast() -> dict[str, Replay]:
+    """Every culprit once."""
+    return {name: replay(SMALL, name) for name in CULPRITS}
+
+
+def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(cast: dict[str, Replay]) -> None:
+    assert cast["suspect"].same_as(cast["correct loop"])
+    accused, correct = cast["suspect, K = 4"], replay(SMALL, accumulation_steps=4)
+    assert not accused.same_as(correct)
+    # One of four micro-batches in the first window is divided: 13 and 16 quarters, more or less of the same size.
+    assert 3.4 < accused.ends[0].train / correct.ends[0].train < 3.8
+    assert len(set(accused.validations)) == SMALL.epochs
+
+
+def test_the_checkup_names_the_culprits_and_leaves_the_innocent_alone() -> None:
+    said = {name: story.second_opinion(StoryConfig(epochs=3), name) for name in CULPRITS}
+    assert said["correct loop"] == said["suspect"] == []
+    for name in ("suspect, K = 4", "stage one", "stage two"):
+        assert said[name][0].name == CULPRITS[name].fault
+
+
+def test_stage_one_reports_exactly_nothing(cast: dict[str, Replay]) -> None:
+    told = cast["stage one"]
+    assert [end.train for end in told.ends] == [0.0] * 3
+    assert len(set(told.validations)) == len(set(told.fresh)) == 1
+    assert all(" train 0.000000  val " in line for line in told.log())
+    # The losses were there all the time.
+    assert min(map(min, told.batch_losses)) > 0.5
+
+
+@pytest.mark.parametrize("batches", [8, 16])
+def test_stage_two_reports_the_last_batch_over_n(batches: int) -> None:
+    told = replay(StoryConfig(batches=batches, epochs=3), "stage two")
+    for end, losses in zip(told.ends, told.batch_losses, strict=True):
+        assert len(losses) == batches
+        assert abs(end.train * batches - losses[-1]) <= ROUNDING * losses[-1]
+        # No other batch would do.
+        assert all(abs(end.train * batches - loss) > ROUNDING * loss for loss in losses[:-1])
+
+
+def test_the_ledger_of_the_first_epoch(cast: dict[str, Replay]) -> None:
+    counted = {name: [*vars(told.first_epoch).values()] for name, told in cast.items()}
+    # Forwards, backwards, steps applied, skipped, ticks.
+    assert counted["correct loop"] == counted["suspect"] == [8, 8, 8, 0, 8]
+    assert counted["suspect, K = 4"] == [8, 8, 2, 0, 2]
+    assert counted["stage one"] == [8, 0, 0, 1, 0]
+    assert counted["stage two"] == [8, 1, 1, 0, 1]
+
+
+def test_what_is_true_agrees_with_what_an_honest_loop_tells(cast: dict[str, Replay]) -> None:
+    told = cast["correct loop"]
+    assert told.fresh[1:] == told.validations
+    # The first window's report was taken at the first weights, as the outside look was.
+    first = next(record for record in told.records if record.step == 1)
+    assert first.loss == pytest.approx(told.batch_losses[0][0], rel=ROUNDING)  # type: ignore[union-attr]
+
+
+def test_replays_are_the_same_twice_and_of_another_seed_are_not(cast: dict[str, Replay]) -> None:
+    again = replay(SMALL, "stage two")
+    assert again.same_as(cast["stage two"])
+    assert not replay(StoryConfig(epochs=3, seed=1), "stage two").same_as(again)
+    shorter = Replay(again.culprit, (), again.records[:-1], again.batch_losses, again.fresh, again.weights)
+    assert not again.same_as(shorter)
+
+
+def test_a_replay_is_the_training_of_the_house() -> None:
+    """Neither the outside look nor the copying of records changes what is trained."""
+    overfit = SMALL.overfit(1)
+    model = overfit.model()
+    from rislab.training.loop import fit
+
+    told = list(fit(model, overfit.data(), overfit.training(warmup=SMALL.warmup), validation=overfit.validation_data()))
+    mine = replay(SMALL)
+    assert [end.train for end in epochs(told)] == [end.train for end in mine.ends]
+    assert torch.equal(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), mine.weights)
+
+
+def test_each_accomplice_hides_the_next() -> None:
+    rows = {repair.done: repair for repair in story.repairs(SMALL)}
+    assert [*rows] == ["nothing", "the branch: stage two", "the loop", *HIDING]
+    told = {done: repair.replay for done, repair in rows.items()}
+    # The gate guards a line that stage one has rewritten.
+    assert "step gate too strict" not in rows["nothing"].left and rows["the loop"].left == HIDING
+    for done in ("nothing", "the branch: stage two", "the loop", HIDING[0]):
+        assert len(set(told[done].validations)) == 1, done
+        assert told[done].ends[-1].counters.steps_applied == 0, done
+    assert told["the loop"].ends[-1].counters.backwards == SMALL.batches * SMALL.epochs
+    gate, rate, average, term, floor, leak = (told[name] for name in HIDING[1:])
+    assert (gate.idle, rate.idle) == (1, 0)
+    assert rate.validations != average.validations and rate.weights.equal(average.weights)
+    assert (average.zero_terms, term.zero_terms) == (1, 0)
+    assert floor.validations != floor.fresh[1:] and leak.validations == leak.fresh[1:]
+    assert rows[HIDING[-1]].left == ()
+
+
+def test_accomplices_that_no_curve_shows_tell_themselves_off_the_correct_code() -> None:
+    assert all(catalogue.find_fault(name).signs for name in ACCOMPLICES)
+    for name in ACCOMPLICES[len(HIDING) - 2 :]:
+        sign = catalogue.find_fault(name).signs[0]
+        reading = story.tell(name)
+        assert sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct), name
+
+
+def test_the_probe_is_silent_after_the_loop() -> None:
+    assert len(story.probed(SMALL, "correct loop")) == SMALL.epochs
+    assert all(re.fullmatch(r"\[PROBE\] \d\.\d{6}", said) for said in story.probed(SMALL, "correct loop"))
+    assert story.probed(SMALL, "stage one") == story.probed(SMALL, "stage two") == []
+
+
+def test_the_table_of_indents_is_that_of_the_source() -> None:
+    def table(culprit: str) -> dict[str, story.Place]:
+        fault = CULPRITS[culprit].fault
+        source = catalogue.find_fault(fault).edited() if fault else source_of("training.loop")
+        places = {place.what: place for place in story.indents(source)}
+        for place in places.values():
+            line = source.splitlines()[place.line - 1]
+            assert len(line) - len(line.lstrip()) == place.column and place.what.split(".")[-1] in line
+        return places
+
+    correct, one, two = (table(name) for name in ("correct loop", "stage one", "stage two"))
+    assert correct["backward"].inside and correct["backward"].column == correct["for"].column + 4
+    assert two["backward"].column == two["for"].column and not two["backward"].inside
+    assert one["backward"].column == correct["backward"].column and not one["backward"].inside
+    assert (one["backward"].branch, correct["backward"].branch) == ("first", "")
+    assert one["loss_of"].inside and two["loss_of"].inside
+
+
+def test_a_comment_may_stand_anywhere() -> None:
+    source = source_of("training.loop")
+    moved = re.sub(r"^\s+#", "#", source, flags=re.MULTILINE)
+    assert moved != source and ast.dump(ast.parse(moved)) == ast.dump(ast.parse(source))
+    assert ast.dump(ast.parse(catalogue.find_fault("loop tail dedented").edited())) != ast.dump(ast.parse(source))
+
+
+def test_a_wrong_key_makes_the_nan_loud_and_the_gate_makes_it_silent_again() -> None:
+    pair = ("singular vectors differentiated", "overflow looked up under a wrong key")
+    with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
+        replay(SMALL, accomplices=pair, curriculum="three-phase")
+    gated = replay(SMALL, accomplices=(*pair, "step gate too strict"), curriculum="three-phase")
+    assert len(set(gated.validations)) == 1 and math.isfinite(gated.validations[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batches": 7}, "batches is 7; allowed: a divisor of scenes, which is 64"),
+        ({"batches": 2}, "batches is 2"),
+        ({"scenes": 8}, "scenes is 8"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"repair_epochs": 1}, "repair_epochs is 1"),
+        ({"warmup": 0}, "warmup is 0"),
+        ({"culprit": "the butler"}, "culprit is 'the butler'"),
+        ({"together": ["the butler"]}, "together is 'the butler'"),
+        ({"culprit": "stage one", "together": ["step gate too strict"]}, "'step gate too strict', but stage one"),
+        ({"together": ["split leakage", "split leakage"]}, "'split leakage' twice"),
+        ({"lr": -1.0}, "lr is -1.0"),
+    ],
+)
+def test_bad_input_is_named(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        StoryConfig(**changes)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="curriculum is 'two-phase'"):
+        replay(SMALL, curriculum="two-phase")
+
+
+# As the notebook has them: six digits of a log times 8, the batches of an epoch, one level, the
+# batches again, and one measured.
+def test_exercises_take_the_right_answer_and_no_other() -> None:
+    told = replay(StoryConfig(), "stage two")
+    logged = float(told.log()[2].split("train ")[1].split()[0])
+    leaked = replay(StoryConfig().short, accomplices=["split leakage"], curriculum="three-phase")
+    right = {"last batch": logged * 8, "ticks": 8, "column": 4, "undone": 8}
+    right["leak"] = round(leaked.fresh[-1] / leaked.validations[-1], 1)
+    wrong = {"last batch": logged, "ticks": 1, "column": 8, "undone": 0, "leak": 1.0}
+    for name, answer in right.items():
+        assert exercises.check(name, answer).right, name  # type: ignore[arg-type]
+        assert exercises.check(name, wrong[name]).right is False, name  # type: ignore[arg-type]
+    cells = json.loads(Path("notebooks/03_whodunnit.ipynb").read_text())["cells"]
+    asked = re.findall(r'check\("([^"]+)", answer\)', "".join(line for cell in cells for line in cell["source"]))
+    assert asked == [*right]

@@ -1,0 +1,176 @@
+"""The sparse reference: everything found where noise is small, counted rightly, and each scene by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.errors import InputError
+from rislab.music.crb import crb
+from rislab.music.estimate import Estimate
+from rislab.music.likelihood import information_criterion, polish, rss
+from rislab.music.metrics import allowed_recall, match
+from rislab.music.sparse import dictionary, model_order, sparse
+
+# `rislab.music.sparse` is the function, once the package has exported it.
+MODULE = importlib.import_module("rislab.music.sparse")
+CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
+FULL = SceneConfig.preset("full", snr_db=20.0, separation=math.radians(10), sources=(1, 3))
+
+
+def counted(batch: SceneBatch) -> Tensor:
+    return batch.active.sum(-1)
+
+
+def same(one: Estimate, other: Estimate, tolerance: float) -> None:
+    for field in dataclasses.fields(Estimate):
+        first, second = getattr(one, field.name), getattr(other, field.name)
+        torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("config", "scenes"), [(CLASSROOM, 40), (FULL, 24)])
+def test_everything_is_found_where_noise_is_small(config: SceneConfig, scenes: int) -> None:
+    batch = simulate(config, scenes, seed=1)
+    assert set(counted(batch).tolist()) == {1, 2, 3}
+    estimate = sparse(batch, counted(batch))
+    assert torch.equal(estimate.active.sum(-1), counted(batch))
+    found = match(estimate, batch)
+    assert (found.recall, found.precision) == (1.0, 1.0)
+
+
+def test_nearly_everything_is_found_that_the_bound_allows_with_sources_anywhere() -> None:
+    batch = simulate(SceneConfig.preset("full", snr_db=10.0, sources=(1, 3)), 60, seed=2)
+    recall = match(polish(batch, sparse(batch, counted(batch))), batch).recall
+    # About 120 sources: a recall of 0.95 scatters by 2 %.
+    assert recall > allowed_recall(batch, crb(batch)) - 0.06
+
+
+@pytest.mark.parametrize("symbols", ["constant", "coherent"])
+def test_constant_and_coherent_symbols_are_no_obstacle(symbols: str) -> None:
+    batch = simulate(dataclasses.replace(CLASSROOM, symbols=symbols, sources=2), 30, seed=3)
+    estimate = sparse(batch, 2)
+    assert match(estimate, batch).recall >= 0.95
+    assert match(polish(batch, estimate), batch).recall >= 0.95
+
+
+def test_the_estimate_explains_more_than_the_truth_does_once_polished() -> None:
+    batch = simulate(CLASSROOM, 20, seed=4)
+    truth = Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
+    # With the same waveforms free, the best fit of the deterministic model leaves no more than the true places do.
+    left = rss(batch, polish(batch, sparse(batch, counted(batch)), kind="deterministic"))
+    assert bool((left <= rss(batch, truth) * (1 + 1e-4)).all())
+
+
+def test_a_number_for_each_scene_is_that_scene_by_itself() -> None:
+    batch = simulate(dataclasses.replace(CLASSROOM, snr_db=10.0), 8, seed=5).to(dtype=torch.float64)
+    counts = torch.tensor([1, 3, 2, 1, 3, 2, 2, 1])
+    together = sparse(batch, counts)
+    assert torch.equal(together.active, torch.arange(3) < counts.unsqueeze(-1))
+    assert bool((together.power[~together.active] == 0).all())
+    assert bool((together.power[together.active] > 0).all())
+    for number, count in enumerate(counts.tolist()):
+        own = Estimate(
+            *(getattr(together, field.name)[number : number + 1, :count] for field in dataclasses.fields(Estimate))
+        )
+        # Both follow the same path in double precision, up to sums in another order.
+        same(sparse(batch[number], count), own, 1e-6)
+
+
+def test_chunks_change_no_result_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = simulate(dataclasses.replace(CLASSROOM, snr_db=10.0), 8, seed=6).to(dtype=torch.float64)
+    whole = sparse(batch, counted(batch))
+    monkeypatch.setattr(MODULE, "CHUNK", 3)
+    told: list[tuple[int, int]] = []
+    same(sparse(batch, counted(batch), progress=lambda done, of: told.append((done, of))), whole, 1e-6)
+    assert told == [(3, 8), (6, 8), (8, 8)]
+
+
+def test_a_chunk_may_hold_fewer_sources_than_others() -> None:
+    batch = simulate(CLASSROOM, MODULE.CHUNK + 1, seed=6)
+    counts = torch.full((len(batch),), 2)
+    counts[-1] = 1
+    estimate = sparse(batch, counts)
+    assert torch.equal(estimate.active.sum(-1), counts)
+
+
+@pytest.mark.parametrize(("seed", "dtype"), [(0, torch.float32), (2, torch.float32), (0, torch.float64)])
+def test_more_sources_may_be_asked_for_than_there_are(seed: int, dtype: torch.dtype) -> None:
+    batch = simulate(SceneConfig.preset("classroom"), 32, seed=seed).to(dtype=dtype)
+    estimate = sparse(batch, 3)
+    assert bool(estimate.active.all())
+    for name in ("azimuth", "elevation", "range", "power"):
+        assert bool(torch.isfinite(getattr(estimate, name)).all())
+    # All powers sum to N = 36: two sources in one place must not outgrow each other to infinity.
+    assert float(estimate.power.max()) < 1e4
+
+
+def test_estimates_lie_in_the_field_of_view() -> None:
+    config = SceneConfig.preset("classroom", snr_db=-10.0)
+    estimate = sparse(simulate(config, 20, seed=7), 3)
+    for name in ("azimuth", "elevation", "range"):
+        low, high = getattr(config, name)
+        place = getattr(estimate, name)
+        assert float(place.min()) >= low - 1e-6 and float(place.max()) <= high + 1e-5
+
+
+def test_the_dictionary_samples_a_beam_three_times_and_needs_no_range_for_plane_waves() -> None:
+    assert dictionary(SceneConfig.preset("full")).shape == (29, 17, 7)
+    grid = dictionary(SceneConfig.preset("full", wavefront="planar"))
+    assert grid.shape == (29, 17, 1)
+    flat = dictionary(SceneConfig.preset("full", elevation=0.0, range=2.0))
+    assert flat.shape == (29, 1, 1)
+    assert float(flat.elevation) == 0.0 and float(flat.range) == pytest.approx(2.0)
+    # Any source of the field of view has an atom that sees more than half of its power.
+    batch = simulate(SceneConfig.preset("full", sources=1), 200, seed=8)
+    atoms = dictionary(batch.config).steering(torch.complex64)
+    seen = (atoms.conj() @ batch.steering()[..., 0].mT).abs().square().amax(0)
+    assert float(seen.min()) > 0.5
+
+
+@pytest.mark.parametrize("sources", [0, 8, 9, True, 1.0, torch.tensor([1, 8]), torch.tensor([0, 1]), torch.ones(2)])
+def test_numbers_of_sources_out_of_range_are_refused(sources: int | Tensor) -> None:
+    batch = simulate(CLASSROOM, 2, seed=0)
+    with pytest.raises(InputError, match="sources is"):
+        sparse(batch, sources)
+
+
+@pytest.mark.parametrize("most", [0, 8, 1.5, True])
+def test_orders_out_of_range_are_refused(most: int) -> None:
+    with pytest.raises(InputError, match="most is"):
+        model_order(simulate(CLASSROOM, 2, seed=0), most)
+
+
+def test_sources_are_counted() -> None:
+    batch = simulate(SceneConfig.preset("classroom", snr_db=15.0, separation=math.radians(20)), 24, seed=9)
+    told: list[tuple[int, int]] = []
+    counts = model_order(batch, 4, progress=lambda done, of: told.append((done, of)))
+    # The scratch estimate was right in 48 of 48 scenes of the full preset at 15 dB.
+    assert float((counts == counted(batch)).double().mean()) >= 0.9
+    assert told == [(number, 4) for number in range(1, 5)]
+
+
+def test_counting_ends_for_every_scene() -> None:
+    counts = model_order(simulate(SceneConfig.preset("classroom"), 24, seed=0), 4)
+    assert bool(((counts >= 0) & (counts <= 4)).all())
+
+
+def test_order_is_the_smallest_criterion_of_its_own_fits() -> None:
+    batch = simulate(SceneConfig.preset("classroom", snr_db=(0.0, 10.0)), 6, seed=10).to(dtype=torch.float64)
+    energy = batch.snapshots.abs().square().sum((1, 2))
+    lefts = [energy, *(rss(batch, polish(batch, sparse(batch, count))) for count in (1, 2, 3))]
+    for criterion in ("mdl", "aic"):
+        scores = [information_criterion(batch, left, k, criterion=criterion) for k, left in enumerate(lefts)]
+        assert torch.equal(model_order(batch, 3, criterion=criterion), torch.stack(scores).argmin(0))
+    with pytest.raises(InputError, match="criterion is 'bic'"):
+        model_order(batch, 1, criterion="bic")
+
+
+def test_pure_noise_has_no_source() -> None:
+    batch = simulate(SceneConfig.preset("classroom", snr_db=-60.0), 10, seed=11)
+    assert model_order(batch, 2).tolist() == [0] * 10

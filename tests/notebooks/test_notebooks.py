@@ -1,0 +1,149 @@
+"""Every notebook runs to its own verdict by papermill, and its report opens offline in a real browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rislab.reports import notebooks, runner
+
+# Small, and still enough for each notebook's own assertions.
+SMALL: dict[str, dict[str, object]] = {
+    "start": {"scenes": 64, "epochs": 20},
+    "overfit": {
+        "scenes": 64,
+        "micro_batch": 16,
+        "epochs": 40,
+        "compare_steps": [1, 4],
+        "compare_precisions": ["fp32", "bf16"],
+    },
+    "music": {
+        "preset": "classroom",
+        "sources": 2,
+        "scenes": 8,
+        "draws": 40,
+        "snrs_db": [0.0, 10.0],
+        "separations_deg": [3.0, 12.0],
+    },
+    "precision": {"scenes": 64, "windows": 6, "accumulation_steps": [1, 4]},
+    "whodunnit": {"epochs": 3, "repair_epochs": 3},
+    "your_loop": {"epochs": 2},
+    "localise": {"snrs_db": [10.0], "test_scenes": 12, "learned_scenes": 1024, "epochs": 3},
+    "tuning": {"scenes": 64, "epochs": 3, "trials": 6, "judged": 48, "skip_ladder": True, "confirm": 2},
+    "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
+}
+CHROMIUM = shutil.which("chromium")
+QUIET = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+
+
+class Ran(dict[str, runner.Report]):
+    """The report of each notebook, run when it is first asked for."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._out = out
+
+    def __missing__(self, name: str) -> runner.Report:
+        check = runner.check_for(name)
+        self[name] = runner.run(name, SMALL[name], out=self._out, check=check, progress=False)
+        return self[name]
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(tmp_path_factory.mktemp("reports"))
+
+
+def test_every_notebook_has_small_parameters() -> None:
+    assert set(SMALL) == set(notebooks.available())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
+    report = ran[name]
+    assert report.ok, report.error
+    assert "NMSE" in report.closing
+    cells = json.loads(report.notebook.read_text())["cells"]
+    assert "assert " in "".join(cells[-1]["source"])
+    skipped = [cell for cell in cells if cell["cell_type"] == "code" and cell["execution_count"] is None]
+    assert skipped == []
+    noise = [
+        text
+        for cell in cells
+        for output in cell.get("outputs", [])
+        for text in [output.get("name")]
+        if text == "stderr"
+    ]
+    assert noise == []
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran) -> None:
+    if CHROMIUM is None:
+        pytest.skip("chromium is not here; install Debian's package chromium to open reports in a real browser")
+    from playwright.sync_api import sync_playwright
+
+    cells: list[dict[str, Any]] = json.loads(ran[name].notebook.read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    figures = sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
+    assert figures >= 4
+    asked: list[str] = []
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        context = browser.new_context(viewport={"width": 1280, "height": 800})
+        context.set_offline(True)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(ran[name].html.as_uri())
+        page.wait_for_function(
+            f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}", timeout=60_000
+        )
+        drawn = page.locator(".js-plotly-plot").count()
+        width = page.evaluate("document.documentElement.scrollWidth")
+        Path("reports/out").mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=f"reports/out/test-{name}.png", full_page=True)
+        browser.close()
+    assert drawn == figures
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert complaints == []
+    assert width <= 1280
+
+
+def test_ranges_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    from rislab.errors import InputError
+
+    for values, said in (
+        ({"accumulation_steps": 0}, "accumulation_steps is 0"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"scenes": 10}, "scenes is 10"),
+    ):
+        with pytest.raises(InputError, match=said):
+            runner.run("overfit", values, out=tmp_path, check=runner.check_for("overfit"), progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_come_from_a_file(tmp_path: Path) -> None:
+    from rislab.errors import InputError
+
+    path = notebooks.named("overfit")
+    file = tmp_path / "set.yaml"
+    file.write_text("accumulation_steps: 4\nlr: 1e-3\n")
+    assert notebooks.read_values(path, file) == {"accumulation_steps": 4, "lr": 0.001}
+    for text, said in (
+        ("[1, 2]", "holds no mapping"),
+        ("a: [", "is not YAML"),
+        ("acumulation_steps: 4", "did you mean"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InputError, match=said):
+            notebooks.read_values(path, file)

@@ -1,0 +1,227 @@
+"""The panels of the clinic without a browser: choose, run, look, answer; the newest wish counts, errors are said."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from rislab import panels
+from rislab.errors import InputError
+from rislab.faults import catalogue, comparison
+from rislab.faults.comparison import Case, Clinic, ClinicConfig, Study
+from rislab.panels import faults_panel, quiz_panel
+from rislab.panels.faults_panel import ClinicPanel, Newest
+from rislab.panels.plot_widget import Plot
+from rislab.panels.quiz_panel import QUIZ_VIEWS, QuizPanel
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "1")
+
+
+def awaited(panel: ClinicPanel) -> Study:
+    async def wait() -> Study:
+        return await panel
+
+    return asyncio.run(wait())
+
+
+def of_kind(panel: Any, name: str) -> list[Any]:
+    found, left = [], [panel.widget]
+    while left:
+        widget = left.pop(0)
+        found += [widget] if type(widget).__name__ == name else []
+        left += getattr(widget, "children", ())
+    return found
+
+
+def shown(panel: Any) -> str:
+    return " ".join(widget.value for widget in of_kind(panel, "HTML") if widget.layout.display != "none")
+
+
+@pytest.mark.parametrize("setting", ["0", "1"])
+def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", setting)
+    panel = panels.clinic("never divided", epochs=1)
+    study = awaited(panel)
+    assert (panel.state, panel.widget is not None) == ("finished", setting == "1")
+    plain = comparison.study(catalogue.find_fault("never divided"), epochs=1)
+    assert [*study.cases] == [*plain.cases] == ["adam", "sgd"]
+    for name, case in study.cases.items():
+        assert case.differences() == plain.cases[name].differences()
+    assert "text/plain" in panel._repr_mimebundle_()
+
+
+def test_choosing_running_and_looking(live: None) -> None:
+    panel = panels.clinic("never divided", epochs=1)
+    panel.newest.settle()
+    (plot,) = of_kind(panel, "Plot")
+    (views,) = of_kind(panel, "ToggleButtons")
+    assert isinstance(plot, Plot) and plot.layout.height == "0px"
+    assert "weight = " in shown(panel) and "α of full windows" in shown(panel)
+    titles = {}
+    for view in ("losses", "windows", "coverage"):
+        views.value = view
+        assert panel.view == view and plot.layout.height == "auto"
+        titles[view] = plot.figure["layout"]["title"]["text"]
+    assert len(set(titles.values())) == 3
+    family, fault, optimiser = of_kind(panel, "Dropdown")
+    optimiser.value = "sgd"
+    assert panel.case() is not None and panel.case().optimiser == "sgd"  # type: ignore[union-attr]
+    family.value = "data and estimator"
+    fault.value = "conjugated steering"
+    assert (panel.fault.name, panel.state, views.value) == ("conjugated steering", "chosen", "diff")
+    assert views.options == ("diff", "checks")
+    assert "press Run" in shown(panel)
+    run = next(button for button in of_kind(panel, "Button") if button.description == "Run")
+    run.click()
+    panel.newest.settle()
+    views.value = "checks"
+    assert "conjugated steering" in plot.figure["layout"]["title"]["text"]
+    # Back to what was trained before, which is still known.
+    panel.choose("never divided")
+    assert panel.state == "finished" and family.value == "accumulation" and fault.value == "never divided"
+
+
+def test_views_and_names_that_there_are_not(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="did you mean 'never divided'"):
+        panels.clinic("never devided")
+    with pytest.raises(InputError, match="epochs is 0"):
+        panels.clinic(epochs=0)
+    monkeypatch.setattr(Clinic, "studies", lambda *unused, **options: iter(()))
+    panel = panels.clinic("conjugated steering")
+    for call, said in (
+        (lambda: panel.look("losses"), "view is 'losses'; allowed: 'diff', 'checks'"),
+        (lambda: panel.change("rmsprop"), "optimiser is 'rmsprop'"),
+        (lambda: panel.choose("nothing"), "unknown fault 'nothing'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            call()
+
+
+def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
+    live: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*unused: object, **options: object) -> None:
+        raise ArithmeticError("<seven>")
+
+    monkeypatch.setattr(Clinic, "studies", fails)
+    panel = panels.clinic("never divided")
+    with pytest.raises(ArithmeticError, match="seven"):
+        awaited(panel)
+    assert panel.state == "failed"
+    assert "ArithmeticError: &lt;seven&gt;" in shown(panel)
+
+
+def test_only_the_newest_request_is_worked_on() -> None:
+    began, gate, done = threading.Event(), threading.Event(), []
+
+    def work(request: int) -> None:
+        began.set()
+        assert gate.wait(10)
+        done.append(request)
+
+    newest = Newest(work, lambda error: None)
+    newest.ask(1)
+    assert began.wait(10)
+    for request in (2, 3, 4):
+        newest.ask(request)
+    assert newest.busy and newest.overtaken
+    gate.set()
+    newest.settle(10)
+    assert done == [1, 4]
+    assert not newest.busy
+
+
+def test_waiting_has_an_end() -> None:
+    gate = threading.Event()
+    newest = Newest(lambda request: gate.wait(10) and None, lambda error: None)
+    newest.ask(1)
+    with pytest.raises(TimeoutError):
+        newest.settle(0.05)
+    gate.set()
+    newest.settle(10)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Clinic.case
+
+    def short(self: Clinic, fault: Any, **options: Any) -> Case:
+        return real(self, fault, epochs=1)
+
+    monkeypatch.setattr(Clinic, "case", short)
+
+
+def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) -> None:
+    panel = panels.quiz(seed=1, count=2)
+    names = of_kind(panel, "Button")[:4]
+    (views,) = of_kind(panel, "ToggleButtons")
+    right = [question.fault.name for question in panel.quiz.questions]
+    panel.newest.settle()
+    assert [button.description for button in names] == [*panel.question.choices]
+    assert views.options == QUIZ_VIEWS[:-1]
+    (plot,) = of_kind(panel, "Plot")
+    for view in ("windows", "coverage"):
+        views.value = view
+        assert right[0] not in str(plot.figure)
+    views.value = "log"
+    assert "Epoch 001/001" in shown(panel)
+    told = shown(panel)
+    assert right[0] not in told and panel.question.fault.story not in told
+    assert "Diff" not in told and "line " not in told
+    next(button for button in names if button.description == right[0]).click()
+    assert panel.headline == "Question 1 of 2 (1 of 1 right)"
+    assert all(button.disabled for button in names)
+    assert views.options == QUIZ_VIEWS and views.value == "answer"
+    assert "Right." in shown(panel) and f"+ {right[0]}" in shown(panel)
+    assert "What the checkup says" in shown(panel)
+    assert all(finding.name in shown(panel) for finding in panel.findings(1))
+    next(button for button in of_kind(panel, "Button") if button.description == "Next").click()
+    panel.newest.settle()
+    assert (panel.number, panel.view) == (2, "windows")
+    assert not any(button.disabled for button in names)
+    next(button for button in names if button.description != right[1]).click()
+    assert panel.headline == "Question 2 of 2 (1 of 2 right, the end)"
+    assert f"it is not {panel.quiz.answers[2]!r} but {right[1]!r}" in panel.said
+    panel.next()
+    assert panel.number == 2
+
+
+def test_headless_the_quiz_shows_its_first_question_and_no_answer(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "0")
+    panel = panels.quiz(seed=1, count=2)
+    assert panel.widget is None
+    bundle = panel.figure().to_json()
+    assert panel.question.fault.name not in bundle
+    assert "Question 1" in bundle
+    with pytest.raises(InputError, match="number is 3"):
+        panel.case(3)
+    with pytest.raises(InputError, match="view is 'answer'"):
+        panel.look("answer")
+
+
+def test_tables_say_what_was_measured_signs_first() -> None:
+    rows = [comparison.Reading("other", 1.0, 2.0), comparison.Reading("α <first>", 1.0, 4.0)]
+    page = faults_panel.readings_table(rows, ["α <first>"])
+    assert page.index("● α &lt;first&gt;") < page.index("other")
+    assert ">4<" in page
+
+
+def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
+    case = Clinic().case(catalogue.find_fault("loop tail dedented"))
+    page = quiz_panel.log(case)
+    counts = [comparison.ledger(seen)["backwards"] for seen in (case.correct, case.faulty)]
+    assert counts[0] != counts[1]
+    assert all(f">{count}<" in page for count in counts)
+
+
+def test_panels_are_of_their_kind(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Newest, "ask", lambda self, request: None)
+    assert isinstance(panels.clinic(), ClinicPanel)
+    assert isinstance(panels.quiz(), QuizPanel)
+    assert ClinicPanel(ClinicConfig(), live=False).widget is None

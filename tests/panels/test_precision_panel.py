@@ -1,0 +1,217 @@
+"""The precision lab on the screen, without a browser: the figures, and a panel that fills, stops and answers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from rislab import panels
+from rislab.errors import InputError
+from rislab.panels import precision_panel
+from rislab.panels.plot_widget import Plot
+from rislab.panels.precision_panel import PrecisionPanel, curves, curves_of, explanation, hover, matrix
+from rislab.plots.training import template
+from rislab.sanity import precision
+from rislab.sanity.number_formats import ALARMS
+from rislab.sanity.precision import Cell, Compared, PrecisionConfig, Progress
+
+SMALL = PrecisionConfig(scenes=64, windows=3, modes=("fp64", "fp32"), accumulation_steps=(1, 8))
+LONG = PrecisionConfig(scenes=64, windows=1000)
+
+
+def made(mode: str, steps: int, **changes: Any) -> Cell:
+    window = Compared(1, 2e-7, 1 + 3e-8, 1 - 1e-12, 1e-7, 0.0, 1e-6, 0.5, 1.0, True, 0.012)
+    windows = tuple(dataclasses.replace(window, step=step, **changes) for step in range(1, 6))
+    return Cell(mode, steps, windows, 3 << 20)
+
+
+CELLS = [
+    made("fp32", 1),
+    made("fp32", 8, relative_error=0.25),
+    made("BatchNorm", 1, relative_error=math.nan),
+    made("pure bf16", 8, stuck=0.3),
+]
+
+
+def maps_of(figure: go.Figure) -> dict[str, go.Heatmap]:
+    return dict(zip(precision_panel.MAPS, figure.data, strict=True))
+
+
+def test_the_table_prints_what_the_cells_hold() -> None:
+    maps = maps_of(matrix(CELLS))
+    texts = [list(row) for row in maps["relative L2"].text]
+    assert texts == [["2e-7", "✗0.25"], ["", "2e-7"], ["✗NaN", ""]]
+    assert maps["too small (share)"].text[1][1] == "✗0.3"
+    assert maps["time (ms)"].text[0][0] == "12"
+    assert maps["memory (MiB)"].text[0][0] == "3"
+    assert list(matrix(CELLS).layout.yaxis.ticktext) == ["✗ fp32", "✗ pure bf16", "✗ BatchNorm"]
+    assert list(matrix(CELLS[:1]).layout.yaxis.ticktext) == ["✓ fp32"]
+    assert list(matrix([CELLS[0], made("bf16", 8)]).layout.yaxis.ticktext) == ["… fp32", "… bf16"]
+
+
+def test_red_is_more_than_a_colour() -> None:
+    figure = matrix(CELLS)
+    frames = [(shape.xref, shape.x0 + 0.45, shape.y0 + 0.45) for shape in figure.layout.shapes]
+    assert sorted(frames) == [("x", 0.0, 2.0), ("x", 1.0, 0.0), ("x3", 1.0, 1.0)]
+    assert matrix([made("fp32", 1)]).layout.shapes == ()
+
+
+def test_colour_is_the_share_of_the_alarm() -> None:
+    level = ALARMS["fp32"].relative_error
+    depth = maps_of(matrix([made("fp32", 1, relative_error=level / 100, loss=1.0)]))["relative L2"].z[0][0]
+    assert depth == pytest.approx(-2)
+    for value, expected in ((1.0, 0.0), (math.nan, 0.0), (0.0, precision_panel.SMALLEST)):
+        assert maps_of(matrix([made("fp32", 1, relative_error=value)]))["relative L2"].z[0][0] == expected
+
+
+def test_hover_and_explanation_hold_numbers_and_reasons() -> None:
+    for text in (hover(CELLS[3]), explanation(CELLS[3])):
+        assert "stuck 0.3" in text
+        assert "bfloat16" in text
+    assert "✓ relative L2" in hover(CELLS[3])
+    assert "within its alarms" in explanation(CELLS[0])
+
+
+def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
+    cell = made("fp16", 8, relative_error=1e-3, applied=False, loss_scale=65536.0)
+    zero = dataclasses.replace(
+        cell, windows=(dataclasses.replace(cell.windows[0], relative_error=0.0), *cell.windows[1:])
+    )
+    figure = curves(zero, made("fp64", 8))
+    by_name = {trace.name: trace for trace in figure.data}
+    assert np.isnan(by_name["relative L2"].y[0]) and list(by_name["relative L2"].y[1:]) == [1e-3] * 4
+    assert "1 errors that are 0 or not finite" in figure.layout.title.text
+    assert list(by_name["skipped × 5"].x) == [1, 2, 3, 4, 5]
+    assert list(by_name["NMSE of fp64"].y) == [0.5] * 5
+    # The alarm of this NMSE, not that of NMSE 1.
+    assert by_name["alarm of relative L2"].y[0] == pytest.approx(1e-2 / math.sqrt(0.5))
+    titles = [axis.title.text for axis in figure.select_yaxes()]
+    assert titles == ["error", "share too small", "loss scale", "NMSE"]
+    figure.update_layout(template=template("dark"))
+
+
+def test_a_mode_that_was_not_run_says_so() -> None:
+    assert "bf16 was not run" in curves_of(CELLS, "bf16").layout.title.text
+    assert curves_of(CELLS, "fp32").layout.title.text.startswith("fp32, 8 × 8 scenes")
+
+
+def awaited(panel: PrecisionPanel) -> list[Cell]:
+    async def wait() -> list[Cell]:
+        return await panel
+
+    return asyncio.run(wait())
+
+
+@pytest.mark.parametrize("live", ["1", "0"])
+def test_the_panel_gives_the_cells_of_a_plain_run(live: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", live)
+    panel = panels.precision(SMALL)
+    found = awaited(panel)
+    assert (panel.state, panel.widget is not None) == ("finished", live == "1")
+    assert [(cell.mode, cell.accumulation_steps) for cell in found] == SMALL.places()
+    losses = [[window.loss for window in cell.windows] for cell in found]
+    assert losses == [[window.loss for window in cell.windows] for cell in precision.cells(SMALL)]
+    assert "text/plain" in panel._repr_mimebundle_()
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "1")
+
+
+def parts(panel: PrecisionPanel) -> tuple[Any, Any, Plot, Any, Plot]:
+    top, table, text, detail = panel.widget.children
+    return top.children[0], top.children[1], table, text, detail
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_click_shows_the_curves_of_its_cell(live: None) -> None:
+    panel = panels.precision(SMALL)
+    awaited(panel)
+    _, note, table, text, detail = parts(panel)
+    assert table.figure["layout"]["title"]["text"] == "finished: 4 of 4 cells"
+    assert "fp32, 8 × 8" in detail.figure["layout"]["title"]["text"]
+    table.event = {"kind": "click", "x": 1, "y": 0, "at": 1}
+    assert panel.chosen == ("fp64", 8)
+    detail.flush()
+    assert "fp64, 8 × 8" in detail.figure["layout"]["title"]["text"]
+    assert "fp64, 8 × 8" in text.value
+    assert (panel.note, panel.drawing_error) == ("", None) and note.value.startswith("Click a cell")
+
+
+def test_a_click_on_a_cell_that_has_not_been_run_says_so(live: None) -> None:
+    panel = panels.precision(LONG)
+    stop, note, table, _, _ = parts(panel)
+    table.event = {"kind": "click", "x": 3, "y": 7, "at": 1}
+    assert "BatchNorm, 8 × 8 scenes has not been run yet" in note.value
+    stop.click()
+    assert awaited(panel) == []
+    assert panel.choose("fp64", 1) is False
+    assert "fp64, 1 × 64 scenes was not run" in note.value
+
+
+def test_stop_ends_within_a_window(live: None) -> None:
+    panel = panels.precision(LONG)
+    until(lambda: "window 2 of" in panel.title)
+    parts(panel)[0].click()
+    assert awaited(panel) == []
+    assert panel.state == "stopped"
+    assert parts(panel)[0].disabled
+    assert parts(panel)[2].figure["layout"]["title"]["text"] == "stopped: 0 of 32 cells"
+
+
+def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
+    live: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stream(config: PrecisionConfig) -> Generator[Progress]:
+        yield made("fp64", 1)
+        raise FloatingPointError("nothing adds up")
+
+    monkeypatch.setattr(precision_panel, "stream", stream)
+    panel = panels.precision(SMALL)
+    with pytest.raises(FloatingPointError, match="nothing adds up"):
+        awaited(panel)
+    assert panel.state == "failed"
+    assert "FloatingPointError: nothing adds up" in parts(panel)[1].value
+    assert len(panel.cells()) == 1
+
+
+def test_a_fault_in_drawing_does_not_end_the_runs(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_panel, "cell_drawing", lambda cell, reference: 1 / 0)
+    panel = panels.precision(SMALL)
+    assert len(awaited(panel)) == 4
+    assert isinstance(panel.drawing_error, ZeroDivisionError)
+
+
+def test_an_interrupt_stops_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "0")
+    panel = panels.precision(LONG)
+
+    async def interrupted() -> None:
+        task = asyncio.ensure_future(panel._wait())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        await task
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(interrupted())
+    assert panel.state == "stopped"
+
+
+def test_a_config_of_another_kind_is_named() -> None:
+    with pytest.raises(InputError, match="config is a dict"):
+        panels.precision({"scenes": 64})  # type: ignore[arg-type]

@@ -1,0 +1,521 @@
+"""Panels without a browser: threads, exceptions, stopping, and the same cells headless."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rislab
+from rislab import panels
+from rislab.errors import InputError
+from rislab.panels import training_panel
+from rislab.panels.background_task import Runner
+from rislab.panels.plot_widget import Plot
+from rislab.panels.run import Curves, Run, folders
+from rislab.panels.training_panel import title
+from rislab.panels.training_plot import drawing, table
+from rislab.sanity import overfit
+from rislab.training import run_folder
+from rislab.training.loop import fit
+from rislab.training.records import Record, epochs, same, steps
+
+CONFIG = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=4)
+
+
+@pytest.fixture
+def headless(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "0")
+
+
+def straight() -> list[Record]:
+    return list(fit(CONFIG.model(), CONFIG.data(), CONFIG.training()))
+
+
+async def awaited(panel: panels.OverfitPanel) -> list[Record]:
+    return await panel
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_panel_trains_as_the_plain_loop_does(live: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RISLAB_LIVE", "1" if live else "0")
+    panel = panels.overfit(CONFIG)
+    records = asyncio.run(awaited(panel))
+    expected = straight()
+    assert len(records) == len(expected)
+    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    assert (panel.widget is not None) is live
+    assert "text/plain" in panel._repr_mimebundle_()
+    trained = panel.model.state_dict().values()
+    model = CONFIG.model()
+    list(fit(model, CONFIG.data(), CONFIG.training()))
+    assert all(torch.equal(one, other) for one, other in zip(trained, model.state_dict().values(), strict=True))
+
+
+def button(panel: panels.OverfitPanel, name: str) -> Any:
+    return knob(panel, name)
+
+
+def knob(panel: panels.OverfitPanel, name: str) -> Any:
+    rows = panel.widget.children[:4]
+    return next(one for row in rows for one in row.children if getattr(one, "description", "") == name)
+
+
+def note(panel: panels.OverfitPanel) -> str:
+    return str(panel.widget.children[4].value)
+
+
+def plot_of(panel: panels.OverfitPanel) -> Plot:
+    return next(child for child in panel.widget.children if isinstance(child, Plot))
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Live runs keep their folders under the current one.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RISLAB_LIVE", "1")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+ENDLESS = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
+
+
+def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> None:
+    panel = panels.overfit(CONFIG)
+    records = asyncio.run(awaited(panel))
+    drawn = drawing(panel.runs, title(panel))
+    by_name = {trace["name"]: trace for trace in drawn["data"]}
+    assert list(by_name["run 1"]["y"]) == [record.loss for record in steps(records)]
+    assert list(by_name["eval, same data"]["y"]) == [record.train_eval for record in epochs(records)]
+    assert list(by_name["backbone"]["y"]) == [record.learning_rate["backbone"] for record in steps(records)]
+    assert list(by_name["forwards"]["y"]) == [record.counters.forwards for record in epochs(records)]
+    assert by_name["zero matrix = 1"]["y"] == [1.0, 1.0]
+    assert drawn["layout"]["title"]["text"].startswith("finished")
+    assert plot_of(panel).figure["layout"]["title"]["text"].startswith("finished")
+    assert "finished" in table(panel.runs)
+    assert panel.runs[0].runner.tick_error is None
+
+
+def test_the_stop_button_ends_the_run_within_a_window(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: len(panel.records()) >= 3)
+    button(panel, "Stop").click()
+    records = asyncio.run(awaited(panel))
+    assert 3 <= len(records) < 40_000
+    assert panel.state == "stopped"
+
+
+def test_pause_step_and_start_go_window_by_window(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: len(panel.records()) >= 3)
+    button(panel, "Pause").click()
+    until(lambda: panel.state == "paused")
+    time.sleep(0.2)
+    before = len(steps(panel.records()))
+    time.sleep(0.2)
+    assert len(steps(panel.records())) == before
+    for more in (1, 2, 3):
+        button(panel, "Step").click()
+        until(lambda more=more: len(steps(panel.records())) == before + more)  # type: ignore[misc]
+        time.sleep(0.1)
+        assert len(steps(panel.records())) == before + more
+    button(panel, "Start").click()
+    until(lambda: len(steps(panel.records())) > before + 5)
+    assert len(panel.runs) == 1
+    button(panel, "Stop").click()
+    records = asyncio.run(awaited(panel))
+    # Pausing changes nothing: the records are those of a run that was never paused.
+    config = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
+    stream = fit(config.model(), config.data(), config.training())
+    expected = [record for record, _ in zip(stream, records, strict=False)]
+    stream.close()
+    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+
+
+def test_stop_ends_a_paused_run(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    button(panel, "Pause").click()
+    until(lambda: panel.state == "paused")
+    button(panel, "Stop").click()
+    asyncio.run(awaited(panel))
+    assert panel.state == "stopped"
+
+
+def test_a_second_start_does_nothing_while_a_run_is_on(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    button(panel, "Start").click()
+    assert len(panel.runs) == 1
+    button(panel, "Stop").click()
+    asyncio.run(awaited(panel))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field"),
+    [
+        ("accumulation", 4, "accumulation_steps"),
+        ("micro-batch", 8, "micro_batch"),
+        ("precision", "fp64", "precision"),
+        ("lr", 0.01, "lr"),
+        ("clip", 0.5, "clip_norm"),
+        ("curriculum", "three-phase", "curriculum"),
+        ("β", 0.3, "blend"),
+        ("epochs", 2, "epochs"),
+        ("fresh scenes", 32, "validation"),
+        ("seed", 3, "seed"),
+    ],
+)
+def test_every_knob_sets_the_next_run_and_runs_stay_for_comparison(
+    live: None, name: str, value: Any, field: str
+) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    asyncio.run(awaited(panel))
+    knob(panel, name).value = value
+    button(panel, "Start").click()
+    records = asyncio.run(awaited(panel))
+    assert len(panel.runs) == 2
+    assert getattr(panel.runs[1].config, field) == value
+    config = panel.config
+    expected = list(fit(config.model(), config.data(), config.training(), validation=config.validation_data()))
+    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    labels = [trace["name"] for trace in drawing(panel.runs, title(panel))["data"]]
+    assert "run 1" in labels and f"run 2: {field} {value}" in labels
+    knob(panel, "run").index = 0
+    button(panel, "Remove").click()
+    assert [run.name for run in panel.runs] == ["run 2"]
+
+
+def test_reset_takes_everything_off_and_start_begins_anew(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: len(panel.records()) >= 3)
+    button(panel, "Reset").click()
+    assert panel.runs == [] and panel.state == "reset" and panel.records() == []
+    assert drawing(panel.runs, title(panel))["data"] == []
+    knob(panel, "epochs").value = 1
+    button(panel, "Start").click()
+    assert len(epochs(asyncio.run(awaited(panel)))) == 1
+    assert panel.runs[0].name == "run 2"
+
+
+def test_a_configuration_that_cannot_be_is_explained_and_loses_nothing(live: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    asyncio.run(awaited(panel))
+    assert panel.change(micro_batch=1000) is False
+    assert "micro_batch is 1000" in note(panel)
+    assert panel.config.micro_batch == CONFIG.micro_batch
+    assert panel.change(seed=2)
+    assert note(panel) == ""
+
+
+def test_losses_that_are_none_and_skipped_steps_are_marked() -> None:
+    curves = Curves()
+    windows = steps(straight())
+    for record in (
+        dataclasses.replace(windows[0], loss=math.nan),
+        dataclasses.replace(windows[1], applied=False, reason="gradient is not finite"),
+        *windows[2:4],
+    ):
+        curves.add(record)
+    assert list(curves.column("step")) == [window.step for window in windows[:4]]
+    assert curves.strange == [(1, "loss is nan")]
+    assert curves.skipped == [(2, "gradient is not finite")]
+    run = Run("run 1", CONFIG)
+    run.curves = curves
+    by_name = {trace["name"]: trace for trace in drawing([run], "")["data"]}
+    assert by_name["skipped × 1"]["x"] == [2] and "not finite" in by_name["skipped × 1"]["hovertext"][0]
+    assert by_name["not a loss × 1"]["x"] == [1] and "nan" in by_name["not a loss × 1"]["hovertext"][0]
+
+
+def test_thousands_of_marks_are_thinned_and_counted() -> None:
+    run = Run("run 1", CONFIG)
+    window = steps(straight())[0]
+    for step in range(1, 3001):
+        run.curves.add(dataclasses.replace(window, step=step, applied=False, reason="NaN"))
+    trace = next(trace for trace in drawing([run], "")["data"] if trace["name"] == "skipped × 3000")
+    assert trace["x"][0] == 1 and len(trace["x"]) == 500
+
+
+def test_curves_can_be_read_while_they_grow() -> None:
+    curves, windows = Curves(), steps(straight())
+    reading = True
+    lengths: list[int] = []
+
+    def read() -> None:
+        while reading:
+            lengths.append(len(curves.column("loss")))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(500):
+        for window in windows:
+            curves.add(window)
+    reading = False
+    reader.join()
+    assert lengths == sorted(lengths)
+    assert list(curves.column("loss")) == [window.loss for window in windows] * 500
+
+
+def test_the_axis_turns_linear_and_back(live: None) -> None:
+    panel = panels.overfit(CONFIG)
+    asyncio.run(awaited(panel))
+    assert plot_of(panel).figure["layout"]["yaxis"]["type"] == "log"
+    knob(panel, "log axis").value = False
+    assert plot_of(panel).figure["layout"]["yaxis"]["type"] == "linear"
+
+
+def test_fresh_scenes_are_a_curve_and_a_column(headless: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, validation=16))
+    records = asyncio.run(awaited(panel))
+    by_name = {trace["name"]: trace for trace in drawing(panel.runs, "")["data"]}
+    assert list(by_name["validation"]["y"]) == [record.validation for record in epochs(records)]
+    assert f"{epochs(records)[-1].validation:.3g}" in table(panel.runs)
+    ends = [shape["x0"] for shape in drawing(panel.runs, "")["layout"]["shapes"]]
+    assert ends == [record.step for record in epochs(records)]
+
+
+def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None:
+    told: list[int] = []
+
+    def look(model: torch.nn.Module, epoch: int) -> None:
+        told.append(epoch)
+        model.predict(CONFIG.data()[:1])  # type: ignore[operator]
+
+    panel = panels.overfit(CONFIG, on_epoch=look)
+    records = asyncio.run(awaited(panel))
+    assert told == [0, 1, 2, 3, 4]
+    assert all(same(one, other) for one, other in zip(records, straight(), strict=True))
+
+
+def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> None:
+    config = dataclasses.replace(CONFIG, epochs=40)
+    panel = panels.overfit(config)
+    until(lambda: panel.runs[0].curves.windows >= 10)
+    button(panel, "Stop").click()
+    stopped = asyncio.run(awaited(panel))
+    assert len(steps(stopped)) < 160
+    # Another kernel would find the same folder.
+    later = panels.overfit(CONFIG)
+    asyncio.run(awaited(later))
+    first = panel.runs[0].folder
+    assert first is not None
+    assert knob(later, "folder").options == (first.name,)
+    button(later, "Load").click()
+    assert knob(later, "folder").options == ()
+    assert later.load(first) is False and "on the plot already" in note(later)
+    button(later, "Load").click()  # nothing is left to load
+    assert len(later.runs) == 2 and later.runs[-1].state == "stopped"
+    assert later.runs[-1].config == config
+    assert later.runs[-1].curves.windows == len(steps(stopped))
+    knob(later, "run").index = 1
+    button(later, "Go on").click()
+    records = asyncio.run(awaited(later))
+    expected = list(fit(config.model(), config.data(), config.training()))
+    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    assert list(later.runs[-1].curves.column("loss")) == [record.loss for record in steps(expected)]
+    button(later, "Go on").click()
+    assert "has done its 40 epochs" in note(later)
+
+
+def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
+    script = (
+        "import time, rislab\n"
+        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=1000)\n"
+        "panel = rislab.panels.overfit(config)\n"
+        "while panel.runs[0].curves.windows < 20: time.sleep(0.01)\n"
+        "print('on', flush=True)\ntime.sleep(600)\n"
+    )
+    kernel = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert kernel.stdout is not None and kernel.stdout.readline() == "on\n"
+    kernel.kill()
+    kernel.wait()
+    (name,) = folders(Path("runs"))
+    run = Run.load("run 1", Path("runs") / name)
+    assert run.state == "stopped" and run.curves.windows >= 20
+    run.go_on()
+    until(lambda: run.curves.windows >= 30 or not run.runner.running)
+    run.runner.stop()
+    until(lambda: not run.runner.running)
+    stream = fit(run.config.model(), run.config.data(), run.config.training())
+    records = run.runner.records()
+    expected = [record for record, _ in zip(stream, records, strict=False)]
+    stream.close()
+    assert len(steps(records)) >= 30
+    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+
+
+def test_two_panels_keep_their_runs_apart(live: None) -> None:
+    one, other = panels.overfit(CONFIG), panels.overfit(CONFIG)
+
+    async def both() -> list[list[Record]]:
+        return list(await asyncio.gather(awaited(one), awaited(other)))
+
+    for records in asyncio.run(both()):
+        assert all(same(mine, plain) for mine, plain in zip(records, straight(), strict=True))
+    assert one.runs[0].folder != other.runs[0].folder
+    assert len(folders(Path("runs"))) == 2
+
+
+def test_a_folder_of_another_kind_is_refused_and_the_panel_goes_on(live: None, tmp_path: Path) -> None:
+    panel = panels.overfit(CONFIG)
+    asyncio.run(awaited(panel))
+    data = CONFIG.data()
+    list(run_folder.train(tmp_path / "sgd", CONFIG.model(), data, rislab.TrainConfig(epochs=1, optimiser="sgd")))
+    assert panel.load(tmp_path / "sgd") is False
+    assert "holds another kind of run" in note(panel)
+    assert panel.load(tmp_path / "nowhere") is False
+    assert "could not be read" in note(panel)
+    (tmp_path / "file").write_text("")
+    panel.folder = tmp_path / "file"
+    panel.start()
+    assert "cannot be made" in note(panel)
+    assert len(panel.runs) == 1 and panel.state == "finished"
+
+
+def test_runs_in_memory_cannot_go_on_after_a_stop(headless: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: panel.runs[0].curves.windows >= 3)
+    assert panel.go_on(0) is False and "allowed: one run at a time" in panel.error
+    panel.stop()
+    asyncio.run(awaited(panel))
+    assert panel.go_on(0) is False
+    assert "no run folder" in panel.error
+
+
+def test_the_runs_exception_is_raised_where_it_is_awaited() -> None:
+    def stream() -> Generator[Record]:
+        yield straight()[0]
+        raise ZeroDivisionError("in the run")
+
+    runner = Runner(stream)
+    runner.start()
+    with pytest.raises(ZeroDivisionError, match="in the run"):
+        asyncio.run(runner.wait())
+    assert runner.state == "failed"
+    assert len(runner.records()) == 1
+
+
+def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> None:
+    records = straight()
+    drawn = []
+
+    def tick() -> None:
+        drawn.append(1)
+        if len(drawn) == 1:
+            raise RuntimeError("cannot draw")
+
+    runner = Runner(lambda: (record for record in records), tick)
+    runner.start()
+    assert len(asyncio.run(runner.wait())) == len(records)
+    assert isinstance(runner.tick_error, RuntimeError)
+    assert len(drawn) > 1
+
+
+@pytest.mark.parametrize(("last", "side"), [(1e-4, "top"), (0.3, "bottom")])
+def test_the_legend_stands_where_curves_leave_room(last: float, side: str) -> None:
+    run = Run("run 1", CONFIG)
+    window = steps(straight())[0]
+    # One run falls far, or stays high after a single deep spike.
+    values = [1.0, 1e-4, *np.geomspace(0.8, last, 40)]
+    run.curves.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
+    assert drawing([run], "")["layout"]["legend"]["yanchor"] == side
+    assert drawing([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
+
+
+def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*unused: Any, **options: Any) -> Any:
+        raise RuntimeError("no ink")
+
+    panel = panels.OverfitPanel(dataclasses.replace(CONFIG, epochs=10_000), live=True)
+    monkeypatch.setattr(training_panel, "drawing", broken)
+    panel.runs[-1].runner.stop()
+    asyncio.run(panel.runs[-1].runner.wait())
+    assert panel.problem == "the figure could not be drawn: RuntimeError: no ink"
+
+
+@pytest.mark.parametrize(("costs", "ticks"), [(0.0, 81), (0.005, 77), (0.05, 11)])
+def test_slow_figures_come_less_often(costs: float, ticks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock, drawn = Clock(), [0]
+
+    def stream() -> Generator[Record]:
+        for record in straight()[:1] * 1000:
+            clock.now += 0.01
+            yield record
+
+    def tick() -> None:
+        clock.now += costs
+        drawn[0] += 1
+
+    monkeypatch.setattr("rislab.panels.background_task.time", clock)
+    runner = Runner(stream, tick)
+    runner.start()
+    runner._thread.join()
+    # 10 s of records: a tick each 0.12 s, or as often as leaves 19/20 of the time to the run; and one at the end.
+    assert abs(drawn[0] - ticks) <= 8
+    assert (drawn[0] - 2) * costs <= clock.now / 20
+
+
+def test_cancelling_the_wait_stops_the_run(headless: None) -> None:
+    panel = panels.overfit(overfit.OverfitConfig(scenes=64, epochs=10_000))
+
+    async def cancelled() -> None:
+        task = asyncio.ensure_future(panel._wait())
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await task
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(cancelled())
+    assert panel.state == "stopped"
+
+
+def test_the_worker_uses_the_threads_of_the_notebook(headless: None) -> None:
+    seen: list[int] = []
+
+    def stream() -> Generator[Record]:
+        seen.append(torch.get_num_threads())
+        yield from ()
+
+    runner = Runner(stream)
+    runner.start()
+    runner.start()
+    asyncio.run(runner.wait())
+    assert seen == [torch.get_num_threads()]
+
+
+def test_missing_widgets_are_said_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RISLAB_LIVE", raising=False)
+    monkeypatch.setattr(panels.machine, "widgets", lambda: "no: anywidget not installed; figures are static")
+    panel = panels.overfit(CONFIG)
+    assert panel.widget is None
+    assert len(asyncio.run(awaited(panel))) == 20
+    assert capsys.readouterr().out == "live panels: no: anywidget not installed; figures are static\n"
+
+
+def test_bad_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="config is a dict"):
+        panels.overfit({"preset": "full"})  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""The pictures of the clinic: they draw what was measured, mark what they cannot draw, and fit light and dark pages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+
+from rislab.faults import catalogue, comparison
+from rislab.faults.comparison import Case, Clinic, Study
+from rislab.plots import faults as fault_plots
+from rislab.plots.faults import coverage, losses, pictures, signals
+from rislab.plots.training import template
+
+DESK = Clinic()
+DRAWN = (signals, coverage, pictures, lambda case, *names: losses({case.optimiser: case}, *names))
+
+
+def case_of(name: str, epochs: int = 2, **options: str) -> Case:
+    return DESK.case(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def never() -> Case:
+    return case_of("never divided", optimiser="adam")
+
+
+@pytest.fixture(scope="module")
+def stuck() -> Case:
+    return case_of("step in a branch never taken")
+
+
+def named(figure: go.Figure, name: str) -> list[go.Scatter]:
+    return [trace for trace in figure.data if trace.name == name]
+
+
+def grids(figure: go.Figure) -> list[go.Heatmap]:
+    return [trace for trace in figure.data if trace.type == "heatmap"]
+
+
+def test_losses_of_both_loops_stand_on_the_same_axes(never: Case) -> None:
+    sgd = case_of("never divided", optimiser="sgd")
+    figure = losses({"adam": never, "sgd": sgd})
+    for name, seen in (("correct", [never.correct, sgd.correct]), ("faulty", [never.faulty, sgd.faulty])):
+        for part, values in (
+            ("reported", [[window.loss for window in one.told] for one in seen]),
+            ("true", [one.true_loss for one in seen]),
+            ("epoch as reported", [[end.train for end in one.ends] for one in seen]),
+            ("same data", [[end.train_eval for end in one.ends] for one in seen]),
+            ("validation", [[end.validation for end in one.ends] for one in seen]),
+        ):
+            traces = named(figure, f"{name}, {part}")
+            assert [trace.xaxis for trace in traces] in (["x", "x2"], ["x3", "x4"])
+            for trace, expected in zip(traces, values, strict=True):
+                np.testing.assert_array_equal(trace.y, np.asarray(expected, dtype=float))
+    assert [axis.type for axis in figure.select_yaxes()] == ["log"] * 4
+
+
+def test_every_name_is_in_the_legend_once(never: Case) -> None:
+    for draw in DRAWN:
+        shown = [trace.name for trace in draw(never).data if trace.type == "scatter" and trace.showlegend is not False]
+        assert len(shown) == len(set(shown))
+
+
+def test_signals_are_what_was_measured(never: Case) -> None:
+    figure = signals(never)
+    drawn = named(figure, "faulty")
+    for trace, values in zip(drawn, ("alpha", "cosine", "stepped", "rate", "moved"), strict=True):
+        np.testing.assert_array_equal(trace.y, getattr(never.faulty, values))
+    assert figure.layout.yaxis2.type is None  # α of 4 needs no logarithm
+    clipped = signals(case_of("clipped before unscaling"))
+    assert clipped.layout.yaxis2.type == "log"
+
+
+def test_the_grid_writes_the_measured_weights(never: Case) -> None:
+    correct, faulty = grids(coverage(never))
+    assert [list(row) for row in correct.text[:3]] == [
+        ["1"] * 4 + [""] * 7,
+        [""] * 4 + ["1"] * 4 + [""] * 3,
+        [""] * 8 + ["1"] * 3,
+    ]
+    assert list(faulty.text[2][8:]) == ["2.5", "2.5", "5"]
+    # An exact share has the middle colour, another micro-batch's place none.
+    assert np.nanmax(np.abs(correct.z)) < 0.02  # root of the error of a least-squares fit in float32, about 1e-4
+    assert np.isnan(correct.z[0][4:]).all()
+    assert faulty.z[0][0] == pytest.approx(3**0.5, rel=1e-3)
+
+
+def test_a_leak_from_another_window_is_written_and_coloured() -> None:
+    faulty = grids(coverage(case_of("window off by one")))[1]
+    assert list(faulty.text[1][1:4]) == ["1", "1", "1"]
+    assert (np.asarray(faulty.z[1][1:4]) > 0.9).all()
+    assert list(faulty.text[0][:4]) == ["4", "0", "0", "0"]
+
+
+def test_frames_are_the_declared_windows_and_bars_what_was_told(never: Case) -> None:
+    figure = coverage(case_of("window off by one"))
+    boxes = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.xref == "x2"]
+    assert boxes[:3] == [(0.5, 4.5), (4.5, 8.5), (8.5, 11.5)]
+    (bars,) = named(figure, "faulty: end of a window, as told")
+    assert list(bars.x[:3]) == [1.5, 5.5, 9.5]
+    (bars,) = named(coverage(never), "faulty: end of a window, as told")
+    assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
+
+
+def test_no_step_is_a_sign_and_not_a_gap(stuck: Case) -> None:
+    figure = coverage(stuck)
+    (signs,) = named(figure, "no step was taken")
+    assert len(signs.x) == 11 * 2
+    assert named(coverage(case_of("never divided", optimiser="adam")), "no step was taken") == []
+    curves = signals(stuck)
+    (alpha,) = [trace for trace in named(curves, "faulty: not a number, or no step") if trace.yaxis == "y2"]
+    assert list(alpha.x) == [1, 2, 3, 4, 5, 6]
+    (still,) = named(curves, "faulty: 0 or less")
+    assert len(still.x) == 6 and "0" in still.hovertext[0]
+    (skipped,) = named(curves, "faulty, told as skipped × 6")
+    assert "epoch 1" in skipped.hovertext[0]
+
+
+def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_own() -> None:
+    bypassed = coverage(case_of("scaler bypassed"))
+    assert named(bypassed, "the step was on NaN or infinity")
+    # The correct loop skips the poisoned window, and that is no step.
+    assert named(bypassed, "no step was taken")
+
+
+def test_what_a_logarithm_cannot_show_is_marked_with_its_value() -> None:
+    case = case_of("loop tail in a branch never taken")
+    marks = named(losses({"adam": case}), "faulty: 0 or less")
+    assert marks and "told 0" in marks[0].hovertext[0]
+    overflow = case_of("NaN written as 0")
+    infinite = named(losses({"adam": overflow}), "correct: not a number, or no step")
+    assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "infinite"))
+
+
+def test_checks_show_both_houses() -> None:
+    study = comparison.study(catalogue.find_fault("conjugated in the generator"))
+    figure = fault_plots.checks(study)
+    (heat,) = figure.data
+    red = {heat.y[row] for row in range(len(heat.y)) if heat.z[row][1] == 1}
+    assert red >= {f"{name} (badge)" for name in study.fault.badge}
+    assert all(row[0] == 0 for row in heat.z)
+    assert all(text[0].startswith("✓") for text in heat.text)
+    assert {text[1][0] for text in heat.text} == {"✓", "✗"}
+    assert f"{len(red)} red faulty" in figure.layout.title.text
+
+
+def test_a_study_has_curves_or_checks(never: Case) -> None:
+    assert len(fault_plots.figures(Study(never.fault, {"adam": never}))) == 2
+    fault = catalogue.find_fault("conjugated steering")
+    (only,) = fault_plots.figures(Study(fault, checks=comparison.checks(fault), signs=comparison.readings(fault)))
+    assert only.data[0].type == "heatmap"
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_a_hidden_fault_is_named_nowhere(draw: Callable[..., go.Figure], never: Case) -> None:
+    text = draw(never, ("correct", "this loop")).to_json().lower()
+    assert "never" not in text and "divided" not in text and "faulty" not in text
+    assert "this loop" in text
+
+
+@pytest.mark.parametrize("draw", DRAWN)
+def test_figures_turn_dark_and_are_pure(draw: Callable[..., go.Figure], stuck: Case) -> None:
+    figure = draw(stuck)
+    assert draw(stuck).to_json() == figure.to_json()
+    assert not figure.layout.paper_bgcolor and not figure.layout.plot_bgcolor
+    figure.update_layout(template=template("dark"))
+    colours = set(re.findall(r"#[0-9a-fA-F]{6}", figure.update_layout(template=None).to_json()))
+    assert "#000000" not in colours and "#ffffff" not in colours

@@ -1,0 +1,311 @@
+"""Kills, full disks, read-only folders, jumping clocks and no network, each done to the real commands.
+
+`make soak` kills a hundred times; here a few must do. What proves that nothing was lost is what is read back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rislab.reports import measured, notebooks
+from rislab.sanity.overfit import OverfitConfig
+from rislab.training import run_folder
+from rislab.training.records import epochs, to_dict
+from rislab.training.state import read_checkpoint
+from rislab.tuning import search
+
+SOAK = os.environ.get("RISLAB_SOAK") == "1"
+# Thirty-four of each of three commands are a hundred.
+KILLS = 34 if SOAK else 1
+CLI = [sys.executable, "-m", "rislab.cli.main"]
+TRAIN = [
+    "train", "--preset", "classroom", "--scenes", "512", "--epochs", "6" if SOAK else "3", "--validation", "32",
+    "--threads", "1", "--micro-batch", "16",
+]  # fmt: skip
+TUNE = [
+    "tune", "--skip-ladder", "--scenes", "64", "--epochs", "3", "--validation", "16", "--micro-batch", "16",
+    "--judged", "32", "--search", "lr=0.001:0.01:log", "--pruner", "median", "--confirm", "2", "--workers", "1",
+    "--trials", "4",
+]  # fmt: skip
+REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20"]
+
+
+def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=400, check=False, **options)
+
+
+def sum_of_training(folder: Path) -> str:
+    """Over weights and records, without the seconds that they took."""
+    digest = hashlib.sha256()
+    for record in run_folder.read_records(folder):
+        digest.update(json.dumps({**to_dict(record), "seconds": 0}).encode())
+    for name, tensor in sorted(read_checkpoint(folder / run_folder.CHECKPOINT)["model"].items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def sum_of_search(folder: Path) -> str:
+    _, trials = search.read(folder)
+    told = [(one.number, one.state, one.values, one.scores, one.score) for one in trials]
+    scores = [json.loads(path.read_text()) for path in sorted(folder.rglob("score.json"))]
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    return hashlib.sha256(json.dumps([told, scores, best]).encode()).hexdigest()
+
+
+def sum_of_report(folder: Path) -> str:
+    """Over what was measured: pages hold the time of day."""
+    page = (folder / "start.html").read_text()
+    assert page.rstrip().endswith("</html>")
+    executed = notebooks.read(folder / "start.ipynb")
+    lines = [output.text for cell in executed.cells for output in cell.get("outputs", []) if output.get("text")]
+    told = [line for line in "".join(lines).splitlines() if "NMSE" in line or "forwards" in line]
+    assert told
+    return hashlib.sha256(json.dumps([told, measured.found(executed)]).encode()).hexdigest()
+
+
+def whole_training(folder: Path) -> None:
+    """What a kill left can be read, every line and every file of it."""
+    if (folder / run_folder.CONFIG).exists():
+        run_folder.read_config(folder)
+    if (folder / run_folder.RECORDS).exists():
+        run_folder.read_records(folder)
+    if (folder / run_folder.CHECKPOINT).exists():
+        read_checkpoint(folder / run_folder.CHECKPOINT)
+
+
+def whole_search(folder: Path) -> None:
+    if (folder / search.RECORD).exists():
+        search.read(folder)
+    if (folder / "best.yaml").exists():
+        yaml.safe_load((folder / "best.yaml").read_text())["lr"]
+    for place in folder.glob("trials/*"):
+        whole_training(place)
+
+
+def whole_report(folder: Path) -> None:
+    if (folder / "start.html").exists():
+        assert (folder / "start.html").read_text().rstrip().endswith("</html>")
+    if (folder / "start.ipynb").exists():
+        notebooks.read(folder / "start.ipynb")
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "whole", "sum_of", "longest"),
+    [
+        (TRAIN, "--run", whole_training, sum_of_training, 9.0),
+        # Searches are killed in tests/test_tuning.py too; a report takes long.
+        *([(TUNE, "--folder", whole_search, sum_of_search, 12.0)] if SOAK else []),
+        *([(REPORT, "--out", whole_report, sum_of_report, 12.0)] if SOAK else []),
+    ],
+    ids=["train", *(["tune", "report"] if SOAK else [])],
+)
+def test_kills_at_random_moments_lose_nothing(
+    words: list[str],
+    option: str,
+    whole: Callable[[Path], None],
+    sum_of: Callable[[Path], str],
+    longest: float,
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(11)
+    straight, struck = tmp_path / "straight", tmp_path / "struck"
+    assert run([*words, option, str(straight)]).returncode in (0, 1)
+    for _ in range(KILLS):
+        command = [*CLI, *words, option, str(struck)]
+        process = subprocess.Popen(command, start_new_session=True, stdout=-3, stderr=-3)
+        time.sleep(chance.uniform(0.5, longest))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        whole(struck)
+    done = run([*words, option, str(struck)])
+    # A training that a late kill found complete says so.
+    assert done.returncode in (0, 1) or "is complete" in done.stderr, done.stderr
+    assert sum_of(struck) == sum_of(straight)
+
+
+def small_files(limit: int) -> Callable[[], None]:
+    """No file may grow beyond a limit, which is what a full disk looks like to a program."""
+
+    def limited() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    return limited
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [(TRAIN, "--run"), (REPORT, "--out")],
+    ids=["train", "report"],
+)
+def test_a_full_disk_is_one_sentence(words: list[str], option: str, tmp_path: Path) -> None:
+    done = run([*words, option, str(tmp_path / "here")], preexec_fn=small_files(20_000))
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if line and not line.lstrip().startswith(("Executing", "\r"))]
+    assert "Traceback" not in done.stderr and "could not be written" in said[-1]
+    assert not list((tmp_path / "here").glob("*.html"))
+
+
+def as_others() -> list[str]:
+    """A prefix that makes permissions count, which they do not for root."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root ignores permissions, and setpriv (Debian's util-linux) is not here to give that up")
+    return ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+
+
+# Each command of a list, in one process: importing torch for each would take most of the time.
+EACH = """
+import contextlib, io, json, sys
+from rislab.cli.main import main
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(sys.stderr):
+        code = main(words)
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
+
+
+def each(prefix: Sequence[str], commands: Sequence[Sequence[str]], **options: Any) -> list[tuple[int, str]]:
+    """Exit code and standard error of each command."""
+    whole = [*prefix, sys.executable, "-c", EACH, json.dumps(commands)]
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=400, check=False, **options)
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == len(commands)
+    return [(code, said) for code, said in told]
+
+
+def test_a_folder_that_may_only_be_read_is_one_sentence(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    commands = [
+        [*words, option, str(closed / "new")]
+        for words, option in (
+            (TRAIN, "--run"),
+            (TUNE, "--folder"),
+            (REPORT, "--out"),
+            (["sweep", "start", "--grid", "seed=0,1"], "--out"),
+            (["overfit", "--only", "one scene", "whole set"], "--run"),
+            (["lab", "--classroom", "--prepare"], "--folder"),
+            (["grade", str(Path(__file__).parents[2] / "notebooks")], "--out"),
+        )
+    ]
+    for words, (code, said) in zip(commands, each(as_others(), commands), strict=True):
+        assert code == 2, (words, said)
+        assert "Traceback" not in said and str(closed) in said.splitlines()[-1], (words, said)
+    assert list(closed.iterdir()) == []
+
+
+JUMPS = """
+import random, sys, time
+chance, honest = random.Random(3), time.time
+time.time = lambda: honest() + chance.choice([-1e7, -3600.0, 0.0, 3600.0, 1e9])
+from rislab.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_jumping_clock_changes_nothing(tmp_path: Path) -> None:
+    """Every call of the wall clock is years or hours off: records and checkpoints are those of a steady one."""
+    words = ["overfit", "--scenes", "64", "--epochs", "4", "--only", "whole set"]
+    for name, command in (("steady", CLI), ("jumping", [sys.executable, "-c", JUMPS])):
+        done = subprocess.run([*command, *words, "--run", str(tmp_path / name)], capture_output=True, text=True)
+        assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
+    assert sum_of_training(tmp_path / "jumping") == sum_of_training(tmp_path / "steady")
+    took = [record.seconds for record in epochs(run_folder.read_records(tmp_path / "jumping"))]
+    assert all(0 < seconds < 60 for seconds in took)
+
+
+def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second is told who has it, and the records are those of the first alone."""
+    monkeypatch.chdir(tmp_path)
+    script = (
+        "import time, rislab\n"
+        "from pathlib import Path\nfrom rislab.panels.run import Run\n"
+        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=100)\n"
+        "run = Run('mine', config, Path('shared'))\nrun.runner.start()\n"
+        "while run.curves.windows < 20: time.sleep(0.01)\n"
+        "print('on', flush=True)\n"
+        "while run.runner.running: time.sleep(0.05)\n"
+    )
+    first = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None and first.stdout.readline() == "on\n"
+    from rislab.panels.run import Run
+
+    second = Run.load("theirs", Path("shared"))
+    second.go_on()
+    while second.runner.running:
+        time.sleep(0.05)
+    assert "in use by another process" in str(second.runner.error)
+    first.communicate(timeout=300)
+    config = OverfitConfig(scenes=64, micro_batch=16, epochs=100)
+    ends = epochs(run_folder.read_records(Path("shared")))
+    assert [end.epoch for end in ends] == list(range(1, config.epochs + 1))
+
+
+GUARD = """
+import os, socket, sys
+def refuse(how, address):
+    with open(os.environ["RISLAB_CALLS"], "a") as log:
+        log.write(f"{how} {address}\\n")
+    raise OSError("no network here")
+def local(host):
+    return str(host) in ("127.0.0.1", "localhost", "::1", "", "0.0.0.0", "None")
+class Socket(socket.socket):
+    def connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not local(address[0]):
+            refuse("connect", address)
+        return super().connect(address)
+    connect_ex = connect
+honest = socket.getaddrinfo
+def getaddrinfo(host, *rest, **more):
+    if not local(host.decode() if isinstance(host, bytes) else host):
+        refuse("look up", host)
+    return honest(host, *rest, **more)
+socket.socket, socket.getaddrinfo = Socket, getaddrinfo
+"""
+
+
+def cut_off() -> list[str]:
+    """A prefix that takes the network away for good, where the system lets us; the guard watches in any case."""
+    cut = ["unshare", "--net", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    able = shutil.which("unshare") and shutil.which("ip")
+    return cut if able and subprocess.run([*cut, "true"], capture_output=True).returncode == 0 else []
+
+
+def test_nothing_needs_a_network_or_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "guard").mkdir()
+    (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
+    calls = tmp_path / "calls"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "guard"), "RISLAB_CALLS": str(calls)}
+    works = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
+    assert subprocess.run([sys.executable, "-c", works], env=environment, capture_output=True).returncode != 0
+    assert calls.read_text().strip()  # the guard itself works
+    calls.unlink()
+    commands = [
+        ["info"],
+        [*REPORT, "--out", str(tmp_path / "out")],
+        [*TRAIN[:-2], "--epochs", "1", "--run", str(tmp_path / "run")],
+        ["localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1", "--scenes", "4"],
+        ["checkup", str(Path(__file__).parents[1] / "scripts" / "char_rnn.py")],
+    ]
+    for words, (code, said) in zip(commands, each(cut_off(), commands, env=environment), strict=True):
+        assert code in (0, 1) and "Traceback" not in said, (words, said)
+    assert not calls.exists(), calls.read_text()
+    assert (tmp_path / "out" / "start.html").exists()

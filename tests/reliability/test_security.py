@@ -1,0 +1,110 @@
+"""What others may put into a parameter, a file or a name runs no code and writes no page of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from rislab.reports import notebooks, runner
+
+SOURCE = Path(__file__).resolve().parents[2] / "rislab"
+PARAMETERS = 'word: str = "plain"\nnumber: float = 1.0\nwords: list[str] = ["a"]\nflag: bool = True'
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lab")
+    cells = [
+        new_markdown_cell("# A page"),
+        new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        new_code_cell("print(repr(word), number, words)"),
+        new_code_cell("assert number < 2, word"),
+    ]
+    nbformat.write(new_notebook(cells=cells), folder / "01_page.ipynb")
+    return folder
+
+
+EVIL = [
+    "'; open('{trap}', 'w'); '",
+    '"; open("{trap}", "w"); "',
+    "\\'; open('{trap}', 'w') #",
+    '"""; open("{trap}", "w"); """',
+    "\nopen('{trap}', 'w')\n",
+    "\\",
+    "{{open('{trap}', 'w')}}",
+    "%run {trap}",
+    "!touch {trap}",
+    "\u2028open('{trap}', 'w')",
+    "\r\nopen('{trap}', 'w')",
+    "__import__('os').system('touch {trap}')",
+]
+
+
+def test_a_parameter_is_data_however_it_is_written(lab: Path, tmp_path: Path) -> None:
+    """All at once: one as the value of a text, all others in a list of texts."""
+    trap = tmp_path / "trap"
+    texts = [text.replace("{trap}", str(trap)) for text in EVIL]
+    path = notebooks.named("page", lab)
+    for word in texts:
+        assert notebooks.parse_values(path, {"word": word}) == {"word": word}
+    for first in range(0, len(texts), 4):
+        values = {"word": texts[first], "words": texts[first : first + 4]}
+        report = runner.run("page", values, out=tmp_path / "out", folder=lab, progress=False)
+        assert report.ok, report.error
+        printed = json.loads(report.notebook.read_text())["cells"]
+        said = "".join("".join(output.get("text", [])) for cell in printed for output in cell.get("outputs", []))
+        assert repr(texts[first]) in said and repr(texts[first : first + 4]) in said
+        assert not trap.exists()
+
+
+def test_numbers_and_flags_take_no_code(lab: Path, tmp_path: Path) -> None:
+    from rislab.errors import InputError
+
+    path = notebooks.named("page", lab)
+    for name in ("number", "flag", "words"):
+        for text in ("__import__('os')", "1;print(1)", "[print(1)]()", "{open('x')}"):
+            with pytest.raises(InputError):
+                notebooks.parse_values(path, {name: text})
+
+
+def test_a_page_shows_what_users_wrote_as_text(lab: Path, tmp_path: Path) -> None:
+    word = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'</title>"
+    report = runner.run(
+        "page", {"word": word, "number": 3.0}, out=tmp_path, folder=lab, progress=False, saved_as="a", question=word
+    )
+    assert not report.ok
+    page = report.html.read_text()
+    own = re.sub(r"<script>.*?</script>", "", page, flags=re.S)  # those of the page itself hold no text of users
+    assert "<img src=x" not in own and "alert(1)</script>" not in own
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in own
+    scripts = re.findall(r"<script[^>]*>", page)
+    assert all(tag in ("<script>", '<script type="application/json">') for tag in scripts)
+    assert "Content-Security-Policy" in page and "connect-src" not in page.split("Content-Security-Policy")[1][:300]
+
+
+def test_no_line_of_ours_loads_code_from_data() -> None:
+    """pickle, eval, yaml.load and the like have no place here; a test reads every line, comments aside."""
+    for path in SOURCE.rglob("*.py"):
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            code = line.split("#")[0]
+            assert not re.search(r"\b(pickle|marshal|shelve|dill|joblib)\.(load|loads|Unpickler)\b", code), (
+                path,
+                number,
+            )
+            assert "shell=True" not in code and "os.system" not in code, (path, number)
+            if "torch.load(" in code:
+                assert "weights_only=True" in code, (path, number)
+            if "yaml.load(" in code:
+                assert "SafeLoader" in code or "BaseLoader" in code, (path, number)
+            if re.search(r"(?<![.\w])(eval|exec)\(", code):
+                # The package of a fault is made of our own source, and of nothing else.
+                assert path.name in {"fault.py", "faults.py", "script.py", "clinic.py", "loops.py"}, (
+                    path,
+                    number,
+                    line,
+                )

@@ -1,0 +1,67 @@
+"""A panel left alone for hours, in minutes: it neither grows nor floods its page. `make soak` gives it ten."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rislab import panels
+from rislab.sanity.overfit import OverfitConfig
+from rislab.training.run_folder import read_records
+
+SECONDS = 600.0 if os.environ.get("RISLAB_SOAK") == "1" else 12.0
+
+
+def resident() -> float:
+    """MiB of memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def size(figure: dict[str, Any]) -> int:
+    return len(json.dumps(figure))
+
+
+@pytest.mark.timeout(SECONDS + 300)
+def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RISLAB_LIVE", raising=False)
+    config = OverfitConfig(scenes=64, micro_batch=8, epochs=10**6)
+    panel = panels.overfit(config)
+    plot = next(one for one in panel.widget.children if type(one).__name__ == "Plot")
+    sent: list[tuple[float, int]] = []
+
+    def page(change: dict[str, Any]) -> None:
+        """A page that draws at once."""
+        sent.append((time.monotonic(), size(change["new"])))
+        plot.set_state({"drawn": change["new"]["number"]})
+
+    plot.observe(page, "figure")
+    began = time.monotonic()
+    seen: list[tuple[int, float]] = []
+    while time.monotonic() - began < SECONDS:
+        time.sleep(SECONDS / 60)
+        seen.append((panel.runs[0].curves.windows, resident()))
+    panel.stop()
+    while panel.state == "running":
+        time.sleep(0.05)
+    assert panel.runs[0].runner.error is None and panel.runs[0].runner.tick_error is None
+    # After a third, everything that is made once has been made.
+    (first, before), (last, after) = seen[len(seen) // 3], seen[-1]
+    windows, grown = last - first, after - before
+    print(
+        f"{SECONDS:.0f} s: {before:.0f} MiB at window {first}, {after:.0f} MiB at window {last}; {len(sent)} drawings"
+    )
+    assert windows > 50 * SECONDS / 10
+    # Curves keep some fifteen numbers of a window, 120 bytes; 8 MiB are what an allocator may hold back.
+    assert grown < 8 + 400 * windows / 2**20, f"{grown:.1f} MiB in {windows} windows"
+    assert len(sent) <= 10 * SECONDS
+    # Curves are thinned, so the last figure is no larger than one of any long run.
+    thick = [bytes_ for at, bytes_ in sent if at - began > SECONDS / 2]
+    assert thick and max(thick) < 400_000 and thick[-1] < 1.5 * thick[0]
+    folder = panel.runs[0].folder
+    assert folder is not None and len(read_records(folder)) >= last

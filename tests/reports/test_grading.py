@@ -1,0 +1,239 @@
+"""The lab for a class: grades without running code, copies that lose nothing, servers closed by default."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_notebook
+
+from rislab.cli.main import main
+from rislab.errors import InputError
+from rislab.faults.exercises import EXERCISES
+from rislab.reports import grading, notebooks, servers
+
+
+def handed_in(path: Path, *cells: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), path)
+
+
+def told(text: str) -> dict[str, dict[str, str]]:
+    return {row["student"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+# ----------------------------------------------------------------------------------------------------------- the grades
+
+
+def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clinic = shutil.copyfile(notebooks.named("fault_clinic"), tmp_path / "nobody.ipynb")
+    assert clinic.exists()
+    handed_in(
+        tmp_path / "ada" / "04.ipynb",
+        "answer = 1  # a number\nexercises.check('suspect', answer)",
+        "answer = 'SGD'\nexercises.check(\"optimiser\", answer)",
+        "answer = 22 / 2\ncheck('effective', answer)",
+        "answer = 1\nanswer = -(3 + 0)\ncheck('ragged', answer)",
+    )
+    handed_in(tmp_path / "ada" / "again" / "03.ipynb", "answer = open('/etc/passwd').read()\ncheck('column', answer)")
+    handed_in(tmp_path / "ada" / ".ipynb_checkpoints" / "04.ipynb", "answer = 0\ncheck('suspect', answer)")
+    handed_in(tmp_path / "=cmd.ipynb", "answer = 'adam'\ncheck('optimiser', answer)", "answer = (\ncheck('suspect'")
+    (tmp_path / "broken.ipynb").write_text("{")
+    assert main(["grade", str(tmp_path), "-o", str(tmp_path / "out.csv")]) == 0
+    capsys.readouterr()
+    rows = told((tmp_path / "out.csv").read_text())
+    assert set(rows) == {"ada", "nobody", "'=cmd", "broken"}
+    ada = rows["ada"]
+    assert (ada["suspect"], ada["optimiser"], ada["effective"]) == ("right", "right", "right")
+    assert (ada["ragged"], ada["column"], ada["zeroed"]) == ("wrong", "not readable", "not there")
+    assert ada["points"] == "3" and ada["of"] == str(len(EXERCISES))
+    assert {rows["nobody"][name] for name in ("suspect", "ragged", "zeroed")} == {"no answer"}
+    assert rows["'=cmd"]["optimiser"] == "wrong" and rows["'=cmd"]["suspect"] == "not there"
+    assert "not a notebook" in rows["broken"]["problem"]
+
+
+def test_the_exercises_of_the_notebooks_are_all_graded() -> None:
+    """Each is there once, unanswered: nothing is lost to grading by a change of a cell."""
+    found: list[str] = []
+    for path in notebooks.available().values():
+        found += grading.answers(notebooks.read(path))
+    assert sorted(found) == sorted(EXERCISES)
+
+
+def test_no_code_of_a_student_runs(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    evil = f"__import__('pathlib').Path({str(trap)!r}).touch()"
+    for number, answer in enumerate((evil, f"[{evil}]", f"1 + len({evil})", "9**9**9", "'x' * 10**9", "1/0")):
+        handed_in(tmp_path / f"s{number}.ipynb", f"{evil}\nanswer = {answer}\ncheck('suspect', answer)")
+    assert {one.verdicts["suspect"] for one in grading.grade(tmp_path)} == {"not readable"}
+    assert not trap.exists()
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_any_cell_is_graded_without_an_exception(text: str) -> None:
+    notebook = new_notebook(cells=[new_code_cell(f"answer = {text}\ncheck('effective', answer)"), new_code_cell(text)])
+    for name, answer in grading.answers(notebook).items():
+        assert grading._judged(name, answer) in grading.VERDICTS
+
+
+def test_folders_without_notebooks_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no notebook"):
+        grading.grade(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        grading.grade(tmp_path / "nowhere")
+
+
+# ----------------------------------------------------------------------------------------------------- the working copy
+
+
+def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "my class"
+    assert main(["lab", "--classroom", "--folder", str(folder), "--prepare"]) == 0
+    names = {path.name for path in notebooks.available().values()}
+    assert names <= {path.name for path in folder.iterdir()}
+    (folder / "01_overfit.ipynb").write_text("mine")
+    (folder / "02_precision.ipynb").unlink()
+    assert main(["lab", "--classroom", "--folder", str(folder), "--prepare"]) == 0
+    assert (folder / "01_overfit.ipynb").read_text() == "mine"
+    assert (folder / "02_precision.ipynb").read_bytes() == notebooks.named("precision").read_bytes()
+    assert "1 files copied" in capsys.readouterr().out
+    assert not [path for path in folder.iterdir() if path.name.endswith(".half")]
+
+
+def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("")
+    originals = notebooks.named("start").parent
+    for words, said in (
+        (["lab", "--classroom", "--prepare", "--folder", str(tmp_path / "file" / "x")], "cannot be used"),
+        (["lab", "--classroom", "--prepare", "--folder", str(originals)], "holds the originals"),
+        (["lab", "--prepare"], "belong to a working copy"),
+        (["lab", "--ip", "everywhere"], "ip is 'everywhere'"),
+        (["lab", "--port", "70000"], "port is 70000"),
+        (["app", "localise"], "has no live panel"),
+        (["app", "musik"], "did you mean 'music'"),
+    ):
+        assert main(words) == 2, words
+        err = capsys.readouterr().err
+        assert said in err and len(err.splitlines()) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the servers
+
+
+def test_an_address_that_others_reach_is_warned_of() -> None:
+    for address in ("127.0.0.1", "127.0.0.53", "::1", "localhost"):
+        assert not [text for text in servers.lab(Path("."), address=address).warnings if "other machines" in text]
+    for address in ("0.0.0.0", "192.168.1.7", "::"):
+        assert "can be reached by other machines" in servers.lab(Path("."), address=address).warnings[0]
+
+
+def test_the_token_is_not_among_the_words_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
+    one, other = servers.lab(Path(".")), servers.lab(Path("."))
+    token = one.environment["JUPYTER_TOKEN"]
+    assert len(token) == 48 and token != other.environment["JUPYTER_TOKEN"]
+    assert token not in " ".join(one.command)
+    monkeypatch.setenv("JUPYTER_TOKEN", "")
+    assert len(servers.lab(Path(".")).environment["JUPYTER_TOKEN"]) == 48
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(words: list[str], folder: Path, **environment: str) -> Iterator[None]:
+    """`rislab …` until the block ends; what it says is shown where a test fails."""
+    with (folder / "said").open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "rislab.cli.main", *words],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, 15)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, 9)
+            print((folder / "said").read_text()[-2000:])
+
+
+def answer_of(url: str, seconds: float = 60.0) -> int:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=30) as reply:
+                return int(reply.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.3)
+
+
+def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Path) -> None:
+    open_to_all = 'c.IdentityProvider.token = ""\nc.ServerApp.ip = "0.0.0.0"\nc.ServerApp.password = ""\n'
+    for name in ("jupyter_server_config.py", "jupyter_lab_config.py"):
+        (tmp_path / name).write_text(open_to_all)
+    port = free_port()
+    assert main(["lab", "--classroom", "--folder", str(tmp_path / "work"), "--prepare"]) == 0
+    words = ["lab", "--classroom", "--folder", str(tmp_path / "work"), "--no-browser", "--port", str(port)]
+    with running(words, tmp_path, JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_TOKEN="known"):
+        address = f"http://127.0.0.1:{port}/api/contents"
+        assert answer_of(address) == 403
+        assert answer_of(f"{address}?token=wrong") == 403
+        assert answer_of(f"{address}?token=known") == 200
+        with urllib.request.urlopen(f"{address}?token=known") as reply:
+            assert "01_overfit.ipynb" in {one["name"] for one in json.load(reply)["content"]}
+        own = {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
+        for other in own - {"127.0.0.1", "127.0.1.1"}:
+            with socket.socket() as probe:
+                probe.settimeout(2)
+                assert probe.connect_ex((other, port)) != 0
+
+
+def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
+    from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+
+    port = free_port()
+    with running(["app", "music", "--no-browser", "--port", str(port)], tmp_path):
+        answer_of(f"http://127.0.0.1:{port}/voila/static/voila.js")
+        with sync_api.sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+            page = browser.new_page(viewport={"width": 1280, "height": 1000})
+            page.set_default_timeout(90_000)
+            page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
+            page.wait_for_selector(".js-plotly-plot .main-svg")
+            before = page.inner_text("body")
+            assert "import torch" not in page.content() and "rislab.panels" not in page.content()
+            sources = page.get_by_label("sources", exact=True)
+            sources.fill("2")
+            sources.press("Enter")
+            page.wait_for_function("before => document.body.innerText !== before", arg=before)
+            browser.close()

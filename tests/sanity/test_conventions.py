@@ -1,0 +1,76 @@
+"""The conventions badge: green on the correct package for every kind of scene, and every check red by a named fault."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.scenes import SceneConfig
+from rislab.faults import catalogue
+from rislab.faults.patched import patched
+from rislab.sanity import conventions
+
+TURNED = [fault for fault in catalogue.FAULTS if fault.badge]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"wavefront": "planar"},
+        {"wavefront": "fresnel", "symbols": "constant"},
+        {"symbols": "coherent", "power_law": "free-space", "codes": "dft", "rician_factor": 10.0},
+        {"ris_shape": (4, 7), "wavelength": 0.05, "range": (0.3, 2.0), "codes": "hadamard", "channel_error": 0.1},
+    ],
+)
+def test_badge_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
+    badge = conventions.badge(SceneConfig.preset("classroom", **changes))
+    assert [check.line() for check in badge.checks if not check.passed] == []
+    assert badge.passed
+    assert badge.headline() == f"conventions: {len(badge.checks)} of {len(badge.checks)} checks hold"
+
+
+def test_badge_is_green_on_the_full_preset_and_another_seed() -> None:
+    assert conventions.badge(SceneConfig.preset("full"), seed=3).passed
+
+
+@pytest.mark.parametrize("fault", TURNED, ids=lambda fault: fault.name)
+def test_a_fault_turns_its_checks_red_and_no_others(fault: catalogue.Fault) -> None:
+    with patched(fault) as package:
+        badge = package.sanity.conventions.badge()
+    assert {check.name for check in badge.checks if not check.passed} == set(fault.badge)
+    assert not badge.passed
+    assert "red" in badge._repr_html_() and "FAIL" in str(badge)
+
+
+def test_every_check_can_be_made_red() -> None:
+    named = {check for fault in TURNED for check in fault.badge}
+    assert named == {check.name for check in conventions.badge().checks}
+
+
+def test_badge_displays_every_check_with_its_number() -> None:
+    badge = conventions.badge()
+    page = badge._repr_html_()
+    assert "green: conventions" in page
+    for check in badge.checks:
+        assert f"<td>{check.name}</td>" in page
+        assert f"{check.value:.2g}" in page
+    assert len(str(badge).splitlines()) == 1 + len(badge.checks)
+
+
+def test_definition_is_the_steering_function_of_one_element_by_hand() -> None:
+    config = SceneConfig.preset("classroom", ris_shape=(1, 2), wavelength=0.2)
+    place = [torch.tensor([value]) for value in (0.3, -0.2, 1.5)]
+    vector = conventions.definition(config, *place)[0]
+    # The second element sits at y = +λ/4.
+    x, y, z = (1.5 * math.cos(-0.2) * math.cos(0.3), 1.5 * math.cos(-0.2) * math.sin(0.3), 1.5 * math.sin(-0.2))
+    path = math.sqrt(x**2 + (y - 0.05) ** 2 + z**2) - 1.5
+    assert complex(vector[1]) == pytest.approx(
+        complex(math.cos(-math.tau / 0.2 * path), math.sin(-math.tau / 0.2 * path)) / math.sqrt(2), abs=1e-6
+    )
+    own = ArrayGeometry.surface((1, 2), 0.2, dtype=torch.float64).steering(*(value.double() for value in place))
+    torch.testing.assert_close(own[0], vector)
