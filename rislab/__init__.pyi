@@ -36,12 +36,12 @@ from .music.spectra import Spectrum as Spectrum
 from .music.spectra import bartlett_spectrum as bartlett_spectrum
 from .music.spectra import music_spectrum as music_spectrum
 from .music.spectra import mvdr_spectrum as mvdr_spectrum
+from .training.config import TrainConfig as TrainConfig
 from .training.loop import evaluate as evaluate
 from .training.loop import fit as fit
 from .training.records import EpochRecord as EpochRecord
 from .training.records import Record as Record
 from .training.records import StepRecord as StepRecord
-from .training.state import TrainConfig as TrainConfig
 from .training.state import TrainState as TrainState
 
 __version__: str

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-
 
 class InputError(ValueError):
     """Raised for input that rislab cannot accept; its text is one clear sentence, and the command line exits with 2."""
@@ -26,34 +24,35 @@ def check_number(
     low: float = -math.inf,
     high: float = math.inf,
     *,
-    whole: bool = False,
-    above: bool = False,
+    integer: bool = False,
+    exclusive: bool = False,
 ) -> None:
     """Raise InputError unless `value` is a finite number within [low, high].
 
     Args:
         field: name shown to the user.
         value: what was given; booleans are refused.
-        low, high: limits, both inclusive unless `above` is set.
-        whole: demand an integer.
-        above: exclude `low` itself.
+        low: smallest value, itself allowed unless `exclusive` is set.
+        high: largest value, itself allowed.
+        integer: demand an integer.
+        exclusive: exclude `low` itself.
     """
-    kind = "a whole number" if whole else "a number"
-    bracket = "(" if above else "["
+    kind = "a whole number" if integer else "a number"
+    bracket = "(" if exclusive else "["
     allowed = f"{kind} in {bracket}{low:g}, {high:g}]"
-    types = int if whole else (int, float)
+    types = int if integer else (int, float)
     right = isinstance(value, types) and not isinstance(value, bool)
     # NaN fails both comparisons; an integer of any size can be compared.
-    if not right or not low <= value <= high or value in (math.inf, -math.inf) or (above and value == low):
+    if not right or not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value == low):
         raise InputError(f"{field} is {_shown(value)}; allowed: {allowed}")
 
 
-def check_interval(field: str, value: object, low: float, high: float, *, whole: bool = False) -> None:
+def check_interval(field: str, value: object, low: float, high: float, *, integer: bool = False) -> None:
     """Raise InputError unless `value` is a pair (smallest, largest) of numbers within [low, high]."""
     if not isinstance(value, tuple) or len(value) != 2:
         raise InputError(f"{field} is {value!r}; allowed: a number or a pair (smallest, largest)")
     for end in value:
-        check_number(field, end, low, high, whole=whole)
+        check_number(field, end, low, high, integer=integer)
     if value[0] > value[1]:
         raise InputError(f"{field} is {value!r}; allowed: a pair whose first number is not the larger one")
 
@@ -71,6 +70,8 @@ def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
 
 def check_device(device: object) -> None:
     """Raise InputError unless this machine has `device`: "cpu", "cuda" or "cuda:N"."""
+    import torch
+
     try:
         found = torch.device(str(device))
     except RuntimeError:
@@ -80,17 +81,6 @@ def check_device(device: object) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found.type == "cuda" and (found.index or 0) >= count:
         raise InputError(f"device is {device!r}; allowed: 'cpu' (this machine has {count} CUDA devices)")
-
-
-def plain(value: Any) -> Any:
-    """The value as YAML and JSON know it: mappings, lists, and Python's own numbers instead of NumPy's."""
-    if isinstance(value, Mapping):
-        return {name: plain(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
-    if isinstance(value, bool) or value is None or isinstance(value, str):
-        return value
-    return int(value) if isinstance(value, int) else float(value)
 
 
 def _shown(value: object) -> str:

@@ -16,7 +16,7 @@ from rislab.data import covariance
 from rislab.faults import catalogue, comparison
 from rislab.model import pretrained
 from rislab.plots import spectra as spectrum_plots
-from rislab.plots.training import pens, template
+from rislab.plots.training import template, trace_styles
 from rislab.reports import html_export
 from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
 
@@ -36,10 +36,10 @@ def plain(figure: Any, height: int) -> str:
     return html_export.figure(drawn.to_plotly_json(), still=True)
 
 
-def curves(case: comparison.Case) -> go.Figure:
+def curves(case: comparison.OptimiserRun) -> go.Figure:
     """What both loops report, and how they do on scenes that they have not seen."""
     figure = go.Figure()
-    for pen, seen in zip(pens(["correct loop", "one line moved"]), (case.correct, case.faulty), strict=True):
+    for pen, seen in zip(trace_styles(["correct loop", "one line moved"]), (case.correct, case.faulty), strict=True):
         for name, mode, dash, symbol in (("train", "lines", "solid", ""), ("val", "lines+markers", "dash", "-open")):
             values = [end.train if name == "train" else end.validation for end in seen.ends]
             figure.add_scatter(

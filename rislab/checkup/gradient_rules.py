@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.findings import Finding, fault, note, warning
-from rislab.checkup.gradients import ALARMS, GradientComparison, compare
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, GradientComparison, compare
 from rislab.checkup.trace import MicroBatch, Step, Trace, units
 
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
@@ -98,16 +98,16 @@ class StepComparison:
     @property
     def precision(self) -> str:
         """The coarsest of the window's."""
-        return max((batch.precision for batch in self.batches), key=list(ALARMS).index)
+        return max((batch.precision for batch in self.batches), key=list(GRADIENT_TOLERANCES).index)
 
     @property
     def alarm(self) -> float:
         """Largest relative error of rounding."""
-        return ALARMS[self.precision][0]
+        return GRADIENT_TOLERANCES[self.precision][0]
 
     def exact(self) -> bool:
         """Whether the step's gradient is that of the window, to the alarm levels of its precision."""
-        relative, alpha = ALARMS[self.precision]
+        relative, alpha = GRADIENT_TOLERANCES[self.precision]
         return self.comparison.relative_error <= relative and abs(self.comparison.alpha - 1) <= alpha
 
     def along(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 # Alarm levels of the accumulated gradient against one batch, (relative L2, |α−1|), by precision: about ten times the
 # floors measured for each.
-ALARMS = {"fp64": (1e-12, 1e-12), "fp32": (1e-5, 1e-5), "fp16": (1e-2, 1e-3), "bf16": (5e-2, 5e-3)}
+GRADIENT_TOLERANCES = {"fp64": (1e-12, 1e-12), "fp32": (1e-5, 1e-5), "fp16": (1e-2, 1e-3), "bf16": (5e-2, 5e-3)}
 
 
 @dataclass(frozen=True)

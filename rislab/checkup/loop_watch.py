@@ -61,13 +61,13 @@ class Watch:
         if loss is not None and not callable(loss):
             raise InputError(f"loss is a {type(loss).__name__}; allowed: a Module or a function")
         if accumulation_steps is not None:
-            check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, whole=True)
+            check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, integer=True)
         if clip_norm is not None:
-            check_number("clip_norm", clip_norm, 0, above=True)
+            check_number("clip_norm", clip_norm, 0, exclusive=True)
         check_choice("mean", mean, MEANS)
-        check_number("every", every, 1, 1_000_000, whole=True)
+        check_number("every", every, 1, 1_000_000, integer=True)
         if epochs is not None:
-            check_number("epochs", epochs, 1, 10**9, whole=True)
+            check_number("epochs", epochs, 1, 10**9, integer=True)
         check_choice("cadence", cadence, CADENCES)
         enabled = None if scaler is None else bool(scaler.is_enabled())
         self.contract = Declared(accumulation_steps, mean, clip_norm, enabled, scheduler is not None, cadence, epochs)

@@ -21,7 +21,7 @@ SURE = 40.0
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class ProbeTarget:
     """What is probed; see probes.probe() for the fields."""
 
     model: nn.Module

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from rislab.checkup.findings import Finding, Findings, fault, listed, note, warning
-from rislab.checkup.gradients import ALARMS, compare
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare
 from rislab.checkup.probe_target import (
-    Subject,
+    ProbeTarget,
     Train,
     broken,
     changed,
@@ -92,14 +92,14 @@ def probe(
     if not batches:
         raise InputError("data is empty; allowed: at least one micro-batch")
     if accumulation_steps is not None:
-        check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, whole=True)
-    check_number("steps", steps, 1, 1_000_000, whole=True)
-    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+        check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, integer=True)
+    check_number("steps", steps, 1, 1_000_000, integer=True)
+    check_number("seed", seed, 0, 2**63 - 1, integer=True)
     chosen = tuple(only) or tuple(PROBES)
     for code in chosen:
         check_choice("only", code, PROBES)
     size = min(accumulation_steps or len(batches), len(batches))
-    subject = Subject(model, loss, batches, train, optimizer, fresh, size, perfect, steps, seed)
+    subject = ProbeTarget(model, loss, batches, train, optimizer, fresh, size, perfect, steps, seed)
     python, numpy = random.getstate(), np.random.get_state()
     try:
         return Findings(finding for code in chosen for finding in _tried(code, subject))
@@ -108,7 +108,7 @@ def probe(
         np.random.set_state(numpy)
 
 
-def _tried(code: str, subject: Subject) -> list[Finding]:
+def _tried(code: str, subject: ProbeTarget) -> list[Finding]:
     """The findings of one probe; whatever a stranger's code raises says that it could not be tried."""
     try:
         with seeded(subject.seed), torch.enable_grad():
@@ -117,7 +117,7 @@ def _tried(code: str, subject: Subject) -> list[Finding]:
         return [note(code, "not judged", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")]
 
 
-def poisoned(subject: Subject) -> list[Finding]:
+def poisoned(subject: ProbeTarget) -> list[Finding]:
     """P1: infinity in one micro-batch; does the loop say so, and do the weights survive?"""
     if subject.train is None:
         return [note("P1", "not judged", "no train was given: what a loop makes of infinity is not known")]
@@ -152,7 +152,7 @@ def poisoned(subject: Subject) -> list[Finding]:
     return []
 
 
-def floor(subject: Subject) -> list[Finding]:
+def floor(subject: ProbeTarget) -> list[Finding]:
     """P2: the loss of a perfect answer, which should be the smallest that there is."""
     batch = subject.data[0]
     ideal = subject.ideal(batch)
@@ -176,7 +176,7 @@ def floor(subject: Subject) -> list[Finding]:
     return [note("P2", "oracle floor", f"{text}; the perfect answer is the lowest point, and this the lowest value")]
 
 
-def _slope(subject: Subject, output: Tensor, target: Any) -> tuple[float, float]:
+def _slope(subject: ProbeTarget, output: Tensor, target: Any) -> tuple[float, float]:
     """The loss of an output, and the norm of its gradient."""
     at = output.detach().clone().requires_grad_()
     value = subject.loss(at, target)
@@ -184,7 +184,7 @@ def _slope(subject: Subject, output: Tensor, target: Any) -> tuple[float, float]
     return float(value.detach()), float(gradient.abs().double().square().sum().sqrt())
 
 
-def independence(subject: Subject) -> list[Finding]:
+def independence(subject: ProbeTarget) -> list[Finding]:
     """P3: does the answer for one sample depend on the others of its batch?"""
     batch = subject.data[0]
     samples = count(batch)
@@ -205,7 +205,7 @@ def independence(subject: Subject) -> list[Finding]:
     return found
 
 
-def dependence(subject: Subject) -> list[Finding]:
+def dependence(subject: ProbeTarget) -> list[Finding]:
     """P4: does the answer depend on every input, once something was learned?"""
     batch = subject.data[0]
     samples = count(batch)
@@ -226,7 +226,7 @@ def dependence(subject: Subject) -> list[Finding]:
     return found
 
 
-def by_heart(subject: Subject) -> list[Finding]:
+def by_heart(subject: ProbeTarget) -> list[Finding]:
     """P5: can the network learn its first micro-batch by heart?"""
     if not any(value.requires_grad for value in subject.model.parameters()):
         return [fault("P5", "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
@@ -249,7 +249,7 @@ def by_heart(subject: Subject) -> list[Finding]:
     return found
 
 
-def modes(subject: Subject) -> list[Finding]:
+def modes(subject: ProbeTarget) -> list[Finding]:
     """P6: the loss of what was learned by heart, in training mode and in evaluation mode."""
     model, first, *_ = _learned(subject, stop=0.01)
     batch = subject.data[0]
@@ -268,7 +268,7 @@ def modes(subject: Subject) -> list[Finding]:
     return []
 
 
-def resumed(subject: Subject) -> list[Finding]:
+def resumed(subject: ProbeTarget) -> list[Finding]:
     """P7: two steps, saved, loaded and two steps more, against four steps on end."""
     whole, again = (_run(subject, *_pair(subject), 4) for _ in range(2))
     if not torch.equal(weights(whole), weights(again)):
@@ -295,7 +295,7 @@ def resumed(subject: Subject) -> list[Finding]:
     return [fault("P7", "state outside of state_dict", text, "", ("optimiser not restored", *others))]
 
 
-def ranges(subject: Subject) -> list[Finding]:
+def ranges(subject: ProbeTarget) -> list[Finding]:
     """P8: what half precision makes of the loss, and weights in half precision of a step."""
     model, batch = subject.copy().train(), subject.data[0]
     kinds = {value.dtype for value in model.parameters()}
@@ -322,7 +322,7 @@ def ranges(subject: Subject) -> list[Finding]:
     return [*found, *(_lost_updates(subject, model, half) if half else [])]
 
 
-def _lost_updates(subject: Subject, model: nn.Module, half: str) -> list[Finding]:
+def _lost_updates(subject: ProbeTarget, model: nn.Module, half: str) -> list[Finding]:
     before = [value.detach().clone() for value in model.parameters()]
     _steps(subject, model, subject.optimizer_for(model), range(1))
     pairs = [
@@ -338,7 +338,7 @@ def _lost_updates(subject: Subject, model: nn.Module, half: str) -> list[Finding
     return [fault("P8", "weights kept in bf16", text, "", ("warm-up counted in samples", "head frozen"))]
 
 
-def samples(subject: Subject) -> list[Finding]:
+def samples(subject: ProbeTarget) -> list[Finding]:
     """P9: samples that occur twice, or in training and validation; a forward that sets the random state."""
     known, fresh = _prints(subject.data), _prints(subject.held_out)
     found = []
@@ -361,7 +361,7 @@ def samples(subject: Subject) -> list[Finding]:
     return found
 
 
-def equivalence(subject: Subject) -> list[Finding]:
+def equivalence(subject: ProbeTarget) -> list[Finding]:
     """P10: a window of micro-batches against one batch of all its samples."""
     batches = subject.data[: subject.accumulation_steps]
     if len(batches) < 2:
@@ -376,13 +376,13 @@ def equivalence(subject: Subject) -> list[Finding]:
         errors.append(found.relative_error)
         model = subject.copy().train()
     error = min(errors)
-    if not error > ALARMS[_precision(subject, whole)][0]:
+    if not error > GRADIENT_TOLERANCES[_precision(subject, whole)][0]:
         return []
     text = f"{len(batches)} micro-batches against one batch: gradients differ by {error:.2g} of themselves"
     return [note("P10", "in-batch coupling", f"{text}; BatchNorm, dropout and contrasts do that, and no loop")]
 
 
-PROBES: dict[str, Callable[[Subject], list[Finding]]] = {
+PROBES: dict[str, Callable[[ProbeTarget], list[Finding]]] = {
     "P1": poisoned,
     "P2": floor,
     "P3": independence,
@@ -396,7 +396,9 @@ PROBES: dict[str, Callable[[Subject], list[Finding]]] = {
 }
 
 
-def _learned(subject: Subject, steps: int | None = None, stop: float = 0.0) -> tuple[nn.Module, float, float, float]:
+def _learned(
+    subject: ProbeTarget, steps: int | None = None, stop: float = 0.0
+) -> tuple[nn.Module, float, float, float]:
     """A copy after Adam on the first micro-batch at the best of some rates, its loss before and after, and the rate."""
     tried = []
     for rate in RATES:
@@ -414,18 +416,20 @@ def _learned(subject: Subject, steps: int | None = None, stop: float = 0.0) -> t
     return min(tried, key=lambda one: one[2] if math.isfinite(one[2]) else math.inf)
 
 
-def _pair(subject: Subject) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _pair(subject: ProbeTarget) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = subject.copy().train()
     return model, subject.optimizer_for(model)
 
 
-def _run(subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> nn.Module:
+def _run(subject: ProbeTarget, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> nn.Module:
     with seeded(subject.seed):
         _steps(subject, model, optimizer, range(steps))
     return model
 
 
-def _steps(subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer, places: Iterable[int]) -> list[float]:
+def _steps(
+    subject: ProbeTarget, model: nn.Module, optimizer: torch.optim.Optimizer, places: Iterable[int]
+) -> list[float]:
     """A step on each of some micro-batches; the losses before them."""
     losses = []
     for place in places:
@@ -437,7 +441,7 @@ def _steps(subject: Subject, model: nn.Module, optimizer: torch.optim.Optimizer,
     return losses
 
 
-def _answer(subject: Subject, inputs: Any, training: bool) -> Tensor:
+def _answer(subject: ProbeTarget, inputs: Any, training: bool) -> Tensor:
     with torch.no_grad(), seeded(subject.seed):
         return _tensor(forward(subject.copy().train(training), inputs))
 
@@ -464,7 +468,7 @@ def _real(gradient: Tensor) -> Tensor:
     return torch.view_as_real(gradient).flatten() if gradient.is_complex() else gradient
 
 
-def _precision(subject: Subject, output: Tensor) -> str:
+def _precision(subject: ProbeTarget, output: Tensor) -> str:
     return precision_of([value.dtype for value in subject.model.parameters()] + [output.dtype])
 
 

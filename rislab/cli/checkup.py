@@ -32,12 +32,12 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Call
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    check_number("steps", options.steps, 1, 10**9, whole=True)
-    check_number("every", options.every, 1, 10**6, whole=True)
+    check_number("steps", options.steps, 1, 10**9, integer=True)
+    check_number("every", options.every, 1, 10**6, integer=True)
     if options.accumulation_steps is not None:
-        check_number("accumulation_steps", options.accumulation_steps, 1, 10**6, whole=True)
+        check_number("accumulation_steps", options.accumulation_steps, 1, 10**6, integer=True)
     if options.clip_norm is not None:
-        check_number("clip_norm", options.clip_norm, 0, above=True)
+        check_number("clip_norm", options.clip_norm, 0, exclusive=True)
     if options.mean is not None:
         check_choice("mean", options.mean, ("samples", "batches"))
 

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     fault = catalogue.find_fault(options.name)
     # Before anything is printed or trained.
     check_choice("optimiser", options.optimiser, comparison.RATES)
-    check_number("epochs", options.epochs, 1, 10_000, whole=True)
+    check_number("epochs", options.epochs, 1, 10_000, integer=True)
     if options.records or options.json:
         return _records(fault, options)
     return _show(fault, options)
@@ -101,7 +101,7 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
             held &= shown
             print(f"{reading.line()}{'' if shown else '  not shown'}", flush=True)
     if fault.checks:
-        print(f"Rungs of the overfit ladder that turn red: {', '.join(fault.checks)}")
+        print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
     if fault.badge:
         print(f"Checks of the conventions badge that turn red: {', '.join(fault.badge)}")
     found = comparison.case(fault, optimiser=options.optimiser, epochs=options.epochs)

@@ -72,7 +72,7 @@ def run_app(options: argparse.Namespace) -> int:
             options.name, Path(scratch), address=options.ip, port=options.port, browser=not options.no_browser
         )
         print(f"http://{options.ip}:{options.port}/", flush=True)
-        return servers.serve(server)
+        return servers.run(server)
 
 
 def run_grade(options: argparse.Namespace) -> int:

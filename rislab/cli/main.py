@@ -21,7 +21,7 @@ from rislab.cli import checkup, faults, lab, sweep, train, tune
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
-    from rislab.sanity.overfit import OverfitConfig, Rung
+    from rislab.sanity.overfit import CheckResult, OverfitConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_overfit(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Climb the overfit ladder. Exit code 0 only if every rung holds."
+    parser.description = "Climb the overfit ladder. Exit code 0 only if every check holds."
     parser.add_argument("--preset", default="classroom", help="classroom (6×6 RIS) or full (12×12)")
     parser.add_argument("--design", default="beams", help="of the network: beams or pursuit (default %(default)s)")
     parser.add_argument("--scenes", type=_whole, default=512, help="size of the training set (default %(default)s)")
@@ -95,7 +95,7 @@ def _add_overfit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=_whole, default=1, help="intra-op threads of torch (default %(default)s)")
-    parser.add_argument("--only", nargs="+", default=[], metavar="RUNG", help="climb these rungs only")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="climb these checks only")
     parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of the whole set: stop and resume")
     parser.add_argument("--matrix", action="store_true", help="add the precision × accumulation table")
     parser.add_argument("--log", action="store_true", help="print the training log of the whole set")
@@ -154,7 +154,7 @@ def _overfit(options: argparse.Namespace) -> int:
     from rislab.sanity import overfit
     from rislab.training import loop, records, run_folder
 
-    check_number("threads", options.threads, 1, 1024, whole=True)
+    check_number("threads", options.threads, 1, 1024, integer=True)
     torch.set_num_threads(options.threads)
     names = [field.name for field in dataclasses.fields(overfit.OverfitConfig)]
     config = overfit.OverfitConfig(**{name: getattr(options, name) for name in names})
@@ -162,7 +162,7 @@ def _overfit(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     if not quiet:
         print(_headline(config))
-        for note in loop.notes(config.training(), config.scenes):
+        for note in loop.config_warnings(config.training(), config.scenes):
             print(f"note: {note}")
     interrupted = _interrupted_later() if options.folder else lambda: False
     if options.folder and not quiet and (Path(options.folder) / run_folder.RECORDS).exists():
@@ -178,25 +178,25 @@ def _overfit(options: argparse.Namespace) -> int:
             print("\n".join(records.console(log)), flush=True)
             log.clear()
 
-    rungs: list[Rung] = []
-    for rung in overfit.ladder(config, only=options.only, folder=options.folder, on_record=show):
-        rungs.append(rung)
+    checks: list[CheckResult] = []
+    for check in overfit.ladder(config, only=options.only, folder=options.folder, on_record=show):
+        checks.append(check)
         if not quiet:
-            print(rung.line(), flush=True)
+            print(check.line(), flush=True)
         if interrupted():
-            raise KeyboardInterrupt("stopped between two rungs")
+            raise KeyboardInterrupt("stopped between two checks")
     cells = _matrix(config, quiet) if options.matrix else []
     batches = _one_batches(config, quiet) if options.matrix else []
-    passed = all(part.passed for part in (*rungs, *cells, *batches))
+    passed = all(part.passed for part in (*checks, *cells, *batches))
     seconds = time.perf_counter() - began
     if quiet:
-        parts = {"rungs": rungs, "matrix": cells, "one_batch": batches}
+        parts = {"checks": checks, "matrix": cells, "one_batch": batches}
         plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in found] for name, found in parts.items()}
         plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
         print(json.dumps(_strict(plain | _measured_on()), indent=2))
     else:
-        held = sum(rung.passed for rung in rungs)
-        print(f"{held} of {len(rungs)} rungs hold; {seconds:.1f} s")
+        held = sum(check.passed for check in checks)
+        print(f"{held} of {len(checks)} checks hold; {seconds:.1f} s")
     return 0 if passed else 1
 
 
@@ -232,17 +232,17 @@ def _matrix(config: OverfitConfig, quiet: bool) -> list[Any]:
     return cells
 
 
-def _one_batches(config: OverfitConfig, quiet: bool) -> list[Rung]:
-    """The rung "one batch" in every precision."""
+def _one_batches(config: OverfitConfig, quiet: bool) -> list[CheckResult]:
+    """The check "one batch" in every precision."""
     from rislab.sanity import overfit
-    from rislab.training.state import PRECISIONS
+    from rislab.training.config import PRECISIONS
 
     if not quiet:
         print()
     found = []
     for precision in PRECISIONS:
-        for rung in overfit.ladder(dataclasses.replace(config, precision=precision), only=["one batch"]):
-            found.append(dataclasses.replace(rung, name=f"one batch {precision}"))
+        for check in overfit.ladder(dataclasses.replace(config, precision=precision), only=["one batch"]):
+            found.append(dataclasses.replace(check, name=f"one batch {precision}"))
             if not quiet:
                 print(found[-1].line(), flush=True)
     return found
@@ -284,7 +284,7 @@ def _localise(options: argparse.Namespace) -> int:
     from rislab.training import run_folder
     from rislab.training.streaming import LearningConfig
 
-    check_number("threads", options.threads, 1, 1024, whole=True)
+    check_number("threads", options.threads, 1, 1024, integer=True)
     torch.set_num_threads(options.threads)
     if options.folder and options.weights:
         raise InputError(f"weights is {options.weights!r} beside a run folder; allowed: one of them")
@@ -314,7 +314,7 @@ def _localise(options: argparse.Namespace) -> int:
         "scenes": options.scenes,
         "seed": seed,
     }
-    badge = conventions.badge(config, seed=seed)
+    badge = conventions.check_conventions(config, seed=seed)
     shifts = benchmark.SHIFTS if options.shifts else {"": {}}
     told = {name: SceneConfig.from_dict({**config.to_dict(), **changes}) for name, changes in shifts.items()}
     say = (lambda *lines: None) if options.json else (lambda *lines: print(*lines, flush=True))

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     axes = sweep.grid(chosen, options.grid)
     base = notebooks.parse_values(chosen.path, dict(options.parameters))
     figure = chosen.figure if options.figure is None else options.figure
-    check_number("figure", figure, 1, 1000, whole=True)
+    check_number("figure", figure, 1, 1000, integer=True)
     cells = sweep.cells(chosen, axes, base)
     out = Path(options.out or f"reports/out/sweep-{chosen.name}")
     began = time.perf_counter()

@@ -41,7 +41,7 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Call
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    check_number("threads", options.threads, 1, 1024, whole=True)
+    check_number("threads", options.threads, 1, 1024, integer=True)
 
     import torch
 
@@ -49,15 +49,15 @@ def run(options: argparse.Namespace) -> int:
     from rislab.model import pretrained
     from rislab.training import distributed
     from rislab.training.records import EpochRecord
-    from rislab.training.streaming import LearningConfig, learn
+    from rislab.training.streaming import LearningConfig, train_streaming
 
     torch.set_num_threads(options.threads)
-    config = LearningConfig() if options.config is None else LearningConfig.read(options.config)
+    config = LearningConfig() if options.config is None else LearningConfig.from_file(options.config)
     given = {name: getattr(options, name) for name in (*FIELDS, *FURTHER) if getattr(options, name) is not None}
     config = dataclasses.replace(config, **given)
     model, validation = config.model(), config.validation_data()
     line = constant_baseline(validation)
-    rank, world = distributed.processes()
+    rank, world = distributed.rank_and_world_size()
     # The first process speaks for all.
     say = (lambda *lines: None) if options.json or rank else (lambda *lines: print(*lines, flush=True))
     phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
@@ -65,8 +65,8 @@ def run(options: argparse.Namespace) -> int:
     say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
     last: EpochRecord | None = None
     began = time.perf_counter()
-    with distributed.together(config.device) if world > 1 else contextlib.nullcontext():
-        for record in (distributed.learn if world > 1 else learn)(options.folder, config, model):
+    with distributed.process_group(config.device) if world > 1 else contextlib.nullcontext():
+        for record in (distributed.train_streaming if world > 1 else train_streaming)(options.folder, config, model):
             if not isinstance(record, EpochRecord):
                 continue
             last = record

@@ -103,7 +103,7 @@ def _config(options: argparse.Namespace) -> TuningConfig:
     from rislab.tuning.study import TuningConfig
 
     plain = TuningConfig()
-    base = LearningConfig.read(options.config) if options.config else plain.base
+    base = LearningConfig.from_file(options.config) if options.config else plain.base
     names = ("preset", *BASE, *FURTHER)
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     base = dataclasses.replace(base, **given)
@@ -125,8 +125,8 @@ def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[
     lines = []
     if before is None and now.ladder.get("skipped"):
         lines.append("overfit ladder skipped by --skip-ladder, and the record says so")
-    rungs = now.ladder.get("rungs", []) if now.stage == "ladder" else []
-    lines += rungs[len(before.ladder.get("rungs", [])) if before else 0 :]
+    checks = now.ladder.get("checks", []) if now.stage == "ladder" else []
+    lines += checks[len(before.ladder.get("checks", [])) if before else 0 :]
     ended = {trial.number for trial in before.trials if trial.ended} if before else set()
     left = "" if now.left is None else f"{now.ended()}/{config.trials}, {_span(now.left)} left  "
     for trial in now.trials:

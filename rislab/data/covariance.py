@@ -30,7 +30,7 @@ def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
 
 def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: float = 0.1) -> Tensor:
     """back_projections() on plain tensors: snapshots [B,L,M], codes [B,L,N], channel [B,M,N] to [B,N,L]."""
-    check_number("ridge", ridge, 0.0, 1e6, above=True)
+    check_number("ridge", ridge, 0.0, 1e6, exclusive=True)
     gram = channel @ channel.mH  # [B, M, M]
     antennas = gram.shape[-1]
     mean_eigenvalue = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)  # [B]
@@ -77,7 +77,7 @@ def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
     return beams.square().reshape(-1, scenes, 2 * columns).sum(dim=-1).T
 
 
-def blend(predicted: Tensor, sample: Tensor, beta: float) -> Tensor:
+def shrink(predicted: Tensor, sample: Tensor, beta: float) -> Tensor:
     """Factor [√(1−β) F, √β X] of R_test = (1−β) R_pred + β R_sample.
 
     Args:

@@ -20,7 +20,7 @@ from rislab.errors import InputError, check_choice, check_interval, check_number
 
 WAVEFRONTS = ("spherical", "fresnel", "planar")
 # Bytes of steering vectors that a grid keeps: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
-KEPT = 2**28
+CACHE_BYTES = 2**28
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class ArrayGeometry:
     wavefront: str = "spherical"
 
     def __post_init__(self) -> None:
-        check_number("wavelength", self.wavelength, 0.0, above=True)
+        check_number("wavelength", self.wavelength, 0.0, exclusive=True)
         check_choice("wavefront", self.wavefront, WAVEFRONTS)
 
     @classmethod
@@ -213,11 +213,13 @@ class ArrayGeometry:
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
         """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex: ∂a = −j k0 ∂(path) a."""
         inverse = 1 / range
-        vectors, slopes = self.steering_and_slopes(azimuth, elevation, inverse)
+        vectors, slopes = self.steering_and_phase_gradient(azimuth, elevation, inverse)
         by_range = -inverse.square()[..., None, None] * slopes[..., 2:, :]
         return -1j * torch.cat([slopes[..., :2, :], by_range], dim=-2) * vectors.unsqueeze(-2)
 
-    def steering_and_slopes(self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor) -> tuple[Tensor, Tensor]:
+    def steering_and_phase_gradient(
+        self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """steering() [..., N], and the derivatives of phase() by azimuth, elevation and 1/r, [..., 3, N], real."""
         factor = wavenumber(self.wavelength)
         with torch.autocast(self.elements.device.type, enabled=False):
@@ -276,7 +278,7 @@ class Grid:
         check_choice("spacing", spacing, ("uniform", "sine"))
         check_interval("grid range", range, 0.0, 1e9)
         for count in shape:
-            check_number("grid shape", count, 1, whole=True)
+            check_number("grid shape", count, 1, integer=True)
         if range[0] <= 0:
             raise InputError(f"grid range is {range[0]:g} m at its smallest; allowed: above 0")
 
@@ -319,7 +321,7 @@ class Grid:
         array = self.array.to(device, torch.float64)
         return array.steering(*(axis.to(device, torch.float64) for axis in self.points())).to(dtype)
 
-    def scan(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
+    def iter_steering(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
         """All points in pieces: which, and real and imaginary parts of their steering vectors side by side, [G',2N].
 
         From the second scan on all of them are kept, if they take no more than KEPT bytes; else, and at first, they are
@@ -330,13 +332,13 @@ class Grid:
         """
         count = math.prod(self.shape)
         key = dtype, device
-        if key in self._kept and count * 2 * self.array.count * dtype.itemsize <= KEPT:
+        if key in self._kept and count * 2 * self.array.count * dtype.itemsize <= CACHE_BYTES:
             if not len(self._kept[key]):
-                planes = fresh((count, 2 * self.array.count), dtype, device)
+                planes = empty_huge((count, 2 * self.array.count), dtype, device)
                 for piece, part in self._computed(dtype, device, width):
                     planes[piece] = part
                 self._kept[key] = planes
-            yield from ((piece, self._kept[key][piece]) for piece in pieces(count, width))
+            yield from ((piece, self._kept[key][piece]) for piece in chunks(count, width))
             return
         yield from self._computed(dtype, device, width)
         self._kept.setdefault(key, torch.empty(0))
@@ -345,8 +347,8 @@ class Grid:
         array = self.array.to(device, dtype)
         places = [axis.to(device, dtype) for axis in self.points()]
         width = min(width, 512)  # so few that they stay in the cache
-        scratch = fresh((width, 2, array.count), dtype, device)  # one for all pieces
-        for piece in pieces(len(places[0]), width):
+        scratch = empty_huge((width, 2, array.count), dtype, device)  # one for all pieces
+        for piece in chunks(len(places[0]), width):
             lag = array.phase(*(axis[piece] for axis in places))  # [G', N]
             planes = scratch[: len(lag)]
             torch.cos(lag, out=planes[:, 0])
@@ -354,7 +356,7 @@ class Grid:
             yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
 
 
-def fresh(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
+def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
     """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
     empty = torch.empty(0, dtype=dtype).numpy().dtype
     return (
@@ -364,6 +366,6 @@ def fresh(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device
     )
 
 
-def pieces(count: int, width: int) -> Iterator[slice]:
+def chunks(count: int, width: int) -> Iterator[slice]:
     """Slices of at most `width` that cover 0 .. count−1."""
     return (slice(first, min(first + width, count)) for first in range(0, count, width))

@@ -29,7 +29,7 @@ def raw_words(seed: int, split: str, section: str, start: int, count: int, width
 
 
 @dataclass(frozen=True)
-class Stream:
+class SceneRandom:
     """The scenes start .. start+count−1 of a split, as the source of their draws."""
 
     seed: int
@@ -37,16 +37,16 @@ class Stream:
     start: int
     count: int
 
-    def draws(self, section: str, width: int) -> Draws:
+    def draws(self, section: str, width: int) -> RandomWords:
         """The draws of a section, `width` words for each scene."""
-        return Draws(raw_words(self.seed, self.split, section, self.start, self.count, width))
+        return RandomWords(raw_words(self.seed, self.split, section, self.start, self.count, width))
 
-    def part(self, rows: slice) -> Stream:
+    def part(self, rows: slice) -> SceneRandom:
         """The stream of some of the scenes."""
         return dataclasses.replace(self, start=self.start + rows.start, count=rows.stop - rows.start)
 
 
-class Draws:
+class RandomWords:
     """Numbers made from the words of some scenes, consumed from left to right.
 
     Args:

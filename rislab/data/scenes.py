@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid, fresh, separation
-from rislab.data.philox import SPLITS, Stream
-from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, plain
+from rislab.config import Config, choice, integer, interval, number
+from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid, empty_huge, separation
+from rislab.data.philox import SPLITS, SceneRandom
+from rislab.errors import InputError, check_choice, check_device, check_number
 
 SYMBOLS = ("varying", "constant", "coherent")
 CODES = ("random", "dft", "hadamard")
@@ -37,106 +38,59 @@ PLACEMENT_TRIES = 64
 Interval = tuple[float, float]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "classroom": {"ris_shape": (6, 6), "antennas": 8, "sources": (1, 3), "range": (0.5, 3.0), "snr_db": (0.0, 20.0)},
+}
+
+
 @dataclass(frozen=True)
-class SceneConfig:
-    """Everything that a scene is drawn from; strict, immutable, in metres and radians.
+class SceneConfig(Config):
+    """Everything that a scene is drawn from; in metres and radians.
 
-    Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value.
-
-    Args:
-        wavelength: λ in metres.
-        ris_shape: (N_v, N_h) elements at λ/2.
-        antennas: M, half-wavelength linear array of the base station.
-        snapshots: L, each with its own code.
-        sources: K, number of active sources.
-        azimuth, elevation: radians, within ±π/2.
-        range: metres from the centre of the RIS, > 0.
-        snr_db: mean signal power over noise power at the antennas, in dB.
-        separation: smallest angle between two sources, radians (0 = none asked).
-        wavefront: "spherical" (exact), "fresnel", "planar".
-        symbols: "varying" (new for each snapshot), "constant", "coherent" (one waveform, fixed complex gains).
-        power_law: "equal", or "free-space" (∝ 1/r²); powers always sum to N.
-        rician_factor: κ, linear, ≥ 0; 0 is Rayleigh.
-        codes: "random", "dft", "hadamard".
-        dft_beams: which L of the N DFT beams: nearest "broadside", or "spread" evenly over all; beyond N they repeat.
-        phase_bits: code phases rounded to 2^bits levels; None is continuous.
-        phase_error: standard deviation of the code phases actually applied, radians.
-        gain_jitter: relative standard deviation of the element gains.
-        dead_elements: probability that an element reflects nothing.
-        position_jitter: standard deviation of each coordinate of an element, metres.
-        channel_error: variance of the error of the H that is handed out, relative to an entry's power.
+    Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value. Powers always
+    sum to N. DFT beams beyond N repeat.
     """
 
-    wavelength: float = 0.3
+    wavelength: float = number(0.3, 1e-6, 1e6, "λ", unit="m")
     ris_shape: tuple[int, int] = (12, 12)
-    antennas: int = 16
-    snapshots: int = 16
-    sources: tuple[int, int] = (1, 5)
-    azimuth: Interval = (-math.pi / 3, math.pi / 3)
-    elevation: Interval = (-math.pi / 6, math.pi / 6)
-    range: Interval = (0.5, 10.0)
-    snr_db: Interval = (-5.0, 20.0)
-    separation: float = 0.0
-    wavefront: str = "spherical"
-    symbols: str = "varying"
-    power_law: str = "equal"
-    rician_factor: float = 0.0
-    codes: str = "random"
-    dft_beams: str = "broadside"
-    phase_bits: int | None = None
-    phase_error: float = 0.0
-    gain_jitter: float = 0.0
-    dead_elements: float = 0.0
-    position_jitter: float = 0.0
-    channel_error: float = 0.0
+    antennas: int = integer(16, 1, 4096, "M, half-wavelength linear array of the base station")
+    snapshots: int = integer(16, 1, 65536, "L, each with a phase profile of its own")
+    sources: tuple[int, int] = interval((1, 5), 1, 64, "K, number of active sources", integer=True)
+    azimuth: Interval = interval((-math.pi / 3, math.pi / 3), -math.pi / 2, math.pi / 2, "of the sources", unit="rad")
+    elevation: Interval = interval((-math.pi / 6, math.pi / 6), -math.pi / 2, math.pi / 2, "of the sources", unit="rad")
+    range: Interval = interval((0.5, 10.0), 1e-3, 1e9, "of the sources from the centre of the surface", unit="m")
+    snr_db: Interval = interval((-5.0, 20.0), -100.0, 200.0, "mean signal over noise power at the antennas", unit="dB")
+    separation: float = number(0.0, 0.0, math.pi, "smallest angle between two sources; 0 asks for none", unit="rad")
+    wavefront: str = choice("spherical", WAVEFRONTS, "of the world: exact, second order, or far field")
+    symbols: str = choice("varying", SYMBOLS, "new for each snapshot, one for all, or one waveform with fixed gains")
+    power_law: str = choice("equal", POWER_LAWS, "powers of the sources: equal, or proportional to 1/r²")
+    rician_factor: float = number(0.0, 0.0, 1e9, "κ of the channel, linear; 0 is Rayleigh")
+    codes: str = choice("random", CODES, "phase profiles of the surface")
+    dft_beams: str = choice("broadside", DFT_BEAMS, "which L of the N DFT beams: nearest broadside, or spread evenly")
+    phase_bits: int | None = integer(None, 1, 16, "phases rounded to 2^bits levels; none is continuous", optional=True)
+    phase_error: float = number(0.0, 0.0, math.pi, "standard deviation of the phases actually applied", unit="rad")
+    gain_jitter: float = number(0.0, 0.0, 1.0, "relative standard deviation of the elements' gains")
+    dead_elements: float = number(0.0, 0.0, 0.9, "probability that an element reflects nothing")
+    position_jitter: float = number(0.0, 0.0, 1e6, "standard deviation of an element's coordinates", unit="m")
+    channel_error: float = number(0.0, 0.0, 10.0, "variance of the error of the known H, over an entry's power")
 
-    def __post_init__(self) -> None:
-        for name in ("sources", "azimuth", "elevation", "range", "snr_db"):
-            object.__setattr__(self, name, _as_interval(getattr(self, name)))
-        if isinstance(self.ris_shape, list):
-            object.__setattr__(self, "ris_shape", tuple(self.ris_shape))
-        check_number("wavelength", self.wavelength, 1e-6, 1e6)
+    def check(self) -> None:
+        """Refuse a surface that is no pair of integers, and elements that stray further than a wavelength."""
+        object.__setattr__(
+            self, "ris_shape", tuple(self.ris_shape) if isinstance(self.ris_shape, list) else self.ris_shape
+        )
         if not isinstance(self.ris_shape, tuple) or len(self.ris_shape) != 2:
             raise InputError(f"ris_shape is {self.ris_shape!r}; allowed: a pair (rows, columns) of whole numbers")
         for side in self.ris_shape:
-            check_number("ris_shape", side, 1, 256, whole=True)
-        check_number("antennas", self.antennas, 1, 4096, whole=True)
-        check_number("snapshots", self.snapshots, 1, 65536, whole=True)
-        check_interval("sources", self.sources, 1, 64, whole=True)
-        check_interval("azimuth", self.azimuth, -math.pi / 2, math.pi / 2)
-        check_interval("elevation", self.elevation, -math.pi / 2, math.pi / 2)
-        check_interval("range", self.range, 1e-3, 1e9)
-        check_interval("snr_db", self.snr_db, -100.0, 200.0)
-        check_number("separation", self.separation, 0.0, math.pi)
-        check_choice("wavefront", self.wavefront, WAVEFRONTS)
-        check_choice("symbols", self.symbols, SYMBOLS)
-        check_choice("power_law", self.power_law, POWER_LAWS)
-        check_number("rician_factor", self.rician_factor, 0.0, 1e9)
-        check_choice("codes", self.codes, CODES)
-        check_choice("dft_beams", self.dft_beams, DFT_BEAMS)
-        if self.phase_bits is not None:
-            check_number("phase_bits", self.phase_bits, 1, 16, whole=True)
-        check_number("phase_error", self.phase_error, 0.0, math.pi)
-        check_number("gain_jitter", self.gain_jitter, 0.0, 1.0)
-        check_number("dead_elements", self.dead_elements, 0.0, 0.9)
+            check_number("ris_shape", side, 1, 256, integer=True)
         check_number("position_jitter", self.position_jitter, 0.0, self.wavelength)
-        check_number("channel_error", self.channel_error, 0.0, 10.0)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> SceneConfig:
         """The preset "classroom" (6×6, M = 8, fast) or "full" (12×12, M = 16), with fields changed by keyword."""
         check_choice("preset", name, PRESETS)
         return cls.from_dict({**PRESETS[name], **changes})
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> SceneConfig:
-        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
-        check_fields("SceneConfig", fields, (field.name for field in dataclasses.fields(cls)))
-        return cls(**fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mapping that from_dict() and YAML take back."""
-        return plain(dataclasses.asdict(self))
 
     @property
     def elements(self) -> int:
@@ -153,10 +107,9 @@ class SceneConfig:
         return Grid.field_of_view(self.array(dtype=torch.float64), *area, shape, spacing=spacing)
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "classroom": {"ris_shape": (6, 6), "antennas": 8, "sources": (1, 3), "range": (0.5, 3.0), "snr_db": (0.0, 20.0)},
-}
+def preset(default: str) -> Any:
+    """A field that holds the name of a preset."""
+    return choice(default, tuple(PRESETS), "scenes: classroom (6×6 surface) or full (12×12)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,7 +200,7 @@ class SceneBatch:
         factor = self.factor(dtype)
         return factor @ factor.mH
 
-    def images(self, columns: Tensor) -> Tensor:
+    def received_fields(self, columns: Tensor) -> Tensor:
         """What the antennas receive in each snapshot of fields on the surface, G_l x = H (c_l ⊙ x).
 
         Args:
@@ -256,14 +209,14 @@ class SceneBatch:
         Returns:
             [B,L,M,C].
         """
-        return images(self.codes, self.channel, columns)
+        return received_fields(self.codes, self.channel, columns)
 
     def source_snr_db(self) -> Tensor:
         """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
 
         With impairments it is what the codes and the channel as the receiver believes them would give.
         """
-        image = self.images(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
+        image = self.received_fields(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
         mean_power = image.abs().square().mean(dim=(1, 2))
         return 10 * torch.log10(mean_power / self.noise_power.unsqueeze(-1))
 
@@ -297,8 +250,8 @@ class SceneBatch:
         return digest.hexdigest()
 
 
-def images(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
-    """SceneBatch.images() on plain tensors: codes [B,L,N], channel [B,M,N], columns [B,N,C] to [B,L,M,C]."""
+def received_fields(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
+    """SceneBatch.received_fields() on plain tensors: codes [B,L,N], channel [B,M,N], columns [B,N,C] to [B,L,M,C]."""
     reflected = codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
     # Snapshots folded into rows: a broadcast channel would be copied for each.
     received = reflected.flatten(1, 2) @ channel.mT  # [B, L·C, M]
@@ -335,12 +288,12 @@ def simulate(
     """
     if not isinstance(config, SceneConfig):
         raise InputError(f"config is a {type(config).__name__}; allowed: a SceneConfig")
-    check_number("count", count, 1, 2**31, whole=True)
-    check_number("seed", seed, 0, 2**63 - 1, whole=True)
+    check_number("count", count, 1, 2**31, integer=True)
+    check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_choice("split", split, SPLITS)
-    check_number("start", start, 0, 2**48, whole=True)
+    check_number("start", start, 0, 2**48, integer=True)
     check_device(device)
-    stream = Stream(seed, split, start, count)
+    stream = SceneRandom(seed, split, start, count)
     return _scenes(config, stream, *_draw_sources(config, stream)).to(device)
 
 
@@ -373,10 +326,10 @@ def place(
         for value in values:
             check_number(name, value, *getattr(config, name))
     config = SceneConfig.from_dict({**config.to_dict(), "sources": sources, "separation": 0.0})
-    check_number("seed", seed, 0, 2**63 - 1, whole=True)
-    check_number("count", count, 1, 2**31, whole=True)
+    check_number("seed", seed, 0, 2**63 - 1, integer=True)
+    check_number("count", count, 1, 2**31, integer=True)
     check_choice("split", split, SPLITS)
-    stream = Stream(seed, split, 0, count)
+    stream = SceneRandom(seed, split, 0, count)
     drawn = _draw_sources(config, stream)
     at = [torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)]
     return _scenes(config, stream, at[0], at[1], at[2], drawn[3], drawn[4])
@@ -384,7 +337,7 @@ def place(
 
 def _scenes(
     config: SceneConfig,
-    stream: Stream,
+    stream: SceneRandom,
     azimuth: Tensor,
     elevation: Tensor,
     range_: Tensor,
@@ -404,7 +357,7 @@ def _scenes(
         # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
         for name, tensor in part.items():
             if name not in measured:
-                measured[name] = fresh((count, *tensor.shape[1:]), tensor.dtype)
+                measured[name] = empty_huge((count, *tensor.shape[1:]), tensor.dtype)
             measured[name][rows] = tensor
     return SceneBatch(
         **measured,
@@ -423,7 +376,7 @@ def _scenes(
 def _measure(
     config: SceneConfig,
     array: ArrayGeometry,
-    stream: Stream,
+    stream: SceneRandom,
     places: tuple[Tensor, Tensor, Tensor],
     symbols: Tensor,
     snr_db: Tensor,
@@ -451,17 +404,11 @@ def _measure(
     }
 
 
-def _as_interval(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (value, value)
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _between(uniform: Tensor, interval: Interval) -> Tensor:
     return interval[0] + (interval[1] - interval[0]) * uniform
 
 
-def _draw_sources(config: SceneConfig, stream: Stream) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _draw_sources(config: SceneConfig, stream: SceneRandom) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     slots = config.sources[1]
     tries = PLACEMENT_TRIES if config.separation > 0 else 1
     draws = stream.draws("sources", 2 + slots * tries * 3)
@@ -505,7 +452,7 @@ def _powers(config: SceneConfig, range_: Tensor, active: Tensor) -> Tensor:
     return weights * (config.elements / weights.sum(dim=-1, keepdim=True))
 
 
-def _draw_symbols(config: SceneConfig, stream: Stream, power: Tensor) -> Tensor:
+def _draw_symbols(config: SceneConfig, stream: SceneRandom, power: Tensor) -> Tensor:
     snapshots, slots = config.snapshots, power.shape[1]
     draws = stream.draws("symbols", snapshots * slots + slots)
     unit = draws.complex_normal(snapshots, slots)  # [B, L, K]
@@ -517,7 +464,7 @@ def _draw_symbols(config: SceneConfig, stream: Stream, power: Tensor) -> Tensor:
     return unit * power.sqrt().unsqueeze(1)
 
 
-def _draw_channel(config: SceneConfig, stream: Stream) -> Tensor:
+def _draw_channel(config: SceneConfig, stream: SceneRandom) -> Tensor:
     """H = √(κ/(κ+1)) b aᵀ + √(1/(κ+1)) CN(0,1): both parts have unit power per entry before weighting."""
     draws = stream.draws("channel", config.antennas * config.elements + 3)
     scattered = draws.complex_normal(config.antennas, config.elements)
@@ -535,7 +482,7 @@ def _draw_channel(config: SceneConfig, stream: Stream) -> Tensor:
     return math.sqrt(kappa / (kappa + 1)) * line_of_sight + math.sqrt(1 / (kappa + 1)) * scattered
 
 
-def _draw_codes(config: SceneConfig, stream: Stream) -> Tensor:
+def _draw_codes(config: SceneConfig, stream: SceneRandom) -> Tensor:
     snapshots, elements = config.snapshots, config.elements
     if config.codes == "random":
         phase = stream.draws("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
@@ -585,7 +532,7 @@ def _impaired(config: SceneConfig) -> bool:
 
 
 def _impair(
-    config: SceneConfig, stream: Stream, array: ArrayGeometry, codes: Tensor, channel: Tensor
+    config: SceneConfig, stream: SceneRandom, array: ArrayGeometry, codes: Tensor, channel: Tensor
 ) -> tuple[ArrayGeometry, Tensor, Tensor]:
     """The world as it is (elements, codes) and the channel as the receiver believes it to be."""
     snapshots, antennas, elements = config.snapshots, config.antennas, config.elements

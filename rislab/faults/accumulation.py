@@ -21,7 +21,7 @@ FORWARD = """\
                         batch = data[indices]
                         with _autocast(config.precision, device):
                             predicted = model(batch.snapshots, batch.codes, batch.channel)
-                            loss = loss_of(predicted, batch, phase, config.blend)
+                            loss = compute_loss(predicted, batch, phase, config.blend)
 """
 CLIPPING = """\
                     scaler.unscale_(optimizer)
@@ -33,7 +33,7 @@ CLIPPING = """\
 """
 TICK = """\
                     scaler.update()
-                    applied = ledger.events["steps_applied"] > stepped
+                    applied = counter.events["steps_applied"] > stepped
                     if applied:
                         state.scheduler.step()
                         state.update_average()
@@ -153,7 +153,7 @@ ACCUMULATION = (
             Symptom("steps per window", 0.6, 0.7),
         ),
         mistaken_for=("left-overs leak", "window off by one"),
-        checks=("ledger",),
+        checks=("event counts",),
         reference="tomhosking/torchseq#8",
     ),
     Fault(
@@ -251,7 +251,7 @@ ACCUMULATION = (
         module="training.loop",
         before=BACKWARD + ADD + CLIPPING + STEP + TICK + "                state.advance(record.loss, record",
         after=ADD
-        + '                    first = epoch == 1 and ledger.events["forwards"] == 0\n'
+        + '                    first = epoch == 1 and counter.events["forwards"] == 0\n'
         + "                    if first:\n"
         + "                        scaler.scale(weight * loss.total).backward()\n"
         + CLIPPING
@@ -287,7 +287,7 @@ ACCUMULATION = (
             Symptom("reported over true loss", 0.2, 0.28, SGD),
         ),
         mistaken_for=("zeroed per micro-batch", "last over n", "summed inside the step branch", "divided twice"),
-        checks=("accumulation", "ledger"),
+        checks=("accumulation", "event counts"),
         reference="the story that the lab is named for",
     ),
     Fault(
@@ -295,14 +295,14 @@ ACCUMULATION = (
         story="The step hangs under a condition that no window meets: no forwards yet, tested after the forwards.",
         module="training.loop",
         before="                    if finite or scaler.is_enabled():\n",
-        after='                    if finite and ledger.events["forwards"] == 0:\n',
+        after='                    if finite and counter.events["forwards"] == 0:\n',
         symptom="Forwards and backwards run, no step is ever applied, the loss is constant.",
         signs=(
             Symptom("steps per window", 0, 0),
             Symptom("share of epochs that moved the validation", 0, 0, {"validation": 16}),
         ),
         mistaken_for=("zeroed before the step", "loop tail in a branch never taken"),
-        checks=("whole set", "ledger"),
+        checks=("whole set", "event counts"),
         reference="the story that the lab is named for",
     ),
     Fault(

@@ -21,17 +21,17 @@ from rislab.checkup.loop_watch import Findings, watch
 from rislab.errors import check_choice, check_number
 from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
-from rislab.faults.gradient_attribution import Autopsy
+from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patched import patched
 from rislab.faults.symptoms import OF_A_HOUSE, OF_A_TRAINING, examine, prepared
-from rislab.sanity.overfit import OverfitConfig, Rung
+from rislab.sanity.overfit import CheckResult, OverfitConfig
 
 # Learning rates of the head at which the correct loop learns the set within a dozen epochs.
 RATES = {"adam": 5e-3, "sgd": 0.3}
 EPOCHS = 4
 VALIDATION = 16
 NOISE = 1e-6  # of float32, in quantities that are 0 or 1 on the correct loop
-# What the rungs of the ladder are climbed with: small, and enough for the correct package to hold on all of them.
+# What the checks of the ladder are climbed with: small, and enough for the correct package to hold on all of them.
 LADDER: dict[str, Any] = {"scenes": 64, "micro_batch": 12, "accumulation_steps": 4, "epochs": 60}
 # Warnings are caught for the whole process, so that one thread at a time can catch its own.
 _LISTENING = threading.RLock()
@@ -59,12 +59,12 @@ class ClinicConfig:
     def __post_init__(self) -> None:
         for name in (self.fault, *self.compared):
             find_fault(name)
-        check_number("epochs", self.epochs, 1, 50, whole=True)
-        check_number("quiz_seed", self.quiz_seed, 0, 2**63 - 1, whole=True)
+        check_number("epochs", self.epochs, 1, 50, integer=True)
+        check_number("quiz_seed", self.quiz_seed, 0, 2**63 - 1, integer=True)
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class OptimiserRun:
     """A fault and the correct loop under the same setting.
 
     Args:
@@ -75,9 +75,9 @@ class Case:
 
     fault: Fault
     setting: dict[str, Any]
-    correct: Autopsy
-    faulty: Autopsy
-    readings: tuple[Reading, ...] = ()
+    correct: GradientAttribution
+    faulty: GradientAttribution
+    readings: tuple[QuantityComparison, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -85,13 +85,13 @@ class Case:
         """ "adam" or "sgd"."""
         return str(self.setting["optimiser"])
 
-    def differences(self, least: float = 1e-3) -> list[Reading]:
+    def differences(self, least: float = 1e-3) -> list[QuantityComparison]:
         """The readings that differ by more than `least` of the larger one, or of which one is no number."""
         return [reading for reading in self.readings if reading.differs(least)]
 
 
 @dataclass(frozen=True)
-class Reading:
+class QuantityComparison:
     """A quantity on the correct package and on the broken one, each measured; `where` names a setting of its own."""
 
     quantity: str
@@ -111,12 +111,12 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A check of the badge, or a rung of the ladder (`of`), on the correct package and on the broken one."""
+class CheckPair:
+    """A check of the badge, or a check of the ladder (`of`), on the correct package and on the broken one."""
 
     of: str
-    correct: Rung
-    faulty: Rung
+    correct: CheckResult
+    faulty: CheckResult
 
     @property
     def name(self) -> str:
@@ -125,18 +125,18 @@ class Checked:
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class FaultReport:
     """A fault as the clinic shows it.
 
     Args:
         fault: the fault. cases: by optimiser; none for a fault that no training shows. checks: the whole badge, and
-            the fault's own rungs of the ladder. signs: readings() of the fault; both for a fault without cases only.
+            the fault's own checks of the ladder. signs: readings() of the fault; both for a fault without cases only.
     """
 
     fault: Fault
-    cases: dict[str, Case] = field(default_factory=dict)
-    checks: list[Checked] = field(default_factory=list)
-    signs: list[Reading] = field(default_factory=list)
+    cases: dict[str, OptimiserRun] = field(default_factory=dict)
+    checks: list[CheckPair] = field(default_factory=list)
+    signs: list[QuantityComparison] = field(default_factory=list)
 
 
 def shows_in_training(fault: Fault) -> bool:
@@ -157,7 +157,7 @@ def setting_of(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOC
     own = next((sign.setting for sign in fault.signs if sign.setting and sign.quantity in OF_A_TRAINING), {})
     chosen = str(own.get("optimiser", "adam")) if optimiser is None else optimiser
     check_choice("optimiser", chosen, RATES)
-    check_number("epochs", epochs, 1, 10_000, whole=True)
+    check_number("epochs", epochs, 1, 10_000, integer=True)
     rates = {"lr_head": RATES[chosen], "lr_backbone": RATES[chosen] / 10}
     return {**rates, "validation": VALIDATION, **own, "optimiser": chosen, "epochs": epochs}
 
@@ -171,7 +171,7 @@ def _house(fault: Fault | None) -> Iterator[tuple[types.ModuleType, list[warning
             yield package, said
 
 
-def examined(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[Autopsy, tuple[str, ...]]:
+def examined(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[GradientAttribution, tuple[str, ...]]:
     """The autopsy of a training in the package of a fault, or in the correct one if None, and what Python warned of."""
     with _house(fault) as (package, said):
         seen = examine(package, **setting)
@@ -179,15 +179,18 @@ def examined(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[Autopsy, 
     return seen, tuple(dict.fromkeys(str(warning.message).split(". ")[0] for warning in said))
 
 
-def read_off(correct: Autopsy, faulty: Autopsy) -> tuple[Reading, ...]:
+def read_off(correct: GradientAttribution, faulty: GradientAttribution) -> tuple[QuantityComparison, ...]:
     """All quantities of a training, read off both; NaN where a training has nothing to read one off."""
     with _LISTENING, warnings.catch_warnings(), np.errstate(all="ignore"):
         # numpy warns of what is NaN: no step, no finite loss, or a single epoch.
         warnings.simplefilter("ignore")
-        return tuple(Reading(name, _value(read, correct), _value(read, faulty)) for name, read in OF_A_TRAINING.items())
+        return tuple(
+            QuantityComparison(name, _value(read, correct), _value(read, faulty))
+            for name, read in OF_A_TRAINING.items()
+        )
 
 
-def _value(read: Callable[[Autopsy], float], seen: Autopsy) -> float:
+def _value(read: Callable[[GradientAttribution], float], seen: GradientAttribution) -> float:
     try:
         return read(seen)
     except (ZeroDivisionError, KeyError):  # a ratio to what was told as 0, or the rate of a group that is not there
@@ -198,31 +201,31 @@ class Clinic:
     """Trains cases, and remembers what the correct loop did under each setting."""
 
     def __init__(self) -> None:
-        self._correct: dict[str, Autopsy] = {}
+        self._correct: dict[str, GradientAttribution] = {}
 
-    def case(self, fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> Case:
+    def case(self, fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
         """See case()."""
         setting = setting_of(fault, optimiser=optimiser, epochs=epochs)
         name = repr(sorted(setting.items()))
         if name not in self._correct:
             self._correct[name], _ = examined(None, setting)
         faulty, said = examined(fault, setting)
-        return Case(fault, setting, self._correct[name], faulty, read_off(self._correct[name], faulty), said)
+        return OptimiserRun(fault, setting, self._correct[name], faulty, read_off(self._correct[name], faulty), said)
 
     def studies(
         self, fault: Fault, optimisers: Sequence[str] = tuple(RATES), *, epochs: int = EPOCHS
-    ) -> Iterator[Study]:
+    ) -> Iterator[FaultReport]:
         """The fault with one optimiser after the other, each time with all that is known so far."""
         if not shows_in_training(fault):
-            yield Study(fault, checks=checks(fault), signs=readings(fault))
+            yield FaultReport(fault, checks=checks(fault), signs=readings(fault))
             return
-        cases: dict[str, Case] = {}
+        cases: dict[str, OptimiserRun] = {}
         for optimiser in optimisers:
             cases = {**cases, optimiser: self.case(fault, optimiser=optimiser, epochs=epochs)}
-            yield Study(fault, cases)
+            yield FaultReport(fault, cases)
 
 
-def ledger(seen: Autopsy) -> dict[str, str]:
+def event_counts(seen: GradientAttribution) -> dict[str, str]:
     """What a training counted and told besides its curves, in words; the last two lines are measured from outside."""
     end, told = seen.ends[-1], seen.told
     coupled = seen.coupling[np.isfinite(seen.coupling)]
@@ -242,7 +245,7 @@ def ledger(seen: Autopsy) -> dict[str, str]:
     }
 
 
-def case(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> Case:
+def case(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
     """Train the broken and the correct loop, in the setting that the fault's symptom needs.
 
     Args:
@@ -254,16 +257,16 @@ def case(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) ->
     return Clinic().case(fault, optimiser=optimiser, epochs=epochs)
 
 
-def study(fault: Fault, *, epochs: int = EPOCHS) -> Study:
-    """The fault with each optimiser, or, if no training shows it, on the badge and on its rungs of the ladder."""
+def study(fault: Fault, *, epochs: int = EPOCHS) -> FaultReport:
+    """The fault with each optimiser, or, if no training shows it, on the badge and on its checks of the ladder."""
     return list(Clinic().studies(fault, epochs=epochs))[-1]
 
 
-def readings(fault: Fault) -> list[Reading]:
+def readings(fault: Fault) -> list[QuantityComparison]:
     """The fault's signs, each read off the correct package and off the broken one in the setting of the sign."""
     values: list[list[float]] = []
     for lived_in in (None, fault):
-        seen: dict[str, Autopsy] = {}
+        seen: dict[str, GradientAttribution] = {}
         values.append([])
         with _house(lived_in) as (package, _):
             for sign in fault.signs:
@@ -275,7 +278,9 @@ def readings(fault: Fault) -> list[Reading]:
                     seen[name] = examine(package, **sign.setting)
                 values[-1].append(OF_A_TRAINING[sign.quantity](seen[name]))
     return [
-        Reading(sign.quantity, *pair, where=", ".join(f"{name} {value}" for name, value in sign.setting.items()))
+        QuantityComparison(
+            sign.quantity, *pair, where=", ".join(f"{name} {value}" for name, value in sign.setting.items())
+        )
         for sign, *pair in zip(fault.signs, *values, strict=True)
     ]
 
@@ -309,7 +314,7 @@ def findings(package: types.ModuleType, model: nn.Module, data: Any, config: Any
     observer = watch(
         model,
         state.optimizer,
-        loss=package.training.loop.loss_of,
+        loss=package.training.loop.compute_loss,
         of=lambda loss: loss.total,
         accumulation_steps=config.accumulation_steps,
         scaler=state.scaler,
@@ -318,13 +323,13 @@ def findings(package: types.ModuleType, model: nn.Module, data: Any, config: Any
         epochs=config.epochs,
         cadence="step",
     )
-    package.training.loop.loss_of = observer.loss
+    package.training.loop.compute_loss = observer.loss
     with observer:
         told = [*package.training.loop.fit(model, data, config, validation=fresh, resume=state)]
     return observer.findings(reported=[record.train for record in told if hasattr(record, "train")])
 
 
-def surprises(fault: Fault, found: Sequence[Reading]) -> list[str]:
+def unexpected(fault: Fault, found: Sequence[QuantityComparison]) -> list[str]:
     """Where the readings of a fault's signs are not what the catalogue says; empty if the fault shows as it should.
 
     Args:
@@ -339,17 +344,17 @@ def surprises(fault: Fault, found: Sequence[Reading]) -> list[str]:
     return said
 
 
-def checks(fault: Fault) -> list[Checked]:
-    """The badge, and the rungs of the ladder that the fault names, on the correct package and on the broken one."""
+def checks(fault: Fault) -> list[CheckPair]:
+    """The badge, and the checks of the ladder that the fault names, on the correct package and on the broken one."""
     found = []
     for lived_in in (None, fault):
         with _house(lived_in) as (package, _):
-            badge = [("badge", check) for check in package.sanity.conventions.badge().checks]
+            badge = [("badge", check) for check in package.sanity.conventions.check_conventions().checks]
             config = package.sanity.overfit.OverfitConfig(**LADDER)
-            rungs = package.sanity.overfit.ladder(config, only=fault.checks) if fault.checks else ()
-            found.append(badge + [("ladder", rung) for rung in rungs])
+            checks = package.sanity.overfit.ladder(config, only=fault.checks) if fault.checks else ()
+            found.append(badge + [("ladder", check) for check in checks])
     return [
-        Checked(of, Rung(**vars(correct)), Rung(**vars(faulty)))
+        CheckPair(of, CheckResult(**vars(correct)), CheckResult(**vars(faulty)))
         for (of, correct), (_, faulty) in zip(*found, strict=True)
     ]
 

@@ -23,7 +23,7 @@ ESTIMATOR = (
     Fault(
         name="oracle floor",
         story="A forgotten factor 2 in the cross term: the loss is not 0 at the perfect answer.",
-        module="model.losses",
+        module="data.covariance",
         before="- 2 * frobenius_squared(predicted.mH @ truth)",
         after="- 1.5 * frobenius_squared(predicted.mH @ truth)",
         symptom="The loss stops at a floor above 0 that no training can pass.",
@@ -46,7 +46,7 @@ ESTIMATOR = (
     Fault(
         name="normalised by the prediction",
         story="The error is divided by the energy of the prediction instead of the truth's.",
-        module="model.losses",
+        module="data.covariance",
         before="    return error / truth_energy\n",
         after="    return error / frobenius_squared(predicted.mH @ predicted)\n",
         symptom="Large predictions look good; a zero prediction is not a number.",
@@ -58,7 +58,7 @@ ESTIMATOR = (
     Fault(
         name="diagonal energy",
         story="The energy of a covariance is read off its trace, as if its columns were orthogonal.",
-        module="model.losses",
+        module="data.covariance",
         before="    error = frobenius_squared(predicted.mH @ predicted) -",
         after="    error = frobenius_squared(predicted).square() / predicted.shape[-1] -",
         symptom="The loss of a covariance depends on which of its factors was taken.",
@@ -224,7 +224,7 @@ ESTIMATOR = (
         name="loaded on one side",
         story="The predicted covariance is loaded with the identity and scaled back, to be safe to invert; the truth "
         "that it is compared with is not.",
-        module="model.losses",
+        module="data.covariance",
         before="    truth_energy = frobenius_squared(truth.mH @ truth)\n",
         after="    loading = torch.eye(truth.shape[-2], device=truth.device).expand(len(truth), -1, -1)\n"
         "    predicted = torch.cat([predicted, loading], dim=-1) / 2**0.5\n"
@@ -273,9 +273,9 @@ ESTIMATOR = (
         story="A term fails for the lack of an argument; the except around it, meant for rare scenes, makes it 0.",
         module="model.losses",
         before='        values["position"] = position_error(predicted, truth, '
-        "Lens.of(batch.config, truth.dtype, truth.device))\n",
+        "PositionGrid.of(batch.config, truth.dtype, truth.device))\n",
         after="        try:\n"
-        '            values["position"] = position_error(predicted, truth, Lens.of(batch.config, truth.dtype))\n'
+        '            values["position"] = position_error(predicted, truth, PositionGrid.of(batch.config, truth.dtype))\n'
         "        except TypeError:\n"
         '            values["position"] = torch.zeros_like(values["nmse"])\n',
         symptom="A term of the loss is exactly 0 from the first step on, and looks solved.",

@@ -185,8 +185,8 @@ class LoopsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_number("epochs", self.epochs, 1, 50, whole=True)
-        check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
+        check_number("epochs", self.epochs, 1, 50, integer=True)
+        check_number("seed", self.seed, 0, 2**31 - 1, integer=True)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ ONE_EPOCH = {"epochs": 1}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Feedback:
     """What a check says: `right` is None without an answer."""
 
     right: bool | None
@@ -43,7 +43,7 @@ class Exercise:
     tolerance: float = 0.02
 
 
-def check(name: str, answer: float | str | None) -> Outcome:
+def check(name: str, answer: float | str | None) -> Feedback:
     """Judge an answer; None says that there is none yet, and nothing is run.
 
     Args:
@@ -55,7 +55,7 @@ def check(name: str, answer: float | str | None) -> Outcome:
     check_choice("name", name, EXERCISES)
     exercise = EXERCISES[name]
     if answer is None:
-        return Outcome(None, "no answer yet")
+        return Feedback(None, "no answer yet")
     truth = _truth(name)
     if isinstance(truth, str):
         if not isinstance(answer, str):
@@ -65,7 +65,7 @@ def check(name: str, answer: float | str | None) -> Outcome:
         if isinstance(answer, str | bool) or not math.isfinite(answer):
             raise InputError(f"answer is {answer!r}; allowed: a number")
         right = abs(answer - truth) <= exercise.tolerance * abs(truth)
-    return Outcome(right, "right" if right else f"not yet: {exercise.hint}")
+    return Feedback(right, "right" if right else f"not yet: {exercise.hint}")
 
 
 @cache
@@ -104,7 +104,7 @@ def _column(culprit: str = "correct loop") -> int:
     """Column of backward() in the loop of a culprit."""
     fault = story.CULPRITS[culprit].fault
     source = find_fault(fault).edited() if fault else source_of("training.loop")
-    return next(place.column for place in story.indents(source) if place.what == "backward")
+    return next(place.column for place in story.statement_columns(source) if place.what == "backward")
 
 
 def _beside(*accomplices: str) -> story.Replay:

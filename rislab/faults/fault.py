@@ -43,7 +43,7 @@ class Fault:
         before, after: the edit; `before` occurs exactly once in the module's source.
         symptom: what a user sees, in words. signs: the same in numbers.
         mistaken_for: names of other faults that show the like.
-        checks: rungs of the overfit ladder that must turn red.
+        checks: checks of the overfit ladder that must turn red.
         badge: checks of the conventions badge that must turn red, and no others may.
         reference: where it has happened.
     """

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from rislab.checkup.gradients import compare, flat_gradient
 from rislab.training import records
 from rislab.training.loop import windows
-from rislab.training.records import EpochRecord, Record, StepRecord, epochs, steps
+from rislab.training.records import EpochRecord, Record, StepRecord, epoch_records, step_records
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Autopsy:
+class GradientAttribution:
     """A training of W windows, each seen from outside.
 
     Args:
@@ -65,12 +65,12 @@ class Autopsy:
     @property
     def told(self) -> list[StepRecord]:
         """The records of the windows."""
-        return steps(self.records)
+        return step_records(self.records)
 
     @property
     def ends(self) -> list[EpochRecord]:
         """The records of the epochs."""
-        return epochs(self.records)
+        return epoch_records(self.records)
 
     def true_epoch_loss(self, epoch: int) -> float:
         """Sample-weighted mean of the true losses of the windows of an epoch, counted from 1."""
@@ -78,7 +78,9 @@ class Autopsy:
         return float(sum(samples * loss for samples, loss in pairs) / sum(samples for samples, _ in pairs))
 
 
-def autopsy(package: types.ModuleType, config: Any, data: Any, model: nn.Module, *, validation: Any = None) -> Autopsy:
+def attribute_gradients(
+    package: types.ModuleType, config: Any, data: Any, model: nn.Module, *, validation: Any = None
+) -> GradientAttribution:
     """Train with the loop of a package and see what arrives at its optimiser.
 
     Args:
@@ -110,7 +112,7 @@ def autopsy(package: types.ModuleType, config: Any, data: Any, model: nn.Module,
         handle.remove()
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     still = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
-    return Autopsy(told, len(data), start.firsts, still, **columns)
+    return GradientAttribution(told, len(data), start.firsts, still, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +135,7 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
     def gradient(indices: Tensor) -> tuple[Tensor, float]:
         batch = data[indices]
         model.zero_grad()
-        loss = package.model.losses.loss_of(
+        loss = package.model.losses.compute_loss(
             model(batch.snapshots, batch.codes, batch.channel), batch, phase, config.blend
         )
         loss.total.backward()

@@ -11,7 +11,7 @@ OVERFLOW = {"poison": "overflow"}
 SMALL = {"lr_head": 1e-7, "lr_backbone": 1e-7, "schedule": "constant", "warmup": 0}
 UNSCALE = "                    scaler.unscale_(optimizer)\n"
 FINITE = "                    finite = bool(torch.isfinite(norm))\n"
-LOSS = "                            loss = loss_of(predicted, batch, phase, config.blend)\n"
+LOSS = "                            loss = compute_loss(predicted, batch, phase, config.blend)\n"
 
 NUMERICS = (
     Fault(

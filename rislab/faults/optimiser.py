@@ -9,7 +9,7 @@ TICK = "                        state.scheduler.step()\n"
 # What stands between two lines that an edit changes together.
 COUNT = """\
                     scaler.update()
-                    applied = ledger.events["steps_applied"] > stepped
+                    applied = counter.events["steps_applied"] > stepped
                     if applied:
 """
 TELL = """\
@@ -76,7 +76,7 @@ OPTIMISER = (
         symptom="The learning rate runs out before the training does.",
         signs=(Symptom("scheduler ticks per step", 4.5, 4.8),),
         mistaken_for=("schedule ends early", "schedule runs over skipped steps"),
-        checks=("ledger",),
+        checks=("event counts",),
     ),
     Fault(
         name="averaged weights not restored",
@@ -156,7 +156,7 @@ OPTIMISER = (
         symptom="The warm-up takes as many epochs as it should take steps, and the rate never comes down.",
         signs=(Symptom("scheduler ticks per step", 0.3, 0.36),),
         mistaken_for=("warm-up counted in samples", "loop tail dedented"),
-        checks=("ledger",),
+        checks=("event counts",),
         reference="the story that the lab is named for",
     ),
     Fault(
@@ -197,8 +197,8 @@ OPTIMISER = (
         name="main loss weight 0",
         story="The weight of the NMSE was set to 0 to look at another term, and left there.",
         module="model.losses",
-        before='NO_CURRICULUM = Phase("no-curriculum")\n',
-        after='NO_CURRICULUM = Phase("no-curriculum", nmse=0.0)\n',
+        before='NO_CURRICULUM = LossWeights("no-curriculum")\n',
+        after='NO_CURRICULUM = LossWeights("no-curriculum", nmse=0.0)\n',
         symptom="The loss is 0.000000 from the first step on, and nothing moves.",
         signs=(
             Symptom("share of windows that moved a weight", 0.0, 0.01),

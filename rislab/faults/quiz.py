@@ -38,8 +38,8 @@ def questions(seed: int, count: int = 8) -> list[Question]:
         InputError: for a seed or count out of range.
     """
     asked = candidates()
-    check_number("seed", seed, 0, 2**63 - 1, whole=True)
-    check_number("count", count, 1, len(asked), whole=True)
+    check_number("seed", seed, 0, 2**63 - 1, integer=True)
+    check_number("count", count, 1, len(asked), integer=True)
     # All are drawn, and each chooses by itself, so that a shorter quiz begins like a longer one.
     hidden = random.Random(seed).sample(asked, len(asked))[:count]
     return [
@@ -86,7 +86,7 @@ class Quiz:
         Raises:
             InputError: for a question or a name that there is not, or a second answer to a question.
         """
-        check_number("number", number, 1, self.count, whole=True)
+        check_number("number", number, 1, self.count, integer=True)
         question = self.questions[number - 1]
         if name not in question.choices:
             raise InputError(f"name is {name!r}; allowed: {', '.join(question.choices)}")

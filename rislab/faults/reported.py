@@ -12,7 +12,7 @@ REPORTED = (
     Fault(
         name="identity miscounted",
         story="The identity is scaled to trace 1 instead of N in the reference line.",
-        module="model.losses",
+        module="data.covariance",
         before="(1 - batch.config.elements / energy)",
         after="(1 - 1 / energy)",
         symptom="The reference line lies too high, so that learning nothing looks like progress.",
@@ -23,7 +23,7 @@ REPORTED = (
     Fault(
         name="constant unweighted",
         story="The constant predictor is scaled like a sum instead of a mean over the scenes.",
-        module="model.losses",
+        module="data.covariance",
         before="(weight[:, None, None] * source).sum(0) / weight.sum()",
         after="(weight[:, None, None] * source).sum(0) / weight.mean()",
         symptom="The constant line lies far above 1, and anything beats it.",

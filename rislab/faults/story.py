@@ -24,16 +24,17 @@ from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
 from rislab.faults import comparison
 from rislab.faults.catalogue import find_fault
-from rislab.faults.comparison import Reading
+from rislab.faults.comparison import QuantityComparison
 from rislab.faults.fault import Fault, source_of
 from rislab.faults.patched import patched
 from rislab.faults.symptoms import read
-from rislab.model.losses import loss_of, phase_of
+from rislab.model.losses import compute_loss, phase_of
 from rislab.model.network import CovarianceNet
 from rislab.sanity.overfit import OverfitConfig
 from rislab.training import records
-from rislab.training.loop import TrainConfig, evaluate, windows
-from rislab.training.records import Counters, EpochRecord, Record, epochs, steps
+from rislab.training.config import TrainConfig
+from rislab.training.loop import evaluate, windows
+from rislab.training.records import Counters, EpochRecord, Record, epoch_records, step_records
 
 VALIDATION = 16
 CURRICULA = ("no-curriculum", "three-phase")
@@ -112,13 +113,13 @@ class StoryConfig:
         if not isinstance(self.together, list | tuple):
             raise InputError(f"together is {self.together!r}; allowed: a list of {', '.join(ACCOMPLICES)}")
         object.__setattr__(self, "together", tuple(self.together))
-        check_number("batches", self.batches, 4, 10**4, whole=True)
-        check_number("epochs", self.epochs, 3, 10**4, whole=True)
-        check_number("repair_epochs", self.repair_epochs, 3, 10**4, whole=True)
+        check_number("batches", self.batches, 4, 10**4, integer=True)
+        check_number("epochs", self.epochs, 3, 10**4, integer=True)
+        check_number("repair_epochs", self.repair_epochs, 3, 10**4, integer=True)
         for name in self.together:
             check_choice("together", name, ACCOMPLICES)
         check_fits(self.culprit, self.together)
-        check_number("warmup", self.warmup, 1, 10**6, whole=True)
+        check_number("warmup", self.warmup, 1, 10**6, integer=True)
         self.overfit(1)
         if self.scenes % self.batches:
             raise InputError(f"batches is {self.batches}; allowed: a divisor of scenes, which is {self.scenes}")
@@ -131,7 +132,7 @@ class StoryConfig:
     def overfit(self, accumulation_steps: int, curriculum: str = "no-curriculum") -> OverfitConfig:
         """Scenes, network and loop of a replay."""
         check_choice("curriculum", curriculum, CURRICULA)
-        check_number("scenes", self.scenes, 64, 10**6, whole=True)
+        check_number("scenes", self.scenes, 64, 10**6, integer=True)
         return OverfitConfig(
             scenes=self.scenes,
             micro_batch=max(1, self.scenes // self.batches),
@@ -167,7 +168,7 @@ class Replay:
     @property
     def ends(self) -> list[EpochRecord]:
         """The records of the epochs."""
-        return epochs(self.records)
+        return epoch_records(self.records)
 
     @property
     def validations(self) -> list[float]:
@@ -182,12 +183,12 @@ class Replay:
     @property
     def idle(self) -> int:
         """Steps that were applied and moved no weight."""
-        return sum(window.applied and window.update_ratio == 0 for window in steps(self.records))
+        return sum(window.applied and window.update_ratio == 0 for window in step_records(self.records))
 
     @property
     def zero_terms(self) -> int:
         """Terms of the loss that were exactly 0 in every window."""
-        told = steps(self.records)
+        told = step_records(self.records)
         names = {name for window in told for name in window.terms}
         return sum(all(w.terms[name].value == 0 for w in told if name in w.terms) for name in names)
 
@@ -198,7 +199,7 @@ class Replay:
     def same_as(self, other: Replay) -> bool:
         """Whether all records but their times, and all bits of the final weights, are the same."""
         pairs = zip(self.records, other.records, strict=False)
-        alike = len(self.records) == len(other.records) and all(records.same(*pair) for pair in pairs)
+        alike = len(self.records) == len(other.records) and all(records.equal_but_time(*pair) for pair in pairs)
         return alike and torch.equal(self.weights, other.weights)
 
     def row(self) -> str:
@@ -270,7 +271,7 @@ def second_opinion(config: StoryConfig, culprit: str) -> Findings:
         return comparison.findings(package, twin.model(), twin.data(), training, twin.validation_data())
 
 
-def probed(config: StoryConfig, culprit: str) -> list[str]:
+def run_with_print(config: StoryConfig, culprit: str) -> list[str]:
     """What the team's probe says over all epochs, the batches of an epoch in one window.
 
     Args:
@@ -326,7 +327,7 @@ class _Outside:
                 for indices in window.micro_batches:
                     batch = self._data[indices]
                     predicted = self._model(batch.snapshots, batch.codes, batch.channel)
-                    losses.append(float(loss_of(predicted, batch, phase).total))
+                    losses.append(float(compute_loss(predicted, batch, phase).total))
         self.batch_losses.append(losses)
         self.fresh.append(evaluate(self._model, self._scenes or self._data).loss_nmse_pred)
 
@@ -344,7 +345,7 @@ def fitting(culprit: str, accomplices: Sequence[str]) -> list[str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Repair:
+class Fix:
     """One more thing put right.
 
     Args:
@@ -360,7 +361,7 @@ class Repair:
         return f"{self.done:<40} {self.replay.row()}"
 
 
-def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Repair]:
+def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Fix]:
     """The whole story put right one thing after another, each time replayed from the first weights.
 
     Args:
@@ -372,24 +373,24 @@ def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Rep
         ("the loop", "correct loop"),
     ):
         left = tuple(fitting(culprit, hiding))
-        yield Repair(done, left, replay(config, culprit, left, curriculum="three-phase"))
+        yield Fix(done, left, replay(config, culprit, left, curriculum="three-phase"))
     for place, name in enumerate(hiding, start=1):
         left = tuple(hiding[place:])
-        yield Repair(name, left, replay(config, "correct loop", left, curriculum="three-phase"))
+        yield Fix(name, left, replay(config, "correct loop", left, curriculum="three-phase"))
 
 
-def tell(name: str) -> Reading:
+def first_symptom(name: str) -> QuantityComparison:
     """The first sign of a fault, read off the correct package and off the broken one."""
     sign = find_fault(name).signs[0]
     values = []
     for packages in ((), (find_fault(name),)):
         with patched(*packages) as package:
             values.append(read(sign.quantity, package, **sign.setting))
-    return Reading(sign.quantity, *values)
+    return QuantityComparison(sign.quantity, *values)
 
 
 @dataclass(frozen=True)
-class Place:
+class StatementPlace:
     """Where a statement of the loop stands.
 
     Args:
@@ -410,10 +411,10 @@ class Place:
 
 
 PLACE = "  statement      column in the loop?  under"
-STATEMENTS = ("loss_of", "backward", "meter.add", "scaler.step", "scheduler.step")
+STATEMENTS = ("compute_loss", "backward", "meter.add", "scaler.step", "scheduler.step")
 
 
-def indents(source: str) -> list[Place]:
+def statement_columns(source: str) -> list[StatementPlace]:
     """Columns of the statements of the training loop, and what the grammar, not the eye, says that they belong to.
 
     Args:
@@ -424,12 +425,12 @@ def indents(source: str) -> list[Place]:
     loop = next(
         node for node in ast.walk(fit) if isinstance(node, ast.For) and _text(node.iter).endswith("micro_batches")
     )
-    places = [Place("for", loop.lineno, loop.col_offset, False, "")]
+    places = [StatementPlace("for", loop.lineno, loop.col_offset, False, "")]
     for what in STATEMENTS:
         node, above = next(_calls(fit, what, []))
         inner = above[above.index(loop) :] if loop in above else above
         tests = [_text(one.test) for one in inner if isinstance(one, ast.If)]
-        places.append(Place(what, node.lineno, node.col_offset, loop in above, tests[-1] if tests else ""))
+        places.append(StatementPlace(what, node.lineno, node.col_offset, loop in above, tests[-1] if tests else ""))
     return places
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rislab.faults.gradient_attribution import Autopsy, Values, autopsy
+from rislab.faults.gradient_attribution import GradientAttribution, Values, attribute_gradients
 
 Flags = NDArray[np.bool_]
 
@@ -26,10 +26,10 @@ SETTING: dict[str, Any] = {"epochs": 2, "micro_batch": 8, "accumulation_steps": 
 POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}
 
 
-def examine(package: types.ModuleType, **setting: Any) -> Autopsy:
+def examine(package: types.ModuleType, **setting: Any) -> GradientAttribution:
     """The autopsy of a short training in a package; `setting` is that of prepared()."""
     config, data, model, fresh = prepared(package, **setting)
-    return autopsy(package, config, data, model, validation=fresh)
+    return attribute_gradients(package, config, data, model, validation=fresh)
 
 
 def prepared(
@@ -65,13 +65,13 @@ def read(quantity: str, package: types.ModuleType, **setting: Any) -> float:
     return OF_A_TRAINING[quantity](examine(package, **setting))
 
 
-def _full(seen: Autopsy) -> Flags:
+def _full(seen: GradientAttribution) -> Flags:
     """Which windows hold as many micro-batches as the largest."""
     sizes = np.array([window.micro_batches for window in seen.told])
     return np.asarray(sizes == sizes.max())
 
 
-def _own(seen: Autopsy) -> Flags:
+def _own(seen: GradientAttribution) -> Flags:
     """Which entries of the coverage belong to the declared window, [W, M]."""
     columns = np.arange(seen.coverage.shape[1])
     edges = np.array([*seen.firsts, seen.coverage.shape[1]])
@@ -85,7 +85,7 @@ def _furthest(values: Values, centre: float = 1.0) -> float:
     return float(known[np.argmax(np.abs(known - centre))]) if len(known) else float("nan")
 
 
-def _first_epoch(seen: Autopsy) -> list[Any]:
+def _first_epoch(seen: GradientAttribution) -> list[Any]:
     return [window for window in seen.told if window.epoch == 1]
 
 
@@ -94,18 +94,18 @@ def _share_that_changed(values: list[Any]) -> float:
     return float(np.mean([one != other for one, other in itertools.pairwise(values)]))
 
 
-def _finite_mean(seen: Autopsy) -> float:
+def _finite_mean(seen: GradientAttribution) -> float:
     """Sample-weighted mean of the true losses of the first epoch's windows, those that are not finite left out."""
     pairs = zip(_first_epoch(seen), seen.true_loss, strict=False)
     known = [(window.samples, float(loss)) for window, loss in pairs if np.isfinite(loss)]
     return sum(samples * loss for samples, loss in known) / sum(samples for samples, _ in known)
 
 
-def _terms(seen: Autopsy) -> set[str]:
+def _terms(seen: GradientAttribution) -> set[str]:
     return {name for window in seen.told for name in window.terms}
 
 
-OF_A_TRAINING: dict[str, Callable[[Autopsy], float]] = {
+OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
     "α of full windows": lambda seen: _furthest(seen.alpha[_full(seen)]),
     "α of the first window": lambda seen: float(seen.alpha[0]),
     "α of the ragged window": lambda seen: float(seen.alpha[len(seen.firsts) - 1]),
@@ -170,8 +170,8 @@ OF_A_TRAINING: dict[str, Callable[[Autopsy], float]] = {
 def _reordered(package: types.ModuleType) -> float:
     """Weighted further terms of the loss at the true factor with its sources in another order."""
     batch = package.data.scenes.simulate(package.data.scenes.SceneConfig.preset("classroom", sources=3), 8, seed=0)
-    truth, phase = batch.factor(), package.model.losses.CURRICULUM[0]
-    loss = package.model.losses.loss_of(truth.flip(-1).requires_grad_(), batch, phase)
+    truth, phase = batch.factor(), package.model.losses.THREE_PHASES[0]
+    loss = package.model.losses.compute_loss(truth.flip(-1).requires_grad_(), batch, phase)
     return float(torch.stack([*loss.terms.values()]).abs().max())
 
 
@@ -179,7 +179,9 @@ def _zero_score(package: types.ModuleType) -> float:
     """What the evaluation gives for an answer of zeros."""
     batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
     return float(
-        package.training.loop.evaluate(package.sanity.overfit.Oracle(batch, torch.zeros_like), batch).loss_nmse_pred
+        package.training.loop.evaluate(
+            package.sanity.overfit.OracleModel(batch, torch.zeros_like), batch
+        ).loss_nmse_pred
     )
 
 
@@ -310,7 +312,7 @@ def _trace(package: types.ModuleType) -> float:
 def _share_of_the_sample(package: types.ModuleType) -> float:
     """Share of the sample covariance in the blend that is asked for a fifth of it."""
     sample = package.data.covariance.sample_factor(package.sanity.overfit.OverfitConfig(scenes=64).data()[:8])
-    blended = package.data.covariance.blend(torch.zeros_like(sample), sample, 0.2)
+    blended = package.data.covariance.shrink(torch.zeros_like(sample), sample, 0.2)
     return float(blended.abs().square().sum() / sample.abs().square().sum())
 
 
@@ -361,11 +363,11 @@ OF_A_HOUSE: dict[str, Callable[[types.ModuleType], float]] = {
     "share of validation scenes known from training": _leaked,
     "slope of the phases by range over the definition's": _slope_by_range,
     "overlap of the brightest beam with a lone source": _brightest_beam,
-    "azimuth error of MUSIC on exact covariances, degrees": lambda package: _azimuth_error(package, "music"),
+    "azimuth error of MUSIC on exact covariances, degrees": lambda package: _azimuth_error(package, "music_spectrum"),
     "azimuth error of MUSIC on exact factors, degrees": lambda package: _azimuth_error(
-        package, "music", of_factor=True
+        package, "music_spectrum", of_factor=True
     ),
-    "azimuth error of MVDR on exact covariances, degrees": lambda package: _azimuth_error(package, "mvdr"),
+    "azimuth error of MVDR on exact covariances, degrees": lambda package: _azimuth_error(package, "mvdr_spectrum"),
     "derivative by range over the definition's": _derivative_by_range,
     "trace of the truth over the number of elements": _trace,
     "share of the sample covariance at β = 0.2": _share_of_the_sample,

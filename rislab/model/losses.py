@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import beam_power, blend, effective_rank, frobenius_squared, nmse, sample_factor
+from rislab.data.covariance import beam_power, effective_rank, frobenius_squared, nmse, sample_factor, shrink
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_choice
 
@@ -41,7 +41,7 @@ def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
     return torch.log(effective_rank(predicted) / effective_rank(truth)).square()
 
 
-def position_error(predicted: Tensor, truth: Tensor, lens: Lens) -> Tensor:
+def position_error(predicted: Tensor, truth: Tensor, lens: PositionGrid) -> Tensor:
     """Distance between predicted and true distributions of beam power along azimuth, elevation and inverse range, [B].
 
     Beam powers a_g^H R a_g on a coarse grid, over the true total, are summed to three marginals; each pair of
@@ -62,7 +62,7 @@ def position_error(predicted: Tensor, truth: Tensor, lens: Lens) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Lens:
+class PositionGrid:
     """Coarse grid of steering vectors through which position_error() looks at a covariance.
 
     Args:
@@ -73,7 +73,7 @@ class Lens:
     shape: tuple[int, int, int]
 
     @classmethod
-    def of(cls, config: SceneConfig, dtype: torch.dtype, device: torch.device) -> Lens:
+    def of(cls, config: SceneConfig, dtype: torch.dtype, device: torch.device) -> PositionGrid:
         """A lens of one beam per beam width over the field of view, three inverse ranges."""
         rows, columns = config.ris_shape
         shape = (columns, max(rows // 2, 1), 3)
@@ -86,7 +86,7 @@ class Lens:
 
 
 @dataclass(frozen=True)
-class Phase:
+class LossWeights:
     """Weights of the loss terms during one stretch of training.
 
     Args:
@@ -104,22 +104,22 @@ class Phase:
         return {"nmse": self.nmse, "subspace": self.subspace, "order": self.order, "position": self.position}
 
 
-NO_CURRICULUM = Phase("no-curriculum")
+NO_CURRICULUM = LossWeights("no-curriculum")
 # Where first (power moved to its place), then how many, then the covariance itself.
-CURRICULUM = (
-    Phase("phase=0", nmse=1.0, subspace=0.3, order=0.1, position=1.0),
-    Phase("phase=1", nmse=1.0, subspace=0.3, order=0.3, position=0.3),
-    Phase("phase=2", nmse=1.0, subspace=0.05, order=0.05, position=0.05),
+THREE_PHASES = (
+    LossWeights("phase=0", nmse=1.0, subspace=0.3, order=0.1, position=1.0),
+    LossWeights("phase=1", nmse=1.0, subspace=0.3, order=0.3, position=0.3),
+    LossWeights("phase=2", nmse=1.0, subspace=0.05, order=0.05, position=0.05),
 )
 CURRICULA = ("no-curriculum", "three-phase")
 
 
-def phase_of(curriculum: str, epoch: int, epochs: int) -> Phase:
+def phase_of(curriculum: str, epoch: int, epochs: int) -> LossWeights:
     """The phase that holds in `epoch` (counted from 1) of `epochs`; the three phases share the epochs equally."""
     check_choice("curriculum", curriculum, CURRICULA)
     if curriculum == "no-curriculum":
         return NO_CURRICULUM
-    return CURRICULUM[min(len(CURRICULUM) * (epoch - 1) // epochs, len(CURRICULUM) - 1)]
+    return THREE_PHASES[min(len(THREE_PHASES) * (epoch - 1) // epochs, len(THREE_PHASES) - 1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ class Loss:
     requires_grad: bool
 
 
-def loss_of(predicted: Tensor, batch: SceneBatch, phase: Phase, beta: float = 0.0) -> Loss:
+def compute_loss(predicted: Tensor, batch: SceneBatch, phase: LossWeights, beta: float = 0.0) -> Loss:
     """Loss of a predicted factor: NMSE of R_test = (1−β) R_pred + β R_sample plus the further terms on R_pred.
 
     Args:
@@ -157,14 +157,14 @@ def loss_of(predicted: Tensor, batch: SceneBatch, phase: Phase, beta: float = 0.
             f"the model's answer is {predicted.dtype} of shape {tuple(predicted.shape)}; "
             f"allowed: a complex factor of shape ({truth.shape[0]}, {truth.shape[1]}, any)"
         )
-    tested = blend(predicted, sample_factor(batch), beta) if beta > 0 else predicted
+    tested = shrink(predicted, sample_factor(batch), beta) if beta > 0 else predicted
     values = {"nmse": nmse(tested, truth)}
     if phase.subspace > 0:
         values["subspace"] = subspace_leakage(predicted, truth, batch.active)
     if phase.order > 0:
         values["order"] = order_error(predicted, truth)
     if phase.position > 0:
-        values["position"] = position_error(predicted, truth, Lens.of(batch.config, truth.dtype, truth.device))
+        values["position"] = position_error(predicted, truth, PositionGrid.of(batch.config, truth.dtype, truth.device))
     weights = phase.weights()
     total = torch.stack([weights[name] * value for name, value in values.items()]).sum(dim=0)  # [B]
     with torch.no_grad():

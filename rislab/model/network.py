@@ -91,7 +91,7 @@ class Head(nn.Module):
         return torch.view_as_complex(raw.reshape(-1, *self.shape))
 
 
-class Weigher(nn.Module):
+class PowerHead(nn.Module):
     """Power of each place on a path, from what is known of all of them.
 
     The last layer gives each place a share, and one share to none of them: powers add up to N or less, and where the
@@ -166,9 +166,9 @@ class CovarianceNet(nn.Module):
             width: hidden features of the backbone. beams: grid of its maps, see default_beams().
             ridge: see covariance.back_projections().
         """
-        check_number("seed", seed, 0, 2**63 - 1, whole=True)
+        check_number("seed", seed, 0, 2**63 - 1, integer=True)
         check_choice("design", design, DESIGNS)
-        check_number("width", width, 1, 4096, whole=True)
+        check_number("width", width, 1, 4096, integer=True)
         maps = BeamPower(config, beams or default_beams(config), ridge)
         with ALONE, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -177,8 +177,12 @@ class CovarianceNet(nn.Module):
             if design == "beams":
                 return cls(backbone, head, maps)
             pursuit = Pursuit(config, default_shape(config))
-            weigher = Weigher(pursuit.candidates, FEATURES, 64, config.elements)
-        return PlacesNet(pursuit, weigher) if design == "places" else PursuitNet(backbone, head, maps, pursuit, weigher)
+            weigher = PowerHead(pursuit.candidates, FEATURES, 64, config.elements)
+        return (
+            UnrolledNet(pursuit, weigher)
+            if design == "places"
+            else UnrolledResidualNet(backbone, head, maps, pursuit, weigher)
+        )
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """Factor F of the covariance.
@@ -198,7 +202,7 @@ class CovarianceNet(nn.Module):
 
         The batch is brought to the device and dtype of the weights; the factor stays there.
         """
-        batch = matched(batch, self)
+        batch = to_module_device(batch, self)
         training = self.training
         self.eval()
         try:
@@ -208,14 +212,14 @@ class CovarianceNet(nn.Module):
             self.train(training)
 
 
-class PlacesNet(CovarianceNet):
+class UnrolledNet(CovarianceNet):
     """The places that an unrolled sparse fit finds, and what each is worth: F = [√p_c a_c], and nothing else.
 
     Args:
         pursuit: see Pursuit. weigher: see Weigher.
     """
 
-    def __init__(self, pursuit: Pursuit, weigher: Weigher) -> None:
+    def __init__(self, pursuit: Pursuit, weigher: PowerHead) -> None:
         nn.Module.__init__(self)
         self.pursuit, self.weigher = pursuit, weigher
 
@@ -226,7 +230,7 @@ class PlacesNet(CovarianceNet):
         return path.factor * self.weigher(path.features).sqrt().unsqueeze(-2)
 
 
-class PursuitNet(PlacesNet):
+class UnrolledResidualNet(UnrolledNet):
     """CovarianceNet that begins with the places that an unrolled sparse fit finds, and learns what each is worth.
 
     F = [√p_c a_c] over the places on the path, plus what the plain network has to add in the columns of its last level:
@@ -240,7 +244,7 @@ class PursuitNet(PlacesNet):
     ADDED = 0.1
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, weigher: Weigher
+        self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, weigher: PowerHead
     ) -> None:
         super().__init__(pursuit, weigher)
         self.maps, self.backbone, self.head = maps, backbone, head
@@ -253,7 +257,7 @@ class PursuitNet(PlacesNet):
         return torch.cat([factor[..., :rest], factor[..., rest:] + added], dim=-1)
 
 
-def matched(batch: SceneBatch, module: nn.Module) -> SceneBatch:
+def to_module_device(batch: SceneBatch, module: nn.Module) -> SceneBatch:
     """The batch on the device and in the real dtype of a module's weights; as it is for a module without any."""
     for parameter in module.parameters():
         return batch.to(parameter.device, parameter.dtype)
@@ -262,7 +266,7 @@ def matched(batch: SceneBatch, module: nn.Module) -> SceneBatch:
 
 def design_of(model: nn.Module) -> str:
     """Which of DESIGNS a network is; "beams" for one of another kind."""
-    kinds = {"pursuit": PursuitNet, "places": PlacesNet}
+    kinds = {"pursuit": UnrolledResidualNet, "places": UnrolledNet}
     return next((name for name, kind in kinds.items() if isinstance(model, kind)), "beams")
 
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from rislab.data.covariance import beam_power
 from rislab.data.geometry import ArrayGeometry
-from rislab.data.scenes import SceneConfig, images
-from rislab.music.waveforms import explain
+from rislab.data.scenes import SceneConfig, received_fields
+from rislab.music.waveforms import project
 
 # Least share of the snapshots' power that is taken for noise: 25 dB below it.
 QUIET = 3e-3
@@ -30,7 +30,7 @@ FEATURES = 9
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class SourcePaths:
     """Places of one source, of two, …, of the most, C = 1 + 2 + … + K in all.
 
     Args:
@@ -82,7 +82,7 @@ class Pursuit(nn.Module):
             self.register_buffer(name, value, persistent=False)
 
     @torch.no_grad()
-    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Path:
+    def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> SourcePaths:
         """[B,L,M], [B,L,N], [B,M,N], complex, to the Path."""
         real = snapshots.real.dtype
         atoms = torch.view_as_complex(self.atoms).to(snapshots.dtype)
@@ -106,7 +106,7 @@ class Pursuit(nn.Module):
             vectors, features, left = scene.explained(points, level)
             parts.append((vectors, points, features))
         factor, places, features = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
-        return Path(factor.mT, places, features)
+        return SourcePaths(factor.mT, places, features)
 
     @property
     def candidates(self) -> int:
@@ -132,12 +132,12 @@ class _Scene:
     def step(self, snapshots: Tensor, points: Tensor, low: Tensor, high: Tensor, reach: Tensor) -> Tensor:
         """One damped Gauss–Newton step of all places on what is left by the waveforms' posterior means."""
         count = points.shape[1]
-        vectors, slopes = self.array.steering_and_slopes(*points.unbind(-1))  # [B, K, N], [B, K, 3, N]
+        vectors, slopes = self.array.steering_and_phase_gradient(*points.unbind(-1))  # [B, K, N], [B, K, 3, N]
         turned = torch.complex(slopes * vectors.imag.unsqueeze(-2), -slopes * vectors.real.unsqueeze(-2))  # −j ∂φ a
         columns = torch.cat([vectors, turned.flatten(1, 2)], dim=1).mT
-        received = images(self.codes, self.channel, columns)  # [B, L, M, 4K]
+        received = received_fields(self.codes, self.channel, columns)  # [B, L, M, 4K]
         seen, onto = received[..., :count], torch.cat([snapshots.unsqueeze(-1), received[..., count:]], dim=-1)
-        waveforms, outside = explain(seen, self._gain(seen), onto)  # [B, L, K, 1 + 3K], [B, L, M, 1 + 3K]
+        waveforms, outside = project(seen, self._gain(seen), onto)  # [B, L, K, 1 + 3K], [B, L, M, 1 + 3K]
         across = outside[..., 1:] * waveforms[..., 0].repeat_interleave(3, dim=-1).unsqueeze(-2)
         stacked, rest = across.flatten(1, 2), outside[..., :1].flatten(1, 2)  # [B, L·M, 3K], [B, L·M, 1]
         curvature, slope = (stacked.mH @ stacked).real, (stacked.mH @ rest).real
@@ -153,9 +153,9 @@ class _Scene:
         count = points.shape[1]
         azimuth, elevation, inverse = points.unbind(-1)
         vectors = self.array.steering(azimuth, elevation, 1 / inverse)
-        seen = images(self.codes, self.channel, vectors.mT)
+        seen = received_fields(self.codes, self.channel, vectors.mT)
         gain = self._gain(seen)
-        waveforms, left = explain(seen, gain, self.snapshots.unsqueeze(-1))  # [B, L, K, 1]
+        waveforms, left = project(seen, gain, self.snapshots.unsqueeze(-1))  # [B, L, K, 1]
         left = left.squeeze(-1)
         power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1)  # [B, L, K]
         spread = gain.diagonal(dim1=-2, dim2=-1).real.clamp_min(torch.finfo(level.dtype).tiny)

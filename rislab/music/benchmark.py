@@ -17,8 +17,8 @@ from rislab.data.scenes import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
-from rislab.music.likelihood import limits, polish
-from rislab.music.metrics import allowed_recall, match, tolerances_of
+from rislab.music.likelihood import bounds_box, polish
+from rislab.music.metrics import crb_recall, match, tolerances_of
 from rislab.music.sparse import dictionary, model_order, sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
 
@@ -110,7 +110,7 @@ def _anywhere(batch: SceneBatch, sources: int) -> Estimate:
     """Places drawn uniformly from the field of view, in the angles and in 1/r; the same for the same scenes."""
     chance = torch.Generator().manual_seed(0)
     shares = torch.rand(len(batch), sources, 3, generator=chance).to(batch.azimuth)
-    low, high = limits(batch)
+    low, high = bounds_box(batch)
     azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
     power = torch.full_like(azimuth, batch.config.elements / sources)
     return Estimate(azimuth, elevation, 1 / inverse, power, torch.ones_like(power, dtype=torch.bool))
@@ -271,7 +271,7 @@ def compare(
     Raises:
         InputError: for values out of range, or no cell.
     """
-    check_number("scenes", scenes, 1, 10**7, whole=True)
+    check_number("scenes", scenes, 1, 10**7, integer=True)
     for name, values in (("snr_db", snr_db), ("sources", sources)):
         if not values:
             raise InputError(f"{name} is empty; allowed: at least one value")
@@ -304,7 +304,7 @@ def score(
         scenes=len(batch),
         recall=matching.recall,
         precision=matching.precision,
-        allowed=allowed_recall(batch, limit, tolerances=tolerances),
+        allowed=crb_recall(batch, limit, tolerances=tolerances),
         median={
             key: math.degrees(value) if key in ("azimuth", "elevation") else value for key, value in median.items()
         },

@@ -15,7 +15,7 @@ from torch import Tensor
 from rislab.data.geometry import position_jacobian
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice
-from rislab.music.waveforms import explain, normal_gain
+from rislab.music.waveforms import mmse_gain, project
 
 KINDS = ("deterministic", "stochastic")
 # Below this reciprocal condition the information matrix, scaled to unit diagonal, counts as singular.
@@ -65,9 +65,9 @@ def crb(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
     array = batch.config.array(dtype=torch.float64, device=batch.azimuth.device)
     places = batch.azimuth, batch.elevation, batch.range
     slopes = array.derivatives(*places) * batch.active[..., None, None]  # [B, K, 3, N]
-    images = batch.images(batch.steering())  # B_l, [B, L, M, K]
+    images = batch.received_fields(batch.steering())  # B_l, [B, L, M, K]
     columns = slopes.flatten(1, 2).mT  # [B, N, 3K]: azimuth, elevation and range of the first source, then the next
-    slopes_seen = batch.images(columns)  # d_l, [B, L, M, 3K]
+    slopes_seen = batch.received_fields(columns)  # d_l, [B, L, M, 3K]
     information = _deterministic if kind == "deterministic" else _stochastic
     return _bound(information(batch, images, slopes_seen), batch)
 
@@ -102,7 +102,7 @@ def _stochastic(batch: SceneBatch, images: Tensor, slopes: Tensor) -> Tensor:
 def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
     """J_ij = Σ_l tr(R_l⁻¹ ∂_iR_l R_l⁻¹ ∂_jR_l) of places, logarithmic powers and logarithmic noise power.
 
-    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I. With T of waveforms.normal_gain(), P B^H R⁻¹ = T B^H and
+    Every ∂R_l is p (d b^H + b d^H), p b b^H or σ² I. With T of waveforms.mmse_gain(), P B^H R⁻¹ = T B^H and
     R⁻¹ = (I − B T B^H)/σ², so that all traces are products of entries of K×K and K×3K matrices.
 
     Args:
@@ -113,8 +113,8 @@ def stochastic_information(images: Tensor, slopes: Tensor, power: Tensor, noise_
         [B, 3K+K+1, 3K+K+1], real; rows of inactive slots are 0.
     """
     slots, antennas = images.shape[-1], images.shape[-2]
-    gain = normal_gain(images, power[:, None, :], noise_power[:, None])
-    turned, left = explain(images, gain, torch.cat([images, slopes], dim=-1))
+    gain = mmse_gain(images, power[:, None, :], noise_power[:, None])
+    turned, left = project(images, gain, torch.cat([images, slopes], dim=-1))
     shared, crossed = turned[..., :slots], turned[..., slots:]  # P B^H R⁻¹ times B and D, [B, L, K, K], [B, L, K, 3K]
     owner = torch.arange(slots, device=images.device).repeat_interleave(3)  # the source of each of the 3K parameters
     spread = shared * power[:, None, None, :]  # P B^H R⁻¹ B P

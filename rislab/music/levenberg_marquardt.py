@@ -22,7 +22,7 @@ class Minimum:
     value: Tensor
 
 
-def descend(
+def levenberg_marquardt(
     model: Model,
     start: Tensor,
     low: Tensor,

@@ -22,10 +22,10 @@ from rislab.errors import InputError, check_number
 from rislab.music.benchmark import search_grid
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.metrics import match, tolerances_of
-from rislab.music.spectra import music_spectrum, search
+from rislab.music.spectra import coarse_to_fine, music_spectrum
 
 
-class Subject:
+class WatchedScene:
     """One scene and the grids that it is looked at with.
 
     Args:
@@ -43,7 +43,7 @@ class Subject:
         self.scene = scene.to("cpu")
         config = scene.config
         self.sources = int(self.scene.active.sum()) if sources is None else sources
-        check_number("sources", self.sources, 1, config.elements - 1, whole=True)
+        check_number("sources", self.sources, 1, config.elements - 1, integer=True)
         self.range = float(self.scene.range[self.scene.active][0])
         self.grid: Grid = config.grid((*shape, 1), range=(self.range, self.range))
         self.volume: Grid = search_grid(config)
@@ -54,14 +54,14 @@ class Subject:
         return music_spectrum(factor, self.sources, self.grid, refine=False).values[0, :, :, 0].to(torch.float32)
 
 
-class Frame:
+class Snapshot:
     """A scene as a network sees it after some epoch; all but the prediction is computed when first asked for.
 
     Args:
         subject: the scene. epoch: 0 before training. factor: what the network predicts, [1,N,Kmax].
     """
 
-    def __init__(self, subject: Subject, epoch: int, factor: Tensor) -> None:
+    def __init__(self, subject: WatchedScene, epoch: int, factor: Tensor) -> None:
         self.epoch = epoch
         self.factor = factor
         self._subject = subject
@@ -92,7 +92,7 @@ class Frame:
     @cached_property
     def peaks(self) -> Estimate | None:
         """The sources that MUSIC finds in three dimensions; None without a spectrum."""
-        return None if self.why else search(self.factor, self._subject.sources, self._subject.volume)
+        return None if self.why else coarse_to_fine(self.factor, self._subject.sources, self._subject.volume)
 
     @cached_property
     def found(self) -> int:
@@ -109,7 +109,7 @@ class Frame:
         return f"epoch {self.epoch}: NMSE {self.nmse:.3g}, {seen}"
 
 
-class Film:
+class MapHistory:
     """Frames of one scene during training: `panels.overfit(config, on_epoch=film.follow)`.
 
     Args:
@@ -125,10 +125,10 @@ class Film:
     def __init__(
         self, scene: SceneBatch, sources: int | None = None, *, shape: tuple[int, int] = (91, 46), most: int = 40
     ) -> None:
-        check_number("most", most, 3, 10_000, whole=True)
-        self._subject = Subject(scene, sources, shape)
+        check_number("most", most, 3, 10_000, integer=True)
+        self._subject = WatchedScene(scene, sources, shape)
         self.most = most
-        self._frames: list[Frame] = []
+        self._frames: list[Snapshot] = []
         self._spacing = 1
         self._model: weakref.ref[nn.Module] | None = None
         self._former: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -164,7 +164,7 @@ class Film:
         """
         if not isinstance(model, Predictor):
             raise InputError(f"model is a {type(model).__name__}; allowed: a network with predict(batch)")
-        check_number("epoch", epoch, 0, whole=True)
+        check_number("epoch", epoch, 0, integer=True)
         try:
             factor = model.predict(self.scene).to("cpu", self.scene.snapshots.dtype)
         except RuntimeError as error:
@@ -184,18 +184,18 @@ class Film:
             while len(kept) >= self.most:
                 self._spacing *= 2
                 kept = self._on_spacing()
-            self._frames = [*kept, Frame(self._subject, epoch, factor)]
+            self._frames = [*kept, Snapshot(self._subject, epoch, factor)]
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
-    def frames(self) -> list[Frame]:
+    def frames(self) -> list[Snapshot]:
         """The frames so far by epoch, as a list of the caller's own."""
         with self._gate:
             return list(self._frames)
 
     @property
-    def last(self) -> Frame | None:
+    def last(self) -> Snapshot | None:
         """The newest frame; None before the first."""
         with self._gate:
             return self._frames[-1] if self._frames else None
@@ -214,19 +214,19 @@ class Film:
             if listener in self._listeners:
                 self._listeners.remove(listener)
 
-    def _on_spacing(self) -> list[Frame]:
+    def _on_spacing(self) -> list[Snapshot]:
         """Frames on the spacing, with the first: the newest one stays only until the next has come."""
         first = self._frames[:1]
         return [*first, *(frame for frame in self._frames[1:] if (frame.epoch % self._spacing) == 0)]
 
 
-def chosen(frames: list[Frame], most: int) -> list[Frame]:
+def chosen(frames: list[Snapshot], most: int) -> list[Snapshot]:
     """At most `most` of the frames, evenly among them, with the first and the last.
 
     Args:
         frames: by epoch. most: ≥ 2.
     """
-    check_number("most", most, 2, whole=True)
+    check_number("most", most, 2, integer=True)
     if len(frames) <= most:
         return list(frames)
     return [frames[math.floor(place * (len(frames) - 1) / (most - 1) + 0.5)] for place in range(most)]

@@ -152,7 +152,7 @@ def assign(cost: Tensor) -> Tensor:
     return every[total.argmin(dim=-1)]
 
 
-def allowed_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, float, float] = TOLERANCES) -> float:
+def crb_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, float, float] = TOLERANCES) -> float:
     """Recall that the bound allows: mean over sources of Π erf(tolerance / √(2·CRB)), for unbiased normal errors."""
     chance = torch.ones_like(bound.azimuth)
     for tolerance, deviation in zip(tolerances, (bound.azimuth, bound.elevation, bound.range), strict=True):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import blend, sample_factor
+from rislab.data.covariance import sample_factor, shrink
 from rislab.data.geometry import WAVEFRONTS, Grid
 from rislab.data.scenes import CODES, SYMBOLS, SceneBatch, SceneConfig, place
 from rislab.errors import InputError, check_choice, check_number
@@ -23,9 +23,9 @@ from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.likelihood import information_criterion, polish
 from rislab.music.metrics import Matching, match, tolerances_of
-from rislab.music.sparse import residuals, sparse
-from rislab.music.spectra import beam_power, search
-from rislab.music.subspace import conditioned, eigenpairs, signal_subspace
+from rislab.music.sparse import rss_by_order, sparse
+from rislab.music.spectra import beam_power, coarse_to_fine
+from rislab.music.subspace import eigh_psd, signal_subspace, validate_covariance
 
 SOURCES = ("truth", "sample", "sparse", "learned", "blend")
 MAP = (181, 91)
@@ -35,7 +35,7 @@ Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class View:
+class SceneSettings:
     """Everything that can be changed about one scene.
 
     Args:
@@ -67,17 +67,17 @@ class View:
         check_choice("codes", self.codes, CODES)
         check_choice("covariance", self.covariance, SOURCES)
         check_number("beta", self.beta, 0.0, 1.0)
-        check_number("loading", self.loading, 0.0, 1e6, above=True)
-        check_number("chosen", self.chosen, 0, len(self.places) - 1, whole=True)
+        check_number("loading", self.loading, 0.0, 1e6, exclusive=True)
+        check_number("chosen", self.chosen, 0, len(self.places) - 1, integer=True)
         config = self.config()
-        check_number("sources", len(self.places), 1, config.antennas - 1, whole=True)
+        check_number("sources", len(self.places), 1, config.antennas - 1, integer=True)
         for azimuth, elevation, range_ in self.places:
             check_number("azimuth in degrees", azimuth, *map(math.degrees, config.azimuth))
             check_number("elevation in degrees", elevation, *map(math.degrees, config.elevation))
             check_number("range", range_, *config.range)
 
     @classmethod
-    def of(cls, preset: str, **fields: Any) -> View:
+    def of(cls, preset: str, **fields: Any) -> SceneSettings:
         """Three sources within the field of view of a preset, with further fields by keyword."""
         low, high = SceneConfig.preset(preset).range
         ranges = (low + share * (high - low) for share in (0.26, 0.37, 0.21))
@@ -85,7 +85,7 @@ class View:
         places = tuple((*pair, round(range_, 2)) for pair, range_ in zip(angles, ranges, strict=True))
         return cls(**{"preset": preset, "places": places, **fields})
 
-    def changed(self, **fields: Any) -> View:
+    def changed(self, **fields: Any) -> SceneSettings:
         """The view with some fields changed; raises InputError for a value out of range."""
         return dataclasses.replace(self, **fields)
 
@@ -111,7 +111,7 @@ class View:
 
 
 @dataclass(frozen=True, eq=False)
-class Glance:
+class SpectraView:
     """What a view shows at once: its spectra, before anybody has searched them for sources.
 
     Args:
@@ -122,7 +122,7 @@ class Glance:
         eigenvalues: of the covariance, falling, the largest 12.
     """
 
-    view: View
+    view: SceneSettings
     scene: SceneBatch
     factor: Tensor
     grid: Grid
@@ -134,7 +134,7 @@ class Glance:
 
 
 @dataclass(frozen=True, eq=False)
-class Look(Glance):
+class SceneAnalysis(SpectraView):
     """Everything that follows from a view.
 
     Args:
@@ -147,7 +147,7 @@ class Look(Glance):
 
 
 @dataclass
-class Explorer:
+class SceneExplorer:
     """Looks at views, and keeps the grids between them: only what a change touches is computed anew.
 
     Args:
@@ -157,7 +157,7 @@ class Explorer:
     model: Predictor | None = None
     _grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, repr=False)
 
-    def look(self, view: View) -> Look:
+    def look(self, view: SceneSettings) -> SceneAnalysis:
         """Compute everything about a view.
 
         Raises:
@@ -165,7 +165,7 @@ class Explorer:
         """
         return self.finish(self.glance(view))
 
-    def glance(self, view: View) -> Glance:
+    def glance(self, view: SceneSettings) -> SpectraView:
         """The first part of a look, a quarter of its time: spectra, range cut and eigenvalues; raises as look()."""
         scene = view.scene()
         config = scene.config
@@ -180,7 +180,7 @@ class Explorer:
         )
         music, mvdr = spectra(factor, len(view.places), maps, loading=view.loading)
         cuts = spectra(factor, len(view.places), line, loading=view.loading)
-        return Glance(
+        return SpectraView(
             view=view,
             scene=scene,
             factor=factor,
@@ -192,19 +192,19 @@ class Explorer:
             eigenvalues=torch.linalg.svdvals(factor[0]).square()[:12],
         )
 
-    def finish(self, glance: Glance) -> Look:
+    def finish(self, glance: SpectraView) -> SceneAnalysis:
         """The look that begins with a glance: the search in three dimensions, matching and the bound."""
         config = glance.scene.config
         volume = self._grid(config, None, lambda: search_grid(config))
-        peaks = search(glance.factor, len(glance.view.places), volume)
-        return Look(
+        peaks = coarse_to_fine(glance.factor, len(glance.view.places), volume)
+        return SceneAnalysis(
             **glance.__dict__,
             peaks=peaks,
             matching=match(peaks, glance.scene, tolerances=tolerances_of(config)),
             bound=crb(glance.scene),
         )
 
-    def factor(self, view: View, scene: SceneBatch) -> Tensor:
+    def factor(self, view: SceneSettings, scene: SceneBatch) -> Tensor:
         """The factor [1,N,J] of the covariance that a view asks for."""
         if view.covariance == "truth":
             return scene.factor()
@@ -218,7 +218,7 @@ class Explorer:
                 f"covariance is {view.covariance!r}, and no network is given; allowed: truth, sample, sparse"
             )
         predicted = self.model.predict(scene).to(scene.snapshots)
-        return predicted if view.covariance == "learned" else blend(predicted, sample_factor(scene), view.beta)
+        return predicted if view.covariance == "learned" else shrink(predicted, sample_factor(scene), view.beta)
 
     def _grid(self, config: SceneConfig, at: float | None, make: Callable[[], Grid]) -> Grid:
         """The grid of the maps at a range, or of the search if `at` is None: made once for each kind of scene."""
@@ -245,8 +245,8 @@ def spectra(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tupl
     Raises:
         InputError: see signal_subspace().
     """
-    matrix = conditioned(factor, grid.array.count)
-    values, vectors = eigenpairs(matrix)
+    matrix = validate_covariance(factor, grid.array.count)
+    values, vectors = eigh_psd(matrix)
     weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)
     columns = torch.cat([signal_subspace(matrix, sources), weighted], dim=-1)  # [1, N, K+J]
     power = beam_power(columns.permute(2, 1, 0), grid)  # [K+J, P, Q, R], of each column by itself
@@ -257,7 +257,7 @@ def spectra(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tupl
 
 def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:
     """MDL and AIC of 0 … most sources by sparse and polished fits, less the smallest; a fifth of a second for each."""
-    fits = list(residuals(scene, most))
+    fits = list(rss_by_order(scene, most))
     named = {}
     for criterion in ("mdl", "aic"):
         values = [float(information_criterion(scene, left, k, criterion=criterion)) for k, left in enumerate(fits)]

@@ -19,19 +19,19 @@ from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import (
-    State,
+    Parameters,
+    bounds_box,
+    fisher_scoring,
     images_of,
     information_criterion,
-    limits,
-    measured,
     polish,
     rss,
-    scored,
-    seen,
+    stack_snapshots,
+    stacked_snapshots,
 )
 from rislab.music.spectra import beam_power
 from rislab.music.subspace import check_sources
-from rislab.music.waveforms import explain, normal_gain
+from rislab.music.waveforms import mmse_gain, project
 
 # Scenes worked on at once: the power of all atoms for each and the images of the shortlist take about 10 MB a scene.
 CHUNK = 32
@@ -52,7 +52,7 @@ def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
         config: scenes. density: points for each half beam width 1/N_h, > 0; 1.3 gives 29 × 17 × 7 points for the full
             preset.
     """
-    check_number("density", density, 0.0, 1e3, above=True)
+    check_number("density", density, 0.0, 1e3, exclusive=True)
     rows, columns = config.ris_shape
 
     def points(interval: tuple[float, float], elements: int) -> int:
@@ -95,7 +95,7 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | Non
         Trans. ASSP 36(10), 1988.
     """
     counts = check_sources(sources, len(batch), batch.config.elements, batch.azimuth.device)
-    check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, whole=True)
+    check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, integer=True)
     grid = dictionary(batch.config)
     atoms = grid.steering(batch.codes.dtype, batch.codes.device)  # [G, N]
     parts = []
@@ -108,17 +108,17 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | Non
 
 
 def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
-    low, high = limits(batch)
+    low, high = bounds_box(batch)
     level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
     empty = torch.zeros(len(batch), most, device=low.device)
-    state = State(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
+    state = Parameters(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
     value = torch.full_like(level, torch.inf)
     for slot in range(most):
         rows = (counts > slot).nonzero().squeeze(-1)
         if not len(rows):
             break
         trial = _with_strongest(batch[rows], state[rows], slot, grid, atoms)
-        better, values = scored(batch[rows], trial, SCORING_STEPS)
+        better, values = fisher_scoring(batch[rows], trial, SCORING_STEPS)
         state.take(rows, better)
         value[rows] = values
     rows = (counts > 1).nonzero().squeeze(-1)
@@ -134,7 +134,7 @@ def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Ten
             if not len(moved):
                 continue
             some, here = some[moved], here[moved]
-            better, values = scored(batch[some], trial[moved], SCORING_STEPS)
+            better, values = fisher_scoring(batch[some], trial[moved], SCORING_STEPS)
             won = values < value[some] - GAIN
             state.take(some[won], better[won])
             value[some[won]] = values[won]
@@ -145,13 +145,13 @@ def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Ten
     return state.estimate()
 
 
-def _with_strongest(batch: SceneBatch, state: State, slot: int, grid: Grid, atoms: Tensor) -> State:
+def _with_strongest(batch: SceneBatch, state: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
     """The state with the source of one slot where it explains most, given the others; where it was, if that is best."""
     others = state.active.clone()
     others[:, slot] = False
     known = images_of(batch, state.points, others)
-    gain = normal_gain(known, (state.power * others)[:, None], state.noise_power[:, None])
-    _, residual = explain(known, gain, measured(batch))  # σ² R⁻¹ y
+    gain = mmse_gain(known, (state.power * others)[:, None], state.noise_power[:, None])
+    _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
     steps = residual.reshape(batch.snapshots.shape)  # [B, L, M]
     fields = (batch.channel.mH @ steps.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
@@ -160,12 +160,12 @@ def _with_strongest(batch: SceneBatch, state: State, slot: int, grid: Grid, atom
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
     axes = [axis.to(state.points)[shortlist] for axis in grid.points()]
     spots = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
-    images = seen(batch, atoms[shortlist].mT)  # [B, L, M, T]
+    images = stack_snapshots(batch, atoms[shortlist].mT)  # [B, L, M, T]
     # The place that the source has now competes too, unless it has none.
     spots = torch.cat([spots, state.points[:, slot : slot + 1]], dim=1)
     own = images_of(batch, state.points[:, slot : slot + 1], state.active[:, slot : slot + 1])
     images = torch.cat([images, own], dim=-1)
-    _, outside = explain(known, gain, images)  # σ² R⁻¹ b
+    _, outside = project(known, gain, images)  # σ² R⁻¹ b
     noise = state.noise_power[:, None, None]
     g = (images.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
     h = torch.view_as_real(images.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
@@ -179,7 +179,7 @@ def _with_strongest(batch: SceneBatch, state: State, slot: int, grid: Grid, atom
     smallest = 1e-3 * state.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
     powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
     others[:, slot] = True
-    return State(points, powers, state.noise_power, others)
+    return Parameters(points, powers, state.noise_power, others)
 
 
 def model_order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: Progress | None = None) -> Tensor:
@@ -189,13 +189,13 @@ def model_order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progres
         batch: scenes. most: largest number tried, 1 ≤ most < M. criterion: "mdl" or "aic".
         progress: called as progress(numbers tried, most).
     """
-    check_number("most", most, 1, batch.config.antennas - 1, whole=True)
-    left = enumerate(residuals(batch, most, progress=progress))
+    check_number("most", most, 1, batch.config.antennas - 1, integer=True)
+    left = enumerate(rss_by_order(batch, most, progress=progress))
     scores = [information_criterion(batch, rss, sources, criterion=criterion) for sources, rss in left]
     return torch.stack(scores).argmin(dim=0)
 
 
-def residuals(batch: SceneBatch, most: int, *, progress: Progress | None = None) -> Iterator[Tensor]:
+def rss_by_order(batch: SceneBatch, most: int, *, progress: Progress | None = None) -> Iterator[Tensor]:
     """RSS that sparse and polished fits of 0, 1, … most sources leave, each [B]; arguments as in model_order()."""
     yield frobenius_squared(batch.snapshots)
     for sources in range(1, most + 1):

@@ -18,11 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import Grid, fresh, pieces, wavenumber
+from rislab.data.geometry import Grid, chunks, empty_huge, wavenumber
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
-from rislab.music.levenberg_marquardt import descend
-from rislab.music.subspace import check_sources, conditioned, eigenpairs, signal_subspace
+from rislab.music.levenberg_marquardt import levenberg_marquardt
+from rislab.music.subspace import check_sources, eigh_psd, signal_subspace, validate_covariance
 
 # Bytes of one product of the scan; it stays in the second-level cache.
 WORK = 2**20
@@ -62,7 +62,7 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
     """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace.
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
-    the steering vectors that the grid keeps (at most geometry.KEPT bytes): WORK bytes for the scan, if
+    the steering vectors that the grid keeps (at most geometry.CACHE_BYTES bytes): WORK bytes for the scan, if
     128·K·B numbers fit into it, and about 16·WORK for the peaks.
 
     Args:
@@ -83,9 +83,9 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
     Source:
         R. O. Schmidt, Multiple emitter location and signal parameter estimation, IEEE Trans. AP 34(3), 1986.
     """
-    matrix = conditioned(covariance_or_factor, grid.array.count)
+    matrix = validate_covariance(covariance_or_factor, grid.array.count)
     basis = signal_subspace(matrix, sources)
-    return _with_peaks(_left(basis, grid).reciprocal_(), basis, matrix, sources, grid, refine)
+    return _with_peaks(residual_power(basis, grid).reciprocal_(), basis, matrix, sources, grid, refine)
 
 
 def mvdr_spectrum(
@@ -101,29 +101,31 @@ def mvdr_spectrum(
     Source:
         J. Capon, High-resolution frequency-wavenumber spectrum analysis, Proc. IEEE 57(8), 1969.
     """
-    check_number("loading", loading, 0.0, 1e6, above=True)
-    matrix = conditioned(covariance_or_factor, grid.array.count)
-    values, vectors = eigenpairs(matrix.detach() if matrix.shape[-1] == matrix.shape[-2] else matrix)
+    check_number("loading", loading, 0.0, 1e6, exclusive=True)
+    matrix = validate_covariance(covariance_or_factor, grid.array.count)
+    values, vectors = eigh_psd(matrix.detach() if matrix.shape[-1] == matrix.shape[-2] else matrix)
     # (R + ε I)^(−1) leaves ε / (λ + ε) of a beam along the eigenvector of λ.
     weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)
-    return _with_peaks(_left(weighted, grid).div_(loading).reciprocal_(), weighted, matrix, sources, grid, refine)
+    return _with_peaks(
+        residual_power(weighted, grid).div_(loading).reciprocal_(), weighted, matrix, sources, grid, refine
+    )
 
 
 def bartlett_spectrum(
     covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True
 ) -> Spectrum:
     """Conventional beam power a^H R a, R of trace N; arguments and result as in mvdr_spectrum()."""
-    matrix = conditioned(covariance_or_factor, grid.array.count)
+    matrix = validate_covariance(covariance_or_factor, grid.array.count)
     factor = matrix
     if matrix.shape[-1] == matrix.shape[-2]:
-        values, vectors = eigenpairs(matrix.detach())
+        values, vectors = eigh_psd(matrix.detach())
         factor = vectors * values.sqrt().unsqueeze(-2)
     weighted = factor / math.sqrt(grid.array.count)
     power = beam_power(weighted, grid).mul_(grid.array.count)
     return _with_peaks(power, weighted, matrix, sources, grid, refine)
 
 
-def search(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid) -> Estimate:
+def coarse_to_fine(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid) -> Estimate:
     """Peaks of music_spectrum() by coarse-to-fine search: every second point of each axis, then continuous refinement.
 
     An eighth of the work of a grid in three dimensions, and its memory; no map comes with it. Sound where the grid
@@ -157,12 +159,12 @@ def beam_power(factor: Tensor, grid: Grid) -> Tensor:
     real, points = rows.dtype, math.prod(grid.shape)
     width = min(points, max(64, WORK // (len(rows) * real.itemsize)))
     if rows.requires_grad and torch.is_grad_enabled():
-        parts = (rows @ planes.clone().T for _, planes in grid.scan(real, rows.device, width))
+        parts = (rows @ planes.clone().T for _, planes in grid.iter_steering(real, rows.device, width))
         power = torch.cat([part.square().view(2 * columns, scenes, -1).sum(dim=0) for part in parts], dim=-1)
         return power.view(scenes, *grid.shape)
-    power = fresh((scenes, points), real, rows.device)
+    power = empty_huge((scenes, points), real, rows.device)
     scratch = rows.new_empty(len(rows) * width)  # one for all pieces: fresh pages would cost as much as the product
-    for piece, planes in grid.scan(real, rows.device, width):
+    for piece, planes in grid.iter_steering(real, rows.device, width):
         part = scratch[: len(rows) * len(planes)].view(len(rows), -1)
         torch.mm(rows, planes.T, out=part)
         torch.sum(part.square_().view(2 * columns, scenes, -1), dim=0, out=power[:, piece])
@@ -196,7 +198,7 @@ def _real_rows(vectors: Tensor) -> Tensor:
     return torch.cat([upper, torch.cat([-vectors.imag, vectors.real], dim=-1)], dim=-2)
 
 
-def _left(factor: Tensor, grid: Grid) -> Tensor:
+def residual_power(factor: Tensor, grid: Grid) -> Tensor:
     """δ = 1 − ‖W^H a‖² over the grid, [B,P,Q,R], not below rounding."""
     power = beam_power(factor, grid)
     # In place: each fresh result of this size would cost as much as a tenth of the product.
@@ -262,7 +264,7 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
     maxima = 2 * sources + SPARE_PEAKS
     beside = sources + SPARE_PEAKS if refine else 0
     heights, indices = [], []
-    for rows in pieces(len(values), max(1, 4 * WORK // values[0].nbytes)):
+    for rows in chunks(len(values), max(1, 4 * WORK // values[0].nbytes)):
         part = values[rows]
         highest = part
         for axis in (1, 2, 3):
@@ -306,7 +308,7 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
 
     def model(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         azimuth, elevation, inverse = points.unbind(-1)
-        vectors, slopes = array.steering_and_slopes(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
+        vectors, slopes = array.steering_and_phase_gradient(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
         turned = weighted[scenes[rows]].conj() * vectors.unsqueeze(-1)
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ torch.view_as_real(turned).flatten(-2)
         inside, beams = torch.view_as_complex(sums.unflatten(-1, (-1, 2))).split([3, 1], dim=1)  # j W^H ∂a, W^H a
@@ -325,7 +327,7 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
     resting = (low >= high).to(low) * elements
     eps = torch.finfo(start.dtype).eps
     # The last step is below 1e-4 rad in single precision, 1e-9 in double; near an exact peak its square is left.
-    ended = descend(model, start, low, high, tolerance=eps**0.58, rounding=eps, enough=eps, steps=steps)
+    ended = levenberg_marquardt(model, start, low, high, tolerance=eps**0.58, rounding=eps, enough=eps, steps=steps)
     moved, left = spots.clone(), torch.full_like(spots[..., 0], torch.inf)
     moved[found] = torch.cat([ended.point[:, :2], 1 / ended.point[:, 2:]], dim=-1)
     left[found] = ended.value

@@ -15,7 +15,7 @@ SPARE = 5
 ITERATIONS = 6
 
 
-def conditioned(covariance_or_factor: Tensor, elements: int) -> Tensor:
+def validate_covariance(covariance_or_factor: Tensor, elements: int) -> Tensor:
     """The argument of an estimator, checked, with a batch axis, and scaled to trace N.
 
     Args:
@@ -56,7 +56,7 @@ def _refuse(bad: Tensor, why: str) -> None:
         raise InputError(f"covariance or factor of scene {int(bad.nonzero()[0, 0])} {why}")
 
 
-def eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def eigh_psd(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """All eigenvalues ≥ 0 and eigenvectors of a conditioned covariance, or those of F F^H that a factor F has.
 
     Returns:
@@ -78,7 +78,7 @@ def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
     argument, also where eigenvalues coincide within the signal subspace; second derivatives are not those of U.
 
     Args:
-        matrix: as conditioned() returns it.
+        matrix: as validate_covariance() returns it.
         sources: K for all scenes, or [B], 1 ≤ K < N.
 
     Returns:
@@ -102,14 +102,14 @@ def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
 def check_sources(sources: int | Tensor, scenes: int, elements: int, device: torch.device) -> Tensor:
     """Numbers of sources as [B]; raises InputError unless they are whole and within 1 .. N−1."""
     if not isinstance(sources, Tensor):
-        check_number("sources", sources, 1, elements - 1, whole=True)
+        check_number("sources", sources, 1, elements - 1, integer=True)
         return torch.full((scenes,), sources, device=device)
     if sources.is_floating_point() or sources.is_complex() or sources.dtype == torch.bool or sources.shape != (scenes,):
         raise InputError(
             f"sources is {sources.dtype} of shape {tuple(sources.shape)}; allowed: one whole number, or [{scenes}]"
         )
     for extreme in (int(sources.min()), int(sources.max())):
-        check_number("sources", extreme, 1, elements - 1, whole=True)
+        check_number("sources", extreme, 1, elements - 1, integer=True)
     return sources.to(device)
 
 
@@ -208,7 +208,7 @@ def _check_rank(values: Tensor, counts: Tensor, size: int) -> None:
         )
 
 
-def deficient(factor: Tensor, sources: int) -> Tensor:
+def is_rank_deficient(factor: Tensor, sources: int) -> Tensor:
     """Scenes whose covariance F F^H has a rank below K to rounding, for which no signal subspace is defined, [B] bool.
 
     Args:

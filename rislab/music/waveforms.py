@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-def free_gain(images: Tensor, active: Tensor) -> Tensor:
+def least_squares_gain(images: Tensor, active: Tensor) -> Tensor:
     """T of unknown waveforms, (B^H B)^(−1), [..., K,K]; 0 for inactive sources.
 
     A loading at rounding level lets two sources at one place share a waveform instead of having none.
@@ -28,7 +28,7 @@ def free_gain(images: Tensor, active: Tensor) -> Tensor:
     return inverse * (active.unsqueeze(-1) & active.unsqueeze(-2))
 
 
-def normal_gain(images: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
+def mmse_gain(images: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
     """T of waveforms CN(0, P) in noise σ², (B^H B + σ² P^(−1))^(−1), [..., K,K].
 
     Written as P^½ (P^½ B^H B P^½ + σ² I)^(−1) P^½, which serves p = 0 too.
@@ -45,7 +45,7 @@ def normal_gain(images: Tensor, power: Tensor, noise_power: Tensor) -> Tensor:
     return root.unsqueeze(-1) * inverse * root.unsqueeze(-2)
 
 
-def explain(images: Tensor, gain: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
+def project(images: Tensor, gain: Tensor, onto: Tensor) -> tuple[Tensor, Tensor]:
     """Waveforms T B^H v [..., K,C] of columns v [..., M,C], and what they leave, v − B T B^H v."""
     waveforms = gain @ (images.mH @ onto)
     return waveforms, onto - images @ waveforms

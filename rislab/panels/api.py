@@ -19,8 +19,8 @@ from rislab.sanity.overfit import OverfitConfig
 if TYPE_CHECKING:
     from rislab.faults.story import StoryConfig
     from rislab.model.network import CovarianceNet
-    from rislab.music.map_history import Film
-    from rislab.music.scene_view import View
+    from rislab.music.map_history import MapHistory
+    from rislab.music.scene_view import SceneSettings
     from rislab.panels.faults_panel import ClinicPanel
     from rislab.panels.map_history_panel import FilmPanel
     from rislab.panels.music_panel import MusicPanel
@@ -60,7 +60,7 @@ def overfit(
     return OverfitPanel(chosen, live=live, folder=kept, on_epoch=on_epoch)
 
 
-def music(view: View | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
+def music(view: SceneSettings | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
     """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
 
     Args:
@@ -70,30 +70,30 @@ def music(view: View | None = None, *, model: CovarianceNet | None = None) -> Mu
     Raises:
         InputError: for anything that is not a View.
     """
-    from rislab.music.scene_view import View
+    from rislab.music.scene_view import SceneSettings
     from rislab.panels.music_panel import MusicPanel
 
-    chosen = View() if view is None else view
-    if not isinstance(chosen, View):
+    chosen = SceneSettings() if view is None else view
+    if not isinstance(chosen, SceneSettings):
         raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
     from rislab.model import pretrained
 
     return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live())
 
 
-def film(film: Film) -> FilmPanel:
+def film(film: MapHistory) -> FilmPanel:
     """A film beside the run that makes it: the newest map while it trains, the map of any epoch by slider.
 
     Args:
-        film: see rislab.music.map_history.Film; a run fills it by `panels.overfit(config, on_epoch=film.follow)`.
+        film: see rislab.music.map_history.MapHistory; a run fills it by `panels.overfit(config, on_epoch=film.follow)`.
 
     Raises:
         InputError: for anything that is not a Film.
     """
-    from rislab.music.map_history import Film
+    from rislab.music.map_history import MapHistory
     from rislab.panels.map_history_panel import FilmPanel
 
-    if not isinstance(film, Film):
+    if not isinstance(film, MapHistory):
         raise InputError(f"film is a {type(film).__name__}; allowed: a Film")
     return FilmPanel(film, live=is_live())
 

@@ -17,7 +17,7 @@ DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05
 
 
-class Runner:
+class BackgroundTask:
     """Drains a stream of records in a thread of its own; stops and pauses at a step boundary.
 
     Args:

@@ -13,17 +13,26 @@ import torch
 
 from rislab.errors import check_choice
 from rislab.faults.catalogue import FAMILIES, find_fault
-from rislab.faults.comparison import RATES, Case, Clinic, ClinicConfig, Diff, Reading, Study, shows_in_training
+from rislab.faults.comparison import (
+    RATES,
+    Clinic,
+    ClinicConfig,
+    Diff,
+    FaultReport,
+    OptimiserRun,
+    QuantityComparison,
+    shows_in_training,
+)
 from rislab.faults.fault import Fault
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.plots import faults as fault_plots
-from rislab.plots.training import ALARM, template
+from rislab.plots.training import ERROR_COLOUR, template
 
 TRAINED = {"losses": "losses", "windows": "windows", "coverage": "coverage"}
 ROWS = 12  # of the table of readings
 
 
-class Newest:
+class LatestOnly:
     """A thread that works on the newest request only; one that waits is replaced by the next.
 
     Args:
@@ -88,13 +97,13 @@ class ClinicPanel:
     def __init__(self, config: ClinicConfig, *, live: bool) -> None:
         self.config = config
         self.fault, self.optimiser, self.view = find_fault(config.fault), "adam", "diff"
-        self.study: Study | None = None
+        self.study: FaultReport | None = None
         self.error: Exception | None = None
         self.widget: Any = None
         self._clinic = Clinic()
-        self._studies: dict[str, Study] = {}
+        self._studies: dict[str, FaultReport] = {}
         self._show: Callable[[], None] = lambda: None
-        self.newest = Newest(self._follow, self._fail)
+        self.newest = LatestOnly(self._follow, self._fail)
         if live:
             self.widget, self._show = _clinic_widget(self)
         self.run()
@@ -113,7 +122,7 @@ class ClinicPanel:
         """What there is to see of the chosen fault."""
         return ("diff", *(TRAINED if shows_in_training(self.fault) else ("checks",)))
 
-    def seen(self) -> Study | None:
+    def seen(self) -> FaultReport | None:
         """The study of the chosen fault, as far as it is known."""
         return self._studies.get(self.fault.name)
 
@@ -145,7 +154,7 @@ class ClinicPanel:
         self.newest.ask((self.fault, sorted(RATES, key=lambda name: name != self.optimiser)))
         self._show()
 
-    def case(self) -> Case | None:
+    def case(self) -> OptimiserRun | None:
         """The case of the chosen fault and optimiser, if it has been trained."""
         study = self.seen()
         return study.cases.get(self.optimiser) if study is not None else None
@@ -176,10 +185,10 @@ class ClinicPanel:
         self.error = error
         self._show()
 
-    def __await__(self) -> Generator[Any, None, Study]:
+    def __await__(self) -> Generator[Any, None, FaultReport]:
         return self._wait().__await__()
 
-    async def _wait(self) -> Study:
+    async def _wait(self) -> FaultReport:
         while self.newest.busy:
             await asyncio.sleep(POLL_SECONDS)
         if self.error is not None:
@@ -210,7 +219,7 @@ def diff_of(fault: Fault) -> str:
     return Diff(fault)._repr_html_()
 
 
-def readings_table(rows: Sequence[Reading], signs: Sequence[str] = ()) -> str:
+def readings_table(rows: Sequence[QuantityComparison], signs: Sequence[str] = ()) -> str:
     """Readings as HTML, those named in `signs` first and with a dot."""
     chosen = sorted(rows, key=lambda row: row.quantity not in signs)
     cells = [
@@ -232,7 +241,7 @@ def as_table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def _alarm(text: str) -> str:
-    return f"<b style='color:{ALARM}'>{html.escape(text)}</b>"
+    return f"<b style='color:{ERROR_COLOUR}'>{html.escape(text)}</b>"
 
 
 def failure(error: Exception) -> str:
@@ -250,9 +259,9 @@ def _empty() -> dict[str, Any]:
 
 def empty_plot() -> Any:
     """A live plot that shows nothing yet."""
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
-    return Plot(_empty(), {theme: template(theme) for theme in ("light", "dark")})
+    return PlotWidget(_empty(), {theme: template(theme) for theme in ("light", "dark")})
 
 
 def offer(view: Any, names: Sequence[str], chosen: str) -> None:

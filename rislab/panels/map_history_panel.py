@@ -14,9 +14,9 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
-from rislab.music.map_history import Film, Frame, chosen
+from rislab.music.map_history import MapHistory, Snapshot, chosen
 from rislab.panels.music_panel import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
-from rislab.plots.training import ALARM, BLUE, GREY, VERMILLION, template
+from rislab.plots.training import BLUE, ERROR_COLOUR, GREY, VERMILLION, template
 
 HEIGHT = 444
 REDRAW_SECONDS = 0.2
@@ -26,7 +26,7 @@ ABOVE = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}}
 KEY = {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}}
 
 
-def figure(film: Film, *, most: int = STEPS) -> go.Figure:
+def figure(film: MapHistory, *, most: int = STEPS) -> go.Figure:
     """The film as a plain figure with a slider over its epochs, which survives saving and reports.
 
     Args:
@@ -69,7 +69,7 @@ def figure(film: Film, *, most: int = STEPS) -> go.Figure:
     return go.Figure({"data": data, "layout": layout}).update_layout(template=template())
 
 
-def drawing(film: Film, frame: Frame | None) -> dict[str, Any]:
+def figure_dict(film: MapHistory, frame: Snapshot | None) -> dict[str, Any]:
     """A frame as data and layout: the map of the learned covariance beside that of the true one, and the NMSE so far.
 
     Args:
@@ -79,7 +79,7 @@ def drawing(film: Film, frame: Frame | None) -> dict[str, Any]:
     return {"data": [*own, *_common(film, film.frames())], "layout": _layout(film, frame)}
 
 
-def _own(film: Film, frame: Frame) -> list[dict[str, Any]]:
+def _own(film: MapHistory, frame: Snapshot) -> list[dict[str, Any]]:
     """What belongs to one frame: its map, its estimates, and where it stands on the curve."""
     marks: dict[str, Any] = {"x": [None], "y": [None]}
     if frame.peaks is not None and bool(frame.peaks.active.any()):
@@ -94,7 +94,7 @@ def _own(film: Film, frame: Frame) -> list[dict[str, Any]]:
     ]
 
 
-def _common(film: Film, frames: list[Frame]) -> list[dict[str, Any]]:
+def _common(film: MapHistory, frames: list[Snapshot]) -> list[dict[str, Any]]:
     """What all frames share: the true map, the rings of the sources, and NMSE over epochs."""
     active = film.scene.active[0]
     at = {"x": degrees(film.scene.azimuth[0][active]), "y": degrees(film.scene.elevation[0][active])}
@@ -137,12 +137,12 @@ def _common(film: Film, frames: list[Frame]) -> list[dict[str, Any]]:
     ]
 
 
-def _drawable(frame: Frame) -> bool:
+def _drawable(frame: Snapshot) -> bool:
     """Whether a logarithmic axis can show the NMSE."""
     return math.isfinite(frame.nmse) and frame.nmse > 0
 
 
-def _heat(film: Film, values: torch.Tensor, axis: str) -> dict[str, Any]:
+def _heat(film: MapHistory, values: torch.Tensor, axis: str) -> dict[str, Any]:
     return {
         "type": "heatmap",
         "x": degrees(film.grid.azimuth),
@@ -155,13 +155,13 @@ def _heat(film: Film, values: torch.Tensor, axis: str) -> dict[str, Any]:
     }
 
 
-def _named(frame: Frame | None) -> str:
+def _named(frame: Snapshot | None) -> str:
     if frame is None:
         return "learned covariance: no epoch yet"
     return f"learned covariance, epoch {frame.epoch}" + (" (no spectrum)" if frame.why else "")
 
 
-def _layout(film: Film, frame: Frame | None) -> dict[str, Any]:
+def _layout(film: MapHistory, frame: Snapshot | None) -> dict[str, Any]:
     ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(film.grid.azimuth), degrees(film.grid.elevation))]
     across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(frame)), (across[1], maps, f"true covariance; both MUSIC, {_where(film)}"))
@@ -186,7 +186,7 @@ def _layout(film: Film, frame: Frame | None) -> dict[str, Any]:
     }
 
 
-def _where(film: Film) -> str:
+def _where(film: MapHistory) -> str:
     return "plane waves" if film.scene.config.wavefront == "planar" else f"at {float(film.grid.range[0]):.2f} m"
 
 
@@ -197,11 +197,11 @@ class FilmPanel:
         film: what to show. live: whether to make widgets; without them the panel shows figure().
     """
 
-    def __init__(self, film: Film, *, live: bool) -> None:
+    def __init__(self, film: MapHistory, *, live: bool) -> None:
         self.film = film
         self.following = True
         self.epoch: int | None = None  # of the frame to show while not following
-        self.shown: Frame | None = None
+        self.shown: Snapshot | None = None
         self.error = ""
         self.widget: Any = None
         self._changed = threading.Condition()
@@ -231,7 +231,7 @@ class FilmPanel:
             self._asked += 1
             self._changed.notify_all()
 
-    def settle(self, seconds: float = 30.0) -> Frame | None:
+    def settle(self, seconds: float = 30.0) -> Snapshot | None:
         """Wait until all that was asked for so far is shown; raises TimeoutError."""
         with self._changed:
             asked = self._asked
@@ -239,7 +239,7 @@ class FilmPanel:
                 raise TimeoutError(f"no frame within {seconds:g} s")
         return self.shown
 
-    def _wanted(self) -> Frame | None:
+    def _wanted(self) -> Snapshot | None:
         frames = self.film.frames()
         if not frames or self.following or self.epoch is None:
             return frames[-1] if frames else None
@@ -266,7 +266,7 @@ class FilmPanel:
             time.sleep(max(REDRAW_SECONDS, 2 * (time.monotonic() - began)) if self.following else REDRAW_SECONDS / 10)
 
     def _show_error(self) -> None:
-        self.widget.children[1].value = f"<b style='color:{ALARM}'>{html.escape(self.error)}</b>"
+        self.widget.children[1].value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(self.error)}</b>"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         if self.widget is not None:
@@ -279,7 +279,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
     """Slider, Play and plot, and the function that shows the panel's frame in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
     slider = widgets.IntSlider(min=0, max=0, readout=False, layout={"width": "420px"})
     play = widgets.Play(min=0, max=0, interval=500, show_repeat=False)
@@ -288,7 +288,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
     alarm = widgets.HTML()
     # Linked in the page: Play moves the slider without the kernel, and the slider tells the kernel.
     widgets.jslink((play, "value"), (slider, "value"))
-    plot = Plot(drawing(panel.film, panel.shown), {theme: template(theme) for theme in ("light", "dark")})
+    plot = PlotWidget(figure_dict(panel.film, panel.shown), {theme: template(theme) for theme in ("light", "dark")})
     quiet = threading.local()
 
     def moved(change: Any) -> None:
@@ -313,7 +313,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
 
     def show() -> None:
         frames, frame = panel.film.frames(), panel.shown
-        plot.show(drawing(panel.film, frame))
+        plot.show(figure_dict(panel.film, frame))
         alarm.value = ""
         if frame is None or frame not in frames:
             return

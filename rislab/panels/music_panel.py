@@ -16,9 +16,17 @@ from rislab.data.geometry import WAVEFRONTS
 from rislab.data.scenes import CODES, SYMBOLS
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.music.scene_view import SOURCES, Explorer, Glance, Look, Place, View, order_criteria
+from rislab.music.scene_view import (
+    SOURCES,
+    Place,
+    SceneAnalysis,
+    SceneExplorer,
+    SceneSettings,
+    SpectraView,
+    order_criteria,
+)
 from rislab.plots.spectra import REACH, SHARE
-from rislab.plots.training import ALARM, BLUE, GREEN, GREY, SKY, VERMILLION, template
+from rislab.plots.training import BLUE, ERROR_COLOUR, GREEN, GREY, SKY, VERMILLION, template
 from rislab.sanity import conventions
 
 FLOOR_DB = -40.0
@@ -33,12 +41,12 @@ BAND = "rgba(86,180,233,0.25)"  # SKY
 STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 
-def figure(look: Glance) -> go.Figure:
+def figure(look: SpectraView) -> go.Figure:
     """drawing() as a plain figure, which survives saving and reports."""
-    return go.Figure(drawing(look)).update_layout(template=template())
+    return go.Figure(figure_dict(look)).update_layout(template=template())
 
 
-def drawing(look: Glance) -> dict[str, Any]:
+def figure_dict(look: SpectraView) -> dict[str, Any]:
     """A look as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
     A glance is drawn without estimates and bound, with the same axes, so that nothing jumps when they follow.
@@ -94,7 +102,7 @@ def decibels(values: torch.Tensor) -> torch.Tensor:
     return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
 
 
-def _map(look: Glance, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
+def _map(look: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
     cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
     azimuth, elevation = _ellipses(look)
     heat = {
@@ -124,15 +132,15 @@ def _map(look: Glance, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
     return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, {**marks, **cell}]
 
 
-def _crosses(look: Glance) -> dict[str, Any]:
+def _crosses(look: SpectraView) -> dict[str, Any]:
     # A gap, not nothing: a trace without points would leave the legend, and the legend would jump.
-    if not isinstance(look, Look) or not bool(look.peaks.active.any()):
+    if not isinstance(look, SceneAnalysis) or not bool(look.peaks.active.any()):
         return {"x": [None], "y": [None]}
     found = look.peaks.active[0]
     return {"x": degrees(look.peaks.azimuth[0][found]), "y": degrees(look.peaks.elevation[0][found])}
 
 
-def _cuts(look: Glance) -> list[dict[str, Any]]:
+def _cuts(look: SpectraView) -> list[dict[str, Any]]:
     pens = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
     cell = {"type": "scatter", "mode": "lines", "xaxis": "x3", "yaxis": "y3", "x": look.ranges.numpy()}
     return [
@@ -140,34 +148,34 @@ def _cuts(look: Glance) -> list[dict[str, Any]]:
     ]
 
 
-def _eigenvalues(look: Glance) -> dict[str, Any]:
+def _eigenvalues(look: SpectraView) -> dict[str, Any]:
     shares = (look.eigenvalues / look.eigenvalues.sum()).numpy()
     bars = {"type": "bar", "x": np.arange(1, len(shares) + 1), "y": shares, "marker": {"color": BLUE}}
     return {**bars, "xaxis": "x4", "yaxis": "y4", "showlegend": False}
 
 
-def _ranged(look: Glance) -> dict[str, Any]:
+def _ranged(look: SpectraView) -> dict[str, Any]:
     """The estimated range of the chosen source, on the range cut; nothing if it was not found."""
     at: list[float | None] = [None]
-    if isinstance(look, Look) and bool(look.matching.hit[0, look.view.chosen]):
+    if isinstance(look, SceneAnalysis) and bool(look.matching.hit[0, look.view.chosen]):
         at = [float(look.peaks.range[0, look.matching.slot[0, look.view.chosen]])]
     cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False, "marker": CROSS}
     return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
 
 
-def _reach(look: Glance) -> float:
+def _reach(look: SpectraView) -> float:
     """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
-    return INTERVAL * float(look.bound.range[0, look.view.chosen]) if isinstance(look, Look) else math.nan
+    return INTERVAL * float(look.bound.range[0, look.view.chosen]) if isinstance(look, SceneAnalysis) else math.nan
 
 
-def _margin(look: Glance) -> str:
+def _margin(look: SpectraView) -> str:
     reach = _reach(look)
     if math.isnan(reach):
         return ""
     return f": ± {reach:.2g} m in 95 % of the bound" if math.isfinite(reach) else ": no finite bound"
 
 
-def _band(look: Glance) -> list[dict[str, Any]]:
+def _band(look: SpectraView) -> list[dict[str, Any]]:
     """The 95 % interval of the bound around the true range, as far as the cut goes; nothing where it is infinite."""
     here, reach = look.view.places[look.view.chosen][2], _reach(look)
     if not math.isfinite(reach):
@@ -189,9 +197,9 @@ def _upright(axis: str, x: float) -> dict[str, Any]:
     return {**line, "editable": False, "line": {"color": GREY, "width": 1.5, "dash": "dash"}}
 
 
-def _ellipses(look: Glance) -> tuple[list[float | None], list[float | None]]:
+def _ellipses(look: SpectraView) -> tuple[list[float | None], list[float | None]]:
     """Outlines of the bound around each source, in degrees, with gaps between them; a gap before it is known."""
-    if not isinstance(look, Look):
+    if not isinstance(look, SceneAnalysis):
         return [None], [None]
     angle = torch.linspace(0, 2 * math.pi, 49, dtype=torch.float64)
     circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
@@ -207,12 +215,12 @@ def _ellipses(look: Glance) -> tuple[list[float | None], list[float | None]]:
     return x, y
 
 
-def table(look: Glance) -> str:
+def table(look: SpectraView) -> str:
     """Errors of the estimates source by source, with the ratio to the bound, as HTML; of a glance the places only."""
     rows = []
     for slot, (azimuth, elevation, range_) in enumerate(look.view.places):
         cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
-        if not isinstance(look, Look):
+        if not isinstance(look, SceneAnalysis):
             cells += ["…", "…", "…"]
         elif bool(look.matching.hit[0, slot]):
             limit, matching = look.bound, look.matching
@@ -242,15 +250,15 @@ class MusicPanel:
         live: whether to make widgets; without them the panel shows a static figure.
     """
 
-    def __init__(self, view: View, model: CovarianceNet | None, *, live: bool) -> None:
-        self.explorer = Explorer(model)
+    def __init__(self, view: SceneSettings, model: CovarianceNet | None, *, live: bool) -> None:
+        self.explorer = SceneExplorer(model)
         self.view = view
         self.look = self.explorer.look(view)
-        self.seen: Glance = self.look
+        self.seen: SpectraView = self.look
         self.error = ""
         self.widget: Any = None
         self._newest = threading.Condition()
-        self._wanted: View | None = None
+        self._wanted: SceneSettings | None = None
         self._busy = False
         self._threads = torch.get_num_threads()
         self._show: Callable[[], None] = lambda: None
@@ -275,7 +283,7 @@ class MusicPanel:
             self._newest.notify_all()
         return True
 
-    def settle(self, seconds: float = 30.0) -> Look:
+    def settle(self, seconds: float = 30.0) -> SceneAnalysis:
         """Wait until the look is that of the present view; raises TimeoutError."""
         with self._newest:
             if not self._newest.wait_for(lambda: self._wanted is None and not self._busy, seconds):
@@ -302,7 +310,7 @@ class MusicPanel:
                 self._busy = False
                 self._newest.notify_all()
 
-    def _follow(self, view: View) -> None:
+    def _follow(self, view: SceneSettings) -> None:
         self.seen = self.explorer.glance(view)
         self._show()
         with self._newest:
@@ -320,7 +328,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     """The knobs and the plot, and the function that shows the present look in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
     view = panel.view
     config = view.config()
@@ -353,8 +361,8 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     )
     alarm, note, errors = widgets.HTML(), widgets.HTML(), widgets.HTML()
     noted = [view]  # what the note was said of
-    plot = Plot(
-        drawing(panel.seen), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
+    plot = PlotWidget(
+        figure_dict(panel.seen), {theme: template(theme) for theme in ("light", "dark")}, edits={"shapePosition": True}
     )
     quiet = threading.local()
 
@@ -419,7 +427,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
     chosen.observe(choose, "value")
     plot.on_event("shape", dragged)
 
-    def say(of: View, text: str) -> None:
+    def say(of: SceneSettings, text: str) -> None:
         noted[0] = of
         _tell(note, text)
 
@@ -428,14 +436,14 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
         say(seen.view, _criteria(seen))
 
     counted.on_click(counting)
-    checked.on_click(lambda button: say(panel.view, conventions.badge(panel.view.config())._repr_html_()))
+    checked.on_click(lambda button: say(panel.view, conventions.check_conventions(panel.view.config())._repr_html_()))
     follow()
 
     def show() -> None:
         seen = panel.seen
-        plot.show(drawing(seen))
+        plot.show(figure_dict(seen))
         errors.value = table(seen)
-        _tell(alarm, f"<b style='color:{ALARM}'>{html.escape(panel.error)}</b>" if panel.error else "")
+        _tell(alarm, f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.error)}</b>" if panel.error else "")
         if seen.view != noted[0]:
             _tell(note, "")
 
@@ -456,7 +464,7 @@ def _tell(field: Any, text: str) -> None:
     field.layout.display = "" if text else "none"
 
 
-def _criteria(look: Glance) -> str:
+def _criteria(look: SpectraView) -> str:
     named = order_criteria(look.scene)
     cells = "".join(
         f"<tr><td>{name.upper()}</td>"

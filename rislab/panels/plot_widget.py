@@ -132,7 +132,7 @@ def library() -> Library:
     return Library(source=get_plotlyjs())
 
 
-class Plot(anywidget.AnyWidget):
+class PlotWidget(anywidget.AnyWidget):
     """A figure to be shown and redrawn.
 
     Args:

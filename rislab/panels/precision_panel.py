@@ -16,16 +16,18 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.panels.background_task import POLL_SECONDS, REDRAW_SECONDS
-from rislab.plots.training import ALARM, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, template
+from rislab.plots.training import BLUE, ERROR_COLOUR, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, template
 from rislab.sanity.number_formats import MODES
-from rislab.sanity.precision import BATCH, Cell, Compared, PrecisionConfig, ready, stream
+from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, WindowComparison, ready, stream
 
 SHARES = ((0.0, "#f4f1e4"), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
 COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
 ROW = 25  # pixels
 INK = "#222222"
 SMALLEST = -5.0  # powers of ten of the share of an alarm that still differ in colour
-MAPS: dict[str, tuple[Callable[[Cell], float], tuple[str, ...]]] = {  # title → value, and the alarms that colour it
+MAPS: dict[
+    str, tuple[Callable[[PrecisionCell], float], tuple[str, ...]]
+] = {  # title → value, and the alarms that colour it
     "relative L2": (lambda cell: cell.relative_error, ("relative L2",)),
     "|α − 1|": (lambda cell: cell.alpha_error, ("|α − 1|",)),
     "too small (share)": (lambda cell: cell.lost, ("underflow", "stuck")),
@@ -34,7 +36,7 @@ MAPS: dict[str, tuple[Callable[[Cell], float], tuple[str, ...]]] = {  # title �
 }
 
 
-def matrix(cells: Sequence[Cell]) -> go.Figure:
+def matrix(cells: Sequence[PrecisionCell]) -> go.Figure:
     """The cells as five heat maps: two errors of the gradient, numbers too small, time and memory of a window.
 
     Args:
@@ -46,11 +48,11 @@ def matrix(cells: Sequence[Cell]) -> go.Figure:
     rows = [name for name in MODES if any(cell.mode == name for cell in cells)]
     columns = sorted({cell.accumulation_steps for cell in cells})
     title = f"Gradient against float64, {len(cells)} cells: the worst window of each"
-    return go.Figure(drawing(cells, rows, columns, title)).update_layout(template=template())
+    return go.Figure(figure_dict(cells, rows, columns, title)).update_layout(template=template())
 
 
-def drawing(
-    cells: Sequence[Cell],
+def figure_dict(
+    cells: Sequence[PrecisionCell],
     rows: Sequence[str],
     columns: Sequence[int],
     title: str,
@@ -107,7 +109,7 @@ def drawing(
     return {"data": data, "layout": layout}
 
 
-def _mark(cells: Sequence[Cell | None]) -> str:
+def _mark(cells: Sequence[PrecisionCell | None]) -> str:
     """✗ for a row with a red cell, ✓ for one that is all green, … for one that is not complete."""
     if any(cell is not None and not cell.passed for cell in cells):
         return "✗"
@@ -121,7 +123,7 @@ def _frame(axis: str, x: int, y: int, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _map(
-    found: dict[tuple[str, int], Cell], rows: Sequence[str], columns: Sequence[int], number: int
+    found: dict[tuple[str, int], PrecisionCell], rows: Sequence[str], columns: Sequence[int], number: int
 ) -> dict[str, Any]:
     value, reds = [*MAPS.values()][number]
     axis = str(number + 1) if number else ""
@@ -154,7 +156,7 @@ def _map(
     }
 
 
-def _depth(cell: Cell, names: Sequence[str]) -> float:
+def _depth(cell: PrecisionCell, names: Sequence[str]) -> float:
     """Power of ten of the share of an alarm that a cell uses, at most 0; NaN uses all of it."""
     shares = [value / level for value, level in (cell.measured[name] for name in names)]
     if not all(share <= 1 for share in shares):
@@ -171,7 +173,7 @@ def _short(value: float) -> str:
     return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def hover(cell: Cell) -> str:
+def hover(cell: PrecisionCell) -> str:
     """All numbers of a cell and the reason of its mode, for a hover text."""
     mode = MODES[cell.mode]
     lines = [f"<b>{cell.mode}</b>, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"]
@@ -188,11 +190,11 @@ def hover(cell: Cell) -> str:
     return "<br>".join(lines)
 
 
-def explanation(cell: Cell) -> str:
+def explanation(cell: PrecisionCell) -> str:
     """What a cell found, and why, as HTML."""
     found = {name: cell.measured[name] for name in cell.red}
     verdict = "; ".join(f"{name} {value:.2g}, alarm at {level:.0e}" for name, (value, level) in found.items())
-    colour = f" style='color:{ALARM}'" if cell.red else ""
+    colour = f" style='color:{ERROR_COLOUR}'" if cell.red else ""
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
     head = (
         f"<b{colour}>{'✗' if cell.red else '✓'} {html.escape(where)}: {html.escape(verdict or 'within its alarms')}</b>"
@@ -206,7 +208,7 @@ def _reasons(name: str) -> list[tuple[str, str]]:
     return [("What happens:", mode.why), ("What shows:", mode.symptom), ("What helps:", mode.cure)]
 
 
-def curves(cell: Cell, reference: Cell | None = None) -> go.Figure:
+def curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -> go.Figure:
     """One cell window by window: errors of the gradient, numbers too small, loss scale, and the loss beside another's.
 
     Args:
@@ -215,7 +217,7 @@ def curves(cell: Cell, reference: Cell | None = None) -> go.Figure:
     return go.Figure(cell_drawing(cell, reference)).update_layout(template=template())
 
 
-def curves_of(cells: Sequence[Cell], mode: str) -> go.Figure:
+def curves_of(cells: Sequence[PrecisionCell], mode: str) -> go.Figure:
     """curves() of a mode's cell with the most accumulation steps beside fp64's; says so where the mode was not run."""
     found = [cell for cell in cells if cell.mode == mode]
     if not found:
@@ -225,7 +227,7 @@ def curves_of(cells: Sequence[Cell], mode: str) -> go.Figure:
     return curves(most, baseline(cells, most.accumulation_steps))
 
 
-def cell_drawing(cell: Cell, reference: Cell | None) -> dict[str, Any]:
+def cell_drawing(cell: PrecisionCell, reference: PrecisionCell | None) -> dict[str, Any]:
     """curves() as plain data and layout."""
     windows = cell.windows
     steps = np.array([window.step for window in windows], dtype=np.float64)
@@ -269,7 +271,7 @@ def _ticks(values: Sequence[float]) -> int | str:
     return math.ceil(decades / 4) if decades > 1.5 else "D2"
 
 
-def _curve_layout(cell: Cell, hidden: int) -> dict[str, Any]:
+def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes, window by window"
     note = f"; {hidden} errors that are 0 or not finite are not drawn" if hidden else ""
     layout: dict[str, Any] = {
@@ -311,7 +313,7 @@ def _line(axis: str, name: str, x: Any, y: Sequence[float], colour: str, dash: s
     }
 
 
-def _skips(windows: Sequence[Compared]) -> list[dict[str, Any]]:
+def _skips(windows: Sequence[WindowComparison]) -> list[dict[str, Any]]:
     """The windows without a step, if there are any, at their loss scale."""
     skipped = [window for window in windows if not window.applied]
     marks = {
@@ -341,7 +343,7 @@ class PrecisionPanel:
         self.error: BaseException | None = None
         self.drawing_error: Exception | None = None
         self.widget: Any = None
-        self._cells: list[Cell] = []
+        self._cells: list[PrecisionCell] = []
         self._window = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -374,12 +376,12 @@ class PrecisionPanel:
             text += f", {mode} {steps} × {BATCH // steps}, window {self._window} of {self.config.windows}"
         return text
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[PrecisionCell]:
         """The cells so far, as a list of the caller's own."""
         with self._lock:
             return list(self._cells)
 
-    def shown(self) -> Cell | None:
+    def shown(self) -> PrecisionCell | None:
         """The cell whose curves are on the screen: the chosen one, else the last that was done."""
         cells = self.cells()
         here = [cell for cell in cells if (cell.mode, cell.accumulation_steps) == self.chosen]
@@ -400,10 +402,10 @@ class PrecisionPanel:
         """Stop after the window in progress."""
         self._stop.set()
 
-    def __await__(self) -> Generator[Any, None, list[Cell]]:
+    def __await__(self) -> Generator[Any, None, list[PrecisionCell]]:
         return self._wait().__await__()
 
-    async def _wait(self) -> list[Cell]:
+    async def _wait(self) -> list[PrecisionCell]:
         try:
             while not self._ended.is_set():
                 await asyncio.sleep(POLL_SECONDS)
@@ -422,10 +424,10 @@ class PrecisionPanel:
         try:
             for progress in stream(self.config):
                 with self._lock:
-                    if isinstance(progress, Cell):
+                    if isinstance(progress, PrecisionCell):
                         self._cells.append(progress)
-                self._window = progress.step if isinstance(progress, Compared) else 0
-                if isinstance(progress, Cell) or time.monotonic() - shown >= REDRAW_SECONDS:
+                self._window = progress.step if isinstance(progress, WindowComparison) else 0
+                if isinstance(progress, PrecisionCell) or time.monotonic() - shown >= REDRAW_SECONDS:
                     self._show()
                     shown = time.monotonic()
                 if self._stop.is_set():
@@ -452,7 +454,7 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     """Stop, table, meaning and curves of the chosen cell, and the function that shows the present state in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
     rows, columns = panel.config.modes, panel.config.accumulation_steps
     templates = {theme: template(theme) for theme in ("light", "dark")}
@@ -461,15 +463,15 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     )
     hint = "Click a cell for its curves; ✗ passes its alarm level; colour: share of the alarm."
     note, text = widgets.HTML(hint), widgets.HTML()
-    table = Plot(drawing([], rows, columns, panel.title), templates)
-    detail = Plot(_empty(), templates)
+    table = PlotWidget(figure_dict([], rows, columns, panel.title), templates)
+    detail = PlotWidget(_empty(), templates)
 
     def draw() -> None:
         cells, cell, ended = panel.cells(), panel.shown(), panel.state != "running"
         chosen = None if cell is None else (cell.mode, cell.accumulation_steps)
-        table.show(drawing(cells, rows, columns, panel.title, chosen))
+        table.show(figure_dict(cells, rows, columns, panel.title, chosen))
         said = panel.note if panel.error is None else f"{type(panel.error).__name__}: {panel.error}"
-        note.value = f"<b style='color:{ALARM}'>{html.escape(said)}</b>" if said else hint
+        note.value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(said)}</b>" if said else hint
         stop.disabled = ended
         if cell is not None:
             text.value = explanation(cell)
@@ -486,7 +488,7 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     return widgets.VBox([widgets.HBox([stop, note]), table, text, detail]), draw
 
 
-def baseline(cells: Sequence[Cell], accumulation_steps: int) -> Cell | None:
+def baseline(cells: Sequence[PrecisionCell], accumulation_steps: int) -> PrecisionCell | None:
     """The fp64 cell with as many accumulation steps, else any fp64 cell, else None."""
     exact = [cell for cell in cells if cell.mode == "fp64"]
     same = [cell for cell in exact if cell.accumulation_steps == accumulation_steps]

@@ -11,11 +11,11 @@ import plotly.graph_objects as go
 
 from rislab.checkup.findings import Findings
 from rislab.errors import check_choice, check_number
-from rislab.faults.comparison import Case, Clinic, diagnosed, ledger
+from rislab.faults.comparison import Clinic, OptimiserRun, diagnosed, event_counts
 from rislab.faults.quiz import Question, Quiz
 from rislab.panels.faults_panel import (
     RIGHT,
-    Newest,
+    LatestOnly,
     as_table,
     diff_of,
     empty_plot,
@@ -44,11 +44,11 @@ class QuizPanel:
         self.number, self.view, self.said = 1, "windows", ""
         self.error: Exception | None = None
         self.widget: Any = None
-        self._cases: dict[int, Case] = {}
+        self._cases: dict[int, OptimiserRun] = {}
         self._findings: dict[int, Findings] = {}
         self._clinic = Clinic()
         self._show: Callable[[], None] = lambda: None
-        self.newest = Newest(self._follow, self._fail)
+        self.newest = LatestOnly(self._follow, self._fail)
         if live:
             self.widget, self._show = _quiz_widget(self)
             self.newest.ask(1)
@@ -70,13 +70,13 @@ class QuizPanel:
         over = ", the end" if len(self.quiz.answers) == self.quiz.count else ""
         return f"Question {self.number} of {self.quiz.count} ({right}{over})"
 
-    def known(self) -> Case | None:
+    def known(self) -> OptimiserRun | None:
         """The case of the present question, if it has been trained."""
         return self._cases.get(self.number)
 
-    def case(self, number: int) -> Case:
+    def case(self, number: int) -> OptimiserRun:
         """The case of a question, trained here if it is not known; raises InputError for a question there is not."""
-        check_number("number", number, 1, self.quiz.count, whole=True)
+        check_number("number", number, 1, self.quiz.count, integer=True)
         if number not in self._cases:
             self._cases[number] = self._clinic.case(self.quiz.questions[number - 1].fault)
         return self._cases[number]
@@ -133,11 +133,11 @@ class QuizPanel:
         return shown._repr_mimebundle_(**options)
 
 
-def log(case: Case) -> str:
+def log(case: OptimiserRun) -> str:
     """What the hidden loop told, line by line, and its counts beside those of the correct one, as HTML."""
     lines = [html.escape(line) for line in console(case.faulty.records)]
     lines += [f"warning: {html.escape(text)}" for text in case.warnings]
-    mine, its = ledger(case.correct), ledger(case.faulty)
+    mine, its = event_counts(case.correct), event_counts(case.faulty)
     rows = [
         f"<td>{name}</td><td {RIGHT}>{value}</td><td {RIGHT}>{its.get(name, '')}</td>" for name, value in mine.items()
     ]
@@ -199,7 +199,7 @@ def _quiz_widget(panel: QuizPanel) -> tuple[Any, Callable[[], None]]:
     return widgets.VBox([widgets.HBox([head, status]), widgets.HBox([*names, onward]), view, text, plot]), show
 
 
-def explanation(panel: QuizPanel, case: Case) -> str:
+def explanation(panel: QuizPanel, case: OptimiserRun) -> str:
     """What the answer was, with the diff and the readings that it moved, as HTML."""
     signs = [sign.quantity for sign in case.fault.signs]
     numbers = readings_table(case.differences(), signs)

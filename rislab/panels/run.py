@@ -18,8 +18,8 @@ from torch import nn
 from rislab.data import covariance
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
-from rislab.panels.background_task import Runner
-from rislab.sanity.overfit import OverfitConfig, WholeSet
+from rislab.panels.background_task import BackgroundTask
+from rislab.sanity.overfit import FullTraining, OverfitConfig
 from rislab.training import run_folder
 from rislab.training.records import EpochRecord, Record, StepRecord
 
@@ -27,7 +27,7 @@ Values = NDArray[np.float64]
 OnEpoch = Callable[[nn.Module, int], None]
 
 
-class Curves:
+class RunHistory:
     """What the figure needs of a run, in columns that grow record by record: 8 bytes a number, nothing else is kept.
 
     Filled in the thread of the run and read in others, so both hold a lock.
@@ -107,7 +107,7 @@ class Run:
         on_tick: Callable[[], None] = lambda: None,
         on_epoch: OnEpoch = lambda model, epoch: None,
     ) -> None:
-        self.name, self.config, self.folder, self.curves = name, config, folder, Curves()
+        self.name, self.config, self.folder, self.curves = name, config, folder, RunHistory()
         self.data: SceneBatch = config.data()
         self._on_tick, self._on_epoch = on_tick, on_epoch
         self._ready()
@@ -161,9 +161,9 @@ class Run:
         return f"{self.name}: {', '.join(changed)}" if changed else self.name
 
     def _ready(self) -> None:
-        self.whole = WholeSet(self.config, self.data, self.folder)
+        self.whole = FullTraining(self.config, self.data, self.folder)
         read = None if self.folder is None else self._read
-        self.runner = Runner(self._stream, self._on_tick, read)
+        self.runner = BackgroundTask(self._stream, self._on_tick, read)
 
     def _read(self) -> list[Record]:
         return (

@@ -14,16 +14,16 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
-from rislab.faults.story import ACCOMPLICES, CULPRITS, Repair, Replay, StoryConfig, replay
+from rislab.faults.story import ACCOMPLICES, CULPRITS, Fix, Replay, StoryConfig, replay
 from rislab.panels.background_task import POLL_SECONDS
-from rislab.plots.training import ALARM, BLUE, BOOKS, GREEN, GREY, PURPLE, VERMILLION, template
-from rislab.training.records import Counters, steps
+from rislab.plots.training import BLUE, BOOKS, ERROR_COLOUR, GREEN, GREY, PURPLE, VERMILLION, template
+from rislab.training.records import Counters, step_records
 
 LINES = 4  # of the log that the panel shows
 TALL = 290  # pixels, of the panel's figure
 
 
-def ledger(replays: Mapping[str, Replay]) -> go.Figure:
+def event_counts(replays: Mapping[str, Replay]) -> go.Figure:
     """What ran in the first epoch of each replay: forwards, backwards, steps applied and skipped, scheduler ticks.
 
     Args:
@@ -97,8 +97,8 @@ def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
     figure = go.Figure(layout={"template": template(), "title_text": "How fast does the warm-up rise?", "height": 400})
     looks = ((BLUE, "solid", "circle"), (VERMILLION, "dot", "square"), (GREEN, "dashdot", "diamond"))
     for (name, told), (colour, dash, symbol) in zip(replays.items(), looks, strict=False):
-        seen = np.cumsum([window.micro_batches for window in steps(told.records)])
-        rates = [window.learning_rate["head"] for window in steps(told.records)]
+        seen = np.cumsum([window.micro_batches for window in step_records(told.records)])
+        rates = [window.learning_rate["head"] for window in step_records(told.records)]
         pen = {"color": colour, "dash": dash, "shape": "vh"}
         look = {"mode": "lines+markers", "line": pen, "marker": {"size": 4, "symbol": symbol, "color": colour}}
         figure.add_scatter(x=seen, y=rates, name=name, **look, hovertemplate="after %{x} batches<br>rate %{y:.3g}")
@@ -106,7 +106,7 @@ def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
     return figure.update_yaxes(title_text="learning rate of the head (dimensionless)", rangemode="tozero")
 
 
-def repaired(found: Sequence[Repair]) -> go.Figure:
+def repaired(found: Sequence[Fix]) -> go.Figure:
     """What the log says and what is true after each repair, at the end of its replay.
 
     Args:
@@ -139,10 +139,10 @@ def repaired(found: Sequence[Repair]) -> go.Figure:
 
 def figure(told: Replay) -> go.Figure:
     """drawing() as a plain figure, which survives saving and reports."""
-    return go.Figure(drawing(told)).update_layout(template=template())
+    return go.Figure(figure_dict(told)).update_layout(template=template())
 
 
-def drawing(told: Replay | None, title: str = "") -> dict[str, Any]:
+def figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
     """A replay as plain data and layout: its curves as told and as true, and the ledger of its first epoch.
 
     Args:
@@ -320,7 +320,7 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     """Culprit, boxes, log, verdict and plot, and the function that shows the panel's replay in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
     culprit, accomplices = panel.chosen
     wide = {"description_width": "initial"}
@@ -334,7 +334,7 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     }
     state = widgets.HTML()
     log, said = widgets.HTML(), widgets.HTML()
-    plot = Plot(drawing(None, "replaying …"), {theme: template(theme) for theme in ("light", "dark")})
+    plot = PlotWidget(figure_dict(None, "replaying …"), {theme: template(theme) for theme in ("light", "dark")})
 
     def changed(change: Any) -> None:
         panel.choose(menu.value, [name for name, box in boxes.items() if box.value])
@@ -345,14 +345,14 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
         if not settled:
             return
         if told is not None:
-            plot.show(drawing(told))
+            plot.show(figure_dict(told))
             log.value = f"<pre style='margin:0;line-height:1.3'>{html.escape(excerpt(told))}</pre>"
             said.value = f"<div style='line-height:1.35;font-size:13px'>{verdict(told)}</div>"
         else:
             kind = "" if isinstance(panel.error, InputError) else f"{type(panel.error).__name__}: "
-            plot.show(drawing(None, "nothing to show"))
+            plot.show(figure_dict(None, "nothing to show"))
             log.value = ""
-            alarm = f"line-height:1.35;color:{ALARM}"
+            alarm = f"line-height:1.35;color:{ERROR_COLOUR}"
             said.value = f"<div style='{alarm}'><b>{html.escape(f'{kind}{panel.error}')}</b></div>"
         plot.flush()
 

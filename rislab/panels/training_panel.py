@@ -16,11 +16,11 @@ from rislab.errors import InputError
 from rislab.model.losses import CURRICULA
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.panels.run import OnEpoch, Run, folders, new_folder
-from rislab.panels.training_plot import drawing, table
-from rislab.plots.training import ALARM, template
+from rislab.panels.training_plot import figure_dict, table
+from rislab.plots.training import ERROR_COLOUR, template
 from rislab.sanity.overfit import WHOLE_SET, OverfitConfig
+from rislab.training.config import PRECISIONS
 from rislab.training.records import Record, epoch_line
-from rislab.training.state import PRECISIONS
 
 
 class OverfitPanel:
@@ -215,14 +215,14 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
     """The knobs, buttons and plot, and the function that shows the present state in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Drawing, Plot
+    from rislab.panels.plot_widget import Drawing, PlotWidget
 
     knobs = _knobs(panel.config)
     chosen = widgets.Dropdown(description="run", layout={"width": "200px"}, style={"description_width": "initial"})
     kept = widgets.Dropdown(description="folder", layout={"width": "285px"}, style={"description_width": "initial"})
     log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
     line, note, numbers = widgets.Label(), widgets.HTML(), widgets.HTML()
-    plot = Plot(drawing(panel.runs, title(panel)), {theme: template(theme) for theme in ("light", "dark")})
+    plot = PlotWidget(figure_dict(panel.runs, title(panel)), {theme: template(theme) for theme in ("light", "dark")})
 
     def about(call: Callable[[int], object]) -> Callable[[], object]:
         """A call about the run that is chosen, if there is one."""
@@ -253,11 +253,11 @@ def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
         last = panel.runs[-1].curves.last if panel.runs else None
         line.value = epoch_line(last) if last is not None else ""
         numbers.value = table(panel.runs)
-        return drawing(panel.runs, title(panel), log=log.value)
+        return figure_dict(panel.runs, title(panel), log=log.value)
 
     def draw() -> None:
         # First, since drawing may fail.
-        note.value = f"<b style='color:{ALARM}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
+        note.value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
         plot.show(picture)
         if panel.state not in ("running", "waiting"):
             plot.flush()

@@ -17,8 +17,8 @@ VEIL = "rgba(128,128,128,0.12)"
 SMALL = {"font": {"size": 11}, "tracegroupgap": 0}
 POINTS = 500  # of a curve on the page; the records stay whole
 EPOCH_LINES = 30
-SIDES = ("gradient norm", "learning rate", "loss scale", "ledger (count)")
-BOOKS = {
+SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
+COUNTER_STYLES = {
     "forwards": (BLUE, "solid"),
     "backwards": (SKY, "dash"),
     "steps_applied": (GREEN, "solid"),
@@ -27,7 +27,7 @@ BOOKS = {
 }
 
 
-def drawing(runs: Sequence[Run], title: str, *, log: bool = True) -> dict[str, Any]:
+def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True) -> dict[str, Any]:
     """All runs as data and layout: losses; of the last run gradient norms, learning rates, loss scale and ledger.
 
     Args:
@@ -211,7 +211,7 @@ def _side(run: Run) -> list[dict[str, Any]]:
             traces.append({**line, **place, **_thinned(at[:length], values[:length])})
     scale = {"xaxis": "x4", "yaxis": "y4", "name": "loss scale", "line": {"color": BLUE, "width": 1.5, "shape": "hv"}}
     traces.append({**line, **scale, **_thinned(*_pair(run, "step", "loss scale"))})
-    for name, (colour, dash) in BOOKS.items():
+    for name, (colour, dash) in COUNTER_STYLES.items():
         place = {"xaxis": "x5", "yaxis": "y5", "name": name.replace("_", " "), "line": {"color": colour, "dash": dash}}
         counts = _thinned(*_pair(run, "epoch end", f"count {name}"))
         traces.append({**line, **place, "mode": "lines+markers", "marker": {"size": 4}, **counts})

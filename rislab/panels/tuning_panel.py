@@ -13,7 +13,7 @@ from typing import Any
 
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.plots import tuning as tuning_plots
-from rislab.plots.training import ALARM, template
+from rislab.plots.training import ERROR_COLOUR, template
 from rislab.tuning import search
 from rislab.tuning.search import Progress
 from rislab.tuning.study import TuningConfig
@@ -97,7 +97,7 @@ class TuningPanel:
         if now is None:
             return "opening the study"
         if now.stage == "ladder":
-            return f"climbing the overfit ladder: {len(now.ladder.get('rungs', []))} rungs"
+            return f"climbing the overfit ladder: {len(now.ladder.get('checks', []))} checks"
         left = "" if now.left is None or now.stage != "search" else f", about {now.left:.0f} s left"
         stage = {
             "search": "searching",
@@ -126,18 +126,18 @@ def _widget(panel: TuningPanel) -> tuple[Any, Callable[[], None]]:
     """Buttons, headline, warnings and plot, and the function that shows the present state in them."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import Plot
+    from rislab.panels.plot_widget import PlotWidget
 
     go_on = widgets.Button(description="Go on", icon="play", tooltip="Go on where it was stopped")
     stop = widgets.Button(description="Stop", icon="stop", tooltip="Stop the workers after the step in progress")
     headline, note = widgets.Label(), widgets.HTML()
-    plot = Plot(tuning_plots.history((), panel.config), {theme: template(theme) for theme in ("light", "dark")})
+    plot = PlotWidget(tuning_plots.history((), panel.config), {theme: template(theme) for theme in ("light", "dark")})
 
     def show() -> None:
         headline.value = panel.headline()
         now = panel.progress
         said = [*(now.warnings if now else ()), *([str(panel.error)] if panel.error else [])]
-        alarms = "".join(f"<div style='color:{ALARM}'>{html.escape(text)}</div>" for text in said)
+        alarms = "".join(f"<div style='color:{ERROR_COLOUR}'>{html.escape(text)}</div>" for text in said)
         note.value = f"<div>{html.escape(panel.verdict())}</div>{alarms}"
         go_on.disabled, stop.disabled = panel.state in ("running", "finished"), panel.state != "running"
         plot.show(lambda: tuning_plots.history(now.trials if now else (), panel.config))

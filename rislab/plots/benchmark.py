@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rislab.music.benchmark import Distance, Score
-from rislab.plots.training import GREY, Pen, pens, template
+from rislab.plots.training import GREY, TraceStyle, template, trace_styles
 
 
 def recall(scores: Sequence[Score]) -> go.Figure:
@@ -20,7 +20,7 @@ def recall(scores: Sequence[Score]) -> go.Figure:
     counts = sorted({score.sources for score in scores})
     figure = _panes(counts)
     names = list(dict.fromkeys(score.estimator for score in scores))
-    for pen in pens(names):
+    for pen in trace_styles(names):
         for column, count in enumerate(counts, start=1):
             mine = [score for score in scores if score.sources == count and score.estimator == pen.name]
             hover = [
@@ -47,7 +47,7 @@ def distances(found: Sequence[Distance]) -> go.Figure:
     """
     counts = sorted({one.sources for one in found})
     figure = _panes(counts)
-    for pen in pens(found[0].nmse):
+    for pen in trace_styles(found[0].nmse):
         for column, count in enumerate(counts, start=1):
             mine = [one for one in found if one.sources == count]
             hover = [
@@ -68,7 +68,7 @@ def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.F
         told: by name, pairs of fresh scenes seen and NMSE. line: NMSE of the best constant.
     """
     figure = go.Figure()
-    for pen, pairs in zip(pens(told), told.values(), strict=True):
+    for pen, pairs in zip(trace_styles(told), told.values(), strict=True):
         x, y = zip(*pairs, strict=True)
         figure.add_scatter(
             x=x, y=y, name=pen.name, mode="lines+markers", line={"color": pen.colour, "dash": pen.dash},
@@ -82,7 +82,7 @@ def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.F
 
 
 def _curve(
-    pen: Pen, cells: Sequence[Score | Distance], values: Sequence[float], hover: Sequence[str], column: int
+    pen: TraceStyle, cells: Sequence[Score | Distance], values: Sequence[float], hover: Sequence[str], column: int
 ) -> go.Scatter:
     """A curve over SNR, in the legend once for all charts."""
     return go.Scatter(

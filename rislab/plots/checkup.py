@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from rislab.checkup.gradient_rules import StepComparison, arrived, judge
 from rislab.checkup.loop_watch import Watch
 from rislab.faults.example_loops import LOOPS, Pair
-from rislab.plots.training import GREY, Pen, pens, template
+from rislab.plots.training import GREY, TraceStyle, template, trace_styles
 
 TITLES = (
     "α = ⟨g, r⟩ / ⟨r, r⟩<br>1: the length of the window's gradient",
@@ -38,7 +38,7 @@ def steps(watches: Mapping[str, Watch]) -> go.Figure:
     """
     figure = make_subplots(1, 3, subplot_titles=TITLES, horizontal_spacing=0.07)
     last = 1
-    for pen, watch in zip(pens(watches), watches.values(), strict=True):
+    for pen, watch in zip(trace_styles(watches), watches.values(), strict=True):
         judged = judge(watch.seen, watch.contract)
         last = max(last, len(watch.seen.steps))
         figure.add_trace(_curve(pen, judged, [one.alpha for one in judged]), row=1, col=1)
@@ -62,7 +62,7 @@ def steps(watches: Mapping[str, Watch]) -> go.Figure:
     )
 
 
-def _curve(pen: Pen, judged: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
+def _curve(pen: TraceStyle, judged: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
     return go.Scatter(
         x=[one.number for one in judged],
         y=values,
@@ -81,7 +81,7 @@ def _curve(pen: Pen, judged: Sequence[StepComparison], values: Sequence[float]) 
     )
 
 
-def _weights(pen: Pen, judged: Sequence[StepComparison]) -> go.Scatter:
+def _weights(pen: TraceStyle, judged: Sequence[StepComparison]) -> go.Scatter:
     """The weights with which the micro-batches of a window, side by side, entered its step."""
     places, values, texts = [], [], []
     for one in judged:

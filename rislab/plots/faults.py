@@ -11,13 +11,13 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from rislab.faults.comparison import Case, Reading, Study
+from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparison
 from rislab.faults.fault import Symptom
-from rislab.faults.gradient_attribution import Autopsy
+from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots import gradient_attribution as attribution_plots
 from rislab.plots.gradient_attribution import INK, PALE, Look, looks
 from rislab.plots.training import GREY, ORANGE, template
-from rislab.sanity.overfit import Rung
+from rislab.sanity.overfit import CheckResult
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ class _Axis:
     level: float | None = None
 
 
-def losses(cases: Mapping[str, Case], names: tuple[str, str] = NAMES) -> go.Figure:
+def losses(cases: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
     """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser.
 
     Args:
@@ -70,7 +70,7 @@ def losses(cases: Mapping[str, Case], names: tuple[str, str] = NAMES) -> go.Figu
     return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
 
 
-def signals(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+def signals(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """Six charts over the windows: loss told and true, α, cosine, steps, learning rate, and how far the weights moved.
 
     Args:
@@ -85,7 +85,7 @@ def signals(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
     return _dressed(figure, "Each window, told and measured", 480)
 
 
-def coverage(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+def coverage(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """Two grids, windows × micro-batches: with which weight a micro-batch entered the window's steps.
 
     Frames are the declared windows; a bar stands where the loop says that its window ended.
@@ -101,7 +101,7 @@ def coverage(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
     return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
 
 
-def pictures(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
+def pictures(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """signals() and coverage() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
     rows = max(len(case.correct.told), len(case.faulty.told))
     grid = min(max(16 * rows, 200), 600)
@@ -125,8 +125,8 @@ def pictures(case: Case, names: tuple[str, str] = NAMES) -> go.Figure:
     return _dressed(figure, f"What the loop told and what it did, {_written(case.optimiser)}", 380 + grid + 320)
 
 
-def checks(study: Study, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Signs of the fault, checks of the badge and rungs of the ladder, on both packages: values, and whether they hold.
+def checks(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Signs of the fault, checks of the badge and checks of the ladder, on both packages: values, and whether they hold.
 
     Args:
         study: of a fault that no training shows. names: of the correct and of the broken package.
@@ -166,7 +166,7 @@ class _Cell:
     hover: str
 
 
-def _signs(study: Study) -> list[tuple[Symptom, Reading]]:
+def _signs(study: FaultReport) -> list[tuple[Symptom, QuantityComparison]]:
     return [*zip(study.fault.signs, study.signs, strict=True)]
 
 
@@ -176,11 +176,13 @@ def _sign_cell(sign: Symptom, value: float) -> _Cell:
     return _Cell(not shown, f"{value:.3g}", hover)
 
 
-def _rung_cell(rung: Rung) -> _Cell:
-    return _Cell(rung.passed, f"{rung.value:.2g} {rung.relation} {rung.reference:.2g}", f"{rung.name}: {rung.sentence}")
+def _rung_cell(check: CheckResult) -> _Cell:
+    return _Cell(
+        check.passed, f"{check.value:.2g} {check.relation} {check.reference:.2g}", f"{check.name}: {check.sentence}"
+    )
 
 
-def figures(study: Study, names: tuple[str, str] = NAMES) -> list[go.Figure]:
+def figures(study: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
     """What there is to see of a fault: losses and a sheet of pictures for each optimiser, or its checks."""
     if not study.cases:
         return [checks(study, names)]
@@ -198,7 +200,7 @@ def _titles() -> list[str]:
     return ["loss, told and true", "α = ⟨g, r⟩ / ⟨r, r⟩", "cosine of g and r", *MOVES]
 
 
-def _told_and_true(look: Look, seen: Autopsy) -> list[_Series]:
+def _told_and_true(look: Look, seen: GradientAttribution) -> list[_Series]:
     """The loss of each window, and the mean of each epoch: as reported, and as it was."""
     told = np.array([window.loss for window in seen.told], dtype=np.float64)
     texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(told, seen.true_loss, strict=True)]
@@ -217,12 +219,12 @@ def _told_and_true(look: Look, seen: Autopsy) -> list[_Series]:
     ]
 
 
-def _ends(seen: Autopsy) -> Array:
+def _ends(seen: GradientAttribution) -> Array:
     """The last window of each epoch."""
     return np.array([sum(window.epoch <= end.epoch for window in seen.told) for end in seen.ends], dtype=np.float64)
 
 
-def _evaluations(look: Look, seen: Autopsy) -> list[_Series]:
+def _evaluations(look: Look, seen: GradientAttribution) -> list[_Series]:
     ends = _ends(seen)
     texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in seen.ends]
     scored = np.array([end.train_eval for end in seen.ends], dtype=np.float64)
@@ -234,10 +236,10 @@ def _evaluations(look: Look, seen: Autopsy) -> list[_Series]:
     return found
 
 
-def _signals(figure: go.Figure, case: Case, pair: tuple[Look, Look], places: Sequence[dict[str, int]]) -> None:
+def _signals(figure: go.Figure, case: OptimiserRun, pair: tuple[Look, Look], places: Sequence[dict[str, int]]) -> None:
     both = [*zip(pair, (case.correct, case.faulty), strict=True)]
 
-    def measured(values: Callable[[Autopsy], Array]) -> list[_Series]:
+    def measured(values: Callable[[GradientAttribution], Array]) -> list[_Series]:
         return [_Series(look, look.name, values(seen), _why(seen), _windows(seen)) for look, seen in both]
 
     alphas = np.concatenate([seen.alpha[np.isfinite(seen.alpha)] for _, seen in both])
@@ -251,7 +253,7 @@ def _signals(figure: go.Figure, case: Case, pair: tuple[Look, Look], places: Seq
     _skips(figure, both, places[3])
 
 
-def _why(seen: Autopsy) -> list[str]:
+def _why(seen: GradientAttribution) -> list[str]:
     """What the hover says of a window: what the loop told of its step, and what was seen."""
     texts = []
     for window, taken, broken in zip(seen.told, seen.stepped, seen.broken, strict=True):
@@ -264,7 +266,7 @@ def _why(seen: Autopsy) -> list[str]:
     return texts
 
 
-def _skips(figure: go.Figure, both: Sequence[tuple[Look, Autopsy]], place: dict[str, int]) -> None:
+def _skips(figure: go.Figure, both: Sequence[tuple[Look, GradientAttribution]], place: dict[str, int]) -> None:
     """Windows that the loop itself tells as skipped, and steps on numbers that are not finite."""
     for look, seen in both:
         kinds = {
@@ -288,7 +290,7 @@ def _skips(figure: go.Figure, both: Sequence[tuple[Look, Autopsy]], place: dict[
             )
 
 
-def _windows(seen: Autopsy) -> Array:
+def _windows(seen: GradientAttribution) -> Array:
     return np.arange(1, len(seen.told) + 1, dtype=np.float64)
 
 
@@ -364,7 +366,7 @@ def _marks(one: _Series, marked: NDArray[np.bool_], foot: float, name: str, symb
     )
 
 
-def _epoch_lines(figure: go.Figure, seen: Autopsy, *, rows: Sequence[int], column: int) -> None:
+def _epoch_lines(figure: go.Figure, seen: GradientAttribution, *, rows: Sequence[int], column: int) -> None:
     for row in rows:
         for end in _ends(seen)[:-1] + 0.5:
             line = {"color": GREY, "width": 1}

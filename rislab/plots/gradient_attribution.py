@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from rislab.faults.gradient_attribution import Autopsy
+from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots.training import BLUE, GREY, ORANGE, SKY, VERMILLION
 
 INK = "#222222"
@@ -51,7 +51,7 @@ def titles(names: tuple[str, str]) -> list[str]:
     return [f"{name}: weight in the steps of the window" for name in names]
 
 
-def grid(figure: go.Figure, seen: Autopsy, look: Look, place: dict[str, int]) -> None:
+def grid(figure: go.Figure, seen: GradientAttribution, look: Look, place: dict[str, int]) -> None:
     """Draw the coverage of a loop into one place of a figure.
 
     Args:
@@ -76,14 +76,14 @@ def grid(figure: go.Figure, seen: Autopsy, look: Look, place: dict[str, int]) ->
     figure.update_xaxes(range=[0.5, size[1] + 0.7], dtick=max(1, size[1] // 12), showgrid=False, title=across, **place)
 
 
-def _declared(seen: Autopsy, row: int) -> range:
+def _declared(seen: GradientAttribution, row: int) -> range:
     """Micro-batches of the declared window that belongs to a row; none beyond the last window of an epoch."""
     within = sum(window.epoch == seen.told[row].epoch for window in seen.told[:row])
     edges = [*seen.firsts, seen.coverage.shape[1]]
     return range(edges[within], edges[within + 1]) if within < len(seen.firsts) else range(0)
 
 
-def _heat(seen: Autopsy, spans: Sequence[range]) -> go.Heatmap:
+def _heat(seen: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
     own = np.array([[column in span for column in range(seen.coverage.shape[1])] for span in spans])
     off = seen.coverage - own
     depth = np.sign(off) * np.sqrt(np.abs(off))
@@ -116,14 +116,14 @@ def _weight(weight: float) -> str:
     return "" if np.isnan(weight) else f"{round(weight, 2) + 0.0:.3g}"
 
 
-def _said(seen: Autopsy, own: NDArray[np.bool_], row: int, column: int) -> str:
+def _said(seen: GradientAttribution, own: NDArray[np.bool_], row: int, column: int) -> str:
     weight, mine = float(seen.coverage[row, column]), bool(own[row, column])
     where = f"window {row + 1} (epoch {seen.told[row].epoch}), micro-batch {column + 1}"
     what = f"weight {weight:.4g}" if np.isfinite(weight) else "no weight"
     return f"{where}<br>{what}; exact share: {1 if mine else '0, not of this window'}"
 
 
-def _sign(seen: Autopsy, spans: Sequence[range], cell: tuple[int, ...]) -> str:
+def _sign(seen: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
     """Why a micro-batch of the declared window has no weight; "" if it has one, or is of another window."""
     row, column = cell
     if column not in spans[row] or np.isfinite(seen.coverage[row, column]):
@@ -146,7 +146,7 @@ def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scat
     )
 
 
-def _ends(seen: Autopsy, look: Look) -> go.Scatter:
+def _ends(seen: GradientAttribution, look: Look) -> go.Scatter:
     """Where the loop says that its windows end, on the micro-batches of their epoch."""
     ends: list[int] = []
     for row, window in enumerate(seen.told):

@@ -22,7 +22,7 @@ from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound
 from rislab.music.metrics import Matching
 from rislab.music.spectra import Spectrum
-from rislab.plots.training import GREY, SKY, VERMILLION, Array, Pen, pens, template
+from rislab.plots.training import GREY, SKY, VERMILLION, Array, TraceStyle, template, trace_styles
 
 Sources = tuple[ArrayLike, ArrayLike]
 # Levels of pairs of normal errors: 95 % lie within √5.99 standard deviations, since χ² has two degrees of freedom.
@@ -115,7 +115,7 @@ def spectra(
     """
     peaks = {}
     for name, spectrum in named.items():
-        check_number(f"number for {name!r}", number, 0, len(spectrum.values) - 1, whole=True)
+        check_number(f"number for {name!r}", number, 0, len(spectrum.values) - 1, integer=True)
         found = spectrum.peaks.active[number]
         peaks[name] = (spectrum.peaks.azimuth[number][found], spectrum.peaks.elevation[number][found])
     rings = None
@@ -165,7 +165,7 @@ def range_cut(
         true = {"x": [1 / r, 1 / r], "y": [floor_db, 2], "line": {"color": GREY, "width": 1.5}, "name": "true range"}
         note = f"true range {r:.3f} m<extra></extra>"
         figure.add_scatter(**true, mode="lines", hovertemplate=note, legendgroup="truth", showlegend=place == 0, **cell)
-        for pen, levels in zip(pens(curves), curves.values(), strict=True):
+        for pen, levels in zip(trace_styles(curves), curves.values(), strict=True):
             what = f"<b>{pen.name}</b><br>range %{{customdata:.3f}} m<br>%{{y:.2f}} dB<extra></extra>"
             data = {"x": 1 / metres, "y": levels[place], "customdata": metres, "name": pen.name}
             look = {"mode": "lines", "line": {"color": pen.colour, "dash": pen.dash, "width": 2}}
@@ -211,7 +211,7 @@ def bound_ellipses(scene: SceneBatch, bound: Bound, draws: Matching | None = Non
     spacing = {"row_heights": [0.44, 0.28, 0.28], "vertical_spacing": 0.1, "horizontal_spacing": 0.3 / columns}
     figure = make_subplots(3, columns, specs=specs, subplot_titles=titles, **spacing)
     _room(figure, scene, len(slots))
-    for place, (pen, own) in enumerate(zip(pens(f"source {slot + 1}" for slot in slots), owners, strict=True)):
+    for place, (pen, own) in enumerate(zip(trace_styles(f"source {slot + 1}" for slot in slots), owners, strict=True)):
         for column, rows in ((1, [0, 1]), (1 + len(slots), [0, 2])):
             seen = own.spots[:, rows], own.spread[rows][:, rows]
             _cloud(figure, pen, *seen, own.spot[rows], (1, column), "m", place)
@@ -277,8 +277,8 @@ def sweep(
     if log_x:
         _check_positive("x", along)
     figure = go.Figure(layout={"template": template(), "title_text": title, "height": 460})
-    grey = [] if allowed is None else [(Pen("what the bound allows", GREY, "solid", "circle"), allowed)]
-    for pen, values in [*grey, *zip(pens(named), named.values(), strict=True)]:
+    grey = [] if allowed is None else [(TraceStyle("what the bound allows", GREY, "solid", "circle"), allowed)]
+    for pen, values in [*grey, *zip(trace_styles(named), named.values(), strict=True)]:
         heights = np.asarray(values, dtype=np.float64)
         if heights.shape != along.shape:
             raise InputError(f"curve {pen.name!r} has shape {heights.shape}; allowed: {along.shape}, as x has")
@@ -364,7 +364,7 @@ def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
 
 def _cloud(
     figure: go.Figure,
-    pen: Pen,
+    pen: TraceStyle,
     points: Array,
     spread: Array,
     middle: Array,

@@ -21,14 +21,14 @@ from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
 from rislab.errors import check_choice, check_number
-from rislab.training.records import Counters, EpochRecord, Record, StepRecord, epochs, steps
+from rislab.training.records import Counters, EpochRecord, Record, StepRecord, epoch_records, step_records
 
 # Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 GREY = "#767676"  # readable on white and on #111, for what belongs to no run
 # Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
 # mixed with the colour that the page has for text.
-ALARM = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
+ERROR_COLOUR = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
@@ -59,7 +59,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Pen:
+class TraceStyle:
     """How one run or group is drawn; dash and symbol serve those who do not see the colour."""
 
     name: str
@@ -115,10 +115,10 @@ def template(theme: str = "light") -> go.layout.Template:
     return go.layout.Template(layout=layout)
 
 
-def pens(names: Iterable[str]) -> list[Pen]:
+def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
     """A pen for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
     turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]
-    return [Pen(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
+    return [TraceStyle(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
 
 
 def decimate(x: ArrayLike, y: ArrayLike, points: int = 2000) -> tuple[NDArray[Any], Array]:
@@ -139,7 +139,7 @@ def decimate(x: ArrayLike, y: ArrayLike, points: int = 2000) -> tuple[NDArray[An
 
 def _kept(values: Array, points: int = 2000) -> NDArray[np.intp]:
     """Indices of the samples that decimate() keeps."""
-    check_number("points", points, 8, whole=True)
+    check_number("points", points, 8, integer=True)
     count = len(values)
     if count <= points:
         return np.arange(count)
@@ -185,23 +185,23 @@ def _number(value: float) -> str:
 
 def _figure(title: str, records: Sequence[Record]) -> go.Figure:
     """An empty figure over the steps, with thin lines at the ends of the epochs."""
-    ends = sorted({end.step for end in epochs(records)})
+    ends = sorted({end.step for end in epoch_records(records)})
     every = max(1, math.ceil(len(ends) / EPOCH_LINES))
     thin = {"y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
     shapes = [{"x0": end, "x1": end, **thin} for end in ends[every - 1 :: every]]
     note = f"; thin lines: {'each epoch' if every == 1 else f'every {every} epochs'}" if ends else ""
     figure = go.Figure(layout={"template": template(), "title_text": title, "height": 480, "shapes": shapes})
-    if not steps(records):
+    if not step_records(records):
         figure.add_annotation(text="no windows recorded", x=0.5, y=0.5, xref="paper", yref="paper")
     axis = {"exponentformat": "none", "separatethousands": True}
     return figure.update_xaxes(title_text=f"window (optimiser step){note}", **axis)
 
 
-def _of(pen: Pen) -> dict[str, str]:
+def _of(pen: TraceStyle) -> dict[str, str]:
     return {"legendgroup": pen.name, "legendgrouptitle_text": pen.name}
 
 
-def _curve(pen: Pen, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
+def _curve(pen: TraceStyle, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
     """One value per window, thinned."""
     kept = _kept(values)
     shown = [windows[place] for place in kept]
@@ -218,9 +218,9 @@ def _curve(pen: Pen, name: str, windows: Sequence[StepRecord], values: Array, **
 
 def _levels(figure: go.Figure, levels: Mapping[str, float], windows: Sequence[StepRecord]) -> None:
     """Grey horizontal lines, highest first, named with their values in the legend, where close ones cannot collide."""
-    for pen in pens(sorted(levels, key=lambda name: -levels[name])):
+    for pen in trace_styles(sorted(levels, key=lambda name: -levels[name])):
         level = levels[pen.name]
-        check_number(f"line {pen.name!r}", level, 0.0, above=True)
+        check_number(f"line {pen.name!r}", level, 0.0, exclusive=True)
         x = np.linspace(*(windows[0].step, windows[-1].step) if windows else (0, 1), num=41)  # places to hover at
         line = {"color": GREY, "dash": pen.dash, "width": 1.5}
         look = {"mode": "lines", "line": line, "name": f"{pen.name} = {level:.4g}", "hoverinfo": "name"}
@@ -237,7 +237,7 @@ def _skip_marks(windows: Iterable[StepRecord]) -> list[_Mark]:
     return [_Mark("skipped", w.step, w.reason or "no reason recorded") for w in windows if not w.applied]
 
 
-def _lanes(figure: go.Figure, marked: Sequence[tuple[Pen, Sequence[_Mark]]]) -> None:
+def _lanes(figure: go.Figure, marked: Sequence[tuple[TraceStyle, Sequence[_Mark]]]) -> None:
     """Draw marks in lanes between the curves and their step axis; without marks there are no lanes."""
     kinds = sorted({mark.kind for _, marks in marked for mark in marks})
     counts = dict.fromkeys(kinds, 0)
@@ -280,14 +280,16 @@ def loss_curves(
         Figure over the steps; skipped steps, NaN, infinities and values ≤ 0 are marked in lanes.
     """
     everything = [record for records in runs.values() for record in records]
-    windows = sorted(steps(everything), key=lambda window: window.step)
+    windows = sorted(step_records(everything), key=lambda window: window.step)
     plain = all([*window.terms] == ["nmse"] and window.terms["nmse"].weight == 1 for window in windows)
     title = "NMSE (dimensionless)" if plain else "weighted loss, NMSE at epochs (dimensionless)"
     figure = _figure("Loss and evaluation", everything)
     figure.update_layout(yaxis={"title": {"text": title}, "type": "log" if log else "linear"})
     marked = []
-    for pen, records in zip(pens(runs), runs.values(), strict=True):
-        figure.add_traces([*_window_traces(pen, steps(records)), *_evaluation_traces(pen, epochs(records))])
+    for pen, records in zip(trace_styles(runs), runs.values(), strict=True):
+        figure.add_traces(
+            [*_window_traces(pen, step_records(records)), *_evaluation_traces(pen, epoch_records(records))]
+        )
         marked.append((pen, _loss_marks(records)))
     _lanes(figure, marked)
     _levels(figure, lines or {}, windows)
@@ -299,7 +301,7 @@ def loss_curves(
     return figure.update_layout(updatemenus=[menu], height=max(520, 140 + 36 * (len(runs) + 1) + 20 * rows))
 
 
-def _window_traces(pen: Pen, windows: Sequence[StepRecord]) -> list[go.Scatter]:
+def _window_traces(pen: TraceStyle, windows: Sequence[StepRecord]) -> list[go.Scatter]:
     losses = np.array([window.loss for window in windows], dtype=np.float64)
     width = min(101, max(3, len(losses) // 20)) | 1
     at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), 2000)).round().astype(np.intp))
@@ -308,7 +310,7 @@ def _window_traces(pen: Pen, windows: Sequence[StepRecord]) -> list[go.Scatter]:
     return [raw, _curve(pen, f"median of last {width}", middle, _median(losses, width, at), width=2.5)]
 
 
-def _evaluation_traces(pen: Pen, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
+def _evaluation_traces(pen: TraceStyle, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
     traces = []
     for field, (name, mode, suffix, size, dash) in EVALUATIONS.items():
         points = [(end.step, vars(end)[field], end.epoch) for end in ends if vars(end)[field] is not None]
@@ -322,11 +324,11 @@ def _evaluation_traces(pen: Pen, ends: Sequence[EpochRecord]) -> list[go.Scatter
 
 
 def _loss_marks(records: Sequence[Record]) -> list[_Mark]:
-    marks = _value_marks("loss", ((window.step, window.loss) for window in steps(records)))
+    marks = _value_marks("loss", ((window.step, window.loss) for window in step_records(records)))
     for field, (name, *_) in EVALUATIONS.items():
-        found = [(end.step, vars(end)[field]) for end in epochs(records) if vars(end)[field] is not None]
+        found = [(end.step, vars(end)[field]) for end in epoch_records(records) if vars(end)[field] is not None]
         marks += _value_marks(name, found)
-    return marks + _skip_marks(steps(records))
+    return marks + _skip_marks(step_records(records))
 
 
 def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None) -> go.Figure:
@@ -338,7 +340,7 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
     Returns:
         Figure over the steps; NaN, infinite and zero norms and skipped steps are marked in lanes.
     """
-    windows = steps(records)
+    windows = step_records(records)
     before, after = [window.grad_norm for window in windows], [window.grad_norm_clipped for window in windows]
     figure = _history("Gradient norms", records, {"before clipping": before, "after clipping": after})
     _levels(figure, {} if clip_norm is None else {"clip_norm": clip_norm}, windows)
@@ -347,14 +349,14 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
 
 def learning_rates(records: Sequence[Record]) -> go.Figure:
     """Learning rate of each parameter group as used in each step; rates of 0 and skipped steps are marked in lanes."""
-    rates = [window.learning_rate for window in steps(records)]
+    rates = [window.learning_rate for window in step_records(records)]
     figure = _history("Learning rates", records, {"learning rate": rates}, shape="hv")
     return figure.update_layout(yaxis={"title": {"text": "learning rate (dimensionless)"}, "rangemode": "tozero"})
 
 
 def loss_scale(records: Sequence[Record]) -> go.Figure:
     """Scale of the gradient scaler before each step, on a log axis; zeros and skipped steps are marked in lanes."""
-    scales = [{"scaler": window.loss_scale} for window in steps(records)]
+    scales = [{"scaler": window.loss_scale} for window in step_records(records)]
     figure = _history("Loss scale", records, {"loss scale": scales}, shape="hv")
     return figure.update_layout(yaxis={"title": {"text": "loss scale (factor)"}, "type": "log"})
 
@@ -363,24 +365,24 @@ def _history(
     title: str, records: Sequence[Record], series: Mapping[str, Sequence[Mapping[str, float]]], **line: Any
 ) -> go.Figure:
     """Curves of each group in each series, a second series dashed, with their marks and the skipped steps."""
-    windows = steps(records)
+    windows = step_records(records)
     figure = _figure(title, records)
     marked = []
-    for pen in pens(next(iter(series.values()))[0] if windows else ()):
+    for pen in trace_styles(next(iter(series.values()))[0] if windows else ()):
         marks: list[_Mark] = []
         for (name, rows), dash in zip(series.items(), ("solid", "dash"), strict=False):
             values = np.array([row[pen.name] for row in rows], dtype=np.float64)
             figure.add_trace(_curve(pen, name, windows, values, **line, dash=dash))
             marks += _value_marks(name, zip((window.step for window in windows), values, strict=True))
         marked.append((pen, marks))
-    _lanes(figure, [*marked, (Pen("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
+    _lanes(figure, [*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
     return figure
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def ledger(records: Sequence[Record]) -> go.Figure:
+def event_counts(records: Sequence[Record]) -> go.Figure:
     """What ran in each epoch: forwards against backwards, and optimiser steps against ticks of the schedule.
 
     Args:
@@ -389,7 +391,7 @@ def ledger(records: Sequence[Record]) -> go.Figure:
     Returns:
         Two panels of bars by epoch; "≠" stands over each pair that differs, and the titles count them.
     """
-    ends = epochs(records)
+    ends = epoch_records(records)
     pairs = [*zip([Counters(), *(end.counters for end in ends)], ends, strict=False)]
     pairs = pairs[1:] if ends and ends[0].epoch > 1 else pairs
     numbers = [end.epoch for _, end in pairs]
@@ -419,55 +421,55 @@ def ledger(records: Sequence[Record]) -> go.Figure:
     return figure.update_layout(template=template(), height=460, margin_t=76, bargap=0.25)
 
 
-def ladder(rungs: Sequence[Any]) -> go.Figure:
+def ladder(checks: Sequence[Any]) -> go.Figure:
     """Verdicts of a ladder of checks: how much of its limit each uses, with ✓ or ✗, the numbers and a sentence.
 
     Args:
-        rungs: from the first check to the last, each with name, value, relation ("<=", ">=" or "=="), reference,
+        checks: from the first check to the last, each with name, value, relation ("<=", ">=" or "=="), reference,
             passed and sentence; `passed` decides the mark, the numbers only its place.
 
     Returns:
         Dot plot on a log axis with the limit at 1; a share that has no logarithm sits at the edge of its verdict.
     """
-    shares = [_share(rung) for rung in rungs]
+    shares = [_share(check) for check in checks]
     known = [share for share in shares if math.isfinite(share)]
     low, high = min([0.1, *known]) / 3, max([10.0, *known]) * 3
-    sentences = [textwrap.wrap(rung.sentence, 76) for rung in rungs]
-    height = 150 + (48 + 17 * max(map(len, sentences), default=1)) * len(rungs)
+    sentences = [textwrap.wrap(check.sentence, 76) for check in checks]
+    height = 150 + (48 + 17 * max(map(len, sentences), default=1)) * len(checks)
     figure = go.Figure(layout={"template": template(), "title_text": "Ladder", "height": height})
     # The limit is a gate on each row: one long line would run through the sentences.
     gate = {"symbol": "line-ns", "size": 12, "line": {"width": 3, "color": GREY}}
-    limits = {"x": [1] * len(rungs), "y": [*range(len(rungs))], "name": "limit", "hoverinfo": "name"}
+    limits = {"x": [1] * len(checks), "y": [*range(len(checks))], "name": "limit", "hoverinfo": "name"}
     figure.add_scatter(**limits, mode="markers", marker=gate)
     for passed, colour, symbol in ((True, GREEN, "circle"), (False, VERMILLION, "x")):
-        places = [place for place, rung in enumerate(rungs) if rung.passed == passed]
+        places = [place for place, check in enumerate(checks) if check.passed == passed]
         x = [shares[place] if math.isfinite(shares[place]) else (low if passed else high) for place in places]
         look = {"color": colour, "symbol": symbol, "size": 13}
         name = "✓ passed" if passed else "✗ failed"
         figure.add_scatter(x=x, y=places, mode="markers", marker=look, name=name, cliponaxis=False, hoverinfo="x+name")
     signs = {"<=": "≤", ">=": "≥", "==": "="}
     beside = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": 8, "yanchor": "top", "yshift": -10, "align": "left"}
-    for place, (rung, sentence) in enumerate(zip(rungs, sentences, strict=True)):
-        numbers = f"{_number(rung.value)} {signs[rung.relation]} {_number(rung.reference)}"
+    for place, (check, sentence) in enumerate(zip(checks, sentences, strict=True)):
+        numbers = f"{_number(check.value)} {signs[check.relation]} {_number(check.reference)}"
         text = "<br>".join([f"<b>{numbers}</b>", *sentence])
         figure.add_annotation(text=text, y=place, **beside)
-    names = [f"{'✓' if rung.passed else '✗'} {rung.name}" for rung in rungs]
-    rows = {"tickvals": list(range(len(rungs))), "ticktext": names, "range": [len(rungs) - 0.2, -0.4]}
+    names = [f"{'✓' if check.passed else '✗'} {check.name}" for check in checks]
+    rows = {"tickvals": list(range(len(checks))), "ticktext": names, "range": [len(checks) - 0.2, -0.4]}
     title = "share of the limit used (dimensionless)<br>≤, =: measured / limit; ≥: limit / measured"
     across = {"type": "log", "title": {"text": title}, "range": [math.log10(low), math.log10(high)]}
     above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
     return figure.update_layout(xaxis=across, yaxis={**rows, "fixedrange": True}, legend=above)
 
 
-def _share(rung: Any) -> float:
-    """Share of its limit that a rung uses, at most 1 if it holds; NaN where that has no logarithm."""
-    check_choice(f"relation of {rung.name!r}", rung.relation, ("<=", ">=", "=="))
-    if rung.value == rung.reference:
+def _share(check: Any) -> float:
+    """Share of its limit that a check uses, at most 1 if it holds; NaN where that has no logarithm."""
+    check_choice(f"relation of {check.name!r}", check.relation, ("<=", ">=", "=="))
+    if check.value == check.reference:
         return 1.0  # also 0 of 0
-    if not (0 < rung.value < math.inf and 0 < rung.reference < math.inf):
+    if not (0 < check.value < math.inf and 0 < check.reference < math.inf):
         return math.nan
-    ratio = float(rung.value / rung.reference)
-    return {"<=": ratio, ">=": 1 / ratio, "==": max(ratio, 1 / ratio)}[rung.relation]
+    ratio = float(check.value / check.reference)
+    return {"<=": ratio, ">=": 1 / ratio, "==": max(ratio, 1 / ratio)}[check.relation]
 
 
 def matrix(cells: Sequence[Any]) -> go.Figure:

@@ -10,11 +10,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.plots.training import BLUE, GREEN, GREY, PURPLE, VERMILLION, pens, template
-from rislab.training.records import epochs
+from rislab.plots.training import BLUE, GREEN, GREY, PURPLE, VERMILLION, template, trace_styles
+from rislab.training.records import epoch_records
 from rislab.training.run_folder import read_records
 from rislab.tuning.objective import OBJECTIVES
-from rislab.tuning.search import Final, effects
+from rislab.tuning.search import Rerun, effects
 from rislab.tuning.space import Choice, Range
 from rislab.tuning.study import Trial, TuningConfig, trial_folder
 
@@ -151,10 +151,10 @@ def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Fi
         folder: of the study. trials: by number. config: of the search.
     """
     complete = [trial for trial in trials if trial.score is not None]
-    minimised = [epochs(read_records(trial_folder(folder, trial.number)))[-1].train for trial in complete]
+    minimised = [epoch_records(read_records(trial_folder(folder, trial.number)))[-1].train for trial in complete]
     kinds = [str(trial.values.get("curriculum", config.base.curriculum)) for trial in complete]
     figure = go.Figure()
-    for pen in pens(sorted(set(kinds))):
+    for pen in trace_styles(sorted(set(kinds))):
         mine = [place for place, kind in enumerate(kinds) if kind == pen.name]
         figure.add_scatter(
             x=[minimised[place] for place in mine], y=[_last(complete[place]) for place in mine], mode="markers",
@@ -167,7 +167,7 @@ def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Fi
     return _dressed(figure, config).update_layout(showlegend=True)
 
 
-def finals(found: Sequence[Final], config: TuningConfig) -> go.Figure:
+def finals(found: Sequence[Rerun], config: TuningConfig) -> go.Figure:
     """Best and default, trained again with the same seeds, on scenes of the test split.
 
     Args:
@@ -175,7 +175,7 @@ def finals(found: Sequence[Final], config: TuningConfig) -> go.Figure:
     """
     figure = go.Figure()
     names = sorted({final.name for final in found}, reverse=True)
-    for pen in pens(names):
+    for pen in trace_styles(names):
         mine = [final for final in found if final.name == pen.name]
         values = [getattr(final, config.objective) for final in mine]
         figure.add_scatter(

@@ -152,7 +152,7 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
         raise InputError(f"title is {title!r}; allowed: one line of text")
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise InputError(f"parameters is {given!r}; allowed: a mapping such as {{epochs: 30}}")
-    check_number("figure", values["figure"], 1, 1000, whole=True)
+    check_number("figure", values["figure"], 1, 1000, integer=True)
     parameters = runner.checked(known[notebook], given, runner.check_for(notebook))[0]
     defaults = {key: parameter.default for key, parameter in notebooks.parameters(known[notebook]).items()}
     changed = {key: (value, defaults[key]) for key, value in parameters.items() if value != defaults[key]}

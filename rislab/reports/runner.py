@@ -89,10 +89,10 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
 
 def _check_overfit(*, compare_steps: list[int], compare_precisions: list[str], **fields: Any) -> None:
     from rislab.sanity.overfit import BATCH, OverfitConfig
-    from rislab.training.state import PRECISIONS
+    from rislab.training.config import PRECISIONS
 
     config = OverfitConfig.from_dict(fields)
-    _check_each("compare_steps", compare_steps, lambda name, count: check_number(name, count, 1, BATCH, whole=True))
+    _check_each("compare_steps", compare_steps, lambda name, count: check_number(name, count, 1, BATCH, integer=True))
     for count in compare_steps:
         if BATCH % count:
             raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
@@ -108,7 +108,7 @@ def _check_localise(
     from rislab.data.scenes import SceneConfig
     from rislab.training.streaming import LearningConfig
 
-    check_number("test_scenes", test_scenes, 1, 10**6, whole=True)
+    check_number("test_scenes", test_scenes, 1, 10**6, integer=True)
     LearningConfig(preset=preset, scenes=learned_scenes, epochs=epochs, seed=seed)
     if not snrs_db:
         raise InputError("snrs_db is empty; allowed: at least one value")
@@ -134,7 +134,7 @@ def _check_tuning(
 
     base = LearningConfig(preset=preset, scenes=scenes, epochs=epochs, validation=256)
     TuningConfig(base=base, trials=trials, objective=objective, judged=judged, pruner=pruner, seed=seed)
-    check_number("confirm", confirm, 2, 100, whole=True)
+    check_number("confirm", confirm, 2, 100, integer=True)
 
 
 def _check_music(
@@ -152,13 +152,13 @@ def _check_music(
     seed: int,
 ) -> None:
     from rislab.data.scenes import SceneConfig, simulate
-    from rislab.music.scene_view import View
+    from rislab.music.scene_view import SceneSettings
 
     # A plane wave has no range to be found.
     check_choice("wavefront", wavefront, ("spherical", "fresnel"))
     check_number("separation_deg", separation_deg, 0.0, 180.0)
-    check_number("scenes", scenes, 1, 10**6, whole=True)
-    check_number("draws", draws, 1, 10**6, whole=True)
+    check_number("scenes", scenes, 1, 10**6, integer=True)
+    check_number("draws", draws, 1, 10**6, integer=True)
     for level in (snr_db, *snrs_db):
         config = SceneConfig.preset(
             preset,
@@ -168,12 +168,14 @@ def _check_music(
             separation=math.radians(separation_deg),
             wavefront=wavefront,
         )
-    check_number("sources", sources, 1, config.antennas - 1, whole=True)
-    check_number("snapshots", snapshots, config.antennas, 65536, whole=True)
+    check_number("sources", sources, 1, config.antennas - 1, integer=True)
+    check_number("snapshots", snapshots, config.antennas, 65536, integer=True)
     # The pair of sources stays within the field of view, and three times its half within what can be searched.
     most = min(2 * math.degrees(config.azimuth[1]), 60.0)
-    _check_each("separations_deg", separations_deg, lambda name, value: check_number(name, value, 0, most, above=True))
-    View.of(preset, snr_db=snr_db, snapshots=snapshots, wavefront=wavefront, seed=seed)
+    _check_each(
+        "separations_deg", separations_deg, lambda name, value: check_number(name, value, 0, most, exclusive=True)
+    )
+    SceneSettings.of(preset, snr_db=snr_db, snapshots=snapshots, wavefront=wavefront, seed=seed)
     simulate(config, 1, seed=seed, split="test")
 
 

@@ -22,7 +22,7 @@ COPIED = (".ipynb", ".png", ".svg")
 
 
 @dataclass(frozen=True)
-class Server:
+class ServerCommand:
     """A command to be started, and what its user must know.
 
     Args:
@@ -35,7 +35,7 @@ class Server:
     warnings: list[str] = field(default_factory=list)
 
 
-def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> Server:
+def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> ServerCommand:
     """JupyterLab on a folder of notebooks.
 
     A configuration of the user's own can neither open it to the network nor take the token away: this comes later.
@@ -48,7 +48,7 @@ def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: 
         InputError: for an address that is none, or a port out of range.
     """
     warnings = _open_to(address)
-    check_number("port", port, 0, 65535, whole=True)
+    check_number("port", port, 0, 65535, integer=True)
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
     root = folder.resolve()
     start = "notebooks/00_start.ipynb" if (root / "notebooks" / "00_start.ipynb").exists() else "00_start.ipynb"
@@ -60,10 +60,12 @@ def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: 
         # JupyterLab refuses root unless it is told; containers have nobody else.
         command += ["--allow-root"]
         warnings.append("this is root, who may do anything on this machine; a user without such rights is safer")
-    return Server(command, {"JUPYTER_TOKEN": token}, warnings)
+    return ServerCommand(command, {"JUPYTER_TOKEN": token}, warnings)
 
 
-def app(name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866, browser: bool = True) -> Server:
+def app(
+    name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866, browser: bool = True
+) -> ServerCommand:
     """A live panel as a page without code, by Voilà: a visitor turns knobs, and cannot run anything else.
 
     Args:
@@ -76,7 +78,7 @@ def app(name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866
     """
     page = page_of(name)
     warnings = _open_to(address)
-    check_number("port", port, 1, 65535, whole=True)
+    check_number("port", port, 1, 65535, integer=True)
     if importlib.util.find_spec("voila") is None:
         raise InputError("a page needs Voilà, which is not installed; allowed: pip install 'rislab[app]'")
     path = folder / f"{name}.ipynb"
@@ -84,7 +86,7 @@ def app(name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866
     command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
     command += ["--VoilaConfiguration.strip_sources=True", "--VoilaConfiguration.show_tracebacks=False"]
     command += [] if browser else ["--no-browser"]
-    return Server(command, {}, warnings)
+    return ServerCommand(command, {}, warnings)
 
 
 def page_of(name: str) -> str:
@@ -104,7 +106,7 @@ def page_of(name: str) -> str:
     return str(nbformat.writes(notebook))
 
 
-def serve(server: Server) -> int:
+def run(server: ServerCommand) -> int:
     """Run a server until it ends or is interrupted; returns its exit code."""
     _warn(server)
     process = subprocess.Popen(server.command, env={**os.environ, **server.environment})
@@ -116,12 +118,12 @@ def serve(server: Server) -> int:
         return 130
 
 
-def _warn(server: Server) -> None:
+def _warn(server: ServerCommand) -> None:
     for warning in server.warnings:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
-def start(server: Server) -> int:
+def start(server: ServerCommand) -> int:
     """Become the server; returns only if it cannot be started."""
     _warn(server)
     os.execve(server.command[0], server.command, {**os.environ, **server.environment})

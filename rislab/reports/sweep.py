@@ -40,7 +40,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CellResult:
     """What the report of a cell came to.
 
     Args:
@@ -114,7 +114,7 @@ def cells(chosen: gallery.NamedSet, axes: Mapping[str, Sequence[object]], base: 
 
 def run(
     chosen: gallery.NamedSet, wanted: Sequence[Cell], out: Path, *, workers: int | None = None
-) -> Iterator[Outcome]:
+) -> Iterator[CellResult]:
     """Run the reports that are not there yet; yields each outcome as it comes, first those that are.
 
     Reports of the same notebook, values and commit that passed are reused: an interrupted sweep goes on.
@@ -128,7 +128,7 @@ def run(
     """
     files.check_writable(out)
     workers = provenance.cores() if workers is None else workers
-    check_number("workers", workers, 1, 1024, whole=True)
+    check_number("workers", workers, 1, 1024, integer=True)
     left = []
     for cell in wanted:
         known = earlier(cell, out)
@@ -156,17 +156,17 @@ def _alone() -> None:
     os.environ |= {"RISLAB_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def _report(chosen: gallery.NamedSet, cell: Cell, out: Path) -> Outcome:
+def _report(chosen: gallery.NamedSet, cell: Cell, out: Path) -> CellResult:
     began = time.perf_counter()
     told = dataclasses.replace(chosen, name=cell.name, parameters=cell.parameters).run({}, out, progress=False)
     numbers = measured.found(notebooks.read(told.notebook))
-    outcome = Outcome(cell.name, told.verdict, told.error, told.closing, time.perf_counter() - began, numbers)
+    outcome = CellResult(cell.name, told.verdict, told.error, told.closing, time.perf_counter() - began, numbers)
     plain = {**dataclasses.asdict(outcome), "key": cell.key, "values": cell.values}
     files.replace(out / RECORDS / f"{cell.name}.json", json.dumps(plain, indent=1).encode())
     return outcome
 
 
-def earlier(cell: Cell, out: Path) -> Outcome | None:
+def earlier(cell: Cell, out: Path) -> CellResult | None:
     """The outcome of a report that is there, passed, and would be the same again; else None."""
     path = out / RECORDS / f"{cell.name}.json"
     pages = [out / f"{cell.name}{suffix}" for suffix in (".html", ".ipynb")]
@@ -174,11 +174,11 @@ def earlier(cell: Cell, out: Path) -> Outcome | None:
         return None
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        fields = {field.name: plain[field.name] for field in dataclasses.fields(Outcome)}
+        fields = {field.name: plain[field.name] for field in dataclasses.fields(CellResult)}
         same = plain["key"] == cell.key and plain["verdict"] == "passed"
     except (ValueError, KeyError, TypeError):
         return None
-    return Outcome(**{**fields, "reused": True}) if same else None
+    return CellResult(**{**fields, "reused": True}) if same else None
 
 
 def _word(text: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 
 from rislab import files
 from rislab.reports import gallery, html_export, runner
-from rislab.reports.sweep import Cell, Outcome
+from rislab.reports.sweep import Cell, CellResult
 
 HEIGHT = 240
 
@@ -22,7 +22,7 @@ def write(
     chosen: gallery.NamedSet,
     axes: Mapping[str, Sequence[object]],
     cells: Sequence[Cell],
-    outcomes: Mapping[str, Outcome],
+    outcomes: Mapping[str, CellResult],
     out: Path,
     *,
     figure: int,
@@ -58,7 +58,11 @@ def write(
 
 
 def _multiples(
-    axes: Mapping[str, Sequence[object]], cells: Sequence[Cell], outcomes: Mapping[str, Outcome], out: Path, number: int
+    axes: Mapping[str, Sequence[object]],
+    cells: Sequence[Cell],
+    outcomes: Mapping[str, CellResult],
+    out: Path,
+    number: int,
 ) -> str:
     figures = {}
     for cell in cells:
@@ -79,7 +83,7 @@ def _multiples(
 
 
 def _multiple(
-    cell: Cell, figure: Mapping[str, Any] | None, shared: Mapping[str, Any], outcomes: Mapping[str, Outcome]
+    cell: Cell, figure: Mapping[str, Any] | None, shared: Mapping[str, Any], outcomes: Mapping[str, CellResult]
 ) -> str:
     if figure is None:
         return f'<p class="empty">{"no such figure" if cell.name in outcomes else "not run"}</p>'
@@ -151,7 +155,7 @@ def numbers(content: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 
-def _table(axes: Mapping[str, Sequence[object]], cells: Sequence[Cell], outcomes: Mapping[str, Outcome]) -> str:
+def _table(axes: Mapping[str, Sequence[object]], cells: Sequence[Cell], outcomes: Mapping[str, CellResult]) -> str:
     names = list(dict.fromkeys(name for one in outcomes.values() for name in one.numbers))
     head = "".join(f"<th>{escape(name)}</th>" for name in (*axes, "verdict", "time", *names, "report"))
     rows = ""

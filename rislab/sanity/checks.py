@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from rislab.data.scenes import SceneBatch
+from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import StepRecord
-from rislab.training.state import TrainConfig
 
 
 def one_window(model: nn.Module, data: SceneBatch, config: TrainConfig) -> StepRecord:

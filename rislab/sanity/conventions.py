@@ -24,7 +24,7 @@ from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
-from rislab.sanity.overfit import Rung, Verdict, judge_oracle, judge_splits, judge_zero, judged
+from rislab.sanity.overfit import CheckResult, Verdict, check_oracle, check_splits, check_zero, run_check
 
 SCENES = 64
 PERFECT = {"phase_error": 0.0, "gain_jitter": 0.0, "dead_elements": 0.0, "position_jitter": 0.0, "channel_error": 0.0}
@@ -32,10 +32,10 @@ STEP = 1e-5  # of the finite differences, radians and metres
 
 
 @dataclass(frozen=True)
-class Badge:
+class ConventionsReport:
     """Verdicts of all checks; shows green or red in a notebook, and one line a check as text."""
 
-    checks: tuple[Rung, ...]
+    checks: tuple[CheckResult, ...]
 
     @property
     def passed(self) -> bool:
@@ -67,7 +67,7 @@ class Badge:
         )
 
 
-def badge(config: SceneConfig | None = None, *, seed: int = 0) -> Badge:
+def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> ConventionsReport:
     """Check that generator, loss, estimators and bound agree on the conventions.
 
     Args:
@@ -85,27 +85,27 @@ def badge(config: SceneConfig | None = None, *, seed: int = 0) -> Badge:
     truth = config.elements * exact @ exact.mH
     grid = few.grid((37, 19, 7))
     checks: dict[str, Callable[[], Verdict]] = {
-        "steering": lambda: judge_steering(scenes),
-        "generator": lambda: judge_generator(simulate(_changed(config, snr_db=100.0), 8, seed=seed)),
-        "truth": lambda: judge_truth(scenes),
-        "loss": lambda: judge_loss(scenes),
-        "trace": lambda: judge_trace(scenes),
-        "oracle": lambda: judge_oracle(scenes, "fp32"),
-        "zero matrix": lambda: judge_zero(scenes, "fp32"),
-        "MUSIC": lambda: judge_place(music_spectrum(truth, 1, grid).peaks, one),
+        "steering": lambda: check_steering(scenes),
+        "generator": lambda: check_generator(simulate(_changed(config, snr_db=100.0), 8, seed=seed)),
+        "truth": lambda: check_truth(scenes),
+        "loss": lambda: check_loss(scenes),
+        "trace": lambda: check_trace(scenes),
+        "oracle": lambda: check_oracle(scenes, "fp32"),
+        "zero matrix": lambda: check_zero(scenes, "fp32"),
+        "MUSIC": lambda: check_place(music_spectrum(truth, 1, grid).peaks, one),
         # Two columns along one vector: the factor's own subspace has a signal and a noise part.
-        "MUSIC of a factor": lambda: judge_place(
+        "MUSIC of a factor": lambda: check_place(
             music_spectrum(torch.cat([exact, 0.5 * exact], dim=-1), 1, grid).peaks, one
         ),
-        "map": lambda: judge_cell(music_spectrum(truth, 1, grid, refine=False).peaks, one, grid),
-        "MVDR": lambda: judge_place(mvdr_spectrum(truth, 1, grid).peaks, one),
-        "conventional beam": lambda: judge_place(bartlett_spectrum(truth, 1, grid).peaks, one),
-        "sparse": lambda: judge_within_bound(polish(one, sparse(one, 1)), one),
-        "bound": lambda: judge_bound(one),
-        "matching": lambda: judge_matching(scenes),
-        "splits": lambda: judge_splits(scenes, seed),
+        "map": lambda: check_cell(music_spectrum(truth, 1, grid, refine=False).peaks, one, grid),
+        "MVDR": lambda: check_place(mvdr_spectrum(truth, 1, grid).peaks, one),
+        "conventional beam": lambda: check_place(bartlett_spectrum(truth, 1, grid).peaks, one),
+        "sparse": lambda: check_within_bound(polish(one, sparse(one, 1)), one),
+        "bound": lambda: check_bound(one),
+        "matching": lambda: check_matching(scenes),
+        "splits": lambda: check_splits(scenes, seed),
     }
-    return Badge(tuple(judged(name, judge) for name, judge in checks.items()))
+    return ConventionsReport(tuple(run_check(name, judge) for name, judge in checks.items()))
 
 
 def _changed(config: SceneConfig, **changes: Any) -> SceneConfig:
@@ -133,7 +133,7 @@ def definition(config: SceneConfig, azimuth: Tensor, elevation: Tensor, range: T
     return torch.polar(torch.ones_like(phase), phase) / math.sqrt(rows * columns)
 
 
-def judge_steering(scenes: SceneBatch) -> Verdict:
+def check_steering(scenes: SceneBatch) -> Verdict:
     """The steering function equals the distance formula."""
     places = scenes.azimuth.double(), scenes.elevation.double(), scenes.range.double()
     own = scenes.config.array(dtype=torch.float64).steering(*places)
@@ -141,7 +141,7 @@ def judge_steering(scenes: SceneBatch) -> Verdict:
     return Verdict(error, "<=", 1e-9, "largest difference between the steering function and the distance formula")
 
 
-def judge_generator(loud: SceneBatch) -> Verdict:
+def check_generator(loud: SceneBatch) -> Verdict:
     """Snapshots of almost no noise are H diag(c) A s."""
     vectors = definition(loud.config, loud.azimuth, loud.elevation, loud.range) * loud.active.unsqueeze(-1)
     arriving = loud.codes * (loud.symbols.to(torch.complex128) @ vectors)  # [B, L, N]
@@ -151,19 +151,19 @@ def judge_generator(loud: SceneBatch) -> Verdict:
     return Verdict(error, "<=", 1e-4, "relative difference of snapshots at 100 dB from H diag(c) A s")
 
 
-def judge_truth(scenes: SceneBatch) -> Verdict:
+def check_truth(scenes: SceneBatch) -> Verdict:
     """The truth covariance is A P A^H."""
     error = float((scenes.covariance(torch.float64) - _covariance(scenes)).norm() / _covariance(scenes).norm())
     return Verdict(error, "<=", 1e-6, "relative difference of the truth covariance from A P A^H")
 
 
-def judge_loss(scenes: SceneBatch) -> Verdict:
+def check_loss(scenes: SceneBatch) -> Verdict:
     """A P^(1/2) from the definitions scores 0 in the loss."""
     error = float(nmse(_factor(scenes).to(torch.complex64), scenes.factor()).abs().max())
     return Verdict(error, "<=", 1e-5, "largest NMSE of A P^½ written out from the definitions")
 
 
-def judge_trace(scenes: SceneBatch) -> Verdict:
+def check_trace(scenes: SceneBatch) -> Verdict:
     """Truth and sample covariance are Hermitian with trace N."""
     worst = 0.0
     for factor in (scenes.factor(torch.float64), sample_factor(scenes).to(torch.complex128)):
@@ -174,7 +174,7 @@ def judge_trace(scenes: SceneBatch) -> Verdict:
     return Verdict(worst, "<=", 1e-5, "largest deviation from trace N and from R = R^H, truth and sample covariance")
 
 
-def judge_place(peaks: Estimate, one: SceneBatch) -> Verdict:
+def check_place(peaks: Estimate, one: SceneBatch) -> Verdict:
     """An estimator finds the one source of an exact covariance."""
     errors = [_degrees(peaks.azimuth - one.azimuth), _degrees(peaks.elevation - one.elevation)]
     if one.config.wavefront != "planar":  # a plane wave has no range
@@ -183,7 +183,7 @@ def judge_place(peaks: Estimate, one: SceneBatch) -> Verdict:
     return Verdict(worst, "<=", 1e-3, "largest error in degrees and metres on the exact covariance of one source")
 
 
-def judge_cell(peaks: Estimate, one: SceneBatch, grid: Grid) -> Verdict:
+def check_cell(peaks: Estimate, one: SceneBatch, grid: Grid) -> Verdict:
     """The highest cell of a map is one of those around the source: refinement would hide exchanged axes."""
     places = {"azimuth": grid.azimuth, "elevation": grid.elevation, "range": grid.range}
     if one.config.wavefront == "planar":
@@ -195,7 +195,7 @@ def judge_cell(peaks: Estimate, one: SceneBatch, grid: Grid) -> Verdict:
     return Verdict(max(off), "<=", 1, "cells of the grid nearer to the one source than the highest one, worst axis")
 
 
-def judge_within_bound(estimate: Estimate, one: SceneBatch) -> Verdict:
+def check_within_bound(estimate: Estimate, one: SceneBatch) -> Verdict:
     """An estimate from snapshots lies within five standard deviations of the bound."""
     limit = crb(one)
     ratios = [
@@ -207,7 +207,7 @@ def judge_within_bound(estimate: Estimate, one: SceneBatch) -> Verdict:
     return Verdict(worst, "<=", 5.0, "largest error over √CRB of sparse and polished, one source at 60 dB")
 
 
-def judge_bound(one: SceneBatch) -> Verdict:
+def check_bound(one: SceneBatch) -> Verdict:
     """The bound equals that of the definitions, their derivatives by finite differences."""
     places = [one.azimuth[0], one.elevation[0], one.range[0]]
 
@@ -230,7 +230,7 @@ def judge_bound(one: SceneBatch) -> Verdict:
     return Verdict(error, "<=", 1e-4, "relative difference of the bound from one by finite differences")
 
 
-def judge_matching(scenes: SceneBatch) -> Verdict:
+def check_matching(scenes: SceneBatch) -> Verdict:
     """The truth in another order, with far-off estimates added, is still the truth."""
     slots = scenes.azimuth.shape[1]
     order = torch.arange(slots - 1, -1, -1)

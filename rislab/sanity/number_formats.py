@@ -34,7 +34,7 @@ class Alarm:
 
 # About ten times the largest values of sound runs (classroom, five seeds; full, three): relative L2 · √NMSE 8.2e-16,
 # 1.3e-6, 1.2e-3, 9.3e-3; |α − 1| · √NMSE 4.4e-16, 2.3e-7, 1.2e-4, 1.6e-3; underflow 9.8e-5; stuck 1.9e-5.
-ALARMS = {
+FORMAT_TOLERANCES = {
     "fp64": Alarm(1e-14, 5e-15),
     "fp32": Alarm(1e-5, 2e-6),
     "fp16": Alarm(1e-2, 1e-3),
@@ -72,7 +72,7 @@ class Mode:
     @property
     def alarm(self) -> Alarm:
         """What its number format promises."""
-        return ALARMS[self.promises or self.precision]
+        return FORMAT_TOLERANCES[self.promises or self.precision]
 
 
 class Rounded(nn.Module):

@@ -1,6 +1,6 @@
-"""The overfit ladder: a network that cannot memorise is broken, or its loop is; each rung tells which, with a number.
+"""The overfit ladder: a network that cannot memorise is broken, or its loop is; each check tells which, with a number.
 
-Rungs are ordered so that the first red one is the one to read. Each is judged through the same code that trains.
+Checks are ordered so that the first red one is the one to read. Each is judged through the same code that trains.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import ALARMS, compare, flat_gradient
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
+from rislab.config import Config, choice, integer, same
 from rislab.data.covariance import (
     constant_baseline,
     covariance,
@@ -28,14 +29,15 @@ from rislab.data.covariance import (
     zero_baseline,
 )
 from rislab.data.philox import SPLITS
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
-from rislab.errors import InputError, check_choice, check_fields, check_number
+from rislab.data.scenes import SceneBatch, SceneConfig, preset, simulate
+from rislab.errors import InputError, check_choice, check_number
 from rislab.model.network import DESIGNS, CovarianceNet
 from rislab.sanity.checks import one_window
 from rislab.training import run_folder
+from rislab.training.config import HALF, PRECISIONS, TrainConfig
 from rislab.training.loop import evaluate, fit, score
-from rislab.training.records import Record, StepRecord, epochs, same, steps
-from rislab.training.state import HALF, PRECISIONS, TrainConfig, TrainState
+from rislab.training.records import Record, StepRecord, epoch_records, equal_but_time, step_records
+from rislab.training.state import TrainState
 
 # NMSE that one batch must reach within 200 steps.
 ONE_BATCH = {"fp64": 1e-3, "fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
@@ -45,48 +47,28 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class OverfitConfig:
-    """What the ladder trains, in the words of the command line.
+class OverfitConfig(Config):
+    """What the ladder trains; the backbone gets a tenth of `lr`. "places" cannot learn noise by heart."""
 
-    Args:
-        preset: "classroom" or "full". scenes: size of the training set, ≥ 64. epochs: of the whole set.
-        accumulation_steps: windows of this many micro-batches of `micro_batch` scenes.
-        precision, device, seed: see TrainConfig; the seed also draws the scenes.
-        lr: peak learning rate of the head; the backbone gets a tenth of it.
-        blend: β of R_test. curriculum, clip_norm: see TrainConfig.
-        validation: number of fresh scenes that are scored after each epoch; 0 for none.
-        design: of the network, see CovarianceNet.build(); "places" cannot learn noise by heart, and is not meant to.
-    """
+    preset: str = preset("classroom")
+    scenes: int = integer(512, BATCH, 10**7, "size of the training set")
+    epochs: int = same(TrainConfig, "epochs", help="passes over the whole set")
+    micro_batch: int = same(TrainConfig, "micro_batch", BATCH)
+    accumulation_steps: int = same(TrainConfig, "accumulation_steps")
+    precision: str = same(TrainConfig, "precision")
+    seed: int = same(TrainConfig, "seed", help="of scenes, weights and order")
+    lr: float = same(TrainConfig, "lr_head", help="peak learning rate of the head; a tenth for the backbone")
+    blend: float = same(TrainConfig, "blend")
+    curriculum: str = same(TrainConfig, "curriculum")
+    clip_norm: float | None = same(TrainConfig, "clip_norm")
+    validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
+    device: str = same(TrainConfig, "device")
+    design: str = choice("beams", DESIGNS, "network, see CovarianceNet.build()")
 
-    preset: str = "classroom"
-    scenes: int = 512
-    epochs: int = 30
-    micro_batch: int = BATCH
-    accumulation_steps: int = 1
-    precision: str = "fp32"
-    seed: int = 0
-    lr: float = 5e-3
-    blend: float = 0.0
-    curriculum: str = "no-curriculum"
-    clip_norm: float | None = 1.0
-    validation: int = 0
-    device: str = "cpu"
-    design: str = "beams"
-
-    def __post_init__(self) -> None:
-        check_choice("preset", self.preset, WHOLE_SET)
-        check_choice("design", self.design, DESIGNS)
-        check_number("scenes", self.scenes, BATCH, 10**7, whole=True)
-        check_number("micro_batch", self.micro_batch, 1, self.scenes, whole=True)
-        check_number("lr", self.lr, 0.0, 1e6, above=True)
-        check_number("validation", self.validation, 0, 10**7, whole=True)
+    def check(self) -> None:
+        """Refuse a micro-batch larger than the set, and what the loop refuses."""
+        check_number("micro_batch", self.micro_batch, 1, self.scenes, integer=True)
         self.training()
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> OverfitConfig:
-        """Build from a plain mapping; raises InputError for an unknown field."""
-        check_fields("OverfitConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
-        return cls(**fields)
 
     @classmethod
     def of_run(cls, folder: Path | str) -> OverfitConfig:
@@ -154,7 +136,7 @@ class OverfitConfig:
 
 
 @dataclass(frozen=True)
-class Rung:
+class CheckResult:
     """One check: `value relation reference`, e.g. 0.0144 <= 0.05, with a sentence that says what was compared."""
 
     name: str
@@ -173,7 +155,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Value of a rung, how it must relate to its reference, and what the numbers mean."""
+    """Value of a check, how it must relate to its reference, and what the numbers mean."""
 
     value: float
     relation: str
@@ -188,58 +170,58 @@ def ladder(
     folder: Path | str | None = None,
     on_record: Callable[[Record], None] = lambda record: None,
     trained: tuple[nn.Module, Sequence[Record]] | None = None,
-) -> Iterator[Rung]:
-    """Climb the ladder; yields each rung as soon as it is judged.
+) -> Iterator[CheckResult]:
+    """Climb the ladder; yields each check as soon as it is judged.
 
     Args:
         config: see OverfitConfig.
-        only: names of the rungs to climb; all by default.
+        only: names of the checks to climb; all by default.
         folder: run folder for the training on the whole set, which then survives being stopped; none by default.
         on_record: called with each new record of that training.
         trained: model and records of a training on the whole set that was done elsewhere; it is done here if None.
 
     Raises:
-        InputError: for an unknown rung, or a run folder that cannot be used.
+        InputError: for an unknown check, or a run folder that cannot be used.
     """
     data = config.data()
     on_device = data.to(config.device, config.training().dtype)
-    whole = WholeSet(config, data, folder, on_record, trained)
-    rungs: dict[str, Callable[[], Verdict]] = {
-        "splits": lambda: judge_splits(data, config.seed),
-        "oracle": lambda: judge_oracle(on_device, config.precision),
-        "oracle blend": lambda: judge_oracle_blend(on_device, max(config.blend, 0.2), config.precision),
-        "zero matrix": lambda: judge_zero(on_device, config.precision),
-        "identity": lambda: judge_identity(on_device, config.precision),
-        "constant": lambda: judge_constant(on_device),
-        "untrained": lambda: judge_untrained(config, on_device),
-        "gradient coverage": lambda: judge_coverage(config, data),
-        "batch independence": lambda: judge_batch_independence(config, on_device),
-        "input dependence": lambda: judge_input_dependence(config, on_device),
-        "one scene": lambda: judge_one_scene(config, data),
-        "one batch": lambda: judge_one_batch(config, data),
-        "accumulation": lambda: judge_accumulation(config, data),
-        "whole set": lambda: judge_whole_set(whole.records(), config),
-        "reported loss": lambda: judge_reported(whole.records(), config, data),
-        "ledger": lambda: judge_ledger(whole.records(), config),
-        "train against eval": lambda: judge_train_against_eval(whole.trained(), on_device, config),
-        "resume": lambda: judge_resume(config, data),
+    whole = FullTraining(config, data, folder, on_record, trained)
+    checks: dict[str, Callable[[], Verdict]] = {
+        "splits": lambda: check_splits(data, config.seed),
+        "oracle": lambda: check_oracle(on_device, config.precision),
+        "oracle blend": lambda: check_oracle_blend(on_device, max(config.blend, 0.2), config.precision),
+        "zero matrix": lambda: check_zero(on_device, config.precision),
+        "identity": lambda: check_identity(on_device, config.precision),
+        "constant": lambda: check_constant(on_device),
+        "untrained": lambda: check_untrained(config, on_device),
+        "gradient coverage": lambda: check_coverage(config, data),
+        "batch independence": lambda: check_batch_independence(config, on_device),
+        "input dependence": lambda: check_input_dependence(config, on_device),
+        "one scene": lambda: check_one_scene(config, data),
+        "one batch": lambda: check_one_batch(config, data),
+        "accumulation": lambda: check_accumulation(config, data),
+        "whole set": lambda: check_whole_set(whole.records(), config),
+        "reported loss": lambda: check_reported(whole.records(), config, data),
+        "event counts": lambda: check_event_counts(whole.records(), config),
+        "train against eval": lambda: check_train_against_eval(whole.trained(), on_device, config),
+        "resume": lambda: check_resume(config, data),
     }
     for name in only:
-        check_choice("only", name, rungs)
-    for name, judge in rungs.items():
+        check_choice("only", name, checks)
+    for name, judge in checks.items():
         if only and name not in only:
             continue
-        yield judged(name, judge)
+        yield run_check(name, judge)
 
 
-def judged(name: str, judge: Callable[[], Verdict]) -> Rung:
+def run_check(name: str, judge: Callable[[], Verdict]) -> CheckResult:
     """Run one check and time it."""
     began = time.perf_counter()
     verdict = judge()
-    return Rung(name, passed=_holds(verdict), seconds=time.perf_counter() - began, **dataclasses.asdict(verdict))
+    return CheckResult(name, passed=_holds(verdict), seconds=time.perf_counter() - began, **dataclasses.asdict(verdict))
 
 
-class WholeSet:
+class FullTraining:
     """The training on the whole set, run once and when first asked for."""
 
     def __init__(
@@ -285,7 +267,7 @@ def _holds(verdict: Verdict) -> bool:
     return {"<=": value <= reference, ">=": value >= reference, "==": value == reference}[verdict.relation]
 
 
-class Oracle(nn.Module):
+class OracleModel(nn.Module):
     """A model that answers with the true factor of the batch it was given, in the order that it is asked."""
 
     def __init__(self, data: SceneBatch, change: Callable[[Tensor], Tensor] = lambda factor: factor) -> None:
@@ -301,7 +283,7 @@ class Oracle(nn.Module):
         return torch.stack([self._answers[self._key(scene[None])] for scene in snapshots])
 
 
-def judge_splits(data: SceneBatch, seed: int) -> Verdict:
+def check_splits(data: SceneBatch, seed: int) -> Verdict:
     """No scene of one split occurs in another, and none twice in its own; `data` is the first split of the seed."""
     others = [simulate(data.config, len(data), seed=seed, split=split) for split in SPLITS[1:]]
     hashes = [digest for batch in (data, *others) for digest in batch.hashes()]
@@ -310,17 +292,17 @@ def judge_splits(data: SceneBatch, seed: int) -> Verdict:
     )
 
 
-def judge_oracle(data: SceneBatch, precision: str) -> Verdict:
+def check_oracle(data: SceneBatch, precision: str) -> Verdict:
     """The true covariance scores 0, by loss_nmse_pred and, at β = 0, by loss_nmse."""
-    score = evaluate(Oracle(data[:BATCH]), data[:BATCH], precision=precision)
+    score = evaluate(OracleModel(data[:BATCH]), data[:BATCH], precision=precision)
     worst = max(abs(score.loss_nmse_pred), abs(score.loss_nmse))
     return Verdict(worst, "<=", 1e-5, "NMSE of the true covariance through the training path, β = 0")
 
 
-def judge_oracle_blend(data: SceneBatch, beta: float, precision: str) -> Verdict:
+def check_oracle_blend(data: SceneBatch, beta: float, precision: str) -> Verdict:
     """At β > 0 the true covariance scores β² times the sample covariance, the floor that no training can pass."""
     data = data[:BATCH]
-    score = evaluate(Oracle(data), data, beta=beta, precision=precision).loss_nmse
+    score = evaluate(OracleModel(data), data, beta=beta, precision=precision).loss_nmse
     floor = blend_floor(data, beta)
     return Verdict(
         abs(score - floor),
@@ -337,38 +319,38 @@ def blend_floor(data: SceneBatch, beta: float) -> float:
     return float((beta**2 * frobenius_squared(sample - truth) / frobenius_squared(truth)).mean())
 
 
-def judge_zero(data: SceneBatch, precision: str) -> Verdict:
+def check_zero(data: SceneBatch, precision: str) -> Verdict:
     """The zero matrix scores 1."""
-    score = evaluate(Oracle(data[:BATCH], torch.zeros_like), data[:BATCH], precision=precision)
+    score = evaluate(OracleModel(data[:BATCH], torch.zeros_like), data[:BATCH], precision=precision)
     return Verdict(abs(score.loss_nmse_pred - zero_baseline()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE")
 
 
-def judge_identity(data: SceneBatch, precision: str) -> Verdict:
+def check_identity(data: SceneBatch, precision: str) -> Verdict:
     """The identity scores what its closed form says."""
     line = identity_baseline(data[:BATCH])
     eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
     score = evaluate(
-        Oracle(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH], precision=precision
+        OracleModel(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH], precision=precision
     ).loss_nmse_pred
     return Verdict(
         abs(score - line), "<=", 1e-4, f"identity scores {score:.4f} on {BATCH} scenes; closed form: {line:.4f}"
     )
 
 
-def judge_constant(data: SceneBatch) -> Verdict:
+def check_constant(data: SceneBatch) -> Verdict:
     """The best constant beats the identity, which beats the zero matrix."""
     constant, identity = constant_baseline(data), identity_baseline(data)
     return Verdict(constant, "<=", identity, "NMSE of the best constant; a figure at this line has learned nothing")
 
 
-def judge_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """An untrained network knows nothing: a low score would mean that the answer leaks in."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     score = evaluate(model, data, precision=config.precision).loss_nmse_pred
     return Verdict(score, ">=", 0.9, "NMSE before training")
 
 
-def judge_coverage(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_coverage(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """Every trainable tensor gets a finite gradient that is not all zero."""
     model = config.model()
     one_window(model, data[:BATCH], config.training(micro_batch=BATCH, accumulation_steps=1, clip_norm=None))
@@ -382,7 +364,7 @@ def judge_coverage(config: OverfitConfig, data: SceneBatch) -> Verdict:
     return Verdict(len(bad), "==", 0, f"of {count} tensors without a usable gradient{listed}")
 
 
-def judge_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """A scene gets the same answer alone and in company."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     together = model.predict(data[:8])
@@ -392,7 +374,7 @@ def judge_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict
     )
 
 
-def judge_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """The answer moves with each of snapshots, codes and channel: without one of them the target is undetermined."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     scenes, others = data[:8], data[8:16]
@@ -408,21 +390,23 @@ def judge_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
     )
 
 
-def judge_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """One scene is learned by heart."""
     model = config.model()
     training = config.training(epochs=100, micro_batch=1, accumulation_steps=1, curriculum="no-curriculum", blend=0.0)
-    last = epochs(fit(model, data[:1], training))[-1]
+    last = epoch_records(fit(model, data[:1], training))[-1]
     return Verdict(last.train_eval, "<=", ONE_BATCH[config.precision], "NMSE of one scene after 100 steps")
 
 
-def judge_one_batch(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_one_batch(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """One batch of 64 scenes is learned by heart."""
     records = one_batch(config, data)
     limit = ONE_BATCH[config.precision]
-    reached = next((record.step for record in epochs(records) if record.train_eval <= limit), None)
+    reached = next((record.step for record in epoch_records(records) if record.train_eval <= limit), None)
     when = f"reached at step {reached}" if reached else "never reached"
-    return Verdict(epochs(records)[-1].train_eval, "<=", limit, f"NMSE of one batch of {BATCH} after 200 steps; {when}")
+    return Verdict(
+        epoch_records(records)[-1].train_eval, "<=", limit, f"NMSE of one batch of {BATCH} after 200 steps; {when}"
+    )
 
 
 def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
@@ -483,16 +467,16 @@ def matrix(
             gradient, record = first_window(chosen, data, BATCH // count, count)
             comparison = compare(gradient, reference)
             error, alpha_error = comparison.relative_error, abs(comparison.alpha - 1)
-            passed = error <= ALARMS[precision][0] and alpha_error <= ALARMS[precision][1]
+            passed = error <= GRADIENT_TOLERANCES[precision][0] and alpha_error <= GRADIENT_TOLERANCES[precision][1]
             against_exact = compare(gradient, exact).relative_error
             yield Cell(precision, count, error, alpha_error, against_exact, record.seconds, passed)
 
 
-def judge_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """Micro-batches of 16, 16, 16 and 8 scenes accumulate to the gradient of one batch of 56, ragged tail included."""
     data = data[:56]
     comparison = compare(first_window(config, data, 16, 4)[0], first_window(config, data, 56, 1)[0])
-    limit, alpha_limit = ALARMS[config.precision]
+    limit, alpha_limit = GRADIENT_TOLERANCES[config.precision]
     # One number for both alarms: the larger of the two errors, each in units of its own alarm level.
     excess = max(comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit)
     return Verdict(
@@ -504,10 +488,10 @@ def judge_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
     )
 
 
-def judge_whole_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
+def check_whole_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
     """The whole set is learned by heart."""
     limit = WHOLE_SET[config.preset]
-    ends = epochs(records)
+    ends = epoch_records(records)
     if not ends:
         return Verdict(math.nan, "<=", limit, "the run was stopped before its first epoch ended: nothing to judge")
     last = ends[-1]
@@ -516,7 +500,7 @@ def judge_whole_set(records: Sequence[Record], config: OverfitConfig) -> Verdict
     return Verdict(last.train_eval, "<=", limit, sentence)
 
 
-def judge_reported(records: Sequence[Record], config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_reported(records: Sequence[Record], config: OverfitConfig, data: SceneBatch) -> Verdict:
     """What an epoch reports is the mean of its windows, and the loss that an evaluation finds where nothing moves."""
     data = data[:56]
     # Two windows, of 32 and of 24 scenes; the last micro-batch is ragged; no step is large enough to move a weight.
@@ -525,25 +509,28 @@ def judge_reported(records: Sequence[Record], config: OverfitConfig, data: Scene
     model = config.model()
     frozen = list(fit(model, data, training))
     found = evaluate(model, data, beta=config.blend, precision=config.precision)
-    errors = [abs(end.train / found.loss_nmse - 1) for end in epochs(frozen)]
+    errors = [abs(end.train / found.loss_nmse - 1) for end in epoch_records(frozen)]
     errors += [
-        abs(_window_mean(frozen, end.epoch, "loss_nmse_pred") / found.loss_nmse_pred - 1) for end in epochs(frozen)
+        abs(_window_mean(frozen, end.epoch, "loss_nmse_pred") / found.loss_nmse_pred - 1)
+        for end in epoch_records(frozen)
     ]
-    errors += [abs(end.train / _window_mean(records, end.epoch, "loss") - 1) for end in epochs(records)]
+    errors += [abs(end.train / _window_mean(records, end.epoch, "loss") - 1) for end in epoch_records(records)]
     worst = math.nan if any(math.isnan(error) for error in errors) else max(errors)
-    sentence = f"relative error of reported losses: {epochs(frozen)[0].train:.6f} where {found.loss_nmse:.6f} is true"
+    sentence = (
+        f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} where {found.loss_nmse:.6f} is true"
+    )
     return Verdict(worst, "<=", 1e-2 if config.precision in HALF else 1e-4, sentence)
 
 
 def _window_mean(records: Sequence[Record], epoch: int, name: str) -> float:
     """Sample-weighted mean of a number over the windows of an epoch."""
-    windows = [record for record in steps(records) if record.epoch == epoch]
+    windows = [record for record in step_records(records) if record.epoch == epoch]
     return sum(vars(window)[name] * window.samples for window in windows) / sum(window.samples for window in windows)
 
 
-def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
+def check_event_counts(records: Sequence[Record], config: OverfitConfig) -> Verdict:
     """Forwards, backwards, steps and scheduler ticks are as many as the configuration declares."""
-    ends = epochs(records)
+    ends = epoch_records(records)
     if not ends:
         return Verdict(math.nan, "==", 0, "the run was stopped before its first epoch ended: nothing to count")
     training, counters, done = config.training(), ends[-1].counters, ends[-1].epoch
@@ -556,7 +543,7 @@ def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
         "scheduler_ticks": counters.steps_applied,
     }
     # A window that ended without a step, though its gradient was finite, is a step that is missing.
-    excused = sum(not window.applied and window.found_inf for window in steps(records))
+    excused = sum(not window.applied and window.found_inf for window in step_records(records))
     counted = {
         "forwards": counters.forwards,
         "backwards": counters.backwards,
@@ -568,7 +555,7 @@ def judge_ledger(records: Sequence[Record], config: OverfitConfig) -> Verdict:
     return Verdict(missing, "==", 0, f"events too few or too many: {shown}; skipped {counters.steps_skipped}")
 
 
-def judge_train_against_eval(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Verdict:
+def check_train_against_eval(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Verdict:
     """The same weights on the same data answer alike in training mode and in eval mode."""
     evaluated = evaluate(model, data, precision=config.precision).loss_nmse_pred
     model.train()
@@ -579,7 +566,7 @@ def judge_train_against_eval(model: nn.Module, data: SceneBatch, config: Overfit
     )
 
 
-class Forgetful(nn.Module):
+class WithDropout(nn.Module):
     """A model with dropout behind it, so that its training depends on the random state."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -592,13 +579,13 @@ class Forgetful(nn.Module):
         return torch.view_as_complex(self.dropout(torch.view_as_real(self.model(snapshots, codes, channel))))
 
 
-def judge_resume(config: OverfitConfig, data: SceneBatch) -> Verdict:
+def check_resume(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """Stopped in mid-epoch, saved, loaded and continued: the weights and records of a run never stopped, bit by bit."""
     data = data[:BATCH]
     training = config.training(epochs=2, micro_batch=BATCH // 8, accumulation_steps=2)
 
     def begin() -> TrainState:
-        return TrainState.begin(Forgetful(config.model()), len(data), training)
+        return TrainState.begin(WithDropout(config.model()), len(data), training)
 
     straight, stopped, resumed = begin(), begin(), begin()
     expected = list(fit(straight.model, data, training, resume=straight))
@@ -611,7 +598,7 @@ def judge_resume(config: OverfitConfig, data: SceneBatch) -> Verdict:
     found += fit(resumed.model, data, training, resume=resumed)
     pairs = zip(_tensors(straight), _tensors(resumed), strict=True)
     different = sum(not torch.equal(one, other) for one, other in pairs)
-    different += sum(not same(one, other) for one, other in zip(expected, found, strict=True))
+    different += sum(not equal_but_time(one, other) for one, other in zip(expected, found, strict=True))
     return Verdict(different, "==", 0, f"weight tensors and records (of {len(expected)}) that differ after a resume")
 
 

@@ -27,15 +27,16 @@ from torch.nn.utils import parameters_to_vector
 from rislab.checkup.gradients import compare, flat_gradient
 from rislab.data.scenes import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError, check_choice, check_fields, check_number
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.number_formats import MODES, Mode
+from rislab.training.config import TrainConfig
 from rislab.training.loop import Window, fit, windows
 from rislab.training.records import Record, StepRecord
-from rislab.training.state import TrainConfig, TrainState
+from rislab.training.state import TrainState
 
 BATCH = 64  # scenes in a window, however many micro-batches share them
-SPLITS = (1, 2, 4, 8, 16, 32)  # a micro-batch of one scene has no batch statistics
+ACCUMULATION_STEPS = (1, 2, 4, 8, 16, 32)  # a micro-batch of one scene has no batch statistics
 
 MARK = "rislab window"
 
@@ -62,12 +63,12 @@ class PrecisionConfig:
 
     def __post_init__(self) -> None:
         SceneConfig.preset(self.preset)
-        check_number("scenes", self.scenes, BATCH, 10**6, whole=True)
+        check_number("scenes", self.scenes, BATCH, 10**6, integer=True)
         if self.scenes % BATCH:
             raise InputError(f"scenes is {self.scenes}; allowed: multiples of {BATCH}")
-        check_number("windows", self.windows, 2, 1000, whole=True)
-        check_number("lr", self.lr, 0.0, 1e6, above=True)
-        for name, allowed in (("modes", tuple(MODES)), ("accumulation_steps", SPLITS)):
+        check_number("windows", self.windows, 2, 1000, integer=True)
+        check_number("lr", self.lr, 0.0, 1e6, exclusive=True)
+        for name, allowed in (("modes", tuple(MODES)), ("accumulation_steps", ACCUMULATION_STEPS)):
             chosen = vars(self)[name]
             if not isinstance(chosen, list | tuple) or not chosen:
                 raise InputError(
@@ -116,7 +117,7 @@ class PrecisionConfig:
 
 
 @dataclass(frozen=True)
-class Compared:
+class WindowComparison:
     """One window of a cell, and what float64 says of it; gradients are unscaled and unclipped.
 
     Args:
@@ -152,16 +153,16 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PrecisionCell:
     """One mode with one number of accumulation steps: its windows, and peak memory in bytes (see peak_memory())."""
 
     mode: str
     accumulation_steps: int
-    windows: tuple[Compared, ...]
+    windows: tuple[WindowComparison, ...]
     peak_bytes: int
 
     @property
-    def judged(self) -> tuple[Compared, ...]:
+    def judged(self) -> tuple[WindowComparison, ...]:
         """The windows whose step was applied; a scaler skips one whose gradient is not finite."""
         return tuple(window for window in self.windows if window.applied)
 
@@ -239,12 +240,12 @@ class Cell:
         return not self.red
 
 
-Progress: TypeAlias = Compared | Cell
+Progress: TypeAlias = WindowComparison | PrecisionCell
 
 
-def cells(config: PrecisionConfig) -> Iterator[Cell]:
+def cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
     """All cells of a configuration, each as soon as its run is done."""
-    return (progress for progress in stream(config) if isinstance(progress, Cell))
+    return (progress for progress in stream(config) if isinstance(progress, PrecisionCell))
 
 
 def stream(config: PrecisionConfig) -> Generator[Progress]:
@@ -265,7 +266,7 @@ def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: Scen
     exact = config.model(mode).to(config.device, torch.float64).train()
     exact_data = data.to(config.device, torch.float64)
     underflow = Underflow(model.get_submodule("head.linear"))
-    compared: list[Compared] = []
+    compared: list[WindowComparison] = []
     for window in _plan(config, mode, accumulation_steps, data):
         exact.load_state_dict(model.state_dict())
         whole = exact_gradient(exact, exact_data, [torch.cat(window.micro_batches)])
@@ -276,7 +277,7 @@ def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: Scen
         stayed = parameters_to_vector(model.parameters()).detach().cpu() == before
         against = compare(gradient, whole)
         compared.append(
-            Compared(
+            WindowComparison(
                 step=record.step,
                 relative_error=against.relative_error,
                 alpha=against.alpha,
@@ -292,7 +293,9 @@ def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: Scen
         )
         yield compared[-1]
     records.close()
-    yield Cell(mode.name, accumulation_steps, tuple(compared), window_memory(config, mode, accumulation_steps, data))
+    yield PrecisionCell(
+        mode.name, accumulation_steps, tuple(compared), window_memory(config, mode, accumulation_steps, data)
+    )
 
 
 def begin(
@@ -324,7 +327,7 @@ def exact_gradient(model: nn.Module, data: SceneBatch, micro_batches: Sequence[T
     for indices in micro_batches:
         batch = data[indices]
         predicted = model(batch.snapshots, batch.codes, batch.channel)
-        (len(batch) / samples * loss_of(predicted, batch, NO_CURRICULUM).total).backward()
+        (len(batch) / samples * compute_loss(predicted, batch, NO_CURRICULUM).total).backward()
     return flat_gradient(model)
 
 
@@ -416,7 +419,7 @@ def _highest(events: Sequence[Mapping[str, Any]]) -> int:
     return max(itertools.accumulate(during, initial=0))
 
 
-def line(cell: Cell) -> str:
+def line(cell: PrecisionCell) -> str:
     """One line for a terminal."""
     mark = "ok " if cell.passed else "RED"
     shape = f"{cell.accumulation_steps:>2} × {BATCH // cell.accumulation_steps:<2}"
@@ -427,7 +430,7 @@ def line(cell: Cell) -> str:
     )
 
 
-def surprises(cells: Sequence[Cell]) -> list[str]:
+def unexpected(cells: Sequence[PrecisionCell]) -> list[str]:
     """What contradicts the expectations of the modes, one sentence each: red where sound, or green where it is not."""
     said = [f"{line(cell)}: {', '.join(cell.red)}" for cell in cells if MODES[cell.mode].sound and cell.red]
     for mode in MODES.values():

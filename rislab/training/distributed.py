@@ -29,13 +29,13 @@ from rislab.training.records import Record
 from rislab.training.streaming import LearningConfig
 
 
-def processes() -> tuple[int, int]:
+def rank_and_world_size() -> tuple[int, int]:
     """Number of this process, from 0, and how many there are; as torchrun says."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
-def together(device: str = "cpu") -> Iterator[None]:
+def process_group(device: str = "cpu") -> Iterator[None]:
     """The group of all processes, for as long as the block lasts."""
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
@@ -44,7 +44,7 @@ def together(device: str = "cpu") -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class Shared(nn.Module):
+class GradientSync(nn.Module):
     """A network whose gradients are averaged over all processes at the end of each window, and not before.
 
     Args:
@@ -74,15 +74,15 @@ class ShareConfig(LearningConfig):
     @property
     def drawn(self) -> int:
         """The share of one process."""
-        return self.scenes // processes()[1]
+        return self.scenes // rank_and_world_size()[1]
 
     def draw(self, epoch: int) -> SceneBatch:
         """Its own stretch of the scenes of an epoch; processes have equal ones."""
-        start = (epoch - 1) * self.scenes + processes()[0] * self.drawn
+        start = (epoch - 1) * self.scenes + rank_and_world_size()[0] * self.drawn
         return simulate(self.scene_config(), self.drawn, seed=self.seed, start=start)
 
 
-def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
+def train_streaming(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
     """learning.learn() on all processes of a group; the first one keeps the run folder.
 
     Args:
@@ -92,7 +92,7 @@ def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> G
     Raises:
         InputError: for a folder with a run in it, which cannot go on here, and scenes that cannot be shared equally.
     """
-    rank, world = processes()
+    rank, world = rank_and_world_size()
     if config.scenes % world:
         raise InputError(f"scenes is {config.scenes}; allowed: a multiple of {world}, the number of processes")
     if (Path(folder) / run_folder.CHECKPOINT).exists():
@@ -100,9 +100,9 @@ def learn(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> G
     share = ShareConfig(**vars(config))
     micro_batches = math.ceil(share.drawn / share.training().micro_batch)
     model.to(config.device)
-    shared = Shared(model, config.accumulation_steps, micro_batches)
+    shared = GradientSync(model, config.accumulation_steps, micro_batches)
     dist.barrier()
     if rank == 0:
-        yield from streaming.learn(folder, share, shared)
+        yield from streaming.train_streaming(folder, share, shared)
     else:
-        yield from streaming.lessons(share, shared)
+        yield from streaming.train_epochs(share, shared)

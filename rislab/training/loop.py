@@ -18,15 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from rislab.data.covariance import blend, nmse, sample_factor
+from rislab.data.covariance import nmse, sample_factor, shrink
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
-from rislab.model.losses import Loss, Phase, loss_of, phase_of
-from rislab.model.network import matched
+from rislab.model.losses import Loss, LossWeights, compute_loss, phase_of
+from rislab.model.network import to_module_device
+from rislab.training.config import HALF, TrainConfig
 from rislab.training.records import Coverage, EpochRecord, Record, StepRecord, Term
-from rislab.training.state import HALF, TrainConfig, TrainState
-
-__all__ = ["Evaluation", "Meter", "TrainConfig", "TrainState", "Window", "evaluate", "fit", "notes", "score", "windows"]
+from rislab.training.state import TrainState
 
 EVALUATION_BATCH = 128
 
@@ -55,9 +54,9 @@ def fit(
     """
     state = _begin(model, data, config, resume)
     data, validation = _checked(data, config), None if validation is None else _checked(validation, config)
-    optimizer, scaler, ledger, device = state.optimizer, state.scaler, state.ledger, torch.device(config.device)
-    meter = Meter(state)
-    handles = ledger.attach(model, optimizer)
+    optimizer, scaler, counter, device = state.optimizer, state.scaler, state.counter, torch.device(config.device)
+    meter = WindowMeter(state)
+    handles = counter.attach(model, optimizer)
     try:
         for epoch in range(state.epoch, config.epochs + 1):
             began = time.perf_counter()
@@ -65,14 +64,14 @@ def fit(
             model.train()
             for window in windows(len(data), config, epoch)[state.window :]:
                 meter.begin_window()
-                stepped = ledger.events["steps_applied"]
+                stepped = counter.events["steps_applied"]
                 with state.randomness.current():
                     optimizer.zero_grad(set_to_none=True)
                     for indices in window.micro_batches:
                         batch = data[indices]
                         with _autocast(config.precision, device):
                             predicted = model(batch.snapshots, batch.codes, batch.channel)
-                            loss = loss_of(predicted, batch, phase, config.blend)
+                            loss = compute_loss(predicted, batch, phase, config.blend)
                         weight = len(batch) / window.samples
                         scaler.scale(weight * loss.total).backward()
                         meter.add(loss, weight)
@@ -85,7 +84,7 @@ def fit(
                     if finite or scaler.is_enabled():
                         scaler.step(optimizer)
                     scaler.update()
-                    applied = ledger.events["steps_applied"] > stepped
+                    applied = counter.events["steps_applied"] > stepped
                     if applied:
                         state.scheduler.step()
                         state.update_average()
@@ -129,7 +128,7 @@ def windows(count: int, config: TrainConfig, epoch: int) -> list[Window]:
     return [Window(micro_batches[first : first + size]) for first in range(0, len(micro_batches), size)]
 
 
-def notes(config: TrainConfig, count: int) -> list[str]:
+def config_warnings(config: TrainConfig, count: int) -> list[str]:
     """What a user may not expect of this configuration on `count` scenes, one sentence each."""
     micro_batches = math.ceil(count / config.micro_batch)
     said = []
@@ -165,7 +164,7 @@ def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision
 
 def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
     """evaluate() in whatever mode the model is in."""
-    data = matched(data, model)
+    data = to_module_device(data, model)
     sums = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
         for first in range(0, len(data), EVALUATION_BATCH):
@@ -174,7 +173,7 @@ def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: s
                 predicted = model(batch.snapshots, batch.codes, batch.channel)
                 truth = batch.factor()
                 pred = nmse(predicted, truth)
-                tested = pred if beta == 0 else nmse(blend(predicted, sample_factor(batch), beta), truth)
+                tested = pred if beta == 0 else nmse(shrink(predicted, sample_factor(batch), beta), truth)
             sums += torch.stack([tested.sum(), pred.sum()]).to("cpu", torch.float64)
     means = (sums / len(data)).tolist()
     return Evaluation(loss_nmse=means[0], loss_nmse_pred=means[1])
@@ -188,7 +187,7 @@ class Evaluation:
     loss_nmse_pred: float
 
 
-class Meter:
+class WindowMeter:
     """Measures windows one by one: losses, gradients before and after clipping, and how far the weights moved."""
 
     def __init__(self, state: TrainState) -> None:
@@ -231,7 +230,7 @@ class Meter:
         self._norms.append([None if gradient is None else next(values) for gradient in gradients])
         return norms.norm()
 
-    def record(self, epoch: int, phase: Phase, window: Window, applied: bool) -> StepRecord:
+    def record(self, epoch: int, phase: LossWeights, window: Window, applied: bool) -> StepRecord:
         """The StepRecord of this window; measure_gradient() was called before clipping and, if it was done, after."""
         total, pred, *terms = torch.stack(self._losses).sum(dim=0).tolist()
         weights = phase.weights()
@@ -283,7 +282,7 @@ class Meter:
 
 
 def _summary(
-    state: TrainState, data: SceneBatch, validation: SceneBatch | None, phase: Phase, began: float
+    state: TrainState, data: SceneBatch, validation: SceneBatch | None, phase: LossWeights, began: float
 ) -> EpochRecord:
     config = state.config
     with state.randomness.current():

@@ -128,17 +128,17 @@ class EpochRecord:
 Record = StepRecord | EpochRecord
 
 
-def steps(records: Iterable[Record]) -> list[StepRecord]:
+def step_records(records: Iterable[Record]) -> list[StepRecord]:
     """The StepRecords among records."""
     return [record for record in records if isinstance(record, StepRecord)]
 
 
-def epochs(records: Iterable[Record]) -> list[EpochRecord]:
+def epoch_records(records: Iterable[Record]) -> list[EpochRecord]:
     """The EpochRecords among records."""
     return [record for record in records if isinstance(record, EpochRecord)]
 
 
-def same(one: Record, other: Record) -> bool:
+def equal_but_time(one: Record, other: Record) -> bool:
     """Whether two records agree in everything but the time that they took; NaN equals NaN."""
     plain = (json.dumps(to_dict(dataclasses.replace(record, seconds=0.0))) for record in (one, other))
     return len(set(plain)) == 1

@@ -17,9 +17,10 @@ from rislab import files
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_number
 from rislab.model.network import DESIGNS, CovarianceNet, design_of
+from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord, from_dict, to_dict
-from rislab.training.state import TrainConfig, TrainState, read_checkpoint
+from rislab.training.state import TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
 
@@ -65,10 +66,10 @@ def train(
     def stream(state: TrainState) -> Generator[Record]:
         return fit(model, data, config, validation=validation, resume=state)
 
-    yield from recorded(folder, model, len(data), config, mine, stream, checkpoint_seconds)
+    yield from run_with_checkpoints(folder, model, len(data), config, mine, stream, checkpoint_seconds)
 
 
-def recorded(
+def run_with_checkpoints(
     folder: Path | str,
     model: nn.Module,
     samples: int,

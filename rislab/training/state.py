@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import math
 import zlib
@@ -16,97 +15,16 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab import files
-from rislab.errors import InputError, check_choice, check_device, check_fields, check_number, plain
-from rislab.model.losses import CURRICULA
+from rislab.errors import InputError
 from rislab.rng import Randomness
+from rislab.training.config import TrainConfig
 from rislab.training.records import Counters
 
-# Dtype of the real-valued layers under autocast; the other precisions run without.
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp64", "fp32", *HALF)
-OPTIMISERS = ("adam", "adamw", "sgd")
-SCHEDULES = ("cosine", "constant")
 FORMAT = "rislab checkpoint 1"
 MAGIC = b"rislab checkpoint\n"
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; strict and immutable.
-
-    Args:
-        epochs: passes over the data, ≥ 1.
-        micro_batch: scenes in one forward, ≥ 1.
-        accumulation_steps: micro-batches in one window, that is, for one optimiser step, ≥ 1. More than an epoch
-            holds is allowed: the epoch is then one window.
-        precision: "fp64", "fp32", or autocast of the real-valued layers to "bf16" or "fp16" (with a gradient scaler).
-        optimiser: "adam", "adamw" or "sgd" (plain, without momentum).
-        lr_head, lr_backbone: peak learning rates, > 0.
-        warmup: optimiser steps of linear warm-up, ≥ 0; the first step has 1/warmup of the peak, never 0.
-        schedule: after that "cosine" (down to 1 % of the peak at the last step) or "constant".
-        clip_norm: largest gradient norm over all parameters, > 0; None does not clip.
-        ema: decay of the averaged weights in [0, 1); None does not average. Raw weights are always reported too.
-        curriculum: "no-curriculum" (NMSE alone) or "three-phase".
-        blend: β in [0, 1), share of the sample covariance in R_test.
-        device: "cpu", "cuda", "cuda:1", …
-        seed: of the data order and of torch's generators in this run.
-    """
-
-    epochs: int = 30
-    micro_batch: int = 64
-    accumulation_steps: int = 1
-    precision: str = "fp32"
-    optimiser: str = "adam"
-    lr_head: float = 5e-3
-    lr_backbone: float = 5e-4
-    warmup: int = 5
-    schedule: str = "cosine"
-    clip_norm: float | None = 1.0
-    ema: float | None = 0.9
-    curriculum: str = "no-curriculum"
-    blend: float = 0.0
-    device: str = "cpu"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_number("epochs", self.epochs, 1, 10**9, whole=True)
-        check_number("micro_batch", self.micro_batch, 1, 10**9, whole=True)
-        check_number("accumulation_steps", self.accumulation_steps, 1, 10**9, whole=True)
-        check_choice("precision", self.precision, PRECISIONS)
-        check_choice("optimiser", self.optimiser, OPTIMISERS)
-        check_number("lr_backbone", self.lr_backbone, 0.0, 1e6, above=True)
-        check_number("lr_head", self.lr_head, 0.0, 1e6, above=True)
-        check_number("warmup", self.warmup, 0, 10**9, whole=True)
-        check_choice("schedule", self.schedule, SCHEDULES)
-        if self.clip_norm is not None:
-            check_number("clip_norm", self.clip_norm, 0.0, 1e30, above=True)
-        if self.ema is not None:
-            check_number("ema", self.ema, 0.0, 1.0 - 1e-9)
-        check_choice("curriculum", self.curriculum, CURRICULA)
-        check_number("blend", self.blend, 0.0, 0.999)
-        object.__setattr__(self, "device", str(self.device))
-        check_device(self.device)
-        if self.precision == "bf16" and torch.device(self.device).type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise InputError(f"precision is 'bf16', which {self.device} does not support; allowed: fp64, fp32, fp16")
-        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> TrainConfig:
-        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
-        check_fields("TrainConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
-        return cls(**fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain mapping that from_dict() and YAML take back."""
-        return plain(dataclasses.asdict(self))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Real dtype of weights and data: float64 for "fp64", else float32."""
-        return torch.float64 if self.precision == "fp64" else torch.float32
-
-
-class Ledger:
+class EventCounter:
     """Counts forwards, backwards and optimiser steps where they happen, through public hooks.
 
     A count is of the event itself, not of the line beside it: a loop that never calls backward shows 0 backwards.
@@ -153,7 +71,7 @@ class TrainState:
     scheduler: LambdaLR
     ema: AveragedModel | None
     randomness: Randomness
-    ledger: Ledger
+    counter: EventCounter
     samples: int
     epoch: int = 1
     window: int = 0
@@ -200,7 +118,7 @@ class TrainState:
             scheduler=scheduler,
             ema=None if averaging is None else AveragedModel(model, multi_avg_fn=averaging),
             randomness=Randomness(config.seed, device),
-            ledger=Ledger(),
+            counter=EventCounter(),
             samples=samples,
         )
 
@@ -224,7 +142,7 @@ class TrainState:
 
     def counters(self) -> Counters:
         """Events since the start of the run."""
-        events = self.ledger.events
+        events = self.counter.events
         return Counters(
             forwards=events["forwards"],
             backwards=events["backwards"],
@@ -244,7 +162,7 @@ class TrainState:
             "scheduler": self.scheduler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
             "randomness": self.randomness.to_plain(),
-            "events": self.ledger.events,
+            "events": self.counter.events,
             "position": {name: getattr(self, name) for name in POSITION},
         }
         buffer = io.BytesIO()
@@ -275,7 +193,7 @@ class TrainState:
         if self.ema is not None:
             self.ema.load_state_dict(plain["ema"])
         self.randomness.load_plain(plain["randomness"])
-        self.ledger.events = plain["events"]
+        self.counter.events = plain["events"]
         for name in POSITION:
             setattr(self, name, plain["position"][name])
 

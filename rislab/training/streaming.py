@@ -6,86 +6,51 @@ the NMSE on a fixed validation set, which depends on no phase and no weight of t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from rislab import files
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
-from rislab.errors import InputError, check_choice, check_fields, check_number
-from rislab.model.losses import CURRICULA, Phase, phase_of
+from rislab.config import Config, choice, integer, same
+from rislab.data.scenes import SceneBatch, SceneConfig, preset, simulate
+from rislab.errors import InputError
+from rislab.model.losses import LossWeights, phase_of
 from rislab.model.network import DESIGNS, CovarianceNet
 from rislab.training import run_folder
+from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
-from rislab.training.records import EpochRecord, Record, epochs
-from rislab.training.state import TrainConfig, TrainState
+from rislab.training.records import EpochRecord, Record, epoch_records
+from rislab.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class LearningConfig:
-    """What is learned, and how; strict and immutable.
+class LearningConfig(Config):
+    """What is learned, and how; `lr` is that of head and backbone, `seed` also draws scenes and weights."""
 
-    Args:
-        preset: "classroom" or "full". design: of the network, see CovarianceNet.build().
-        scenes: fresh ones in each epoch, ≥ 1. epochs: at most, ≥ 1.
-        validation: number of fixed scenes that decide, ≥ 1. patience: epochs without a better score before it ends; 0
-            never does.
-        micro_batch, accumulation_steps, precision, device: see TrainConfig.
-        lr: peak learning rate. curriculum, blend: see TrainConfig.
-        seed: of scenes, weights and order. 2024, the seed of evaluations, is refused.
-    """
-
-    preset: str = "full"
-    design: str = "places"
-    scenes: int = 4096
-    epochs: int = 40
-    validation: int = 1024
-    patience: int = 0
-    micro_batch: int = 32
-    accumulation_steps: int = 1
-    precision: str = "fp32"
-    device: str = "cpu"
-    lr: float = 2e-3
-    curriculum: str = "no-curriculum"
-    blend: float = 0.0
-    seed: int = 7
+    preset: str = preset("full")
+    design: str = choice("places", DESIGNS, "network, see CovarianceNet.build()")
+    scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
+    epochs: int = same(TrainConfig, "epochs", 40)
+    validation: int = integer(1024, 1, 10**6, "fixed scenes that decide")
+    patience: int = integer(0, 0, 10**6, "epochs without a better score before the training ends; 0 never does")
+    micro_batch: int = same(TrainConfig, "micro_batch", 32)
+    accumulation_steps: int = same(TrainConfig, "accumulation_steps")
+    precision: str = same(TrainConfig, "precision")
+    device: str = same(TrainConfig, "device")
+    lr: float = same(TrainConfig, "lr_head", 2e-3, help="peak learning rate")
+    curriculum: str = same(TrainConfig, "curriculum")
+    blend: float = same(TrainConfig, "blend")
+    seed: int = same(TrainConfig, "seed", 7, help="of scenes, weights and order; not 2024, the seed of evaluations")
 
     EVALUATION = 2024
 
-    def __post_init__(self) -> None:
-        check_choice("preset", self.preset, ("classroom", "full"))
-        check_choice("design", self.design, DESIGNS)
-        check_number("scenes", self.scenes, 1, 10**7, whole=True)
-        # The length of the warm-up is computed from these, before TrainConfig checks them.
-        for name in ("epochs", "micro_batch", "accumulation_steps"):
-            check_number(name, getattr(self, name), 1, 10**9, whole=True)
-        check_number("validation", self.validation, 1, 10**6, whole=True)
-        check_number("patience", self.patience, 0, 10**6, whole=True)
-        check_number("lr", self.lr, 0.0, 1e6, above=True)
-        check_choice("curriculum", self.curriculum, CURRICULA)
+    def check(self) -> None:
+        """Refuse the seed of the evaluations, and what the loop refuses."""
         if self.seed == self.EVALUATION:
             raise InputError(f"seed is {self.seed}, that of the evaluations; allowed: any other")
         self.training()
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> LearningConfig:
-        """Build from a plain mapping, as read from YAML; raises InputError for an unknown field."""
-        check_fields("LearningConfig", fields, (field.name for field in dataclasses.fields(cls)))
-        return cls(**fields)
-
-    @classmethod
-    def read(cls, path: Path | str) -> LearningConfig:
-        """Read a YAML file.
-
-        Raises:
-            InputError: for a file that cannot be read or is no mapping, and for values that are not allowed.
-        """
-        return cls.from_dict(files.read_mapping(path, "holds no mapping; allowed: fields of LearningConfig"))
 
     @property
     def drawn(self) -> int:
@@ -127,13 +92,13 @@ class LearningConfig:
         """The scenes that decide."""
         return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
 
-    def timeline(self) -> list[tuple[int, Phase]]:
+    def timeline(self) -> list[tuple[int, LossWeights]]:
         """The phases of the curriculum, each with its first epoch."""
         phases = [(epoch, phase_of(self.curriculum, epoch, self.epochs)) for epoch in range(1, self.epochs + 1)]
         return [one for place, one in enumerate(phases) if place == 0 or one[1] != phases[place - 1][1]]
 
 
-def learn(
+def train_streaming(
     folder: Path | str,
     config: LearningConfig,
     model: nn.Module | None = None,
@@ -166,15 +131,17 @@ def learn(
     }
 
     def stream(state: TrainState) -> Generator[Record]:
-        for record in lessons(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch]):
+        for record in train_epochs(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch]):
             if isinstance(record, EpochRecord):
                 on_epoch(record)
             yield record
 
-    yield from run_folder.recorded(folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0)
+    yield from run_folder.run_with_checkpoints(
+        folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0
+    )
 
 
-def lessons(
+def train_epochs(
     config: LearningConfig, model: nn.Module, state: TrainState | None = None, earlier: Sequence[EpochRecord] = ()
 ) -> Generator[Record]:
     """learn() without a run folder: epochs of fit(), each on scenes of its own.
@@ -197,7 +164,7 @@ def lessons(
 
 def _told(folder: Path | str) -> list[EpochRecord]:
     path = Path(folder) / run_folder.RECORDS
-    return epochs(run_folder.read_records(folder)) if path.exists() else []
+    return epoch_records(run_folder.read_records(folder)) if path.exists() else []
 
 
 def _exhausted(scores: list[float], patience: int) -> bool:

@@ -16,18 +16,18 @@ from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import Matching, match, tolerances_of
 from rislab.music.spectra import music_spectrum
-from rislab.music.subspace import deficient
+from rislab.music.subspace import is_rank_deficient
 
 # Objective → whether more is better, and what it is called on an axis.
 OBJECTIVES = {
     "recall": (True, "recall (share of true sources found)"),
     "peb": (False, "mean position error / PEB (a source not found counts 10)"),
 }
-MISSED = 10.0
+MISS_PENALTY = 10.0
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Scores:
     """Scores of one network.
 
     Args:
@@ -45,7 +45,7 @@ class Judgement:
         return {"recall": self.recall, "peb": self.peb}[objective]
 
 
-class Judge:
+class LocalisationObjective:
     """Localises with the covariance that a network predicts, by MUSIC, which is told how many sources there are.
 
     Args:
@@ -58,25 +58,27 @@ class Judge:
         self._groups = [(int(count), scenes[counts == count]) for count in counts.unique()]
         self._limits = [crb(group).position for _, group in self._groups]  # [B, K]
 
-    def __call__(self, model: CovarianceNet) -> Judgement:
+    def __call__(self, model: CovarianceNet) -> Scores:
         """Scores of a network; NaN if what it predicts is not finite."""
         found, off = [], []
         for (count, group), limit in zip(self._groups, self._limits, strict=True):
             factor = benchmark.predicted(model, group).to(group.snapshots)  # [B, N, C]
             if not bool(factor.isfinite().all()):
-                return Judgement(math.nan, math.nan, dict.fromkeys(OBJECTIVES, math.nan))
+                return Scores(math.nan, math.nan, dict.fromkeys(OBJECTIVES, math.nan))
             # Of a covariance of too low a rank MUSIC makes nothing: all sources of such a scene are missed.
-            able = ~deficient(factor, count)
-            hit, ratio = torch.zeros_like(limit), torch.full_like(limit, MISSED)
+            able = ~is_rank_deficient(factor, count)
+            hit, ratio = torch.zeros_like(limit), torch.full_like(limit, MISS_PENALTY)
             if bool(able.any()):
                 matching = self._matched(factor[able], group[able], count)
                 hit[able] = matching.hit.to(hit)
-                ratio[able] = (matching.position / limit[able]).nan_to_num(MISSED).clamp(max=MISSED).to(ratio)
+                ratio[able] = (
+                    (matching.position / limit[able]).nan_to_num(MISS_PENALTY).clamp(max=MISS_PENALTY).to(ratio)
+                )
             found.append(hit[group.active].double())
             off.append(ratio[group.active].double())
         hits, ratios = torch.cat(found), torch.cat(off)
         errors = {"recall": _standard_error(hits), "peb": _standard_error(ratios)}
-        return Judgement(float(hits.mean()), float(ratios.mean()), errors)
+        return Scores(float(hits.mean()), float(ratios.mean()), errors)
 
     def _matched(self, factor: Tensor, group: SceneBatch, count: int) -> Matching:
         parts = [music_spectrum(part, count, self._grid).peaks for part in factor.split(benchmark.CHUNK)]

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
 from rislab.sanity import overfit
-from rislab.sanity.overfit import OverfitConfig, Rung
-from rislab.training.streaming import LearningConfig, lessons
+from rislab.sanity.overfit import CheckResult, OverfitConfig
+from rislab.training.streaming import LearningConfig, train_epochs
 from rislab.tuning import space
 from rislab.tuning.objective import OBJECTIVES
 from rislab.tuning.space import Choice, Space
@@ -52,7 +52,7 @@ LENGTHS = {"scenes", "epochs", "patience"}
 
 
 @dataclass(frozen=True)
-class Final:
+class Rerun:
     """A configuration trained again, and judged.
 
     Args:
@@ -81,8 +81,8 @@ class Progress:
     ladder: dict[str, Any]
     trials: tuple[Trial, ...] = ()
     best: Trial | None = None
-    runoff: tuple[Final, ...] = ()
-    finals: tuple[Final, ...] = ()
+    runoff: tuple[Rerun, ...] = ()
+    finals: tuple[Rerun, ...] = ()
     seconds: float = 0.0
     left: float | None = None
     warnings: tuple[str, ...] = ()
@@ -119,13 +119,13 @@ def search(
         Progress, whenever something has changed.
 
     Raises:
-        InputError: a red rung of the ladder, values out of range, a storage that cannot be used, a study of another
+        InputError: a red check of the ladder, values out of range, a storage that cannot be used, a study of another
             configuration, a worker that could not go on, or a search in which no trial ended.
     """
     config = config or TuningConfig()
     workers = provenance.cores() if workers is None else workers
-    check_number("workers", workers, 1, 1024, whole=True)
-    check_number("confirm", confirm, 0, 100, whole=True)
+    check_number("workers", workers, 1, 1024, integer=True)
+    check_number("confirm", confirm, 0, 100, integer=True)
     folder, began = Path(folder), time.monotonic()
     files.check_writable(folder)
     files.check_writable(folder / "claims")
@@ -156,13 +156,13 @@ def search(
     told = dataclasses.replace(told, stage="runoff", left=0.0, warnings=(*inert, *warnings_of(told.trials, config)))
     yield told
     if confirm:
-        leading = leaders(told.trials, config)
+        leading = top_trials(told.trials, config)
         named = {f"trial {trial.number}": config.learning(trial.number, trial.values) for trial in leading}
         place = folder / RUNOFF
         for found in _again(task, place, named, config.again(confirm), workers):
             told = dataclasses.replace(told, runoff=found, seconds=time.monotonic() - began)
             yield told
-        best = winner(leading, told.runoff, config)
+        best = best_rerun(leading, told.runoff, config)
         write_best(folder, config, best)
         told = dataclasses.replace(told, stage="confirm", best=best)
         named = {"default": config.base, "best": config.learning(best.number, best.values)}
@@ -174,7 +174,7 @@ def search(
     yield dataclasses.replace(told, stage="done", seconds=time.monotonic() - began)
 
 
-def leaders(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
+def top_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
     """The complete trials with the best scores, best first, LEADERS at most."""
     left = list(trials)
     found: list[Trial] = []
@@ -184,7 +184,7 @@ def leaders(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
     return found
 
 
-def winner(leading: Sequence[Trial], runoff: Sequence[Final], config: TuningConfig) -> Trial:
+def best_rerun(leading: Sequence[Trial], runoff: Sequence[Rerun], config: TuningConfig) -> Trial:
     """The leader with the best mean over the run-off; the score that made it a leader is chosen, and does not count."""
     means = comparison(runoff, config.objective)
     sign = -1 if config.higher_is_better else 1
@@ -198,10 +198,10 @@ def _again(
     seeds: tuple[int, ...],
     workers: int,
     split: str = "validation",
-) -> Generator[tuple[Final, ...]]:
+) -> Generator[tuple[Rerun, ...]]:
     """Train configurations again; yields the finals so far whenever there are more."""
     finals = {name: dataclasses.asdict(each) for name, each in named.items()}
-    known: tuple[Final, ...] = ()
+    known: tuple[Rerun, ...] = ()
     again = dataclasses.replace(task, folder=str(place), finals=finals, seeds=seeds, split=split)
     for _ in _working(again, min(workers, len(finals) * len(seeds))):
         found = tuple(one for one in _finals(place) if one.name in named and one.seed in seeds)
@@ -229,7 +229,7 @@ def read(folder: Path | str, *, storage: str = "", name: str = "tuning") -> tupl
     return TuningConfig.from_dict({**study.user_attrs["config"], "trials": max(1, len(trials))}), trials
 
 
-def comparison(finals: Sequence[Final], objective: str) -> dict[str, tuple[float, float]]:
+def comparison(finals: Sequence[Rerun], objective: str) -> dict[str, tuple[float, float]]:
     """Mean and spread (standard deviation over seeds) of an objective by name."""
     scores: dict[str, list[float]] = {}
     for final in finals:
@@ -240,14 +240,14 @@ def comparison(finals: Sequence[Final], objective: str) -> dict[str, tuple[float
     }
 
 
-def beats(finals: Sequence[Final], config: TuningConfig) -> bool:
+def beats(finals: Sequence[Rerun], config: TuningConfig) -> bool:
     """Whether the mean of "best" is better than that of "default"."""
     means = comparison(finals, config.objective)
     sign = 1 if config.higher_is_better else -1
     return sign * means["best"][0] > sign * means["default"][0]
 
 
-def verdict(finals: Sequence[Final], config: TuningConfig) -> str:
+def verdict(finals: Sequence[Rerun], config: TuningConfig) -> str:
     """Best against default on the test split, in one line; of one seed each no spread is known, and none is said."""
     found, seeds = comparison(finals, config.objective), len(finals) // 2
     means = {name: f"{mean:.4f}{f' ± {spread:.4f}' if seeds > 1 else ''}" for name, (mean, spread) in found.items()}
@@ -262,25 +262,25 @@ def verdict(finals: Sequence[Final], config: TuningConfig) -> str:
 
 
 def _ladder(config: TuningConfig, known: dict[str, Any], skip: bool) -> Generator[dict[str, Any]]:
-    """What the record says of the ladder, rung by rung; raises InputError at a red one."""
+    """What the record says of the ladder, check by check; raises InputError at a red one."""
     if known.get("passed") or skip:
-        yield known if known.get("passed") else {"skipped": True, "passed": False, "rungs": []}
+        yield known if known.get("passed") else {"skipped": True, "passed": False, "checks": []}
         return
     design = CLIMBS.get(config.base.design, config.base.design)
     climbed = OverfitConfig(
         preset=config.base.preset, design=design, precision=config.base.precision, device=config.base.device
     )
-    rungs: list[Rung] = []
-    told: dict[str, Any] = {"skipped": False, "passed": False, "design": design, "rungs": []}
+    checks: list[CheckResult] = []
+    told: dict[str, Any] = {"skipped": False, "passed": False, "design": design, "checks": []}
     yield told
-    for rung in overfit.ladder(climbed):
-        rungs.append(rung)
-        told = {**told, "rungs": [one.line() for one in rungs]}
+    for check in overfit.ladder(climbed):
+        checks.append(check)
+        told = {**told, "checks": [one.line() for one in checks]}
         yield told
-    red = [rung.name for rung in rungs if not rung.passed]
+    red = [check.name for check in checks if not check.passed]
     if red:
         raise InputError(
-            f"rung {red[0]!r} of the overfit ladder is red, so no search is begun: a search would tune what does not "
+            f"check {red[0]!r} of the overfit ladder is red, so no search is begun: a search would tune what does not "
             "train; allowed: a loop that climbs it, or --skip-ladder"
         )
     yield {**told, "passed": True}
@@ -355,9 +355,9 @@ def _progress(
     return Progress("search", ladder, trials, best, seconds=elapsed, left=left, warnings=inert)
 
 
-def _finals(place: Path) -> tuple[Final, ...]:
+def _finals(place: Path) -> tuple[Rerun, ...]:
     scores = [json.loads(path.read_text()) for path in sorted(place.glob("*/score.json"))]
-    return tuple(Final(one["name"], one["seed"], one["recall"], one["peb"]) for one in scores)
+    return tuple(Rerun(one["name"], one["seed"], one["recall"], one["peb"]) for one in scores)
 
 
 # ----------------------------------------------------------------------------------------------------- what it is worth
@@ -472,7 +472,7 @@ def inert(base: LearningConfig, searched: Space) -> tuple[str, ...]:
 
 def _weights(config: LearningConfig) -> torch.Tensor:
     model = config.model()
-    for _ in lessons(config, model):
+    for _ in train_epochs(config, model):
         pass
     return torch.cat([value.detach().flatten().double() for value in model.parameters()])
 

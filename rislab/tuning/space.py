@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from rislab import files
-from rislab.errors import InputError, check_fields, check_number, plain
+from rislab.config import plain
+from rislab.errors import InputError, check_fields, check_number
 from rislab.training.streaming import LearningConfig
 
 # What makes trials comparable, and what a search gives each trial itself.
@@ -24,13 +25,13 @@ class Range:
     """Numbers from low to high, both included.
 
     Args:
-        low, high: ends, low < high. log: whether equal factors count alike, which needs low > 0. whole: integers only.
+        low, high: ends, low < high. log: whether equal factors count alike, which needs low > 0. integer: integers only.
     """
 
     low: float
     high: float
     log: bool = False
-    whole: bool = False
+    integer: bool = False
 
     @property
     def ends(self) -> tuple[Any, ...]:
@@ -147,22 +148,22 @@ def check(space: Space, base: LearningConfig | None = None) -> dict[str, Dimensi
 
 def _dimension(name: str, content: Any) -> Dimension:
     if isinstance(content, Mapping):
-        check_fields(f"the range of {name}", content, ("low", "high", "log", "whole"))
+        check_fields(f"the range of {name}", content, ("low", "high", "log", "integer"))
         if KINDS[name] not in (int, float):
             raise InputError(f"{name} is a range; allowed: a list of values")
         low, high = content.get("low"), content.get("high")
-        whole, log = KINDS[name] is int, content.get("log", False)
-        check_number(f"low of {name}", low, whole=whole)
-        check_number(f"high of {name}", high, float(content["low"]), whole=whole, above=True)
+        integer, log = KINDS[name] is int, content.get("log", False)
+        check_number(f"low of {name}", low, integer=integer)
+        check_number(f"high of {name}", high, float(content["low"]), integer=integer, exclusive=True)
         if log is not True and log is not False:
             raise InputError(f"log of {name} is {log!r}; allowed: true or false")
         if log:
-            check_number(f"low of {name} on a logarithmic scale", low, 0, above=True)
+            check_number(f"low of {name} on a logarithmic scale", low, 0, exclusive=True)
         kind = KINDS[name]
-        return Range(kind(low), kind(high), log, whole)
+        return Range(kind(low), kind(high), log, integer)
     if not isinstance(content, list | tuple) or len(content) < 2:
         raise InputError(f"{name} is {content!r}; allowed: at least two values to choose from, or a range")
-    values = [float(value) if _is_whole(value) and KINDS[name] is float else value for value in content]
+    values = [float(value) if _is_integer(value) and KINDS[name] is float else value for value in content]
     for value in values:
         if type(value) is not KINDS[name]:
             raise InputError(f"{name} holds {value!r}; allowed: {KINDS[name].__name__}")
@@ -171,7 +172,7 @@ def _dimension(name: str, content: Any) -> Dimension:
     return Choice(tuple(values))
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -18,7 +18,7 @@ from rislab.data.scenes import SceneBatch, simulate
 from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.training.streaming import LearningConfig
 from rislab.tuning import space
-from rislab.tuning.objective import OBJECTIVES, Judge
+from rislab.tuning.objective import OBJECTIVES, LocalisationObjective
 from rislab.tuning.space import Choice, Space
 from rislab.tuning.storage import Kept
 
@@ -55,11 +55,11 @@ class TuningConfig:
     def __post_init__(self) -> None:
         space.check(self.space, self.base)
         # Seeds of more would meet those of the trainings after the search.
-        check_number("trials", self.trials, 1, 5_000, whole=True)
+        check_number("trials", self.trials, 1, 5_000, integer=True)
         check_choice("objective", self.objective, OBJECTIVES)
-        check_number("judged", self.judged, 2, 10**6, whole=True)
+        check_number("judged", self.judged, 2, 10**6, integer=True)
         check_choice("pruner", self.pruner, PRUNERS)
-        check_number("seed", self.seed, 0, 10**9, whole=True)
+        check_number("seed", self.seed, 0, 10**9, integer=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping that from_dict() and YAML take back."""
@@ -102,9 +102,9 @@ class TuningConfig:
         """Those that judge: "validation" during the search, "test" after it."""
         return simulate(self.base.scene_config(), self.judged, seed=self.seed, split=split)
 
-    def judge(self, split: str = "validation") -> Judge:
+    def judge(self, split: str = "validation") -> LocalisationObjective:
         """The judge on the scenes of a split."""
-        return Judge(self.scenes(split))
+        return LocalisationObjective(self.scenes(split))
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def suggest(trial: optuna.Trial, searched: Space) -> dict[str, Any]:
 def _suggest(trial: optuna.Trial, name: str, dimension: space.Dimension) -> Any:
     if isinstance(dimension, Choice):
         return trial.suggest_categorical(name, dimension.values)
-    if dimension.whole:
+    if dimension.integer:
         return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
     return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from rislab import files
 from rislab.errors import InputError
 from rislab.training.records import EpochRecord, StepRecord
-from rislab.training.streaming import LearningConfig, learn
-from rislab.tuning.objective import Judge, Judgement
+from rislab.training.streaming import LearningConfig, train_streaming
+from rislab.tuning.objective import LocalisationObjective, Scores
 from rislab.tuning.storage import Claim, Kept, opened, reason
 from rislab.tuning.study import TuningConfig, sampler, study_of, suggest, trial_folder
 
@@ -95,7 +95,7 @@ def attempt(
     trial: optuna.Trial,
     claim: Claim,
     config: TuningConfig,
-    judge: Judge,
+    judge: LocalisationObjective,
     folder: Path,
     stopped: Stopped,
 ) -> None:
@@ -107,7 +107,7 @@ def attempt(
     scores = dict(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
     learning = config.learning(trial.number, values)
     model = learning.model()
-    last: list[Judgement] = []
+    last: list[Scores] = []
     # It may have been killed between a report and this question.
     doomed = 0 < max(scores, default=0) < learning.epochs and trial.should_prune()
     state, why = (TrialState.PRUNED if doomed else TrialState.COMPLETE), ""
@@ -121,7 +121,7 @@ def attempt(
             scores[record.epoch] = value
 
     try:
-        with closing(learn(trial_folder(folder, trial.number), learning, model, on_epoch=report)) as stream:
+        with closing(train_streaming(trial_folder(folder, trial.number), learning, model, on_epoch=report)) as stream:
             for record in stream:
                 if stopped():
                     return
@@ -149,7 +149,7 @@ def attempt(
     study.tell(trial.number, scores[max(scores)] if state == TrialState.COMPLETE else None, state)
 
 
-def _attributes(told: Judgement, config: TuningConfig, why: str, seconds: float) -> dict[str, Any]:
+def _attributes(told: Scores, config: TuningConfig, why: str, seconds: float) -> dict[str, Any]:
     """What stands beside a trial's score; JSON knows no NaN."""
     numbers = {"recall": told.recall, "peb": told.peb, "error": told.errors[config.objective], "seconds": seconds}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
@@ -168,7 +168,7 @@ def confirm(task: Task, config: TuningConfig, folder: Path, stopped: Stopped) ->
                 judge = judge or config.judge(task.split)
                 learning = LearningConfig.from_dict({**fields, "seed": seed})
                 model = learning.model()
-                for _ in learn(place, learning, model):
+                for _ in train_streaming(place, learning, model):
                     if stopped():
                         return
                 plain = {"name": name, "seed": seed, **asdict(judge(model))}

@@ -12,7 +12,7 @@ from torch import nn
 
 import rislab
 from rislab.checkup.loop_watch import Watch
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from tests.benchmarks.common import alone, compare
 
 
@@ -31,7 +31,7 @@ def loop(preset: str, size: int) -> Callable[[int | None], Watch | None]:
                 optimizer.zero_grad(set_to_none=True)
                 for batch in batches[first : first + size]:
                     output = model(batch.snapshots, batch.codes, batch.channel)
-                    (loss_of(output, batch, NO_CURRICULUM).total / size).backward()
+                    (compute_loss(output, batch, NO_CURRICULUM).total / size).backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
         return seen

@@ -22,7 +22,7 @@ from torch import Tensor
 import rislab
 from rislab.data.covariance import covariance, sample_factor
 from rislab.data.geometry import Grid
-from rislab.music.spectra import WORK, search
+from rislab.music.spectra import WORK, coarse_to_fine
 from tests.benchmarks.common import alone, compare
 
 SCENES, SOURCES, SHAPE, CUBE = 64, 3, (181, 91, 1), (50, 50, 50)
@@ -174,7 +174,7 @@ def test_near_field(benchmark: Any, way: str, number: int) -> None:
     batch = scenes(number)
     grid, matrix = batch.config.grid(CUBE), batch.factor()
     if way == "coarse to fine":
-        compare(benchmark, lambda: search(matrix, SOURCES, grid), product(grid, number), 0.7, unit=number)
+        compare(benchmark, lambda: coarse_to_fine(matrix, SOURCES, grid), product(grid, number), 0.7, unit=number)
         return
     refine = way == "full, refined"
     compare(
@@ -198,7 +198,7 @@ def test_near_field_peaks(benchmark: Any) -> None:
     torch.set_num_threads(2)
     batch = scenes()
     grid, matrix = batch.config.grid(CUBE), batch.factor()
-    coarse = benchmark.pedantic(lambda: search(matrix, SOURCES, grid), rounds=1, iterations=1)
+    coarse = benchmark.pedantic(lambda: coarse_to_fine(matrix, SOURCES, grid), rounds=1, iterations=1)
     full = rislab.music_spectrum(matrix, SOURCES, grid).peaks
     same, true, coarse_true = (found(*pair) for pair in ((coarse, full), (full, batch), (coarse, batch)))
     print(

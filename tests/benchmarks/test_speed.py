@@ -14,9 +14,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rislab
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.sanity import overfit
-from rislab.training.state import HALF
+from rislab.training.config import HALF
 from tests.benchmarks.common import compare, seconds
 
 
@@ -50,7 +50,7 @@ def bare_loop(model: nn.Module, data: rislab.SceneBatch, config: rislab.TrainCon
         for indices in order[window * size : (window + 1) * size]:
             batch = data[indices]
             with torch.autocast("cpu", dtype=half, enabled=half is not None):
-                loss = loss_of(model(batch.snapshots, batch.codes, batch.channel), batch, NO_CURRICULUM).total
+                loss = compute_loss(model(batch.snapshots, batch.codes, batch.channel), batch, NO_CURRICULUM).total
             scaler.scale(loss / size).backward()
         scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or 1.0)

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from rislab.plots.training import ALARM
+from rislab.plots.training import ERROR_COLOUR
 from rislab.reports import gallery, sweep, sweep_page
 
 CELLS = [
@@ -88,7 +88,9 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_a_warning_in_a_panel_can_be_read_in_both_themes(view: Any) -> None:
-    view.set_content(f"<style>:root {{ color-scheme: light dark }}</style><p style='color:{ALARM}'>no effect</p>")
+    view.set_content(
+        f"<style>:root {{ color-scheme: light dark }}</style><p style='color:{ERROR_COLOUR}'>no effect</p>"
+    )
     mixed = view.evaluate("getComputedStyle(document.querySelector('p')).color")
     parts = [round(255 * float(part)) for part in mixed.removeprefix("color(srgb ").rstrip(")").split()]
     dark = view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")

@@ -13,7 +13,7 @@ import pytest
 
 from rislab.cli.main import main
 from rislab.training import run_folder
-from rislab.training.records import steps
+from rislab.training.records import step_records
 
 QUICK = ["overfit", "--scenes", "64", "--epochs", "3"]
 
@@ -39,14 +39,14 @@ def test_info_reports_what_is_installed(capsys: pytest.CaptureFixture[str]) -> N
 def test_exit_code_is_that_of_the_rungs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK, "--only", "splits", "oracle", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [rung["name"] for rung in found["rungs"]] == ["splits", "oracle"]
+    assert [check["name"] for check in found["checks"]] == ["splits", "oracle"]
     assert found["passed"] is True
     assert found["config"]["scenes"] == 64
     # Three steps cannot learn 64 scenes by heart.
     assert main([*QUICK, "--only", "whole set"]) == 1
     said = capsys.readouterr().out
     assert "FAIL whole set" in said
-    assert "0 of 1 rungs hold" in said
+    assert "0 of 1 checks hold" in said
 
 
 def test_json_stays_readable_when_a_number_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,5 +146,5 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> No
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert f"goes on after step {step}\n" in again.stdout
     assert again.returncode == 0
-    whole = [record.step for record in steps(run_folder.read_records(tmp_path / "run"))]
+    whole = [record.step for record in step_records(run_folder.read_records(tmp_path / "run"))]
     assert whole == list(range(1, 401))

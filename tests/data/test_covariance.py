@@ -8,10 +8,10 @@ import torch
 from rislab.data.covariance import (
     back_projections,
     beam_power,
-    blend,
     covariance,
     frobenius_squared,
     sample_factor,
+    shrink,
 )
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
@@ -40,14 +40,14 @@ def test_sample_covariance_has_trace_n_and_scores_worse_than_nothing(full: Scene
 def test_blend_of_factors_is_the_blend_of_covariances(beta: float, classroom: SceneBatch) -> None:
     truth, sample = classroom[:4].factor(), sample_factor(classroom[:4])
     dense = (1 - beta) * covariance(truth) + beta * covariance(sample)
-    torch.testing.assert_close(covariance(blend(truth, sample, beta)), dense, atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(covariance(shrink(truth, sample, beta)), dense, atol=1e-4, rtol=1e-5)
 
 
 def test_bad_ridge_and_blend_are_named(classroom: SceneBatch) -> None:
     with pytest.raises(InputError, match="ridge is 0"):
         back_projections(classroom[:1], ridge=0.0)
     with pytest.raises(InputError, match="blend is 1.5"):
-        blend(classroom[:1].factor(), classroom[:1].factor(), 1.5)
+        shrink(classroom[:1].factor(), classroom[:1].factor(), 1.5)
 
 
 def test_beam_power_is_the_quadratic_form(full: SceneBatch) -> None:

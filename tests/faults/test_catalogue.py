@@ -13,7 +13,7 @@ import pytest
 from rislab.faults import catalogue, symptoms
 from rislab.faults.catalogue import FAMILIES, FAULTS
 from rislab.faults.fault import Fault, Symptom, source_of
-from rislab.faults.gradient_attribution import Autopsy
+from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patched import patched
 
 SIGNED = [pytest.param(fault, id=fault.name) for fault in FAULTS if fault.signs]
@@ -24,7 +24,7 @@ def reader(package: ModuleType) -> Callable[[Symptom], float]:
     """Reads signs off a package, training once for each setting."""
 
     @cache
-    def seen(setting: tuple[tuple[str, Any], ...]) -> Autopsy:
+    def seen(setting: tuple[tuple[str, Any], ...]) -> GradientAttribution:
         return symptoms.examine(package, **dict(setting))
 
     def value(sign: Symptom) -> float:
@@ -88,10 +88,10 @@ def test_two_houses_of_one_fault_stand_side_by_side() -> None:
     fault = catalogue.find_fault("never divided")
     with patched(fault) as one:
         with patched(fault) as other:
-            assert one.training is not other.training
+            assert one.training.loop is not other.training.loop
         # What the inner one took down was its own.
-        config = one.overfit.OverfitConfig(scenes=64, micro_batch=16)
-        assert next(one.training.fit(config.model(), config.data(), config.training())).step == 1
+        config = one.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16)
+        assert next(one.training.loop.fit(config.model(), config.data(), config.training())).step == 1
 
 
 def test_houses_share_what_belongs_to_the_process() -> None:

@@ -12,28 +12,30 @@ import pytest
 
 from rislab.errors import InputError
 from rislab.faults import catalogue, comparison
-from rislab.faults.comparison import Case, Clinic, ClinicConfig, Diff, Reading
+from rislab.faults.comparison import Clinic, ClinicConfig, Diff, OptimiserRun, QuantityComparison
 from rislab.faults.fault import Fault
 from rislab.faults.symptoms import OF_A_TRAINING
-from rislab.training.records import same
+from rislab.training.records import equal_but_time
 
 NEVER = catalogue.find_fault("never divided")
 
 
 @pytest.fixture(scope="module")
-def sgd() -> Case:
+def sgd() -> OptimiserRun:
     return comparison.case(NEVER, optimiser="sgd", epochs=2)
 
 
 def test_an_edit_that_changes_nothing_changes_no_number() -> None:
     line = "                    scaler.update()\n"
-    fault = Fault("renamed", "nothing happened", "training", line, line + "                    # and that is all\n", "")
+    fault = Fault(
+        "renamed", "nothing happened", "training.loop", line, line + "                    # and that is all\n", ""
+    )
     seen = comparison.case(fault, optimiser="adam", epochs=1)
     assert seen.differences() == []
-    assert all(same(one, other) for one, other in zip(seen.correct.records, seen.faulty.records, strict=True))
+    assert all(equal_but_time(one, other) for one, other in zip(seen.correct.records, seen.faulty.records, strict=True))
 
 
-def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: Case) -> None:
+def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: OptimiserRun) -> None:
     # Four micro-batches of eight in the full windows; float32 sums in another order, times about ten.
     np.testing.assert_allclose(sgd.faulty.alpha[[0, 1, 3, 4]], 4, rtol=1e-4)
     np.testing.assert_allclose(sgd.correct.alpha, 1, rtol=1e-4)
@@ -45,12 +47,12 @@ def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: Ca
     assert "steps per window" not in {reading.quantity for reading in sgd.differences()}
 
 
-def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: Case) -> None:
+def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: OptimiserRun) -> None:
     assert sgd.correct.true_loss[0] == sgd.faulty.true_loss[0]
     assert sgd.correct.scenes == sgd.faulty.scenes
 
 
-def test_adam_hides_what_sgd_shows(sgd: Case) -> None:
+def test_adam_hides_what_sgd_shows(sgd: OptimiserRun) -> None:
     adam = comparison.case(NEVER, optimiser="adam", epochs=2)
     apart = [abs(math.log(case.faulty.ends[-1].train_eval / case.correct.ends[-1].train_eval)) for case in (adam, sgd)]
     assert apart[0] < 0.25 * apart[1]
@@ -85,7 +87,12 @@ def test_a_loop_without_a_step_is_read_without_noise() -> None:
 def test_what_python_warned_of_is_kept() -> None:
     line = "                    scaler.update()\n"
     loud = Fault(
-        "loud", "it says so", "training", line, line + '                    __import__("warnings").warn("x. y")\n', ""
+        "loud",
+        "it says so",
+        "training.loop",
+        line,
+        line + '                    __import__("warnings").warn("x. y")\n',
+        "",
     )
     assert comparison.case(loud, epochs=1).warnings == ("x",)
 
@@ -108,9 +115,9 @@ def test_rungs_of_the_ladder_stand_beside_the_badge() -> None:
 def test_readings_are_those_of_the_signs_and_surprises_know_both_kinds() -> None:
     found = comparison.readings(NEVER)
     assert [reading.quantity for reading in found] == [sign.quantity for sign in NEVER.signs]
-    assert comparison.surprises(NEVER, found) == []
-    turned = [Reading(reading.quantity, reading.faulty, reading.correct) for reading in found]
-    assert len(comparison.surprises(NEVER, turned)) == 2 * len(found)
+    assert comparison.unexpected(NEVER, found) == []
+    turned = [QuantityComparison(reading.quantity, reading.faulty, reading.correct) for reading in found]
+    assert len(comparison.unexpected(NEVER, turned)) == 2 * len(found)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +125,7 @@ def test_readings_are_those_of_the_signs_and_surprises_know_both_kinds() -> None
     [(1.0, 1.0005, False), (1.0, 1.01, True), (0.0, 1e-9, False), (math.nan, 1.0, True), (math.nan, math.nan, False)],
 )
 def test_readings_differ_beyond_noise(one: float, other: float, differs: bool) -> None:
-    assert Reading("", one, other).differs(1e-3) is differs
+    assert QuantityComparison("", one, other).differs(1e-3) is differs
 
 
 @pytest.mark.parametrize(
@@ -160,7 +167,7 @@ def test_a_diff_marks_what_differs_within_a_line() -> None:
 
 
 def test_a_diff_escapes_what_is_code_and_not_markup() -> None:
-    fault = Fault("html", "", "losses", "    return error / truth_energy\n", "    return '<i>&'\n", "")
+    fault = Fault("html", "", "data.covariance", "    return error / truth_energy\n", "    return '<i>&'\n", "")
     page = Diff(fault)._repr_html_()
     assert "<i>" not in page
     assert "return'<i>&'" in "".join(text_of(page).split())

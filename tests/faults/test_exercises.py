@@ -19,7 +19,7 @@ WRONG: dict[str, float | str] = {"suspect": 4, "ragged": 0.625, "zeroed": 1.0, "
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_and_wrong_are_told_apart_without_the_answer(name: str) -> None:
-    assert check(name, RIGHT[name]) == exercises.Outcome(True, "right")
+    assert check(name, RIGHT[name]) == exercises.Feedback(True, "right")
     outcome = check(name, WRONG[name])
     assert outcome.right is False
     assert repr(outcome) == f"not yet: {EXERCISES[name].hint}"
@@ -37,7 +37,7 @@ def test_without_an_answer_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError("a run")
 
     monkeypatch.setattr(exercises, "examined", fails)
-    assert all(check(name, None) == exercises.Outcome(None, "no answer yet") for name in EXERCISES)
+    assert all(check(name, None) == exercises.Feedback(None, "no answer yet") for name in EXERCISES)
 
 
 def test_a_number_may_be_off_by_its_tolerance_and_no_more() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from rislab.faults import symptoms
-from rislab.faults.gradient_attribution import autopsy
+from rislab.faults.gradient_attribution import attribute_gradients
 from rislab.faults.patched import patched
 from rislab.training import records
-from rislab.training.records import same
+from rislab.training.records import equal_but_time
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def test_the_correct_loop_counts_every_micro_batch_once_and_exactly(
 def test_being_examined_changes_nothing(package: ModuleType) -> None:
     config = package.sanity.overfit.OverfitConfig(scenes=64, micro_batch=12, accumulation_steps=2, epochs=2)
     data, one, other = config.data(), config.model(), config.model()
-    seen = autopsy(package, config.training(), data, one)
+    seen = attribute_gradients(package, config.training(), data, one)
     stream = package.training.loop.fit(other, data, config.training())
     plain = [records.from_dict(package.training.records.to_dict(record)) for record in stream]
-    assert all(same(told, its) for told, its in zip(seen.records, plain, strict=True))
+    assert all(equal_but_time(told, its) for told, its in zip(seen.records, plain, strict=True))
     assert all(torch.equal(mine, its) for mine, its in zip(one.parameters(), other.parameters(), strict=True))
 
 

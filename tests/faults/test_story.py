@@ -15,7 +15,7 @@ from rislab.errors import InputError
 from rislab.faults import catalogue, exercises, story
 from rislab.faults.fault import source_of
 from rislab.faults.story import ACCOMPLICES, CULPRITS, HIDING, Replay, StoryConfig, replay
-from rislab.training.records import epochs
+from rislab.training.records import epoch_records
 
 SMALL = StoryConfig(epochs=3, repair_epochs=3)
 # Division by n and the way back round twice in float32, 2^-24 each; twice that for the sums.
@@ -96,7 +96,7 @@ def test_a_replay_is_the_training_of_the_house() -> None:
 
     told = list(fit(model, overfit.data(), overfit.training(warmup=SMALL.warmup), validation=overfit.validation_data()))
     mine = replay(SMALL)
-    assert [end.train for end in epochs(told)] == [end.train for end in mine.ends]
+    assert [end.train for end in epoch_records(told)] == [end.train for end in mine.ends]
     assert torch.equal(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), mine.weights)
 
 
@@ -122,21 +122,21 @@ def test_accomplices_that_no_curve_shows_tell_themselves_off_the_correct_code() 
     assert all(catalogue.find_fault(name).signs for name in ACCOMPLICES)
     for name in ACCOMPLICES[len(HIDING) - 2 :]:
         sign = catalogue.find_fault(name).signs[0]
-        reading = story.tell(name)
+        reading = story.first_symptom(name)
         assert sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct), name
 
 
 def test_the_probe_is_silent_after_the_loop() -> None:
-    assert len(story.probed(SMALL, "correct loop")) == SMALL.epochs
-    assert all(re.fullmatch(r"\[PROBE\] \d\.\d{6}", said) for said in story.probed(SMALL, "correct loop"))
-    assert story.probed(SMALL, "stage one") == story.probed(SMALL, "stage two") == []
+    assert len(story.run_with_print(SMALL, "correct loop")) == SMALL.epochs
+    assert all(re.fullmatch(r"\[PROBE\] \d\.\d{6}", said) for said in story.run_with_print(SMALL, "correct loop"))
+    assert story.run_with_print(SMALL, "stage one") == story.run_with_print(SMALL, "stage two") == []
 
 
 def test_the_table_of_indents_is_that_of_the_source() -> None:
-    def table(culprit: str) -> dict[str, story.Place]:
+    def table(culprit: str) -> dict[str, story.StatementPlace]:
         fault = CULPRITS[culprit].fault
         source = catalogue.find_fault(fault).edited() if fault else source_of("training.loop")
-        places = {place.what: place for place in story.indents(source)}
+        places = {place.what: place for place in story.statement_columns(source)}
         for place in places.values():
             line = source.splitlines()[place.line - 1]
             assert len(line) - len(line.lstrip()) == place.column and place.what.split(".")[-1] in line
@@ -147,7 +147,7 @@ def test_the_table_of_indents_is_that_of_the_source() -> None:
     assert two["backward"].column == two["for"].column and not two["backward"].inside
     assert one["backward"].column == correct["backward"].column and not one["backward"].inside
     assert (one["backward"].branch, correct["backward"].branch) == ("first", "")
-    assert one["loss_of"].inside and two["loss_of"].inside
+    assert one["compute_loss"].inside and two["compute_loss"].inside
 
 
 def test_a_comment_may_stand_anywhere() -> None:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from rislab.data.covariance import (
-    blend,
     constant_baseline,
     covariance,
     effective_rank,
@@ -16,6 +15,7 @@ from rislab.data.covariance import (
     identity_baseline,
     nmse,
     sample_factor,
+    shrink,
     zero_baseline,
 )
 from rislab.data.scenes import SceneBatch
@@ -38,7 +38,7 @@ def test_nmse_by_grams_is_the_dense_nmse(dtype: torch.dtype, tolerance: float, b
     truth = batch.factor()
     for scale in (0.0, 1e-3, 1.0):
         near = truth + scale * random_factor(truth.shape, truth.dtype)
-        tested = blend(near, sample_factor(batch), beta)
+        tested = shrink(near, sample_factor(batch), beta)
         dense = dense_nmse(tested.to(torch.complex128), truth.to(torch.complex128))
         grams = nmse(tested, truth)
         assert float((grams.double() - dense).abs().max()) <= tolerance * max(1.0, float(dense.max()))
@@ -56,11 +56,11 @@ def test_nmse_does_not_depend_on_which_factor_is_taken(classroom: SceneBatch) ->
 def test_every_term_is_zero_at_the_truth_and_positive_beside_it(full: SceneBatch) -> None:
     batch = full.to("cpu", torch.float64)
     truth = batch.factor()
-    every = losses.Phase("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
-    perfect = losses.loss_of(truth, batch, every)
+    every = losses.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
+    perfect = losses.compute_loss(truth, batch, every)
     assert set(perfect.terms) == {"nmse", "subspace", "order", "position"}
     assert max(abs(float(value)) for value in perfect.terms.values()) < 1e-10
-    beside = losses.loss_of(truth + 0.1 * random_factor(truth.shape, truth.dtype), batch, every)
+    beside = losses.compute_loss(truth + 0.1 * random_factor(truth.shape, truth.dtype), batch, every)
     assert min(float(value) for value in beside.terms.values()) > 1e-6
 
 
@@ -68,8 +68,8 @@ def test_terms_do_not_depend_on_the_factor_or_the_order_of_sources(full: SceneBa
     batch = full.to("cpu", torch.float64)
     predicted = random_factor(tuple(batch.factor().shape), torch.complex128, seed=2)
     rotation = torch.linalg.qr(random_factor((5, 5), torch.complex128)).Q
-    every = losses.Phase("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
-    one, two = losses.loss_of(predicted, batch, every), losses.loss_of(predicted @ rotation, batch, every)
+    every = losses.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
+    one, two = losses.compute_loss(predicted, batch, every), losses.compute_loss(predicted @ rotation, batch, every)
     for name in one.terms:
         torch.testing.assert_close(one.terms[name], two.terms[name])
 
@@ -78,12 +78,12 @@ def test_terms_do_not_depend_on_the_factor_or_the_order_of_sources(full: SceneBa
 def test_gradients_are_right_and_finite_for_rank_deficient_predictions(name: str, classroom: SceneBatch) -> None:
     batch = classroom[:2].to("cpu", torch.float64)
     weights = {"nmse": 0.0, "subspace": 0.0, "order": 0.0, "position": 0.0, name: 1.0}
-    phase = losses.Phase("one", **weights)
+    phase = losses.LossWeights("one", **weights)
     predicted = random_factor((2, 36, 3), torch.complex128, seed=3).requires_grad_()
-    assert torch.autograd.gradcheck(lambda factor: losses.loss_of(factor, batch, phase).total, (predicted,))
+    assert torch.autograd.gradcheck(lambda factor: losses.compute_loss(factor, batch, phase).total, (predicted,))
     # One column three times: the singular vectors of this factor are not unique, and their gradient would be NaN.
     degenerate = predicted.detach()[..., :1].expand(-1, -1, 3).clone().requires_grad_()
-    losses.loss_of(degenerate, batch, phase).total.backward()
+    losses.compute_loss(degenerate, batch, phase).total.backward()
     assert degenerate.grad is not None
     assert bool(torch.isfinite(torch.view_as_real(degenerate.grad)).all())
 
@@ -111,7 +111,7 @@ def test_position_error_grows_with_the_displacement_where_nmse_does_not(full: Sc
         range=torch.full((1, 5), 3.0),
         power=144.0 * batch.active,
     )
-    lens = losses.Lens.of(batch.config, torch.complex64, torch.device("cpu"))
+    lens = losses.PositionGrid.of(batch.config, torch.complex64, torch.device("cpu"))
     seen, scores = [], []
     for azimuth in (0.2, 0.5, 0.9):
         moved = dataclasses.replace(batch, azimuth=torch.full((1, 5), azimuth))
@@ -139,11 +139,11 @@ def test_reference_lines_are_what_their_predictors_score(classroom: SceneBatch) 
 
 def test_the_blend_is_tested_and_the_prediction_reported_beside_it(classroom: SceneBatch) -> None:
     predicted = classroom.factor().requires_grad_()
-    loss = losses.loss_of(predicted, classroom, losses.NO_CURRICULUM, beta=0.4)
+    loss = losses.compute_loss(predicted, classroom, losses.NO_CURRICULUM, beta=0.4)
     assert abs(float(loss.nmse_pred)) < 1e-5
     assert float(loss.terms["nmse"]) > 0.01
     assert loss.requires_grad
-    assert not losses.loss_of(predicted.detach(), classroom, losses.NO_CURRICULUM).requires_grad
+    assert not losses.compute_loss(predicted.detach(), classroom, losses.NO_CURRICULUM).requires_grad
 
 
 def test_three_phases_share_the_epochs_in_order() -> None:
@@ -151,6 +151,6 @@ def test_three_phases_share_the_epochs_in_order() -> None:
     assert names == ["phase=0"] * 10 + ["phase=1"] * 10 + ["phase=2"] * 10
     assert losses.phase_of("three-phase", 1, 1).name == "phase=0"
     assert losses.phase_of("three-phase", 2, 2).name == "phase=1"
-    assert losses.phase_of("no-curriculum", 7, 30) == losses.Phase("no-curriculum", nmse=1.0)
+    assert losses.phase_of("no-curriculum", 7, 30) == losses.LossWeights("no-curriculum", nmse=1.0)
     with pytest.raises(InputError, match="curriculum is 'four-phase'"):
         losses.phase_of("four-phase", 1, 1)

@@ -10,7 +10,7 @@ import torch
 
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet, parameter_count
 from rislab.rng import Randomness
 
@@ -56,7 +56,7 @@ def test_every_parameter_gets_a_gradient_from_every_term(curriculum_phase: str, 
     model = CovarianceNet.build(classroom.config)
     weights = {"nmse": 0.0, curriculum_phase: 1.0}
     phase = dataclasses.replace(NO_CURRICULUM, **weights)
-    loss_of(model(classroom.snapshots, classroom.codes, classroom.channel), classroom, phase).total.backward()
+    compute_loss(model(classroom.snapshots, classroom.codes, classroom.channel), classroom, phase).total.backward()
     without = [
         name for name, parameter in model.named_parameters() if parameter.grad is None or not bool(parameter.grad.any())
     ]

@@ -10,8 +10,8 @@ import torch
 
 from rislab.data.covariance import frobenius_squared, nmse
 from rislab.data.scenes import SceneBatch, SceneConfig, simulate
-from rislab.model.network import DESIGNS, CovarianceNet, PlacesNet, Weigher, design_of, parameter_count
-from rislab.model.unrolled import FEATURES, Path, Pursuit, default_shape
+from rislab.model.network import DESIGNS, CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
+from rislab.model.unrolled import FEATURES, Pursuit, SourcePaths, default_shape
 from rislab.music.benchmark import steered
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import match
@@ -19,7 +19,7 @@ from rislab.music.metrics import match
 CLASSROOM = SceneConfig.preset("classroom")
 
 
-def path_of(batch: SceneBatch, config: SceneConfig = CLASSROOM) -> tuple[Pursuit, Path]:
+def path_of(batch: SceneBatch, config: SceneConfig = CLASSROOM) -> tuple[Pursuit, SourcePaths]:
     pursuit = Pursuit(config, default_shape(config))
     return pursuit, pursuit(batch.snapshots, batch.codes, batch.channel)
 
@@ -108,7 +108,7 @@ def test_designs_build_and_say_nothing_untrained(design: str) -> None:
 
 
 def test_powers_add_up_to_less_than_n_and_all_get_a_gradient() -> None:
-    weigher = Weigher(6, FEATURES, 16, 36)
+    weigher = PowerHead(6, FEATURES, 16, 36)
     powers = weigher(torch.randn(5, 6, FEATURES, generator=torch.Generator().manual_seed(0)))
     assert powers.shape == (5, 6)
     assert bool((powers > 0).all()) and bool((powers.sum(-1) < 36).all())
@@ -120,7 +120,7 @@ def test_columns_stay_on_the_manifold() -> None:
     """The places design puts out steering vectors, whatever its weights are."""
     batch = simulate(CLASSROOM, 8, seed=4)
     model = CovarianceNet.build(CLASSROOM, design="places")
-    assert isinstance(model, PlacesNet)
+    assert isinstance(model, UnrolledNet)
     factor = model.predict(batch)
     moduli = factor.abs()
     # All elements of a column have one modulus.

@@ -17,9 +17,9 @@ from rislab.model.network import CovarianceNet
 from rislab.music import benchmark
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.metrics import allowed_recall, match
+from rislab.music.metrics import crb_recall, match
 from rislab.training import run_folder
-from rislab.training.state import TrainConfig
+from rislab.training.config import TrainConfig
 
 CONFIG = SceneConfig.preset("classroom")
 QUICK = ["localise", "--preset", "classroom", "--snr", "20", "--sources", "1", "--threads", "1"]
@@ -43,7 +43,7 @@ def test_a_score_is_what_match_and_bound_say() -> None:
         matching, limit = match(told(batch, 0, benchmark.search_grid(config)), batch), crb(batch)
         assert score.recall == matching.recall == pytest.approx(1 - 1 / score.sources)
         assert score.precision == 1.0
-        assert score.allowed == allowed_recall(batch, limit)
+        assert score.allowed == crb_recall(batch, limit)
         assert score.median["azimuth"] == pytest.approx(1.0, abs=1e-4)
         assert score.ratio == matching.ratio(limit)
         assert score.milliseconds >= 0

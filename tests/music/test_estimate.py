@@ -86,11 +86,11 @@ def test_images_are_the_channel_after_the_codes(columns: int, classroom: SceneBa
     generator = torch.Generator().manual_seed(0)
     fields = torch.randn(3, 36, columns, generator=generator, dtype=torch.complex128)
     expected = torch.einsum("bmn,bln,bnc->blmc", scenes.channel, scenes.codes, fields)
-    torch.testing.assert_close(scenes.images(fields), expected, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(scenes.received_fields(fields), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_images_of_the_sources_with_their_symbols_are_the_snapshots_without_noise() -> None:
     batch = simulate(SceneConfig.preset("classroom", snr_db=120.0), 3, seed=0)
-    received = (batch.images(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
+    received = (batch.received_fields(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
     # Single precision: a sum of 36 × 3 terms, each of the order of the result.
     torch.testing.assert_close(received, batch.snapshots, rtol=0, atol=1e-4 * float(batch.snapshots.abs().max()))

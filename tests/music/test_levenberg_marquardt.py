@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rislab.music.levenberg_marquardt import Minimum, Model, descend
+from rislab.music.levenberg_marquardt import Minimum, Model, levenberg_marquardt
 
 FREE = torch.full((1,), 1e6, dtype=torch.float64)
 
@@ -40,7 +40,7 @@ def rosenbrock(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def solved(model: Model, start: Tensor, low: Tensor = -FREE, high: Tensor = FREE, steps: int = 200) -> Minimum:
-    return descend(model, start, low, high, tolerance=1e-12, rounding=1e-15, enough=0.0, steps=steps)
+    return levenberg_marquardt(model, start, low, high, tolerance=1e-12, rounding=1e-15, enough=0.0, steps=steps)
 
 
 @settings(max_examples=25, deadline=None)
@@ -146,7 +146,7 @@ def test_a_curvature_without_full_rank_is_no_obstacle_however_small_the_damping_
 
     end = torch.full((1,), 10.0, dtype=dtype)
     start = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=dtype)
-    ended = descend(model, start, -end, end, tolerance=0.0, rounding=0.0, enough=0.0, steps=60)
+    ended = levenberg_marquardt(model, start, -end, end, tolerance=0.0, rounding=0.0, enough=0.0, steps=60)
     assert float(ended.value.max()) < 1e-6
 
 

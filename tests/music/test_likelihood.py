@@ -18,13 +18,13 @@ from rislab.music import likelihood
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import (
-    State,
+    Parameters,
+    bounds_box,
+    fisher_scoring,
     information_criterion,
-    limits,
     order_by_eigenvalues,
     polish,
     rss,
-    scored,
 )
 from rislab.music.metrics import match
 from rislab.music.spectra import music_spectrum
@@ -128,14 +128,14 @@ def fisher_information(scene: SceneBatch, theta: Tensor) -> Tensor:
     return torch.einsum("ilmn,jlnm->ij", whitened, whitened).real
 
 
-def somewhere(batch: SceneBatch, seed: int) -> State:
+def somewhere(batch: SceneBatch, seed: int) -> Parameters:
     """Random points in the field of view with random powers."""
     generator = torch.Generator().manual_seed(seed)
-    low, high = limits(batch)
+    low, high = bounds_box(batch)
     draws = torch.rand(*batch.active.shape, 4, generator=generator, dtype=torch.float64)
     power = torch.where(batch.active, 36 * (0.1 + draws[..., 3]), 0)
     noise = 10 * (0.1 + torch.rand(len(batch), generator=generator, dtype=torch.float64))
-    return State(low + (high - low) * draws[..., :3], power, noise, batch.active)
+    return Parameters(low + (high - low) * draws[..., :3], power, noise, batch.active)
 
 
 @settings(max_examples=3, deadline=None)
@@ -199,11 +199,11 @@ def test_the_curvature_of_the_descent_is_the_information_of_the_bound(kind: str,
     batch = measured_again(simulate(dataclasses.replace(SMALL, sources=2, symbols=symbols), 3, seed=1))
     points = torch.stack([batch.azimuth, batch.elevation, 1 / batch.range], dim=-1)
     if kind == "deterministic":
-        signal = (batch.images(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
+        signal = (batch.received_fields(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
         clean = dataclasses.replace(batch, snapshots=signal)
         information = likelihood._deterministic(clean, points, batch.active)[2] / batch.noise_power[:, None, None]
     else:
-        state = State(points, batch.power, batch.noise_power, batch.active)
+        state = Parameters(points, batch.power, batch.noise_power, batch.active)
         information = likelihood._stochastic(batch, state)[2]
     deviation = torch.linalg.inv(information)[:, :6, :6].diagonal(dim1=1, dim2=2).sqrt().unflatten(1, (2, 3))
     deviation[..., 2] *= batch.range.square()  # from 1/r to r
@@ -266,7 +266,7 @@ def test_polish_never_makes_it_less_likely(kind: str, symbols: str) -> None:
         else:
             points = likelihood._points(start)
             state = likelihood._begin(batch, points, start.active)
-            before, after = scored(batch, state, 0)[1], scored(batch, state, 30)[1]
+            before, after = fisher_scoring(batch, state, 0)[1], fisher_scoring(batch, state, 30)[1]
             assert bool((after <= before).all())
             assert float((before - after).max()) > 1e-2
 

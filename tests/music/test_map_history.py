@@ -16,7 +16,7 @@ from rislab.data.covariance import nmse
 from rislab.data.scenes import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.music.map_history import Film, chosen
+from rislab.music.map_history import MapHistory, chosen
 from rislab.music.spectra import music_spectrum
 from rislab.training.loop import TrainConfig, fit
 from rislab.training.records import EpochRecord
@@ -50,7 +50,7 @@ def network() -> CovarianceNet:
     return CovarianceNet.build(CONFIG, width=64)
 
 
-def follow(film: Film, model: nn.Module, epochs: Any) -> list[int]:
+def follow(film: MapHistory, model: nn.Module, epochs: Any) -> list[int]:
     for epoch in epochs:
         film.follow(model, epoch)
     return [frame.epoch for frame in film.frames()]
@@ -61,7 +61,7 @@ def test_a_film_does_not_change_training_by_a_bit(scenes: SceneBatch, precision:
     """Nor does looking at its frames from another thread meanwhile."""
     config = TrainConfig(epochs=3, micro_batch=16, precision=precision)
 
-    def trained(film: Film | None) -> tuple[dict[str, Tensor], list[float]]:
+    def trained(film: MapHistory | None) -> tuple[dict[str, Tensor], list[float]]:
         torch.manual_seed(5)
         model = CovarianceNet.build(CONFIG, width=64)
         losses = []
@@ -78,7 +78,7 @@ def test_a_film_does_not_change_training_by_a_bit(scenes: SceneBatch, precision:
                 reader.join()
         return {name: tensor.clone() for name, tensor in model.state_dict().items()}, losses
 
-    film = Film(scenes[3])
+    film = MapHistory(scenes[3])
     weights, losses = trained(film)
     alone, alone_losses = trained(None)
     assert losses == alone_losses
@@ -92,7 +92,7 @@ def test_a_film_does_not_change_training_by_a_bit(scenes: SceneBatch, precision:
 
 def test_a_film_leaves_mode_gradients_and_random_numbers_alone(scenes: SceneBatch, network: CovarianceNet) -> None:
     model = copy.deepcopy(network)
-    film = Film(scenes[0])
+    film = MapHistory(scenes[0])
     for training in (True, False):
         model.train(training)
         before = torch.random.get_rng_state()
@@ -105,7 +105,7 @@ def test_a_film_leaves_mode_gradients_and_random_numbers_alone(scenes: SceneBatc
 
 def test_a_frame_is_what_the_functions_say(scenes: SceneBatch, network: CovarianceNet) -> None:
     scene = scenes[5]
-    film = Film(scene, shape=(31, 17))
+    film = MapHistory(scene, shape=(31, 17))
     film.follow(network, 0)
     (frame,) = film.frames()
     predicted = network.predict(scene)
@@ -120,7 +120,7 @@ def test_a_frame_is_what_the_functions_say(scenes: SceneBatch, network: Covarian
 
 def test_a_network_that_knows_the_truth_finds_all_and_one_that_does_not_is_not_said_to(scenes: SceneBatch) -> None:
     scene = scenes[5]
-    film = Film(scene)
+    film = MapHistory(scene)
     film.follow(Told.saying(scene.factor()), 0)
     (right,) = film.frames()
     # Three terms cancel to about 1e-6 in single precision.
@@ -143,7 +143,7 @@ def test_a_network_that_knows_the_truth_finds_all_and_one_that_does_not_is_not_s
     ],
 )
 def test_a_prediction_without_a_spectrum_says_so_and_ends_nothing(scenes: SceneBatch, spoil: Any, said: str) -> None:
-    film = Film(scenes[5])
+    film = MapHistory(scenes[5])
     film.follow(Told.saying(spoil(scenes[5].factor())), 0)
     film.follow(Told.saying(scenes[5].factor()), 1)
     bad, good = film.frames()
@@ -154,14 +154,14 @@ def test_a_prediction_without_a_spectrum_says_so_and_ends_nothing(scenes: SceneB
 
 
 def test_frames_are_thinned_by_the_epochs_alone(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0], most=5)
+    film = MapHistory(scenes[0], most=5)
     assert follow(film, network, range(5)) == [0, 1, 2, 3, 4]
     # One more than there is room for: every second goes, the newest stays until the next has come.
     assert follow(film, network, [5]) == [0, 2, 4, 5]
     assert follow(film, network, [6, 7]) == [0, 2, 4, 6, 7]
     assert follow(film, network, range(8, 101)) == [0, 32, 64, 96, 100]
     assert film.last is not None and film.last.epoch == 100
-    again = Film(scenes[0], most=5)
+    again = MapHistory(scenes[0], most=5)
     assert follow(again, network, range(101)) == [0, 32, 64, 96, 100]
 
 
@@ -169,7 +169,7 @@ def test_frames_are_thinned_by_the_epochs_alone(scenes: SceneBatch, network: Cov
 def test_there_are_never_more_frames_than_asked_for_nor_far_fewer(
     scenes: SceneBatch, network: CovarianceNet, most: int
 ) -> None:
-    film = Film(scenes[0], most=most)
+    film = MapHistory(scenes[0], most=most)
     for epoch in range(130):
         film.follow(network, epoch)
         kept = [frame.epoch for frame in film.frames()]
@@ -179,7 +179,7 @@ def test_there_are_never_more_frames_than_asked_for_nor_far_fewer(
 
 
 def test_a_second_run_begins_the_film_anew(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0], most=4)
+    film = MapHistory(scenes[0], most=4)
     follow(film, network, range(20))
     second = CovarianceNet.build(CONFIG, seed=1, width=64)
     assert follow(film, second, range(3)) == [0, 1, 2]
@@ -192,13 +192,13 @@ def test_a_second_run_begins_the_film_anew(scenes: SceneBatch, network: Covarian
 
 
 def test_a_run_that_is_resumed_goes_on(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0])
+    film = MapHistory(scenes[0])
     assert follow(film, network, [17, 18]) == [17, 18]
     assert follow(film, copy.deepcopy(network), [19]) == [17, 18, 19]
 
 
 def test_listeners_are_told_of_every_frame_until_they_leave(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0])
+    film = MapHistory(scenes[0])
     told: list[int] = []
     leave = film.subscribe(lambda: told.append(film.frames()[-1].epoch))
     follow(film, network, range(3))
@@ -209,7 +209,7 @@ def test_listeners_are_told_of_every_frame_until_they_leave(scenes: SceneBatch, 
 
 
 def test_a_film_can_be_read_while_it_is_made(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0], most=6)
+    film = MapHistory(scenes[0], most=6)
     film.follow(network, 0)
     seen: list[list[int]] = []
     finite: list[bool] = []
@@ -233,7 +233,7 @@ def test_a_film_can_be_read_while_it_is_made(scenes: SceneBatch, network: Covari
 def test_a_double_precision_network_is_followed_in_the_precision_of_the_scene(
     scenes: SceneBatch, network: CovarianceNet
 ) -> None:
-    film = Film(scenes[0])
+    film = MapHistory(scenes[0])
     film.follow(copy.deepcopy(network).double(), 0)
     film.follow(network, 1)
     first, second = film.frames()
@@ -247,7 +247,7 @@ def test_a_double_precision_network_is_followed_in_the_precision_of_the_scene(
 def test_any_scene_can_be_filmed(preset: str, wavefront: str) -> None:
     config = SceneConfig.preset(preset, wavefront=wavefront, sources=2)
     scene = simulate(config, 1, seed=2)
-    film = Film(scene)
+    film = MapHistory(scene)
     film.follow(CovarianceNet.build(config, width=16), 0)
     assert bool(torch.isfinite(film.truth).all()) and bool(torch.isfinite(film.frames()[0].map).all())
 
@@ -255,15 +255,15 @@ def test_any_scene_can_be_filmed(preset: str, wavefront: str) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda scenes: Film(scenes[:2]), "scene is 2 scenes"),
-        (lambda scenes: Film("scene"), "scene is a str"),
-        (lambda scenes: Film(scenes[0], 0), "sources is 0"),
-        (lambda scenes: Film(scenes[0], 36), "sources is 36"),
-        (lambda scenes: Film(scenes[0], most=2), "most is 2"),
-        (lambda scenes: Film(scenes[0]).follow(nn.Linear(2, 2), 0), "model is a Linear"),
-        (lambda scenes: Film(scenes[0]).follow(CovarianceNet.build(CONFIG, width=8), -1), "epoch is -1"),
+        (lambda scenes: MapHistory(scenes[:2]), "scene is 2 scenes"),
+        (lambda scenes: MapHistory("scene"), "scene is a str"),
+        (lambda scenes: MapHistory(scenes[0], 0), "sources is 0"),
+        (lambda scenes: MapHistory(scenes[0], 36), "sources is 36"),
+        (lambda scenes: MapHistory(scenes[0], most=2), "most is 2"),
+        (lambda scenes: MapHistory(scenes[0]).follow(nn.Linear(2, 2), 0), "model is a Linear"),
+        (lambda scenes: MapHistory(scenes[0]).follow(CovarianceNet.build(CONFIG, width=8), -1), "epoch is -1"),
         (
-            lambda scenes: Film(scenes[0]).follow(CovarianceNet.build(SceneConfig.preset("full"), width=8), 0),
+            lambda scenes: MapHistory(scenes[0]).follow(CovarianceNet.build(SceneConfig.preset("full"), width=8), 0),
             "model cannot take the scene",
         ),
         (lambda scenes: chosen([], 1), "most is 1"),
@@ -275,7 +275,7 @@ def test_what_cannot_be_is_named(scenes: SceneBatch, make: Any, said: str) -> No
 
 
 def test_frames_for_a_report_are_spread_and_keep_both_ends(scenes: SceneBatch, network: CovarianceNet) -> None:
-    film = Film(scenes[0])
+    film = MapHistory(scenes[0])
     follow(film, network, range(31))
     for most in (2, 5, 12, 30, 31, 40):
         epochs = [frame.epoch for frame in chosen(film.frames(), most)]

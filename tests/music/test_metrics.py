@@ -15,7 +15,7 @@ from rislab.data.scenes import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.metrics import MISS, TOLERANCES, allowed_recall, assign, match, tolerances_of
+from rislab.music.metrics import MISS, TOLERANCES, assign, crb_recall, match, tolerances_of
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_ratio_is_one_for_errors_of_the_size_of_the_bound() -> None:
     assert ratio["azimuth"] == pytest.approx(1.0, abs=0.12)
     assert ratio["range"] == pytest.approx(1.0, abs=0.12)
     found = match(estimate, batch).recall
-    assert found == pytest.approx(allowed_recall(batch, limit), abs=0.03)
+    assert found == pytest.approx(crb_recall(batch, limit), abs=0.03)
 
 
 def test_bad_estimates_are_named(scenes: SceneBatch) -> None:
@@ -148,6 +148,6 @@ def test_plane_waves_are_matched_without_a_range() -> None:
     assert match(off, batch).recall == 0.0
     assert match(off, batch, tolerances=tolerances).recall == 1.0
     limit = crb(batch)
-    assert allowed_recall(batch, limit) == 0.0
-    assert 0.9 < allowed_recall(batch, limit, tolerances=tolerances) <= 1.0
+    assert crb_recall(batch, limit) == 0.0
+    assert 0.9 < crb_recall(batch, limit, tolerances=tolerances) <= 1.0
     assert tolerances_of(SceneConfig.preset("classroom")) == TOLERANCES

@@ -13,10 +13,10 @@ from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.crb import crb
 from rislab.music.metrics import match
-from rislab.music.scene_view import MAP, Explorer, Look, View, order_criteria, spectra
+from rislab.music.scene_view import MAP, SceneAnalysis, SceneExplorer, SceneSettings, order_criteria, spectra
 from rislab.music.spectra import music_spectrum, mvdr_spectrum
 
-VIEW = View(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
+VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
 
 
 def test_scenes_at_given_places_hold_them_and_hang_on_the_seed() -> None:
@@ -51,7 +51,7 @@ def test_places_that_cannot_be_are_named(places: Any, said: str) -> None:
 
 
 def test_a_look_is_what_the_functions_say() -> None:
-    look = Explorer().look(VIEW)
+    look = SceneExplorer().look(VIEW)
     scene = VIEW.scene()
     assert look.scene.fingerprint() == scene.fingerprint()
     assert look.music.shape == look.mvdr.shape == MAP
@@ -66,7 +66,7 @@ def test_a_look_is_what_the_functions_say() -> None:
 @pytest.mark.parametrize("covariance", ["truth", "sample"])
 def test_both_maps_from_one_pass_are_those_of_music_and_mvdr(covariance: str) -> None:
     view = VIEW.changed(covariance=covariance, loading=1e-2)
-    glance = Explorer().glance(view)
+    glance = SceneExplorer().glance(view)
     grid = VIEW.config().grid((*MAP, 1), range=(1.5, 1.5))
     given = glance.factor.to(torch.complex128)
     maps = spectra(given, 2, grid, loading=1e-2)
@@ -92,9 +92,9 @@ def test_a_rank_below_the_number_of_sources_is_named() -> None:
 
 
 def test_a_look_is_its_glance_and_what_follows() -> None:
-    explorer = Explorer()
+    explorer = SceneExplorer()
     glance = explorer.glance(VIEW)
-    assert not isinstance(glance, Look)
+    assert not isinstance(glance, SceneAnalysis)
     finished, whole = explorer.finish(glance), explorer.look(VIEW)
     assert finished.music is glance.music and finished.factor is glance.factor
     assert torch.equal(finished.music, whole.music) and torch.equal(finished.mvdr, whole.mvdr)
@@ -104,7 +104,7 @@ def test_a_look_is_its_glance_and_what_follows() -> None:
 
 @pytest.mark.parametrize("covariance", ["sample", "sparse", "learned", "blend"])
 def test_every_covariance_can_be_looked_at(covariance: str) -> None:
-    explorer = Explorer(CovarianceNet.build(VIEW.config()))
+    explorer = SceneExplorer(CovarianceNet.build(VIEW.config()))
     look = explorer.look(VIEW.changed(covariance=covariance))
     assert bool(torch.isfinite(look.music).all())
     if covariance == "sparse":
@@ -112,7 +112,7 @@ def test_every_covariance_can_be_looked_at(covariance: str) -> None:
 
 
 def test_grids_are_kept_between_looks_and_not_without_end() -> None:
-    explorer = Explorer()
+    explorer = SceneExplorer()
     first = explorer.look(VIEW).grid
     assert explorer.look(VIEW.changed(snr_db=5.0)).grid is first
     for step in range(6):
@@ -143,7 +143,7 @@ def test_a_view_that_cannot_be_is_refused(fields: dict[str, Any], said: str) -> 
 
 def test_a_learned_covariance_needs_a_network() -> None:
     with pytest.raises(InputError, match="no network is given"):
-        Explorer().look(VIEW.changed(covariance="learned"))
+        SceneExplorer().look(VIEW.changed(covariance="learned"))
 
 
 def test_criteria_are_smallest_at_the_number_of_sources() -> None:
@@ -155,6 +155,6 @@ def test_criteria_are_smallest_at_the_number_of_sources() -> None:
 
 @pytest.mark.parametrize("preset", ["classroom", "full"])
 def test_a_view_can_begin_with_any_preset(preset: str) -> None:
-    view = View.of(preset, snr_db=15.0)
+    view = SceneSettings.of(preset, snr_db=15.0)
     assert view.snr_db == 15.0 and len(view.places) == 3
-    assert Explorer().look(view).matching.recall == 1.0
+    assert SceneExplorer().look(view).matching.recall == 1.0

@@ -22,7 +22,7 @@ from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
-from rislab.music.spectra import SAME, Spectrum, bartlett_spectrum, music_spectrum, mvdr_spectrum, search
+from rislab.music.spectra import SAME, Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
 
 # `rislab.music.spectra` is the function, once the package has exported it.
 MODULE = importlib.import_module("rislab.music.spectra")
@@ -462,7 +462,7 @@ def test_coarse_to_fine_finds_the_peaks_of_the_full_grid(separation: float) -> N
     grid, sources = config.grid((49, 25, 12)), counted(batch)
     given = factors(batch)
     full = {name: music_spectrum(factor, sources, grid).peaks for name, factor in given.items()}
-    coarse = {name: search(factor, sources, grid) for name, factor in given.items()}
+    coarse = {name: coarse_to_fine(factor, sources, grid) for name, factor in given.items()}
     agreement = {name: float(same_peaks(full[name], coarse[name]).double().mean()) for name in given}
     # Most peaks of a sample covariance of 16 snapshots are those of noise, of about equal height, and which of them are
     # the K highest hangs on every cell: its peaks cannot agree, but about as many sources must be found. Of 200, about
@@ -477,7 +477,7 @@ def test_the_coarse_grid_keeps_both_ends() -> None:
     for azimuth in (-math.pi / 3, math.pi / 3):
         edge = dataclasses.replace(batch, azimuth=torch.full_like(batch.azimuth, azimuth))
         # An even number of points: leaving out every second one would leave out the last.
-        found = search(edge.factor(), 1, CLASSROOM.grid((26, 14, 6)))
+        found = coarse_to_fine(edge.factor(), 1, CLASSROOM.grid((26, 14, 6)))
         torch.testing.assert_close(found.azimuth, edge.azimuth, atol=1e-6, rtol=0)
 
 

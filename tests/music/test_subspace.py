@@ -15,7 +15,7 @@ from rislab.data.covariance import sample_factor
 from rislab.data.scenes import SceneBatch, SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.music.spectra import music_spectrum
-from rislab.music.subspace import check_sources, conditioned, eigenpairs, signal_subspace
+from rislab.music.subspace import check_sources, eigh_psd, signal_subspace, validate_covariance
 
 
 def unitary(count: int, size: int, seed: int, columns: int | None = None) -> Tensor:
@@ -27,7 +27,7 @@ def unitary(count: int, size: int, seed: int, columns: int | None = None) -> Ten
 def with_spectrum(values: Tensor, count: int = 3, seed: int = 0) -> Tensor:
     """Covariances [B,N,N] of given eigenvalues [N] in random directions."""
     vectors = unitary(count, len(values), seed)
-    return conditioned((vectors * values.double()) @ vectors.mH, len(values))
+    return validate_covariance((vectors * values.double()) @ vectors.mH, len(values))
 
 
 def projector(basis: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def test_the_subspace_of_a_factor_is_that_of_its_covariance_and_turning_the_fact
     columns: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
-    factor = conditioned(torch.randn(2, 20, columns, generator=generator, dtype=torch.complex128), 20)
+    factor = validate_covariance(torch.randn(2, 20, columns, generator=generator, dtype=torch.complex128), 20)
     sources = 1 + seed % columns
     found = projector(signal_subspace(factor, sources))
     assert distance(found @ found, found) < 1e-9
@@ -131,7 +131,7 @@ def test_scenes_with_fewer_sources_have_zero_columns_at_the_end(classroom: Scene
     assert set(counts.tolist()) == {1, 2, 3}
     scenes = classroom[:16].to(dtype=torch.float64)
     for argument in (scenes.factor(), scenes.covariance()):
-        matrix = conditioned(argument, 36)
+        matrix = validate_covariance(argument, 36)
         basis = signal_subspace(matrix, counts)
         beyond = torch.arange(3) >= counts.unsqueeze(-1)
         assert bool((basis.mT[beyond] == 0).all())
@@ -141,10 +141,10 @@ def test_scenes_with_fewer_sources_have_zero_columns_at_the_end(classroom: Scene
 
 
 def test_eigenpairs_rebuild_the_matrix(classroom: SceneBatch) -> None:
-    factor = conditioned(classroom[:4].to(dtype=torch.float64).factor()[..., :2], 36)
-    covariance = conditioned(factor @ factor.mH, 36)
+    factor = validate_covariance(classroom[:4].to(dtype=torch.float64).factor()[..., :2], 36)
+    covariance = validate_covariance(factor @ factor.mH, 36)
     for matrix in (factor, covariance):
-        values, vectors = eigenpairs(matrix)
+        values, vectors = eigh_psd(matrix)
         assert bool((values >= 0).all()) and bool((values.diff(dim=-1) >= 0).all())
         torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mH, covariance, atol=1e-10, rtol=0)
 
@@ -154,11 +154,11 @@ def test_eigenpairs_rebuild_the_matrix(classroom: SceneBatch) -> None:
 def test_what_is_conditioned_is_hermitian_and_has_trace_n(scale: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     factor = scale * torch.randn(3, 12, 4, generator=generator, dtype=torch.complex128)
-    scaled = conditioned(factor, 12)
+    scaled = validate_covariance(factor, 12)
     torch.testing.assert_close(scaled.abs().square().sum((1, 2)), torch.full((3,), 12.0, dtype=torch.float64))
     dense = factor @ factor.mH
     noisy = dense * (1 + 1e-6 * torch.randn(dense.shape, generator=generator))
-    covariance = conditioned(noisy, 12)
+    covariance = validate_covariance(noisy, 12)
     assert torch.equal(covariance, covariance.mH)
     torch.testing.assert_close(
         covariance.diagonal(dim1=1, dim2=2).real.sum(-1), torch.full((3,), 12.0, dtype=torch.float64)
@@ -167,8 +167,8 @@ def test_what_is_conditioned_is_hermitian_and_has_trace_n(scale: float, seed: in
 
 
 def test_one_scene_needs_no_batch_axis(classroom: SceneBatch) -> None:
-    assert conditioned(classroom.covariance()[0], 36).shape == (1, 36, 36)
-    assert conditioned(classroom.factor()[0], 36).shape == (1, 36, 3)
+    assert validate_covariance(classroom.covariance()[0], 36).shape == (1, 36, 36)
+    assert validate_covariance(classroom.factor()[0], 36).shape == (1, 36, 3)
 
 
 GOOD = torch.eye(9, dtype=torch.complex128).repeat(2, 1, 1)
@@ -204,7 +204,7 @@ def spoilt(value: complex, scene: int = 1) -> Tensor:
 )
 def test_what_is_no_covariance_is_refused_by_name(make: Callable[[], Tensor], said: str) -> None:
     with pytest.raises(InputError, match=f"covariance or factor.* {said}"):
-        conditioned(make(), 9)
+        validate_covariance(make(), 9)
 
 
 @pytest.mark.parametrize(
@@ -235,15 +235,15 @@ def test_a_number_of_sources_that_is_none_is_refused(sources: object, said: str)
 def test_a_rank_below_the_number_of_sources_is_refused(size: int) -> None:
     basis = unitary(2, size, 0, columns=2)
     with pytest.raises(InputError, match="covariance of scene 0 has a rank below 3, the number of sources"):
-        signal_subspace(conditioned(basis @ basis.mH, size), 3)
+        signal_subspace(validate_covariance(basis @ basis.mH, size), 3)
     with pytest.raises(InputError, match="sources is 3, and the factor has 2 columns; allowed: a rank of at least K"):
-        signal_subspace(conditioned(basis, size), 3)
+        signal_subspace(validate_covariance(basis, size), 3)
     wide = torch.cat([basis, basis[..., :1]], dim=-1)
     with pytest.raises(InputError, match="rank below 3"):
-        signal_subspace(conditioned(wide, size), 3)
+        signal_subspace(validate_covariance(wide, size), 3)
     with pytest.raises(InputError, match="covariance of scene 1 has a rank below 3"):
-        signal_subspace(conditioned(basis @ basis.mH, size), torch.tensor([2, 3]))
-    assert signal_subspace(conditioned(wide, size), 2).shape == (2, size, 2)
+        signal_subspace(validate_covariance(basis @ basis.mH, size), torch.tensor([2, 3]))
+    assert signal_subspace(validate_covariance(wide, size), 2).shape == (2, size, 2)
 
 
 def test_the_sample_covariance_of_a_scene_has_no_more_rank_than_snapshots() -> None:

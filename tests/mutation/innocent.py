@@ -131,7 +131,7 @@ class Training:
         data = list(zip(x.split(MICRO_BATCH), y.split(MICRO_BATCH), strict=True))
         return cls(case, model, optimizers, scaler, schedulers, data[:-1] if case.feature == "drop last" else data)
 
-    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+    def compute_loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Under autocast in half precision."""
         half = PRECISIONS[self.case.precision]
         with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):

@@ -30,7 +30,7 @@ def counted(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip,
         running, samples = 0.0, 0
         for i, (x, y) in enumerate(data):
             with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
-                loss = loss_of(model(x), y)
+                loss = compute_loss(model(x), y)
             first = i - i % K
             size = sum(len(one) for one, _ in data[first : first + K])
             scaler.scale(loss * len(x) / size).backward()

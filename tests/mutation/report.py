@@ -93,8 +93,8 @@ WHY = {
     "The network runs in single precision under a scaler, outside of autocast: which precision is meant was not "
     "declared.": (
         "fit dedent `predicted = model(batch.snapshots, batch.codes, batch.channel)`",
-        "train dedent `loss = loss_of(model(x), y)`",
-        "counted dedent `loss = loss_of(model(x), y)`",
+        "train dedent `loss = compute_loss(model(x), y)`",
+        "counted dedent `loss = compute_loss(model(x), y)`",
     ),
     "The network runs in half precision where single was asked for, and the other way round: which precision is meant "
     "was not declared.": ("train negate `half is not None`", "counted negate `half is not None`"),

@@ -11,10 +11,10 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.faults import catalogue, comparison
-from rislab.faults.comparison import Case, Clinic, ClinicConfig, Study
+from rislab.faults.comparison import Clinic, ClinicConfig, FaultReport, OptimiserRun
 from rislab.panels import faults_panel, quiz_panel
-from rislab.panels.faults_panel import ClinicPanel, Newest
-from rislab.panels.plot_widget import Plot
+from rislab.panels.faults_panel import ClinicPanel, LatestOnly
+from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.quiz_panel import QUIZ_VIEWS, QuizPanel
 
 
@@ -23,8 +23,8 @@ def live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
 
 
-def awaited(panel: ClinicPanel) -> Study:
-    async def wait() -> Study:
+def awaited(panel: ClinicPanel) -> FaultReport:
+    async def wait() -> FaultReport:
         return await panel
 
     return asyncio.run(wait())
@@ -61,7 +61,7 @@ def test_choosing_running_and_looking(live: None) -> None:
     panel.newest.settle()
     (plot,) = of_kind(panel, "Plot")
     (views,) = of_kind(panel, "ToggleButtons")
-    assert isinstance(plot, Plot) and plot.layout.height == "0px"
+    assert isinstance(plot, PlotWidget) and plot.layout.height == "0px"
     assert "weight = " in shown(panel) and "α of full windows" in shown(panel)
     titles = {}
     for view in ("losses", "windows", "coverage"):
@@ -125,7 +125,7 @@ def test_only_the_newest_request_is_worked_on() -> None:
         assert gate.wait(10)
         done.append(request)
 
-    newest = Newest(work, lambda error: None)
+    newest = LatestOnly(work, lambda error: None)
     newest.ask(1)
     assert began.wait(10)
     for request in (2, 3, 4):
@@ -139,7 +139,7 @@ def test_only_the_newest_request_is_worked_on() -> None:
 
 def test_waiting_has_an_end() -> None:
     gate = threading.Event()
-    newest = Newest(lambda request: gate.wait(10) and None, lambda error: None)
+    newest = LatestOnly(lambda request: gate.wait(10) and None, lambda error: None)
     newest.ask(1)
     with pytest.raises(TimeoutError):
         newest.settle(0.05)
@@ -151,7 +151,7 @@ def test_waiting_has_an_end() -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Clinic.case
 
-    def short(self: Clinic, fault: Any, **options: Any) -> Case:
+    def short(self: Clinic, fault: Any, **options: Any) -> OptimiserRun:
         return real(self, fault, epochs=1)
 
     monkeypatch.setattr(Clinic, "case", short)
@@ -206,7 +206,7 @@ def test_headless_the_quiz_shows_its_first_question_and_no_answer(quick: None, m
 
 
 def test_tables_say_what_was_measured_signs_first() -> None:
-    rows = [comparison.Reading("other", 1.0, 2.0), comparison.Reading("α <first>", 1.0, 4.0)]
+    rows = [comparison.QuantityComparison("other", 1.0, 2.0), comparison.QuantityComparison("α <first>", 1.0, 4.0)]
     page = faults_panel.readings_table(rows, ["α <first>"])
     assert page.index("● α &lt;first&gt;") < page.index("other")
     assert ">4<" in page
@@ -215,13 +215,13 @@ def test_tables_say_what_was_measured_signs_first() -> None:
 def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
     case = Clinic().case(catalogue.find_fault("loop tail dedented"))
     page = quiz_panel.log(case)
-    counts = [comparison.ledger(seen)["backwards"] for seen in (case.correct, case.faulty)]
+    counts = [comparison.event_counts(seen)["backwards"] for seen in (case.correct, case.faulty)]
     assert counts[0] != counts[1]
     assert all(f">{count}<" in page for count in counts)
 
 
 def test_panels_are_of_their_kind(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Newest, "ask", lambda self, request: None)
+    monkeypatch.setattr(LatestOnly, "ask", lambda self, request: None)
     assert isinstance(panels.clinic(), ClinicPanel)
     assert isinstance(panels.quiz(), QuizPanel)
     assert ClinicPanel(ClinicConfig(), live=False).widget is None

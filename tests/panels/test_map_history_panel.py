@@ -17,10 +17,10 @@ from rislab import panels
 from rislab.data.scenes import SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.music.map_history import Film, Frame
+from rislab.music.map_history import MapHistory, Snapshot
 from rislab.panels import map_history_panel
-from rislab.panels.map_history_panel import FilmPanel, drawing, figure
-from rislab.panels.plot_widget import Plot
+from rislab.panels.map_history_panel import FilmPanel, figure, figure_dict
+from rislab.panels.plot_widget import PlotWidget
 from rislab.plots import training as training_plots
 from rislab.reports.html_export import export_html
 
@@ -35,17 +35,17 @@ def network() -> CovarianceNet:
 
 
 @pytest.fixture
-def film() -> Film:
-    return Film(simulate(CONFIG, 1, seed=3), shape=(31, 17))
+def film() -> MapHistory:
+    return MapHistory(simulate(CONFIG, 1, seed=3), shape=(31, 17))
 
 
 @pytest.fixture
-def panel(film: Film, monkeypatch: pytest.MonkeyPatch) -> FilmPanel:
+def panel(film: MapHistory, monkeypatch: pytest.MonkeyPatch) -> FilmPanel:
     monkeypatch.setenv("RISLAB_LIVE", "1")
     return panels.film(film)
 
 
-def train(film: Film, network: CovarianceNet, epochs: Any) -> None:
+def train(film: MapHistory, network: CovarianceNet, epochs: Any) -> None:
     """Frames of networks that differ from epoch to epoch."""
     model = copy.deepcopy(network)
     with torch.no_grad():
@@ -71,7 +71,9 @@ def test_before_the_first_epoch_the_panel_says_so(panel: FilmPanel) -> None:
     assert shown(panel) == "no epoch yet"
 
 
-def test_the_newest_frame_is_shown_while_a_run_goes_on(panel: FilmPanel, film: Film, network: CovarianceNet) -> None:
+def test_the_newest_frame_is_shown_while_a_run_goes_on(
+    panel: FilmPanel, film: MapHistory, network: CovarianceNet
+) -> None:
     train(film, network, range(4))
     frame = panel.settle()
     assert frame is film.last and frame is not None
@@ -81,7 +83,7 @@ def test_the_newest_frame_is_shown_while_a_run_goes_on(panel: FilmPanel, film: F
     assert "epoch 3" in knobs(panel)["label"].value and knobs(panel)["newest"].value is True
 
 
-def test_the_slider_goes_back_and_stays_there(panel: FilmPanel, film: Film, network: CovarianceNet) -> None:
+def test_the_slider_goes_back_and_stays_there(panel: FilmPanel, film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(4))
     panel.settle()
     knobs(panel)["slider"].value = 1
@@ -98,7 +100,7 @@ def test_the_slider_goes_back_and_stays_there(panel: FilmPanel, film: Film, netw
     assert shown(panel).startswith("epoch 4:") and knobs(panel)["slider"].value == 4
 
 
-def test_unticking_stays_at_the_present_frame(panel: FilmPanel, film: Film, network: CovarianceNet) -> None:
+def test_unticking_stays_at_the_present_frame(panel: FilmPanel, film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(3))
     panel.settle()
     knobs(panel)["newest"].value = False
@@ -111,7 +113,7 @@ def test_a_frame_that_was_let_go_gives_way_to_the_nearest(
     network: CovarianceNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
-    film = Film(simulate(CONFIG, 1, seed=3), shape=(31, 17), most=4)
+    film = MapHistory(simulate(CONFIG, 1, seed=3), shape=(31, 17), most=4)
     panel = panels.film(film)
     train(film, network, range(4))
     panel.settle()
@@ -126,7 +128,7 @@ def test_a_frame_that_was_let_go_gives_way_to_the_nearest(
     assert knobs(panel)["slider"].value == 1
 
 
-def test_a_second_run_begins_the_film_anew(panel: FilmPanel, film: Film, network: CovarianceNet) -> None:
+def test_a_second_run_begins_the_film_anew(panel: FilmPanel, film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(5))
     panel.settle()
     train(film, network, range(2))
@@ -136,9 +138,9 @@ def test_a_second_run_begins_the_film_anew(panel: FilmPanel, film: Film, network
 
 
 def test_an_exception_while_drawing_is_said_and_the_next_frame_drawn(
-    panel: FilmPanel, film: Film, network: CovarianceNet, monkeypatch: pytest.MonkeyPatch
+    panel: FilmPanel, film: MapHistory, network: CovarianceNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = map_history_panel.drawing
+    real = map_history_panel.figure_dict
     monkeypatch.setattr(map_history_panel, "drawing", lambda film, frame: 1 / 0)
     train(film, network, range(2))
     panel.settle()
@@ -149,10 +151,10 @@ def test_an_exception_while_drawing_is_said_and_the_next_frame_drawn(
     assert panel.widget.children[1].value == "" and shown(panel).startswith("epoch 2:")
 
 
-def test_a_drawing_holds_the_maps_the_rings_and_the_curve(film: Film, network: CovarianceNet) -> None:
+def test_a_drawing_holds_the_maps_the_rings_and_the_curve(film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(3))
     frames = film.frames()
-    drawn = drawing(film, frames[1])
+    drawn = figure_dict(film, frames[1])
     heats = [trace for trace in drawn["data"] if trace["type"] == "heatmap"]
     for heat, values in zip(heats, (frames[1].map, film.truth), strict=True):
         decibels = 10 * np.log10(values.numpy() / values.max().item()).T
@@ -166,7 +168,7 @@ def test_a_drawing_holds_the_maps_the_rings_and_the_curve(film: Film, network: C
     go.Figure(drawn)  # raises for a property that plotly does not know
 
 
-def test_a_frame_without_a_spectrum_is_drawn_as_that(film: Film, network: CovarianceNet) -> None:
+def test_a_frame_without_a_spectrum_is_drawn_as_that(film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(2))
     broken = copy.deepcopy(network)
     with torch.no_grad():
@@ -174,7 +176,7 @@ def test_a_frame_without_a_spectrum_is_drawn_as_that(film: Film, network: Covari
     film.follow(broken, 2)
     frame = film.last
     assert frame is not None
-    drawn = drawing(film, frame)
+    drawn = figure_dict(film, frame)
     assert "no spectrum" in drawn["layout"]["title"]["text"]
     assert "(no spectrum)" in drawn["layout"]["annotations"][0]["text"]
     assert np.isnan(drawn["data"][0]["z"]).all()
@@ -184,7 +186,7 @@ def test_a_frame_without_a_spectrum_is_drawn_as_that(film: Film, network: Covari
 
 
 @pytest.mark.parametrize("epochs", [1, 5, 30])
-def test_each_step_of_the_figure_shows_one_frame(film: Film, network: CovarianceNet, epochs: int) -> None:
+def test_each_step_of_the_figure_shows_one_frame(film: MapHistory, network: CovarianceNet, epochs: int) -> None:
     train(film, network, range(epochs))
     drawn = figure(film)
     slider = drawn.layout.sliders[0]
@@ -195,7 +197,7 @@ def test_each_step_of_the_figure_shows_one_frame(film: Film, network: Covariance
         visible, title = step.args
         seen = [trace for trace, on in zip(drawn.data, visible["visible"], strict=True) if on]
         maps = [trace for trace in seen if trace.type == "heatmap"]
-        frame: Frame = frames[step.label]
+        frame: Snapshot = frames[step.label]
         assert len(maps) == 2 and title["title.text"] == frame.line()
         best = np.unravel_index(int(frame.map.argmax()), frame.map.shape)
         assert maps[0].z[best[1], best[0]] == 0.0
@@ -204,12 +206,12 @@ def test_each_step_of_the_figure_shows_one_frame(film: Film, network: Covariance
     assert drawn.layout.title.text == frames[slider.steps[-1].label].line()
 
 
-def test_a_figure_needs_frames(film: Film) -> None:
+def test_a_figure_needs_frames(film: MapHistory) -> None:
     with pytest.raises(InputError, match="film has 0 frames"):
         figure(film)
 
 
-def test_headless_the_panel_says_where_its_figure_is(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headless_the_panel_says_where_its_figure_is(film: MapHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
     panel = panels.film(film)
     assert panel.widget is None
@@ -223,7 +225,7 @@ def test_a_film_of_another_kind_is_named() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
-    film: Film, network: CovarianceNet, tmp_path: Path
+    film: MapHistory, network: CovarianceNet, tmp_path: Path
 ) -> None:
     import nbformat
     from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -267,5 +269,5 @@ def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
 
 
 def test_the_plot_is_one_of_the_house(panel: FilmPanel) -> None:
-    assert isinstance(panel.widget.children[2], Plot)
+    assert isinstance(panel.widget.children[2], PlotWidget)
     assert panel.widget.children[2].templates["dark"] == training_plots.template("dark").to_plotly_json()

@@ -12,13 +12,13 @@ import pytest
 
 from rislab import panels
 from rislab.errors import InputError
-from rislab.music.scene_view import Explorer, View
+from rislab.music.scene_view import SceneExplorer, SceneSettings
 from rislab.panels import music_panel
-from rislab.panels.music_panel import MusicPanel, drawing, figure, table
-from rislab.panels.plot_widget import Plot
+from rislab.panels.music_panel import MusicPanel, figure, figure_dict, table
+from rislab.panels.plot_widget import PlotWidget
 from rislab.plots.training import template
 
-VIEW = View(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
+VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def widgets_of(panel: MusicPanel) -> dict[str, Any]:
     return {widget.description: widget for row in rows for widget in row.children}
 
 
-def plot_of(panel: MusicPanel) -> Plot:
-    return next(child for child in panel.widget.children if isinstance(child, Plot))
+def plot_of(panel: MusicPanel) -> PlotWidget:
+    return next(child for child in panel.widget.children if isinstance(child, PlotWidget))
 
 
 @pytest.mark.parametrize(
@@ -120,12 +120,12 @@ def test_values_that_cannot_be_are_explained_and_lose_nothing(panel: MusicPanel)
 def test_an_exception_while_computing_is_shown_and_the_next_view_works(
     panel: MusicPanel, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    real = getattr(Explorer, part)
-    monkeypatch.setattr(Explorer, part, lambda self, given: 1 / 0)
+    real = getattr(SceneExplorer, part)
+    monkeypatch.setattr(SceneExplorer, part, lambda self, given: 1 / 0)
     panel.change(snr_db=1.0)
     panel.settle()
     assert "division by zero" in panel.error and "division by zero" in panel.widget.children[3].value
-    monkeypatch.setattr(Explorer, part, real)
+    monkeypatch.setattr(SceneExplorer, part, real)
     panel.change(snr_db=2.0)
     assert panel.settle().view.snr_db == 2.0
     assert panel.error == ""
@@ -133,13 +133,13 @@ def test_an_exception_while_computing_is_shown_and_the_next_view_works(
 
 def test_only_the_newest_of_many_views_is_computed(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = Explorer.glance
+    real = SceneExplorer.glance
 
-    def glance(self: Explorer, view: View) -> Any:
+    def glance(self: SceneExplorer, view: SceneSettings) -> Any:
         seen.append(view.snr_db)
         return real(self, view)
 
-    monkeypatch.setattr(Explorer, "glance", glance)
+    monkeypatch.setattr(SceneExplorer, "glance", glance)
     for step in range(200):
         panel.change(snr_db=step / 10)
     assert panel.settle().view.snr_db == pytest.approx(19.9)
@@ -150,7 +150,7 @@ def test_maps_come_first_and_estimates_are_never_those_of_another_view(
     panel: MusicPanel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(Plot, "show", lambda self, figure: drawn.append(figure))
+    monkeypatch.setattr(PlotWidget, "show", lambda self, figure: drawn.append(figure))
     panel.change(places=((-10.0, 5.0, 1.5), (20.0, -10.0, 2.0)))
     panel.settle()
     first, second = drawn
@@ -169,20 +169,20 @@ def test_maps_come_first_and_estimates_are_never_those_of_another_view(
 
 def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     looked, searched, busy, go = [], [], threading.Event(), threading.Event()
-    glance, finish = Explorer.glance, Explorer.finish
+    glance, finish = SceneExplorer.glance, SceneExplorer.finish
 
-    def slow(self: Explorer, view: View) -> Any:
+    def slow(self: SceneExplorer, view: SceneSettings) -> Any:
         looked.append(view.snr_db)
         busy.set()
         go.wait(10)
         return glance(self, view)
 
-    def counted(self: Explorer, seen: Any) -> Any:
+    def counted(self: SceneExplorer, seen: Any) -> Any:
         searched.append(seen.view.snr_db)
         return finish(self, seen)
 
-    monkeypatch.setattr(Explorer, "glance", slow)
-    monkeypatch.setattr(Explorer, "finish", counted)
+    monkeypatch.setattr(SceneExplorer, "glance", slow)
+    monkeypatch.setattr(SceneExplorer, "finish", counted)
     panel.change(snr_db=1.0)
     assert busy.wait(10)
     panel.change(snr_db=2.0)
@@ -192,48 +192,51 @@ def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monk
 
 
 def test_a_glance_has_places_and_no_errors_in_its_table() -> None:
-    explorer = Explorer()
+    explorer = SceneExplorer()
     glance = explorer.glance(VIEW)
     assert "√CRB" not in table(glance) and "-25.0°" in table(glance)
     assert table(explorer.finish(glance)).count("√CRB") == 6
 
 
 def test_the_bound_of_the_range_is_a_band_around_the_true_range() -> None:
-    explorer = Explorer()
+    explorer = SceneExplorer()
     for view in (VIEW.changed(snr_db=10.0), VIEW.changed(snr_db=10.0, chosen=1)):
         look = explorer.look(view)
-        band = drawing(look)["layout"]["shapes"][-1]
+        band = figure_dict(look)["layout"]["shapes"][-1]
         here, deviation = view.places[view.chosen][2], float(look.bound.range[0, view.chosen])
         # 1.96 standard deviations to each side hold 95 % of normal errors.
         assert (band["x0"], band["x1"]) == pytest.approx((here - 1.96 * deviation, here + 1.96 * deviation), rel=1e-4)
-        assert band["xref"] == "x3" and f"{1.96 * deviation:.2g} m" in drawing(look)["layout"]["annotations"][2]["text"]
+        assert (
+            band["xref"] == "x3"
+            and f"{1.96 * deviation:.2g} m" in figure_dict(look)["layout"]["annotations"][2]["text"]
+        )
         # Ten decibels more make it narrower by √10: noise alone decides.
         # A layer below would come first in the page, where the rings have to: they are dragged by their order.
-        assert all(shape.get("layer", "above") == "above" for shape in drawing(look)["layout"]["shapes"])
+        assert all(shape.get("layer", "above") == "above" for shape in figure_dict(look)["layout"]["shapes"])
     loud, quiet = (explorer.look(VIEW.changed(snr_db=level)).bound.range[0, 0] for level in (0.0, 10.0))
     assert float(loud / quiet) == pytest.approx(math.sqrt(10), rel=1e-3)
 
 
 def test_a_bound_beyond_the_cut_ends_with_it_and_none_is_said() -> None:
-    explorer = Explorer()
+    explorer = SceneExplorer()
     far = VIEW.changed(snr_db=-10.0, snapshots=1)
     look = explorer.look(far)
-    band = drawing(look)["layout"]["shapes"][-1]
+    band = figure_dict(look)["layout"]["shapes"][-1]
     assert float(look.bound.range[0, 0]) > 2.0
     assert (band["x0"], band["x1"]) == pytest.approx(VIEW.config().range, rel=1e-6)
     plane = explorer.look(VIEW.changed(wavefront="planar"))
-    assert drawing(plane)["layout"]["shapes"][-1]["type"] == "line"
-    assert "no finite bound" in drawing(plane)["layout"]["annotations"][2]["text"]
+    assert figure_dict(plane)["layout"]["shapes"][-1]["type"] == "line"
+    assert "no finite bound" in figure_dict(plane)["layout"]["annotations"][2]["text"]
 
 
 def test_the_estimated_range_stands_on_the_cut() -> None:
-    look = Explorer().look(VIEW.changed(chosen=1))
-    mark = drawing(look)["data"][-1]
+    look = SceneExplorer().look(VIEW.changed(chosen=1))
+    mark = figure_dict(look)["data"][-1]
     assert mark["xaxis"] == "x3" and mark["x"] == [pytest.approx(2.0, abs=0.05)]
 
 
 def test_the_figure_names_units_and_draws_what_the_look_says() -> None:
-    look = Explorer().look(VIEW)
+    look = SceneExplorer().look(VIEW)
     drawn = figure(look)
     titles = [axis.title.text for axis in drawn.select_xaxes()] + [axis.title.text for axis in drawn.select_yaxes()]
     assert {"azimuth (°)", "elevation (°)", "range (m)", "dB"} <= set(titles)
@@ -273,7 +276,9 @@ def test_a_view_of_another_kind_is_named() -> None:
 
 
 def test_a_source_that_is_not_found_is_said() -> None:
-    look = Explorer().look(VIEW.changed(covariance="sample", snr_db=-10.0, places=((-5.0, 0.0, 1.0), (5.0, 0.0, 1.0))))
+    look = SceneExplorer().look(
+        VIEW.changed(covariance="sample", snr_db=-10.0, places=((-5.0, 0.0, 1.0), (5.0, 0.0, 1.0)))
+    )
     found = int(look.matching.hit.sum())
     assert table(look).count("not found") == 2 - found
     assert math.isfinite(music_panel.HEIGHT)

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rislab.panels import plot_widget
-from rislab.panels.plot_widget import Plot
+from rislab.panels.plot_widget import PlotWidget
 from rislab.plots.training import template
 
 LOOKS = {theme: template(theme) for theme in ("light", "dark")}
@@ -28,13 +28,13 @@ def curve(*y: float) -> go.Figure:
     return go.Figure(go.Scatter(y=np.array(y, dtype=np.float32)), {"title": {"text": f"{len(y)} points"}})
 
 
-def sent(plot: Plot) -> tuple[int, list[float]]:
+def sent(plot: PlotWidget) -> tuple[int, list[float]]:
     packed = plot.figure["data"][0]["y"]
     return plot.figure["number"], np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"]).tolist()
 
 
 def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
-    plot = Plot(curve(1, 2), LOOKS)
+    plot = PlotWidget(curve(1, 2), LOOKS)
     assert sent(plot) == (1, [1.0, 2.0])
     assert plot.figure["layout"]["title"]["text"] == "2 points"
     assert "template" not in plot.figure["layout"]
@@ -46,7 +46,7 @@ def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
 
 
 def test_while_the_page_draws_only_the_newest_waits() -> None:
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     plot.show(curve(2))
     plot.show(curve(3))
     assert sent(plot) == (1, [1.0])
@@ -58,13 +58,13 @@ def test_while_the_page_draws_only_the_newest_waits() -> None:
 
 def test_a_page_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.0)
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     plot.show(curve(2))
     assert sent(plot) == (2, [2.0])
 
 
 def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     made: list[int] = []
 
     def figure() -> go.Figure:
@@ -81,7 +81,7 @@ def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
 
 def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "REST", 30.0)
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     time.sleep(0.6)
     plot.drawn = 1
     plot.show(curve(2))
@@ -94,7 +94,7 @@ def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -
 
 def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     began = time.monotonic()
     while time.monotonic() < began + 1.0:
         plot.show(curve(2))
@@ -105,7 +105,7 @@ def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch
 
 def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     plot.show(curve(2))
     plot.show(curve(3))
     deadline = time.monotonic() + 30
@@ -115,7 +115,7 @@ def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.
 
 
 def test_the_last_state_can_be_sent_at_once() -> None:
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     plot.show(curve(2))
     plot.flush()
     assert sent(plot) == (2, [2.0])
@@ -125,7 +125,7 @@ def test_the_last_state_can_be_sent_at_once() -> None:
 
 def test_a_figure_waits_while_the_page_is_heard() -> None:
     # traitlets holds notifications back meanwhile: a figure that another thread sets just then could get lost.
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     drawer = threading.Thread(target=lambda: (plot.show(curve(2, 3)), plot.flush()))
     seen: list[int] = []
 
@@ -143,7 +143,7 @@ def test_a_figure_waits_while_the_page_is_heard() -> None:
 
 
 def test_events_reach_those_who_asked_for_their_kind() -> None:
-    plot = Plot(curve(1), LOOKS)
+    plot = PlotWidget(curve(1), LOOKS)
     clicks: list[Any] = []
     plot.on_event("click", clicks.append)
     plot.event = {"kind": "click", "x": 1.0, "at": 1}
@@ -155,14 +155,14 @@ def test_events_reach_those_who_asked_for_their_kind() -> None:
 def test_maps_travel_packed_and_what_json_cannot_say_as_null() -> None:
     z = np.arange(6, dtype=np.float64).reshape(2, 3)
     figure = go.Figure(go.Heatmap(z=z, x=[0.0, float("nan"), 2.0]))
-    data = Plot(figure, LOOKS).figure["data"][0]
+    data = PlotWidget(figure, LOOKS).figure["data"][0]
     assert data["z"]["shape"] == "2, 3"
     assert base64.b64decode(data["z"]["bdata"]) == z.astype(data["z"]["dtype"]).tobytes()
-    again = Plot(go.Figure(layout={"meta": [float("inf"), 1.0]}), LOOKS)
+    again = PlotWidget(go.Figure(layout={"meta": [float("inf"), 1.0]}), LOOKS)
     assert again.figure["layout"]["meta"] == [None, 1.0]
 
 
 def test_plotly_travels_once() -> None:
     assert plot_widget.library() is plot_widget.library()
     assert "Plotly" in plot_widget.library().source[:2000]
-    assert "Plotly" not in Plot(curve(1), LOOKS).get_state().get("source", "")
+    assert "Plotly" not in PlotWidget(curve(1), LOOKS).get_state().get("source", "")

@@ -16,21 +16,21 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.panels import precision_panel
-from rislab.panels.plot_widget import Plot
+from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.precision_panel import PrecisionPanel, curves, curves_of, explanation, hover, matrix
 from rislab.plots.training import template
 from rislab.sanity import precision
-from rislab.sanity.number_formats import ALARMS
-from rislab.sanity.precision import Cell, Compared, PrecisionConfig, Progress
+from rislab.sanity.number_formats import FORMAT_TOLERANCES
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress, WindowComparison
 
 SMALL = PrecisionConfig(scenes=64, windows=3, modes=("fp64", "fp32"), accumulation_steps=(1, 8))
 LONG = PrecisionConfig(scenes=64, windows=1000)
 
 
-def made(mode: str, steps: int, **changes: Any) -> Cell:
-    window = Compared(1, 2e-7, 1 + 3e-8, 1 - 1e-12, 1e-7, 0.0, 1e-6, 0.5, 1.0, True, 0.012)
+def made(mode: str, steps: int, **changes: Any) -> PrecisionCell:
+    window = WindowComparison(1, 2e-7, 1 + 3e-8, 1 - 1e-12, 1e-7, 0.0, 1e-6, 0.5, 1.0, True, 0.012)
     windows = tuple(dataclasses.replace(window, step=step, **changes) for step in range(1, 6))
-    return Cell(mode, steps, windows, 3 << 20)
+    return PrecisionCell(mode, steps, windows, 3 << 20)
 
 
 CELLS = [
@@ -65,7 +65,7 @@ def test_red_is_more_than_a_colour() -> None:
 
 
 def test_colour_is_the_share_of_the_alarm() -> None:
-    level = ALARMS["fp32"].relative_error
+    level = FORMAT_TOLERANCES["fp32"].relative_error
     depth = maps_of(matrix([made("fp32", 1, relative_error=level / 100, loss=1.0)]))["relative L2"].z[0][0]
     assert depth == pytest.approx(-2)
     for value, expected in ((1.0, 0.0), (math.nan, 0.0), (0.0, precision_panel.SMALLEST)):
@@ -103,8 +103,8 @@ def test_a_mode_that_was_not_run_says_so() -> None:
     assert curves_of(CELLS, "fp32").layout.title.text.startswith("fp32, 8 × 8 scenes")
 
 
-def awaited(panel: PrecisionPanel) -> list[Cell]:
-    async def wait() -> list[Cell]:
+def awaited(panel: PrecisionPanel) -> list[PrecisionCell]:
+    async def wait() -> list[PrecisionCell]:
         return await panel
 
     return asyncio.run(wait())
@@ -127,7 +127,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
 
 
-def parts(panel: PrecisionPanel) -> tuple[Any, Any, Plot, Any, Plot]:
+def parts(panel: PrecisionPanel) -> tuple[Any, Any, PlotWidget, Any, PlotWidget]:
     top, table, text, detail = panel.widget.children
     return top.children[0], top.children[1], table, text, detail
 

@@ -26,7 +26,7 @@ def fallen() -> Replay:
 
 
 def test_the_ledger_has_a_bar_for_each_count_and_a_number_on_it(fallen: Replay) -> None:
-    figure = story_panel.ledger({"suspect, K = 1": replay(SMALL, "suspect"), "stage two": fallen})
+    figure = story_panel.event_counts({"suspect, K = 1": replay(SMALL, "suspect"), "stage two": fallen})
     bars = {bar.name: (list(bar.y), list(bar.text)) for bar in figure.data}
     assert bars["forwards"] == ([8, 8], ["8", "8"])
     assert bars["backwards"] == ([8, 1], ["8", "1"])

@@ -21,15 +21,15 @@ import rislab
 from rislab import panels
 from rislab.errors import InputError
 from rislab.panels import training_panel
-from rislab.panels.background_task import Runner
-from rislab.panels.plot_widget import Plot
-from rislab.panels.run import Curves, Run, folders
+from rislab.panels.background_task import BackgroundTask
+from rislab.panels.plot_widget import PlotWidget
+from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import title
-from rislab.panels.training_plot import drawing, table
+from rislab.panels.training_plot import figure_dict, table
 from rislab.sanity import overfit
 from rislab.training import run_folder
 from rislab.training.loop import fit
-from rislab.training.records import Record, epochs, same, steps
+from rislab.training.records import Record, epoch_records, equal_but_time, step_records
 
 CONFIG = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=4)
 
@@ -55,7 +55,7 @@ def test_a_panel_trains_as_the_plain_loop_does(live: bool, monkeypatch: pytest.M
     records = asyncio.run(awaited(panel))
     expected = straight()
     assert len(records) == len(expected)
-    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
     assert (panel.widget is not None) is live
     assert "text/plain" in panel._repr_mimebundle_()
     trained = panel.model.state_dict().values()
@@ -77,8 +77,8 @@ def note(panel: panels.OverfitPanel) -> str:
     return str(panel.widget.children[4].value)
 
 
-def plot_of(panel: panels.OverfitPanel) -> Plot:
-    return next(child for child in panel.widget.children if isinstance(child, Plot))
+def plot_of(panel: panels.OverfitPanel) -> PlotWidget:
+    return next(child for child in panel.widget.children if isinstance(child, PlotWidget))
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ ENDLESS = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
 def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> None:
     panel = panels.overfit(CONFIG)
     records = asyncio.run(awaited(panel))
-    drawn = drawing(panel.runs, title(panel))
+    drawn = figure_dict(panel.runs, title(panel))
     by_name = {trace["name"]: trace for trace in drawn["data"]}
-    assert list(by_name["run 1"]["y"]) == [record.loss for record in steps(records)]
-    assert list(by_name["eval, same data"]["y"]) == [record.train_eval for record in epochs(records)]
-    assert list(by_name["backbone"]["y"]) == [record.learning_rate["backbone"] for record in steps(records)]
-    assert list(by_name["forwards"]["y"]) == [record.counters.forwards for record in epochs(records)]
+    assert list(by_name["run 1"]["y"]) == [record.loss for record in step_records(records)]
+    assert list(by_name["eval, same data"]["y"]) == [record.train_eval for record in epoch_records(records)]
+    assert list(by_name["backbone"]["y"]) == [record.learning_rate["backbone"] for record in step_records(records)]
+    assert list(by_name["forwards"]["y"]) == [record.counters.forwards for record in epoch_records(records)]
     assert by_name["zero matrix = 1"]["y"] == [1.0, 1.0]
     assert drawn["layout"]["title"]["text"].startswith("finished")
     assert plot_of(panel).figure["layout"]["title"]["text"].startswith("finished")
@@ -129,16 +129,16 @@ def test_pause_step_and_start_go_window_by_window(live: None) -> None:
     button(panel, "Pause").click()
     until(lambda: panel.state == "paused")
     time.sleep(0.2)
-    before = len(steps(panel.records()))
+    before = len(step_records(panel.records()))
     time.sleep(0.2)
-    assert len(steps(panel.records())) == before
+    assert len(step_records(panel.records())) == before
     for more in (1, 2, 3):
         button(panel, "Step").click()
-        until(lambda more=more: len(steps(panel.records())) == before + more)  # type: ignore[misc]
+        until(lambda more=more: len(step_records(panel.records())) == before + more)  # type: ignore[misc]
         time.sleep(0.1)
-        assert len(steps(panel.records())) == before + more
+        assert len(step_records(panel.records())) == before + more
     button(panel, "Start").click()
-    until(lambda: len(steps(panel.records())) > before + 5)
+    until(lambda: len(step_records(panel.records())) > before + 5)
     assert len(panel.runs) == 1
     button(panel, "Stop").click()
     records = asyncio.run(awaited(panel))
@@ -147,7 +147,7 @@ def test_pause_step_and_start_go_window_by_window(live: None) -> None:
     stream = fit(config.model(), config.data(), config.training())
     expected = [record for record, _ in zip(stream, records, strict=False)]
     stream.close()
-    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
 
 
 def test_stop_ends_a_paused_run(live: None) -> None:
@@ -194,8 +194,8 @@ def test_every_knob_sets_the_next_run_and_runs_stay_for_comparison(
     assert getattr(panel.runs[1].config, field) == value
     config = panel.config
     expected = list(fit(config.model(), config.data(), config.training(), validation=config.validation_data()))
-    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
-    labels = [trace["name"] for trace in drawing(panel.runs, title(panel))["data"]]
+    assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
+    labels = [trace["name"] for trace in figure_dict(panel.runs, title(panel))["data"]]
     assert "run 1" in labels and f"run 2: {field} {value}" in labels
     knob(panel, "run").index = 0
     button(panel, "Remove").click()
@@ -207,10 +207,10 @@ def test_reset_takes_everything_off_and_start_begins_anew(live: None) -> None:
     until(lambda: len(panel.records()) >= 3)
     button(panel, "Reset").click()
     assert panel.runs == [] and panel.state == "reset" and panel.records() == []
-    assert drawing(panel.runs, title(panel))["data"] == []
+    assert figure_dict(panel.runs, title(panel))["data"] == []
     knob(panel, "epochs").value = 1
     button(panel, "Start").click()
-    assert len(epochs(asyncio.run(awaited(panel)))) == 1
+    assert len(epoch_records(asyncio.run(awaited(panel)))) == 1
     assert panel.runs[0].name == "run 2"
 
 
@@ -225,8 +225,8 @@ def test_a_configuration_that_cannot_be_is_explained_and_loses_nothing(live: Non
 
 
 def test_losses_that_are_none_and_skipped_steps_are_marked() -> None:
-    curves = Curves()
-    windows = steps(straight())
+    curves = RunHistory()
+    windows = step_records(straight())
     for record in (
         dataclasses.replace(windows[0], loss=math.nan),
         dataclasses.replace(windows[1], applied=False, reason="gradient is not finite"),
@@ -238,22 +238,22 @@ def test_losses_that_are_none_and_skipped_steps_are_marked() -> None:
     assert curves.skipped == [(2, "gradient is not finite")]
     run = Run("run 1", CONFIG)
     run.curves = curves
-    by_name = {trace["name"]: trace for trace in drawing([run], "")["data"]}
+    by_name = {trace["name"]: trace for trace in figure_dict([run], "")["data"]}
     assert by_name["skipped × 1"]["x"] == [2] and "not finite" in by_name["skipped × 1"]["hovertext"][0]
     assert by_name["not a loss × 1"]["x"] == [1] and "nan" in by_name["not a loss × 1"]["hovertext"][0]
 
 
 def test_thousands_of_marks_are_thinned_and_counted() -> None:
     run = Run("run 1", CONFIG)
-    window = steps(straight())[0]
+    window = step_records(straight())[0]
     for step in range(1, 3001):
         run.curves.add(dataclasses.replace(window, step=step, applied=False, reason="NaN"))
-    trace = next(trace for trace in drawing([run], "")["data"] if trace["name"] == "skipped × 3000")
+    trace = next(trace for trace in figure_dict([run], "")["data"] if trace["name"] == "skipped × 3000")
     assert trace["x"][0] == 1 and len(trace["x"]) == 500
 
 
 def test_curves_can_be_read_while_they_grow() -> None:
-    curves, windows = Curves(), steps(straight())
+    curves, windows = RunHistory(), step_records(straight())
     reading = True
     lengths: list[int] = []
 
@@ -283,11 +283,11 @@ def test_the_axis_turns_linear_and_back(live: None) -> None:
 def test_fresh_scenes_are_a_curve_and_a_column(headless: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, validation=16))
     records = asyncio.run(awaited(panel))
-    by_name = {trace["name"]: trace for trace in drawing(panel.runs, "")["data"]}
-    assert list(by_name["validation"]["y"]) == [record.validation for record in epochs(records)]
-    assert f"{epochs(records)[-1].validation:.3g}" in table(panel.runs)
-    ends = [shape["x0"] for shape in drawing(panel.runs, "")["layout"]["shapes"]]
-    assert ends == [record.step for record in epochs(records)]
+    by_name = {trace["name"]: trace for trace in figure_dict(panel.runs, "")["data"]}
+    assert list(by_name["validation"]["y"]) == [record.validation for record in epoch_records(records)]
+    assert f"{epoch_records(records)[-1].validation:.3g}" in table(panel.runs)
+    ends = [shape["x0"] for shape in figure_dict(panel.runs, "")["layout"]["shapes"]]
+    assert ends == [record.step for record in epoch_records(records)]
 
 
 def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None:
@@ -300,7 +300,7 @@ def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None
     panel = panels.overfit(CONFIG, on_epoch=look)
     records = asyncio.run(awaited(panel))
     assert told == [0, 1, 2, 3, 4]
-    assert all(same(one, other) for one, other in zip(records, straight(), strict=True))
+    assert all(equal_but_time(one, other) for one, other in zip(records, straight(), strict=True))
 
 
 def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> None:
@@ -309,7 +309,7 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> 
     until(lambda: panel.runs[0].curves.windows >= 10)
     button(panel, "Stop").click()
     stopped = asyncio.run(awaited(panel))
-    assert len(steps(stopped)) < 160
+    assert len(step_records(stopped)) < 160
     # Another kernel would find the same folder.
     later = panels.overfit(CONFIG)
     asyncio.run(awaited(later))
@@ -322,13 +322,13 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> 
     button(later, "Load").click()  # nothing is left to load
     assert len(later.runs) == 2 and later.runs[-1].state == "stopped"
     assert later.runs[-1].config == config
-    assert later.runs[-1].curves.windows == len(steps(stopped))
+    assert later.runs[-1].curves.windows == len(step_records(stopped))
     knob(later, "run").index = 1
     button(later, "Go on").click()
     records = asyncio.run(awaited(later))
     expected = list(fit(config.model(), config.data(), config.training()))
-    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
-    assert list(later.runs[-1].curves.column("loss")) == [record.loss for record in steps(expected)]
+    assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
+    assert list(later.runs[-1].curves.column("loss")) == [record.loss for record in step_records(expected)]
     button(later, "Go on").click()
     assert "has done its 40 epochs" in note(later)
 
@@ -356,8 +356,8 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
     records = run.runner.records()
     expected = [record for record, _ in zip(stream, records, strict=False)]
     stream.close()
-    assert len(steps(records)) >= 30
-    assert all(same(one, other) for one, other in zip(records, expected, strict=True))
+    assert len(step_records(records)) >= 30
+    assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
 
 
 def test_two_panels_keep_their_runs_apart(live: None) -> None:
@@ -367,7 +367,7 @@ def test_two_panels_keep_their_runs_apart(live: None) -> None:
         return list(await asyncio.gather(awaited(one), awaited(other)))
 
     for records in asyncio.run(both()):
-        assert all(same(mine, plain) for mine, plain in zip(records, straight(), strict=True))
+        assert all(equal_but_time(mine, plain) for mine, plain in zip(records, straight(), strict=True))
     assert one.runs[0].folder != other.runs[0].folder
     assert len(folders(Path("runs"))) == 2
 
@@ -403,7 +403,7 @@ def test_the_runs_exception_is_raised_where_it_is_awaited() -> None:
         yield straight()[0]
         raise ZeroDivisionError("in the run")
 
-    runner = Runner(stream)
+    runner = BackgroundTask(stream)
     runner.start()
     with pytest.raises(ZeroDivisionError, match="in the run"):
         asyncio.run(runner.wait())
@@ -420,7 +420,7 @@ def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> Non
         if len(drawn) == 1:
             raise RuntimeError("cannot draw")
 
-    runner = Runner(lambda: (record for record in records), tick)
+    runner = BackgroundTask(lambda: (record for record in records), tick)
     runner.start()
     assert len(asyncio.run(runner.wait())) == len(records)
     assert isinstance(runner.tick_error, RuntimeError)
@@ -430,12 +430,12 @@ def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> Non
 @pytest.mark.parametrize(("last", "side"), [(1e-4, "top"), (0.3, "bottom")])
 def test_the_legend_stands_where_curves_leave_room(last: float, side: str) -> None:
     run = Run("run 1", CONFIG)
-    window = steps(straight())[0]
+    window = step_records(straight())[0]
     # One run falls far, or stays high after a single deep spike.
     values = [1.0, 1e-4, *np.geomspace(0.8, last, 40)]
     run.curves.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
-    assert drawing([run], "")["layout"]["legend"]["yanchor"] == side
-    assert drawing([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
+    assert figure_dict([run], "")["layout"]["legend"]["yanchor"] == side
+    assert figure_dict([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
 
 
 def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +469,7 @@ def test_slow_figures_come_less_often(costs: float, ticks: int, monkeypatch: pyt
         drawn[0] += 1
 
     monkeypatch.setattr("rislab.panels.background_task.time", clock)
-    runner = Runner(stream, tick)
+    runner = BackgroundTask(stream, tick)
     runner.start()
     runner._thread.join()
     # 10 s of records: a tick each 0.12 s, or as often as leaves 19/20 of the time to the run; and one at the end.
@@ -498,7 +498,7 @@ def test_the_worker_uses_the_threads_of_the_notebook(headless: None) -> None:
         seen.append(torch.get_num_threads())
         yield from ()
 
-    runner = Runner(stream)
+    runner = BackgroundTask(stream)
     runner.start()
     runner.start()
     asyncio.run(runner.wait())

@@ -69,7 +69,7 @@ def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(
     monkeypatch.setenv("RISLAB_LIVE", "0")
 
     def red(folder: Path, config: TuningConfig, **options: Any) -> Any:
-        raise InputError("rung 'oracle' is red")
+        raise InputError("check 'oracle' is red")
         yield
 
     monkeypatch.setattr(search, "search", red)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rislab.faults import catalogue, comparison
-from rislab.faults.comparison import Case, Clinic, Study
+from rislab.faults.comparison import Clinic, FaultReport, OptimiserRun
 from rislab.plots import faults as fault_plots
 from rislab.plots.faults import coverage, losses, pictures, signals
 from rislab.plots.training import template
@@ -19,17 +19,17 @@ DESK = Clinic()
 DRAWN = (signals, coverage, pictures, lambda case, *names: losses({case.optimiser: case}, *names))
 
 
-def case_of(name: str, epochs: int = 2, **options: str) -> Case:
+def case_of(name: str, epochs: int = 2, **options: str) -> OptimiserRun:
     return DESK.case(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
-def never() -> Case:
+def never() -> OptimiserRun:
     return case_of("never divided", optimiser="adam")
 
 
 @pytest.fixture(scope="module")
-def stuck() -> Case:
+def stuck() -> OptimiserRun:
     return case_of("step in a branch never taken")
 
 
@@ -41,7 +41,7 @@ def grids(figure: go.Figure) -> list[go.Heatmap]:
     return [trace for trace in figure.data if trace.type == "heatmap"]
 
 
-def test_losses_of_both_loops_stand_on_the_same_axes(never: Case) -> None:
+def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun) -> None:
     sgd = case_of("never divided", optimiser="sgd")
     figure = losses({"adam": never, "sgd": sgd})
     for name, seen in (("correct", [never.correct, sgd.correct]), ("faulty", [never.faulty, sgd.faulty])):
@@ -59,13 +59,13 @@ def test_losses_of_both_loops_stand_on_the_same_axes(never: Case) -> None:
     assert [axis.type for axis in figure.select_yaxes()] == ["log"] * 4
 
 
-def test_every_name_is_in_the_legend_once(never: Case) -> None:
+def test_every_name_is_in_the_legend_once(never: OptimiserRun) -> None:
     for draw in DRAWN:
         shown = [trace.name for trace in draw(never).data if trace.type == "scatter" and trace.showlegend is not False]
         assert len(shown) == len(set(shown))
 
 
-def test_signals_are_what_was_measured(never: Case) -> None:
+def test_signals_are_what_was_measured(never: OptimiserRun) -> None:
     figure = signals(never)
     drawn = named(figure, "faulty")
     for trace, values in zip(drawn, ("alpha", "cosine", "stepped", "rate", "moved"), strict=True):
@@ -75,7 +75,7 @@ def test_signals_are_what_was_measured(never: Case) -> None:
     assert clipped.layout.yaxis2.type == "log"
 
 
-def test_the_grid_writes_the_measured_weights(never: Case) -> None:
+def test_the_grid_writes_the_measured_weights(never: OptimiserRun) -> None:
     correct, faulty = grids(coverage(never))
     assert [list(row) for row in correct.text[:3]] == [
         ["1"] * 4 + [""] * 7,
@@ -96,7 +96,7 @@ def test_a_leak_from_another_window_is_written_and_coloured() -> None:
     assert list(faulty.text[0][:4]) == ["4", "0", "0", "0"]
 
 
-def test_frames_are_the_declared_windows_and_bars_what_was_told(never: Case) -> None:
+def test_frames_are_the_declared_windows_and_bars_what_was_told(never: OptimiserRun) -> None:
     figure = coverage(case_of("window off by one"))
     boxes = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.xref == "x2"]
     assert boxes[:3] == [(0.5, 4.5), (4.5, 8.5), (8.5, 11.5)]
@@ -106,7 +106,7 @@ def test_frames_are_the_declared_windows_and_bars_what_was_told(never: Case) -> 
     assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
 
 
-def test_no_step_is_a_sign_and_not_a_gap(stuck: Case) -> None:
+def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun) -> None:
     figure = coverage(stuck)
     (signs,) = named(figure, "no step was taken")
     assert len(signs.x) == 11 * 2
@@ -148,22 +148,22 @@ def test_checks_show_both_houses() -> None:
     assert f"{len(red)} red faulty" in figure.layout.title.text
 
 
-def test_a_study_has_curves_or_checks(never: Case) -> None:
-    assert len(fault_plots.figures(Study(never.fault, {"adam": never}))) == 2
+def test_a_study_has_curves_or_checks(never: OptimiserRun) -> None:
+    assert len(fault_plots.figures(FaultReport(never.fault, {"adam": never}))) == 2
     fault = catalogue.find_fault("conjugated steering")
-    (only,) = fault_plots.figures(Study(fault, checks=comparison.checks(fault), signs=comparison.readings(fault)))
+    (only,) = fault_plots.figures(FaultReport(fault, checks=comparison.checks(fault), signs=comparison.readings(fault)))
     assert only.data[0].type == "heatmap"
 
 
 @pytest.mark.parametrize("draw", DRAWN)
-def test_a_hidden_fault_is_named_nowhere(draw: Callable[..., go.Figure], never: Case) -> None:
+def test_a_hidden_fault_is_named_nowhere(draw: Callable[..., go.Figure], never: OptimiserRun) -> None:
     text = draw(never, ("correct", "this loop")).to_json().lower()
     assert "never" not in text and "divided" not in text and "faulty" not in text
     assert "this loop" in text
 
 
 @pytest.mark.parametrize("draw", DRAWN)
-def test_figures_turn_dark_and_are_pure(draw: Callable[..., go.Figure], stuck: Case) -> None:
+def test_figures_turn_dark_and_are_pure(draw: Callable[..., go.Figure], stuck: OptimiserRun) -> None:
     figure = draw(stuck)
     assert draw(stuck).to_json() == figure.to_json()
     assert not figure.layout.paper_bgcolor and not figure.layout.plot_bgcolor

@@ -22,7 +22,16 @@ from hypothesis.extra.numpy import arrays
 from rislab.errors import InputError
 from rislab.plots import training as training_plots
 from rislab.sanity import overfit
-from rislab.training.records import Counters, Coverage, EpochRecord, Record, StepRecord, Term, epochs, steps
+from rislab.training.records import (
+    Counters,
+    Coverage,
+    EpochRecord,
+    Record,
+    StepRecord,
+    Term,
+    epoch_records,
+    step_records,
+)
 
 torch.set_num_threads(1)
 NAN, INF = math.nan, math.inf
@@ -98,7 +107,7 @@ def marks(figure: go.Figure, kind: str) -> dict[int, str]:
     return {step: text for lane in lanes for step, text in zip(lane.x, lane.hovertext, strict=True)}
 
 
-def rung(**changes: Any) -> Any:
+def check(**changes: Any) -> Any:
     fields = {"name": "check", "value": 1e-3, "relation": "<=", "reference": 1e-2, "passed": True, "sentence": "So."}
     return SimpleNamespace(**{**fields, **changes})
 
@@ -115,8 +124,8 @@ def every_figure() -> dict[str, go.Figure]:
         "gradient_norms": training_plots.gradient_norms(records, clip_norm=1.0),
         "learning_rates": training_plots.learning_rates(records),
         "loss_scale": training_plots.loss_scale(records),
-        "ledger": training_plots.ledger(records),
-        "ladder": training_plots.ladder([rung(), rung(passed=False, value=NAN)]),
+        "event counts": training_plots.event_counts(records),
+        "ladder": training_plots.ladder([check(), check(passed=False, value=NAN)]),
         "matrix": training_plots.matrix([cell("fp32", 1, 4e-7), cell("bf16", 4, NAN)]),
     }
 
@@ -128,11 +137,11 @@ def test_loss_traces_hold_the_records_exactly() -> None:
     records = run([0.9, 0.7, 0.5, 1 / 3, 0.2, 0.1, 0.3, 0.05])
     figure = training_plots.loss_curves({"mine": records})
     raw = trace(figure, "each window", "mine")
-    assert list(raw.y) == [record.loss for record in steps(records)]
-    assert list(raw.x) == [record.step for record in steps(records)]
-    assert raw.customdata.tolist() == [[record.epoch, record.samples] for record in steps(records)]
+    assert list(raw.y) == [record.loss for record in step_records(records)]
+    assert list(raw.x) == [record.step for record in step_records(records)]
+    assert raw.customdata.tolist() == [[record.epoch, record.samples] for record in step_records(records)]
     for name, field in (("eval, same data", "train_eval"), ("validation", "validation"), ("averaged weights", "ema")):
-        assert list(trace(figure, name).y) == [vars(record)[field] for record in epochs(records)]
+        assert list(trace(figure, name).y) == [vars(record)[field] for record in epoch_records(records)]
         assert list(trace(figure, name).x) == [4, 8]
         assert list(trace(figure, name).customdata) == [1, 2]
     assert trace(figure, "eval, same data").mode == "markers"
@@ -204,8 +213,8 @@ def test_gradient_norms_before_and_after_clipping() -> None:
     figure = training_plots.gradient_norms(records, clip_norm=0.7)
     for group in ("backbone", "head"):
         before, after = trace(figure, "before clipping", group), trace(figure, "after clipping", group)
-        assert list(before.y) == [record.grad_norm[group] for record in steps(records)]
-        assert list(after.y) == [record.grad_norm_clipped[group] for record in steps(records)]
+        assert list(before.y) == [record.grad_norm[group] for record in step_records(records)]
+        assert list(after.y) == [record.grad_norm_clipped[group] for record in step_records(records)]
         assert (before.line.dash, after.line.dash) == ("solid", "dash")
     assert set(trace(figure, "clip_norm = 0.7").y) == {0.7}
     assert figure.layout.yaxis.type == "log"
@@ -215,8 +224,8 @@ def test_learning_rates_and_loss_scale_hold_the_records() -> None:
     records = run([0.5] * 4)
     rates, scale = training_plots.learning_rates(records), training_plots.loss_scale(records)
     for group in ("backbone", "head"):
-        assert list(trace(rates, "learning rate", group).y) == [r.learning_rate[group] for r in steps(records)]
-    assert list(trace(scale, "loss scale").y) == [record.loss_scale for record in steps(records)]
+        assert list(trace(rates, "learning rate", group).y) == [r.learning_rate[group] for r in step_records(records)]
+    assert list(trace(scale, "loss scale").y) == [record.loss_scale for record in step_records(records)]
     assert scale.layout.yaxis.type == "log"
 
 
@@ -372,7 +381,7 @@ def test_ledger_counts_per_epoch() -> None:
         end(2, 16, Counters(64, 60, 15, 1, 16)),
         end(3, 24, Counters(96, 61, 15, 9, 24)),
     ]
-    figure = training_plots.ledger(ends)
+    figure = training_plots.event_counts(ends)
     assert bars(figure) == {
         "forwards": [32, 32, 32],
         "backwards": [32, 28, 1],
@@ -392,39 +401,39 @@ def test_ledger_counts_per_epoch() -> None:
 
 
 def test_ledger_of_a_sound_run_has_no_mismatch() -> None:
-    figure = training_plots.ledger(run([0.5] * 12))
+    figure = training_plots.event_counts(run([0.5] * 12))
     assert all(len(t.x) == 0 for t in figure.data if t.name == "≠")
     assert figure.layout.annotations[0].text == "forwards = backwards<br>in 3 of 3 epochs"
 
 
 def test_ledger_does_not_invent_an_epoch_whose_start_is_unknown() -> None:
     resumed = [end(5, 40, Counters(160, 160, 40, 0, 40)), end(6, 48, Counters(192, 192, 48, 0, 48))]
-    assert bars(training_plots.ledger(resumed))["forwards"] == [32]
-    assert list(training_plots.ledger(resumed).data[0].x) == [6]
+    assert bars(training_plots.event_counts(resumed))["forwards"] == [32]
+    assert list(training_plots.event_counts(resumed).data[0].x) == [6]
 
 
 def test_ledger_without_epochs_claims_no_balance() -> None:
-    assert {note.text for note in training_plots.ledger([window(1, 1, 0.5)]).layout.annotations} == {
+    assert {note.text for note in training_plots.event_counts([window(1, 1, 0.5)]).layout.annotations} == {
         "no epochs counted"
     }
 
 
 def test_long_ledger_becomes_lines_with_the_same_numbers() -> None:
-    figure = training_plots.ledger(run([0.5] * 400))
+    figure = training_plots.event_counts(run([0.5] * 400))
     assert bars(figure) == {}
     assert list(trace(figure, "forwards").y) == [16] * 100
 
 
 def test_ladder_places_and_marks_each_rung() -> None:
-    rungs = [
-        rung(name="a", value=1e-3, relation="<=", reference=1e-2),
-        rung(name="b", value=0.9, relation=">=", reference=0.5),
-        rung(name="c", value=3.0, relation="==", reference=4.0, passed=False),
-        rung(name="d", value=0.0, relation="==", reference=0.0),
-        rung(name="e", value=NAN, passed=False),
-        rung(name="f", value=-1e-7),
+    checks = [
+        check(name="a", value=1e-3, relation="<=", reference=1e-2),
+        check(name="b", value=0.9, relation=">=", reference=0.5),
+        check(name="c", value=3.0, relation="==", reference=4.0, passed=False),
+        check(name="d", value=0.0, relation="==", reference=0.0),
+        check(name="e", value=NAN, passed=False),
+        check(name="f", value=-1e-7),
     ]
-    figure = training_plots.ladder(rungs)
+    figure = training_plots.ladder(checks)
     passed, failed = trace(figure, "✓ passed"), trace(figure, "✗ failed")
     assert list(passed.y) == [0, 1, 3, 5]
     assert list(failed.y) == [2, 4]
@@ -443,18 +452,18 @@ def test_ladder_places_and_marks_each_rung() -> None:
 
 
 def test_ladder_takes_the_verdict_from_the_rung_and_not_from_the_numbers() -> None:
-    assert list(trace(training_plots.ladder([rung(value=1e-3, reference=1e-2, passed=False)]), "✗ failed").y) == [0]
+    assert list(trace(training_plots.ladder([check(value=1e-3, reference=1e-2, passed=False)]), "✗ failed").y) == [0]
 
 
 def test_ladder_grows_with_its_sentences() -> None:
-    short, long = training_plots.ladder([rung()]), training_plots.ladder([rung(sentence="word " * 100)])
+    short, long = training_plots.ladder([check()]), training_plots.ladder([check(sentence="word " * 100)])
     assert long.layout.height > short.layout.height + 80
     assert max(map(len, long.layout.annotations[0].text.split("<br>"))) <= 90
 
 
 def test_ladder_refuses_an_unknown_relation() -> None:
     with pytest.raises(InputError, match="relation of 'check' is '<'"):
-        training_plots.ladder([rung(relation="<")])
+        training_plots.ladder([check(relation="<")])
 
 
 def test_matrix_prints_the_numbers_where_they_belong() -> None:
@@ -472,7 +481,7 @@ def test_matrix_prints_the_numbers_where_they_belong() -> None:
 def test_matrix_and_ladder_take_the_cells_and_rungs_of_the_overfit_lab() -> None:
     measured = overfit.Cell("bf16", 4, 2e-2, 7e-4, 3e-2, 0.5, True)
     assert training_plots.matrix([measured]).data[0].text.tolist() == [["2.0e-02"]]
-    judged = overfit.Rung("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
+    judged = overfit.CheckResult("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
     assert list(trace(training_plots.ladder([judged]), "✓ passed").x) == [1.0]
 
 
@@ -562,7 +571,7 @@ def test_numbers_of_the_matrix_are_readable_on_every_cell() -> None:
 
 
 def test_the_first_runs_differ_in_colour_and_dash_and_symbol() -> None:
-    pens = training_plots.pens(map(str, range(24)))
+    pens = training_plots.trace_styles(map(str, range(24)))
     for field in ("colour", "dash", "symbol"):
         assert len({vars(pen)[field] for pen in pens[:4]}) == 4
     assert len({pen.colour for pen in pens[:6]}) == 6

@@ -27,8 +27,9 @@ from rislab.reports import gallery, grading, notebooks, runner
 from rislab.sanity.overfit import OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training import run_folder
+from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
-from rislab.training.state import MAGIC, TrainConfig
+from rislab.training.state import MAGIC
 from rislab.training.streaming import LearningConfig
 from rislab.tuning import space
 from rislab.tuning.study import TuningConfig

@@ -25,7 +25,7 @@ import yaml
 from rislab.reports import measured, notebooks
 from rislab.sanity.overfit import OverfitConfig
 from rislab.training import run_folder
-from rislab.training.records import epochs, to_dict
+from rislab.training.records import epoch_records, to_dict
 from rislab.training.state import read_checkpoint
 from rislab.tuning import search
 
@@ -228,7 +228,7 @@ def test_a_jumping_clock_changes_nothing(tmp_path: Path) -> None:
         done = subprocess.run([*command, *words, "--run", str(tmp_path / name)], capture_output=True, text=True)
         assert done.returncode in (0, 1) and "Traceback" not in done.stderr, done.stderr
     assert sum_of_training(tmp_path / "jumping") == sum_of_training(tmp_path / "steady")
-    took = [record.seconds for record in epochs(run_folder.read_records(tmp_path / "jumping"))]
+    took = [record.seconds for record in epoch_records(run_folder.read_records(tmp_path / "jumping"))]
     assert all(0 < seconds < 60 for seconds in took)
 
 
@@ -255,7 +255,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
     assert "in use by another process" in str(second.runner.error)
     first.communicate(timeout=300)
     config = OverfitConfig(scenes=64, micro_batch=16, epochs=100)
-    ends = epochs(run_folder.read_records(Path("shared")))
+    ends = epoch_records(run_folder.read_records(Path("shared")))
     assert [end.epoch for end in ends] == list(range(1, config.epochs + 1))
 
 

@@ -28,20 +28,20 @@ TURNED = [fault for fault in catalogue.FAULTS if fault.badge]
     ],
 )
 def test_badge_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
-    badge = conventions.badge(SceneConfig.preset("classroom", **changes))
+    badge = conventions.check_conventions(SceneConfig.preset("classroom", **changes))
     assert [check.line() for check in badge.checks if not check.passed] == []
     assert badge.passed
     assert badge.headline() == f"conventions: {len(badge.checks)} of {len(badge.checks)} checks hold"
 
 
 def test_badge_is_green_on_the_full_preset_and_another_seed() -> None:
-    assert conventions.badge(SceneConfig.preset("full"), seed=3).passed
+    assert conventions.check_conventions(SceneConfig.preset("full"), seed=3).passed
 
 
 @pytest.mark.parametrize("fault", TURNED, ids=lambda fault: fault.name)
 def test_a_fault_turns_its_checks_red_and_no_others(fault: catalogue.Fault) -> None:
     with patched(fault) as package:
-        badge = package.sanity.conventions.badge()
+        badge = package.sanity.conventions.check_conventions()
     assert {check.name for check in badge.checks if not check.passed} == set(fault.badge)
     assert not badge.passed
     assert "red" in badge._repr_html_() and "FAIL" in str(badge)
@@ -49,11 +49,11 @@ def test_a_fault_turns_its_checks_red_and_no_others(fault: catalogue.Fault) -> N
 
 def test_every_check_can_be_made_red() -> None:
     named = {check for fault in TURNED for check in fault.badge}
-    assert named == {check.name for check in conventions.badge().checks}
+    assert named == {check.name for check in conventions.check_conventions().checks}
 
 
 def test_badge_displays_every_check_with_its_number() -> None:
-    badge = conventions.badge()
+    badge = conventions.check_conventions()
     page = badge._repr_html_()
     assert "green: conventions" in page
     for check in badge.checks:

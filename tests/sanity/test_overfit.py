@@ -1,4 +1,4 @@
-"""The ladder: green on the correct package, and every rung red by at least one named fault."""
+"""The ladder: green on the correct package, and every check red by at least one named fault."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from rislab.errors import InputError
 from rislab.faults import catalogue
 from rislab.faults.patched import patched
 from rislab.sanity import overfit
-from rislab.training.records import Record, epochs
+from rislab.training.records import Record, epoch_records
 
 # Small, and with ragged windows: 6 micro-batches of 12 (the last of 4) in windows of 4.
 SMALL = {"preset": "classroom", "scenes": 64, "micro_batch": 12, "accumulation_steps": 4, "epochs": 60}
 
 
 @pytest.fixture(scope="module")
-def green() -> dict[str, overfit.Rung]:
-    return {rung.name: rung for rung in overfit.ladder(overfit.OverfitConfig(**SMALL))}
+def green() -> dict[str, overfit.CheckResult]:
+    return {check.name: check for check in overfit.ladder(overfit.OverfitConfig(**SMALL))}
 
 
-def test_every_rung_holds_on_the_correct_house(green: dict[str, overfit.Rung]) -> None:
-    assert [rung.line() for rung in green.values() if not rung.passed] == []
+def test_every_rung_holds_on_the_correct_house(green: dict[str, overfit.CheckResult]) -> None:
+    assert [check.line() for check in green.values() if not check.passed] == []
     assert len(green) == 18
 
 
-def test_every_rung_can_be_made_red(green: dict[str, overfit.Rung]) -> None:
+def test_every_rung_can_be_made_red(green: dict[str, overfit.CheckResult]) -> None:
     named = {check for fault in catalogue.FAULTS for check in fault.checks}
     assert named == set(green)
 
@@ -39,16 +39,16 @@ def test_every_rung_can_be_made_red(green: dict[str, overfit.Rung]) -> None:
 def test_a_fault_turns_its_rungs_red(fault: catalogue.Fault) -> None:
     with patched(fault) as package:
         config = package.sanity.overfit.OverfitConfig(**SMALL)
-        rungs = {rung.name: rung for rung in package.sanity.overfit.ladder(config, only=fault.checks)}
-    assert {name for name, rung in rungs.items() if not rung.passed} == set(fault.checks)
+        checks = {check.name: check for check in package.sanity.overfit.ladder(config, only=fault.checks)}
+    assert {name for name, check in checks.items() if not check.passed} == set(fault.checks)
 
 
 def test_an_edit_that_no_longer_matches_is_refused() -> None:
-    stale = catalogue.Fault("stale", "", "training", "no such line", "", "", ())
+    stale = catalogue.Fault("stale", "", "training.loop", "no such line", "", "", ())
     with pytest.raises(InputError, match="matches 0 times in training"):
         stale.edited()
     with pytest.raises(InputError, match="allowed: once"):
-        catalogue.Fault("vague", "", "training", "return", "", "", ()).edited()
+        catalogue.Fault("vague", "", "training.loop", "return", "", "", ()).edited()
 
 
 def test_a_broken_house_leaves_the_real_one_alone() -> None:
@@ -58,25 +58,27 @@ def test_a_broken_house_leaves_the_real_one_alone() -> None:
     with patched(fault) as package:
         assert package.training.loop.fit is not overfit.fit
         assert package.sanity.overfit.fit is package.training.loop.fit
-        assert package.data.scenes.SceneBatch is not overfit.SceneBatch
+        assert package.training.loop.fit is not overfit.fit
+        # What the edit does not reach is that of rislab.
+        assert package.data.scenes.SceneBatch is overfit.SceneBatch
     assert not [name for name in sys.modules if name.startswith("rislab_")]
 
 
 def test_whole_set_survives_being_stopped(tmp_path: Path) -> None:
     config = overfit.OverfitConfig(**{**SMALL, "epochs": 5})
     seen: list[Record] = []
-    straight = list(overfit.ladder(config, only=["whole set", "ledger"], on_record=seen.append))
-    stopped = overfit.WholeSet(config, config.data(), tmp_path)
+    straight = list(overfit.ladder(config, only=["whole set", "event counts"], on_record=seen.append))
+    stopped = overfit.FullTraining(config, config.data(), tmp_path)
     stream = stopped.stream()
     for _ in range(4):
         next(stream)
     stream.close()
-    resumed = list(overfit.ladder(config, only=["whole set", "ledger"], folder=tmp_path))
-    assert [rung.value for rung in resumed] == [rung.value for rung in straight]
+    resumed = list(overfit.ladder(config, only=["whole set", "event counts"], folder=tmp_path))
+    assert [check.value for check in resumed] == [check.value for check in straight]
     again = list(overfit.ladder(config, only=["whole set"], folder=tmp_path))
     given = list(overfit.ladder(config, only=["whole set"], trained=(config.model(), seen)))
     assert given[0].value == straight[0].value
-    assert again[0].value == straight[0].value == epochs(seen)[-1].train_eval
+    assert again[0].value == straight[0].value == epoch_records(seen)[-1].train_eval
 
 
 def test_matrix_compares_every_precision_with_one_batch() -> None:
@@ -134,16 +136,16 @@ def test_bad_ladder_fields_are_named(fields: dict[str, object], said: str) -> No
 
 def test_a_run_that_was_stopped_is_judged_by_what_it_did() -> None:
     config = overfit.OverfitConfig(**SMALL)
-    records = list(overfit.WholeSet(config, config.data()).records())
+    records = list(overfit.FullTraining(config, config.data()).records())
     half = [record for record in records if record.epoch <= 30]
-    rungs = overfit.ladder(config, only=["whole set", "ledger"], trained=(config.model(), half))
-    whole, ledger = rungs
+    checks = overfit.ladder(config, only=["whole set", "event counts"], trained=(config.model(), half))
+    whole, ledger = checks
     assert "after 30 of 60 epochs" in whole.sentence
     assert ledger.passed
-    early = overfit.ladder(config, only=["whole set", "ledger"], trained=(config.model(), records[:1]))
-    for rung in early:
-        assert not rung.passed
-        assert "stopped before its first epoch ended" in rung.sentence
+    early = overfit.ladder(config, only=["whole set", "event counts"], trained=(config.model(), records[:1]))
+    for check in early:
+        assert not check.passed
+        assert "stopped before its first epoch ended" in check.sentence
 
 
 def test_only_divisors_of_the_batch_are_compared() -> None:

@@ -17,8 +17,8 @@ from rislab.checkup.gradients import compare, flat_gradient
 from rislab.errors import InputError
 from rislab.sanity import precision
 from rislab.sanity.checks import one_window
-from rislab.sanity.number_formats import ALARMS, MODES
-from rislab.sanity.precision import BATCH, Cell, Compared, PrecisionConfig, Underflow, peak_memory
+from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
+from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, Underflow, WindowComparison, peak_memory
 from rislab.training.loop import windows
 
 CPU = torch.device("cpu")
@@ -26,11 +26,11 @@ CONFIG = PrecisionConfig(scenes=64, windows=6, accumulation_steps=(1, 4))
 
 
 @pytest.fixture(scope="module")
-def table() -> dict[tuple[str, int], Cell]:
+def table() -> dict[tuple[str, int], PrecisionCell]:
     return {(cell.mode, cell.accumulation_steps): cell for cell in precision.cells(CONFIG)}
 
 
-def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], Cell]) -> None:
+def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], PrecisionCell]) -> None:
     assert list(table) == CONFIG.places()
     for cell in table.values():
         assert [window.step for window in cell.windows] == list(range(1, 7))
@@ -39,7 +39,7 @@ def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], C
 
 
 @pytest.mark.parametrize("mode", [mode.name for mode in MODES.values() if mode.sound])
-def test_sound_modes_are_green(mode: str, table: dict[tuple[str, int], Cell]) -> None:
+def test_sound_modes_are_green(mode: str, table: dict[tuple[str, int], PrecisionCell]) -> None:
     assert [table[mode, steps].red for steps in (1, 4)] == [(), ()]
 
 
@@ -57,29 +57,29 @@ def test_sound_modes_are_green(mode: str, table: dict[tuple[str, int], Cell]) ->
     ],
 )
 def test_an_unsound_mode_is_red_for_its_own_reason(
-    mode: str, steps: int, red: tuple[str, ...], table: dict[tuple[str, int], Cell]
+    mode: str, steps: int, red: tuple[str, ...], table: dict[tuple[str, int], PrecisionCell]
 ) -> None:
     assert table[mode, steps].red == red
 
 
-def test_the_loop_is_innocent_of_batch_statistics(table: dict[tuple[str, int], Cell]) -> None:
+def test_the_loop_is_innocent_of_batch_statistics(table: dict[tuple[str, int], PrecisionCell]) -> None:
     cell = table["BatchNorm", 4]
     assert cell.relative_error > 0.1
     # A replay of the same micro-batches differs by the rounding of float32 only.
-    assert cell.replay_error <= ALARMS["fp32"].relative_error
+    assert cell.replay_error <= FORMAT_TOLERANCES["fp32"].relative_error
 
 
-def test_expectations_hold_and_their_opposites_are_named(table: dict[tuple[str, int], Cell]) -> None:
-    assert precision.surprises(list(table.values())) == []
+def test_expectations_hold_and_their_opposites_are_named(table: dict[tuple[str, int], PrecisionCell]) -> None:
+    assert precision.unexpected(list(table.values())) == []
     swapped = [
         dataclasses.replace(table["BatchNorm", 4], mode="fp32"),
         dataclasses.replace(table["fp32", 4], mode="BatchNorm"),
     ]
-    first, second = precision.surprises(swapped)
+    first, second = precision.unexpected(swapped)
     assert "RED fp32" in first and "relative L2" in first
     assert second == "BatchNorm: expected red, and all 1 cells are green"
     # In one batch BatchNorm is expected to be green, and nothing is said of a mode that was not run.
-    assert precision.surprises([table["BatchNorm", 1]]) == []
+    assert precision.unexpected([table["BatchNorm", 1]]) == []
 
 
 def test_the_reference_is_the_gradient_of_the_loop_in_float64() -> None:
@@ -107,9 +107,9 @@ def test_the_alarm_grows_as_the_error_of_a_sound_run_does() -> None:
     assert cell.red == ()
 
 
-def window(**changes: Any) -> Compared:
+def window(**changes: Any) -> WindowComparison:
     """A window that is within every alarm of fp32."""
-    sound = Compared(1, 1e-7, 1 + 1e-8, 1.0, 1e-7, 0.0, 0.0, 0.5, 1.0, True, 1e-3)
+    sound = WindowComparison(1, 1e-7, 1 + 1e-8, 1.0, 1e-7, 0.0, 0.0, 0.5, 1.0, True, 1e-3)
     return dataclasses.replace(sound, **changes)
 
 
@@ -127,14 +127,14 @@ def window(**changes: Any) -> Compared:
     ],
 )
 def test_each_measure_turns_a_cell_red(changes: dict[str, Any], red: tuple[str, ...]) -> None:
-    assert Cell("fp32", 1, (window(**changes),), 0).red == red
+    assert PrecisionCell("fp32", 1, (window(**changes),), 0).red == red
 
 
 def test_the_worst_window_counts_and_a_skipped_one_does_not() -> None:
     good, bad = window(), window(relative_error=1.0)
-    assert Cell("fp32", 1, (good, bad, good), 0).red == ("relative L2",)
+    assert PrecisionCell("fp32", 1, (good, bad, good), 0).red == ("relative L2",)
     skipped = window(relative_error=math.nan, alpha=math.nan, stuck=math.nan, applied=False)
-    cell = Cell("fp32", 1, (good, skipped, good), 0)
+    cell = PrecisionCell("fp32", 1, (good, skipped, good), 0)
     assert (cell.red, cell.skipped) == ((), 1)
 
 
@@ -171,7 +171,7 @@ def test_peak_memory_is_that_of_known_allocations() -> None:
     assert peak_memory(CPU, lambda: lambda: None) == 0
 
 
-def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tuple[str, int], Cell]) -> None:
+def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tuple[str, int], PrecisionCell]) -> None:
     data = CONFIG.data()
     for mode in ("fp64", "fp32"):
         again = [precision.window_memory(CONFIG, MODES[mode], steps, data) for steps in (1, 4)]
@@ -181,14 +181,14 @@ def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tu
     assert 1.9 <= table["fp64", 1].peak_bytes / table["fp32", 1].peak_bytes <= 2.1
 
 
-def test_measuring_changes_nothing_that_is_trained(table: dict[tuple[str, int], Cell]) -> None:
+def test_measuring_changes_nothing_that_is_trained(table: dict[tuple[str, int], PrecisionCell]) -> None:
     mode = MODES["fp32"]
     records = rislab.fit(CONFIG.model(mode), CONFIG.data(), CONFIG.training(mode, 4))
     plain = [record.loss for record in records if isinstance(record, rislab.StepRecord)]
     assert [window.loss for window in table["fp32", 4].windows] == plain
 
 
-def test_without_the_scaler_there_is_no_scale(table: dict[tuple[str, int], Cell]) -> None:
+def test_without_the_scaler_there_is_no_scale(table: dict[tuple[str, int], PrecisionCell]) -> None:
     assert {window.loss_scale for window in table["fp16 without scaler", 1].windows} == {1.0}
     assert {window.loss_scale for window in table["fp16", 1].windows} == {65536.0}
 
@@ -255,7 +255,7 @@ def test_lists_are_taken_as_they_come_from_a_notebook() -> None:
 def test_a_run_in_a_thread_of_its_own_prints_nothing() -> None:
     script = (
         "import threading, torch\n"
-        "from rislab import precision\n"
+        "from rislab.sanity import precision\n"
         "precision.ready(torch.device('cpu'))\n"
         "config = precision.PrecisionConfig(scenes=64, windows=2, modes=['fp32', 'fp16'], accumulation_steps=[2])\n"
         "thread = threading.Thread(target=lambda: list(precision.cells(config)))\n"

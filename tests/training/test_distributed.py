@@ -13,7 +13,7 @@ import torch
 
 from rislab.data.scenes import SceneConfig, simulate
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.training import distributed
 from rislab.training.streaming import LearningConfig
@@ -25,14 +25,14 @@ import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from rislab.training import distributed
 from rislab.data.scenes import SceneConfig, simulate
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 
 torch.set_num_threads(1)
-rank, world = distributed.processes()
-with distributed.together():
+rank, world = distributed.rank_and_world_size()
+with distributed.process_group():
     data = simulate(SceneConfig.preset("classroom"), 64, seed=0)[32 * rank : 32 * rank + 32]
-    shared = distributed.Shared(CovarianceNet.build(data.config, design=sys.argv[1]), 2, 2)
+    shared = distributed.GradientSync(CovarianceNet.build(data.config, design=sys.argv[1]), 2, 2)
     exchanged = [0]
 
     def counting(state, bucket):
@@ -44,7 +44,7 @@ with distributed.together():
     for first in (0, 16):
         batch = data[first : first + 16]
         output = shared(batch.snapshots, batch.codes, batch.channel)
-        (loss_of(output, batch, NO_CURRICULUM).total / 2).backward()
+        (compute_loss(output, batch, NO_CURRICULUM).total / 2).backward()
         told.append(exchanged[0])
     gradient = torch.cat([value.grad.flatten() for value in shared.parameters()])
     torch.save((gradient, told), f"{sys.argv[2]}/{rank}.pt")
@@ -65,7 +65,7 @@ def test_gradients_of_two_are_those_of_one(design: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     data = simulate(SceneConfig.preset("classroom"), 64, seed=0)
     model = CovarianceNet.build(data.config, design=design)
-    loss_of(model(data.snapshots, data.codes, data.channel), data, NO_CURRICULUM).total.backward()
+    compute_loss(model(data.snapshots, data.codes, data.channel), data, NO_CURRICULUM).total.backward()
     one = torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
     for rank in (0, 1):
         gradient, told = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
@@ -87,8 +87,8 @@ def test_what_cannot_be_shared_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "3")
     config = LearningConfig(preset="classroom", scenes=64)
     with pytest.raises(InputError, match="scenes is 64; allowed: a multiple of 3"):
-        next(distributed.learn(tmp_path, config, config.model()))
+        next(distributed.train_streaming(tmp_path, config, config.model()))
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(InputError, match="was begun"):
-        next(distributed.learn(tmp_path, config, config.model()))
+        next(distributed.train_streaming(tmp_path, config, config.model()))

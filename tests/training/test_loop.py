@@ -15,16 +15,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rislab.checkup.gradients import ALARMS, compare, flat_gradient
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
+from rislab.config import plain
 from rislab.data.covariance import nmse
 from rislab.data.scenes import SceneBatch, SceneConfig, simulate
-from rislab.errors import InputError, plain
-from rislab.model.losses import NO_CURRICULUM, loss_of
+from rislab.errors import InputError
+from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.checks import one_window
-from rislab.sanity.overfit import Oracle, OverfitConfig
-from rislab.training.loop import TrainConfig, TrainState, evaluate, fit, notes, windows
-from rislab.training.records import EpochRecord, Record, StepRecord, console, epochs, from_dict, same, steps, to_dict
+from rislab.sanity.overfit import OracleModel, OverfitConfig
+from rislab.training.loop import TrainConfig, TrainState, config_warnings, evaluate, fit, windows
+from rislab.training.records import (
+    EpochRecord,
+    Record,
+    StepRecord,
+    console,
+    epoch_records,
+    equal_but_time,
+    from_dict,
+    step_records,
+    to_dict,
+)
 
 QUICK = TrainConfig(epochs=2, micro_batch=16)
 
@@ -83,7 +94,7 @@ def test_accumulated_gradient_is_that_of_one_batch(
         return flat_gradient(model)
 
     comparison = compare(gradient(micro_batch, math.ceil(count / micro_batch)), gradient(count, 1))
-    limit, alpha_limit = ALARMS[precision]
+    limit, alpha_limit = GRADIENT_TOLERANCES[precision]
     assert comparison.relative_error <= limit
     assert abs(comparison.alpha - 1) <= alpha_limit
     assert comparison.cosine > 1 - limit
@@ -96,7 +107,7 @@ def test_the_window_gradient_is_the_gradient_of_the_mean_loss(classroom: SceneBa
     looped = flat_gradient(trained)
     model = CovarianceNet.build(classroom.config).double()
     data = classroom[:30].to("cpu", torch.float64)
-    loss_of(model(data.snapshots, data.codes, data.channel), data, NO_CURRICULUM).total.backward()
+    compute_loss(model(data.snapshots, data.codes, data.channel), data, NO_CURRICULUM).total.backward()
     direct = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
     assert compare(looped, direct).relative_error < 1e-12
 
@@ -163,7 +174,7 @@ def test_closing_stops_at_a_step_boundary_and_removes_all_hooks(classroom: Scene
     assert torch.equal(weights(model), after_one)
     assert isinstance(first, StepRecord)
     _, records = train(classroom, QUICK)
-    assert same(first, records[0])
+    assert equal_but_time(first, records[0])
     output = model(classroom.snapshots, classroom.codes, classroom.channel)
     assert output.requires_grad
     with pytest.raises(StopIteration):
@@ -199,7 +210,7 @@ def test_records_hold_what_a_plain_recomputation_finds(classroom: SceneBatch) ->
         assert (record.coverage.none, record.coverage.zero, record.coverage.nonfinite) == (0, 0, 0)
         assert record.terms["nmse"].share == pytest.approx(1.0)
         assert record.loss == record.loss_nmse == pytest.approx(record.loss_nmse_pred)
-    assert [record.micro_batches for record in steps(fit(model, classroom, config))] == [3, 3, 2]
+    assert [record.micro_batches for record in step_records(fit(model, classroom, config))] == [3, 3, 2]
 
 
 def test_reported_loss_is_the_raw_loss_weighted_by_samples(classroom: SceneBatch) -> None:
@@ -209,18 +220,18 @@ def test_reported_loss_is_the_raw_loss_weighted_by_samples(classroom: SceneBatch
     )
     model, records = train(classroom, config, validation=classroom[:20])
     exact = float(nmse(model.predict(classroom), classroom.factor()).mean())
-    last = epochs(records)[-1]
+    last = epoch_records(records)[-1]
     assert last.train == pytest.approx(exact, rel=1e-5)
     assert last.train_eval == last.loss_nmse_pred == pytest.approx(exact, rel=1e-5)
     validation = float(nmse(model.predict(classroom[:20]), classroom[:20].factor()).mean())
     assert last.validation == pytest.approx(validation, rel=1e-5)
-    assert [record.samples for record in steps(records)] == [100, 28]
+    assert [record.samples for record in step_records(records)] == [100, 28]
 
 
 def test_counters_count_events(classroom: SceneBatch) -> None:
     config = TrainConfig(epochs=3, micro_batch=20, accumulation_steps=3)
     _, records = train(classroom, config)
-    for record in epochs(records):
+    for record in epoch_records(records):
         counters = record.counters
         assert counters.forwards == counters.backwards == 7 * record.epoch
         assert counters.steps_applied == counters.scheduler_ticks == record.step == 3 * record.epoch
@@ -229,13 +240,13 @@ def test_counters_count_events(classroom: SceneBatch) -> None:
 
 def test_warm_up_starts_above_zero_and_cosine_ends_above_zero(classroom: SceneBatch) -> None:
     config = TrainConfig(epochs=5, micro_batch=16, warmup=4, lr_head=0.01, lr_backbone=0.002)
-    rates = [record.learning_rate for record in steps(train(classroom, config)[1])]
+    rates = [record.learning_rate for record in step_records(train(classroom, config)[1])]
     assert rates[0]["head"] == pytest.approx(0.01 / 4)
     assert rates[0]["backbone"] == pytest.approx(0.002 / 4)
     assert max(rate["head"] for rate in rates) <= 0.01
     assert rates[-1]["head"] == pytest.approx(0.01 * 0.01)
     constant = dataclasses.replace(config, schedule="constant", warmup=0)
-    assert {record.learning_rate["head"] for record in steps(train(classroom, constant)[1])} == {0.01}
+    assert {record.learning_rate["head"] for record in step_records(train(classroom, constant)[1])} == {0.01}
 
 
 def test_averaged_weights_follow_their_recursion(classroom: SceneBatch) -> None:
@@ -249,19 +260,19 @@ def test_averaged_weights_follow_their_recursion(classroom: SceneBatch) -> None:
     assert state.ema is not None
     assert expected is not None
     torch.testing.assert_close(weights(state.ema.module), expected, atol=1e-6, rtol=0)
-    score = epochs(fit(CovarianceNet.build(classroom.config), classroom, config))[-1]
+    score = epoch_records(fit(CovarianceNet.build(classroom.config), classroom, config))[-1]
     assert score.ema == pytest.approx(evaluate(state.ema.module, classroom).loss_nmse_pred, rel=1e-5)
-    assert epochs(train(classroom, dataclasses.replace(config, ema=None))[1])[-1].ema is None
+    assert epoch_records(train(classroom, dataclasses.replace(config, ema=None))[1])[-1].ema is None
 
 
 def test_validation_score_does_not_depend_on_phase_or_blend(classroom: SceneBatch) -> None:
     config = TrainConfig(epochs=3, micro_batch=64, curriculum="three-phase", blend=0.3)
     model, records = train(classroom, config, validation=classroom[:32])
-    assert [record.phase for record in epochs(records)] == ["phase=0", "phase=1", "phase=2"]
-    last = epochs(records)[-1]
+    assert [record.phase for record in epoch_records(records)] == ["phase=0", "phase=1", "phase=2"]
+    last = epoch_records(records)[-1]
     assert last.validation == pytest.approx(evaluate(model, classroom[:32]).loss_nmse_pred, rel=1e-6)
     assert last.loss_nmse != last.loss_nmse_pred
-    step = steps(records)[-1]
+    step = step_records(records)[-1]
     assert set(step.terms) == {"nmse", "subspace", "order", "position"}
     assert sum(term.share for term in step.terms.values()) == pytest.approx(1.0)
     assert sum(term.weight * term.value for term in step.terms.values()) == pytest.approx(step.loss, rel=1e-5)
@@ -272,10 +283,10 @@ def test_validation_score_does_not_depend_on_phase_or_blend(classroom: SceneBatc
 
 def test_half_precision_really_scales_on_the_cpu(classroom: SceneBatch) -> None:
     _, records = train(classroom, dataclasses.replace(QUICK, precision="fp16"))
-    assert steps(records)[0].loss_scale == 65536.0
-    assert all(record.applied for record in steps(records))
+    assert step_records(records)[0].loss_scale == 65536.0
+    assert all(record.applied for record in step_records(records))
     _, plain = train(classroom, dataclasses.replace(QUICK, precision="bf16"))
-    assert steps(plain)[0].loss_scale == 1.0
+    assert step_records(plain)[0].loss_scale == 1.0
 
 
 class Poisoned(nn.Module):
@@ -302,7 +313,7 @@ def test_a_skipped_step_is_recorded_with_its_reason_and_moves_nothing(precision:
     for record in fit(model, classroom, config):
         records.append(record)
         seen.append(weights(model))
-    first, bad, third, last = steps(records)
+    first, bad, third, last = step_records(records)
     assert (first.applied, bad.applied, third.applied, last.applied) == (True, False, True, True)
     assert bad.reason == "NaN or infinity in the gradient"
     assert bad.found_inf
@@ -314,7 +325,7 @@ def test_a_skipped_step_is_recorded_with_its_reason_and_moves_nothing(precision:
     # The schedule stands still with the step, and the scaler backs off.
     assert third.learning_rate == bad.learning_rate
     assert third.loss_scale == (32768.0 if precision == "fp16" else 1.0)
-    summary = epochs(records)[-1]
+    summary = epoch_records(records)[-1]
     assert summary.counters.steps_skipped == 1
     assert summary.counters.steps_applied == summary.counters.scheduler_ticks == 3
     assert not math.isfinite(summary.train)
@@ -325,7 +336,7 @@ def test_pure_functions_of_the_window_are_finite_in_every_precision(classroom: S
     scores = {}
     for precision in ("fp64", "fp32", "bf16", "fp16"):
         config = TrainConfig(epochs=20, micro_batch=64, precision=precision)
-        scores[precision] = epochs(train(classroom[:64], config)[1])[-1].train_eval
+        scores[precision] = epoch_records(train(classroom[:64], config)[1])[-1].train_eval
     assert scores["fp32"] == pytest.approx(scores["fp64"], rel=1e-3)
     assert max(scores.values()) < 0.5
 
@@ -349,9 +360,9 @@ def test_console_prints_the_lines_of_the_story() -> None:
 def test_records_survive_json_with_every_digit() -> None:
     for record in example_records(loss=math.pi, train=math.nan):
         again = from_dict(to_dict(record))
-        assert same(again, record)
+        assert equal_but_time(again, record)
     one, two = (next(iter(example_records(loss=value))) for value in (0.1, 0.1 + 1e-16 * 2))
-    assert not same(one, two)
+    assert not equal_but_time(one, two)
 
 
 def example_records(loss: float = 0.8061, train: float = 0.8061) -> Iterator[Record]:
@@ -417,10 +428,10 @@ def test_bad_data_and_sizes_are_named(classroom: SceneBatch) -> None:
 
 def test_a_window_longer_than_the_epoch_is_allowed_and_said(classroom: SceneBatch) -> None:
     config = TrainConfig(epochs=2, micro_batch=16, accumulation_steps=1000)
-    assert "accumulation_steps is 1000, and an epoch has 8 micro-batches" in notes(config, 128)[0]
-    assert [record.micro_batches for record in steps(train(classroom, config)[1])] == [8, 8]
-    assert notes(TrainConfig(micro_batch=16, accumulation_steps=4), 128) == []
-    assert "holds 32 scenes" in notes(TrainConfig(micro_batch=16, accumulation_steps=3), 128)[0]
+    assert "accumulation_steps is 1000, and an epoch has 8 micro-batches" in config_warnings(config, 128)[0]
+    assert [record.micro_batches for record in step_records(train(classroom, config)[1])] == [8, 8]
+    assert config_warnings(TrainConfig(micro_batch=16, accumulation_steps=4), 128) == []
+    assert "holds 32 scenes" in config_warnings(TrainConfig(micro_batch=16, accumulation_steps=3), 128)[0]
 
 
 def test_scenes_are_brought_to_the_precision_of_the_weights(classroom: SceneBatch) -> None:
@@ -434,9 +445,9 @@ def test_scenes_are_brought_to_the_precision_of_the_weights(classroom: SceneBatc
 def test_the_truth_is_never_computed_in_half_precision(precision: str, wavefront: str) -> None:
     data = simulate(SceneConfig.preset("classroom", wavefront=wavefront), 32, seed=0)
     # Under autocast a real matrix product in the steering vectors once cost 1e-4 here.
-    assert abs(evaluate(Oracle(data), data, precision=precision).loss_nmse_pred) < 1e-6
+    assert abs(evaluate(OracleModel(data), data, precision=precision).loss_nmse_pred) < 1e-6
     _, records = train(data, TrainConfig(epochs=1, micro_batch=16, precision=precision))
-    assert math.isfinite(epochs(records)[-1].train)
+    assert math.isfinite(epoch_records(records)[-1].train)
 
 
 def test_a_state_of_another_run_is_refused(classroom: SceneBatch) -> None:

@@ -16,8 +16,8 @@ from rislab.errors import InputError
 from rislab.model import pretrained
 from rislab.model.network import CovarianceNet
 from rislab.training import run_folder, streaming
-from rislab.training.records import StepRecord, epochs
-from rislab.training.streaming import LearningConfig, learn, lessons
+from rislab.training.records import StepRecord, epoch_records
+from rislab.training.streaming import LearningConfig, train_epochs, train_streaming
 
 SMALL = LearningConfig(preset="classroom", scenes=64, epochs=3, validation=32, micro_batch=16)
 
@@ -36,7 +36,7 @@ def test_no_scene_comes_twice_and_none_of_those_that_judge() -> None:
 def test_a_few_lessons_beat_the_best_constant() -> None:
     config = LearningConfig(preset="classroom", scenes=1024, epochs=3, validation=128, lr=5e-3)
     model = config.model()
-    told = epochs(lessons(config, model))
+    told = epoch_records(train_epochs(config, model))
     line = constant_baseline(config.validation_data())
     assert [record.epoch for record in told] == [1, 2, 3]
     assert told[-1].validation is not None and told[-1].validation < 0.5 * line
@@ -47,10 +47,12 @@ def test_a_few_lessons_beat_the_best_constant() -> None:
 def test_stopped_and_gone_on_is_never_stopped(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     straight = SMALL.model()
-    whole = [record for record in learn(tmp_path / "whole", SMALL, straight) if isinstance(record, StepRecord)]
+    whole = [
+        record for record in train_streaming(tmp_path / "whole", SMALL, straight) if isinstance(record, StepRecord)
+    ]
     for stop in (2, 5, None):
         stopped = SMALL.model()
-        stream = learn(tmp_path / "stopped", SMALL, stopped)
+        stream = train_streaming(tmp_path / "stopped", SMALL, stopped)
         for _ in islice(stream, stop):
             pass
         stream.close()
@@ -93,7 +95,7 @@ def test_shipped_weights_are_small_and_far_below_the_constant(preset: str) -> No
     assert path.stat().st_size <= 5_000_000
     model, scenes, header = pretrained.load("shipped", preset)
     assert scenes == SceneConfig.preset(preset)
-    committed = LearningConfig.read(pretrained.SHIPPED / f"{preset}.yaml")
+    committed = LearningConfig.from_file(pretrained.SHIPPED / f"{preset}.yaml")
     assert (header["design"], int(header["seed"]), int(header["epochs"])) == (
         committed.design, committed.seed, committed.epochs,
     )  # fmt: skip
@@ -147,12 +149,12 @@ def test_bad_configurations_are_named(changes: dict[str, object], said: str) -> 
 def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(InputError, match="holds no mapping"):
-        LearningConfig.read(tmp_path / "list.yaml")
+        LearningConfig.from_file(tmp_path / "list.yaml")
     with pytest.raises(InputError, match="could not be read"):
-        LearningConfig.read(tmp_path / "none.yaml")
+        LearningConfig.from_file(tmp_path / "none.yaml")
     (tmp_path / "date.yaml").write_text("seed: 2024-99-99")
     with pytest.raises(InputError, match=r"could not be read: a value in it cannot be built \(month must be in"):
-        LearningConfig.read(tmp_path / "date.yaml")
+        LearningConfig.from_file(tmp_path / "date.yaml")
 
 
 def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

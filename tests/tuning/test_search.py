@@ -27,11 +27,11 @@ from rislab.cli.main import main
 from rislab.data.scenes import SceneConfig, simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.training.records import epochs
-from rislab.training.streaming import LearningConfig, lessons
+from rislab.training.records import epoch_records
+from rislab.training.streaming import LearningConfig, train_epochs
 from rislab.tuning import search, space, storage, worker
-from rislab.tuning.objective import Judge
-from rislab.tuning.search import Final
+from rislab.tuning.objective import LocalisationObjective
+from rislab.tuning.search import Rerun
 from rislab.tuning.space import Choice, Range
 from rislab.tuning.study import Trial, TuningConfig, best_of, study_of, trial_folder, trials_of
 from tests.tuning import postgres
@@ -69,7 +69,7 @@ def test_what_is_typed_comes_back_from_a_file(tmp_path: Path) -> None:
     typed = space.parse(["lr=1e-4:1e-2:log", "blend=0:0.5", "epochs=2:8", "micro_batch=8,16", "precision=fp32,bf16"])
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space.to_dict(typed)))
     assert space.read(tmp_path / "space.yaml") == typed
-    assert typed["epochs"] == Range(2, 8, whole=True)
+    assert typed["epochs"] == Range(2, 8, integer=True)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_truth_scores_near_the_bound_and_nonsense_does_not() -> None:
     true = dict(zip(scenes.hashes(), scenes.factor(), strict=True))
     wrong = dict(zip(scenes.hashes(), scenes.factor().roll(1, 0), strict=True))
     nan = {name: factor * torch.nan for name, factor in true.items()}
-    judge = Judge(scenes)
+    judge = LocalisationObjective(scenes)
     flat = {name: factor * torch.tensor([1.0, 0.0, 0.0]) for name, factor in true.items()}
     best, worst, none, low = (judge(Oracle(factors)) for factors in (true, wrong, nan, flat))
     assert best.recall == 1.0 and best.peb < 1.0  # the truth itself is better than any estimate
@@ -161,7 +161,7 @@ def test_judging_does_not_touch_the_training() -> None:
 
     def weights(judged: bool) -> torch.Tensor:
         model = BASE.model()
-        for record in lessons(BASE, model):
+        for record in train_epochs(BASE, model):
             if judged and not hasattr(record, "loss"):
                 judge(model)
         return torch.cat([value.detach().flatten() for value in model.parameters()])
@@ -179,7 +179,7 @@ def test_a_search_keeps_what_it_did(undisturbed: tuple[Path, search.Progress]) -
     # The base comes first, so that a search cannot end below it unnoticed.
     assert told.trials[0].values == {"lr": BASE.lr, "micro_batch": BASE.micro_batch}
     for trial in told.trials:
-        records = epochs(trial_folder.read_records(trial_folder(folder, trial.number)))
+        records = epoch_records(trial_folder.read_records(trial_folder(folder, trial.number)))
         assert len(records) == trial.epochs
         assert trial_folder.read_config(trial_folder(folder, trial.number))["train"]["seed"] == SMALL.seed_of(
             trial.number
@@ -205,7 +205,7 @@ def test_pruning_spares_epochs_and_says_so_in_the_records(tmp_path: Path) -> Non
     pruned = [trial for trial in told.trials if trial.state == "pruned"]
     assert pruned and all(trial.score is None and trial.epochs < 3 for trial in pruned)
     for trial in told.trials:
-        assert len(epochs(trial_folder.read_records(trial_folder(tmp_path, trial.number)))) == trial.epochs
+        assert len(epoch_records(trial_folder.read_records(trial_folder(tmp_path, trial.number)))) == trial.epochs
 
 
 def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
@@ -269,11 +269,11 @@ def test_a_red_ladder_ends_the_search_before_it_begins(tmp_path: Path, monkeypat
     honest = overfit.ladder
 
     def red(config: Any) -> Any:
-        for rung in honest(config, only=["splits", "oracle", "zero matrix"]):
-            yield dataclasses.replace(rung, passed=rung.name != "oracle")
+        for check in honest(config, only=["splits", "oracle", "zero matrix"]):
+            yield dataclasses.replace(check, passed=check.name != "oracle")
 
     monkeypatch.setattr(search.overfit, "ladder", red)
-    with pytest.raises(InputError, match="rung 'oracle' of the overfit ladder is red"):
+    with pytest.raises(InputError, match="check 'oracle' of the overfit ladder is red"):
         searched(tmp_path, skip_ladder=False)
     assert not list((tmp_path / "trials").glob("*"))
 
@@ -294,7 +294,7 @@ def test_more_trials_go_on_with_the_same_study_on_one_green_ladder(
     more = searched(tmp_path, dataclasses.replace(SMALL, trials=4), skip_ladder=False, workers=2)
     assert what_counts(more.trials[:2]) == what_counts(told.trials) and len(more.trials) == 4
     assert len(climbs) == 1 and climbs[0].design == "pursuit"
-    assert told.ladder["passed"] and len(told.ladder["rungs"]) == 2
+    assert told.ladder["passed"] and len(told.ladder["checks"]) == 2
     assert yaml.safe_load((tmp_path / search.RECORD).read_text())["ladder"] == told.ladder
 
 
@@ -320,7 +320,7 @@ def test_the_winner_is_trained_again_with_seeds_of_its_own(
 
 
 def test_the_verdict_says_what_was_measured_and_no_spread_of_one_seed() -> None:
-    two = [Final(name, seed, 0.5, peb) for name, pebs in (("default", (2.0, 3.0)), ("best", (1.0, 1.5))) for seed, peb
+    two = [Rerun(name, seed, 0.5, peb) for name, pebs in (("default", (2.0, 3.0)), ("best", (1.0, 1.5))) for seed, peb
            in enumerate(pebs)]  # fmt: skip
     said = "peb on the test split, 2 seeds each: best 1.2500 ± 0.3536 against default 2.5000 ± 0.7071: better"
     assert search.verdict(two, SMALL) == said
@@ -416,7 +416,9 @@ def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, search.Progress], tmp
     config, trials = search.read(tmp_path)
     assert what_counts(trials) == what_counts(undisturbed[1].trials)
     for trial in trials:
-        numbers = [record.epoch for record in epochs(trial_folder.read_records(trial_folder(tmp_path, trial.number)))]
+        numbers = [
+            record.epoch for record in epoch_records(trial_folder.read_records(trial_folder(tmp_path, trial.number)))
+        ]
         assert numbers == [1, 2, 3]
     assert config == SMALL
 

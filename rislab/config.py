@@ -1,0 +1,268 @@
+"""Configurations whose fields are declared once: limits, unit and help.
+
+    @dataclass(frozen=True)
+    class TrainConfig(Config):
+        \"\"\"How to train.\"\"\"
+
+        epochs: int = integer(30, 1, 10**9, "passes over the data")
+
+From a declaration come the check of a value, from_dict(), the line in the docstring, the flag of the command line, the
+knob of a panel and the parameter of a notebook.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from rislab import files
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number
+
+DECLARATION = "rislab"  # key in the metadata of a dataclass field
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What may stand in a field.
+
+    Args:
+        kind: "integer", "number", "choice", "switch", "text", "device", "interval" or "part".
+        help: what the field means, without a capital and without a full stop.
+        unit: of numbers, "" for none.
+        low: smallest number.
+        high: largest number.
+        exclusive: `low` itself is not allowed.
+        integer: the numbers of an interval are integers.
+        choices: of a choice.
+        optional: None is allowed.
+        many: a list of such values, each once and at least one.
+        part: configuration that a "part" is.
+    """
+
+    kind: str
+    help: str
+    unit: str = ""
+    low: float = -math.inf
+    high: float = math.inf
+    exclusive: bool = False
+    integer: bool = False
+    choices: tuple[Any, ...] = ()
+    optional: bool = False
+    many: bool = False
+    part: type[Config] | None = None
+
+    def taken(self, value: Any) -> Any:
+        """The value in the form that a configuration holds: lists as tuples, one number as an interval."""
+        if self.kind == "interval" and isinstance(value, int | float) and not isinstance(value, bool):
+            return (value, value)
+        if self.kind == "part" and self.part is not None and isinstance(value, Mapping):
+            return self.part.from_dict(value)
+        if self.kind == "device":
+            return str(value)
+        return tuple(value) if isinstance(value, list) else value
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise InputError, which names the field and what is allowed, unless the value may stand here."""
+        if value is None and self.optional:
+            return
+        if not self.many:
+            self._check_one(name, value)
+            return
+        if not isinstance(value, tuple) or not value:
+            among = f" of {', '.join(map(str, self.choices))}" if self.choices else ""
+            raise InputError(f"{name} is {value!r}; allowed: a list{among}, at least one")
+        for each in value:
+            self._check_one(name, each)
+        if len(set(value)) < len(value):
+            raise InputError(f"{name} is {list(value)!r}; allowed: each value once")
+
+    def _check_one(self, name: str, value: Any) -> None:
+        if self.kind in ("integer", "number"):
+            check_number(name, value, self.low, self.high, integer=self.kind == "integer", exclusive=self.exclusive)
+        elif self.kind == "choice":
+            check_choice(name, value, self.choices)
+        elif self.kind == "switch":
+            check_choice(name, value, (False, True))
+        elif self.kind == "device":
+            check_device(value)
+        elif self.kind == "interval":
+            check_interval(name, value, self.low, self.high, integer=self.integer)
+        elif self.part is not None and not isinstance(value, self.part):
+            raise InputError(f"{name} is a {type(value).__name__}; allowed: a {self.part.__name__} or its fields")
+        elif self.kind == "text" and not isinstance(value, str):
+            raise InputError(f"{name} is {value!r}; allowed: a text")
+
+    def read(self, text: str) -> Any:
+        """The value that a word of the command line stands for.
+
+        Raises:
+            ValueError: with what is expected, for a word that is no such value.
+        """
+        if text.lower() == "none" and self.optional:
+            return None
+        if self.kind == "integer":
+            return _read(int, text, "a whole number")
+        if self.kind == "number":
+            return _read(float, text, "a number")
+        if self.kind == "choice" and not isinstance(self.choices[0], str):
+            return _read(type(self.choices[0]), text, "a number")
+        return text
+
+    @property
+    def allowed(self) -> str:
+        """What may stand here, in a few words; "" where everything may."""
+        unit = f" {self.unit}" if self.unit else ""
+        if self.kind == "choice":
+            return ", ".join(map(str, self.choices))
+        low = "" if self.low == -math.inf else f"{'>' if self.exclusive else '≥'} {self.low:g}"
+        high = "" if self.high >= 1e6 else f"≤ {self.high:g}"
+        limits = ", ".join(part for part in (low, high) if part)
+        return limits + unit if limits else self.unit
+
+
+def integer(default: Any, low: int, high: int, help: str, *, unit: str = "", **options: Any) -> Any:
+    """A field that holds an integer of [low, high]; see Declaration for the options."""
+    return _field(default, Declaration("integer", help, unit, low, high, **options))
+
+
+def number(default: Any, low: float, high: float, help: str, *, unit: str = "", **options: Any) -> Any:
+    """A field that holds a finite number of [low, high]; see Declaration for the options."""
+    return _field(default, Declaration("number", help, unit, low, high, **options))
+
+
+def choice(default: Any, choices: Iterable[Any], help: str, **options: Any) -> Any:
+    """A field that holds one of some values; see Declaration for the options."""
+    return _field(default, Declaration("choice", help, choices=tuple(choices), **options))
+
+
+def switch(default: bool, help: str) -> Any:
+    """A field that holds True or False."""
+    return _field(default, Declaration("switch", help))
+
+
+def text(default: str, help: str, **options: Any) -> Any:
+    """A field that holds a text, which the configuration's own check may narrow."""
+    return _field(default, Declaration("text", help, **options))
+
+
+def device() -> Any:
+    """A field that holds a device of torch which this machine has."""
+    return _field("cpu", Declaration("device", "where tensors live: cpu, cuda, cuda:1, …"))
+
+
+def interval(default: Any, low: float, high: float, help: str, *, unit: str = "", integer: bool = False) -> Any:
+    """A field that holds (smallest, largest) within [low, high]; one number stands for an interval of one value."""
+    return _field(default, Declaration("interval", help, unit, low, high, integer=integer))
+
+
+def part(default: Callable[[], Config], kind: type[Config], help: str) -> Any:
+    """A field that holds another configuration, or the mapping of its fields."""
+    return field(default_factory=default, metadata={DECLARATION: Declaration("part", help, part=kind)})
+
+
+def same(config: type[Config], name: str, default: Any = dataclasses.MISSING, **changes: Any) -> Any:
+    """The field of another configuration.
+
+    Args:
+        config: that declares it.
+        name: of the field.
+        default: another default.
+        changes: of the Declaration.
+    """
+    original = next(each for each in dataclasses.fields(config) if each.name == name)  # type: ignore[arg-type]
+    declaration = dataclasses.replace(original.metadata[DECLARATION], **changes)
+    return _field(original.default if default is dataclasses.MISSING else default, declaration)
+
+
+def declarations(config: type[Config]) -> dict[str, Declaration]:
+    """The declarations of a configuration's fields, by name; fields without one are left out."""
+    return {
+        each.name: each.metadata[DECLARATION]
+        for each in dataclasses.fields(config)  # type: ignore[arg-type]
+        if DECLARATION in each.metadata
+    }
+
+
+class Config:
+    """Base of the configurations: frozen dataclasses, strict and immutable.
+
+    A subclass declares its fields by integer(), number(), choice() and so on, and overrides check() for what no field
+    can say alone.
+    """
+
+    def __init_subclass__(cls) -> None:
+        fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
+        known = {name: value.metadata[DECLARATION] for name, value in fields.items() if DECLARATION in value.metadata}
+        lines = [f"    {name}: {one.help}{f' ({one.allowed})' if one.allowed else ''}." for name, one in known.items()]
+        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
+
+    def __post_init__(self) -> None:
+        for name, declaration in declarations(type(self)).items():
+            value = declaration.taken(getattr(self, name))
+            object.__setattr__(self, name, value)
+            declaration.check(name, value)
+        self.check()
+
+    def check(self) -> None:
+        """Raise InputError for values that are allowed each, and not together."""
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Build from a plain mapping, as read from YAML.
+
+        Raises:
+            InputError: for an unknown field, or a value that is not allowed.
+        """
+        check_fields(cls.__name__, fields, (each.name for each in dataclasses.fields(cls)))  # type: ignore[arg-type]
+        return cls(**fields)
+
+    @classmethod
+    def from_file(cls, path: Path | str) -> Self:
+        """Read a YAML file.
+
+        Raises:
+            InputError: for a file that cannot be read or holds no mapping, and for values that are not allowed.
+        """
+        return cls.from_dict(files.read_mapping(path, f"holds no mapping; allowed: fields of {cls.__name__}"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain mapping that from_dict() and YAML take back."""
+        return dict(plain(dataclasses.asdict(self)))  # type: ignore[call-overload]
+
+    def changed(self, **fields: Any) -> Self:
+        """The configuration with some fields changed.
+
+        Raises:
+            InputError: for an unknown field, or a value that is not allowed.
+        """
+        names = [each.name for each in dataclasses.fields(self)]  # type: ignore[arg-type]
+        check_fields(type(self).__name__, fields, names)
+        return dataclasses.replace(self, **fields)  # type: ignore[type-var]
+
+
+def plain(value: Any) -> Any:
+    """The value as YAML and JSON know it: mappings, lists, and Python's own numbers instead of NumPy's."""
+    if isinstance(value, Mapping):
+        return {name: plain(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return value
+    return int(value) if isinstance(value, int) else float(value)
+
+
+def _field(default: Any, declaration: Declaration) -> Any:
+    held = tuple(default) if isinstance(default, Sequence) and not isinstance(default, str) else default
+    return field(default=held, metadata={DECLARATION: declaration})
+
+
+def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{text!r}; allowed: {expected}") from None
