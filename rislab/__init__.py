@@ -22,7 +22,7 @@ from typing import Any
 __version__ = "0.2.0.dev0"
 
 # The package: storeys and their rooms, from the ground up. A room imports only from rooms before it; the checkup from none.
-HOUSE = {
+ROOMS = {
     "library": ("data", "music", "model", "training"),
     "judges": ("checkup", "sanity", "faults", "tuning"),
     "faces": ("plots", "reports", "panels", "cli"),

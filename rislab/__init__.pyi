@@ -45,6 +45,6 @@ from .training.records import StepRecord as StepRecord
 from .training.state import TrainState as TrainState
 
 __version__: str
-HOUSE: dict[str, tuple[str, ...]]
+ROOMS: dict[str, tuple[str, ...]]
 
 def lazy_names(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]: ...

@@ -22,7 +22,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted(path for path in (ROOT / "rislab").rglob("*.py") if "static" not in path.parts)
-ROOMS = [room for rooms in rislab.HOUSE.values() for room in rooms]
+ROOMS = [room for rooms in rislab.ROOMS.values() for room in rooms]
 # What every room may use; the rooms themselves are not theirs to use.
 COMMON = ("errors", "config", "files", "provenance", "rng")
 
