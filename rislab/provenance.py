@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import subprocess
@@ -54,12 +53,6 @@ def threads() -> int:
     """Intra-op threads for a notebook: all cores but one, or as many as RISLAB_THREADS says."""
     said = os.environ.get("RISLAB_THREADS", "")
     return int(said) if said.isdecimal() and int(said) else max(1, cores() - 1)
-
-
-def widgets() -> str:
-    """Whether live panels can render here, and if not, which package is missing."""
-    missing = [name for name in ("ipywidgets", "anywidget", "plotly") if importlib.util.find_spec(name) is None]
-    return f"no: {', '.join(missing)} not installed; figures are static" if missing else "yes"
 
 
 def _git(folder: Path, *arguments: str) -> str:

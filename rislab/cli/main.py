@@ -417,6 +417,7 @@ def _info(options: argparse.Namespace) -> int:
     import torch
 
     from rislab import provenance
+    from rislab.panels.api import widgets
 
     found: dict[str, Any] = dict(provenance.versions())
     found["torch"] = torch.__version__  # with its build (+cpu, +cu130), which some wheels leave out of their metadata
@@ -425,7 +426,7 @@ def _info(options: argparse.Namespace) -> int:
     found["threads"] = torch.get_num_threads()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     found["devices"] = ", ".join(["cpu", *(f"cuda:{index} {name}" for index, name in enumerate(gpus))])
-    found["widgets"] = provenance.widgets()
+    found["widgets"] = widgets()
     if options.json:
         print(json.dumps(found, indent=2))
     else:

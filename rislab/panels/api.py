@@ -6,11 +6,11 @@ nor loses an exception. Without widgets (RISLAB_LIVE=0, as in reports, or no any
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rislab import provenance
 from rislab.errors import InputError
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
@@ -198,7 +198,13 @@ def is_live() -> bool:
     """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said)."""
     if os.environ.get("RISLAB_LIVE") == "0":
         return False
-    able = provenance.widgets()
+    able = widgets()
     if able != "yes":
         print(f"live panels: {able}")
     return able == "yes"
+
+
+def widgets() -> str:
+    """Whether live panels can render here, and if not, which package is missing."""
+    missing = [name for name in ("ipywidgets", "anywidget", "plotly") if importlib.util.find_spec(name) is None]
+    return f"no: {', '.join(missing)} not installed; figures are static" if missing else "yes"
