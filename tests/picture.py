@@ -16,7 +16,7 @@ from rislab.data import covariance
 from rislab.faults import catalogue, comparison
 from rislab.model import pretrained
 from rislab.plots import spectra as spectrum_plots
-from rislab.plots.training import template, trace_styles
+from rislab.plots.style import template, trace_styles
 from rislab.reports import html_export
 from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
 

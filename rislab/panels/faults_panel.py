@@ -26,7 +26,7 @@ from rislab.faults.comparison import (
 from rislab.faults.fault import Fault
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.plots import faults as fault_plots
-from rislab.plots.training import ERROR_COLOUR, template
+from rislab.plots.style import ERROR_COLOUR, template
 
 TRAINED = {"losses": "losses", "windows": "windows", "coverage": "coverage"}
 ROWS = 12  # of the table of readings

@@ -16,7 +16,7 @@ import torch
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, chosen
 from rislab.panels.music_panel import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
-from rislab.plots.training import BLUE, ERROR_COLOUR, GREY, VERMILLION, template
+from rislab.plots.style import BLUE, ERROR_COLOUR, GREY, VERMILLION, template
 
 HEIGHT = 444
 REDRAW_SECONDS = 0.2

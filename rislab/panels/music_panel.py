@@ -26,7 +26,7 @@ from rislab.music.scene_view import (
     order_criteria,
 )
 from rislab.plots.spectra import REACH, SHARE
-from rislab.plots.training import BLUE, ERROR_COLOUR, GREEN, GREY, SKY, VERMILLION, template
+from rislab.plots.style import BLUE, ERROR_COLOUR, GREEN, GREY, SKY, VERMILLION, template
 from rislab.sanity import conventions
 
 FLOOR_DB = -40.0

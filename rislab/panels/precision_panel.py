@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.panels.background_task import POLL_SECONDS, REDRAW_SECONDS
-from rislab.plots.training import BLUE, ERROR_COLOUR, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, template
+from rislab.plots.style import BLUE, ERROR_COLOUR, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, template
 from rislab.sanity.number_formats import MODES
 from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, WindowComparison, ready, stream
 

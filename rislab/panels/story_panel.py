@@ -16,7 +16,7 @@ import torch
 from rislab.errors import InputError
 from rislab.faults.story import ACCOMPLICES, CULPRITS, Fix, Replay, StoryConfig, replay
 from rislab.panels.background_task import POLL_SECONDS
-from rislab.plots.training import BLUE, BOOKS, ERROR_COLOUR, GREEN, GREY, PURPLE, VERMILLION, template
+from rislab.plots.style import BLUE, COUNTER_STYLES, ERROR_COLOUR, GREEN, GREY, PURPLE, VERMILLION, template
 from rislab.training.records import Counters, step_records
 
 LINES = 4  # of the log that the panel shows
@@ -44,7 +44,9 @@ def _broken_line(name: str) -> str:
 def _books(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
     """A bar for each counter at each name, its number over it, so that a 0 is seen as well."""
     bars = []
-    for counter, (colour, pattern) in {name: look for book in BOOKS.values() for name, look in book.items()}.items():
+    for counter, (colour, pattern) in {
+        name: look for book in COUNTER_STYLES.values() for name, look in book.items()
+    }.items():
         values = [vars(counters)[counter] for counters in counted]
         bars.append(
             {
@@ -195,7 +197,7 @@ def _pen(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any]:
 
 
 def _counted(counters: Counters) -> dict[str, Any]:
-    looks = {name: look for book in BOOKS.values() for name, look in book.items()}
+    looks = {name: look for book in COUNTER_STYLES.values() for name, look in book.items()}
     values = [vars(counters)[name] for name in looks]
     return {
         "type": "bar",

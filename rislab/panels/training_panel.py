@@ -17,7 +17,7 @@ from rislab.model.losses import CURRICULA
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.panels.run import OnEpoch, Run, folders, new_folder
 from rislab.panels.training_plot import figure_dict, table
-from rislab.plots.training import ERROR_COLOUR, template
+from rislab.plots.style import ERROR_COLOUR, template
 from rislab.sanity.overfit import WHOLE_SET, OverfitConfig
 from rislab.training.config import PRECISIONS
 from rislab.training.records import Record, epoch_line

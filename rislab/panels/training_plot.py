@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rislab.panels.run import Run, Values
-from rislab.plots.training import BLUE, COLOURS, DASHES, GREEN, GREY, PURPLE, SKY, VERMILLION, decimate
+from rislab.plots.style import BLUE, COLOURS, DASHES, GREEN, GREY, PURPLE, SKY, VERMILLION, decimate
 
 HEIGHT = 430
 VEIL = "rgba(128,128,128,0.12)"

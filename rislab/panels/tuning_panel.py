@@ -13,7 +13,7 @@ from typing import Any
 
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.plots import tuning as tuning_plots
-from rislab.plots.training import ERROR_COLOUR, template
+from rislab.plots.style import ERROR_COLOUR, template
 from rislab.tuning import search
 from rislab.tuning.search import Progress
 from rislab.tuning.study import TuningConfig

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rislab.music.benchmark import Distance, Score
-from rislab.plots.training import GREY, TraceStyle, template, trace_styles
+from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
 
 def recall(scores: Sequence[Score]) -> go.Figure:
@@ -100,6 +100,5 @@ def _panes(counts: Sequence[int]) -> go.Figure:
 def _dressed(figure: go.Figure, title: str) -> go.Figure:
     figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4})
     figure.update_yaxes(title=title, col=1)
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     margin = {"t": 40, "b": 100, "l": 64, "r": 16}
-    return figure.update_layout(template=template(), height=400, autosize=True, legend=legend, margin=margin)
+    return figure.update_layout(template=template(), height=400, autosize=True, legend=LEGEND_BELOW, margin=margin)

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 from rislab.checkup.gradient_rules import StepComparison, arrived, judge
 from rislab.checkup.loop_watch import Watch
 from rislab.faults.example_loops import LOOPS, Pair
-from rislab.plots.training import GREY, TraceStyle, template, trace_styles
+from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
 TITLES = (
     "α = ⟨g, r⟩ / ⟨r, r⟩<br>1: the length of the window's gradient",
@@ -55,10 +55,9 @@ def steps(watches: Mapping[str, Watch]) -> go.Figure:
         figure.update_yaxes(range=[low - room, high + room], row=1, col=column)
         every = {"tick0": 0, "dtick": max(1, round(last / 6)), "range": [0.5, last + 0.5]}
         figure.update_xaxes(title={"text": "optimiser step", "standoff": 2}, **every, row=1, col=column)
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_annotations(font_size=13)
     return figure.update_layout(
-        template=template(), height=330, autosize=True, margin={"t": 48, "b": 84, "l": 48, "r": 16}, legend=legend
+        template=template(), height=330, autosize=True, margin={"t": 48, "b": 84, "l": 48, "r": 16}, legend=LEGEND_BELOW
     )
 
 

@@ -15,11 +15,9 @@ from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparis
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots import gradient_attribution as attribution_plots
-from rislab.plots.gradient_attribution import INK, PALE, Look, looks
-from rislab.plots.training import GREY, ORANGE, template
+from rislab.plots.gradient_attribution import Look, looks
+from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, template
 from rislab.sanity.overfit import CheckResult
-
-Array = NDArray[np.float64]
 
 NAMES = ("correct", "faulty")
 MOVES = ("steps in the window", "learning rate at the step", "‖Δθ‖ / ‖θ‖")
@@ -383,12 +381,11 @@ def _once(figure: go.Figure) -> None:
 
 def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:
     figure.update_annotations(font_size=13)
-    legend = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     return figure.update_layout(
         template=template(),
         title={"text": title, "font": {"size": 15}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10}},
         height=height,
         autosize=True,
         margin={"t": 62, "b": 96, "l": 62, "r": 16},
-        legend={**legend, "font": {"size": 11}},
+        legend={**LEGEND_BELOW, "font": {"size": 11}},
     )

@@ -10,10 +10,8 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.plots.training import BLUE, GREY, ORANGE, SKY, VERMILLION
+from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION
 
-INK = "#222222"
-PALE = "#f4f1e4"
 # From lost through exact to counted four times, in square roots, so that a share that is a quarter off can be seen.
 WEIGHTS = ((0.0, SKY), (1 / (1 + 3**0.5), PALE), (1.0, ORANGE))
 MEANING = (

@@ -1,4 +1,4 @@
-"""Pictures of space: spectra, positions and bounds as plotly figures in the look of rislab.plots.training.
+"""Pictures of space: spectra, positions and bounds as plotly figures in the look of rislab.plots.style.
 
 Pure functions like those: light by default, dark by `figure.update_layout(template=template("dark"))`. Rings are true
 sources, crosses are estimates, and grey is what the Cramér–Rao bound allows.
@@ -22,7 +22,7 @@ from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound
 from rislab.music.metrics import Matching
 from rislab.music.spectra import Spectrum
-from rislab.plots.training import GREY, SKY, VERMILLION, Array, TraceStyle, template, trace_styles
+from rislab.plots.style import GREY, SKY, VERMILLION, Array, TraceStyle, template, trace_styles
 
 Sources = tuple[ArrayLike, ArrayLike]
 # Levels of pairs of normal errors: 95 % lie within √5.99 standard deviations, since χ² has two degrees of freedom.

@@ -1,9 +1,7 @@
 """Records and checks as plotly figures: pure functions that display nothing and know no widgets.
 
-A figure brings its own opaque background: no grey reaches the legible contrast of 4.5:1 on both white and #111 (4.35:1
-is the best there is), so a transparent figure would be hard to read on one of the two. Light is the default; any figure
-turns dark by `figure.update_layout(template=template("dark"))`. What an axis cannot show (NaN, infinity, a skipped
-step, a value ≤ 0 on a log axis) is marked in lanes under the axis, with the reason in the hover text.
+What an axis cannot show (NaN, infinity, a skipped step, a value ≤ 0 on a log axis) is marked in lanes under the axis,
+with the reason in the hover text.
 """
 
 from __future__ import annotations
@@ -17,55 +15,34 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from rislab.errors import check_choice, check_number
+from rislab.plots.style import (
+    COUNTER_STYLES,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALE,
+    VERMILLION,
+    Array,
+    TraceStyle,
+    decimation_indices,
+    template,
+    trace_styles,
+)
 from rislab.training.records import Counters, EpochRecord, Record, StepRecord, epoch_records, step_records
 
-# Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
-BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-GREY = "#767676"  # readable on white and on #111, for what belongs to no run
-# Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
-# mixed with the colour that the page has for text.
-ERROR_COLOUR = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
-DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
-SYMBOLS = ("circle", "square", "diamond", "triangle-up")
-ERRORS = ((0.0, "#f4f1e4"), (1.0, ORANGE))  # pale enough for dark numbers on every cell
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-PAGES = {
-    "light": {"paper": "#ffffff", "text": "#333333", "grid": "#e3e3e3", "line": "#767676"},
-    "dark": {"paper": "#111111", "text": "#e0e0e0", "grid": "#363636", "line": "#9a9a9a"},
-}
+ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
 EVALUATIONS = {  # field of an EpochRecord → name, mode, suffix of its symbol, size, dash
     "train_eval": ("eval, same data", "markers", "", 8, "solid"),
     "validation": ("validation", "lines+markers", "-open", 8, "dash"),
     "ema": ("averaged weights", "lines+markers", "", 4, "longdash"),
 }
-BOOKS = {  # axis → counter → colour and pattern; the first two counters of each are a pair that should agree
-    "micro-batches (count)": {"forwards": (BLUE, ""), "backwards": (SKY, "/")},
-    "optimiser steps (count)": {
-        "steps_applied": (GREEN, ""),
-        "scheduler_ticks": (PURPLE, "/"),
-        "steps_skipped": (VERMILLION, "x"),
-    },
-}
 BARS = 40  # epochs; more would blur, and become lines
 EPOCH_LINES = 30  # more than these are thinned, and the axis title says so
 MARKS = 500  # of one run in one lane; more are thinned, and the hover text says so
-
-Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TraceStyle:
-    """How one run or group is drawn; dash and symbol serve those who do not see the colour."""
-
-    name: str
-    colour: str
-    dash: str
-    symbol: str
 
 
 @dataclass(frozen=True)
@@ -75,92 +52,6 @@ class _Mark:
     kind: str
     step: int
     text: str
-
-
-def template(theme: str = "light") -> go.layout.Template:
-    """The "rislab" look, applied figure by figure and never registered as a global default.
-
-    Args:
-        theme: "light" or "dark".
-
-    Returns:
-        A plotly template for `figure.update_layout(template=…)`.
-    """
-    check_choice("theme", theme, PAGES)
-    page = PAGES[theme]
-    line, small = page["line"], {"size": 13}
-    axis = {"gridcolor": page["grid"], "linecolor": line, "tickcolor": line, "showline": True, "zeroline": False}
-    axis |= {"ticks": "outside", "automargin": True, "exponentformat": "power", "tickfont": small}
-    axis |= {"title": {"font": {"size": 14}, "standoff": 10}}
-    bar = {"outlinewidth": 0, "ticks": "outside", "tickcolor": line, "tickfont": small, "title": {"font": {"size": 14}}}
-    layout: dict[str, Any] = {
-        "font": {"family": FONT, "size": 13, "color": page["text"]},
-        "title": {"font": {"size": 16}, "x": 0, "xref": "paper", "y": 1, "yref": "paper", "yanchor": "bottom"},
-        "paper_bgcolor": page["paper"],
-        "plot_bgcolor": page["paper"],
-        "colorway": COLOURS,
-        "margin": {"l": 70, "r": 24, "t": 64, "b": 60},
-        "legend": {"x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top", "font": small, "tracegroupgap": 14},
-        "hoverlabel": {"font": {**small, "family": FONT}, "align": "left", "namelength": -1},
-        "hovermode": "closest",
-        "xaxis": axis,
-        "yaxis": axis,
-        "coloraxis": {"colorbar": bar},
-        "annotationdefaults": {"font": small, "showarrow": False},
-        "shapedefaults": {"line": {"color": line, "width": 1}},
-        # plotly.js paints the pressed button nearly white in every theme, so the text on it must stay dark.
-        "updatemenudefaults": {"bgcolor": "#dcdcdc", "bordercolor": line, "font": {**small, "color": "#222222"}},
-    }
-    layout["title"]["pad"] = {"b": 14}
-    return go.layout.Template(layout=layout)
-
-
-def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
-    """A pen for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
-    turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]
-    return [TraceStyle(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
-
-
-def decimate(x: ArrayLike, y: ArrayLike, points: int = 2000) -> tuple[NDArray[Any], Array]:
-    """Thin a curve to at most `points` samples such that spikes, NaN and infinities survive.
-
-    Args:
-        x, y: [n], the curve; y may hold NaN and infinity.
-        points: most samples to keep, ≥ 8.
-
-    Returns:
-        x and y of the kept samples in their order: the first, the last, and of each stretch the smallest, the largest
-        and one of each kind of non-finite value. Everything, unchanged, if there are no more than `points`.
-    """
-    values = np.asarray(y, dtype=np.float64)
-    kept = _kept(values, points)
-    return np.asarray(x)[kept], values[kept]
-
-
-def _kept(values: Array, points: int = 2000) -> NDArray[np.intp]:
-    """Indices of the samples that decimate() keeps."""
-    check_number("points", points, 8, integer=True)
-    count = len(values)
-    if count <= points:
-        return np.arange(count)
-    wrong = () if np.isfinite(values).all() else (np.isnan(values), np.isposinf(values), np.isneginf(values))
-    kinds = [kind for kind in wrong if kind.any()]
-    width = math.ceil(count / ((points - 2) // (2 + len(kinds))))
-    starts = np.arange(0, count, width)
-
-    def rows(samples: NDArray[Any], fill: float) -> NDArray[Any]:
-        padded = np.full(len(starts) * width, fill, samples.dtype)
-        padded[:count] = samples
-        return padded.reshape(len(starts), width)
-
-    def finite_or(fill: float) -> Array:
-        return np.where(np.isfinite(values), values, fill) if kinds else values
-
-    lowest = rows(finite_or(np.inf), np.inf).argmin(axis=1)
-    highest = rows(finite_or(-np.inf), -np.inf).argmax(axis=1)
-    tables = [rows(kind, False) for kind in kinds]
-    firsts = [(starts + table.argmax(axis=1))[table.any(axis=1)] for table in tables]
-    return np.unique(np.concatenate([[0, count - 1], starts + lowest, starts + highest, *firsts]))
 
 
 def _median(values: Array, width: int, at: NDArray[np.intp]) -> Array:
@@ -203,7 +94,7 @@ def _of(pen: TraceStyle) -> dict[str, str]:
 
 def _curve(pen: TraceStyle, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
     """One value per window, thinned."""
-    kept = _kept(values)
+    kept = decimation_indices(values)
     shown = [windows[place] for place in kept]
     detail = np.array([(window.epoch, window.samples) for window in shown])
     data = {"x": np.array([window.step for window in shown]), "y": values[kept], "customdata": detail, "name": name}
@@ -395,8 +286,8 @@ def event_counts(records: Sequence[Record]) -> go.Figure:
     pairs = [*zip([Counters(), *(end.counters for end in ends)], ends, strict=False)]
     pairs = pairs[1:] if ends and ends[0].epoch > 1 else pairs
     numbers = [end.epoch for _, end in pairs]
-    figure = make_subplots(cols=2, horizontal_spacing=0.1, subplot_titles=[*BOOKS])
-    for column, (axis, bars) in enumerate(BOOKS.items(), start=1):
+    figure = make_subplots(cols=2, horizontal_spacing=0.1, subplot_titles=[*COUNTER_STYLES])
+    for column, (axis, bars) in enumerate(COUNTER_STYLES.items(), start=1):
         counts = {name: [vars(end.counters)[name] - vars(start)[name] for start, end in pairs] for name in bars}
         for name, (colour, pattern) in bars.items():
             data = {"x": numbers, "y": counts[name], "name": name.replace("_", " "), "row": 1, "col": column}

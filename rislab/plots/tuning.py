@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.plots.training import BLUE, GREEN, GREY, PURPLE, VERMILLION, template, trace_styles
+from rislab.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, template, trace_styles
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import read_records
 from rislab.tuning.objective import OBJECTIVES

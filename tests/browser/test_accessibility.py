@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from rislab.plots.training import ERROR_COLOUR
+from rislab.plots.style import ERROR_COLOUR
 from rislab.reports import gallery, sweep, sweep_page
 
 CELLS = [

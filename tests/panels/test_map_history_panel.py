@@ -21,7 +21,7 @@ from rislab.music.map_history import MapHistory, Snapshot
 from rislab.panels import map_history_panel
 from rislab.panels.map_history_panel import FilmPanel, figure, figure_dict
 from rislab.panels.plot_widget import PlotWidget
-from rislab.plots import training as training_plots
+from rislab.plots import style
 from rislab.reports.html_export import export_html
 
 CONFIG = SceneConfig.preset("classroom", sources=2, snr_db=20.0)
@@ -270,4 +270,4 @@ def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
 
 def test_the_plot_is_one_of_the_house(panel: FilmPanel) -> None:
     assert isinstance(panel.widget.children[2], PlotWidget)
-    assert panel.widget.children[2].templates["dark"] == training_plots.template("dark").to_plotly_json()
+    assert panel.widget.children[2].templates["dark"] == style.template("dark").to_plotly_json()

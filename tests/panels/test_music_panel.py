@@ -16,7 +16,7 @@ from rislab.music.scene_view import SceneExplorer, SceneSettings
 from rislab.panels import music_panel
 from rislab.panels.music_panel import MusicPanel, figure, figure_dict, table
 from rislab.panels.plot_widget import PlotWidget
-from rislab.plots.training import template
+from rislab.plots.style import template
 
 VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
 

@@ -14,7 +14,7 @@ import pytest
 
 from rislab.panels import plot_widget
 from rislab.panels.plot_widget import PlotWidget
-from rislab.plots.training import template
+from rislab.plots.style import template
 
 LOOKS = {theme: template(theme) for theme in ("light", "dark")}
 

@@ -18,7 +18,7 @@ from rislab.errors import InputError
 from rislab.panels import precision_panel
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.precision_panel import PrecisionPanel, curves, curves_of, explanation, hover, matrix
-from rislab.plots.training import template
+from rislab.plots.style import template
 from rislab.sanity import precision
 from rislab.sanity.number_formats import FORMAT_TOLERANCES
 from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress, WindowComparison

@@ -13,7 +13,7 @@ from rislab.faults import catalogue, comparison
 from rislab.faults.comparison import Clinic, FaultReport, OptimiserRun
 from rislab.plots import faults as fault_plots
 from rislab.plots.faults import coverage, losses, pictures, signals
-from rislab.plots.training import template
+from rislab.plots.style import template
 
 DESK = Clinic()
 DRAWN = (signals, coverage, pictures, lambda case, *names: losses({case.optimiser: case}, *names))

@@ -16,7 +16,7 @@ import rislab
 from rislab.data.geometry import ArrayGeometry, Grid, position
 from rislab.errors import InputError
 from rislab.plots import spectra as spectrum_plots
-from rislab.plots import training as training_plots
+from rislab.plots import style
 
 torch.set_num_threads(1)
 NAN, INF = math.nan, math.inf
@@ -230,7 +230,7 @@ def test_a_sweep_holds_its_numbers_and_leaves_gaps() -> None:
     titles = {"title": "t", "x_title": "x (m)", "y_title": "y (°)"}
     figure = spectrum_plots.sweep({"one": [1.0, NAN, 3.0]}, [1, 2, 3], **titles, allowed=[0.5, 0.4, 0.3])
     grey, one = figure.data
-    assert (grey.name, grey.line.color) == ("what the bound allows", training_plots.GREY)
+    assert (grey.name, grey.line.color) == ("what the bound allows", style.GREY)
     assert np.array_equal(one.y, [1.0, NAN, 3.0], equal_nan=True)
     assert one.x.tolist() == [1, 2, 3]
 
@@ -301,10 +301,10 @@ def test_every_trace_that_has_points_tells_its_numbers() -> None:
 
 def test_every_map_carries_the_template_and_turns_dark() -> None:
     for name, figure in every_map().items():
-        assert figure.layout.template.layout.paper_bgcolor == training_plots.PAGES["light"]["paper"], name
+        assert figure.layout.template.layout.paper_bgcolor == style.PAGES["light"]["paper"], name
         assert (figure.layout.paper_bgcolor, figure.layout.font.color) == (None, None), name
-        figure.update_layout(template=training_plots.template("dark"))
-        assert figure.layout.template.layout.font.color == training_plots.PAGES["dark"]["text"], name
+        figure.update_layout(template=style.template("dark"))
+        assert figure.layout.template.layout.font.color == style.PAGES["dark"]["text"], name
 
 
 def test_maps_do_not_change_their_input_and_repeat_exactly() -> None:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from rislab.errors import InputError
+from rislab.plots import style
 from rislab.plots import training as training_plots
 from rislab.sanity import overfit
 from rislab.training.records import (
@@ -331,7 +332,7 @@ VALUES = arrays(np.float64, st.integers(0, 400), elements=st.floats(allow_nan=Tr
 
 @given(VALUES, st.integers(8, 60))
 def test_decimation_keeps_extremes_ends_and_every_kind_of_gap(values: np.ndarray, points: int) -> None:
-    x, y = training_plots.decimate(np.arange(len(values)), values, points)
+    x, y = style.decimate(np.arange(len(values)), values, points)
     assert len(y) == len(x) <= max(points, 8)
     assert np.all(np.diff(x) > 0)
     assert np.array_equal(y, values[x.astype(int)], equal_nan=True)
@@ -350,7 +351,7 @@ def test_decimation_keeps_extremes_ends_and_every_kind_of_gap(values: np.ndarray
 def test_a_single_spike_survives_anywhere(place: int, spike: float) -> None:
     values = np.sin(np.arange(5000.0))
     values[place] = spike
-    x, _ = training_plots.decimate(np.arange(5000), values, 100)
+    x, _ = style.decimate(np.arange(5000), values, 100)
     assert place in x
 
 
@@ -365,7 +366,7 @@ def test_long_curves_are_thinned_and_keep_their_spike() -> None:
 
 def test_too_few_points_are_refused() -> None:
     with pytest.raises(InputError, match="points"):
-        training_plots.decimate([1.0] * 20, [1.0] * 20, 7)
+        style.decimate([1.0] * 20, [1.0] * 20, 7)
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -537,8 +538,8 @@ def nearest(colours: Sequence[str], eyes: np.ndarray) -> float:
 @pytest.mark.parametrize("who", SEEN_BY)
 def test_colours_stay_apart_for_colour_blind_readers(who: str) -> None:
     # 2.3 is just noticeable on large patches side by side; thin lines far apart need several times that, here six.
-    assert nearest(training_plots.COLOURS, SEEN_BY[who]) > 15
-    assert nearest((training_plots.GREEN, training_plots.VERMILLION), SEEN_BY[who]) > 30
+    assert nearest(style.COLOURS, SEEN_BY[who]) > 15
+    assert nearest((style.GREEN, style.VERMILLION), SEEN_BY[who]) > 30
 
 
 def test_the_colour_blindness_test_would_catch_a_common_red_and_green() -> None:
@@ -546,16 +547,13 @@ def test_the_colour_blindness_test_would_catch_a_common_red_and_green() -> None:
     assert nearest(("#d62728", "#2ca02c"), SEEN_BY["deuteranopes"]) < 15
 
 
-@pytest.mark.parametrize("theme", training_plots.PAGES)
+@pytest.mark.parametrize("theme", style.PAGES)
 def test_text_and_lines_have_contrast(theme: str) -> None:
-    layout = training_plots.template(theme).layout
+    layout = style.template(theme).layout
     paper = layout.paper_bgcolor
     assert contrast(layout.font.color, paper) >= 4.5
     assert layout.plot_bgcolor == paper
-    assert all(
-        contrast(colour, paper) >= 3
-        for colour in (*training_plots.COLOURS[:4], training_plots.GREY, layout.xaxis.linecolor)
-    )
+    assert all(contrast(colour, paper) >= 3 for colour in (*style.COLOURS[:4], style.GREY, layout.xaxis.linecolor))
     button = layout.updatemenudefaults
     assert min(contrast(button.font.color, ground) for ground in (button.bgcolor, "#F4FAFF")) >= 4.5
 
@@ -571,7 +569,7 @@ def test_numbers_of_the_matrix_are_readable_on_every_cell() -> None:
 
 
 def test_the_first_runs_differ_in_colour_and_dash_and_symbol() -> None:
-    pens = training_plots.trace_styles(map(str, range(24)))
+    pens = style.trace_styles(map(str, range(24)))
     for field in ("colour", "dash", "symbol"):
         assert len({vars(pen)[field] for pen in pens[:4]}) == 4
     assert len({pen.colour for pen in pens[:6]}) == 6
@@ -605,14 +603,14 @@ def test_every_axis_names_its_quantity_and_unit() -> None:
 
 def test_every_figure_carries_the_template_and_no_colour_of_one_page() -> None:
     for name, figure in every_figure().items():
-        assert figure.layout.template.layout.paper_bgcolor == training_plots.PAGES["light"]["paper"], name
+        assert figure.layout.template.layout.paper_bgcolor == style.PAGES["light"]["paper"], name
         assert (figure.layout.paper_bgcolor, figure.layout.font.color) == (None, None), name
-        figure.update_layout(template=training_plots.template("dark"))
-        assert figure.layout.template.layout.font.color == training_plots.PAGES["dark"]["text"], name
+        figure.update_layout(template=style.template("dark"))
+        assert figure.layout.template.layout.font.color == style.PAGES["dark"]["text"], name
 
 
 def test_fonts_are_legible() -> None:
-    layout = training_plots.template().layout
+    layout = style.template().layout
     sizes = [layout.font.size, layout.xaxis.tickfont.size, layout.yaxis.title.font.size, layout.legend.font.size]
     assert min(sizes) >= 13
 
@@ -626,7 +624,7 @@ def test_the_template_is_not_a_global_default() -> None:
 
 def test_an_unknown_theme_is_refused() -> None:
     with pytest.raises(InputError, match="theme is 'sepia'"):
-        training_plots.template("sepia")
+        style.template("sepia")
 
 
 def test_legend_never_needs_to_scroll() -> None:
