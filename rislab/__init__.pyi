@@ -21,7 +21,7 @@ from .data.geometry import ArrayGeometry as ArrayGeometry
 from .data.geometry import Grid as Grid
 from .data.scenes import SceneBatch as SceneBatch
 from .data.scenes import SceneConfig as SceneConfig
-from .data.scenes import simulate as simulate
+from .data.simulation import simulate as simulate
 from .errors import InputError as InputError
 from .model.network import CovarianceNet as CovarianceNet
 from .music.crb import Bound as Bound

@@ -2,4 +2,4 @@ from .geometry import ArrayGeometry as ArrayGeometry
 from .geometry import Grid as Grid
 from .scenes import SceneBatch as SceneBatch
 from .scenes import SceneConfig as SceneConfig
-from .scenes import simulate as simulate
+from .simulation import simulate as simulate

@@ -114,7 +114,7 @@ ESTIMATOR = (
     Fault(
         name="conjugated in the generator",
         story="The generator steers with the conjugate, the estimators do not.",
-        module="data.scenes",
+        module="data.simulation",
         before="    arriving = torch.bmm(symbols, vectors).mul_(true_codes)",
         after="    arriving = torch.bmm(symbols, vectors.conj()).mul_(true_codes)",
         symptom="Sources appear mirrored through broadside.",
@@ -125,7 +125,7 @@ ESTIMATOR = (
     Fault(
         name="codes not applied",
         story="The generator forgets the surface's code, which the receiver believes in.",
-        module="data.scenes",
+        module="data.simulation",
         before="    arriving = torch.bmm(symbols, vectors).mul_(true_codes)",
         after="    arriving = torch.bmm(symbols, vectors)",
         symptom="Nothing can be located, at any SNR.",
@@ -147,7 +147,7 @@ ESTIMATOR = (
     Fault(
         name="power in one slot",
         story="Powers are normalised to 1 instead of N.",
-        module="data.scenes",
+        module="data.simulation",
         before="    return weights * (config.elements / weights.sum(dim=-1, keepdim=True))",
         after="    return weights / weights.sum(dim=-1, keepdim=True)",
         symptom="A loss that compares with trace N is lost from the start.",
@@ -286,7 +286,7 @@ ESTIMATOR = (
     Fault(
         name="symbols constant",
         story="One symbol is drawn for each source and used in all snapshots, whatever was asked for.",
-        module="data.scenes",
+        module="data.simulation",
         before='    if config.symbols == "constant":\n',
         after='    if config.symbols != "coherent":\n',
         symptom="More snapshots of a scene average out its noise, and never the cross terms between its sources.",
@@ -296,7 +296,7 @@ ESTIMATOR = (
     Fault(
         name="labels on the search grid",
         story="The true angles are rounded to whole degrees, those of the search grid, after the scene was drawn.",
-        module="data.scenes",
+        module="data.simulation",
         before="        azimuth=azimuth,\n        elevation=elevation,\n",
         after="        azimuth=azimuth.rad2deg().round().deg2rad(),\n"
         "        elevation=elevation.rad2deg().round().deg2rad(),\n",

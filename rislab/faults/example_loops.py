@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watch
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import check_choice, check_number
 from rislab.model.network import CovarianceNet
 

@@ -46,11 +46,11 @@ def prepared(
         changes: fields of TrainConfig that differ from SETTING.
     """
     config = package.sanity.overfit.OverfitConfig()
-    data = package.data.scenes.simulate(config.scene_config(), scenes, seed=0)
+    data = package.data.simulation.simulate(config.scene_config(), scenes, seed=0)
     snapshots = data.snapshots.clone()
     snapshots[scenes // 2] *= POISONS[poison]
     fresh = (
-        package.data.scenes.simulate(config.scene_config(), validation, seed=0, split="validation")
+        package.data.simulation.simulate(config.scene_config(), validation, seed=0, split="validation")
         if validation
         else None
     )
@@ -169,7 +169,7 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
 
 def _reordered(package: types.ModuleType) -> float:
     """Weighted further terms of the loss at the true factor with its sources in another order."""
-    batch = package.data.scenes.simulate(package.data.scenes.SceneConfig.preset("classroom", sources=3), 8, seed=0)
+    batch = package.data.simulation.simulate(package.data.scenes.SceneConfig.preset("classroom", sources=3), 8, seed=0)
     truth, phase = batch.factor(), package.model.losses.THREE_PHASES[0]
     loss = package.model.losses.compute_loss(truth.flip(-1).requires_grad_(), batch, phase)
     return float(torch.stack([*loss.terms.values()]).abs().max())
@@ -240,7 +240,7 @@ def _recall_behind_a_false_estimate(package: types.ModuleType) -> float:
 def _spread_of_symbols(package: types.ModuleType) -> float:
     """Variance of a source's symbols over the snapshots, over their power, where they are asked to vary."""
     config = package.data.scenes.SceneConfig.preset("classroom", symbols="varying", sources=1)
-    symbols = package.data.scenes.simulate(config, 64, seed=0).symbols  # [B, L, 1]
+    symbols = package.data.simulation.simulate(config, 64, seed=0).symbols  # [B, L, 1]
     return float(symbols.var(dim=1).mean() / symbols.abs().square().mean())
 
 
@@ -273,7 +273,7 @@ def _slope_by_range(package: types.ModuleType) -> float:
 def _brightest_beam(package: types.ModuleType) -> float:
     """How well the network's brightest beam overlaps with a lone loud source, over the best of its beams."""
     config = package.data.scenes.SceneConfig.preset("classroom", sources=1, snr_db=60.0)
-    batch, shape = package.data.scenes.simulate(config, 64, seed=0), package.model.network.default_beams(config)
+    batch, shape = package.data.simulation.simulate(config, 64, seed=0), package.model.network.default_beams(config)
     power = package.model.network.CovarianceNet.build(config).maps(
         batch.snapshots, batch.codes, batch.channel
     )  # [B, G]
@@ -286,7 +286,7 @@ def _brightest_beam(package: types.ModuleType) -> float:
 def _azimuth_error(package: types.ModuleType, estimator: str, *, of_factor: bool = False) -> float:
     """Mean azimuth error of an estimator of the package on exact covariances of one source, degrees."""
     config = package.data.scenes.SceneConfig.preset("classroom", sources=1)
-    batch = package.data.scenes.simulate(config, 16, seed=0)
+    batch = package.data.simulation.simulate(config, 16, seed=0)
     factor = batch.factor()
     seen = torch.cat([factor, 0.5 * factor], dim=-1) if of_factor else batch.covariance()
     peaks = vars(package.music.spectra)[estimator](seen, 1, config.grid((37, 19, 7))).peaks

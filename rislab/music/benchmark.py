@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rislab.data.covariance import constant_baseline, effective_rank, identity_baseline, nmse, sample_factor
 from rislab.data.geometry import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor

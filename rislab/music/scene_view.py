@@ -16,7 +16,8 @@ from torch import Tensor
 
 from rislab.data.covariance import sample_factor, shrink
 from rislab.data.geometry import WAVEFRONTS, Grid
-from rislab.data.scenes import CODES, SYMBOLS, SceneBatch, SceneConfig, place
+from rislab.data.scenes import CODES, SYMBOLS, SceneBatch, SceneConfig
+from rislab.data.simulation import place
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.benchmark import search_grid
 from rislab.music.crb import Bound, crb

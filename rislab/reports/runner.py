@@ -151,7 +151,8 @@ def _check_music(
     separations_deg: list[float],
     seed: int,
 ) -> None:
-    from rislab.data.scenes import SceneConfig, simulate
+    from rislab.data.scenes import SceneConfig
+    from rislab.data.simulation import simulate
     from rislab.music.scene_view import SceneSettings
 
     # A plane wave has no range to be found.

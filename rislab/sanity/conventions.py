@@ -17,7 +17,8 @@ from torch import Tensor
 
 from rislab.data.covariance import nmse, sample_factor
 from rislab.data.geometry import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish

@@ -29,7 +29,8 @@ from rislab.data.covariance import (
     zero_baseline,
 )
 from rislab.data.philox import SPLITS
-from rislab.data.scenes import SceneBatch, SceneConfig, preset, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig, preset
+from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_choice, check_number
 from rislab.model.network import DESIGNS, CovarianceNet
 from rislab.sanity.checks import one_window

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from rislab.checkup.gradients import compare, flat_gradient
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet

@@ -21,7 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rislab.data.scenes import SceneBatch, simulate
+from rislab.data.scenes import SceneBatch
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.training import run_folder, streaming

@@ -14,7 +14,8 @@ from pathlib import Path
 from torch import nn
 
 from rislab.config import Config, choice, integer, same
-from rislab.data.scenes import SceneBatch, SceneConfig, preset, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig, preset
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.losses import LossWeights, phase_of
 from rislab.model.network import DESIGNS, CovarianceNet

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rislab import files
-from rislab.data.scenes import SceneBatch, simulate
+from rislab.data.scenes import SceneBatch
+from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_choice, check_fields, check_number
 from rislab.training.streaming import LearningConfig
 from rislab.tuning import space

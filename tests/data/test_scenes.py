@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rislab.data.philox import SECTIONS, SPLITS, raw_words
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 
 SMALL = SceneConfig.preset("classroom", ris_shape=(3, 4), antennas=5, snapshots=6)

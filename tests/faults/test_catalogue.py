@@ -111,7 +111,7 @@ def trained(package: ModuleType, accumulation_steps: int, optimiser: str) -> tup
         scenes=64, micro_batch=12, accumulation_steps=accumulation_steps, epochs=3
     )
     model = config.model()
-    fresh = package.data.scenes.simulate(config.scene_config(), 8, seed=0, split="validation")
+    fresh = package.data.simulation.simulate(config.scene_config(), 8, seed=0, split="validation")
     stream = package.training.loop.fit(model, config.data(), config.training(optimiser=optimiser), validation=fresh)
     told = [json.dumps({**package.training.records.to_dict(record), "seconds": 0.0}) for record in stream]
     return told, [parameter.detach().numpy().tobytes() for parameter in model.parameters()]

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rislab.data.covariance import frobenius_squared, nmse
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.model.network import DESIGNS, CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
 from rislab.model.unrolled import FEATURES, Pursuit, SourcePaths, default_shape
 from rislab.music.benchmark import steered

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import WAVEFRONTS, position_jacobian
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.crb import Bound, crb
 

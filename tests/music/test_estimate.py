@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from rislab.data.covariance import covariance, frobenius_squared
 from rislab.data.geometry import WAVEFRONTS
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.estimate import Estimate
 

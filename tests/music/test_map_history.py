@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.map_history import MapHistory, chosen

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from rislab.data.scenes import SceneConfig, place, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import place, simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.crb import crb

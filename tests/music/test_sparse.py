@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate

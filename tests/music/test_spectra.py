@@ -16,7 +16,8 @@ from torch import Tensor
 import rislab.data.geometry
 from rislab.data.covariance import condition, sample_factor
 from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish

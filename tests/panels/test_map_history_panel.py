@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from rislab import panels
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.map_history import MapHistory, Snapshot

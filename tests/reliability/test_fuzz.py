@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rislab.cli import main
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.faults.story import StoryConfig
 from rislab.model import pretrained

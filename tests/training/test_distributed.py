@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
@@ -24,7 +25,8 @@ import json, sys
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from rislab.training import distributed
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 

@@ -18,7 +18,8 @@ from torch import nn
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
 from rislab.config import plain
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig, simulate
+from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from rislab import files
-from rislab.data.scenes import SceneBatch, simulate
+from rislab.data.scenes import SceneBatch
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.training import run_folder

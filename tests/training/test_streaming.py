@@ -11,7 +11,8 @@ import torch
 
 from rislab.cli.main import main
 from rislab.data.covariance import constant_baseline, nmse
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model import pretrained
 from rislab.model.network import CovarianceNet

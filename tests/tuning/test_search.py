@@ -24,7 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rislab.cli.main import main
-from rislab.data.scenes import SceneConfig, simulate
+from rislab.data.scenes import SceneConfig
+from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.training.records import epoch_records
