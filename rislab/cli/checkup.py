@@ -7,27 +7,32 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
 from typing import Any
 
+from rislab.cli import common
 from rislab.errors import check_choice, check_number
 
 
-def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
-    """Give the parser its options; `whole` and `real` read numbers."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     parser.description = (
         "Run a training script, unmodified, with every optimiser watched, and print what is wrong with its loop. "
         "Exit code 0: clean; 1: faults; 2: the script could not be run, or trained nothing."
     )
     parser.usage = "rislab checkup [options] SCRIPT [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", help="Python file")
-    parser.add_argument("--steps", type=whole, default=100, help="stop after so many steps (default %(default)s)")
-    parser.add_argument("--every", type=whole, default=1, help="take the gradients of each n-th window only")
-    parser.add_argument("--accumulation-steps", type=whole, metavar="K", help="declare K; else it is inferred")
+    parser.add_argument(
+        "--steps", type=common.whole_number, default=100, help="stop after so many steps (default %(default)s)"
+    )
+    parser.add_argument(
+        "--every", type=common.whole_number, default=1, help="take the gradients of each n-th window only"
+    )
+    parser.add_argument(
+        "--accumulation-steps", type=common.whole_number, metavar="K", help="declare K; else it is inferred"
+    )
     parser.add_argument("--mean", help="declare it: samples or batches; else a smaller last batch is only warned of")
-    parser.add_argument("--clip-norm", type=real, metavar="C", help="declare the largest gradient norm")
+    parser.add_argument("--clip-norm", type=common.number, metavar="C", help="declare the largest gradient norm")
     parser.add_argument("--json", action="store_true", help="print JSON; what the script prints goes to stderr")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from rislab.cli import common
 from rislab.errors import InputError, check_choice, check_number
 
 if TYPE_CHECKING:
     from rislab.faults.fault import Fault
 
 
-def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
-    """Give the parser its options; `whole` reads whole numbers."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     parser.description = (
         "List the faults, each an edit of the real source; or show one: its story, its diff, and what a short run of "
         "the faulty and of the correct loop measures. Exit code 1 if a fault does not show its sign."
@@ -22,10 +22,13 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
     parser.add_argument("name", nargs="?", help='of a fault, such as "never divided"')
     parser.add_argument("--run", dest="records", action="store_true", help="print the records of the faulty loop")
     parser.add_argument("--optimiser", default="adam", help="adam or sgd (default %(default)s)")
-    parser.add_argument("--epochs", type=whole, default=3, help="of the run, 84 scenes each (default %(default)s)")
-    parser.add_argument("--quiz-key", type=whole, metavar="SEED", help="list the answers of the quiz of this seed")
+    parser.add_argument(
+        "--epochs", type=common.whole_number, default=3, help="of the run, 84 scenes each (default %(default)s)"
+    )
+    parser.add_argument(
+        "--quiz-key", type=common.whole_number, metavar="SEED", help="list the answers of the quiz of this seed"
+    )
     parser.add_argument("--json", action="store_true", help="print the list, or the records, as JSON")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rislab.cli import common
 from rislab.errors import check_number
 
 
-def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
-    """Give the parser its options; `whole` reads whole numbers."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     parser.description = (
         "Run a notebook for every combination of a grid, each report in a process of its own, and write one page that "
         "compares them. Reports that are there already are reused: the same command goes on. Exit code 1 if one fails."
@@ -23,14 +23,15 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int]) -> None:
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("-o", "--out", metavar="FOLDER", help="default: reports/out/sweep-NAME")
     parser.add_argument(
-        "--figure", type=whole, help="which of each report is compared (default: that of the set, or 1)"
+        "--figure", type=common.whole_number, help="which of each report is compared (default: that of the set, or 1)"
     )
-    parser.add_argument("--workers", type=whole, help="processes (default: one a core)")
-    parser.set_defaults(run=run)
+    parser.add_argument("--workers", type=common.whole_number, help="processes (default: one a core)")
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
+    common.require("sweep", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
+
     from rislab.reports import gallery, notebooks, sweep, sweep_page
 
     chosen = gallery.named(options.name)

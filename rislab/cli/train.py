@@ -7,54 +7,37 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from rislab.errors import InputError, check_number
+from rislab.cli import common
+from rislab.data.covariance import constant_baseline
+from rislab.errors import InputError
+from rislab.model import pretrained
+from rislab.training import distributed
+from rislab.training.records import EpochRecord
+from rislab.training.streaming import LearningConfig, train_streaming
 
-# Options that are fields of LearningConfig by another spelling.
-FIELDS = ("preset", "design", "scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps")
-FURTHER = ("precision", "device", "lr", "curriculum", "blend", "seed")
 
-
-def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
-    """Give the parser its options; `whole` and `real` read numbers."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     parser.description = (
         "Train a network on fresh scenes, made epoch by epoch. Ctrl-C, and the same command goes on where it stopped. "
         "Exit code 1 if the network ends no better than the best constant."
     )
-    kinds: dict[str, Callable[[str], Any]] = dict.fromkeys(
-        ("scenes", "epochs", "validation", "patience", "micro_batch", "accumulation_steps", "seed"), whole
-    )
-    kinds |= {"lr": real, "blend": real}
     parser.add_argument("--config", metavar="YAML", help="file with any of the fields below")
-    for name in (*FIELDS, *FURTHER):
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kinds.get(name, str), help="see LearningConfig")
+    common.add_fields(parser, LearningConfig, optional=True)
     # torchrun takes --run for an option of its own.
     parser.add_argument("--run", "--folder", dest="folder", default="runs/learned", help="default: %(default)s")
     parser.add_argument("--export", metavar="FILE", help="write the weights as safetensors when it is done")
-    parser.add_argument("--threads", type=whole, default=2, help="intra-op threads of torch (default %(default)s)")
+    common.add_threads(parser, 2)
     parser.add_argument("--json", action="store_true", help="print JSON lines, one an epoch")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    check_number("threads", options.threads, 1, 1024, integer=True)
-
-    import torch
-
-    from rislab.data.covariance import constant_baseline
-    from rislab.model import pretrained
-    from rislab.training import distributed
-    from rislab.training.records import EpochRecord
-    from rislab.training.streaming import LearningConfig, train_streaming
-
-    torch.set_num_threads(options.threads)
+    common.use_threads(options.threads)
     config = LearningConfig() if options.config is None else LearningConfig.from_file(options.config)
-    given = {name: getattr(options, name) for name in (*FIELDS, *FURTHER) if getattr(options, name) is not None}
-    config = dataclasses.replace(config, **given)
+    config = config.changed(**common.fields_given(options, LearningConfig))
     model, validation = config.model(), config.validation_data()
     line = constant_baseline(validation)
     rank, world = distributed.rank_and_world_size()

@@ -6,43 +6,54 @@ import argparse
 import dataclasses
 import json
 import os
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from rislab.cli import common
 from rislab.errors import InputError
+from rislab.training.streaming import LearningConfig
+from rislab.tuning import search, space
+from rislab.tuning.search import Progress
+from rislab.tuning.study import BEST, TuningConfig, trial_folder
 
-if TYPE_CHECKING:
-    from rislab.tuning.search import Progress
-    from rislab.tuning.study import TuningConfig
-
-# Options that are fields of the base LearningConfig, and of the TuningConfig.
-BASE = ("design", "scenes", "epochs", "validation", "micro_batch", "accumulation_steps", "precision", "lr")
-FURTHER = ("curriculum", "blend", "patience", "device")
+# Fields of LearningConfig that every trial has, unless they are searched; --seed is that of the search.
+BASE = (
+    "preset",
+    "design",
+    "scenes",
+    "epochs",
+    "validation",
+    "micro_batch",
+    "accumulation_steps",
+    "precision",
+    "lr",
+    "curriculum",
+    "blend",
+    "patience",
+    "device",
+)
 SEARCH = ("trials", "objective", "judged", "pruner", "seed")
 
 
-def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Callable[[str], float]) -> None:
-    """Give the parser its options; `whole` and `real` read numbers."""
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
     parser.description = (
         "Search the values with which a training localises best. The overfit ladder is climbed first. Ctrl-C, or any "
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
         "it joins. Exit code 1 if the best is not better than the default when both are trained again."
     )
-    words = ("design", "precision", "curriculum", "device")
-    parser.add_argument("--preset", help="classroom (the default) or full")
+    whole = common.whole_number
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
     parser.add_argument("--space", metavar="YAML", help="file with the dimensions instead of --search")
-    parser.add_argument("--trials", type=whole, help="in all (default 20)")
+    parser.add_argument("--trials", type=whole, metavar="N", help="in all (default 20)")
     parser.add_argument("--objective", help="peb (mean error / bound, the default) or recall")
-    parser.add_argument("--judged", type=whole, help="fixed scenes that judge each trial (default 512)")
+    parser.add_argument("--judged", type=whole, metavar="N", help="fixed scenes that judge each trial (default 512)")
     parser.add_argument("--pruner", help="halving (the default), median or none")
-    parser.add_argument("--seed", type=whole, help="of the search (default 0)")
+    parser.add_argument("--seed", type=whole, metavar="N", help="of the search (default 0)")
     parser.add_argument("--config", metavar="YAML", help="file with the base, as `rislab train` takes it")
-    for name in (*BASE, *FURTHER):
-        kind: Callable[[str], Any] = str if name in words else real if name in ("lr", "blend") else whole
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help="of every trial, if not searched")
+    base = parser.add_argument_group("of every trial, if not searched")
+    common.add_fields(base, LearningConfig, BASE, optional=True, defaults=TuningConfig().base)
     parser.add_argument("--folder", default="runs/tuning", help="of the study (default %(default)s)")
     parser.add_argument(
         "--storage",
@@ -51,26 +62,21 @@ def add(parser: argparse.ArgumentParser, whole: Callable[[str], int], real: Call
         help="postgresql+psycopg://USER@HOST/DATABASE instead of a journal in the folder; or in RISLAB_STORAGE",
     )
     parser.add_argument("--study", default="tuning", help="its name in the storage (default %(default)s)")
-    parser.add_argument("--workers", type=whole, help="processes of one thread (default: one a core)")
+    parser.add_argument("--workers", type=whole, metavar="N", help="processes of one thread (default: one a core)")
     parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
     parser.add_argument(
         "--confirm", type=whole, default=3, metavar="SEEDS", help="with which leaders, then best and default, run again"
     )
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
-    parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    import torch
-
-    from rislab.tuning import search
-    from rislab.tuning.study import BEST, trial_folder
-
-    torch.set_num_threads(1)
+    common.require("tune", "tune", "optuna", "sqlalchemy")
+    common.use_threads(1)
     config = _config(options)
     storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
-    say: Callable[[str], None] = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
+    say = common.printer(options.json)
     searched = ", ".join(config.space)
     say(f"{config.base.preset}: {config.trials} trials over {searched}; judged by {config.objective}, see --help")
     told = None
@@ -98,15 +104,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> TuningConfig:
-    from rislab.training.streaming import LearningConfig
-    from rislab.tuning import space
-    from rislab.tuning.study import TuningConfig
-
     plain = TuningConfig()
     base = LearningConfig.from_file(options.config) if options.config else plain.base
-    names = ("preset", *BASE, *FURTHER)
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    base = dataclasses.replace(base, **given)
+    base = base.changed(**common.fields_given(options, LearningConfig, BASE))
     if options.search and options.space:
         raise InputError(f"search is given beside space {options.space!r}; allowed: one of them")
     searched = plain.space
@@ -120,8 +120,6 @@ def _config(options: argparse.Namespace) -> TuningConfig:
 
 def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[str]:
     """Lines about what is new since the last progress."""
-    from rislab.tuning import search
-
     lines = []
     if before is None and now.ladder.get("skipped"):
         lines.append("overfit ladder skipped by --skip-ladder, and the record says so")

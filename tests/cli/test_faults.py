@@ -6,23 +6,23 @@ import json
 
 import pytest
 
-from rislab.cli import main
+from rislab.cli.main import main
 from rislab.faults import catalogue, quiz
 
 
 def test_the_list_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["faults"]) == 0
+    assert main(["faults"]) == 0
     said = capsys.readouterr().out
     assert all(fault.name in said and fault.symptom in said for fault in catalogue.FAULTS)
     assert f"{len(catalogue.FAULTS)} faults" in said
-    assert main.main(["faults", "--json"]) == 0
+    assert main(["faults", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert {name for family in plain.values() for name in family} == set(catalogue.faults_by_name())
 
 
 def test_a_fault_is_shown_with_its_diff_and_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     fault = catalogue.find_fault("never divided")
-    assert main.main(["faults", fault.name, "--epochs", "1"]) == 0
+    assert main(["faults", fault.name, "--epochs", "1"]) == 0
     said = capsys.readouterr().out
     assert fault.story in said and fault.diff() in said and fault.reference in said
     (line, *_) = [line for line in said.splitlines() if line.startswith("α of full windows")]
@@ -41,23 +41,23 @@ def test_the_exit_code_says_when_a_fault_does_not_show(
         catalogue.find_fault("never divided"), after=catalogue.find_fault("never divided").before + "\n"
     )
     monkeypatch.setattr(catalogue, "named", lambda name: harmless)
-    assert main.main(["faults", "never divided", "--epochs", "1"]) == 1
+    assert main(["faults", "never divided", "--epochs", "1"]) == 1
     assert "not shown" in capsys.readouterr().out
 
 
 def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["faults", "loop tail dedented", "--run", "--epochs", "1"]) == 0
+    assert main(["faults", "loop tail dedented", "--run", "--epochs", "1"]) == 0
     assert "[LOSS]" in capsys.readouterr().out
-    assert main.main(["faults", "loop tail dedented", "--json", "--epochs", "1", "--optimiser", "sgd"]) == 0
+    assert main(["faults", "loop tail dedented", "--json", "--epochs", "1", "--optimiser", "sgd"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[-1]["kind"] == "epoch" and told[-1]["counters"]["backwards"] < told[-1]["counters"]["forwards"]
 
 
 def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["faults", "--quiz-key", "3"]) == 0
+    assert main(["faults", "--quiz-key", "3"]) == 0
     first = capsys.readouterr().out
     assert [line.split(". ", 1)[1] for line in first.splitlines()] == quiz.key(3)
-    assert main.main(["faults", "--quiz-key", "3"]) == 0
+    assert main(["faults", "--quiz-key", "3"]) == 0
     assert capsys.readouterr().out == first
     assert quiz.key(3) != quiz.key(4)
 
@@ -73,5 +73,5 @@ def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_bad_input_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.main(["faults", *arguments]) == 2
+    assert main(["faults", *arguments]) == 2
     assert said in capsys.readouterr().err

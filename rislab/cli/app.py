@@ -1,0 +1,30 @@
+"""`rislab app`: a notebook's live panel as a page without code."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from rislab.cli import common
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    parser.description = "Serve a notebook as a page without code, by Voilà (pip install 'rislab[app]')."
+    parser.add_argument("name", help="of a notebook without its number: music, overfit, …")
+    common.add_address(parser, 8866)
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    common.require("app", "app", "voila")
+
+    from rislab.reports import servers
+
+    with tempfile.TemporaryDirectory() as scratch:
+        server = servers.app(
+            options.name, Path(scratch), address=options.ip, port=options.port, browser=not options.no_browser
+        )
+        print(f"http://{options.ip}:{options.port}/", flush=True)
+        return servers.run(server)

@@ -1,0 +1,121 @@
+"""`rislab overfit`: the overfit ladder, and the precision × accumulation table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rislab.cli import common
+from rislab.sanity import overfit
+from rislab.sanity.overfit import CheckResult, OverfitConfig
+from rislab.training import loop, run_folder
+from rislab.training.config import PRECISIONS
+from rislab.training.records import EpochRecord, Record, console
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    parser.description = "Climb the overfit ladder. Exit code 0 only if every check holds."
+    common.add_fields(parser, OverfitConfig)
+    common.add_threads(parser, 1)
+    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="climb these checks only")
+    parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of the whole set: stop and resume")
+    parser.add_argument("--matrix", action="store_true", help="add the precision × accumulation table")
+    parser.add_argument("--log", action="store_true", help="print the training log of the whole set")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    common.use_threads(options.threads)
+    config = OverfitConfig(**common.fields_given(options, OverfitConfig))
+    say = common.printer(options.json)
+    began = time.perf_counter()
+    say(_headline(config))
+    for warning in loop.config_warnings(config.training(), config.scenes):
+        say(f"note: {warning}")
+    interrupted = _interrupt_flag() if options.folder else lambda: False
+    if options.folder and (Path(options.folder) / run_folder.RECORDS).exists():
+        earlier = run_folder.read_records(options.folder)
+        say(f"note: {options.folder} goes on after step {earlier[-1].step if earlier else 0}")
+    log: list[Record] = []
+
+    def show(record: Record) -> None:
+        if interrupted():
+            raise KeyboardInterrupt(f"stopped after step {record.step}; the same command goes on with {options.folder}")
+        log.append(record)
+        if options.log and isinstance(record, EpochRecord):
+            say("\n".join(console(log)))
+            log.clear()
+
+    checks: list[CheckResult] = []
+    for check in overfit.ladder(config, only=options.only, folder=options.folder, on_record=show):
+        checks.append(check)
+        say(check.line())
+        if interrupted():
+            raise KeyboardInterrupt("stopped between two checks")
+    cells = _matrix(config, say) if options.matrix else []
+    batches = _one_batches(config, say) if options.matrix else []
+    passed = all(part.passed for part in (*checks, *cells, *batches))
+    seconds = time.perf_counter() - began
+    say(f"{sum(check.passed for check in checks)} of {len(checks)} checks hold; {seconds:.1f} s")
+    if options.json:
+        parts = {"checks": checks, "matrix": cells, "one_batch": batches}
+        plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in some] for name, some in parts.items()}
+        plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
+        print(json.dumps(common.strict_json(plain | common.measured_on()), indent=2))
+    return 0 if passed else 1
+
+
+def _headline(config: OverfitConfig) -> str:
+    return (
+        f"{common.origin()}\n"
+        f"{config.preset}: {config.scenes} scenes, {config.epochs} epochs, micro-batch {config.micro_batch}, "
+        f"{config.accumulation_steps} accumulation steps, {config.precision}, lr {config.lr:g}, seed {config.seed}, "
+        f"{config.device}"
+    )
+
+
+def _interrupt_flag() -> Callable[[], bool]:
+    """Turn the first Ctrl-C into a flag, so that training stops at a step boundary; a second one interrupts at once."""
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    return lambda: asked
+
+
+def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[Any]:
+    """The precision × accumulation table, printed row by row."""
+    say("\ngradient of 64 scenes, accumulated against one batch in the same precision")
+    say("     precision  steps  relative L2    |α − 1|  L2 against fp64  ms a step")
+    cells = []
+    for cell in overfit.matrix(config):
+        cells.append(cell)
+        say(
+            f"{'ok  ' if cell.passed else 'FAIL'} {cell.precision:<10} {cell.accumulation_steps:>5} "
+            f"{cell.relative_error:>12.1e} {cell.alpha_error:>10.1e} {cell.fp64_error:>16.1e} "
+            f"{1e3 * cell.seconds_per_step:>10.1f}"
+        )
+    return cells
+
+
+def _one_batches(config: OverfitConfig, say: Callable[..., None]) -> list[CheckResult]:
+    """The check "one batch" in every precision."""
+    say()
+    checks = []
+    for precision in PRECISIONS:
+        for check in overfit.ladder(config.changed(precision=precision), only=["one batch"]):
+            checks.append(dataclasses.replace(check, name=f"one batch {precision}"))
+            say(checks[-1].line())
+    return checks

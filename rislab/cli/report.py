@@ -1,0 +1,92 @@
+"""`rislab report`: a notebook, a named set, or all of them, as HTML that opens offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rislab.cli import common
+from rislab.errors import InputError
+
+if TYPE_CHECKING:
+    from rislab.reports.gallery import NamedSet
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    parser.description = (
+        "Run a notebook without a browser and write reports/out/NAME.html, which opens offline. "
+        "Exit code 1 if a cell fails."
+    )
+    parser.add_argument("name", nargs="?", help="of a notebook without its number (overfit, …), or of a named set")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
+    parser.add_argument("-f", dest="file", metavar="YAML", help="file with parameters")
+    parser.add_argument("-o", "--out", default="reports/out", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument("--all", action="store_true", help="run every named set and write the gallery, index.html")
+    parser.add_argument("--list", action="store_true", help="list the notebooks with their parameters, and the sets")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    common.require("report", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
+
+    from rislab.reports import gallery, notebooks
+
+    if options.all:
+        if options.name or options.parameters or options.file or options.list:
+            raise InputError("--all runs every named set as its file has it; allowed with it: --out alone")
+        return _gallery(Path(options.out))
+    if options.list or options.name is None:
+        return _list()
+    chosen = gallery.named(options.name)
+    values: dict[str, Any] = {}
+    if options.file is not None:
+        values |= notebooks.read_values(chosen.path, Path(options.file))
+    values |= notebooks.parse_values(chosen.path, dict(options.parameters))
+    report = chosen.run(values, Path(options.out))
+    if report.closing:
+        print(report.closing)
+    print(f"{report.html}  ({report.seconds:.0f} s)")
+    if not report.ok:
+        print(f"rislab: {report.error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _gallery(out: Path) -> int:
+    """All named sets, with a line on stderr as each begins and ends; those that failed are named again at the end."""
+    from rislab.reports import gallery
+
+    sets = gallery.available()
+    begun = 0
+
+    def begin(chosen: NamedSet) -> None:
+        nonlocal begun
+        begun += 1
+        print(f"[{begun}/{len(sets)}] {chosen.name}: {chosen.title}", file=sys.stderr, flush=True)
+
+    failed = []
+    for report in gallery.build(sets, out, on_begin=begin):
+        line = f"[{begun}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
+        print(line, file=sys.stderr, flush=True)
+        failed += [report] if not report.ok else []
+    print(f"{out / gallery.INDEX}  ({len(sets) - len(failed)} of {len(sets)} reports passed)")
+    for report in failed:
+        print(f"rislab: {report.name}: {report.error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _list() -> int:
+    from rislab.reports import gallery, notebooks
+
+    for name, path in notebooks.available().items():
+        print(f"{name:<12} {path.name}")
+        for parameter in notebooks.parameters(path).values():
+            print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
+    print("\nnamed sets, each with values of its own; --all runs them all")
+    for chosen in gallery.available() if gallery.found() else []:
+        changed = ", ".join(f"{name} = {value!r}" for name, (value, _) in chosen.changed.items())
+        print(f"{chosen.name:<22} {chosen.title}\n    {chosen.path.name}, {changed or 'defaults'}")
+    return 0
