@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,26 +86,3 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file, which is made if there is none; the kernel drops it with the process, however it ends.
-
-    Args:
-        path: of the file. wait: until it is free.
-
-    Raises:
-        BlockingIOError: if another holds it, and `wait` is not set.
-        InputError: if the folder cannot be used.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
-        raise InputError(f"folder {path.parent} cannot be used: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)

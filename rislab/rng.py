@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 # torch's generators belong to the whole process: of two threads that swap them, one must wait for the other.
-ALONE = threading.RLock()
+GLOBAL_RNG_LOCK = threading.RLock()
 
 
-class Randomness:
+class TorchRandomState:
     """torch's random states of one run, current only inside `with randomness.current():`.
 
     So dropout in a run does not depend on what its observers draw, nor they on it. The global generators of Python
@@ -30,7 +30,7 @@ class Randomness:
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._device = device
-        with ALONE:
+        with GLOBAL_RNG_LOCK:
             outside = self._torch_states()
             torch.manual_seed(seed)
             self._state = self._torch_states()
@@ -39,7 +39,7 @@ class Randomness:
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make the run's states the current ones within the block."""
-        with ALONE:
+        with GLOBAL_RNG_LOCK:
             outside = self._torch_states()
             self._make_current(self._state)
             try:

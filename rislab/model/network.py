@@ -16,7 +16,7 @@ from rislab.data.covariance import back_project, beam_power
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import check_choice, check_number
 from rislab.model.unrolled import FEATURES, Pursuit, default_shape
-from rislab.rng import ALONE
+from rislab.rng import GLOBAL_RNG_LOCK
 
 DESIGNS = ("pursuit", "places", "beams")
 
@@ -170,7 +170,7 @@ class CovarianceNet(nn.Module):
         check_choice("design", design, DESIGNS)
         check_number("width", width, 1, 4096, integer=True)
         maps = BeamPower(config, beams or default_beams(config), ridge)
-        with ALONE, torch.random.fork_rng(devices=[]):
+        with GLOBAL_RNG_LOCK, torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             backbone = Backbone(maps.atoms.shape[0], width)
             head = Head(width, config.elements, config.sources[1])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from torch import nn
 
 from rislab import files
@@ -87,7 +88,7 @@ def run_with_checkpoints(
     """
     check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
     folder = Path(folder)
-    with _locked(folder):
+    with _lock(folder):
         _claim(folder / CONFIG, mine)
         state = TrainState.begin(model, samples, config)
         checkpoint = folder / CHECKPOINT
@@ -159,12 +160,13 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     return files.read_mapping(Path(folder) / CONFIG, "holds no run configuration; allowed: the file that rislab wrote")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _lock(folder: Path) -> AbstractContextManager[object]:
+    """The lock of a run folder, taken; the kernel drops it with the process, however that ends."""
+    files.check_writable(folder)
     try:
-        with files.locked(folder / LOCK):
-            yield
-    except BlockingIOError as error:
+        # A stream may be closed by another thread than the one that began it.
+        return FileLock(folder / LOCK, thread_local=False).acquire(blocking=False)
+    except Timeout as error:
         raise InputError(f"run folder {folder} is in use by another process; allowed: one process at a time") from error
 
 

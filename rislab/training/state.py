@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab import files
 from rislab.errors import InputError
-from rislab.rng import Randomness
+from rislab.rng import TorchRandomState
 from rislab.training.config import TrainConfig
 from rislab.training.records import Counters
 
@@ -70,7 +70,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     scheduler: LambdaLR
     ema: AveragedModel | None
-    randomness: Randomness
+    randomness: TorchRandomState
     counter: EventCounter
     samples: int
     epoch: int = 1
@@ -117,7 +117,7 @@ class TrainState:
             scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "fp16"),
             scheduler=scheduler,
             ema=None if averaging is None else AveragedModel(model, multi_avg_fn=averaging),
-            randomness=Randomness(config.seed, device),
+            randomness=TorchRandomState(config.seed, device),
             counter=EventCounter(),
             samples=samples,
         )

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from filelock import FileLock
+
+from rislab import files
 from rislab.errors import InputError
-from rislab.files import locked
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -31,7 +33,7 @@ CONNECT_SECONDS = 10
 class Claims(Protocol):
     """Locks of one search."""
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """Wait until no other worker of this search decides what to do next."""
 
     def take(self, number: int) -> Claim | None:
@@ -175,7 +177,7 @@ def _end_of_lines(handle: Any) -> int:
 def _writing(path: Path) -> Iterator[None]:
     """Alone with a journal; what goes wrong there is one sentence."""
     try:
-        with locked(path.with_suffix(".lock"), wait=True):
+        with FileLock(path.with_suffix(".lock")).acquire(poll_interval=0.01):
             yield
     except OSError as error:
         raise InputError(f"{path} could not be written: {error.strerror}; what was in it is unchanged") from error
@@ -193,9 +195,10 @@ class FileClaims:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def alone(self) -> AbstractContextManager[None]:
+    def alone(self) -> AbstractContextManager[object]:
         """See Claims."""
-        return locked(self._folder / "next", wait=True)
+        files.check_writable(self._folder)
+        return FileLock(self._folder / "next").acquire(poll_interval=0.01)
 
     def take(self, number: int) -> Claim | None:
         """See Claims."""

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from rislab import files
 from rislab.errors import InputError
 from rislab.training.records import EpochRecord, StepRecord
@@ -162,7 +164,8 @@ def confirm(task: Task, config: TuningConfig, folder: Path, stopped: Stopped) ->
     for name, fields in task.finals.items():
         for seed in task.seeds:
             place = folder / f"{name}-{seed}"
-            with suppress(BlockingIOError), files.locked(place / "claim"):
+            files.check_writable(place)
+            with suppress(Timeout), FileLock(place / "claim").acquire(blocking=False):
                 if stopped() or (place / "score.json").exists():
                     continue
                 judge = judge or config.judge(task.split)

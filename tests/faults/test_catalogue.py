@@ -98,8 +98,8 @@ def test_houses_share_what_belongs_to_the_process() -> None:
     import rislab.rng
 
     with patched(catalogue.find_fault("never divided")) as package:
-        assert package.training.state.Randomness is rislab.rng.Randomness
-        assert package.model.network.ALONE is rislab.rng.ALONE
+        assert package.training.state.TorchRandomState is rislab.rng.TorchRandomState
+        assert package.model.network.GLOBAL_RNG_LOCK is rislab.rng.GLOBAL_RNG_LOCK
 
 
 SUSPECT = catalogue.find_fault("divided on the first batch only")

@@ -12,7 +12,7 @@ from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import InputError
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet, parameter_count
-from rislab.rng import Randomness
+from rislab.rng import TorchRandomState
 
 
 @pytest.mark.parametrize("preset", ["classroom", "full"])
@@ -101,7 +101,7 @@ def test_a_network_is_not_built_while_a_run_has_swapped_the_random_state() -> No
     expected = CovarianceNet.build(config, seed=3).head.linear.weight
     built: list[CovarianceNet] = []
     other = threading.Thread(target=lambda: built.append(CovarianceNet.build(config, seed=3)))
-    with Randomness(0, torch.device("cpu")).current():
+    with TorchRandomState(0, torch.device("cpu")).current():
         other.start()
         # Long enough for a network that waits for nobody.
         other.join(1.0)
