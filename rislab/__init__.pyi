@@ -30,7 +30,7 @@ from .music.estimate import Estimate as Estimate
 from .music.likelihood import polish as polish
 from .music.metrics import Matching as Matching
 from .music.metrics import match as match
-from .music.sparse import model_order as model_order
+from .music.model_order import model_order as model_order
 from .music.sparse import sparse as sparse
 from .music.spectra import Spectrum as Spectrum
 from .music.spectra import bartlett_spectrum as bartlett_spectrum

@@ -25,8 +25,36 @@ LARGER: dict[str, str] = {}
 
 # Words that meant something to the authors alone, as parts of identifiers.
 GONE = set(
-    "house houses witness testimony hearing bystander party parties deliveries judge judges judged judgement clinic badge"
-    " rung rungs culprit culprits accomplice accomplices autopsy seen told found said kept whole".split()
+    [
+        "house",
+        "houses",
+        "witness",
+        "testimony",
+        "hearing",
+        "bystander",
+        "party",
+        "parties",
+        "deliveries",
+        "judge",
+        "judges",
+        "judged",
+        "judgement",
+        "clinic",
+        "badge",
+        "rung",
+        "rungs",
+        "culprit",
+        "culprits",
+        "accomplice",
+        "accomplices",
+        "autopsy",
+        "seen",
+        "told",
+        "found",
+        "said",
+        "kept",
+        "whole",
+    ]
 )
 # The same in texts: only where no plain English word is meant.
 GONE_IN_TEXTS = re.compile(

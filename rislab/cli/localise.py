@@ -81,15 +81,15 @@ def run(options: argparse.Namespace) -> int:
         area = SceneConfig.from_dict({**config.to_dict(), **changes})
         say(f"\n{shift}" if shift else "")
         if model is not None:
-            say("NMSE of covariances, mean over scenes\n" + benchmark.Distance.header(benchmark.COVARIANCES))
-            tables["covariances"] += _rows(benchmark.distances(model, area, **cells), say, shift=shift)
+            say("NMSE of covariances, mean over scenes\n" + benchmark.CovarianceError.header(benchmark.COVARIANCES))
+            tables["covariances"] += _rows(benchmark.covariance_errors(model, area, **cells), say, shift=shift)
         say(benchmark.HEADER)
         scores = benchmark.compare(area, **cells, estimators=estimators, device=options.device)
         tables["scores"] += _rows(scores, say, shift=shift)
     if options.weights and model is not None and not options.shifts:
         say("\nnumber of sources right, share of scenes\n    dB  K    learned  criterion")
         tables["counting"] += _rows(
-            benchmark.counting(model, config, **{**cells, "scenes": min(options.scenes, 50)}), say
+            benchmark.order_accuracy(model, config, **{**cells, "scenes": min(options.scenes, 50)}), say
         )
     if options.json:
         plain = {**tables, "config": config.to_dict(), "seed": seed}
@@ -120,11 +120,11 @@ def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None
 
 def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Mapping[str, benchmark.Estimator]:
     known = dict(benchmark.ESTIMATORS)
-    usual = benchmark.BESIDE if options.weights else benchmark.DEFAULT
+    usual = benchmark.BASELINES if options.weights else benchmark.DEFAULT_ESTIMATORS
     names = list(known) if options.estimators == ["all"] else options.estimators or list(usual)
     for name in names:
         check_choice("estimators", name, known)
-    return {name: known[name] for name in names} | (benchmark.learned(model) if model is not None else {})
+    return {name: known[name] for name in names} | (benchmark.learned_estimators(model) if model is not None else {})
 
 
 def _rows(results: Any, say: Callable[..., None], **beside: str) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.likelihood import bounds_box, polish
 from rislab.music.metrics import crb_recall, match, tolerances_of
-from rislab.music.sparse import dictionary, model_order, sparse
+from rislab.music.model_order import model_order
+from rislab.music.sparse import dictionary, sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
 
 # Scenes that an estimator is given at once.
@@ -42,7 +43,7 @@ ESTIMATORS: dict[str, Estimator] = {
     "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
 }
 # Beside a learned covariance: what polishing makes of starts that know nothing, and of the best that is known.
-BESIDE = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
+BASELINES = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
 # Scenes that no network was trained on, and the fields that make them so.
 SHIFTS: dict[str, dict[str, Any]] = {
     "as in training": {},
@@ -53,7 +54,7 @@ SHIFTS: dict[str, dict[str, Any]] = {
     "2 % dead elements": {"dead_elements": 0.02},
     "5° phase error": {"phase_error": math.radians(5)},
 }
-DEFAULT = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
+DEFAULT_ESTIMATORS = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ HEADER = (
 )
 
 
-def learned(model: Predictor) -> dict[str, Estimator]:
+def learned_estimators(model: Predictor) -> dict[str, Estimator]:
     """Estimators on the covariance that a network predicts."""
 
     def peaks(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
@@ -121,7 +122,7 @@ COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
 
 
 @dataclass(frozen=True)
-class Distance:
+class CovarianceError:
     """How far covariances are from the true one on the scenes of one SNR and number of sources.
 
     Args:
@@ -147,7 +148,7 @@ class Distance:
         return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {told}"
 
 
-def distances(
+def covariance_errors(
     model: Predictor,
     config: SceneConfig,
     *,
@@ -155,7 +156,7 @@ def distances(
     sources: Sequence[int],
     scenes: int,
     seed: int = 0,
-) -> Iterator[Distance]:
+) -> Iterator[CovarianceError]:
     """NMSE of the covariance that a network predicts, beside the lines that tell what a figure is worth.
 
     Args:
@@ -173,11 +174,11 @@ def distances(
             identity_baseline(batch) * one,
             constant_baseline(batch) * one,
             nmse(sample_factor(batch), truth),
-            nmse(steered(batch, sparse(batch, count)), truth),
-            nmse(predicted(model, batch).to(truth), truth),
+            nmse(equal_power_factor(batch, sparse(batch, count)), truth),
+            nmse(predicted_factor(model, batch).to(truth), truth),
         )
         found = dict(zip(COVARIANCES, values, strict=True))
-        yield Distance(
+        yield CovarianceError(
             snr,
             count,
             scenes,
@@ -188,7 +189,7 @@ def distances(
 
 
 @dataclass(frozen=True)
-class Counting:
+class OrderAccuracy:
     """How often the number of sources is right on the scenes of one SNR and number.
 
     Args:
@@ -207,7 +208,7 @@ class Counting:
         return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {self.criterion:>10.3f}"
 
 
-def counting(
+def order_accuracy(
     model: Predictor,
     config: SceneConfig,
     *,
@@ -215,11 +216,11 @@ def counting(
     sources: Sequence[int],
     scenes: int,
     seed: int = 0,
-) -> Iterator[Counting]:
-    """Does the learned covariance know how many sources there are? Arguments as in distances()."""
+) -> Iterator[OrderAccuracy]:
+    """Does the learned covariance know how many sources there are? Arguments as in covariance_errors()."""
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
-        found = (effective_rank(predicted(model, batch)).round(), model_order(batch, config.sources[1]))
-        yield Counting(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
+        found = (effective_rank(predicted_factor(model, batch)).round(), model_order(batch, config.sources[1]))
+        yield OrderAccuracy(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
 
 
 def _cells(
@@ -232,12 +233,12 @@ def _cells(
         yield snr, count, simulate(cell, scenes, seed=seed, split="test", device=device)
 
 
-def predicted(model: Predictor, batch: SceneBatch) -> Tensor:
+def predicted_factor(model: Predictor, batch: SceneBatch) -> Tensor:
     """The learned factor [B,N,C], chunk by chunk."""
     return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
 
 
-def steered(batch: SceneBatch, estimate: Estimate) -> Tensor:
+def equal_power_factor(batch: SceneBatch, estimate: Estimate) -> Tensor:
     """Factor [B,N,K] of equal powers N/K towards the active places of an estimate."""
     array = batch.config.array(dtype=estimate.azimuth.dtype, device=estimate.azimuth.device)
     return replace(estimate, power=torch.ones_like(estimate.power)).factor(array)
@@ -276,7 +277,7 @@ def compare(
     for name, values in (("snr_db", snr_db), ("sources", sources)):
         if not values:
             raise InputError(f"{name} is empty; allowed: at least one value")
-    chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT}
+    chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT_ESTIMATORS}
     grid = search_grid(config)
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
         limit = crb(batch)

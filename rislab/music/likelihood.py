@@ -21,7 +21,6 @@ from rislab.music.levenberg_marquardt import levenberg_marquardt
 from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 STEPS = 30
-CRITERIA = ("mdl", "aic")
 # Powers are searched from SMALLEST to LARGEST times the mean power of a snapshot entry: more than that only cancels.
 SMALLEST, LARGEST = 1e-12, 1e2
 
@@ -238,50 +237,6 @@ def _points(estimate: Estimate) -> Tensor:
 
 def _tolerance(like: Tensor) -> float:
     return 1e-2 * math.sqrt(torch.finfo(like.dtype).eps)
-
-
-def information_criterion(batch: SceneBatch, rss: Tensor, sources: int, *, criterion: str = "mdl") -> Tensor:
-    """L·M·ln(RSS/LM) + penalty, [B]: ½ (3k + 2Lk) ln(2LM) for "mdl", 3k + 2Lk for "aic".
-
-    Args:
-        batch: scenes, for their sizes. rss: what k sources leave, [B]. sources: k.
-    """
-    check_choice("criterion", criterion, CRITERIA)
-    snapshots, antennas = batch.config.snapshots, batch.config.antennas
-    size = snapshots * antennas
-    waveforms = 1 if batch.config.symbols == "constant" else snapshots
-    unknowns = (3 + 2 * waveforms) * sources
-    penalty = unknowns * math.log(2 * size) / 2 if criterion == "mdl" else unknowns
-    return size * torch.log(rss / size) + penalty
-
-
-def order_by_eigenvalues(batch: SceneBatch, *, criterion: str = "mdl") -> Tensor:
-    """Number of sources from the eigenvalues of the data covariance, [B]: right only where all snapshots share a code.
-
-    With λ_1 ≥ … ≥ λ_M those of the M×M sample covariance, minimises −L Σ_{i>k} ln λ_i + L (M−k) ln(mean_{i>k} λ_i) +
-    penalty, ½ k(2M−k) ln L for "mdl" and k(2M−k) for "aic", in logarithms throughout. A new code for each snapshot
-    gives the signal part full rank, and this count means nothing.
-
-    Raises:
-        InputError: for an unknown criterion, or fewer snapshots than antennas, where the smallest eigenvalues are 0.
-
-    Source:
-        M. Wax and T. Kailath, Detection of signals by information theoretic criteria, IEEE Trans. ASSP 33(2), 1985.
-    """
-    check_choice("criterion", criterion, CRITERIA)
-    snapshots, antennas = batch.snapshots.shape[1:]
-    if snapshots < antennas:
-        raise InputError(f"snapshots is {snapshots}; allowed: at least {antennas}, the number of antennas")
-    data = batch.snapshots.to(torch.complex128)
-    values = torch.linalg.eigvalsh(data.mT @ data.conj() / snapshots).flip(-1)  # [B, M], falling
-    values = values.clamp(min=torch.finfo(values.dtype).tiny)
-    noise = torch.arange(antennas, 0, -1, device=values.device)  # M − k for k = 0 … M−1
-    logarithms = values.log().flip(-1).cumsum(-1).flip(-1)  # Σ_{i>k} ln λ_i
-    means = values.flip(-1).cumsum(-1).flip(-1) / noise
-    k = antennas - noise
-    free = k * (2 * antennas - k)
-    penalty = free * math.log(snapshots) / 2 if criterion == "mdl" else free
-    return (snapshots * (noise * means.log() - logarithms) + penalty).argmin(dim=-1)
 
 
 def _check_estimate(batch: SceneBatch, estimate: Estimate) -> None:

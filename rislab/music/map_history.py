@@ -1,7 +1,7 @@
-"""The map during training: what MUSIC sees of one scene through the network, epoch by epoch.
+"""The map during training: what MUSIC makes of one scene through the network, epoch by epoch.
 
-A run calls Film.follow() after each epoch. That costs one forward of one scene; maps, searches and matching are
-computed by whoever looks at a frame, and once only, so that watching does not slow the training that is watched.
+A run calls MapHistory.take_snapshot() after each epoch. That costs one forward of one scene; maps, searches and matching
+are computed once, by whoever looks at a snapshot, so that watching does not slow the training that is watched.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from rislab.music.spectra import coarse_to_fine, music_spectrum
 
 
 class WatchedScene:
-    """One scene and the grids that it is looked at with.
+    """One scene with the grids of its maps and of the search.
 
     Args:
-        scene: one scene. sources: K that MUSIC is told; the number of the scene's sources if None.
+        scene: one scene.
+        sources: K that MUSIC looks for, 1 ≤ K < N; the number of the scene's sources if None.
         shape: points of the map over azimuth and elevation.
 
     Raises:
@@ -55,68 +56,71 @@ class WatchedScene:
 
 
 class Snapshot:
-    """A scene as a network sees it after some epoch; all but the prediction is computed when first asked for.
+    """What a network makes of the scene after some epoch; all but the prediction is computed when first asked for.
 
     Args:
-        subject: the scene. epoch: 0 before training. factor: what the network predicts, [1,N,Kmax].
+        watched: the scene.
+        epoch: ≥ 0; 0 is before training.
+        factor: [1,N,C], complex; what the network predicts.
     """
 
-    def __init__(self, subject: WatchedScene, epoch: int, factor: Tensor) -> None:
+    def __init__(self, watched: WatchedScene, epoch: int, factor: Tensor) -> None:
         self.epoch = epoch
         self.factor = factor
-        self._subject = subject
+        self._watched = watched
 
     @cached_property
     def nmse(self) -> float:
         """Of R_pred on this scene; NaN or infinity where the prediction is not finite."""
-        return float(nmse(self.factor, self._subject.scene.factor()))
-
-    @cached_property
-    def map(self) -> Tensor:
-        """MUSIC on the predicted covariance, [P,Q] float32, linear; NaN everywhere if it has no spectrum, see `why`."""
-        return self._seen[0]
+        return float(nmse(self.factor, self._watched.scene.factor()))
 
     @property
-    def why(self) -> str:
+    def map(self) -> Tensor:
+        """MUSIC on the predicted covariance, [P,Q], float32, linear; NaN everywhere if there is a `problem`."""
+        return self._map_and_problem[0]
+
+    @property
+    def problem(self) -> str:
         """Why there is no map, in one sentence; "" where there is one."""
-        return self._seen[1]
+        return self._map_and_problem[1]
 
     @cached_property
-    def _seen(self) -> tuple[Tensor, str]:
+    def _map_and_problem(self) -> tuple[Tensor, str]:
         try:
-            return self._subject.map(self.factor), ""
+            return self._watched.map(self.factor), ""
         except InputError as error:
-            # A prediction with NaN, or of too low a rank: an observation about the training, not a fault of the film.
-            return torch.full(self._subject.truth.shape, torch.nan), str(error)
+            # A prediction with NaN, or of too low a rank, is an observation about the training.
+            return torch.full(self._watched.truth.shape, torch.nan), str(error)
 
     @cached_property
     def peaks(self) -> Estimate | None:
         """The sources that MUSIC finds in three dimensions; None without a spectrum."""
-        return None if self.why else coarse_to_fine(self.factor, self._subject.sources, self._subject.volume)
+        return None if self.problem else coarse_to_fine(self.factor, self._watched.sources, self._watched.volume)
 
     @cached_property
-    def found(self) -> int:
+    def hits(self) -> int:
         """How many true sources are among the peaks, within the tolerances of match()."""
-        scene = self._subject.scene
-        return (
-            0 if self.peaks is None else int(match(self.peaks, scene, tolerances=tolerances_of(scene.config)).hit.sum())
-        )
+        if self.peaks is None:
+            return 0
+        scene = self._watched.scene
+        return int(match(self.peaks, scene, tolerances=tolerances_of(scene.config)).hit.sum())
 
     def line(self) -> str:
         """One line for a title or a terminal."""
-        count = int(self._subject.scene.active.sum())
-        seen = f"no spectrum: {self.why}" if self.why else f"{self.found} of {count} sources found"
-        return f"epoch {self.epoch}: NMSE {self.nmse:.3g}, {seen}"
+        count = int(self._watched.scene.active.sum())
+        result = f"no spectrum: {self.problem}" if self.problem else f"{self.hits} of {count} sources found"
+        return f"epoch {self.epoch}: NMSE {self.nmse:.3g}, {result}"
 
 
 class MapHistory:
-    """Frames of one scene during training: `panels.overfit(config, on_epoch=film.follow)`.
+    """Snapshots of one scene during training: `panels.overfit(config, on_epoch=history.take_snapshot)`.
 
     Args:
-        scene: one scene. sources: K that MUSIC is told; the number of the scene's sources if None.
+        scene: one scene.
+        sources: K that MUSIC looks for; the number of the scene's sources if None.
         shape: points of the maps over azimuth and elevation, at the range of the first source.
-        most: frames kept, ≥ 3. When there are more, every second epoch is let go, so that those that stay depend on
-            the epochs alone; the first and the newest always stay.
+        most: largest number of snapshots, ≥ 3. If there are more, every second epoch is dropped, so that those that
+            stay depend on the epochs alone; the first and the newest always stay.
 
     Raises:
         InputError: for several scenes, or numbers out of range.
@@ -126,38 +130,39 @@ class MapHistory:
         self, scene: SceneBatch, sources: int | None = None, *, shape: tuple[int, int] = (91, 46), most: int = 40
     ) -> None:
         check_number("most", most, 3, 10_000, integer=True)
-        self._subject = WatchedScene(scene, sources, shape)
+        self._watched = WatchedScene(scene, sources, shape)
         self.most = most
-        self._frames: list[Snapshot] = []
+        self._snapshots: list[Snapshot] = []
         self._spacing = 1
         self._model: weakref.ref[nn.Module] | None = None
         self._former: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._gate = threading.Lock()
+        self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 
     @property
     def scene(self) -> SceneBatch:
         """The scene, on the CPU."""
-        return self._subject.scene
+        return self._watched.scene
 
     @property
     def grid(self) -> Grid:
         """Of the maps."""
-        return self._subject.grid
+        return self._watched.grid
 
     @property
     def truth(self) -> Tensor:
-        """MUSIC on the true covariance, [P,Q] float32, linear."""
-        return self._subject.truth
+        """MUSIC on the true covariance, [P,Q], float32, linear."""
+        return self._watched.truth
 
-    def follow(self, model: nn.Module, epoch: int) -> None:
-        """Take a frame; training is not changed by a bit, and no prediction can end it.
+    def take_snapshot(self, model: nn.Module, epoch: int) -> None:
+        """Store what a network predicts; training is not changed by a bit, and no prediction can end it.
 
-        Epoch 0, and any that is not after the last one, begins the film anew. A network whose film has given way to
-        that of another one is not followed any more: a stopped run may still end its epoch.
+        Epoch 0, and any that is not after the last one, begins the history anew. A network that another one has
+        replaced is ignored from then on: a stopped run may still end its epoch.
 
         Args:
-            model: with predict(batch), on any device, in any precision; its mode is put back. epoch: ≥ 0.
+            model: network with predict(batch), on any device, in any precision; its mode is put back.
+            epoch: ≥ 0.
 
         Raises:
             InputError: for another kind of model, one that does not fit the scene, or an epoch below 0.
@@ -168,65 +173,69 @@ class MapHistory:
         try:
             factor = model.predict(self.scene).to("cpu", self.scene.snapshots.dtype)
         except RuntimeError as error:
-            raise InputError(
-                f"model cannot take the scene of the film ({error}); allowed: one for its surface"
-            ) from None
-        with self._gate:
+            raise InputError(f"model cannot take the scene ({error}); allowed: one for its surface") from None
+        with self._lock:
             if epoch > 0 and model in self._former:
                 return
             if self._model is not None and model is not self._model():
                 self._former.update(old for old in [self._model()] if old is not None)
             self._model = weakref.ref(model)
             self._former.discard(model)
-            if epoch == 0 or (self._frames and epoch <= self._frames[-1].epoch):
-                self._frames, self._spacing = [], 1
-            kept = self._on_spacing()
-            while len(kept) >= self.most:
+            if epoch == 0 or (self._snapshots and epoch <= self._snapshots[-1].epoch):
+                self._snapshots, self._spacing = [], 1
+            retained = self._on_spacing()
+            while len(retained) >= self.most:
                 self._spacing *= 2
-                kept = self._on_spacing()
-            self._frames = [*kept, Snapshot(self._subject, epoch, factor)]
+                retained = self._on_spacing()
+            self._snapshots = [*retained, Snapshot(self._watched, epoch, factor)]
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
 
-    def frames(self) -> list[Snapshot]:
-        """The frames so far by epoch, as a list of the caller's own."""
-        with self._gate:
-            return list(self._frames)
+    def snapshots(self) -> list[Snapshot]:
+        """The snapshots so far by epoch, as a list of the caller's own."""
+        with self._lock:
+            return list(self._snapshots)
 
     @property
     def last(self) -> Snapshot | None:
-        """The newest frame; None before the first."""
-        with self._gate:
-            return self._frames[-1] if self._frames else None
+        """The newest snapshot; None before the first."""
+        with self._lock:
+            return self._snapshots[-1] if self._snapshots else None
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call a function in the training thread after each new frame; returns what ends that.
+        """Call a function in the training thread after each new snapshot.
 
-        It must return at once and raise nothing: set an Event, and do the work elsewhere.
+        Args:
+            listener: returns at once and raises nothing: it sets an Event, and the work is done elsewhere.
+
+        Returns:
+            Function that ends the subscription.
         """
-        with self._gate:
+        with self._lock:
             self._listeners.append(listener)
-        return lambda: self._leave(listener)
+        return lambda: self._unsubscribe(listener)
 
-    def _leave(self, listener: Callable[[], None]) -> None:
-        with self._gate:
+    def _unsubscribe(self, listener: Callable[[], None]) -> None:
+        with self._lock:
             if listener in self._listeners:
                 self._listeners.remove(listener)
 
     def _on_spacing(self) -> list[Snapshot]:
-        """Frames on the spacing, with the first: the newest one stays only until the next has come."""
-        first = self._frames[:1]
-        return [*first, *(frame for frame in self._frames[1:] if (frame.epoch % self._spacing) == 0)]
+        """Snapshots on the spacing, with the first: the newest one stays only until the next has come."""
+        first = self._snapshots[:1]
+        return [*first, *(one for one in self._snapshots[1:] if one.epoch % self._spacing == 0)]
 
 
-def chosen(frames: list[Snapshot], most: int) -> list[Snapshot]:
-    """At most `most` of the frames, evenly among them, with the first and the last.
+def evenly_spaced(snapshots: list[Snapshot], most: int) -> list[Snapshot]:
+    """Some of the snapshots, evenly among them, with the first and the last.
 
     Args:
-        frames: by epoch. most: ≥ 2.
+        snapshots: by epoch.
+        most: largest number of the result, ≥ 2.
     """
     check_number("most", most, 2, integer=True)
-    if len(frames) <= most:
-        return list(frames)
-    return [frames[math.floor(place * (len(frames) - 1) / (most - 1) + 0.5)] for place in range(most)]
+    if len(snapshots) <= most:
+        return list(snapshots)
+    last = len(snapshots) - 1
+    return [snapshots[math.floor(place * last / (most - 1) + 0.5)] for place in range(most)]

@@ -1,11 +1,10 @@
-"""One scene under all estimators: what a reader of the lab changes, and everything that follows from it.
+"""One scene under every estimator: SceneSettings go in, a SceneAnalysis comes out.
 
-Pure: a View goes in, a Look comes out. The panel of rislab.panels puts knobs and a figure around it.
+Nothing here draws: the music panel puts knobs and a figure around it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,61 +13,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rislab.config import Config, choice, integer, number, same
 from rislab.data.covariance import sample_factor, shrink
-from rislab.data.geometry import WAVEFRONTS, Grid
-from rislab.data.scenes import CODES, SYMBOLS, SceneBatch, SceneConfig
+from rislab.data.geometry import Grid
+from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import place
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError, check_number
 from rislab.music.benchmark import search_grid
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
-from rislab.music.likelihood import information_criterion, polish
+from rislab.music.likelihood import polish
 from rislab.music.metrics import Matching, match, tolerances_of
-from rislab.music.sparse import rss_by_order, sparse
+from rislab.music.sparse import sparse
 from rislab.music.spectra import beam_power, coarse_to_fine
 from rislab.music.subspace import eigh_psd, signal_subspace, validate_covariance
 
-SOURCES = ("truth", "sample", "sparse", "learned", "blend")
-MAP = (181, 91)
+COVARIANCE_KINDS = ("truth", "sample", "sparse", "learned", "blend")
+MAP = (181, 91)  # points of a map over azimuth and elevation
 CUT = 200  # points of a range cut
+EIGENVALUES = 12
+# Grids that an explorer keeps: each may hold tens of megabytes of steering vectors.
+GRIDS = 4
 
 Place = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
-class SceneSettings:
+class SceneSettings(Config):
     """Everything that can be changed about one scene.
 
-    Args:
-        preset: "classroom" or "full".
-        places: azimuth and elevation in degrees and range in metres of each source, within the field of view.
-        snr_db, snapshots, wavefront, symbols, codes, seed: see SceneConfig and simulate().
-        covariance: which covariance the spectra are of: "truth", "sample", "sparse", "learned" or "blend".
-        beta: share β of the sample covariance in a blend with the learned one, in [0, 1].
-        loading: diagonal loading of MVDR as a fraction of the trace, > 0.
-        chosen: the source whose range the maps are taken at.
+    `places` are azimuth and elevation in degrees and range in metres of each source, within the field of view.
     """
 
-    preset: str = "full"
+    preset: str = preset("full")
     places: tuple[Place, ...] = ((-25.0, 10.0, 3.0), (5.0, -15.0, 4.0), (30.0, 5.0, 2.5))
-    snr_db: float = 10.0
-    snapshots: int = 16
-    wavefront: str = "spherical"
-    symbols: str = "varying"
-    codes: str = "random"
-    seed: int = 0
-    covariance: str = "truth"
-    beta: float = 0.2
-    loading: float = 1e-3
-    chosen: int = 0
+    snr_db: float = number(10.0, -100.0, 200.0, "mean signal over noise power at the antennas", unit="dB")
+    snapshots: int = same(SceneConfig, "snapshots")
+    wavefront: str = same(SceneConfig, "wavefront")
+    symbols: str = same(SceneConfig, "symbols")
+    codes: str = same(SceneConfig, "codes")
+    seed: int = integer(0, 0, 2**63 - 1, "of channel, phase profiles, symbols and noise")
+    covariance: str = choice("truth", COVARIANCE_KINDS, "covariance that the spectra are of")
+    beta: float = number(0.2, 0.0, 1.0, "share β of the sample covariance in a blend with the learned one")
+    loading: float = number(1e-3, 0.0, 1e6, "loading of MVDR over the mean eigenvalue", exclusive=True)
+    chosen: int = integer(0, 0, 10**9, "source whose range the maps are taken at")
 
-    def __post_init__(self) -> None:
-        check_choice("wavefront", self.wavefront, WAVEFRONTS)
-        check_choice("symbols", self.symbols, SYMBOLS)
-        check_choice("codes", self.codes, CODES)
-        check_choice("covariance", self.covariance, SOURCES)
-        check_number("beta", self.beta, 0.0, 1.0)
-        check_number("loading", self.loading, 0.0, 1e6, exclusive=True)
+    def check(self) -> None:
+        """Refuse places that are no triples or outside the field of view, too many of them, and a source beyond."""
+        if not isinstance(self.places, tuple | list):
+            raise InputError(f"places is {self.places!r}; allowed: a list of places")
+        object.__setattr__(self, "places", tuple(tuple(one) if isinstance(one, list) else one for one in self.places))
+        for one in self.places:
+            if not isinstance(one, tuple) or len(one) != 3:
+                raise InputError(f"a place is {one!r}; allowed: azimuth and elevation in degrees, range in metres")
         check_number("chosen", self.chosen, 0, len(self.places) - 1, integer=True)
         config = self.config()
         check_number("sources", len(self.places), 1, config.antennas - 1, integer=True)
@@ -86,44 +83,37 @@ class SceneSettings:
         places = tuple((*pair, round(range_, 2)) for pair, range_ in zip(angles, ranges, strict=True))
         return cls(**{"preset": preset, "places": places, **fields})
 
-    def changed(self, **fields: Any) -> SceneSettings:
-        """The view with some fields changed; raises InputError for a value out of range."""
-        return dataclasses.replace(self, **fields)
-
     def config(self) -> SceneConfig:
-        """The scenes that the view is one of."""
-        return SceneConfig.preset(
-            self.preset,
-            sources=len(self.places),
-            snr_db=self.snr_db,
-            snapshots=self.snapshots,
-            wavefront=self.wavefront,
-            symbols=self.symbols,
-            codes=self.codes,
-        )
+        """Configuration of the scenes that this scene is one of."""
+        shared = ("snr_db", "snapshots", "wavefront", "symbols", "codes")
+        fields = {name: getattr(self, name) for name in shared}
+        return SceneConfig.preset(self.preset, sources=len(self.places), **fields)
 
     def scene(self) -> SceneBatch:
-        """The scene itself; channel, codes, symbols and noise hang on the seed alone."""
+        """The scene; channel, phase profiles, symbols and noise depend on the seed alone."""
         config = self.config()
         azimuth, elevation, range_ = zip(*self.places, strict=True)
-        return place(
-            config, _radians(azimuth, config.azimuth), _radians(elevation, config.elevation), range_, seed=self.seed
-        )
+        angles = _radians(azimuth, config.azimuth), _radians(elevation, config.elevation)
+        return place(config, *angles, range_, seed=self.seed)
 
 
 @dataclass(frozen=True, eq=False)
 class SpectraView:
-    """What a view shows at once: its spectra, before anybody has searched them for sources.
+    """Spectra of one scene, before they are searched for sources.
 
     Args:
-        view, scene: where it comes from. factor: of the covariance that the view asks for, [1,N,J].
-        grid: of the maps, 181 × 91 at the range of the chosen source.
-        music, mvdr: spectra on it, [181,91].
-        cut: their values along the range through the chosen source, by name, each [CUT]. ranges: of the cut, metres.
-        eigenvalues: of the covariance, falling, the largest 12.
+        settings: what was asked for.
+        scene: one scene.
+        factor: [1,N,J], complex; of the covariance that the settings name.
+        grid: of the maps, 181 × 91 directions at the range of the chosen source.
+        music: [181,91], linear; MUSIC on the grid.
+        mvdr: [181,91], linear; MVDR on the grid.
+        cut: both along the range through the chosen source, each [CUT], linear; by name, "MUSIC" and "MVDR".
+        ranges: [CUT], metres; of the cut.
+        eigenvalues: the largest 12 of the covariance, falling.
     """
 
-    view: SceneSettings
+    settings: SceneSettings
     scene: SceneBatch
     factor: Tensor
     grid: Grid
@@ -136,10 +126,12 @@ class SpectraView:
 
 @dataclass(frozen=True, eq=False)
 class SceneAnalysis(SpectraView):
-    """Everything that follows from a view.
+    """Spectra of one scene with the sources in them.
 
     Args:
-        peaks: of MUSIC over azimuth, elevation and range. matching: with the truth. bound: of the scene.
+        peaks: of MUSIC over azimuth, elevation and range.
+        matching: of the peaks with the true sources.
+        bound: Cramér–Rao bound of the scene.
     """
 
     peaks: Estimate
@@ -149,40 +141,40 @@ class SceneAnalysis(SpectraView):
 
 @dataclass
 class SceneExplorer:
-    """Looks at views, and keeps the grids between them: only what a change touches is computed anew.
+    """Analyses one scene after another and keeps the grids between them.
 
     Args:
         model: network of the learned covariance; None where there is none.
     """
 
     model: Predictor | None = None
-    _grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, repr=False)
+    grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, init=False, repr=False)
 
-    def look(self, view: SceneSettings) -> SceneAnalysis:
-        """Compute everything about a view.
+    def analyse(self, settings: SceneSettings) -> SceneAnalysis:
+        """Everything about a scene.
 
         Raises:
             InputError: for a learned or blended covariance without a network that knows the surface.
         """
-        return self.finish(self.glance(view))
+        return self.complete(self.spectra(settings))
 
-    def glance(self, view: SceneSettings) -> SpectraView:
-        """The first part of a look, a quarter of its time: spectra, range cut and eigenvalues; raises as look()."""
-        scene = view.scene()
+    def spectra(self, settings: SceneSettings) -> SpectraView:
+        """The first part of analyse(), a quarter of its time: spectra, range cut and eigenvalues; raises as it does."""
+        scene = settings.scene()
         config = scene.config
-        factor = self.factor(view, scene)
-        at = view.places[view.chosen][2]
+        factor = self.factor(settings, scene)
+        at = settings.places[settings.chosen][2]
         maps = self._grid(config, at, lambda: config.grid((*MAP, 1), range=(at, at)))
         line = Grid(
             maps.array,
-            scene.azimuth[0, view.chosen].reshape(1).double(),
-            scene.elevation[0, view.chosen].reshape(1).double(),
+            scene.azimuth[0, settings.chosen].reshape(1).double(),
+            scene.elevation[0, settings.chosen].reshape(1).double(),
             1 / torch.linspace(1 / config.range[1], 1 / config.range[0], CUT, dtype=torch.float64),
         )
-        music, mvdr = spectra(factor, len(view.places), maps, loading=view.loading)
-        cuts = spectra(factor, len(view.places), line, loading=view.loading)
+        music, mvdr = music_and_mvdr(factor, len(settings.places), maps, loading=settings.loading)
+        cuts = music_and_mvdr(factor, len(settings.places), line, loading=settings.loading)
         return SpectraView(
-            view=view,
+            settings=settings,
             scene=scene,
             factor=factor,
             grid=maps,
@@ -190,58 +182,62 @@ class SceneExplorer:
             mvdr=mvdr[..., 0],
             cut={name: values[0, 0] for name, values in zip(("MUSIC", "MVDR"), cuts, strict=True)},
             ranges=line.range,
-            eigenvalues=torch.linalg.svdvals(factor[0]).square()[:12],
+            eigenvalues=torch.linalg.svdvals(factor[0]).square()[:EIGENVALUES],
         )
 
-    def finish(self, glance: SpectraView) -> SceneAnalysis:
-        """The look that begins with a glance: the search in three dimensions, matching and the bound."""
-        config = glance.scene.config
+    def complete(self, spectra: SpectraView) -> SceneAnalysis:
+        """The second part of analyse(): the search in three dimensions, the matching and the bound."""
+        config = spectra.scene.config
         volume = self._grid(config, None, lambda: search_grid(config))
-        peaks = coarse_to_fine(glance.factor, len(glance.view.places), volume)
+        peaks = coarse_to_fine(spectra.factor, len(spectra.settings.places), volume)
         return SceneAnalysis(
-            **glance.__dict__,
+            **spectra.__dict__,
             peaks=peaks,
-            matching=match(peaks, glance.scene, tolerances=tolerances_of(config)),
-            bound=crb(glance.scene),
+            matching=match(peaks, spectra.scene, tolerances=tolerances_of(config)),
+            bound=crb(spectra.scene),
         )
 
-    def factor(self, view: SceneSettings, scene: SceneBatch) -> Tensor:
-        """The factor [1,N,J] of the covariance that a view asks for."""
-        if view.covariance == "truth":
+    def factor(self, settings: SceneSettings, scene: SceneBatch) -> Tensor:
+        """Factor [1,N,J] of the covariance that the settings name."""
+        if settings.covariance == "truth":
             return scene.factor()
-        if view.covariance == "sample":
+        if settings.covariance == "sample":
             return sample_factor(scene)
-        if view.covariance == "sparse":
-            found = polish(scene, sparse(scene, len(view.places)))
-            return found.factor(scene.config.array())
+        if settings.covariance == "sparse":
+            estimate = polish(scene, sparse(scene, len(settings.places)))
+            return estimate.factor(scene.config.array())
         if self.model is None:
             raise InputError(
-                f"covariance is {view.covariance!r}, and no network is given; allowed: truth, sample, sparse"
+                f"covariance is {settings.covariance!r}, and no network is given; allowed: truth, sample, sparse"
             )
         predicted = self.model.predict(scene).to(scene.snapshots)
-        return predicted if view.covariance == "learned" else shrink(predicted, sample_factor(scene), view.beta)
+        if settings.covariance == "learned":
+            return predicted
+        return shrink(predicted, sample_factor(scene), settings.beta)
 
     def _grid(self, config: SceneConfig, at: float | None, make: Callable[[], Grid]) -> Grid:
-        """The grid of the maps at a range, or of the search if `at` is None: made once for each kind of scene."""
+        """The grid of the maps at a range, or of the search if `at` is None; made once for each kind of scene."""
         key = config.ris_shape, config.wavelength, config.wavefront, config.azimuth, config.elevation, config.range, at
-        if key not in self._grids:
-            # A few: each may keep tens of megabytes of steering vectors.
-            while len(self._grids) >= 4:
-                del self._grids[next(iter(self._grids))]
-            self._grids[key] = make()
-        return self._grids[key]
+        if key not in self.grids:
+            while len(self.grids) >= GRIDS:
+                del self.grids[next(iter(self.grids))]
+            self.grids[key] = make()
+        return self.grids[key]
 
 
-def spectra(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:
-    """The values of music() and mvdr() of one scene, in one pass over the grid and without their peaks.
+def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:
+    """Values of music_spectrum() and mvdr_spectrum() of one scene, in one pass over the grid and without their peaks.
 
-    The steering vectors of the maps are read from memory once for both, which takes longer than the arithmetic.
+    The steering vectors are read from memory once for both, which takes longer than the arithmetic.
 
     Args:
-        factor: [1,N,J], complex. sources: K. grid: [P], [Q], [R]. loading: see mvdr().
+        factor: [1,N,J], complex.
+        sources: K, ≥ 1.
+        grid: P × Q × R points.
+        loading: ε of MVDR as a fraction of the mean eigenvalue, > 0.
 
     Returns:
-        MUSIC and MVDR, [P,Q,R] each.
+        MUSIC and MVDR, each [P,Q,R], real, linear.
 
     Raises:
         InputError: see signal_subspace().
@@ -254,16 +250,6 @@ def spectra(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tupl
     smallest = torch.finfo(power.dtype).eps
     music, mvdr = (1 - part.sum(0) for part in (power[:sources], power[sources:]))
     return 1 / music.clamp(min=smallest), loading / mvdr.clamp(min=smallest)
-
-
-def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:
-    """MDL and AIC of 0 … most sources by sparse and polished fits, less the smallest; a fifth of a second for each."""
-    fits = list(rss_by_order(scene, most))
-    named = {}
-    for criterion in ("mdl", "aic"):
-        values = [float(information_criterion(scene, left, k, criterion=criterion)) for k, left in enumerate(fits)]
-        named[criterion] = [value - min(values) for value in values]
-    return named
 
 
 def _radians(degrees: tuple[float, ...], interval: tuple[float, float]) -> list[float]:

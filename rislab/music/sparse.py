@@ -8,12 +8,11 @@ stay, until no scene changes. Powers and noise power are estimated along.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import frobenius_squared
 from rislab.data.geometry import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import check_number
@@ -23,9 +22,6 @@ from rislab.music.likelihood import (
     bounds_box,
     fisher_scoring,
     images_of,
-    information_criterion,
-    polish,
-    rss,
     stack_snapshots,
     stacked_snapshots,
 )
@@ -42,7 +38,7 @@ SCORING_STEPS = 4
 # A replacement must raise ln L by more than this to count.
 GAIN = 1e-2
 
-Progress = Callable[[int, int], object]
+ProgressCallback = Callable[[int, int], object]
 
 
 def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
@@ -71,7 +67,7 @@ def _ranges(config: SceneConfig) -> int:
     return max(2, math.ceil(2 * turns) + 1)
 
 
-def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: Progress | None = None) -> Estimate:
+def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallback | None = None) -> Estimate:
     """Positions of K sources by matching pursuit over the dictionary, refined off its grid.
 
     With R_l the covariance of what is known already, b_l the image of an atom, g_l = b_l^H R_l⁻¹ b_l and
@@ -180,26 +176,3 @@ def _with_strongest(batch: SceneBatch, state: Parameters, slot: int, grid: Grid,
     powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
     others[:, slot] = True
     return Parameters(points, powers, state.noise_power, others)
-
-
-def model_order(batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: Progress | None = None) -> Tensor:
-    """Number of sources, 0 … most, that minimises information_criterion() over sparse and polished fits, [B].
-
-    Args:
-        batch: scenes. most: largest number tried, 1 ≤ most < M. criterion: "mdl" or "aic".
-        progress: called as progress(numbers tried, most).
-    """
-    check_number("most", most, 1, batch.config.antennas - 1, integer=True)
-    left = enumerate(rss_by_order(batch, most, progress=progress))
-    scores = [information_criterion(batch, rss, sources, criterion=criterion) for sources, rss in left]
-    return torch.stack(scores).argmin(dim=0)
-
-
-def rss_by_order(batch: SceneBatch, most: int, *, progress: Progress | None = None) -> Iterator[Tensor]:
-    """RSS that sparse and polished fits of 0, 1, … most sources leave, each [B]; arguments as in model_order()."""
-    yield frobenius_squared(batch.snapshots)
-    for sources in range(1, most + 1):
-        left = rss(batch, polish(batch, sparse(batch, sources)))
-        if progress is not None:
-            progress(sources, most)
-        yield left

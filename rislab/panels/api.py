@@ -64,7 +64,7 @@ def music(view: SceneSettings | None = None, *, model: CovarianceNet | None = No
     """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
 
     Args:
-        view: where to begin; the default View if None. model: network of the learned covariance; the
+        view: where to begin; the default if None. model: network of the learned covariance; the
             shipped one for the view's surface if None.
 
     Raises:
@@ -85,7 +85,7 @@ def film(film: MapHistory) -> FilmPanel:
     """A film beside the run that makes it: the newest map while it trains, the map of any epoch by slider.
 
     Args:
-        film: see rislab.music.map_history.MapHistory; a run fills it by `panels.overfit(config, on_epoch=film.follow)`.
+        film: see rislab.music.map_history.MapHistory; a run fills it by `panels.overfit(config, on_epoch=film.take_snapshot)`.
 
     Raises:
         InputError: for anything that is not a Film.

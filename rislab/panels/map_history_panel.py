@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
-from rislab.music.map_history import MapHistory, Snapshot, chosen
+from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.panels.music_panel import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
 from rislab.plots.style import BLUE, ERROR_COLOUR, GREY, VERMILLION, template
 
@@ -35,9 +35,9 @@ def figure(film: MapHistory, *, most: int = STEPS) -> go.Figure:
     Raises:
         InputError: for a film without frames.
     """
-    frames = chosen(film.frames(), most)
+    frames = evenly_spaced(film.snapshots(), most)
     if not frames:
-        raise InputError("film has 0 frames; allowed: at least one, so let a run call its follow() first")
+        raise InputError("film has 0 frames; allowed: at least one, so let a run call its take_snapshot() first")
     parts = [_own(film, frame) for frame in frames]
     common = _common(film, frames)
     layout = _layout(film, frames[-1])
@@ -76,7 +76,7 @@ def figure_dict(film: MapHistory, frame: Snapshot | None) -> dict[str, Any]:
         film: the film. frame: one of its frames; None draws the true map alone.
     """
     own = [] if frame is None else _own(film, frame)
-    return {"data": [*own, *_common(film, film.frames())], "layout": _layout(film, frame)}
+    return {"data": [*own, *_common(film, film.snapshots())], "layout": _layout(film, frame)}
 
 
 def _own(film: MapHistory, frame: Snapshot) -> list[dict[str, Any]]:
@@ -158,7 +158,7 @@ def _heat(film: MapHistory, values: torch.Tensor, axis: str) -> dict[str, Any]:
 def _named(frame: Snapshot | None) -> str:
     if frame is None:
         return "learned covariance: no epoch yet"
-    return f"learned covariance, epoch {frame.epoch}" + (" (no spectrum)" if frame.why else "")
+    return f"learned covariance, epoch {frame.epoch}" + (" (no spectrum)" if frame.problem else "")
 
 
 def _layout(film: MapHistory, frame: Snapshot | None) -> dict[str, Any]:
@@ -240,7 +240,7 @@ class FilmPanel:
         return self.shown
 
     def _wanted(self) -> Snapshot | None:
-        frames = self.film.frames()
+        frames = self.film.snapshots()
         if not frames or self.following or self.epoch is None:
             return frames[-1] if frames else None
         epoch = self.epoch
@@ -292,7 +292,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
     quiet = threading.local()
 
     def moved(change: Any) -> None:
-        frames = panel.film.frames()
+        frames = panel.film.snapshots()
         if vars(quiet).get("on") or not frames:
             return
         panel.choose(frames[min(change["new"], len(frames) - 1)].epoch)
@@ -312,7 +312,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
     newest.observe(ticked, "value")
 
     def show() -> None:
-        frames, frame = panel.film.frames(), panel.shown
+        frames, frame = panel.film.snapshots(), panel.shown
         plot.show(figure_dict(panel.film, frame))
         alarm.value = ""
         if frame is None or frame not in frames:

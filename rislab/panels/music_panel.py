@@ -16,15 +16,8 @@ from rislab.data.geometry import WAVEFRONTS
 from rislab.data.scenes import CODES, SYMBOLS
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.music.scene_view import (
-    SOURCES,
-    Place,
-    SceneAnalysis,
-    SceneExplorer,
-    SceneSettings,
-    SpectraView,
-    order_criteria,
-)
+from rislab.music.model_order import order_criteria
+from rislab.music.scene_view import COVARIANCE_KINDS, Place, SceneAnalysis, SceneExplorer, SceneSettings, SpectraView
 from rislab.plots.spectra import REACH, SHARE
 from rislab.plots.style import BLUE, ERROR_COLOUR, GREEN, GREY, SKY, VERMILLION, template
 from rislab.sanity import conventions
@@ -53,7 +46,7 @@ def figure_dict(look: SpectraView) -> dict[str, Any]:
     The rings of the true sources on the first map are the first shapes, in the order of the sources: a page can move
     them. Plain mappings, since plotly's objects check each property, which takes longer than all the spectra.
     """
-    view = look.view
+    view = look.settings
     here = view.places[view.chosen][2]
     titles = [f"MUSIC, {view.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
     titles += [f"range, source {view.chosen + 1}{_margin(look)}", "largest eigenvalues"]
@@ -157,15 +150,15 @@ def _eigenvalues(look: SpectraView) -> dict[str, Any]:
 def _ranged(look: SpectraView) -> dict[str, Any]:
     """The estimated range of the chosen source, on the range cut; nothing if it was not found."""
     at: list[float | None] = [None]
-    if isinstance(look, SceneAnalysis) and bool(look.matching.hit[0, look.view.chosen]):
-        at = [float(look.peaks.range[0, look.matching.slot[0, look.view.chosen]])]
+    if isinstance(look, SceneAnalysis) and bool(look.matching.hit[0, look.settings.chosen]):
+        at = [float(look.peaks.range[0, look.matching.slot[0, look.settings.chosen]])]
     cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False, "marker": CROSS}
     return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
 
 
 def _reach(look: SpectraView) -> float:
     """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
-    return INTERVAL * float(look.bound.range[0, look.view.chosen]) if isinstance(look, SceneAnalysis) else math.nan
+    return INTERVAL * float(look.bound.range[0, look.settings.chosen]) if isinstance(look, SceneAnalysis) else math.nan
 
 
 def _margin(look: SpectraView) -> str:
@@ -177,7 +170,7 @@ def _margin(look: SpectraView) -> str:
 
 def _band(look: SpectraView) -> list[dict[str, Any]]:
     """The 95 % interval of the bound around the true range, as far as the cut goes; nothing where it is infinite."""
-    here, reach = look.view.places[look.view.chosen][2], _reach(look)
+    here, reach = look.settings.places[look.settings.chosen][2], _reach(look)
     if not math.isfinite(reach):
         return []
     ends = [min(max(here + turn * reach, float(look.ranges.min())), float(look.ranges.max())) for turn in (-1, 1)]
@@ -205,7 +198,7 @@ def _ellipses(look: SpectraView) -> tuple[list[float | None], list[float | None]
     circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
     x: list[float | None] = [None]
     y: list[float | None] = [None]
-    for slot, (azimuth, elevation, _) in enumerate(look.view.places):
+    for slot, (azimuth, elevation, _) in enumerate(look.settings.places):
         block = look.bound.blocks[0, slot, :2, :2]
         if not bool(torch.isfinite(block).all()):
             continue
@@ -218,7 +211,7 @@ def _ellipses(look: SpectraView) -> tuple[list[float | None], list[float | None]
 def table(look: SpectraView) -> str:
     """Errors of the estimates source by source, with the ratio to the bound, as HTML; of a glance the places only."""
     rows = []
-    for slot, (azimuth, elevation, range_) in enumerate(look.view.places):
+    for slot, (azimuth, elevation, range_) in enumerate(look.settings.places):
         cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
         if not isinstance(look, SceneAnalysis):
             cells += ["…", "…", "…"]
@@ -253,7 +246,7 @@ class MusicPanel:
     def __init__(self, view: SceneSettings, model: CovarianceNet | None, *, live: bool) -> None:
         self.explorer = SceneExplorer(model)
         self.view = view
-        self.look = self.explorer.look(view)
+        self.look = self.explorer.analyse(view)
         self.seen: SpectraView = self.look
         self.error = ""
         self.widget: Any = None
@@ -311,12 +304,12 @@ class MusicPanel:
                 self._newest.notify_all()
 
     def _follow(self, view: SceneSettings) -> None:
-        self.seen = self.explorer.glance(view)
+        self.seen = self.explorer.spectra(view)
         self._show()
         with self._newest:
             if self._wanted is not None:
                 return
-        self.seen = self.look = self.explorer.finish(self.seen)
+        self.seen = self.look = self.explorer.complete(self.seen)
         self._show()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
@@ -338,7 +331,9 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
         return kind(description=name, style=style, layout={"width": width}, **options)
 
     angles = [tuple(map(math.degrees, interval)) for interval in (config.azimuth, config.elevation)]
-    sources = [source for source in SOURCES if panel.explorer.model is not None or source not in ("learned", "blend")]
+    sources = [
+        source for source in COVARIANCE_KINDS if panel.explorer.model is not None or source not in ("learned", "blend")
+    ]
     snr = knob(widgets.FloatSlider, "SNR (dB)", "260px", min=-10, max=40, step=0.5, value=view.snr_db)
     count = knob(widgets.BoundedIntText, "sources", "110px", min=1, max=5, value=len(view.places))
     chosen = knob(widgets.BoundedIntText, "chosen", "110px", min=1, max=5, value=view.chosen + 1)
@@ -433,7 +428,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
 
     def counting(button: Any) -> None:
         seen = panel.seen
-        say(seen.view, _criteria(seen))
+        say(seen.settings, _criteria(seen))
 
     counted.on_click(counting)
     checked.on_click(lambda button: say(panel.view, conventions.check_conventions(panel.view.config())._repr_html_()))
@@ -444,7 +439,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
         plot.show(figure_dict(seen))
         errors.value = table(seen)
         _tell(alarm, f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.error)}</b>" if panel.error else "")
-        if seen.view != noted[0]:
+        if seen.settings != noted[0]:
             _tell(note, "")
 
     for widget in (alarm, note):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.music.benchmark import Distance, Score
+from rislab.music.benchmark import CovarianceError, Score
 from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
 
@@ -39,7 +39,7 @@ def recall(scores: Sequence[Score]) -> go.Figure:
     return _dressed(figure, "recall (share of sources)")
 
 
-def distances(found: Sequence[Distance]) -> go.Figure:
+def distances(found: Sequence[CovarianceError]) -> go.Figure:
     """NMSE of covariances over SNR, a chart for each number of sources.
 
     Args:
@@ -82,7 +82,11 @@ def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.F
 
 
 def _curve(
-    pen: TraceStyle, cells: Sequence[Score | Distance], values: Sequence[float], hover: Sequence[str], column: int
+    pen: TraceStyle,
+    cells: Sequence[Score | CovarianceError],
+    values: Sequence[float],
+    hover: Sequence[str],
+    column: int,
 ) -> go.Scatter:
     """A curve over SNR, in the legend once for all charts."""
     return go.Scatter(

@@ -62,7 +62,7 @@ class LocalisationObjective:
         """Scores of a network; NaN if what it predicts is not finite."""
         found, off = [], []
         for (count, group), limit in zip(self._groups, self._limits, strict=True):
-            factor = benchmark.predicted(model, group).to(group.snapshots)  # [B, N, C]
+            factor = benchmark.predicted_factor(model, group).to(group.snapshots)  # [B, N, C]
             if not bool(factor.isfinite().all()):
                 return Scores(math.nan, math.nan, dict.fromkeys(OBJECTIVES, math.nan))
             # Of a covariance of too low a rank MUSIC makes nothing: all sources of such a scene are missed.

@@ -66,7 +66,7 @@ looks = []
 for seed in range(20):
     view = scene.view.changed(seed=seed)
     began = time.perf_counter()
-    scene.explorer.glance(view)
+    scene.explorer.spectra(view)
     looks.append(1e3 * (time.perf_counter() - began))
 json.dump({{"sizes": sizes, "looks": looks}}, open("memory.json", "w"))
 """

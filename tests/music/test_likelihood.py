@@ -18,16 +18,9 @@ from rislab.errors import InputError
 from rislab.music import likelihood
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import (
-    Parameters,
-    bounds_box,
-    fisher_scoring,
-    information_criterion,
-    order_by_eigenvalues,
-    polish,
-    rss,
-)
+from rislab.music.likelihood import Parameters, bounds_box, fisher_scoring, polish, rss
 from rislab.music.metrics import match
+from rislab.music.model_order import information_criterion, order_by_eigenvalues
 from rislab.music.spectra import music_spectrum
 
 SMALL = SceneConfig.preset("classroom", ris_shape=(4, 4), antennas=5, snapshots=6, sources=(1, 3), snr_db=10.0)

@@ -14,7 +14,8 @@ from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.crb import crb
 from rislab.music.metrics import match
-from rislab.music.scene_view import MAP, SceneAnalysis, SceneExplorer, SceneSettings, order_criteria, spectra
+from rislab.music.model_order import order_criteria
+from rislab.music.scene_view import MAP, SceneAnalysis, SceneExplorer, SceneSettings, music_and_mvdr
 from rislab.music.spectra import music_spectrum, mvdr_spectrum
 
 VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
@@ -52,7 +53,7 @@ def test_places_that_cannot_be_are_named(places: Any, said: str) -> None:
 
 
 def test_a_look_is_what_the_functions_say() -> None:
-    look = SceneExplorer().look(VIEW)
+    look = SceneExplorer().analyse(VIEW)
     scene = VIEW.scene()
     assert look.scene.fingerprint() == scene.fingerprint()
     assert look.music.shape == look.mvdr.shape == MAP
@@ -67,10 +68,10 @@ def test_a_look_is_what_the_functions_say() -> None:
 @pytest.mark.parametrize("covariance", ["truth", "sample"])
 def test_both_maps_from_one_pass_are_those_of_music_and_mvdr(covariance: str) -> None:
     view = VIEW.changed(covariance=covariance, loading=1e-2)
-    glance = SceneExplorer().glance(view)
+    glance = SceneExplorer().spectra(view)
     grid = VIEW.config().grid((*MAP, 1), range=(1.5, 1.5))
     given = glance.factor.to(torch.complex128)
-    maps = spectra(given, 2, grid, loading=1e-2)
+    maps = music_and_mvdr(given, 2, grid, loading=1e-2)
     apart = (
         music_spectrum(given, 2, grid, refine=False).values[0],
         mvdr_spectrum(given, 2, grid, loading=1e-2, refine=False).values[0],
@@ -81,7 +82,7 @@ def test_both_maps_from_one_pass_are_those_of_music_and_mvdr(covariance: str) ->
         # roundings of 6e-8.
         torch.testing.assert_close(1 / single_precision.double(), 1 / single[..., 0], atol=5e-6, rtol=1e-3)
     # Another number of sources gives another MUSIC map, and the same MVDR.
-    other = spectra(glance.factor.to(torch.complex128), 1, grid, loading=1e-2)
+    other = music_and_mvdr(glance.factor.to(torch.complex128), 1, grid, loading=1e-2)
     assert float((other[0] / maps[0]).log().abs().max()) > 0.1
     torch.testing.assert_close(other[1], maps[1])
 
@@ -89,14 +90,14 @@ def test_both_maps_from_one_pass_are_those_of_music_and_mvdr(covariance: str) ->
 def test_a_rank_below_the_number_of_sources_is_named() -> None:
     grid = VIEW.config().grid((9, 9, 1), range=(1.5, 1.5))
     with pytest.raises(InputError, match="sources is 3, and the factor has 2 columns"):
-        spectra(VIEW.scene().factor(), 3, grid, loading=1e-3)
+        music_and_mvdr(VIEW.scene().factor(), 3, grid, loading=1e-3)
 
 
 def test_a_look_is_its_glance_and_what_follows() -> None:
     explorer = SceneExplorer()
-    glance = explorer.glance(VIEW)
+    glance = explorer.spectra(VIEW)
     assert not isinstance(glance, SceneAnalysis)
-    finished, whole = explorer.finish(glance), explorer.look(VIEW)
+    finished, whole = explorer.complete(glance), explorer.analyse(VIEW)
     assert finished.music is glance.music and finished.factor is glance.factor
     assert torch.equal(finished.music, whole.music) and torch.equal(finished.mvdr, whole.mvdr)
     assert torch.equal(finished.peaks.azimuth, whole.peaks.azimuth)
@@ -106,7 +107,7 @@ def test_a_look_is_its_glance_and_what_follows() -> None:
 @pytest.mark.parametrize("covariance", ["sample", "sparse", "learned", "blend"])
 def test_every_covariance_can_be_looked_at(covariance: str) -> None:
     explorer = SceneExplorer(CovarianceNet.build(VIEW.config()))
-    look = explorer.look(VIEW.changed(covariance=covariance))
+    look = explorer.analyse(VIEW.changed(covariance=covariance))
     assert bool(torch.isfinite(look.music).all())
     if covariance == "sparse":
         assert look.matching.recall == 1.0
@@ -114,11 +115,11 @@ def test_every_covariance_can_be_looked_at(covariance: str) -> None:
 
 def test_grids_are_kept_between_looks_and_not_without_end() -> None:
     explorer = SceneExplorer()
-    first = explorer.look(VIEW).grid
-    assert explorer.look(VIEW.changed(snr_db=5.0)).grid is first
+    first = explorer.analyse(VIEW).grid
+    assert explorer.analyse(VIEW.changed(snr_db=5.0)).grid is first
     for step in range(6):
-        explorer.look(VIEW.changed(places=((0.0, 0.0, 1.0 + 0.1 * step),)))
-    assert len(explorer._grids) <= 4
+        explorer.analyse(VIEW.changed(places=((0.0, 0.0, 1.0 + 0.1 * step),)))
+    assert len(explorer.grids) <= 4
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ def test_a_view_that_cannot_be_is_refused(fields: dict[str, Any], said: str) -> 
 
 def test_a_learned_covariance_needs_a_network() -> None:
     with pytest.raises(InputError, match="no network is given"):
-        SceneExplorer().look(VIEW.changed(covariance="learned"))
+        SceneExplorer().analyse(VIEW.changed(covariance="learned"))
 
 
 def test_criteria_are_smallest_at_the_number_of_sources() -> None:
@@ -158,4 +159,4 @@ def test_criteria_are_smallest_at_the_number_of_sources() -> None:
 def test_a_view_can_begin_with_any_preset(preset: str) -> None:
     view = SceneSettings.of(preset, snr_db=15.0)
     assert view.snr_db == 15.0 and len(view.places) == 3
-    assert SceneExplorer().look(view).matching.recall == 1.0
+    assert SceneExplorer().analyse(view).matching.recall == 1.0

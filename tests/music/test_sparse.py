@@ -15,9 +15,10 @@ from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import information_criterion, polish, rss
+from rislab.music.likelihood import polish, rss
 from rislab.music.metrics import crb_recall, match
-from rislab.music.sparse import dictionary, model_order, sparse
+from rislab.music.model_order import information_criterion, model_order
+from rislab.music.sparse import dictionary, sparse
 
 # `rislab.music.sparse` is the function, once the package has exported it.
 MODULE = importlib.import_module("rislab.music.sparse")

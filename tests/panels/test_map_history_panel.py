@@ -52,7 +52,7 @@ def train(film: MapHistory, network: CovarianceNet, epochs: Any) -> None:
     with torch.no_grad():
         for epoch in epochs:
             model.head.linear.bias.add_(0.3)
-            film.follow(model, epoch)
+            film.take_snapshot(model, epoch)
 
 
 def knobs(panel: FilmPanel) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def test_the_slider_goes_back_and_stays_there(panel: FilmPanel, film: MapHistory
     assert shown(panel).startswith("epoch 1:") and knobs(panel)["newest"].value is False
     # The run goes on; the reader is left alone.
     model = copy.deepcopy(network)
-    film.follow(model, 4)
+    film.take_snapshot(model, 4)
     frame = panel.settle()
     assert frame is not None and frame.epoch == 1
     assert (knobs(panel)["slider"].value, knobs(panel)["slider"].max) == (1, 4)
@@ -105,7 +105,7 @@ def test_unticking_stays_at_the_present_frame(panel: FilmPanel, film: MapHistory
     train(film, network, range(3))
     panel.settle()
     knobs(panel)["newest"].value = False
-    film.follow(copy.deepcopy(network), 3)
+    film.take_snapshot(copy.deepcopy(network), 3)
     frame = panel.settle()
     assert frame is not None and frame.epoch == 2
 
@@ -122,9 +122,9 @@ def test_a_frame_that_was_let_go_gives_way_to_the_nearest(
     panel.settle()
     model = copy.deepcopy(network)
     for epoch in range(4, 9):
-        film.follow(model, epoch)
+        film.take_snapshot(model, epoch)
     frame = panel.settle()
-    kept = [each.epoch for each in film.frames()]
+    kept = [each.epoch for each in film.snapshots()]
     assert kept == [0, 4, 8] and frame is not None and frame.epoch == 4
     assert knobs(panel)["slider"].value == 1
 
@@ -147,14 +147,14 @@ def test_an_exception_while_drawing_is_said_and_the_next_frame_drawn(
     panel.settle()
     assert "division by zero" in panel.widget.children[1].value
     monkeypatch.setattr(map_history_panel, "drawing", real)
-    film.follow(copy.deepcopy(network), 2)
+    film.take_snapshot(copy.deepcopy(network), 2)
     panel.settle()
     assert panel.widget.children[1].value == "" and shown(panel).startswith("epoch 2:")
 
 
 def test_a_drawing_holds_the_maps_the_rings_and_the_curve(film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(3))
-    frames = film.frames()
+    frames = film.snapshots()
     drawn = figure_dict(film, frames[1])
     heats = [trace for trace in drawn["data"] if trace["type"] == "heatmap"]
     for heat, values in zip(heats, (frames[1].map, film.truth), strict=True):
@@ -174,7 +174,7 @@ def test_a_frame_without_a_spectrum_is_drawn_as_that(film: MapHistory, network: 
     broken = copy.deepcopy(network)
     with torch.no_grad():
         broken.head.linear.bias.fill_(torch.nan)
-    film.follow(broken, 2)
+    film.take_snapshot(broken, 2)
     frame = film.last
     assert frame is not None
     drawn = figure_dict(film, frame)
@@ -193,7 +193,7 @@ def test_each_step_of_the_figure_shows_one_frame(film: MapHistory, network: Cova
     slider = drawn.layout.sliders[0]
     assert len(slider.steps) == min(epochs, 12)
     assert (slider.steps[0].label, slider.steps[-1].label) == ("0", str(epochs - 1))
-    frames = {str(frame.epoch): frame for frame in film.frames()}
+    frames = {str(frame.epoch): frame for frame in film.snapshots()}
     for step in slider.steps:
         visible, title = step.args
         seen = [trace for trace, on in zip(drawn.data, visible["visible"], strict=True) if on]
@@ -240,7 +240,7 @@ def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
     nbformat.write(notebook, tmp_path / "film.ipynb")
     export_html(tmp_path / "film.ipynb", tmp_path / "film.html", title="Film", header={})
     title = "document.querySelector('.js-plotly-plot').layout.title.text"
-    lines = {frame.epoch: frame.line() for frame in film.frames()}
+    lines = {frame.epoch: frame.line() for frame in film.snapshots()}
     SHOTS.mkdir(parents=True, exist_ok=True)
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)

@@ -56,35 +56,35 @@ def plot_of(panel: MusicPanel) -> PlotWidget:
 def test_every_knob_changes_the_look(panel: MusicPanel, knob: str, value: Any, name: str, expected: Any) -> None:
     widgets_of(panel)[knob].value = value
     look = panel.settle()
-    assert getattr(look.view, name) == expected
-    assert look.view == panel.view == VIEW.changed(**{name: expected})
+    assert getattr(look.settings, name) == expected
+    assert look.settings == panel.view == VIEW.changed(**{name: expected})
 
 
 def test_the_number_of_sources_grows_and_shrinks(panel: MusicPanel) -> None:
     widgets_of(panel)["sources"].value = 4
-    assert len(panel.settle().view.places) == 4
+    assert len(panel.settle().settings.places) == 4
     widgets_of(panel)["chosen"].value = 4
     widgets_of(panel)["sources"].value = 1
     look = panel.settle()
-    assert look.view.places == VIEW.places[:1] and look.view.chosen == 0
+    assert look.settings.places == VIEW.places[:1] and look.settings.chosen == 0
     assert widgets_of(panel)["chosen"].value == 1
 
 
 def test_a_dragged_ring_moves_its_source_and_chooses_it(panel: MusicPanel) -> None:
     plot_of(panel).event = {"kind": "shape", "moved": {"shapes[1].xanchor": 33.0, "shapes[1].yanchor": 4.0}, "at": 1}
     look = panel.settle()
-    assert look.view.places == (VIEW.places[0], (33.0, 4.0, 2.0))
-    assert look.view.chosen == 1
+    assert look.settings.places == (VIEW.places[0], (33.0, 4.0, 2.0))
+    assert look.settings.chosen == 1
     assert widgets_of(panel)["azimuth (°)"].value == 33.0
     # Dropped outside the map it stays at the edge.
     plot_of(panel).event = {"kind": "shape", "moved": {"shapes[0].xanchor": 400.0, "shapes[0].yanchor": -90.0}, "at": 2}
-    assert panel.settle().view.places[0] == pytest.approx((60.0, -30.0, 1.5))
+    assert panel.settle().settings.places[0] == pytest.approx((60.0, -30.0, 1.5))
 
 
 def test_choosing_a_source_shows_its_place_and_moves_nothing(panel: MusicPanel) -> None:
     widgets_of(panel)["chosen"].value = 2
     look = panel.settle()
-    assert look.view.places == VIEW.places
+    assert look.settings.places == VIEW.places
     assert widgets_of(panel)["range (m)"].value == 2.0
 
 
@@ -116,7 +116,7 @@ def test_values_that_cannot_be_are_explained_and_lose_nothing(panel: MusicPanel)
     assert panel.widget.children[3].value == "" and panel.widget.children[3].layout.display == "none"
 
 
-@pytest.mark.parametrize("part", ["glance", "finish"])
+@pytest.mark.parametrize("part", ["spectra", "complete"])
 def test_an_exception_while_computing_is_shown_and_the_next_view_works(
     panel: MusicPanel, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
@@ -127,22 +127,22 @@ def test_an_exception_while_computing_is_shown_and_the_next_view_works(
     assert "division by zero" in panel.error and "division by zero" in panel.widget.children[3].value
     monkeypatch.setattr(SceneExplorer, part, real)
     panel.change(snr_db=2.0)
-    assert panel.settle().view.snr_db == 2.0
+    assert panel.settle().settings.snr_db == 2.0
     assert panel.error == ""
 
 
 def test_only_the_newest_of_many_views_is_computed(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = SceneExplorer.glance
+    real = SceneExplorer.spectra
 
     def glance(self: SceneExplorer, view: SceneSettings) -> Any:
         seen.append(view.snr_db)
         return real(self, view)
 
-    monkeypatch.setattr(SceneExplorer, "glance", glance)
+    monkeypatch.setattr(SceneExplorer, "spectra", glance)
     for step in range(200):
         panel.change(snr_db=step / 10)
-    assert panel.settle().view.snr_db == pytest.approx(19.9)
+    assert panel.settle().settings.snr_db == pytest.approx(19.9)
     assert len(seen) < 100
 
 
@@ -169,7 +169,7 @@ def test_maps_come_first_and_estimates_are_never_those_of_another_view(
 
 def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     looked, searched, busy, go = [], [], threading.Event(), threading.Event()
-    glance, finish = SceneExplorer.glance, SceneExplorer.finish
+    glance, finish = SceneExplorer.spectra, SceneExplorer.complete
 
     def slow(self: SceneExplorer, view: SceneSettings) -> Any:
         looked.append(view.snr_db)
@@ -178,30 +178,30 @@ def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monk
         return glance(self, view)
 
     def counted(self: SceneExplorer, seen: Any) -> Any:
-        searched.append(seen.view.snr_db)
+        searched.append(seen.settings.snr_db)
         return finish(self, seen)
 
-    monkeypatch.setattr(SceneExplorer, "glance", slow)
-    monkeypatch.setattr(SceneExplorer, "finish", counted)
+    monkeypatch.setattr(SceneExplorer, "spectra", slow)
+    monkeypatch.setattr(SceneExplorer, "complete", counted)
     panel.change(snr_db=1.0)
     assert busy.wait(10)
     panel.change(snr_db=2.0)
     go.set()
-    assert panel.settle().view.snr_db == 2.0
+    assert panel.settle().settings.snr_db == 2.0
     assert looked == [1.0, 2.0] and searched == [2.0]
 
 
 def test_a_glance_has_places_and_no_errors_in_its_table() -> None:
     explorer = SceneExplorer()
-    glance = explorer.glance(VIEW)
+    glance = explorer.spectra(VIEW)
     assert "√CRB" not in table(glance) and "-25.0°" in table(glance)
-    assert table(explorer.finish(glance)).count("√CRB") == 6
+    assert table(explorer.complete(glance)).count("√CRB") == 6
 
 
 def test_the_bound_of_the_range_is_a_band_around_the_true_range() -> None:
     explorer = SceneExplorer()
     for view in (VIEW.changed(snr_db=10.0), VIEW.changed(snr_db=10.0, chosen=1)):
-        look = explorer.look(view)
+        look = explorer.analyse(view)
         band = figure_dict(look)["layout"]["shapes"][-1]
         here, deviation = view.places[view.chosen][2], float(look.bound.range[0, view.chosen])
         # 1.96 standard deviations to each side hold 95 % of normal errors.
@@ -213,30 +213,30 @@ def test_the_bound_of_the_range_is_a_band_around_the_true_range() -> None:
         # Ten decibels more make it narrower by √10: noise alone decides.
         # A layer below would come first in the page, where the rings have to: they are dragged by their order.
         assert all(shape.get("layer", "above") == "above" for shape in figure_dict(look)["layout"]["shapes"])
-    loud, quiet = (explorer.look(VIEW.changed(snr_db=level)).bound.range[0, 0] for level in (0.0, 10.0))
+    loud, quiet = (explorer.analyse(VIEW.changed(snr_db=level)).bound.range[0, 0] for level in (0.0, 10.0))
     assert float(loud / quiet) == pytest.approx(math.sqrt(10), rel=1e-3)
 
 
 def test_a_bound_beyond_the_cut_ends_with_it_and_none_is_said() -> None:
     explorer = SceneExplorer()
     far = VIEW.changed(snr_db=-10.0, snapshots=1)
-    look = explorer.look(far)
+    look = explorer.analyse(far)
     band = figure_dict(look)["layout"]["shapes"][-1]
     assert float(look.bound.range[0, 0]) > 2.0
     assert (band["x0"], band["x1"]) == pytest.approx(VIEW.config().range, rel=1e-6)
-    plane = explorer.look(VIEW.changed(wavefront="planar"))
+    plane = explorer.analyse(VIEW.changed(wavefront="planar"))
     assert figure_dict(plane)["layout"]["shapes"][-1]["type"] == "line"
     assert "no finite bound" in figure_dict(plane)["layout"]["annotations"][2]["text"]
 
 
 def test_the_estimated_range_stands_on_the_cut() -> None:
-    look = SceneExplorer().look(VIEW.changed(chosen=1))
+    look = SceneExplorer().analyse(VIEW.changed(chosen=1))
     mark = figure_dict(look)["data"][-1]
     assert mark["xaxis"] == "x3" and mark["x"] == [pytest.approx(2.0, abs=0.05)]
 
 
 def test_the_figure_names_units_and_draws_what_the_look_says() -> None:
-    look = SceneExplorer().look(VIEW)
+    look = SceneExplorer().analyse(VIEW)
     drawn = figure(look)
     titles = [axis.title.text for axis in drawn.select_xaxes()] + [axis.title.text for axis in drawn.select_yaxes()]
     assert {"azimuth (°)", "elevation (°)", "range (m)", "dB"} <= set(titles)
@@ -256,7 +256,7 @@ def test_headless_the_panel_is_a_plain_figure(monkeypatch: pytest.MonkeyPatch) -
     panel = panels.music(VIEW)
     assert panel.widget is None
     assert panel.change(snr_db=5.0)
-    assert panel.settle().view.snr_db == 5.0
+    assert panel.settle().settings.snr_db == 5.0
     assert isinstance(panel.figure(), go.Figure)
     panel._repr_mimebundle_()
 
@@ -266,7 +266,7 @@ def test_two_panels_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -
     first, second = panels.music(VIEW), panels.music(VIEW.changed(seed=5))
     first.change(snr_db=1.0)
     second.change(snr_db=2.0)
-    assert (first.settle().view.snr_db, second.settle().view.snr_db) == (1.0, 2.0)
+    assert (first.settle().settings.snr_db, second.settle().settings.snr_db) == (1.0, 2.0)
     assert (first.view.seed, second.view.seed) == (0, 5)
 
 
@@ -276,7 +276,7 @@ def test_a_view_of_another_kind_is_named() -> None:
 
 
 def test_a_source_that_is_not_found_is_said() -> None:
-    look = SceneExplorer().look(
+    look = SceneExplorer().analyse(
         VIEW.changed(covariance="sample", snr_db=-10.0, places=((-5.0, 0.0, 1.0), (5.0, 0.0, 1.0)))
     )
     found = int(look.matching.hit.sum())
