@@ -1,50 +1,52 @@
-"""A run in a thread of its own that can be paused, stepped and stopped at step boundaries, and awaited."""
+"""One piece of work in a thread of its own that can be paused, stepped and stopped between two items."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Generic, TypeVar
 
 import torch
 
-from rislab.training.records import Record, StepRecord
+from rislab.training.records import StepRecord
 
 REDRAW_SECONDS = 0.12
 # Drawing may take this share of the time: figures that take longer come less often.
 DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05
 
+Item = TypeVar("Item")
+Request = TypeVar("Request")
 
-class BackgroundTask:
-    """Drains a stream of records in a thread of its own; stops and pauses at a step boundary.
+
+class BackgroundTask(Generic[Item]):
+    """Drains a generator in a thread of its own; stops between two items, and pauses after a StepRecord.
 
     Args:
-        stream: called in that thread; returns the generator of records.
-        on_tick: called there after a record, eight times a second at most, and once at the end; less often if it takes
-            more than a twentieth of the time. Its exception ends the ticks (see `tick_error`), never the run.
-        read: reads the records back from where the stream writes them; if None, they are kept in memory.
+        stream: called in that thread; returns the generator.
+        on_tick: called there after an item, and once at the end; must not raise.
+        pace: least seconds between two ticks, which come less often still if they take more than a twentieth of the
+            time; 0 for a tick after each item.
     """
 
     def __init__(
         self,
-        stream: Callable[[], Generator[Record]],
+        stream: Callable[[], Generator[Item]],
         on_tick: Callable[[], None] = lambda: None,
-        read: Callable[[], list[Record]] | None = None,
+        *,
+        pace: float = REDRAW_SECONDS,
     ) -> None:
         self.error: BaseException | None = None
-        self.tick_error: Exception | None = None
-        self._stream, self._on_tick, self._read = stream, on_tick, read
-        self._records: list[Record] = []
-        self._lock = threading.Lock()
+        self._stream, self._on_tick, self._pace = stream, on_tick, pace
         self._stop = threading.Event()
         self._paused = threading.Event()
         self._ended = threading.Event()
         self._single = threading.Event()
         # OpenMP counts threads per thread: the worker would not inherit what the notebook has set.
         self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._work, name="rislab run", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="rislab task", daemon=True)
 
     def start(self) -> None:
         """Begin; a second call does nothing."""
@@ -52,26 +54,31 @@ class BackgroundTask:
             self._thread.start()
 
     def stop(self) -> None:
-        """Ask the run to stop after the window in progress."""
+        """Ask the task to stop after the item in progress."""
         self._stop.set()
 
     def pause(self) -> None:
-        """Ask the run to wait after the window in progress."""
+        """Ask the task to wait after the window in progress."""
         self._paused.set()
 
     def resume(self) -> None:
-        """Let a paused run go on."""
+        """Let a paused task go on."""
         self._paused.clear()
 
     def step(self) -> None:
-        """Let a paused run do one window, and pause a running one."""
+        """Let a paused task do one window, and pause a running one."""
         self._paused.set()
         self._single.set()
 
     @property
     def running(self) -> bool:
-        """Whether records may still come."""
+        """Whether items may still come."""
         return self._thread.is_alive() and not self._ended.is_set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether items may still come, or the last tick is not over."""
+        return self._thread.is_alive()
 
     @property
     def state(self) -> str:
@@ -84,62 +91,97 @@ class BackgroundTask:
             return "failed"
         return "stopped" if self._stop.is_set() else "finished"
 
-    def records(self) -> list[Record]:
-        """The records so far, as a list of the caller's own."""
-        if self._read is not None:
-            return self._read()
-        with self._lock:
-            return list(self._records)
-
-    async def wait(self) -> list[Record]:
-        """All records, once the run has ended; raises the run's exception. An interrupt stops the run first."""
-        try:
-            while self.running:
-                await asyncio.sleep(POLL_SECONDS)
-        except asyncio.CancelledError:
-            self.stop()
-            self._thread.join()
-            raise KeyboardInterrupt from None
-        if self.error is not None:
-            raise self.error
-        return self.records()
+    def join(self, seconds: float) -> bool:
+        """Wait until the task has ended and its last tick is over; returns whether that was so within some seconds."""
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
+        return not self.busy
 
     def _work(self) -> None:
         torch.set_num_threads(self._threads)
         due = 0.0
         try:
-            stream = self._stream()
-            try:
-                for record in stream:
-                    if self._read is None:
-                        with self._lock:
-                            self._records.append(record)
+            with closing(self._stream()) as stream:
+                for item in stream:
                     began = time.monotonic()
                     if began >= due:
-                        self._tick()
-                        due = began + max(REDRAW_SECONDS, (time.monotonic() - began) / DRAWING_SHARE)
-                    if isinstance(record, StepRecord):
+                        self._on_tick()
+                        taken = time.monotonic() - began
+                        due = began + max(self._pace, taken / DRAWING_SHARE) if self._pace else 0.0
+                    if isinstance(item, StepRecord):
                         self._wait_while_paused()
                     if self._stop.is_set():
                         break
-            finally:
-                stream.close()
-        except BaseException as error:  # kept, and raised again where the run is awaited
+        except BaseException as error:  # kept, and raised again where the panel is awaited
             self.error = error
         self._ended.set()
-        self._tick()
+        self._on_tick()
 
     def _wait_while_paused(self) -> None:
         if self._paused.is_set() and not self._stop.is_set():
-            self._tick()
+            self._on_tick()
         while self._paused.is_set() and not self._stop.is_set():
             if self._single.is_set():
                 self._single.clear()
                 return
             time.sleep(POLL_SECONDS / 5)
 
-    def _tick(self) -> None:
-        try:
-            self._on_tick()
-        except Exception as error:  # a drawing fault must not end a training; the panel shows it
-            self.tick_error = error
+
+class LatestOnly(Generic[Request]):
+    """Works on the newest request only; one that waits is replaced by the next.
+
+    Its thread lives while there are requests. What is being worked on is given up at its next yield if a newer request
+    waits, and so is its exception.
+
+    Args:
+        work: generator function of a request; yields whenever there is something new to be drawn.
+        on_tick: see BackgroundTask; called after each yield, and when no request is left.
+    """
+
+    def __init__(
+        self, work: Callable[[Request], Generator[object]], on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        self._work, self._on_tick = work, on_tick
+        self._lock = threading.Lock()
+        self._waiting: list[Request] = []
+        self._draining = False
+        self.task = self._task()
+
+    def submit(self, request: Request) -> None:
+        """Work on this, and on nothing else that still waits."""
+        with self._lock:
+            self._waiting = [request]
+            if self._draining:
+                return
+            self._draining = True
+            if self.task.state != "waiting":
+                self.task = self._task()
+            self.task.start()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether a request waits: what is being worked on is no longer wanted."""
+        return bool(self._waiting)
+
+    def _task(self) -> BackgroundTask[object]:
+        return BackgroundTask(self._drain, self._on_tick, pace=0.0)
+
+    def _drain(self) -> Generator[object]:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._draining = False
+                    return
+                request = self._waiting.pop()
+            try:
+                with closing(self._work(request)) as stages:
+                    for stage in stages:
+                        yield stage
+                        if self.superseded:
+                            break
+            except BaseException as error:
+                with self._lock:
+                    # A stop, which closes this generator, drops what waits.
+                    if isinstance(error, GeneratorExit) or not self._waiting:
+                        self._waiting, self._draining = [], False
+                        raise

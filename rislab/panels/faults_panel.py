@@ -340,7 +340,7 @@ def _clinic_widget(panel: ClinicPanel) -> tuple[Any, Callable[[], None]]:
         see(page, panel.view == "diff")
         unfold(plot, figure is not None)
         if figure is not None:
-            plot.show(figure)
+            plot.update(figure)
             plot.flush()
 
     rows = [widgets.HBox([family, fault, optimiser, run]), widgets.HBox([view, status]), story, page, plot]

@@ -313,7 +313,7 @@ def _widget(panel: FilmPanel) -> tuple[Any, Callable[[], None]]:
 
     def show() -> None:
         frames, frame = panel.film.snapshots(), panel.shown
-        plot.show(figure_dict(panel.film, frame))
+        plot.update(figure_dict(panel.film, frame))
         alarm.value = ""
         if frame is None or frame not in frames:
             return

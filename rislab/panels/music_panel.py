@@ -436,7 +436,7 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
 
     def show() -> None:
         seen = panel.seen
-        plot.show(figure_dict(seen))
+        plot.update(figure_dict(seen))
         errors.value = table(seen)
         _tell(alarm, f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.error)}</b>" if panel.error else "")
         if seen.settings != noted[0]:

@@ -138,6 +138,7 @@ class PlotWidget(anywidget.AnyWidget):
     Args:
         figure: what to show first; a template of its own is left out.
         templates: the looks "light" and "dark"; the page takes the one of its theme.
+        on_error: called when a figure could not be made, after `error` has been set.
         options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
     """
 
@@ -148,16 +149,25 @@ class PlotWidget(anywidget.AnyWidget):
     drawn = traitlets.Int(0).tag(sync=True)
     event = traitlets.Dict().tag(sync=True)
 
-    def __init__(self, figure: Drawing, templates: dict[str, go.layout.Template], **options: Any) -> None:
+    def __init__(
+        self,
+        figure: Drawing,
+        templates: dict[str, go.layout.Template],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
         library()
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
         self._gate = threading.RLock()
+        self.error: Exception | None = None  # of the figure that was to be drawn last
+        self._on_error = on_error
         super().__init__(figure=_plain(figure, 1), templates=plain, options=options)
         self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
         self._pending: Drawing | Callable[[], Drawing] | None = None
         self.observe(lambda change: self._answered(), "drawn")
 
-    def show(self, figure: Drawing | Callable[[], Drawing]) -> None:
+    def update(self, figure: Drawing | Callable[[], Drawing]) -> None:
         """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits.
 
         Args:
@@ -215,10 +225,16 @@ class PlotWidget(anywidget.AnyWidget):
                 return
             if self.drawn < self._number:
                 self._patience = min(2 * self._patience, LONGEST)
-            made = figure() if callable(figure) else figure
+            try:
+                made = _plain(figure() if callable(figure) else figure, self._number + 1)
+            except Exception as error:  # often in a thread of nobody, where it would be lost
+                self.error = error
+                self._on_error()
+                return
+            self.error = None
             self._number += 1
             self._pushed_at = time.monotonic()
-            self.figure = _plain(made, self._number)
+            self.figure = made
 
 
 def _plain(figure: Drawing, number: int) -> dict[str, Any]:

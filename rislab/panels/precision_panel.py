@@ -469,13 +469,13 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     def draw() -> None:
         cells, cell, ended = panel.cells(), panel.shown(), panel.state != "running"
         chosen = None if cell is None else (cell.mode, cell.accumulation_steps)
-        table.show(figure_dict(cells, rows, columns, panel.title, chosen))
+        table.update(figure_dict(cells, rows, columns, panel.title, chosen))
         said = panel.note if panel.error is None else f"{type(panel.error).__name__}: {panel.error}"
         note.value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(said)}</b>" if said else hint
         stop.disabled = ended
         if cell is not None:
             text.value = explanation(cell)
-            detail.show(cell_drawing(cell, baseline(cells, cell.accumulation_steps)))
+            detail.update(cell_drawing(cell, baseline(cells, cell.accumulation_steps)))
         if ended:
             table.flush()
             detail.flush()

@@ -190,7 +190,7 @@ def _quiz_widget(panel: QuizPanel) -> tuple[Any, Callable[[], None]]:
             return
         if drawn:
             draw = fault_plots.signals if panel.view == "windows" else fault_plots.coverage
-            plot.show(draw(case, HIDDEN))
+            plot.update(draw(case, HIDDEN))
             plot.flush()
         else:
             text.value = log(case) if panel.view == "log" else explanation(panel, case)

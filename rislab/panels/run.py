@@ -1,4 +1,4 @@
-"""A training as the panel holds it: configuration, run folder, thread, and the curves that its figure is drawn from."""
+"""A training as a panel holds it: configuration, run folder, task, and the history that its figure is drawn from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OnEpoch = Callable[[nn.Module, int], None]
 
 
 class RunHistory:
-    """What the figure needs of a run, in columns that grow record by record: 8 bytes a number, nothing else is kept.
+    """What the figure needs of a run, in columns that grow record by record: 8 bytes a number, and nothing else.
 
     Filled in the thread of the run and read in others, so both hold a lock.
     """
@@ -93,10 +93,12 @@ class Run:
     """One training: waiting, on in a thread of its own, or ended.
 
     Args:
-        name: in legends. config: what to train.
+        name: in legends.
+        config: what to train.
         folder: run folder, which keeps its records and lets it go on; None keeps the records in memory.
-        on_tick: see Runner. on_epoch: called in the thread of the run with the model and 0 before the first window,
-            then with the number of each epoch that has ended.
+        on_tick: see BackgroundTask.
+        on_epoch: called in the thread of the run with the model and 0 before the first window, then with the number of
+            each epoch that has ended.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class Run:
         on_tick: Callable[[], None] = lambda: None,
         on_epoch: OnEpoch = lambda model, epoch: None,
     ) -> None:
-        self.name, self.config, self.folder, self.curves = name, config, folder, RunHistory()
+        self.name, self.config, self.folder, self.history = name, config, folder, RunHistory()
         self.data: SceneBatch = config.data()
         self._on_tick, self._on_epoch = on_tick, on_epoch
         self._ready()
@@ -120,20 +122,20 @@ class Run:
             InputError: for a folder that is not one of this kind of run.
         """
         run = cls(name, OverfitConfig.of_run(folder), folder, **calls)
-        run.curves.replace(run_folder.read_records(folder))
+        run.history.replace(run_folder.read_records(folder))
         return run
 
     @property
     def model(self) -> nn.Module:
         """The network in training."""
-        return self.whole.model
+        return self.training.model
 
     @property
     def state(self) -> str:
-        """That of its thread, see Runner.state; for one that was loaded and not started "finished" or "stopped"."""
-        if self.runner.state != "waiting" or not self.curves.windows:
-            return self.runner.state
-        last = self.curves.last
+        """See BackgroundTask.state; of a run that was loaded and not started "finished" or "stopped"."""
+        if self.task.state != "waiting" or not self.history.windows:
+            return self.task.state
+        last = self.history.last
         return "finished" if last is not None and last.epoch == self.config.epochs else "stopped"
 
     @cached_property
@@ -142,17 +144,23 @@ class Run:
         levels = {"zero matrix": covariance.zero_baseline(), "identity": covariance.identity_baseline(self.data)}
         return levels | {"best constant": covariance.constant_baseline(self.data)}
 
+    def records(self) -> list[Record]:
+        """The records so far, as a list of the caller's own."""
+        if self.folder is None:
+            return self._records[:]
+        return run_folder.read_records(self.folder) if (self.folder / run_folder.RECORDS).exists() else []
+
     def go_on(self) -> None:
         """Begin, or go on where the folder says; raises InputError for a run that cannot."""
-        if self.runner.running:
+        if self.task.running:
             return
         if self.state == "finished":
             raise InputError(f"{self.name} has done its {self.config.epochs} epochs; allowed: a run that was stopped")
         if self.state != "waiting" and self.folder is None:
             raise InputError(f"{self.name} has no run folder to go on from; allowed: a run in a folder")
-        if self.runner.state != "waiting":
+        if self.task.state != "waiting":
             self._ready()
-        self.runner.start()
+        self.task.start()
 
     def label(self, first: OverfitConfig) -> str:
         """The name with what differs from the first run."""
@@ -161,25 +169,22 @@ class Run:
         return f"{self.name}: {', '.join(changed)}" if changed else self.name
 
     def _ready(self) -> None:
-        self.whole = FullTraining(self.config, self.data, self.folder)
-        read = None if self.folder is None else self._read
-        self.runner = BackgroundTask(self._stream, self._on_tick, read)
-
-    def _read(self) -> list[Record]:
-        return (
-            run_folder.read_records(self.folder) if self.folder and (self.folder / run_folder.RECORDS).exists() else []
-        )
+        self.training = FullTraining(self.config, self.data, self.folder)
+        self._records: list[Record] = []
+        self.task: BackgroundTask[Record] = BackgroundTask(self._stream, self._on_tick)
 
     def _stream(self) -> Generator[Record]:
         first = True
-        with closing(self.whole.stream()) as stream:
+        with closing(self.training.stream()) as stream:
             self._on_epoch(self.model, 0)
             for record in stream:
+                if self.folder is None:
+                    self._records.append(record)
                 if first and self.folder is not None:
                     # Records after the last checkpoint are made again: the file knows which of them still stand.
-                    self.curves.replace(self._read())
+                    self.history.replace(self.records())
                 else:
-                    self.curves.add(record)
+                    self.history.add(record)
                 first = False
                 if isinstance(record, EpochRecord):
                     self._on_epoch(self.model, record.epoch)
@@ -203,9 +208,5 @@ def new_folder(parent: Path, config: OverfitConfig, now: str) -> Path:
 
 def folders(parent: Path) -> list[str]:
     """Names of the folders under `parent` that hold a run with records, newest name first."""
-    found = [
-        path.parent.name
-        for path in parent.glob(f"*/{run_folder.CONFIG}")
-        if (path.parent / run_folder.RECORDS).exists()
-    ]
-    return sorted(found, reverse=True)
+    runs = [path.parent for path in parent.glob(f"*/{run_folder.CONFIG}")]
+    return sorted((path.name for path in runs if (path / run_folder.RECORDS).exists()), reverse=True)

@@ -347,12 +347,12 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
         if not settled:
             return
         if told is not None:
-            plot.show(figure_dict(told))
+            plot.update(figure_dict(told))
             log.value = f"<pre style='margin:0;line-height:1.3'>{html.escape(excerpt(told))}</pre>"
             said.value = f"<div style='line-height:1.35;font-size:13px'>{verdict(told)}</div>"
         else:
             kind = "" if isinstance(panel.error, InputError) else f"{type(panel.error).__name__}: "
-            plot.show(figure_dict(None, "nothing to show"))
+            plot.update(figure_dict(None, "nothing to show"))
             log.value = ""
             alarm = f"line-height:1.35;color:{ERROR_COLOUR}"
             said.value = f"<div style='{alarm}'><b>{html.escape(f'{kind}{panel.error}')}</b></div>"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import html
-from collections.abc import Callable, Generator
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +11,17 @@ from torch import nn
 
 from rislab.errors import InputError
 from rislab.model.losses import CURRICULA
-from rislab.panels.background_task import POLL_SECONDS
+from rislab.panels.background_task import BackgroundTask
+from rislab.panels.base import Panel
 from rislab.panels.run import OnEpoch, Run, folders, new_folder
 from rislab.panels.training_plot import figure_dict, table
-from rislab.plots.style import ERROR_COLOUR, template
 from rislab.sanity.overfit import WHOLE_SET, OverfitConfig
 from rislab.training.config import PRECISIONS
 from rislab.training.records import Record, epoch_line
 
 
-class OverfitPanel:
-    """Training on the whole set of the overfit ladder, live; awaiting it gives the records of its last run.
+class OverfitPanel(Panel[list[Record]]):
+    """Training on the full set of the overfit ladder, live; awaiting it gives the records of its last run.
 
     Args:
         config: what to train first; it starts at once.
@@ -43,14 +40,11 @@ class OverfitPanel:
     ) -> None:
         self.config, self.folder = config, folder
         self.runs: list[Run] = []
-        self.error = ""
-        self.widget: Any = None
-        self._on_epoch = on_epoch
+        self._calls: dict[str, Any] = {"on_tick": self.redraw, "on_epoch": on_epoch}
         self._named = 0
-        self._draw: Callable[[], None] = lambda: None
+        self._latest: Run | None = None
+        super().__init__(live=live)
         self.start()
-        if live:
-            self.widget, self._draw = _widget(self)
 
     @property
     def model(self) -> nn.Module:
@@ -58,126 +52,101 @@ class OverfitPanel:
         return self.runs[-1].model
 
     @property
+    def task(self) -> BackgroundTask[Record] | None:
+        return self.runs[-1].task if self.runs else None
+
+    @property
     def state(self) -> str:
         """That of the last run; see Run.state. "reset" where there is none."""
         return self.runs[-1].state if self.runs else "reset"
-
-    @property
-    def problem(self) -> str:
-        """Why the last input was refused, or the last run's figure could not be drawn; "" if neither was."""
-        fault = self.runs[-1].runner.tick_error if self.runs else None
-        return self.error or (f"the figure could not be drawn: {type(fault).__name__}: {fault}" if fault else "")
 
     def change(self, **fields: Any) -> bool:
         """Change the configuration of the next run.
 
         Returns:
-            Whether the values are allowed; if not, nothing changes, and `error` says why.
+            Whether the values are allowed; if not, nothing changes, and `input_error` says why.
         """
-        return self._tried(lambda: setattr(self, "config", replace(self.config, **fields)))
+        return self.attempt(lambda: setattr(self, "config", self.config.changed(**fields)))
 
     def start(self) -> None:
         """Begin a run with the present configuration, or let a paused one go on; a running one is left alone."""
         if self.state == "paused":
-            self.runs[-1].runner.resume()
+            self.runs[-1].task.resume()
         elif self.state not in ("running", "waiting"):
-            self._tried(self._begin)
+            self.attempt(self._begin)
 
     def pause(self) -> None:
         """Wait after the window in progress."""
         if self.runs:
-            self.runs[-1].runner.pause()
+            self.runs[-1].task.pause()
 
     def step(self) -> None:
         """One window, then pause."""
         if self.runs:
-            self.runs[-1].runner.step()
-
-    def stop(self) -> None:
-        """Stop after the window in progress."""
-        if self.runs:
-            self.runs[-1].runner.stop()
+            self.runs[-1].task.step()
 
     def remove(self, number: int) -> None:
         """Take a run off the plot, stopping it first; its folder stays."""
         if self.runs:
-            self.runs.pop(number).runner.stop()
-        self._draw()
+            self.runs.pop(number).task.stop()
+        self.redraw()
 
     def reset(self) -> None:
         """Stop, and take all runs off the plot."""
         while self.runs:
             self.remove(0)
-        self.error = ""
+        self.input_error = ""
+        self.redraw()
 
     def load(self, folder: Path | str) -> bool:
-        """Put the run of a folder on the plot; returns whether it could be read, and if not, `error` says why."""
+        """Put the run of a folder on the plot; returns whether it could be read, and if not, `input_error` says why."""
 
         def read() -> None:
             if any(run.folder is not None and run.folder.resolve() == Path(folder).resolve() for run in self.runs):
                 raise InputError(f"{folder} is on the plot already; allowed: another run")
-            run = Run.load(self._name(), Path(folder), **self._calls())
+            run = Run.load(self._name(), Path(folder), **self._calls)
             # The run that is on stays last: the buttons are about it.
             self.runs.insert(len(self.runs) - (self.state in ("running", "paused")), run)
 
-        return self._tried(read)
+        return self.attempt(read)
 
     def go_on(self, number: int) -> bool:
-        """Let a run go on where it was stopped; returns whether it can, and if not, `error` says why."""
+        """Let a run go on where it was stopped; returns whether it can, and if not, `input_error` says why."""
 
         def again() -> None:
             if self.state in ("running", "paused"):
                 raise InputError(f"{self.runs[-1].name} is {self.state}; allowed: one run at a time")
             self.runs.append(self.runs.pop(number))
-            self.runs[-1].go_on()
+            self._latest = self.runs[-1]
+            self._latest.go_on()
 
-        return self._tried(again)
+        return self.attempt(again)
 
     def records(self) -> list[Record]:
         """The records of the last run so far."""
-        return self.runs[-1].runner.records() if self.runs else []
+        return self.runs[-1].records() if self.runs else []
 
-    def __await__(self) -> Generator[Any, None, list[Record]]:
-        return self._wait().__await__()
+    def result(self) -> list[Record]:
+        # Reset may have taken the run off while it was awaited.
+        return self.records() if self.runs or self._latest is None else self._latest.records()
 
-    async def _wait(self) -> list[Record]:
-        while True:
-            # Start may begin another run while this one is awaited.
-            while not self.runs:
-                await asyncio.sleep(POLL_SECONDS)
-            run = self.runs[-1]
-            records = await run.runner.wait()
-            if not self.runs or self.runs[-1] is run:
-                self._draw()
-                return records
+    def build(self) -> tuple[Any, Callable[[], None]]:
+        view = _View(self)
+        return view.box, view.draw
+
+    def static(self) -> dict[str, Any]:
+        return {"text/plain": f"training {self.config.scenes} {self.config.preset} scenes; await it for the records"}
 
     def _begin(self) -> None:
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = None if self.folder is None else new_folder(self.folder, self.config, now)
-        self.runs.append(Run(self._name(), self.config, folder, **self._calls()))
-        self.runs[-1].go_on()
+        self.runs.append(Run(self._name(), self.config, folder, **self._calls))
+        self._latest = self.runs[-1]
+        self._latest.go_on()
 
     def _name(self) -> str:
         self._named += 1
         return f"run {self._named}"
-
-    def _calls(self) -> dict[str, Callable[..., None]]:
-        return {"on_tick": lambda: self._draw(), "on_epoch": self._on_epoch}
-
-    def _tried(self, call: Callable[[], None]) -> bool:
-        """Whether a call went well; if its input was refused, `error` holds the sentence."""
-        try:
-            call()
-            self.error = ""
-        except InputError as error:
-            self.error = str(error)
-        self._draw()
-        return not self.error
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        if self.widget is not None:
-            return self.widget._repr_mimebundle_(**options)
-        return {"text/plain": f"training {self.config.scenes} {self.config.preset} scenes; await it for the records"}
 
 
 def title(panel: OverfitPanel) -> str:
@@ -185,7 +154,7 @@ def title(panel: OverfitPanel) -> str:
     if not panel.runs:
         return panel.state
     run = panel.runs[-1]
-    return f"{panel.state}: {run.config.preset}, {run.config.precision}, step {run.curves.windows}"
+    return f"{panel.state}: {run.config.preset}, {run.config.precision}, step {run.history.windows}"
 
 
 def _knobs(config: OverfitConfig) -> dict[str, Any]:
@@ -211,89 +180,94 @@ def _knobs(config: OverfitConfig) -> dict[str, Any]:
     }
 
 
-def _widget(panel: OverfitPanel) -> tuple[Any, Callable[[], None]]:
-    """The knobs, buttons and plot, and the function that shows the present state in them."""
-    import ipywidgets as widgets
+class _View:
+    """The widgets of a training panel."""
 
-    from rislab.panels.plot_widget import Drawing, PlotWidget
+    def __init__(self, panel: OverfitPanel) -> None:
+        import ipywidgets as widgets
 
-    knobs = _knobs(panel.config)
-    chosen = widgets.Dropdown(description="run", layout={"width": "200px"}, style={"description_width": "initial"})
-    kept = widgets.Dropdown(description="folder", layout={"width": "285px"}, style={"description_width": "initial"})
-    log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
-    line, note, numbers = widgets.Label(), widgets.HTML(), widgets.HTML()
-    plot = PlotWidget(figure_dict(panel.runs, title(panel)), {theme: template(theme) for theme in ("light", "dark")})
+        self.panel = panel
+        short = {"description_width": "initial"}
+        self.runs = widgets.Dropdown(description="run", layout={"width": "200px"}, style=short)
+        self.folders = widgets.Dropdown(description="folder", layout={"width": "285px"}, style=short)
+        self.log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
+        self.line, self.numbers = widgets.Label(), widgets.HTML()
+        self.plot = panel.plot(figure_dict((), panel.state))
+        fields = _knobs(panel.config)
+        for name, field in fields.items():
+            field.observe(self._changes(name), "value")
+        self.log.observe(lambda change: panel.redraw(), "value")
+        knobs = [*fields.values()]
+        press = self._buttons()
+        control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
+        history = [self.runs, press["Remove"], press["Go on"], self.folders, press["Load"], self.log]
+        rows = [widgets.HBox(row) for row in (knobs[:6], knobs[6:], [*control, self.line], history)]
+        self.box = widgets.VBox([*rows, panel.alarm, self.plot, self.numbers])
 
-    def about(call: Callable[[int], object]) -> Callable[[], object]:
-        """A call about the run that is chosen, if there is one."""
-        return lambda: call(chosen.index) if chosen.index is not None and panel.runs else None
+    def draw(self) -> None:
+        if list(self.runs.options) != [run.name for run in self.panel.runs]:
+            self._offer()
+        self.plot.update(self._figure)
+        if self.panel.state not in ("running", "waiting"):
+            self.plot.flush()
 
-    def load() -> None:
-        if panel.folder is not None and kept.value is not None:
-            panel.load(panel.folder / kept.value)
+    def _figure(self) -> dict[str, Any]:
+        runs = self.panel.runs
+        last = runs[-1].history.last if runs else None
+        self.line.value = epoch_line(last) if last is not None else ""
+        self.numbers.value = table(runs)
+        return figure_dict(runs, title(self.panel), log=self.log.value)
 
-    buttons: dict[str, tuple[str, str, Callable[[], object]]] = {
-        "Start": ("play", "Begin a run with these knobs, or go on after a pause", panel.start),
-        "Pause": ("pause", "Wait after the window in progress", panel.pause),
-        "Step": ("step-forward", "One window, then wait", panel.step),
-        "Stop": ("stop", "End the run after the window in progress", panel.stop),
-        "Reset": ("refresh", "Stop, and take all runs off the plot", panel.reset),
-        "Remove": ("trash", "Take the chosen run off the plot; its folder stays", about(panel.remove)),
-        "Go on": ("forward", "Let the chosen run go on where it was stopped", about(panel.go_on)),
-        "Load": ("folder-open", "Put the run of this folder on the plot", load),
-    }
-    made = {
-        name: widgets.Button(
-            description=name, icon=icon, tooltip=tooltip, layout={"width": "96px" if name == "Remove" else "86px"}
-        )
-        for name, (icon, tooltip, _) in buttons.items()
-    }
-
-    def picture() -> Drawing:
-        last = panel.runs[-1].curves.last if panel.runs else None
-        line.value = epoch_line(last) if last is not None else ""
-        numbers.value = table(panel.runs)
-        return figure_dict(panel.runs, title(panel), log=log.value)
-
-    def draw() -> None:
-        # First, since drawing may fail.
-        note.value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.problem)}</b>" if panel.problem else ""
-        plot.show(picture)
-        if panel.state not in ("running", "waiting"):
-            plot.flush()
-
-    def offer() -> None:
+    def _offer(self) -> None:
         """Bring the two lists up to date: the runs on the plot, and the folders of those that are not."""
+        panel = self.panel
         names = [run.name for run in panel.runs]
-        if list(chosen.options) != names:
-            chosen.options = names
-            chosen.index = len(names) - 1 if names else None
+        if list(self.runs.options) != names:
+            self.runs.options = names
+            self.runs.index = len(names) - 1 if names else None
         if panel.folder is not None:
             shown = {run.folder for run in panel.runs}
             names = [name for name in folders(panel.folder) if panel.folder / name not in shown]
-            if list(kept.options) != names:
-                kept.options = names
-                kept.index = 0 if names else None
+            if list(self.folders.options) != names:
+                self.folders.options = names
+                self.folders.index = 0 if names else None
 
-    def press(call: Callable[[], object]) -> Callable[[Any], None]:
+    def _buttons(self) -> dict[str, Any]:
+        import ipywidgets as widgets
+
+        panel = self.panel
+        calls: dict[str, tuple[str, str, Callable[[], object]]] = {
+            "Start": ("play", "Begin a run with these knobs, or go on after a pause", panel.start),
+            "Pause": ("pause", "Wait after the window in progress", panel.pause),
+            "Step": ("step-forward", "One window, then wait", panel.step),
+            "Stop": ("stop", "End the run after the window in progress", panel.stop),
+            "Reset": ("refresh", "Stop, and take all runs off the plot", panel.reset),
+            "Remove": ("trash", "Take the chosen run off the plot; its folder stays", self._with_run(panel.remove)),
+            "Go on": ("forward", "Let the chosen run go on where it was stopped", self._with_run(panel.go_on)),
+            "Load": ("folder-open", "Put the run of this folder on the plot", self._load),
+        }
+        made = {}
+        for name, (icon, tooltip, call) in calls.items():
+            width = {"width": "96px" if name == "Remove" else "86px"}
+            made[name] = widgets.Button(description=name, icon=icon, tooltip=tooltip, layout=width)
+            made[name].on_click(self._presses(call))
+        return made
+
+    def _presses(self, call: Callable[[], object]) -> Callable[[Any], None]:
         def pressed(button: Any) -> None:
             call()
-            offer()
-            draw()
+            self._offer()
+            self.panel.redraw()
 
         return pressed
 
-    def tie(name: str) -> Callable[[Any], object]:
-        return lambda change: panel.change(**{name: change["new"]})
+    def _changes(self, name: str) -> Callable[[Any], object]:
+        return lambda change: self.panel.change(**{name: change["new"]})
 
-    for name, button in made.items():
-        button.on_click(press(buttons[name][2]))
-    for name, widget in knobs.items():
-        widget.observe(tie(name), "value")
-    log.observe(lambda change: draw(), "value")
-    offer()
-    fields = list(knobs.values())
-    control = [made[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
-    history = [chosen, made["Remove"], made["Go on"], kept, made["Load"], log]
-    rows = [widgets.HBox(fields[:6]), widgets.HBox(fields[6:]), widgets.HBox([*control, line])]
-    return widgets.VBox([*rows, widgets.HBox(history), note, plot, numbers]), draw
+    def _with_run(self, call: Callable[[int], object]) -> Callable[[], object]:
+        """A call about the run that is chosen, if there is one."""
+        return lambda: call(self.runs.index) if self.runs.index is not None and self.panel.runs else None
+
+    def _load(self) -> None:
+        if self.panel.folder is not None and self.folders.value is not None:
+            self.panel.load(self.panel.folder / self.folders.value)

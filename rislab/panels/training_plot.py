@@ -42,7 +42,7 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True) -> dict[st
         for trace in [trace for trace in data if trace["name"] == name and len(trace["x"])][1:]:
             trace["showlegend"] = False
     if runs:
-        reach = max(2.0, *(float(run.curves.windows) for run in runs))
+        reach = max(2.0, *(float(run.history.windows) for run in runs))
         data += [*_levels(runs[-1], reach), *_side(runs[-1])]
     layout = _layout(title, _epoch_lines(runs[-1]) if runs else [], log)
     layout["legend"] |= _free_corner(runs, log)
@@ -54,7 +54,7 @@ def table(runs: Sequence[Run]) -> str:
     head = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards")
     rows = []
     for run in runs:
-        end = run.curves.last
+        end = run.history.last
         cells = [html.escape(run.label(runs[0].config)), run.state]
         if end is not None:
             counters = end.counters
@@ -108,7 +108,7 @@ def _free_corner(runs: Sequence[Run], log: bool) -> dict[str, Any]:
 
 
 def _epoch_lines(run: Run) -> list[dict[str, Any]]:
-    ends = run.curves.column("epoch end")
+    ends = run.history.column("epoch end")
     every = max(1, -(-len(ends) // EPOCH_LINES))
     look = {"type": "line", "y0": 0, "y1": 1, "yref": "y domain", "layer": "below", "opacity": 0.35}
     return [{**look, "x0": end, "x1": end, "line": {"color": GREY, "width": 1}} for end in ends[every - 1 :: every]]
@@ -121,7 +121,7 @@ def _thinned(x: Values, y: Values) -> dict[str, Any]:
 
 def _pair(run: Run, x: str, y: str) -> tuple[Values, Values]:
     """Two columns of one length, though the run goes on between reading one and the other."""
-    first, second = run.curves.column(x), run.curves.column(y)
+    first, second = run.history.column(x), run.history.column(y)
     length = min(len(first), len(second))
     return first[:length], second[:length]
 
@@ -148,8 +148,8 @@ def _loss(run: Run, label: str, pen: dict[str, str]) -> list[dict[str, Any]]:
         traces.append({**group, "name": "validation", **dashed, **_thinned(ends, scores)})
     floor = _floor(loss)
     for name, symbol, points in (
-        ("skipped", "x", run.curves.skipped),
-        ("not a loss", "triangle-down", run.curves.strange),
+        ("skipped", "x", run.history.skipped),
+        ("not a loss", "triangle-down", run.history.strange),
     ):
         traces += _marks(group, name, {"symbol": symbol, "size": 9, "color": pen["color"]}, list(points), floor)
     return traces
@@ -200,10 +200,10 @@ def _levels(run: Run, reach: float) -> list[dict[str, Any]]:
 
 def _side(run: Run) -> list[dict[str, Any]]:
     line = {"type": "scatter", "mode": "lines", "showlegend": False}
-    at = run.curves.column("step")
+    at = run.history.column("step")
     traces: list[dict[str, Any]] = []
     for axis, kind in (("2", "gradient"), ("3", "rate")):
-        groups = run.curves.groups(kind).items()
+        groups = run.history.groups(kind).items()
         for (name, values), colour, dash in zip(groups, (BLUE, VERMILLION), ("solid", "dot"), strict=False):
             pen = {"color": colour, "dash": dash, "width": 1.5}
             place = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "name": name, "line": pen}

@@ -140,7 +140,7 @@ def _widget(panel: TuningPanel) -> tuple[Any, Callable[[], None]]:
         alarms = "".join(f"<div style='color:{ERROR_COLOUR}'>{html.escape(text)}</div>" for text in said)
         note.value = f"<div>{html.escape(panel.verdict())}</div>{alarms}"
         go_on.disabled, stop.disabled = panel.state in ("running", "finished"), panel.state != "running"
-        plot.show(lambda: tuning_plots.history(now.trials if now else (), panel.config))
+        plot.update(lambda: tuning_plots.history(now.trials if now else (), panel.config))
         if panel.state != "running":
             plot.flush()
 

@@ -61,7 +61,7 @@ panel.start()
 sizes = []
 while len(sizes) < {MINUTES * 12:.0f}:
     await asyncio.sleep(5)
-    sizes.append((panel.runs[-1].curves.windows, resident()))
+    sizes.append((panel.runs[-1].history.windows, resident()))
 looks = []
 for seed in range(20):
     view = scene.view.changed(seed=seed)
@@ -76,15 +76,15 @@ from rislab.training.records import steps
 from rislab.panels.training_plot import drawing
 window, run = steps(records)[-1], panel.runs[-1]
 began = time.perf_counter()
-for step in range(run.curves.windows + 1, 100_001):
-    run.curves.add(dataclasses.replace(window, step=step))
+for step in range(run.history.windows + 1, 100_001):
+    run.history.add(dataclasses.replace(window, step=step))
 adding = time.perf_counter() - began
 ticks = []
 for _ in range(9):
     began = time.perf_counter()
     drawing(panel.runs, "")
     ticks.append(1e3 * (time.perf_counter() - began))
-json.dump({"adding": adding, "ticks": ticks, "windows": run.curves.windows}, open("many.json", "w"))
+json.dump({"adding": adding, "ticks": ticks, "windows": run.history.windows}, open("many.json", "w"))
 """
 REDRAWS = (
     "document.querySelectorAll('.js-plotly-plot')[{}].on('plotly_afterplot', () => window.{}.push(performance.now()))"

@@ -40,15 +40,15 @@ def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
     assert "template" not in plot.figure["layout"]
     assert plot.templates["dark"]["layout"]["paper_bgcolor"] == "#111111"
     plot.drawn = 1
-    plot.show(curve(3))
+    plot.update(curve(3))
     assert sent(plot) == (2, [3.0])
     assert plot.get_state()["figure"]["number"] == 2
 
 
 def test_while_the_page_draws_only_the_newest_waits() -> None:
     plot = PlotWidget(curve(1), LOOKS)
-    plot.show(curve(2))
-    plot.show(curve(3))
+    plot.update(curve(2))
+    plot.update(curve(3))
     assert sent(plot) == (1, [1.0])
     plot.drawn = 1
     assert sent(plot) == (2, [3.0])
@@ -59,7 +59,7 @@ def test_while_the_page_draws_only_the_newest_waits() -> None:
 def test_a_page_that_does_not_answer_holds_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.0)
     plot = PlotWidget(curve(1), LOOKS)
-    plot.show(curve(2))
+    plot.update(curve(2))
     assert sent(plot) == (2, [2.0])
 
 
@@ -72,7 +72,7 @@ def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
         return curve(2)
 
     for _ in range(5):
-        plot.show(figure)
+        plot.update(figure)
     assert made == []
     plot.drawn = 1
     assert made == [1]
@@ -84,7 +84,7 @@ def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -
     plot = PlotWidget(curve(1), LOOKS)
     time.sleep(0.6)
     plot.drawn = 1
-    plot.show(curve(2))
+    plot.update(curve(2))
     assert sent(plot) == (1, [1.0])
     deadline = time.monotonic() + 20
     while plot.figure["number"] == 1 and time.monotonic() < deadline:
@@ -97,7 +97,7 @@ def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch
     plot = PlotWidget(curve(1), LOOKS)
     began = time.monotonic()
     while time.monotonic() < began + 1.0:
-        plot.show(curve(2))
+        plot.update(curve(2))
         time.sleep(0.005)
     # After 0.05, 0.1, 0.2, 0.4 and 0.8 seconds more; regardless of patience it would have been 20 figures.
     assert 2 <= plot.figure["number"] <= 6
@@ -106,8 +106,8 @@ def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch
 def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)
     plot = PlotWidget(curve(1), LOOKS)
-    plot.show(curve(2))
-    plot.show(curve(3))
+    plot.update(curve(2))
+    plot.update(curve(3))
     deadline = time.monotonic() + 30
     while plot.figure["number"] == 1 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -116,7 +116,7 @@ def test_the_last_drawing_reaches_a_page_that_never_answers(monkeypatch: pytest.
 
 def test_the_last_state_can_be_sent_at_once() -> None:
     plot = PlotWidget(curve(1), LOOKS)
-    plot.show(curve(2))
+    plot.update(curve(2))
     plot.flush()
     assert sent(plot) == (2, [2.0])
     plot.flush()
@@ -126,7 +126,7 @@ def test_the_last_state_can_be_sent_at_once() -> None:
 def test_a_figure_waits_while_the_page_is_heard() -> None:
     # traitlets holds notifications back meanwhile: a figure that another thread sets just then could get lost.
     plot = PlotWidget(curve(1), LOOKS)
-    drawer = threading.Thread(target=lambda: (plot.show(curve(2, 3)), plot.flush()))
+    drawer = threading.Thread(target=lambda: (plot.update(curve(2, 3)), plot.flush()))
     seen: list[int] = []
 
     class Message(dict[str, Any]):

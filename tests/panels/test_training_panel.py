@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ import rislab
 from rislab import panels
 from rislab.errors import InputError
 from rislab.panels import training_panel
-from rislab.panels.background_task import BackgroundTask
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
-from rislab.panels.training_panel import title
+from rislab.panels.training_panel import OverfitPanel, title
 from rislab.panels.training_plot import figure_dict, table
 from rislab.sanity import overfit
 from rislab.training import run_folder
@@ -43,7 +42,7 @@ def straight() -> list[Record]:
     return list(fit(CONFIG.model(), CONFIG.data(), CONFIG.training()))
 
 
-async def awaited(panel: panels.OverfitPanel) -> list[Record]:
+async def awaited(panel: OverfitPanel) -> list[Record]:
     return await panel
 
 
@@ -64,20 +63,20 @@ def test_a_panel_trains_as_the_plain_loop_does(live: bool, monkeypatch: pytest.M
     assert all(torch.equal(one, other) for one, other in zip(trained, model.state_dict().values(), strict=True))
 
 
-def button(panel: panels.OverfitPanel, name: str) -> Any:
+def button(panel: OverfitPanel, name: str) -> Any:
     return knob(panel, name)
 
 
-def knob(panel: panels.OverfitPanel, name: str) -> Any:
+def knob(panel: OverfitPanel, name: str) -> Any:
     rows = panel.widget.children[:4]
     return next(one for row in rows for one in row.children if getattr(one, "description", "") == name)
 
 
-def note(panel: panels.OverfitPanel) -> str:
+def note(panel: OverfitPanel) -> str:
     return str(panel.widget.children[4].value)
 
 
-def plot_of(panel: panels.OverfitPanel) -> PlotWidget:
+def plot_of(panel: OverfitPanel) -> PlotWidget:
     return next(child for child in panel.widget.children if isinstance(child, PlotWidget))
 
 
@@ -111,7 +110,7 @@ def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> Non
     assert drawn["layout"]["title"]["text"].startswith("finished")
     assert plot_of(panel).figure["layout"]["title"]["text"].startswith("finished")
     assert "finished" in table(panel.runs)
-    assert panel.runs[0].runner.tick_error is None
+    assert panel.drawing_error is None
 
 
 def test_the_stop_button_ends_the_run_within_a_window(live: None) -> None:
@@ -237,7 +236,7 @@ def test_losses_that_are_none_and_skipped_steps_are_marked() -> None:
     assert curves.strange == [(1, "loss is nan")]
     assert curves.skipped == [(2, "gradient is not finite")]
     run = Run("run 1", CONFIG)
-    run.curves = curves
+    run.history = curves
     by_name = {trace["name"]: trace for trace in figure_dict([run], "")["data"]}
     assert by_name["skipped × 1"]["x"] == [2] and "not finite" in by_name["skipped × 1"]["hovertext"][0]
     assert by_name["not a loss × 1"]["x"] == [1] and "nan" in by_name["not a loss × 1"]["hovertext"][0]
@@ -247,7 +246,7 @@ def test_thousands_of_marks_are_thinned_and_counted() -> None:
     run = Run("run 1", CONFIG)
     window = step_records(straight())[0]
     for step in range(1, 3001):
-        run.curves.add(dataclasses.replace(window, step=step, applied=False, reason="NaN"))
+        run.history.add(dataclasses.replace(window, step=step, applied=False, reason="NaN"))
     trace = next(trace for trace in figure_dict([run], "")["data"] if trace["name"] == "skipped × 3000")
     assert trace["x"][0] == 1 and len(trace["x"]) == 500
 
@@ -306,7 +305,7 @@ def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None
 def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> None:
     config = dataclasses.replace(CONFIG, epochs=40)
     panel = panels.overfit(config)
-    until(lambda: panel.runs[0].curves.windows >= 10)
+    until(lambda: panel.runs[0].history.windows >= 10)
     button(panel, "Stop").click()
     stopped = asyncio.run(awaited(panel))
     assert len(step_records(stopped)) < 160
@@ -322,13 +321,13 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> 
     button(later, "Load").click()  # nothing is left to load
     assert len(later.runs) == 2 and later.runs[-1].state == "stopped"
     assert later.runs[-1].config == config
-    assert later.runs[-1].curves.windows == len(step_records(stopped))
+    assert later.runs[-1].history.windows == len(step_records(stopped))
     knob(later, "run").index = 1
     button(later, "Go on").click()
     records = asyncio.run(awaited(later))
     expected = list(fit(config.model(), config.data(), config.training()))
     assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
-    assert list(later.runs[-1].curves.column("loss")) == [record.loss for record in step_records(expected)]
+    assert list(later.runs[-1].history.column("loss")) == [record.loss for record in step_records(expected)]
     button(later, "Go on").click()
     assert "has done its 40 epochs" in note(later)
 
@@ -338,7 +337,7 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
         "import time, rislab\n"
         "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=1000)\n"
         "panel = rislab.panels.overfit(config)\n"
-        "while panel.runs[0].curves.windows < 20: time.sleep(0.01)\n"
+        "while panel.runs[0].history.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\ntime.sleep(600)\n"
     )
     kernel = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -347,13 +346,13 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
     kernel.wait()
     (name,) = folders(Path("runs"))
     run = Run.load("run 1", Path("runs") / name)
-    assert run.state == "stopped" and run.curves.windows >= 20
+    assert run.state == "stopped" and run.history.windows >= 20
     run.go_on()
-    until(lambda: run.curves.windows >= 30 or not run.runner.running)
-    run.runner.stop()
-    until(lambda: not run.runner.running)
+    until(lambda: run.history.windows >= 30 or not run.task.running)
+    run.task.stop()
+    until(lambda: not run.task.running)
     stream = fit(run.config.model(), run.config.data(), run.config.training())
-    records = run.runner.records()
+    records = run.records()
     expected = [record for record, _ in zip(stream, records, strict=False)]
     stream.close()
     assert len(step_records(records)) >= 30
@@ -390,41 +389,12 @@ def test_a_folder_of_another_kind_is_refused_and_the_panel_goes_on(live: None, t
 
 def test_runs_in_memory_cannot_go_on_after_a_stop(headless: None) -> None:
     panel = panels.overfit(ENDLESS)
-    until(lambda: panel.runs[0].curves.windows >= 3)
-    assert panel.go_on(0) is False and "allowed: one run at a time" in panel.error
+    until(lambda: panel.runs[0].history.windows >= 3)
+    assert panel.go_on(0) is False and "allowed: one run at a time" in panel.input_error
     panel.stop()
     asyncio.run(awaited(panel))
     assert panel.go_on(0) is False
-    assert "no run folder" in panel.error
-
-
-def test_the_runs_exception_is_raised_where_it_is_awaited() -> None:
-    def stream() -> Generator[Record]:
-        yield straight()[0]
-        raise ZeroDivisionError("in the run")
-
-    runner = BackgroundTask(stream)
-    runner.start()
-    with pytest.raises(ZeroDivisionError, match="in the run"):
-        asyncio.run(runner.wait())
-    assert runner.state == "failed"
-    assert len(runner.records()) == 1
-
-
-def test_a_drawing_fault_ends_neither_the_run_nor_the_drawings_after_it() -> None:
-    records = straight()
-    drawn = []
-
-    def tick() -> None:
-        drawn.append(1)
-        if len(drawn) == 1:
-            raise RuntimeError("cannot draw")
-
-    runner = BackgroundTask(lambda: (record for record in records), tick)
-    runner.start()
-    assert len(asyncio.run(runner.wait())) == len(records)
-    assert isinstance(runner.tick_error, RuntimeError)
-    assert len(drawn) > 1
+    assert "no run folder" in panel.input_error
 
 
 @pytest.mark.parametrize(("last", "side"), [(1e-4, "top"), (0.3, "bottom")])
@@ -433,7 +403,7 @@ def test_the_legend_stands_where_curves_leave_room(last: float, side: str) -> No
     window = step_records(straight())[0]
     # One run falls far, or stays high after a single deep spike.
     values = [1.0, 1e-4, *np.geomspace(0.8, last, 40)]
-    run.curves.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
+    run.history.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
     assert figure_dict([run], "")["layout"]["legend"]["yanchor"] == side
     assert figure_dict([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
 
@@ -442,39 +412,12 @@ def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*unused: Any, **options: Any) -> Any:
         raise RuntimeError("no ink")
 
-    panel = panels.OverfitPanel(dataclasses.replace(CONFIG, epochs=10_000), live=True)
-    monkeypatch.setattr(training_panel, "drawing", broken)
-    panel.runs[-1].runner.stop()
-    asyncio.run(panel.runs[-1].runner.wait())
+    panel = OverfitPanel(dataclasses.replace(CONFIG, epochs=10_000), live=True)
+    monkeypatch.setattr(training_panel, "figure_dict", broken)
+    panel.stop()
+    asyncio.run(awaited(panel))
+    assert "no ink" in note(panel)
     assert panel.problem == "the figure could not be drawn: RuntimeError: no ink"
-
-
-@pytest.mark.parametrize(("costs", "ticks"), [(0.0, 81), (0.005, 77), (0.05, 11)])
-def test_slow_figures_come_less_often(costs: float, ticks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock:
-        now = 0.0
-
-        def monotonic(self) -> float:
-            return self.now
-
-    clock, drawn = Clock(), [0]
-
-    def stream() -> Generator[Record]:
-        for record in straight()[:1] * 1000:
-            clock.now += 0.01
-            yield record
-
-    def tick() -> None:
-        clock.now += costs
-        drawn[0] += 1
-
-    monkeypatch.setattr("rislab.panels.background_task.time", clock)
-    runner = BackgroundTask(stream, tick)
-    runner.start()
-    runner._thread.join()
-    # 10 s of records: a tick each 0.12 s, or as often as leaves 19/20 of the time to the run; and one at the end.
-    assert abs(drawn[0] - ticks) <= 8
-    assert (drawn[0] - 2) * costs <= clock.now / 20
 
 
 def test_cancelling_the_wait_stops_the_run(headless: None) -> None:
@@ -491,25 +434,11 @@ def test_cancelling_the_wait_stops_the_run(headless: None) -> None:
     assert panel.state == "stopped"
 
 
-def test_the_worker_uses_the_threads_of_the_notebook(headless: None) -> None:
-    seen: list[int] = []
-
-    def stream() -> Generator[Record]:
-        seen.append(torch.get_num_threads())
-        yield from ()
-
-    runner = BackgroundTask(stream)
-    runner.start()
-    runner.start()
-    asyncio.run(runner.wait())
-    assert seen == [torch.get_num_threads()]
-
-
 def test_missing_widgets_are_said_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
-    monkeypatch.setattr(panels.machine, "widgets", lambda: "no: anywidget not installed; figures are static")
+    monkeypatch.setattr(panels.api, "widgets", lambda: "no: anywidget not installed; figures are static")
     panel = panels.overfit(CONFIG)
     assert panel.widget is None
     assert len(asyncio.run(awaited(panel))) == 20

@@ -239,10 +239,10 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
         "import time, rislab\n"
         "from pathlib import Path\nfrom rislab.panels.run import Run\n"
         "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=100)\n"
-        "run = Run('mine', config, Path('shared'))\nrun.runner.start()\n"
-        "while run.curves.windows < 20: time.sleep(0.01)\n"
+        "run = Run('mine', config, Path('shared'))\nrun.task.start()\n"
+        "while run.history.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\n"
-        "while run.runner.running: time.sleep(0.05)\n"
+        "while run.task.running: time.sleep(0.05)\n"
     )
     first = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None and first.stdout.readline() == "on\n"
@@ -250,9 +250,9 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
 
     second = Run.load("theirs", Path("shared"))
     second.go_on()
-    while second.runner.running:
+    while second.task.running:
         time.sleep(0.05)
-    assert "in use by another process" in str(second.runner.error)
+    assert "in use by another process" in str(second.task.error)
     first.communicate(timeout=300)
     config = OverfitConfig(scenes=64, micro_batch=16, epochs=100)
     ends = epoch_records(run_folder.read_records(Path("shared")))

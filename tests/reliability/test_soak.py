@@ -32,7 +32,7 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
     config = OverfitConfig(scenes=64, micro_batch=8, epochs=10**6)
     panel = panels.overfit(config)
-    plot = next(one for one in panel.widget.children if type(one).__name__ == "Plot")
+    plot = next(one for one in panel.widget.children if type(one).__name__ == "PlotWidget")
     sent: list[tuple[float, int]] = []
 
     def page(change: dict[str, Any]) -> None:
@@ -45,11 +45,11 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[tuple[int, float]] = []
     while time.monotonic() - began < SECONDS:
         time.sleep(SECONDS / 60)
-        seen.append((panel.runs[0].curves.windows, resident()))
+        seen.append((panel.runs[0].history.windows, resident()))
     panel.stop()
     while panel.state == "running":
         time.sleep(0.05)
-    assert panel.runs[0].runner.error is None and panel.runs[0].runner.tick_error is None
+    assert panel.error is None and panel.drawing_error is None
     # After a third, everything that is made once has been made.
     (first, before), (last, after) = seen[len(seen) // 3], seen[-1]
     windows, grown = last - first, after - before

@@ -1,0 +1,218 @@
+"""What all panels share: one thread, awaiting, stopping, errors, and drawing that cannot end the work."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rislab.errors import InputError
+from rislab.panels.background_task import POLL_SECONDS, BackgroundTask, LatestOnly, Request
+from rislab.plots.style import ERROR_COLOUR, template
+
+if TYPE_CHECKING:
+    from rislab.panels.plot_widget import Drawing, PlotWidget
+
+JOIN_SECONDS = 5.0  # that an interrupted cell waits for the item in progress
+
+Result = TypeVar("Result")
+
+
+class Panel(Generic[Result]):
+    """A background task with its knobs and plots; awaiting it gives its result.
+
+    A subclass sets its own attributes, calls this __init__, which makes the widgets, and then begins its work.
+
+    Attributes:
+        input_error: why the last input was refused; "" if it was not.
+        drawing_error: exception of the last drawing; None if it went well.
+        widget: what a notebook shows; None without widgets.
+        alarm: the widget that says `problem`, to be placed by build().
+
+    Args:
+        live: whether to make widgets.
+    """
+
+    def __init__(self, *, live: bool) -> None:
+        self.input_error = ""
+        self.drawing_error: Exception | None = None
+        self.widget: Any = None
+        self.alarm: Any = None
+        self._draw: Callable[[], None] = lambda: None
+        self._plots: list[PlotWidget] = []
+        self._stale = False
+        self._drawing = threading.Lock()
+        if live:
+            import ipywidgets as widgets
+
+            self.alarm = widgets.HTML()
+            say(self.alarm, "")
+            self.widget, self._draw = self.build()
+
+    # ------------------------------------------------------------------------------------------ of a subclass
+
+    @property
+    def task(self) -> BackgroundTask[Any] | None:
+        """The present task; None if there is none yet."""
+        raise NotImplementedError
+
+    def result(self) -> Result:
+        """What awaiting gives after a task without an error."""
+        raise NotImplementedError
+
+    def build(self) -> tuple[Any, Callable[[], None]]:
+        """The widget, and the function that shows the present state in it."""
+        raise NotImplementedError
+
+    def static(self) -> dict[str, Any]:
+        """What a notebook shows without widgets, by MIME type."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------------------------ of all panels
+
+    @property
+    def error(self) -> BaseException | None:
+        """The exception that ended the last task, which awaiting raises again."""
+        return None if self.task is None else self.task.error
+
+    @property
+    def state(self) -> str:
+        """See BackgroundTask.state."""
+        return "waiting" if self.task is None else self.task.state
+
+    @property
+    def problem(self) -> str:
+        """What went wrong, in one sentence: a refused input, an error of the task, or a drawing; "" if nothing did."""
+        if self.input_error:
+            return self.input_error
+        if self.error is not None:
+            return str(self.error) if isinstance(self.error, InputError) else in_words(self.error)
+        fault = next((plot.error for plot in self._plots if plot.error is not None), self.drawing_error)
+        return "" if fault is None else f"the figure could not be drawn: {in_words(fault)}"
+
+    def stop(self) -> None:
+        """Stop after the item in progress."""
+        if self.task is not None:
+            self.task.stop()
+
+    def settle(self, seconds: float = 120.0) -> None:
+        """Wait until nothing is worked on any more and the last drawing is made; raises TimeoutError."""
+        if self.task is not None and not self.task.join(seconds):
+            raise TimeoutError(f"the panel is still at work after {seconds:g} s")
+
+    def attempt(self, call: Callable[[], object]) -> bool:
+        """Whether a call took its input; if not, `input_error` says why. Both are shown."""
+        try:
+            call()
+            self.input_error = ""
+        except InputError as error:
+            self.input_error = str(error)
+        self.redraw()
+        return not self.input_error
+
+    def redraw(self) -> None:
+        """Show the present state. Only one thread draws: while it does, others leave it to draw once more.
+
+        An exception of a drawing is shown, and ends nothing; the next drawing is tried all the same.
+        """
+        self._stale = True
+        while self._stale and self._drawing.acquire(blocking=False):
+            try:
+                self._stale = False
+                self._draw()
+                self.drawing_error = None
+            except Exception as error:
+                self.drawing_error = error
+            finally:
+                self._drawing.release()
+            self._say_problem()
+
+    def plot(self, figure: Drawing, **options: Any) -> PlotWidget:
+        """A live plot in both themes, whose drawing errors the panel says; see PlotWidget for the options."""
+        from rislab.panels.plot_widget import PlotWidget
+
+        themes = {theme: template(theme) for theme in ("light", "dark")}
+        made = PlotWidget(figure, themes, on_error=self._say_problem, **options)
+        self._plots.append(made)
+        return made
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> Result:
+        """The result of the task; of the newest, if another begins meanwhile, and of the first, if there is none."""
+        task = self.task
+        try:
+            while task is None or task.busy:
+                await asyncio.sleep(POLL_SECONDS)
+                task = self.task or task
+        except asyncio.CancelledError:
+            self.stop()
+            if task is not None:
+                task.join(JOIN_SECONDS)
+            raise KeyboardInterrupt from None
+        if task.error is not None:
+            raise task.error
+        return self.result()
+
+    def _say_problem(self) -> None:
+        if self.alarm is not None:
+            say(self.alarm, alarm(self.problem) if self.problem else "")
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.static() if self.widget is None else self.widget._repr_mimebundle_(**options)
+
+
+class RequestPanel(Panel[Result], Generic[Request, Result]):
+    """A panel that works on the newest request only, such as the last position of a slider."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.requests: LatestOnly[Request] = LatestOnly(self.work, self.redraw)
+        super().__init__(live=live)
+
+    def work(self, request: Request) -> Generator[object]:
+        """Answer a request; yields whenever there is something new to be drawn. Given up there if a newer one waits."""
+        raise NotImplementedError
+
+    @property
+    def task(self) -> BackgroundTask[Any]:
+        return self.requests.task
+
+    def submit(self, request: Request) -> None:
+        """Work on this, and on nothing else that still waits."""
+        self.requests.submit(request)
+
+
+def in_words(error: BaseException) -> str:
+    """An exception as a sentence that begins with its type."""
+    return f"{type(error).__name__}: {error}"
+
+
+def alarm(text: str) -> str:
+    """A sentence that cannot be overlooked, as HTML."""
+    return f"<b style='color:{ERROR_COLOUR}'>{html.escape(text)}</b>"
+
+
+def say(field: Any, text: str) -> None:
+    """Show HTML in a widget; an empty one takes no room."""
+    field.value = text
+    see(field, bool(text))
+
+
+def see(field: Any, shown: bool) -> None:
+    """Show a widget, or give its room to others."""
+    field.layout.display = "" if shown else "none"
+
+
+def unfold(plot: Any, shown: bool) -> None:
+    """Show a plot, or fold it up; it keeps its width, without which plotly would draw it 700 pixels wide."""
+    plot.layout.height, plot.layout.overflow = ("auto", "visible") if shown else ("0px", "hidden")
+
+
+def offer(field: Any, names: Sequence[str], chosen: str) -> None:
+    """Offer these names in a widget, and choose one."""
+    if tuple(field.options) != tuple(names):
+        field.options = tuple(names)
+    field.value = chosen
