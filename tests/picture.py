@@ -41,7 +41,7 @@ def curves(case: comparison.OptimiserRun) -> go.Figure:
     figure = go.Figure()
     for pen, seen in zip(trace_styles(["correct loop", "one line moved"]), (case.correct, case.faulty), strict=True):
         for name, mode, dash, symbol in (("train", "lines", "solid", ""), ("val", "lines+markers", "dash", "-open")):
-            values = [end.train if name == "train" else end.validation for end in seen.ends]
+            values = [end.train if name == "train" else end.validation for end in seen.epoch_records]
             figure.add_scatter(
                 x=list(range(1, len(values) + 1)), y=values, mode=mode, name=f"{pen.name}, {name}",
                 line={"color": pen.colour, "dash": dash, "width": 2.5},
@@ -66,12 +66,12 @@ def maps_of_a_scene() -> Any:
 
 def body() -> str:
     fault = catalogue.find_fault(FAULT)
-    study = list(comparison.Clinic().studies(fault, ["adam"], epochs=8))[-1]
-    case = study.cases["adam"]
-    findings = str(comparison.diagnosed(fault, case.setting)).splitlines()
+    study = list(comparison.ComparisonCache().reports(fault, ["adam"], epochs=8))[-1]
+    case = study.runs["adam"]
+    findings = str(comparison.diagnose_fault(fault, case.setting)).splitlines()
     first = "\n".join(findings[: findings.index(next(line for line in findings[1:] if line.startswith("FAULT")))])
     return (
-        f'<div class="pair"><div><h2>A loop that reports {case.faulty.ends[-1].train:.2f} …</h2>'
+        f'<div class="pair"><div><h2>A loop that reports {case.faulty.epoch_records[-1].train:.2f} …</h2>'
         f"{plain(curves(case), 350)}</div>"
         f"<div><h2>… what was moved in it, and what the checkup says</h2>"
         f"<pre>{escape(fault.diff())}</pre><pre>{escape(first)}</pre></div></div>"

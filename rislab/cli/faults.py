@@ -64,13 +64,13 @@ def _list(as_json: bool) -> int:
     from rislab.faults.catalogue import FAMILIES, FAULTS
 
     if as_json:
-        plain = {family: {fault.name: fault.symptom for fault in members} for family, members in FAMILIES.items()}
+        plain = {family: {fault.name: fault.description for fault in members} for family, members in FAMILIES.items()}
         print(json.dumps(plain, indent=2, ensure_ascii=False))
         return 0
     for family, members in FAMILIES.items():
         print(f"\n{family} ({len(members)})")
         for fault in members:
-            print(f"  {fault.name:<44} {fault.symptom}")
+            print(f"  {fault.name:<44} {fault.description}")
     print(f'\n{len(FAULTS)} faults; rislab faults "{FAULTS[0].name}" shows one')
     return 0
 
@@ -81,7 +81,7 @@ def _records(fault: Fault, options: argparse.Namespace) -> int:
     from rislab.faults import comparison
     from rislab.training.records import console, to_dict
 
-    told = comparison.case(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
+    told = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
     print("\n".join([json.dumps(to_dict(record)) for record in told] if options.json else list(console(told))))
     return 0
 
@@ -90,30 +90,30 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
     from rislab.faults import comparison
     from rislab.training.records import epoch_line
 
-    print(f"{fault.name}\n\n{fault.story}\n{fault.symptom}")
+    print(f"{fault.name}\n\n{fault.story}\n{fault.description}")
     if fault.reference:
         print(f"Seen in: {fault.reference}")
     if fault.mistaken_for:
         print(f"Mistaken for: {', '.join(fault.mistaken_for)}")
     print(f"\n{_coloured(fault.diff())}\n")
     held = True
-    if fault.signs:
+    if fault.symptoms:
         print(f"{'measured':<50} {'correct':>12} {'faulty':>12}")
-        for reading, sign in zip(comparison.readings(fault), fault.signs, strict=True):
+        for reading, sign in zip(comparison.compare_symptoms(fault), fault.symptoms, strict=True):
             shown = sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct)
             held &= shown
             print(f"{reading.line()}{'' if shown else '  not shown'}", flush=True)
     if fault.checks:
         print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
-    if fault.badge:
-        print(f"Checks of the conventions badge that turn red: {', '.join(fault.badge)}")
-    found = comparison.case(fault, optimiser=options.optimiser, epochs=options.epochs)
+    if fault.conventions:
+        print(f"Checks of the conventions badge that turn red: {', '.join(fault.conventions)}")
+    found = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs)
     for title, seen in (("correct loop", found.correct), ("with the fault", found.faulty)):
         print(f"\n{title}, {options.optimiser}, 84 scenes:")
-        print("\n".join(epoch_line(end) for end in seen.ends))
+        print("\n".join(epoch_line(end) for end in seen.epoch_records))
     if comparison.shows_in_training(fault):
         print("\nthe checkup of the faulty loop says:")
-        print(comparison.diagnosed(fault, {**found.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
+        print(comparison.diagnose_fault(fault, {**found.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
     return 0 if held else 1
 
 

@@ -47,8 +47,8 @@ ACCUMULATION = (
         module="training.loop",
         before=WEIGHT,
         after="                        weight = 1.0\n",
-        symptom="The gradient is as many times too large as the window has micro-batches; Adam hides it.",
-        signs=(
+        description="The gradient is as many times too large as the window has micro-batches; Adam hides it.",
+        symptoms=(
             Symptom("α of full windows", 3.9, 4.1),
             Symptom("α of full windows", 3.9, 4.1, SGD),
             Symptom("reported over true loss", 3.6, 3.9),
@@ -68,9 +68,9 @@ ACCUMULATION = (
         "                            weight = len(batch) / window.samples\n"
         + BACKWARD
         + "                        meter.add(loss, weight * config.accumulation_steps * len(batch) / window.samples)\n",
-        symptom="Gradient and reported loss are nearly as many times too large as the window has micro-batches; with "
+        description="Gradient and reported loss are nearly as many times too large as the window has micro-batches; with "
         "one micro-batch a window there is nothing to see, and nothing wrong.",
-        signs=(
+        symptoms=(
             Symptom("α of the first window", 2.9, 3.3),
             Symptom("α of full windows", 3.9, 4.1),
             Symptom("reported over true loss", 3.6, 3.8),
@@ -87,8 +87,8 @@ ACCUMULATION = (
         module="training.loop",
         before=BACKWARD,
         after="                        scaler.scale(weight * loss.total / config.accumulation_steps).backward()\n",
-        symptom="The gradient is as many times too small as the window has micro-batches; the log is right.",
-        signs=(
+        description="The gradient is as many times too small as the window has micro-batches; the log is right.",
+        symptoms=(
             Symptom("α of full windows", 0.24, 0.26),
             Symptom("α of full windows", 0.24, 0.26, SGD),
         ),
@@ -102,8 +102,8 @@ ACCUMULATION = (
         module="training.loop",
         before=WEIGHT,
         after="                        weight = 1 / config.accumulation_steps\n",
-        symptom="The last step of each epoch is too short, and the reported loss too low.",
-        signs=(
+        description="The last step of each epoch is too short, and the reported loss too low.",
+        symptoms=(
             Symptom("α of the ragged window", 0.6, 0.85),
             Symptom("reported over true loss", 0.9, 0.97),
         ),
@@ -117,8 +117,8 @@ ACCUMULATION = (
         module="training.loop",
         before=WEIGHT,
         after="                        weight = 1 / len(window.micro_batches)\n",
-        symptom="Scenes in a small last micro-batch count more than the others; lengths of gradients look right.",
-        signs=(
+        description="Scenes in a small last micro-batch count more than the others; lengths of gradients look right.",
+        symptoms=(
             Symptom("largest weight of a micro-batch", 1.6, 1.73),
             Symptom("cosine", 0.9, 0.98),
         ),
@@ -132,8 +132,8 @@ ACCUMULATION = (
         module="training.loop",
         before="[Window(micro_batches[first : first + size]) for first in range(0, len(micro_batches), size)]",
         after="[Window(micro_batches[max(i - size, -1) + 1 : i + 1]) for i in range(0, len(micro_batches), size)]",
-        symptom="The first step sees a single micro-batch, and the last ones of the epoch are never seen.",
-        signs=(
+        description="The first step sees a single micro-batch, and the last ones of the epoch are never seen.",
+        symptoms=(
             Symptom("largest weight of a micro-batch", 3.9, 4.1),
             Symptom("weight from outside the window", 0.9, 1.1),
             Symptom("scenes per epoch", 0.84, 0.88),
@@ -147,8 +147,8 @@ ACCUMULATION = (
         module="training.loop",
         before="                    if finite or scaler.is_enabled():\n",
         after=FULL,
-        symptom="Forwards and backwards run on every scene, but some scenes of each epoch move nothing.",
-        signs=(
+        description="Forwards and backwards run on every scene, but some scenes of each epoch move nothing.",
+        symptoms=(
             Symptom("share of micro-batches that reached a step", 0.7, 0.75),
             Symptom("steps per window", 0.6, 0.7),
         ),
@@ -171,8 +171,8 @@ ACCUMULATION = (
         + FULL
         + "                        scaler.step(optimizer)\n"
         + "                        optimizer.zero_grad(set_to_none=True)\n",
-        symptom="The first step of each epoch but the first goes partly along a gradient of older weights.",
-        signs=(
+        description="The first step of each epoch but the first goes partly along a gradient of older weights.",
+        symptoms=(
             Symptom("weight from outside the window", 0.2, 0.4),
             Symptom("weight from outside the window", 0.4, 0.8, SGD),
             Symptom("steps per window", 0.6, 0.7),
@@ -186,8 +186,8 @@ ACCUMULATION = (
         module="training.loop",
         before=ZERO + MICRO_BATCHES,
         after=MICRO_BATCHES + "                        optimizer.zero_grad(set_to_none=True)\n",
-        symptom="Only the last micro-batch of a window reaches its step; losses and counts look right.",
-        signs=(
+        description="Only the last micro-batch of a window reaches its step; losses and counts look right.",
+        symptoms=(
             Symptom("share of micro-batches that reached a step", 0.26, 0.28),
             Symptom("α of the first window", 0.2, 0.32),
             Symptom("α of the first window", 0.2, 0.32, SGD),
@@ -204,8 +204,8 @@ ACCUMULATION = (
         after="                    if finite or scaler.is_enabled():\n"
         "                        optimizer.zero_grad(set_to_none=True)\n"
         "                        scaler.step(optimizer)\n",
-        symptom="Steps are counted and gradients logged, nothing moves.",
-        signs=(
+        description="Steps are counted and gradients logged, nothing moves.",
+        symptoms=(
             Symptom("share of windows that moved a weight", 0, 0),
             Symptom("share of windows that moved a weight", 0, 0, SGD),
             Symptom("α of full windows", 0, 0),
@@ -219,8 +219,8 @@ ACCUMULATION = (
         module="training.loop",
         before=ZERO,
         after="",
-        symptom="Each step goes along the sum of all gradients since the start.",
-        signs=(
+        description="Each step goes along the sum of all gradients since the start.",
+        symptoms=(
             Symptom("weight from outside the window", 0.8, 1.7),
             Symptom("weight from outside the window", 1.7, 3.0, SGD),
             Symptom("α of full windows", 2.0, 3.0, SGD),
@@ -234,8 +234,8 @@ ACCUMULATION = (
         module="training.loop",
         before=BACKWARD + ADD + CLIPPING + STEP,
         after=BACKWARD + "                        scaler.step(optimizer)\n" + ADD + CLIPPING,
-        symptom="As many steps as micro-batches; the first micro-batch of a window enters all of them.",
-        signs=(
+        description="As many steps as micro-batches; the first micro-batch of a window enters all of them.",
+        symptoms=(
             Symptom("steps per window", 3.6, 3.7),
             Symptom("largest weight of a micro-batch", 3.9, 4.1, SGD),
             Symptom("scheduler ticks per step", 0.26, 0.28),
@@ -259,8 +259,8 @@ ACCUMULATION = (
         + "                        scaler.step(optimizer)\n"
         + TICK
         + "                state.advance(record.loss if first else 0.0, record",
-        symptom="train 0.000000 in every epoch, and a validation score that never changes; nothing is learned.",
-        signs=(
+        description="train 0.000000 in every epoch, and a validation score that never changes; nothing is learned.",
+        symptoms=(
             Symptom("backwards per forward", 0, 0),
             Symptom("steps per window", 0, 0),
             Symptom("reported over true loss", 0, 0),
@@ -279,8 +279,8 @@ ACCUMULATION = (
         before=BACKWARD + ADD,
         after="                    scaler.scale(weight * loss.total).backward()\n"
         "                    meter.add(loss, weight)\n",
-        symptom="Fewer backwards than forwards; the reported loss is a fraction of the real one.",
-        signs=(
+        description="Fewer backwards than forwards; the reported loss is a fraction of the real one.",
+        symptoms=(
             Symptom("backwards per forward", 0.26, 0.28),
             Symptom("share of micro-batches that reached a step", 0.26, 0.28),
             Symptom("reported over true loss", 0.2, 0.28),
@@ -296,8 +296,8 @@ ACCUMULATION = (
         module="training.loop",
         before="                    if finite or scaler.is_enabled():\n",
         after='                    if finite and counter.events["forwards"] == 0:\n',
-        symptom="Forwards and backwards run, no step is ever applied, the loss is constant.",
-        signs=(
+        description="Forwards and backwards run, no step is ever applied, the loss is constant.",
+        symptoms=(
             Symptom("steps per window", 0, 0),
             Symptom("share of epochs that moved the validation", 0, 0, {"validation": 16}),
         ),
@@ -312,8 +312,8 @@ ACCUMULATION = (
         before=BACKWARD,
         after=BACKWARD + "                        for parameter in model.parameters():\n"
         "                            parameter.grad.copy_(parameter.grad.bfloat16())\n",
-        symptom="The more micro-batches a window has, the less true is its gradient; no curve shows it.",
-        signs=(
+        description="The more micro-batches a window has, the less true is its gradient; no curve shows it.",
+        symptoms=(
             Symptom("relative error of the gradient", 0.001, 0.01),
             Symptom(
                 "relative error of the gradient", 0.005, 0.05, {"micro_batch": 2, "accumulation_steps": 42, "epochs": 1}
@@ -330,8 +330,8 @@ ACCUMULATION = (
         module="model.network",
         before="nn.LayerNorm(beams, elementwise_affine=False)",
         after="nn.BatchNorm1d(beams, affine=False)",
-        symptom="Accumulation over four micro-batches trains otherwise than one batch four times as large.",
-        signs=(
+        description="Accumulation over four micro-batches trains otherwise than one batch four times as large.",
+        symptoms=(
             Symptom("relative error against one batch", 0.3, 1.5),
             Symptom("relative error against one batch", 0.3, 1.5, SGD),
         ),

@@ -23,7 +23,7 @@ from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patched import patched
-from rislab.faults.symptoms import OF_A_HOUSE, OF_A_TRAINING, examine, prepared
+from rislab.faults.symptoms import OF_A_PACKAGE, OF_A_TRAINING, examine, prepare_training
 from rislab.sanity.overfit import CheckResult, OverfitConfig
 
 # Learning rates of the head at which the correct loop learns the set within a dozen epochs.
@@ -43,7 +43,7 @@ _TINTS = {
 
 
 @dataclass(frozen=True)
-class ClinicConfig:
+class ComparisonConfig:
     """What the clinic shows.
 
     Args:
@@ -69,7 +69,7 @@ class OptimiserRun:
 
     Args:
         fault: the fault. setting: of examine(), the same for both. correct, faulty: what was measured.
-        readings: all quantities of a training, read off both. warnings: what Python warned of while the faulty one
+        quantities: all quantities of a training, read off both. warnings: what Python warned of while the faulty one
             trained, each text once.
     """
 
@@ -77,7 +77,7 @@ class OptimiserRun:
     setting: dict[str, Any]
     correct: GradientAttribution
     faulty: GradientAttribution
-    readings: tuple[QuantityComparison, ...] = ()
+    quantities: tuple[QuantityComparison, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -87,7 +87,7 @@ class OptimiserRun:
 
     def differences(self, least: float = 1e-3) -> list[QuantityComparison]:
         """The readings that differ by more than `least` of the larger one, or of which one is no number."""
-        return [reading for reading in self.readings if reading.differs(least)]
+        return [reading for reading in self.quantities if reading.differs(least)]
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,9 @@ class QuantityComparison:
 
 @dataclass(frozen=True)
 class CheckPair:
-    """A check of the badge, or a check of the ladder (`of`), on the correct package and on the broken one."""
+    """A check of the conventions report or of the ladder (`suite`), on the correct package and on the broken one."""
 
-    of: str
+    suite: str
     correct: CheckResult
     faulty: CheckResult
 
@@ -129,19 +129,19 @@ class FaultReport:
     """A fault as the clinic shows it.
 
     Args:
-        fault: the fault. cases: by optimiser; none for a fault that no training shows. checks: the whole badge, and
-            the fault's own checks of the ladder. signs: readings() of the fault; both for a fault without cases only.
+        fault: the fault. runs: by optimiser; none for a fault that no training shows. checks: the whole badge, and
+            the fault's own checks of the ladder. signs: compare_symptoms() of the fault; both for a fault without cases only.
     """
 
     fault: Fault
-    cases: dict[str, OptimiserRun] = field(default_factory=dict)
+    runs: dict[str, OptimiserRun] = field(default_factory=dict)
     checks: list[CheckPair] = field(default_factory=list)
-    signs: list[QuantityComparison] = field(default_factory=list)
+    symptoms: list[QuantityComparison] = field(default_factory=list)
 
 
 def shows_in_training(fault: Fault) -> bool:
     """Whether a training looks different with the fault: whether one of its signs is read off a training."""
-    return any(sign.quantity in OF_A_TRAINING for sign in fault.signs)
+    return any(sign.quantity in OF_A_TRAINING for sign in fault.symptoms)
 
 
 def setting_of(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def setting_of(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOC
     Raises:
         InputError: for an unknown optimiser, or fewer than one epoch.
     """
-    own = next((sign.setting for sign in fault.signs if sign.setting and sign.quantity in OF_A_TRAINING), {})
+    own = next((sign.setting for sign in fault.symptoms if sign.setting and sign.quantity in OF_A_TRAINING), {})
     chosen = str(own.get("optimiser", "adam")) if optimiser is None else optimiser
     check_choice("optimiser", chosen, RATES)
     check_number("epochs", epochs, 1, 10_000, integer=True)
@@ -163,7 +163,7 @@ def setting_of(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOC
 
 
 @contextmanager
-def _house(fault: Fault | None) -> Iterator[tuple[types.ModuleType, list[warnings.WarningMessage]]]:
+def _package(fault: Fault | None) -> Iterator[tuple[types.ModuleType, list[warnings.WarningMessage]]]:
     """A package of one thread, the correct one without a fault, and what Python warns of in it."""
     with _LISTENING, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -171,15 +171,15 @@ def _house(fault: Fault | None) -> Iterator[tuple[types.ModuleType, list[warning
             yield package, said
 
 
-def examined(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[GradientAttribution, tuple[str, ...]]:
+def attribute_run(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[GradientAttribution, tuple[str, ...]]:
     """The autopsy of a training in the package of a fault, or in the correct one if None, and what Python warned of."""
-    with _house(fault) as (package, said):
+    with _package(fault) as (package, said):
         seen = examine(package, **setting)
     # First sentences: the rest is advice on the name of a call.
     return seen, tuple(dict.fromkeys(str(warning.message).split(". ")[0] for warning in said))
 
 
-def read_off(correct: GradientAttribution, faulty: GradientAttribution) -> tuple[QuantityComparison, ...]:
+def compare_quantities(correct: GradientAttribution, faulty: GradientAttribution) -> tuple[QuantityComparison, ...]:
     """All quantities of a training, read off both; NaN where a training has nothing to read one off."""
     with _LISTENING, warnings.catch_warnings(), np.errstate(all="ignore"):
         # numpy warns of what is NaN: no step, no finite loss, or a single epoch.
@@ -197,37 +197,39 @@ def _value(read: Callable[[GradientAttribution], float], seen: GradientAttributi
         return math.nan
 
 
-class Clinic:
+class ComparisonCache:
     """Trains cases, and remembers what the correct loop did under each setting."""
 
     def __init__(self) -> None:
         self._correct: dict[str, GradientAttribution] = {}
 
-    def case(self, fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
-        """See case()."""
+    def compare_runs(self, fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
+        """See compare_runs()."""
         setting = setting_of(fault, optimiser=optimiser, epochs=epochs)
         name = repr(sorted(setting.items()))
         if name not in self._correct:
-            self._correct[name], _ = examined(None, setting)
-        faulty, said = examined(fault, setting)
-        return OptimiserRun(fault, setting, self._correct[name], faulty, read_off(self._correct[name], faulty), said)
+            self._correct[name], _ = attribute_run(None, setting)
+        faulty, said = attribute_run(fault, setting)
+        return OptimiserRun(
+            fault, setting, self._correct[name], faulty, compare_quantities(self._correct[name], faulty), said
+        )
 
-    def studies(
+    def reports(
         self, fault: Fault, optimisers: Sequence[str] = tuple(RATES), *, epochs: int = EPOCHS
     ) -> Iterator[FaultReport]:
         """The fault with one optimiser after the other, each time with all that is known so far."""
         if not shows_in_training(fault):
-            yield FaultReport(fault, checks=checks(fault), signs=readings(fault))
+            yield FaultReport(fault, checks=compare_checks(fault), symptoms=compare_symptoms(fault))
             return
         cases: dict[str, OptimiserRun] = {}
         for optimiser in optimisers:
-            cases = {**cases, optimiser: self.case(fault, optimiser=optimiser, epochs=epochs)}
+            cases = {**cases, optimiser: self.compare_runs(fault, optimiser=optimiser, epochs=epochs)}
             yield FaultReport(fault, cases)
 
 
 def event_counts(seen: GradientAttribution) -> dict[str, str]:
     """What a training counted and told besides its curves, in words; the last two lines are measured from outside."""
-    end, told = seen.ends[-1], seen.told
+    end, told = seen.epoch_records[-1], seen.step_records
     coupled = seen.coupling[np.isfinite(seen.coupling)]
     first = [window for window in told if window.epoch == 1]
     scored = {"validation, last epoch": end.validation, "averaged weights, last epoch": end.ema}
@@ -240,12 +242,12 @@ def event_counts(seen: GradientAttribution) -> dict[str, str]:
         "scenes in the set": str(seen.scenes),
         "loss scale, first / last": f"{told[0].loss_scale:g} / {told[-1].loss_scale:g}",
         **{name: f"{value:.6g}" for name, value in scored.items() if value is not None},
-        "tensors that never moved": f"{sum(seen.still)} of {len(seen.still)}",
+        "tensors that never moved": f"{sum(seen.unchanged)} of {len(seen.unchanged)}",
         "micro-batches against one batch": f"relative error {coupled.max():.2g}" if len(coupled) else "no number",
     }
 
 
-def case(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
+def compare_runs(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) -> OptimiserRun:
     """Train the broken and the correct loop, in the setting that the fault's symptom needs.
 
     Args:
@@ -254,24 +256,24 @@ def case(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOCHS) ->
     Raises:
         InputError: for an unknown optimiser, or fewer than one epoch.
     """
-    return Clinic().case(fault, optimiser=optimiser, epochs=epochs)
+    return ComparisonCache().compare_runs(fault, optimiser=optimiser, epochs=epochs)
 
 
-def study(fault: Fault, *, epochs: int = EPOCHS) -> FaultReport:
+def fault_report(fault: Fault, *, epochs: int = EPOCHS) -> FaultReport:
     """The fault with each optimiser, or, if no training shows it, on the badge and on its checks of the ladder."""
-    return list(Clinic().studies(fault, epochs=epochs))[-1]
+    return list(ComparisonCache().reports(fault, epochs=epochs))[-1]
 
 
-def readings(fault: Fault) -> list[QuantityComparison]:
+def compare_symptoms(fault: Fault) -> list[QuantityComparison]:
     """The fault's signs, each read off the correct package and off the broken one in the setting of the sign."""
     values: list[list[float]] = []
     for lived_in in (None, fault):
         seen: dict[str, GradientAttribution] = {}
         values.append([])
-        with _house(lived_in) as (package, _):
-            for sign in fault.signs:
-                if sign.quantity in OF_A_HOUSE:
-                    values[-1].append(OF_A_HOUSE[sign.quantity](package))
+        with _package(lived_in) as (package, _):
+            for sign in fault.symptoms:
+                if sign.quantity in OF_A_PACKAGE:
+                    values[-1].append(OF_A_PACKAGE[sign.quantity](package))
                     continue
                 name = repr(sorted(sign.setting.items()))
                 if name not in seen:
@@ -281,29 +283,29 @@ def readings(fault: Fault) -> list[QuantityComparison]:
         QuantityComparison(
             sign.quantity, *pair, where=", ".join(f"{name} {value}" for name, value in sign.setting.items())
         )
-        for sign, *pair in zip(fault.signs, *values, strict=True)
+        for sign, *pair in zip(fault.symptoms, *values, strict=True)
     ]
 
 
-def diagnosed(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
+def diagnose_fault(fault: Fault | None, setting: Mapping[str, Any]) -> Findings:
     """What the checkup finds in a training of the broken loop, or of the correct one if None.
 
     Args:
         fault: of the catalogue, or None. setting: of readings.prepared().
     """
-    with _house(fault) as (package, _):
-        config, data, model, fresh = prepared(package, **setting)
-        return findings(package, model, data, config, fresh)
+    with _package(fault) as (package, _):
+        config, data, model, fresh = prepare_training(package, **setting)
+        return watch_training(package, model, data, config, fresh)
 
 
-def second_opinion(config: OverfitConfig) -> Findings:
+def diagnose_overfit(config: OverfitConfig) -> Findings:
     """What the checkup finds in the very training that a configuration of the ladder describes."""
-    with _house(None) as (package, _):
+    with _package(None) as (package, _):
         twin = package.sanity.overfit.OverfitConfig(**vars(config))
-        return findings(package, twin.model(), twin.data(), twin.training(), twin.validation_data())
+        return watch_training(package, twin.model(), twin.data(), twin.training(), twin.validation_data())
 
 
-def findings(package: types.ModuleType, model: nn.Module, data: Any, config: Any, fresh: Any) -> Findings:
+def watch_training(package: types.ModuleType, model: nn.Module, data: Any, config: Any, fresh: Any) -> Findings:
     """Train in a package, watched, and say what is wrong with the loop.
 
     Args:
@@ -333,10 +335,10 @@ def unexpected(fault: Fault, found: Sequence[QuantityComparison]) -> list[str]:
     """Where the readings of a fault's signs are not what the catalogue says; empty if the fault shows as it should.
 
     Args:
-        fault: of the catalogue. found: its readings(), in the order of its signs.
+        fault: of the catalogue. found: its compare_symptoms(), in the order of its signs.
     """
     said = []
-    for sign, reading in zip(fault.signs, found, strict=True):
+    for sign, reading in zip(fault.symptoms, found, strict=True):
         if not sign.shown_by(reading.faulty):
             said.append(f"{fault.name}: {sign.quantity} is {reading.faulty:g}, outside [{sign.low:g}, {sign.high:g}]")
         if sign.shown_by(reading.correct):
@@ -344,12 +346,12 @@ def unexpected(fault: Fault, found: Sequence[QuantityComparison]) -> list[str]:
     return said
 
 
-def checks(fault: Fault) -> list[CheckPair]:
+def compare_checks(fault: Fault) -> list[CheckPair]:
     """The badge, and the checks of the ladder that the fault names, on the correct package and on the broken one."""
     found = []
     for lived_in in (None, fault):
-        with _house(lived_in) as (package, _):
-            badge = [("badge", check) for check in package.sanity.conventions.check_conventions().checks]
+        with _package(lived_in) as (package, _):
+            badge = [("conventions", check) for check in package.sanity.conventions.check_conventions().checks]
             config = package.sanity.overfit.OverfitConfig(**LADDER)
             checks = package.sanity.overfit.ladder(config, only=fault.checks) if fault.checks else ()
             found.append(badge + [("ladder", check) for check in checks])

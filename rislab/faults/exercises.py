@@ -10,7 +10,7 @@ from functools import cache
 from rislab.errors import InputError, check_choice
 from rislab.faults import story
 from rislab.faults.catalogue import find_fault
-from rislab.faults.comparison import Clinic, examined
+from rislab.faults.comparison import ComparisonCache, attribute_run
 from rislab.faults.fault import source_of
 from rislab.faults.symptoms import OF_A_TRAINING
 
@@ -75,23 +75,25 @@ def _truth(name: str) -> float | str:
 
 
 def _reading(fault: str, quantity: str, **changes: object) -> float:
-    seen, _ = examined(find_fault(fault), {**ONE_EPOCH, **changes})
+    seen, _ = attribute_run(find_fault(fault), {**ONE_EPOCH, **changes})
     return OF_A_TRAINING[quantity](seen)
 
 
 def _last_weight() -> float:
     """Weight of the last micro-batch of an epoch in the step of its window."""
-    seen, _ = examined(find_fault("ragged window divided by K"), ONE_EPOCH)
-    return float(seen.coverage[-1, -1])
+    seen, _ = attribute_run(find_fault("ragged window divided by K"), ONE_EPOCH)
+    return float(seen.micro_batch_weights[-1, -1])
 
 
 def _telling_optimiser() -> str:
     """The optimiser under which "never divided" moves the NMSE after the last epoch by the larger factor."""
-    clinic = Clinic()
+    clinic = ComparisonCache()
     apart = {}
     for optimiser in ("adam", "sgd"):
-        case = clinic.case(find_fault("never divided"), optimiser=optimiser)
-        apart[optimiser] = abs(math.log(case.faulty.ends[-1].train_eval / case.correct.ends[-1].train_eval))
+        case = clinic.compare_runs(find_fault("never divided"), optimiser=optimiser)
+        apart[optimiser] = abs(
+            math.log(case.faulty.epoch_records[-1].train_eval / case.correct.epoch_records[-1].train_eval)
+        )
     return max(apart, key=lambda name: apart[name])
 
 
@@ -102,14 +104,14 @@ def _ticks(culprit: str) -> int:
 
 def _column(culprit: str = "correct loop") -> int:
     """Column of backward() in the loop of a culprit."""
-    fault = story.CULPRITS[culprit].fault
+    fault = story.LOOP_VARIANTS[culprit].fault
     source = find_fault(fault).edited() if fault else source_of("training.loop")
     return next(place.column for place in story.statement_columns(source) if place.what == "backward")
 
 
 def _beside(*accomplices: str) -> story.Replay:
     """The correct loop with accomplices, as the panel replays it."""
-    return story.replay(story.StoryConfig().short, accomplices=accomplices, curriculum="three-phase")
+    return story.replay(story.StoryConfig().short, extra_faults=accomplices, curriculum="three-phase")
 
 
 EXERCISES = {
@@ -135,7 +137,7 @@ EXERCISES = {
     ),
     "effective": Exercise(
         'steps that an epoch takes with "step per micro-batch"',
-        lambda: float(examined(find_fault("step per micro-batch"), ONE_EPOCH)[0].stepped.sum()),
+        lambda: float(attribute_run(find_fault("step per micro-batch"), ONE_EPOCH)[0].steps.sum()),
         "84 scenes in micro-batches of 8: how many are there?",
     ),
     "last batch": Exercise(
@@ -161,7 +163,7 @@ EXERCISES = {
     ),
     "leak": Exercise(
         "true NMSE on fresh scenes over the last validation, with split leakage alone",
-        lambda: (told := _beside("split leakage")).fresh[-1] / told.validations[-1],
+        lambda: (told := _beside("split leakage")).fresh_nmse[-1] / told.validations[-1],
         "the panel's sentence holds both: the second over the first, with the correct loop and one box ticked",
     ),
 }

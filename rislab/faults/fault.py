@@ -53,11 +53,11 @@ class Fault:
     module: str
     before: str
     after: str
-    symptom: str
-    signs: tuple[Symptom, ...] = ()
+    description: str
+    symptoms: tuple[Symptom, ...] = ()
     mistaken_for: tuple[str, ...] = ()
     checks: tuple[str, ...] = ()
-    badge: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
     reference: str = ""
 
     def edited(self, source: str | None = None) -> str:

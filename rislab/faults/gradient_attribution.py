@@ -34,47 +34,49 @@ class GradientAttribution:
 
     Args:
         records: what the loop told about itself.
-        scenes: of the training set. firsts: first micro-batch of each declared window of an epoch.
-        coverage: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a multiple of
+        scenes: of the training set. window_starts: first micro-batch of each declared window of an epoch.
+        micro_batch_weights: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a multiple of
             its exact share in its own window; NaN where no step was taken on finite numbers.
-        alpha, cosine, error: [W], the applied gradient g against the true gradient r of the declared window:
+        alpha, cosine, relative_error: [W], the applied gradient g against the true gradient r of the declared window:
             ⟨g,r⟩/⟨r,r⟩, the cosine, and ‖g − r‖/‖r‖; NaN without a step.
         coupling: [W], ‖r − s‖/‖s‖ with the gradient s of all scenes of the window in one forward: what the model itself
             makes of the division into micro-batches.
-        stepped: [W], optimiser steps that ran in the window. broken: [W], those of them on NaN or infinity.
-        rate: [W], learning rate of the head at the first of them, NaN without one.
+        steps: [W], optimiser steps that ran in the window. nonfinite_steps: [W], those of them on NaN or infinity.
+        head_rate: [W], learning rate of the head at the first of them, NaN without one.
         true_loss: [W], sample-weighted mean loss of the declared window at the weights that it began with.
-        moved: [W], ‖Δθ‖/‖θ‖. still: [tensors], whether a parameter tensor is at the end what it was at the start.
+        relative_update: [W], ‖Δθ‖/‖θ‖. unchanged: [tensors], whether a parameter tensor is at the end what it was at the start.
     """
 
     records: list[Record]
     scenes: int
-    firsts: list[int]
-    still: list[bool]
-    coverage: Values
+    window_starts: list[int]
+    unchanged: list[bool]
+    micro_batch_weights: Values
     alpha: Values
     cosine: Values
-    error: Values
+    relative_error: Values
     coupling: Values
-    stepped: Values
-    broken: Values
-    rate: Values
+    steps: Values
+    nonfinite_steps: Values
+    head_rate: Values
     true_loss: Values
-    moved: Values
+    relative_update: Values
 
     @property
-    def told(self) -> list[StepRecord]:
+    def step_records(self) -> list[StepRecord]:
         """The records of the windows."""
         return step_records(self.records)
 
     @property
-    def ends(self) -> list[EpochRecord]:
+    def epoch_records(self) -> list[EpochRecord]:
         """The records of the epochs."""
         return epoch_records(self.records)
 
     def true_epoch_loss(self, epoch: int) -> float:
         """Sample-weighted mean of the true losses of the windows of an epoch, counted from 1."""
-        pairs = [(w.samples, loss) for w, loss in zip(self.told, self.true_loss, strict=True) if w.epoch == epoch]
+        pairs = [
+            (w.samples, loss) for w, loss in zip(self.step_records, self.true_loss, strict=True) if w.epoch == epoch
+        ]
         return float(sum(samples * loss for samples, loss in pairs) / sum(samples for samples, _ in pairs))
 
 
@@ -106,13 +108,13 @@ def attribute_gradients(
                 if isinstance(told[-1], StepRecord):
                     rows.append(_seen(start, arrived, _weights(model)))
                     arrived.clear()
-                if state.epoch <= config.epochs and state.window < len(start.firsts):
+                if state.epoch <= config.epochs and state.window < len(start.window_starts):
                     start = _start(package, state, data)
     finally:
         handle.remove()
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    still = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
-    return GradientAttribution(told, len(data), start.firsts, still, **columns)
+    unchanged = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
+    return GradientAttribution(told, len(data), start.window_starts, unchanged, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +122,7 @@ class _Start:
     """What is true where a window begins: gradient, loss and share of each micro-batch of its epoch."""
 
     weights: Tensor
-    firsts: list[int]
+    window_starts: list[int]
     mine: slice
     shares: Tensor  # [M], of each micro-batch in its own window
     gradients: Tensor  # [M, parameters], float64
@@ -151,7 +153,7 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
     gradients, losses = zip(*found, strict=True)
     return _Start(
         weights=_weights(model),
-        firsts=firsts[:-1],
+        window_starts=firsts[:-1],
         mine=slice(*firsts[state.window : state.window + 2]),
         shares=torch.tensor(shares, dtype=torch.float64),
         gradients=torch.stack(gradients),
@@ -168,16 +170,16 @@ def _seen(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tenso
     step = torch.stack(steps_taken).sum(dim=0) if arrived else torch.full_like(true, math.nan)
     comparison = compare(step, true)
     return {
-        "coverage": _coverage(start, step).numpy(),
+        "micro_batch_weights": _coverage(start, step).numpy(),
         "alpha": comparison.alpha,
         "cosine": comparison.cosine,
-        "error": comparison.relative_error,
+        "relative_error": comparison.relative_error,
         "coupling": compare(true, start.together).relative_error,
-        "stepped": float(len(arrived)),
-        "broken": float(sum(not bool(torch.isfinite(gradient).all()) for gradient in steps_taken)),
-        "rate": arrived[0][1] if arrived else math.nan,
+        "steps": float(len(arrived)),
+        "nonfinite_steps": float(sum(not bool(torch.isfinite(gradient).all()) for gradient in steps_taken)),
+        "head_rate": arrived[0][1] if arrived else math.nan,
         "true_loss": float(shares @ torch.tensor(start.losses[start.mine], dtype=torch.float64)),
-        "moved": float((weights - start.weights).norm() / start.weights.norm()),
+        "relative_update": float((weights - start.weights).norm() / start.weights.norm()),
     }
 
 

@@ -20,8 +20,8 @@ NUMERICS = (
         module="training.loop",
         before=CLIPPING,
         after=CLIPPING.removeprefix(UNSCALE) + UNSCALE,
-        symptom="With fp16 every gradient is thousands of times too small: SGD stands still, Adam hides it.",
-        signs=(
+        description="With fp16 every gradient is thousands of times too small: SGD stands still, Adam hides it.",
+        symptoms=(
             Symptom("α of full windows", 1e-5, 1e-3, {**HALF, "clip_norm": 1.0}),
             Symptom("smallest relative movement in a window", 0.0, 1e-9, {**HALF, **SGD, "clip_norm": 1.0}),
         ),
@@ -35,8 +35,8 @@ NUMERICS = (
         before=BACKWARD,
         after=BACKWARD + "                        if config.clip_norm is not None:\n"
         "                            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)\n",
-        symptom="With a tight clip_norm the last micro-batches of a window count more than the first.",
-        signs=(Symptom("cosine", 0.3, 0.95, {"clip_norm": 0.05}),),
+        description="With a tight clip_norm the last micro-batches of a window count more than the first.",
+        symptoms=(Symptom("cosine", 0.3, 0.95, {"clip_norm": 0.05}),),
         mistaken_for=("zeroed per micro-batch", "window off by one"),
     ),
     Fault(
@@ -46,8 +46,8 @@ NUMERICS = (
         module="training.loop",
         before=ADD + UNSCALE,
         after=ADD + "                        scaler.unscale_(optimizer)\n                        scaler.update()\n",
-        symptom="With fp16 a step sees its last micro-batch alone, and that far too small; Adam hides the size.",
-        signs=(
+        description="With fp16 a step sees its last micro-batch alone, and that far too small; Adam hides the size.",
+        symptoms=(
             Symptom("α of full windows", 1e-7, 1e-4, HALF),
             Symptom("cosine", 0.2, 0.9, HALF),
         ),
@@ -59,8 +59,8 @@ NUMERICS = (
         module="training.loop",
         before=STEP,
         after="                    if finite or scaler.is_enabled():\n                        optimizer.step()\n",
-        symptom="All is well until the first overflow; from then on every weight is NaN.",
-        signs=(Symptom("steps on NaN or infinity", 0.5, 1.5, {**HALF, **OVERFLOW}),),
+        description="All is well until the first overflow; from then on every weight is NaN.",
+        symptoms=(Symptom("steps on NaN or infinity", 0.5, 1.5, {**HALF, **OVERFLOW}),),
         mistaken_for=("overflow looked up under a wrong key", "scaler only where CUDA is"),
     ),
     Fault(
@@ -69,8 +69,8 @@ NUMERICS = (
         module="training.loop",
         before=STEP,
         after=STEP + "                        optimizer.step()\n",
-        symptom="Every window steps twice along one gradient: as if the learning rate were twice as large.",
-        signs=(Symptom("steps per window", 1.9, 2.1),),
+        description="Every window steps twice along one gradient: as if the learning rate were twice as large.",
+        symptoms=(Symptom("steps per window", 1.9, 2.1),),
         mistaken_for=("step per micro-batch", "never divided"),
     ),
     Fault(
@@ -81,8 +81,8 @@ NUMERICS = (
         "                        state.scheduler.step()\n"
         "                        state.update_average()\n",
         after="                    state.scheduler.step()\n                    state.update_average()\n",
-        symptom="Each skipped step uses up a tick: a warm-up is lost while the scaler still looks for its scale.",
-        signs=(Symptom("scheduler ticks per step", 1.4, 1.6, OVERFLOW),),
+        description="Each skipped step uses up a tick: a warm-up is lost while the scaler still looks for its scale.",
+        symptoms=(Symptom("scheduler ticks per step", 1.4, 1.6, OVERFLOW),),
         mistaken_for=("scheduler per micro-batch", "schedule ends early"),
         reference="pytorch/pytorch#44511",
     ),
@@ -94,8 +94,8 @@ NUMERICS = (
         before="    return torch.view_as_real(matrix).square().sum(dim=(-3, -2, -1))\n",
         after="    modulus = torch.view_as_real(matrix).square().sum(dim=-1).sqrt()\n"
         "    return modulus.square().sum(dim=(-2, -1))\n",
-        symptom="Losses are right, and every step is skipped; with fp16 the loss scale goes towards 0.",
-        signs=(
+        description="Losses are right, and every step is skipped; with fp16 the loss scale goes towards 0.",
+        symptoms=(
             Symptom("skipped steps", 5.5, 6.5),
             Symptom("last loss scale over the first", 0.0, 0.01, {**HALF, "accumulation_steps": 1}),
         ),
@@ -112,8 +112,8 @@ NUMERICS = (
         before=UNSCALE,
         after=UNSCALE + "                    for parameter in model.parameters():\n"
         "                        parameter.grad.nan_to_num_(posinf=0.0, neginf=0.0)\n",
-        symptom="A window with a bad scene takes a step with a gradient of 0, and nothing is skipped or said.",
-        signs=(
+        description="A window with a bad scene takes a step with a gradient of 0, and nothing is skipped or said.",
+        symptoms=(
             Symptom("skipped steps", 0.0, 0.5, OVERFLOW),
             Symptom("share of windows that moved a weight", 0.9, 1.0, OVERFLOW),
         ),
@@ -126,8 +126,8 @@ NUMERICS = (
         before=LOSS,
         after=LOSS
         + "                        if not torch.isfinite(loss.total):\n                            continue\n",
-        symptom="A bad scene costs its whole micro-batch, in every epoch, and the reported loss is finite.",
-        signs=(
+        description="A bad scene costs its whole micro-batch, in every epoch, and the reported loss is finite.",
+        symptoms=(
             Symptom("backwards per forward", 0.85, 0.95, OVERFLOW),
             Symptom("skipped steps", 0.0, 0.5, OVERFLOW),
         ),
@@ -142,8 +142,8 @@ NUMERICS = (
         "    return 1 - frobenius_squared(basis.mH @ predicted) / energy.clamp_min(torch.finfo(energy.dtype).tiny)\n",
         after="    vectors = torch.linalg.svd(predicted @ predicted.mH).U[..., : truth.shape[-1]]\n"
         "    return 1 - frobenius_squared(basis.mH @ vectors) / truth.shape[-1]\n",
-        symptom="Losses look healthy, gradients are NaN, every step is skipped, and validation stands still.",
-        signs=(
+        description="Losses look healthy, gradients are NaN, every step is skipped, and validation stands still.",
+        symptoms=(
             Symptom("skipped steps", 5.5, 6.5, {"curriculum": "three-phase"}),
             Symptom("share of windows that moved a weight", 0.0, 0.01, {"curriculum": "three-phase"}),
         ),
@@ -156,8 +156,8 @@ NUMERICS = (
         module="model.network",
         before="torch.log(power + 1e-4)",
         after="torch.log((power.half() + 1e-8).to(power.dtype))",
-        symptom="A scene without signal makes its window NaN, and the step is skipped.",
-        signs=(Symptom("skipped steps", 1.5, 2.5, {"poison": "silence"}),),
+        description="A scene without signal makes its window NaN, and the step is skipped.",
+        symptoms=(Symptom("skipped steps", 1.5, 2.5, {"poison": "silence"}),),
         mistaken_for=("squares overflow in half precision", "infinity in every step"),
         reference="pytorch/pytorch#32137",
     ),
@@ -167,8 +167,8 @@ NUMERICS = (
         module="model.network",
         before="beam_power(fields, torch.view_as_complex(self.atoms).to(fields.dtype))",
         after="beam_power(fields, torch.view_as_complex(self.atoms).to(fields.dtype)).half().to(fields.real.dtype)",
-        symptom="A loud scene makes its window NaN, though the loudness of a scene should not matter.",
-        signs=(Symptom("skipped steps", 1.5, 2.5, {"poison": "loud"}),),
+        description="A loud scene makes its window NaN, though the loudness of a scene should not matter.",
+        symptoms=(Symptom("skipped steps", 1.5, 2.5, {"poison": "loud"}),),
         mistaken_for=("epsilon vanishes in half precision", "infinity in every step"),
     ),
     Fault(
@@ -178,10 +178,10 @@ NUMERICS = (
         module="data.covariance",
         before="    return torch.view_as_real(matrix).square()",
         after="    return torch.view_as_real(matrix).half().float().square()",
-        symptom="The loss has a grain of about a thousandth, and may be below 0 near the truth.",
-        signs=(Symptom("largest error of the loss against dense float64", 3e-4, 3e-2),),
+        description="The loss has a grain of about a thousandth, and may be below 0 near the truth.",
+        symptoms=(Symptom("largest error of the loss against dense float64", 3e-4, 3e-2),),
         mistaken_for=("oracle floor", "loaded on one side"),
-        badge=("loss", "trace"),
+        conventions=("loss", "trace"),
     ),
     Fault(
         name="weights kept in bf16",
@@ -191,8 +191,8 @@ NUMERICS = (
         before="                    if applied:\n",
         after="                    if applied:\n                        for parameter in model.parameters():\n"
         "                            parameter.data.copy_(parameter.data.bfloat16())\n",
-        symptom="At a small learning rate steps are applied, gradients flow, and hardly a weight moves.",
-        signs=(Symptom("smallest relative movement in a window", 0.0, 1e-7, SMALL),),
+        description="At a small learning rate steps are applied, gradients flow, and hardly a weight moves.",
+        symptoms=(Symptom("smallest relative movement in a window", 0.0, 1e-7, SMALL),),
         mistaken_for=("warm-up counted in samples", "clipped before unscaling", "accumulated in bf16"),
         reference="meta-pytorch/torchtune#2254",
     ),
@@ -203,8 +203,8 @@ NUMERICS = (
         module="training.state",
         before='enabled=config.precision == "fp16")',
         after='enabled=config.precision == "fp16" and device.type == "cuda")',
-        symptom="The loss scale is 1, and small gradients vanish in float16.",
-        signs=(Symptom("first loss scale", 0.9, 1.1, HALF),),
+        description="The loss scale is 1, and small gradients vanish in float16.",
+        symptoms=(Symptom("first loss scale", 0.9, 1.1, HALF),),
         mistaken_for=("scaler bypassed",),
     ),
     Fault(
@@ -214,8 +214,8 @@ NUMERICS = (
         module="training.loop",
         before=FINITE,
         after='                    finite = not vars(scaler).get("_found_inf", False)\n',
-        symptom="The check for NaN is there, is run, and never fires: the first NaN reaches every weight.",
-        signs=(Symptom("steps on NaN or infinity", 3.5, 4.5, OVERFLOW),),
+        description="The check for NaN is there, is run, and never fires: the first NaN reaches every weight.",
+        symptoms=(Symptom("steps on NaN or infinity", 3.5, 4.5, OVERFLOW),),
         mistaken_for=("scaler bypassed", "scaler only where CUDA is"),
         reference="the story that the lab is named for",
     ),

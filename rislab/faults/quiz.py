@@ -95,7 +95,7 @@ class Quiz:
         self.answers[number] = name
         fault = question.fault
         head = "Right." if name == fault.name else f"No: it is not {name!r} but {fault.name!r}."
-        return f"{head} {fault.story} {fault.symptom} ({self.score} of {len(self.answers)} right)"
+        return f"{head} {fault.story} {fault.description} ({self.score} of {len(self.answers)} right)"
 
 
 def key(seed: int, count: int = 8) -> list[str]:

@@ -15,8 +15,8 @@ REPORTED = (
         module="data.covariance",
         before="(1 - batch.config.elements / energy)",
         after="(1 - 1 / energy)",
-        symptom="The reference line lies too high, so that learning nothing looks like progress.",
-        signs=(Symptom("identity line over the identity's score", 1.03, 1.08),),
+        description="The reference line lies too high, so that learning nothing looks like progress.",
+        symptoms=(Symptom("identity line over the identity's score", 1.03, 1.08),),
         mistaken_for=("constant unweighted",),
         checks=("identity",),
     ),
@@ -26,8 +26,8 @@ REPORTED = (
         module="data.covariance",
         before="(weight[:, None, None] * source).sum(0) / weight.sum()",
         after="(weight[:, None, None] * source).sum(0) / weight.mean()",
-        symptom="The constant line lies far above 1, and anything beats it.",
-        signs=(Symptom("line of the best constant", 100, 1000),),
+        description="The constant line lies far above 1, and anything beats it.",
+        symptoms=(Symptom("line of the best constant", 100, 1000),),
         mistaken_for=("identity miscounted",),
         checks=("constant",),
     ),
@@ -37,8 +37,8 @@ REPORTED = (
         module="training.loop",
         before="                pred = nmse(predicted, truth)\n",
         after="                pred = nmse(truth, truth)\n",
-        symptom="Validation is 0 from the first epoch on.",
-        signs=(
+        description="Validation is 0 from the first epoch on.",
+        symptoms=(
             Symptom("score of zeros", 0, 0),
             Symptom("share of epochs that moved the validation", 0, 0, {"validation": 16}),
         ),
@@ -51,8 +51,8 @@ REPORTED = (
         module="training.state",
         before="        self.loss_sum += loss * samples\n",
         after="        self.loss_sum = loss * samples\n",
-        symptom="The reported loss is a fraction of the real one.",
-        signs=(
+        description="The reported loss is a fraction of the real one.",
+        symptoms=(
             Symptom("reported over true loss", 0.2, 0.28),
             Symptom("reported over true loss", 0.2, 0.28, SGD),
         ),
@@ -66,8 +66,8 @@ REPORTED = (
         module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                        meter.add(loss, weight / config.accumulation_steps)\n",
-        symptom="The reported loss is a fraction of the real one; training is sound.",
-        signs=(
+        description="The reported loss is a fraction of the real one; training is sound.",
+        symptoms=(
             Symptom("reported over true loss", 0.24, 0.26),
             Symptom("relative error of a window's reported loss", -0.76, -0.74),
         ),
@@ -81,8 +81,8 @@ REPORTED = (
         module="training.state",
         before='POSITION = ("samples", "epoch", "window", "step", "loss_sum", "loss_samples", "skipped")\n',
         after='POSITION = ("samples", "epoch", "window", "step", "skipped")\n',
-        symptom="The first epoch after a restart reports the loss of its tail alone.",
-        signs=(Symptom("loss of a resumed epoch over that of an unbroken one", 0.98, 0.998),),
+        description="The first epoch after a restart reports the loss of its tail alone.",
+        symptoms=(Symptom("loss of a resumed epoch over that of an unbroken one", 0.98, 0.998),),
         mistaken_for=("only the last micro-batch", "mean of unequal means"),
         checks=("resume",),
     ),
@@ -92,8 +92,8 @@ REPORTED = (
         module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                    meter.add(loss, 1.0)\n",
-        symptom="A noisier curve of the right height: most micro-batches are trained on, and not reported.",
-        signs=(
+        description="A noisier curve of the right height: most micro-batches are trained on, and not reported.",
+        symptoms=(
             Symptom("relative error of a window's reported loss", -0.2, -0.02),
             Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
         ),
@@ -106,8 +106,8 @@ REPORTED = (
         module="training.state",
         before="        self.loss_sum += loss * samples\n",
         after="        self.loss_sum += loss\n",
-        symptom="The reported loss is as many times too small as a window holds scenes on average.",
-        signs=(Symptom("reported over true loss", 0.03, 0.045),),
+        description="The reported loss is as many times too small as a window holds scenes on average.",
+        symptoms=(Symptom("reported over true loss", 0.03, 0.045),),
         mistaken_for=("last over n", "logged after the division"),
         checks=("reported loss",),
     ),
@@ -117,8 +117,8 @@ REPORTED = (
         module="training.state",
         before="        self.loss_sum += loss * samples\n        self.loss_samples += samples\n",
         after="        self.loss_sum += loss\n        self.loss_samples += 1\n",
-        symptom="Scenes in the last window count more than others; it shows when that window is small.",
-        signs=(Symptom("reported over true loss of the last epoch", 0.8, 0.95, {"scenes": 66, "warmup": 0}),),
+        description="Scenes in the last window count more than others; it shows when that window is small.",
+        symptoms=(Symptom("reported over true loss of the last epoch", 0.8, 0.95, {"scenes": 66, "warmup": 0}),),
         mistaken_for=("mean of means in the window", "ragged window divided by K"),
         checks=("reported loss",),
         reference="Lightning-AI/pytorch-lightning#2924",
@@ -130,8 +130,8 @@ REPORTED = (
         before="        self.loss_sum += loss * samples\n",
         after="        loss = loss if math.isfinite(loss) else self.loss_sum / max(self.loss_samples, 1)\n"
         "        self.loss_sum += loss * samples\n",
-        symptom="A smooth curve, under which windows are lost to NaN.",
-        signs=(
+        description="A smooth curve, under which windows are lost to NaN.",
+        symptoms=(
             Symptom("epochs reported finite though a window was not", 2, 2, OVERFLOW),
             Symptom("reported over true loss of the finite windows", 0.99, 1.01, OVERFLOW),
         ),
@@ -144,8 +144,8 @@ REPORTED = (
         module="training.loop",
         before="torch.stack(self._losses).sum(dim=0).tolist()",
         after="torch.stack(self._losses).sum(dim=0).nan_to_num(0.0).tolist()",
-        symptom="A window that was lost looks like one that was perfect.",
-        signs=(
+        description="A window that was lost looks like one that was perfect.",
+        symptoms=(
             Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
             Symptom("reported over true loss of the finite windows", 0.74, 0.78, OVERFLOW),
         ),
@@ -158,8 +158,8 @@ REPORTED = (
         module="training.loop",
         before="                yield record\n",
         after="                if math.isfinite(record.loss):\n                    yield record\n",
-        symptom="The curve joins its neighbours where windows are missing.",
-        signs=(
+        description="The curve joins its neighbours where windows are missing.",
+        symptoms=(
             Symptom("windows per epoch", 0.6, 0.7, OVERFLOW),
             Symptom("scenes per epoch", 0.74, 0.78, OVERFLOW),
         ),
@@ -172,8 +172,8 @@ REPORTED = (
         module="training.loop",
         before="        train=state.loss_sum / state.loss_samples,\n",
         after="        train=round(state.loss_sum / state.loss_samples, 4),\n",
-        symptom="A loss below 0.00005 reads exactly 0, and slow progress is a flat line.",
-        signs=(
+        description="A loss below 0.00005 reads exactly 0, and slow progress is a flat line.",
+        symptoms=(
             Symptom(
                 "share of epochs that moved the reported loss", 0, 0, {**SGD, "lr_head": 1e-5, "lr_backbone": 1e-5}
             ),
@@ -188,8 +188,8 @@ REPORTED = (
         module="training.state",
         before="        self.loss_sum += loss * samples\n",
         after="        if applied:\n            self.loss_sum += loss * samples\n",
-        symptom="The more steps are skipped, the better the loss looks.",
-        signs=(
+        description="The more steps are skipped, the better the loss looks.",
+        symptoms=(
             Symptom("epochs reported finite though a window was not", 2, 2, OVERFLOW),
             Symptom("reported over true loss of the finite windows", 0.74, 0.78, OVERFLOW),
         ),
@@ -203,8 +203,8 @@ REPORTED = (
         before="                        meter.add(loss, weight)\n",
         after="                        if indices is window.micro_batches[-1]:\n"
         "                            meter.add(loss, weight)\n",
-        symptom="The reported loss is a fraction of the real one; training is sound.",
-        signs=(
+        description="The reported loss is a fraction of the real one; training is sound.",
+        symptoms=(
             Symptom("reported over true loss", 0.2, 0.28),
             Symptom("windows reported finite whose loss was not", 2, 2, OVERFLOW),
         ),

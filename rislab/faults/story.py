@@ -1,4 +1,4 @@
-"""The story that the lab is named for, replayed: suspect, culprit and accomplices, and the clues that tell them apart.
+"""The story that the lab is named for, replayed: suspect, fault and extra_faults, and the clues that tell them apart.
 
 The team had one loop over the batches of an epoch, each with a step of its own. Here that is the loop over the
 micro-batches of a window: with windows of one micro-batch it does what they meant, and with the whole epoch as one
@@ -27,7 +27,7 @@ from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import QuantityComparison
 from rislab.faults.fault import Fault, source_of
 from rislab.faults.patched import patched
-from rislab.faults.symptoms import read
+from rislab.faults.symptoms import read_quantity
 from rislab.model.losses import compute_loss, phase_of
 from rislab.model.network import CovarianceNet
 from rislab.sanity.overfit import OverfitConfig
@@ -41,26 +41,26 @@ CURRICULA = ("no-curriculum", "three-phase")
 
 
 @dataclass(frozen=True)
-class Culprit:
-    """A suspect or a culprit, and the windows that it works in.
+class LoopVariant:
+    """A suspect or a fault, and the windows that it works in.
 
     Args:
         fault: name in the catalogue, "" for the correct loop. steps: micro-batches in a window, 0 for a whole epoch.
     """
 
     fault: str
-    steps: int
+    accumulation_steps: int
 
 
-CULPRITS = {
-    "correct loop": Culprit("", 1),
-    "suspect": Culprit("divided on the first batch only", 1),
-    "suspect, K = 4": Culprit("divided on the first batch only", 4),
-    "stage one": Culprit("loop tail in a branch never taken", 0),
-    "stage two": Culprit("loop tail dedented", 0),
+LOOP_VARIANTS = {
+    "correct loop": LoopVariant("", 1),
+    "suspect": LoopVariant("divided on the first batch only", 1),
+    "suspect, K = 4": LoopVariant("divided on the first batch only", 4),
+    "stage one": LoopVariant("loop tail in a branch never taken", 0),
+    "stage two": LoopVariant("loop tail dedented", 0),
 }
 # Those that a training shows, in the order in which they are found: each hides the next.
-HIDING = (
+REPAIR_ORDER = (
     "singular vectors differentiated",
     "step gate too strict",
     "learning rate 0 at the first step",
@@ -69,8 +69,8 @@ HIDING = (
     "loaded on one side",
     "split leakage",
 )
-ACCOMPLICES = (
-    *HIDING,
+EXTRA_FAULTS = (
+    *REPAIR_ORDER,
     "overflow looked up under a wrong key",
     "sources supervised by slot",
     "transposed for adjoint in MUSIC",
@@ -83,7 +83,7 @@ PROBE = Fault(
     before="scaler.scale(weight * loss.total).backward()",
     after="scaler.scale(weight * loss.total).backward(); "
     'indices is window.micro_batches[0] and print(f"[PROBE] {loss.total:.6f}")',
-    symptom="A probe that is silent says that its line was never reached with the first batch in hand.",
+    description="A probe that is silent says that its line was never reached with the first batch in hand.",
 )
 
 
@@ -95,8 +95,8 @@ class StoryConfig:
         scenes: size of the training set, ≥ 64. batches: of an epoch, ≥ 4, a divisor of scenes.
         epochs: ≥ 3. warmup: optimiser steps of linear warm-up, ≥ 1. lr: peak learning rate of the head.
         seed: of scenes, weights and order.
-        repair_epochs: of the shorter replays in which accomplices are put right one by one, ≥ 3.
-        culprit, together: what the panel begins with, of CULPRITS and of ACCOMPLICES.
+        repair_epochs: of the shorter replays in which extra_faults are put right one by one, ≥ 3.
+        fault, extra_faults: what the panel begins with, of CULPRITS and of ACCOMPLICES.
     """
 
     scenes: int = 64
@@ -106,19 +106,19 @@ class StoryConfig:
     lr: float = 2e-3
     seed: int = 0
     repair_epochs: int = 12
-    culprit: str = "correct loop"
-    together: tuple[str, ...] = ("singular vectors differentiated",)
+    fault: str = "correct loop"
+    extra_faults: tuple[str, ...] = ("singular vectors differentiated",)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.together, list | tuple):
-            raise InputError(f"together is {self.together!r}; allowed: a list of {', '.join(ACCOMPLICES)}")
-        object.__setattr__(self, "together", tuple(self.together))
+        if not isinstance(self.extra_faults, list | tuple):
+            raise InputError(f"extra_faults is {self.extra_faults!r}; allowed: a list of {', '.join(EXTRA_FAULTS)}")
+        object.__setattr__(self, "extra_faults", tuple(self.extra_faults))
         check_number("batches", self.batches, 4, 10**4, integer=True)
         check_number("epochs", self.epochs, 3, 10**4, integer=True)
         check_number("repair_epochs", self.repair_epochs, 3, 10**4, integer=True)
-        for name in self.together:
-            check_choice("together", name, ACCOMPLICES)
-        check_fits(self.culprit, self.together)
+        for name in self.extra_faults:
+            check_choice("extra_faults", name, EXTRA_FAULTS)
+        check_combination(self.fault, self.extra_faults)
         check_number("warmup", self.warmup, 1, 10**6, integer=True)
         self.overfit(1)
         if self.scenes % self.batches:
@@ -150,38 +150,38 @@ class Replay:
     """A training in a package with faults, and what is true of it.
 
     Args:
-        culprit: of CULPRITS. accomplices: names of faults. records: what the loop told.
+        fault: of CULPRITS. extra_faults: names of faults. records: what the loop told.
         batch_losses: [epochs, batches], true loss of each micro-batch in its order, at the weights with which the
             epoch began, formed by the correct code.
-        fresh: [epochs + 1], NMSE of the weights on fresh scenes before training and after each epoch, by the correct
+        fresh_nmse: [epochs + 1], NMSE of the weights on fresh scenes before training and after each epoch, by the correct
             code.
         weights: [parameters], at the end.
     """
 
-    culprit: str
-    accomplices: tuple[str, ...]
+    fault: str
+    extra_faults: tuple[str, ...]
     records: list[Record]
     batch_losses: list[list[float]]
-    fresh: list[float]
+    fresh_nmse: list[float]
     weights: Tensor
 
     @property
-    def ends(self) -> list[EpochRecord]:
+    def epoch_records(self) -> list[EpochRecord]:
         """The records of the epochs."""
         return epoch_records(self.records)
 
     @property
     def validations(self) -> list[float]:
         """The validation score that was told after each epoch."""
-        return [float("nan") if end.validation is None else end.validation for end in self.ends]
+        return [float("nan") if end.validation is None else end.validation for end in self.epoch_records]
 
     @property
     def first_epoch(self) -> Counters:
         """What ran in the first epoch."""
-        return self.ends[0].counters
+        return self.epoch_records[0].counters
 
     @property
-    def idle(self) -> int:
+    def idle_steps(self) -> int:
         """Steps that were applied and moved no weight."""
         return sum(window.applied and window.update_ratio == 0 for window in step_records(self.records))
 
@@ -194,7 +194,7 @@ class Replay:
 
     def log(self) -> list[str]:
         """The epoch lines as the team had them, to six digits, as measured."""
-        return [line(end) for end in self.ends]
+        return [log_line(end) for end in self.epoch_records]
 
     def same_as(self, other: Replay) -> bool:
         """Whether all records but their times, and all bits of the final weights, are the same."""
@@ -204,18 +204,18 @@ class Replay:
 
     def row(self) -> str:
         """One line of a table under ROW."""
-        counters, told = self.ends[-1].counters, self.validations
+        counters, told = self.epoch_records[-1].counters, self.validations
         return (
-            f"{self.ends[-1].train:>9.6f} {told[0]:>9.6f} {told[-1]:>9.6f} {len(set(told)):>4} "
-            f"{counters.backwards:>9} {counters.steps_applied:>5} {counters.steps_skipped:>7} {self.idle:>4} "
-            f"{self.zero_terms:>7} {self.fresh[-1]:>10.6f}"
+            f"{self.epoch_records[-1].train:>9.6f} {told[0]:>9.6f} {told[-1]:>9.6f} {len(set(told)):>4} "
+            f"{counters.backwards:>9} {counters.steps_applied:>5} {counters.steps_skipped:>7} {self.idle_steps:>4} "
+            f"{self.zero_terms:>7} {self.fresh_nmse[-1]:>10.6f}"
         )
 
 
-ROW = "    train   val (1) val (end) vals backwards steps skipped idle 0-terms true NMSE"
+TABLE_HEADER = "    train   val (1) val (end) vals backwards steps skipped idle 0-terms true NMSE"
 
 
-def line(end: EpochRecord) -> str:
+def log_line(end: EpochRecord) -> str:
     """The team's epoch line to six digits; the validation reads nan where there is none."""
     score = float("nan") if end.validation is None else end.validation
     return f"Epoch {end.epoch:03d}/{end.epochs:03d} [{end.phase}] train {end.train:.6f}  val {score:.6f}"
@@ -223,25 +223,29 @@ def line(end: EpochRecord) -> str:
 
 def replay(
     config: StoryConfig,
-    culprit: str = "correct loop",
-    accomplices: Sequence[str] = (),
+    fault: str = "correct loop",
+    extra_faults: Sequence[str] = (),
     *,
     curriculum: str = "no-curriculum",
     accumulation_steps: int | None = None,
 ) -> Replay:
-    """Train in a package with a culprit and accomplices, and measure outside of it what is true.
+    """Train in a package with a fault and extra_faults, and measure outside of it what is true.
 
     Args:
-        config: see StoryConfig. culprit: of CULPRITS. accomplices: names of faults in the catalogue.
-        curriculum: "three-phase" for accomplices in the further terms of the loss, which the NMSE alone never calls.
-        accumulation_steps: micro-batches in a window; the culprit's own number if None.
+        config: see StoryConfig. fault: of CULPRITS. extra_faults: names of faults in the catalogue.
+        curriculum: "three-phase" for extra_faults in the further terms of the loss, which the NMSE alone never calls.
+        accumulation_steps: micro-batches in a window; the fault's own number if None.
 
     Raises:
-        InputError: for an unknown name, or edits that do not go together.
+        InputError: for an unknown name, or edits that do not go extra_faults.
     """
-    chosen = faults_of(culprit, accomplices)
-    check_fits(culprit, accomplices)
-    size = (CULPRITS[culprit].steps or config.batches) if accumulation_steps is None else accumulation_steps
+    chosen = faults_of(fault, extra_faults)
+    check_combination(fault, extra_faults)
+    size = (
+        (LOOP_VARIANTS[fault].accumulation_steps or config.batches)
+        if accumulation_steps is None
+        else accumulation_steps
+    )
     overfit = config.overfit(size, curriculum)
     with patched(*chosen) as package:
         twin = package.sanity.overfit.OverfitConfig(**vars(overfit))
@@ -255,55 +259,55 @@ def replay(
             if isinstance(told[-1], EpochRecord):
                 outside.look(model, told[-1].epoch + 1)
     weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    return Replay(culprit, tuple(accomplices), told, outside.batch_losses[:-1], outside.fresh, weights)
+    return Replay(fault, tuple(extra_faults), told, outside.batch_losses[:-1], outside.fresh_nmse, weights)
 
 
-def second_opinion(config: StoryConfig, culprit: str) -> Findings:
+def diagnose_replay(config: StoryConfig, fault: str) -> Findings:
     """What the checkup finds in a replay; it knows how many batches were meant for each step, and nothing else.
 
     Args:
-        config: see StoryConfig. culprit: of CULPRITS.
+        config: see StoryConfig. fault: of CULPRITS.
     """
-    size = CULPRITS[culprit].steps or config.batches
-    with patched(*faults_of(culprit, ())) as package:
+    size = LOOP_VARIANTS[fault].accumulation_steps or config.batches
+    with patched(*faults_of(fault, ())) as package:
         twin = package.sanity.overfit.OverfitConfig(**vars(config.overfit(size)))
         training = twin.training(warmup=config.warmup)
-        return comparison.findings(package, twin.model(), twin.data(), training, twin.validation_data())
+        return comparison.watch_training(package, twin.model(), twin.data(), training, twin.validation_data())
 
 
-def run_with_print(config: StoryConfig, culprit: str) -> list[str]:
+def run_with_print(config: StoryConfig, fault: str) -> list[str]:
     """What the team's probe says over all epochs, the batches of an epoch in one window.
 
     Args:
-        config: see StoryConfig. culprit: of CULPRITS.
+        config: see StoryConfig. fault: of CULPRITS.
     """
     said = io.StringIO()
-    with patched(*faults_of(culprit, ()), PROBE) as package, contextlib.redirect_stdout(said):
+    with patched(*faults_of(fault, ()), PROBE) as package, contextlib.redirect_stdout(said):
         twin = package.sanity.overfit.OverfitConfig(**vars(config.overfit(config.batches)))
         for _ in package.training.loop.fit(twin.model(), twin.data(), twin.training(warmup=config.warmup)):
             pass
     return said.getvalue().splitlines()
 
 
-def faults_of(culprit: str, accomplices: Sequence[str]) -> list[Fault]:
+def faults_of(fault: str, extra_faults: Sequence[str]) -> list[Fault]:
     """The faults of a combination in the order in which their edits are made; raises InputError for unknown names."""
-    check_choice("culprit", culprit, CULPRITS)
-    names = [name for name in (CULPRITS[culprit].fault, *accomplices) if name]
+    check_choice("fault", fault, LOOP_VARIANTS)
+    names = [name for name in (LOOP_VARIANTS[fault].fault, *extra_faults) if name]
     return [find_fault(name) for name in names]
 
 
-def check_fits(culprit: str, accomplices: Sequence[str]) -> None:
-    """Raise InputError if a name is unknown or comes twice, or if the edits do not go together."""
-    twice = [name for place, name in enumerate(accomplices) if name in accomplices[:place]]
+def check_combination(fault: str, extra_faults: Sequence[str]) -> None:
+    """Raise InputError if a name is unknown or comes twice, or if the edits do not go extra_faults."""
+    twice = [name for place, name in enumerate(extra_faults) if name in extra_faults[:place]]
     if twice:
-        raise InputError(f"accomplices hold {twice[0]!r} twice; allowed: each once")
-    kept = fitting(culprit, accomplices)
-    lost = [name for name in accomplices if name not in kept]
+        raise InputError(f"extra_faults hold {twice[0]!r} twice; allowed: each once")
+    kept = compatible_faults(fault, extra_faults)
+    lost = [name for name in extra_faults if name not in kept]
     if lost:
         others = ", ".join(kept) or "none"
         raise InputError(
-            f"accomplices hold {lost[0]!r}, but {culprit} or another of them changes the line that it edits; "
-            f"allowed: those that go together, such as {others}"
+            f"extra_faults hold {lost[0]!r}, but {fault} or another of them changes the line that it edits; "
+            f"allowed: those that go extra_faults, such as {others}"
         )
 
 
@@ -315,7 +319,7 @@ class _Outside:
         self._data, self._training = config.data(), training
         self._scenes: SceneBatch | None = config.validation_data()
         self.batch_losses: list[list[float]] = []
-        self.fresh: list[float] = []
+        self.fresh_nmse: list[float] = []
 
     def look(self, model: Any, epoch: int) -> None:
         """Note the losses of the micro-batches of an epoch that begins, and the score on fresh scenes."""
@@ -329,19 +333,19 @@ class _Outside:
                     predicted = self._model(batch.snapshots, batch.codes, batch.channel)
                     losses.append(float(compute_loss(predicted, batch, phase).total))
         self.batch_losses.append(losses)
-        self.fresh.append(evaluate(self._model, self._scenes or self._data).loss_nmse_pred)
+        self.fresh_nmse.append(evaluate(self._model, self._scenes or self._data).loss_nmse_pred)
 
 
-def fitting(culprit: str, accomplices: Sequence[str]) -> list[str]:
-    """Those of the accomplices, in their order, whose edits go together with the culprit and with those before them."""
+def compatible_faults(fault: str, extra_faults: Sequence[str]) -> list[str]:
+    """Those of the extra_faults, in their order, whose edits go extra_faults with the fault and with those before them."""
     edited: dict[str, str] = {}
     kept = []
-    for fault in faults_of(culprit, accomplices):
-        source = edited.get(fault.module) or source_of(fault.module)
-        if source.count(fault.before) == 1:
-            edited[fault.module] = fault.edited(source)
-            kept.append(fault.name)
-    return [name for name in accomplices if name in kept]
+    for one in faults_of(fault, extra_faults):
+        source = edited.get(one.module) or source_of(one.module)
+        if source.count(one.before) == 1:
+            edited[one.module] = one.edited(source)
+            kept.append(one.name)
+    return [name for name in extra_faults if name in kept]
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,31 +353,31 @@ class Fix:
     """One more thing put right.
 
     Args:
-        done: what was put right. left: accomplices that remain. replay: what the log says then.
+        done: what was put right. left: extra_faults that remain. replay: what the log says then.
     """
 
-    done: str
-    left: tuple[str, ...]
+    fixed: str
+    remaining: tuple[str, ...]
     replay: Replay
 
     def row(self) -> str:
         """One line of a table under ROW."""
-        return f"{self.done:<40} {self.replay.row()}"
+        return f"{self.fixed:<40} {self.replay.row()}"
 
 
-def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Fix]:
+def repairs(config: StoryConfig, hiding: Sequence[str] = REPAIR_ORDER) -> Iterator[Fix]:
     """The whole story put right one thing after another, each time replayed from the first weights.
 
     Args:
-        config: see StoryConfig. hiding: accomplices in the order in which they are put right.
+        config: see StoryConfig. hiding: extra_faults in the order in which they are put right.
     """
-    for done, culprit in (
+    for done, fault in (
         ("nothing", "stage one"),
         ("the branch: stage two", "stage two"),
         ("the loop", "correct loop"),
     ):
-        left = tuple(fitting(culprit, hiding))
-        yield Fix(done, left, replay(config, culprit, left, curriculum="three-phase"))
+        left = tuple(compatible_faults(fault, hiding))
+        yield Fix(done, left, replay(config, fault, left, curriculum="three-phase"))
     for place, name in enumerate(hiding, start=1):
         left = tuple(hiding[place:])
         yield Fix(name, left, replay(config, "correct loop", left, curriculum="three-phase"))
@@ -381,11 +385,11 @@ def repairs(config: StoryConfig, hiding: Sequence[str] = HIDING) -> Iterator[Fix
 
 def first_symptom(name: str) -> QuantityComparison:
     """The first sign of a fault, read off the correct package and off the broken one."""
-    sign = find_fault(name).signs[0]
+    sign = find_fault(name).symptoms[0]
     values = []
     for packages in ((), (find_fault(name),)):
         with patched(*packages) as package:
-            values.append(read(sign.quantity, package, **sign.setting))
+            values.append(read_quantity(sign.quantity, package, **sign.setting))
     return QuantityComparison(sign.quantity, *values)
 
 
@@ -410,7 +414,7 @@ class StatementPlace:
         return f"  {self.what:<14} {self.column:>6} {inside:>11}   {self.branch}".rstrip()
 
 
-PLACE = "  statement      column in the loop?  under"
+STATEMENT_HEADER = "  statement      column in the loop?  under"
 STATEMENTS = ("compute_loss", "backward", "meter.add", "scaler.step", "scheduler.step")
 
 

@@ -27,12 +27,12 @@ POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}
 
 
 def examine(package: types.ModuleType, **setting: Any) -> GradientAttribution:
-    """The autopsy of a short training in a package; `setting` is that of prepared()."""
-    config, data, model, fresh = prepared(package, **setting)
+    """The autopsy of a short training in a package; `setting` is that of prepare_training()."""
+    config, data, model, fresh = prepare_training(package, **setting)
     return attribute_gradients(package, config, data, model, validation=fresh)
 
 
-def prepared(
+def prepare_training(
     package: types.ModuleType, *, scenes: int = SCENES, poison: str = "none", validation: int = 0, **changes: Any
 ) -> tuple[Any, Any, Any, Any]:
     """What a short training in a package needs: its TrainConfig, its scenes, its network, and fresh scenes or None.
@@ -58,24 +58,24 @@ def prepared(
     return training, replace(data, snapshots=snapshots), config.model(), fresh
 
 
-def read(quantity: str, package: types.ModuleType, **setting: Any) -> float:
+def read_quantity(quantity: str, package: types.ModuleType, **setting: Any) -> float:
     """The value of a quantity by its name; `setting` is that of examine(), for quantities of a training."""
-    if quantity in OF_A_HOUSE:
-        return OF_A_HOUSE[quantity](package)
+    if quantity in OF_A_PACKAGE:
+        return OF_A_PACKAGE[quantity](package)
     return OF_A_TRAINING[quantity](examine(package, **setting))
 
 
 def _full(seen: GradientAttribution) -> Flags:
     """Which windows hold as many micro-batches as the largest."""
-    sizes = np.array([window.micro_batches for window in seen.told])
+    sizes = np.array([window.micro_batches for window in seen.step_records])
     return np.asarray(sizes == sizes.max())
 
 
 def _own(seen: GradientAttribution) -> Flags:
     """Which entries of the coverage belong to the declared window, [W, M]."""
-    columns = np.arange(seen.coverage.shape[1])
-    edges = np.array([*seen.firsts, seen.coverage.shape[1]])
-    rows = np.arange(len(seen.told)) % len(seen.firsts)
+    columns = np.arange(seen.micro_batch_weights.shape[1])
+    edges = np.array([*seen.window_starts, seen.micro_batch_weights.shape[1]])
+    rows = np.arange(len(seen.step_records)) % len(seen.window_starts)
     return np.asarray((columns >= edges[rows, None]) & (columns < edges[rows + 1, None]))
 
 
@@ -86,7 +86,7 @@ def _furthest(values: Values, centre: float = 1.0) -> float:
 
 
 def _first_epoch(seen: GradientAttribution) -> list[Any]:
-    return [window for window in seen.told if window.epoch == 1]
+    return [window for window in seen.step_records if window.epoch == 1]
 
 
 def _share_that_changed(values: list[Any]) -> float:
@@ -102,67 +102,82 @@ def _finite_mean(seen: GradientAttribution) -> float:
 
 
 def _terms(seen: GradientAttribution) -> set[str]:
-    return {name for window in seen.told for name in window.terms}
+    return {name for window in seen.step_records for name in window.terms}
 
 
 OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
     "α of full windows": lambda seen: _furthest(seen.alpha[_full(seen)]),
     "α of the first window": lambda seen: float(seen.alpha[0]),
-    "α of the ragged window": lambda seen: float(seen.alpha[len(seen.firsts) - 1]),
+    "α of the ragged window": lambda seen: float(seen.alpha[len(seen.window_starts) - 1]),
     "cosine": lambda seen: _furthest(seen.cosine),
-    "relative error of the gradient": lambda seen: _furthest(seen.error, 0.0),
+    "relative error of the gradient": lambda seen: _furthest(seen.relative_error, 0.0),
     "relative error against one batch": lambda seen: _furthest(seen.coupling, 0.0),
-    "largest weight of a micro-batch": lambda seen: float(np.nanmax(seen.coverage[_own(seen)])),
-    "weight from outside the window": lambda seen: _furthest(seen.coverage[~_own(seen)], 0.0),
-    "share of micro-batches that reached a step": lambda seen: float((seen.coverage[_own(seen)] > 0.1).mean()),
-    "steps per window": lambda seen: float(seen.stepped.mean()),
-    "windows per epoch": lambda seen: len(_first_epoch(seen)) / len(seen.firsts),
+    "largest weight of a micro-batch": lambda seen: float(np.nanmax(seen.micro_batch_weights[_own(seen)])),
+    "weight from outside the window": lambda seen: _furthest(seen.micro_batch_weights[~_own(seen)], 0.0),
+    "share of micro-batches that reached a step": lambda seen: float(
+        (seen.micro_batch_weights[_own(seen)] > 0.1).mean()
+    ),
+    "steps per window": lambda seen: float(seen.steps.mean()),
+    "windows per epoch": lambda seen: len(_first_epoch(seen)) / len(seen.window_starts),
     "scenes per epoch": lambda seen: sum(window.samples for window in _first_epoch(seen)) / seen.scenes,
-    "backwards per forward": lambda seen: seen.ends[-1].counters.backwards / seen.ends[-1].counters.forwards,
+    "backwards per forward": lambda seen: (
+        seen.epoch_records[-1].counters.backwards / seen.epoch_records[-1].counters.forwards
+    ),
     "training-mode forwards per micro-batch": lambda seen: (
-        seen.ends[-1].counters.forwards / sum(window.micro_batches for window in seen.told)
+        seen.epoch_records[-1].counters.forwards / sum(window.micro_batches for window in seen.step_records)
     ),
-    "scheduler ticks per step": lambda seen: seen.ends[-1].counters.scheduler_ticks / max(1.0, seen.stepped.sum()),
-    "steps on NaN or infinity": lambda seen: float(seen.broken.sum()),
-    "skipped steps": lambda seen: float(sum(not window.applied for window in seen.told)),
-    "last loss scale over the first": lambda seen: seen.told[-1].loss_scale / seen.told[0].loss_scale,
-    "rate at the first step over the declared": lambda seen: float(seen.rate[0] / seen.told[0].learning_rate["head"]),
-    "rate at the last step over the largest": lambda seen: float(seen.rate[-1] / np.nanmax(seen.rate)),
-    "first loss scale": lambda seen: seen.told[0].loss_scale,
-    "smallest relative movement in a window": lambda seen: float(seen.moved.min()),
-    "steps at the lowest rate": lambda seen: float((seen.rate <= 1.001 * np.nanmin(seen.rate)).sum()),
+    "scheduler ticks per step": lambda seen: (
+        seen.epoch_records[-1].counters.scheduler_ticks / max(1.0, seen.steps.sum())
+    ),
+    "steps on NaN or infinity": lambda seen: float(seen.nonfinite_steps.sum()),
+    "skipped steps": lambda seen: float(sum(not window.applied for window in seen.step_records)),
+    "last loss scale over the first": lambda seen: seen.step_records[-1].loss_scale / seen.step_records[0].loss_scale,
+    "rate at the first step over the declared": lambda seen: float(
+        seen.head_rate[0] / seen.step_records[0].learning_rate["head"]
+    ),
+    "rate at the last step over the largest": lambda seen: float(seen.head_rate[-1] / np.nanmax(seen.head_rate)),
+    "first loss scale": lambda seen: seen.step_records[0].loss_scale,
+    "smallest relative movement in a window": lambda seen: float(seen.relative_update.min()),
+    "steps at the lowest rate": lambda seen: float((seen.head_rate <= 1.001 * np.nanmin(seen.head_rate)).sum()),
     "loss terms that are always 0": lambda seen: float(
-        sum(all(window.terms[name].value == 0 for window in seen.told if name in window.terms) for name in _terms(seen))
+        sum(
+            all(window.terms[name].value == 0 for window in seen.step_records if name in window.terms)
+            for name in _terms(seen)
+        )
     ),
-    "share of windows that moved a weight": lambda seen: float((seen.moved > 0).mean()),
-    "share of tensors that never moved": lambda seen: float(np.mean(seen.still)),
-    "reported over true loss": lambda seen: seen.ends[0].train / seen.true_epoch_loss(1),
+    "share of windows that moved a weight": lambda seen: float((seen.relative_update > 0).mean()),
+    "share of tensors that never moved": lambda seen: float(np.mean(seen.unchanged)),
+    "reported over true loss": lambda seen: seen.epoch_records[0].train / seen.true_epoch_loss(1),
     "epochs reported finite though a window was not": lambda seen: float(
         sum(
             bool(np.isfinite(end.train))
-            and not all(np.isfinite(window.loss) for window in seen.told if window.epoch == end.epoch)
-            for end in seen.ends
+            and not all(np.isfinite(window.loss) for window in seen.step_records if window.epoch == end.epoch)
+            for end in seen.epoch_records
         )
     ),
     "validation over the averaged weights'": lambda seen: (
-        float("nan") if seen.ends[-1].ema is None else (seen.ends[-1].validation or 0.0) / seen.ends[-1].ema
+        float("nan")
+        if seen.epoch_records[-1].ema is None
+        else (seen.epoch_records[-1].validation or 0.0) / seen.epoch_records[-1].ema
     ),
     "relative error of a window's reported loss": lambda seen: _furthest(
-        np.array([window.loss for window in seen.told]) / seen.true_loss - 1, 0.0
+        np.array([window.loss for window in seen.step_records]) / seen.true_loss - 1, 0.0
     ),
     "windows reported finite whose loss was not": lambda seen: float(
         sum(
             bool(np.isfinite(w.loss) and not np.isfinite(loss))
-            for w, loss in zip(seen.told, seen.true_loss, strict=True)
+            for w, loss in zip(seen.step_records, seen.true_loss, strict=True)
         )
     ),
     "reported over true loss of the last epoch": lambda seen: (
-        seen.ends[-1].train / seen.true_epoch_loss(seen.ends[-1].epoch)
+        seen.epoch_records[-1].train / seen.true_epoch_loss(seen.epoch_records[-1].epoch)
     ),
-    "reported over true loss of the finite windows": lambda seen: seen.ends[0].train / _finite_mean(seen),
-    "share of epochs that moved the reported loss": lambda seen: _share_that_changed([end.train for end in seen.ends]),
+    "reported over true loss of the finite windows": lambda seen: seen.epoch_records[0].train / _finite_mean(seen),
+    "share of epochs that moved the reported loss": lambda seen: _share_that_changed(
+        [end.train for end in seen.epoch_records]
+    ),
     "share of epochs that moved the validation": lambda seen: _share_that_changed(
-        [end.validation for end in seen.ends]
+        [end.validation for end in seen.epoch_records]
     ),
 }
 
@@ -349,7 +364,7 @@ def _numbers(state: Any, part: str) -> torch.Tensor:
     return torch.cat([torch.zeros(0), *(tensor.detach().double().flatten() for tensor in tensors)])
 
 
-OF_A_HOUSE: dict[str, Callable[[types.ModuleType], float]] = {
+OF_A_PACKAGE: dict[str, Callable[[types.ModuleType], float]] = {
     "score of zeros": _zero_score,
     "identity line over the identity's score": _identity_line,
     "line of the best constant": _constant_line,

@@ -125,10 +125,10 @@ def clinic(name: str = "never divided", *, epochs: int = 4) -> ClinicPanel:
     Raises:
         InputError: for an unknown fault, or a number of epochs out of range.
     """
-    from rislab.faults.comparison import ClinicConfig
+    from rislab.faults.comparison import ComparisonConfig
     from rislab.panels.faults_panel import ClinicPanel
 
-    return ClinicPanel(ClinicConfig(fault=name, epochs=epochs), live=is_live())
+    return ClinicPanel(ComparisonConfig(fault=name, epochs=epochs), live=is_live())
 
 
 def quiz(seed: int = 1, count: int = 6) -> QuizPanel:

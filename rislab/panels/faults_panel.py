@@ -15,8 +15,8 @@ from rislab.errors import check_choice
 from rislab.faults.catalogue import FAMILIES, find_fault
 from rislab.faults.comparison import (
     RATES,
-    Clinic,
-    ClinicConfig,
+    ComparisonCache,
+    ComparisonConfig,
     Diff,
     FaultReport,
     OptimiserRun,
@@ -94,13 +94,13 @@ class ClinicPanel:
         config: the first fault, and the epochs of all. live: whether to make widgets.
     """
 
-    def __init__(self, config: ClinicConfig, *, live: bool) -> None:
+    def __init__(self, config: ComparisonConfig, *, live: bool) -> None:
         self.config = config
         self.fault, self.optimiser, self.view = find_fault(config.fault), "adam", "diff"
         self.study: FaultReport | None = None
         self.error: Exception | None = None
         self.widget: Any = None
-        self._clinic = Clinic()
+        self._clinic = ComparisonCache()
         self._studies: dict[str, FaultReport] = {}
         self._show: Callable[[], None] = lambda: None
         self.newest = LatestOnly(self._follow, self._fail)
@@ -157,7 +157,7 @@ class ClinicPanel:
     def case(self) -> OptimiserRun | None:
         """The case of the chosen fault and optimiser, if it has been trained."""
         study = self.seen()
-        return study.cases.get(self.optimiser) if study is not None else None
+        return study.runs.get(self.optimiser) if study is not None else None
 
     def figure(self) -> go.Figure | None:
         """The figure of the view; None if it is the diff, or not known yet."""
@@ -167,14 +167,14 @@ class ClinicPanel:
         if self.view == "checks":
             return fault_plots.checks(study)
         if self.view == "losses":
-            return fault_plots.losses(study.cases)
+            return fault_plots.losses(study.runs)
         if case is None:
             return None
         return fault_plots.signals(case) if self.view == "windows" else fault_plots.coverage(case)
 
     def _follow(self, request: tuple[Fault, Sequence[str]]) -> None:
         fault, optimisers = request
-        for study in self._clinic.studies(fault, optimisers, epochs=self.config.epochs):
+        for study in self._clinic.reports(fault, optimisers, epochs=self.config.epochs):
             self.study = self._studies[fault.name] = study
             if self.newest.overtaken:
                 return
@@ -210,7 +210,7 @@ class ClinicPanel:
 def story_of(fault: Fault) -> str:
     """What happened, what a user sees, and where, as HTML."""
     seen = f" ({html.escape(fault.reference)})" if fault.reference else ""
-    story, symptom = html.escape(fault.story), html.escape(fault.symptom)
+    story, symptom = html.escape(fault.story), html.escape(fault.description)
     return f"<div style='line-height:1.4'>{story}<br><b>Symptom.</b> {symptom}{seen}</div>"
 
 
@@ -335,7 +335,7 @@ def _clinic_widget(panel: ClinicPanel) -> tuple[Any, Callable[[], None]]:
         status.value = failure(panel.error) if panel.error is not None else _progress(panel)
         story.value, diff.value = story_of(panel.fault), diff_of(panel.fault)
         case, figure = panel.case(), panel.figure()
-        signs = [sign.quantity for sign in panel.fault.signs]
+        signs = [sign.quantity for sign in panel.fault.symptoms]
         numbers.value = readings_table(case.differences(), signs) if case is not None else ""
         see(page, panel.view == "diff")
         unfold(plot, figure is not None)
@@ -352,8 +352,8 @@ def _progress(panel: ClinicPanel) -> str:
     study = panel.seen()
     if study is None:
         return "training the correct and the faulty loop …" if panel.state == "running" else "press Run"
-    if not study.cases:
+    if not study.runs:
         return "no training shows it; its checks do"
-    if panel.view not in ("diff", "losses") and panel.optimiser not in study.cases:
+    if panel.view not in ("diff", "losses") and panel.optimiser not in study.runs:
         return f"training with {panel.optimiser} …"
-    return f"trained with {' and '.join(study.cases)}" + ("" if len(study.cases) == len(RATES) else ", more to come …")
+    return f"trained with {' and '.join(study.runs)}" + ("" if len(study.runs) == len(RATES) else ", more to come …")

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from rislab.checkup.findings import Findings
 from rislab.errors import check_choice, check_number
-from rislab.faults.comparison import Clinic, OptimiserRun, diagnosed, event_counts
+from rislab.faults.comparison import ComparisonCache, OptimiserRun, diagnose_fault, event_counts
 from rislab.faults.quiz import Question, Quiz
 from rislab.panels.faults_panel import (
     RIGHT,
@@ -46,7 +46,7 @@ class QuizPanel:
         self.widget: Any = None
         self._cases: dict[int, OptimiserRun] = {}
         self._findings: dict[int, Findings] = {}
-        self._clinic = Clinic()
+        self._clinic = ComparisonCache()
         self._show: Callable[[], None] = lambda: None
         self.newest = LatestOnly(self._follow, self._fail)
         if live:
@@ -78,14 +78,14 @@ class QuizPanel:
         """The case of a question, trained here if it is not known; raises InputError for a question there is not."""
         check_number("number", number, 1, self.quiz.count, integer=True)
         if number not in self._cases:
-            self._cases[number] = self._clinic.case(self.quiz.questions[number - 1].fault)
+            self._cases[number] = self._clinic.compare_runs(self.quiz.questions[number - 1].fault)
         return self._cases[number]
 
     def findings(self, number: int) -> Findings:
         """What the checkup says of the loop of a question; the loop is trained once more for it."""
         case = self.case(number)
         if number not in self._findings:
-            self._findings[number] = diagnosed(case.fault, case.setting)
+            self._findings[number] = diagnose_fault(case.fault, case.setting)
         return self._findings[number]
 
     def figure(self, number: int = 1) -> go.Figure:
@@ -201,7 +201,7 @@ def _quiz_widget(panel: QuizPanel) -> tuple[Any, Callable[[], None]]:
 
 def explanation(panel: QuizPanel, case: OptimiserRun) -> str:
     """What the answer was, with the diff and the readings that it moved, as HTML."""
-    signs = [sign.quantity for sign in case.fault.signs]
+    signs = [sign.quantity for sign in case.fault.symptoms]
     numbers = readings_table(case.differences(), signs)
     return (
         f"<div style='line-height:1.4'>{html.escape(panel.said)}</div><div style='display:flex;gap:24px'>"

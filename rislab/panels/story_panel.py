@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
-from rislab.faults.story import ACCOMPLICES, CULPRITS, Fix, Replay, StoryConfig, replay
+from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, Fix, Replay, StoryConfig, replay
 from rislab.panels.background_task import POLL_SECONDS
 from rislab.plots.style import BLUE, COUNTER_STYLES, ERROR_COLOUR, GREEN, GREY, PURPLE, VERMILLION, template
 from rislab.training.records import Counters, step_records
@@ -70,10 +70,10 @@ def last_over_n(told: Replay) -> go.Figure:
     Args:
         told: a replay of stage two, whose report is the last batch's loss over n.
     """
-    numbers = [end.epoch for end in told.ends]
+    numbers = [end.epoch for end in told.epoch_records]
     count = len(told.batch_losses[0])
     spread = [[epoch] * count for epoch in numbers]
-    reported = [end.train for end in told.ends]
+    reported = [end.train for end in told.epoch_records]
     figure = go.Figure(layout={"template": template(), "title_text": "Whose loss is it?", "height": 440})
     dots = {"symbol": "circle", "size": 5, "color": GREY, "opacity": 0.6}
     flat = np.ravel(told.batch_losses)
@@ -114,11 +114,11 @@ def repaired(found: Sequence[Fix]) -> go.Figure:
     Args:
         found: in the order of story.repairs().
     """
-    rows = [repair.done for repair in found]
+    rows = [repair.fixed for repair in found]
     figure = go.Figure(layout={"template": template(), "title_text": "Put right from top to bottom"})
     told = [repair.replay.validations[-1] for repair in found]
-    true = [repair.replay.fresh[-1] for repair in found]
-    train = [repair.replay.ends[-1].train for repair in found]
+    true = [repair.replay.fresh_nmse[-1] for repair in found]
+    train = [repair.replay.epoch_records[-1].train for repair in found]
     for place, pair in enumerate(zip(told, true, strict=True)):
         if all(math.isfinite(value) for value in pair):
             bar = {"mode": "lines", "line": {"color": GREY, "width": 4}, "opacity": 0.5}
@@ -167,19 +167,23 @@ def figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
 
 def heading(told: Replay) -> str:
     """The names of a combination."""
-    with_them = f" with {len(told.accomplices)} accomplices" if len(told.accomplices) > 1 else ""
-    lone = f" with {told.accomplices[0]}" if len(told.accomplices) == 1 else ""
-    return f"{told.culprit}{with_them}{lone}, {len(told.ends)} epochs"
+    with_them = f" with {len(told.extra_faults)} extra faults" if len(told.extra_faults) > 1 else ""
+    lone = f" with {told.extra_faults[0]}" if len(told.extra_faults) == 1 else ""
+    return f"{told.fault}{with_them}{lone}, {len(told.epoch_records)} epochs"
 
 
 def _curves(told: Replay) -> list[dict[str, Any]]:
-    numbers = [end.epoch for end in told.ends]
+    numbers = [end.epoch for end in told.epoch_records]
     means = [float(np.mean(losses)) for losses in told.batch_losses]
     series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
-        "train, told": (numbers, [end.train for end in told.ends], _pen(VERMILLION, "solid", "square-open", 10)),
+        "train, told": (
+            numbers,
+            [end.train for end in told.epoch_records],
+            _pen(VERMILLION, "solid", "square-open", 10),
+        ),
         "validation, told": (numbers, told.validations, _pen(PURPLE, "dash", "circle-open", 10)),
         "train, true": (numbers, means, _pen(BLUE, "dot", "square", 5)),
-        "NMSE on fresh scenes, true": ([0, *numbers], told.fresh, _pen(GREEN, "dashdot", "circle", 5)),
+        "NMSE on fresh scenes, true": ([0, *numbers], told.fresh_nmse, _pen(GREEN, "dashdot", "circle", 5)),
     }
     traces = []
     for name, (x, y, look) in series.items():
@@ -219,13 +223,13 @@ def _counted(counters: Counters) -> dict[str, Any]:
 
 def verdict(told: Replay) -> str:
     """What was told at the end beside what is true, one sentence as HTML."""
-    end, counters = told.ends[-1], told.ends[-1].counters
+    end, counters = told.epoch_records[-1], told.epoch_records[-1].counters
     constant = len({repr(score) for score in told.validations}) == 1
     return (
         f"At the end: train {end.train:.6f}, validation {told.validations[-1]:.6f}"
-        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {told.fresh[-1]:.6f}</b>; "
+        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {told.fresh_nmse[-1]:.6f}</b>; "
         f"{counters.forwards} forwards, {counters.backwards} backwards, {counters.steps_applied} steps, "
-        f"{counters.steps_skipped} skipped, {told.idle} that moved nothing; {told.zero_terms} loss terms always 0."
+        f"{counters.steps_skipped} skipped, {told.idle_steps} that moved nothing; {told.zero_terms} loss terms always 0."
     )
 
 
@@ -245,7 +249,7 @@ class StoryPanel:
 
     def __init__(self, config: StoryConfig, *, live: bool) -> None:
         self.config = config.short
-        self.chosen: tuple[str, tuple[str, ...]] = (config.culprit, tuple(config.together))
+        self.chosen: tuple[str, tuple[str, ...]] = (config.fault, tuple(config.extra_faults))
         self.shown: Replay | None = None
         self.error: Exception | None = None
         self.drawing_error: Exception | None = None
@@ -327,12 +331,12 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     culprit, accomplices = panel.chosen
     wide = {"description_width": "initial"}
     menu = widgets.Dropdown(
-        description="culprit", options=[*CULPRITS], value=culprit, style=wide, layout={"width": "230px"}
+        description="fault", options=[*LOOP_VARIANTS], value=culprit, style=wide, layout={"width": "230px"}
     )
     line = {"width": "max-content", "height": "24px", "margin": "0"}
     boxes = {
         name: widgets.Checkbox(description=name, value=name in accomplices, indent=False, layout=line)
-        for name in ACCOMPLICES
+        for name in EXTRA_FAULTS
     }
     state = widgets.HTML()
     log, said = widgets.HTML(), widgets.HTML()

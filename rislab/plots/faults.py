@@ -95,13 +95,13 @@ def coverage(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     for place, (look, seen) in enumerate(zip(looks(names), (case.correct, case.faulty), strict=True), start=1):
         attribution_plots.grid(figure, seen, look, {"row": 1, "col": place})
     attribution_plots.meaning(figure)
-    height = 170 + 18 * max(len(case.correct.told), len(case.faulty.told))
+    height = 170 + 18 * max(len(case.correct.step_records), len(case.faulty.step_records))
     return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
 
 
 def pictures(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """signals() and coverage() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
-    rows = max(len(case.correct.told), len(case.faulty.told))
+    rows = max(len(case.correct.step_records), len(case.faulty.step_records))
     grid = min(max(16 * rows, 200), 600)
     figure = make_subplots(
         3,
@@ -129,8 +129,8 @@ def checks(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
     Args:
         study: of a fault that no training shows. names: of the correct and of the broken package.
     """
-    labels = [f"{reading.quantity} (sign)" for reading in study.signs]
-    labels += [f"{check.name} ({check.of})" for check in study.checks]
+    labels = [f"{reading.quantity} (symptom)" for reading in study.symptoms]
+    labels += [f"{check.name} ({check.suite})" for check in study.checks]
     pairs = [(_sign_cell(sign, pair.correct), _sign_cell(sign, pair.faulty)) for sign, pair in _signs(study)]
     pairs += [(_rung_cell(check.correct), _rung_cell(check.faulty)) for check in study.checks]
     heat = go.Heatmap(
@@ -165,7 +165,7 @@ class _Cell:
 
 
 def _signs(study: FaultReport) -> list[tuple[Symptom, QuantityComparison]]:
-    return [*zip(study.fault.signs, study.signs, strict=True)]
+    return [*zip(study.fault.symptoms, study.symptoms, strict=True)]
 
 
 def _sign_cell(sign: Symptom, value: float) -> _Cell:
@@ -182,9 +182,9 @@ def _rung_cell(check: CheckResult) -> _Cell:
 
 def figures(study: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
     """What there is to see of a fault: losses and a sheet of pictures for each optimiser, or its checks."""
-    if not study.cases:
+    if not study.runs:
         return [checks(study, names)]
-    return [losses(study.cases, names), *(pictures(case, names) for case in study.cases.values())]
+    return [losses(study.runs, names), *(pictures(case, names) for case in study.runs.values())]
 
 
 # ------------------------------------------------------------------------------------------------- over the windows
@@ -200,13 +200,13 @@ def _titles() -> list[str]:
 
 def _told_and_true(look: Look, seen: GradientAttribution) -> list[_Series]:
     """The loss of each window, and the mean of each epoch: as reported, and as it was."""
-    told = np.array([window.loss for window in seen.told], dtype=np.float64)
+    told = np.array([window.loss for window in seen.step_records], dtype=np.float64)
     texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(told, seen.true_loss, strict=True)]
-    epochs = np.array([end.train for end in seen.ends], dtype=np.float64)
-    true = np.array([seen.true_epoch_loss(end.epoch) for end in seen.ends], dtype=np.float64)
+    epochs = np.array([end.train for end in seen.epoch_records], dtype=np.float64)
+    true = np.array([seen.true_epoch_loss(end.epoch) for end in seen.epoch_records], dtype=np.float64)
     means = [
         f"mean of epoch {end.epoch}: told {_number(end.train)}, true {_number(one)}"
-        for end, one in zip(seen.ends, true, strict=True)
+        for end, one in zip(seen.epoch_records, true, strict=True)
     ]
     at = _windows(seen)
     return [
@@ -219,15 +219,17 @@ def _told_and_true(look: Look, seen: GradientAttribution) -> list[_Series]:
 
 def _ends(seen: GradientAttribution) -> Array:
     """The last window of each epoch."""
-    return np.array([sum(window.epoch <= end.epoch for window in seen.told) for end in seen.ends], dtype=np.float64)
+    return np.array(
+        [sum(window.epoch <= end.epoch for window in seen.step_records) for end in seen.epoch_records], dtype=np.float64
+    )
 
 
 def _evaluations(look: Look, seen: GradientAttribution) -> list[_Series]:
     ends = _ends(seen)
-    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in seen.ends]
-    scored = np.array([end.train_eval for end in seen.ends], dtype=np.float64)
+    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in seen.epoch_records]
+    scored = np.array([end.train_eval for end in seen.epoch_records], dtype=np.float64)
     found = [_Series(look, f"{look.name}, same data", scored, texts, ends)]
-    fresh = [end.validation for end in seen.ends]
+    fresh = [end.validation for end in seen.epoch_records]
     if any(value is not None for value in fresh):
         values = np.array([np.nan if value is None else value for value in fresh], dtype=np.float64)
         found.append(_Series(look, f"{look.name}, validation", values, texts, ends, open=True))
@@ -245,16 +247,16 @@ def _signals(figure: go.Figure, case: OptimiserRun, pair: tuple[Look, Look], pla
     _chart(figure, _Axis("", True, places[0]), [series for look, seen in both for series in _told_and_true(look, seen)])
     _chart(figure, _Axis("", wide, places[1], 1.0), measured(lambda seen: seen.alpha))
     _chart(figure, _Axis("", False, places[2], 1.0), measured(lambda seen: seen.cosine))
-    _chart(figure, _Axis("", False, places[3], 1.0), measured(lambda seen: seen.stepped))
-    _chart(figure, _Axis("", False, places[4]), measured(lambda seen: seen.rate))
-    _chart(figure, _Axis("", True, places[5]), measured(lambda seen: seen.moved))
+    _chart(figure, _Axis("", False, places[3], 1.0), measured(lambda seen: seen.steps))
+    _chart(figure, _Axis("", False, places[4]), measured(lambda seen: seen.head_rate))
+    _chart(figure, _Axis("", True, places[5]), measured(lambda seen: seen.relative_update))
     _skips(figure, both, places[3])
 
 
 def _why(seen: GradientAttribution) -> list[str]:
     """What the hover says of a window: what the loop told of its step, and what was seen."""
     texts = []
-    for window, taken, broken in zip(seen.told, seen.stepped, seen.broken, strict=True):
+    for window, taken, broken in zip(seen.step_records, seen.steps, seen.nonfinite_steps, strict=True):
         told = "applied" if window.applied else f"skipped ({window.reason or 'no reason told'})"
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in window.learning_rate.items())
         texts.append(
@@ -268,8 +270,8 @@ def _skips(figure: go.Figure, both: Sequence[tuple[Look, GradientAttribution]], 
     """Windows that the loop itself tells as skipped, and steps on numbers that are not finite."""
     for look, seen in both:
         kinds = {
-            "told as skipped": ("x", [not window.applied for window in seen.told]),
-            "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in seen.broken]),
+            "told as skipped": ("x", [not window.applied for window in seen.step_records]),
+            "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in seen.nonfinite_steps]),
         }
         for name, (symbol, flags) in kinds.items():
             rows = [row for row, flag in enumerate(flags) if flag]
@@ -278,7 +280,7 @@ def _skips(figure: go.Figure, both: Sequence[tuple[Look, GradientAttribution]], 
             texts = _why(seen)
             figure.add_scatter(
                 x=[row + 1 for row in rows],
-                y=[seen.stepped[row] for row in rows],
+                y=[seen.steps[row] for row in rows],
                 mode="markers",
                 name=f"{look.name}, {name} × {len(rows)}",
                 marker={"symbol": symbol, "size": 10, "color": look.colour},
@@ -289,7 +291,7 @@ def _skips(figure: go.Figure, both: Sequence[tuple[Look, GradientAttribution]], 
 
 
 def _windows(seen: GradientAttribution) -> Array:
-    return np.arange(1, len(seen.told) + 1, dtype=np.float64)
+    return np.arange(1, len(seen.step_records) + 1, dtype=np.float64)
 
 
 def _number(value: float) -> str:

@@ -55,10 +55,10 @@ def grid(figure: go.Figure, seen: GradientAttribution, look: Look, place: dict[s
     Args:
         figure: with subplots. seen: the loop. look: its name and colour. place: {"row": …, "col": …}, from 1.
     """
-    spans = [_declared(seen, row) for row in range(len(seen.told))]
+    spans = [_declared(seen, row) for row in range(len(seen.step_records))]
     figure.add_trace(_heat(seen, spans), **place)
     for kind, (symbol, _) in SIGNS.items():
-        found = [cell for cell in np.ndindex(*seen.coverage.shape) if _sign(seen, spans, cell) == kind]
+        found = [cell for cell in np.ndindex(*seen.micro_batch_weights.shape) if _sign(seen, spans, cell) == kind]
         if found:
             figure.add_trace(_signed(found, kind, symbol), **place)
     figure.add_trace(_ends(seen, look), **place)
@@ -66,9 +66,13 @@ def grid(figure: go.Figure, seen: GradientAttribution, look: Look, place: dict[s
         box = {"x0": span.start + 0.5, "x1": span.stop + 0.5, "y0": row + 0.5, "y1": row + 1.5}
         if len(span):
             figure.add_shape(type="rect", **box, line={"color": GREY, "width": 1.5}, **place)
-    starts = [row + 1 for row, window in enumerate(seen.told) if row == 0 or window.epoch != seen.told[row - 1].epoch]
-    ticks = {"tickvals": starts, "ticktext": [f"epoch {seen.told[row - 1].epoch}" for row in starts]}
-    size = seen.coverage.shape
+    starts = [
+        row + 1
+        for row, window in enumerate(seen.step_records)
+        if row == 0 or window.epoch != seen.step_records[row - 1].epoch
+    ]
+    ticks = {"tickvals": starts, "ticktext": [f"epoch {seen.step_records[row - 1].epoch}" for row in starts]}
+    size = seen.micro_batch_weights.shape
     figure.update_yaxes(range=[size[0] + 0.5, 0.5], showgrid=False, **ticks, **place)
     across = {"text": "micro-batch of the epoch", "standoff": 2}
     figure.update_xaxes(range=[0.5, size[1] + 0.7], dtick=max(1, size[1] // 12), showgrid=False, title=across, **place)
@@ -76,20 +80,20 @@ def grid(figure: go.Figure, seen: GradientAttribution, look: Look, place: dict[s
 
 def _declared(seen: GradientAttribution, row: int) -> range:
     """Micro-batches of the declared window that belongs to a row; none beyond the last window of an epoch."""
-    within = sum(window.epoch == seen.told[row].epoch for window in seen.told[:row])
-    edges = [*seen.firsts, seen.coverage.shape[1]]
-    return range(edges[within], edges[within + 1]) if within < len(seen.firsts) else range(0)
+    within = sum(window.epoch == seen.step_records[row].epoch for window in seen.step_records[:row])
+    edges = [*seen.window_starts, seen.micro_batch_weights.shape[1]]
+    return range(edges[within], edges[within + 1]) if within < len(seen.window_starts) else range(0)
 
 
 def _heat(seen: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
-    own = np.array([[column in span for column in range(seen.coverage.shape[1])] for span in spans])
-    off = seen.coverage - own
+    own = np.array([[column in span for column in range(seen.micro_batch_weights.shape[1])] for span in spans])
+    off = seen.micro_batch_weights - own
     depth = np.sign(off) * np.sqrt(np.abs(off))
     # What is not of the window and has no weight is as it should be: blank.
-    blank = ~own & (np.round(seen.coverage, 2) == 0)
+    blank = ~own & (np.round(seen.micro_batch_weights, 2) == 0)
     texts = [
         ["" if empty else _weight(weight) for empty, weight in zip(*pair, strict=True)]
-        for pair in zip(blank, seen.coverage, strict=True)
+        for pair in zip(blank, seen.micro_batch_weights, strict=True)
     ]
     return go.Heatmap(
         x=np.arange(1, own.shape[1] + 1),
@@ -115,8 +119,8 @@ def _weight(weight: float) -> str:
 
 
 def _said(seen: GradientAttribution, own: NDArray[np.bool_], row: int, column: int) -> str:
-    weight, mine = float(seen.coverage[row, column]), bool(own[row, column])
-    where = f"window {row + 1} (epoch {seen.told[row].epoch}), micro-batch {column + 1}"
+    weight, mine = float(seen.micro_batch_weights[row, column]), bool(own[row, column])
+    where = f"window {row + 1} (epoch {seen.step_records[row].epoch}), micro-batch {column + 1}"
     what = f"weight {weight:.4g}" if np.isfinite(weight) else "no weight"
     return f"{where}<br>{what}; exact share: {1 if mine else '0, not of this window'}"
 
@@ -124,11 +128,11 @@ def _said(seen: GradientAttribution, own: NDArray[np.bool_], row: int, column: i
 def _sign(seen: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
     """Why a micro-batch of the declared window has no weight; "" if it has one, or is of another window."""
     row, column = cell
-    if column not in spans[row] or np.isfinite(seen.coverage[row, column]):
+    if column not in spans[row] or np.isfinite(seen.micro_batch_weights[row, column]):
         return ""
-    if seen.stepped[row] == 0:
+    if seen.steps[row] == 0:
         return "no step"
-    return "not finite" if seen.broken[row] else "own"
+    return "not finite" if seen.nonfinite_steps[row] else "own"
 
 
 def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scatter:
@@ -147,8 +151,8 @@ def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scat
 def _ends(seen: GradientAttribution, look: Look) -> go.Scatter:
     """Where the loop says that its windows end, on the micro-batches of their epoch."""
     ends: list[int] = []
-    for row, window in enumerate(seen.told):
-        before = ends[-1] if row and seen.told[row - 1].epoch == window.epoch else 0
+    for row, window in enumerate(seen.step_records):
+        before = ends[-1] if row and seen.step_records[row - 1].epoch == window.epoch else 0
         ends.append(before + window.micro_batches)
     return go.Scatter(
         x=[end + 0.5 for end in ends],
@@ -158,7 +162,7 @@ def _ends(seen: GradientAttribution, look: Look) -> go.Scatter:
         marker={"symbol": "line-ns", "size": 12, "line": {"color": look.colour, "width": 4}},
         hovertext=[
             f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
-            for row, window in enumerate(seen.told)
+            for row, window in enumerate(seen.step_records)
         ],
         hoverinfo="text",
     )

@@ -54,7 +54,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
 
     The check knows each parameter of its notebook: one that it does not know is an InputError, not a value unchecked.
     """
-    from rislab.faults.comparison import ClinicConfig
+    from rislab.faults.comparison import ComparisonConfig
     from rislab.faults.example_loops import LoopsConfig
     from rislab.faults.story import StoryConfig
     from rislab.sanity.overfit import OverfitConfig
@@ -68,7 +68,7 @@ def check_for(name: str) -> Callable[[dict[str, object]], object]:
         "overfit": _check_overfit,
         "precision": PrecisionConfig,
         "whodunnit": StoryConfig,
-        "fault_clinic": ClinicConfig,
+        "fault_clinic": ComparisonConfig,
         "music": _check_music,
         "your_loop": LoopsConfig,
         "localise": _check_localise,

@@ -403,15 +403,15 @@ SHOWN = [
 
 def setting_of(fault: catalogue.Fault) -> dict[str, Any]:
     """The setting of the first sign of a training that names one."""
-    return next((dict(s.setting) for s in fault.signs if s.quantity in OF_A_TRAINING and s.setting), {})
+    return next((dict(s.setting) for s in fault.symptoms if s.quantity in OF_A_TRAINING and s.setting), {})
 
 
 @pytest.mark.parametrize("fault", SHOWN, ids=lambda fault: fault.name)
 def test_a_fault_of_the_catalogue_is_named_and_the_correct_loop_is_not_accused(fault: catalogue.Fault) -> None:
     setting = setting_of(fault)
-    found = comparison.diagnosed(fault, setting)
+    found = comparison.diagnose_fault(fault, setting)
     assert any(fault.name == finding.name or fault.name in finding.aliases for finding in found[:2]), str(found)
-    correct = comparison.diagnosed(None, setting)
+    correct = comparison.diagnose_fault(None, setting)
     assert not correct.faults, str(correct)
 
 

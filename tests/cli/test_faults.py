@@ -13,7 +13,7 @@ from rislab.faults import catalogue, quiz
 def test_the_list_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["faults"]) == 0
     said = capsys.readouterr().out
-    assert all(fault.name in said and fault.symptom in said for fault in catalogue.FAULTS)
+    assert all(fault.name in said and fault.description in said for fault in catalogue.FAULTS)
     assert f"{len(catalogue.FAULTS)} faults" in said
     assert main(["faults", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ from rislab.faults.fault import Fault, Symptom, source_of
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patched import patched
 
-SIGNED = [pytest.param(fault, id=fault.name) for fault in FAULTS if fault.signs]
+SIGNED = [pytest.param(fault, id=fault.name) for fault in FAULTS if fault.symptoms]
 QUIET = ["ignore:Detected call of `lr_scheduler.step", "ignore:torch.cuda.amp.GradScaler is enabled"]
 
 
@@ -28,8 +28,8 @@ def reader(package: ModuleType) -> Callable[[Symptom], float]:
         return symptoms.examine(package, **dict(setting))
 
     def value(sign: Symptom) -> float:
-        if sign.quantity in symptoms.OF_A_HOUSE:
-            return symptoms.OF_A_HOUSE[sign.quantity](package)
+        if sign.quantity in symptoms.OF_A_PACKAGE:
+            return symptoms.OF_A_PACKAGE[sign.quantity](package)
         return symptoms.OF_A_TRAINING[sign.quantity](seen(tuple(sign.setting.items())))
 
     return value
@@ -46,7 +46,7 @@ def test_the_catalogue_is_whole() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
     assert all(len(family) >= 6 for family in FAMILIES.values())
     for fault in FAULTS:
-        assert fault.story and fault.symptom and (fault.signs or fault.checks or fault.badge), fault.name
+        assert fault.story and fault.description and (fault.symptoms or fault.checks or fault.conventions), fault.name
         assert set(fault.mistaken_for) <= {other.name for other in FAULTS} - {fault.name}, fault.name
     assert len({(fault.module, fault.before, fault.after) for fault in FAULTS}) == len(FAULTS)
 
@@ -58,7 +58,7 @@ def test_a_fault_shows_its_signs_and_the_correct_loop_does_not(
 ) -> None:
     with patched(fault) as package:
         ill = reader(package)
-        for sign in fault.signs:
+        for sign in fault.symptoms:
             assert sign.shown_by(ill(sign)), f"{sign.quantity} is {ill(sign)}"
             assert not sign.shown_by(healthy(sign)), f"{sign.quantity} of the correct loop is {healthy(sign)}"
 
@@ -134,11 +134,11 @@ def test_the_culprit_reports_exactly_nothing() -> None:
     with patched(catalogue.find_fault("loop tail in a branch never taken")) as package:
         for steps in (1, 4):
             seen = symptoms.examine(package, accumulation_steps=steps, validation=16, epochs=3)
-            assert [end.train for end in seen.ends] == [0.0] * 3
-            assert len({end.validation for end in seen.ends}) == 1
-            last = seen.ends[-1].counters
+            assert [end.train for end in seen.epoch_records] == [0.0] * 3
+            assert len({end.validation for end in seen.epoch_records}) == 1
+            last = seen.epoch_records[-1].counters
             assert last.forwards == 33 and last.backwards == last.steps_applied == last.scheduler_ticks == 0
-            assert all(seen.still)
+            assert all(seen.unchanged)
 
 
 def test_adam_hides_a_gradient_that_is_too_large_and_sgd_shows_it() -> None:
@@ -146,7 +146,9 @@ def test_adam_hides_a_gradient_that_is_too_large_and_sgd_shows_it() -> None:
     for fault in ((), (catalogue.find_fault("never divided"),)):
         with patched(*fault) as package:
             for optimiser in ("adam", "sgd"):
-                moved[optimiser, bool(fault)] = symptoms.examine(package, optimiser=optimiser, epochs=1).moved[0]
+                moved[optimiser, bool(fault)] = symptoms.examine(
+                    package, optimiser=optimiser, epochs=1
+                ).relative_update[0]
     # The first update of Adam has the length of the learning rate, but for its ε of 1e-8 under small gradients.
     assert moved["adam", True] / moved["adam", False] == pytest.approx(1, abs=1e-3)
     assert moved["sgd", True] / moved["sgd", False] == pytest.approx(4, abs=1e-3)

@@ -36,7 +36,7 @@ def test_without_an_answer_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> No
     def fails(*unused: object) -> None:
         raise AssertionError("a run")
 
-    monkeypatch.setattr(exercises, "examined", fails)
+    monkeypatch.setattr(exercises, "attribute_run", fails)
     assert all(check(name, None) == exercises.Feedback(None, "no answer yet") for name in EXERCISES)
 
 

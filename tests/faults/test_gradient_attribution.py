@@ -35,15 +35,15 @@ def test_the_correct_loop_counts_every_micro_batch_once_and_exactly(
     seen = symptoms.examine(
         package, accumulation_steps=accumulation_steps, optimiser=optimiser, precision=precision, epochs=1
     )
-    edges = [*seen.firsts, seen.coverage.shape[1]]
-    expected = np.zeros_like(seen.coverage)
-    for row in range(len(seen.told)):
+    edges = [*seen.window_starts, seen.micro_batch_weights.shape[1]]
+    expected = np.zeros_like(seen.micro_batch_weights)
+    for row in range(len(seen.step_records)):
         expected[row, edges[row] : edges[row + 1]] = 1
-    np.testing.assert_allclose(seen.coverage, expected, atol=30 * TOLERANCE[precision])
+    np.testing.assert_allclose(seen.micro_batch_weights, expected, atol=30 * TOLERANCE[precision])
     np.testing.assert_allclose(seen.alpha, 1, atol=TOLERANCE[precision])
     np.testing.assert_allclose(seen.cosine, 1, atol=TOLERANCE[precision])
-    assert (seen.stepped == 1).all() and (seen.broken == 0).all() and not any(seen.still)
-    np.testing.assert_allclose([window.loss for window in seen.told], seen.true_loss, rtol=TOLERANCE[precision])
+    assert (seen.steps == 1).all() and (seen.nonfinite_steps == 0).all() and not any(seen.unchanged)
+    np.testing.assert_allclose([window.loss for window in seen.step_records], seen.true_loss, rtol=TOLERANCE[precision])
 
 
 def test_being_examined_changes_nothing(package: ModuleType) -> None:
@@ -71,7 +71,7 @@ def test_every_quantity_reads_what_its_name_says_on_the_correct_loop(package: Mo
     for name, quantity in symptoms.OF_A_TRAINING.items():
         if name not in elsewhere:
             assert quantity(seen) == pytest.approx(float(name not in zero), abs=3e-3), name
-    for name, of_house in symptoms.OF_A_HOUSE.items():
+    for name, of_house in symptoms.OF_A_PACKAGE.items():
         assert np.isfinite(of_house(package)), name
 
 

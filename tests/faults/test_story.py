@@ -14,7 +14,7 @@ import torch
 from rislab.errors import InputError
 from rislab.faults import catalogue, exercises, story
 from rislab.faults.fault import source_of
-from rislab.faults.story import ACCOMPLICES, CULPRITS, HIDING, Replay, StoryConfig, replay
+from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, REPAIR_ORDER, Replay, StoryConfig, replay
 from rislab.training.records import epoch_records
 
 SMALL = StoryConfig(epochs=3, repair_epochs=3)
@@ -25,7 +25,7 @@ ROUNDING = 4 * 2**-24
 @pytest.fixture(scope="module")
 def cast() -> dict[str, Replay]:
     """Every culprit once."""
-    return {name: replay(SMALL, name) for name in CULPRITS}
+    return {name: replay(SMALL, name) for name in LOOP_VARIANTS}
 
 
 def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(cast: dict[str, Replay]) -> None:
@@ -33,21 +33,21 @@ def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(cast: di
     accused, correct = cast["suspect, K = 4"], replay(SMALL, accumulation_steps=4)
     assert not accused.same_as(correct)
     # One of four micro-batches in the first window is divided: 13 and 16 quarters, more or less of the same size.
-    assert 3.4 < accused.ends[0].train / correct.ends[0].train < 3.8
+    assert 3.4 < accused.epoch_records[0].train / correct.epoch_records[0].train < 3.8
     assert len(set(accused.validations)) == SMALL.epochs
 
 
 def test_the_checkup_names_the_culprits_and_leaves_the_innocent_alone() -> None:
-    said = {name: story.second_opinion(StoryConfig(epochs=3), name) for name in CULPRITS}
+    said = {name: story.diagnose_replay(StoryConfig(epochs=3), name) for name in LOOP_VARIANTS}
     assert said["correct loop"] == said["suspect"] == []
     for name in ("suspect, K = 4", "stage one", "stage two"):
-        assert said[name][0].name == CULPRITS[name].fault
+        assert said[name][0].name == LOOP_VARIANTS[name].fault
 
 
 def test_stage_one_reports_exactly_nothing(cast: dict[str, Replay]) -> None:
     told = cast["stage one"]
-    assert [end.train for end in told.ends] == [0.0] * 3
-    assert len(set(told.validations)) == len(set(told.fresh)) == 1
+    assert [end.train for end in told.epoch_records] == [0.0] * 3
+    assert len(set(told.validations)) == len(set(told.fresh_nmse)) == 1
     assert all(" train 0.000000  val " in line for line in told.log())
     # The losses were there all the time.
     assert min(map(min, told.batch_losses)) > 0.5
@@ -56,7 +56,7 @@ def test_stage_one_reports_exactly_nothing(cast: dict[str, Replay]) -> None:
 @pytest.mark.parametrize("batches", [8, 16])
 def test_stage_two_reports_the_last_batch_over_n(batches: int) -> None:
     told = replay(StoryConfig(batches=batches, epochs=3), "stage two")
-    for end, losses in zip(told.ends, told.batch_losses, strict=True):
+    for end, losses in zip(told.epoch_records, told.batch_losses, strict=True):
         assert len(losses) == batches
         assert abs(end.train * batches - losses[-1]) <= ROUNDING * losses[-1]
         # No other batch would do.
@@ -74,7 +74,7 @@ def test_the_ledger_of_the_first_epoch(cast: dict[str, Replay]) -> None:
 
 def test_what_is_true_agrees_with_what_an_honest_loop_tells(cast: dict[str, Replay]) -> None:
     told = cast["correct loop"]
-    assert told.fresh[1:] == told.validations
+    assert told.fresh_nmse[1:] == told.validations
     # The first window's report was taken at the first weights, as the outside look was.
     first = next(record for record in told.records if record.step == 1)
     assert first.loss == pytest.approx(told.batch_losses[0][0], rel=ROUNDING)  # type: ignore[union-attr]
@@ -84,7 +84,7 @@ def test_replays_are_the_same_twice_and_of_another_seed_are_not(cast: dict[str, 
     again = replay(SMALL, "stage two")
     assert again.same_as(cast["stage two"])
     assert not replay(StoryConfig(epochs=3, seed=1), "stage two").same_as(again)
-    shorter = Replay(again.culprit, (), again.records[:-1], again.batch_losses, again.fresh, again.weights)
+    shorter = Replay(again.fault, (), again.records[:-1], again.batch_losses, again.fresh_nmse, again.weights)
     assert not again.same_as(shorter)
 
 
@@ -96,32 +96,32 @@ def test_a_replay_is_the_training_of_the_house() -> None:
 
     told = list(fit(model, overfit.data(), overfit.training(warmup=SMALL.warmup), validation=overfit.validation_data()))
     mine = replay(SMALL)
-    assert [end.train for end in epoch_records(told)] == [end.train for end in mine.ends]
+    assert [end.train for end in epoch_records(told)] == [end.train for end in mine.epoch_records]
     assert torch.equal(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), mine.weights)
 
 
 def test_each_accomplice_hides_the_next() -> None:
-    rows = {repair.done: repair for repair in story.repairs(SMALL)}
-    assert [*rows] == ["nothing", "the branch: stage two", "the loop", *HIDING]
+    rows = {repair.fixed: repair for repair in story.repairs(SMALL)}
+    assert [*rows] == ["nothing", "the branch: stage two", "the loop", *REPAIR_ORDER]
     told = {done: repair.replay for done, repair in rows.items()}
     # The gate guards a line that stage one has rewritten.
-    assert "step gate too strict" not in rows["nothing"].left and rows["the loop"].left == HIDING
-    for done in ("nothing", "the branch: stage two", "the loop", HIDING[0]):
+    assert "step gate too strict" not in rows["nothing"].remaining and rows["the loop"].remaining == REPAIR_ORDER
+    for done in ("nothing", "the branch: stage two", "the loop", REPAIR_ORDER[0]):
         assert len(set(told[done].validations)) == 1, done
-        assert told[done].ends[-1].counters.steps_applied == 0, done
-    assert told["the loop"].ends[-1].counters.backwards == SMALL.batches * SMALL.epochs
-    gate, rate, average, term, floor, leak = (told[name] for name in HIDING[1:])
-    assert (gate.idle, rate.idle) == (1, 0)
+        assert told[done].epoch_records[-1].counters.steps_applied == 0, done
+    assert told["the loop"].epoch_records[-1].counters.backwards == SMALL.batches * SMALL.epochs
+    gate, rate, average, term, floor, leak = (told[name] for name in REPAIR_ORDER[1:])
+    assert (gate.idle_steps, rate.idle_steps) == (1, 0)
     assert rate.validations != average.validations and rate.weights.equal(average.weights)
     assert (average.zero_terms, term.zero_terms) == (1, 0)
-    assert floor.validations != floor.fresh[1:] and leak.validations == leak.fresh[1:]
-    assert rows[HIDING[-1]].left == ()
+    assert floor.validations != floor.fresh_nmse[1:] and leak.validations == leak.fresh_nmse[1:]
+    assert rows[REPAIR_ORDER[-1]].remaining == ()
 
 
 def test_accomplices_that_no_curve_shows_tell_themselves_off_the_correct_code() -> None:
-    assert all(catalogue.find_fault(name).signs for name in ACCOMPLICES)
-    for name in ACCOMPLICES[len(HIDING) - 2 :]:
-        sign = catalogue.find_fault(name).signs[0]
+    assert all(catalogue.find_fault(name).symptoms for name in EXTRA_FAULTS)
+    for name in EXTRA_FAULTS[len(REPAIR_ORDER) - 2 :]:
+        sign = catalogue.find_fault(name).symptoms[0]
         reading = story.first_symptom(name)
         assert sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct), name
 
@@ -134,7 +134,7 @@ def test_the_probe_is_silent_after_the_loop() -> None:
 
 def test_the_table_of_indents_is_that_of_the_source() -> None:
     def table(culprit: str) -> dict[str, story.StatementPlace]:
-        fault = CULPRITS[culprit].fault
+        fault = LOOP_VARIANTS[culprit].fault
         source = catalogue.find_fault(fault).edited() if fault else source_of("training.loop")
         places = {place.what: place for place in story.statement_columns(source)}
         for place in places.values():
@@ -160,8 +160,8 @@ def test_a_comment_may_stand_anywhere() -> None:
 def test_a_wrong_key_makes_the_nan_loud_and_the_gate_makes_it_silent_again() -> None:
     pair = ("singular vectors differentiated", "overflow looked up under a wrong key")
     with pytest.raises(torch.linalg.LinAlgError, match="non-finite"):
-        replay(SMALL, accomplices=pair, curriculum="three-phase")
-    gated = replay(SMALL, accomplices=(*pair, "step gate too strict"), curriculum="three-phase")
+        replay(SMALL, extra_faults=pair, curriculum="three-phase")
+    gated = replay(SMALL, extra_faults=(*pair, "step gate too strict"), curriculum="three-phase")
     assert len(set(gated.validations)) == 1 and math.isfinite(gated.validations[0])
 
 
@@ -174,10 +174,10 @@ def test_a_wrong_key_makes_the_nan_loud_and_the_gate_makes_it_silent_again() -> 
         ({"epochs": 0}, "epochs is 0"),
         ({"repair_epochs": 1}, "repair_epochs is 1"),
         ({"warmup": 0}, "warmup is 0"),
-        ({"culprit": "the butler"}, "culprit is 'the butler'"),
-        ({"together": ["the butler"]}, "together is 'the butler'"),
-        ({"culprit": "stage one", "together": ["step gate too strict"]}, "'step gate too strict', but stage one"),
-        ({"together": ["split leakage", "split leakage"]}, "'split leakage' twice"),
+        ({"fault": "the butler"}, "fault is 'the butler'"),
+        ({"extra_faults": ["the butler"]}, "extra_faults is 'the butler'"),
+        ({"fault": "stage one", "extra_faults": ["step gate too strict"]}, "'step gate too strict', but stage one"),
+        ({"extra_faults": ["split leakage", "split leakage"]}, "'split leakage' twice"),
         ({"lr": -1.0}, "lr is -1.0"),
     ],
 )
@@ -193,9 +193,9 @@ def test_bad_input_is_named(changes: dict[str, object], said: str) -> None:
 def test_exercises_take_the_right_answer_and_no_other() -> None:
     told = replay(StoryConfig(), "stage two")
     logged = float(told.log()[2].split("train ")[1].split()[0])
-    leaked = replay(StoryConfig().short, accomplices=["split leakage"], curriculum="three-phase")
+    leaked = replay(StoryConfig().short, extra_faults=["split leakage"], curriculum="three-phase")
     right = {"last batch": logged * 8, "ticks": 8, "column": 4, "undone": 8}
-    right["leak"] = round(leaked.fresh[-1] / leaked.validations[-1], 1)
+    right["leak"] = round(leaked.fresh_nmse[-1] / leaked.validations[-1], 1)
     wrong = {"last batch": logged, "ticks": 1, "column": 8, "undone": 0, "leak": 1.0}
     for name, answer in right.items():
         assert exercises.check(name, answer).right, name  # type: ignore[arg-type]

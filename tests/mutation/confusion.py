@@ -34,7 +34,7 @@ class Row:
 def others(found: Sequence[Row]) -> list[tuple[str, str]]:
     """Faults that no training shows, or that no finding names, each with what turns red by it, as the tests assert."""
     shown = {row.fault for row in found if row.named() != "no"}
-    told = {"the ladder": lambda fault: fault.checks, "the badge": lambda fault: fault.badge}
+    told = {"the ladder": lambda fault: fault.checks, "the badge": lambda fault: fault.conventions}
     return [
         (
             fault.name,
@@ -56,7 +56,7 @@ def rows() -> list[Row]:
 
 def row(task: tuple[str, dict[str, Any]]) -> Row:
     name, setting = task
-    found = comparison.diagnosed(catalogue.find_fault(name) if name else None, setting)
+    found = comparison.diagnose_fault(catalogue.find_fault(name) if name else None, setting)
     return Row(name, _words(setting), tuple(found))
 
 

@@ -145,11 +145,11 @@ PLAIN_SETTINGS = (
 
 
 def _train_fit(text: str, setting: Setting) -> Outcome:
-    """The loop of rislab in a package of its own, through comparison.diagnosed()."""
+    """The loop of rislab in a package of its own, through comparison.diagnose_fault()."""
     seen: dict[str, Any] = {"train": [], "told": defaultdict(list)}
-    fault = Fault("mutant", "", "training.loop", before=source("fit"), after=text, symptom="")
+    fault = Fault("mutant", "", "training.loop", before=source("fit"), after=text, description="")
     with mock.patch.object(comparison, "prepared", partial(_prepared, comparison.prepared, setting, seen)):
-        found = comparison.diagnosed(fault, setting.fields())
+        found = comparison.diagnose_fault(fault, setting.fields())
     state, told = seen["state"], {name: " ".join(values) for name, values in seen["told"].items()}
     told["averaged weights"] = "" if state.ema is None else str(_flat(state.ema.module).tobytes())
     return Outcome(tuple(found), _flat(state.model), tuple(seen["train"]), told)

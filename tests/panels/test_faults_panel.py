@@ -11,7 +11,7 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.faults import catalogue, comparison
-from rislab.faults.comparison import Clinic, ClinicConfig, FaultReport, OptimiserRun
+from rislab.faults.comparison import ComparisonCache, ComparisonConfig, FaultReport, OptimiserRun
 from rislab.panels import faults_panel, quiz_panel
 from rislab.panels.faults_panel import ClinicPanel, LatestOnly
 from rislab.panels.plot_widget import PlotWidget
@@ -49,10 +49,10 @@ def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pyt
     panel = panels.clinic("never divided", epochs=1)
     study = awaited(panel)
     assert (panel.state, panel.widget is not None) == ("finished", setting == "1")
-    plain = comparison.study(catalogue.find_fault("never divided"), epochs=1)
-    assert [*study.cases] == [*plain.cases] == ["adam", "sgd"]
-    for name, case in study.cases.items():
-        assert case.differences() == plain.cases[name].differences()
+    plain = comparison.fault_report(catalogue.find_fault("never divided"), epochs=1)
+    assert [*study.runs] == [*plain.runs] == ["adam", "sgd"]
+    for name, case in study.runs.items():
+        assert case.differences() == plain.runs[name].differences()
     assert "text/plain" in panel._repr_mimebundle_()
 
 
@@ -92,7 +92,7 @@ def test_views_and_names_that_there_are_not(live: None, monkeypatch: pytest.Monk
         panels.clinic("never devided")
     with pytest.raises(InputError, match="epochs is 0"):
         panels.clinic(epochs=0)
-    monkeypatch.setattr(Clinic, "studies", lambda *unused, **options: iter(()))
+    monkeypatch.setattr(ComparisonCache, "reports", lambda *unused, **options: iter(()))
     panel = panels.clinic("conjugated steering")
     for call, said in (
         (lambda: panel.look("losses"), "view is 'losses'; allowed: 'diff', 'checks'"),
@@ -109,7 +109,7 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
     def fails(*unused: object, **options: object) -> None:
         raise ArithmeticError("<seven>")
 
-    monkeypatch.setattr(Clinic, "studies", fails)
+    monkeypatch.setattr(ComparisonCache, "reports", fails)
     panel = panels.clinic("never divided")
     with pytest.raises(ArithmeticError, match="seven"):
         awaited(panel)
@@ -149,12 +149,12 @@ def test_waiting_has_an_end() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Clinic.case
+    real = ComparisonCache.compare_runs
 
-    def short(self: Clinic, fault: Any, **options: Any) -> OptimiserRun:
+    def short(self: ComparisonCache, fault: Any, **options: Any) -> OptimiserRun:
         return real(self, fault, epochs=1)
 
-    monkeypatch.setattr(Clinic, "case", short)
+    monkeypatch.setattr(ComparisonCache, "compare_runs", short)
 
 
 def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) -> None:
@@ -213,7 +213,7 @@ def test_tables_say_what_was_measured_signs_first() -> None:
 
 
 def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
-    case = Clinic().case(catalogue.find_fault("loop tail dedented"))
+    case = ComparisonCache().compare_runs(catalogue.find_fault("loop tail dedented"))
     page = quiz_panel.log(case)
     counts = [comparison.event_counts(seen)["backwards"] for seen in (case.correct, case.faulty)]
     assert counts[0] != counts[1]
@@ -224,4 +224,4 @@ def test_panels_are_of_their_kind(live: None, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(LatestOnly, "ask", lambda self, request: None)
     assert isinstance(panels.clinic(), ClinicPanel)
     assert isinstance(panels.quiz(), QuizPanel)
-    assert ClinicPanel(ClinicConfig(), live=False).widget is None
+    assert ClinicPanel(ComparisonConfig(), live=False).widget is None

@@ -13,11 +13,11 @@ import pytest
 
 from rislab import panels
 from rislab.errors import InputError
-from rislab.faults.story import ACCOMPLICES, Replay, StoryConfig, repairs, replay
+from rislab.faults.story import EXTRA_FAULTS, Replay, StoryConfig, repairs, replay
 from rislab.panels import story_panel
 from rislab.panels.story_panel import StoryPanel
 
-SMALL = StoryConfig(epochs=3, repair_epochs=3, culprit="stage two", together=())
+SMALL = StoryConfig(epochs=3, repair_epochs=3, fault="stage two", extra_faults=())
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_last_over_n_lies_in_its_ring(fallen: Replay) -> None:
     every, last, times, reported = story_panel.last_over_n(fallen).data
     assert len(every.y) == 24 and list(last.y) == [losses[-1] for losses in fallen.batch_losses]
     assert list(times.y) == pytest.approx(list(last.y), rel=1e-6)
-    assert list(reported.y) == [end.train for end in fallen.ends]
+    assert list(reported.y) == [end.train for end in fallen.epoch_records]
 
 
 def test_the_warm_up_is_drawn_over_the_batches(fallen: Replay) -> None:
@@ -58,13 +58,13 @@ def test_repairs_are_drawn_in_their_order() -> None:
 
 
 def test_the_curves_say_how_many_are_not_finite(fallen: Replay) -> None:
-    lost = [dataclasses.replace(end, validation=math.nan) for end in fallen.ends]
-    told = dataclasses.replace(fallen, records=lost, fresh=[1.0, *[math.inf] * 3], accomplices=("one", "other"))
+    lost = [dataclasses.replace(end, validation=math.nan) for end in fallen.epoch_records]
+    told = dataclasses.replace(fallen, records=lost, fresh_nmse=[1.0, *[math.inf] * 3], extra_faults=("one", "other"))
     names = [trace.name for trace in story_panel.figure(told).data]
     assert "validation, told (3 of 3 not finite)" in names
     assert "NMSE on fresh scenes, true (3 of 4 not finite)" in names
     assert "validation nan (the same in all epochs)" in story_panel.verdict(told)
-    assert story_panel.heading(told) == "stage two with 2 accomplices, 3 epochs"
+    assert story_panel.heading(told) == "stage two with 2 extra faults, 3 epochs"
 
 
 def test_the_log_is_cut_in_its_middle(fallen: Replay) -> None:
@@ -88,7 +88,7 @@ def test_the_panel_replays_what_it_begins_with(live: str, monkeypatch: pytest.Mo
     panel = panels.story(SMALL)
     told = awaited(panel)
     assert (panel.widget is not None) == (live == "1")
-    assert (told.culprit, told.accomplices, told.ends[0].phase) == ("stage two", (), "phase=0")
+    assert (told.fault, told.extra_faults, told.epoch_records[0].phase) == ("stage two", (), "phase=0")
     assert told.same_as(replay(SMALL, "stage two", curriculum="three-phase")) and not told.same_as(fallen)
     assert "text/plain" in panel._repr_mimebundle_()
 
@@ -107,7 +107,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 def parts(panel: StoryPanel) -> tuple[Any, dict[str, Any], Any, Any, Any]:
     top, grid, log, said, plot = panel.widget.children
-    return top.children[0], dict(zip(ACCOMPLICES, grid.children, strict=True)), log, said, plot
+    return top.children[0], dict(zip(EXTRA_FAULTS, grid.children, strict=True)), log, said, plot
 
 
 def test_boxes_switch_accomplices_on_and_off(live: None) -> None:
@@ -117,12 +117,12 @@ def test_boxes_switch_accomplices_on_and_off(live: None) -> None:
     boxes["split leakage"].value = True
     menu.value = "correct loop"
     told = awaited(panel)
-    assert (told.culprit, told.accomplices) == ("correct loop", ("split leakage",))
+    assert (told.fault, told.extra_faults) == ("correct loop", ("split leakage",))
     until(lambda: plot.figure["layout"]["title"]["text"] == "correct loop with split leakage, 3 epochs")
     until(lambda: told.log()[-1] in log.value)
-    assert f"true NMSE on fresh scenes {told.fresh[-1]:.6f}" in said.value
+    assert f"true NMSE on fresh scenes {told.fresh_nmse[-1]:.6f}" in said.value
     boxes["split leakage"].value = False
-    assert awaited(panel).accomplices == ()
+    assert awaited(panel).extra_faults == ()
     assert panel.drawing_error is None
 
 
@@ -159,7 +159,7 @@ def test_a_fault_in_drawing_does_not_end_the_replays(live: None, monkeypatch: py
     awaited(panel)
     until(lambda: isinstance(panel.drawing_error, ZeroDivisionError))
     panel.choose("stage one", ())
-    assert awaited(panel).culprit == "stage one"
+    assert awaited(panel).fault == "stage one"
 
 
 def test_of_several_that_wait_the_newest_alone_is_replayed(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +173,7 @@ def test_of_several_that_wait_the_newest_alone_is_replayed(live: None, monkeypat
     panel = panels.story(SMALL)
     for culprit in ("suspect", "correct loop", "suspect, K = 4", "stage one"):
         panel.choose(culprit, ())
-    assert awaited(panel).culprit == "stage one"
+    assert awaited(panel).fault == "stage one"
     assert made[-1] == "stage one" and len(made) <= 2
 
 

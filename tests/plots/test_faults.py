@@ -10,17 +10,17 @@ import plotly.graph_objects as go
 import pytest
 
 from rislab.faults import catalogue, comparison
-from rislab.faults.comparison import Clinic, FaultReport, OptimiserRun
+from rislab.faults.comparison import ComparisonCache, FaultReport, OptimiserRun
 from rislab.plots import faults as fault_plots
 from rislab.plots.faults import coverage, losses, pictures, signals
 from rislab.plots.style import template
 
-DESK = Clinic()
+DESK = ComparisonCache()
 DRAWN = (signals, coverage, pictures, lambda case, *names: losses({case.optimiser: case}, *names))
 
 
 def case_of(name: str, epochs: int = 2, **options: str) -> OptimiserRun:
-    return DESK.case(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
+    return DESK.compare_runs(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,11 @@ def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun) -> Non
     figure = losses({"adam": never, "sgd": sgd})
     for name, seen in (("correct", [never.correct, sgd.correct]), ("faulty", [never.faulty, sgd.faulty])):
         for part, values in (
-            ("reported", [[window.loss for window in one.told] for one in seen]),
+            ("reported", [[window.loss for window in one.step_records] for one in seen]),
             ("true", [one.true_loss for one in seen]),
-            ("epoch as reported", [[end.train for end in one.ends] for one in seen]),
-            ("same data", [[end.train_eval for end in one.ends] for one in seen]),
-            ("validation", [[end.validation for end in one.ends] for one in seen]),
+            ("epoch as reported", [[end.train for end in one.epoch_records] for one in seen]),
+            ("same data", [[end.train_eval for end in one.epoch_records] for one in seen]),
+            ("validation", [[end.validation for end in one.epoch_records] for one in seen]),
         ):
             traces = named(figure, f"{name}, {part}")
             assert [trace.xaxis for trace in traces] in (["x", "x2"], ["x3", "x4"])
@@ -137,11 +137,11 @@ def test_what_a_logarithm_cannot_show_is_marked_with_its_value() -> None:
 
 
 def test_checks_show_both_houses() -> None:
-    study = comparison.study(catalogue.find_fault("conjugated in the generator"))
+    study = comparison.fault_report(catalogue.find_fault("conjugated in the generator"))
     figure = fault_plots.checks(study)
     (heat,) = figure.data
     red = {heat.y[row] for row in range(len(heat.y)) if heat.z[row][1] == 1}
-    assert red >= {f"{name} (badge)" for name in study.fault.badge}
+    assert red >= {f"{name} (conventions)" for name in study.fault.conventions}
     assert all(row[0] == 0 for row in heat.z)
     assert all(text[0].startswith("✓") for text in heat.text)
     assert {text[1][0] for text in heat.text} == {"✓", "✗"}
@@ -151,7 +151,9 @@ def test_checks_show_both_houses() -> None:
 def test_a_study_has_curves_or_checks(never: OptimiserRun) -> None:
     assert len(fault_plots.figures(FaultReport(never.fault, {"adam": never}))) == 2
     fault = catalogue.find_fault("conjugated steering")
-    (only,) = fault_plots.figures(FaultReport(fault, checks=comparison.checks(fault), signs=comparison.readings(fault)))
+    (only,) = fault_plots.figures(
+        FaultReport(fault, checks=comparison.compare_checks(fault), symptoms=comparison.compare_symptoms(fault))
+    )
     assert only.data[0].type == "heatmap"
 
 

@@ -14,7 +14,7 @@ from rislab.faults import catalogue
 from rislab.faults.patched import patched
 from rislab.sanity import conventions
 
-TURNED = [fault for fault in catalogue.FAULTS if fault.badge]
+TURNED = [fault for fault in catalogue.FAULTS if fault.conventions]
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_badge_is_green_on_the_full_preset_and_another_seed() -> None:
 def test_a_fault_turns_its_checks_red_and_no_others(fault: catalogue.Fault) -> None:
     with patched(fault) as package:
         badge = package.sanity.conventions.check_conventions()
-    assert {check.name for check in badge.checks if not check.passed} == set(fault.badge)
+    assert {check.name for check in badge.checks if not check.passed} == set(fault.conventions)
     assert not badge.passed
     assert "red" in badge._repr_html_() and "FAIL" in str(badge)
 
 
 def test_every_check_can_be_made_red() -> None:
-    named = {check for fault in TURNED for check in fault.badge}
+    named = {check for fault in TURNED for check in fault.conventions}
     assert named == {check.name for check in conventions.check_conventions().checks}
 
 
