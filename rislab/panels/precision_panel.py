@@ -4,329 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import html
-import math
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 import torch
 
 from rislab.panels.background_task import POLL_SECONDS, REDRAW_SECONDS
-from rislab.plots.style import BLUE, ERROR_COLOUR, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, template
-from rislab.sanity.number_formats import MODES
+from rislab.plots.precision import (
+    CURVES_HEIGHT,
+    cell_explanation,
+    fp64_reference,
+    precision_table_dict,
+    window_curves_dict,
+)
+from rislab.plots.style import ERROR_COLOUR, empty_figure_dict, template
 from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, WindowComparison, ready, stream
-
-SHARES = ((0.0, "#f4f1e4"), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
-COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
-ROW = 25  # pixels
-INK = "#222222"
-SMALLEST = -5.0  # powers of ten of the share of an alarm that still differ in colour
-MAPS: dict[
-    str, tuple[Callable[[PrecisionCell], float], tuple[str, ...]]
-] = {  # title → value, and the alarms that colour it
-    "relative L2": (lambda cell: cell.relative_error, ("relative L2",)),
-    "|α − 1|": (lambda cell: cell.alpha_error, ("|α − 1|",)),
-    "too small (share)": (lambda cell: cell.lost, ("underflow", "stuck")),
-    "time (ms)": (lambda cell: 1e3 * cell.seconds, ()),
-    "memory (MiB)": (lambda cell: cell.peak_bytes / 2**20, ()),
-}
-
-
-def matrix(cells: Sequence[PrecisionCell]) -> go.Figure:
-    """The cells as five heat maps: two errors of the gradient, numbers too small, time and memory of a window.
-
-    Args:
-        cells: of one configuration, in any order; combinations that are missing show as "not run".
-
-    Returns:
-        A figure; what passes its alarm level has a border and a cross, and the hover text has all numbers and a reason.
-    """
-    rows = [name for name in MODES if any(cell.mode == name for cell in cells)]
-    columns = sorted({cell.accumulation_steps for cell in cells})
-    title = f"Gradient against float64, {len(cells)} cells: the worst window of each"
-    return go.Figure(figure_dict(cells, rows, columns, title)).update_layout(template=template())
-
-
-def figure_dict(
-    cells: Sequence[PrecisionCell],
-    rows: Sequence[str],
-    columns: Sequence[int],
-    title: str,
-    chosen: tuple[str, int] | None = None,
-) -> dict[str, Any]:
-    """matrix() as plain data and layout, with all rows and columns, and a frame around a chosen cell."""
-    found = {(cell.mode, cell.accumulation_steps): cell for cell in cells}
-    data = [_map(found, rows, columns, number) for number in range(len(MAPS))]
-    names = [f"{_mark([found.get((row, column)) for column in columns])} {row}" for row in rows]
-    gap = 0.014
-    width = (1 - gap * (len(MAPS) - 1)) / len(MAPS)
-    layout: dict[str, Any] = {
-        "title": {"text": title, "font": {"size": 14}, "pad": {"b": 26}},
-        "height": 104 + ROW * len(rows),
-        "margin": {"t": 58, "b": 46, "l": 172, "r": 8},
-        "uirevision": "rislab",
-        "autosize": True,  # or a page that draws before its layout keeps plotly's own width
-        "coloraxis": {"colorscale": SHARES, "cmin": SMALLEST, "cmax": 0, "showscale": False},
-        "annotations": [],
-        "shapes": [],
-    }
-    for number, name in enumerate(MAPS):
-        axis = str(number + 1) if number else ""
-        left = number * (width + gap)
-        layout[f"xaxis{axis}"] = {
-            "domain": [left, left + width],
-            "anchor": f"y{axis}",
-            "title": {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4},
-            "tickvals": list(range(len(columns))),
-            "ticktext": [str(column) for column in columns],
-            "range": [-0.5, len(columns) - 0.5],
-            "showgrid": False,
-            "fixedrange": True,
-        }
-        layout[f"yaxis{axis}"] = {
-            "anchor": f"x{axis}",
-            "tickvals": list(range(len(rows))),
-            "ticktext": names,
-            "showticklabels": number == 0,
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "fixedrange": True,
-            "automargin": False,
-        }
-        place = {"xref": f"x{axis} domain", "x": 0.5, "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
-        layout["annotations"].append({**place, "text": name, "showarrow": False, "font": {"size": 13}})
-        for (row, column), cell in found.items():
-            if set(cell.red) & set(MAPS[name][1]):
-                line = {"color": VERMILLION, "width": 2.5}
-                layout["shapes"].append(_frame(axis, columns.index(column), rows.index(row), line))
-        if chosen is not None:
-            line = {"color": INK, "width": 2, "dash": "dot"}
-            layout["shapes"].append(_frame(axis, columns.index(chosen[1]), rows.index(chosen[0]), line))
-    return {"data": data, "layout": layout}
-
-
-def _mark(cells: Sequence[PrecisionCell | None]) -> str:
-    """✗ for a row with a red cell, ✓ for one that is all green, … for one that is not complete."""
-    if any(cell is not None and not cell.passed for cell in cells):
-        return "✗"
-    return "…" if None in cells else "✓"
-
-
-def _frame(axis: str, x: int, y: int, line: dict[str, Any]) -> dict[str, Any]:
-    inset = 0.45
-    box = {"x0": x - inset, "x1": x + inset, "y0": y - inset, "y1": y + inset}
-    return {"type": "rect", "xref": f"x{axis}", "yref": f"y{axis}", **box, "line": line, "editable": False}
-
-
-def _map(
-    found: dict[tuple[str, int], PrecisionCell], rows: Sequence[str], columns: Sequence[int], number: int
-) -> dict[str, Any]:
-    value, reds = [*MAPS.values()][number]
-    axis = str(number + 1) if number else ""
-    levels = np.full((len(rows), len(columns)), np.nan)
-    texts = [["" for _ in columns] for _ in rows]
-    hovers = [["not run yet" for _ in columns] for _ in rows]
-    for (row, column), cell in found.items():
-        y, x = rows.index(row), columns.index(column)
-        shown = value(cell)
-        levels[y, x] = _depth(cell, reds) if reds else shown
-        cross = "✗" if set(cell.red) & set(reds) else ""
-        texts[y][x] = cross + (_short(shown) if reds else f"{shown:.3g}")
-        hovers[y][x] = hover(cell)
-    colours = {"coloraxis": "coloraxis"} if reds else {"colorscale": COSTS, "zmin": 0, "showscale": False}
-    return {
-        "type": "heatmap",
-        "x": list(range(len(columns))),
-        "y": list(range(len(rows))),
-        "z": levels,
-        "text": texts,
-        "texttemplate": "%{text}",
-        "textfont": {"size": 10, "color": INK},
-        "customdata": hovers,
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "xaxis": f"x{axis}",
-        "yaxis": f"y{axis}",
-        "xgap": 2,
-        "ygap": 2,
-        **colours,
-    }
-
-
-def _depth(cell: PrecisionCell, names: Sequence[str]) -> float:
-    """Power of ten of the share of an alarm that a cell uses, at most 0; NaN uses all of it."""
-    shares = [value / level for value, level in (cell.measured[name] for name in names)]
-    if not all(share <= 1 for share in shares):
-        return 0.0
-    return max(SMALLEST, math.log10(max(*shares, 1e-99)))
-
-
-def _short(value: float) -> str:
-    """A number in five characters at most, as 3e-7, 0.24 or 45; exactly 0 as 0."""
-    if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "∞"
-    if value == 0 or 0.05 <= value < 1000:
-        return f"{value:.2g}"
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-
-
-def hover(cell: PrecisionCell) -> str:
-    """All numbers of a cell and the reason of its mode, for a hover text."""
-    mode = MODES[cell.mode]
-    lines = [f"<b>{cell.mode}</b>, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"]
-    lines += [
-        f"{'✗' if name in cell.red else '✓'} {name} {value:.2g}, alarm {level:.0e}"
-        for name, (value, level) in cell.measured.items()
-    ]
-    lines += [
-        f"1 − cos {cell.direction_error:.1e}; relative L2 against a replay in float64 {cell.replay_error:.1e}",
-        f"{1e3 * cell.seconds:.1f} ms a window, {cell.peak_bytes / 2**20:.2f} MiB at its peak",
-        f"{len(cell.windows)} windows, {cell.skipped} skipped, NMSE {cell.nmse:.4f} at the last",
-        *textwrap.wrap(mode.why, 80),
-    ]
-    return "<br>".join(lines)
-
-
-def explanation(cell: PrecisionCell) -> str:
-    """What a cell found, and why, as HTML."""
-    found = {name: cell.measured[name] for name in cell.red}
-    verdict = "; ".join(f"{name} {value:.2g}, alarm at {level:.0e}" for name, (value, level) in found.items())
-    colour = f" style='color:{ERROR_COLOUR}'" if cell.red else ""
-    where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
-    head = (
-        f"<b{colour}>{'✗' if cell.red else '✓'} {html.escape(where)}: {html.escape(verdict or 'within its alarms')}</b>"
-    )
-    parts = [f"<i>{name}</i> {html.escape(text)}" for name, text in _reasons(cell.mode)]
-    return f"<div style='line-height:1.35;font-size:13px'>{head}<br>{'<br>'.join(parts)}</div>"
-
-
-def _reasons(name: str) -> list[tuple[str, str]]:
-    mode = MODES[name]
-    return [("What happens:", mode.why), ("What shows:", mode.symptom), ("What helps:", mode.cure)]
-
-
-def curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -> go.Figure:
-    """One cell window by window: errors of the gradient, numbers too small, loss scale, and the loss beside another's.
-
-    Args:
-        cell: to be shown. reference: whose loss is drawn beside it, as a rule that of fp64; None leaves it out.
-    """
-    return go.Figure(cell_drawing(cell, reference)).update_layout(template=template())
-
-
-def curves_of(cells: Sequence[PrecisionCell], mode: str) -> go.Figure:
-    """curves() of a mode's cell with the most accumulation steps beside fp64's; says so where the mode was not run."""
-    found = [cell for cell in cells if cell.mode == mode]
-    if not found:
-        title = f"{mode} was not run"
-        return go.Figure(_empty(title)).update_layout(template=template())
-    most = max(found, key=lambda cell: cell.accumulation_steps)
-    return curves(most, baseline(cells, most.accumulation_steps))
-
-
-def cell_drawing(cell: PrecisionCell, reference: PrecisionCell | None) -> dict[str, Any]:
-    """curves() as plain data and layout."""
-    windows = cell.windows
-    steps = np.array([window.step for window in windows], dtype=np.float64)
-    alarm = MODES[cell.mode].alarm
-    pens = {"relative L2": (BLUE, "solid"), "|α − 1|": (VERMILLION, "dot"), "1 − cos": (GREEN, "dashdot")}
-    values = {
-        "relative L2": [window.relative_error for window in windows],
-        "|α − 1|": [window.alpha_error for window in windows],
-        "1 − cos": [1 - window.cosine for window in windows],
-    }
-    levels = {"relative L2": alarm.relative_error, "|α − 1|": alarm.alpha_error}
-    data = [_line("", name, steps, values[name], *pens[name]) for name in pens]
-    for name, level in levels.items():
-        limits = [level * window.allowance for window in windows]
-        thin = _line("", f"alarm of {name}", steps, limits, pens[name][0], "dash")
-        data.append({**thin, "mode": "lines", "line": {**thin["line"], "width": 1}, "showlegend": False})
-    data.append(_line("2", "underflow", steps, [window.underflow for window in windows], PURPLE, "solid"))
-    data.append(_line("2", "stuck", steps, [window.stuck for window in windows], ORANGE, "dot"))
-    scale = _line("3", "loss scale", steps, [window.loss_scale for window in windows], GREEN, "solid")
-    data += [{**scale, "showlegend": False}, *_skips(windows)]
-    if reference is not None and reference.mode != cell.mode:
-        at = np.array([window.step for window in reference.windows], dtype=np.float64)
-        beside = [window.loss for window in reference.windows]
-        data.append(_line("4", f"NMSE of {reference.mode}", at, beside, GREY, "dash"))
-    data.append(_line("4", "NMSE", steps, [window.loss for window in windows], BLUE, "solid"))
-    layout = _curve_layout(cell, sum(not _drawable(value) for series in values.values() for value in series))
-    errors = [value for series in values.values() for value in series]
-    for axis, shown in (("yaxis", errors), ("yaxis4", [window.loss for window in windows])):
-        layout[axis] |= {"type": "log", "dtick": _ticks([value for value in shown if _drawable(value)])}
-    return {"data": data, "layout": layout}
-
-
-def _drawable(value: float) -> bool:
-    """Whether a logarithmic axis can show it."""
-    return math.isfinite(value) and value > 0
-
-
-def _ticks(values: Sequence[float]) -> int | str:
-    """Distance of the ticks of a logarithmic axis: some decades, or 2 and 5 in between."""
-    decades = math.log10(max(values) / min(values)) if values else 0.0
-    return math.ceil(decades / 4) if decades > 1.5 else "D2"
-
-
-def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
-    where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes, window by window"
-    note = f"; {hidden} errors that are 0 or not finite are not drawn" if hidden else ""
-    layout: dict[str, Any] = {
-        "title": {"text": f"{where} (thin dashes: alarm{note})", "font": {"size": 14}},
-        "height": 262,
-        "autosize": True,
-        "margin": {"t": 40, "b": 72, "l": 64, "r": 12},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.3, "yanchor": "top", "font": {"size": 11}},
-        "uirevision": f"{cell.mode} {cell.accumulation_steps}",
-    }
-    axes: tuple[tuple[tuple[float, float], str, dict[str, Any]], ...] = (
-        ((0.0, 0.36), "error", {}),
-        ((0.43, 0.61), "share too small", {"range": [-0.03, 1.03]}),
-        ((0.68, 0.81), "loss scale", {"rangemode": "tozero", "nticks": 4}),
-        ((0.87, 1.0), "NMSE", {}),
-    )
-    for number, (domain, name, options) in enumerate(axes):
-        axis = str(number + 1) if number else ""
-        layout[f"xaxis{axis}"] = {"domain": domain, "anchor": f"y{axis}", "title": {"text": "window", "standoff": 2}}
-        layout[f"yaxis{axis}"] = {"anchor": f"x{axis}", "title": {"text": name, "standoff": 4}, **options}
-    return layout
-
-
-def _line(axis: str, name: str, x: Any, y: Sequence[float], colour: str, dash: str) -> dict[str, Any]:
-    shown = np.asarray(y, dtype=np.float64)
-    if axis in ("", "4"):
-        shown = np.where(shown > 0, shown, np.nan)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": x,
-        "y": shown,
-        "xaxis": f"x{axis}",
-        "yaxis": f"y{axis}",
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 4, "color": colour},
-        "hovertemplate": "window %{x}<br>%{y:.3g}",
-    }
-
-
-def _skips(windows: Sequence[WindowComparison]) -> list[dict[str, Any]]:
-    """The windows without a step, if there are any, at their loss scale."""
-    skipped = [window for window in windows if not window.applied]
-    marks = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": f"skipped × {len(skipped)}",
-        "x": [window.step for window in skipped],
-        "y": [window.loss_scale for window in skipped],
-        "xaxis": "x3",
-        "yaxis": "y3",
-        "marker": {"symbol": "x", "size": 9, "color": VERMILLION},
-    }
-    return [marks] if skipped else []
 
 
 class PrecisionPanel:
@@ -463,19 +157,19 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     )
     hint = "Click a cell for its curves; ✗ passes its alarm level; colour: share of the alarm."
     note, text = widgets.HTML(hint), widgets.HTML()
-    table = PlotWidget(figure_dict([], rows, columns, panel.title), templates)
-    detail = PlotWidget(_empty(), templates)
+    table = PlotWidget(precision_table_dict([], rows, columns, panel.title), templates)
+    detail = PlotWidget(empty_figure_dict("no cell is done yet", CURVES_HEIGHT), templates)
 
     def draw() -> None:
         cells, cell, ended = panel.cells(), panel.shown(), panel.state != "running"
         chosen = None if cell is None else (cell.mode, cell.accumulation_steps)
-        table.update(figure_dict(cells, rows, columns, panel.title, chosen))
+        table.update(precision_table_dict(cells, rows, columns, panel.title, chosen))
         said = panel.note if panel.error is None else f"{type(panel.error).__name__}: {panel.error}"
         note.value = f"<b style='color:{ERROR_COLOUR}'>{html.escape(said)}</b>" if said else hint
         stop.disabled = ended
         if cell is not None:
-            text.value = explanation(cell)
-            detail.update(cell_drawing(cell, baseline(cells, cell.accumulation_steps)))
+            text.value = cell_explanation(cell)
+            detail.update(window_curves_dict(cell, fp64_reference(cells, cell.accumulation_steps)))
         if ended:
             table.flush()
             detail.flush()
@@ -486,15 +180,3 @@ def _widget(panel: PrecisionPanel) -> tuple[Any, Callable[[], None]]:
     stop.on_click(lambda button: panel.stop())
     table.on_event("click", clicked)
     return widgets.VBox([widgets.HBox([stop, note]), table, text, detail]), draw
-
-
-def baseline(cells: Sequence[PrecisionCell], accumulation_steps: int) -> PrecisionCell | None:
-    """The fp64 cell with as many accumulation steps, else any fp64 cell, else None."""
-    exact = [cell for cell in cells if cell.mode == "fp64"]
-    same = [cell for cell in exact if cell.accumulation_steps == accumulation_steps]
-    return next(iter(same or exact), None)
-
-
-def _empty(text: str = "no cell is done yet") -> dict[str, Any]:
-    title, hidden = {"text": text, "font": {"size": 14}}, {"visible": False}
-    return {"data": [], "layout": {"title": title, "height": 262, "autosize": True, "xaxis": hidden, "yaxis": hidden}}

@@ -4,239 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import html
-import math
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
-from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, Fix, Replay, StoryConfig, replay
+from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, Replay, StoryConfig, replay
 from rislab.panels.background_task import POLL_SECONDS
-from rislab.plots.style import BLUE, COUNTER_STYLES, ERROR_COLOUR, GREEN, GREY, PURPLE, VERMILLION, template
-from rislab.training.records import Counters, step_records
-
-LINES = 4  # of the log that the panel shows
-TALL = 290  # pixels, of the panel's figure
-
-
-def event_counts(replays: Mapping[str, Replay]) -> go.Figure:
-    """What ran in the first epoch of each replay: forwards, backwards, steps applied and skipped, scheduler ticks.
-
-    Args:
-        replays: by the name to be shown.
-    """
-    names = [_broken_line(name) for name in replays]
-    counted = [told.first_epoch for told in replays.values()]
-    figure = go.Figure(layout={"template": template(), "title_text": "Ledger of the first epoch", "height": 420})
-    figure.add_traces([go.Bar(trace) for trace in _books(names, counted)])
-    figure.update_layout(bargap=0.18, legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22})
-    return figure.update_yaxes(title_text="events (count)", rangemode="tozero")
-
-
-def _broken_line(name: str) -> str:
-    return name.replace(", ", "<br>")
-
-
-def _books(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
-    """A bar for each counter at each name, its number over it, so that a 0 is seen as well."""
-    bars = []
-    for counter, (colour, pattern) in {
-        name: look for book in COUNTER_STYLES.values() for name, look in book.items()
-    }.items():
-        values = [vars(counters)[counter] for counters in counted]
-        bars.append(
-            {
-                "type": "bar",
-                "x": list(names),
-                "y": values,
-                "text": [str(value) for value in values],
-                "textposition": "outside",
-                "cliponaxis": False,
-                "name": counter.replace("_", " "),
-                "marker": {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}},
-                "hovertemplate": "%{x}<br>%{y} " + counter.replace("_", " ") + "<extra></extra>",
-            }
-        )
-    return bars
-
-
-def last_over_n(told: Replay) -> go.Figure:
-    """The reported loss and its n-fold beside the true losses of all n batches of each epoch.
-
-    Args:
-        told: a replay of stage two, whose report is the last batch's loss over n.
-    """
-    numbers = [end.epoch for end in told.epoch_records]
-    count = len(told.batch_losses[0])
-    spread = [[epoch] * count for epoch in numbers]
-    reported = [end.train for end in told.epoch_records]
-    figure = go.Figure(layout={"template": template(), "title_text": "Whose loss is it?", "height": 440})
-    dots = {"symbol": "circle", "size": 5, "color": GREY, "opacity": 0.6}
-    flat = np.ravel(told.batch_losses)
-    figure.add_scatter(x=np.ravel(spread), y=flat, mode="markers", marker=dots, name=f"true loss of each of {count}")
-    ring = {"symbol": "circle-open", "size": 13, "color": BLUE, "line": {"width": 2}}
-    last = [losses[-1] for losses in told.batch_losses]
-    figure.add_scatter(x=numbers, y=last, mode="markers", marker=ring, name="true loss of the last batch")
-    cross = {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": VERMILLION}}
-    times = [count * loss for loss in reported]
-    figure.add_scatter(x=numbers, y=times, mode="markers", marker=cross, name=f"reported × {count}")
-    figure.add_scatter(x=numbers, y=reported, mode="lines", line={"color": VERMILLION}, name="reported")
-    figure.update_traces(hovertemplate="epoch %{x}<br>%{y:.6f}")
-    figure.update_xaxes(title_text="epoch", tickformat="d")
-    return figure.update_yaxes(title_text="loss (NMSE, dimensionless)", rangemode="tozero")
-
-
-def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
-    """Learning rate of the head at each optimiser step against the batches that went forwards until then.
-
-    Args:
-        replays: by the name to be shown.
-    """
-    figure = go.Figure(layout={"template": template(), "title_text": "How fast does the warm-up rise?", "height": 400})
-    looks = ((BLUE, "solid", "circle"), (VERMILLION, "dot", "square"), (GREEN, "dashdot", "diamond"))
-    for (name, told), (colour, dash, symbol) in zip(replays.items(), looks, strict=False):
-        seen = np.cumsum([window.micro_batches for window in step_records(told.records)])
-        rates = [window.learning_rate["head"] for window in step_records(told.records)]
-        pen = {"color": colour, "dash": dash, "shape": "vh"}
-        look = {"mode": "lines+markers", "line": pen, "marker": {"size": 4, "symbol": symbol, "color": colour}}
-        figure.add_scatter(x=seen, y=rates, name=name, **look, hovertemplate="after %{x} batches<br>rate %{y:.3g}")
-    figure.update_xaxes(title_text="batches that went forwards (count)", rangemode="tozero")
-    return figure.update_yaxes(title_text="learning rate of the head (dimensionless)", rangemode="tozero")
-
-
-def repaired(found: Sequence[Fix]) -> go.Figure:
-    """What the log says and what is true after each repair, at the end of its replay.
-
-    Args:
-        found: in the order of story.repairs().
-    """
-    rows = [repair.fixed for repair in found]
-    figure = go.Figure(layout={"template": template(), "title_text": "Put right from top to bottom"})
-    told = [repair.replay.validations[-1] for repair in found]
-    true = [repair.replay.fresh_nmse[-1] for repair in found]
-    train = [repair.replay.epoch_records[-1].train for repair in found]
-    for place, pair in enumerate(zip(told, true, strict=True)):
-        if all(math.isfinite(value) for value in pair):
-            bar = {"mode": "lines", "line": {"color": GREY, "width": 4}, "opacity": 0.5}
-            figure.add_scatter(x=pair, y=[place] * 2, **bar, hoverinfo="skip", showlegend=False)
-    looks = {
-        "train, told": (train, {"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": VERMILLION}}),
-        "validation, told": (told, {"symbol": "circle-open", "size": 14, "color": PURPLE, "line": {"width": 2.5}}),
-        "NMSE on fresh scenes, true": (true, {"symbol": "circle", "size": 8, "color": GREEN}),
-    }
-    for name, (values, marker) in looks.items():
-        what = "%{y}<br>%{x:.6f}"
-        look = {"mode": "markers", "marker": marker, "cliponaxis": False}
-        figure.add_scatter(x=values, y=[*range(len(rows))], name=name, **look, hovertemplate=what)
-    figure.update_xaxes(title_text="at the end of the replay (NMSE or loss, dimensionless)", rangemode="tozero")
-    ticks = {"tickvals": [*range(len(rows))], "ticktext": rows, "range": [len(rows) - 0.4, -0.6], "showgrid": False}
-    figure.update_yaxes(**ticks)
-    above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
-    return figure.update_layout(height=130 + 34 * len(rows), legend=above)
-
-
-def figure(told: Replay) -> go.Figure:
-    """drawing() as a plain figure, which survives saving and reports."""
-    return go.Figure(figure_dict(told)).update_layout(template=template())
-
-
-def figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
-    """A replay as plain data and layout: its curves as told and as true, and the ledger of its first epoch.
-
-    Args:
-        told: None gives the empty axes. title: what stands over the figure; the names of the faults if "".
-    """
-    layout: dict[str, Any] = {
-        "title": {"text": title or ("" if told is None else heading(told)), "font": {"size": 14}},
-        "height": TALL,
-        "autosize": True,
-        "margin": {"t": 40, "b": 84, "l": 64, "r": 12},
-        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "font": {"size": 12}},
-        "bargap": 0.25,
-        "xaxis": {"domain": [0.0, 0.54], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "tickformat": "d"},
-        "yaxis": {"anchor": "x", "title": {"text": "loss, NMSE"}, "rangemode": "tozero"},
-        "xaxis2": {"domain": [0.62, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
-        "yaxis2": {"anchor": "x2", "title": {"text": "events in epoch 1"}, "rangemode": "tozero"},
-    }
-    return {"data": [] if told is None else [*_curves(told), _counted(told.first_epoch)], "layout": layout}
-
-
-def heading(told: Replay) -> str:
-    """The names of a combination."""
-    with_them = f" with {len(told.extra_faults)} extra faults" if len(told.extra_faults) > 1 else ""
-    lone = f" with {told.extra_faults[0]}" if len(told.extra_faults) == 1 else ""
-    return f"{told.fault}{with_them}{lone}, {len(told.epoch_records)} epochs"
-
-
-def _curves(told: Replay) -> list[dict[str, Any]]:
-    numbers = [end.epoch for end in told.epoch_records]
-    means = [float(np.mean(losses)) for losses in told.batch_losses]
-    series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
-        "train, told": (
-            numbers,
-            [end.train for end in told.epoch_records],
-            _pen(VERMILLION, "solid", "square-open", 10),
-        ),
-        "validation, told": (numbers, told.validations, _pen(PURPLE, "dash", "circle-open", 10)),
-        "train, true": (numbers, means, _pen(BLUE, "dot", "square", 5)),
-        "NMSE on fresh scenes, true": ([0, *numbers], told.fresh_nmse, _pen(GREEN, "dashdot", "circle", 5)),
-    }
-    traces = []
-    for name, (x, y, look) in series.items():
-        lost = sum(not math.isfinite(value) for value in y)
-        said = f"{name} ({lost} of {len(y)} not finite)" if lost else name
-        data = {"x": np.array(x, dtype=np.float64), "y": np.array(y, dtype=np.float64), "name": said}
-        what = "epoch %{x}<br>%{y:.6f}<extra>" + name + "</extra>"
-        traces.append({"type": "scatter", "mode": "lines+markers", **data, **look, "hovertemplate": what})
-    return traces
-
-
-def _pen(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any]:
-    marker = {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2 if symbol.endswith("open") else 0}}
-    return {"cliponaxis": False, "line": {"color": colour, "dash": dash, "width": 2}, "marker": marker}
-
-
-def _counted(counters: Counters) -> dict[str, Any]:
-    looks = {name: look for book in COUNTER_STYLES.values() for name, look in book.items()}
-    values = [vars(counters)[name] for name in looks]
-    return {
-        "type": "bar",
-        "x": [name.replace("_", "<br>") for name in looks],
-        "y": values,
-        "text": [str(value) for value in values],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "showlegend": False,
-        "xaxis": "x2",
-        "yaxis": "y2",
-        "marker": {
-            "color": [colour for colour, _ in looks.values()],
-            "pattern": {"shape": [pattern for _, pattern in looks.values()], "fillmode": "overlay"},
-        },
-        "hovertemplate": "%{y} %{x}<extra></extra>",
-    }
-
-
-def verdict(told: Replay) -> str:
-    """What was told at the end beside what is true, one sentence as HTML."""
-    end, counters = told.epoch_records[-1], told.epoch_records[-1].counters
-    constant = len({repr(score) for score in told.validations}) == 1
-    return (
-        f"At the end: train {end.train:.6f}, validation {told.validations[-1]:.6f}"
-        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {told.fresh_nmse[-1]:.6f}</b>; "
-        f"{counters.forwards} forwards, {counters.backwards} backwards, {counters.steps_applied} steps, "
-        f"{counters.steps_skipped} skipped, {told.idle_steps} that moved nothing; {told.zero_terms} loss terms always 0."
-    )
-
-
-def excerpt(told: Replay) -> str:
-    """The first lines of the log and the last, as plain text."""
-    shown = told.log()
-    return "\n".join(shown if len(shown) <= LINES else [*shown[: LINES - 1], "…", shown[-1]])
+from rislab.plots.story import log_excerpt, replay_figure_dict, replay_summary
+from rislab.plots.style import ERROR_COLOUR, template
 
 
 class StoryPanel:
@@ -331,7 +109,7 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     culprit, accomplices = panel.chosen
     wide = {"description_width": "initial"}
     menu = widgets.Dropdown(
-        description="fault", options=[*LOOP_VARIANTS], value=culprit, style=wide, layout={"width": "230px"}
+        description="culprit", options=[*LOOP_VARIANTS], value=culprit, style=wide, layout={"width": "230px"}
     )
     line = {"width": "max-content", "height": "24px", "margin": "0"}
     boxes = {
@@ -340,7 +118,7 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     }
     state = widgets.HTML()
     log, said = widgets.HTML(), widgets.HTML()
-    plot = PlotWidget(figure_dict(None, "replaying …"), {theme: template(theme) for theme in ("light", "dark")})
+    plot = PlotWidget(replay_figure_dict(None, "replaying …"), {theme: template(theme) for theme in ("light", "dark")})
 
     def changed(change: Any) -> None:
         panel.choose(menu.value, [name for name, box in boxes.items() if box.value])
@@ -351,12 +129,12 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
         if not settled:
             return
         if told is not None:
-            plot.update(figure_dict(told))
-            log.value = f"<pre style='margin:0;line-height:1.3'>{html.escape(excerpt(told))}</pre>"
-            said.value = f"<div style='line-height:1.35;font-size:13px'>{verdict(told)}</div>"
+            plot.update(replay_figure_dict(told))
+            log.value = f"<pre style='margin:0;line-height:1.3'>{html.escape(log_excerpt(told))}</pre>"
+            said.value = f"<div style='line-height:1.35;font-size:13px'>{replay_summary(told)}</div>"
         else:
             kind = "" if isinstance(panel.error, InputError) else f"{type(panel.error).__name__}: "
-            plot.update(figure_dict(None, "nothing to show"))
+            plot.update(replay_figure_dict(None, "nothing to show"))
             log.value = ""
             alarm = f"line-height:1.35;color:{ERROR_COLOUR}"
             said.value = f"<div style='{alarm}'><b>{html.escape(f'{kind}{panel.error}')}</b></div>"

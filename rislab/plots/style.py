@@ -99,6 +99,20 @@ def templates() -> dict[str, go.layout.Template]:
     return {theme: template(theme) for theme in PAGES}
 
 
+def empty_figure_dict(text: str = "", height: int = 300) -> dict[str, Any]:
+    """Data and layout of a figure without axes.
+
+    Args:
+        text: its title.
+        height: pixels.
+    """
+    title, hidden = {"text": text, "font": {"size": 14}}, {"visible": False}
+    return {
+        "data": [],
+        "layout": {"title": title, "height": height, "autosize": True, "xaxis": hidden, "yaxis": hidden},
+    }
+
+
 def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
     """A style for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
     turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]

@@ -20,9 +20,10 @@ from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.map_history import MapHistory, Snapshot
 from rislab.panels import map_history_panel
-from rislab.panels.map_history_panel import FilmPanel, figure, figure_dict
+from rislab.panels.map_history_panel import FilmPanel
 from rislab.panels.plot_widget import PlotWidget
 from rislab.plots import style
+from rislab.plots.map_history import map_history_figure, snapshot_figure_dict
 from rislab.reports.html_export import export_html
 
 CONFIG = SceneConfig.preset("classroom", sources=2, snr_db=20.0)
@@ -141,12 +142,12 @@ def test_a_second_run_begins_the_film_anew(panel: FilmPanel, film: MapHistory, n
 def test_an_exception_while_drawing_is_said_and_the_next_frame_drawn(
     panel: FilmPanel, film: MapHistory, network: CovarianceNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = map_history_panel.figure_dict
-    monkeypatch.setattr(map_history_panel, "drawing", lambda film, frame: 1 / 0)
+    real = map_history_panel.snapshot_figure_dict
+    monkeypatch.setattr(map_history_panel, "snapshot_figure_dict", lambda film, frame: 1 / 0)
     train(film, network, range(2))
     panel.settle()
     assert "division by zero" in panel.widget.children[1].value
-    monkeypatch.setattr(map_history_panel, "drawing", real)
+    monkeypatch.setattr(map_history_panel, "snapshot_figure_dict", real)
     film.take_snapshot(copy.deepcopy(network), 2)
     panel.settle()
     assert panel.widget.children[1].value == "" and shown(panel).startswith("epoch 2:")
@@ -155,7 +156,7 @@ def test_an_exception_while_drawing_is_said_and_the_next_frame_drawn(
 def test_a_drawing_holds_the_maps_the_rings_and_the_curve(film: MapHistory, network: CovarianceNet) -> None:
     train(film, network, range(3))
     frames = film.snapshots()
-    drawn = figure_dict(film, frames[1])
+    drawn = snapshot_figure_dict(film, frames[1])
     heats = [trace for trace in drawn["data"] if trace["type"] == "heatmap"]
     for heat, values in zip(heats, (frames[1].map, film.truth), strict=True):
         decibels = 10 * np.log10(values.numpy() / values.max().item()).T
@@ -177,19 +178,19 @@ def test_a_frame_without_a_spectrum_is_drawn_as_that(film: MapHistory, network: 
     film.take_snapshot(broken, 2)
     frame = film.last
     assert frame is not None
-    drawn = figure_dict(film, frame)
+    drawn = snapshot_figure_dict(film, frame)
     assert "no spectrum" in drawn["layout"]["title"]["text"]
     assert "(no spectrum)" in drawn["layout"]["annotations"][0]["text"]
     assert np.isnan(drawn["data"][0]["z"]).all()
     marks = drawn["data"][-1]
     assert marks["x"] == [2] and "NaN" in marks["hovertext"][0]
-    assert figure(film).layout.sliders[0].steps[2].args[1]["title.text"] == frame.line()
+    assert map_history_figure(film).layout.sliders[0].steps[2].args[1]["title.text"] == frame.line()
 
 
 @pytest.mark.parametrize("epochs", [1, 5, 30])
 def test_each_step_of_the_figure_shows_one_frame(film: MapHistory, network: CovarianceNet, epochs: int) -> None:
     train(film, network, range(epochs))
-    drawn = figure(film)
+    drawn = map_history_figure(film)
     slider = drawn.layout.sliders[0]
     assert len(slider.steps) == min(epochs, 12)
     assert (slider.steps[0].label, slider.steps[-1].label) == ("0", str(epochs - 1))
@@ -209,7 +210,7 @@ def test_each_step_of_the_figure_shows_one_frame(film: MapHistory, network: Cova
 
 def test_a_figure_needs_frames(film: MapHistory) -> None:
     with pytest.raises(InputError, match="film has 0 frames"):
-        figure(film)
+        map_history_figure(film)
 
 
 def test_headless_the_panel_says_where_its_figure_is(film: MapHistory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
     from tests.browser.chromium import FLAGS, sync_api
 
     train(film, network, range(8))
-    content = json.loads(figure(film).to_json())
+    content = json.loads(map_history_figure(film).to_json())
     output = new_output("display_data", {"application/vnd.plotly.v1+json": content})
     notebook = new_notebook(cells=[new_code_cell("film_panel.figure(film)", outputs=[output])])
     nbformat.write(notebook, tmp_path / "film.ipynb")

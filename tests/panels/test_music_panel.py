@@ -13,9 +13,10 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.music.scene_view import SceneExplorer, SceneSettings
-from rislab.panels import music_panel
-from rislab.panels.music_panel import MusicPanel, figure, figure_dict, table
+from rislab.panels.music_panel import MusicPanel
 from rislab.panels.plot_widget import PlotWidget
+from rislab.plots import scene
+from rislab.plots.scene import error_table, scene_figure, scene_figure_dict
 from rislab.plots.style import template
 
 VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
@@ -194,25 +195,25 @@ def test_the_search_is_left_out_while_further_views_wait(panel: MusicPanel, monk
 def test_a_glance_has_places_and_no_errors_in_its_table() -> None:
     explorer = SceneExplorer()
     glance = explorer.spectra(VIEW)
-    assert "√CRB" not in table(glance) and "-25.0°" in table(glance)
-    assert table(explorer.complete(glance)).count("√CRB") == 6
+    assert "√CRB" not in error_table(glance) and "-25.0°" in error_table(glance)
+    assert error_table(explorer.complete(glance)).count("√CRB") == 6
 
 
 def test_the_bound_of_the_range_is_a_band_around_the_true_range() -> None:
     explorer = SceneExplorer()
     for view in (VIEW.changed(snr_db=10.0), VIEW.changed(snr_db=10.0, chosen=1)):
         look = explorer.analyse(view)
-        band = figure_dict(look)["layout"]["shapes"][-1]
+        band = scene_figure_dict(look)["layout"]["shapes"][-1]
         here, deviation = view.places[view.chosen][2], float(look.bound.range[0, view.chosen])
         # 1.96 standard deviations to each side hold 95 % of normal errors.
         assert (band["x0"], band["x1"]) == pytest.approx((here - 1.96 * deviation, here + 1.96 * deviation), rel=1e-4)
         assert (
             band["xref"] == "x3"
-            and f"{1.96 * deviation:.2g} m" in figure_dict(look)["layout"]["annotations"][2]["text"]
+            and f"{1.96 * deviation:.2g} m" in scene_figure_dict(look)["layout"]["annotations"][2]["text"]
         )
         # Ten decibels more make it narrower by √10: noise alone decides.
         # A layer below would come first in the page, where the rings have to: they are dragged by their order.
-        assert all(shape.get("layer", "above") == "above" for shape in figure_dict(look)["layout"]["shapes"])
+        assert all(shape.get("layer", "above") == "above" for shape in scene_figure_dict(look)["layout"]["shapes"])
     loud, quiet = (explorer.analyse(VIEW.changed(snr_db=level)).bound.range[0, 0] for level in (0.0, 10.0))
     assert float(loud / quiet) == pytest.approx(math.sqrt(10), rel=1e-3)
 
@@ -221,23 +222,23 @@ def test_a_bound_beyond_the_cut_ends_with_it_and_none_is_said() -> None:
     explorer = SceneExplorer()
     far = VIEW.changed(snr_db=-10.0, snapshots=1)
     look = explorer.analyse(far)
-    band = figure_dict(look)["layout"]["shapes"][-1]
+    band = scene_figure_dict(look)["layout"]["shapes"][-1]
     assert float(look.bound.range[0, 0]) > 2.0
     assert (band["x0"], band["x1"]) == pytest.approx(VIEW.config().range, rel=1e-6)
     plane = explorer.analyse(VIEW.changed(wavefront="planar"))
-    assert figure_dict(plane)["layout"]["shapes"][-1]["type"] == "line"
-    assert "no finite bound" in figure_dict(plane)["layout"]["annotations"][2]["text"]
+    assert scene_figure_dict(plane)["layout"]["shapes"][-1]["type"] == "line"
+    assert "no finite bound" in scene_figure_dict(plane)["layout"]["annotations"][2]["text"]
 
 
 def test_the_estimated_range_stands_on_the_cut() -> None:
     look = SceneExplorer().analyse(VIEW.changed(chosen=1))
-    mark = figure_dict(look)["data"][-1]
+    mark = scene_figure_dict(look)["data"][-1]
     assert mark["xaxis"] == "x3" and mark["x"] == [pytest.approx(2.0, abs=0.05)]
 
 
 def test_the_figure_names_units_and_draws_what_the_look_says() -> None:
     look = SceneExplorer().analyse(VIEW)
-    drawn = figure(look)
+    drawn = scene_figure(look)
     titles = [axis.title.text for axis in drawn.select_xaxes()] + [axis.title.text for axis in drawn.select_yaxes()]
     assert {"azimuth (°)", "elevation (°)", "range (m)", "dB"} <= set(titles)
     maps = [trace for trace in drawn.data if trace.type == "heatmap"]
@@ -246,7 +247,7 @@ def test_the_figure_names_units_and_draws_what_the_look_says() -> None:
     rings = [shape for shape in drawn.layout.shapes if shape.editable]
     assert [(ring.xanchor, ring.yanchor) for ring in rings] == [place[:2] for place in VIEW.places]
     assert list(drawn.layout.shapes[: len(rings)]) == rings
-    text = table(look)
+    text = error_table(look)
     assert text.count("√CRB") == 6 and "not found" not in text
     drawn.update_layout(template=template("dark"))
 
@@ -280,5 +281,5 @@ def test_a_source_that_is_not_found_is_said() -> None:
         VIEW.changed(covariance="sample", snr_db=-10.0, places=((-5.0, 0.0, 1.0), (5.0, 0.0, 1.0)))
     )
     found = int(look.matching.hit.sum())
-    assert table(look).count("not found") == 2 - found
-    assert math.isfinite(music_panel.HEIGHT)
+    assert error_table(look).count("not found") == 2 - found
+    assert scene.HEIGHT

@@ -17,7 +17,9 @@ from rislab import panels
 from rislab.errors import InputError
 from rislab.panels import precision_panel
 from rislab.panels.plot_widget import PlotWidget
-from rislab.panels.precision_panel import PrecisionPanel, curves, curves_of, explanation, hover, matrix
+from rislab.panels.precision_panel import PrecisionPanel
+from rislab.plots import precision as precision_plots
+from rislab.plots.precision import cell_explanation, cell_hover, mode_curves, precision_table, window_curves
 from rislab.plots.style import template
 from rislab.sanity import precision
 from rislab.sanity.number_formats import FORMAT_TOLERANCES
@@ -42,42 +44,42 @@ CELLS = [
 
 
 def maps_of(figure: go.Figure) -> dict[str, go.Heatmap]:
-    return dict(zip(precision_panel.MAPS, figure.data, strict=True))
+    return dict(zip(precision_plots.MAPS, figure.data, strict=True))
 
 
 def test_the_table_prints_what_the_cells_hold() -> None:
-    maps = maps_of(matrix(CELLS))
+    maps = maps_of(precision_table(CELLS))
     texts = [list(row) for row in maps["relative L2"].text]
     assert texts == [["2e-7", "✗0.25"], ["", "2e-7"], ["✗NaN", ""]]
     assert maps["too small (share)"].text[1][1] == "✗0.3"
     assert maps["time (ms)"].text[0][0] == "12"
     assert maps["memory (MiB)"].text[0][0] == "3"
-    assert list(matrix(CELLS).layout.yaxis.ticktext) == ["✗ fp32", "✗ pure bf16", "✗ BatchNorm"]
-    assert list(matrix(CELLS[:1]).layout.yaxis.ticktext) == ["✓ fp32"]
-    assert list(matrix([CELLS[0], made("bf16", 8)]).layout.yaxis.ticktext) == ["… fp32", "… bf16"]
+    assert list(precision_table(CELLS).layout.yaxis.ticktext) == ["✗ fp32", "✗ pure bf16", "✗ BatchNorm"]
+    assert list(precision_table(CELLS[:1]).layout.yaxis.ticktext) == ["✓ fp32"]
+    assert list(precision_table([CELLS[0], made("bf16", 8)]).layout.yaxis.ticktext) == ["… fp32", "… bf16"]
 
 
 def test_red_is_more_than_a_colour() -> None:
-    figure = matrix(CELLS)
+    figure = precision_table(CELLS)
     frames = [(shape.xref, shape.x0 + 0.45, shape.y0 + 0.45) for shape in figure.layout.shapes]
     assert sorted(frames) == [("x", 0.0, 2.0), ("x", 1.0, 0.0), ("x3", 1.0, 1.0)]
-    assert matrix([made("fp32", 1)]).layout.shapes == ()
+    assert precision_table([made("fp32", 1)]).layout.shapes == ()
 
 
 def test_colour_is_the_share_of_the_alarm() -> None:
     level = FORMAT_TOLERANCES["fp32"].relative_error
-    depth = maps_of(matrix([made("fp32", 1, relative_error=level / 100, loss=1.0)]))["relative L2"].z[0][0]
+    depth = maps_of(precision_table([made("fp32", 1, relative_error=level / 100, loss=1.0)]))["relative L2"].z[0][0]
     assert depth == pytest.approx(-2)
-    for value, expected in ((1.0, 0.0), (math.nan, 0.0), (0.0, precision_panel.SMALLEST)):
-        assert maps_of(matrix([made("fp32", 1, relative_error=value)]))["relative L2"].z[0][0] == expected
+    for value, expected in ((1.0, 0.0), (math.nan, 0.0), (0.0, precision_plots.SMALLEST)):
+        assert maps_of(precision_table([made("fp32", 1, relative_error=value)]))["relative L2"].z[0][0] == expected
 
 
 def test_hover_and_explanation_hold_numbers_and_reasons() -> None:
-    for text in (hover(CELLS[3]), explanation(CELLS[3])):
+    for text in (cell_hover(CELLS[3]), cell_explanation(CELLS[3])):
         assert "stuck 0.3" in text
         assert "bfloat16" in text
-    assert "✓ relative L2" in hover(CELLS[3])
-    assert "within its alarms" in explanation(CELLS[0])
+    assert "✓ relative L2" in cell_hover(CELLS[3])
+    assert "within its alarms" in cell_explanation(CELLS[0])
 
 
 def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
@@ -85,7 +87,7 @@ def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
     zero = dataclasses.replace(
         cell, windows=(dataclasses.replace(cell.windows[0], relative_error=0.0), *cell.windows[1:])
     )
-    figure = curves(zero, made("fp64", 8))
+    figure = window_curves(zero, made("fp64", 8))
     by_name = {trace.name: trace for trace in figure.data}
     assert np.isnan(by_name["relative L2"].y[0]) and list(by_name["relative L2"].y[1:]) == [1e-3] * 4
     assert "1 errors that are 0 or not finite" in figure.layout.title.text
@@ -99,8 +101,8 @@ def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
 
 
 def test_a_mode_that_was_not_run_says_so() -> None:
-    assert "bf16 was not run" in curves_of(CELLS, "bf16").layout.title.text
-    assert curves_of(CELLS, "fp32").layout.title.text.startswith("fp32, 8 × 8 scenes")
+    assert "bf16 was not run" in mode_curves(CELLS, "bf16").layout.title.text
+    assert mode_curves(CELLS, "fp32").layout.title.text.startswith("fp32, 8 × 8 scenes")
 
 
 def awaited(panel: PrecisionPanel) -> list[PrecisionCell]:
@@ -191,7 +193,7 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
 
 
 def test_a_fault_in_drawing_does_not_end_the_runs(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_panel, "cell_drawing", lambda cell, reference: 1 / 0)
+    monkeypatch.setattr(precision_panel, "window_curves_dict", lambda cell, reference: 1 / 0)
     panel = panels.precision(SMALL)
     assert len(awaited(panel)) == 4
     assert isinstance(panel.drawing_error, ZeroDivisionError)

@@ -16,6 +16,7 @@ from rislab.errors import InputError
 from rislab.faults.story import EXTRA_FAULTS, Replay, StoryConfig, repairs, replay
 from rislab.panels import story_panel
 from rislab.panels.story_panel import StoryPanel
+from rislab.plots import story as story_plots
 
 SMALL = StoryConfig(epochs=3, repair_epochs=3, fault="stage two", extra_faults=())
 
@@ -26,7 +27,7 @@ def fallen() -> Replay:
 
 
 def test_the_ledger_has_a_bar_for_each_count_and_a_number_on_it(fallen: Replay) -> None:
-    figure = story_panel.event_counts({"suspect, K = 1": replay(SMALL, "suspect"), "stage two": fallen})
+    figure = story_plots.first_epoch_counts({"suspect, K = 1": replay(SMALL, "suspect"), "stage two": fallen})
     bars = {bar.name: (list(bar.y), list(bar.text)) for bar in figure.data}
     assert bars["forwards"] == ([8, 8], ["8", "8"])
     assert bars["backwards"] == ([8, 1], ["8", "1"])
@@ -35,21 +36,21 @@ def test_the_ledger_has_a_bar_for_each_count_and_a_number_on_it(fallen: Replay) 
 
 
 def test_last_over_n_lies_in_its_ring(fallen: Replay) -> None:
-    every, last, times, reported = story_panel.last_over_n(fallen).data
+    every, last, times, reported = story_plots.last_over_n(fallen).data
     assert len(every.y) == 24 and list(last.y) == [losses[-1] for losses in fallen.batch_losses]
     assert list(times.y) == pytest.approx(list(last.y), rel=1e-6)
     assert list(reported.y) == [end.train for end in fallen.epoch_records]
 
 
 def test_the_warm_up_is_drawn_over_the_batches(fallen: Replay) -> None:
-    correct, late = story_panel.warm_up({"correct loop": replay(SMALL), "stage two": fallen}).data
+    correct, late = story_plots.warm_up({"correct loop": replay(SMALL), "stage two": fallen}).data
     assert list(correct.x) == [*range(1, 25)] and list(late.x) == [8, 16, 24]
     assert correct.y[0] == late.y[0] and correct.y[7] > 4 * late.y[0]
 
 
 def test_repairs_are_drawn_in_their_order() -> None:
     found = list(repairs(SMALL, ("split leakage",)))
-    figure = story_panel.repaired(found)
+    figure = story_plots.fix_scores(found)
     assert list(figure.layout.yaxis.ticktext) == ["nothing", "the branch: stage two", "the loop", "split leakage"]
     named = {trace.name: list(trace.x) for trace in figure.data if trace.name}
     assert named["validation, told"] == [repair.replay.validations[-1] for repair in found]
@@ -60,19 +61,19 @@ def test_repairs_are_drawn_in_their_order() -> None:
 def test_the_curves_say_how_many_are_not_finite(fallen: Replay) -> None:
     lost = [dataclasses.replace(end, validation=math.nan) for end in fallen.epoch_records]
     told = dataclasses.replace(fallen, records=lost, fresh_nmse=[1.0, *[math.inf] * 3], extra_faults=("one", "other"))
-    names = [trace.name for trace in story_panel.figure(told).data]
+    names = [trace.name for trace in story_plots.replay_figure(told).data]
     assert "validation, told (3 of 3 not finite)" in names
     assert "NMSE on fresh scenes, true (3 of 4 not finite)" in names
-    assert "validation nan (the same in all epochs)" in story_panel.verdict(told)
-    assert story_panel.heading(told) == "stage two with 2 extra faults, 3 epochs"
+    assert "validation nan (the same in all epochs)" in story_plots.replay_summary(told)
+    assert story_plots.replay_heading(told) == "stage two with 2 extra faults, 3 epochs"
 
 
 def test_the_log_is_cut_in_its_middle(fallen: Replay) -> None:
-    assert story_panel.excerpt(fallen).count("\n") == 2
+    assert story_plots.log_excerpt(fallen).count("\n") == 2
     long = replay(StoryConfig(epochs=6), "stage one")
-    assert story_panel.excerpt(long).splitlines()[3:] == ["…", long.log()[-1]]
-    assert "(the same in all epochs)" in story_panel.verdict(long)
-    assert "(the same in all epochs)" not in story_panel.verdict(fallen)
+    assert story_plots.log_excerpt(long).splitlines()[3:] == ["…", long.log()[-1]]
+    assert "(the same in all epochs)" in story_plots.replay_summary(long)
+    assert "(the same in all epochs)" not in story_plots.replay_summary(fallen)
 
 
 def awaited(panel: StoryPanel) -> Replay:
@@ -137,7 +138,7 @@ def test_what_does_not_go_together_is_said_and_the_panel_goes_on(live: None) -> 
     until(lambda: "changes the line that it edits" in said.value)
     assert log.value == "" and plot.figure["data"] == []
     boxes["step gate too strict"].value = False
-    assert {end.train for end in awaited(panel).ends} == {0.0}
+    assert {end.train for end in awaited(panel).epoch_records} == {0.0}
 
 
 def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
@@ -154,7 +155,7 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
 
 
 def test_a_fault_in_drawing_does_not_end_the_replays(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(story_panel, "verdict", lambda told: 1 / 0)
+    monkeypatch.setattr(story_panel, "replay_summary", lambda told: 1 / 0)
     panel = panels.story(SMALL)
     awaited(panel)
     until(lambda: isinstance(panel.drawing_error, ZeroDivisionError))

@@ -1,0 +1,185 @@
+"""The map during training as a figure: one snapshot for a live panel, and a slider over the epochs for a report."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from rislab.errors import InputError
+from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
+from rislab.plots.scene import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
+from rislab.plots.style import BLUE, GREY, VERMILLION, template
+
+HEIGHT = 444
+STEPS = 12  # snapshots of the figure in a report, each with a map of its own
+RING = {"symbol": "circle-open", "size": 19, "color": "white", "line": {"width": 2.5}}
+ABOVE = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}}
+KEY = {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}}
+
+
+def map_history_figure(history: MapHistory, *, most: int = STEPS) -> go.Figure:
+    """The history as a plain figure with a slider over its epochs, which survives saving and reports.
+
+    Args:
+        history: with at least one snapshot. most: snapshots to show, evenly among those kept, with the first and the last, ≥ 2.
+
+    Raises:
+        InputError: for a history without snapshots.
+    """
+    snapshots = evenly_spaced(history.snapshots(), most)
+    if not snapshots:
+        raise InputError("history has 0 snapshots; allowed: at least one, so let a run call its take_snapshot() first")
+    parts = [_own(history, snapshot) for snapshot in snapshots]
+    common = _common(history, snapshots)
+    layout = _layout(history, snapshots[-1])
+    steps = []
+    for place, (snapshot, part) in enumerate(zip(snapshots, parts, strict=True)):
+        visible_traces = [other == place for other in range(len(snapshots)) for _ in part]
+        title = {"title.text": snapshot.line(), "annotations[0].text": _named(snapshot)}
+        visible = {"visible": visible_traces + [True] * len(common)}
+        steps.append({"method": "update", "label": str(snapshot.epoch), "args": [visible, title]})
+        for trace in part:
+            trace["visible"] = place == len(snapshots) - 1
+    layout["sliders"] = [
+        {
+            "active": len(steps) - 1,
+            "steps": steps,
+            "currentvalue": {"prefix": "epoch ", "xanchor": "left"},
+            "pad": {"t": 50},
+            "bgcolor": GREY,
+            "bordercolor": GREY,
+            "tickcolor": GREY,
+            "activebgcolor": BLUE,
+            "x": 0,
+            "len": 0.92,
+        }
+    ]
+    layout["height"] = HEIGHT + 90
+    layout["margin"] = {**layout["margin"], "b": 150}
+    data = [trace for part in parts for trace in part] + common
+    return go.Figure({"data": data, "layout": layout}).update_layout(template=template())
+
+
+def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
+    """A snapshot as data and layout: the map of the learned covariance beside that of the true one, and the NMSE so far.
+
+    Args:
+        history: the history. snapshot: one of its snapshots; None draws the true map alone.
+    """
+    own = [] if snapshot is None else _own(history, snapshot)
+    return {"data": [*own, *_common(history, history.snapshots())], "layout": _layout(history, snapshot)}
+
+
+def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
+    """What belongs to one snapshot: its map, its estimates, and where it stands on the curve."""
+    marks: dict[str, Any] = {"x": [None], "y": [None]}
+    if snapshot.peaks is not None and bool(snapshot.peaks.active.any()):
+        active = snapshot.peaks.active[0]
+        marks = {"x": degrees(snapshot.peaks.azimuth[0][active]), "y": degrees(snapshot.peaks.elevation[0][active])}
+    place = {"x": [snapshot.epoch], "y": [snapshot.nmse if _drawable(snapshot) else None]}
+    spot = {"mode": "markers", "marker": {"size": 12, "color": BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
+    return [
+        _heat(history, snapshot.map, ""),
+        {"type": "scatter", "mode": "markers", "name": "estimate", "marker": CROSS, **marks},
+        {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False, **spot, **place},
+    ]
+
+
+def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, Any]]:
+    """What all snapshots share: the true map, the rings of the sources, and NMSE over epochs."""
+    active = history.scene.active[0]
+    at = {"x": degrees(history.scene.azimuth[0][active]), "y": degrees(history.scene.elevation[0][active])}
+    ring = {
+        "type": "scatter",
+        "mode": "markers",
+        "marker": RING,
+        "showlegend": False,
+        "cliponaxis": False,
+        "name": "true source",
+        **at,
+    }
+    key = {"type": "scatter", "mode": "markers", "marker": KEY, "name": "true source", "x": [None], "y": [None]}
+    curve = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
+    known = [snapshot for snapshot in snapshots if _drawable(snapshot)]
+    strange = [snapshot for snapshot in snapshots if not _drawable(snapshot)]
+    return [
+        _heat(history, history.truth, "2"),
+        ring,
+        {**ring, "xaxis": "x2", "yaxis": "y2"},
+        key,
+        {
+            **curve,
+            "mode": "lines+markers",
+            "line": {"color": BLUE, "width": 1.5},
+            "marker": {"size": 5},
+            "x": [snapshot.epoch for snapshot in known],
+            "y": [snapshot.nmse for snapshot in known],
+            "hovertemplate": "epoch %{x}<br>NMSE %{y:.4g}<extra></extra>",
+        },
+        {
+            **curve,
+            "mode": "markers",
+            "marker": {"symbol": "triangle-down", "size": 10, "color": VERMILLION},
+            "x": [snapshot.epoch for snapshot in strange],
+            "y": [min((snapshot.nmse for snapshot in known), default=1.0)] * len(strange),
+            "hovertext": [snapshot.line() for snapshot in strange],
+            "hoverinfo": "text",
+        },
+    ]
+
+
+def _drawable(snapshot: Snapshot) -> bool:
+    """Whether a logarithmic axis can show the NMSE."""
+    return math.isfinite(snapshot.nmse) and snapshot.nmse > 0
+
+
+def _heat(history: MapHistory, values: torch.Tensor, axis: str) -> dict[str, Any]:
+    return {
+        "type": "heatmap",
+        "x": degrees(history.grid.azimuth),
+        "y": degrees(history.grid.elevation),
+        "z": np.ascontiguousarray(decibels(values).numpy().T),
+        "coloraxis": "coloraxis",
+        "xaxis": f"x{axis}",
+        "yaxis": f"y{axis}",
+        "hovertemplate": "azimuth %{x:.1f}°<br>elevation %{y:.1f}°<br>%{z:.1f} dB<extra></extra>",
+    }
+
+
+def _named(snapshot: Snapshot | None) -> str:
+    if snapshot is None:
+        return "learned covariance: no epoch yet"
+    return f"learned covariance, epoch {snapshot.epoch}" + (" (no spectrum)" if snapshot.problem else "")
+
+
+def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
+    ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(history.grid.azimuth), degrees(history.grid.elevation))]
+    across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
+    titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
+    place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
+    still = {"showgrid": False, **STILL}
+    return {
+        "coloraxis": {"colorscale": "Cividis", "cmin": FLOOR_DB, "cmax": 0.0, "colorbar": {**BAR, "x": 0.96}},
+        "height": HEIGHT,
+        "margin": {"t": 84, "b": 50, "l": 66, "r": 20},
+        "title": {"text": "no epoch yet" if snapshot is None else snapshot.line(), **ABOVE},
+        "legend": {"orientation": "h", "x": 0.95, "xanchor": "right", "y": 1.08, "yanchor": "bottom"},
+        "uirevision": "rislab",
+        "xaxis": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[0], "anchor": "y", **still},
+        "yaxis": {"title": {"text": "elevation (°)"}, "range": ends[1], "domain": maps, "anchor": "x", **still},
+        "xaxis2": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[1], "anchor": "y2", **still},
+        "yaxis2": {"range": ends[1], "domain": maps, "anchor": "x2", **still},
+        "xaxis3": {"title": {"text": "epoch"}, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
+        "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", "nticks": 4, **STILL},
+        "annotations": [
+            {**place, "x": sum(span) / 2, "y": top[1], "text": text, "font": {"size": 13}} for span, top, text in titles
+        ],
+    }
+
+
+def _where(history: MapHistory) -> str:
+    return "plane waves" if history.scene.config.wavefront == "planar" else f"at {float(history.grid.range[0]):.2f} m"

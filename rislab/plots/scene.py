@@ -1,0 +1,239 @@
+"""One scene as a figure: MUSIC and MVDR maps, a cut over the range, eigenvalues, and what the bound allows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+
+from rislab.music.model_order import order_criteria
+from rislab.music.scene_view import Place, SceneAnalysis, SpectraView
+from rislab.plots.spectra import REACH, SHARE
+from rislab.plots.style import BLUE, GREEN, GREY, SKY, VERMILLION, template
+
+FLOOR_DB = -40.0
+RING = 10  # pixels
+CROSS = {"symbol": "x", "size": 8, "color": VERMILLION}
+BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
+HEIGHT = 470
+# 95 % of normal errors of one quantity.
+INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
+BAND = "rgba(86,180,233,0.25)"  # SKY
+# What an axis here never needs, and the page would measure at every drawing: a third of the time to the screen.
+STILL = {"automargin": False, "ticklabeloverflow": "allow"}
+
+
+def scene_figure(spectra: SpectraView) -> go.Figure:
+    """drawing() as a plain figure, which survives saving and reports."""
+    return go.Figure(scene_figure_dict(spectra)).update_layout(template=template())
+
+
+def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
+    """A spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
+
+    A glance is drawn without estimates and bound, with the same axes, so that nothing jumps when they follow.
+    The rings of the true sources on the first map are the first shapes, in the order of the sources: a page can move
+    them. Plain mappings, since plotly's objects check each property, which takes longer than all the spectra.
+    """
+    settings = spectra.settings
+    here = settings.places[settings.chosen][2]
+    titles = [f"MUSIC, {settings.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
+    titles += [f"range, source {settings.chosen + 1}{_margin(spectra)}", "largest eigenvalues"]
+    ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(spectra.grid.azimuth), degrees(spectra.grid.elevation))]
+    ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if spectra.ranges.min() <= tick <= spectra.ranges.max()]
+    across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
+    layout: dict[str, Any] = {
+        "coloraxis": {"colorscale": "Cividis", "cmin": FLOOR_DB, "cmax": 0.0, "colorbar": BAR},
+        "height": HEIGHT,
+        "margin": {"t": 26, "b": 56, "l": 60, "r": 20},
+        "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": -0.14, "yanchor": "top"},
+        "uirevision": "rislab",
+        "xaxis": {"title": {"text": "azimuth (°)"}, "range": ends[0]},
+        "xaxis2": {"title": {"text": "azimuth (°)"}, "range": ends[0]},
+        "xaxis3": {"title": {"text": "range (m)"}, "type": "log", "tickvals": ticks},
+        "xaxis4": {"title": {"text": "number"}, "dtick": 1},
+        "yaxis": {"title": {"text": "elevation (°)"}, "range": ends[1]},
+        "yaxis2": {"range": ends[1]},
+        "yaxis3": {"title": {"text": "dB"}},
+        "yaxis4": {"title": {"text": "share"}, "rangemode": "tozero"},
+        "annotations": [],
+    }
+    for number, title in enumerate(titles):
+        column, row, name = number % 2, number // 2, str(number + 1) if number else ""
+        layout[f"xaxis{name}"] |= {"domain": across[column], "anchor": f"y{name}", **STILL}
+        layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}", **STILL}
+        if row == 0:
+            layout[f"xaxis{name}"]["showgrid"] = layout[f"yaxis{name}"]["showgrid"] = False
+        place = {"x": sum(across[column]) / 2, "y": down[row][1], "xref": "paper", "yref": "paper", "yanchor": "bottom"}
+        place["xanchor"] = "center"
+        layout["annotations"].append({**place, "text": title, "showarrow": False, "font": {"size": 13}})
+    rings = [[_ring(place, name, editable=not name) for place in settings.places] for name in ("", "2")]
+    lines = [_upright("3", here), _upright("4", len(settings.places) + 0.5)]
+    layout["shapes"] = [*rings[0], *rings[1], *lines, *_band(spectra)]
+    maps = [trace for name, spectrum in (("", spectra.music), ("2", spectra.mvdr)) for trace in _map(spectra, spectrum, name)]
+    return {"data": [*maps, *_cuts(spectra), _eigenvalues(spectra), _ranged(spectra)], "layout": layout}
+
+
+def degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Radians as degrees, float32."""
+    return torch.rad2deg(radians).to(torch.float32).numpy()
+
+
+def decibels(values: torch.Tensor) -> torch.Tensor:
+    """Linear power as dB below its largest value, not under FLOOR_DB, float32; NaN stays."""
+    return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
+
+
+def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
+    cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
+    azimuth, elevation = _ellipses(spectra)
+    heat = {
+        "type": "heatmap",
+        "x": degrees(spectra.grid.azimuth),
+        "y": degrees(spectra.grid.elevation),
+        "z": np.ascontiguousarray(decibels(values).numpy().T),
+        "coloraxis": "coloraxis",
+        "hovertemplate": "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>",
+    }
+    marks = {
+        "type": "scatter",
+        **_crosses(spectra),
+        "mode": "markers",
+        "name": "estimate",
+        "marker": CROSS,
+    }
+    outline = {
+        "type": "scatter",
+        "x": azimuth,
+        "y": elevation,
+        "mode": "lines",
+        "name": "95 % of the bound",
+        "line": {"color": SKY, "width": 1.5},
+        "hoverinfo": "skip",
+    }
+    return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, {**marks, **cell}]
+
+
+def _crosses(spectra: SpectraView) -> dict[str, Any]:
+    # A gap, not nothing: a trace without points would leave the legend, and the legend would jump.
+    if not isinstance(spectra, SceneAnalysis) or not bool(spectra.peaks.active.any()):
+        return {"x": [None], "y": [None]}
+    active = spectra.peaks.active[0]
+    return {"x": degrees(spectra.peaks.azimuth[0][active]), "y": degrees(spectra.peaks.elevation[0][active])}
+
+
+def _cuts(spectra: SpectraView) -> list[dict[str, Any]]:
+    pens = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
+    cell = {"type": "scatter", "mode": "lines", "xaxis": "x3", "yaxis": "y3", "x": spectra.ranges.numpy()}
+    return [
+        {**cell, "y": decibels(values).numpy(), "name": name, "line": pens[name]} for name, values in spectra.cut.items()
+    ]
+
+
+def _eigenvalues(spectra: SpectraView) -> dict[str, Any]:
+    shares = (spectra.eigenvalues / spectra.eigenvalues.sum()).numpy()
+    bars = {"type": "bar", "x": np.arange(1, len(shares) + 1), "y": shares, "marker": {"color": BLUE}}
+    return {**bars, "xaxis": "x4", "yaxis": "y4", "showlegend": False}
+
+
+def _ranged(spectra: SpectraView) -> dict[str, Any]:
+    """The estimated range of the chosen source, on the range cut; nothing if it was not found."""
+    at: list[float | None] = [None]
+    if isinstance(spectra, SceneAnalysis) and bool(spectra.matching.hit[0, spectra.settings.chosen]):
+        at = [float(spectra.peaks.range[0, spectra.matching.slot[0, spectra.settings.chosen]])]
+    cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False, "marker": CROSS}
+    return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
+
+
+def _reach(spectra: SpectraView) -> float:
+    """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
+    return INTERVAL * float(spectra.bound.range[0, spectra.settings.chosen]) if isinstance(spectra, SceneAnalysis) else math.nan
+
+
+def _margin(spectra: SpectraView) -> str:
+    reach = _reach(spectra)
+    if math.isnan(reach):
+        return ""
+    return f": ± {reach:.2g} m in 95 % of the bound" if math.isfinite(reach) else ": no finite bound"
+
+
+def _band(spectra: SpectraView) -> list[dict[str, Any]]:
+    """The 95 % interval of the bound around the true range, as far as the cut goes; nothing where it is infinite."""
+    here, reach = spectra.settings.places[spectra.settings.chosen][2], _reach(spectra)
+    if not math.isfinite(reach):
+        return []
+    ends = [min(max(here + turn * reach, float(spectra.ranges.min())), float(spectra.ranges.max())) for turn in (-1, 1)]
+    box = {"type": "rect", "xref": "x3", "yref": "y3 domain", "x0": ends[0], "x1": ends[1], "y0": 0, "y1": 1}
+    return [{**box, "editable": False, "fillcolor": BAND, "line": {"color": SKY, "width": 1}}]
+
+
+def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
+    at = {"xref": f"x{axis}", "yref": f"y{axis}", "xanchor": place[0], "yanchor": place[1]}
+    box = {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -RING, "x1": RING, "y0": -RING, "y1": RING}
+    spectra = {"line": {"color": "white", "width": 2.5}, "fillcolor": "rgba(0,0,0,0.15)" if editable else "rgba(0,0,0,0)"}
+    return {"type": "circle", "editable": editable, **at, **box, **spectra}
+
+
+def _upright(axis: str, x: float) -> dict[str, Any]:
+    line = {"type": "line", "xref": f"x{axis}", "yref": f"y{axis} domain", "x0": x, "x1": x, "y0": 0, "y1": 1}
+    return {**line, "editable": False, "line": {"color": GREY, "width": 1.5, "dash": "dash"}}
+
+
+def _ellipses(spectra: SpectraView) -> tuple[list[float | None], list[float | None]]:
+    """Outlines of the bound around each source, in degrees, with gaps between them; a gap before it is known."""
+    if not isinstance(spectra, SceneAnalysis):
+        return [None], [None]
+    angle = torch.linspace(0, 2 * math.pi, 49, dtype=torch.float64)
+    circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
+    x: list[float | None] = [None]
+    y: list[float | None] = [None]
+    for slot, (azimuth, elevation, _) in enumerate(spectra.settings.places):
+        block = spectra.bound.blocks[0, slot, :2, :2]
+        if not bool(torch.isfinite(block).all()):
+            continue
+        outline = torch.rad2deg(torch.linalg.cholesky(block) @ circle)
+        x += [*(outline[0] + azimuth).tolist(), None]
+        y += [*(outline[1] + elevation).tolist(), None]
+    return x, y
+
+
+def error_table(spectra: SpectraView) -> str:
+    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of a glance the places only."""
+    rows = []
+    for slot, (azimuth, elevation, range_) in enumerate(spectra.settings.places):
+        cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
+        if not isinstance(spectra, SceneAnalysis):
+            cells += ["…", "…", "…"]
+        elif bool(spectra.matching.hit[0, slot]):
+            limit, matching = spectra.bound, spectra.matching
+            errors = (
+                (math.degrees(matching.azimuth[0, slot]), math.degrees(limit.azimuth[0, slot]), "°"),
+                (math.degrees(matching.elevation[0, slot]), math.degrees(limit.elevation[0, slot]), "°"),
+                (float(matching.range[0, slot]), float(limit.range[0, slot]), " m"),
+            )
+            cells += [f"{error:+.3f}{unit} ({abs(error) / bound:.1f} × √CRB)" for error, bound, unit in errors]
+        else:
+            cells += ["not found", "", ""]
+        rows.append("".join(f"<td style='text-align:right;padding:0 12px'>{cell}</td>" for cell in cells))
+    names = ("source", "azimuth", "elevation", "range", "error in azimuth", "in elevation", "in range")
+    head = "".join(f"<th style='text-align:right;padding:0 12px'>{name}</th>" for name in names)
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table style='font-size:13px'><tr>{head}</tr>{body}</table>"
+
+
+def criteria_table(spectra: SpectraView) -> str:
+    named = order_criteria(spectra.scene)
+    cells = "".join(
+        f"<tr><td>{name.upper()}</td>"
+        + "".join(
+            f"<td style='text-align:right;padding:0 10px'>{'<b>0</b>' if value == 0 else f'+{value:.1f}'}</td>"
+            for value in values
+        )
+        + "</tr>"
+        for name, values in named.items()
+    )
+    head = "".join(f"<th>{count}</th>" for count in range(len(named["mdl"])))
+    return f"<table style='font-size:13px'><tr><th>sources</th>{head}</tr>{cells}</table>"
