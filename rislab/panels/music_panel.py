@@ -126,7 +126,9 @@ def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
         return kind(description=name, style=style, layout={"width": width}, **options)
 
     angles = [tuple(map(math.degrees, interval)) for interval in (config.azimuth, config.elevation)]
-    sources = [source for source in COVARIANCE_KINDS if panel.explorer.model is not None or source not in ("learned", "blend")]
+    sources = [
+        source for source in COVARIANCE_KINDS if panel.explorer.model is not None or source not in ("learned", "blend")
+    ]
     snr = knob(widgets.FloatSlider, "SNR (dB)", "260px", min=-10, max=40, step=0.5, value=view.snr_db)
     count = knob(widgets.BoundedIntText, "sources", "110px", min=1, max=5, value=len(view.places))
     chosen = knob(widgets.BoundedIntText, "chosen", "110px", min=1, max=5, value=view.chosen + 1)

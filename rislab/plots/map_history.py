@@ -157,7 +157,9 @@ def _named(snapshot: Snapshot | None) -> str:
 
 
 def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
-    ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(history.grid.azimuth), degrees(history.grid.elevation))]
+    ends = [
+        [float(axis[0]), float(axis[-1])] for axis in (degrees(history.grid.azimuth), degrees(history.grid.elevation))
+    ]
     across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
     place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}

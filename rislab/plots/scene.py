@@ -42,7 +42,9 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     here = settings.places[settings.chosen][2]
     titles = [f"MUSIC, {settings.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
     titles += [f"range, source {settings.chosen + 1}{_margin(spectra)}", "largest eigenvalues"]
-    ends = [[float(axis[0]), float(axis[-1])] for axis in (degrees(spectra.grid.azimuth), degrees(spectra.grid.elevation))]
+    ends = [
+        [float(axis[0]), float(axis[-1])] for axis in (degrees(spectra.grid.azimuth), degrees(spectra.grid.elevation))
+    ]
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if spectra.ranges.min() <= tick <= spectra.ranges.max()]
     across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
     layout: dict[str, Any] = {
@@ -73,7 +75,11 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     rings = [[_ring(place, name, editable=not name) for place in settings.places] for name in ("", "2")]
     lines = [_upright("3", here), _upright("4", len(settings.places) + 0.5)]
     layout["shapes"] = [*rings[0], *rings[1], *lines, *_band(spectra)]
-    maps = [trace for name, spectrum in (("", spectra.music), ("2", spectra.mvdr)) for trace in _map(spectra, spectrum, name)]
+    maps = [
+        trace
+        for name, spectrum in (("", spectra.music), ("2", spectra.mvdr))
+        for trace in _map(spectra, spectrum, name)
+    ]
     return {"data": [*maps, *_cuts(spectra), _eigenvalues(spectra), _ranged(spectra)], "layout": layout}
 
 
@@ -129,7 +135,8 @@ def _cuts(spectra: SpectraView) -> list[dict[str, Any]]:
     pens = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
     cell = {"type": "scatter", "mode": "lines", "xaxis": "x3", "yaxis": "y3", "x": spectra.ranges.numpy()}
     return [
-        {**cell, "y": decibels(values).numpy(), "name": name, "line": pens[name]} for name, values in spectra.cut.items()
+        {**cell, "y": decibels(values).numpy(), "name": name, "line": pens[name]}
+        for name, values in spectra.cut.items()
     ]
 
 
@@ -150,7 +157,11 @@ def _ranged(spectra: SpectraView) -> dict[str, Any]:
 
 def _reach(spectra: SpectraView) -> float:
     """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
-    return INTERVAL * float(spectra.bound.range[0, spectra.settings.chosen]) if isinstance(spectra, SceneAnalysis) else math.nan
+    return (
+        INTERVAL * float(spectra.bound.range[0, spectra.settings.chosen])
+        if isinstance(spectra, SceneAnalysis)
+        else math.nan
+    )
 
 
 def _margin(spectra: SpectraView) -> str:
@@ -173,7 +184,10 @@ def _band(spectra: SpectraView) -> list[dict[str, Any]]:
 def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
     at = {"xref": f"x{axis}", "yref": f"y{axis}", "xanchor": place[0], "yanchor": place[1]}
     box = {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -RING, "x1": RING, "y0": -RING, "y1": RING}
-    spectra = {"line": {"color": "white", "width": 2.5}, "fillcolor": "rgba(0,0,0,0.15)" if editable else "rgba(0,0,0,0)"}
+    spectra = {
+        "line": {"color": "white", "width": 2.5},
+        "fillcolor": "rgba(0,0,0,0.15)" if editable else "rgba(0,0,0,0)",
+    }
     return {"type": "circle", "editable": editable, **at, **box, **spectra}
 
 
