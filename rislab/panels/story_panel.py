@@ -109,7 +109,7 @@ def _widget(panel: StoryPanel) -> tuple[Any, Callable[[], None]]:
     culprit, accomplices = panel.chosen
     wide = {"description_width": "initial"}
     menu = widgets.Dropdown(
-        description="culprit", options=[*LOOP_VARIANTS], value=culprit, style=wide, layout={"width": "230px"}
+        description="fault", options=[*LOOP_VARIANTS], value=culprit, style=wide, layout={"width": "230px"}
     )
     line = {"width": "max-content", "height": "24px", "margin": "0"}
     boxes = {

@@ -161,7 +161,7 @@ def replay_figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
 
 def replay_heading(told: Replay) -> str:
     """The names of a combination."""
-    with_them = f" with {len(told.extra_faults)} accomplices" if len(told.extra_faults) > 1 else ""
+    with_them = f" with {len(told.extra_faults)} extra faults" if len(told.extra_faults) > 1 else ""
     lone = f" with {told.extra_faults[0]}" if len(told.extra_faults) == 1 else ""
     return f"{told.fault}{with_them}{lone}, {len(told.epoch_records)} epochs"
 
@@ -170,7 +170,11 @@ def _curves(told: Replay) -> list[dict[str, Any]]:
     numbers = [end.epoch for end in told.epoch_records]
     means = [float(np.mean(losses)) for losses in told.batch_losses]
     series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
-        "train, told": (numbers, [end.train for end in told.epoch_records], _pen(VERMILLION, "solid", "square-open", 10)),
+        "train, told": (
+            numbers,
+            [end.train for end in told.epoch_records],
+            _pen(VERMILLION, "solid", "square-open", 10),
+        ),
         "validation, told": (numbers, told.validations, _pen(PURPLE, "dash", "circle-open", 10)),
         "train, true": (numbers, means, _pen(BLUE, "dot", "square", 5)),
         "NMSE on fresh scenes, true": ([0, *numbers], told.fresh_nmse, _pen(GREEN, "dashdot", "circle", 5)),
