@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rislab.errors import InputError
 from rislab.panels.run import OnEpoch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rislab.model.network import CovarianceNet
     from rislab.music.map_history import MapHistory
     from rislab.music.scene_view import SceneSettings
-    from rislab.panels.faults_panel import ClinicPanel
+    from rislab.panels.faults_panel import FaultPanel
     from rislab.panels.map_history_panel import FilmPanel
     from rislab.panels.music_panel import MusicPanel
     from rislab.panels.precision_panel import PrecisionPanel
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 RUNS = "runs"  # beside the notebook
 
+Kind = TypeVar("Kind")
+
 
 def overfit(
     config: OverfitConfig | None = None,
@@ -40,7 +42,7 @@ def overfit(
     folder: Path | str | None = RUNS,
     on_epoch: OnEpoch = lambda model, epoch: None,
 ) -> OverfitPanel:
-    """Start training the whole set of the overfit ladder; show it as the last value of a cell, await it in the next.
+    """Start training the full set of the overfit ladder; show it as the last value of a cell, await it in the next.
 
     Args:
         config: see OverfitConfig; its defaults if None.
@@ -52,57 +54,50 @@ def overfit(
     Raises:
         InputError: for anything that is not an OverfitConfig.
     """
-    chosen = OverfitConfig() if config is None else config
-    if not isinstance(chosen, OverfitConfig):
-        raise InputError(f"config is a {type(chosen).__name__}; allowed: an OverfitConfig")
+    chosen = _checked("config", OverfitConfig() if config is None else config, OverfitConfig)
     live = is_live()
-    kept = Path(folder) if folder is not None and live else None
-    return OverfitPanel(chosen, live=live, folder=kept, on_epoch=on_epoch)
+    parent = Path(folder) if folder is not None and live else None
+    return OverfitPanel(chosen, live=live, folder=parent, on_epoch=on_epoch)
 
 
-def music(view: SceneSettings | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
+def music(settings: SceneSettings | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
     """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
 
     Args:
-        view: where to begin; the default if None. model: network of the learned covariance; the
-            shipped one for the view's surface if None.
+        settings: where to begin; see SceneSettings, its defaults if None.
+        model: network of the learned covariance; the shipped one for the surface of the settings if None.
 
     Raises:
-        InputError: for anything that is not a View.
+        InputError: for anything that is not a SceneSettings.
     """
+    from rislab.model import pretrained
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.music_panel import MusicPanel
 
-    chosen = SceneSettings() if view is None else view
-    if not isinstance(chosen, SceneSettings):
-        raise InputError(f"view is a {type(chosen).__name__}; allowed: a View")
-    from rislab.model import pretrained
-
+    chosen = _checked("settings", SceneSettings() if settings is None else settings, SceneSettings)
     return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live())
 
 
-def film(film: MapHistory) -> FilmPanel:
-    """A film beside the run that makes it: the newest map while it trains, the map of any epoch by slider.
+def map_history(history: MapHistory) -> FilmPanel:
+    """The MUSIC map of a scene beside the run that trains: the newest, or by slider that of any epoch.
 
     Args:
-        film: see rislab.music.map_history.MapHistory; a run fills it by `panels.overfit(config, on_epoch=film.take_snapshot)`.
+        history: a run fills it by `panels.overfit(config, on_epoch=history.take_snapshot)`.
 
     Raises:
-        InputError: for anything that is not a Film.
+        InputError: for anything that is not a MapHistory.
     """
     from rislab.music.map_history import MapHistory
     from rislab.panels.map_history_panel import FilmPanel
 
-    if not isinstance(film, MapHistory):
-        raise InputError(f"film is a {type(film).__name__}; allowed: a Film")
-    return FilmPanel(film, live=is_live())
+    return FilmPanel(_checked("history", history, MapHistory), live=is_live())
 
 
 def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
     """Start filling the table accumulation × number format; show it, await it in the next cell for the cells.
 
     Args:
-        config: see rislab.sanity.precision.PrecisionConfig; its defaults if None.
+        config: see PrecisionConfig; its defaults if None.
 
     Raises:
         InputError: for anything that is not a PrecisionConfig.
@@ -110,32 +105,33 @@ def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
     from rislab.panels.precision_panel import PrecisionPanel
     from rislab.sanity.precision import PrecisionConfig
 
-    chosen = PrecisionConfig() if config is None else config
-    if not isinstance(chosen, PrecisionConfig):
-        raise InputError(f"config is a {type(chosen).__name__}; allowed: a PrecisionConfig")
-    return PrecisionPanel(chosen, live=is_live())
+    return PrecisionPanel(
+        _checked("config", PrecisionConfig() if config is None else config, PrecisionConfig), live=is_live()
+    )
 
 
-def clinic(name: str = "never divided", *, epochs: int = 4) -> ClinicPanel:
-    """Start training a fault beside the correct loop; show it, await it in the next cell for the clinic.Study.
+def fault(name: str = "never divided", *, epochs: int = 4) -> FaultPanel:
+    """Start training a fault beside the correct loop; show it, await it in the next cell for the FaultReport.
 
     Args:
-        name: of a fault, as faults.catalogue() has them. epochs: of 84 scenes, in three windows each.
+        name: of a fault of the catalogue.
+        epochs: of 84 scenes, in three windows each.
 
     Raises:
         InputError: for an unknown fault, or a number of epochs out of range.
     """
     from rislab.faults.comparison import ComparisonConfig
-    from rislab.panels.faults_panel import ClinicPanel
+    from rislab.panels.faults_panel import FaultPanel
 
-    return ClinicPanel(ComparisonConfig(fault=name, epochs=epochs), live=is_live())
+    return FaultPanel(ComparisonConfig(fault=name, epochs=epochs), live=is_live())
 
 
 def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
     """Hidden faults one by one, each with what it shows and four names; the same seed asks the same everywhere.
 
     Args:
-        seed, count: see rislab.faults.quiz.questions().
+        seed: see rislab.faults.quiz.questions().
+        count: of questions.
 
     Raises:
         InputError: for a seed or a count out of range.
@@ -146,10 +142,10 @@ def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
 
 
 def story(config: StoryConfig | None = None) -> StoryPanel:
-    """Start replaying a culprit with accomplices to be switched on and off; await it in the next cell for the Replay.
+    """Start replaying the fault of a story with the extra faults that are switched on; await it for the Replay.
 
     Args:
-        config: see rislab.faults.story.StoryConfig; its defaults if None. Its culprit and its accomplices are the first.
+        config: see StoryConfig, which names the first faults; its defaults if None.
 
     Raises:
         InputError: for anything that is not a StoryConfig.
@@ -157,10 +153,7 @@ def story(config: StoryConfig | None = None) -> StoryPanel:
     from rislab.faults.story import StoryConfig
     from rislab.panels.story_panel import StoryPanel
 
-    chosen = StoryConfig() if config is None else config
-    if not isinstance(chosen, StoryConfig):
-        raise InputError(f"config is a {type(chosen).__name__}; allowed: a StoryConfig")
-    return StoryPanel(chosen, live=is_live())
+    return StoryPanel(_checked("config", StoryConfig() if config is None else config, StoryConfig), live=is_live())
 
 
 def tuning(
@@ -174,10 +167,12 @@ def tuning(
     """Start a hyper-parameter search, or go on with that of the folder; await it in the next cell for its Progress.
 
     Args:
-        config: see rislab.tuning.study.TuningConfig; its defaults if None.
-        folder: where live searches are kept, each configuration in a folder of its own; None, and headless searches,
+        config: see TuningConfig; its defaults if None.
+        folder: where live searches are stored, each configuration in a folder of its own; None, and headless searches,
             as long as the panel lives.
-        workers, skip_ladder, confirm: see rislab.tuning.search.search().
+        workers: see rislab.tuning.search.search().
+        skip_ladder: the same.
+        confirm: the same.
 
     Raises:
         InputError: for anything that is not a TuningConfig.
@@ -185,13 +180,18 @@ def tuning(
     from rislab.panels.tuning_panel import TuningPanel
     from rislab.tuning.study import TuningConfig
 
-    chosen = TuningConfig() if config is None else config
-    if not isinstance(chosen, TuningConfig):
-        raise InputError(f"config is a {type(chosen).__name__}; allowed: a TuningConfig")
-    options = {"workers": workers, "skip_ladder": skip_ladder, "confirm": confirm}
+    chosen = _checked("config", TuningConfig() if config is None else config, TuningConfig)
     live = is_live()
-    kept = Path(folder) / chosen.digest() if folder is not None and live else None
-    return TuningPanel(chosen, kept, live=live, **options)
+    parent = Path(folder) / chosen.digest() if folder is not None and live else None
+    return TuningPanel(chosen, parent, live=live, workers=workers, skip_ladder=skip_ladder, confirm=confirm)
+
+
+def _checked(name: str, value: object, kind: type[Kind]) -> Kind:
+    """The value; raises InputError unless it is of its kind."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise InputError(f"{name} is a {type(value).__name__}; allowed: {article} {kind.__name__}")
+    return value
 
 
 def is_live() -> bool:

@@ -87,7 +87,7 @@ class LatestOnly:
                 self._changed.notify_all()
 
 
-class ClinicPanel:
+class FaultPanel:
     """A fault and its study, which starts at once; awaiting it gives the last Study.
 
     Args:
@@ -281,7 +281,7 @@ def unfold(plot: Any, shown: bool) -> None:
     plot.layout.height, plot.layout.overflow = ("auto", "visible") if shown else ("0px", "hidden")
 
 
-def _clinic_widget(panel: ClinicPanel) -> tuple[Any, Callable[[], None]]:
+def _clinic_widget(panel: FaultPanel) -> tuple[Any, Callable[[], None]]:
     """Choice, Run, diff, table and plot, and the function that shows the panel's state in them."""
     import ipywidgets as widgets
 
@@ -347,7 +347,7 @@ def _clinic_widget(panel: ClinicPanel) -> tuple[Any, Callable[[], None]]:
     return widgets.VBox(rows), show
 
 
-def _progress(panel: ClinicPanel) -> str:
+def _progress(panel: FaultPanel) -> str:
     """The state in words."""
     study = panel.seen()
     if study is None:

@@ -13,7 +13,7 @@ from rislab.errors import InputError
 from rislab.faults import catalogue, comparison
 from rislab.faults.comparison import ComparisonCache, ComparisonConfig, FaultReport, OptimiserRun
 from rislab.panels import faults_panel, quiz_panel
-from rislab.panels.faults_panel import ClinicPanel, LatestOnly
+from rislab.panels.faults_panel import FaultPanel, LatestOnly
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.quiz_panel import QUIZ_VIEWS, QuizPanel
 
@@ -23,7 +23,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
 
 
-def awaited(panel: ClinicPanel) -> FaultReport:
+def awaited(panel: FaultPanel) -> FaultReport:
     async def wait() -> FaultReport:
         return await panel
 
@@ -46,7 +46,7 @@ def shown(panel: Any) -> str:
 @pytest.mark.parametrize("setting", ["0", "1"])
 def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", setting)
-    panel = panels.clinic("never divided", epochs=1)
+    panel = panels.fault("never divided", epochs=1)
     study = awaited(panel)
     assert (panel.state, panel.widget is not None) == ("finished", setting == "1")
     plain = comparison.fault_report(catalogue.find_fault("never divided"), epochs=1)
@@ -57,7 +57,7 @@ def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pyt
 
 
 def test_choosing_running_and_looking(live: None) -> None:
-    panel = panels.clinic("never divided", epochs=1)
+    panel = panels.fault("never divided", epochs=1)
     panel.newest.settle()
     (plot,) = of_kind(panel, "Plot")
     (views,) = of_kind(panel, "ToggleButtons")
@@ -89,11 +89,11 @@ def test_choosing_running_and_looking(live: None) -> None:
 
 def test_views_and_names_that_there_are_not(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="did you mean 'never divided'"):
-        panels.clinic("never devided")
+        panels.fault("never devided")
     with pytest.raises(InputError, match="epochs is 0"):
-        panels.clinic(epochs=0)
+        panels.fault(epochs=0)
     monkeypatch.setattr(ComparisonCache, "reports", lambda *unused, **options: iter(()))
-    panel = panels.clinic("conjugated steering")
+    panel = panels.fault("conjugated steering")
     for call, said in (
         (lambda: panel.look("losses"), "view is 'losses'; allowed: 'diff', 'checks'"),
         (lambda: panel.change("rmsprop"), "optimiser is 'rmsprop'"),
@@ -110,7 +110,7 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
         raise ArithmeticError("<seven>")
 
     monkeypatch.setattr(ComparisonCache, "reports", fails)
-    panel = panels.clinic("never divided")
+    panel = panels.fault("never divided")
     with pytest.raises(ArithmeticError, match="seven"):
         awaited(panel)
     assert panel.state == "failed"
@@ -222,6 +222,6 @@ def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
 
 def test_panels_are_of_their_kind(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LatestOnly, "ask", lambda self, request: None)
-    assert isinstance(panels.clinic(), ClinicPanel)
+    assert isinstance(panels.fault(), FaultPanel)
     assert isinstance(panels.quiz(), QuizPanel)
-    assert ClinicPanel(ComparisonConfig(), live=False).widget is None
+    assert FaultPanel(ComparisonConfig(), live=False).widget is None

@@ -44,7 +44,7 @@ def film() -> MapHistory:
 @pytest.fixture
 def panel(film: MapHistory, monkeypatch: pytest.MonkeyPatch) -> FilmPanel:
     monkeypatch.setenv("RISLAB_LIVE", "1")
-    return panels.film(film)
+    return panels.map_history(film)
 
 
 def train(film: MapHistory, network: CovarianceNet, epochs: Any) -> None:
@@ -116,7 +116,7 @@ def test_a_frame_that_was_let_go_gives_way_to_the_nearest(
 ) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
     film = MapHistory(simulate(CONFIG, 1, seed=3), shape=(31, 17), most=4)
-    panel = panels.film(film)
+    panel = panels.map_history(film)
     train(film, network, range(4))
     panel.settle()
     panel.choose(3)
@@ -215,14 +215,14 @@ def test_a_figure_needs_frames(film: MapHistory) -> None:
 
 def test_headless_the_panel_says_where_its_figure_is(film: MapHistory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
-    panel = panels.film(film)
+    panel = panels.map_history(film)
     assert panel.widget is None
     assert "film_panel.figure(film)" in panel._repr_mimebundle_()["text/plain"]
 
 
 def test_a_film_of_another_kind_is_named() -> None:
-    with pytest.raises(InputError, match="film is a str"):
-        panels.film("film")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="history is a str"):
+        panels.map_history("film")  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

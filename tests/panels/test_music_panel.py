@@ -272,7 +272,7 @@ def test_two_panels_do_not_disturb_each_other(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_view_of_another_kind_is_named() -> None:
-    with pytest.raises(InputError, match="view is a dict"):
+    with pytest.raises(InputError, match="settings is a dict"):
         panels.music({"snr_db": 3})  # type: ignore[arg-type]
 
 
