@@ -40,7 +40,7 @@ def test_the_exit_code_says_when_a_fault_does_not_show(
     harmless = dataclasses.replace(
         catalogue.find_fault("never divided"), after=catalogue.find_fault("never divided").before + "\n"
     )
-    monkeypatch.setattr(catalogue, "named", lambda name: harmless)
+    monkeypatch.setattr(catalogue, "find_fault", lambda name: harmless)
     assert main(["faults", "never divided", "--epochs", "1"]) == 1
     assert "not shown" in capsys.readouterr().out
 
