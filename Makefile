@@ -1,10 +1,11 @@
-# make lab · report · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
+# make lab · report · quick · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
 # An environment of another Python is made anew; one of the same is brought up to date.
 VERSION := 'import sys; print(sys.version_info[:2])'
 # For pip: with --index-url or --find-links that offer it, the small CPU build of torch instead of gigabytes for GPUs.
 PIP_OPTIONS ?=
+comma := ,
 # The sizes that pip names, added up; what it said stays in the log.
 define install
 @echo "installing $(1) into .venv; see .venv/install.log"
@@ -14,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report test bench mutants soak docs audit cover picture lint clean
+.PHONY: lab report quick test bench mutants soak docs audit cover picture lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -22,9 +23,12 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
-# Processes of one thread each, one more than the two cores: kernels and pages are often waited for. A file stays in one
-# process, since its fixtures are costly.
-TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# One process a core, of one thread each. A file stays in one process, since its fixtures are costly.
+TESTS := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
+# What starts no kernel, browser, server or process that imports torch.
+quick: lint
+	$(TESTS) -m "not process"
 
 test: lint
 	$(TESTS)
@@ -43,7 +47,7 @@ mutants: .venv/installed-test
 
 # What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants.
 soak: .venv/installed-test
-	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/test_reliability.py tests/test_fuzz.py tests/test_soak.py tests/test_tuning.py
+	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/tuning/test_search.py
 	$(MAKE) mutants
 
 # The reference, from docstrings: reports/out/docs/index.html.
@@ -64,7 +68,7 @@ cover: .venv/installed-test
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("rislab needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	@test "$$($(BIN)/python -c $(VERSION) 2>/dev/null)" = "$$($(PYTHON) -c $(VERSION))" || $(PYTHON) -m venv --clear .venv
-	$(call install,.[tune])
+	$(call install,.[lab$(comma)tune])
 	touch $@
 
 .venv/installed-test: .venv/installed
@@ -77,7 +81,7 @@ cover: .venv/installed-test
 
 # The picture of the README, from runs of the lab itself.
 picture: .venv/installed-test
-	$(BIN)/python tests/picture.py
+	$(BIN)/python -m tests.picture
 
 clean:
 	rm -rf .venv reports/out

@@ -18,9 +18,9 @@ def pytest_configure(config: pytest.Config) -> None:
 # The files that take longest, which come first, so that no worker is left alone with one of them at the end.
 LONGEST = (
     "test_notebooks",
-    "test_tuning",
-    "test_reliability",
-    "test_lab_in_browser",
+    "test_search",
+    "test_kills",
+    "test_lab",
     "test_sweep",
     "test_accessibility",
 )

@@ -58,6 +58,22 @@ def test_constraints_pin_every_dependency() -> None:
     assert pinned["torch"] == "torch==2.13.0"
 
 
+def test_the_bare_install_is_small() -> None:
+    """Its direct dependencies; tests/test_wheel.py installs them."""
+    names = {re.split(r"[<>=\[]", requirement)[0] for requirement in PROJECT["dependencies"]}
+    assert names == {"torch", "numpy", "pyyaml", "safetensors", "filelock"}
+
+
+# Commands whose options come from configurations need torch to print their help.
+@pytest.mark.parametrize("words", [[], *([name] for name in ("report", "sweep", "lab", "checkup", "faults", "info"))])
+def test_help_brings_in_nothing_heavy(words: list[str]) -> None:
+    script = (
+        f"import sys; from rislab.cli.main import main\ntry: main({[*words, '--help']})\nfinally: print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert {"torch", "numpy", "yaml", "plotly", "papermill"}.isdisjoint(loaded)
+
+
 def test_import_brings_in_nothing_heavy() -> None:
     script = "import sys, rislab; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

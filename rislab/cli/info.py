@@ -17,7 +17,6 @@ def run(options: argparse.Namespace) -> int:
     import torch
 
     from rislab import provenance
-    from rislab.panels.api import widgets
 
     facts: dict[str, Any] = dict(provenance.versions())
     facts["torch"] = torch.__version__  # with its build (+cpu, +cu130), which some wheels leave out of their metadata
@@ -26,6 +25,15 @@ def run(options: argparse.Namespace) -> int:
     facts["threads"] = torch.get_num_threads()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     facts["devices"] = ", ".join(["cpu", *(f"cuda:{index} {name}" for index, name in enumerate(gpus))])
-    facts["widgets"] = widgets()
+    facts["widgets"] = _widgets()
     print(json.dumps(facts, indent=2) if options.json else "\n".join(f"{k:<12} {v}" for k, v in facts.items()))
     return 0
+
+
+def _widgets() -> str:
+    """Whether live panels can render here, and if not, which package is missing."""
+    try:
+        from rislab.panels.api import widgets
+    except ModuleNotFoundError as error:
+        return f"no: {error.name} not installed; figures are static"
+    return widgets()
