@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import html
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rislab.errors import InputError
@@ -216,3 +217,26 @@ def offer(field: Any, names: Sequence[str], chosen: str) -> None:
     if tuple(field.options) != tuple(names):
         field.options = tuple(names)
     field.value = chosen
+
+
+class UserInput(threading.local):
+    """Observes what the user changes in widgets, and not what the panel changes itself: `with user_input.paused():`.
+
+    Changes of other threads are the user's meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The panel's own changes stand in this block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def observe(self, field: Any, call: Callable[[Any], object]) -> None:
+        """Call a function with the new value of a widget; a choice of nothing is no input."""
+        field.observe(lambda change: None if self._paused or change["new"] is None else call(change["new"]), "value")

@@ -13,7 +13,7 @@ import torch
 
 from rislab.errors import InputError
 from rislab.panels.background_task import BackgroundTask, LatestOnly
-from rislab.panels.base import Panel, RequestPanel
+from rislab.panels.base import Panel, RequestPanel, UserInput
 
 
 def count(stop: int = 3, seconds: float = 0.0) -> Generator[int]:
@@ -390,3 +390,23 @@ def test_an_interrupt_drops_what_waits_and_the_panel_can_be_used_again() -> None
 
 def test_a_panel_that_was_asked_nothing_gives_its_result_at_once() -> None:
     assert awaited(Squaring()) == []
+
+
+def test_the_panels_own_changes_are_no_input_of_the_user() -> None:
+    import ipywidgets as widgets
+
+    inputs: list[int] = []
+    slider, user_input = widgets.IntSlider(), UserInput()
+    user_input.observe(slider, inputs.append)
+    slider.value = 1
+    with user_input.paused():
+        slider.value = 2
+        with user_input.paused():
+            slider.value = 3
+        slider.value = 4
+        # Another thread may serve the user meanwhile.
+        other = threading.Thread(target=lambda: setattr(slider, "value", 5))
+        other.start()
+        other.join()
+    slider.value = 6
+    assert inputs == [1, 5, 6]
