@@ -2,4 +2,6 @@ from .findings import Finding as Finding
 from .findings import Findings as Findings
 from .loop_watch import watch as watch
 from .probes import probe as probe
+from .rules import RULES as RULES
+from .rules import Rule as Rule
 from .script import run_script as run_script

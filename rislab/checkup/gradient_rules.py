@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rislab.checkup.findings import Finding, fault, note, warning
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, GradientComparison, compare
+from rislab.checkup.rules import Code
 from rislab.checkup.trace import MicroBatch, Step, Trace, units
 
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
@@ -170,12 +171,12 @@ def gradient_findings(seen: Trace, contract: Declared) -> list[Finding]:
     erased = [one for one in bent if _own(one) == 0 and not math.isfinite(one.step.around)]
     if erased:
         text = f"{len(erased)} steps on a gradient of 0, as another optimiser's was infinite"
-        found.append(note("C7", "clipped by an infinite norm", text))
+        found.append(note(Code.CLIPPING, "clipped by an infinite norm", text))
     bent = [one for one in bent if one not in erased]
     unheard = [one for one in bent if _partly_heard(one)]
     if unheard:
         text = f"{len(unheard)} of {len(judged)} steps hold the gradient of something besides the loss that was heard"
-        found.append(note("C1", "not judged", f"{text}: give watch() the whole loss"))
+        found.append(note(Code.GRADIENT_SCALE, "not judged", f"{text}: give watch() the whole loss"))
     bent = [one for one in bent if one not in unheard]
     before = {one.number: one for one in judged}
     named = [_named(one, before.get(one.number - 1), seen, contract) for one in bent]
@@ -189,7 +190,9 @@ def gradient_findings(seen: Trace, contract: Declared) -> list[Finding]:
     # Where one window names its fault, what is left of it in the others says less.
     found += [finding for finding in named if finding.name not in UNNAMED] or named
     if not found and any(not one.exact() for one in own) and contract.clip_norm is None:
-        found.append(note("C7", "clipping assumed", "gradients have the direction of their window, and one length"))
+        found.append(
+            note(Code.CLIPPING, "clipping assumed", "gradients have the direction of their window, and one length")
+        )
     return found
 
 
@@ -204,12 +207,12 @@ def _broken(seen: Trace, contract: Declared) -> list[Finding]:
             text = f"NaN or infinity in the gradient of step {place}, which was taken"
             aliases = ("overflow looked up under a wrong key",)
             if contract.scaler:
-                found.append(fault("C5", "scaler bypassed", text, step.where, aliases))
+                found.append(fault(Code.NAN, "scaler bypassed", text, step.where, aliases))
             else:
-                found.append(fault("C5", "NaN reached a step", text, step.where, ("scaler bypassed", *aliases)))
+                found.append(fault(Code.NAN, "NaN reached a step", text, step.where, ("scaler bypassed", *aliases)))
         elif true is not None and not bool(torch.isfinite(true).all()):
             text = f"the true gradient of step {place} holds NaN or infinity, and the one that was stepped on does not"
-            found.append(fault("C5", "NaN made 0 in the gradient", text, step.where, ("NaN guard in the loop",)))
+            found.append(fault(Code.NAN, "NaN made 0 in the gradient", text, step.where, ("NaN guard in the loop",)))
     return found
 
 
@@ -279,7 +282,7 @@ def _unclipped(one: StepComparison, limit: float | None) -> Finding:
     text = (
         f"a gradient of norm {float(one.gradient.norm()):.4g} reached step {one.number}, clip_norm = {limit} (declared)"
     )
-    return fault("C7", "never clipped", text, one.step.where)
+    return fault(Code.CLIPPING, "never clipped", text, one.step.where)
 
 
 def _weighed(one: StepComparison, judged: Sequence[StepComparison], seen: Trace, contract: Declared) -> list[Finding]:
@@ -296,13 +299,13 @@ def _weighed(one: StepComparison, judged: Sequence[StepComparison], seen: Trace,
         return []
     means = not any(batch.free for batch in one.batches)
     if one.size > 1 and _whole(one):
-        return [fault("C1", "never divided", text, one.step.where, ("divided on the first batch only",))]
+        return [fault(Code.GRADIENT_SCALE, "never divided", text, one.step.where, ("divided on the first batch only",))]
     if one.size > 1 and means and one.size == size and near(weights[0], 1 / size**2, 1e-3):
-        return [fault("C1", "divided twice", text, one.step.where)]
+        return [fault(Code.GRADIENT_SCALE, "divided twice", text, one.step.where)]
     if one.size < size and near(weights[0], 1 / size, 1e-3):
         others = [batch.weight for other in judged if other.size == size for batch in other.batches]
         if others and all(near(weight, 1 / size, 1e-3) for weight in others):
-            return [fault("C1", "ragged window divided by K", text, one.step.where)]
+            return [fault(Code.GRADIENT_SCALE, "ragged window divided by K", text, one.step.where)]
     return []
 
 
@@ -323,11 +326,17 @@ def _named(one: StepComparison, before: StepComparison | None, seen: Trace, cont
     size, source = size_of(seen, contract)
     text = f"{one.numbers()}, K = {size} ({source})"
     if float(one.gradient.norm()) == 0:
-        return fault("C8", "zeroed before the step", f"a gradient of 0 at step {one.number}; {text}", one.step.where)
+        return fault(
+            Code.ZEROING, "zeroed before the step", f"a gradient of 0 at step {one.number}; {text}", one.step.where
+        )
     if one.along():
         return _scaled(one, size, text, seen, contract)
     return _turned(one, before, size, text, contract) or fault(
-        "C2", "gradient direction", text, one.step.where, ("never zeroed", "left-overs leak", "clipped per micro-batch")
+        Code.DIRECTION,
+        "gradient direction",
+        text,
+        one.step.where,
+        ("never zeroed", "left-overs leak", "clipped per micro-batch"),
     )
 
 
@@ -335,27 +344,34 @@ def _scaled(one: StepComparison, size: int, text: str, seen: Trace, contract: De
     """The right direction, and another length."""
     alpha, scale, where = one.comparison.alpha, one.step.scale, one.step.where
     if scale > 1 and near(alpha, scale):
-        return fault("C13", "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
+        return fault(Code.PRECISION, "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
     limit = contract.clip_norm is not None and near(float(one.gradient.norm()) * scale, contract.clip_norm)
     if scale > 1 and (limit or near(alpha * scale, 1) or alpha < 1e-2):
-        return fault("C7", "clipped before unscaling", f"{text}; loss scale {scale:g}", where)
+        return fault(Code.CLIPPING, "clipped before unscaling", f"{text}; loss scale {scale:g}", where)
     # What the backwards left was right, and what came after may be any factor: this one must be met exactly.
     after = _delivered(one)
     least = 1e-3 if after else LOOSE
     if one.size > 1 and near(alpha, one.size, least):
-        return fault("C1", "never divided", text, where, ("divided on the first batch only",))
+        return fault(Code.GRADIENT_SCALE, "never divided", text, where, ("divided on the first batch only",))
     if one.size < size and near(alpha, one.size / size, least):
-        return fault("C1", "ragged window divided by K", text, where)
+        return fault(Code.GRADIENT_SCALE, "ragged window divided by K", text, where)
     if size > 1 and near(alpha, 1 / size, least):
-        return fault("C1", "divided twice", text, where)
+        return fault(Code.GRADIENT_SCALE, "divided twice", text, where)
     samples = [batch.samples for batch in one.batches]
     if len(set(samples)) == 1 and near(alpha, 1 / samples[0], 1e-3):
-        return note("C1", "not judged", f"{text}: the loss seems to be a sum over {samples[0]} samples")
+        return note(Code.GRADIENT_SCALE, "not judged", f"{text}: the loss seems to be a sum over {samples[0]} samples")
     if contract.accumulation_steps is None:
-        return warning("C1", "gradient scale", f"{text}: meant, if the loss has a factor of its own", where)
+        return warning(
+            Code.GRADIENT_SCALE, "gradient scale", f"{text}: meant, if the loss has a factor of its own", where
+        )
     if after and alpha < 1 and contract.clip_norm is None:
-        return warning("C1", "gradient scale", f"{text}: made shorter after the last backward, as by clipping", where)
-    return fault("C1", "gradient scale", text, where, ("divided twice", "never divided"))
+        return warning(
+            Code.GRADIENT_SCALE,
+            "gradient scale",
+            f"{text}: made shorter after the last backward, as by clipping",
+            where,
+        )
+    return fault(Code.GRADIENT_SCALE, "gradient scale", text, where, ("divided twice", "never divided"))
 
 
 def _turned(
@@ -368,37 +384,43 @@ def _turned(
     told = f"{text}; each micro-batch counts 1/{size}"
     if contract.mean != "batches" and _parallel(means, one.alarm):
         if one.size < size and near(means.alpha, one.size / size):
-            return fault("C1", "ragged window divided by K", told, where, ("mean of means in the window",))
+            return fault(
+                Code.GRADIENT_SCALE, "ragged window divided by K", told, where, ("mean of means in the window",)
+            )
         if one.free or means.relative_error <= one.alarm:
             kind = fault if contract.mean or _mostly_unequal(one) else warning
-            return kind("C2", "mean of means in the window", text, where, ("ragged window divided by K",))
+            return kind(Code.DIRECTION, "mean of means in the window", text, where, ("ragged window divided by K",))
         if one.size > 1 and near(means.alpha, one.size):
-            return fault("C1", "never divided", told, where, ("divided on the first batch only",))
+            return fault(Code.GRADIENT_SCALE, "never divided", told, where, ("divided on the first batch only",))
         if one.size > 1 and near(means.alpha, 1 / size):
-            return fault("C1", "divided twice", told, where, ("mean of means in the window",))
+            return fault(Code.GRADIENT_SCALE, "divided twice", told, where, ("mean of means in the window",))
     weights = arrived(one)
     if weights is not None and len(weights) > 1:
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
         if all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
             other = "unscaled per micro-batch" if one.step.scale > 1 else "loop tail dedented"
-            return fault("C8", "zeroed per micro-batch", told, where, (other,))
+            return fault(Code.ZEROING, "zeroed per micro-batch", told, where, (other,))
         if near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
-            return fault("C1", "divided on the first batch only", told, where, ("never divided",))
+            return fault(Code.GRADIENT_SCALE, "divided on the first batch only", told, where, ("never divided",))
     if len(one.batches) > 1 and _cut(one, contract):
-        return fault("C7", "clipped per micro-batch", text, where)
+        return fault(Code.CLIPPING, "clipped per micro-batch", text, where)
     if before is not None and len(before.gradient) == len(one.gradient):
         old = compare(one.gradient - one.true, before.gradient)
         if old.cosine > 0.99 and old.alpha > LOOSE:
             name = "never zeroed" if near(old.alpha, 1) else "left-overs leak"
-            return fault("C2", name, f"{text}; the last step's gradient is in it {old.alpha:.3g} times", where)
+            return fault(
+                Code.DIRECTION, name, f"{text}; the last step's gradient is in it {old.alpha:.3g} times", where
+            )
     if weights is not None and len(weights) > 1 and min(map(abs, weights)) < LOOSE * max(map(abs, weights)):
         told = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
-        return fault("C8", "zeroed per micro-batch", told, where, ("left-overs leak", "tail never stepped"))
+        return fault(Code.ZEROING, "zeroed per micro-batch", told, where, ("left-overs leak", "tail never stepped"))
     error = one.comparison.relative_error
     if _handled(one):
-        return warning("C2", "gradient changed by hand", f"{text}: after the last backward, before the step", where)
+        return warning(
+            Code.DIRECTION, "gradient changed by hand", f"{text}: after the last backward, before the step", where
+        )
     if error < 2e-2 and one.precision in ("fp64", "fp32"):
-        return fault("C2", "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
+        return fault(Code.DIRECTION, "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
     return None
 
 

@@ -36,6 +36,7 @@ from rislab.checkup.probe_target import (
     select,
     weights,
 )
+from rislab.checkup.rules import Code
 from rislab.checkup.trace import precision_of
 from rislab.errors import InputError, check_choice, check_number
 
@@ -114,29 +115,41 @@ def _tried(code: str, subject: ProbeTarget) -> list[Finding]:
         with seeded(subject.seed), torch.enable_grad():
             return PROBES[code](subject)
     except Exception as error:
-        return [note(code, "not judged", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")]
+        return [
+            note(
+                Code(code), "not judged", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            )
+        ]
 
 
 def poisoned(subject: ProbeTarget) -> list[Finding]:
     """P1: infinity in one micro-batch; does the loop say so, and do the weights survive?"""
     if subject.train is None:
-        return [note("P1", "not judged", "no train was given: what a loop makes of infinity is not known")]
+        return [note(Code.NAN_SURVIVES, "not judged", "no train was given: what a loop makes of infinity is not known")]
     place = len(subject.data) // 2
     inputs, target = copy.deepcopy(subject.data[place])
     first = next((part for part in parts(inputs).values() if part.is_floating_point() or part.is_complex()), None)
     if first is None:
-        return [note("P1", "not judged", "no input is real or complex")]
+        return [note(Code.NAN_SURVIVES, "not judged", "no input is real or complex")]
     batches = [*subject.data]
     batches[place] = (changed(inputs, first, torch.full_like(first, math.inf)), target)
     model = subject.copy().train()
     with torch.no_grad():
         raw = float(subject.loss_of(subject.copy().train(), batches[place]).detach())
     if math.isfinite(raw):
-        return [note("P1", "not judged", f"with infinity in its inputs the network still has a loss of {raw:.4g}")]
+        return [
+            note(
+                Code.NAN_SURVIVES,
+                "not judged",
+                f"with infinity in its inputs the network still has a loss of {raw:.4g}",
+            )
+        ]
     try:
         told = [float(value) for value in subject.train(model, subject.optimizer_for(model), batches)]
     except Exception as error:
-        return [note("P1", "stops at infinity", f"infinity in micro-batch {place + 1}: {type(error).__name__}")]
+        return [
+            note(Code.NAN_SURVIVES, "stops at infinity", f"infinity in micro-batch {place + 1}: {type(error).__name__}")
+        ]
     finite = bool(told) and all(map(math.isfinite, told))
     text = f"infinity in micro-batch {place + 1} of {len(batches)}: reported {', '.join(f'{v:.4g}' for v in told[:3])}"
     if finite:
@@ -146,9 +159,19 @@ def poisoned(subject: ProbeTarget) -> list[Finding]:
             "NaN made 0 in the gradient",
             "only the last micro-batch",
         )
-        return [fault("P1", "NaN replaced by the running mean", f"{text}, as if nothing were wrong", "", others)]
+        return [
+            fault(
+                Code.NAN_SURVIVES, "NaN replaced by the running mean", f"{text}, as if nothing were wrong", "", others
+            )
+        ]
     if broken(model):
-        return [warning("P1", "NaN reached a step", f"{text}; the weights are NaN, and no later batch can mend them")]
+        return [
+            warning(
+                Code.NAN_SURVIVES,
+                "NaN reached a step",
+                f"{text}; the weights are NaN, and no later batch can mend them",
+            )
+        ]
     return []
 
 
@@ -157,23 +180,39 @@ def floor(subject: ProbeTarget) -> list[Finding]:
     batch = subject.data[0]
     ideal = subject.ideal(batch)
     if not isinstance(ideal, Tensor):
-        return [note("P2", "not judged", "nobody knows what a perfect network would put out: give `perfect`")]
+        return [
+            note(Code.ORACLE_FLOOR, "not judged", "nobody knows what a perfect network would put out: give `perfect`")
+        ]
     with torch.no_grad():
         output = forward(subject.copy().train(), batch[0])
     least, uphill = _slope(subject, ideal, batch[1])
     usual, usual_slope = _slope(subject, output, batch[1])
     text = f"loss(target, target) = {least:.4g}, and {usual:.4g} for the network as it is"
     if not math.isfinite(least) or not math.isfinite(uphill):
-        return [warning("P2", "NaN at the perfect answer", f"{text}; the gradient there has norm {uphill:.4g}")]
+        return [
+            warning(Code.ORACLE_FLOOR, "NaN at the perfect answer", f"{text}; the gradient there has norm {uphill:.4g}")
+        ]
     if least <= FLOOR * abs(usual):
         return []
     guessed = subject.perfect is None and ideal.shape != batch[1].shape
     if uphill > 1e-2 * usual_slope and guessed:
-        return [note("P2", "not judged", f"{text}, at sure logits of the right class; `perfect` may say better")]
+        return [
+            note(
+                Code.ORACLE_FLOOR, "not judged", f"{text}, at sure logits of the right class; `perfect` may say better"
+            )
+        ]
     if uphill > 1e-2 * usual_slope:
         others = ("loaded on one side", "normalised by the prediction", "blend inverted", "diagonal energy")
-        return [fault("P2", "oracle floor", f"{text}; it still falls beyond the perfect answer", "", others)]
-    return [note("P2", "oracle floor", f"{text}; the perfect answer is the lowest point, and this the lowest value")]
+        return [
+            fault(Code.ORACLE_FLOOR, "oracle floor", f"{text}; it still falls beyond the perfect answer", "", others)
+        ]
+    return [
+        note(
+            Code.ORACLE_FLOOR,
+            "oracle floor",
+            f"{text}; the perfect answer is the lowest point, and this the lowest value",
+        )
+    ]
 
 
 def _slope(subject: ProbeTarget, output: Tensor, target: Any) -> tuple[float, float]:
@@ -189,7 +228,7 @@ def independence(subject: ProbeTarget) -> list[Finding]:
     batch = subject.data[0]
     samples = count(batch)
     if samples < 2:
-        return [note("P3", "not judged", "the first micro-batch has one sample")]
+        return [note(Code.INDEPENDENCE, "not judged", "the first micro-batch has one sample")]
     alone = select(batch, torch.zeros(samples, dtype=torch.long))
     found = []
     for training in (False, True):
@@ -200,8 +239,8 @@ def independence(subject: ProbeTarget) -> list[Finding]:
             continue
         if not training:
             others = ("batch statistics per micro-batch", "eval never undone")
-            return [fault("P3", "normalised over the batch", f"{text}, in evaluation mode", "", others)]
-        found.append(note("P3", "in-batch coupling", f"{text}, in training mode: as BatchNorm does"))
+            return [fault(Code.INDEPENDENCE, "normalised over the batch", f"{text}, in evaluation mode", "", others)]
+        found.append(note(Code.INDEPENDENCE, "in-batch coupling", f"{text}, in training mode: as BatchNorm does"))
     return found
 
 
@@ -217,25 +256,25 @@ def dependence(subject: ProbeTarget) -> list[Finding]:
         for name, part in parts(batch[0]).items():
             other = _unlike(part)
             if torch.equal(other, part):
-                found.append(note("P4", "not judged", f"{name} is the same in all samples"))
+                found.append(note(Code.INPUTS, "not judged", f"{name} is the same in all samples"))
             elif torch.equal(_tensor(forward(model, changed(batch[0], part, other))), answer):
                 text = f"{name}, {[*part.shape]}, was exchanged, and no answer changed"
-                found.append(fault("P4", "network never sees an input", text, "", ("network never sees H",)))
+                found.append(fault(Code.INPUTS, "network never sees an input", text, "", ("network never sees H",)))
     if samples > 1 and len(answer) == samples and bool((answer == answer[:1]).all()):
-        found = [fault("P4", "constant answer", f"{samples} different samples get one answer")]
+        found = [fault(Code.INPUTS, "constant answer", f"{samples} different samples get one answer")]
     return found
 
 
 def by_heart(subject: ProbeTarget) -> list[Finding]:
     """P5: can the network learn its first micro-batch by heart?"""
     if not any(value.requires_grad for value in subject.model.parameters()):
-        return [fault("P5", "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
+        return [fault(Code.ONE_BATCH, "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
     model, first, last, rate = _learned(subject, stop=0.01)
     found = []
     silent = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     if silent:
         text = f"{len(silent)} tensors got no gradient: {listed(silent)}"
-        found.append(warning("P5", "detached backbone", text, "", ("head frozen", "loss detached")))
+        found.append(warning(Code.ONE_BATCH, "detached backbone", text, "", ("head frozen", "loss detached")))
     ideal = subject.ideal(subject.data[0])
     least = _slope(subject, ideal, subject.data[0][1])[0] if isinstance(ideal, Tensor) else 0.0
     least = least if math.isfinite(least) and least < last else min(0.0, last)
@@ -243,9 +282,9 @@ def by_heart(subject: ProbeTarget) -> list[Finding]:
     text = f"loss {first:.4g} → {last:.4g} in {subject.steps} steps of Adam at {rate:g} (perfect: {least:.4g})"
     if not share < 0.95:
         others = ("loss detached", "detached backbone", "oracle floor")
-        return [*found, fault("P5", "one batch is not learned", text, "", others)]
+        return [*found, fault(Code.ONE_BATCH, "one batch is not learned", text, "", others)]
     if share > 0.3:
-        found.append(warning("P5", "one batch is hardly learned", text))
+        found.append(warning(Code.ONE_BATCH, "one batch is hardly learned", text))
     return found
 
 
@@ -264,7 +303,7 @@ def modes(subject: ProbeTarget) -> list[Finding]:
             f"one batch: loss {train:.4g} in training mode, {evaluated:.4g} in evaluation mode, {first:.4g} untrained"
         )
         others = ("averaged weights not restored", "validation of the averaged weights only", "eval never undone")
-        return [warning("P6", "evaluation is another network", text, "", others)]
+        return [warning(Code.EVALUATION, "evaluation is another network", text, "", others)]
     return []
 
 
@@ -273,7 +312,11 @@ def resumed(subject: ProbeTarget) -> list[Finding]:
     whole, again = (_run(subject, *_pair(subject), 4) for _ in range(2))
     if not torch.equal(weights(whole), weights(again)):
         return [
-            note("P7", "not judged", "two equal runs differ: something draws numbers that no seed of torch governs")
+            note(
+                Code.RESUME,
+                "not judged",
+                "two equal runs differ: something draws numbers that no seed of torch governs",
+            )
         ]
     with seeded(subject.seed):
         model, optimizer = _pair(subject)
@@ -292,7 +335,7 @@ def resumed(subject: ProbeTarget) -> list[Finding]:
     ]
     text = f"after saving and loading, {len(differs) or 'no'} tensors go another way: {listed(differs)}"
     others = ("random state not restored", "averaged weights not restored")
-    return [fault("P7", "state outside of state_dict", text, "", ("optimiser not restored", *others))]
+    return [fault(Code.RESUME, "state outside of state_dict", text, "", ("optimiser not restored", *others))]
 
 
 def ranges(subject: ProbeTarget) -> list[Finding]:
@@ -307,18 +350,18 @@ def ranges(subject: ProbeTarget) -> list[Finding]:
         if half and not math.isfinite(full):
             others = ("epsilon vanishes in half precision", "complex numbers in half precision")
             text = f"the weights are {half}, and the loss is {full}"
-            found.append(fault("P8", "squares overflow in half precision", text, "", others))
+            found.append(fault(Code.HALF_PRECISION, "squares overflow in half precision", text, "", others))
         if not half:
             with torch.autocast(device, dtype=torch.float16):
                 low = float(subject.loss_of(subject.copy().train(), batch).detach())
             if math.isfinite(full) and not math.isfinite(low):
                 text = f"loss {full:.4g} as it is, and {low} under autocast to float16"
                 vanishing = ("epsilon vanishes in half precision",)
-                found.append(note("P8", "squares overflow in half precision", text, vanishing))
+                found.append(note(Code.HALF_PRECISION, "squares overflow in half precision", text, vanishing))
     squares = float(sum(part.detach().abs().double().square().sum() for part in parts(batch[1]).values()))
     if squares > LARGEST_HALF:
         text = f"the squares of a target batch sum up to {squares:.3g}; float16 ends at {LARGEST_HALF:g}"
-        found.append(note("P8", "squares overflow in half precision", text))
+        found.append(note(Code.HALF_PRECISION, "squares overflow in half precision", text))
     return [*found, *(_lost_updates(subject, model, half) if half else [])]
 
 
@@ -335,7 +378,7 @@ def _lost_updates(subject: ProbeTarget, model: nn.Module, half: str) -> list[Fin
     if not total or still <= total / 2:
         return []
     text = f"{still} of {total} weights, kept in {half}, did not move in a step: it is less than half their last digit"
-    return [fault("P8", "weights kept in bf16", text, "", ("warm-up counted in samples", "head frozen"))]
+    return [fault(Code.HALF_PRECISION, "weights kept in bf16", text, "", ("warm-up counted in samples", "head frozen"))]
 
 
 def samples(subject: ProbeTarget) -> list[Finding]:
@@ -345,10 +388,12 @@ def samples(subject: ProbeTarget) -> list[Finding]:
     twice = len(known) - len(set(known))
     shared = len(set(known) & set(fresh))
     if twice:
-        found.append(warning("P9", "duplicate samples", f"{twice} of {len(known)} samples occur before"))
+        found.append(warning(Code.DUPLICATES, "duplicate samples", f"{twice} of {len(known)} samples occur before"))
     if shared:
         found.append(
-            fault("P9", "split leakage", f"{shared} of {len(fresh)} held-out samples are in the training data")
+            fault(
+                Code.DUPLICATES, "split leakage", f"{shared} of {len(fresh)} held-out samples are in the training data"
+            )
         )
     ends = []
     for seed in (1, 2):
@@ -357,7 +402,9 @@ def samples(subject: ProbeTarget) -> list[Finding]:
             ends.append(torch.get_rng_state())
     if torch.equal(*ends):
         text = "after a forward, torch's random state is the same whatever it was before"
-        found.append(fault("P9", "random state set in the forward", text, "", ("random state not restored",)))
+        found.append(
+            fault(Code.DUPLICATES, "random state set in the forward", text, "", ("random state not restored",))
+        )
     return found
 
 
@@ -365,7 +412,7 @@ def equivalence(subject: ProbeTarget) -> list[Finding]:
     """P10: a window of micro-batches against one batch of all its samples."""
     batches = subject.data[: subject.accumulation_steps]
     if len(batches) < 2:
-        return [note("P10", "not judged", "a window of one micro-batch is one batch")]
+        return [note(Code.EQUIVALENCE, "not judged", "a window of one micro-batch is one batch")]
     sizes = [count(batch) for batch in batches]
     model = subject.copy().train()
     whole = subject.gradient(subject.copy().train(), [joined(batches)], [1.0])
@@ -379,7 +426,9 @@ def equivalence(subject: ProbeTarget) -> list[Finding]:
     if not error > GRADIENT_TOLERANCES[_precision(subject, whole)][0]:
         return []
     text = f"{len(batches)} micro-batches against one batch: gradients differ by {error:.2g} of themselves"
-    return [note("P10", "in-batch coupling", f"{text}; BatchNorm, dropout and contrasts do that, and no loop")]
+    return [
+        note(Code.EQUIVALENCE, "in-batch coupling", f"{text}; BatchNorm, dropout and contrasts do that, and no loop")
+    ]
 
 
 PROBES: dict[str, Callable[[ProbeTarget], list[Finding]]] = {

@@ -29,6 +29,7 @@ from rislab.checkup.gradient_rules import Declared
 from rislab.checkup.interception import LOSSES, LossInterceptor, parts
 from rislab.checkup.loop_watch import diagnose, inner
 from rislab.checkup.recorder import Recorder
+from rislab.checkup.rules import Code
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MET = 64
@@ -123,7 +124,7 @@ class ProcessWatch:
             which = f" ({party.label()}, {place} of {len(self.parties)})" if len(self.parties) > 1 else ""
             found += [replace(one, evidence=one.evidence + which) for one in said]
         if self.backwards and not self.steps and not found:
-            found.append(note("C10", "updated by hand", f"{self.backwards} backwards, and no optimiser stepped"))
+            found.append(note(Code.STEPS, "updated by hand", f"{self.backwards} backwards, and no optimiser stepped"))
         return Findings(dict.fromkeys(found))
 
     def _active(self) -> Iterator[TrackedOptimizer]:
@@ -144,7 +145,7 @@ class ProcessWatch:
         if not free:
             return []
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
-        return [fault("C4", "optimiser holds stale parameters", f"{text}; {len(seen.steps)} steps on others")]
+        return [fault(Code.WEIGHTS, "optimiser holds stale parameters", f"{text}; {len(seen.steps)} steps on others")]
 
     # What happens in the watched code.
 

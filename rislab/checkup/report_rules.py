@@ -10,6 +10,7 @@ import torch
 
 from rislab.checkup.findings import Finding, fault, note
 from rislab.checkup.gradient_rules import Declared, near, size_of, taken
+from rislab.checkup.rules import Code
 from rislab.checkup.trace import Trace, number, units
 
 # Reported losses that forget the windows without a step.
@@ -23,17 +24,21 @@ def reported_findings(reported: Sequence[float], seen: Trace, contract: Declared
     total, epochs = len(losses), len(values)
     text = f"{epochs} numbers were reported, and {total} losses heard"
     if total and not epochs:
-        return [fault("C14", "nothing reported", text)]
+        return [fault(Code.REPORT, "nothing reported", text)]
     if total and contract.epochs not in (None, epochs):
         others = ("only the last micro-batch", *INSIDE)
-        return [fault("C14", "another loss reported", f"{text}, in {contract.epochs} epochs (declared)", "", others)]
+        return [
+            fault(Code.REPORT, "another loss reported", f"{text}, in {contract.epochs} epochs (declared)", "", others)
+        ]
     if not total:
-        return [note("C14", "not judged", text)]
+        return [note(Code.REPORT, "not judged", text)]
     if any(step.inside for step in seen.steps):
         text = f"{text}, as a closure asks for its loss again and again"
-        return _strange(values, losses, seen) or [note("C14", "not judged", text)]
+        return _strange(values, losses, seen) or [note(Code.REPORT, "not judged", text)]
     if total % epochs:
-        return _strange(values, losses, seen) or [note("C14", "not judged", f"{text}, which is no multiple of it")]
+        return _strange(values, losses, seen) or [
+            note(Code.REPORT, "not judged", f"{text}, which is no multiple of it")
+        ]
     length = total // epochs
     short = _cut_short(length, seen, contract)
     if short:
@@ -54,13 +59,13 @@ def _strange(values: list[float], losses: list[float], seen: Trace) -> list[Find
     """What can be said where nobody knows which losses belong to which epoch."""
     same = [first for first, second in itertools.pairwise(values) if first == second]
     if same and len(seen.still) < seen.tensors:
-        return [fault("C14", "the same loss again", f"{same[0]!r} in two epochs running, and the weights moved")]
+        return [fault(Code.REPORT, "the same loss again", f"{same[0]!r} in two epochs running, and the weights moved")]
     low, high = min(losses), max(losses)
     # A mean lies between the smallest and the largest, to the rounding of its own sum.
     beyond = [value for value in values if value < low - 1e-4 * abs(low) or value > high + 1e-4 * abs(high)]
     if all(map(math.isfinite, losses)) and beyond:
         text = f"reported {beyond[0]:.6g}, and all losses lie between {low:.6g} and {high:.6g}"
-        return [fault("C14", "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))]
+        return [fault(Code.REPORT, "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))]
     return []
 
 
@@ -75,7 +80,9 @@ def _cut_short(length: int, seen: Trace, contract: Declared) -> list[Finding]:
         place += held
         if held < size and place % length and not any(batch.broken for batch in step.micro_batches):
             text = f"a window of {held} within an epoch of {length} micro-batches, K = {size} (declared)"
-            return [fault("C3", "window size", text, step.where, ("window off by one", "step per micro-batch"))]
+            return [
+                fault(Code.WINDOW_SIZE, "window size", text, step.where, ("window off by one", "step per micro-batch"))
+            ]
     return []
 
 
@@ -91,13 +98,13 @@ def _told(value: float, heard: list[Heard], epoch: int, size: int, eps: float, c
         if not math.isfinite(value):
             return None
         others: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *INSIDE)
-        return fault("C14", "NaN replaced by the running mean", text, "", others)
+        return fault(Code.REPORT, "NaN replaced by the running mean", text, "", others)
     # A sum of a thousand losses in the loop's own precision may be off by this much.
     if near(value, true, 100 * eps) or (contract.mean != "batches" and near(value, by_parts, 100 * eps)):
         return None
     digits = next((digits for digits in range(1, 7) if value == round(true, digits)), None)
     if digits is not None:
-        return fault("C14", "rounded to four digits", f"{text}: {digits} digits after the point are left")
+        return fault(Code.REPORT, "rounded to four digits", f"{text}: {digits} digits after the point are left")
     shares = [sum(count for _, count, _ in window) for window in windows]
     lasts = [(window[-1][0], share, 0.0) for window, share in zip(windows, shares, strict=True)]
     guesses: list[tuple[str, float, tuple[str, ...]]] = [
@@ -116,11 +123,11 @@ def _told(value: float, heard: list[Heard], epoch: int, size: int, eps: float, c
     ]
     for name, guess, aliases in guesses:
         if near(value, guess, 1e-4):
-            return fault("C14", name, text, "", aliases)
+            return fault(Code.REPORT, name, text, "", aliases)
     if value == 0:
         others = ("last over n", "main loss weight 0", "summed only when a step is taken")
-        return fault("C14", "loop tail in a branch never taken", text, "", others)
-    return fault("C14", "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))
+        return fault(Code.REPORT, "loop tail in a branch never taken", text, "", others)
+    return fault(Code.REPORT, "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))
 
 
 def _mean(heard: Sequence[Heard], by: int = 1) -> float:

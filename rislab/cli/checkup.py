@@ -56,9 +56,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.json:
         plain: dict[str, Any] = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        plain |= {
-            "findings": [dataclasses.asdict(finding) | {"read_on": finding.read_on} for finding in found.findings]
-        }
+        plain |= {"findings": [dataclasses.asdict(finding) | {"read_on": finding.docs} for finding in found.findings]}
         print(json.dumps(plain | {"faults": len(found.findings.faults), "exit_code": found.exit_code()}, indent=2))
         return found.exit_code()
     sys.stdout.flush()

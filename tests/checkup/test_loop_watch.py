@@ -21,7 +21,7 @@ from rislab.faults.symptoms import OF_A_TRAINING
 
 # 52 samples in micro-batches of 8 are seven, the last of 4; windows of 3, 3 and 1 of them.
 LOOP = """
-def train(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip, half):
+def train(model, optimizer, compute_loss, data, K, epochs, scaler, scheduler, clip, half):
     reported = []
     for epoch in range(epochs):
         model.train()
@@ -31,7 +31,7 @@ def train(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip, h
             optimizer.zero_grad(set_to_none=True)
             for x, y in window:
                 with torch.autocast("cpu", dtype=half or torch.bfloat16, enabled=half is not None):
-                    loss = loss_of(model(x), y)
+                    loss = compute_loss(model(x), y)
                 share = len(x) / total
                 scaler.scale(share * loss).backward()
                 running += len(x) * loss.item()

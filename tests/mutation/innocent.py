@@ -189,7 +189,7 @@ class Training:
         """Accumulate the gradient of a window."""
         samples, total = sum(len(x) for x, _ in window), 0.0
         for x, y in window:
-            loss = self.loss_of(x, y)
+            loss = self.compute_loss(x, y)
             self.scaler.scale(loss * len(x) / samples).backward()
             total += loss.item() * len(x)
         return total

@@ -22,7 +22,7 @@ from tests.checkup.test_loop_watch import LOOP
 FUNCTIONS = {"fit": ("fit", "Window", "windows"), "plain": ("train",), "counted": ("counted",)}
 # Accumulation as most people write it.
 COUNTED = """
-def counted(model, optimizer, loss_of, data, K, epochs, scaler, scheduler, clip, half):
+def counted(model, optimizer, compute_loss, data, K, epochs, scaler, scheduler, clip, half):
     reported = []
     for epoch in range(epochs):
         model.train()

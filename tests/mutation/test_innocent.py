@@ -34,7 +34,7 @@ def test_a_correct_loop_is_not_accused(case: Innocent) -> None:
 def test_without_its_division_it_is(feature: str, eyes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def undivided(self: Training, window: Sequence[tuple[Tensor, Tensor]]) -> float:
         for x, y in window:
-            self.scaler.scale(self.loss_of(x, y)).backward()
+            self.scaler.scale(self.compute_loss(x, y)).backward()
         return 0.0
 
     monkeypatch.setattr(Training, "backward", undivided)

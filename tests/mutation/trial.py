@@ -28,6 +28,7 @@ from rislab import provenance
 from rislab.checkup.findings import Finding
 from rislab.faults import comparison
 from rislab.faults.fault import Fault
+from rislab.training.state import TrainState
 from tests.checkup.test_loop_watch import examined
 from tests.mutation.mutants import LOOP, Mutant, source
 
@@ -148,7 +149,8 @@ def _train_fit(text: str, setting: Setting) -> Outcome:
     """The loop of rislab in a package of its own, through comparison.diagnose_fault()."""
     seen: dict[str, Any] = {"train": [], "told": defaultdict(list)}
     fault = Fault("mutant", "", "training.loop", before=source("fit"), after=text, description="")
-    with mock.patch.object(comparison, "prepared", partial(_prepared, comparison.prepared, setting, seen)):
+    begin = mock.patch.object(TrainState, "begin", partial(_begun, TrainState.begin, setting))
+    with begin, mock.patch.object(comparison, "prepared", partial(_prepared, comparison.prepared, setting, seen)):
         found = comparison.diagnose_fault(fault, setting.fields())
     state, told = seen["state"], {name: " ".join(values) for name, values in seen["told"].items()}
     told["averaged weights"] = "" if state.ema is None else str(_flat(state.ema.module).tobytes())
@@ -161,7 +163,6 @@ def _prepared(genuine: Callable[..., Any], setting: Setting, seen: dict[str, Any
     if setting.dropout:
         model.head = nn.Sequential(nn.Dropout(setting.dropout), model.head)
     model.train(setting.handed_over == "train")
-    package.training.state.TrainState.begin = partial(_begun, package.training.state.TrainState.begin, setting)
     package.training.loop.fit = partial(_heard, package.training.loop.fit, setting, seen)
     return config, data, model, fresh
 
@@ -245,7 +246,7 @@ def outcome(subject: str, text: str, setting: Setting) -> Outcome:
     except (Exception, EndlessError) as error:
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
         innermost = Path(lines[-1].filename).name if lines else ""
-        blamed = innermost in ("witness.py", "checkup.py") and lines[-1].name != "loss"
+        blamed = innermost in ("recorder.py", "loop_watch.py") and lines[-1].name != "loss"
         text = str(error).splitlines()[0] if str(error) else ""
         return Outcome(crash=f"{type(error).__name__}: {text}", blamed=blamed)
 

@@ -1,0 +1,433 @@
+"""The rules of the checkup: what each compares, why it matters, how its faults are mended. The only list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+DOCS = "https://docs.pytorch.org/docs/stable/"
+ACCUMULATION = f"{DOCS}notes/amp_examples.html#gradient-accumulation"
+STEP = f"{DOCS}optim.html#taking-an-optimization-step"
+LEARNING_RATE = f"{DOCS}optim.html#how-to-adjust-learning-rate"
+
+
+class Code(StrEnum):
+    """The codes of the rules in words. C rules watch a loop; P rules try things out on copies, as probe() does."""
+
+    GRADIENT_SCALE = "C1"
+    DIRECTION = "C2"
+    WINDOW_SIZE = "C3"
+    WEIGHTS = "C4"
+    NAN = "C5"
+    LEARNING_RATE = "C6"
+    CLIPPING = "C7"
+    ZEROING = "C8"
+    LOSSES = "C9"
+    STEPS = "C10"
+    SCHEDULER = "C11"
+    MODE = "C12"
+    PRECISION = "C13"
+    REPORT = "C14"
+    NAN_SURVIVES = "P1"
+    ORACLE_FLOOR = "P2"
+    INDEPENDENCE = "P3"
+    INPUTS = "P4"
+    ONE_BATCH = "P5"
+    EVALUATION = "P6"
+    RESUME = "P7"
+    HALF_PRECISION = "P8"
+    DUPLICATES = "P9"
+    EQUIVALENCE = "P10"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of the checkup.
+
+    Args:
+        code: "C1" … "C14" of a watched loop, "P1" … "P10" of a probe; it stands in findings.
+        name: in words.
+        what: what is compared, one sentence.
+        why: what the numbers mean, and what a wrong one does to a training.
+        fix: what to look at in the code; `fixes` says it for each finding.
+        needs: what must be known before the rule can say anything.
+        severity: usual one of its findings: "fault", "warning" or "note".
+        faults: names of its findings that are faults of the catalogue, in `rislab faults NAME`.
+        others: names of its findings that the catalogue does not have.
+        reference: where the right way is documented, "" if nowhere.
+    """
+
+    code: str
+    name: str
+    what: str
+    why: str
+    fix: str
+    needs: str
+    severity: str
+    faults: tuple[str, ...]
+    others: tuple[str, ...] = ()
+    reference: str = ""
+
+    @property
+    def fixes(self) -> dict[str, str]:
+        """What to change, for each name that a finding of this rule may have; "" where nothing is to be changed."""
+        return {name: FIXES.get(name, "") for name in (*self.faults, *self.others)}
+
+
+FIXES = {
+    "never divided": "multiply each micro-batch loss by its share of the window before backward",
+    "divided on the first batch only": "divide in every pass of the loop, not inside a branch",
+    "divided twice": "divide the loss once: either here or in the library that accumulates",
+    "ragged window divided by K": "weigh by the samples that the last window really holds, not by K",
+    "mean of means in the window": "weigh each micro-batch by its samples over those of the window",
+    "window off by one": "end a window where (i + 1) % K == 0, with i from 0",
+    "tail never stepped": "take a step for what is left at the end of an epoch",
+    "left-overs leak": "step, or zero the gradients, at the end of an epoch",
+    "zeroed per micro-batch": "zero the gradients once a window, after the step",
+    "zeroed before the step": "call zero_grad after the step, or before the first backward of a window",
+    "never zeroed": "call optimizer.zero_grad() once a window",
+    "step per micro-batch": "step only where a window ends",
+    "loop tail dedented": "indent loss, backward and step into the loop over micro-batches",
+    "loop tail in a branch never taken": "move backward and step out of the branch, into the loop over micro-batches",
+    "step in a branch never taken": "test the condition under which the step stands: it was never met",
+    "accumulated in bf16": "keep gradients in float32 between micro-batches",
+    "clipped before unscaling": "call scaler.unscale_(optimizer) before clipping",
+    "never clipped": "clip between the last backward of a window and its step",
+    "clipped per micro-batch": "clip once a window, after the last backward",
+    "scaler bypassed": "call scaler.step(optimizer) instead of optimizer.step()",
+    "stepped twice": "step once a window",
+    "NaN made 0 in the gradient": "skip the step and record it, instead of replacing NaN",
+    "learning rate 0 at the first step": "begin the warm-up at its first rate above 0",
+    "scheduler before the optimiser": "step the scheduler after the optimiser",
+    "scheduler per micro-batch": "step the scheduler once a window, after the step",
+    "schedule runs over skipped steps": "step the scheduler only if the optimiser really stepped",
+    "scheduler never stepped": "step the scheduler at the cadence that its lengths are counted in",
+    "schedule stepped per epoch": "step the scheduler after each step of the optimiser, or count its lengths in epochs",
+    "scaler without autocast": "run forward and loss under autocast, or leave out the scaler",
+    "optimiser holds stale parameters": "make the optimiser after the model has its last parameters",
+    "weights kept in bf16": "keep the weights in float32, and run the layers under autocast",
+    "eval never undone": "call model.train() at the start of each epoch",
+    "loss detached": "do not detach the loss, and do not compute it under no_grad",
+    "nothing reported": "report the mean of the raw losses once an epoch",
+    "the same loss again": "set the running sums back at the start of each epoch, and report what was added up",
+    "last over n": "add up the losses inside the loop",
+    "only the last micro-batch": "average the losses of all micro-batches",
+    "logged after the division": "log the raw loss, before it is divided",
+    "mean of unequal means": "weigh each batch mean by its samples",
+    "sum of means over the set's size": "divide by the number of batches, or multiply each mean by its samples",
+    "NaN replaced by the running mean": "report NaN as NaN",
+    "rounded to four digits": "report all digits, in scientific form where it is small",
+}  # fmt: skip
+
+
+_OF_THE_LOOP = (
+    Rule(
+        Code.GRADIENT_SCALE.value,
+        "gradient scale",
+        what="The gradient g that the optimiser got is compared with the true one r of its window: α = ⟨g,r⟩/⟨r,r⟩.",
+        why="α is 1 if each micro-batch counts with its share of the window. α = K: the losses were never divided, and "
+        "the learning rate is K times the one that was chosen; α = 1/K: they were divided twice.",
+        fix="multiply each micro-batch loss by its share of the window before backward, once",
+        needs="a window whose true gradient could be taken; K is inferred from the steps if it is not declared",
+        severity="fault",
+        faults=("never divided", "divided on the first batch only", "divided twice", "ragged window divided by K"),
+        others=("gradient scale", "not judged"),
+        reference=ACCUMULATION,
+    ),
+    Rule(
+        Code.DIRECTION.value,
+        "gradient direction",
+        what="The direction of the gradient that the optimiser got is compared with that of its window: their cosine.",
+        why="The cosine is 1 up to rounding (1e-5 in float32). Below 1, micro-batches count unequally, the gradient of "
+        "another step is in it, or digits were lost; the weights then move somewhere else than the loss says.",
+        fix="weigh each micro-batch by its samples, zero the gradients once a window, and keep them in float32",
+        needs="a window whose true gradient could be taken, and whether samples or batches are to count equally",
+        severity="fault",
+        faults=("mean of means in the window", "accumulated in bf16", "never zeroed", "left-overs leak"),
+        others=("gradient direction", "gradient changed by hand"),
+        reference=ACCUMULATION,
+    ),
+    Rule(
+        Code.WINDOW_SIZE.value,
+        "micro-batches in a window",
+        what="The number of micro-batches before each step is compared with K.",
+        why="Only the last window of an epoch may be smaller. A larger one holds the rest of the epoch before; a step "
+        "without a new loss repeats the last one; a step for each micro-batch means that nothing is accumulated.",
+        fix="step where (i + 1) % K == 0 and at the end of an epoch, with i from 0",
+        needs="two steps; K is inferred from the steps if it is not declared",
+        severity="fault",
+        faults=("stepped twice", "step per micro-batch", "window off by one", "left-overs leak"),
+        others=("window size",),
+        reference=ACCUMULATION,
+    ),
+    Rule(
+        Code.WEIGHTS.value,
+        "weights that move",
+        what="The trainable tensors of the network are compared with those that the optimiser holds, and with their "
+        "values at the end.",
+        why="A tensor that no optimiser holds, or that steps leave where it was, is not trained. In bfloat16 a step of "
+        "less than 1/256 of a weight is lost.",
+        fix="make the optimiser after the model has its last parameters, and keep the weights in float32",
+        needs="one step at a learning rate above 0",
+        severity="warning",
+        faults=(
+            "optimiser holds stale parameters", "weights kept in bf16", "detached backbone", "main loss weight 0",
+            "loss detached",
+        ),
+        others=("not in the optimiser", "frozen tensors", "gradient of rounding alone"),
+        reference=f"{DOCS}optim.html#constructing-it",
+    ),
+    Rule(
+        Code.NAN.value,
+        "NaN and infinity",
+        what="Losses, true gradients and the gradients that were stepped on are searched for NaN and infinity.",
+        why="One step on NaN makes all weights NaN. A gradient in which NaN was replaced is the gradient of nothing; a "
+        "loop all of whose steps are skipped trains nothing.",
+        fix="skip the step and record it; under a scaler, call scaler.step(optimizer)",
+        needs="one loss",
+        severity="fault",
+        faults=("scaler bypassed", "NaN made 0 in the gradient", "infinity in every step"),
+        others=("NaN reached a step", "losses that are no numbers"),
+        reference=f"{DOCS}amp.html#gradient-scaling",
+    ),
+    Rule(
+        Code.LEARNING_RATE.value,
+        "learning rates",
+        what="The learning rates of all steps that were taken are compared with each other and with 0.",
+        why="A step at a rate of 0 does nothing; steps at less than 1/1000 of the largest rate do little.",
+        fix="begin the warm-up above 0, and count the lengths of the schedule in what it ticks in",
+        needs="one step that was taken",
+        severity="fault",
+        faults=("learning rate 0 at the first step", "schedule ends early"),
+        others=("schedule ends in a rate of 0",),
+        reference=LEARNING_RATE,
+    ),
+    Rule(
+        Code.CLIPPING.value,
+        "clipping",
+        what="The norm of the gradient that the optimiser got is compared with the declared limit, and its direction "
+        "with that of the window.",
+        why="Clipping once a window, on unscaled gradients, keeps the direction. Clipped after each backward, the "
+        "direction is another; clipped before unscaling, the step is shorter by the loss scale.",
+        fix="clip once a window, between scaler.unscale_(optimizer) and the step",
+        needs="a window whose true gradient could be taken; the limit is inferred if it is not declared",
+        severity="fault",
+        faults=("clipped before unscaling", "clipped per micro-batch"),
+        others=("never clipped", "clipping assumed", "clipped by an infinite norm"),
+        reference=f"{DOCS}notes/amp_examples.html#gradient-clipping",
+    ),
+    Rule(
+        Code.ZEROING.value,
+        "zeroing",
+        what="How often each micro-batch counts in its step is read off the gradient: 1 its exact share, 0 lost.",
+        why="Gradients that are zeroed between a backward and its step are computed for nothing: the step sees only "
+        "the last micro-batch, or no data at all.",
+        fix="zero the gradients once a window: after the step, or before the first backward",
+        needs="a window whose true gradient could be taken",
+        severity="fault",
+        faults=("zeroed before the step", "zeroed per micro-batch", "tail never stepped"),
+        reference=STEP,
+    ),
+    Rule(
+        Code.LOSSES.value,
+        "losses that reach a step",
+        what="Training losses are counted, those with a backward among them, and the steps that follow.",
+        why="A loss without a backward, or one that depends on none of the weights, trains nothing.",
+        fix="indent loss, backward and step into the loop over micro-batches, and do not detach the loss",
+        needs="a forward in training, or a step",
+        severity="fault",
+        faults=("loss detached", "loop tail in a branch never taken", "loop tail dedented"),
+        others=(
+            "nothing was trained", "steps without a forward", "forwards that reached no step", "closure", "not judged",
+        ),
+        reference=STEP,
+    ),
+    Rule(
+        Code.STEPS.value,
+        "backwards that reach a step",
+        what="Backwards are counted, and those after which no step came.",
+        why="What is left at the end of an epoch without a step is lost, or leaks into the next epoch.",
+        fix="take a step for what is left at the end of an epoch",
+        needs="one backward",
+        severity="fault",
+        faults=("step in a branch never taken", "tail never stepped"),
+        others=("updated by hand",),
+        reference=STEP,
+    ),
+    Rule(
+        Code.SCHEDULER.value,
+        "ticks of the scheduler",
+        what="The ticks of the scheduler are compared with the steps that the optimiser took.",
+        why="A schedule that ticks at each micro-batch ends K times too early; one that ticks once an epoch hardly "
+        "begins; one that ticks before the first step never uses its first rate.",
+        fix="step the scheduler once after each step of the optimiser that was really taken",
+        needs="the scheduler; its interval is inferred if it is not declared",
+        severity="fault",
+        faults=(
+            "scheduler per micro-batch", "scheduler before the optimiser", "schedule runs over skipped steps",
+            "schedule stepped per epoch",
+        ),
+        others=("scheduler never stepped",),
+        reference=LEARNING_RATE,
+    ),
+    Rule(
+        Code.MODE.value,
+        "training mode",
+        what="Training losses are counted that were computed in evaluation mode.",
+        why="In evaluation mode dropout drops nothing and BatchNorm learns no statistics: another network is trained.",
+        fix="call model.train() at the start of each epoch",
+        needs="one loss",
+        severity="fault",
+        faults=("eval never undone",),
+        reference=f"{DOCS}notes/autograd.html#evaluation-mode-nn-module-eval",
+    ),
+    Rule(
+        Code.PRECISION.value,
+        "number format and scaler",
+        what="The number format of the losses is compared with the gradient scaler, if there is one, and its scale.",
+        why="In float16, gradients below 6e-8 are 0 unless the loss is scaled; a scaled gradient that is not unscaled "
+        "is longer by the loss scale.",
+        fix="run forward and loss under autocast, and step through the scaler",
+        needs="one loss, and the scaler if there is one",
+        severity="fault",
+        faults=("scaler bypassed", "scaler only where CUDA is"),
+        others=("scaler without autocast",),
+        reference=f"{DOCS}notes/amp_examples.html#typical-mixed-precision-training",
+    ),
+    Rule(
+        Code.REPORT.value,
+        "reported loss",
+        what="Each reported loss is compared with the mean of the raw losses of its epoch.",
+        why="A loss that is K times too small, that is the last one, or in which NaN was replaced looks like a good "
+        "training, whatever the network does.",
+        fix="add up the raw losses, each times its samples, and divide by the samples of the epoch",
+        needs="the reported losses, one an epoch",
+        severity="fault",
+        faults=(
+            "NaN replaced by the running mean", "rounded to four digits", "mean of unequal means", "last over n",
+            "only the last micro-batch", "logged after the division", "divided on the first batch only",
+            "sum of means over the set's size", "loop tail in a branch never taken",
+        ),
+        others=("nothing reported", "another loss reported", "the same loss again", "not judged"),
+    ),
+)  # fmt: skip
+
+_OF_THE_PROBES = (
+    Rule(
+        Code.NAN_SURVIVES.value,
+        "infinity in one micro-batch",
+        what="The loop is run on a copy, with infinity in one micro-batch.",
+        why="A loop that then reports a finite loss hides NaN; weights that are NaN afterwards can never be mended.",
+        fix="skip the step and report the loss as it is",
+        needs="the loop itself, as `train`, and an input that is real or complex",
+        severity="fault",
+        faults=("NaN replaced by the running mean",),
+        others=("NaN reached a step", "stops at infinity", "not judged"),
+    ),
+    Rule(
+        Code.ORACLE_FLOOR.value,
+        "loss of the perfect answer",
+        what="The loss of a perfect answer, and its gradient there, are compared with those of the network as it is.",
+        why="A loss that still falls beyond the perfect answer has its minimum somewhere else: training goes there.",
+        fix="make the loss smallest where output and target agree",
+        needs="what a perfect network would put out; `perfect` gives it where it cannot be guessed",
+        severity="fault",
+        faults=("oracle floor",),
+        others=("NaN at the perfect answer", "not judged"),
+    ),
+    Rule(
+        Code.INDEPENDENCE.value,
+        "independence of the samples",
+        what="The answer for one sample is compared in two batches that have nothing else in common.",
+        why="An answer that depends on the other samples is another one when the batch is.",
+        fix="normalise over features, not over the batch",
+        needs="two samples in the first micro-batch",
+        severity="fault",
+        faults=("normalised over the batch",),
+        others=("in-batch coupling", "not judged"),
+    ),
+    Rule(
+        Code.INPUTS.value,
+        "use of each input",
+        what="Each input is exchanged between samples, and the answers are compared.",
+        why="An input whose exchange changes no answer is not used; one answer for all samples uses none.",
+        fix="pass the input on in the forward",
+        needs="two samples that differ",
+        severity="fault",
+        faults=(),
+        others=("network never sees an input", "constant answer", "not judged"),
+    ),
+    Rule(
+        Code.ONE_BATCH.value,
+        "one batch learned by heart",
+        what="A copy is trained on the first micro-batch alone, and its loss compared before and after.",
+        why="A network that cannot learn one batch by heart learns nothing from many.",
+        fix="test that the loss depends on all weights, and that they ask for gradients",
+        needs="a trainable tensor",
+        severity="fault",
+        faults=("head frozen", "detached backbone"),
+        others=("one batch is not learned", "one batch is hardly learned", "not judged"),
+    ),
+    Rule(
+        Code.EVALUATION.value,
+        "training mode and evaluation mode",
+        what="The loss of what was learned by heart is compared in training mode and in evaluation mode.",
+        why="Where evaluation is far worse on the same data, what is evaluated is not what was trained.",
+        fix="test the running statistics, and which weights the evaluation uses",
+        needs="a network that learns its first micro-batch",
+        severity="warning",
+        faults=(),
+        others=("evaluation is another network", "not judged"),
+    ),
+    Rule(
+        Code.RESUME.value,
+        "a resumed run",
+        what="Two steps, saved, loaded, and two steps more are compared with four steps on end, bit by bit.",
+        why="State that no state_dict holds is lost when a run is resumed: it goes another way.",
+        fix="register the state as a buffer, and save the optimiser too",
+        needs="a forward that draws from torch's random generators only",
+        severity="fault",
+        faults=(),
+        others=("state outside of state_dict", "not judged"),
+    ),
+    Rule(
+        Code.HALF_PRECISION.value,
+        "half precision",
+        what="The loss is computed in half precision; the weights in half precision that a step moves are counted.",
+        why="float16 ends at 65504, and sums of squares go beyond it; a step of less than half the last digit of a "
+        "weight is lost.",
+        fix="keep weights and sums in float32, and run the layers under autocast",
+        needs="one micro-batch",
+        severity="note",
+        faults=("squares overflow in half precision", "weights kept in bf16"),
+        others=("not judged",),
+    ),
+    Rule(
+        Code.DUPLICATES.value,
+        "samples that occur twice",
+        what="Training samples are compared with each other and with held-out ones; so are random states.",
+        why="A validation on training samples measures memory; a forward that sets the seed draws the same numbers "
+        "again and again.",
+        fix="split before anything is drawn or repeated, and set seeds outside of the forward",
+        needs="the held-out micro-batches, for a comparison with them",
+        severity="fault",
+        faults=("split leakage",),
+        others=("duplicate samples", "random state set in the forward", "not judged"),
+    ),
+    Rule(
+        Code.EQUIVALENCE.value,
+        "a window and one batch",
+        what="The gradient of a window of micro-batches is compared with that of one batch of all its samples.",
+        why="They are the same up to rounding, unless the network couples the samples of a batch: then accumulation is "
+        "another training than a large batch, in every loop.",
+        fix="nothing, if it is meant",
+        needs="two micro-batches in a window",
+        severity="note",
+        faults=(),
+        others=("in-batch coupling", "not judged"),
+    ),
+)  # fmt: skip
+
+RULES: Mapping[str, Rule] = {rule.code: rule for rule in (*_OF_THE_LOOP, *_OF_THE_PROBES)}
+"""All rules by their codes, "C1" … "C14" and "P1" … "P10", in this order."""
