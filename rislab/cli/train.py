@@ -43,13 +43,13 @@ def run(options: argparse.Namespace) -> int:
     rank, world = distributed.rank_and_world_size()
     # The first process speaks for all.
     say = (lambda *lines: None) if options.json or rank else (lambda *lines: print(*lines, flush=True))
-    phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.timeline())
+    phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.phase_starts())
     say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
     say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
     last: EpochRecord | None = None
     began = time.perf_counter()
     with distributed.process_group(config.device) if world > 1 else contextlib.nullcontext():
-        for record in (distributed.train_streaming if world > 1 else train_streaming)(options.folder, config, model):
+        for record in (distributed.train_distributed if world > 1 else train_streaming)(options.folder, config, model):
             if not isinstance(record, EpochRecord):
                 continue
             last = record

@@ -64,7 +64,7 @@ ACCUMULATION = (
         module="training.loop",
         before=WEIGHT + BACKWARD + ADD,
         after="                        weight = 1.0\n"
-        "                        if epoch == 1 and state.window == 0 and indices is window.micro_batches[0]:\n"
+        "                        if epoch == 1 and state.progress.window == 0 and indices is window.micro_batches[0]:\n"
         "                            weight = len(batch) / window.samples\n"
         + BACKWARD
         + "                        meter.add(loss, weight * config.accumulation_steps * len(batch) / window.samples)\n",
@@ -249,7 +249,7 @@ ACCUMULATION = (
         story="Backward, step and running loss have slipped out of the loop over micro-batches, and so into the branch "
         "above them, meant for the first batch: a test that no longer holds once the loop is over.",
         module="training.loop",
-        before=BACKWARD + ADD + CLIPPING + STEP + TICK + "                state.advance(record.loss, record",
+        before=BACKWARD + ADD + CLIPPING + STEP + TICK + "                state.progress.advance(record.loss, record",
         after=ADD
         + '                    first = epoch == 1 and counter.events["forwards"] == 0\n'
         + "                    if first:\n"
@@ -258,7 +258,7 @@ ACCUMULATION = (
         + "                    if first and (finite or scaler.is_enabled()):\n"
         + "                        scaler.step(optimizer)\n"
         + TICK
-        + "                state.advance(record.loss if first else 0.0, record",
+        + "                state.progress.advance(record.loss if first else 0.0, record",
         description="train 0.000000 in every epoch, and a validation score that never changes; nothing is learned.",
         symptoms=(
             Symptom("backwards per forward", 0, 0),

@@ -108,7 +108,7 @@ def attribute_gradients(
                 if isinstance(told[-1], StepRecord):
                     rows.append(_seen(start, arrived, _weights(model)))
                     arrived.clear()
-                if state.epoch <= config.epochs and state.window < len(start.window_starts):
+                if state.progress.epoch <= config.epochs and state.progress.window < len(start.window_starts):
                     start = _start(package, state, data)
     finally:
         handle.remove()
@@ -131,8 +131,8 @@ class _Start:
 
 
 def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
-    config, model = state.config, copy.deepcopy(state.model).train()
-    phase = package.model.losses.phase_of(config.curriculum, state.epoch, config.epochs)
+    config, progress, model = state.config, state.progress, copy.deepcopy(state.model).train()
+    phase = package.model.losses.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
 
     def gradient(indices: Tensor) -> tuple[Tensor, float]:
         batch = data[indices]
@@ -144,7 +144,7 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
         return flat_gradient(model).double(), float(loss.total.detach())
 
     shares, found, firsts = [], [], [0]
-    declared = windows(len(data), config, state.epoch)
+    declared = windows(len(data), config, progress.epoch)
     for window in declared:
         for indices in window.micro_batches:
             found.append(gradient(indices))
@@ -154,10 +154,10 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
     return _Start(
         weights=_weights(model),
         window_starts=firsts[:-1],
-        mine=slice(*firsts[state.window : state.window + 2]),
+        mine=slice(*firsts[progress.window : progress.window + 2]),
         shares=torch.tensor(shares, dtype=torch.float64),
         gradients=torch.stack(gradients),
-        together=gradient(torch.cat(declared[state.window].micro_batches))[0],
+        together=gradient(torch.cat(declared[progress.window].micro_batches))[0],
         losses=list(losses),
     )
 

@@ -15,7 +15,7 @@ COUNT = """\
 TELL = """\
                         state.update_average()
                 record = meter.record(epoch, phase, window, applied)
-                state.advance(record.loss, record.samples, applied)
+                state.progress.advance(record.loss, record.samples, applied)
                 yield record
 """
 
@@ -238,8 +238,8 @@ OPTIMISER = (
         name="validation of the averaged weights only",
         story="Validation scores the running average of the weights in place of the weights.",
         module="training.loop",
-        before="else evaluate(state.model, judged, precision=config.precision)",
-        after="else evaluate(state.ema.module if state.ema else state.model, judged, precision=config.precision)",
+        before="else evaluate(state.model, scored, precision=config.precision)",
+        after="else evaluate(state.ema.module if state.ema else state.model, scored, precision=config.precision)",
         description="Validation is smooth and lags behind the weights; with a slow average it hardly moves at all.",
         symptoms=(Symptom("validation over the averaged weights'", 0.9999, 1.0001, {"validation": 16}),),
         mistaken_for=("learning rate 0 at the first step", "warm-up counted in samples"),

@@ -170,8 +170,8 @@ REPORTED = (
         name="rounded to four digits",
         story="The loss is rounded where it is recorded, not where it is shown.",
         module="training.loop",
-        before="        train=state.loss_sum / state.loss_samples,\n",
-        after="        train=round(state.loss_sum / state.loss_samples, 4),\n",
+        before="        train=progress.loss_sum / progress.loss_samples,\n",
+        after="        train=round(progress.loss_sum / progress.loss_samples, 4),\n",
         description="A loss below 0.00005 reads exactly 0, and slow progress is a flat line.",
         symptoms=(
             Symptom(

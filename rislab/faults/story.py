@@ -28,7 +28,7 @@ from rislab.faults.comparison import QuantityComparison
 from rislab.faults.fault import Fault, source_of
 from rislab.faults.patched import patched
 from rislab.faults.symptoms import read_quantity
-from rislab.model.losses import compute_loss, phase_of
+from rislab.model.losses import compute_loss, loss_weights_at
 from rislab.model.network import CovarianceNet
 from rislab.sanity.overfit import OverfitConfig
 from rislab.training import records
@@ -324,7 +324,7 @@ class _Outside:
     def look(self, model: Any, epoch: int) -> None:
         """Note the losses of the micro-batches of an epoch that begins, and the score on fresh scenes."""
         self._model.load_state_dict(model.state_dict())
-        phase = phase_of(self._training.curriculum, min(epoch, self._training.epochs), self._training.epochs)
+        phase = loss_weights_at(self._training.curriculum, min(epoch, self._training.epochs), self._training.epochs)
         losses = []
         with torch.no_grad():
             for window in windows(len(self._data), self._training, epoch):
@@ -333,7 +333,7 @@ class _Outside:
                     predicted = self._model(batch.snapshots, batch.codes, batch.channel)
                     losses.append(float(compute_loss(predicted, batch, phase).total))
         self.batch_losses.append(losses)
-        self.fresh_nmse.append(evaluate(self._model, self._scenes or self._data).loss_nmse_pred)
+        self.fresh_nmse.append(evaluate(self._model, self._scenes or self._data).nmse)
 
 
 def compatible_faults(fault: str, extra_faults: Sequence[str]) -> list[str]:

@@ -194,9 +194,7 @@ def _zero_score(package: types.ModuleType) -> float:
     """What the evaluation gives for an answer of zeros."""
     batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
     return float(
-        package.training.loop.evaluate(
-            package.sanity.overfit.OracleModel(batch, torch.zeros_like), batch
-        ).loss_nmse_pred
+        package.training.loop.evaluate(package.sanity.overfit.OracleModel(batch, torch.zeros_like), batch).nmse
     )
 
 

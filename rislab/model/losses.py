@@ -23,7 +23,9 @@ def subspace_leakage(predicted: Tensor, truth: Tensor, active: Tensor) -> Tensor
     gradient: no singular vectors of a rank-deficient prediction are differentiated.
 
     Args:
-        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], its active columns first. active: [B,K] bool.
+        predicted: F, [B,N,K'], complex.
+        truth: B, [B,N,K], complex, its active columns first.
+        active: [B,K], bool; columns of `truth` that hold a source.
     """
     with torch.no_grad():
         basis = torch.linalg.qr(truth).Q  # [B, N, min(N, K)]
@@ -37,11 +39,15 @@ def order_error(predicted: Tensor, truth: Tensor) -> Tensor:
 
     For equal, orthogonal sources the effective rank is their number; the truth's own value is the target, so the
     term is 0 at the truth for any sources.
+
+    Args:
+        predicted: F, [B,N,K'], complex.
+        truth: B, [B,N,K], complex.
     """
     return torch.log(effective_rank(predicted) / effective_rank(truth)).square()
 
 
-def position_error(predicted: Tensor, truth: Tensor, lens: PositionGrid) -> Tensor:
+def position_error(predicted: Tensor, truth: Tensor, position_grid: PositionGrid) -> Tensor:
     """Distance between predicted and true distributions of beam power along azimuth, elevation and inverse range, [B].
 
     Beam powers a_g^H R a_g on a coarse grid, over the true total, are summed to three marginals; each pair of
@@ -50,10 +56,12 @@ def position_error(predicted: Tensor, truth: Tensor, lens: PositionGrid) -> Tens
     needs no pairing of sources.
 
     Args:
-        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], complex. lens: see Lens.
+        predicted: F, [B,N,K'], complex.
+        truth: B, [B,N,K], complex.
+        position_grid: on which beam powers are compared.
     """
-    true_power = lens.power(truth)  # [B, P, Q, R]
-    difference = (lens.power(predicted) - true_power) / true_power.sum(dim=(1, 2, 3), keepdim=True)
+    true_power = position_grid.power(truth)  # [B, P, Q, R]
+    difference = (position_grid.power(predicted) - true_power) / true_power.sum(dim=(1, 2, 3), keepdim=True)
     distance = torch.zeros_like(difference[:, 0, 0, 0])
     for axis in (1, 2, 3):
         others = [other for other in (1, 2, 3) if other != axis]
@@ -63,10 +71,11 @@ def position_error(predicted: Tensor, truth: Tensor, lens: PositionGrid) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class PositionGrid:
-    """Coarse grid of steering vectors through which position_error() looks at a covariance.
+    """Coarse grid of steering vectors on which position_error() compares covariances.
 
     Args:
-        atoms: [G, N], complex. shape: (P, Q, R) with P·Q·R = G.
+        atoms: steering vectors, [G,N], complex.
+        shape: points along azimuth, elevation and inverse range, (P,Q,R) with P·Q·R = G.
     """
 
     atoms: Tensor
@@ -74,7 +83,7 @@ class PositionGrid:
 
     @classmethod
     def of(cls, config: SceneConfig, dtype: torch.dtype, device: torch.device) -> PositionGrid:
-        """A lens of one beam per beam width over the field of view, three inverse ranges."""
+        """One point a beam width over the field of view, at three inverse ranges."""
         rows, columns = config.ris_shape
         shape = (columns, max(rows // 2, 1), 3)
         atoms = config.grid(shape, spacing="sine").steering(torch.complex128)
@@ -87,10 +96,14 @@ class PositionGrid:
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms during one stretch of training.
+    """Weights of the loss terms during one phase of training.
 
     Args:
-        name: shown in the log. nmse, subspace, order, position: weights, ≥ 0.
+        name: of the phase, as in the log.
+        nmse: of nmse(), ≥ 0.
+        subspace: of subspace_leakage(), ≥ 0.
+        order: of order_error(), ≥ 0.
+        position: of position_error(), ≥ 0.
     """
 
     name: str
@@ -99,7 +112,7 @@ class LossWeights:
     order: float = 0.0
     position: float = 0.0
 
-    def weights(self) -> dict[str, float]:
+    def by_term(self) -> dict[str, float]:
         """Weight by term name."""
         return {"nmse": self.nmse, "subspace": self.subspace, "order": self.order, "position": self.position}
 
@@ -114,8 +127,14 @@ THREE_PHASES = (
 CURRICULA = ("no-curriculum", "three-phase")
 
 
-def phase_of(curriculum: str, epoch: int, epochs: int) -> LossWeights:
-    """The phase that holds in `epoch` (counted from 1) of `epochs`; the three phases share the epochs equally."""
+def loss_weights_at(curriculum: str, epoch: int, epochs: int) -> LossWeights:
+    """Weights of the phase that an epoch belongs to; the three phases share the epochs equally.
+
+    Args:
+        curriculum: one of CURRICULA.
+        epoch: from 1.
+        epochs: of the whole training.
+    """
     check_choice("curriculum", curriculum, CURRICULA)
     if curriculum == "no-curriculum":
         return NO_CURRICULUM
@@ -139,17 +158,20 @@ class Loss:
     requires_grad: bool
 
 
-def compute_loss(predicted: Tensor, batch: SceneBatch, phase: LossWeights, beta: float = 0.0) -> Loss:
+def compute_loss(predicted: Tensor, batch: SceneBatch, weights: LossWeights, beta: float = 0.0) -> Loss:
     """Loss of a predicted factor: NMSE of R_test = (1−β) R_pred + β R_sample plus the further terms on R_pred.
 
     Args:
         predicted: F, [B,N,Kmax], complex.
         batch: the scenes, with their truth.
-        phase: weights of the terms; a term of weight 0 is not computed.
+        weights: of the terms; a term of weight 0 is not computed.
         beta: share β of the sample covariance in R_test, [0, 1].
 
     Returns:
         Loss; `terms["nmse"]` is loss_nmse, on R_test.
+
+    Raises:
+        InputError: if the predicted factor has another shape, or is not complex.
     """
     truth = batch.factor()
     if not predicted.is_complex() or predicted.shape[:2] != truth.shape[:2] or predicted.ndim != 3:
@@ -159,14 +181,14 @@ def compute_loss(predicted: Tensor, batch: SceneBatch, phase: LossWeights, beta:
         )
     tested = shrink(predicted, sample_factor(batch), beta) if beta > 0 else predicted
     values = {"nmse": nmse(tested, truth)}
-    if phase.subspace > 0:
+    if weights.subspace > 0:
         values["subspace"] = subspace_leakage(predicted, truth, batch.active)
-    if phase.order > 0:
+    if weights.order > 0:
         values["order"] = order_error(predicted, truth)
-    if phase.position > 0:
+    if weights.position > 0:
         values["position"] = position_error(predicted, truth, PositionGrid.of(batch.config, truth.dtype, truth.device))
-    weights = phase.weights()
-    total = torch.stack([weights[name] * value for name, value in values.items()]).sum(dim=0)  # [B]
+    by_term = weights.by_term()
+    total = torch.stack([by_term[name] * value for name, value in values.items()]).sum(dim=0)  # [B]
     with torch.no_grad():
         pred = values["nmse"] if beta == 0 else nmse(predicted, truth)
     terms = {name: value.detach().mean() for name, value in values.items()}

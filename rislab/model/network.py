@@ -8,26 +8,29 @@ network learns is the step from a few noisy maps to the sources behind them.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rislab.data.covariance import back_project, beam_power
 from rislab.data.scenes import SceneBatch, SceneConfig
-from rislab.errors import check_choice, check_number
+from rislab.errors import InputError, check_choice, check_number
 from rislab.model.unrolled import FEATURES, Pursuit, default_shape
 from rislab.rng import GLOBAL_RNG_LOCK
 
-DESIGNS = ("pursuit", "places", "beams")
+DESIGNS = ("unrolled+residual", "unrolled", "memoriser")
+# Names that they had in version 0.1, whose files name the tensors otherwise, too.
+FORMER_DESIGNS = {"pursuit": "unrolled+residual", "places": "unrolled", "beams": "memoriser"}
 
 
 class BeamPower(nn.Module):
     """Beam-power maps of the back-projections: mean over l of |a_g^H x_l|² on a (sin φ, sin θ, 1/r) grid.
 
     Args:
-        config: scenes to be seen; gives surface, field of view and wavefront.
+        config: of the scenes; gives surface, field of view and wavefront.
         shape: grid points (P, Q, R).
-        ridge: see covariance.back_projections.
+        ridge: see covariance.back_project().
     """
 
     atoms: Tensor
@@ -74,7 +77,13 @@ class Backbone(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear map to the real and imaginary parts of the factor."""
+    """Linear map to the real and imaginary parts of the factor.
+
+    Args:
+        width: number of hidden features.
+        elements: N, of the surface.
+        sources: Kmax, columns of the factor.
+    """
 
     def __init__(self, width: int, elements: int, sources: int) -> None:
         super().__init__()
@@ -92,41 +101,44 @@ class Head(nn.Module):
 
 
 class PowerHead(nn.Module):
-    """Power of each place on a path, from what is known of all of them.
+    """Power of each candidate position, from the features of all of them: an MLP-Mixer with a softmax at its end.
 
-    The last layer gives each place a share, and one share to none of them: powers add up to N or less, and where the
-    network does not know it says little. Untrained it says next to nothing.
+    The softmax has one share more than there are candidates, for no source at all: powers add up to less than N, and
+    are small where the network is not sure. Untrained, that share is nearly everything.
 
     Args:
-        candidates: C, places on a path. features: known of each. width: of the hidden layers. elements: N.
+        candidates: C, see SourcePaths.
+        features: F, of each candidate.
+        width: of the hidden layers.
+        elements: N, of the surface.
     """
 
-    SILENT = 6.0
+    NO_SOURCE_AT_START = 6.0
 
     def __init__(self, candidates: int, features: int, width: int, elements: int) -> None:
         super().__init__()
         self.elements = elements
-        self.own = nn.Linear(features, width)
-        self.place = nn.Parameter(0.5 * torch.randn(candidates, width))
-        self.among = nn.ModuleList(nn.Linear(candidates, candidates) for _ in range(2))
-        self.within = nn.ModuleList(
+        self.embed = nn.Linear(features, width)
+        self.embedding = nn.Parameter(0.5 * torch.randn(candidates, width))
+        self.token_mixers = nn.ModuleList(nn.Linear(candidates, candidates) for _ in range(2))
+        self.channel_mixers = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(2)
         )
-        self.share = nn.Linear(width, 1)
-        nn.init.normal_(self.share.weight, std=0.02)
-        self.none = nn.Parameter(torch.tensor(self.SILENT))
+        self.score = nn.Linear(width, 1)
+        nn.init.normal_(self.score.weight, std=0.02)
+        self.no_source = nn.Parameter(torch.tensor(self.NO_SOURCE_AT_START))
 
     def forward(self, features: Tensor) -> Tensor:
-        """[B,C,features] to powers [B,C], in float32 or better."""
-        hidden = self.own(features) + self.place  # [B, C, width]
-        for among, within in zip(self.among, self.within, strict=True):
-            hidden = hidden + torch.tanh(among(hidden.mT)).mT
-            hidden = hidden + within(hidden)
-        shares = self.share(hidden).squeeze(-1)
-        shares = shares.to(torch.promote_types(shares.dtype, torch.float32))
-        none = self.none.to(shares.dtype).expand(len(shares), 1)
-        return self.elements * torch.softmax(torch.cat([shares, none], dim=-1), dim=-1)[:, :-1]
+        """[B,C,F] to powers [B,C], in float32 or better."""
+        hidden = self.embed(features) + self.embedding  # [B, C, width]
+        for token_mixer, channel_mixer in zip(self.token_mixers, self.channel_mixers, strict=True):
+            hidden = hidden + torch.tanh(token_mixer(hidden.mT)).mT
+            hidden = hidden + channel_mixer(hidden)
+        scores = self.score(hidden).squeeze(-1)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        no_source = self.no_source.to(scores.dtype).expand(len(scores), 1)
+        return self.elements * torch.softmax(torch.cat([scores, no_source], dim=-1), dim=-1)[:, :-1]
 
 
 class CovarianceNet(nn.Module):
@@ -152,7 +164,7 @@ class CovarianceNet(nn.Module):
         config: SceneConfig,
         *,
         seed: int = 0,
-        design: str = "beams",
+        design: str = "memoriser",
         width: int = 512,
         beams: tuple[int, int, int] | None = None,
         ridge: float = 0.1,
@@ -160,11 +172,16 @@ class CovarianceNet(nn.Module):
         """A network for a scene configuration, its weights drawn from `seed` alone.
 
         Args:
-            config: scenes. seed: of the weights.
-            design: "pursuit", see PursuitNet; "places", see PlacesNet; or "beams", which has nothing but beam-power
-                maps to go by, and learns scenes by heart.
-            width: hidden features of the backbone. beams: grid of its maps, see default_beams().
-            ridge: see covariance.back_projections().
+            config: of the scenes.
+            seed: of the weights.
+            design: "memoriser" is CovarianceNet itself: it has beam-power maps alone to go by, and learns scenes by
+                heart; "unrolled" is an UnrolledNet; "unrolled+residual" is an UnrolledResidualNet.
+            width: hidden features of the backbone, 1 .. 4096.
+            beams: grid points (P, Q, R) of its maps; None is default_beams().
+            ridge: see covariance.back_project().
+
+        Raises:
+            InputError: for a seed, a design or a width that is not allowed.
         """
         check_number("seed", seed, 0, 2**63 - 1, integer=True)
         check_choice("design", design, DESIGNS)
@@ -174,21 +191,21 @@ class CovarianceNet(nn.Module):
             torch.manual_seed(seed)
             backbone = Backbone(maps.atoms.shape[0], width)
             head = Head(width, config.elements, config.sources[1])
-            if design == "beams":
+            if design == "memoriser":
                 return cls(backbone, head, maps)
             pursuit = Pursuit(config, default_shape(config))
-            weigher = PowerHead(pursuit.candidates, FEATURES, 64, config.elements)
-        return (
-            UnrolledNet(pursuit, weigher)
-            if design == "places"
-            else UnrolledResidualNet(backbone, head, maps, pursuit, weigher)
-        )
+            power_head = PowerHead(pursuit.candidates, FEATURES, 64, config.elements)
+        if design == "unrolled":
+            return UnrolledNet(pursuit, power_head)
+        return UnrolledResidualNet(backbone, head, maps, pursuit, power_head)
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """Factor F of the covariance.
 
         Args:
-            snapshots: [B,L,M], codes: [B,L,N], channel: [B,M,N], complex64 or complex128.
+            snapshots: [B,L,M], complex64 or complex128.
+            codes: [B,L,N], complex, phase profiles of the surface.
+            channel: [B,M,N], complex, from surface to antennas.
 
         Returns:
             [B,N,Kmax], complex64 or better.
@@ -213,48 +230,52 @@ class CovarianceNet(nn.Module):
 
 
 class UnrolledNet(CovarianceNet):
-    """The places that an unrolled sparse fit finds, and what each is worth: F = [√p_c a_c], and nothing else.
+    """Candidate positions from an unrolled matching pursuit, each with a learned power: F = [√p_c a_c].
 
     Args:
-        pursuit: see Pursuit. weigher: see Weigher.
+        pursuit: finds the candidates; has nothing to train.
+        power_head: gives each a power.
     """
 
-    def __init__(self, pursuit: Pursuit, weigher: PowerHead) -> None:
+    def __init__(self, pursuit: Pursuit, power_head: PowerHead) -> None:
         nn.Module.__init__(self)
-        self.pursuit, self.weigher = pursuit, weigher
+        self.pursuit, self.power_head = pursuit, power_head
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
-        """Factor F, [B,N,C], of which the last columns hold the fit with the most sources."""
+        """Factor F, [B,N,C]; its last columns belong to the fit with the most sources."""
         with torch.autocast(snapshots.device.type, enabled=False):
-            path = self.pursuit(snapshots, codes, channel)
-        return path.factor * self.weigher(path.features).sqrt().unsqueeze(-2)
+            paths = self.pursuit(snapshots, codes, channel)
+        return paths.factor * self.power_head(paths.features).sqrt().unsqueeze(-2)
 
 
 class UnrolledResidualNet(UnrolledNet):
-    """CovarianceNet that begins with the places that an unrolled sparse fit finds, and learns what each is worth.
+    """UnrolledNet whose last columns have the factor of a memoriser added, times a small constant.
 
-    F = [√p_c a_c] over the places on the path, plus what the plain network has to add in the columns of its last level:
-    little on fresh scenes, and all that is needed to learn a set by heart.
+    The memoriser contributes little on fresh scenes, and all that is needed to learn a set by heart.
 
     Args:
-        backbone, head, maps: see CovarianceNet. pursuit: see Pursuit. weigher: see Weigher.
+        backbone: see CovarianceNet.
+        head: see CovarianceNet.
+        maps: see CovarianceNet.
+        pursuit: see UnrolledNet.
+        power_head: see UnrolledNet.
     """
 
-    # Of what the plain network says: on fresh scenes it has to learn to say nothing.
-    ADDED = 0.1
+    # Small, since on fresh scenes the memoriser has to learn to contribute nothing.
+    RESIDUAL_SCALE = 0.1
 
     def __init__(
-        self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, weigher: PowerHead
+        self, backbone: nn.Module, head: nn.Module, maps: nn.Module, pursuit: Pursuit, power_head: PowerHead
     ) -> None:
-        super().__init__(pursuit, weigher)
+        super().__init__(pursuit, power_head)
         self.maps, self.backbone, self.head = maps, backbone, head
 
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> Tensor:
         """Factor F, [B,N,C]."""
         factor = super().forward(snapshots, codes, channel)
-        added = self.ADDED * CovarianceNet.forward(self, snapshots, codes, channel)  # [B, N, Kmax]
-        rest = factor.shape[-1] - added.shape[-1]
-        return torch.cat([factor[..., :rest], factor[..., rest:] + added], dim=-1)
+        residual = self.RESIDUAL_SCALE * CovarianceNet.forward(self, snapshots, codes, channel)  # [B, N, Kmax]
+        first = factor.shape[-1] - residual.shape[-1]
+        return torch.cat([factor[..., :first], factor[..., first:] + residual], dim=-1)
 
 
 def to_module_device(batch: SceneBatch, module: nn.Module) -> SceneBatch:
@@ -265,13 +286,24 @@ def to_module_device(batch: SceneBatch, module: nn.Module) -> SceneBatch:
 
 
 def design_of(model: nn.Module) -> str:
-    """Which of DESIGNS a network is; "beams" for one of another kind."""
-    kinds = {"pursuit": UnrolledResidualNet, "places": UnrolledNet}
-    return next((name for name, kind in kinds.items() if isinstance(model, kind)), "beams")
+    """Which of DESIGNS a network is; "memoriser" for one of another kind."""
+    kinds = {"unrolled+residual": UnrolledResidualNet, "unrolled": UnrolledNet}
+    return next((name for name, kind in kinds.items() if isinstance(model, kind)), "memoriser")
+
+
+def check_design_in(path: Path | str, design: object) -> None:
+    """Raise InputError unless the design that a file names is one of DESIGNS; a former name is told its new one."""
+    if design in FORMER_DESIGNS:
+        name = FORMER_DESIGNS[str(design)]
+        raise InputError(
+            f"{path} is of an older version, whose design {design!r} is {name!r} now; "
+            f"allowed: files of this version (train it again, with design {name})"
+        )
+    check_choice(f"design in {path}", design, DESIGNS)
 
 
 def default_beams(config: SceneConfig) -> tuple[int, int, int]:
-    """Beams over azimuth, elevation and inverse range: about one a beam width of the surface, three ranges."""
+    """Beams over azimuth, elevation and inverse range: about one a beam width of the surface, at three ranges."""
     rows, columns = config.ris_shape
     return columns + 1, rows // 2 + 1, 3
 

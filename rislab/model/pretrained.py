@@ -9,17 +9,20 @@ from pathlib import Path
 from rislab import files
 from rislab.data.scenes import SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.model.network import DESIGNS, CovarianceNet, design_of
+from rislab.model.network import CovarianceNet, check_design_in, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "rislab weights 1"
 
 
-def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, told: Mapping[str, str]) -> None:
+def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, notes: Mapping[str, str]) -> None:
     """Write the weights of a network, all or nothing.
 
     Args:
-        path: of the file. model: built for `scenes`. told: further lines of the header, such as where they are from.
+        path: of the file.
+        model: built for `scenes`.
+        scenes: that it was trained on.
+        notes: further entries of the header, such as how it was trained.
 
     Raises:
         InputError: if the file cannot be written.
@@ -27,7 +30,7 @@ def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, told: Mapp
     from safetensors.torch import save as to_bytes
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    header = {**told, "format": FORMAT, "design": design_of(model), "scenes": json.dumps(scenes.to_dict())}
+    header = {**notes, "format": FORMAT, "design": design_of(model), "scenes": json.dumps(scenes.to_dict())}
     files.replace(Path(path), to_bytes(tensors, header))
 
 
@@ -35,13 +38,15 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
     """Read weights.
 
     Args:
-        source: path of a file that save() wrote, or "shipped" for those that come with the lab, of a `preset`.
+        source: path of a file that save() wrote, or "shipped" for those that come with the lab.
+        preset: of the shipped weights.
 
     Returns:
         The network, the scenes that it was trained on, and the header of the file.
 
     Raises:
-        InputError: for a file that cannot be read or is damaged, and for a preset without shipped weights.
+        InputError: for a file that cannot be read, is damaged or is of an older version, and for a preset without
+            shipped weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -50,16 +55,16 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
         check_choice("preset", preset, sorted(one.stem for one in SHIPPED.glob("*.safetensors")))
         path = SHIPPED / f"{preset}.safetensors"
     try:
-        with safe_open(path, framework="pt") as held:
-            header = dict(held.metadata() or {})
-            tensors = {name: held.get_tensor(name) for name in held.keys()}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path} holds no weights of a rislab network; allowed: files that rislab wrote")
+    check_design_in(path, header.get("design"))
     try:
         scenes = SceneConfig.from_dict(json.loads(header["scenes"]))
-        check_choice("design", header["design"], DESIGNS)
         model = CovarianceNet.build(scenes, design=header["design"])
         model.load_state_dict(tensors)
     except (KeyError, ValueError, RuntimeError) as error:

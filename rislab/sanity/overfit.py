@@ -49,7 +49,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class OverfitConfig(Config):
-    """What the ladder trains; the backbone gets a tenth of `lr`. "places" cannot learn noise by heart."""
+    """What the ladder trains; the backbone gets a tenth of `lr`. "unrolled" cannot learn noise by heart."""
 
     preset: str = preset("classroom")
     scenes: int = integer(512, BATCH, 10**7, "size of the training set")
@@ -64,7 +64,7 @@ class OverfitConfig(Config):
     clip_norm: float | None = same(TrainConfig, "clip_norm")
     validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
     device: str = same(TrainConfig, "device")
-    design: str = choice("beams", DESIGNS, "network, see CovarianceNet.build()")
+    design: str = choice("memoriser", DESIGNS, "network, see CovarianceNet.build()")
 
     def check(self) -> None:
         """Refuse a micro-batch larger than the set, and what the loop refuses."""
@@ -92,7 +92,7 @@ class OverfitConfig(Config):
             preset=presets[0],
             scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
             validation=plain.get("validation") or 0,
-            design=plain.get("design", "beams"),
+            design=plain.get("design", "memoriser"),
             lr=training.lr_head,
             **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
         )
@@ -296,14 +296,14 @@ def check_splits(data: SceneBatch, seed: int) -> Verdict:
 def check_oracle(data: SceneBatch, precision: str) -> Verdict:
     """The true covariance scores 0, by loss_nmse_pred and, at β = 0, by loss_nmse."""
     score = evaluate(OracleModel(data[:BATCH]), data[:BATCH], precision=precision)
-    worst = max(abs(score.loss_nmse_pred), abs(score.loss_nmse))
+    worst = max(abs(score.nmse), abs(score.nmse_blended))
     return Verdict(worst, "<=", 1e-5, "NMSE of the true covariance through the training path, β = 0")
 
 
 def check_oracle_blend(data: SceneBatch, beta: float, precision: str) -> Verdict:
     """At β > 0 the true covariance scores β² times the sample covariance, the floor that no training can pass."""
     data = data[:BATCH]
-    score = evaluate(OracleModel(data), data, beta=beta, precision=precision).loss_nmse
+    score = evaluate(OracleModel(data), data, beta=beta, precision=precision).nmse_blended
     floor = blend_floor(data, beta)
     return Verdict(
         abs(score - floor),
@@ -323,7 +323,7 @@ def blend_floor(data: SceneBatch, beta: float) -> float:
 def check_zero(data: SceneBatch, precision: str) -> Verdict:
     """The zero matrix scores 1."""
     score = evaluate(OracleModel(data[:BATCH], torch.zeros_like), data[:BATCH], precision=precision)
-    return Verdict(abs(score.loss_nmse_pred - zero_baseline()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE")
+    return Verdict(abs(score.nmse - zero_baseline()), "<=", 1e-5, "distance from 1 of the zero matrix's NMSE")
 
 
 def check_identity(data: SceneBatch, precision: str) -> Verdict:
@@ -332,7 +332,7 @@ def check_identity(data: SceneBatch, precision: str) -> Verdict:
     eye = torch.eye(data.config.elements, dtype=data.snapshots.dtype, device=data.snapshots.device)
     score = evaluate(
         OracleModel(data[:BATCH], lambda factor: eye.expand(len(factor), -1, -1)), data[:BATCH], precision=precision
-    ).loss_nmse_pred
+    ).nmse
     return Verdict(
         abs(score - line), "<=", 1e-4, f"identity scores {score:.4f} on {BATCH} scenes; closed form: {line:.4f}"
     )
@@ -347,7 +347,7 @@ def check_constant(data: SceneBatch) -> Verdict:
 def check_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """An untrained network knows nothing: a low score would mean that the answer leaks in."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
-    score = evaluate(model, data, precision=config.precision).loss_nmse_pred
+    score = evaluate(model, data, precision=config.precision).nmse
     return Verdict(score, ">=", 0.9, "NMSE before training")
 
 
@@ -510,16 +510,11 @@ def check_reported(records: Sequence[Record], config: OverfitConfig, data: Scene
     model = config.model()
     frozen = list(fit(model, data, training))
     found = evaluate(model, data, beta=config.blend, precision=config.precision)
-    errors = [abs(end.train / found.loss_nmse - 1) for end in epoch_records(frozen)]
-    errors += [
-        abs(_window_mean(frozen, end.epoch, "loss_nmse_pred") / found.loss_nmse_pred - 1)
-        for end in epoch_records(frozen)
-    ]
+    errors = [abs(end.train / found.nmse_blended - 1) for end in epoch_records(frozen)]
+    errors += [abs(_window_mean(frozen, end.epoch, "loss_nmse_pred") / found.nmse - 1) for end in epoch_records(frozen)]
     errors += [abs(end.train / _window_mean(records, end.epoch, "loss") - 1) for end in epoch_records(records)]
     worst = math.nan if any(math.isnan(error) for error in errors) else max(errors)
-    sentence = (
-        f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} where {found.loss_nmse:.6f} is true"
-    )
+    sentence = f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} where {found.nmse_blended:.6f} is true"
     return Verdict(worst, "<=", 1e-2 if config.precision in HALF else 1e-4, sentence)
 
 
@@ -558,9 +553,9 @@ def check_event_counts(records: Sequence[Record], config: OverfitConfig) -> Verd
 
 def check_train_against_eval(model: nn.Module, data: SceneBatch, config: OverfitConfig) -> Verdict:
     """The same weights on the same data answer alike in training mode and in eval mode."""
-    evaluated = evaluate(model, data, precision=config.precision).loss_nmse_pred
+    evaluated = evaluate(model, data, precision=config.precision).nmse
     model.train()
-    difference = abs(score(model, data, precision=config.precision).loss_nmse_pred - evaluated)
+    difference = abs(score(model, data, precision=config.precision).nmse - evaluated)
     limit = 1e-6 + 0.05 * abs(evaluated)
     return Verdict(
         difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data"

@@ -31,13 +31,17 @@ from rislab.training.streaming import LearningConfig
 
 
 def rank_and_world_size() -> tuple[int, int]:
-    """Number of this process, from 0, and how many there are; as torchrun says."""
+    """Number of this process, from 0, and number of processes; torchrun sets both."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
-    """The group of all processes, for as long as the block lasts."""
+    """Join the group of all processes for the length of the block.
+
+    Args:
+        device: that the processes train on; NCCL serves "cuda", gloo the CPU.
+    """
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
         yield
@@ -49,21 +53,22 @@ class GradientSync(nn.Module):
     """A network whose gradients are averaged over all processes at the end of each window, and not before.
 
     Args:
-        model: on its device. accumulation_steps: micro-batches in a window. micro_batches: in an epoch, whose last
-            window may be a smaller one.
+        model: on its device.
+        accumulation_steps: micro-batches in a window.
+        micro_batches: in an epoch, whose last window may be a smaller one.
     """
 
     def __init__(self, model: nn.Module, accumulation_steps: int, micro_batches: int) -> None:
         super().__init__()
         self.averaging = DistributedDataParallel(model)
-        self._size, self._epoch, self._place = accumulation_steps, micro_batches, 0
+        self._window, self._epoch, self._position = accumulation_steps, micro_batches, 0
 
     def forward(self, *inputs: Tensor) -> Any:
         """That of the network; in training it counts the micro-batches of the epoch."""
         if not (self.training and torch.is_grad_enabled()):
             return self.averaging.module(*inputs)
-        self._place = self._place % self._epoch + 1
-        last = self._place % self._size == 0 or self._place == self._epoch
+        self._position = self._position % self._epoch + 1
+        last = self._position % self._window == 0 or self._position == self._epoch
         # What a backward exchanges is decided in its forward.
         with contextlib.nullcontext() if last else self.averaging.no_sync():
             return self.averaging(*inputs)
@@ -74,24 +79,29 @@ class ShareConfig(LearningConfig):
 
     @property
     def drawn(self) -> int:
-        """The share of one process."""
+        """Number of scenes of one process."""
         return self.scenes // rank_and_world_size()[1]
 
     def draw(self, epoch: int) -> SceneBatch:
-        """Its own stretch of the scenes of an epoch; processes have equal ones."""
+        """This process's scenes of an epoch; all processes have equally many."""
         start = (epoch - 1) * self.scenes + rank_and_world_size()[0] * self.drawn
         return simulate(self.scene_config(), self.drawn, seed=self.seed, start=start)
 
 
-def train_streaming(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
-    """learning.learn() on all processes of a group; the first one keeps the run folder.
+def train_distributed(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:
+    """streaming.train_streaming() on all processes of a group; the first one writes the run folder.
 
     Args:
-        folder: of a new run. config: `scenes` of an epoch are shared out, `micro_batch` is that of each process.
+        folder: of a new run.
+        config: `scenes` of an epoch are divided among the processes, `micro_batch` is that of each process.
         model: trained in place, alike on all.
 
+    Yields:
+        Records of this process.
+
     Raises:
-        InputError: for a folder with a run in it, which cannot go on here, and scenes that cannot be shared equally.
+        InputError: for a folder that holds a run, which cannot be resumed here, and for a number of scenes that is no
+            multiple of the number of processes.
     """
     rank, world = rank_and_world_size()
     if config.scenes % world:
@@ -101,9 +111,9 @@ def train_streaming(folder: Path | str, config: LearningConfig, model: Covarianc
     share = ShareConfig(**vars(config))
     micro_batches = math.ceil(share.drawn / share.training().micro_batch)
     model.to(config.device)
-    shared = GradientSync(model, config.accumulation_steps, micro_batches)
+    synced = GradientSync(model, config.accumulation_steps, micro_batches)
     dist.barrier()
     if rank == 0:
-        yield from streaming.train_streaming(folder, share, shared)
+        yield from streaming.train_streaming(folder, share, synced)
     else:
-        yield from streaming.train_epochs(share, shared)
+        yield from streaming.train_epochs(share, synced)

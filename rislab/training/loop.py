@@ -21,10 +21,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from rislab.data.covariance import nmse, sample_factor, shrink
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
-from rislab.model.losses import Loss, LossWeights, compute_loss, phase_of
+from rislab.model.losses import Loss, LossWeights, compute_loss, loss_weights_at
 from rislab.model.network import to_module_device
 from rislab.training.config import HALF, TrainConfig
-from rislab.training.records import Coverage, EpochRecord, Record, StepRecord, Term
+from rislab.training.records import EpochRecord, GradientCounts, Record, StepRecord, Term
 from rislab.training.state import TrainState
 
 EVALUATION_BATCH = 128
@@ -58,11 +58,11 @@ def fit(
     meter = WindowMeter(state)
     handles = counter.attach(model, optimizer)
     try:
-        for epoch in range(state.epoch, config.epochs + 1):
+        for epoch in range(state.progress.epoch, config.epochs + 1):
             began = time.perf_counter()
-            phase = phase_of(config.curriculum, epoch, config.epochs)
+            phase = loss_weights_at(config.curriculum, epoch, config.epochs)
             model.train()
-            for window in windows(len(data), config, epoch)[state.window :]:
+            for window in windows(len(data), config, epoch)[state.progress.window :]:
                 meter.begin_window()
                 stepped = counter.events["steps_applied"]
                 with state.randomness.current():
@@ -89,10 +89,10 @@ def fit(
                         state.scheduler.step()
                         state.update_average()
                 record = meter.record(epoch, phase, window, applied)
-                state.advance(record.loss, record.samples, applied)
+                state.progress.advance(record.loss, record.samples, applied)
                 yield record
             summary = _summary(state, data, validation, phase, began)
-            state.next_epoch()
+            state.progress.next_epoch()
             yield summary
     finally:
         for handle in handles:
@@ -131,18 +131,18 @@ def windows(count: int, config: TrainConfig, epoch: int) -> list[Window]:
 def config_warnings(config: TrainConfig, count: int) -> list[str]:
     """What a user may not expect of this configuration on `count` scenes, one sentence each."""
     micro_batches = math.ceil(count / config.micro_batch)
-    said = []
+    messages = []
     if config.accumulation_steps > micro_batches:
-        said.append(
+        messages.append(
             f"accumulation_steps is {config.accumulation_steps}, and an epoch has {micro_batches} micro-batches: "
             "each epoch is one window of all of them"
         )
     elif micro_batches % config.accumulation_steps or count % config.micro_batch:
         tail = windows(count, config, 1)[-1]
-        said.append(f"the last window of each epoch holds {tail.samples} scenes; they keep their exact weight")
+        messages.append(f"the last window of each epoch holds {tail.samples} scenes; they keep their exact weight")
     if config.precision == "fp16" and torch.device(config.device).type == "cpu":
-        said.append("fp16 on a CPU runs about ten times slower than fp32")
-    return said
+        messages.append("fp16 on a CPU runs about ten times slower than fp32")
+    return messages
 
 
 def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
@@ -176,15 +176,20 @@ def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: s
                 tested = pred if beta == 0 else nmse(shrink(predicted, sample_factor(batch), beta), truth)
             sums += torch.stack([tested.sum(), pred.sum()]).to("cpu", torch.float64)
     means = (sums / len(data)).tolist()
-    return Evaluation(loss_nmse=means[0], loss_nmse_pred=means[1])
+    return Evaluation(nmse_blended=means[0], nmse=means[1])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean NMSE over scenes: of R_test, and of R_pred, which depends on no weight, phase or blend."""
+    """Mean NMSE over scenes.
 
-    loss_nmse: float
-    loss_nmse_pred: float
+    Args:
+        nmse_blended: of R_test, the blend of prediction and sample covariance.
+        nmse: of R_pred, the prediction; depends on no blend, weight or phase.
+    """
+
+    nmse_blended: float
+    nmse: float
 
 
 class WindowMeter:
@@ -233,12 +238,12 @@ class WindowMeter:
     def record(self, epoch: int, phase: LossWeights, window: Window, applied: bool) -> StepRecord:
         """The StepRecord of this window; measure_gradient() was called before clipping and, if it was done, after."""
         total, pred, *terms = torch.stack(self._losses).sum(dim=0).tolist()
-        weights = phase.weights()
+        weights = phase.by_term()
         before, after = self._norms[0], self._norms[-1]
         finite = all(norm is None or math.isfinite(norm) for norm in before)
         return StepRecord(
             epoch=epoch,
-            step=self._state.step + 1,
+            step=self._state.progress.step + 1,
             phase=phase.name,
             micro_batches=len(window.micro_batches),
             samples=window.samples,
@@ -252,7 +257,7 @@ class WindowMeter:
             requires_grad=self._requires_grad,
             grad_norm=self._by_group(before),
             grad_norm_clipped=self._by_group(after),
-            coverage=Coverage(
+            coverage=GradientCounts(
                 tensors=len(before),
                 none=before.count(None),
                 zero=before.count(0.0),
@@ -284,23 +289,23 @@ class WindowMeter:
 def _summary(
     state: TrainState, data: SceneBatch, validation: SceneBatch | None, phase: LossWeights, began: float
 ) -> EpochRecord:
-    config = state.config
+    config, progress = state.config, state.progress
     with state.randomness.current():
         again = evaluate(state.model, data, beta=config.blend, precision=config.precision)
-        judged = data if validation is None else validation
-        score = None if validation is None else evaluate(state.model, judged, precision=config.precision)
-        averaged = None if state.ema is None else evaluate(state.ema.module, judged, precision=config.precision)
+        scored = data if validation is None else validation
+        score = None if validation is None else evaluate(state.model, scored, precision=config.precision)
+        averaged = None if state.ema is None else evaluate(state.ema.module, scored, precision=config.precision)
     return EpochRecord(
-        epoch=state.epoch,
+        epoch=progress.epoch,
         epochs=config.epochs,
-        step=state.step,
+        step=progress.step,
         phase=phase.name,
-        train=state.loss_sum / state.loss_samples,
-        train_eval=again.loss_nmse_pred,
-        loss_nmse=again.loss_nmse,
-        loss_nmse_pred=again.loss_nmse_pred,
-        validation=None if score is None else score.loss_nmse_pred,
-        ema=None if averaged is None else averaged.loss_nmse_pred,
+        train=progress.loss_sum / progress.loss_samples,
+        train_eval=again.nmse,
+        loss_nmse=again.nmse_blended,
+        loss_nmse_pred=again.nmse,
+        validation=None if score is None else score.nmse,
+        ema=None if averaged is None else averaged.nmse,
         counters=state.counters(),
         seconds=time.perf_counter() - began,
     )
@@ -313,7 +318,7 @@ def _begin(
         if not isinstance(value, kind):
             raise InputError(f"{name} is a {type(value).__name__}; allowed: a {kind.__name__}")
     if isinstance(resume, TrainState):
-        if resume.model is not model or resume.config != config or resume.samples != len(data):
+        if resume.model is not model or resume.config != config or resume.progress.samples != len(data):
             raise InputError("resume is the state of another model, configuration or set; allowed: that of this run")
         return resume
     state = TrainState.begin(model, len(data), config)

@@ -22,7 +22,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Coverage:
+class GradientCounts:
     """How many parameter tensors got no gradient, an all-zero one, or one that holds NaN or infinity."""
 
     tensors: int
@@ -85,7 +85,7 @@ class StepRecord:
     requires_grad: bool
     grad_norm: dict[str, float]
     grad_norm_clipped: dict[str, float]
-    coverage: Coverage
+    coverage: GradientCounts
     learning_rate: dict[str, float]
     loss_scale: float
     found_inf: bool
@@ -155,7 +155,7 @@ def from_dict(fields: dict[str, Any]) -> Record:
     if fields["kind"] == "epoch":
         return EpochRecord(**{**values, "counters": Counters(**values["counters"])})
     terms = {name: Term(**term) for name, term in values["terms"].items()}
-    return StepRecord(**{**values, "terms": terms, "coverage": Coverage(**values["coverage"])})
+    return StepRecord(**{**values, "terms": terms, "coverage": GradientCounts(**values["coverage"])})
 
 
 def console(records: Iterable[Record]) -> Iterator[str]:

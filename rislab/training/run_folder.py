@@ -17,11 +17,11 @@ from torch import nn
 from rislab import files
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import InputError, check_number
-from rislab.model.network import DESIGNS, CovarianceNet, design_of
+from rislab.model.network import CovarianceNet, check_design_in, design_of
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord, from_dict, to_dict
-from rislab.training.state import TrainState, read_checkpoint
+from rislab.training.state import Progress, TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
 
@@ -43,7 +43,10 @@ def train(
 
     Args:
         folder: of the run; made if it does not exist.
-        model, data, config, validation: see fit().
+        model: see fit().
+        data: see fit().
+        config: see fit().
+        validation: see fit().
         checkpoint_seconds: write a checkpoint when the last one is this old, at every step if 0; and always on
             leaving at a step boundary.
 
@@ -54,7 +57,7 @@ def train(
         InputError: for a folder that another process uses, or that belongs to other data or another configuration,
             and for files that cannot be read or written.
     """
-    mine = {
+    config_yaml = {
         "train": config.to_dict(),
         "scenes": data.config.to_dict(),
         "design": design_of(model),
@@ -64,10 +67,10 @@ def train(
         "validation_digest": None if validation is None else validation.fingerprint(),
     }
 
-    def stream(state: TrainState) -> Generator[Record]:
+    def make_stream(state: TrainState) -> Generator[Record]:
         return fit(model, data, config, validation=validation, resume=state)
 
-    yield from run_with_checkpoints(folder, model, len(data), config, mine, stream, checkpoint_seconds)
+    yield from run_with_checkpoints(folder, model, len(data), config, config_yaml, make_stream, checkpoint_seconds)
 
 
 def run_with_checkpoints(
@@ -75,28 +78,38 @@ def run_with_checkpoints(
     model: nn.Module,
     samples: int,
     config: TrainConfig,
-    mine: Mapping[str, Any],
-    stream_of: Callable[[TrainState], Generator[Record]],
+    config_yaml: Mapping[str, Any],
+    make_stream: Callable[[TrainState], Generator[Record]],
     checkpoint_seconds: float = 5.0,
 ) -> Generator[Record]:
     """train() for any stream of records that advances a TrainState in place.
 
     Args:
-        folder: of the run. model, samples, config: see TrainState.begin(). mine: what config.yaml is to say, and says
-            if the run is not new. stream_of: from a state, which it goes on from, to records.
+        folder: of the run.
+        model: see TrainState.begin().
+        samples: see TrainState.begin().
+        config: see TrainState.begin().
+        config_yaml: content of config.yaml; of a run that goes on, it must be what the file holds.
+        make_stream: takes the state to go on from and returns the records from there.
         checkpoint_seconds: see train().
+
+    Yields:
+        Records from where the run goes on.
+
+    Raises:
+        InputError: see train().
     """
     check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
     folder = Path(folder)
     with _lock(folder):
-        _claim(folder / CONFIG, mine)
+        _claim(folder / CONFIG, config_yaml)
         state = TrainState.begin(model, samples, config)
         checkpoint = folder / CHECKPOINT
         if checkpoint.exists():
             state.load(checkpoint)
         _drop_records_after(folder / RECORDS, state)
         saved = time.monotonic()
-        stream = stream_of(state)
+        stream = make_stream(state)
         # Only between two recorded steps is the state one to go on from; elsewhere the last checkpoint is.
         at_boundary = False
         try:
@@ -125,9 +138,8 @@ def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
     if not isinstance(plain.get("scenes"), dict):
         raise InputError(f"{Path(folder) / CONFIG} names no scenes; allowed: the file that rislab wrote")
     scenes = SceneConfig.from_dict(plain["scenes"])
-    design = plain.get("design", "beams")
-    if design not in DESIGNS:
-        raise InputError(f"design is {design!r} in {Path(folder) / CONFIG}; allowed: {', '.join(DESIGNS)}")
+    design = plain.get("design", "memoriser")
+    check_design_in(Path(folder) / CONFIG, design)
     model = CovarianceNet.build(scenes, design=design)
     checkpoint = Path(folder) / CHECKPOINT
     try:
@@ -138,7 +150,7 @@ def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
 
 
 def read_records(folder: Path | str) -> list[Record]:
-    """All records of a run, oldest first; a last line that was cut off while being written is left out.
+    """All records of a run, oldest first; a last line that was only half written is left out.
 
     Raises:
         InputError: if there are none to read, or a line before the last is damaged.
@@ -152,7 +164,7 @@ def read_records(folder: Path | str) -> list[Record]:
 
 
 def read_config(folder: Path | str) -> dict[str, Any]:
-    """What config.yaml of a run says.
+    """Content of config.yaml of a run.
 
     Raises:
         InputError: if it cannot be read or is not a mapping.
@@ -170,27 +182,29 @@ def _lock(folder: Path) -> AbstractContextManager[object]:
         raise InputError(f"run folder {folder} is in use by another process; allowed: one process at a time") from error
 
 
-def _claim(path: Path, mine: Mapping[str, Any]) -> None:
+def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
     """Write config.yaml, or check that the one that is there says the same."""
     if not path.exists():
-        files.replace(path, yaml.safe_dump(dict(mine), sort_keys=False).encode())
+        files.replace(path, yaml.safe_dump(dict(config_yaml), sort_keys=False).encode())
         return
-    theirs = read_config(path.parent)
+    existing = read_config(path.parent)
     for section in ("train", "scenes"):
-        for name, value in mine[section].items():
-            stored = given.get(name) if isinstance(given := theirs.get(section), dict) else given
+        fields = existing.get(section)
+        for name, value in config_yaml[section].items():
+            stored = fields.get(name) if isinstance(fields, dict) else fields
             if stored != value:
                 raise InputError(
                     f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
                 )
-    # Runs of older versions name no design; they had only one.
-    if theirs.get("design", "beams") != mine["design"]:
+    # Runs of the first version name no design; it had only one.
+    design = existing.get("design", "memoriser")
+    check_design_in(path, design)
+    if design != config_yaml["design"]:
         raise InputError(
-            f"design is {mine['design']!r}, and {path.parent} was begun with {theirs.get('design', 'beams')!r}; "
-            "allowed: the same value"
+            f"design is {config_yaml['design']!r}, and {path.parent} was begun with {design!r}; allowed: the same value"
         )
     for name in ("count", "digest", "validation", "validation_digest"):
-        if theirs.get(name) != mine[name]:
+        if existing.get(name) != config_yaml[name]:
             raise InputError(
                 f"the {'validation ' if 'validation' in name else ''}scenes differ from those that {path.parent} was "
                 "begun with; allowed: the same scenes"
@@ -214,12 +228,12 @@ def _drop_records_after(path: Path, state: TrainState) -> None:
     """Leave only the records up to the state, whose successors are about to be made again."""
     if not path.exists():
         return
-    kept = [record for record in read_records(path.parent) if _is_before(record, state)]
-    files.replace(path, "".join(json.dumps(to_dict(record)) + "\n" for record in kept).encode())
+    earlier = [record for record in read_records(path.parent) if _is_before(record, state.progress)]
+    files.replace(path, "".join(json.dumps(to_dict(record)) + "\n" for record in earlier).encode())
 
 
-def _is_before(record: Record, state: TrainState) -> bool:
-    return record.step <= state.step if isinstance(record, StepRecord) else record.epoch < state.epoch
+def _is_before(record: Record, progress: Progress) -> bool:
+    return record.step <= progress.step if isinstance(record, StepRecord) else record.epoch < progress.epoch
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Record:

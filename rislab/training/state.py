@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,42 @@ class EventCounter:
 
 
 @dataclass
+class Progress:
+    """Where a run stands.
+
+    Args:
+        samples: scenes of the training set.
+        epoch: the present one, from 1.
+        window: windows of this epoch that are done.
+        step: windows of the run that are done.
+        loss_sum: sum over the scenes of this epoch's windows of their raw loss.
+        loss_samples: scenes in that sum.
+        skipped: windows of the run that ended without a step of the optimiser.
+    """
+
+    samples: int
+    epoch: int = 1
+    window: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_samples: int = 0
+    skipped: int = 0
+
+    def advance(self, loss: float, samples: int, applied: bool) -> None:
+        """Note that one more window is done."""
+        self.step += 1
+        self.window += 1
+        self.loss_sum += loss * samples
+        self.loss_samples += samples
+        self.skipped += int(not applied)
+
+    def next_epoch(self) -> None:
+        """Note that an epoch is done and summarised."""
+        self.epoch += 1
+        self.window, self.loss_sum, self.loss_samples = 0, 0.0, 0
+
+
+@dataclass
 class TrainState:
     """Everything that a run needs to go on from a step boundary as if it had never stopped.
 
@@ -72,13 +108,7 @@ class TrainState:
     ema: AveragedModel | None
     randomness: TorchRandomState
     counter: EventCounter
-    samples: int
-    epoch: int = 1
-    window: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_samples: int = 0
-    skipped: int = 0
+    progress: Progress
 
     @classmethod
     def begin(cls, model: nn.Module, samples: int, config: TrainConfig) -> TrainState:
@@ -119,21 +149,8 @@ class TrainState:
             ema=None if averaging is None else AveragedModel(model, multi_avg_fn=averaging),
             randomness=TorchRandomState(config.seed, device),
             counter=EventCounter(),
-            samples=samples,
+            progress=Progress(samples),
         )
-
-    def advance(self, loss: float, samples: int, applied: bool) -> None:
-        """Note that one more window is done."""
-        self.step += 1
-        self.window += 1
-        self.loss_sum += loss * samples
-        self.loss_samples += samples
-        self.skipped += int(not applied)
-
-    def next_epoch(self) -> None:
-        """Note that an epoch is done and summarised."""
-        self.epoch += 1
-        self.window, self.loss_sum, self.loss_samples = 0, 0.0, 0
 
     def update_average(self) -> None:
         """Fold the present weights into the averaged ones, if there are any."""
@@ -147,7 +164,7 @@ class TrainState:
             forwards=events["forwards"],
             backwards=events["backwards"],
             steps_applied=events["steps_applied"],
-            steps_skipped=self.skipped,
+            steps_skipped=self.progress.skipped,
             scheduler_ticks=self.scheduler.last_epoch,
         )
 
@@ -163,7 +180,7 @@ class TrainState:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "randomness": self.randomness.to_plain(),
             "events": self.counter.events,
-            "position": {name: getattr(self, name) for name in POSITION},
+            "position": asdict(self.progress),
         }
         buffer = io.BytesIO()
         torch.save(plain, buffer)
@@ -194,8 +211,7 @@ class TrainState:
             self.ema.load_state_dict(plain["ema"])
         self.randomness.load_plain(plain["randomness"])
         self.counter.events = plain["events"]
-        for name in POSITION:
-            setattr(self, name, plain["position"][name])
+        self.progress = Progress(**plain["position"])
 
     def _check_fits(self, plain: dict[str, Any], path: Path | str) -> None:
         missing = {
@@ -219,9 +235,9 @@ class TrainState:
                 raise InputError(
                     f"{name} is {value!r}, and {path} was written with {stored!r}; allowed: the same value"
                 )
-        if plain["position"]["samples"] != self.samples:
+        if plain["position"]["samples"] != self.progress.samples:
             raise InputError(
-                f"the set has {self.samples} scenes, and {path} was written for {plain['position']['samples']}; "
+                f"the set has {self.progress.samples} scenes, and {path} was written for {plain['position']['samples']}; "
                 "allowed: the same set"
             )
         mine = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
@@ -232,9 +248,6 @@ class TrainState:
                     f"{name} of the model has shape {mine.get(name)}, and {theirs.get(name)} in {path}; "
                     "allowed: a checkpoint of the same model"
                 )
-
-
-POSITION = ("samples", "epoch", "window", "step", "loss_sum", "loss_samples", "skipped")
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Learning to localise: a network is trained on scenes that nobody has seen, made epoch by epoch as they are needed.
+"""Training on fresh scenes: each epoch draws its own, and no scene comes twice.
 
 The loop is fit(), as everywhere; an epoch is a stretch of the training split of its own, and the score that decides is
 the NMSE on a fixed validation set, which depends on no phase and no weight of the loss.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from torch import nn
@@ -17,7 +19,7 @@ from rislab.config import Config, choice, integer, same
 from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
-from rislab.model.losses import LossWeights, phase_of
+from rislab.model.losses import LossWeights, loss_weights_at
 from rislab.model.network import DESIGNS, CovarianceNet
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
@@ -31,7 +33,7 @@ class LearningConfig(Config):
     """What is learned, and how; `lr` is that of head and backbone, `seed` also draws scenes and weights."""
 
     preset: str = preset("full")
-    design: str = choice("places", DESIGNS, "network, see CovarianceNet.build()")
+    design: str = choice("unrolled", DESIGNS, "network, see CovarianceNet.build()")
     scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
     epochs: int = same(TrainConfig, "epochs", 40)
     validation: int = integer(1024, 1, 10**6, "fixed scenes that decide")
@@ -55,7 +57,7 @@ class LearningConfig(Config):
 
     @property
     def drawn(self) -> int:
-        """Scenes that draw() gives."""
+        """Number of scenes that draw() returns."""
         return self.scenes
 
     def scene_config(self) -> SceneConfig:
@@ -93,10 +95,12 @@ class LearningConfig(Config):
         """The scenes that decide."""
         return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
 
-    def timeline(self) -> list[tuple[int, LossWeights]]:
-        """The phases of the curriculum, each with its first epoch."""
-        phases = [(epoch, phase_of(self.curriculum, epoch, self.epochs)) for epoch in range(1, self.epochs + 1)]
-        return [one for place, one in enumerate(phases) if place == 0 or one[1] != phases[place - 1][1]]
+    def phase_starts(self) -> list[tuple[int, LossWeights]]:
+        """First epoch and loss weights of each phase of the curriculum."""
+        by_epoch = (
+            (epoch, loss_weights_at(self.curriculum, epoch, self.epochs)) for epoch in range(1, self.epochs + 1)
+        )
+        return [next(epochs) for _, epochs in groupby(by_epoch, key=itemgetter(1))]
 
 
 def train_streaming(
@@ -109,9 +113,11 @@ def train_streaming(
     """Train on fresh scenes in a run folder, and go on where it was stopped.
 
     Args:
-        folder: of the run, see run_folder.train(). config: see LearningConfig. model: trained in place; a new one if None.
+        folder: of the run, see run_folder.train().
+        config: see LearningConfig.
+        model: trained in place; a new one if None.
         on_epoch: called after each epoch before its record is written, so that no epoch that counts as done was left
-            out, however the run ended; again for an epoch that is trained again.
+            out, however the run ended; called again for an epoch that is trained again.
 
     Yields:
         Records from where the run goes on.
@@ -121,7 +127,7 @@ def train_streaming(
     """
     model, training = model or config.model(), config.training()
     validation = config.validation_data()
-    mine = {
+    config_yaml = {
         "train": training.to_dict(),
         "scenes": config.scene_config().to_dict(),
         "design": config.design,
@@ -131,41 +137,45 @@ def train_streaming(
         "validation_digest": validation.fingerprint(),
     }
 
-    def stream(state: TrainState) -> Generator[Record]:
-        for record in train_epochs(config, model, state, [one for one in _told(folder) if one.epoch < state.epoch]):
+    def make_stream(state: TrainState) -> Generator[Record]:
+        path = Path(folder) / run_folder.RECORDS
+        earlier = epoch_records(run_folder.read_records(folder)) if path.exists() else []
+        for record in train_epochs(config, model, state, earlier):
             if isinstance(record, EpochRecord):
                 on_epoch(record)
             yield record
 
     yield from run_folder.run_with_checkpoints(
-        folder, model, config.drawn, training, mine, stream, checkpoint_seconds=30.0
+        folder, model, config.drawn, training, config_yaml, make_stream, checkpoint_seconds=30.0
     )
 
 
 def train_epochs(
     config: LearningConfig, model: nn.Module, state: TrainState | None = None, earlier: Sequence[EpochRecord] = ()
 ) -> Generator[Record]:
-    """learn() without a run folder: epochs of fit(), each on scenes of its own.
+    """train_streaming() without a run folder: epochs of fit(), each on scenes of its own.
 
     Args:
-        config: see LearningConfig. model: trained in place. state: to go on from, advanced in place; None begins.
-        earlier: epochs before it, for the patience.
+        config: see LearningConfig.
+        model: trained in place.
+        state: to go on from, advanced in place; None begins.
+        earlier: records of the epochs before it, for the patience.
+
+    Yields:
+        The records of fit(), epoch by epoch.
     """
     training, validation = config.training(), config.validation_data()
     state = state or TrainState.begin(model, config.drawn, training)
     scores = [record.validation for record in earlier if record.validation is not None]
-    while state.epoch <= training.epochs and not _exhausted(scores, config.patience):
-        with closing(fit(model, config.draw(state.epoch), training, validation=validation, resume=state)) as epoch:
+    while state.progress.epoch <= training.epochs and not _exhausted(scores, config.patience):
+        with closing(
+            fit(model, config.draw(state.progress.epoch), training, validation=validation, resume=state)
+        ) as epoch:
             for record in epoch:
                 yield record
                 if isinstance(record, EpochRecord):
                     scores += [] if record.validation is None else [record.validation]
                     break
-
-
-def _told(folder: Path | str) -> list[EpochRecord]:
-    path = Path(folder) / run_folder.RECORDS
-    return epoch_records(run_folder.read_records(folder)) if path.exists() else []
 
 
 def _exhausted(scores: list[float], patience: int) -> bool:

@@ -43,8 +43,8 @@ LEADERS = 3
 POLL_SECONDS = 0.3
 # Time for a worker to come to a step boundary.
 PATIENCE_SECONDS = 20.0
-# Places that a fit has found are not enough to learn a scene by heart; with the free part of "pursuit" they are.
-CLIMBS = {"places": "pursuit"}
+# Steering vectors alone cannot learn a scene by heart; with the memoriser in "unrolled+residual" a network can.
+CLIMBS = {"unrolled": "unrolled+residual"}
 SHUFFLES = 2000
 FEWEST = 8  # trials from which an effect is told
 # They say how long a training is, which a short one cannot show.

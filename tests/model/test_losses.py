@@ -147,10 +147,10 @@ def test_the_blend_is_tested_and_the_prediction_reported_beside_it(classroom: Sc
 
 
 def test_three_phases_share_the_epochs_in_order() -> None:
-    names = [losses.phase_of("three-phase", epoch, 30).name for epoch in range(1, 31)]
+    names = [losses.loss_weights_at("three-phase", epoch, 30).name for epoch in range(1, 31)]
     assert names == ["phase=0"] * 10 + ["phase=1"] * 10 + ["phase=2"] * 10
-    assert losses.phase_of("three-phase", 1, 1).name == "phase=0"
-    assert losses.phase_of("three-phase", 2, 2).name == "phase=1"
-    assert losses.phase_of("no-curriculum", 7, 30) == losses.LossWeights("no-curriculum", nmse=1.0)
+    assert losses.loss_weights_at("three-phase", 1, 1).name == "phase=0"
+    assert losses.loss_weights_at("three-phase", 2, 2).name == "phase=1"
+    assert losses.loss_weights_at("no-curriculum", 7, 30) == losses.LossWeights("no-curriculum", nmse=1.0)
     with pytest.raises(InputError, match="curriculum is 'four-phase'"):
-        losses.phase_of("four-phase", 1, 1)
+        losses.loss_weights_at("four-phase", 1, 1)

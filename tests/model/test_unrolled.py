@@ -118,9 +118,9 @@ def test_powers_add_up_to_less_than_n_and_all_get_a_gradient() -> None:
 
 
 def test_columns_stay_on_the_manifold() -> None:
-    """The places design puts out steering vectors, whatever its weights are."""
+    """The unrolled design predicts multiples of steering vectors, whatever its weights are."""
     batch = simulate(CLASSROOM, 8, seed=4)
-    model = CovarianceNet.build(CLASSROOM, design="places")
+    model = CovarianceNet.build(CLASSROOM, design="unrolled")
     assert isinstance(model, UnrolledNet)
     factor = model.predict(batch)
     moduli = factor.abs()

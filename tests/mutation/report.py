@@ -39,7 +39,7 @@ WHY = {
     "The schedule never ticks while steps are taken: only ticks that come too early or too often are judged.": (
         "fit delete `if applied:`",
         "fit delete `state.scheduler.step()`",
-        "fit dedent `for epoch in range(state.epoch, config.epochs + 1):`",
+        "fit dedent `for epoch in range(state.progress.epoch, config.epochs + 1):`",
         "fit dedent alone `if finite or scaler.is_enabled():`",
         "train delete `if scheduler is not None and scaler.get_scale() >= before:`",
         "train delete `scheduler.step()`",
@@ -53,11 +53,11 @@ WHY = {
     "Fewer epochs are trained, each as it should be, and as many are reported: how many there were to be was not "
     "declared.": (
         "fit dedent `began = time.perf_counter()`",
-        "fit dedent `phase = phase_of(config.curriculum, epoch, config.epochs)`",
+        "fit dedent `phase = loss_weights_at(config.curriculum, epoch, config.epochs)`",
         "fit dedent `model.train()`",
-        "fit dedent `for window in windows(len(data), config, epoch)[state.window:]:`",
+        "fit dedent `for window in windows(len(data), config, epoch)[state.progress.window:]:`",
         "fit dedent `summary = _summary(state, data, validation, phase, began)`",
-        "fit dedent `state.next_epoch()`",
+        "fit dedent `state.progress.next_epoch()`",
         "train dedent `model.train()`",
         "train dedent `running = 0.0`",
         "train dedent `for window in windows(data, K):`",
@@ -65,8 +65,8 @@ WHY = {
     ),
     "One epoch is trained, and its loss reported three times, bit by bit the same; as the losses that were heard are "
     "no multiple of what was reported, none of it is judged.": (
-        "fit delete `state.next_epoch()`",
-        "fit dedent alone `state.next_epoch()`",
+        "fit delete `state.progress.next_epoch()`",
+        "fit dedent alone `state.progress.next_epoch()`",
     ),
     "Every window ends an epoch, and reports its own loss, which is right; that the numbers are more than the epochs "
     "shows only where the epochs are declared.": (

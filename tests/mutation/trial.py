@@ -199,7 +199,8 @@ def _note(told: dict[str, list[str]], record: Any, state: Any) -> None:
     for name, value in vars(record).items():
         if name != "seconds":
             told[f"{type(record).__name__}.{name}"].append(repr(value))
-    told["position"].append(repr((state.epoch, state.window, state.step, state.loss_sum)))
+    at = state.progress
+    told["position"].append(repr((at.epoch, at.window, at.step, at.loss_sum)))
     told["random state"].append(hashlib.sha256(state.randomness.to_plain()["torch"][0].numpy()).hexdigest())
 
 

@@ -25,8 +25,8 @@ from rislab.plots import training as training_plots
 from rislab.sanity import overfit
 from rislab.training.records import (
     Counters,
-    Coverage,
     EpochRecord,
+    GradientCounts,
     Record,
     StepRecord,
     Term,
@@ -53,7 +53,7 @@ def window(step: int, epoch: int, loss: float, **changes: Any) -> StepRecord:
         "requires_grad": True,
         "grad_norm": {"backbone": 3.0 + step, "head": 5.0 + step},
         "grad_norm_clipped": {"backbone": 0.3, "head": 0.5},
-        "coverage": Coverage(10, 0, 0, 0),
+        "coverage": GradientCounts(10, 0, 0, 0),
         "learning_rate": {"backbone": 1e-3 * step, "head": 2e-3 * step},
         "loss_scale": 1024.0 * step,
         "found_inf": False,

@@ -60,7 +60,7 @@ def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(start, cwd=folder, env=plain, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("design", ["places", "beams"])
+@pytest.mark.parametrize("design", ["unrolled", "memoriser"])
 def test_gradients_of_two_are_those_of_one(design: str, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(WORK)
     done = run("work.py", design, str(tmp_path), folder=tmp_path)
@@ -89,8 +89,8 @@ def test_what_cannot_be_shared_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLD_SIZE", "3")
     config = LearningConfig(preset="classroom", scenes=64)
     with pytest.raises(InputError, match="scenes is 64; allowed: a multiple of 3"):
-        next(distributed.train_streaming(tmp_path, config, config.model()))
+        next(distributed.train_distributed(tmp_path, config, config.model()))
     monkeypatch.setenv("WORLD_SIZE", "2")
     (tmp_path / "checkpoint.pt").write_bytes(b"")
     with pytest.raises(InputError, match="was begun"):
-        next(distributed.train_streaming(tmp_path, config, config.model()))
+        next(distributed.train_distributed(tmp_path, config, config.model()))

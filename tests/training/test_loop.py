@@ -262,7 +262,7 @@ def test_averaged_weights_follow_their_recursion(classroom: SceneBatch) -> None:
     assert expected is not None
     torch.testing.assert_close(weights(state.ema.module), expected, atol=1e-6, rtol=0)
     score = epoch_records(fit(CovarianceNet.build(classroom.config), classroom, config))[-1]
-    assert score.ema == pytest.approx(evaluate(state.ema.module, classroom).loss_nmse_pred, rel=1e-5)
+    assert score.ema == pytest.approx(evaluate(state.ema.module, classroom).nmse, rel=1e-5)
     assert epoch_records(train(classroom, dataclasses.replace(config, ema=None))[1])[-1].ema is None
 
 
@@ -271,7 +271,7 @@ def test_validation_score_does_not_depend_on_phase_or_blend(classroom: SceneBatc
     model, records = train(classroom, config, validation=classroom[:32])
     assert [record.phase for record in epoch_records(records)] == ["phase=0", "phase=1", "phase=2"]
     last = epoch_records(records)[-1]
-    assert last.validation == pytest.approx(evaluate(model, classroom[:32]).loss_nmse_pred, rel=1e-6)
+    assert last.validation == pytest.approx(evaluate(model, classroom[:32]).nmse, rel=1e-6)
     assert last.loss_nmse != last.loss_nmse_pred
     step = step_records(records)[-1]
     assert set(step.terms) == {"nmse", "subspace", "order", "position"}
@@ -367,13 +367,13 @@ def test_records_survive_json_with_every_digit() -> None:
 
 
 def example_records(loss: float = 0.8061, train: float = 0.8061) -> Iterator[Record]:
-    from rislab.training.records import Counters, Coverage, Term
+    from rislab.training.records import Counters, GradientCounts, Term
 
     yield StepRecord(
         epoch=1, step=8, phase="no-curriculum", micro_batches=1, samples=64, loss=loss, loss_nmse=0.8061,
         loss_nmse_pred=0.9861, terms={"nmse": Term(0.8061, 1.0, 1.0)}, requires_grad=True,
         grad_norm={"backbone": 0.0123, "head": 0.0246}, grad_norm_clipped={"backbone": 0.0123, "head": 0.0246},
-        coverage=Coverage(4, 0, 0, 0), learning_rate={"backbone": 1e-4, "head": 1e-3}, loss_scale=1.0, found_inf=False,
+        coverage=GradientCounts(4, 0, 0, 0), learning_rate={"backbone": 1e-4, "head": 1e-3}, loss_scale=1.0, found_inf=False,
         applied=True, reason="", update_ratio=1e-3, seconds=0.1,
     )  # fmt: skip
     yield EpochRecord(
@@ -446,7 +446,7 @@ def test_scenes_are_brought_to_the_precision_of_the_weights(classroom: SceneBatc
 def test_the_truth_is_never_computed_in_half_precision(precision: str, wavefront: str) -> None:
     data = simulate(SceneConfig.preset("classroom", wavefront=wavefront), 32, seed=0)
     # Under autocast a real matrix product in the steering vectors once cost 1e-4 here.
-    assert abs(evaluate(OracleModel(data), data, precision=precision).loss_nmse_pred) < 1e-6
+    assert abs(evaluate(OracleModel(data), data, precision=precision).nmse) < 1e-6
     _, records = train(data, TrainConfig(epochs=1, micro_batch=16, precision=precision))
     assert math.isfinite(epoch_records(records)[-1].train)
 

@@ -73,14 +73,14 @@ def test_patience_ends_it() -> None:
 
 def test_the_curriculum_has_a_timeline() -> None:
     config = LearningConfig(curriculum="three-phase", epochs=6)
-    assert [(epoch, phase.name) for epoch, phase in config.timeline()] == [
+    assert [(epoch, phase.name) for epoch, phase in config.phase_starts()] == [
         (1, "phase=0"),
         (3, "phase=1"),
         (5, "phase=2"),
     ]
 
 
-@pytest.mark.parametrize("design", ["places", "pursuit", "beams"])
+@pytest.mark.parametrize("design", ["unrolled", "unrolled+residual", "memoriser"])
 def test_weights_come_back_as_they_were(design: str, tmp_path: Path) -> None:
     scenes = SceneConfig.preset("classroom")
     model = CovarianceNet.build(scenes, design=design, seed=3)

@@ -294,7 +294,7 @@ def test_more_trials_go_on_with_the_same_study_on_one_green_ladder(
     told = searched(tmp_path, dataclasses.replace(SMALL, trials=2), skip_ladder=False)
     more = searched(tmp_path, dataclasses.replace(SMALL, trials=4), skip_ladder=False, workers=2)
     assert what_counts(more.trials[:2]) == what_counts(told.trials) and len(more.trials) == 4
-    assert len(climbs) == 1 and climbs[0].design == "pursuit"
+    assert len(climbs) == 1 and climbs[0].design == "unrolled+residual"
     assert told.ladder["passed"] and len(told.ladder["checks"]) == 2
     assert yaml.safe_load((tmp_path / search.RECORD).read_text())["ladder"] == told.ladder
 
