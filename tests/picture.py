@@ -33,7 +33,7 @@ figure.plot { margin: 0 }
 
 def plain(figure: Any, height: int) -> str:
     drawn = figure.update_layout(template=template("light"), height=height, title=None, margin={"t": 44, "b": 44})
-    return html_export.figure(drawn.to_plotly_json(), still=True)
+    return html_export.figure_html(drawn.to_plotly_json(), still=True)
 
 
 def curves(case: comparison.OptimiserRun) -> go.Figure:
@@ -83,7 +83,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch, sync_api.sync_playwright() as playwright:
         path = Path(scratch) / "overview.html"
-        path.write_text(html_export.page("rislab", body(), style=STYLE))
+        path.write_text(html_export.html_page("rislab", body(), style=STYLE))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 700})
         page.goto(path.as_uri())

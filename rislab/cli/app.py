@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> int:
     from rislab.reports import servers
 
     with tempfile.TemporaryDirectory() as scratch:
-        server = servers.app(
+        server = servers.app_command(
             options.name, Path(scratch), address=options.ip, port=options.port, browser=not options.no_browser
         )
         print(f"http://{options.ip}:{options.port}/", flush=True)
-        return servers.run(server)
+        return servers.run_server(server)

@@ -22,16 +22,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rislab checkup [options] SCRIPT [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", help="Python file")
     parser.add_argument(
-        "--steps", type=common.whole_number, default=100, help="stop after so many steps (default %(default)s)"
+        "--steps", type=common.to_integer, default=100, help="stop after so many steps (default %(default)s)"
     )
     parser.add_argument(
-        "--every", type=common.whole_number, default=1, help="take the gradients of each n-th window only"
+        "--every", type=common.to_integer, default=1, help="take the gradients of each n-th window only"
     )
     parser.add_argument(
-        "--accumulation-steps", type=common.whole_number, metavar="K", help="declare K; else it is inferred"
+        "--accumulation-steps", type=common.to_integer, metavar="K", help="declare K; else it is inferred"
     )
     parser.add_argument("--mean", help="declare it: samples or batches; else a smaller last batch is only warned of")
-    parser.add_argument("--clip-norm", type=common.number, metavar="C", help="declare the largest gradient norm")
+    parser.add_argument("--clip-norm", type=common.to_number, metavar="C", help="declare the largest gradient norm")
     parser.add_argument("--json", action="store_true", help="print JSON; what the script prints goes to stderr")
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from rislab.config import Config
 
 
-def whole_number(text: str) -> int:
+def to_integer(text: str) -> int:
     """An integer, as a type of argparse."""
     return _read(int, text, "a whole number")
 
 
-def number(text: str) -> float:
+def to_number(text: str) -> float:
     """A number, as a type of argparse."""
     return _read(float, text, "a number")
 
@@ -91,7 +91,7 @@ def add_threads(parser: argparse.ArgumentParser, default: int) -> None:
     """The option --threads."""
     parser.add_argument(
         "--threads",
-        type=whole_number,
+        type=to_integer,
         metavar="N",
         default=default,
         help="intra-op threads of torch (default %(default)s)",
@@ -101,7 +101,7 @@ def add_threads(parser: argparse.ArgumentParser, default: int) -> None:
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     """Options of a server: where it listens, and whether it opens a browser."""
     parser.add_argument("--ip", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=whole_number, metavar="N", default=port, help="default %(default)s")
+    parser.add_argument("--port", type=to_integer, metavar="N", default=port, help="default %(default)s")
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
 
 

@@ -23,10 +23,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", dest="records", action="store_true", help="print the records of the faulty loop")
     parser.add_argument("--optimiser", default="adam", help="adam or sgd (default %(default)s)")
     parser.add_argument(
-        "--epochs", type=common.whole_number, default=3, help="of the run, 84 scenes each (default %(default)s)"
+        "--epochs", type=common.to_integer, default=3, help="of the run, 84 scenes each (default %(default)s)"
     )
     parser.add_argument(
-        "--quiz-key", type=common.whole_number, metavar="SEED", help="list the answers of the quiz of this seed"
+        "--quiz-key", type=common.to_integer, metavar="SEED", help="list the answers of the quiz of this seed"
     )
     parser.add_argument("--json", action="store_true", help="print the list, or the records, as JSON")
 

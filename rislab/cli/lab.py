@@ -35,4 +35,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"{folder}: {len(copied)} files copied, {len(present)} there already and left as they are", flush=True)
         if options.prepare:
             return 0
-    return servers.start(servers.lab(folder, address=options.ip, port=options.port, browser=not options.no_browser))
+    return servers.exec_server(
+        servers.lab_command(folder, address=options.ip, port=options.port, browser=not options.no_browser)
+    )

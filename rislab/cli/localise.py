@@ -29,13 +29,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     common.add_fields(parser, LearningConfig, ("preset", "device"))
     parser.add_argument(
-        "--snr", type=common.number, nargs="+", default=[0.0, 10.0, 20.0], metavar="DB", help="SNRs in dB"
+        "--snr", type=common.to_number, nargs="+", default=[0.0, 10.0, 20.0], metavar="DB", help="SNRs in dB"
     )
     parser.add_argument(
-        "--sources", type=common.whole_number, nargs="+", metavar="K", help="numbers of sources; those of the preset"
+        "--sources", type=common.to_integer, nargs="+", metavar="K", help="numbers of sources; those of the preset"
     )
     parser.add_argument(
-        "--scenes", type=common.whole_number, default=100, metavar="N", help="scenes in each cell (default %(default)s)"
+        "--scenes", type=common.to_integer, default=100, metavar="N", help="scenes in each cell (default %(default)s)"
     )
     names = "; ".join(benchmark.ESTIMATORS)
     parser.add_argument("--estimators", nargs="+", metavar="NAME", help=f"any of: {names}; all")
@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--weights", metavar="FILE", help="of a network, or 'shipped': adds its covariance, with all that belongs to it"
     )
     parser.add_argument(
-        "--separation", type=common.number, metavar="DEG", help="smallest angle between sources, in degrees"
+        "--separation", type=common.to_number, metavar="DEG", help="smallest angle between sources, in degrees"
     )
     parser.add_argument("--shifts", action="store_true", help="on scenes that no network was trained on, one by one")
     parser.add_argument(
@@ -52,7 +52,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed",
-        type=common.whole_number,
+        type=common.to_integer,
         metavar="N",
         help="of the scenes; 2024 with weights, which no training has, else 0",
     )

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         return _gallery(Path(options.out))
     if options.list or options.name is None:
         return _list()
-    chosen = gallery.named(options.name)
+    chosen = gallery.find_set(options.name)
     values: dict[str, Any] = {}
     if options.file is not None:
         values |= notebooks.read_values(chosen.path, Path(options.file))
@@ -59,7 +59,7 @@ def _gallery(out: Path) -> int:
     """All named sets, with a line on stderr as each begins and ends; those that failed are named again at the end."""
     from rislab.reports import gallery
 
-    sets = gallery.available()
+    sets = gallery.named_sets()
     begun = 0
 
     def begin(chosen: NamedSet) -> None:
@@ -68,7 +68,7 @@ def _gallery(out: Path) -> int:
         print(f"[{begun}/{len(sets)}] {chosen.name}: {chosen.title}", file=sys.stderr, flush=True)
 
     failed = []
-    for report in gallery.build(sets, out, on_begin=begin):
+    for report in gallery.build_gallery(sets, out, on_begin=begin):
         line = f"[{begun}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
         print(line, file=sys.stderr, flush=True)
         failed += [report] if not report.ok else []
@@ -86,7 +86,7 @@ def _list() -> int:
         for parameter in notebooks.parameters(path).values():
             print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
     print("\nnamed sets, each with values of its own; --all runs them all")
-    for chosen in gallery.available() if gallery.found() else []:
+    for chosen in gallery.named_sets() if gallery.set_files() else []:
         changed = ", ".join(f"{name} = {value!r}" for name, (value, _) in chosen.changed.items())
         print(f"{chosen.name:<22} {chosen.title}\n    {chosen.path.name}, {changed or 'defaults'}")
     return 0

@@ -23,9 +23,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
     parser.add_argument("-o", "--out", metavar="FOLDER", help="default: reports/out/sweep-NAME")
     parser.add_argument(
-        "--figure", type=common.whole_number, help="which of each report is compared (default: that of the set, or 1)"
+        "--figure", type=common.to_integer, help="which of each report is compared (default: that of the set, or 1)"
     )
-    parser.add_argument("--workers", type=common.whole_number, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=common.to_integer, help="processes (default: one a core)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,24 +34,24 @@ def run(options: argparse.Namespace) -> int:
 
     from rislab.reports import gallery, notebooks, sweep, sweep_page
 
-    chosen = gallery.named(options.name)
-    axes = sweep.grid(chosen, options.grid)
+    chosen = gallery.find_set(options.name)
+    axes = sweep.parse_grid(chosen, options.grid)
     base = notebooks.parse_values(chosen.path, dict(options.parameters))
     figure = chosen.figure if options.figure is None else options.figure
     check_number("figure", figure, 1, 1000, integer=True)
-    cells = sweep.cells(chosen, axes, base)
+    cells = sweep.sweep_cells(chosen, axes, base)
     out = Path(options.out or f"reports/out/sweep-{chosen.name}")
     began = time.perf_counter()
     outcomes: dict[str, Any] = {}
 
-    def write() -> Path:
+    def write_sweep_page() -> Path:
         seconds = time.perf_counter() - began
-        return sweep_page.write(chosen, axes, cells, outcomes, out, figure=figure, seconds=seconds)
+        return sweep_page.write_sweep_page(chosen, axes, cells, outcomes, out, figure=figure, seconds=seconds)
 
-    write()
-    for outcome in sweep.run(chosen, cells, out, workers=options.workers):
+    write_sweep_page()
+    for outcome in sweep.run_sweep(chosen, cells, out, workers=options.workers):
         outcomes[outcome.name] = outcome
-        page = write()
+        page = write_sweep_page()
         print(_line(outcome, len(outcomes), len(cells)), file=sys.stderr, flush=True)
     failed = [outcome for outcome in outcomes.values() if outcome.verdict != "passed"]
     print(f"{page}  ({len(cells) - len(failed)} of {len(cells)} reports passed)")

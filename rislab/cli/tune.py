@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
         "it joins. Exit code 1 if the best is not better than the default when both are trained again."
     )
-    whole = common.whole_number
+    whole = common.to_integer
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
     parser.add_argument("--space", metavar="YAML", help="file with the dimensions instead of --search")
     parser.add_argument("--trials", type=whole, metavar="N", help="in all (default 20)")

@@ -39,8 +39,8 @@ class NamedSet:
     figure: int
 
     def run(self, values: Mapping[str, object], out: Path, *, progress: bool = True) -> runner.Report:
-        """Run the notebook with the set's values, and those given beyond them; see runner.run()."""
-        return runner.run(
+        """Run the notebook with the set's values, and those given beyond them; see runner.run_notebook()."""
+        return runner.run_notebook(
             self.notebook,
             {**self.parameters, **values},
             out=out,
@@ -52,7 +52,7 @@ class NamedSet:
         )
 
 
-def found(folder: Path | None = None) -> dict[str, Path]:
+def set_files(folder: Path | None = None) -> dict[str, Path]:
     """The files of the named sets, by name: `reports/*.yaml` beside the folder of the notebooks; none is read.
 
     Args:
@@ -65,7 +65,7 @@ def _folder(folder: Path | None) -> Path:
     return next(iter(notebooks.available(folder).values())).parent.parent / "reports"
 
 
-def named(name: str, folder: Path | None = None) -> NamedSet:
+def find_set(name: str, folder: Path | None = None) -> NamedSet:
     """The set of that name; the name of a notebook means its defaults.
 
     Args:
@@ -74,15 +74,15 @@ def named(name: str, folder: Path | None = None) -> NamedSet:
     Raises:
         InputError: there is neither, or the set cannot be used.
     """
-    sets, known = found(folder), notebooks.available(folder)
+    sets, known = set_files(folder), notebooks.available(folder)
     if name in sets:
-        return read(sets[name], folder)
+        return read_set(sets[name], folder)
     if name not in known:
         raise InputError(f"unknown report {name!r}{notebooks.did_you_mean(name, known | sets)}")
     return NamedSet(name, name, known[name], "", {}, {}, 1)
 
 
-def available(folder: Path | None = None) -> list[NamedSet]:
+def named_sets(folder: Path | None = None) -> list[NamedSet]:
     """Read and check all named sets, in the order of the notebooks, those of one notebook by name.
 
     Args:
@@ -91,14 +91,14 @@ def available(folder: Path | None = None) -> list[NamedSet]:
     Raises:
         InputError: one of them cannot be used, or there is none.
     """
-    sets = [read(path, folder) for path in found(folder).values()]
+    sets = [read_set(path, folder) for path in set_files(folder).values()]
     if not sets:
         raise InputError(f"no named sets (*.yaml) in {_folder(folder)}")
     order = list(notebooks.available(folder))
     return sorted(sets, key=lambda each: (order.index(each.notebook), each.name))
 
 
-def read(file: Path, folder: Path | None = None) -> NamedSet:
+def read_set(file: Path, folder: Path | None = None) -> NamedSet:
     """Read one named set and check it against its notebook, without running anything.
 
     Args:
@@ -153,7 +153,7 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise InputError(f"parameters is {given!r}; allowed: a mapping such as {{epochs: 30}}")
     check_number("figure", values["figure"], 1, 1000, integer=True)
-    parameters = runner.checked(known[notebook], given, runner.check_for(notebook))[0]
+    parameters = runner.checked_values(known[notebook], given, runner.check_for(notebook))[0]
     defaults = {key: parameter.default for key, parameter in notebooks.parameters(known[notebook]).items()}
     changed = {key: (value, defaults[key]) for key, value in parameters.items() if value != defaults[key]}
     if name in known and (name != notebook or changed):
@@ -161,7 +161,7 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
     return NamedSet(name, notebook, known[notebook], title.strip(), parameters, changed, values["figure"])
 
 
-def build(
+def build_gallery(
     sets: Sequence[NamedSet],
     out: Path,
     *,
@@ -173,24 +173,26 @@ def build(
     `index.html` is written before the first and after each report, so that it is true whenever this is interrupted.
 
     Args:
-        sets: from available(). out: where reports and index go. on_begin: called with each set before it is run.
+        sets: from named_sets(). out: where reports and index go. on_begin: called with each set before it is run.
         progress: show a progress bar for each on stderr.
 
     Raises:
         InputError: a file could not be written.
     """
     began = time.perf_counter()
-    header = runner.provenance({}, sets[0].path.parent if sets else None)
+    header = runner.run_provenance({}, sets[0].path.parent if sets else None)
     done: dict[str, runner.Report] = {}
-    write(sets, done, out, header)
+    write_gallery(sets, done, out, header)
     for each in sets:
         on_begin(each)
         done[each.name] = each.run({}, out, progress=progress)
-        write(sets, done, out, {**header, "duration": runner.duration(time.perf_counter() - began)})
+        write_gallery(sets, done, out, {**header, "duration": runner.duration(time.perf_counter() - began)})
         yield done[each.name]
 
 
-def write(sets: Sequence[NamedSet], done: Mapping[str, runner.Report], out: Path, header: Mapping[str, str]) -> None:
+def write_gallery(
+    sets: Sequence[NamedSet], done: Mapping[str, runner.Report], out: Path, header: Mapping[str, str]
+) -> None:
     """Write the index page, which shows each set with what its report measured, or says that it was not run.
 
     Args:
@@ -205,7 +207,7 @@ def write(sets: Sequence[NamedSet], done: Mapping[str, runner.Report], out: Path
         f'<dl class="provenance">{items}</dl>{_contents(sets, verdicts)}{_alert(sets, done)}'
         + "".join(_card(each, done.get(each.name)) for each in sets)
     )
-    files.replace(Path(out) / INDEX, html_export.page("rislab: reports", body, style=_STYLE).encode())
+    files.replace(Path(out) / INDEX, html_export.html_page("rislab: reports", body, style=_STYLE).encode())
 
 
 def _contents(sets: Sequence[NamedSet], verdicts: Sequence[str]) -> str:
@@ -263,7 +265,7 @@ def _miniature(each: NamedSet, report: runner.Report | None) -> str:
     figure = drawn[number - 1]
     name = html_export.title_of(figure) or " · ".join(_headings(figure))
     caption = f"figure {number} of {len(drawn)}{f': {name}' if name else ''}"
-    return f'{html_export.figure(miniature(figure), still=True, label=caption)}<p class="caption">{escape(caption)}</p>'
+    return f'{html_export.figure_html(miniature(figure), still=True, label=caption)}<p class="caption">{escape(caption)}</p>'
 
 
 def _headings(figure: Mapping[str, Any]) -> list[str]:
@@ -275,7 +277,7 @@ def _headings(figure: Mapping[str, Any]) -> list[str]:
 
 def figures_of(executed: Path) -> list[Mapping[str, Any]]:
     """The plotly figures of an executed notebook, in the order of the page."""
-    outputs = [output for cell in notebooks.read(executed).cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in notebooks.read_notebook(executed).cells for output in cell.get("outputs", [])]
     return [output.data[html_export.PLOTLY] for output in outputs if html_export.PLOTLY in output.get("data", {})]
 
 

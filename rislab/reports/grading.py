@@ -68,7 +68,7 @@ def grade(folder: Path | str) -> list[Grade]:
         student = inside.parts[0] if len(inside.parts) > 1 else inside.stem
         before = grades.get(student, Grade(student, dict.fromkeys(EXERCISES, "not there")))
         try:
-            given = answers(notebooks.read(path))
+            given = answers(notebooks.read_notebook(path))
             verdicts, problem = {name: _judged(name, each) for name, each in given.items()}, before.problem
         except InputError as error:
             verdicts, problem = {}, "; ".join(part for part in (before.problem, f"{inside}: {error}") if part)

@@ -13,7 +13,7 @@ from typing import Any
 
 from rislab import files
 from rislab.errors import InputError
-from rislab.reports.notebooks import Parameter, failed_cell, numbered, parameters_of, read, tagged
+from rislab.reports.notebooks import Parameter, failed_cell, numbered, parameters_of, read_notebook, tagged
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -40,13 +40,13 @@ def export_html(
     """
     if isinstance(source, (str, Path)):
         folder = folder or Path(source).parent
-        source = read(Path(source))
+        source = read_notebook(Path(source))
     notebook = _presentable(copy.deepcopy(source), title, header, error)
     body, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(folder or "")}})
-    files.replace(Path(html_path), page(title, body, style=_highlighting()).encode())
+    files.replace(Path(html_path), html_page(title, body, style=_highlighting()).encode())
 
 
-def page(title: str, body: str, *, style: str = "") -> str:
+def html_page(title: str, body: str, *, style: str = "") -> str:
     """Put a body into the frame of all our pages, which load nothing and draw their figures by one plotly.
 
     Args:
@@ -156,7 +156,7 @@ def _shown(output: Any) -> list[Any]:
     if data is None:
         return [output]
     if PLOTLY in data:
-        output.data = {"text/html": figure(data[PLOTLY])}
+        output.data = {"text/html": figure_html(data[PLOTLY])}
     elif "application/vnd.jupyter.widget-view+json" in data or "application/javascript" in data:
         return []
     elif "text/latex" in data and "text/html" not in data:
@@ -164,8 +164,8 @@ def _shown(output: Any) -> list[Any]:
     return [output]
 
 
-def figure(content: Mapping[str, Any], *, still: bool = False, label: str = "") -> str:
-    """Give a plotly figure as HTML for a page().
+def figure_html(content: Mapping[str, Any], *, still: bool = False, label: str = "") -> str:
+    """Give a plotly figure as HTML for a html_page().
 
     Args:
         content: data and layout. still: drawn, but deaf to the pointer. label: read aloud; by default the title.

@@ -34,7 +34,7 @@ class Measured:
         return {MIME: plain, "text/plain": text}
 
 
-def found(notebook: Any) -> dict[str, float]:
+def measured_numbers(notebook: Any) -> dict[str, float]:
     """What an executed notebook holds, later cells last; empty if it measured nothing by that name."""
     numbers: dict[str, float] = {}
     for cell in notebook.cells:

@@ -41,7 +41,7 @@ def available(folder: Path | None = None) -> dict[str, Path]:
     Raises:
         InputError: no notebook is there, or two have one name.
     """
-    beside = Path(__file__).resolve().parents[1] / "notebooks"
+    beside = Path(__file__).resolve().parents[2] / "notebooks"
     places = [Path(folder)] if folder is not None else [Path("notebooks").resolve(), beside]
     for place in places:
         found: dict[str, Path] = {}
@@ -55,7 +55,7 @@ def available(folder: Path | None = None) -> dict[str, Path]:
     raise InputError(f"no notebooks (*.ipynb) in {' or '.join(str(place) for place in places)}")
 
 
-def named(name: str, folder: Path | None = None) -> Path:
+def find_notebook(name: str, folder: Path | None = None) -> Path:
     """The notebook of a report.
 
     Args:
@@ -83,7 +83,7 @@ def parameters(path: Path) -> dict[str, Parameter]:
         InputError: the cell holds anything but lines such as `steps: int = 4  # comment`.
     """
     try:
-        return parameters_of(read(path))
+        return parameters_of(read_notebook(path))
     except InputError as error:
         raise InputError(f"{Path(path).name}: {error}") from None
 
@@ -140,7 +140,7 @@ def check_values(path: Path, values: Mapping[str, object]) -> dict[str, object]:
     return _convert(parameters(path), values, _from_value)
 
 
-def read(path: Path) -> Any:
+def read_notebook(path: Path) -> Any:
     """The notebook as an nbformat node, with cell ids; raises InputError if it is none."""
     import nbformat
 

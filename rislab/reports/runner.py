@@ -19,7 +19,16 @@ from rislab import files
 from rislab.errors import InputError, check_choice, check_number
 from rislab.provenance import commit, processor, versions
 from rislab.reports.html_export import export_html
-from rislab.reports.notebooks import check_values, failed_cell, first_line, named, numbered, parameters, read, tagged
+from rislab.reports.notebooks import (
+    check_values,
+    failed_cell,
+    find_notebook,
+    first_line,
+    numbered,
+    parameters,
+    read_notebook,
+    tagged,
+)
 
 
 @dataclass(frozen=True)
@@ -187,7 +196,7 @@ def _check_each(name: str, values: Sequence[object], check: Callable[[str, objec
         check(name, value)
 
 
-def run(
+def run_notebook(
     name: str,
     values: Mapping[str, object] | None = None,
     *,
@@ -216,10 +225,10 @@ def run(
     Raises:
         InputError: an unknown report or parameter, or an ill-typed value; also whatever `check` raises.
     """
-    path = named(name, folder)
-    given, merged = checked(path, values or {}, check)
+    path = find_notebook(name, folder)
+    given, merged = checked_values(path, values or {}, check)
     files.check_writable(Path(out))
-    header = ({"question": question} if question else {}) | provenance(merged, path.parent)
+    header = ({"question": question} if question else {}) | run_provenance(merged, path.parent)
     start = time.perf_counter()
     notebook, fault = _execute(path, given, progress)
     seconds = time.perf_counter() - start
@@ -233,13 +242,13 @@ def run(
     return Report(saved_as or name, page, executed, merged, seconds, not error, error, closing, unrun)
 
 
-def checked(
+def checked_values(
     path: Path, values: Mapping[str, object], check: Callable[[dict[str, object]], object] | None = None
 ) -> tuple[dict[str, object], dict[str, object]]:
     """Check the values of a run against its notebook, without running anything.
 
     Args:
-        path: the notebook. values: those that differ from the defaults. check: see run().
+        path: the notebook. values: those that differ from the defaults. check: see run_notebook().
 
     Returns:
         The given values in the types of the parameters, and all values, defaults included.
@@ -309,7 +318,7 @@ def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[
         except OSError as error:
             # papermill writes the notebook after each cell.
             raise InputError(f"scratch folder {scratch} could not be written: {error.strerror}") from error
-        notebook = read(executed)
+        notebook = read_notebook(executed)
     markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]
     notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
     notebook.metadata.pop("widgets", None)
@@ -351,7 +360,7 @@ def _as_json(notebook: Any, source: str, executed: str) -> str:
     return str(nbformat.writes(notebook))
 
 
-def provenance(values: Mapping[str, object], folder: Path | None = None) -> dict[str, str]:
+def run_provenance(values: Mapping[str, object], folder: Path | None = None) -> dict[str, str]:
     """Gather what a reader needs to repeat a run.
 
     Args:

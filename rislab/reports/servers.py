@@ -35,7 +35,7 @@ class ServerCommand:
     warnings: list[str] = field(default_factory=list)
 
 
-def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> ServerCommand:
+def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> ServerCommand:
     """JupyterLab on a folder of notebooks.
 
     A configuration of the user's own can neither open it to the network nor take the token away: this comes later.
@@ -63,14 +63,14 @@ def lab(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: 
     return ServerCommand(command, {"JUPYTER_TOKEN": token}, warnings)
 
 
-def app(
+def app_command(
     name: str, folder: Path, *, address: str = "127.0.0.1", port: int = 8866, browser: bool = True
 ) -> ServerCommand:
     """A live panel as a page without code, by Voilà: a visitor turns knobs, and cannot run anything else.
 
     Args:
         name: of a notebook without its number; its cells tagged "app" make the page.
-        folder: where the notebook of the page is written. address, port, browser: see lab().
+        folder: where the notebook of the page is written. address, port, browser: see lab_command().
 
     Raises:
         InputError: without Voilà, for an unknown notebook or one without a panel, an address that is none, or a port
@@ -97,8 +97,8 @@ def page_of(name: str) -> str:
     """
     import nbformat
 
-    pages = {each: tagged(notebooks.read(path), "app") for each, path in notebooks.available().items()}
-    notebook = notebooks.read(notebooks.named(name))
+    pages = {each: tagged(notebooks.read_notebook(path), "app") for each, path in notebooks.available().items()}
+    notebook = notebooks.read_notebook(notebooks.find_notebook(name))
     if not pages[name]:
         able = ", ".join(each for each, cells in pages.items() if cells)
         raise InputError(f"notebook {name} has no live panel to be served; allowed: {able}")
@@ -106,7 +106,7 @@ def page_of(name: str) -> str:
     return str(nbformat.writes(notebook))
 
 
-def run(server: ServerCommand) -> int:
+def run_server(server: ServerCommand) -> int:
     """Run a server until it ends or is interrupted; returns its exit code."""
     _warn(server)
     process = subprocess.Popen(server.command, env={**os.environ, **server.environment})
@@ -123,7 +123,7 @@ def _warn(server: ServerCommand) -> None:
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 
-def start(server: ServerCommand) -> int:
+def exec_server(server: ServerCommand) -> int:
     """Become the server; returns only if it cannot be started."""
     _warn(server)
     os.execve(server.command[0], server.command, {**os.environ, **server.environment})

@@ -25,7 +25,7 @@ RECORDS = "cells"
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One combination of a grid.
 
     Args:
@@ -57,7 +57,7 @@ class CellResult:
     reused: bool = False
 
 
-def grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list[object]]:
+def parse_grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list[object]]:
     """A grid as it is typed: `accumulation_steps=1,2,4 precision=fp32,bf16`; commas within [] separate nothing.
 
     Args:
@@ -84,11 +84,13 @@ def grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list[objec
     return found
 
 
-def cells(chosen: gallery.NamedSet, axes: Mapping[str, Sequence[object]], base: Mapping[str, object]) -> list[Cell]:
+def sweep_cells(
+    chosen: gallery.NamedSet, axes: Mapping[str, Sequence[object]], base: Mapping[str, object]
+) -> list[SweepCell]:
     """All combinations, the last axis fastest; each is checked before any is run.
 
     Args:
-        chosen: the notebook with its values. axes: see grid(). base: values of all cells beyond those of `chosen`.
+        chosen: the notebook with its values. axes: see parse_grid(). base: values of all cells beyond those of `chosen`.
 
     Raises:
         InputError: for too many cells, and what the notebook's own check refuses, with the cell named.
@@ -103,24 +105,24 @@ def cells(chosen: gallery.NamedSet, axes: Mapping[str, Sequence[object]], base: 
         name = "-".join([chosen.name, *(_word(f"{key}-{value}") for key, value in values.items())])
         given = {**chosen.parameters, **base, **values}
         try:
-            _, merged = runner.checked(chosen.path, given, runner.check_for(chosen.notebook))
+            _, merged = runner.checked_values(chosen.path, given, runner.check_for(chosen.notebook))
         except InputError as error:
             told = ", ".join(f"{key} = {value}" for key, value in values.items())
             raise InputError(f"cell {told}: {error}") from None
         key = hashlib.sha256(source + json.dumps(merged, sort_keys=True).encode()).hexdigest()
-        made.append(Cell(name, values, merged, key))
+        made.append(SweepCell(name, values, merged, key))
     return made
 
 
-def run(
-    chosen: gallery.NamedSet, wanted: Sequence[Cell], out: Path, *, workers: int | None = None
+def run_sweep(
+    chosen: gallery.NamedSet, wanted: Sequence[SweepCell], out: Path, *, workers: int | None = None
 ) -> Iterator[CellResult]:
     """Run the reports that are not there yet; yields each outcome as it comes, first those that are.
 
     Reports of the same notebook, values and commit that passed are reused: an interrupted sweep goes on.
 
     Args:
-        chosen: see cells(). wanted: from cells(). out: folder of the reports.
+        chosen: see sweep_cells(). wanted: from sweep_cells(). out: folder of the reports.
         workers: processes, each with a kernel of one intra-op thread; one a core if None.
 
     Raises:
@@ -131,7 +133,7 @@ def run(
     check_number("workers", workers, 1, 1024, integer=True)
     left = []
     for cell in wanted:
-        known = earlier(cell, out)
+        known = earlier_result(cell, out)
         if known is not None:
             yield known
         else:
@@ -156,17 +158,17 @@ def _alone() -> None:
     os.environ |= {"RISLAB_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-def _report(chosen: gallery.NamedSet, cell: Cell, out: Path) -> CellResult:
+def _report(chosen: gallery.NamedSet, cell: SweepCell, out: Path) -> CellResult:
     began = time.perf_counter()
     told = dataclasses.replace(chosen, name=cell.name, parameters=cell.parameters).run({}, out, progress=False)
-    numbers = measured.found(notebooks.read(told.notebook))
+    numbers = measured.measured_numbers(notebooks.read_notebook(told.notebook))
     outcome = CellResult(cell.name, told.verdict, told.error, told.closing, time.perf_counter() - began, numbers)
     plain = {**dataclasses.asdict(outcome), "key": cell.key, "values": cell.values}
     files.replace(out / RECORDS / f"{cell.name}.json", json.dumps(plain, indent=1).encode())
     return outcome
 
 
-def earlier(cell: Cell, out: Path) -> CellResult | None:
+def earlier_result(cell: SweepCell, out: Path) -> CellResult | None:
     """The outcome of a report that is there, passed, and would be the same again; else None."""
     path = out / RECORDS / f"{cell.name}.json"
     pages = [out / f"{cell.name}{suffix}" for suffix in (".html", ".ipynb")]

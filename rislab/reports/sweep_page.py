@@ -13,15 +13,15 @@ import numpy as np
 
 from rislab import files
 from rislab.reports import gallery, html_export, runner
-from rislab.reports.sweep import Cell, CellResult
+from rislab.reports.sweep import CellResult, SweepCell
 
 HEIGHT = 240
 
 
-def write(
+def write_sweep_page(
     chosen: gallery.NamedSet,
     axes: Mapping[str, Sequence[object]],
-    cells: Sequence[Cell],
+    cells: Sequence[SweepCell],
     outcomes: Mapping[str, CellResult],
     out: Path,
     *,
@@ -31,14 +31,14 @@ def write(
     """Write index.html with what there is so far; returns its path.
 
     Args:
-        chosen, axes, cells: see sweep.cells(). outcomes: by name of the cell. out: folder of the reports.
+        chosen, axes, cells: see sweep.sweep_cells(). outcomes: by name of the cell. out: folder of the reports.
         figure: of each report that is compared, counted from 1. seconds: so far.
     """
     counts = {"passed": 0, "failed": 0, "partial": 0}
     for outcome in outcomes.values():
         counts[outcome.verdict] += 1
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count) or "none yet"
-    header = runner.provenance({}, chosen.path.parent) | {"duration": runner.duration(seconds)}
+    header = runner.run_provenance({}, chosen.path.parent) | {"duration": runner.duration(seconds)}
     fixed = {key: value for key, value in cells[0].parameters.items() if key not in axes}
     header["the same in all"] = " · ".join(f"{key} = {value!r}" for key, value in fixed.items())
     items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>" for label, text in header.items())
@@ -50,7 +50,7 @@ def write(
         f"<h2>What each measured</h2>{_table(axes, cells, outcomes)}"
     )
     path = out / gallery.INDEX
-    files.replace(path, html_export.page(f"rislab: {title}", body, style=_STYLE).encode())
+    files.replace(path, html_export.html_page(f"rislab: {title}", body, style=_STYLE).encode())
     return path
 
 
@@ -59,7 +59,7 @@ def write(
 
 def _multiples(
     axes: Mapping[str, Sequence[object]],
-    cells: Sequence[Cell],
+    cells: Sequence[SweepCell],
     outcomes: Mapping[str, CellResult],
     out: Path,
     number: int,
@@ -69,7 +69,7 @@ def _multiples(
         drawn = gallery.figures_of(out / f"{cell.name}.ipynb") if cell.name in outcomes else []
         if len(drawn) >= number:
             figures[cell.name] = drawn[number - 1]
-    shared = ranges(list(figures.values()))
+    shared = shared_ranges(list(figures.values()))
     *rows, last = axes
     head = "".join(f"<th>{escape(f'{last} = {value}')}</th>" for value in axes[last])
     width = len(axes[last])
@@ -83,20 +83,20 @@ def _multiples(
 
 
 def _multiple(
-    cell: Cell, figure: Mapping[str, Any] | None, shared: Mapping[str, Any], outcomes: Mapping[str, CellResult]
+    cell: SweepCell, figure: Mapping[str, Any] | None, shared: Mapping[str, Any], outcomes: Mapping[str, CellResult]
 ) -> str:
     if figure is None:
         return f'<p class="empty">{"no such figure" if cell.name in outcomes else "not run"}</p>'
     label = ", ".join(f"{key} = {value}" for key, value in cell.values.items())
     link = f'<p class="caption"><a href="{escape(cell.name)}.html">{escape(label)}</a></p>'
-    return html_export.figure(multiple(figure, shared), still=True, label=label) + link
+    return html_export.figure_html(multiple(figure, shared), still=True, label=label) + link
 
 
 def multiple(figure: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, Any]:
     """A small version of a figure on the axes of all; unlike those of the gallery, its axes can be read.
 
     Args:
-        figure: data and layout of a plotly figure. shared: see ranges().
+        figure: data and layout of a plotly figure. shared: see shared_ranges().
     """
     small = gallery.miniature(figure)
     layout, whole = small["layout"], figure.get("layout", {})
@@ -111,7 +111,7 @@ def multiple(figure: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, 
     return {**small, "layout": {**layout, "height": HEIGHT, "margin": {"l": 46, "r": 6, "t": 6, "b": 36}}}
 
 
-def ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def shared_ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """The limits of each numeric axis over all figures, as plotly has them (logarithms of a logarithmic one).
 
     Args:
@@ -124,8 +124,8 @@ def ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
             for letter in "xy":
                 name = f"{letter}axis{trace.get(f'{letter}axis', letter)[1:]}"
                 axis = layout.get(name, {})
-                values = numbers(trace.get(letter))
-                if letter == "x" and "x" not in trace and (above := numbers(trace.get("y"))) is not None:
+                values = coordinates(trace.get(letter))
+                if letter == "x" and "x" not in trace and (above := coordinates(trace.get("y"))) is not None:
                     values = np.arange(len(above), dtype=np.float64)
                 if values is None or "range" in axis:
                     continue
@@ -141,7 +141,7 @@ def ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return found
 
 
-def numbers(content: Any) -> Any:
+def coordinates(content: Any) -> Any:
     """Coordinates of a trace as an array, packed or not; None where they are no numbers."""
     if isinstance(content, Mapping) and "bdata" in content:
         return np.frombuffer(base64.b64decode(content["bdata"]), dtype=content["dtype"]).astype(np.float64)
@@ -155,7 +155,7 @@ def numbers(content: Any) -> Any:
 # ------------------------------------------------------------------------------------------------------------ the table
 
 
-def _table(axes: Mapping[str, Sequence[object]], cells: Sequence[Cell], outcomes: Mapping[str, CellResult]) -> str:
+def _table(axes: Mapping[str, Sequence[object]], cells: Sequence[SweepCell], outcomes: Mapping[str, CellResult]) -> str:
     names = list(dict.fromkeys(name for one in outcomes.values() for name in one.numbers))
     head = "".join(f"<th>{escape(name)}</th>" for name in (*axes, "verdict", "time", *names, "report"))
     rows = ""

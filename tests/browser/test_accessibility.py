@@ -54,13 +54,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     nbformat.write(new_notebook(cells=CELLS), root / "notebooks" / "01_page.ipynb")
     (root / "reports" / "page.yaml").write_text("notebook: page\ntitle: Is it low?\n")
     (root / "reports" / "high.yaml").write_text("notebook: page\ntitle: Is it high?\nparameters: {level: 5}\n")
-    sets = gallery.available(root / "notebooks")
-    made = {report.name: report.html for report in gallery.build(sets, root / "out", progress=False)}
-    chosen = gallery.named("page", root / "notebooks")
-    axes = sweep.grid(chosen, ["word=a,b"])
-    cells = sweep.cells(chosen, axes, {})
-    ended = {one.name: one for one in sweep.run(chosen, cells, root / "sweep", workers=2)}
-    page = sweep_page.write(chosen, axes, cells, ended, root / "sweep", figure=1, seconds=1.0)
+    sets = gallery.named_sets(root / "notebooks")
+    made = {report.name: report.html for report in gallery.build_gallery(sets, root / "out", progress=False)}
+    chosen = gallery.find_set("page", root / "notebooks")
+    axes = sweep.parse_grid(chosen, ["word=a,b"])
+    cells = sweep.sweep_cells(chosen, axes, {})
+    ended = {one.name: one for one in sweep.run_sweep(chosen, cells, root / "sweep", workers=2)}
+    page = sweep_page.write_sweep_page(chosen, axes, cells, ended, root / "sweep", figure=1, seconds=1.0)
     return {**made, "index": root / "out" / gallery.INDEX, "sweep": page}
 
 

@@ -52,7 +52,7 @@ class Ran(dict[str, runner.Report]):
 
     def __missing__(self, name: str) -> runner.Report:
         check = runner.check_for(name)
-        self[name] = runner.run(name, SMALL[name], out=self._out, check=check, progress=False)
+        self[name] = runner.run_notebook(name, SMALL[name], out=self._out, check=check, progress=False)
         return self[name]
 
 
@@ -128,14 +128,14 @@ def test_ranges_are_refused_before_anything_runs(tmp_path: Path) -> None:
         ({"scenes": 10}, "scenes is 10"),
     ):
         with pytest.raises(InputError, match=said):
-            runner.run("overfit", values, out=tmp_path, check=runner.check_for("overfit"), progress=False)
+            runner.run_notebook("overfit", values, out=tmp_path, check=runner.check_for("overfit"), progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_values_come_from_a_file(tmp_path: Path) -> None:
     from rislab.errors import InputError
 
-    path = notebooks.named("overfit")
+    path = notebooks.find_notebook("overfit")
     file = tmp_path / "set.yaml"
     file.write_text("accumulation_steps: 4\nlr: 1e-3\n")
     assert notebooks.read_values(path, file) == {"accumulation_steps": 4, "lr": 0.001}

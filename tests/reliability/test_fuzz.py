@@ -17,7 +17,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rislab.cli import main
+from rislab.cli.main import main
 from rislab.data.scenes import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
@@ -104,7 +104,7 @@ def test_configurations(kind: str) -> None:
 
 @pytest.mark.parametrize("name", list(notebooks.available()))
 def test_parameters_of_reports(name: str) -> None:
-    path = notebooks.named(name)
+    path = notebooks.find_notebook(name)
     known = list(notebooks.parameters(path))
 
     @cases(20)
@@ -115,14 +115,14 @@ def test_parameters_of_reports(name: str) -> None:
     )
     def texts(values: dict[str, str]) -> None:
         def call() -> None:
-            runner.checked(path, notebooks.parse_values(path, values), runner.check_for(name))
+            runner.checked_values(path, notebooks.parse_values(path, values), runner.check_for(name))
 
         refused_or_used(call)
 
     @cases(20)
     @given(st.dictionaries(st.sampled_from(known) | st.text(max_size=6), PLAIN, max_size=3))
     def typed(values: dict[str, Any]) -> None:
-        refused_or_used(lambda: runner.checked(path, values, runner.check_for(name)))
+        refused_or_used(lambda: runner.checked_values(path, values, runner.check_for(name)))
 
     texts()
     typed()
@@ -140,8 +140,8 @@ HARD = (
 def test_hard_yaml(value: str, tmp_path: Path) -> None:
     for content in (value, f"seed: {value}", f"notebook: start\ntitle: Start\nparameters:\n  seed: {value}"):
         read_as_yaml(content.encode(), tmp_path)
-    refused_or_used(lambda: main.main(["localise", "--threads", "1", "--scenes", "0", "--set", "separation", value]))
-    refused_or_used(lambda: notebooks.parse_values(notebooks.named("music"), {"estimators": value}))
+    refused_or_used(lambda: main(["localise", "--threads", "1", "--scenes", "0", "--set", "separation", value]))
+    refused_or_used(lambda: notebooks.parse_values(notebooks.find_notebook("music"), {"estimators": value}))
 
 
 @cases(60)
@@ -156,10 +156,10 @@ def read_as_yaml(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file.yaml"
     file.write_bytes(content)
     for call in (
-        lambda: LearningConfig.read(file),
+        lambda: LearningConfig.from_file(file),
         lambda: space.read(file),
-        lambda: gallery.read(file),
-        lambda: notebooks.read_values(notebooks.named("overfit"), file),
+        lambda: gallery.read_set(file),
+        lambda: notebooks.read_values(notebooks.find_notebook("overfit"), file),
     ):
         refused_or_used(call)
     (tmp_path / "run").mkdir(exist_ok=True)
@@ -245,9 +245,9 @@ def test_weights(spoils: Any, cut: int, tmp_path: Path) -> None:
 def test_what_is_typed(texts: list[str]) -> None:
     from rislab.reports import sweep
 
-    chosen = gallery.named("overfit")
+    chosen = gallery.find_set("overfit")
     refused_or_used(lambda: space.parse(texts))
-    refused_or_used(lambda: sweep.cells(chosen, sweep.grid(chosen, texts), {}))
+    refused_or_used(lambda: sweep.sweep_cells(chosen, sweep.parse_grid(chosen, texts), {}))
 
 
 @cases(50)

@@ -71,11 +71,11 @@ def sum_of_report(folder: Path) -> str:
     """Over what was measured: pages hold the time of day."""
     page = (folder / "start.html").read_text()
     assert page.rstrip().endswith("</html>")
-    executed = notebooks.read(folder / "start.ipynb")
+    executed = notebooks.read_notebook(folder / "start.ipynb")
     lines = [output.text for cell in executed.cells for output in cell.get("outputs", []) if output.get("text")]
     told = [line for line in "".join(lines).splitlines() if "NMSE" in line or "forwards" in line]
     assert told
-    return hashlib.sha256(json.dumps([told, measured.found(executed)]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([told, measured.measured_numbers(executed)]).encode()).hexdigest()
 
 
 def whole_training(folder: Path) -> None:
@@ -101,7 +101,7 @@ def whole_report(folder: Path) -> None:
     if (folder / "start.html").exists():
         assert (folder / "start.html").read_text().rstrip().endswith("</html>")
     if (folder / "start.ipynb").exists():
-        notebooks.read(folder / "start.ipynb")
+        notebooks.read_notebook(folder / "start.ipynb")
 
 
 @pytest.mark.parametrize(

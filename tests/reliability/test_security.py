@@ -49,12 +49,12 @@ def test_a_parameter_is_data_however_it_is_written(lab: Path, tmp_path: Path) ->
     """All at once: one as the value of a text, all others in a list of texts."""
     trap = tmp_path / "trap"
     texts = [text.replace("{trap}", str(trap)) for text in EVIL]
-    path = notebooks.named("page", lab)
+    path = notebooks.find_notebook("page", lab)
     for word in texts:
         assert notebooks.parse_values(path, {"word": word}) == {"word": word}
     for first in range(0, len(texts), 4):
         values = {"word": texts[first], "words": texts[first : first + 4]}
-        report = runner.run("page", values, out=tmp_path / "out", folder=lab, progress=False)
+        report = runner.run_notebook("page", values, out=tmp_path / "out", folder=lab, progress=False)
         assert report.ok, report.error
         printed = json.loads(report.notebook.read_text())["cells"]
         said = "".join("".join(output.get("text", [])) for cell in printed for output in cell.get("outputs", []))
@@ -65,7 +65,7 @@ def test_a_parameter_is_data_however_it_is_written(lab: Path, tmp_path: Path) ->
 def test_numbers_and_flags_take_no_code(lab: Path, tmp_path: Path) -> None:
     from rislab.errors import InputError
 
-    path = notebooks.named("page", lab)
+    path = notebooks.find_notebook("page", lab)
     for name in ("number", "flag", "words"):
         for text in ("__import__('os')", "1;print(1)", "[print(1)]()", "{open('x')}"):
             with pytest.raises(InputError):
@@ -74,7 +74,7 @@ def test_numbers_and_flags_take_no_code(lab: Path, tmp_path: Path) -> None:
 
 def test_a_page_shows_what_users_wrote_as_text(lab: Path, tmp_path: Path) -> None:
     word = "<script>alert(1)</script><img src=x onerror=alert(2)>&amp;\"'</title>"
-    report = runner.run(
+    report = runner.run_notebook(
         "page", {"word": word, "number": 3.0}, out=tmp_path, folder=lab, progress=False, saved_as="a", question=word
     )
     assert not report.ok

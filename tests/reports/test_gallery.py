@@ -86,7 +86,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[r
     """The lab run once: its folder of reports, the reports, and the index as it stood after each."""
     root = lab(tmp_path_factory.mktemp("gallery"))
     out, found, pages = root / "reports" / "out", [], []
-    for report in gallery.build(gallery.available(root / "notebooks"), out, progress=False):
+    for report in gallery.build_gallery(gallery.named_sets(root / "notebooks"), out, progress=False):
         found.append(report)
         pages.append((out / "index.html").read_text(encoding="utf-8"))
     yield out, found, pages
@@ -100,21 +100,21 @@ def cards(page: str) -> dict[str, str]:
 
 
 def test_every_notebook_has_a_set_and_every_set_can_be_used() -> None:
-    sets = gallery.available()
+    sets = gallery.named_sets()
     assert list(dict.fromkeys(each.notebook for each in sets)) == list(notebooks.available())
-    assert len({each.title for each in sets}) == len(sets) == len(gallery.found())
+    assert len({each.title for each in sets}) == len(sets) == len(gallery.set_files())
 
 
 @pytest.mark.parametrize("name", list(notebooks.available()))
 def test_the_check_of_a_notebook_knows_its_parameters(name: str) -> None:
-    path = notebooks.named(name)
-    runner.checked(path, {}, runner.check_for(name))
+    path = notebooks.find_notebook(name)
+    runner.checked_values(path, {}, runner.check_for(name))
     values = {key: parameter.default for key, parameter in notebooks.parameters(path).items()}
     with pytest.raises(InputError, match="'?new'?"):
         runner.check_for(name)({**values, "new": 1})
     (seed,) = (key for key in values if key.endswith("seed"))
     with pytest.raises(InputError, match="seed is -1"):
-        runner.checked(path, {seed: -1}, runner.check_for(name))
+        runner.checked_values(path, {seed: -1}, runner.check_for(name))
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused
@@ -151,21 +151,21 @@ def test_the_check_of_a_notebook_knows_its_parameters(name: str) -> None:
 def test_a_bad_set_is_one_sentence_that_names_its_file(here: Path, text: str, said: str) -> None:
     file = named(here, "bad", text)
     with pytest.raises(InputError, match=rf"^bad\.yaml: .*{said}"):
-        gallery.read(file)
+        gallery.read_set(file)
     assert not (here / "x").exists()
 
 
 @pytest.mark.parametrize("name", ["index", "Capital", "a b", "-a", "a.b", "ä", 'a"b'])
 def test_a_name_that_makes_no_clean_address_is_refused(here: Path, name: str) -> None:
     with pytest.raises(InputError, match="the file's name is .*; allowed: lower-case letters"):
-        gallery.read(named(here, name, "notebook: judge\ntitle: A"))
+        gallery.read_set(named(here, name, "notebook: judge\ntitle: A"))
 
 
 def test_a_set_named_as_a_notebook_is_that_notebook(here: Path) -> None:
     for text in ("notebook: plain\ntitle: A", "notebook: judge\ntitle: A\nparameters: {value: 3}"):
         with pytest.raises(InputError, match=r"judge.yaml: the set is named as the notebook 'judge'; allowed"):
-            gallery.read(named(here, "judge", text))
-    same = gallery.read(named(here, "judge", "notebook: judge\ntitle: A\nparameters: {value: 1}"))
+            gallery.read_set(named(here, "judge", text))
+    same = gallery.read_set(named(here, "judge", "notebook: judge\ntitle: A\nparameters: {value: 1}"))
     assert same.changed == {}
 
 
@@ -176,11 +176,11 @@ def test_values_out_of_range_are_refused_by_the_check_of_the_notebook(here: Path
 
     monkeypatch.setattr(runner, "check_for", lambda name: check if name == "judge" else lambda values: None)
     with pytest.raises(InputError, match=r"^c-partial.yaml: value is 11; allowed: up to 10$"):
-        gallery.available()
+        gallery.named_sets()
 
 
 def test_one_bad_set_refuses_all(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("something ran"))
+    monkeypatch.setattr(runner, "run_notebook", lambda *_, **__: pytest.fail("something ran"))
     named(here, "z-bad", "notebook: judge\ntitle: A\nparameters: {valu: 3}")
     assert main(["report", "--all"]) == 2
     assert capsys.readouterr().err.startswith("rislab: z-bad.yaml: unknown parameter 'valu'")
@@ -200,14 +200,14 @@ def test_all_goes_with_no_values_of_its_own(beside: list[str], here: Path, capsy
 def test_no_sets_is_said(tmp_path: Path) -> None:
     notebook(tmp_path, "01_plain", code("1"))
     with pytest.raises(InputError, match=rf"no named sets \(\*.yaml\) in {re.escape(str(tmp_path / 'reports'))}"):
-        gallery.available(tmp_path / "notebooks")
+        gallery.named_sets(tmp_path / "notebooks")
 
 
 # ---------------------------------------------------------------------------------------------------------- one set
 
 
 def test_sets_follow_the_order_of_the_notebooks(here: Path) -> None:
-    sets = gallery.available()
+    sets = gallery.named_sets()
     assert [each.name for each in sets] == ORDER
     good = sets[1]
     # What equals the default is not said to be changed, though the file names it.
@@ -216,18 +216,20 @@ def test_sets_follow_the_order_of_the_notebooks(here: Path) -> None:
 
 
 def test_a_name_means_a_set_or_a_notebook(here: Path) -> None:
-    assert gallery.named("a-good").notebook == "judge"
+    assert gallery.find_set("a-good").notebook == "judge"
     (here / "reports" / "plain.yaml").unlink()
-    assert gallery.named("plain") == gallery.NamedSet("plain", "plain", gallery.named("plain").path, "", {}, {}, 1)
+    assert gallery.find_set("plain") == gallery.NamedSet(
+        "plain", "plain", gallery.find_set("plain").path, "", {}, {}, 1
+    )
     with pytest.raises(
         InputError, match="unknown report 'a-god', did you mean 'a-good'. allowed: plain, judge, a-good"
     ):
-        gallery.named("a-god")
+        gallery.find_set("a-god")
 
 
 def test_a_broken_set_does_not_stand_in_the_way_of_another(here: Path) -> None:
     named(here, "z-bad", "a: [")
-    assert gallery.named("a-good").name == "a-good"
+    assert gallery.find_set("a-good").name == "a-good"
 
 
 def test_values_on_the_command_line_come_last(here: Path, capsys: Any) -> None:
@@ -467,9 +469,9 @@ def test_the_index_opens_offline_and_every_link_works(ran: Any) -> None:
 
 
 def test_a_still_figure_differs_from_a_live_one() -> None:
-    assert 'data-plotly="still"' in html_export.figure(CURVE, still=True) and 'aria-label="x"' in html_export.figure(
-        CURVE, label="x"
-    )
-    assert 'data-plotly="live"' in html_export.figure(CURVE) and 'aria-label="Loss  curve "' in html_export.figure(
+    assert 'data-plotly="still"' in html_export.figure_html(
+        CURVE, still=True
+    ) and 'aria-label="x"' in html_export.figure_html(CURVE, label="x")
+    assert 'data-plotly="live"' in html_export.figure_html(
         CURVE
-    )
+    ) and 'aria-label="Loss  curve "' in html_export.figure_html(CURVE)

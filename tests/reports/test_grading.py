@@ -43,7 +43,7 @@ def told(text: str) -> dict[str, dict[str, str]]:
 
 
 def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clinic = shutil.copyfile(notebooks.named("fault_clinic"), tmp_path / "nobody.ipynb")
+    clinic = shutil.copyfile(notebooks.find_notebook("fault_clinic"), tmp_path / "nobody.ipynb")
     assert clinic.exists()
     handed_in(
         tmp_path / "ada" / "04.ipynb",
@@ -73,7 +73,7 @@ def test_the_exercises_of_the_notebooks_are_all_graded() -> None:
     """Each is there once, unanswered: nothing is lost to grading by a change of a cell."""
     found: list[str] = []
     for path in notebooks.available().values():
-        found += grading.answers(notebooks.read(path))
+        found += grading.answers(notebooks.read_notebook(path))
     assert sorted(found) == sorted(EXERCISES)
 
 
@@ -113,14 +113,14 @@ def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.
     (folder / "02_precision.ipynb").unlink()
     assert main(["lab", "--classroom", "--folder", str(folder), "--prepare"]) == 0
     assert (folder / "01_overfit.ipynb").read_text() == "mine"
-    assert (folder / "02_precision.ipynb").read_bytes() == notebooks.named("precision").read_bytes()
+    assert (folder / "02_precision.ipynb").read_bytes() == notebooks.find_notebook("precision").read_bytes()
     assert "1 files copied" in capsys.readouterr().out
     assert not [path for path in folder.iterdir() if path.name.endswith(".half")]
 
 
 def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "file").write_text("")
-    originals = notebooks.named("start").parent
+    originals = notebooks.find_notebook("start").parent
     for words, said in (
         (["lab", "--classroom", "--prepare", "--folder", str(tmp_path / "file" / "x")], "cannot be used"),
         (["lab", "--classroom", "--prepare", "--folder", str(originals)], "holds the originals"),
@@ -140,19 +140,21 @@ def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, caps
 
 def test_an_address_that_others_reach_is_warned_of() -> None:
     for address in ("127.0.0.1", "127.0.0.53", "::1", "localhost"):
-        assert not [text for text in servers.lab(Path("."), address=address).warnings if "other machines" in text]
+        assert not [
+            text for text in servers.lab_command(Path("."), address=address).warnings if "other machines" in text
+        ]
     for address in ("0.0.0.0", "192.168.1.7", "::"):
-        assert "can be reached by other machines" in servers.lab(Path("."), address=address).warnings[0]
+        assert "can be reached by other machines" in servers.lab_command(Path("."), address=address).warnings[0]
 
 
 def test_the_token_is_not_among_the_words_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JUPYTER_TOKEN", raising=False)
-    one, other = servers.lab(Path(".")), servers.lab(Path("."))
+    one, other = servers.lab_command(Path(".")), servers.lab_command(Path("."))
     token = one.environment["JUPYTER_TOKEN"]
     assert len(token) == 48 and token != other.environment["JUPYTER_TOKEN"]
     assert token not in " ".join(one.command)
     monkeypatch.setenv("JUPYTER_TOKEN", "")
-    assert len(servers.lab(Path(".")).environment["JUPYTER_TOKEN"]) == 48
+    assert len(servers.lab_command(Path(".")).environment["JUPYTER_TOKEN"]) == 48
 
 
 def free_port() -> int:

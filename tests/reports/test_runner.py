@@ -94,7 +94,7 @@ def test_notebooks_here_come_before_those_beside_the_package(tmp_path: Path, mon
     write(tmp_path / "notebooks", "01_mine")
     write(tmp_path / "checkout" / "notebooks", "01_shipped")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "checkout" / "rislab" / "notebooks.py"))
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "checkout" / "rislab" / "reports" / "notebooks.py"))
     assert list(notebooks.available()) == ["mine"]
 
 
@@ -102,7 +102,7 @@ def test_notebooks_beside_the_package_are_found_from_anywhere(tmp_path: Path, mo
     write(tmp_path / "checkout" / "notebooks", "01_shipped")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "checkout" / "rislab" / "notebooks.py"))
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "checkout" / "rislab" / "reports" / "notebooks.py"))
     assert list(notebooks.available()) == ["shipped"]
 
 
@@ -283,7 +283,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(lab: Path, name: str, out: Path, values: dict[str, object] | None = None, **options: Any) -> runner.Report:
-    return runner.run(name, values, out=out, folder=lab, progress=False, **options)
+    return runner.run_notebook(name, values, out=out, folder=lab, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -433,9 +433,9 @@ def test_a_missing_kernel_is_named(lab: Path, tmp_path: Path, monkeypatch: pytes
     ],
 )
 def test_values_out_of_range_are_refused_without_running(name: str, values: dict[str, object], said: str) -> None:
-    path = notebooks.named(name)
+    path = notebooks.find_notebook(name)
     with pytest.raises(InputError, match=said):
-        runner.checked(path, values, runner.check_for(name))
+        runner.checked_values(path, values, runner.check_for(name))
 
 
 def test_values_at_the_edge_of_their_range_are_taken() -> None:
@@ -444,7 +444,7 @@ def test_values_at_the_edge_of_their_range_are_taken() -> None:
         ("overfit", {"compare_steps": [64], "compare_precisions": ["fp16"], "scenes": 64}),
         ("music", {"sources": 15, "separation_deg": 0.0, "snapshots": 16, "snrs_db": [], "separations_deg": [60.0]}),
     ):
-        given, merged = runner.checked(notebooks.named(name), values, runner.check_for(name))
+        given, merged = runner.checked_values(notebooks.find_notebook(name), values, runner.check_for(name))
         assert given == values and merged.items() >= values.items()
 
 
@@ -579,22 +579,22 @@ def test_a_failed_write_keeps_the_old_page(tmp_path: Path, monkeypatch: pytest.M
 
 def test_provenance_names_commit_and_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert runner.provenance({}, tmp_path)["commit"] == "not a checkout"
+    assert runner.run_provenance({}, tmp_path)["commit"] == "not a checkout"
     (tmp_path / "a").write_text("1")
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     for command in (["init", "-q"], ["add", "a"], [*identity, "commit", "-qm", "a"]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    clean = runner.provenance({"seed": 3}, tmp_path)
+    clean = runner.run_provenance({"seed": 3}, tmp_path)
     assert re.fullmatch(r"[0-9a-f]{12}", clean["commit"]) and clean["seed"] == "3"
     (tmp_path / "a").write_text("2")
-    assert runner.provenance({}, tmp_path)["commit"] == f"{clean['commit']}+changes"
+    assert runner.run_provenance({}, tmp_path)["commit"] == f"{clean['commit']}+changes"
     assert re.search(r"python 3\.\d+\.\d+ · torch \S+ · numpy \S+ · plotly \S+ · rislab", clean["versions"])
     assert re.search(r".+, \d+ cores$", clean["machine"]) and clean["date"].endswith("UTC")
 
 
 def test_provenance_needs_no_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert runner.provenance({}, tmp_path)["commit"] == "not a checkout"
+    assert runner.run_provenance({}, tmp_path)["commit"] == "not a checkout"
 
 
 def test_importing_reports_is_cheap() -> None:

@@ -48,13 +48,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def chosen(lab: Path, monkeypatch: pytest.MonkeyPatch) -> gallery.NamedSet:
     monkeypatch.chdir(lab)
-    return gallery.named("small", lab / "notebooks")
+    return gallery.find_set("small", lab / "notebooks")
 
 
 def test_a_grid_is_read_as_typed(chosen: gallery.NamedSet) -> None:
-    axes = sweep.grid(chosen, ["length=1,2,3", "steps=[1, 2],[3]"])
+    axes = sweep.parse_grid(chosen, ["length=1,2,3", "steps=[1, 2],[3]"])
     assert axes == {"length": [1, 2, 3], "steps": [[1, 2], [3]]}
-    cells = sweep.cells(chosen, axes, {"word": "other"})
+    cells = sweep.sweep_cells(chosen, axes, {"word": "other"})
     assert [cell.values for cell in cells] == [{"length": a, "steps": b} for a in (1, 2, 3) for b in ([1, 2], [3])]
     assert all(cell.parameters["word"] == "other" for cell in cells)
     assert len({cell.name for cell in cells}) == len({cell.key for cell in cells}) == 6
@@ -76,33 +76,33 @@ def test_a_grid_is_read_as_typed(chosen: gallery.NamedSet) -> None:
 )
 def test_a_bad_grid_is_one_sentence(chosen: gallery.NamedSet, texts: list[str], said: str) -> None:
     with pytest.raises(InputError, match=re.escape(said)):
-        sweep.grid(chosen, texts)
+        sweep.parse_grid(chosen, texts)
 
 
 def test_too_many_cells_and_values_out_of_range_are_refused_before_any_runs(
     chosen: gallery.NamedSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="the grid has 1001 cells"):
-        sweep.cells(chosen, {"length": list(range(1001))}, {})
+        sweep.sweep_cells(chosen, {"length": list(range(1001))}, {})
 
     def check(values: dict[str, Any]) -> None:
         if values["length"] > 5:
             raise InputError(f"length is {values['length']}; allowed: 0…5")
 
-    monkeypatch.setattr(sweep.reports, "check_for", lambda name: check)
+    monkeypatch.setattr(sweep.runner, "check_for", lambda name: check)
     with pytest.raises(InputError, match="cell length = 6: length is 6"):
-        sweep.cells(chosen, {"length": [1, 6]}, {})
+        sweep.sweep_cells(chosen, {"length": [1, 6]}, {})
 
 
 def test_every_cell_runs_once_and_the_page_shows_what_it_measured(chosen: gallery.NamedSet, tmp_path: Path) -> None:
-    axes = sweep.grid(chosen, ["length=3", "word=good,bad"])
-    cells = sweep.cells(chosen, axes, {})
-    first = {one.name: one for one in sweep.run(chosen, cells, tmp_path, workers=2)}
+    axes = sweep.parse_grid(chosen, ["length=3", "word=good,bad"])
+    cells = sweep.sweep_cells(chosen, axes, {})
+    first = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
     assert [first[cell.name].verdict for cell in cells] == ["passed", "failed"]
     assert [first[cell.name].numbers["twice <the> length"] for cell in cells] == [6.0, 6.0]
     assert all(one.numbers["threads"] == 1 and not one.reused for one in first.values())
     # What passed is there; what failed is tried again, and so is what was removed, half-written or of other values.
-    again = {one.name: one for one in sweep.run(chosen, cells, tmp_path, workers=2)}
+    again = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
     assert [again[cell.name].reused for cell in cells] == [True, False]
     good, page, record = (
         cells[0],
@@ -110,15 +110,15 @@ def test_every_cell_runs_once_and_the_page_shows_what_it_measured(chosen: galler
         tmp_path / sweep.RECORDS / f"{cells[0].name}.json",
     )
     whole = page.read_bytes(), record.read_bytes()
-    other = sweep.cells(chosen, axes, {"steps": [5]})[0]
-    assert sweep.earlier(good, tmp_path) is not None and sweep.earlier(other, tmp_path) is None
+    other = sweep.sweep_cells(chosen, axes, {"steps": [5]})[0]
+    assert sweep.earlier_result(good, tmp_path) is not None and sweep.earlier_result(other, tmp_path) is None
     page.unlink()
-    assert sweep.earlier(good, tmp_path) is None
+    assert sweep.earlier_result(good, tmp_path) is None
     page.write_bytes(whole[0])
     record.write_text("{half")
-    assert sweep.earlier(good, tmp_path) is None
+    assert sweep.earlier_result(good, tmp_path) is None
     record.write_bytes(whole[1])
-    shown = sweep_page.write(chosen, axes, cells, first, tmp_path, figure=1, seconds=1.0).read_text()
+    shown = sweep_page.write_sweep_page(chosen, axes, cells, first, tmp_path, figure=1, seconds=1.0).read_text()
     assert shown.count('data-plotly="still"') == 2 and "2 cells of length × word: 1 passed, 1 failed" in shown
     assert (
         "twice &lt;the&gt; length" in shown and "bad &lt;word&gt;" in shown and "<b>" not in shown.split("<script>")[0]
@@ -129,7 +129,7 @@ def test_every_cell_runs_once_and_the_page_shows_what_it_measured(chosen: galler
     (low, high), (bottom, top) = json.loads(ranges.pop())
     assert low < 0 and high > 3 and bottom < -3 and top > 0  # y is logarithmic: its limits are exponents
     assert all(one["layout"]["xaxis"]["showticklabels"] and "shapes" not in one["layout"] for one in drawn)
-    part = sweep_page.write(chosen, axes, cells, {}, tmp_path, figure=1, seconds=0.0).read_text()
+    part = sweep_page.write_sweep_page(chosen, axes, cells, {}, tmp_path, figure=1, seconds=0.0).read_text()
     assert "none yet" in part and part.count("not run") >= 2
 
 
@@ -138,17 +138,17 @@ def test_limits_leave_out_what_is_no_number() -> None:
         {"data": [{"x": ["a", "b"], "y": [1, None]}, {"y": [3, float("inf")], "yaxis": "y2"}], "layout": {}},
         {"data": [{"x": ["a"], "y": [5]}], "layout": {"yaxis2": {"range": [0, 1]}}},
     ]
-    found = sweep_page.ranges(figures)
+    found = sweep_page.shared_ranges(figures)
     assert set(found) == {"xaxis", "yaxis", "yaxis2"} and found["yaxis"][0] < 1 and found["yaxis"][1] > 5
     packed = {"dtype": "f8", "bdata": "AAAAAAAA8D8AAAAAAAAAQA=="}
-    np.testing.assert_array_equal(sweep_page.numbers(packed), [1.0, 2.0])
+    np.testing.assert_array_equal(sweep_page.coordinates(packed), [1.0, 2.0])
 
 
 def test_numbers_survive_the_notebook() -> None:
     told = measured.Measured({"a": 1.5, "b": float("nan"), "c": 2})
     bundle = json.loads(json.dumps(told._repr_mimebundle_()))
     cell = {"outputs": [{"data": bundle}]}
-    found = measured.found(nbformat.from_dict({"cells": [cell]}))
+    found = measured.measured_numbers(nbformat.from_dict({"cells": [cell]}))
     assert found["a"] == 1.5 and np.isnan(found["b"]) and found["c"] == 2
     with pytest.raises(InputError, match="a is 'x'"):
         measured.Measured({"a": "x"})  # type: ignore[dict-item]
