@@ -158,6 +158,12 @@ class LatestOnly(Generic[Request]):
                 self.task = self._task()
             self.task.start()
 
+    def forget(self) -> None:
+        """Forget how the last request ended, unless one is worked on."""
+        with self._lock:
+            if not self._draining:
+                self.task = self._task()
+
     @property
     def superseded(self) -> bool:
         """Whether a request waits: what is being worked on is no longer wanted."""

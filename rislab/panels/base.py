@@ -21,6 +21,29 @@ JOIN_SECONDS = 5.0  # that an interrupted cell waits for the item in progress
 Result = TypeVar("Result")
 
 
+class UserInput(threading.local):
+    """Observes what the user changes in widgets, and not what the panel changes itself: `with user_input.paused():`.
+
+    Changes of other threads are the user's meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The panel's own changes stand in this block."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def observe(self, field: Any, call: Callable[[Any], object]) -> None:
+        """Call a function with the new value of a widget; a choice of nothing is no input."""
+        field.observe(lambda change: None if self._paused or change["new"] is None else call(change["new"]), "value")
+
+
 class Panel(Generic[Result]):
     """A background task with its knobs and plots; awaiting it gives its result.
 
@@ -31,6 +54,7 @@ class Panel(Generic[Result]):
         drawing_error: exception of the last drawing; None if it went well.
         widget: what a notebook shows; None without widgets.
         alarm: the widget that says `problem`, to be placed by build().
+        user_input: observes widgets; what a drawing sets is no input.
 
     Args:
         live: whether to make widgets.
@@ -45,6 +69,7 @@ class Panel(Generic[Result]):
         self._plots: list[PlotWidget] = []
         self._stale = False
         self._drawing = threading.Lock()
+        self.user_input = UserInput()
         if live:
             import ipywidgets as widgets
 
@@ -122,7 +147,8 @@ class Panel(Generic[Result]):
         while self._stale and self._drawing.acquire(blocking=False):
             try:
                 self._stale = False
-                self._draw()
+                with self.user_input.paused():
+                    self._draw()
                 self.drawing_error = None
             except Exception as error:
                 self.drawing_error = error
@@ -217,26 +243,3 @@ def offer(field: Any, names: Sequence[str], chosen: str) -> None:
     if tuple(field.options) != tuple(names):
         field.options = tuple(names)
     field.value = chosen
-
-
-class UserInput(threading.local):
-    """Observes what the user changes in widgets, and not what the panel changes itself: `with user_input.paused():`.
-
-    Changes of other threads are the user's meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._paused = False
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """The panel's own changes stand in this block."""
-        before, self._paused = self._paused, True
-        try:
-            yield
-        finally:
-            self._paused = before
-
-    def observe(self, field: Any, call: Callable[[Any], object]) -> None:
-        """Call a function with the new value of a widget; a choice of nothing is no input."""
-        field.observe(lambda change: None if self._paused or change["new"] is None else call(change["new"]), "value")

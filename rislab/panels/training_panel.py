@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from rislab.errors import InputError
-from rislab.model.losses import CURRICULA
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel
+from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import OnEpoch, Run, folders, new_folder
 from rislab.panels.training_plot import figure_dict, table
-from rislab.sanity.overfit import WHOLE_SET, OverfitConfig
-from rislab.training.config import PRECISIONS
+from rislab.sanity.overfit import OverfitConfig
 from rislab.training.records import Record, epoch_line
 
 
@@ -158,25 +158,23 @@ def title(panel: OverfitPanel) -> str:
 
 
 def _knobs(config: OverfitConfig) -> dict[str, Any]:
-    """The widgets of the configuration, by field; what they allow is what the configuration allows."""
-    import ipywidgets as widgets
-
-    def knob(kind: Any, description: str, width: str, **options: Any) -> Any:
-        return kind(description=description, style={"description_width": "initial"}, layout={"width": width}, **options)
-
-    whole, real = widgets.BoundedIntText, widgets.BoundedFloatText
+    """The widgets of the configuration, by field."""
+    looks: dict[str, tuple[str, str, dict[str, Any]]] = {
+        "preset": ("", "150px", {}),
+        "precision": ("", "140px", {}),
+        "accumulation_steps": ("accumulation", "150px", {"high": 512}),  # of more nothing is seen while one looks
+        "micro_batch": ("micro-batch", "150px", {"high": config.scenes}),  # the set holds no more
+        "lr": ("", "110px", {"low": 1e-6, "high": 10.0, "step": 1e-3}),  # a box includes its limits, and 0 is none
+        "clip_norm": ("clip", "110px", {"low": 1e-6, "step": 0.1}),
+        "curriculum": ("", "220px", {}),
+        "blend": ("β", "170px", {"high": 0.95, "step": 0.05, "slider": True}),  # the last whole step
+        "epochs": ("", "120px", {"high": 100_000}),
+        "validation": ("fresh scenes", "150px", {"high": 10_000}),  # more would take longer than the training
+        "seed": ("", "100px", {}),
+    }
     return {
-        "preset": knob(widgets.Dropdown, "preset", "150px", options=list(WHOLE_SET), value=config.preset),
-        "precision": knob(widgets.Dropdown, "precision", "140px", options=list(PRECISIONS), value=config.precision),
-        "accumulation_steps": knob(whole, "accumulation", "150px", min=1, max=512, value=config.accumulation_steps),
-        "micro_batch": knob(whole, "micro-batch", "150px", min=1, max=config.scenes, value=config.micro_batch),
-        "lr": knob(real, "lr", "110px", min=1e-6, max=10.0, step=1e-3, value=config.lr),
-        "clip_norm": knob(real, "clip", "110px", min=1e-6, max=1e6, step=0.1, value=config.clip_norm or 1e6),
-        "curriculum": knob(widgets.Dropdown, "curriculum", "220px", options=list(CURRICULA), value=config.curriculum),
-        "blend": knob(widgets.FloatSlider, "β", "170px", min=0, max=0.95, step=0.05, value=config.blend),
-        "epochs": knob(whole, "epochs", "120px", min=1, max=100_000, value=config.epochs),
-        "validation": knob(whole, "fresh scenes", "150px", min=0, max=10_000, value=config.validation),
-        "seed": knob(whole, "seed", "100px", min=0, max=2**31 - 1, value=config.seed),
+        name: knob(OverfitConfig, name, vars(config)[name], label=label, width=width, **options)
+        for name, (label, width, options) in looks.items()
     }
 
 
@@ -187,16 +185,15 @@ class _View:
         import ipywidgets as widgets
 
         self.panel = panel
-        short = {"description_width": "initial"}
-        self.runs = widgets.Dropdown(description="run", layout={"width": "200px"}, style=short)
-        self.folders = widgets.Dropdown(description="folder", layout={"width": "285px"}, style=short)
+        self.runs = labelled(widgets.Dropdown, "run", "200px")
+        self.folders = labelled(widgets.Dropdown, "folder", "285px")
         self.log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
         self.line, self.numbers = widgets.Label(), widgets.HTML()
         self.plot = panel.plot(figure_dict((), panel.state))
         fields = _knobs(panel.config)
         for name, field in fields.items():
-            field.observe(self._changes(name), "value")
-        self.log.observe(lambda change: panel.redraw(), "value")
+            panel.user_input.observe(field, partial(self._change, name))
+        panel.user_input.observe(self.log, lambda value: panel.redraw())
         knobs = [*fields.values()]
         press = self._buttons()
         control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
@@ -261,8 +258,8 @@ class _View:
 
         return pressed
 
-    def _changes(self, name: str) -> Callable[[Any], object]:
-        return lambda change: self.panel.change(**{name: change["new"]})
+    def _change(self, name: str, value: Any) -> None:
+        self.panel.change(**{name: value})
 
     def _with_run(self, call: Callable[[int], object]) -> Callable[[], object]:
         """A call about the run that is chosen, if there is one."""

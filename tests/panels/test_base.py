@@ -318,6 +318,20 @@ def test_a_refused_input_is_said_until_one_is_taken() -> None:
     assert panel.problem == panel.alarm.value == ""
 
 
+def test_what_a_drawing_sets_is_no_input() -> None:
+    import ipywidgets as widgets
+
+    panel = Counting(live=False)
+    awaited(panel)
+    field, heard = widgets.IntText(0), []
+    panel.user_input.observe(field, heard.append)
+    field.value = 1
+    panel._draw = lambda: setattr(field, "value", 2)
+    panel.redraw()
+    field.value = 3
+    assert heard == [1, 3]
+
+
 # ------------------------------------------------------------------------------------------- the newest request wins
 
 
@@ -363,6 +377,11 @@ def test_the_error_of_the_last_request_is_raised_and_the_next_request_is_worked_
     panel.submit(2)
     assert awaited(panel) == [4]
     assert panel.error is None and panel.alarm.value == ""
+    panel.submit(-2)
+    panel.settle()
+    assert panel.state == "failed"
+    panel.requests.forget()
+    assert (panel.state, panel.error) == ("waiting", None)
 
 
 def test_the_error_of_a_request_that_is_no_longer_wanted_is_dropped() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
 import pytest
@@ -13,7 +12,8 @@ from rislab.errors import InputError
 from rislab.faults import catalogue, comparison
 from rislab.faults.comparison import ComparisonCache, ComparisonConfig, FaultReport, OptimiserRun
 from rislab.panels import faults_panel, quiz_panel
-from rislab.panels.faults_panel import FaultPanel, LatestOnly
+from rislab.panels.background_task import LatestOnly
+from rislab.panels.faults_panel import FaultPanel
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.quiz_panel import QUIZ_VIEWS, QuizPanel
 
@@ -58,8 +58,8 @@ def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pyt
 
 def test_choosing_running_and_looking(live: None) -> None:
     panel = panels.fault("never divided", epochs=1)
-    panel.newest.settle()
-    (plot,) = of_kind(panel, "Plot")
+    panel.settle()
+    (plot,) = of_kind(panel, "PlotWidget")
     (views,) = of_kind(panel, "ToggleButtons")
     assert isinstance(plot, PlotWidget) and plot.layout.height == "0px"
     assert "weight = " in shown(panel) and "α of full windows" in shown(panel)
@@ -71,7 +71,7 @@ def test_choosing_running_and_looking(live: None) -> None:
     assert len(set(titles.values())) == 3
     family, fault, optimiser = of_kind(panel, "Dropdown")
     optimiser.value = "sgd"
-    assert panel.case() is not None and panel.case().optimiser == "sgd"  # type: ignore[union-attr]
+    assert panel.optimiser_run is not None and panel.optimiser_run.optimiser == "sgd"  # type: ignore[union-attr]
     family.value = "data and estimator"
     fault.value = "conjugated steering"
     assert (panel.fault.name, panel.state, views.value) == ("conjugated steering", "chosen", "diff")
@@ -79,7 +79,7 @@ def test_choosing_running_and_looking(live: None) -> None:
     assert "press Run" in shown(panel)
     run = next(button for button in of_kind(panel, "Button") if button.description == "Run")
     run.click()
-    panel.newest.settle()
+    panel.settle()
     views.value = "checks"
     assert "conjugated steering" in plot.figure["layout"]["title"]["text"]
     # Back to what was trained before, which is still known.
@@ -117,36 +117,6 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
     assert "ArithmeticError: &lt;seven&gt;" in shown(panel)
 
 
-def test_only_the_newest_request_is_worked_on() -> None:
-    began, gate, done = threading.Event(), threading.Event(), []
-
-    def work(request: int) -> None:
-        began.set()
-        assert gate.wait(10)
-        done.append(request)
-
-    newest = LatestOnly(work, lambda error: None)
-    newest.ask(1)
-    assert began.wait(10)
-    for request in (2, 3, 4):
-        newest.ask(request)
-    assert newest.busy and newest.overtaken
-    gate.set()
-    newest.settle(10)
-    assert done == [1, 4]
-    assert not newest.busy
-
-
-def test_waiting_has_an_end() -> None:
-    gate = threading.Event()
-    newest = LatestOnly(lambda request: gate.wait(10) and None, lambda error: None)
-    newest.ask(1)
-    with pytest.raises(TimeoutError):
-        newest.settle(0.05)
-    gate.set()
-    newest.settle(10)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     real = ComparisonCache.compare_runs
@@ -162,10 +132,10 @@ def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) ->
     names = of_kind(panel, "Button")[:4]
     (views,) = of_kind(panel, "ToggleButtons")
     right = [question.fault.name for question in panel.quiz.questions]
-    panel.newest.settle()
+    panel.settle()
     assert [button.description for button in names] == [*panel.question.choices]
     assert views.options == QUIZ_VIEWS[:-1]
-    (plot,) = of_kind(panel, "Plot")
+    (plot,) = of_kind(panel, "PlotWidget")
     for view in ("windows", "coverage"):
         views.value = view
         assert right[0] not in str(plot.figure)
@@ -182,12 +152,12 @@ def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) ->
     assert "What the checkup says" in shown(panel)
     assert all(finding.name in shown(panel) for finding in panel.findings(1))
     next(button for button in of_kind(panel, "Button") if button.description == "Next").click()
-    panel.newest.settle()
+    panel.settle()
     assert (panel.number, panel.view) == (2, "windows")
     assert not any(button.disabled for button in names)
     next(button for button in names if button.description != right[1]).click()
     assert panel.headline == "Question 2 of 2 (1 of 2 right, the end)"
-    assert f"it is not {panel.quiz.answers[2]!r} but {right[1]!r}" in panel.said
+    assert f"it is not {panel.quiz.answers[2]!r} but {right[1]!r}" in panel.verdict
     panel.next()
     assert panel.number == 2
 
@@ -200,14 +170,14 @@ def test_headless_the_quiz_shows_its_first_question_and_no_answer(quick: None, m
     assert panel.question.fault.name not in bundle
     assert "Question 1" in bundle
     with pytest.raises(InputError, match="number is 3"):
-        panel.case(3)
+        panel.run(3)
     with pytest.raises(InputError, match="view is 'answer'"):
         panel.look("answer")
 
 
 def test_tables_say_what_was_measured_signs_first() -> None:
     rows = [comparison.QuantityComparison("other", 1.0, 2.0), comparison.QuantityComparison("α <first>", 1.0, 4.0)]
-    page = faults_panel.readings_table(rows, ["α <first>"])
+    page = faults_panel.quantities_table(rows, ["α <first>"])
     assert page.index("● α &lt;first&gt;") < page.index("other")
     assert ">4<" in page
 
@@ -221,7 +191,7 @@ def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
 
 
 def test_panels_are_of_their_kind(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LatestOnly, "ask", lambda self, request: None)
+    monkeypatch.setattr(LatestOnly, "submit", lambda self, request: None)
     assert isinstance(panels.fault(), FaultPanel)
     assert isinstance(panels.quiz(), QuizPanel)
     assert FaultPanel(ComparisonConfig(), live=False).widget is None
