@@ -1,7 +1,7 @@
 """From a covariance or from snapshots to positions, and how good any position can be.
 
-Spectra, sparse and likelihood estimators, model order, Cramér–Rao bounds, metrics, and the benchmark that compares them;
-what was learned enters only as an object with `predict(batch)`.
+Spectra, sparse and likelihood estimators, model order, Cramér–Rao bounds, metrics, and the benchmark that compares
+them; what was learned enters only as an object with `predict(batch)`.
 """
 
 from rislab import lazy_names

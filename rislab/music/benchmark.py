@@ -1,4 +1,4 @@
-"""Estimators side by side on one set of scenes: what each finds, how far off, against what the bound allows."""
+"""Estimators compared on one set of scenes: recall, error and time of each, beside what the bound allows."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ ESTIMATORS: dict[str, Estimator] = {
     "sample + MUSIC + polish": lambda batch, sources, grid: polish(
         batch, music_spectrum(sample_factor(batch), sources, grid).peaks
     ),
-    "random + polish": lambda batch, sources, grid: polish(batch, _anywhere(batch, sources)),
+    "random + polish": lambda batch, sources, grid: polish(batch, _random_places(batch, sources)),
     "sparse": lambda batch, sources, grid: sparse(batch, sources),
     "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
 }
-# Beside a learned covariance: what polishing makes of starts that know nothing, and of the best that is known.
+# Estimators to compare a learned covariance with, from the best covariance there is to polished random places.
 BASELINES = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
 # Scenes that no network was trained on, and the fields that make them so.
 SHIFTS: dict[str, dict[str, Any]] = {
@@ -62,11 +62,16 @@ class Score:
     """An estimator on the scenes of one SNR and number of sources.
 
     Args:
-        estimator: its name. snr_db, sources, scenes: the cell.
-        recall, precision: shares; allowed: recall that the bound allows unbiased normal errors.
-        median: median absolute error of the hits, azimuth and elevation in degrees, range and position in metres.
+        estimator: its name.
+        snr_db: of the scenes, dB.
+        sources: K of the scenes.
+        scenes: their number.
+        recall: share of the true sources that were found.
+        precision: share of the estimates that are a source.
+        allowed: recall that the bound allows, see crb_recall().
+        median: median absolute error of the hits; azimuth and elevation in degrees, range and position in metres.
         ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene.
-        milliseconds: a scene, of the estimator alone.
+        milliseconds: time of the estimator alone for one scene.
     """
 
     estimator: str
@@ -97,7 +102,7 @@ HEADER = (
 
 
 def learned_estimators(model: Predictor) -> dict[str, Estimator]:
-    """Estimators on the covariance that a network predicts."""
+    """Estimators on the covariance that a network predicts, by name."""
 
     def peaks(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
         return music_spectrum(model.predict(batch).to(batch.snapshots), sources, grid).peaks
@@ -108,10 +113,10 @@ def learned_estimators(model: Predictor) -> dict[str, Estimator]:
     }
 
 
-def _anywhere(batch: SceneBatch, sources: int) -> Estimate:
+def _random_places(batch: SceneBatch, sources: int) -> Estimate:
     """Places drawn uniformly from the field of view, in the angles and in 1/r; the same for the same scenes."""
-    chance = torch.Generator().manual_seed(0)
-    shares = torch.rand(len(batch), sources, 3, generator=chance).to(batch.azimuth)
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.rand(len(batch), sources, 3, generator=generator).to(batch.azimuth)
     low, high = bounds_box(batch)
     azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
     power = torch.full_like(azimuth, batch.config.elements / sources)
@@ -123,11 +128,15 @@ COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
 
 @dataclass(frozen=True)
 class CovarianceError:
-    """How far covariances are from the true one on the scenes of one SNR and number of sources.
+    """NMSE of covariances on the scenes of one SNR and number of sources.
 
     Args:
-        snr_db, sources, scenes: the cell. realised_snr_db: mean over its scenes.
-        nmse: mean NMSE by name. median: the median, of the same.
+        snr_db: of the scenes, dB.
+        sources: K of the scenes.
+        scenes: their number.
+        realised_snr_db: mean over the scenes, dB.
+        nmse: mean by name of the covariance.
+        median: median of the same.
     """
 
     snr_db: float
@@ -144,8 +153,8 @@ class CovarianceError:
 
     def line(self) -> str:
         """One line for a terminal."""
-        told = " ".join(f"{value:>10.4f}" for value in self.nmse.values())
-        return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {told}"
+        columns = " ".join(f"{value:>10.4f}" for value in self.nmse.values())
+        return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {columns}"
 
 
 def covariance_errors(
@@ -157,19 +166,25 @@ def covariance_errors(
     scenes: int,
     seed: int = 0,
 ) -> Iterator[CovarianceError]:
-    """NMSE of the covariance that a network predicts, beside the lines that tell what a figure is worth.
+    """NMSE of the covariance that a network predicts, beside baselines.
+
+    The baselines are the zero matrix, the identity, the best constant (fitted on the same scenes), the sample
+    covariance, and the sparse fit, which gets the number of sources; the network does not.
 
     Args:
-        model: see Predictor. config: scenes; SNR and number of sources are replaced cell by cell.
-        snr_db, sources, scenes, seed: see compare().
+        model: see Predictor.
+        config: of the scenes; SNR and number of sources are replaced cell by cell.
+        snr_db: see compare().
+        sources: see compare().
+        scenes: see compare().
+        seed: see compare().
 
     Yields:
-        Distance of each cell, for COVARIANCES: zero matrix, identity, best constant (fitted on the very scenes), sample
-        covariance, sparse fit (which is told K), and the network (which is not).
+        CovarianceError of each cell, with the names COVARIANCES.
     """
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
         truth, one = batch.factor(), torch.ones(len(batch))
-        values = (
+        errors = (
             one,
             identity_baseline(batch) * one,
             constant_baseline(batch) * one,
@@ -177,24 +192,27 @@ def covariance_errors(
             nmse(equal_power_factor(batch, sparse(batch, count)), truth),
             nmse(predicted_factor(model, batch).to(truth), truth),
         )
-        found = dict(zip(COVARIANCES, values, strict=True))
+        named = dict(zip(COVARIANCES, errors, strict=True))
         yield CovarianceError(
             snr,
             count,
             scenes,
             float(batch.realised_snr_db.mean()),
-            {name: float(value.mean()) for name, value in found.items()},
-            {name: float(value.median()) for name, value in found.items()},
+            {name: float(value.mean()) for name, value in named.items()},
+            {name: float(value.median()) for name, value in named.items()},
         )
 
 
 @dataclass(frozen=True)
 class OrderAccuracy:
-    """How often the number of sources is right on the scenes of one SNR and number.
+    """How often an estimated number of sources is right, on the scenes of one SNR and number of sources.
 
     Args:
-        snr_db, sources, scenes: the cell. learned: share, by the effective rank of the learned covariance, rounded.
-        criterion: share, by the criterion of sparse.model_order().
+        snr_db: of the scenes, dB.
+        sources: K of the scenes.
+        scenes: their number.
+        learned: share by the effective rank of the learned covariance, rounded.
+        criterion: share by model_order().
     """
 
     snr_db: float
@@ -217,10 +235,22 @@ def order_accuracy(
     scenes: int,
     seed: int = 0,
 ) -> Iterator[OrderAccuracy]:
-    """Does the learned covariance know how many sources there are? Arguments as in covariance_errors()."""
+    """How often the learned covariance and model_order() have the number of sources right.
+
+    Args:
+        model: see Predictor.
+        config: of the scenes; SNR and number of sources are replaced cell by cell.
+        snr_db: see compare().
+        sources: see compare().
+        scenes: see compare().
+        seed: see compare().
+
+    Yields:
+        OrderAccuracy of each cell.
+    """
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed):
-        found = (effective_rank(predicted_factor(model, batch)).round(), model_order(batch, config.sources[1]))
-        yield OrderAccuracy(snr, count, scenes, *(float((one == count).float().mean()) for one in found))
+        orders = (effective_rank(predicted_factor(model, batch)).round(), model_order(batch, config.sources[1]))
+        yield OrderAccuracy(snr, count, scenes, *(float((order == count).float().mean()) for order in orders))
 
 
 def _cells(
@@ -234,7 +264,7 @@ def _cells(
 
 
 def predicted_factor(model: Predictor, batch: SceneBatch) -> Tensor:
-    """The learned factor [B,N,C], chunk by chunk."""
+    """Factor [B,N,C] of the predicted covariances, computed in chunks."""
     return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
 
 
@@ -262,9 +292,12 @@ def compare(
     """Run estimators over a table of SNR × number of sources, all on the same scenes of the split "test".
 
     Args:
-        config: scenes; its SNR and number of sources are replaced cell by cell.
-        snr_db, sources: the cells. scenes: in each, ≥ 1. seed: of the scenes.
-        estimators: by name; DEFAULT of ESTIMATORS by default. They are told the number of sources.
+        config: of the scenes; its SNR and number of sources are replaced cell by cell.
+        snr_db: of the cells, dB, at least one.
+        sources: K of the cells, at least one.
+        scenes: in each cell, ≥ 1.
+        seed: of the scenes.
+        estimators: by name, DEFAULT_ESTIMATORS if None; they get the number of sources.
         device: where they run.
 
     Yields:
@@ -288,7 +321,17 @@ def compare(
 def score(
     name: str, estimator: Estimator, batch: SceneBatch, limit: Bound, grid: Grid, snr_db: float, sources: int
 ) -> Score:
-    """Run one estimator over a batch, in chunks, and judge it."""
+    """Measure one estimator on a batch.
+
+    Args:
+        name: of the estimator.
+        estimator: runs in chunks of CHUNK scenes.
+        batch: B scenes.
+        limit: [B,K]; bound of the scenes.
+        grid: to search on.
+        snr_db: of the scenes, dB.
+        sources: K of the scenes.
+    """
     # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
     estimator(batch[:1], sources, grid)
     began = time.perf_counter()

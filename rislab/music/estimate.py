@@ -19,12 +19,20 @@ class Predictor(Protocol):
     """Whatever predicts covariances from measurements, such as a trained network."""
 
     def predict(self, batch: SceneBatch) -> Tensor:
-        """Factor of the covariance of each scene, [B,N,K'], complex, without gradients."""
+        """Factor of the covariance of each scene, [B,N,C], complex, without gradients."""
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Estimated sources, each [B,K']: azimuth, elevation (radians), range (metres), power, and which are active."""
+    """Estimated sources in K' slots a scene.
+
+    Args:
+        azimuth: [B,K'], real, radians.
+        elevation: [B,K'], real, radians.
+        range: [B,K'], real, metres.
+        power: [B,K'], real, ≥ 0.
+        active: [B,K'], bool; slots that hold a source.
+    """
 
     azimuth: Tensor
     elevation: Tensor
@@ -54,9 +62,15 @@ class Estimate:
         return vectors.mT
 
     def factor(self, array: ArrayGeometry) -> Tensor:
-        """Factor A P^(1/2) of the covariance of the estimated sources, scaled to trace N, [B,N,K'].
+        """Factor A P^(1/2) of the covariance of the estimated sources, scaled to trace N.
 
         Powers count in proportion to each other; without a source the factor is zero.
+
+        Args:
+            array: elements [N,3], on the device of the estimate.
+
+        Returns:
+            [B,N,K'], complex.
         """
         power = torch.where(self.active, self.power.clamp(min=0), 0).to(array.elements)
         total = power.sum(-1, keepdim=True)

@@ -17,26 +17,31 @@ from rislab.music.estimate import Estimate
 
 # A source counts as found within these distances of azimuth, elevation (radians) and range (metres).
 TOLERANCES = (math.radians(5.0), math.radians(5.0), 1.0)
-# A pair outside the tolerances costs this much; inside it costs less than 3. So more sources found always win over
-# closer ones, and where a far-off prediction lies does not matter.
+# A pair outside the tolerances costs this much; inside it costs less than 3. So more hits always win over closer ones,
+# and where a far-off prediction lies does not matter.
 MISS = 1e3
 MOST_ASSIGNMENTS = 50_000
+QUANTITIES = ("azimuth", "elevation", "range", "position")
 
 
 def tolerances_of(config: SceneConfig) -> tuple[float, float, float]:
-    """TOLERANCES, without one for the range where waves are planar and no range can be known."""
+    """TOLERANCES; that of the range is infinite where waves are planar and no range can be known."""
     return (*TOLERANCES[:2], math.inf) if config.wavefront == "planar" else TOLERANCES
 
 
 @dataclass(frozen=True, eq=False)
 class Matching:
-    """Estimates paired with true sources, each tensor [B,K] in the order of the truth.
+    """Estimates paired with true sources, in the order of the truth; errors are NaN without a hit.
 
     Args:
-        slot: which estimate belongs to a source; −1 for none.
-        hit: whether it lies within the tolerances.
-        azimuth, elevation, range: signed errors, radians and metres; position: distance, metres; NaN without a hit.
-        active: true sources. predicted: number of estimates of each scene, [B].
+        slot: [B,K], int64; which estimate belongs to a source, −1 for none.
+        hit: [B,K], bool; whether it lies within the tolerances.
+        azimuth: [B,K], float64, radians; estimate less truth.
+        elevation: [B,K], float64, radians; estimate less truth.
+        range: [B,K], float64, metres; estimate less truth.
+        position: [B,K], float64, metres; distance of the estimate from the source.
+        active: [B,K], bool; the true sources.
+        predicted: [B], int64; number of estimates.
     """
 
     slot: Tensor
@@ -58,36 +63,19 @@ class Matching:
         """Share of the estimates that are a source; NaN if there are no estimates."""
         return float(self.hit.sum() / self.predicted.sum())
 
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of recall and precision, 2·hits / (sources + estimates)."""
-        return float(2 * self.hit.sum() / (self.active.sum() + self.predicted.sum()))
-
-    def rmse(self) -> dict[str, float]:
-        """Root mean square error of the hits by quantity; NaN without hits."""
-        return {name: float(error.square().mean().sqrt()) for name, error in self._errors().items()}
-
     def median(self) -> dict[str, float]:
-        """Median absolute error of the hits by quantity; NaN without hits."""
-        errors = self._errors()
+        """Median absolute error of the hits by quantity (see QUANTITIES), radians and metres; NaN without hits."""
+        errors = {name: getattr(self, name)[self.hit] for name in QUANTITIES}
         return {name: float(error.abs().median()) if error.numel() else math.nan for name, error in errors.items()}
 
     def ratio(self, bound: Bound) -> dict[str, float]:
-        """RMS over hits of error / √CRB, each error by the bound of its own source and scene."""
-        limits = {
-            "azimuth": bound.azimuth,
-            "elevation": bound.elevation,
-            "range": bound.range,
-            "position": bound.position,
-        }
-        return {
-            name: float((error / limits[name][self.hit].to(error)).square().mean().sqrt())
-            for name, error in self._errors().items()
-        }
-
-    def _errors(self) -> dict[str, Tensor]:
-        named = {"azimuth": self.azimuth, "elevation": self.elevation, "range": self.range, "position": self.position}
-        return {name: error[self.hit] for name, error in named.items()}
+        """RMS over hits of error / √CRB by quantity, each error by the bound of its own source; NaN without hits."""
+        ratios = {}
+        for name in QUANTITIES:
+            error = getattr(self, name)[self.hit]
+            deviation = getattr(bound, name)[self.hit].to(error)
+            ratios[name] = float((error / deviation).square().mean().sqrt())
+        return ratios
 
 
 def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, float, float] = TOLERANCES) -> Matching:
@@ -96,25 +84,39 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     The result depends neither on the order of sources or estimates nor on further estimates far from all sources.
 
     Args:
-        estimate: see Estimate. batch: the truth.
+        estimate: [B,K'].
+        batch: B scenes with the truth.
         tolerances: azimuth and elevation in radians, range in metres, each > 0; infinity leaves a quantity out.
 
+    Returns:
+        Matching [B,K].
+
     Raises:
-        InputError: if the numbers of scenes differ, or an active estimate is not finite.
+        InputError: if the numbers of scenes differ, an active estimate is not finite, or there are too many estimates.
+
+    Example:
+        >>> from rislab.data.simulation import simulate
+        >>> batch = simulate(SceneConfig.preset("classroom", sources=2), 5, seed=0)
+        >>> truth = Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
+        >>> matching = match(truth, batch)
+        >>> matching.recall, matching.precision
+        (1.0, 1.0)
     """
     if len(estimate.azimuth) != len(batch):
-        raise InputError(f"estimate has {len(estimate.azimuth)} scenes, and the batch {len(batch)}; allowed: as many")
+        raise InputError(
+            f"estimate has {len(estimate.azimuth)} scenes, and the batch {len(batch)}; allowed: the same number"
+        )
     estimate.check_finite()
-    found = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1).double()  # [B, K', 3]
+    estimated = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1).double()  # [B, K', 3]
     truth = torch.stack([batch.azimuth, batch.elevation, batch.range], dim=-1).double()  # [B, K, 3]
-    errors = found.unsqueeze(1) - truth.unsqueeze(2)  # [B, K, K', 3]
+    errors = estimated.unsqueeze(1) - truth.unsqueeze(2)  # [B, K, K', 3]
     relative = errors / torch.tensor(tolerances, dtype=torch.float64)
     near = (relative.abs() <= 1).all(-1) & batch.active.unsqueeze(2) & estimate.active.unsqueeze(1)
     cost = torch.where(near, relative.square().sum(-1), MISS)  # [B, K, K']
     slot = assign(cost)
     hit = near.gather(2, slot.unsqueeze(-1)).squeeze(-1)
     own = errors.gather(2, slot[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)  # [B, K, 3]
-    places = position(*found.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3)).unbind(-1))
+    places = position(*estimated.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3)).unbind(-1))
     distance = (places - position(*truth.unbind(-1))).norm(dim=-1)
     own, distance = (
         torch.where(hit if part.ndim == 2 else hit.unsqueeze(-1), part, torch.nan) for part in (own, distance)
@@ -134,11 +136,20 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
 def assign(cost: Tensor) -> Tensor:
     """The cheapest assignment of different columns to rows, over all of them.
 
+    All K'!/(K'−K)! assignments are tried, 120 for five sources.
+
     Args:
-        cost: [B, K, K'], finite; with fewer columns than rows the rows in excess share the last column.
+        cost: [B,K,K'], real, finite; with fewer columns than rows the rows in excess share the last column.
 
     Returns:
-        Column of each row, [B, K]. Tries all K'!/(K'−K)! assignments, 120 for five sources.
+        Column of each row, [B,K], int64.
+
+    Raises:
+        InputError: for more than MOST_ASSIGNMENTS assignments.
+
+    Example:
+        >>> assign(torch.tensor([[[1.0, 2.0], [1.0, 9.0]]])).tolist()
+        [[1, 0]]
     """
     rows, columns = cost.shape[1:]
     if columns < rows:
@@ -153,7 +164,15 @@ def assign(cost: Tensor) -> Tensor:
 
 
 def crb_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, float, float] = TOLERANCES) -> float:
-    """Recall that the bound allows: mean over sources of Π erf(tolerance / √(2·CRB)), for unbiased normal errors."""
+    """Recall of an estimator whose errors are normal, unbiased and of the size of the bound.
+
+    The mean over sources of Π erf(tolerance / √(2·CRB)), the product over azimuth, elevation and range.
+
+    Args:
+        batch: B scenes.
+        bound: [B,K]; of the scenes.
+        tolerances: see match().
+    """
     chance = torch.ones_like(bound.azimuth)
     for tolerance, deviation in zip(tolerances, (bound.azimuth, bound.elevation, bound.range), strict=True):
         if tolerance < math.inf:

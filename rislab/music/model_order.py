@@ -1,7 +1,7 @@
 """Model order: how many sources a scene has, by the information criteria MDL and AIC.
 
-model_order() counts by fits to the measurement, and holds for any phase profiles. order_by_eigenvalues() is the textbook
-way; it is right only where all snapshots share one phase profile.
+model_order() counts by fits to the measurement, for any phase profiles. order_by_eigenvalues() is the textbook's way,
+right only where all snapshots share one phase profile.
 
 References:
     [1] M. Wax, T. Kailath, Detection of signals by information theoretic criteria, IEEE Trans. ASSP 33(2), 1985.

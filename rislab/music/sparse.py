@@ -1,8 +1,13 @@
-"""Sparse reference: few atoms of a dictionary of positions explain the snapshots, all of them jointly.
+"""Sparse fit: a few atoms of a dictionary of positions explain all snapshots together.
 
-Matching pursuit on the stochastic likelihood of the measurement: the atom that raises it most is added and moved off
-the grid together with those before it; then every source in turn is taken out and searched for again while the others
-stay, until no scene changes. Powers and noise power are estimated along.
+Matching pursuit on the stochastic likelihood of the measurement [1]: the atom that raises it most is added and moved
+off the grid together with those before it; then each source in turn is removed and searched for again while the others
+stay, until no scene changes [2]. Powers and noise power are estimated along with the positions.
+
+References:
+    [1] M. E. Tipping, A. C. Faul, Fast marginal likelihood maximisation for sparse Bayesian models, AISTATS 2003.
+    [2] I. Ziskind, M. Wax, Maximum likelihood localization of multiple sources by alternating projection, IEEE Trans.
+        ASSP 36(10), 1988.
 """
 
 from __future__ import annotations
@@ -21,15 +26,15 @@ from rislab.music.likelihood import (
     Parameters,
     bounds_box,
     fisher_scoring,
-    images_of,
-    stack_snapshots,
+    stacked_fields,
     stacked_snapshots,
+    stacked_steering,
 )
 from rislab.music.spectra import beam_power
 from rislab.music.subspace import check_sources
 from rislab.music.waveforms import mmse_gain, project
 
-# Scenes worked on at once: the power of all atoms for each and the images of the shortlist take about 10 MB a scene.
+# Scenes worked on at once: the powers of all atoms and the received fields of the shortlist take about 10 MB a scene.
 CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
@@ -45,8 +50,12 @@ def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
     """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r.
 
     Args:
-        config: scenes. density: points for each half beam width 1/N_h, > 0; 1.3 gives 29 × 17 × 7 points for the full
-            preset.
+        config: of the scenes.
+        density: points for each half beam width 1/N_h, > 0.
+
+    Example:
+        >>> dictionary(SceneConfig.preset("full")).shape
+        (29, 17, 7)
     """
     check_number("density", density, 0.0, 1e3, exclusive=True)
     rows, columns = config.ris_shape
@@ -70,13 +79,14 @@ def _ranges(config: SceneConfig) -> int:
 def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallback | None = None) -> Estimate:
     """Positions of K sources by matching pursuit over the dictionary, refined off its grid.
 
-    With R_l the covariance of what is known already, b_l the image of an atom, g_l = b_l^H R_l⁻¹ b_l and
-    h_l = b_l^H R_l⁻¹ y_l, adding it with power p raises ln L by Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is
-    computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is one matrix product for the whole dictionary:
-    h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
+    With R_l the covariance of the sources so far and the noise, b_l the received field of an atom,
+    g_l = b_l^H R_l⁻¹ b_l and h_l = b_l^H R_l⁻¹ y_l, adding the atom with power p raises ln L by
+    Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is
+    one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
 
     Args:
-        batch: scenes. sources: K, for all scenes or [B], 1 ≤ K < M.
+        batch: B scenes; snapshots, codes and channel are used, nothing of the truth.
+        sources: K, for all scenes or [B], integer, 1 ≤ K < M.
         progress: called as progress(scenes done, scenes in all) after each chunk.
 
     Returns:
@@ -85,10 +95,11 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallba
     Raises:
         InputError: for K out of range.
 
-    Source:
-        M. E. Tipping and A. C. Faul, Fast marginal likelihood maximisation for sparse Bayesian models, AISTATS 2003;
-        I. Ziskind and M. Wax, Maximum likelihood localization of multiple sources by alternating projection, IEEE
-        Trans. ASSP 36(10), 1988.
+    Example:
+        >>> from rislab.data.simulation import simulate
+        >>> batch = simulate(SceneConfig.preset("classroom", sources=1, snr_db=20), 4, seed=0)
+        >>> bool(((sparse(batch, 1).azimuth - batch.azimuth).abs() < 0.01).all())
+        True
     """
     counts = check_sources(sources, len(batch), batch.config.elements, batch.azimuth.device)
     check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, integer=True)
@@ -104,18 +115,19 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallba
 
 
 def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
+    """sparse() of one chunk, with K of each scene [B], the largest K, and the steering vectors of the grid [G,N]."""
     low, high = bounds_box(batch)
     level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
     empty = torch.zeros(len(batch), most, device=low.device)
-    state = Parameters(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
+    parameters = Parameters(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
     value = torch.full_like(level, torch.inf)
     for slot in range(most):
         rows = (counts > slot).nonzero().squeeze(-1)
         if not len(rows):
             break
-        trial = _with_strongest(batch[rows], state[rows], slot, grid, atoms)
-        better, values = fisher_scoring(batch[rows], trial, SCORING_STEPS)
-        state.take(rows, better)
+        candidate = _with_strongest(batch[rows], parameters[rows], slot, grid, atoms)
+        better, values = fisher_scoring(batch[rows], candidate, SCORING_STEPS)
+        parameters.replace_rows(rows, better)
         value[rows] = values
     rows = (counts > 1).nonzero().squeeze(-1)
     for _ in range(SWEEPS):
@@ -125,54 +137,54 @@ def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Ten
             some = rows[here]
             if not len(some):
                 continue
-            trial = _with_strongest(batch[some], state[some], slot, grid, atoms)
-            moved = (trial.points != state.points[some]).flatten(1).any(-1).nonzero().squeeze(-1)
+            candidate = _with_strongest(batch[some], parameters[some], slot, grid, atoms)
+            moved = (candidate.points != parameters.points[some]).flatten(1).any(-1).nonzero().squeeze(-1)
             if not len(moved):
                 continue
             some, here = some[moved], here[moved]
-            better, values = fisher_scoring(batch[some], trial[moved], SCORING_STEPS)
+            better, values = fisher_scoring(batch[some], candidate[moved], SCORING_STEPS)
             won = values < value[some] - GAIN
-            state.take(some[won], better[won])
+            parameters.replace_rows(some[won], better[won])
             value[some[won]] = values[won]
             changed[here[won]] = True
         rows = rows[changed]
         if not len(rows):
             break
-    return state.estimate()
+    return parameters.estimate()
 
 
-def _with_strongest(batch: SceneBatch, state: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
-    """The state with the source of one slot where it explains most, given the others; where it was, if that is best."""
-    others = state.active.clone()
+def _with_strongest(batch: SceneBatch, parameters: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
+    """The parameters with the source of one slot where it explains most, given the others; it may stay in its place."""
+    others = parameters.active.clone()
     others[:, slot] = False
-    known = images_of(batch, state.points, others)
-    gain = mmse_gain(known, (state.power * others)[:, None], state.noise_power[:, None])
+    known = stacked_steering(batch, parameters.points, others)
+    gain = mmse_gain(known, (parameters.power * others)[:, None], parameters.noise_power[:, None])
     _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
-    steps = residual.reshape(batch.snapshots.shape)  # [B, L, M]
-    fields = (batch.channel.mH @ steps.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
+    residual_snapshots = residual.reshape(batch.snapshots.shape)  # [B, L, M]
+    surface = (batch.channel.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
-        fields = fields.sum(-1, keepdim=True)
-    matched = beam_power(fields, grid).flatten(1)
+        surface = surface.sum(-1, keepdim=True)
+    matched = beam_power(surface, grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
-    axes = [axis.to(state.points)[shortlist] for axis in grid.points()]
-    spots = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
-    images = stack_snapshots(batch, atoms[shortlist].mT)  # [B, L, M, T]
-    # The place that the source has now competes too, unless it has none.
-    spots = torch.cat([spots, state.points[:, slot : slot + 1]], dim=1)
-    own = images_of(batch, state.points[:, slot : slot + 1], state.active[:, slot : slot + 1])
-    images = torch.cat([images, own], dim=-1)
-    _, outside = project(known, gain, images)  # σ² R⁻¹ b
-    noise = state.noise_power[:, None, None]
-    g = (images.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
-    h = torch.view_as_real(images.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
+    axes = [axis.to(parameters.points)[shortlist] for axis in grid.points()]
+    points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
+    fields = stacked_fields(batch, atoms[shortlist].mT)  # [B, L, M, T]
+    # The present place of the source competes too, unless it has none.
+    points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
+    own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
+    fields = torch.cat([fields, own], dim=-1)
+    _, outside = project(known, gain, fields)  # σ² R⁻¹ b
+    noise = parameters.noise_power[:, None, None]
+    g = (fields.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
+    h = torch.view_as_real(fields.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
     # E|h|² = g + p g²: the power by moments.
     power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)  # [B, T+1]
     raised = 1 + power.unsqueeze(1) * g
     rise = (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
     best = rise.argmax(1, keepdim=True)
-    points, powers = state.points.clone(), state.power.clone()
-    points[:, slot] = spots.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
-    smallest = 1e-3 * state.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
+    places, powers = parameters.points.clone(), parameters.power.clone()
+    places[:, slot] = points.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
+    smallest = 1e-3 * parameters.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
     powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
     others[:, slot] = True
-    return Parameters(points, powers, state.noise_power, others)
+    return Parameters(places, powers, parameters.noise_power, others)

@@ -7,7 +7,12 @@ All three are one form. With a matrix W [N,K], 0 ≤ W W^H ≤ I, the beam power
     MVDR          ε / δ(a),   W W^H = I − ε (R + ε I)^(−1), ε the loading
     conventional  R's beam power a^H R a, W W^H = R / tr R
 
-Peaks are local maxima on the grid, moved to the exact minimum of δ between its points, and told apart by their overlap.
+Peaks are local maxima on the grid, moved to the exact minimum of δ between its points; two peaks whose steering vectors
+overlap are one.
+
+References:
+    [1] R. O. Schmidt, Multiple emitter location and signal parameter estimation, IEEE Trans. AP 34(3), 1986.
+    [2] J. Capon, High-resolution frequency-wavenumber spectrum analysis, Proc. IEEE 57(8), 1969.
 """
 
 from __future__ import annotations
@@ -41,7 +46,8 @@ class Spectrum:
     """A spectrum over a grid with its peaks.
 
     Args:
-        values: [B,P,Q,R], real. peaks: highest first, [B,K]; where there are fewer than K, the last are inactive.
+        values: [B,P,Q,R], real, linear (not dB); axes are azimuth, elevation and range.
+        peaks: [B,K], highest first; where there are fewer than K, the last are inactive.
     """
 
     values: Tensor
@@ -59,29 +65,34 @@ class Spectrum:
 
 
 def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True) -> Spectrum:
-    """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace.
+    """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace U_s [1].
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
-    the steering vectors that the grid keeps (at most geometry.CACHE_BYTES bytes): WORK bytes for the scan, if
+    the steering vectors that the grid caches (at most geometry.CACHE_BYTES bytes): WORK bytes for the scan, if
     128·K·B numbers fit into it, and about 16·WORK for the peaks.
 
     Args:
         covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with R = F F^H and J < N; complex64 or complex128, which
-            is also the precision of the result; on any device.
-        sources: K, for all scenes or [B].
-        grid: where to look, with the steering vectors of its array.
+            is also the precision of the result; on any device. Element n = v·N_h + h, h (azimuth axis) fastest.
+        sources: K for all scenes, or [B], integer, 1 ≤ K < N.
+        grid: P × Q × R points to search, with the steering vectors of its array.
         refine: move the peaks to the maximum between grid points; else they are cells of the grid.
 
     Returns:
-        Spectrum. Its values are differentiable in the argument; peaks are not. A grid of one range holds the peaks at
-        that range; plane waves have none, and their peaks carry the first of the grid. The power of a peak is that
-        of a source at its place which, with the others, explains R.
+        Spectrum [B,P,Q,R]. Its values are differentiable in the argument; peaks are not. If the grid has one range, all
+        peaks have it; plane waves have no range, and their peaks carry the first of the grid. The power of a peak is
+        that of a source at its place which, with the others, explains R, scaled to trace N.
 
     Raises:
         InputError: see signal_subspace().
 
-    Source:
-        R. O. Schmidt, Multiple emitter location and signal parameter estimation, IEEE Trans. AP 34(3), 1986.
+    Example:
+        >>> from rislab.data.scenes import SceneConfig
+        >>> from rislab.data.simulation import place
+        >>> scene = place(SceneConfig.preset("classroom"), [0.25], [-0.1], [1.5], seed=0)
+        >>> peaks = music_spectrum(scene.factor(), 1, scene.config.grid((31, 17, 5))).peaks
+        >>> [round(float(axis), 3) for axis in (peaks.azimuth, peaks.elevation, peaks.range, peaks.power)]
+        [0.25, -0.1, 1.5, 36.0]
     """
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
     basis = signal_subspace(matrix, sources)
@@ -91,15 +102,20 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
 def mvdr_spectrum(
     covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, loading: float = 1e-3, refine: bool = True
 ) -> Spectrum:
-    """Minimum-variance spectrum 1 / (a^H (R + ε I)^(−1) a), R of trace N.
+    """Minimum-variance spectrum 1 / (a^H (R + ε I)^(−1) a), R of trace N [2].
 
     Args:
-        covariance_or_factor, sources, grid, refine: see music_spectrum(); K only says how many peaks are wanted, and values are
-            differentiable in a factor, not in a covariance.
+        covariance_or_factor: see music_spectrum().
+        sources: largest number of peaks; the values do not depend on it.
+        grid: see music_spectrum().
         loading: ε as a fraction of the mean eigenvalue, > 0.
+        refine: see music_spectrum().
 
-    Source:
-        J. Capon, High-resolution frequency-wavenumber spectrum analysis, Proc. IEEE 57(8), 1969.
+    Returns:
+        Spectrum [B,P,Q,R]; see music_spectrum(). Its values are differentiable in a factor, not in a covariance.
+
+    Raises:
+        InputError: for a loading out of range; see validate_covariance().
     """
     check_number("loading", loading, 0.0, 1e6, exclusive=True)
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
@@ -114,7 +130,20 @@ def mvdr_spectrum(
 def bartlett_spectrum(
     covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True
 ) -> Spectrum:
-    """Conventional beam power a^H R a, R of trace N; arguments and result as in mvdr_spectrum()."""
+    """Conventional beam power a^H R a, R of trace N.
+
+    Args:
+        covariance_or_factor: see music_spectrum().
+        sources: largest number of peaks; the values do not depend on it.
+        grid: see music_spectrum().
+        refine: see music_spectrum().
+
+    Returns:
+        Spectrum [B,P,Q,R]; see music_spectrum(). Its values are differentiable in a factor, not in a covariance.
+
+    Raises:
+        InputError: see validate_covariance().
+    """
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
     factor = matrix
     if matrix.shape[-1] == matrix.shape[-2]:
@@ -128,11 +157,16 @@ def bartlett_spectrum(
 def coarse_to_fine(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid) -> Estimate:
     """Peaks of music_spectrum() by coarse-to-fine search: every second point of each axis, then continuous refinement.
 
-    An eighth of the work of a grid in three dimensions, and its memory; no map comes with it. Sound where the grid
-    samples a beam width at least four times.
+    An eighth of the work of a grid in three dimensions, and of its memory; no map comes with it. It finds what the full
+    grid finds where the grid samples a beam width at least four times.
 
     Args:
-        covariance_or_factor, sources, grid: see music_spectrum().
+        covariance_or_factor: see music_spectrum().
+        sources: see music_spectrum().
+        grid: see music_spectrum().
+
+    Returns:
+        Estimate [B,K]; see Spectrum.peaks.
     """
     return music_spectrum(covariance_or_factor, sources, grid.coarser).peaks
 
@@ -141,11 +175,12 @@ def beam_power(factor: Tensor, grid: Grid) -> Tensor:
     """Power ‖F^H a‖² that the beam towards each point of a grid receives.
 
     One real matrix product, in pieces of WORK bytes. Plane waves on a surface factor into its two axes, which takes an
-    eighth of the operations of a 12×12 surface. Differentiable in the factor; where a gradient is wanted, all pieces
-    are kept.
+    eighth of the operations of a 12×12 surface. Differentiable in the factor; if a gradient is wanted, all pieces stay
+    in memory.
 
     Args:
         factor: F, [B,N,K], complex.
+        grid: P × Q × R points.
 
     Returns:
         [B,P,Q,R], real.
@@ -199,7 +234,15 @@ def _real_rows(vectors: Tensor) -> Tensor:
 
 
 def residual_power(factor: Tensor, grid: Grid) -> Tensor:
-    """δ = 1 − ‖W^H a‖² over the grid, [B,P,Q,R], not below rounding."""
+    """δ = 1 − ‖W^H a‖² over a grid, not below rounding.
+
+    Args:
+        factor: W, [B,N,K], complex, W W^H ≤ I.
+        grid: P × Q × R points.
+
+    Returns:
+        [B,P,Q,R], real, > 0.
+    """
     power = beam_power(factor, grid)
     # In place: each fresh result of this size would cost as much as a tenth of the product.
     return power.neg_().add_(1.0).clamp_(min=torch.finfo(power.dtype).eps)
@@ -209,7 +252,10 @@ def residual_power(factor: Tensor, grid: Grid) -> Tensor:
 def _with_peaks(
     values: Tensor, weighted: Tensor, matrix: Tensor, sources: int | Tensor, grid: Grid, refine: bool
 ) -> Spectrum:
-    """The spectrum with its peaks: starts from the grid, all refined a little, those that then differ to the end."""
+    """The spectrum with its peaks.
+
+    Starts come from the grid. All of them are refined by a few steps, and those that then differ to the end.
+    """
     weighted, matrix = weighted.detach(), matrix.detach()
     counts = check_sources(sources, len(weighted), weighted.shape[1], weighted.device)
     most = int(counts.max())
@@ -218,40 +264,40 @@ def _with_peaks(
         searched = searched[..., :1]
         grid = replace(grid, range=grid.range[:1])
     height, place = _starts(searched, most, refine)
-    found = torch.isfinite(height)
+    valid = torch.isfinite(height)
     axes = [axis.to(weighted.device, weighted.real.dtype) for axis in (grid.azimuth, grid.elevation, grid.range)]
-    spots = torch.stack([axis[index] for axis, index in zip(axes, place, strict=True)], dim=-1)  # [B, C, 3]
+    points = torch.stack([axis[index] for axis, index in zip(axes, place, strict=True)], dim=-1)  # [B, C, 3]
     if refine:
-        spots, left = _refine(weighted, spots, found, grid, FIRST_STEPS)
+        points, delta = _refine(weighted, points, valid, grid, FIRST_STEPS)
         # A start that is no maximum counts if it leads away from all peaks.
-        no_maximum = torch.arange(spots.shape[1], device=spots.device) >= 2 * most + SPARE_PEAKS
+        no_maximum = torch.arange(points.shape[1], device=points.device) >= 2 * most + SPARE_PEAKS
         alike = torch.where(no_maximum.unsqueeze(0) | no_maximum.unsqueeze(1), NEAR, SAME)
-        first = _distinct(-left, found, _overlap(spots, grid) > alike, counts + SPARE_PEAKS)
+        first = _distinct(-delta, valid, _overlap(points, grid) > alike, counts + SPARE_PEAKS)
         # Starts that have not met yet may still meet; then, and only then, are those behind them needed.
-        for kept in (most, most + SPARE_PEAKS):
-            found = first[:, :kept] >= 0
-            ended, left = _refine(weighted, _taken(spots, first[:, :kept]), found, grid, LAST_STEPS)
-            chosen = _distinct(-left, found, _overlap(ended, grid) > SAME, counts)
+        for count in (most, most + SPARE_PEAKS):
+            valid = first[:, :count] >= 0
+            ended, delta = _refine(weighted, _select(points, first[:, :count]), valid, grid, LAST_STEPS)
+            chosen = _distinct(-delta, valid, _overlap(ended, grid) > SAME, counts)
             if bool(((chosen >= 0).sum(1) == torch.minimum(counts, (first >= 0).sum(1))).all()):
                 break
-        spots, found = _taken(ended, chosen), chosen >= 0
+        points, valid = _select(ended, chosen), chosen >= 0
     else:
         # A plateau may give neighbouring cells as two maxima.
         same = torch.stack([(index.unsqueeze(1) - index.unsqueeze(2)).abs() <= 1 for index in place]).all(0)
-        chosen = _distinct(height, found, same, counts)  # [B, K], −1 for none
-        spots, found = _taken(spots, chosen), chosen >= 0
-    peaks = Estimate(spots[..., 0], spots[..., 1], spots[..., 2], torch.zeros_like(spots[..., 0]), found)
-    power = _powers(peaks.steering(grid.array.to(weighted.device, weighted.real.dtype)), matrix, found)
+        chosen = _distinct(height, valid, same, counts)  # [B, K], −1 for none
+        points, valid = _select(points, chosen), chosen >= 0
+    peaks = Estimate(points[..., 0], points[..., 1], points[..., 2], torch.zeros_like(points[..., 0]), valid)
+    power = _powers(peaks.steering(grid.array.to(weighted.device, weighted.real.dtype)), matrix, valid)
     return Spectrum(values, replace(peaks, power=power))
 
 
-def _taken(spots: Tensor, chosen: Tensor) -> Tensor:
-    return spots.gather(1, chosen.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
+def _select(points: Tensor, chosen: Tensor) -> Tensor:
+    return points.gather(1, chosen.clamp(min=0).unsqueeze(-1).expand(-1, -1, 3))
 
 
-def _overlap(spots: Tensor, grid: Grid) -> Tensor:
+def _overlap(points: Tensor, grid: Grid) -> Tensor:
     """|a^H b|² of the steering vectors towards each two of some points [B,C,3], [B,C,C]."""
-    vectors = grid.array.to(spots.device, spots.dtype).steering(*spots.unbind(-1))  # [B, C, N]
+    vectors = grid.array.to(points.device, points.dtype).steering(*points.unbind(-1))  # [B, C, N]
     return (vectors.conj() @ vectors.mT).abs().square()
 
 
@@ -259,7 +305,8 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
     """Height [B,C] and index along each axis, [B,C] each, of the cells from which peaks are looked for.
 
     Those are the highest local maxima and, for refinement, the highest of the other cells: of two sources closer than
-    the grid resolves only one has a maximum. Where there are fewer than C, height is −inf; a flat spectrum has none.
+    the grid resolves only one has a maximum. If there are fewer than C, the height of the rest is −inf; a flat spectrum
+    has none.
     """
     maxima = 2 * sources + SPARE_PEAKS
     beside = sources + SPARE_PEAKS if refine else 0
@@ -274,11 +321,11 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
         peak = (part == highest).flatten(1)
         flattened = torch.where(flat.unsqueeze(1), -torch.inf, part.flatten(1))
         size = flattened.shape[1]
-        found = [torch.where(peak, flattened, -torch.inf).topk(min(maxima, size), dim=1)]
+        best = [torch.where(peak, flattened, -torch.inf).topk(min(maxima, size), dim=1)]
         if beside:
-            found.append(torch.where(peak, -torch.inf, flattened).topk(min(beside, size), dim=1))
-        heights.append(torch.cat([some.values for some in found], dim=1))
-        indices.append(torch.cat([some.indices for some in found], dim=1))
+            best.append(torch.where(peak, -torch.inf, flattened).topk(min(beside, size), dim=1))
+        heights.append(torch.cat([some.values for some in best], dim=1))
+        indices.append(torch.cat([some.indices for some in best], dim=1))
     index = torch.cat(indices)
     _, elevations, ranges = values.shape[1:]
     return torch.cat(heights), [index // (elevations * ranges), index // ranges % elevations, index % ranges]
@@ -294,7 +341,7 @@ def _highest_of_three(values: Tensor, axis: int) -> Tensor:
     return highest
 
 
-def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: int) -> tuple[Tensor, Tensor]:
+def _refine(weighted: Tensor, points: Tensor, valid: Tensor, grid: Grid, steps: int) -> tuple[Tensor, Tensor]:
     """Peaks [B,C,3] moved to the minimum of δ within the grid's limits, and δ there, [B,C].
 
     With p the derivatives of the phase k0·path by azimuth, elevation and 1/r, ∂a = −j p a, and with the residual
@@ -302,41 +349,41 @@ def _refine(weighted: Tensor, spots: Tensor, found: Tensor, grid: Grid, steps: i
     2 Σ_n p_n p_n^T (1/N − Re a_n* e_n) − 2 Re (W^H ∂a)^H W^H ∂a, Newton's but for the derivatives of p; where that is
     not convex, Gauss and Newton's, without the e_n.
     """
-    scenes = torch.arange(len(spots), device=spots.device).unsqueeze(1).expand_as(found)[found]
+    scenes = torch.arange(len(points), device=points.device).unsqueeze(1).expand_as(valid)[valid]
     array = grid.array.to(weighted.device, weighted.real.dtype)
     elements = weighted.shape[1]
 
-    def model(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        azimuth, elevation, inverse = points.unbind(-1)
+    def model(coordinates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        azimuth, elevation, inverse = coordinates.unbind(-1)
         vectors, slopes = array.steering_and_phase_gradient(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
         turned = weighted[scenes[rows]].conj() * vectors.unsqueeze(-1)
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ torch.view_as_real(turned).flatten(-2)
         inside, beams = torch.view_as_complex(sums.unflatten(-1, (-1, 2))).split([3, 1], dim=1)  # j W^H ∂a, W^H a
         residual = 1 / elements - (turned.conj() @ beams.mT).squeeze(-1)  # a_n* e_n, [S, N]
         gradient = -2 * (slopes @ residual.imag.unsqueeze(-1)).squeeze(-1)
-        seen = (inside.conj() @ inside.mT).real  # (W^H ∂a)^H W^H ∂a
+        captured = (inside.conj() @ inside.mT).real  # (W^H ∂a)^H W^H ∂a
         # Where δ stays far from 0, Gauss–Newton steps are much too short.
-        newton = (slopes * (1 / elements - residual.real).unsqueeze(-2)) @ slopes.mT - seen
+        newton = (slopes * (1 / elements - residual.real).unsqueeze(-2)) @ slopes.mT - captured
         convex = torch.linalg.cholesky_ex(newton + torch.diag_embed(resting)).info == 0
-        curvature = torch.where(convex[:, None, None], newton, slopes @ slopes.mT / elements - seen)
+        curvature = torch.where(convex[:, None, None], newton, slopes @ slopes.mT / elements - captured)
         return residual.real.sum(-1), gradient, 2 * curvature
 
-    start = torch.cat([spots[found][:, :2], 1 / spots[found][:, 2:]], dim=-1)
+    start = torch.cat([points[valid][:, :2], 1 / points[valid][:, 2:]], dim=-1)
     ends = [torch.stack([axis.min(), axis.max()]) for axis in (grid.azimuth, grid.elevation, 1 / grid.range)]
     low, high = torch.stack(ends).to(start).unbind(-1)
     resting = (low >= high).to(low) * elements
     eps = torch.finfo(start.dtype).eps
     # The last step is below 1e-4 rad in single precision, 1e-9 in double; near an exact peak its square is left.
-    ended = levenberg_marquardt(model, start, low, high, tolerance=eps**0.58, rounding=eps, enough=eps, steps=steps)
-    moved, left = spots.clone(), torch.full_like(spots[..., 0], torch.inf)
-    moved[found] = torch.cat([ended.point[:, :2], 1 / ended.point[:, 2:]], dim=-1)
-    left[found] = ended.value
-    return moved, left
+    minimum = levenberg_marquardt(model, start, low, high, xtol=eps**0.58, value_eps=eps, ftol=eps, steps=steps)
+    moved, delta = points.clone(), torch.full_like(points[..., 0], torch.inf)
+    moved[valid] = torch.cat([minimum.point[:, :2], 1 / minimum.point[:, 2:]], dim=-1)
+    delta[valid] = minimum.value
+    return moved, delta
 
 
-def _distinct(height: Tensor, found: Tensor, same: Tensor, counts: Tensor) -> Tensor:
+def _distinct(height: Tensor, valid: Tensor, same: Tensor, counts: Tensor) -> Tensor:
     """The highest candidates [B,C] of which no two are the same, [B,K]; −1 where there are no more."""
-    free = found.clone()
+    free = valid.clone()
     chosen = []
     for turn in range(int(counts.max())):
         best = torch.where(free, height, -torch.inf).argmax(dim=1)  # [B]

@@ -40,7 +40,7 @@ def rosenbrock(points: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def solved(model: Model, start: Tensor, low: Tensor = -FREE, high: Tensor = FREE, steps: int = 200) -> Minimum:
-    return levenberg_marquardt(model, start, low, high, tolerance=1e-12, rounding=1e-15, enough=0.0, steps=steps)
+    return levenberg_marquardt(model, start, low, high, xtol=1e-12, value_eps=1e-15, ftol=0.0, steps=steps)
 
 
 @settings(max_examples=25, deadline=None)
@@ -146,7 +146,7 @@ def test_a_curvature_without_full_rank_is_no_obstacle_however_small_the_damping_
 
     end = torch.full((1,), 10.0, dtype=dtype)
     start = torch.tensor([[1.0, 1.0], [2.0, -1.0]], dtype=dtype)
-    ended = levenberg_marquardt(model, start, -end, end, tolerance=0.0, rounding=0.0, enough=0.0, steps=60)
+    ended = levenberg_marquardt(model, start, -end, end, xtol=0.0, value_eps=0.0, ftol=0.0, steps=60)
     assert float(ended.value.max()) < 1e-6
 
 

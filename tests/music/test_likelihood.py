@@ -139,7 +139,7 @@ def test_the_stochastic_likelihood_its_gradient_and_information_are_those_of_the
 ) -> None:
     batch = simulate(dataclasses.replace(SMALL, symbols=symbols), 2, seed=seed).to(dtype=torch.float64)
     state = somewhere(batch, seed)
-    value, gradient, information = likelihood._stochastic(batch, state)
+    value, gradient, information = likelihood.stochastic_terms(batch, state)
     slots = batch.active.shape[1]
     for number, count in enumerate(batch.active.sum(-1).tolist()):
         theta = torch.cat(
@@ -168,7 +168,7 @@ def test_the_stochastic_likelihood_its_gradient_and_information_are_those_of_the
 def test_the_residual_energy_and_its_gradient_are_those_of_the_dense_projection(seed: int, symbols: str) -> None:
     batch = simulate(dataclasses.replace(SMALL, symbols=symbols), 3, seed=seed).to(dtype=torch.float64)
     state = somewhere(batch, seed)
-    value, gradient, curvature = likelihood._deterministic(batch, state.points, state.active)
+    value, gradient, curvature = likelihood.deterministic_terms(batch, state.points, state.active)
     azimuth, elevation, inverse = state.points.unbind(-1)
     torch.testing.assert_close(rss(batch, Estimate(azimuth, elevation, 1 / inverse, state.power, state.active)), value)
     for number, count in enumerate(batch.active.sum(-1).tolist()):
@@ -195,10 +195,10 @@ def test_the_curvature_of_the_descent_is_the_information_of_the_bound(kind: str,
     if kind == "deterministic":
         signal = (batch.received_fields(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
         clean = dataclasses.replace(batch, snapshots=signal)
-        information = likelihood._deterministic(clean, points, batch.active)[2] / batch.noise_power[:, None, None]
+        information = likelihood.deterministic_terms(clean, points, batch.active)[2] / batch.noise_power[:, None, None]
     else:
         state = Parameters(points, batch.power, batch.noise_power, batch.active)
-        information = likelihood._stochastic(batch, state)[2]
+        information = likelihood.stochastic_terms(batch, state)[2]
     deviation = torch.linalg.inv(information)[:, :6, :6].diagonal(dim1=1, dim2=2).sqrt().unflatten(1, (2, 3))
     deviation[..., 2] *= batch.range.square()  # from 1/r to r
     torch.testing.assert_close(deviation.flatten(0, 1), deviations(batch, kind), rtol=1e-6, atol=0)
@@ -258,8 +258,8 @@ def test_polish_never_makes_it_less_likely(kind: str, symbols: str) -> None:
             assert bool((after <= before * (1 + 1e-4)).all())
             assert float((after / before).min()) < 0.999
         else:
-            points = likelihood._points(start)
-            state = likelihood._begin(batch, points, start.active)
+            points = likelihood.points_of(start)
+            state = likelihood.initial_parameters(batch, points, start.active)
             before, after = fisher_scoring(batch, state, 0)[1], fisher_scoring(batch, state, 30)[1]
             assert bool((after <= before).all())
             assert float((before - after).max()) > 1e-2

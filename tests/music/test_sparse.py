@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
+from rislab.music import sparse as module
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish, rss
@@ -20,8 +20,6 @@ from rislab.music.metrics import crb_recall, match
 from rislab.music.model_order import information_criterion, model_order
 from rislab.music.sparse import dictionary, sparse
 
-# `rislab.music.sparse` is the function, once the package has exported it.
-MODULE = importlib.import_module("rislab.music.sparse")
 CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
 FULL = SceneConfig.preset("full", snr_db=20.0, separation=math.radians(10), sources=(1, 3))
 
@@ -87,14 +85,14 @@ def test_a_number_for_each_scene_is_that_scene_by_itself() -> None:
 def test_chunks_change_no_result_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = simulate(dataclasses.replace(CLASSROOM, snr_db=10.0), 8, seed=6).to(dtype=torch.float64)
     whole = sparse(batch, counted(batch))
-    monkeypatch.setattr(MODULE, "CHUNK", 3)
+    monkeypatch.setattr(module, "CHUNK", 3)
     told: list[tuple[int, int]] = []
     same(sparse(batch, counted(batch), progress=lambda done, of: told.append((done, of))), whole, 1e-6)
     assert told == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_a_chunk_may_hold_fewer_sources_than_others() -> None:
-    batch = simulate(CLASSROOM, MODULE.CHUNK + 1, seed=6)
+    batch = simulate(CLASSROOM, module.CHUNK + 1, seed=6)
     counts = torch.full((len(batch),), 2)
     counts[-1] = 1
     estimate = sparse(batch, counts)

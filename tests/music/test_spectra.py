@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 from collections.abc import Callable
 
@@ -13,20 +12,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import rislab.data.geometry
-from rislab.data.covariance import condition, sample_factor
+from rislab.data import geometry
+from rislab.data.covariance import sample_factor
 from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
+from rislab.music import spectra
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
 from rislab.music.spectra import SAME, Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
 
-# `rislab.music.spectra` is the function, once the package has exported it.
-MODULE = importlib.import_module("rislab.music.spectra")
 SPECTRA = (music_spectrum, mvdr_spectrum, bartlett_spectrum)
 CLASSROOM = SceneConfig.preset("classroom")
 APART = SceneConfig.preset("full", separation=math.radians(15))
@@ -44,6 +42,11 @@ def noise_subspace_spectrum(covariance: Tensor, sources: Tensor, grid: Grid) -> 
         noise = torch.linalg.eigh((matrix + matrix.mH) / 2).eigenvectors[:, : len(matrix) - count]
         rows.append(1 / (atoms.conj() @ noise).abs().square().sum(-1))
     return torch.stack(rows)
+
+
+def of_trace_n(matrix: Tensor) -> Tensor:
+    """The matrices [B,N,N] scaled to trace N."""
+    return matrix * (matrix.shape[-1] / matrix.diagonal(dim1=-2, dim2=-1).sum(-1).real)[:, None, None]
 
 
 def quadratic_form(matrix: Tensor, grid: Grid) -> Tensor:
@@ -140,7 +143,7 @@ def test_mvdr_is_the_inverse_of_the_loaded_covariance(loading: float) -> None:
     batch = simulate(CLASSROOM, 4, seed=2).to(dtype=torch.float64)
     grid = CLASSROOM.grid((13, 7, 3))
     for factor in (batch.factor(), sample_factor(batch)):
-        covariance = condition(factor @ factor.mH)
+        covariance = of_trace_n(factor @ factor.mH)
         inverse = torch.linalg.inv(covariance + loading * torch.eye(36, dtype=covariance.dtype))
         expected = 1 / quadratic_form(inverse, grid)
         for argument in (factor, covariance):
@@ -154,7 +157,7 @@ def test_the_conventional_beam_is_the_power_of_the_covariance() -> None:
     batch = simulate(CLASSROOM, 4, seed=2).to(dtype=torch.float64)
     grid = CLASSROOM.grid((13, 7, 3))
     for factor in (batch.factor(), sample_factor(batch)):
-        covariance = condition(factor @ factor.mH)
+        covariance = of_trace_n(factor @ factor.mH)
         expected = quadratic_form(covariance, grid)
         for argument in (factor, covariance):
             torch.testing.assert_close(bartlett_spectrum(argument, 2, grid).values, expected, rtol=1e-10, atol=1e-12)
@@ -224,20 +227,20 @@ def test_neither_pieces_nor_kept_steering_vectors_change_results(
         for name in ("azimuth", "elevation", "range", "power", "active"):
             torch.testing.assert_close(getattr(again.peaks, name), getattr(whole.peaks, name), rtol=1e-6, atol=1e-8)
 
-    monkeypatch.setattr(MODULE, "WORK", 1)
+    monkeypatch.setattr(spectra, "WORK", 1)
     check()
-    monkeypatch.setattr(rislab.data.geometry, "KEPT", 0)
+    monkeypatch.setattr(geometry, "CACHE_BYTES", 0)
     check()
     monkeypatch.undo()
-    monkeypatch.setattr(rislab.data.geometry, "KEPT", 0)
+    monkeypatch.setattr(geometry, "CACHE_BYTES", 0)
     check()
 
 
 def test_gradients_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = simulate(CLASSROOM, 3, seed=8).to(dtype=torch.float64)
     gradients = []
-    for work in (MODULE.WORK, 1):
-        monkeypatch.setattr(MODULE, "WORK", work)
+    for work in (spectra.WORK, 1):
+        monkeypatch.setattr(spectra, "WORK", work)
         factor = sample_factor(batch).requires_grad_()
         music_spectrum(factor, 2, CLASSROOM.grid((17, 9, 3))).values.log().sum().backward()
         gradients.append(factor.grad)
@@ -310,7 +313,7 @@ def test_the_gradient_of_the_conventional_beam_by_a_factor_is_that_of_the_quadra
     weights = torch.randn(2, 5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     by_library, by_hand = (batch.factor().requires_grad_() for _ in range(2))
     (bartlett_spectrum(by_library, 2, grid).values * weights).sum().backward()
-    (quadratic_form(condition(by_hand @ by_hand.mH), grid) * weights).sum().backward()
+    (quadratic_form(of_trace_n(by_hand @ by_hand.mH), grid) * weights).sum().backward()
     torch.testing.assert_close(by_library.grad, by_hand.grad, rtol=1e-6, atol=1e-8)
 
 
