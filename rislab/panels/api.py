@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rislab.music.map_history import MapHistory
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.faults_panel import FaultPanel
-    from rislab.panels.map_history_panel import FilmPanel
+    from rislab.panels.map_history_panel import MapHistoryPanel
     from rislab.panels.music_panel import MusicPanel
     from rislab.panels.precision_panel import PrecisionPanel
     from rislab.panels.quiz_panel import QuizPanel
@@ -78,7 +78,7 @@ def music(settings: SceneSettings | None = None, *, model: CovarianceNet | None 
     return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live())
 
 
-def map_history(history: MapHistory) -> FilmPanel:
+def map_history(history: MapHistory) -> MapHistoryPanel:
     """The MUSIC map of a scene beside the run that trains: the newest, or by slider that of any epoch.
 
     Args:
@@ -88,9 +88,9 @@ def map_history(history: MapHistory) -> FilmPanel:
         InputError: for anything that is not a MapHistory.
     """
     from rislab.music.map_history import MapHistory
-    from rislab.panels.map_history_panel import FilmPanel
+    from rislab.panels.map_history_panel import MapHistoryPanel
 
-    return FilmPanel(_checked("history", history, MapHistory), live=is_live())
+    return MapHistoryPanel(_checked("history", history, MapHistory), live=is_live())
 
 
 def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:

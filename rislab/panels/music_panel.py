@@ -2,255 +2,238 @@
 
 from __future__ import annotations
 
-import html
 import math
-import threading
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-import torch
 
 from rislab.data.geometry import WAVEFRONTS
 from rislab.data.scenes import CODES, SYMBOLS
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
-from rislab.music.scene_view import (
-    COVARIANCE_KINDS,
-    SceneAnalysis,
-    SceneExplorer,
-    SceneSettings,
-    SpectraView,
-)
+from rislab.music.scene_view import COVARIANCE_KINDS, SceneAnalysis, SceneExplorer, SceneSettings, SpectraView
+from rislab.panels.base import RequestPanel, UserInput, say
 from rislab.plots.scene import criteria_table, error_table, scene_figure, scene_figure_dict
-from rislab.plots.style import ERROR_COLOUR, template
 from rislab.sanity import conventions
 
+MOST_SOURCES = 5
+ROWS = (
+    ("snr_db", "covariance", "beta", "loading"),
+    ("count", "chosen", "azimuth", "elevation", "range", "seed"),
+    ("wavefront", "symbols", "codes", "snapshots"),
+)
+# Knobs that set the field of their name.
+TIED = ("snr_db", "covariance", "beta", "loading", "seed", "wavefront", "symbols", "codes", "snapshots")
+POSITION = ("azimuth", "elevation", "range")
 
-class MusicPanel:
-    """Knobs around one scene. `view` is what they show, `look` the last that was computed in full.
 
-    A new view is shown in two drawings: its spectra at once (`seen`), then the estimates, which take three times as
-    long and are left out while further views wait. What is drawn is always of one view.
+class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
+    """Knobs around one scene; awaiting it gives the analysis of the present settings.
+
+    New settings are shown in two drawings: their spectra at once, then the estimates, which take three times as long and
+    are left out while further settings wait. What is drawn is always of one scene.
+
+    Attributes:
+        settings: what the knobs show.
+        spectra: what the figure shows.
+        analysis: the last spectra that were completed by estimates and bound.
 
     Args:
-        view: where to begin. model: network of the learned covariance, or None.
+        settings: where to begin.
+        model: network of the learned covariance, or None.
         live: whether to make widgets; without them the panel shows a static figure.
     """
 
-    def __init__(self, view: SceneSettings, model: CovarianceNet | None, *, live: bool) -> None:
+    def __init__(self, settings: SceneSettings, model: CovarianceNet | None, *, live: bool) -> None:
         self.explorer = SceneExplorer(model)
-        self.view = view
-        self.look = self.explorer.analyse(view)
-        self.seen: SpectraView = self.look
-        self.error = ""
-        self.widget: Any = None
-        self._newest = threading.Condition()
-        self._wanted: SceneSettings | None = None
-        self._busy = False
-        self._threads = torch.get_num_threads()
-        self._show: Callable[[], None] = lambda: None
-        if live:
-            self.widget, self._show = _widget(self)
-        threading.Thread(target=self._work, name="rislab spectra", daemon=True).start()
+        self.settings = settings
+        self.analysis = self.explorer.analyse(settings)
+        self.spectra: SpectraView = self.analysis
+        super().__init__(live=live)
 
     def change(self, **fields: Any) -> bool:
-        """Change fields of the view; the spectra follow in a thread of their own, the newest view only.
+        """Change fields of the settings; the spectra follow in a thread of their own, those of the newest settings only.
 
         Returns:
-            Whether the values are allowed; if not, nothing changes, and `error` says why.
+            Whether the values are allowed; if not, nothing changes, and `problem` says why.
         """
         try:
-            view = self.view.changed(**fields)
+            self.settings = self.settings.changed(**fields)
         except InputError as error:
-            self.error = str(error)
-            self._show()
+            self.input_error = str(error)
+            self._say_problem()
             return False
-        with self._newest:
-            self.view, self._wanted, self.error = view, view, ""
-            self._newest.notify_all()
+        self.input_error = ""
+        self.submit(self.settings)
         return True
 
-    def settle(self, seconds: float = 30.0) -> SceneAnalysis:
-        """Wait until the look is that of the present view; raises TimeoutError."""
-        with self._newest:
-            if not self._newest.wait_for(lambda: self._wanted is None and not self._busy, seconds):
-                raise TimeoutError(f"no spectrum within {seconds:g} s")
-        return self.look
+    def work(self, request: SceneSettings) -> Generator[object]:
+        self.spectra = self.explorer.spectra(request)
+        yield self.spectra
+        self.spectra = self.analysis = self.explorer.complete(self.spectra)
+
+    def result(self) -> SceneAnalysis:
+        return self.analysis
 
     def figure(self) -> go.Figure:
-        """The last look as a plain figure, which survives saving and reports."""
-        return scene_figure(self.look)
+        """The last analysis as a plain figure, which survives saving and reports."""
+        return scene_figure(self.analysis)
 
-    def _work(self) -> None:
-        torch.set_num_threads(self._threads)
-        while True:
-            with self._newest:
-                self._newest.wait_for(lambda: self._wanted is not None)
-                view, self._wanted, self._busy = self._wanted, None, True
-            try:
-                if view is not None:
-                    self._follow(view)
-            except Exception as error:  # shown beside the knobs; the thread goes on with the next view
-                self.error = str(error)
-                self._show()
-            with self._newest:
-                self._busy = False
-                self._newest.notify_all()
+    def static(self) -> dict[str, Any]:
+        return dict(self.figure()._repr_mimebundle_())
 
-    def _follow(self, view: SceneSettings) -> None:
-        self.seen = self.explorer.spectra(view)
-        self._show()
-        with self._newest:
-            if self._wanted is not None:
-                return
-        self.seen = self.look = self.explorer.complete(self.seen)
-        self._show()
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        shown = self.widget if self.widget is not None else self.figure()
-        return shown._repr_mimebundle_(**options)
+    def build(self) -> tuple[Any, Callable[[], None]]:
+        controls = _Controls(self)
+        return controls.widget, controls.draw
 
 
-def _widget(panel: MusicPanel) -> tuple[Any, Callable[[], None]]:
-    """The knobs and the plot, and the function that shows the present look in them."""
+class _Controls:
+    """The knobs, the plot and the table of a MusicPanel."""
+
+    def __init__(self, panel: MusicPanel) -> None:
+        import ipywidgets as widgets
+
+        self.panel = panel
+        self.user_input = UserInput()
+        self.angles = _angles(panel.settings)
+        has_network = panel.explorer.model is not None
+        kinds = [kind for kind in COVARIANCE_KINDS if has_network or kind not in ("learned", "blend")]
+        self.knobs = _knobs(panel.settings, kinds)
+        self.plot = panel.plot(scene_figure_dict(panel.spectra), edits={"shapePosition": True})
+        self.table, self.note = widgets.HTML(error_table(panel.spectra)), widgets.HTML()
+        say(self.note, "")
+        self.noted = panel.settings  # of the scene that the note is about
+        self._show_position()
+        rows = [[self.knobs[name] for name in row] for row in ROWS]
+        rows[-1] += [
+            self._button("Count sources", "Order criteria of the measurement", self._count_sources),
+            self._button("Conventions", "Check that the package agrees with the definitions", self._check_conventions),
+        ]
+        self._observe()
+        boxes = [widgets.HBox(row) for row in rows]
+        self.widget = widgets.VBox([*boxes, panel.alarm, self.note, self.plot, self.table])
+
+    def draw(self) -> None:
+        """Show the present spectra."""
+        spectra = self.panel.spectra
+        self.plot.update(scene_figure_dict(spectra))
+        self.table.value = error_table(spectra)
+        if spectra.settings != self.noted:
+            say(self.note, "")
+
+    def _button(self, name: str, tip: str, call: Callable[[], None]) -> Any:
+        import ipywidgets as widgets
+
+        button = widgets.Button(description=name, tooltip=tip, layout={"width": "120px"})
+        button.on_click(lambda clicked: call())
+        return button
+
+    def _observe(self) -> None:
+        def set_field(name: str) -> Callable[[Any], object]:
+            return lambda value: self.panel.change(**{name: value})
+
+        for name in TIED:
+            self.user_input.observe(self.knobs[name], set_field(name))
+        for name in POSITION:
+            self.user_input.observe(self.knobs[name], lambda value: self._move_to_boxes())
+        self.user_input.observe(self.knobs["count"], self._set_count)
+        self.user_input.observe(self.knobs["chosen"], self._choose)
+        self.plot.on_event("shape", self._drag)
+
+    def _show_position(self) -> None:
+        """Put the position of the chosen source into the boxes, without moving it."""
+        settings = self.panel.settings
+        with self.user_input.paused():
+            self.knobs["chosen"].max = len(settings.places)
+            self.knobs["chosen"].value = settings.chosen + 1
+            for name, value in zip(POSITION, settings.places[settings.chosen], strict=True):
+                self.knobs[name].value = round(value, 3)
+
+    def _move(self, slot: int, place: tuple[float, ...]) -> None:
+        places = [*self.panel.settings.places]
+        places[slot] = (place[0], place[1], place[2])
+        self.panel.change(chosen=slot, places=tuple(places))
+
+    def _move_to_boxes(self) -> None:
+        self._move(self.panel.settings.chosen, tuple(self.knobs[name].value for name in POSITION))
+
+    def _set_count(self, count: int) -> None:
+        settings = self.panel.settings
+        range_ = 0.5 * sum(settings.config().range)
+        further = [(-45.0 + 22.0 * slot, (-1) ** slot * 12.0, range_) for slot in range(MOST_SOURCES)]
+        places = settings.places[:count] + tuple(further[len(settings.places) : count])
+        self.panel.change(places=places, chosen=min(settings.chosen, count - 1))
+        self._show_position()
+
+    def _choose(self, number: int) -> None:
+        self.panel.change(chosen=min(number, len(self.panel.settings.places)) - 1)
+        self._show_position()
+
+    def _drag(self, event: dict[str, Any]) -> None:
+        """Move sources whose rings were dragged; a ring dropped outside the map stays at its edge."""
+        places = self.panel.settings.places
+        for slot, at in _dragged_shapes(event).items():
+            if slot < len(places) and {"xanchor", "yanchor"} <= set(at):
+                anchors = zip((at["xanchor"], at["yanchor"]), self.angles, strict=True)
+                self._move(slot, (*(min(max(angle, low), high) for angle, (low, high) in anchors), places[slot][2]))
+                self._show_position()
+
+    def _count_sources(self) -> None:
+        spectra = self.panel.spectra
+        self._say_of(spectra.settings, criteria_table(spectra))
+
+    def _check_conventions(self) -> None:
+        report = conventions.check_conventions(self.panel.settings.config())
+        self._say_of(self.panel.settings, report._repr_html_())
+
+    def _say_of(self, settings: SceneSettings, text: str) -> None:
+        self.noted = settings
+        say(self.note, text)
+
+
+def _angles(settings: SceneSettings) -> list[tuple[float, float]]:
+    """The field of view in azimuth and elevation, degrees."""
+    config = settings.config()
+    return [(math.degrees(low), math.degrees(high)) for low, high in (config.azimuth, config.elevation)]
+
+
+def _knobs(settings: SceneSettings, covariances: Sequence[str]) -> dict[str, Any]:
+    """A widget for each name in ROWS."""
     import ipywidgets as widgets
 
-    from rislab.panels.plot_widget import PlotWidget
-
-    view = panel.view
-    config = view.config()
-    style = {"description_width": "initial"}
-
-    def knob(kind: Any, name: str, width: str = "170px", **options: Any) -> Any:
-        return kind(description=name, style=style, layout={"width": width}, **options)
-
-    angles = [tuple(map(math.degrees, interval)) for interval in (config.azimuth, config.elevation)]
-    sources = [
-        source for source in COVARIANCE_KINDS if panel.explorer.model is not None or source not in ("learned", "blend")
-    ]
-    snr = knob(widgets.FloatSlider, "SNR (dB)", "260px", min=-10, max=40, step=0.5, value=view.snr_db)
-    count = knob(widgets.BoundedIntText, "sources", "110px", min=1, max=5, value=len(view.places))
-    chosen = knob(widgets.BoundedIntText, "chosen", "110px", min=1, max=5, value=view.chosen + 1)
-    box = widgets.BoundedFloatText
-    azimuth = knob(box, "azimuth (°)", "150px", min=angles[0][0], max=angles[0][1], step=0.5)
-    elevation = knob(box, "elevation (°)", "160px", min=angles[1][0], max=angles[1][1], step=0.5)
-    range_ = knob(box, "range (m)", "140px", min=config.range[0], max=config.range[1], step=0.1)
-    covariance = knob(widgets.Dropdown, "covariance", "180px", options=sources, value=view.covariance)
-    beta = knob(widgets.FloatSlider, "β", "180px", min=0, max=1, step=0.05, value=view.beta)
-    loading = knob(widgets.FloatLogSlider, "loading", "220px", min=-6, max=0, step=0.5, value=view.loading)
-    snapshots = knob(widgets.BoundedIntText, "snapshots", "120px", min=1, max=256, value=view.snapshots)
-    wavefront = knob(widgets.Dropdown, "wave", "140px", options=list(WAVEFRONTS), value=view.wavefront)
-    symbols = knob(widgets.Dropdown, "symbols", "150px", options=list(SYMBOLS), value=view.symbols)
-    codes = knob(widgets.Dropdown, "codes", "140px", options=list(CODES), value=view.codes)
-    seed = knob(widgets.BoundedIntText, "seed", "110px", min=0, max=2**31 - 1, value=view.seed)
-    wide = {"width": "120px"}
-    counted = widgets.Button(description="Count sources", tooltip="Order criteria of the measurement", layout=wide)
-    checked = widgets.Button(
-        description="Conventions", tooltip="Check that the package agrees with the definitions", layout=wide
-    )
-    alarm, note, errors = widgets.HTML(), widgets.HTML(), widgets.HTML()
-    noted = [view]  # what the note was said of
-    plot = PlotWidget(
-        scene_figure_dict(panel.seen),
-        {theme: template(theme) for theme in ("light", "dark")},
-        edits={"shapePosition": True},
-    )
-    quiet = threading.local()
-
-    def moved(place: tuple[float, float, float]) -> None:
-        places = list(panel.view.places)
-        places[panel.view.chosen] = place
-        panel.change(places=tuple(places))
-
-    def typed(change: Any) -> None:
-        if not getattr(quiet, "on", False):
-            moved((azimuth.value, elevation.value, range_.value))
-
-    def recount(change: Any) -> None:
-        places = panel.view.places[: count.value]
-        fresh = [(-45.0 + 22.0 * k, (-1) ** k * 12.0, 0.5 * sum(config.range)) for k in range(5)]
-        places += tuple(fresh[len(places) : count.value])
-        panel.change(places=places, chosen=min(panel.view.chosen, len(places) - 1))
-        follow()
-
-    def choose(change: Any) -> None:
-        if not getattr(quiet, "on", False):
-            panel.change(chosen=min(chosen.value, len(panel.view.places)) - 1)
-            follow()
-
-    def follow() -> None:
-        """Put the place of the chosen source into the boxes, without moving it."""
-        quiet.on = True
-        chosen.max = len(panel.view.places)
-        chosen.value = panel.view.chosen + 1
-        place = panel.view.places[panel.view.chosen]
-        azimuth.value, elevation.value, range_.value = (round(value, 3) for value in place)
-        quiet.on = False
-
-    def dragged(event: dict[str, Any]) -> None:
-        shapes: dict[int, dict[str, float]] = {}
-        for name, value in event["moved"].items():
-            shape, _, part = name.partition("].")
-            shapes.setdefault(int(shape.removeprefix("shapes[")), {})[part] = float(value)
-        for slot, parts in shapes.items():
-            if slot >= len(panel.view.places) or not {"xanchor", "yanchor"} <= set(parts):
-                continue
-            # A ring dropped outside the map stays at its edge.
-            at = [
-                min(max(parts[name], low), high)
-                for name, (low, high) in zip(("xanchor", "yanchor"), angles, strict=True)
-            ]
-            panel.change(chosen=slot)
-            moved((at[0], at[1], panel.view.places[slot][2]))
-            follow()
-
-    def tie(widget: Any, name: str) -> None:
-        widget.observe(lambda change: panel.change(**{name: change["new"]}), "value")
-
-    for widget, name in (
-        (snr, "snr_db"), (covariance, "covariance"), (beta, "beta"), (loading, "loading"), (snapshots, "snapshots"),
-        (wavefront, "wavefront"), (symbols, "symbols"), (codes, "codes"), (seed, "seed"),
-    ):  # fmt: skip
-        tie(widget, name)
-    for widget in (azimuth, elevation, range_):
-        widget.observe(typed, "value")
-    count.observe(recount, "value")
-    chosen.observe(choose, "value")
-    plot.on_event("shape", dragged)
-
-    def say(of: SceneSettings, text: str) -> None:
-        noted[0] = of
-        _tell(note, text)
-
-    def counting(button: Any) -> None:
-        seen = panel.seen
-        say(seen.settings, criteria_table(seen))
-
-    counted.on_click(counting)
-    checked.on_click(lambda button: say(panel.view, conventions.check_conventions(panel.view.config())._repr_html_()))
-    follow()
-
-    def show() -> None:
-        seen = panel.seen
-        plot.update(scene_figure_dict(seen))
-        errors.value = error_table(seen)
-        _tell(alarm, f"<b style='color:{ERROR_COLOUR}'>{html.escape(panel.error)}</b>" if panel.error else "")
-        if seen.settings != noted[0]:
-            _tell(note, "")
-
-    for widget in (alarm, note):
-        _tell(widget, "")
-    errors.value = error_table(panel.seen)
-    rows = [
-        widgets.HBox([snr, covariance, beta, loading]),
-        widgets.HBox([count, chosen, azimuth, elevation, range_, seed]),
-        widgets.HBox([wavefront, symbols, codes, snapshots, counted, checked]),
-    ]
-    return widgets.VBox([*rows, alarm, note, plot, errors]), show
+    (left, right), (bottom, top) = _angles(settings)
+    nearest, farthest = settings.config().range
+    integer, real, menu = widgets.BoundedIntText, widgets.BoundedFloatText, widgets.Dropdown
+    table: dict[str, tuple[Any, str, int, dict[str, Any]]] = {  # class, description, width in pixels, options
+        "snr_db": (widgets.FloatSlider, "SNR (dB)", 260, {"min": -10, "max": 40, "step": 0.5}),
+        "covariance": (menu, "covariance", 180, {"options": covariances}),
+        "beta": (widgets.FloatSlider, "β", 180, {"min": 0, "max": 1, "step": 0.05}),
+        "loading": (widgets.FloatLogSlider, "loading", 220, {"min": -6, "max": 0, "step": 0.5}),
+        "count": (integer, "sources", 110, {"min": 1, "max": MOST_SOURCES, "value": len(settings.places)}),
+        "chosen": (integer, "chosen", 110, {"min": 1, "max": MOST_SOURCES}),
+        "azimuth": (real, "azimuth (°)", 150, {"min": left, "max": right, "step": 0.5}),
+        "elevation": (real, "elevation (°)", 160, {"min": bottom, "max": top, "step": 0.5}),
+        "range": (real, "range (m)", 140, {"min": nearest, "max": farthest, "step": 0.1}),
+        "seed": (integer, "seed", 110, {"min": 0, "max": 2**31 - 1}),
+        "wavefront": (menu, "wave", 140, {"options": list(WAVEFRONTS)}),
+        "symbols": (menu, "symbols", 150, {"options": list(SYMBOLS)}),
+        "codes": (menu, "codes", 140, {"options": list(CODES)}),
+        "snapshots": (integer, "snapshots", 120, {"min": 1, "max": 256}),
+    }
+    shared = {"style": {"description_width": "initial"}}
+    knobs = {}
+    for name, (kind, description, width, options) in table.items():
+        start = {"value": getattr(settings, name)} if name in TIED else {}
+        knobs[name] = kind(description=description, layout={"width": f"{width}px"}, **shared, **start, **options)
+    return knobs
 
 
-def _tell(field: Any, text: str) -> None:
-    """Show a sentence; an empty field takes no room."""
-    field.value = text
-    field.layout.display = "" if text else "none"
+def _dragged_shapes(event: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """What a page tells of dragged shapes, such as "shapes[1].xanchor", by number and property."""
+    shapes: dict[int, dict[str, float]] = defaultdict(dict)
+    for name, value in event["moved"].items():
+        shape, _, part = name.partition("].")
+        shapes[int(shape.removeprefix("shapes["))][part] = float(value)
+    return shapes
