@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.panels.tuning_panel import TuningPanel
+from rislab.plots import tuning as tuning_plots
 from rislab.training.streaming import LearningConfig
 from rislab.tuning import search
 from rislab.tuning.space import Range
@@ -26,11 +28,12 @@ async def awaited(panel: TuningPanel) -> search.Progress:
 
 
 def parts(panel: TuningPanel) -> tuple[Any, Any, Any, Any]:
-    row, plot, _ = panel.widget.children
+    row, _, plot, _ = panel.widget.children
     go_on, stop, headline = row.children
     return go_on, stop, headline, plot
 
 
+@pytest.mark.process
 def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
@@ -41,25 +44,48 @@ def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pyt
         time.sleep(0.05)
     assert "trials" in headline.value and "s left" in headline.value and go_on.disabled
     stop.click()
-    told = asyncio.run(awaited(panel))
-    assert panel.state == "stopped" and told.ended() < CONFIG.trials
-    time.sleep(0.5)
+    progress = asyncio.run(awaited(panel))
+    assert panel.state == "stopped" and progress.ended() < CONFIG.trials
     assert stop.disabled and not go_on.disabled
     go_on.click()
-    told = asyncio.run(awaited(panel))
-    time.sleep(0.5)
-    assert panel.state == "finished" and [trial.state for trial in told.trials] == ["complete"] * CONFIG.trials
+    progress = asyncio.run(awaited(panel))
+    assert panel.state == "finished" and [trial.state for trial in progress.trials] == ["complete"] * CONFIG.trials
     assert "4 of 4 trials" in headline.value
     shown = [trace for trace in plot.figure["data"] if trace.get("name") == "complete × 4"]
     assert len(shown) == 1 and len(shown[0]["x"]) == 4
+    assert plot.figure["layout"]["xaxis"]["range"] == [-0.5, 3.5]
     # Another panel with the same configuration finds the study, and has nothing left to do.
-    another = panels.tuning(CONFIG, workers=1, skip_ladder=True, confirm=2)
-    assert another.verdict() == ""
-    again = asyncio.run(awaited(another))
-    assert again.trials == told.trials and len(again.finals) == 4
-    time.sleep(0.5)
-    assert search.verdict(again.finals, CONFIG) in another.widget.children[-1].value
-    assert parts(another)[0].disabled and plot.figure["layout"]["xaxis"]["range"] == [-0.5, 3.5]
+    another = panels.tuning(CONFIG, workers=1, skip_ladder=True, confirm=0)
+    assert asyncio.run(awaited(another)).trials == progress.trials
+    assert another.state == "finished" and another.verdict() == ""
+
+
+def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finals = tuple(search.Rerun(name, seed, 0.9, 0.1) for name in ("default", "best") for seed in (1, 2))
+
+    def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
+        assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
+        yield search.Progress("confirm", {}, warnings=("<two> warnings",))
+        assert gate.wait(20)
+        yield search.Progress("done", {}, finals=finals, warnings=("<two> warnings",))
+
+    gate = threading.Event()
+    monkeypatch.setattr(search, "search", ended)
+    panel = TuningPanel(CONFIG, tmp_path, live=True, workers=1, skip_ladder=True, confirm=2)
+    go_on, stop, headline, _ = parts(panel)
+    while "best and default" not in headline.value:
+        time.sleep(0.01)
+    assert panel.verdict() == "" and go_on.disabled and not stop.disabled
+    # A drawing that fails is said, and ends no search.
+    monkeypatch.setattr(tuning_plots, "history", lambda *unused: 1 / 0)
+    gate.set()
+    assert asyncio.run(awaited(panel)).finals == finals
+    note = panel.widget.children[-1].value
+    assert search.verdict(finals, CONFIG) in note and "&lt;two&gt; warnings" in note
+    assert panel.error is None and "could not be drawn: ZeroDivisionError" in panel.alarm.value
+    assert go_on.disabled and stop.disabled and headline.value.startswith("finished, all done")
 
 
 def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(
