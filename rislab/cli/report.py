@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _gallery(out: Path) -> int:
     """All named sets, with a line on stderr as each begins and ends; those that failed are named again at the end."""
-    from rislab.reports import gallery
+    from rislab.reports import gallery, html_export
 
     sets = gallery.named_sets()
     begun = 0
@@ -72,7 +72,7 @@ def _gallery(out: Path) -> int:
         line = f"[{begun}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
         print(line, file=sys.stderr, flush=True)
         failed += [report] if not report.ok else []
-    print(f"{out / gallery.INDEX}  ({len(sets) - len(failed)} of {len(sets)} reports passed)")
+    print(f"{out / html_export.INDEX}  ({len(sets) - len(failed)} of {len(sets)} reports passed)")
     for report in failed:
         print(f"rislab: {report.name}: {report.error}", file=sys.stderr)
     return 1 if failed else 0

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from rislab import files
 from rislab.errors import InputError, check_number
-from rislab.reports import html_export, notebooks, runner
+from rislab.reports import html_export, miniatures, notebooks, runner
 
-INDEX = "index.html"
 KEYS = ("notebook", "title", "parameters", "figure")
-SCALE = 0.45  # height of a miniature, as a share of that of its figure
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSet:
     known = notebooks.available(folder)
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == Path(INDEX).stem:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == Path(html_export.INDEX).stem:
         raise InputError(f"the file's name is {name!r}; allowed: lower-case letters, digits, - and _, and not 'index'")
     for key in content:
         if key not in KEYS:
@@ -186,7 +184,7 @@ def build_gallery(
     for each in sets:
         on_begin(each)
         done[each.name] = each.run({}, out, progress=progress)
-        write_gallery(sets, done, out, {**header, "duration": runner.duration(time.perf_counter() - began)})
+        write_gallery(sets, done, out, {**header, "duration": html_export.duration(time.perf_counter() - began)})
         yield done[each.name]
 
 
@@ -196,76 +194,35 @@ def write_gallery(
     """Write the index page, which shows each set with what its report measured, or says that it was not run.
 
     Args:
-        sets: all that belong to the gallery. done: reports by the name of their set.
-        out: folder of the reports. header: label to text, shown under the heading.
+        sets: all that belong to the gallery.
+        done: reports by the name of their set.
+        out: folder of the reports.
+        header: label to text, shown under the heading.
     """
-    verdicts = [done[each.name].verdict if each.name in done else "not run" for each in sets]
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in _MARKS if kind in verdicts)
-    items = "".join(f"<div><dt>{escape(label)}</dt><dd>{escape(text)}</dd></div>" for label, text in header.items())
-    body = (
-        f"<h1>Reports</h1><p>{len(sets)} reports: {counts}. Figures and lines are what the notebooks measured.</p>"
-        f'<dl class="provenance">{items}</dl>{_contents(sets, verdicts)}{_alert(sets, done)}'
-        + "".join(_card(each, done.get(each.name)) for each in sets)
-    )
-    files.replace(Path(out) / INDEX, html_export.html_page("rislab: reports", body, style=_STYLE).encode())
+    cards = [_card(each, done.get(each.name)) for each in sets]
+    counts = count_verdicts(card["verdict"] for card in cards)
+    html_export.write_index(out, "rislab: reports", "gallery", cards=cards, counts=counts, header=header)
 
 
-def _contents(sets: Sequence[NamedSet], verdicts: Sequence[str]) -> str:
-    links = "".join(
-        f'<li class="{_kind(verdict)}"><a href="#{each.name}">{each.name}</a> '
-        f"<span>{_MARKS[verdict]} {verdict}</span></li>"
-        for each, verdict in zip(sets, verdicts, strict=True)
-    )
-    return f'<nav aria-label="reports"><ul>{links}</ul></nav>'
+def count_verdicts(verdicts: Iterable[str]) -> str:
+    """How often each verdict occurs, such as "3 passed, 1 not run"."""
+    counts = Counter(verdicts)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in _MARKS if counts[kind])
 
 
-def _alert(sets: Sequence[NamedSet], done: Mapping[str, runner.Report]) -> str:
-    lines = [
-        f"<strong>{each.name} {done[each.name].verdict}.</strong> {escape(done[each.name].error)}"
-        for each in sets
-        if each.name in done and not done[each.name].ok
-    ]
-    return f'<p class="alert" role="alert">{"<br>".join(lines)}</p>' if lines else ""
-
-
-def _card(each: NamedSet, report: runner.Report | None) -> str:
-    """One set: its miniature, question, parameters, verdict and measured lines."""
+def _card(each: NamedSet, report: runner.Report | None) -> dict[str, Any]:
+    """What the page shows of a set: its miniature, question, parameters, verdict and measured lines."""
     verdict = report.verdict if report else "not run"
-    told = f"{_MARKS[verdict]} {verdict}"
-    links = said = ""
-    if report:
-        told += f" in {runner.duration(report.seconds)}"
-        links = f' · <a href="{each.name}.html">report</a> · <a href="{each.name}.ipynb">notebook as executed</a>'
-        if not report.ok:
-            unrun = f"; {report.unrun} code cells were not run" if report.unrun else ""
-            said = f'<p class="alert">{escape(report.error)}{unrun}</p>'
-        said += f"<pre>{escape(report.closing.rstrip())}</pre>" if report.closing.strip() else ""
-    changed = " · ".join(
-        f'<code>{escape(key)} = {escape(repr(value))}</code><span class="was">default {escape(repr(default))}</span>'
-        for key, (value, default) in each.changed.items()
-    )
-    heading = f'<a href="{each.name}.html">{escape(each.title)}</a>' if report else escape(each.title)
-    return (
-        f'<article id="{each.name}" class="{_kind(verdict)}"><div>{_miniature(each, report)}</div><div>'
-        f'<p class="name"><strong>{each.name}</strong> from {escape(each.path.name)}</p><h2>{heading}</h2>'
-        f'<p class="set">{changed or "All parameters at their defaults."}</p>'
-        f'<p class="verdict"><strong>{told}</strong>{links}</p>{said}</div></article>'
-    )
-
-
-def _kind(verdict: str) -> str:
-    return verdict.replace(" ", "-")
-
-
-def _miniature(each: NamedSet, report: runner.Report | None) -> str:
-    drawn = figures_of(report.notebook) if report else []
-    if not drawn:
-        return f'<p class="empty">{"no figure" if report else "not run"}</p>'
-    number = min(each.figure, len(drawn))
-    figure = drawn[number - 1]
-    name = html_export.title_of(figure) or " · ".join(_headings(figure))
-    caption = f"figure {number} of {len(drawn)}{f': {name}' if name else ''}"
-    return f'{html_export.figure_html(miniature(figure), still=True, label=caption)}<p class="caption">{escape(caption)}</p>'
+    card = {"set": each, "report": report, "verdict": verdict, "kind": verdict.replace(" ", "-")}
+    figures = miniatures.figures_of(report.notebook) if report else []
+    number = min(each.figure, len(figures))
+    caption, drawn = "", ""
+    if figures:
+        figure = figures[number - 1]
+        name = html_export.title_of(figure) or " · ".join(_headings(figure))
+        caption = f"figure {number} of {len(figures)}{f': {name}' if name else ''}"
+        drawn = html_export.figure_html(miniatures.miniature(figure), still=True, label=caption)
+    return {**card, "mark": _MARKS[verdict], "figure": drawn, "caption": caption}
 
 
 def _headings(figure: Mapping[str, Any]) -> list[str]:
@@ -275,69 +232,4 @@ def _headings(figure: Mapping[str, Any]) -> list[str]:
     return [re.sub("<[^>]*>", " ", text) for text in upper]
 
 
-def figures_of(executed: Path) -> list[Mapping[str, Any]]:
-    """The plotly figures of an executed notebook, in the order of the page."""
-    outputs = [output for cell in notebooks.read_notebook(executed).cells for output in cell.get("outputs", [])]
-    return [output.data[html_export.PLOTLY] for output in outputs if html_export.PLOTLY in output.get("data", {})]
-
-
-def miniature(figure: Mapping[str, Any]) -> dict[str, Any]:
-    """The same traces and axes in a small frame, without the words: title, legend, colour bars, buttons, axis labels.
-
-    Args:
-        figure: data and layout of a plotly figure; it is not changed.
-    """
-    whole = figure.get("layout", {})
-    layout = {key: value for key, value in whole.items() if key not in _WORDS}
-    template = layout.get("template", {})
-    # In the template for axes that the layout does not mention, and in the layout, which has the last word.
-    base = dict(template.get("layout", {}))
-    base |= {kind: {**base.get(kind, {}), **bare} for kind, bare in _BARE.items()}
-    for key, value in layout.items():
-        kind = key.rstrip("0123456789")
-        if kind in _BARE:
-            layout[key] = {**value, **_BARE[kind]}
-    layout |= {
-        "template": {**template, "layout": base},
-        "height": min(max(SCALE * (whole.get("height") or 450), 150), 260),
-        "margin": dict.fromkeys("lrtb", 8),
-        "showlegend": False,
-    }
-    return {"data": [_small(trace) for trace in figure.get("data", [])], "layout": layout}
-
-
-def _small(trace: Mapping[str, Any]) -> dict[str, Any]:
-    small = dict(trace)
-    if trace.get("type") in ("heatmap", "contour"):
-        small["showscale"] = False
-    marker = trace.get("marker", {})
-    if isinstance(marker.get("size"), int | float):
-        small["marker"] = {**marker, "size": 0.6 * marker["size"]}
-    return small
-
-
 _MARKS = {"passed": "✓", "failed": "✗", "partial": "✗", "not run": "–"}
-_AXIS = {"title": {"text": ""}, "showticklabels": False, "ticks": "", "nticks": 6, "automargin": False}
-_BARE: dict[str, dict[str, Any]] = {"xaxis": _AXIS, "yaxis": _AXIS, "coloraxis": {"showscale": False}}
-_WORDS = ("title", "legend", "annotations", "updatemenus", "sliders", "height", "width", "margin")
-_STYLE = """
-main > p { max-width: none }
-nav ul { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: .1rem 2rem; padding: 0;
-  max-width: none; list-style: none; font-size: .9rem }
-nav span { color: var(--soft); white-space: nowrap } nav .failed span, nav .partial span { color: var(--bad) }
-article { display: grid; grid-template-columns: 22rem minmax(0, 1fr); gap: 0 2.2rem; padding: 2rem 0;
-  border-top: 1px solid var(--line) }
-article h2 { margin: .15rem 0 .5rem; font-size: 1.3rem; text-wrap: pretty }
-article h2 a { color: inherit; text-decoration: none } article h2 a:hover { text-decoration: underline }
-article p { margin: 0 0 .5rem; max-width: none }
-.name, .set, .verdict, .caption { font-size: .85rem } .name, .caption { color: var(--soft) }
-.name strong { color: var(--ink) } .set { overflow-wrap: anywhere }
-.passed .verdict strong { color: light-dark(#1a7f37, #56d364) }
-.failed .verdict strong, .partial .verdict strong { color: var(--bad) }
-article pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .78rem; margin-top: .7rem }
-article figure { margin: 0 0 .3rem; background: var(--shade); border-radius: 4px; overflow: hidden }
-.empty { display: grid; place-items: center; height: 8rem; color: var(--soft); background: var(--shade);
-  border-radius: 4px }
-@media (min-width: 1700px) { main { max-width: 92rem } article { grid-template-columns: 30rem minmax(0, 1fr) } }
-@media (max-width: 60rem) { article { grid-template-columns: minmax(0, 1fr) } }
-"""

@@ -18,7 +18,7 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError, check_choice, check_number
 from rislab.provenance import commit, processor, versions
-from rislab.reports.html_export import export_html
+from rislab.reports.html_export import duration, export_html
 from rislab.reports.notebooks import (
     check_values,
     failed_cell,
@@ -345,11 +345,6 @@ def _printed(notebook: Any) -> str:
 def _unrun(notebook: Any) -> int:
     code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     return sum(not cell.metadata.papermill.start_time for cell in code)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a reader wants them: 12.3 s, 2 min 05 s."""
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
 def _as_json(notebook: Any, source: str, executed: str) -> str:

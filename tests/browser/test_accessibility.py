@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rislab.plots.style import ERROR_COLOUR
-from rislab.reports import gallery, sweep, sweep_page
+from rislab.reports import gallery, html_export, sweep, sweep_page
 
 CELLS = [
     new_markdown_cell(
@@ -61,7 +61,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     cells = sweep.sweep_cells(chosen, axes, {})
     ended = {one.name: one for one in sweep.run_sweep(chosen, cells, root / "sweep", workers=2)}
     page = sweep_page.write_sweep_page(chosen, axes, cells, ended, root / "sweep", figure=1, seconds=1.0)
-    return {**made, "index": root / "out" / gallery.INDEX, "sweep": page}
+    return {**made, "index": root / "out" / html_export.INDEX, "sweep": page}
 
 
 @pytest.fixture(params=["light", "dark"])

@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.reports import gallery, html_export, notebooks, runner
+from rislab.reports import gallery, html_export, miniatures, notebooks, runner
 
 SHOW = "from IPython.display import display\ndisplay({'application/vnd.plotly.v1+json': %s}, raw=True)"
 CURVE = {"data": [{"y": [3.25, 1, 2]}], "layout": {"title": {"text": "Loss <b>curve</b>"}}}
@@ -280,7 +280,7 @@ def test_a_card_shows_what_was_measured(ran: Any) -> None:
     assert "<pre>measured 0.6667 &lt;b&gt;a&lt;b&lt;/b&gt;</pre>" in good
     assert '<code>value = 2.0</code><span class="was">default 1.0</span>' in good
     assert "steps" not in good and "Is 2 small?" in good and "02_judge.ipynb" in good
-    assert f"passed in {runner.duration(found[1].seconds)}</strong>" in good
+    assert f"passed in {html_export.duration(found[1].seconds)}</strong>" in good
     assert 'href="a-good.html"' in good and 'href="a-good.ipynb"' in good
     assert "figure 2 of 2: left half" in good
     assert "All parameters at their defaults." in cards(pages[-1])["judge"]
@@ -403,7 +403,7 @@ def test_a_miniature_keeps_the_traces_and_drops_the_words() -> None:
         },
     }
     before = copy.deepcopy(figure)
-    small = gallery.miniature(figure)
+    small = miniatures.miniature(figure)
     assert figure == before
     assert [[trace.get(axis) for axis in "xyz"] for trace in small["data"]] == [
         [[1, 2], [3, 4], None],
@@ -422,7 +422,7 @@ def test_a_miniature_keeps_the_traces_and_drops_the_words() -> None:
 
 
 def test_a_miniature_of_nothing_is_nothing() -> None:
-    assert gallery.miniature({})["data"] == []
+    assert miniatures.miniature({})["data"] == []
 
 
 # ------------------------------------------------------------------------------------------------------ in a browser
@@ -442,7 +442,7 @@ def test_the_index_opens_offline_and_every_link_works(ran: Any) -> None:
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto((out / gallery.INDEX).as_uri())
+        page.goto((out / html_export.INDEX).as_uri())
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 4")
         assert page.locator(".js-plotly-plot").count() == 4
         # Text within the drawings: all of it was to be left out.
