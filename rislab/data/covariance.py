@@ -1,4 +1,4 @@
-"""Covariances of the lab: truth, sample and blend, as factors, and the one conditioning for all of them.
+"""Covariances as factors: sample, blend, NMSE and its baselines.
 
 A factor F [B,N,K] stands for R = F F^H. Training works with factors only: no N×N matrix is formed.
 """
@@ -19,17 +19,30 @@ def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
     and one M×M inverse serves all snapshots: x_l = c_l* ⊙ (H^H (H H^H + ρ I)^(-1) y_l).
 
     Args:
-        batch: scenes; snapshots, codes and channel are used, nothing of the truth.
+        batch: B scenes; snapshots, codes and channel are used, nothing of the truth.
         ridge: ρ as a fraction of the mean eigenvalue of H H^H, > 0.
 
     Returns:
         [B,N,L], complex.
+
+    Raises:
+        InputError: for a ridge out of range.
     """
     return back_project(batch.snapshots, batch.codes, batch.channel, ridge=ridge)
 
 
 def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: float = 0.1) -> Tensor:
-    """back_projections() on plain tensors: snapshots [B,L,M], codes [B,L,N], channel [B,M,N] to [B,N,L]."""
+    """back_projections() on plain tensors.
+
+    Args:
+        snapshots: y, [B,L,M], complex.
+        codes: c, [B,L,N], complex, of modulus 1.
+        channel: H, [B,M,N], complex.
+        ridge: see back_projections().
+
+    Returns:
+        [B,N,L], complex.
+    """
     check_number("ridge", ridge, 0.0, 1e6, exclusive=True)
     gram = channel @ channel.mH  # [B, M, M]
     antennas = gram.shape[-1]
@@ -40,9 +53,8 @@ def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: fl
 
 
 def sample_factor(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
-    """Factor [B,N,L] of the sample covariance: back-projections scaled to trace N."""
-    columns = back_projections(batch, ridge=ridge)
-    return scale_to_trace(columns)
+    """Factor [B,N,L] of the sample covariance: back_projections() scaled to trace N."""
+    return scale_to_trace(back_projections(batch, ridge=ridge))
 
 
 def scale_to_trace(factor: Tensor) -> Tensor:
@@ -66,7 +78,8 @@ def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
     """Power a_g^H F F^H a_g that beams towards given points receive, in one matrix product for all scenes.
 
     Args:
-        factor: F, [B,N,K], complex. atoms: steering vectors, [G,N], in the dtype of F.
+        factor: F, [B,N,K], complex.
+        atoms: a_g, [G,N], steering vectors in the dtype of F.
 
     Returns:
         [B,G], real.
@@ -77,17 +90,24 @@ def beam_power(factor: Tensor, atoms: Tensor) -> Tensor:
     return beams.square().reshape(-1, scenes, 2 * columns).sum(dim=-1).T
 
 
-def shrink(predicted: Tensor, sample: Tensor, beta: float) -> Tensor:
-    """Factor [√(1−β) F, √β X] of R_test = (1−β) R_pred + β R_sample.
+def shrink(factor: Tensor, toward: Tensor, weight: float) -> Tensor:
+    """Factor [√(1−β) F, √β X] of the covariance (1−β) F F^H + β X X^H.
 
     Args:
-        predicted: F, [B,N,K]. sample: X, [B,N,L].
-        beta: β in [0, 1]; at 0 the prediction itself is returned.
+        factor: F, [B,N,K], complex; such as a prediction.
+        toward: X, [B,N,L], complex; such as sample_factor().
+        weight: β in [0, 1]; at 0 `factor` itself is returned.
+
+    Returns:
+        [B,N,K+L], complex.
+
+    Raises:
+        InputError: for a weight out of range.
     """
-    check_number("blend", beta, 0.0, 1.0)
-    if beta == 0:
-        return predicted
-    return torch.cat([(1 - beta) ** 0.5 * predicted, beta**0.5 * sample], dim=-1)
+    check_number("weight", weight, 0.0, 1.0)
+    if weight == 0:
+        return factor
+    return torch.cat([(1 - weight) ** 0.5 * factor, weight**0.5 * toward], dim=-1)
 
 
 def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -97,10 +117,16 @@ def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
     about 1e-6 near 0, and may end slightly below it; nothing is clamped.
 
     Args:
-        predicted: F, [B,N,K'], complex. truth: B, [B,N,K], complex.
+        predicted: F, [B,N,K'], complex.
+        truth: B, [B,N,K], complex.
 
     Returns:
         [B], real.
+
+    Example:
+        >>> truth = torch.eye(3, 1, dtype=torch.complex64).unsqueeze(0)
+        >>> float(nmse(0 * truth, truth)), float(nmse(2**0.5 * truth, truth))  # of 0 and of 2 R
+        (1.0, 1.0)
     """
     truth_energy = frobenius_squared(truth.mH @ truth)
     error = frobenius_squared(predicted.mH @ predicted) - 2 * frobenius_squared(predicted.mH @ truth) + truth_energy
@@ -108,7 +134,14 @@ def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
 
 
 def effective_rank(factor: Tensor) -> Tensor:
-    """(tr R)² / tr R² of R = F F^H, [B], between 1 and the number of columns; 1/2 for a zero factor, which has none."""
+    """Effective rank (tr R)² / tr R² of R = F F^H.
+
+    Args:
+        factor: F, [B,N,K], complex.
+
+    Returns:
+        [B], real, 1 … K; 1/2 for a zero factor, which has none.
+    """
     gram = factor.mH @ factor
     energy = frobenius_squared(gram)
     rank = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1).square() / energy.clamp_min(torch.finfo(energy.dtype).tiny)
@@ -130,7 +163,8 @@ def constant_baseline(batch: SceneBatch, fitted_on: SceneBatch | None = None) ->
     """Mean NMSE of the best constant prediction: the mean of the covariances weighted by 1/‖R‖².
 
     Args:
-        batch: scenes to be judged. fitted_on: scenes that the constant is fitted on; `batch` itself by default.
+        batch: scenes that the constant is compared with.
+        fitted_on: scenes that the constant is fitted on; `batch` itself by default.
     """
     fitted = fitted_on or batch
     source = fitted.covariance()

@@ -2,7 +2,8 @@
 
 Conventions (all in metres and radians): element n = v·N_h + h of a surface of N_v × N_h elements sits at
 e_n = (0, y_n, z_n), centred on the origin, h (azimuth axis) running fastest; a source at azimuth φ, elevation θ and
-range r sits at p = r·(cosθ cosφ, cosθ sinφ, sinθ).
+range r sits at p = r·(cosθ cosφ, cosθ sinφ, sinθ). The steering vector is a_n = N^(−1/2) · exp(−j k0 (‖p − e_n‖ − r)),
+k0 = 2π/λ: a longer path has a more negative phase.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import Tensor
 from rislab.errors import InputError, check_choice, check_interval, check_number
 
 WAVEFRONTS = ("spherical", "fresnel", "planar")
-# Bytes of steering vectors that a grid keeps: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
+# Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
 CACHE_BYTES = 2**28
 
 
@@ -27,22 +28,45 @@ def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
     """Unit vector towards (azimuth, elevation).
 
     Args:
-        azimuth, elevation: [...], radians.
+        azimuth: φ, [...], radians.
+        elevation: θ, [...], radians.
 
     Returns:
         [..., 3], real, (cosθ cosφ, cosθ sinφ, sinθ).
+
+    Example:
+        >>> direction(torch.tensor(0.0), torch.tensor(0.0)).tolist()  # broadside
+        [1.0, 0.0, 0.0]
     """
     across = torch.cos(elevation)
     return torch.stack([across * torch.cos(azimuth), across * torch.sin(azimuth), torch.sin(elevation)], dim=-1)
 
 
 def position(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-    """Cartesian position, [..., 3] in metres, of sources at (azimuth, elevation, range)."""
+    """Cartesian position of sources.
+
+    Args:
+        azimuth: [...], radians.
+        elevation: [...], radians.
+        range: [...], metres.
+
+    Returns:
+        [..., 3], metres.
+    """
     return range.unsqueeze(-1) * direction(azimuth, elevation)
 
 
 def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-    """∂p/∂(φ, θ, r), [..., 3, 3]: rows are the coordinates x, y, z, columns azimuth, elevation and range."""
+    """Derivatives ∂p/∂(φ, θ, r) of position().
+
+    Args:
+        azimuth: [...], radians.
+        elevation: [...], radians.
+        range: [...], metres.
+
+    Returns:
+        [..., 3, 3]; rows are the coordinates x, y, z, columns azimuth, elevation and range.
+    """
     sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
     sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
     by_azimuth = torch.stack([-cos_e * sin_a, cos_e * cos_a, torch.zeros_like(sin_e)], dim=-1)
@@ -52,7 +76,17 @@ def position_jacobian(azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tens
 
 
 def separation(azimuth: Tensor, elevation: Tensor, other_azimuth: Tensor, other_elevation: Tensor) -> Tensor:
-    """Angle in radians between two directions seen from the centre of the surface; arguments broadcast."""
+    """Angle between two directions seen from the centre of the surface.
+
+    Args:
+        azimuth: [...], radians.
+        elevation: [...], radians.
+        other_azimuth: [...], radians.
+        other_elevation: [...], radians.
+
+    Returns:
+        [...], radians, 0 … π; the arguments broadcast.
+    """
     cosine = (direction(azimuth, elevation) * direction(other_azimuth, other_elevation)).sum(-1)
     return torch.acos(cosine.clamp(-1.0, 1.0))
 
@@ -73,7 +107,8 @@ def path_difference(
 
     Args:
         elements: [..., N, 3], metres, relative to the centre of the surface.
-        azimuth, elevation: [...], radians.
+        azimuth: [...], radians.
+        elevation: [...], radians.
         range: [...], metres, > 0; infinity is a plane wave.
         wavefront: "spherical", "fresnel" or "planar".
 
@@ -96,14 +131,18 @@ def path_difference(
 def path_and_gradient(
     elements: Tensor, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor, wavefront: str = "spherical"
 ) -> tuple[Tensor, Tensor]:
-    """path_difference() and its derivatives by azimuth, elevation and c = 1/r.
+    """Compute path_difference() and its derivatives by azimuth, elevation and c = 1/r.
 
     With u = e·t for the unit vector t towards the source and q = ‖p − e‖/r, the exact ones are −u_φ/q, −u_θ/q and
     (|e|² + u (|e|²c − 2u)/(q + 1)) / ((q + 1) q), which has its limit (|e|² − u²)/2 at c = 0; those of the expansions
     otherwise. A plane wave does not depend on the range.
 
     Args:
-        elements, azimuth, elevation, wavefront: see path_difference(). inverse_range: [...], 1/m, ≥ 0.
+        elements: see path_difference().
+        azimuth: see path_difference().
+        elevation: see path_difference().
+        inverse_range: c, [...], 1/m, ≥ 0.
+        wavefront: see path_difference().
 
     Returns:
         [..., N] in metres, and [..., 3, N] in m/rad, m/rad and m².
@@ -158,7 +197,15 @@ class ArrayGeometry:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> ArrayGeometry:
-        """Half-wavelength surface of (N_v, N_h) elements in the y-z plane, centred on the origin."""
+        """Surface in the y-z plane with elements half a wavelength apart, centred on the origin.
+
+        Args:
+            shape: (N_v, N_h), rows along z and columns along y.
+            wavelength: λ, metres, > 0.
+            wavefront: see ArrayGeometry.
+            dtype: of the elements, real.
+            device: of the elements.
+        """
         rows, columns = shape
         z = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2) * wavelength / 2
         y = (torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2) * wavelength / 2
@@ -191,11 +238,18 @@ class ArrayGeometry:
         """Steering vectors a_n = N^(-1/2) · exp(−j k0 (‖p − e_n‖ − r)).
 
         Args:
-            azimuth, elevation: [...], radians.
+            azimuth: [...], radians.
+            elevation: [...], radians.
             range: [...], metres, > 0.
 
         Returns:
-            [..., N], complex, unit norm. Amplitude is uniform over the aperture by definition.
+            [..., N], complex, of unit norm; the amplitude is uniform over the aperture by definition.
+
+        Example:
+            >>> array = ArrayGeometry.surface((1, 2), wavelength=0.3, wavefront="planar")
+            >>> side, level, far = (torch.tensor(value) for value in (torch.pi / 2, 0.0, 9.0))
+            >>> array.steering(side, level, far).angle().div(torch.pi).tolist()  # y = ∓λ/4: a quarter of a turn
+            [-0.5, 0.5]
         """
         return self._vectors(self.phase(azimuth, elevation, range))
 
@@ -211,7 +265,16 @@ class ArrayGeometry:
             )
 
     def derivatives(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
-        """Derivatives of steering() by azimuth, elevation and range, [..., 3, N], complex: ∂a = −j k0 ∂(path) a."""
+        """Derivatives of steering() by azimuth, elevation and range, ∂a = −j k0 ∂(path) a.
+
+        Args:
+            azimuth: [...], radians.
+            elevation: [...], radians.
+            range: [...], metres, > 0.
+
+        Returns:
+            [..., 3, N], complex, in 1/rad, 1/rad and 1/m.
+        """
         inverse = 1 / range
         vectors, slopes = self.steering_and_phase_gradient(azimuth, elevation, inverse)
         by_range = -inverse.square()[..., None, None] * slopes[..., 2:, :]
@@ -220,7 +283,16 @@ class ArrayGeometry:
     def steering_and_phase_gradient(
         self, azimuth: Tensor, elevation: Tensor, inverse_range: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """steering() [..., N], and the derivatives of phase() by azimuth, elevation and 1/r, [..., 3, N], real."""
+        """Steering vectors with the derivatives of phase() by azimuth, elevation and 1/r.
+
+        Args:
+            azimuth: [...], radians.
+            elevation: [...], radians.
+            inverse_range: 1/r, [...], 1/m, ≥ 0.
+
+        Returns:
+            [..., N], complex, and [..., 3, N], real.
+        """
         factor = wavenumber(self.wavelength)
         with torch.autocast(self.elements.device.type, enabled=False):
             path, slopes = path_and_gradient(self.elements, azimuth, elevation, inverse_range, self.wavefront)
@@ -232,15 +304,17 @@ class Grid:
     """Steering vectors over a product grid of azimuth × elevation × range.
 
     Args:
-        array: the elements, with wavelength and wavefront; [N,3].
-        azimuth: [P], radians. elevation: [Q], radians. range: [R], metres, > 0.
+        array: elements [N,3] with wavelength and wavefront.
+        azimuth: [P], radians.
+        elevation: [Q], radians.
+        range: [R], metres, > 0.
     """
 
     array: ArrayGeometry
     azimuth: Tensor
     elevation: Tensor
     range: Tensor
-    _kept: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _cache: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("azimuth", "elevation", "range"):
@@ -266,14 +340,24 @@ class Grid:
         """Grid over intervals of azimuth and elevation (radians) and range (metres), ends included.
 
         Args:
-            array: the elements.
-            azimuth, elevation, range: (smallest, largest).
-            shape: number of points (P, Q, R); a single point sits in the middle of its axis.
+            array: elements [N,3] with wavelength and wavefront.
+            azimuth: (smallest, largest), radians.
+            elevation: (smallest, largest), radians.
+            range: (smallest, largest), metres, > 0.
+            shape: number of points (P, Q, R), each ≥ 1; a single point sits in the middle of its axis.
             spacing: angles "uniform" in radians or equidistant in their "sine"; ranges are always uniform in 1/r,
                 the coordinate in which a near-field beam has constant width.
 
         Returns:
             Grid with float64 axes.
+
+        Raises:
+            InputError: for an unknown spacing, a number of points below 1, or ranges that are not above 0.
+
+        Example:
+            >>> array = ArrayGeometry.surface((2, 2), 0.3)
+            >>> Grid.field_of_view(array, (-1.0, 1.0), (0.0, 0.0), (1.0, 3.0), (3, 1, 3)).range.tolist()
+            [3.0, 1.5, 1.0]
         """
         check_choice("spacing", spacing, ("uniform", "sine"))
         check_interval("grid range", range, 0.0, 1e9)
@@ -317,31 +401,36 @@ class Grid:
         return mesh[0].reshape(-1), mesh[1].reshape(-1), mesh[2].reshape(-1)
 
     def steering(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-        """Steering vectors of all points, [G,N], in a complex dtype; computed in float64."""
+        """Steering vectors of all points, [P·Q·R,N], in a complex dtype; computed in float64."""
         array = self.array.to(device, torch.float64)
         return array.steering(*(axis.to(device, torch.float64) for axis in self.points())).to(dtype)
 
     def iter_steering(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
-        """All points in pieces: which, and real and imaginary parts of their steering vectors side by side, [G',2N].
+        """Steering vectors of all points in pieces.
 
-        From the second scan on all of them are kept, if they take no more than KEPT bytes; else, and at first, they are
-        computed piece by piece, in a tensor that the next piece overwrites: a grid that is used once need not store.
+        From the second scan on all of them are cached, if they take no more than CACHE_BYTES; else, and at first, they
+        are computed piece by piece, in a tensor that the next piece overwrites: a grid that is used once stores nothing.
 
         Args:
-            dtype: real dtype, also that of the computation. device: where. width: most points in a piece.
+            dtype: real dtype, also that of the computation.
+            device: of the result.
+            width: most points in a piece.
+
+        Yields:
+            Which points, and the real and imaginary parts of their steering vectors side by side, [G',2N].
         """
         count = math.prod(self.shape)
         key = dtype, device
-        if key in self._kept and count * 2 * self.array.count * dtype.itemsize <= CACHE_BYTES:
-            if not len(self._kept[key]):
+        if key in self._cache and count * 2 * self.array.count * dtype.itemsize <= CACHE_BYTES:
+            if not len(self._cache[key]):
                 planes = empty_huge((count, 2 * self.array.count), dtype, device)
                 for piece, part in self._computed(dtype, device, width):
                     planes[piece] = part
-                self._kept[key] = planes
-            yield from ((piece, self._kept[key][piece]) for piece in chunks(count, width))
+                self._cache[key] = planes
+            yield from ((piece, self._cache[key][piece]) for piece in chunks(count, width))
             return
         yield from self._computed(dtype, device, width)
-        self._kept.setdefault(key, torch.empty(0))
+        self._cache.setdefault(key, torch.empty(0))
 
     def _computed(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
         array = self.array.to(device, dtype)
@@ -358,14 +447,11 @@ class Grid:
 
 def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
     """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
-    empty = torch.empty(0, dtype=dtype).numpy().dtype
-    return (
-        torch.from_numpy(np.empty(shape, dtype=empty))
-        if str(device) == "cpu"
-        else torch.empty(shape, dtype=dtype, device=device)
-    )
+    if str(device) != "cpu":
+        return torch.empty(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.empty(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
 
 
 def chunks(count: int, width: int) -> Iterator[slice]:
-    """Slices of at most `width` that cover 0 .. count−1."""
+    """Slices of at most `width` that cover 0 … count − 1."""
     return (slice(first, min(first + width, count)) for first in range(0, count, width))

@@ -16,11 +16,21 @@ SECTIONS = ("sources", "symbols", "noise", "channel", "codes", "impairments")
 
 
 def raw_words(seed: int, split: str, section: str, start: int, count: int, width: int) -> np.ndarray:
-    """The 64-bit integers that scenes start .. start+count−1 of a split are made of, bit-identical on every machine.
+    """The 64-bit words that scenes are made of, bit-identical on every machine.
+
+    Each scene owns ⌈width/4⌉ counters (Philox gives four words for each); each section starts at its own multiple of
+    2^192, so that none can run into another.
+
+    Args:
+        seed: 0 … 2^63 − 1.
+        split: one of SPLITS.
+        section: one of SECTIONS.
+        start: number of the first scene, ≥ 0.
+        count: number of scenes, ≥ 1.
+        width: words for each scene, ≥ 1.
 
     Returns:
-        uint64 [count, width]. Each scene owns ⌈width/4⌉ counters (Philox gives four words for each); each section
-        starts at its own multiple of 2^192, so that none can run into another.
+        [count,width], uint64.
     """
     blocks = -(-width // 4)
     counter = (SECTIONS.index(section) << 192) + start * blocks
@@ -30,19 +40,26 @@ def raw_words(seed: int, split: str, section: str, start: int, count: int, width
 
 @dataclass(frozen=True)
 class SceneRandom:
-    """The scenes start .. start+count−1 of a split, as the source of their draws."""
+    """Random numbers of the scenes start … start + count − 1 of a split.
+
+    Args:
+        seed: 0 … 2^63 − 1.
+        split: one of SPLITS.
+        start: number of the first scene, ≥ 0.
+        count: number of scenes, ≥ 1.
+    """
 
     seed: int
     split: str
     start: int
     count: int
 
-    def draws(self, section: str, width: int) -> RandomWords:
-        """The draws of a section, `width` words for each scene."""
+    def words(self, section: str, width: int) -> RandomWords:
+        """The words of a section, `width` for each scene."""
         return RandomWords(raw_words(self.seed, self.split, section, self.start, self.count, width))
 
     def part(self, rows: slice) -> SceneRandom:
-        """The stream of some of the scenes."""
+        """The random numbers of some of the scenes."""
         return dataclasses.replace(self, start=self.start + rows.start, count=rows.stop - rows.start)
 
 
@@ -50,7 +67,7 @@ class RandomWords:
     """Numbers made from the words of some scenes, consumed from left to right.
 
     Args:
-        words: uint64 [B, W], from raw_words().
+        words: [B,W], uint64, from raw_words().
     """
 
     def __init__(self, words: np.ndarray) -> None:
@@ -59,15 +76,14 @@ class RandomWords:
 
     def _take(self, words: int) -> Tensor:
         """The two halves of the next words, [B, 2·words]."""
-        taken = self._halves[:, 2 * self._used : 2 * (self._used + words)]
-        self._used += words
-        return taken
+        first, self._used = self._used, self._used + words
+        return self._halves[:, 2 * first : 2 * self._used]
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1) with 24 random bits, float32, [B, *shape]; one word each."""
         width = math.prod(shape)
-        whole = self._take(width)[:, :width].bitwise_and(0xFFFFFF)
-        return (whole * 2.0**-24).reshape(-1, *shape)
+        integers = self._take(width)[:, :width].bitwise_and(0xFFFFFF)
+        return (integers * 2.0**-24).reshape(-1, *shape)
 
     def phases(self, *shape: int) -> Tensor:
         """Angles in [−π, π], float32, [B, *shape]; half a word each."""

@@ -41,7 +41,13 @@ class SceneConfig(Config):
     """Everything that a scene is drawn from; in metres and radians.
 
     Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value. Powers always
-    sum to N. DFT beams beyond N repeat.
+    sum to N. DFT beams beyond N repeat. `ris_shape` is (rows, columns) = (N_v, N_h), N = N_v·N_h elements half a
+    wavelength apart; columns run along the azimuth axis.
+
+    Example:
+        >>> config = SceneConfig.preset("classroom", snr_db=10)
+        >>> config.elements, config.snr_db
+        (36, (10, 10))
     """
 
     wavelength: float = number(0.3, 1e-6, 1e6, "λ", unit="m")
@@ -114,12 +120,26 @@ def preset(default: str) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class SceneBatch:
-    """B scenes: what the base station sees and the truth behind it.
+    """B scenes: what the base station receives and the truth behind it.
 
-    Tensors (complex64 and float32 as simulated): snapshots [B,L,M], codes [B,L,N], channel [B,M,N], symbols [B,L,K],
-    azimuth, elevation, range, power [B,K], active [B,K] bool, noise_power, snr_db, realised_snr_db [B], index [B]
-    (number of the scene within its split). `codes` and `channel` are what the receiver believes; with impairments
-    switched on the world differed. Inactive slots hold a valid position and power 0.
+    Tensors are complex64 and float32 as simulated. Inactive slots hold a valid position and power 0. With impairments
+    `codes` and `channel` are what the receiver assumes, and the snapshots come from others.
+
+    Args:
+        snapshots: y, [B,L,M], complex.
+        codes: phase profiles c, [B,L,N], complex, of modulus 1.
+        channel: H, [B,M,N], complex.
+        symbols: s, [B,L,K], complex.
+        azimuth: [B,K], radians.
+        elevation: [B,K], radians.
+        range: [B,K], metres.
+        power: [B,K], real, ≥ 0; they sum to N.
+        active: [B,K], bool; slots that hold a source.
+        noise_power: σ², [B], real; of one antenna.
+        snr_db: [B], dB; asked for, at the antennas.
+        realised_snr_db: [B], dB; of the noise that was drawn.
+        index: [B], int64; number of the scene within its split.
+        config: that the scenes are drawn from.
     """
 
     snapshots: Tensor
@@ -148,7 +168,7 @@ class SceneBatch:
         return SceneBatch(**{name: change(tensor) for name, tensor in self.tensors().items()}, config=self.config)
 
     def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> SceneBatch:
-        """Scenes by number, slice, list, index tensor or mask; always a batch, also for a single number."""
+        """Scenes by number, slice, list, index tensor or mask, as a batch also for a single number."""
         if isinstance(which, int):
             if not -len(self) <= which < len(self):
                 raise IndexError(f"scene {which} of a batch of {len(self)}")
@@ -170,7 +190,7 @@ class SceneBatch:
         return SceneBatch(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]}, config=first.config)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> SceneBatch:
-        """Move to a device, and to the real dtype float32 or float64 (complex tensors follow)."""
+        """The batch on a device, and in the real dtype float32 or float64 (complex tensors follow)."""
 
         def move(tensor: Tensor) -> Tensor:
             if dtype is None or not (tensor.is_floating_point() or tensor.is_complex()):
@@ -191,7 +211,7 @@ class SceneBatch:
         return (vectors * self.active.unsqueeze(-1)).transpose(-1, -2)
 
     def factor(self, dtype: torch.dtype | None = None) -> Tensor:
-        """B = A P^(1/2), [B,N,K]: the truth covariance is R = B B^H, rebuilt from 20 numbers a scene."""
+        """A P^(1/2), [B,N,K]: a factor of the true covariance, rebuilt from 20 numbers a scene."""
         vectors = self.steering(dtype)
         return vectors * self.power.to(vectors.real.dtype).sqrt().unsqueeze(-2)
 
@@ -204,20 +224,20 @@ class SceneBatch:
         """What the antennas receive in each snapshot of fields on the surface, G_l x = H (c_l ⊙ x).
 
         Args:
-            columns: fields, [B,N,C], complex.
+            columns: x, [B,N,C], complex.
 
         Returns:
-            [B,L,M,C].
+            [B,L,M,C], complex.
         """
         return received_fields(self.codes, self.channel, columns)
 
     def source_snr_db(self) -> Tensor:
         """Each source's own mean power at the antennas over σ², in dB, [B,K]; −inf for inactive slots.
 
-        With impairments it is what the codes and the channel as the receiver believes them would give.
+        With impairments it is what the codes and the channel that the receiver assumes would give.
         """
-        image = self.received_fields(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
-        mean_power = image.abs().square().mean(dim=(1, 2))
+        received = self.received_fields(self.steering()) * self.symbols.unsqueeze(-2)  # [B, L, M, K]
+        mean_power = received.abs().square().mean(dim=(1, 2))
         return 10 * torch.log10(mean_power / self.noise_power.unsqueeze(-1))
 
     def check_finite(self) -> None:
@@ -237,13 +257,13 @@ class SceneBatch:
                 )
 
     def hashes(self) -> list[str]:
-        """One digest a scene, over the positions of its active sources: scenes that share them count as the same."""
+        """A digest of each scene, over the positions of its active sources: scenes that share them are the same."""
         places = torch.stack([self.azimuth, self.elevation, self.range], dim=-1).to("cpu", torch.float32)  # [B, K, 3]
         rows = [scene[active].numpy().tobytes() for scene, active in zip(places, self.active.cpu(), strict=True)]
         return [hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows]
 
     def fingerprint(self) -> str:
-        """One digest of everything in the batch."""
+        """A digest of everything in the batch."""
         digest = hashlib.blake2b(digest_size=16)
         for tensor in self.tensors().values():
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())
@@ -251,7 +271,16 @@ class SceneBatch:
 
 
 def received_fields(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
-    """SceneBatch.received_fields() on plain tensors: codes [B,L,N], channel [B,M,N], columns [B,N,C] to [B,L,M,C]."""
+    """SceneBatch.received_fields() on plain tensors.
+
+    Args:
+        codes: c, [B,L,N], complex.
+        channel: H, [B,M,N], complex.
+        columns: x, [B,N,C], complex.
+
+    Returns:
+        [B,L,M,C], complex.
+    """
     reflected = codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]
     # Snapshots folded into rows: a broadcast channel would be copied for each.
     received = reflected.flatten(1, 2) @ channel.mT  # [B, L·C, M]

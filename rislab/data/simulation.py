@@ -39,15 +39,15 @@ def simulate(
 ) -> SceneBatch:
     """Draw scenes start .. start+count−1 of a split.
 
-    The noise power of a scene is σ² = mean over l, m of |H diag(c_l) A s_l|² / 10^(SNR/10), with the signal that really
-    arrived; `realised_snr_db` compares it with the noise that was really drawn.
+    The SNR is that at the antennas: the noise power of a scene is σ² = mean over l, m of |H diag(c_l) A s_l|² /
+    10^(SNR/10), with the signal that really arrived; `realised_snr_db` compares it with the noise that was really drawn.
 
     Args:
         config: what to draw from.
-        count: number of scenes, ≥ 1.
-        seed: 0 .. 2^63−1; the same seed gives disjoint scenes in different splits.
+        count: number of scenes, 1 … 2^31.
+        seed: 0 … 2^63 − 1; the same seed gives disjoint scenes in different splits.
         split: "train", "validation" or "test".
-        start: number of the first scene, ≥ 0.
+        start: number of the first scene, 0 … 2^48.
         device: where the result lives; drawing always happens on the CPU.
 
     Returns:
@@ -55,6 +55,11 @@ def simulate(
 
     Raises:
         InputError: for an argument out of range, or a separation that a scene cannot meet.
+
+    Example:
+        >>> batch = simulate(SceneConfig.preset("classroom", sources=2), 3, seed=0)
+        >>> tuple(batch.snapshots.shape), batch.power[0].tolist()  # [B,L,M]; powers sum to N = 36
+        ((3, 16, 8), [18.0, 18.0])
     """
     if not isinstance(config, SceneConfig):
         raise InputError(f"config is a {type(config).__name__}; allowed: a SceneConfig")
@@ -63,8 +68,8 @@ def simulate(
     check_choice("split", split, SPLITS)
     check_number("start", start, 0, 2**48, integer=True)
     check_device(device)
-    stream = SceneRandom(seed, split, start, count)
-    return _scenes(config, stream, *_draw_sources(config, stream)).to(device)
+    random = SceneRandom(seed, split, start, count)
+    return _scenes(config, random, *_draw_sources(config, random)).to(device)
 
 
 def place(
@@ -77,20 +82,27 @@ def place(
     count: int = 1,
     split: str = "test",
 ) -> SceneBatch:
-    """Scenes drawn as by simulate(), but with their sources at given places: everything else differs between them.
+    """Draw scenes as simulate() does, with their sources at given places; everything else differs between scenes.
 
     Args:
         config: what to draw the rest from; its number of sources is not used.
-        azimuth, elevation: of each source, radians, within the field of view of the configuration. range: metres.
-        seed, count, split: see simulate().
+        azimuth: [K], radians, within the field of view of the configuration.
+        elevation: [K], radians, within the field of view.
+        range: [K], metres, within the field of view.
+        seed: see simulate().
+        count: see simulate().
+        split: see simulate().
+
+    Returns:
+        SceneBatch [count] of complex64 and float32 tensors.
 
     Raises:
-        InputError: for places that are not as many, or outside the field of view.
+        InputError: for different numbers of values, or places outside the field of view.
     """
     sources = len(azimuth)
     if not sources == len(elevation) == len(range):
         raise InputError(
-            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; allowed: as many"
+            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; allowed: the same number"
         )
     for name, values in (("azimuth", azimuth), ("elevation", elevation), ("range", range)):
         for value in values:
@@ -99,31 +111,33 @@ def place(
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_number("count", count, 1, 2**31, integer=True)
     check_choice("split", split, SPLITS)
-    stream = SceneRandom(seed, split, 0, count)
-    drawn = _draw_sources(config, stream)
-    at = [torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)]
-    return _scenes(config, stream, at[0], at[1], at[2], drawn[3], drawn[4])
+    random = SceneRandom(seed, split, 0, count)
+    *_, active, snr_db = _draw_sources(config, random)
+    azimuths, elevations, ranges = (
+        torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)
+    )
+    return _scenes(config, random, azimuths, elevations, ranges, active, snr_db)
 
 
 def _scenes(
     config: SceneConfig,
-    stream: SceneRandom,
+    random: SceneRandom,
     azimuth: Tensor,
     elevation: Tensor,
     range_: Tensor,
     active: Tensor,
     snr_db: Tensor,
 ) -> SceneBatch:
-    """Scenes of a stream with sources at given places [B,K]."""
-    count = stream.count
+    """Scenes with sources at given places [B,K]."""
+    count = random.count
     power = _powers(config, range_, active)  # [B, K]
-    symbols = _draw_symbols(config, stream, power)  # [B, L, K]
+    symbols = _draw_symbols(config, random, power)  # [B, L, K]
     array = config.array()
     measured: dict[str, Tensor] = {}
     for first in range(0, count, CHUNK):
         rows = slice(first, min(first + CHUNK, count))
         places = azimuth[rows], elevation[rows], range_[rows]
-        part = _measure(config, array, stream.part(rows), places, symbols[rows], snr_db[rows])
+        part = _measure(config, array, random.part(rows), places, symbols[rows], snr_db[rows])
         # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
         for name, tensor in part.items():
             if name not in measured:
@@ -138,7 +152,7 @@ def _scenes(
         power=power,
         active=active,
         snr_db=snr_db,
-        index=torch.arange(stream.start, stream.start + count),
+        index=torch.arange(random.start, random.start + count),
         config=config,
     )
 
@@ -146,24 +160,24 @@ def _scenes(
 def _measure(
     config: SceneConfig,
     array: ArrayGeometry,
-    stream: SceneRandom,
+    random: SceneRandom,
     places: tuple[Tensor, Tensor, Tensor],
     symbols: Tensor,
     snr_db: Tensor,
 ) -> dict[str, Tensor]:
-    """What the base station receives, y_l = H diag(c_l) A s_l + n_l, and what it believes of H and c."""
-    channel = _draw_channel(config, stream)  # [B, M, N]
-    codes = _draw_codes(config, stream)  # [B, L, N]
+    """What the base station receives, y_l = H diag(c_l) A s_l + n_l, and the H and c that it assumes."""
+    channel = _draw_channel(config, random)  # [B, M, N]
+    codes = _draw_codes(config, random)  # [B, L, N]
     true_array, true_codes, known_channel = array, codes, channel
     if _impaired(config):
-        true_array, true_codes, known_channel = _impair(config, stream, array, codes, channel)
+        true_array, true_codes, known_channel = _impair(config, random, array, codes, channel)
     vectors = true_array.steering(*places)  # [B, K, N]
     arriving = torch.bmm(symbols, vectors).mul_(true_codes)  # [B, L, N]
     signal = torch.bmm(arriving, channel.mT)  # [B, L, M]
     signal_power = torch.view_as_real(signal).square().sum(dim=(1, 2, 3)) / signal[0].numel()  # [B]
     noise_power = signal_power / 10 ** (snr_db / 10)
     shape = (config.snapshots, config.antennas)
-    noise = stream.draws("noise", math.prod(shape)).complex_normal(*shape).mul_(noise_power.sqrt()[:, None, None])
+    noise = random.words("noise", math.prod(shape)).complex_normal(*shape).mul_(noise_power.sqrt()[:, None, None])
     realised_power = torch.view_as_real(noise).square().sum(dim=(1, 2, 3)) / noise[0].numel()
     return {
         "snapshots": signal.add_(noise),
@@ -178,19 +192,20 @@ def _between(uniform: Tensor, interval: Interval) -> Tensor:
     return interval[0] + (interval[1] - interval[0]) * uniform
 
 
-def _draw_sources(config: SceneConfig, stream: SceneRandom) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _draw_sources(config: SceneConfig, random: SceneRandom) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Azimuth, elevation and range [B,K], which slots are active [B,K], and the SNR in dB [B]."""
     slots = config.sources[1]
     tries = PLACEMENT_TRIES if config.separation > 0 else 1
-    draws = stream.draws("sources", 2 + slots * tries * 3)
+    words = random.words("sources", 2 + slots * tries * 3)
     low, high = config.sources
-    counts = low + (draws.uniform() * (high - low + 1)).to(torch.int64)  # [B]
-    snr_db = _between(draws.uniform(), config.snr_db)
+    counts = low + (words.uniform() * (high - low + 1)).to(torch.int64)  # [B]
+    snr_db = _between(words.uniform(), config.snr_db)
     active = torch.arange(slots) < counts.unsqueeze(-1)  # [B, K]
-    candidates = draws.uniform(slots, tries, 3)
+    candidates = words.uniform(slots, tries, 3)
     azimuth = _between(candidates[..., 0], config.azimuth)  # [B, K, T]
     elevation = _between(candidates[..., 1], config.elevation)
     range_ = _between(candidates[..., 2], config.range)
-    chosen = _first_apart(azimuth, elevation, active, config.separation, stream.start)  # [B, K, 1]
+    chosen = _first_apart(azimuth, elevation, active, config.separation, random.start)  # [B, K, 1]
     azimuth, elevation, range_ = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
     return azimuth, elevation, range_, active, snr_db
 
@@ -217,31 +232,33 @@ def _first_apart(azimuth: Tensor, elevation: Tensor, active: Tensor, smallest: f
 
 
 def _powers(config: SceneConfig, range_: Tensor, active: Tensor) -> Tensor:
+    """Powers of the sources, [B,K], which sum to N."""
     weights = range_.pow(-2.0) if config.power_law == "free-space" else torch.ones_like(range_)
     weights = weights * active
     return weights * (config.elements / weights.sum(dim=-1, keepdim=True))
 
 
-def _draw_symbols(config: SceneConfig, stream: SceneRandom, power: Tensor) -> Tensor:
+def _draw_symbols(config: SceneConfig, random: SceneRandom, power: Tensor) -> Tensor:
+    """Symbols s_l ~ CN(0, P), [B,L,K]; see SYMBOLS."""
     snapshots, slots = config.snapshots, power.shape[1]
-    draws = stream.draws("symbols", snapshots * slots + slots)
-    unit = draws.complex_normal(snapshots, slots)  # [B, L, K]
+    words = random.words("symbols", snapshots * slots + slots)
+    unit = words.complex_normal(snapshots, slots)  # [B, L, K]
     if config.symbols == "constant":
         unit = unit[:, :1].expand(-1, snapshots, -1)
     if config.symbols == "coherent":
-        phase = draws.phases(slots)
+        phase = words.phases(slots)
         unit = unit[:, :, :1] * torch.polar(torch.ones_like(phase), phase).unsqueeze(1)
     return unit * power.sqrt().unsqueeze(1)
 
 
-def _draw_channel(config: SceneConfig, stream: SceneRandom) -> Tensor:
+def _draw_channel(config: SceneConfig, random: SceneRandom) -> Tensor:
     """H = √(κ/(κ+1)) b aᵀ + √(1/(κ+1)) CN(0,1): both parts have unit power per entry before weighting."""
-    draws = stream.draws("channel", config.antennas * config.elements + 3)
-    scattered = draws.complex_normal(config.antennas, config.elements)
+    words = random.words("channel", config.antennas * config.elements + 3)
+    scattered = words.complex_normal(config.antennas, config.elements)
     kappa = config.rician_factor
     if kappa == 0:
         return scattered
-    departure, arrival = draws.uniform(2), draws.uniform(1)  # from the RIS in two angles, at the base station in one
+    departure, arrival = words.uniform(2), words.uniform(1)  # from the RIS in two angles, at the base station in one
     far = torch.full_like(arrival[:, 0], math.inf)
     across = math.pi * torch.arange(config.antennas) * _between(arrival, (-1.0, 1.0))  # [B, M], kd sin(angle)
     receive = torch.polar(torch.ones_like(across), across)
@@ -252,13 +269,14 @@ def _draw_channel(config: SceneConfig, stream: SceneRandom) -> Tensor:
     return math.sqrt(kappa / (kappa + 1)) * line_of_sight + math.sqrt(1 / (kappa + 1)) * scattered
 
 
-def _draw_codes(config: SceneConfig, stream: SceneRandom) -> Tensor:
+def _draw_codes(config: SceneConfig, random: SceneRandom) -> Tensor:
+    """Phase profiles c_l of the surface, [B,L,N], of modulus 1."""
     snapshots, elements = config.snapshots, config.elements
     if config.codes == "random":
-        phase = stream.draws("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
+        phase = random.words("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
     else:
         phase = (_dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)).expand(
-            stream.count, -1, -1
+            random.count, -1, -1
         )
     if config.phase_bits is not None:
         step = 2 * math.pi / 2**config.phase_bits
@@ -302,16 +320,16 @@ def _impaired(config: SceneConfig) -> bool:
 
 
 def _impair(
-    config: SceneConfig, stream: SceneRandom, array: ArrayGeometry, codes: Tensor, channel: Tensor
+    config: SceneConfig, random: SceneRandom, array: ArrayGeometry, codes: Tensor, channel: Tensor
 ) -> tuple[ArrayGeometry, Tensor, Tensor]:
-    """The world as it is (elements, codes) and the channel as the receiver believes it to be."""
+    """The array and the codes as they are, and the channel that the receiver assumes."""
     snapshots, antennas, elements = config.snapshots, config.antennas, config.elements
-    draws = stream.draws("impairments", snapshots * elements + 4 * elements + antennas * elements)
-    phase_error = config.phase_error * draws.normal(snapshots, elements)
-    gain = 1.0 + config.gain_jitter * draws.normal(elements)
-    alive = draws.uniform(elements) >= config.dead_elements
-    shift = config.position_jitter * torch.stack([draws.normal(elements) for _ in range(2)], dim=-1)  # y, z
-    error = math.sqrt(config.channel_error) * draws.complex_normal(antennas, elements)
+    words = random.words("impairments", snapshots * elements + 4 * elements + antennas * elements)
+    phase_error = config.phase_error * words.normal(snapshots, elements)
+    gain = 1.0 + config.gain_jitter * words.normal(elements)
+    alive = words.uniform(elements) >= config.dead_elements
+    shift = config.position_jitter * torch.stack([words.normal(elements) for _ in range(2)], dim=-1)  # y, z
+    error = math.sqrt(config.channel_error) * words.complex_normal(antennas, elements)
     turn = torch.polar(torch.ones_like(phase_error), phase_error)
     applied = codes * (gain * alive).unsqueeze(1) * turn
     moved = array.elements + torch.nn.functional.pad(shift, (1, 0))  # [B, N, 3]

@@ -16,14 +16,15 @@ ITERATIONS = 6
 
 
 def validate_covariance(covariance_or_factor: Tensor, elements: int) -> Tensor:
-    """The argument of an estimator, checked, with a batch axis, and scaled to trace N.
+    """Check the argument of an estimator; scale it to trace N.
 
     Args:
-        covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with J < N; complex; without batch axis counts as B = 1.
+        covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with J < N; complex64 or complex128; without batch axis
+            B is 1.
         elements: N, that of the array.
 
     Returns:
-        The Hermitian part of R, or F.
+        The Hermitian part of R, [B,N,N], or F, [B,N,J].
 
     Raises:
         InputError: for a wrong dtype or shape, NaN, infinity, zero, or a matrix that is not Hermitian.
@@ -57,10 +58,13 @@ def _refuse(bad: Tensor, why: str) -> None:
 
 
 def eigh_psd(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """All eigenvalues ≥ 0 and eigenvectors of a conditioned covariance, or those of F F^H that a factor F has.
+    """Eigenvalues and eigenvectors of a covariance, or the J of F F^H that belong to a factor F; none below 0.
+
+    Args:
+        matrix: R [B,N,N] or F [B,N,J], as validate_covariance() returns it.
 
     Returns:
-        [B,J] in rising order, and [B,N,J].
+        [B,J] in rising order, real, and [B,N,J], complex; J = N for a covariance.
     """
     if matrix.shape[-1] == matrix.shape[-2]:
         values, vectors = torch.linalg.eigh(matrix)
@@ -74,21 +78,21 @@ def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
 
     From a factor: with F^H F = V Λ V^H, U = F V_K Λ_K^(−1/2); nothing larger than the Gram matrix is decomposed. From a
     covariance: block Krylov iteration, accepted where the residual over the eigenvalue gap proves the subspace to
-    rounding (theorem of Davis and Kahan), with LAPACK's full decomposition for all other scenes. Differentiable in the
-    argument, also where eigenvalues coincide within the signal subspace; second derivatives are not those of U.
+    rounding [1], with LAPACK's full decomposition for all other scenes. Differentiable in the argument, also where
+    eigenvalues coincide within the signal subspace; second derivatives are not those of U.
 
     Args:
-        matrix: as validate_covariance() returns it.
-        sources: K for all scenes, or [B], 1 ≤ K < N.
+        matrix: R [B,N,N] or F [B,N,J], as validate_covariance() returns it.
+        sources: K for all scenes, or [B], integer, 1 ≤ K < N.
 
     Returns:
-        U, [B,N,K]; where a scene has fewer sources than others, its last columns are 0.
+        U, [B,N,K], complex, largest eigenvalue first; if a scene has fewer sources than others, its last columns are 0.
 
     Raises:
         InputError: for K out of range, or a rank below K.
 
-    Source:
-        C. Davis and W. M. Kahan, The rotation of eigenvectors by a perturbation III, SIAM J. Numer. Anal. 7(1), 1970.
+    References:
+        [1] C. Davis, W. M. Kahan, The rotation of eigenvectors by a perturbation III, SIAM J. Numer. Anal. 7(1), 1970.
     """
     scenes, elements, columns = matrix.shape
     counts = check_sources(sources, scenes, elements, matrix.device)
@@ -100,7 +104,20 @@ def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
 
 
 def check_sources(sources: int | Tensor, scenes: int, elements: int, device: torch.device) -> Tensor:
-    """Numbers of sources as [B]; raises InputError unless they are whole and within 1 .. N−1."""
+    """Numbers of sources as a tensor.
+
+    Args:
+        sources: K for all scenes, or [B].
+        scenes: B.
+        elements: N.
+        device: of the result.
+
+    Returns:
+        [B], int64.
+
+    Raises:
+        InputError: unless they are integers within 1 … N − 1.
+    """
     if not isinstance(sources, Tensor):
         check_number("sources", sources, 1, elements - 1, integer=True)
         return torch.full((scenes,), sources, device=device)
@@ -212,7 +229,8 @@ def is_rank_deficient(factor: Tensor, sources: int) -> Tensor:
     """Scenes whose covariance F F^H has a rank below K to rounding, for which no signal subspace is defined, [B] bool.
 
     Args:
-        factor: F, [B,N,J], complex. sources: K, 1…J.
+        factor: F, [B,N,J], complex.
+        sources: K, 1 … J.
     """
     values = torch.linalg.eigvalsh(factor.mH @ factor).flip(-1)[:, :sources]  # [B, K]
     return _short(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])

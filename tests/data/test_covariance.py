@@ -43,10 +43,10 @@ def test_blend_of_factors_is_the_blend_of_covariances(beta: float, classroom: Sc
     torch.testing.assert_close(covariance(shrink(truth, sample, beta)), dense, atol=1e-4, rtol=1e-5)
 
 
-def test_bad_ridge_and_blend_are_named(classroom: SceneBatch) -> None:
+def test_bad_ridge_and_weight_are_named(classroom: SceneBatch) -> None:
     with pytest.raises(InputError, match="ridge is 0"):
         back_projections(classroom[:1], ridge=0.0)
-    with pytest.raises(InputError, match="blend is 1.5"):
+    with pytest.raises(InputError, match="weight is 1.5"):
         shrink(classroom[:1].factor(), classroom[:1].factor(), 1.5)
 
 
