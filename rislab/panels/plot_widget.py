@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import anywidget
@@ -24,6 +25,8 @@ import traitlets
 # A figure, or its data and layout as plain mappings.
 Drawing: TypeAlias = go.Figure | dict[str, Any]
 
+STATIC = Path(__file__).parent / "static"
+
 # A page that does not answer within this many seconds may be closed, or slow: each time it is given twice as many, up
 # to the last figure. What is sent to a slow page regardless would pile up there, and its buttons would seem dead.
 PATIENCE = 1.0
@@ -31,96 +34,11 @@ LONGEST = 16.0
 # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
 REST = 0.5
 
-_LIBRARY = """
-export default {
-  initialize({ model }) {
-    // Later, since a model that is not ready within two seconds is given up, and this compiles five megabytes.
-    setTimeout(() => {
-      if (globalThis.rislabPlotly) return;
-      const module = { exports: {} };
-      new Function("module", "self", model.get("source"))(module, globalThis);
-      globalThis.rislabPlotly = module.exports;
-    }, 0);
-  },
-};
-"""
-
-_PLOT = """
-function dark() {
-  return document.body.dataset.jpThemeLight === "false";
-}
-function late(milliseconds) {
-  return new Promise((done) => setTimeout(done, milliseconds));
-}
-async function library() {
-  for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await late(50);
-  return globalThis.rislabPlotly;
-}
-export default {
-  async render({ model, el }) {
-    const Plotly = await library();
-    const node = document.createElement("div");
-    node.style.width = "100%";
-    el.appendChild(node);
-    if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
-    let busy = false, waiting = false, listening = false;
-    async function draw() {
-      if (busy) { waiting = true; return; }
-      busy = true;
-      try {
-        do {
-          waiting = false;
-          await drawOnce();
-        } while (waiting);
-      } finally {
-        busy = false;
-      }
-    }
-    async function drawOnce() {
-      const { number, data, layout } = structuredClone(model.get("figure"));
-      if (!layout) return;
-      layout.template = model.get("templates")[dark() ? "dark" : "light"];
-      const options = { responsive: true, displaylogo: false, ...model.get("options") };
-      try {
-        // A node that is taken out of the page while it draws may never answer.
-        await Promise.race([Plotly.react(node, data, layout, options), late(5000)]);
-      } catch (error) {
-        console.error("rislab: a drawing failed and is made anew:", error);
-        await Plotly.newPlot(node, data, layout, options);
-        listening = false;
-      }
-      if (!listening) { listen(); listening = true; }
-      model.set("drawn", number);
-      model.save_changes();
-    }
-    function tell(kind, content) {
-      model.set("event", { kind, ...content, at: Date.now() });
-      model.save_changes();
-    }
-    function listen() {
-      node.on("plotly_click", ({ points }) => {
-        const [{ x, y, curveNumber, pointNumber, customdata }] = points;
-        tell("click", { x, y, curve: curveNumber, point: pointNumber, customdata: customdata ?? null });
-      });
-      node.on("plotly_relayout", (change) => {
-        const moved = Object.fromEntries(Object.entries(change).filter(([name]) => name.startsWith("shapes[")));
-        if (Object.keys(moved).length) tell("shape", { moved });
-      });
-    }
-    const observer = new MutationObserver(draw);
-    observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-    model.on("change:figure", draw);
-    await draw();
-    return () => { observer.disconnect(); model.off("change:figure", draw); Plotly.purge(node); };
-  },
-};
-"""
-
 
 class Library(anywidget.AnyWidget):
     """plotly.js in the page, once for all plots of a kernel."""
 
-    _esm = _LIBRARY
+    _esm = STATIC / "library.js"
     source = traitlets.Unicode().tag(sync=True)
 
 
@@ -142,7 +60,7 @@ class PlotWidget(anywidget.AnyWidget):
         options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
     """
 
-    _esm = _PLOT
+    _esm = STATIC / "plot.js"
     figure = traitlets.Dict().tag(sync=True)
     templates = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
