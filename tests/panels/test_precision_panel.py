@@ -1,16 +1,12 @@
-"""The precision lab on the screen, without a browser: the figures, and a panel that fills, stops and answers."""
+"""The precision panel without a browser: it fills, stops and answers."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import math
 import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-import numpy as np
-import plotly.graph_objects as go
 import pytest
 
 from rislab import panels
@@ -18,91 +14,36 @@ from rislab.errors import InputError
 from rislab.panels import precision_panel
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.precision_panel import PrecisionPanel
-from rislab.plots import precision as precision_plots
-from rislab.plots.precision import cell_explanation, cell_hover, mode_curves, precision_table, window_curves
-from rislab.plots.style import template
 from rislab.sanity import precision
-from rislab.sanity.number_formats import FORMAT_TOLERANCES
-from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress, WindowComparison
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress
 
-SMALL = PrecisionConfig(scenes=64, windows=3, modes=("fp64", "fp32"), accumulation_steps=(1, 8))
+SMALL = PrecisionConfig(scenes=64, windows=2, modes=("fp64", "fp32"), accumulation_steps=(8,))
 LONG = PrecisionConfig(scenes=64, windows=1000)
 
 
-def made(mode: str, steps: int, **changes: Any) -> PrecisionCell:
-    window = WindowComparison(1, 2e-7, 1 + 3e-8, 1 - 1e-12, 1e-7, 0.0, 1e-6, 0.5, 1.0, True, 0.012)
-    windows = tuple(dataclasses.replace(window, step=step, **changes) for step in range(1, 6))
-    return PrecisionCell(mode, steps, windows, 3 << 20)
+@pytest.fixture(scope="module")
+def plain() -> list[Progress]:
+    """What a run without a panel yields."""
+    return list(precision.stream(SMALL))
 
 
-CELLS = [
-    made("fp32", 1),
-    made("fp32", 8, relative_error=0.25),
-    made("BatchNorm", 1, relative_error=math.nan),
-    made("pure bf16", 8, stuck=0.3),
-]
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "1")
 
 
-def maps_of(figure: go.Figure) -> dict[str, go.Heatmap]:
-    return dict(zip(precision_plots.MAPS, figure.data, strict=True))
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch, live: None, plain: list[Progress]) -> None:
+    """Panels show a run that was made before."""
+
+    def again(config: PrecisionConfig) -> Generator[Progress]:
+        yield from plain
+
+    monkeypatch.setattr(precision_panel, "stream", again)
 
 
-def test_the_table_prints_what_the_cells_hold() -> None:
-    maps = maps_of(precision_table(CELLS))
-    texts = [list(row) for row in maps["relative L2"].text]
-    assert texts == [["2e-7", "✗0.25"], ["", "2e-7"], ["✗NaN", ""]]
-    assert maps["too small (share)"].text[1][1] == "✗0.3"
-    assert maps["time (ms)"].text[0][0] == "12"
-    assert maps["memory (MiB)"].text[0][0] == "3"
-    assert list(precision_table(CELLS).layout.yaxis.ticktext) == ["✗ fp32", "✗ pure bf16", "✗ BatchNorm"]
-    assert list(precision_table(CELLS[:1]).layout.yaxis.ticktext) == ["✓ fp32"]
-    assert list(precision_table([CELLS[0], made("bf16", 8)]).layout.yaxis.ticktext) == ["… fp32", "… bf16"]
-
-
-def test_red_is_more_than_a_colour() -> None:
-    figure = precision_table(CELLS)
-    frames = [(shape.xref, shape.x0 + 0.45, shape.y0 + 0.45) for shape in figure.layout.shapes]
-    assert sorted(frames) == [("x", 0.0, 2.0), ("x", 1.0, 0.0), ("x3", 1.0, 1.0)]
-    assert precision_table([made("fp32", 1)]).layout.shapes == ()
-
-
-def test_colour_is_the_share_of_the_alarm() -> None:
-    level = FORMAT_TOLERANCES["fp32"].relative_error
-    depth = maps_of(precision_table([made("fp32", 1, relative_error=level / 100, loss=1.0)]))["relative L2"].z[0][0]
-    assert depth == pytest.approx(-2)
-    for value, expected in ((1.0, 0.0), (math.nan, 0.0), (0.0, precision_plots.SMALLEST)):
-        assert maps_of(precision_table([made("fp32", 1, relative_error=value)]))["relative L2"].z[0][0] == expected
-
-
-def test_hover_and_explanation_hold_numbers_and_reasons() -> None:
-    for text in (cell_hover(CELLS[3]), cell_explanation(CELLS[3])):
-        assert "stuck 0.3" in text
-        assert "bfloat16" in text
-    assert "✓ relative L2" in cell_hover(CELLS[3])
-    assert "within its alarms" in cell_explanation(CELLS[0])
-
-
-def test_curves_show_every_window_and_what_a_logarithm_cannot() -> None:
-    cell = made("fp16", 8, relative_error=1e-3, applied=False, loss_scale=65536.0)
-    zero = dataclasses.replace(
-        cell, windows=(dataclasses.replace(cell.windows[0], relative_error=0.0), *cell.windows[1:])
-    )
-    figure = window_curves(zero, made("fp64", 8))
-    by_name = {trace.name: trace for trace in figure.data}
-    assert np.isnan(by_name["relative L2"].y[0]) and list(by_name["relative L2"].y[1:]) == [1e-3] * 4
-    assert "1 errors that are 0 or not finite" in figure.layout.title.text
-    assert list(by_name["skipped × 5"].x) == [1, 2, 3, 4, 5]
-    assert list(by_name["NMSE of fp64"].y) == [0.5] * 5
-    # The alarm of this NMSE, not that of NMSE 1.
-    assert by_name["alarm of relative L2"].y[0] == pytest.approx(1e-2 / math.sqrt(0.5))
-    titles = [axis.title.text for axis in figure.select_yaxes()]
-    assert titles == ["error", "share too small", "loss scale", "NMSE"]
-    figure.update_layout(template=template("dark"))
-
-
-def test_a_mode_that_was_not_run_says_so() -> None:
-    assert "bf16 was not run" in mode_curves(CELLS, "bf16").layout.title.text
-    assert mode_curves(CELLS, "fp32").layout.title.text.startswith("fp32, 8 × 8 scenes")
+def cells_of(progress: list[Progress]) -> list[PrecisionCell]:
+    return [each for each in progress if isinstance(each, PrecisionCell)]
 
 
 def awaited(panel: PrecisionPanel) -> list[PrecisionCell]:
@@ -112,21 +53,21 @@ def awaited(panel: PrecisionPanel) -> list[PrecisionCell]:
     return asyncio.run(wait())
 
 
-@pytest.mark.parametrize("live", ["1", "0"])
-def test_the_panel_gives_the_cells_of_a_plain_run(live: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RISLAB_LIVE", live)
+def test_the_panel_gives_the_cells_of_a_plain_run(monkeypatch: pytest.MonkeyPatch, plain: list[Progress]) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "0")
     panel = panels.precision(SMALL)
-    found = awaited(panel)
-    assert (panel.state, panel.widget is not None) == ("finished", live == "1")
-    assert [(cell.mode, cell.accumulation_steps) for cell in found] == SMALL.places()
-    losses = [[window.loss for window in cell.windows] for cell in found]
-    assert losses == [[window.loss for window in cell.windows] for cell in precision.cells(SMALL)]
+    cells = awaited(panel)
+    assert (panel.state, panel.widget) == ("finished", None)
+    assert [(cell.mode, cell.accumulation_steps) for cell in cells] == SMALL.places()
+    losses = [[window.loss for window in cell.windows] for cell in cells]
+    assert losses == [[window.loss for window in cell.windows] for cell in cells_of(plain)]
     assert "text/plain" in panel._repr_mimebundle_()
 
 
-@pytest.fixture
-def live(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RISLAB_LIVE", "1")
+def test_with_widgets_the_panel_gives_all_cells_too(recorded: None, plain: list[Progress]) -> None:
+    panel = panels.precision(SMALL)
+    assert awaited(panel) == cells_of(plain)
+    assert panel.widget is not None and "text/plain" in panel._repr_mimebundle_()
 
 
 def parts(panel: PrecisionPanel) -> tuple[Any, Any, PlotWidget, Any, PlotWidget]:
@@ -141,29 +82,29 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_a_click_shows_the_curves_of_its_cell(live: None) -> None:
+def test_a_click_shows_the_curves_of_its_cell(recorded: None) -> None:
     panel = panels.precision(SMALL)
     awaited(panel)
-    _, note, table, text, detail = parts(panel)
-    assert table.figure["layout"]["title"]["text"] == "finished: 4 of 4 cells"
+    _, hint, table, text, detail = parts(panel)
+    assert table.figure["layout"]["title"]["text"] == "finished: 2 of 2 cells"
     assert "fp32, 8 × 8" in detail.figure["layout"]["title"]["text"]
-    table.event = {"kind": "click", "x": 1, "y": 0, "at": 1}
+    table.event = {"kind": "click", "x": 0, "y": 0, "at": 1}
     assert panel.chosen == ("fp64", 8)
     detail.flush()
     assert "fp64, 8 × 8" in detail.figure["layout"]["title"]["text"]
     assert "fp64, 8 × 8" in text.value
-    assert (panel.note, panel.drawing_error) == ("", None) and note.value.startswith("Click a cell")
+    assert panel.problem == "" and hint.layout.display == ""
 
 
 def test_a_click_on_a_cell_that_has_not_been_run_says_so(live: None) -> None:
     panel = panels.precision(LONG)
-    stop, note, table, _, _ = parts(panel)
+    stop, hint, table, _, _ = parts(panel)
     table.event = {"kind": "click", "x": 3, "y": 7, "at": 1}
-    assert "BatchNorm, 8 × 8 scenes has not been run yet" in note.value
+    assert "BatchNorm, 8 × 8 scenes has not been run yet" in panel.alarm.value and hint.layout.display == "none"
     stop.click()
     assert awaited(panel) == []
     assert panel.choose("fp64", 1) is False
-    assert "fp64, 1 × 64 scenes was not run" in note.value
+    assert "fp64, 1 × 64 scenes was not run" in panel.alarm.value
 
 
 def test_stop_ends_within_a_window(live: None) -> None:
@@ -177,10 +118,10 @@ def test_stop_ends_within_a_window(live: None) -> None:
 
 
 def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
-    live: None, monkeypatch: pytest.MonkeyPatch
+    live: None, monkeypatch: pytest.MonkeyPatch, plain: list[Progress]
 ) -> None:
     def stream(config: PrecisionConfig) -> Generator[Progress]:
-        yield made("fp64", 1)
+        yield cells_of(plain)[0]
         raise FloatingPointError("nothing adds up")
 
     monkeypatch.setattr(precision_panel, "stream", stream)
@@ -188,30 +129,15 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
     with pytest.raises(FloatingPointError, match="nothing adds up"):
         awaited(panel)
     assert panel.state == "failed"
-    assert "FloatingPointError: nothing adds up" in parts(panel)[1].value
+    assert "FloatingPointError: nothing adds up" in panel.alarm.value
     assert len(panel.cells()) == 1
 
 
-def test_a_fault_in_drawing_does_not_end_the_runs(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_in_drawing_does_not_end_the_runs(recorded: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision_panel, "window_curves_dict", lambda cell, reference: 1 / 0)
     panel = panels.precision(SMALL)
-    assert len(awaited(panel)) == 4
+    assert len(awaited(panel)) == 2
     assert isinstance(panel.drawing_error, ZeroDivisionError)
-
-
-def test_an_interrupt_stops_the_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RISLAB_LIVE", "0")
-    panel = panels.precision(LONG)
-
-    async def interrupted() -> None:
-        task = asyncio.ensure_future(panel._wait())
-        await asyncio.sleep(0.2)
-        task.cancel()
-        await task
-
-    with pytest.raises(KeyboardInterrupt):
-        asyncio.run(interrupted())
-    assert panel.state == "stopped"
 
 
 def test_a_config_of_another_kind_is_named() -> None:
