@@ -15,33 +15,34 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rislab import files
-from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number
+from rislab.errors import InputError, check_choice, check_device, check_fields, check_interval, check_number, limit_text
 
 DECLARATION = "rislab"  # key in the metadata of a dataclass field
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """What may stand in a field.
+    """The values that a field may have.
 
     Args:
         kind: "integer", "number", "choice", "switch", "text", "device", "interval" or "part".
-        help: what the field means, without a capital and without a full stop.
-        unit: of numbers, "" for none.
+        help: what the field means, without a capital at its start and a full stop at its end.
+        unit: of the numbers; "" for none.
         low: smallest number.
         high: largest number.
-        exclusive: `low` itself is not allowed.
-        integer: the numbers of an interval are integers.
-        choices: of a choice.
-        optional: None is allowed.
-        many: a list of such values, each once and at least one.
-        part: configuration that a "part" is.
+        exclusive: whether `low` itself is not allowed.
+        integer: whether the numbers of an interval are integers.
+        choices: values of a "choice", all of one type.
+        optional: whether None is allowed.
+        many: whether the field holds a tuple of such values, at least one and none twice.
+        part: class of a "part".
     """
 
     kind: str
@@ -56,7 +57,7 @@ class Declaration:
     many: bool = False
     part: type[Config] | None = None
 
-    def taken(self, value: Any) -> Any:
+    def converted(self, value: Any) -> Any:
         """The value in the form that a configuration holds: lists as tuples, one number as an interval."""
         if self.kind == "interval" and isinstance(value, int | float) and not isinstance(value, bool):
             return (value, value)
@@ -67,7 +68,7 @@ class Declaration:
         return tuple(value) if isinstance(value, list) else value
 
     def check(self, name: str, value: Any) -> None:
-        """Raise InputError, which names the field and what is allowed, unless the value may stand here."""
+        """Raise InputError, which names the field and what is allowed, unless the value is allowed."""
         if value is None and self.optional:
             return
         if not self.many:
@@ -98,13 +99,15 @@ class Declaration:
             raise InputError(f"{name} is {value!r}; allowed: a text")
 
     def read(self, text: str) -> Any:
-        """The value that a word of the command line stands for.
+        """The value that a word of the command line stands for; check() says whether it is allowed.
 
         Raises:
-            ValueError: with what is expected, for a word that is no such value.
+            ValueError: for a word that is no such value, with what is allowed.
         """
         if text.lower() == "none" and self.optional:
             return None
+        if self.kind == "switch":
+            return _read({"true": True, "false": False}.__getitem__, text.lower(), "true or false")
         if self.kind == "integer":
             return _read(int, text, "a whole number")
         if self.kind == "number":
@@ -115,12 +118,12 @@ class Declaration:
 
     @property
     def allowed(self) -> str:
-        """What may stand here, in a few words; "" where everything may."""
+        """The allowed values in a few words; "" if there is no limit."""
         unit = f" {self.unit}" if self.unit else ""
         if self.kind == "choice":
             return ", ".join(map(str, self.choices))
-        low = "" if self.low == -math.inf else f"{'>' if self.exclusive else '≥'} {self.low:g}"
-        high = "" if self.high >= 1e6 else f"≤ {self.high:g}"
+        low = "" if self.low == -math.inf else f"{'>' if self.exclusive else '≥'} {limit_text(self.low)}"
+        high = "" if self.high >= 1e6 else f"≤ {limit_text(self.high)}"
         limits = ", ".join(part for part in (low, high) if part)
         return limits + unit if limits else self.unit
 
@@ -146,13 +149,13 @@ def switch(default: bool, help: str) -> Any:
 
 
 def text(default: str, help: str, **options: Any) -> Any:
-    """A field that holds a text, which the configuration's own check may narrow."""
+    """A field that holds a text; check() of the configuration may narrow what is allowed."""
     return _field(default, Declaration("text", help, **options))
 
 
 def device() -> Any:
-    """A field that holds a device of torch which this machine has."""
-    return _field("cpu", Declaration("device", "where tensors live: cpu, cuda, cuda:1, …"))
+    """A field that holds a device of torch that this machine has."""
+    return _field("cpu", Declaration("device", "that computes: cpu, cuda or cuda:N"))
 
 
 def interval(default: Any, low: float, high: float, help: str, *, unit: str = "", integer: bool = False) -> Any:
@@ -161,64 +164,72 @@ def interval(default: Any, low: float, high: float, help: str, *, unit: str = ""
 
 
 def part(default: Callable[[], Config], kind: type[Config], help: str) -> Any:
-    """A field that holds another configuration, or the mapping of its fields."""
-    return field(default_factory=default, metadata={DECLARATION: Declaration("part", help, part=kind)})
+    """A field that holds another configuration; a mapping of its fields is taken for it."""
+    return _field(MISSING, Declaration("part", help, part=kind), default)
 
 
-def same(config: type[Config], name: str, default: Any = dataclasses.MISSING, **changes: Any) -> Any:
-    """The field of another configuration.
+def same(config: type[Config], name: str, default: Any = MISSING, **changes: Any) -> Any:
+    """The field of another configuration, so that it is declared once.
 
     Args:
         config: that declares it.
         name: of the field.
-        default: another default.
-        changes: of the Declaration.
+        default: in place of the declared default.
+        changes: in the Declaration.
     """
-    original = next(each for each in dataclasses.fields(config) if each.name == name)  # type: ignore[arg-type]
+    original = config.__dataclass_fields__[name]
     declaration = dataclasses.replace(original.metadata[DECLARATION], **changes)
-    return _field(original.default if default is dataclasses.MISSING else default, declaration)
+    if default is not MISSING:
+        return _field(default, declaration)
+    return _field(original.default, declaration, original.default_factory)
 
 
 def declarations(config: type[Config]) -> dict[str, Declaration]:
     """The declarations of a configuration's fields, by name; fields without one are left out."""
     return {
-        each.name: each.metadata[DECLARATION]
-        for each in dataclasses.fields(config)  # type: ignore[arg-type]
-        if DECLARATION in each.metadata
+        each.name: each.metadata[DECLARATION] for each in dataclasses.fields(config) if DECLARATION in each.metadata
     }
 
 
 class Config:
     """Base of the configurations: frozen dataclasses, strict and immutable.
 
-    A subclass declares its fields by integer(), number(), choice() and so on, and overrides check() for what no field
-    can say alone.
+    A subclass declares its fields by integer(), number(), choice() and so on, and overrides check() for limits that
+    depend on more than one field. Its docstring gets a line for each field that it declares.
     """
+
+    if TYPE_CHECKING:
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __init_subclass__(cls) -> None:
         fields = {name: value for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)}
         known = {name: value.metadata[DECLARATION] for name, value in fields.items() if DECLARATION in value.metadata}
         lines = [f"    {name}: {one.help}{f' ({one.allowed})' if one.allowed else ''}." for name, one in known.items()]
-        cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
+        if lines:
+            cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *lines])
 
     def __post_init__(self) -> None:
         for name, declaration in declarations(type(self)).items():
-            value = declaration.taken(getattr(self, name))
+            value = declaration.converted(getattr(self, name))
             object.__setattr__(self, name, value)
             declaration.check(name, value)
         self.check()
 
     def check(self) -> None:
-        """Raise InputError for values that are allowed each, and not together."""
+        """Raise InputError for values that are allowed each alone, but not together."""
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Build from a plain mapping, as read from YAML.
 
         Raises:
-            InputError: for an unknown field, or a value that is not allowed.
+            InputError: for an unknown or a missing field, and for a value that is not allowed.
         """
-        check_fields(cls.__name__, fields, (each.name for each in dataclasses.fields(cls)))  # type: ignore[arg-type]
+        declared = dataclasses.fields(cls)
+        check_fields(cls.__name__, fields, (each.name for each in declared))
+        needed = [each.name for each in declared if each.default is MISSING and each.default_factory is MISSING]
+        if missing := [name for name in needed if name not in fields]:
+            raise InputError(f"{cls.__name__} lacks {', '.join(missing)}; allowed: a mapping with {', '.join(needed)}")
         return cls(**fields)
 
     @classmethod
@@ -232,37 +243,35 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping that from_dict() and YAML take back."""
-        return dict(plain(dataclasses.asdict(self)))  # type: ignore[call-overload]
+        return dict(plain(dataclasses.asdict(self)))
 
     def changed(self, **fields: Any) -> Self:
         """The configuration with some fields changed.
 
         Raises:
-            InputError: for an unknown field, or a value that is not allowed.
+            InputError: for an unknown field, and for a value that is not allowed.
         """
-        names = [each.name for each in dataclasses.fields(self)]  # type: ignore[arg-type]
-        check_fields(type(self).__name__, fields, names)
-        return dataclasses.replace(self, **fields)  # type: ignore[type-var]
+        check_fields(type(self).__name__, fields, (each.name for each in dataclasses.fields(self)))
+        return dataclasses.replace(self, **fields)
 
 
 def plain(value: Any) -> Any:
-    """The value as YAML and JSON know it: mappings, lists, and Python's own numbers instead of NumPy's."""
+    """The value as YAML and JSON know it: mappings, lists, and numbers of Python instead of NumPy's."""
     if isinstance(value, Mapping):
         return {name: plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
-    return int(value) if isinstance(value, int) else float(value)
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
-def _field(default: Any, declaration: Declaration) -> Any:
-    held = tuple(default) if isinstance(default, Sequence) and not isinstance(default, str) else default
-    return field(default=held, metadata={DECLARATION: declaration})
+def _field(default: Any, declaration: Declaration, default_factory: Any = MISSING) -> Any:
+    return field(default=default, default_factory=default_factory, metadata={DECLARATION: declaration})
 
 
 def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:
     try:
         return kind(text)
-    except ValueError:
+    except (ValueError, KeyError):
         raise ValueError(f"{text!r}; allowed: {expected}") from None

@@ -1,4 +1,4 @@
-"""The one error that users see: a sentence naming the field, its value and what is allowed."""
+"""The one error that users see: a sentence that names the field, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def check_number(
 
     Args:
         field: name shown to the user.
-        value: what was given; booleans are refused.
-        low: smallest value, itself allowed unless `exclusive` is set.
+        value: as given; booleans are refused.
+        low: smallest value, itself allowed unless `exclusive`.
         high: largest value, itself allowed.
-        integer: demand an integer.
-        exclusive: exclude `low` itself.
+        integer: whether it has to be an integer.
+        exclusive: whether `low` itself is not allowed.
     """
     kind = "a whole number" if integer else "a number"
     bracket = "(" if exclusive else "["
-    allowed = f"{kind} in {bracket}{low:g}, {high:g}]"
+    allowed = f"{kind} in {bracket}{limit_text(low)}, {limit_text(high)}]"
     types = int if integer else (int, float)
     right = isinstance(value, types) and not isinstance(value, bool)
     # NaN fails both comparisons; an integer of any size can be compared.
@@ -73,18 +73,24 @@ def check_device(device: object) -> None:
     import torch
 
     try:
-        found = torch.device(str(device))
+        named = torch.device(str(device))
     except RuntimeError:
         raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'") from None
-    if found.type not in ("cpu", "cuda"):
+    if named.type not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}; allowed: 'cpu', 'cuda' or 'cuda:N'")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if found.type == "cuda" and (found.index or 0) >= count:
+    if named.type == "cuda" and (named.index or 0) >= count:
         raise InputError(f"device is {device!r}; allowed: 'cpu' (this machine has {count} CUDA devices)")
 
 
+def limit_text(value: float) -> str:
+    """A limit for a sentence: a few digits, unless they are those of another integer, which may not be allowed."""
+    text = f"{value:g}"
+    return repr(value) if float(text) != value and float(text).is_integer() else text
+
+
 def _shown(value: object) -> str:
-    """A value for a sentence, cut where it would fill the screen."""
+    """A value for a sentence, cut if it would fill the screen."""
     try:
         text = repr(value)
     except ValueError:  # Python refuses to print integers of thousands of digits

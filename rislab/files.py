@@ -11,7 +11,11 @@ from rislab.errors import InputError
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Write `content` to `path` by way of a temporary file in the same folder.
+    """Write a file by way of a temporary one in the same folder.
+
+    Args:
+        path: of the file; its folder is made if there is none.
+        content: of the file.
 
     Raises:
         InputError: if the disk is full or the folder cannot be written; the previous file is then unchanged.
@@ -38,7 +42,8 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     """What a YAML text holds; nothing in it is executed.
 
     Args:
-        text: of one document. strings: leave every scalar the string that it is written as.
+        text: of one document.
+        strings: whether every scalar stays the string that it is written as.
 
     Raises:
         ValueError: in one line, if the text is no YAML or holds a value that cannot be built.
@@ -51,7 +56,7 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
-    # PyYAML lets through what its constructors stumble over: a date that no calendar has, "!!bool perhaps".
+    # PyYAML lets other errors of its constructors through: for a date that no calendar has, for "!!bool perhaps".
     except (ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"a value in it cannot be built ({str(error).splitlines()[0]})") from error
 
@@ -60,7 +65,8 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
     """The mapping that a YAML file holds; nothing in it is executed.
 
     Args:
-        path: of the file. otherwise: what is said of a file that holds something else, after its name.
+        path: of the file.
+        otherwise: end of the sentence about a file that holds something else; its beginning is the path.
 
     Raises:
         InputError: if it cannot be read, or holds no mapping.
@@ -75,7 +81,10 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder and try it, before long work whose results are to go there.
+    """Make a folder and write to it once, before long work whose results are to go there.
+
+    Args:
+        folder: of the results.
 
     Raises:
         InputError: if it cannot be made, or nothing can be written there.

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, processor, devices; measured where it is asked for."""
+"""What a run ran on: versions, commit, processor, cores; looked up when it is asked for."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ PACKAGES = ("rislab", "torch", "numpy", "jupyterlab", "ipywidgets", "plotly", "a
 
 
 def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
-    """Installed version of each package, "not installed" where there is none, and Python's own."""
-    found = {"python": platform.python_version()}
+    """Version of Python and of each package; "not installed" for one that is missing."""
+    installed = {"python": platform.python_version()}
     for name in packages:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            installed[name] = "not installed"
+    return installed
 
 
 def commit(folder: Path | None = None) -> str:
-    """Commit of the checkout that `folder` (that of the package by default) lies in, with "+changes" if it differs."""
+    """Commit of a checkout, with "+changes" if files differ from it, or "not a checkout".
+
+    Args:
+        folder: in the checkout; None is the folder of the package.
+    """
     where = folder or Path(__file__).resolve().parent
     try:
         head = _git(where, "rev-parse", "--short=12", "HEAD")
@@ -50,9 +54,9 @@ def cores() -> int:
 
 
 def threads() -> int:
-    """Intra-op threads for a notebook: all cores but one, or as many as RISLAB_THREADS says."""
-    said = os.environ.get("RISLAB_THREADS", "")
-    return int(said) if said.isdecimal() and int(said) else max(1, cores() - 1)
+    """Intra-op threads for a notebook: RISLAB_THREADS if it is set to a number, else all cores but one."""
+    wanted = os.environ.get("RISLAB_THREADS", "")
+    return int(wanted) if wanted.isdecimal() and int(wanted) else max(1, cores() - 1)
 
 
 def _git(folder: Path, *arguments: str) -> str:

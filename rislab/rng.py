@@ -1,4 +1,4 @@
-"""The random states of a run: torch's belong to it alone, Python's and NumPy's are the caller's and travel along."""
+"""Random states of a run: those of torch belong to it alone; those of Python and NumPy are saved with it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ GLOBAL_RNG_LOCK = threading.RLock()
 
 
 class TorchRandomState:
-    """torch's random states of one run, current only inside `with randomness.current():`.
+    """Random states of torch for one run, in force only inside `with state.current():`.
 
-    So dropout in a run does not depend on what its observers draw, nor they on it. The global generators of Python
-    and NumPy are left with the caller, since swapping them costs more than a small training step; a checkpoint holds
-    their states too, and loading it puts them back.
+    So dropout in a run does not depend on what its observers draw, and their draws do not depend on the run. The
+    generators of Python and NumPy stay those of the process, since swapping them costs more than a small training
+    step; a checkpoint holds their states, too, and loading it restores them.
 
     Args:
         seed: of torch's generators, 0 .. 2^63−1.
-        device: whose generator belongs to the run beside that of the CPU.
+        device: whose generator belongs to the run, beside that of the CPU.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:

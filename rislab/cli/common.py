@@ -53,7 +53,7 @@ def add_fields(
     """
     from rislab.config import declarations
 
-    usual = {each.name: each.default for each in dataclasses.fields(config)}  # type: ignore[arg-type]
+    usual = {each.name: each.default for each in dataclasses.fields(config)}
     usual |= vars(defaults) if defaults is not None else {}
     for name, declaration in declarations(config).items():
         if names and name not in names:
@@ -83,7 +83,7 @@ def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
 
 def fields_given(options: argparse.Namespace, config: type[Config], names: Collection[str] = ()) -> dict[str, Any]:
     """The fields whose options add_fields() made, by name; optional ones only if they were given."""
-    known = names or [each.name for each in dataclasses.fields(config)]  # type: ignore[arg-type]
+    known = names or [each.name for each in dataclasses.fields(config)]
     return {name: getattr(options, name) for name in known if hasattr(options, name)}
 
 

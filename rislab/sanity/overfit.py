@@ -514,7 +514,10 @@ def check_reported(records: Sequence[Record], config: OverfitConfig, data: Scene
     errors += [abs(_window_mean(frozen, end.epoch, "loss_nmse_pred") / found.nmse - 1) for end in epoch_records(frozen)]
     errors += [abs(end.train / _window_mean(records, end.epoch, "loss") - 1) for end in epoch_records(records)]
     worst = math.nan if any(math.isnan(error) for error in errors) else max(errors)
-    sentence = f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} where {found.nmse_blended:.6f} is true"
+    sentence = (
+        f"relative error of reported losses: {epoch_records(frozen)[0].train:.6f} "
+        f"where {found.nmse_blended:.6f} is true"
+    )
     return Verdict(worst, "<=", 1e-2 if config.precision in HALF else 1e-4, sentence)
 
 

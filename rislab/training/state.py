@@ -1,4 +1,4 @@
-"""What a run is made of at a step boundary: its configuration, its state, and the checkpoint that holds both."""
+"""State of a run at a step boundary, and the checkpoint that holds it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,24 @@ from rislab.training.records import Counters
 
 FORMAT = "rislab checkpoint 1"
 MAGIC = b"rislab checkpoint\n"
+PARTS = {"config", "model", "optimizer", "scaler", "scheduler", "ema", "randomness", "events", "position"}
 
 
 class EventCounter:
-    """Counts forwards, backwards and optimiser steps where they happen, through public hooks.
+    """Counts forwards, backwards and optimiser steps as they happen, through public hooks.
 
-    A count is of the event itself, not of the line beside it: a loop that never calls backward shows 0 backwards.
+    What is counted is the event itself, not the line of the loop beside it: a loop that never calls backward has 0
+    backwards.
     """
 
     def __init__(self) -> None:
         self.events = {"forwards": 0, "backwards": 0, "steps_applied": 0}
-        self._arrived: dict[Tensor, int] = {}
+        self._gradients: dict[Tensor, int] = {}
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Start counting; returns the handles, each with a remove() method."""
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._arrived = dict.fromkeys(trainable, self.events["backwards"])
+        self._gradients = dict.fromkeys(trainable, self.events["backwards"])
         return [
             model.register_forward_hook(self._on_forward),
             optimizer.register_step_post_hook(self._on_step),
@@ -48,9 +50,9 @@ class EventCounter:
         self.events["forwards"] += module.training
 
     def _on_gradient(self, parameter: Tensor) -> None:
-        # A backward comes to each parameter once at most, and not to all of them where something is detached.
-        self._arrived[parameter] += 1
-        self.events["backwards"] = max(self.events["backwards"], self._arrived[parameter])
+        # A backward reaches each parameter once at most, and not all of them if something is detached.
+        self._gradients[parameter] += 1
+        self.events["backwards"] = max(self.events["backwards"], self._gradients[parameter])
 
     def _on_step(self, *unused: Any) -> None:
         self.events["steps_applied"] += 1
@@ -96,8 +98,8 @@ class Progress:
 class TrainState:
     """Everything that a run needs to go on from a step boundary as if it had never stopped.
 
-    Build it with begin(); fit(..., resume=state) advances it in place, so that whoever holds it can save() between
-    two records.
+    Build it with begin(); fit(..., resume=state) advances it in place, so that its owner can save() it between two
+    records.
     """
 
     config: TrainConfig
@@ -214,18 +216,7 @@ class TrainState:
         self.progress = Progress(**plain["position"])
 
     def _check_fits(self, plain: dict[str, Any], path: Path | str) -> None:
-        missing = {
-            "config",
-            "model",
-            "optimizer",
-            "scaler",
-            "scheduler",
-            "ema",
-            "randomness",
-            "events",
-            "position",
-        } - set(plain)
-        if missing:
+        if missing := PARTS - set(plain):
             raise InputError(
                 f"checkpoint {path} lacks {', '.join(sorted(missing))}; allowed: a file that a rislab run wrote"
             )
@@ -235,17 +226,17 @@ class TrainState:
                 raise InputError(
                     f"{name} is {value!r}, and {path} was written with {stored!r}; allowed: the same value"
                 )
-        if plain["position"]["samples"] != self.progress.samples:
+        samples, stored = self.progress.samples, plain["position"]["samples"]
+        if stored != samples:
             raise InputError(
-                f"the set has {self.progress.samples} scenes, and {path} was written for {plain['position']['samples']}; "
-                "allowed: the same set"
+                f"the set has {samples} scenes, and {path} was written for {stored}; allowed: the same set"
             )
-        mine = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        theirs = {name: tuple(tensor.shape) for name, tensor in plain["model"].items()}
-        for name in sorted(mine.keys() | theirs.keys()):
-            if mine.get(name) != theirs.get(name):
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        stored_shapes = {name: tuple(tensor.shape) for name, tensor in plain["model"].items()}
+        for name in sorted(shapes.keys() | stored_shapes.keys()):
+            if shapes.get(name) != stored_shapes.get(name):
                 raise InputError(
-                    f"{name} of the model has shape {mine.get(name)}, and {theirs.get(name)} in {path}; "
+                    f"{name} of the model has shape {shapes.get(name)}, and {stored_shapes.get(name)} in {path}; "
                     "allowed: a checkpoint of the same model"
                 )
 

@@ -373,8 +373,8 @@ def example_records(loss: float = 0.8061, train: float = 0.8061) -> Iterator[Rec
         epoch=1, step=8, phase="no-curriculum", micro_batches=1, samples=64, loss=loss, loss_nmse=0.8061,
         loss_nmse_pred=0.9861, terms={"nmse": Term(0.8061, 1.0, 1.0)}, requires_grad=True,
         grad_norm={"backbone": 0.0123, "head": 0.0246}, grad_norm_clipped={"backbone": 0.0123, "head": 0.0246},
-        coverage=GradientCounts(4, 0, 0, 0), learning_rate={"backbone": 1e-4, "head": 1e-3}, loss_scale=1.0, found_inf=False,
-        applied=True, reason="", update_ratio=1e-3, seconds=0.1,
+        coverage=GradientCounts(4, 0, 0, 0), learning_rate={"backbone": 1e-4, "head": 1e-3}, loss_scale=1.0,
+        found_inf=False, applied=True, reason="", update_ratio=1e-3, seconds=0.1,
     )  # fmt: skip
     yield EpochRecord(
         epoch=1, epochs=30, step=8, phase="no-curriculum", train=train, train_eval=0.9, loss_nmse=0.8,
