@@ -125,8 +125,8 @@ def nmse(predicted: Tensor, truth: Tensor) -> Tensor:
 
     Example:
         >>> truth = torch.eye(3, 1, dtype=torch.complex64).unsqueeze(0)
-        >>> float(nmse(0 * truth, truth)), float(nmse(2**0.5 * truth, truth))  # of 0 and of 2 R
-        (1.0, 1.0)
+        >>> float(nmse(0 * truth, truth)), float(nmse(2 * truth, truth))  # of 0 and of 4 R
+        (1.0, 9.0)
     """
     truth_energy = frobenius_squared(truth.mH @ truth)
     error = frobenius_squared(predicted.mH @ predicted) - 2 * frobenius_squared(predicted.mH @ truth) + truth_energy

@@ -8,48 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from rislab.data.scenes import SceneConfig
-from rislab.data.simulation import place, simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.crb import crb
 from rislab.music.metrics import match
-from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import MAP, SceneAnalysis, SceneExplorer, SceneSettings, music_and_mvdr
 from rislab.music.spectra import music_spectrum, mvdr_spectrum
 
 VIEW = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
-
-
-def test_scenes_at_given_places_hold_them_and_hang_on_the_seed() -> None:
-    config = SceneConfig.preset("classroom", snr_db=10.0)
-    scenes = place(config, [-0.4, 0.3], [0.1, -0.2], [1.0, 2.0], seed=3, count=5)
-    assert len(scenes) == 5
-    assert scenes.config.sources == (2, 2)
-    for name, values in (("azimuth", [-0.4, 0.3]), ("elevation", [0.1, -0.2]), ("range", [1.0, 2.0])):
-        torch.testing.assert_close(getattr(scenes, name), torch.tensor(values).expand(5, -1))
-    again = place(config, [-0.4, 0.3], [0.1, -0.2], [1.0, 2.0], seed=3, count=7)
-    assert again[:5].fingerprint() == scenes.fingerprint()
-    assert place(config, [-0.4, 0.3], [0.1, -0.2], [1.0, 2.0], seed=4).fingerprint() != scenes[0].fingerprint()
-    # The rest is drawn as simulate() draws it.
-    drawn = simulate(scenes.config, 5, seed=3, split="test")
-    assert torch.equal(drawn.channel, scenes.channel) and torch.equal(drawn.codes, scenes.codes)
-    assert torch.equal(drawn.symbols, scenes.symbols)
-
-
-@pytest.mark.parametrize(
-    ("places", "said"),
-    [
-        (([0.1], [0.1, 0.2], [1.0]), "hold 1, 2 and 1 values"),
-        (([2.0], [0.1], [1.0]), "azimuth is 2"),
-        (([0.1], [0.1], [0.0]), "range is 0"),
-        (([math.nan], [0.1], [1.0]), "azimuth is nan"),
-        (([], [], []), "sources is 0"),
-    ],
-)
-def test_places_that_cannot_be_are_named(places: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        place(SceneConfig.preset("classroom"), *places, seed=0)
 
 
 def test_a_look_is_what_the_functions_say() -> None:
@@ -146,13 +112,6 @@ def test_a_view_that_cannot_be_is_refused(fields: dict[str, Any], said: str) -> 
 def test_a_learned_covariance_needs_a_network() -> None:
     with pytest.raises(InputError, match="no network is given"):
         SceneExplorer().analyse(VIEW.changed(covariance="learned"))
-
-
-def test_criteria_are_smallest_at_the_number_of_sources() -> None:
-    named = order_criteria(VIEW.scene(), most=3)
-    assert named["mdl"][2] == 0.0
-    for values in named.values():
-        assert min(values) == 0.0 and len(values) == 4 and values[0] > 0 and values[1] > 0
 
 
 @pytest.mark.parametrize("preset", ["classroom", "full"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scenes import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music import sparse as module
@@ -17,15 +17,11 @@ from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish, rss
 from rislab.music.metrics import crb_recall, match
-from rislab.music.model_order import information_criterion, model_order
 from rislab.music.sparse import dictionary, sparse
+from tests.music.helpers import counted
 
 CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
 FULL = SceneConfig.preset("full", snr_db=20.0, separation=math.radians(10), sources=(1, 3))
-
-
-def counted(batch: SceneBatch) -> Tensor:
-    return batch.active.sum(-1)
 
 
 def same(one: Estimate, other: Estimate, tolerance: float) -> None:
@@ -138,39 +134,3 @@ def test_numbers_of_sources_out_of_range_are_refused(sources: int | Tensor) -> N
     batch = simulate(CLASSROOM, 2, seed=0)
     with pytest.raises(InputError, match="sources is"):
         sparse(batch, sources)
-
-
-@pytest.mark.parametrize("most", [0, 8, 1.5, True])
-def test_orders_out_of_range_are_refused(most: int) -> None:
-    with pytest.raises(InputError, match="most is"):
-        model_order(simulate(CLASSROOM, 2, seed=0), most)
-
-
-def test_sources_are_counted() -> None:
-    batch = simulate(SceneConfig.preset("classroom", snr_db=15.0, separation=math.radians(20)), 24, seed=9)
-    told: list[tuple[int, int]] = []
-    counts = model_order(batch, 4, progress=lambda done, of: told.append((done, of)))
-    # The scratch estimate was right in 48 of 48 scenes of the full preset at 15 dB.
-    assert float((counts == counted(batch)).double().mean()) >= 0.9
-    assert told == [(number, 4) for number in range(1, 5)]
-
-
-def test_counting_ends_for_every_scene() -> None:
-    counts = model_order(simulate(SceneConfig.preset("classroom"), 24, seed=0), 4)
-    assert bool(((counts >= 0) & (counts <= 4)).all())
-
-
-def test_order_is_the_smallest_criterion_of_its_own_fits() -> None:
-    batch = simulate(SceneConfig.preset("classroom", snr_db=(0.0, 10.0)), 6, seed=10).to(dtype=torch.float64)
-    energy = batch.snapshots.abs().square().sum((1, 2))
-    lefts = [energy, *(rss(batch, polish(batch, sparse(batch, count))) for count in (1, 2, 3))]
-    for criterion in ("mdl", "aic"):
-        scores = [information_criterion(batch, left, k, criterion=criterion) for k, left in enumerate(lefts)]
-        assert torch.equal(model_order(batch, 3, criterion=criterion), torch.stack(scores).argmin(0))
-    with pytest.raises(InputError, match="criterion is 'bic'"):
-        model_order(batch, 1, criterion="bic")
-
-
-def test_pure_noise_has_no_source() -> None:
-    batch = simulate(SceneConfig.preset("classroom", snr_db=-60.0), 10, seed=11)
-    assert model_order(batch, 2).tolist() == [0] * 10

@@ -24,14 +24,11 @@ from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
 from rislab.music.spectra import SAME, Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
+from tests.music.helpers import counted
 
 SPECTRA = (music_spectrum, mvdr_spectrum, bartlett_spectrum)
 CLASSROOM = SceneConfig.preset("classroom")
 APART = SceneConfig.preset("full", separation=math.radians(15))
-
-
-def counted(batch: SceneBatch) -> Tensor:
-    return batch.active.sum(-1)
 
 
 def noise_subspace_spectrum(covariance: Tensor, sources: Tensor, grid: Grid) -> Tensor:
