@@ -88,33 +88,33 @@ def _figure(title: str, records: Sequence[Record]) -> go.Figure:
     return figure.update_xaxes(title_text=f"window (optimiser step){note}", **axis)
 
 
-def _of(pen: TraceStyle) -> dict[str, str]:
-    return {"legendgroup": pen.name, "legendgrouptitle_text": pen.name}
+def _of(style: TraceStyle) -> dict[str, str]:
+    return {"legendgroup": style.name, "legendgrouptitle_text": style.name}
 
 
-def _curve(pen: TraceStyle, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
+def _curve(style: TraceStyle, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
     """One value per window, thinned."""
-    kept = decimation_indices(values)
-    shown = [windows[place] for place in kept]
+    indices = decimation_indices(values)
+    shown = [windows[place] for place in indices]
     detail = np.array([(window.epoch, window.samples) for window in shown])
-    data = {"x": np.array([window.step for window in shown]), "y": values[kept], "customdata": detail, "name": name}
+    data = {"x": np.array([window.step for window in shown]), "y": values[indices], "customdata": detail, "name": name}
     where = "epoch %{customdata[0]} · step %{x:d} · %{customdata[1]} samples<extra></extra>"
     # A sample between two gaps draws no line, so curves with gaps get dots.
-    whole = len(kept) > 1 and bool((np.isfinite(values) & (values > 0)).all())
-    look = {"marker": {"size": 3, "color": pen.colour}, "line": {"color": pen.colour, "dash": pen.dash, **line}}
-    mode = "lines" if whole else "lines+markers"
-    what = f"<b>{pen.name}</b> · {name}<br>%{{y:.6g}}<br>{where}"
-    return go.Scatter(**data, hovertemplate=what, mode=mode, **look, **_of(pen))
+    unbroken = len(indices) > 1 and bool((np.isfinite(values) & (values > 0)).all())
+    look = {"marker": {"size": 3, "color": style.colour}, "line": {"color": style.colour, "dash": style.dash, **line}}
+    mode = "lines" if unbroken else "lines+markers"
+    what = f"<b>{style.name}</b> · {name}<br>%{{y:.6g}}<br>{where}"
+    return go.Scatter(**data, hovertemplate=what, mode=mode, **look, **_of(style))
 
 
 def _levels(figure: go.Figure, levels: Mapping[str, float], windows: Sequence[StepRecord]) -> None:
     """Grey horizontal lines, highest first, named with their values in the legend, where close ones cannot collide."""
-    for pen in trace_styles(sorted(levels, key=lambda name: -levels[name])):
-        level = levels[pen.name]
-        check_number(f"line {pen.name!r}", level, 0.0, exclusive=True)
+    for style in trace_styles(sorted(levels, key=lambda name: -levels[name])):
+        level = levels[style.name]
+        check_number(f"line {style.name!r}", level, 0.0, exclusive=True)
         x = np.linspace(*(windows[0].step, windows[-1].step) if windows else (0, 1), num=41)  # places to hover at
-        line = {"color": GREY, "dash": pen.dash, "width": 1.5}
-        look = {"mode": "lines", "line": line, "name": f"{pen.name} = {level:.4g}", "hoverinfo": "name"}
+        line = {"color": GREY, "dash": style.dash, "width": 1.5}
+        look = {"mode": "lines", "line": line, "name": f"{style.name} = {level:.4g}", "hoverinfo": "name"}
         figure.add_scatter(x=x, y=np.full(len(x), level), **look, legendgroup="levels", legendgrouptitle_text="levels")
 
 
@@ -132,19 +132,25 @@ def _lanes(figure: go.Figure, marked: Sequence[tuple[TraceStyle, Sequence[_Mark]
     """Draw marks in lanes between the curves and their step axis; without marks there are no lanes."""
     kinds = sorted({mark.kind for _, marks in marked for mark in marks})
     counts = dict.fromkeys(kinds, 0)
-    for (lane, kind), (place, (pen, marks)) in product(enumerate(kinds), enumerate(marked)):
+    for (lane, kind), (place, (style, marks)) in product(enumerate(kinds), enumerate(marked)):
         texts: dict[int, str] = {}
         for mark in (mark for mark in marks if mark.kind == kind):
-            head = f"<b>{pen.name}</b> · {kind} · step {mark.step}"
+            head = f"<b>{style.name}</b> · {kind} · step {mark.step}"
             texts[mark.step] = f"{texts.get(mark.step, head)}<br>{mark.text}"
         counts[kind] += len(texts)
         every = math.ceil(len(texts) / MARKS)
         note = f"<br>drawn: every {every}th of {len(texts)} such steps" if every > 1 else ""
         shown = [(step, text + note) for step, text in texts.items()][:: every or 1]
         height = lane - 0.5 + (place + 1) / (len(marked) + 1)
-        symbol = {"symbol": "triangle-down" if kind == "≤ 0" else "x", "size": 8, "color": pen.colour}
+        symbol = {"symbol": "triangle-down" if kind == "≤ 0" else "x", "size": 8, "color": style.colour}
         data = {"x": [step for step, _ in shown], "y": [height] * len(shown), "hovertext": [text for _, text in shown]}
-        look = {"mode": "markers", "marker": symbol, "hoverinfo": "text", "showlegend": False, "legendgroup": pen.name}
+        look = {
+            "mode": "markers",
+            "marker": symbol,
+            "hoverinfo": "text",
+            "showlegend": False,
+            "legendgroup": style.name,
+        }
         if shown:
             figure.add_scatter(**data, **look, name=kind, yaxis="y2")
     if kinds:
@@ -177,11 +183,11 @@ def loss_curves(
     figure = _figure("Loss and evaluation", everything)
     figure.update_layout(yaxis={"title": {"text": title}, "type": "log" if log else "linear"})
     marked = []
-    for pen, records in zip(trace_styles(runs), runs.values(), strict=True):
+    for style, records in zip(trace_styles(runs), runs.values(), strict=True):
         figure.add_traces(
-            [*_window_traces(pen, step_records(records)), *_evaluation_traces(pen, epoch_records(records))]
+            [*_window_traces(style, step_records(records)), *_evaluation_traces(style, epoch_records(records))]
         )
-        marked.append((pen, _loss_marks(records)))
+        marked.append((style, _loss_marks(records)))
     _lanes(figure, marked)
     _levels(figure, lines or {}, windows)
     switch = [{"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]} for kind in ("log", "linear")]
@@ -192,23 +198,30 @@ def loss_curves(
     return figure.update_layout(updatemenus=[menu], height=max(520, 140 + 36 * (len(runs) + 1) + 20 * rows))
 
 
-def _window_traces(pen: TraceStyle, windows: Sequence[StepRecord]) -> list[go.Scatter]:
+def _window_traces(style: TraceStyle, windows: Sequence[StepRecord]) -> list[go.Scatter]:
     losses = np.array([window.loss for window in windows], dtype=np.float64)
     width = min(101, max(3, len(losses) // 20)) | 1
     at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), 2000)).round().astype(np.intp))
-    raw = _curve(pen, "each window", windows, losses, dash="solid", width=1).update(opacity=0.5)
+    raw = _curve(style, "each window", windows, losses, dash="solid", width=1).update(opacity=0.5)
     middle = [windows[place] for place in at]
-    return [raw, _curve(pen, f"median of last {width}", middle, _median(losses, width, at), width=2.5)]
+    return [raw, _curve(style, f"median of last {width}", middle, _median(losses, width, at), width=2.5)]
 
 
-def _evaluation_traces(pen: TraceStyle, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
+def _evaluation_traces(style: TraceStyle, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
     traces = []
     for field, (name, mode, suffix, size, dash) in EVALUATIONS.items():
         points = [(end.step, vars(end)[field], end.epoch) for end in ends if vars(end)[field] is not None]
         at, values, numbers = np.array(points, dtype=np.float64).reshape(-1, 3).T
-        what = f"<b>{pen.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>epoch %{{customdata}} · step %{{x:d}}<extra></extra>"
-        marker = {"symbol": pen.symbol + suffix, "size": size, "color": pen.colour}
-        look = {"mode": mode, "marker": marker, "line": {"color": pen.colour, "width": 1.5, "dash": dash}, **_of(pen)}
+        what = (
+            f"<b>{style.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>epoch %{{customdata}} · step %{{x:d}}<extra></extra>"
+        )
+        marker = {"symbol": style.symbol + suffix, "size": size, "color": style.colour}
+        look = {
+            "mode": mode,
+            "marker": marker,
+            "line": {"color": style.colour, "width": 1.5, "dash": dash},
+            **_of(style),
+        }
         if points:
             traces.append(go.Scatter(x=at, y=values, customdata=numbers, name=name, hovertemplate=what, **look))
     return traces
@@ -217,8 +230,8 @@ def _evaluation_traces(pen: TraceStyle, ends: Sequence[EpochRecord]) -> list[go.
 def _loss_marks(records: Sequence[Record]) -> list[_Mark]:
     marks = _value_marks("loss", ((window.step, window.loss) for window in step_records(records)))
     for field, (name, *_) in EVALUATIONS.items():
-        found = [(end.step, vars(end)[field]) for end in epoch_records(records) if vars(end)[field] is not None]
-        marks += _value_marks(name, found)
+        scores = [(end.step, vars(end)[field]) for end in epoch_records(records) if vars(end)[field] is not None]
+        marks += _value_marks(name, scores)
     return marks + _skip_marks(step_records(records))
 
 
@@ -226,48 +239,29 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
     """Gradient norm of each parameter group before and after clipping, on a log axis.
 
     Args:
-        records: of one run. clip_norm: clipping threshold, drawn as a line.
+        records: of one run.
+        clip_norm: clipping threshold, drawn as a line.
 
     Returns:
         Figure over the steps; NaN, infinite and zero norms and skipped steps are marked in lanes.
     """
     windows = step_records(records)
-    before, after = [window.grad_norm for window in windows], [window.grad_norm_clipped for window in windows]
-    figure = _history("Gradient norms", records, {"before clipping": before, "after clipping": after})
+    figure = _figure("Gradient norms", records)
+    series = {
+        "before clipping": ("solid", [window.grad_norm for window in windows]),
+        "after clipping": ("dash", [window.grad_norm_clipped for window in windows]),
+    }
+    marked = []
+    for style in trace_styles(windows[0].grad_norm if windows else ()):
+        marks: list[_Mark] = []
+        for name, (dash, rows) in series.items():
+            values = np.array([row[style.name] for row in rows], dtype=np.float64)
+            figure.add_trace(_curve(style, name, windows, values, dash=dash))
+            marks += _value_marks(name, zip((window.step for window in windows), values, strict=True))
+        marked.append((style, marks))
+    _lanes(figure, [*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
     _levels(figure, {} if clip_norm is None else {"clip_norm": clip_norm}, windows)
     return figure.update_layout(yaxis={"title": {"text": "gradient norm (dimensionless)"}, "type": "log"})
-
-
-def learning_rates(records: Sequence[Record]) -> go.Figure:
-    """Learning rate of each parameter group as used in each step; rates of 0 and skipped steps are marked in lanes."""
-    rates = [window.learning_rate for window in step_records(records)]
-    figure = _history("Learning rates", records, {"learning rate": rates}, shape="hv")
-    return figure.update_layout(yaxis={"title": {"text": "learning rate (dimensionless)"}, "rangemode": "tozero"})
-
-
-def loss_scale(records: Sequence[Record]) -> go.Figure:
-    """Scale of the gradient scaler before each step, on a log axis; zeros and skipped steps are marked in lanes."""
-    scales = [{"scaler": window.loss_scale} for window in step_records(records)]
-    figure = _history("Loss scale", records, {"loss scale": scales}, shape="hv")
-    return figure.update_layout(yaxis={"title": {"text": "loss scale (factor)"}, "type": "log"})
-
-
-def _history(
-    title: str, records: Sequence[Record], series: Mapping[str, Sequence[Mapping[str, float]]], **line: Any
-) -> go.Figure:
-    """Curves of each group in each series, a second series dashed, with their marks and the skipped steps."""
-    windows = step_records(records)
-    figure = _figure(title, records)
-    marked = []
-    for pen in trace_styles(next(iter(series.values()))[0] if windows else ()):
-        marks: list[_Mark] = []
-        for (name, rows), dash in zip(series.items(), ("solid", "dash"), strict=False):
-            values = np.array([row[pen.name] for row in rows], dtype=np.float64)
-            figure.add_trace(_curve(pen, name, windows, values, **line, dash=dash))
-            marks += _value_marks(name, zip((window.step for window in windows), values, strict=True))
-        marked.append((pen, marks))
-    _lanes(figure, [*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
-    return figure
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
