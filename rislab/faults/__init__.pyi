@@ -1,4 +1,4 @@
 from .catalogue import FAULTS as FAULTS
 from .fault import Fault as Fault
 from .fault import Symptom as Symptom
-from .patched import patched as patched
+from .patching import patched as patched

@@ -22,7 +22,7 @@ from rislab.errors import check_choice, check_number
 from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 from rislab.faults.symptoms import OF_A_PACKAGE, OF_A_TRAINING, examine, prepare_training
 from rislab.sanity.overfit import CheckResult, OverfitConfig
 

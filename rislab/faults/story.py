@@ -26,7 +26,7 @@ from rislab.faults import comparison
 from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import QuantityComparison
 from rislab.faults.fault import Fault, source_of
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 from rislab.faults.symptoms import read_quantity
 from rislab.model.losses import compute_loss, loss_weights_at
 from rislab.model.network import CovarianceNet

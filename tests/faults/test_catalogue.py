@@ -14,7 +14,7 @@ from rislab.faults import catalogue, symptoms
 from rislab.faults.catalogue import FAMILIES, FAULTS
 from rislab.faults.fault import Fault, Symptom, source_of
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 
 SIGNED = [pytest.param(fault, id=fault.name) for fault in FAULTS if fault.symptoms]
 QUIET = ["ignore:Detected call of `lr_scheduler.step", "ignore:torch.cuda.amp.GradScaler is enabled"]

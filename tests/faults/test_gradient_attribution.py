@@ -11,7 +11,7 @@ import torch
 
 from rislab.faults import symptoms
 from rislab.faults.gradient_attribution import attribute_gradients
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 from rislab.training import records
 from rislab.training.records import equal_but_time
 

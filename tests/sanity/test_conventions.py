@@ -11,7 +11,7 @@ import torch
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.scenes import SceneConfig
 from rislab.faults import catalogue
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 from rislab.sanity import conventions
 
 TURNED = [fault for fault in catalogue.FAULTS if fault.conventions]

@@ -11,7 +11,7 @@ import torch
 from rislab.checkup.gradients import compare
 from rislab.errors import InputError
 from rislab.faults import catalogue
-from rislab.faults.patched import patched
+from rislab.faults.patching import patched
 from rislab.sanity import overfit
 from rislab.training.records import Record, epoch_records
 
