@@ -116,12 +116,12 @@ class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
         if report is None or self.view == "diff":
             return None
         if self.view == "checks":
-            return fault_plots.checks(report)
+            return fault_plots.check_table(report)
         if self.view == "losses":
-            return fault_plots.losses(report.runs)
+            return fault_plots.loss_comparison(report.runs)
         if run is None:
             return None
-        return fault_plots.signals(run) if self.view == "windows" else fault_plots.coverage(run)
+        return fault_plots.signals(run) if self.view == "windows" else fault_plots.weight_grids(run)
 
     def progress(self) -> str:
         """The state in words."""

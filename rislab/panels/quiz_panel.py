@@ -90,7 +90,7 @@ class QuizPanel(RequestPanel[int, Quiz]):
 
     def figure(self, number: int = 1) -> go.Figure:
         """All figures of a question in one, without a name or an answer."""
-        figure = fault_plots.pictures(self.run(number), HIDDEN)
+        figure = fault_plots.overview(self.run(number), HIDDEN)
         return figure.update_layout(title_text=f"Question {number}: what is wrong with this loop?")
 
     def answer(self, name: str) -> None:
@@ -168,7 +168,7 @@ class _View:
         if run is None:
             return
         if drawn:
-            figure = fault_plots.signals if panel.view == "windows" else fault_plots.coverage
+            figure = fault_plots.signals if panel.view == "windows" else fault_plots.weight_grids
             self.plot.update(figure(run, HIDDEN))
             self.plot.flush()
         else:

@@ -11,7 +11,7 @@ from rislab.music.benchmark import CovarianceError, Score
 from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
 
-def recall(scores: Sequence[Score]) -> go.Figure:
+def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
     """Recall over SNR, a chart for each number of sources, with what the bound allows.
 
     Args:
@@ -39,7 +39,7 @@ def recall(scores: Sequence[Score]) -> go.Figure:
     return _dressed(figure, "recall (share of sources)")
 
 
-def distances(found: Sequence[CovarianceError]) -> go.Figure:
+def covariance_nmse(found: Sequence[CovarianceError]) -> go.Figure:
     """NMSE of covariances over SNR, a chart for each number of sources.
 
     Args:
@@ -61,7 +61,7 @@ def distances(found: Sequence[CovarianceError]) -> go.Figure:
     return _dressed(figure, "NMSE of the covariance (mean)")
 
 
-def curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
+def learning_curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
     """Score on the validation after each epoch, a curve for each design.
 
     Args:

@@ -20,14 +20,14 @@ TITLES = (
 )
 
 
-def pair(compared: Pair) -> go.Figure | None:
+def pair_steps(compared: Pair) -> go.Figure | None:
     """What the optimiser got in the correct and in the faulty loop of a pair; None where nothing was run."""
     if compared.correct is None or compared.broken is None:
         return None
-    return steps({"correct": compared.correct.watch, LOOPS[compared.name].fault: compared.broken.watch})
+    return loop_steps({"correct": compared.correct.watch, LOOPS[compared.name].fault: compared.broken.watch})
 
 
-def steps(watches: Mapping[str, Watch]) -> go.Figure:
+def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
     """α, cosine and weights of the micro-batches at each step of some loops.
 
     Args:

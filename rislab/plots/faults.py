@@ -15,7 +15,7 @@ from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparis
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots import gradient_attribution as attribution_plots
-from rislab.plots.gradient_attribution import Look, looks
+from rislab.plots.gradient_attribution import Look, loop_styles
 from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, template
 from rislab.sanity.overfit import CheckResult
 
@@ -48,7 +48,7 @@ class _Axis:
     level: float | None = None
 
 
-def losses(cases: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
+def loss_comparison(cases: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
     """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser.
 
     Args:
@@ -60,7 +60,7 @@ def losses(cases: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) ->
     for column, case in enumerate(cases.values(), start=1):
         top = _Axis("loss" if column == 1 else "", True, {"row": 1, "col": column})
         below = _Axis("NMSE" if column == 1 else "", True, {"row": 2, "col": column})
-        pairs = [*zip(looks(names), (case.correct, case.faulty), strict=True)]
+        pairs = [*zip(loop_styles(names), (case.correct, case.faulty), strict=True)]
         _chart(figure, top, [series for look, seen in pairs for series in _told_and_true(look, seen)])
         _chart(figure, below, [series for look, seen in pairs for series in _evaluations(look, seen)])
         _epoch_lines(figure, case.correct, rows=(1, 2), column=column)
@@ -75,7 +75,7 @@ def signals(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         case: see Case. names: of the correct and of the faulty loop in the legend.
     """
     figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
-    _signals(figure, case, looks(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
+    _signals(figure, case, loop_styles(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
     for row in (1, 2):
         for column in (1, 2, 3):
             _epoch_lines(figure, case.correct, rows=(row,), column=column)
@@ -83,7 +83,7 @@ def signals(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     return _dressed(figure, "Each window, told and measured", 480)
 
 
-def coverage(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
+def weight_grids(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """Two grids, windows × micro-batches: with which weight a micro-batch entered the window's steps.
 
     Frames are the declared windows; a bar stands where the loop says that its window ended.
@@ -92,15 +92,15 @@ def coverage(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         case: see Case. names: of the correct and of the faulty loop in the titles.
     """
     figure = make_subplots(1, 2, subplot_titles=attribution_plots.titles(names), horizontal_spacing=0.07)
-    for place, (look, seen) in enumerate(zip(looks(names), (case.correct, case.faulty), strict=True), start=1):
+    for place, (look, seen) in enumerate(zip(loop_styles(names), (case.correct, case.faulty), strict=True), start=1):
         attribution_plots.grid(figure, seen, look, {"row": 1, "col": place})
     attribution_plots.meaning(figure)
     height = 170 + 18 * max(len(case.correct.step_records), len(case.faulty.step_records))
     return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
 
 
-def pictures(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """signals() and coverage() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
+def overview(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
+    """signals() and weight_grids() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
     rows = max(len(case.correct.step_records), len(case.faulty.step_records))
     grid = min(max(16 * rows, 200), 600)
     figure = make_subplots(
@@ -113,17 +113,17 @@ def pictures(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         horizontal_spacing=0.06,
     )
     places = [{"row": row, "col": column} for row in (1, 2) for column in (1, 3, 5)]
-    _signals(figure, case, looks(names), places)
+    _signals(figure, case, loop_styles(names), places)
     for place in places:
         _epoch_lines(figure, case.correct, rows=(place["row"],), column=place["col"])
     _once(figure)
-    for column, (look, seen) in enumerate(zip(looks(names), (case.correct, case.faulty), strict=True)):
+    for column, (look, seen) in enumerate(zip(loop_styles(names), (case.correct, case.faulty), strict=True)):
         attribution_plots.grid(figure, seen, look, {"row": 3, "col": 1 + 3 * column})
     attribution_plots.meaning(figure)
     return _dressed(figure, f"What the loop told and what it did, {_written(case.optimiser)}", 380 + grid + 320)
 
 
-def checks(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
+def check_table(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
     """Signs of the fault, checks of the badge and checks of the ladder, on both packages: values, and whether they hold.
 
     Args:
@@ -180,11 +180,11 @@ def _rung_cell(check: CheckResult) -> _Cell:
     )
 
 
-def figures(study: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
+def fault_figures(study: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
     """What there is to see of a fault: losses and a sheet of pictures for each optimiser, or its checks."""
     if not study.runs:
-        return [checks(study, names)]
-    return [losses(study.runs, names), *(pictures(case, names) for case in study.runs.values())]
+        return [check_table(study, names)]
+    return [loss_comparison(study.runs, names), *(overview(case, names) for case in study.runs.values())]
 
 
 # ------------------------------------------------------------------------------------------------- over the windows

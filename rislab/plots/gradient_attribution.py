@@ -38,7 +38,7 @@ class Look:
     size: int
 
 
-def looks(names: tuple[str, str]) -> tuple[Look, Look]:
+def loop_styles(names: tuple[str, str]) -> tuple[Look, Look]:
     """Of the correct and of the faulty loop, wherever both are drawn."""
     # The correct loop comes first, and larger, so that one that does the same does not hide it.
     return Look(names[0], BLUE, "solid", "circle", 9), Look(names[1], VERMILLION, "dot", "square", 5)

@@ -267,7 +267,7 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
 # ------------------------------------------------------------------------------------------------------------- pictures
 
 
-def event_counts(records: Sequence[Record]) -> go.Figure:
+def epoch_counts(records: Sequence[Record]) -> go.Figure:
     """What ran in each epoch: forwards against backwards, and optimiser steps against ticks of the schedule.
 
     Args:
@@ -306,7 +306,7 @@ def event_counts(records: Sequence[Record]) -> go.Figure:
     return figure.update_layout(template=template(), height=460, margin_t=76, bargap=0.25)
 
 
-def ladder(checks: Sequence[Any]) -> go.Figure:
+def ladder_figure(checks: Sequence[Any]) -> go.Figure:
     """Verdicts of a ladder of checks: how much of its limit each uses, with ✓ or ✗, the numbers and a sentence.
 
     Args:

@@ -43,7 +43,7 @@ def test_an_edit_matches_once_and_its_diff_keeps_the_columns(name: str) -> None:
 
 def test_the_picture_shows_the_length_and_the_weights(pairs: dict[str, example_loops.Pair]) -> None:
     alphas, cosines, weights = (
-        [trace.y for trace in checkup_plots.pair(pairs["plain"]).data][place::3] for place in range(3)
+        [trace.y for trace in checkup_plots.pair_steps(pairs["plain"]).data][place::3] for place in range(3)
     )
     # Windows of four equal micro-batches: the exact mean, and four times that; 1e-4 is the alarm level of float32.
     for found, wanted in zip(alphas, (1.0, 4.0), strict=True):
@@ -72,7 +72,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = example_loops.pair("fabric")
     assert "pip install 'rislab[loops]'" in pair.missing
     assert pair.missing in pair.row() and pair.missing in pair._repr_html_()
-    assert checkup_plots.pair(pair) is None and not pair.named
+    assert checkup_plots.pair_steps(pair) is None and not pair.named
 
 
 def test_bad_input() -> None:

@@ -12,11 +12,11 @@ import pytest
 from rislab.faults import catalogue, comparison
 from rislab.faults.comparison import ComparisonCache, FaultReport, OptimiserRun
 from rislab.plots import faults as fault_plots
-from rislab.plots.faults import coverage, losses, pictures, signals
+from rislab.plots.faults import loss_comparison, overview, signals, weight_grids
 from rislab.plots.style import template
 
 DESK = ComparisonCache()
-DRAWN = (signals, coverage, pictures, lambda case, *names: losses({case.optimiser: case}, *names))
+DRAWN = (signals, weight_grids, overview, lambda case, *names: loss_comparison({case.optimiser: case}, *names))
 
 
 def case_of(name: str, epochs: int = 2, **options: str) -> OptimiserRun:
@@ -43,7 +43,7 @@ def grids(figure: go.Figure) -> list[go.Heatmap]:
 
 def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun) -> None:
     sgd = case_of("never divided", optimiser="sgd")
-    figure = losses({"adam": never, "sgd": sgd})
+    figure = loss_comparison({"adam": never, "sgd": sgd})
     for name, seen in (("correct", [never.correct, sgd.correct]), ("faulty", [never.faulty, sgd.faulty])):
         for part, values in (
             ("reported", [[window.loss for window in one.step_records] for one in seen]),
@@ -76,7 +76,7 @@ def test_signals_are_what_was_measured(never: OptimiserRun) -> None:
 
 
 def test_the_grid_writes_the_measured_weights(never: OptimiserRun) -> None:
-    correct, faulty = grids(coverage(never))
+    correct, faulty = grids(weight_grids(never))
     assert [list(row) for row in correct.text[:3]] == [
         ["1"] * 4 + [""] * 7,
         [""] * 4 + ["1"] * 4 + [""] * 3,
@@ -90,27 +90,27 @@ def test_the_grid_writes_the_measured_weights(never: OptimiserRun) -> None:
 
 
 def test_a_leak_from_another_window_is_written_and_coloured() -> None:
-    faulty = grids(coverage(case_of("window off by one")))[1]
+    faulty = grids(weight_grids(case_of("window off by one")))[1]
     assert list(faulty.text[1][1:4]) == ["1", "1", "1"]
     assert (np.asarray(faulty.z[1][1:4]) > 0.9).all()
     assert list(faulty.text[0][:4]) == ["4", "0", "0", "0"]
 
 
 def test_frames_are_the_declared_windows_and_bars_what_was_told(never: OptimiserRun) -> None:
-    figure = coverage(case_of("window off by one"))
+    figure = weight_grids(case_of("window off by one"))
     boxes = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.xref == "x2"]
     assert boxes[:3] == [(0.5, 4.5), (4.5, 8.5), (8.5, 11.5)]
     (bars,) = named(figure, "faulty: end of a window, as told")
     assert list(bars.x[:3]) == [1.5, 5.5, 9.5]
-    (bars,) = named(coverage(never), "faulty: end of a window, as told")
+    (bars,) = named(weight_grids(never), "faulty: end of a window, as told")
     assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
 
 
 def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun) -> None:
-    figure = coverage(stuck)
+    figure = weight_grids(stuck)
     (signs,) = named(figure, "no step was taken")
     assert len(signs.x) == 11 * 2
-    assert named(coverage(case_of("never divided", optimiser="adam")), "no step was taken") == []
+    assert named(weight_grids(case_of("never divided", optimiser="adam")), "no step was taken") == []
     curves = signals(stuck)
     (alpha,) = [trace for trace in named(curves, "faulty: not a number, or no step") if trace.yaxis == "y2"]
     assert list(alpha.x) == [1, 2, 3, 4, 5, 6]
@@ -121,7 +121,7 @@ def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun) -> None:
 
 
 def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_own() -> None:
-    bypassed = coverage(case_of("scaler bypassed"))
+    bypassed = weight_grids(case_of("scaler bypassed"))
     assert named(bypassed, "the step was on NaN or infinity")
     # The correct loop skips the poisoned window, and that is no step.
     assert named(bypassed, "no step was taken")
@@ -129,16 +129,16 @@ def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_o
 
 def test_what_a_logarithm_cannot_show_is_marked_with_its_value() -> None:
     case = case_of("loop tail in a branch never taken")
-    marks = named(losses({"adam": case}), "faulty: 0 or less")
+    marks = named(loss_comparison({"adam": case}), "faulty: 0 or less")
     assert marks and "told 0" in marks[0].hovertext[0]
     overflow = case_of("NaN written as 0")
-    infinite = named(losses({"adam": overflow}), "correct: not a number, or no step")
+    infinite = named(loss_comparison({"adam": overflow}), "correct: not a number, or no step")
     assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "infinite"))
 
 
 def test_checks_show_both_houses() -> None:
     study = comparison.fault_report(catalogue.find_fault("conjugated in the generator"))
-    figure = fault_plots.checks(study)
+    figure = fault_plots.check_table(study)
     (heat,) = figure.data
     red = {heat.y[row] for row in range(len(heat.y)) if heat.z[row][1] == 1}
     assert red >= {f"{name} (conventions)" for name in study.fault.conventions}
@@ -149,9 +149,9 @@ def test_checks_show_both_houses() -> None:
 
 
 def test_a_study_has_curves_or_checks(never: OptimiserRun) -> None:
-    assert len(fault_plots.figures(FaultReport(never.fault, {"adam": never}))) == 2
+    assert len(fault_plots.fault_figures(FaultReport(never.fault, {"adam": never}))) == 2
     fault = catalogue.find_fault("conjugated steering")
-    (only,) = fault_plots.figures(
+    (only,) = fault_plots.fault_figures(
         FaultReport(fault, checks=comparison.compare_checks(fault), symptoms=comparison.compare_symptoms(fault))
     )
     assert only.data[0].type == "heatmap"

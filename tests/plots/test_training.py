@@ -118,8 +118,8 @@ def every_figure() -> dict[str, go.Figure]:
     return {
         "loss_curves": training_plots.loss_curves({"one": records, "two": run([0.8] * 8)}, lines={"zero matrix": 1.0}),
         "gradient_norms": training_plots.gradient_norms(records, clip_norm=1.0),
-        "event counts": training_plots.event_counts(records),
-        "ladder": training_plots.ladder([check(), check(passed=False, value=NAN)]),
+        "event counts": training_plots.epoch_counts(records),
+        "ladder": training_plots.ladder_figure([check(), check(passed=False, value=NAN)]),
         "matrix": training_plots.matrix([cell("fp32", 1, 4e-7), cell("bf16", 4, NAN)]),
     }
 
@@ -325,7 +325,7 @@ def test_ledger_counts_per_epoch() -> None:
         end(2, 16, Counters(64, 60, 15, 1, 16)),
         end(3, 24, Counters(96, 61, 15, 9, 24)),
     ]
-    figure = training_plots.event_counts(ends)
+    figure = training_plots.epoch_counts(ends)
     assert bars(figure) == {
         "forwards": [32, 32, 32],
         "backwards": [32, 28, 1],
@@ -345,25 +345,25 @@ def test_ledger_counts_per_epoch() -> None:
 
 
 def test_ledger_of_a_sound_run_has_no_mismatch() -> None:
-    figure = training_plots.event_counts(run([0.5] * 12))
+    figure = training_plots.epoch_counts(run([0.5] * 12))
     assert all(len(t.x) == 0 for t in figure.data if t.name == "≠")
     assert figure.layout.annotations[0].text == "forwards = backwards<br>in 3 of 3 epochs"
 
 
 def test_ledger_does_not_invent_an_epoch_whose_start_is_unknown() -> None:
     resumed = [end(5, 40, Counters(160, 160, 40, 0, 40)), end(6, 48, Counters(192, 192, 48, 0, 48))]
-    assert bars(training_plots.event_counts(resumed))["forwards"] == [32]
-    assert list(training_plots.event_counts(resumed).data[0].x) == [6]
+    assert bars(training_plots.epoch_counts(resumed))["forwards"] == [32]
+    assert list(training_plots.epoch_counts(resumed).data[0].x) == [6]
 
 
 def test_ledger_without_epochs_claims_no_balance() -> None:
-    assert {note.text for note in training_plots.event_counts([window(1, 1, 0.5)]).layout.annotations} == {
+    assert {note.text for note in training_plots.epoch_counts([window(1, 1, 0.5)]).layout.annotations} == {
         "no epochs counted"
     }
 
 
 def test_long_ledger_becomes_lines_with_the_same_numbers() -> None:
-    figure = training_plots.event_counts(run([0.5] * 400))
+    figure = training_plots.epoch_counts(run([0.5] * 400))
     assert bars(figure) == {}
     assert list(trace(figure, "forwards").y) == [16] * 100
 
@@ -377,7 +377,7 @@ def test_ladder_places_and_marks_each_rung() -> None:
         check(name="e", value=NAN, passed=False),
         check(name="f", value=-1e-7),
     ]
-    figure = training_plots.ladder(checks)
+    figure = training_plots.ladder_figure(checks)
     passed, failed = trace(figure, "✓ passed"), trace(figure, "✗ failed")
     assert list(passed.y) == [0, 1, 3, 5]
     assert list(failed.y) == [2, 4]
@@ -396,18 +396,20 @@ def test_ladder_places_and_marks_each_rung() -> None:
 
 
 def test_ladder_takes_the_verdict_from_the_rung_and_not_from_the_numbers() -> None:
-    assert list(trace(training_plots.ladder([check(value=1e-3, reference=1e-2, passed=False)]), "✗ failed").y) == [0]
+    assert list(
+        trace(training_plots.ladder_figure([check(value=1e-3, reference=1e-2, passed=False)]), "✗ failed").y
+    ) == [0]
 
 
 def test_ladder_grows_with_its_sentences() -> None:
-    short, long = training_plots.ladder([check()]), training_plots.ladder([check(sentence="word " * 100)])
+    short, long = training_plots.ladder_figure([check()]), training_plots.ladder_figure([check(sentence="word " * 100)])
     assert long.layout.height > short.layout.height + 80
     assert max(map(len, long.layout.annotations[0].text.split("<br>"))) <= 90
 
 
 def test_ladder_refuses_an_unknown_relation() -> None:
     with pytest.raises(InputError, match="relation of 'check' is '<'"):
-        training_plots.ladder([check(relation="<")])
+        training_plots.ladder_figure([check(relation="<")])
 
 
 def test_matrix_prints_the_numbers_where_they_belong() -> None:
@@ -426,7 +428,7 @@ def test_matrix_and_ladder_take_the_cells_and_rungs_of_the_overfit_lab() -> None
     measured = overfit.Cell("bf16", 4, 2e-2, 7e-4, 3e-2, 0.5, True)
     assert training_plots.matrix([measured]).data[0].text.tolist() == [["2.0e-02"]]
     judged = overfit.CheckResult("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
-    assert list(trace(training_plots.ladder([judged]), "✓ passed").x) == [1.0]
+    assert list(trace(training_plots.ladder_figure([judged]), "✓ passed").x) == [1.0]
 
 
 def test_matrix_names_what_is_missing() -> None:
