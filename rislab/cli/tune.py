@@ -13,8 +13,9 @@ from typing import Any
 from rislab.cli import common
 from rislab.errors import InputError
 from rislab.training.streaming import LearningConfig
-from rislab.tuning import search, space
-from rislab.tuning.search import Progress
+from rislab.tuning.analysis import beats_default, verdict
+from rislab.tuning.search import SearchProgress, run_search
+from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.study import BEST, TuningConfig, trial_folder
 
 # Fields of LearningConfig that every trial has, unless they are searched; --seed is that of the search.
@@ -33,7 +34,7 @@ BASE = (
     "patience",
     "device",
 )
-SEARCH = ("trials", "objective", "judged", "pruner", "seed")
+SEARCH = ("trials", "objective", "eval_scenes", "pruner", "seed")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -43,14 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
         "it joins. Exit code 1 if the best is not better than the default when both are trained again."
     )
-    whole = common.to_integer
+    integer = common.to_integer
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
     parser.add_argument("--space", metavar="YAML", help="file with the dimensions instead of --search")
-    parser.add_argument("--trials", type=whole, metavar="N", help="in all (default 20)")
-    parser.add_argument("--objective", help="peb (mean error / bound, the default) or recall")
-    parser.add_argument("--judged", type=whole, metavar="N", help="fixed scenes that judge each trial (default 512)")
-    parser.add_argument("--pruner", help="halving (the default), median or none")
-    parser.add_argument("--seed", type=whole, metavar="N", help="of the search (default 0)")
+    common.add_fields(parser, TuningConfig, SEARCH, optional=True)
     parser.add_argument("--config", metavar="YAML", help="file with the base, as `rislab train` takes it")
     base = parser.add_argument_group("of every trial, if not searched")
     common.add_fields(base, LearningConfig, BASE, optional=True, defaults=TuningConfig().base)
@@ -59,13 +56,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--storage",
         metavar="URL",
         default="",
-        help="postgresql+psycopg://USER@HOST/DATABASE instead of a journal in the folder; or in RISLAB_STORAGE",
+        help="postgresql+psycopg://USER@HOST/DATABASE instead of a file in the folder; or in RISLAB_STORAGE",
     )
     parser.add_argument("--study", default="tuning", help="its name in the storage (default %(default)s)")
-    parser.add_argument("--workers", type=whole, metavar="N", help="processes of one thread (default: one a core)")
+    parser.add_argument("--workers", type=integer, metavar="N", help="processes of one thread (default: one a core)")
     parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
     parser.add_argument(
-        "--confirm", type=whole, default=3, metavar="SEEDS", help="with which leaders, then best and default, run again"
+        "--confirm",
+        type=integer,
+        default=3,
+        metavar="SEEDS",
+        help="with which the top trials, then best and default, run again",
     )
     parser.add_argument("--json", action="store_true", help="print JSON at the end")
 
@@ -78,10 +79,10 @@ def run(options: argparse.Namespace) -> int:
     storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
     say = common.printer(options.json)
     searched = ", ".join(config.space)
-    say(f"{config.base.preset}: {config.trials} trials over {searched}; judged by {config.objective}, see --help")
-    told = None
+    say(f"{config.base.preset}: {config.trials} trials over {searched}; scored by {config.objective}, see --help")
+    last: SearchProgress | None = None
     with closing(
-        search.search(
+        run_search(
             options.folder,
             config,
             storage=storage,
@@ -92,15 +93,15 @@ def run(options: argparse.Namespace) -> int:
         )
     ) as progress:
         for fresh in progress:
-            for line in _news(told, fresh, config):
+            for line in _news(last, fresh, config):
                 say(line)
-            told = fresh
-    assert told is not None and told.best is not None
+            last = fresh
+    assert last is not None and last.best is not None
     if options.json:
-        print(json.dumps({**dataclasses.asdict(told), "config": config.to_dict()}, indent=2))
-    say(f"best: trial {told.best.number}, {trial_folder(Path(options.folder), told.best.number)}")
+        print(json.dumps({**dataclasses.asdict(last), "config": config.to_dict()}, indent=2))
+    say(f"best: trial {last.best.number}, {trial_folder(Path(options.folder), last.best.number)}")
     say(f"rislab train --config {options.folder}/{BEST}   trains it again")
-    return 0 if not told.finals or search.beats(told.finals, config) else 1
+    return 0 if not last.finals or beats_default(last.finals, config) else 1
 
 
 def _config(options: argparse.Namespace) -> TuningConfig:
@@ -111,14 +112,13 @@ def _config(options: argparse.Namespace) -> TuningConfig:
         raise InputError(f"search is given beside space {options.space!r}; allowed: one of them")
     searched = plain.space
     if options.space:
-        searched = space.read(options.space)
+        searched = read_space(options.space)
     elif options.search:
-        searched = space.parse(options.search)
-    fields = {name: getattr(options, name) for name in SEARCH if getattr(options, name) is not None}
-    return TuningConfig(base=base, space=searched, **fields)
+        searched = parse_space(options.search)
+    return TuningConfig(base=base, space=searched, **common.fields_given(options, TuningConfig, SEARCH))
 
 
-def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[str]:
+def _news(before: SearchProgress | None, now: SearchProgress, config: TuningConfig) -> list[str]:
     """Lines about what is new since the last progress."""
     lines = []
     if before is None and now.ladder.get("skipped"):
@@ -141,20 +141,20 @@ def _news(before: Progress | None, now: Progress, config: TuningConfig) -> list[
             if final not in known
         ]
     if now.stage == "done" and now.finals:
-        lines.append(search.verdict(now.finals, config))
+        lines.append(verdict(now.finals, config))
     return lines
 
 
-def _saved(now: Progress, config: TuningConfig) -> str:
+def _saved(now: SearchProgress, config: TuningConfig) -> str:
     """Epochs that pruning spared, counted from the records."""
     ended = [trial for trial in now.trials if trial.state in ("complete", "pruned")]
-    trained, whole = sum(trial.epochs for trial in ended), sum(_whole(trial.values, config) for trial in ended)
+    trained, full = sum(trial.epochs for trial in ended), sum(_full_length(trial.values, config) for trial in ended)
     states = [trial.state for trial in now.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
-    return f"{counts}; {trained} of {whole} epochs trained, {1 - trained / whole:.0%} spared; {_span(now.seconds)}"
+    return f"{counts}; {trained} of {full} epochs trained, {1 - trained / full:.0%} spared; {_span(now.seconds)}"
 
 
-def _whole(values: dict[str, Any], config: TuningConfig) -> int:
+def _full_length(values: dict[str, Any], config: TuningConfig) -> int:
     return int(values.get("epochs", config.base.epochs))
 
 

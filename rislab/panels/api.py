@@ -170,7 +170,7 @@ def tuning(
         config: see TuningConfig; its defaults if None.
         folder: where live searches are stored, each configuration in a folder of its own; None, and headless searches,
             as long as the panel lives.
-        workers: see rislab.tuning.search.search().
+        workers: see rislab.tuning.search.run_search().
         skip_ladder: the same.
         confirm: the same.
 

@@ -12,8 +12,8 @@ from typing import Any
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, alarm
 from rislab.plots import tuning as tuning_plots
-from rislab.tuning import search
-from rislab.tuning.search import Progress
+from rislab.tuning.analysis import verdict
+from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.study import TuningConfig
 
 STAGES = {
@@ -24,28 +24,28 @@ STAGES = {
 }
 
 
-class TuningPanel(Panel[Progress]):
+class TuningPanel(Panel[SearchProgress]):
     """A search in worker processes, which begins at once.
 
     Args:
         config: see TuningConfig.
         folder: of the study; a search that was stopped there goes on. None stores it as long as the panel lives.
         live: whether to make widgets.
-        options: further arguments of search.search().
+        options: further arguments of run_search().
     """
 
     def __init__(self, config: TuningConfig, folder: Path | None, *, live: bool, **options: Any) -> None:
         self.config = config
         self._scratch = tempfile.TemporaryDirectory() if folder is None else None
         self.folder = folder or Path(self._scratch.name if self._scratch else "")
-        self.progress: Progress | None = None
+        self.progress: SearchProgress | None = None
         self._options = options
         self._task = self._new_task()
         super().__init__(live=live)
         self.start()
 
     @property
-    def task(self) -> BackgroundTask[Progress]:
+    def task(self) -> BackgroundTask[SearchProgress]:
         return self._task
 
     @property
@@ -65,7 +65,7 @@ class TuningPanel(Panel[Progress]):
         self._task.start()
         self.redraw()
 
-    def result(self) -> Progress:
+    def result(self) -> SearchProgress:
         assert self.progress is not None
         return self.progress
 
@@ -83,10 +83,10 @@ class TuningPanel(Panel[Progress]):
         return f"{self.state}, {STAGES[now.stage]}: {now.ended()} of {self.config.trials} trials{left}{best}"
 
     def verdict(self) -> str:
-        """Best against default, once both are trained again; see search.verdict()."""
+        """Best against default, once both are trained again; see analysis.verdict()."""
         if self.progress is None or self.progress.stage != "done" or not self.progress.finals:
             return ""
-        return search.verdict(self.progress.finals, self.config)
+        return verdict(self.progress.finals, self.config)
 
     def build(self) -> tuple[Any, Callable[[], None]]:
         view = _View(self)
@@ -95,11 +95,11 @@ class TuningPanel(Panel[Progress]):
     def static(self) -> dict[str, Any]:
         return {"text/plain": f"{self.headline()}: await the panel for its progress"}
 
-    def _new_task(self) -> BackgroundTask[Progress]:
+    def _new_task(self) -> BackgroundTask[SearchProgress]:
         return BackgroundTask(self._stream, self.redraw)
 
-    def _stream(self) -> Generator[Progress]:
-        with closing(search.search(self.folder, self.config, **self._options)) as stages:
+    def _stream(self) -> Generator[SearchProgress]:
+        with closing(run_search(self.folder, self.config, **self._options)) as stages:
             for self.progress in stages:
                 yield self.progress
 

@@ -13,8 +13,8 @@ from plotly.subplots import make_subplots
 from rislab.plots.style import BLUE, GREEN, GREY, PURPLE, VERMILLION, template, trace_styles
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import read_records
+from rislab.tuning.analysis import Rerun, effects
 from rislab.tuning.objective import OBJECTIVES
-from rislab.tuning.search import Rerun, effects
 from rislab.tuning.space import Choice, Range
 from rislab.tuning.study import Trial, TuningConfig, trial_folder
 

@@ -131,7 +131,7 @@ def _check_tuning(
     scenes: int,
     epochs: int,
     trials: int,
-    judged: int,
+    eval_scenes: int,
     objective: str,
     pruner: str,
     skip_ladder: bool,
@@ -142,7 +142,7 @@ def _check_tuning(
     from rislab.tuning.study import TuningConfig
 
     base = LearningConfig(preset=preset, scenes=scenes, epochs=epochs, validation=256)
-    TuningConfig(base=base, trials=trials, objective=objective, judged=judged, pruner=pruner, seed=seed)
+    TuningConfig(base=base, trials=trials, objective=objective, eval_scenes=eval_scenes, pruner=pruner, seed=seed)
     check_number("confirm", confirm, 2, 100, integer=True)
 
 

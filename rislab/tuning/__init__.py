@@ -1,6 +1,6 @@
 """Hyper-parameter search on a loop that passed the overfit ladder.
 
-Optuna asks and remembers; the objective, the space and what may be concluded from few trials are ours.
+Optuna proposes values and stores trials; objective, space and what may be concluded from few trials are defined here.
 """
 
 from rislab import lazy_names

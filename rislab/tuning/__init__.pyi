@@ -1,1 +1,9 @@
+from .analysis import Effect as Effect
+from .analysis import effects as effects
+from .analysis import inert_dimensions as inert_dimensions
+from .search import SearchProgress as SearchProgress
+from .search import run_search as run_search
+from .space import Choice as Choice
+from .space import Range as Range
+from .study import Trial as Trial
 from .study import TuningConfig as TuningConfig

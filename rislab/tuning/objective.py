@@ -31,8 +31,10 @@ class Scores:
     """Scores of one network.
 
     Args:
-        recall: share of true sources found. peb: mean over true sources of position error over position error bound,
-            10 at most, and 10 for one that was not found. errors: standard error of each, over sources.
+        recall: share of true sources found.
+        peb: mean over true sources of position error over position error bound, MISS_PENALTY at most, and as much for a
+            source that was not found.
+        errors: standard error of each, over sources.
     """
 
     recall: float
@@ -46,10 +48,10 @@ class Scores:
 
 
 class LocalisationObjective:
-    """Localises with the covariance that a network predicts, by MUSIC, which is told how many sources there are.
+    """Localises with the covariance that a network predicts, by MUSIC, which is given the number of sources.
 
     Args:
-        scenes: all that count, the same for every network.
+        scenes: on which every network is scored.
     """
 
     def __init__(self, scenes: SceneBatch) -> None:
@@ -60,25 +62,25 @@ class LocalisationObjective:
 
     def __call__(self, model: CovarianceNet) -> Scores:
         """Scores of a network; NaN if what it predicts is not finite."""
-        found, off = [], []
+        hits, ratios = [], []
         for (count, group), limit in zip(self._groups, self._limits, strict=True):
             factor = benchmark.predicted_factor(model, group).to(group.snapshots)  # [B, N, C]
             if not bool(factor.isfinite().all()):
                 return Scores(math.nan, math.nan, dict.fromkeys(OBJECTIVES, math.nan))
-            # Of a covariance of too low a rank MUSIC makes nothing: all sources of such a scene are missed.
-            able = ~is_rank_deficient(factor, count)
+            # From a covariance of too low a rank MUSIC estimates nothing: all sources of such a scene are missed.
+            usable = ~is_rank_deficient(factor, count)
             hit, ratio = torch.zeros_like(limit), torch.full_like(limit, MISS_PENALTY)
-            if bool(able.any()):
-                matching = self._matched(factor[able], group[able], count)
-                hit[able] = matching.hit.to(hit)
-                ratio[able] = (
-                    (matching.position / limit[able]).nan_to_num(MISS_PENALTY).clamp(max=MISS_PENALTY).to(ratio)
+            if bool(usable.any()):
+                matching = self._matched(factor[usable], group[usable], count)
+                hit[usable] = matching.hit.to(hit)
+                ratio[usable] = (
+                    (matching.position / limit[usable]).nan_to_num(MISS_PENALTY).clamp(max=MISS_PENALTY).to(ratio)
                 )
-            found.append(hit[group.active].double())
-            off.append(ratio[group.active].double())
-        hits, ratios = torch.cat(found), torch.cat(off)
-        errors = {"recall": _standard_error(hits), "peb": _standard_error(ratios)}
-        return Scores(float(hits.mean()), float(ratios.mean()), errors)
+            hits.append(hit[group.active].double())
+            ratios.append(ratio[group.active].double())
+        all_hits, all_ratios = torch.cat(hits), torch.cat(ratios)
+        errors = {"recall": _standard_error(all_hits), "peb": _standard_error(all_ratios)}
+        return Scores(float(all_hits.mean()), float(all_ratios.mean()), errors)
 
     def _matched(self, factor: Tensor, group: SceneBatch, count: int) -> Matching:
         parts = [music_spectrum(part, count, self._grid).peaks for part in factor.split(benchmark.CHUNK)]

@@ -25,7 +25,10 @@ class Range:
     """Numbers from low to high, both included.
 
     Args:
-        low, high: ends, low < high. log: whether equal factors count alike, which needs low > 0. integer: integers only.
+        low: smallest value.
+        high: largest value, > low.
+        log: whether equal factors count alike, which needs low > 0.
+        integer: integers only.
     """
 
     low: float
@@ -75,7 +78,7 @@ class Choice:
 Dimension = Range | Choice
 Space = Mapping[str, Dimension]
 
-DEFAULT: dict[str, Dimension] = {
+DEFAULT_SPACE: dict[str, Dimension] = {
     "lr": Range(5e-4, 3e-2, log=True),
     "micro_batch": Choice((8, 16, 32, 64)),
     "accumulation_steps": Choice((1, 2, 4)),
@@ -84,55 +87,56 @@ DEFAULT: dict[str, Dimension] = {
 }
 
 
-def parse(texts: Sequence[str]) -> dict[str, Dimension]:
+def parse_space(texts: Sequence[str]) -> dict[str, Dimension]:
     """Dimensions as they are typed: `lr=1e-4:1e-2:log`, `micro_batch=8:64`, `precision=fp32,bf16`.
 
     Raises:
-        InputError: for text of another form, an unknown name, and what check() refuses.
+        InputError: for text of another form, an unknown name, and what check_space() refuses.
     """
     space: dict[str, Dimension] = {}
     for text in texts:
-        name, equals, said = text.partition("=")
-        if not equals or not name or not said:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
             raise InputError(f"search holds {text!r}; allowed: NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,…")
         if name in space:
             raise InputError(f"search names {name} twice; allowed: once")
-        parts = said.split(":")
-        content: Any = [_value(part) for part in said.split(",")]
+        parts = value.split(":")
+        content: Any = [_value(part) for part in value.split(",")]
         if len(parts) > 1:
             if len(parts) > 3 or parts[2:] not in ([], ["log"]):
-                raise InputError(f"{name} is {said!r}; allowed: LOW:HIGH or LOW:HIGH:log")
+                raise InputError(f"{name} is {value!r}; allowed: LOW:HIGH or LOW:HIGH:log")
             content = {"low": _value(parts[0]), "high": _value(parts[1]), "log": len(parts) == 3}
-        space |= from_dict({name: content})
-    return check(space)
+        space |= space_from_dict({name: content})
+    return check_space(space)
 
 
-def read(path: Path | str) -> dict[str, Dimension]:
+def read_space(path: Path | str) -> dict[str, Dimension]:
     """Dimensions from a YAML file: a list of choices, or a mapping low, high and perhaps log, by name.
 
     Raises:
-        InputError: for a file that cannot be read or is no mapping, and what check() refuses.
+        InputError: for a file that cannot be read or is no mapping, and what check_space() refuses.
     """
     allowed = "holds no mapping; allowed: lines such as lr: {low: 0.0001, high: 0.01, log: true}"
-    return check(from_dict(files.read_mapping(path, allowed)))
+    return check_space(space_from_dict(files.read_mapping(path, allowed)))
 
 
-def from_dict(content: Mapping[str, Any]) -> dict[str, Dimension]:
-    """The space that plain() was given; raises InputError for an unknown name or a value that is no dimension."""
+def space_from_dict(content: Mapping[str, Any]) -> dict[str, Dimension]:
+    """The space that space_to_dict() was given; raises InputError for an unknown name or a value that is no dimension."""
     check_fields("a search space", content, KINDS)
     return {name: _dimension(name, value) for name, value in content.items()}
 
 
-def to_dict(space: Space) -> dict[str, Any]:
-    """Plain mapping that from_dict() and YAML take back."""
+def space_to_dict(space: Space) -> dict[str, Any]:
+    """Plain mapping that space_from_dict() and YAML take back."""
     return {name: plain(dimension.plain()) for name, dimension in space.items()}
 
 
-def check(space: Space, base: LearningConfig | None = None) -> dict[str, Dimension]:
+def check_space(space: Space, base: LearningConfig | None = None) -> dict[str, Dimension]:
     """Refuse an empty space, and values that no training could have.
 
     Args:
-        space: dimensions by name. base: what is not searched; LearningConfig() if None.
+        space: dimensions by name.
+        base: what is not searched; LearningConfig() if None.
 
     Raises:
         InputError: naming dimension and value.

@@ -1,74 +1,76 @@
-"""Where a search is kept: a journal file, or a PostgreSQL database that many machines share; and who works on what.
+"""Where a search is stored: Optuna's RDBStorage on an SQLite file or a PostgreSQL database; and who trains which trial.
 
-A claim is a lock that the operating system or the database server drops with the process that holds it, however that
-ends: no heartbeat, no clock, nothing to clean up after a kill.
+A worker holds its trial by a lock, which the operating system, or the database server, drops with the process, however
+that ends. Optuna's heartbeat would declare a killed trial dead seconds later: until then others begin a trial too many.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from rislab import files
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
-    from optuna.storages.journal import BaseJournalBackend
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import URL, Engine
 
-JOURNAL = "journal.log"
+FILE, LOCKS = "study.sqlite3", "locks"
 DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 10
+# For which a worker waits while others write the file.
+BUSY_SECONDS = 60
+# A machine that lost its power is given up after a minute, not after the two hours of the default.
+KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
+NEXT = -1  # the lock under which one worker at a time decides what to do next
 
-
-class Claims(Protocol):
-    """Locks of one search."""
-
-    def alone(self) -> AbstractContextManager[object]:
-        """Wait until no other worker of this search decides what to do next."""
-
-    def take(self, number: int) -> Claim | None:
-        """The claim on a trial, or None while another worker holds it."""
-
-
-class Claim(Protocol):
-    """A trial that is this worker's until release()."""
-
-    def held(self) -> bool:
-        """Whether it still is."""
-
-    def release(self) -> None:
-        """Let others have it."""
+IsHeld = Callable[[], bool]
+# By number of a trial, and whether to wait; raises Timeout if another worker holds it.
+Lock = Callable[[int, bool], AbstractContextManager[IsHeld]]
 
 
 @dataclass(frozen=True)
-class Kept:
+class OpenStorage:
     """An open storage.
 
     Args:
-        storage: for optuna. claims: see Claims. name: to be shown and recorded, without a password.
+        storage: for optuna.
+        address: of the database.
+        lock: see Lock.
     """
 
-    storage: BaseStorage
-    claims: Claims
-    name: str
+    storage: RDBStorage
+    address: URL
+    lock: Lock
+
+    @property
+    def name(self) -> str:
+        """To be shown and recorded: without a password."""
+        return _name(self.address)
+
+    def exclusive(self) -> AbstractContextManager[IsHeld]:
+        """Wait until no other worker of this search decides what to do next."""
+        return self.lock(NEXT, True)
+
+    def errors(self) -> AbstractContextManager[None]:
+        """Raises what the database refuses as an InputError of one sentence."""
+        return _errors(self.address)
 
 
-def opened(folder: Path, url: str = "", study: str = "") -> Kept:
+def open_storage(folder: Path, url: str = "", study: str = "") -> OpenStorage:
     """Open the storage of a search, and make it if there is none.
 
     Args:
-        folder: of the search; holds the journal file, if `url` is empty.
-        url: of a PostgreSQL database, as SQLAlchemy has them. study: name in the database, for its locks.
+        folder: of the search; holds the SQLite file, if `url` is empty, and its locks.
+        url: of a PostgreSQL database, as SQLAlchemy has them.
+        study: name in the database, for its locks.
 
     Raises:
         InputError: without optuna, for a URL that is none, and for a storage that cannot be used. The sentence holds no
@@ -78,23 +80,38 @@ def opened(folder: Path, url: str = "", study: str = "") -> Kept:
         import optuna
     except ImportError:
         raise InputError("tuning needs optuna, which is not installed; allowed: pip install 'rislab[tune]'") from None
-    if not url:
-        return _journal(folder)
-    name = shown(url)
+    import sqlalchemy
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return _database(url, study, name)
+    address = _postgresql(url) if url else sqlalchemy.URL.create("sqlite", database=str(folder / FILE))
+    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+    if url:
+        server = f"{address.query.get('options', '')} {KEEPALIVE}".strip()
+        options = {"connect_args": {"connect_timeout": CONNECT_SECONDS, "options": server}, "pool_pre_ping": True}
+    with _errors(address):
+        lock: Lock = _file_lock(folder / LOCKS)
+        if url:
+            # Without a pool, so that a lock's connection ends with the lock.
+            engine = sqlalchemy.create_engine(
+                address, **options, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT"
+            )
+            lock = _advisory_lock(engine, study)
+        # optuna makes its tables without a lock of its own.
+        try:
+            with lock(NEXT, True):
+                storage = optuna.storages.RDBStorage(
+                    address.render_as_string(hide_password=False), engine_kwargs=options
+                )
+        except RuntimeError:
+            # Its tables name the version that made them.
+            raise InputError(
+                f"storage {_name(address)} was made by another version of optuna; "
+                "allowed: that version, `optuna storage upgrade`, or a new database"
+            ) from None
+    return OpenStorage(storage, address, lock)
 
 
-def shown(url: str) -> str:
-    """A database URL as it may be printed and recorded: the password starred, and nothing behind the database's name.
-
-    Raises:
-        InputError: for text that is no URL of PostgreSQL.
-    """
-    return str(_address(url).set(query={}).render_as_string(hide_password=True))
-
-
-def _address(url: str) -> Any:
+def _postgresql(url: str) -> URL:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
@@ -109,225 +126,72 @@ def _address(url: str) -> Any:
     return address.set(drivername=DRIVER)
 
 
-# ----------------------------------------------------------------------------------------------------- the journal file
-
-
-def journal_backend(path: Path) -> BaseJournalBackend:
-    """A journal that a kill or a full disk cannot damage.
-
-    optuna's own file backend leaves a lock file behind when its process is killed, which holds others up for half a
-    minute, and half a line when the disk is full, which the next line would then join.
-
-    Args:
-        path: of the file; made if there is none.
-    """
-    from optuna.storages.journal import BaseJournalBackend
-
-    class Journal(BaseJournalBackend):
-        def __init__(self) -> None:
-            self._known: list[dict[str, Any]] = []
-            self._read = 0
-            with _writing(path):
-                path.touch()
-
-        def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-            with path.open("rb") as handle:
-                handle.seek(self._read)
-                whole, newline, _ = handle.read().rpartition(b"\n")
-            self._read += len(whole) + len(newline)
-            lines = whole.split(b"\n") if newline else []
-            try:
-                self._known += [json.loads(line) for line in lines]
-            except (ValueError, RecursionError):
-                raise InputError(f"{path} is damaged; allowed: the file that rislab wrote") from None
-            return self._known[log_number_from:]
-
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            content = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-            with _writing(path), path.open("r+b", buffering=0) as handle:
-                # What stands after the last newline was cut off while it was written, and never read by anyone.
-                end = _end_of_lines(handle)
-                handle.truncate(end)
-                handle.seek(end)
-                try:
-                    if handle.write(content) != len(content):
-                        raise OSError(28, os.strerror(28))
-                    os.fsync(handle.fileno())
-                except OSError:
-                    handle.truncate(end)
-                    raise
-
-    return Journal()
-
-
-def _end_of_lines(handle: Any) -> int:
-    """Position after the last newline of a file."""
-    end = handle.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 4096)
-        handle.seek(start)
-        found = handle.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
+def _name(address: URL) -> str:
+    """The password starred, and nothing behind the database's name; of a file its name."""
+    if address.drivername != DRIVER:
+        return Path(address.database or "").name
+    return address.set(query={}).render_as_string(hide_password=True)
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Alone with a journal; what goes wrong there is one sentence."""
-    try:
-        with FileLock(path.with_suffix(".lock")).acquire(poll_interval=0.01):
-            yield
-    except OSError as error:
-        raise InputError(f"{path} could not be written: {error.strerror}; what was in it is unchanged") from error
-
-
-def _journal(folder: Path) -> Kept:
-    from optuna.storages import JournalStorage
-
-    return Kept(JournalStorage(journal_backend(folder / JOURNAL)), FileClaims(folder / "claims"), JOURNAL)
-
-
-class FileClaims:
-    """Claims as locks on files of one folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def alone(self) -> AbstractContextManager[object]:
-        """See Claims."""
-        files.check_writable(self._folder)
-        return FileLock(self._folder / "next").acquire(poll_interval=0.01)
-
-    def take(self, number: int) -> Claim | None:
-        """See Claims."""
-        handle = os.open(self._folder / f"{number:04d}", os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return None
-        return FileClaim(handle)
-
-
-@dataclass
-class FileClaim:
-    """A locked file."""
-
-    handle: int
-
-    def held(self) -> bool:
-        """See Claim."""
-        return True
-
-    def release(self) -> None:
-        """See Claim."""
-        os.close(self.handle)
-
-
-# -------------------------------------------------------------------------------------------------------- the database
-
-
-def _database(url: str, study: str, name: str) -> Kept:
-    import sqlalchemy
-    from optuna.storages import RDBStorage
+def _errors(address: URL) -> Iterator[None]:
+    from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    address = _address(url)
-    options = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
+    shown = _name(address) if address.drivername == DRIVER else address.database
     try:
-        claims = DatabaseClaims(sqlalchemy.create_engine(address, **options), study)
-        # optuna makes its tables without a lock of its own.
-        with claims.alone():
-            storage = RDBStorage(address.render_as_string(hide_password=False), engine_kwargs=options)
-    except SQLAlchemyError as error:
-        raise InputError(f"storage {name} cannot be used: {reason(error, url)}") from None
-    except ModuleNotFoundError:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        reason = _reason(error, address)
+        raise InputError(f"storage {shown} cannot be used: {reason}; what it holds is unchanged") from None
+    except ModuleNotFoundError as error:
+        if error.name != "psycopg":
+            raise
         raise InputError(
-            f"storage {name} needs psycopg, which is not installed; allowed: pip install 'rislab[tune]'"
+            f"storage {shown} needs psycopg, which is not installed; allowed: pip install 'rislab[tune]'"
         ) from None
-    except RuntimeError:
-        # optuna's tables name the version that made them.
-        raise InputError(
-            f"storage {name} was made by another version of optuna; "
-            "allowed: that version, `optuna storage upgrade`, or a new database"
-        ) from None
-    return Kept(storage, claims, name)
 
 
-def reason(error: BaseException, url: str) -> str:
+def _reason(error: BaseException, address: URL) -> str:
     """The first line of what a database says, without the password."""
-    said = str(getattr(error, "orig", None) or error).strip() or type(error).__name__
-    first = said.splitlines()[0]
-    address = _address(url)
+    cause = error.__cause__ or error
+    first = (str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__).splitlines()[0]
     for secret in (address.password, *(text for text in address.query.values() if isinstance(text, str))):
         first = first.replace(str(secret), "***") if secret else first
     return first
 
 
-class DatabaseClaims:
-    """Claims as advisory locks of PostgreSQL, which its server drops with the connection."""
+def _file_lock(folder: Path) -> Lock:
+    @contextmanager
+    def lock(number: int, wait: bool) -> Iterator[IsHeld]:
+        files.check_writable(folder)
+        path = folder / ("next" if number == NEXT else f"{number:04d}")
+        with FileLock(path).acquire(blocking=wait, poll_interval=0.01):
+            yield lambda: True
 
-    NEXT = -1
+    return lock
 
-    def __init__(self, engine: Any, study: str) -> None:
-        self._engine = engine
-        # Two 32-bit keys: the study, and the trial.
-        self._study = zlib.crc32(study.encode()) - 2**31
 
-    def _connection(self) -> Any:
-        from sqlalchemy import text
-
-        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        # A machine that lost its power is given up after a minute, not after the two hours of the default.
-        for name, value in (("idle", 30), ("interval", 10), ("count", 3)):
-            connection.execute(text(f"SET tcp_keepalives_{name} = {value}"))
-        return connection
+def _advisory_lock(engine: Engine, study: str) -> Lock:
+    """Locks of PostgreSQL, which its server drops with the connection."""
+    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """See Claims."""
-        from sqlalchemy import text
+    def lock(number: int, wait: bool) -> Iterator[IsHeld]:
+        # Two 32-bit keys: the study, and the trial.
+        keys = {"study": zlib.crc32(study.encode()) - 2**31, "number": number}
+        call = "pg_advisory_lock" if wait else "pg_try_advisory_lock"
+        with engine.connect() as connection:
+            if connection.execute(text(f"SELECT {call}(:study, :number)"), keys).scalar() is False:
+                raise Timeout(f"trial {number}")
 
-        with self._connection() as connection:
-            keys = {"study": self._study, "number": self.NEXT}
-            connection.execute(text("SELECT pg_advisory_lock(:study, :number)"), keys)
-            try:
-                yield
-            finally:
-                connection.execute(text("SELECT pg_advisory_unlock(:study, :number)"), keys)
+            def is_held() -> bool:
+                try:
+                    return bool(connection.execute(text("SELECT 1")).scalar())
+                except SQLAlchemyError:
+                    return False
 
-    def take(self, number: int) -> Claim | None:
-        """See Claims."""
-        from sqlalchemy import text
+            yield is_held
 
-        connection = self._connection()
-        keys = {"study": self._study, "number": number}
-        if connection.execute(text("SELECT pg_try_advisory_lock(:study, :number)"), keys).scalar():
-            return DatabaseClaim(connection)
-        connection.close()
-        return None
-
-
-@dataclass
-class DatabaseClaim:
-    """A connection that holds a lock."""
-
-    connection: Any
-
-    def held(self) -> bool:
-        """See Claim."""
-        from sqlalchemy import text
-        from sqlalchemy.exc import SQLAlchemyError
-
-        try:
-            return bool(self.connection.execute(text("SELECT 1")).scalar())
-        except SQLAlchemyError:
-            return False
-
-    def release(self) -> None:
-        """See Claim."""
-        # Closed for good, not given back to the pool: the lock goes with it.
-        self.connection.invalidate()
-        self.connection.close()
+    return lock

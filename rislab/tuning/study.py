@@ -6,88 +6,82 @@ import dataclasses
 import json
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import yaml
 
 from rislab import files
-from rislab.data.scenes import SceneBatch
+from rislab.config import Config, choice, integer, part
 from rislab.data.simulation import simulate
-from rislab.errors import InputError, check_choice, check_fields, check_number
+from rislab.errors import InputError
 from rislab.training.streaming import LearningConfig
-from rislab.tuning import space
 from rislab.tuning.objective import OBJECTIVES, LocalisationObjective
-from rislab.tuning.space import Choice, Space
-from rislab.tuning.storage import Kept
+from rislab.tuning.space import DEFAULT_SPACE, Choice, Space, check_space, space_from_dict, space_to_dict
+from rislab.tuning.storage import OpenStorage
 
 if TYPE_CHECKING:
     import optuna
 
-# Epochs after which a trial must be among the best third of those that came as far, half, or above the median.
 PRUNERS = ("halving", "median", "none")
 BEST, TRIALS = "best.yaml", "trials"
 
 
-@dataclass(frozen=True)
-class TuningConfig:
-    """What is searched, and how; strict and immutable.
+def _short_training() -> LearningConfig:
+    return LearningConfig(preset="classroom", scenes=512, epochs=8, validation=256)
 
-    Args:
-        base: everything that is not searched. Its own seed is not used: each trial has one.
-        space: dimensions by name of a LearningConfig's field; see rislab.tuning.space.
-        trials: in all, ≥ 1. objective: "peb" or "recall", see rislab.tuning.objective.
-        judged: number of fixed validation scenes that score every trial, ≥ 2; at the end as many of the split "test".
-        pruner: "halving" (successive halving), "median" or "none". seed: of the search, and of the scenes that judge.
+
+@dataclass(frozen=True)
+class TuningConfig(Config):
+    """What is searched, and how.
+
+    Each trial has a seed of its own, instead of that of the base. After epochs 1, 2, 4, … "halving" (successive
+    halving) prunes all but the better half of the trials that came as far; "median" prunes what is below their median.
+    `space` names the dimensions by fields of LearningConfig, see rislab.tuning.space.
     """
 
-    base: LearningConfig = field(
-        default_factory=lambda: LearningConfig(preset="classroom", scenes=512, epochs=8, validation=256)
+    base: LearningConfig = part(_short_training, LearningConfig, "everything that is not searched")
+    space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
+    # Seeds of more would meet those of the trainings after the search.
+    trials: int = integer(20, 1, 5_000, "in all")
+    objective: str = choice("peb", OBJECTIVES, "score of a trial, see rislab.tuning.objective")
+    eval_scenes: int = integer(
+        512, 2, 10**6, "fixed validation scenes that score every trial; as many of the test split"
     )
-    space: Space = field(default_factory=lambda: dict(space.DEFAULT))
-    trials: int = 20
-    objective: str = "peb"
-    judged: int = 512
-    pruner: str = "halving"
-    seed: int = 0
+    pruner: str = choice("halving", PRUNERS, "what stops a trial early")
+    seed: int = integer(0, 0, 10**9, "of the search, and of the scenes that score")
 
-    def __post_init__(self) -> None:
-        space.check(self.space, self.base)
-        # Seeds of more would meet those of the trainings after the search.
-        check_number("trials", self.trials, 1, 5_000, integer=True)
-        check_choice("objective", self.objective, OBJECTIVES)
-        check_number("judged", self.judged, 2, 10**6, integer=True)
-        check_choice("pruner", self.pruner, PRUNERS)
-        check_number("seed", self.seed, 0, 10**9, integer=True)
+    def check(self) -> None:
+        """Refuse a space that cannot be searched."""
+        check_space(self.space, self.base)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping that from_dict() and YAML take back."""
-        return {**vars(self), "base": dataclasses.asdict(self.base), "space": space.to_dict(self.space)}
+        return {**super().to_dict(), "space": space_to_dict(self.space)}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> TuningConfig:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """Build from a plain mapping, as read from YAML; raises InputError for what is not allowed."""
-        check_fields("TuningConfig", fields, (one.name for one in dataclasses.fields(cls)))
-        values = dict(fields)
-        if "base" in values:
-            values["base"] = LearningConfig.from_dict(values["base"])
-        if "space" in values:
-            values["space"] = space.from_dict(values["space"])
-        return cls(**values)
+        if isinstance(fields, Mapping) and "space" in fields:
+            fields = {**fields, "space": space_from_dict(fields["space"])}
+        return super().from_dict(fields)
 
     def digest(self) -> str:
         """Eight hexadecimal digits of everything but the number of trials: searches that share them are one study."""
-        content = {key: value for key, value in self.to_dict().items() if key != "trials"}
-        return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"
+        return f"{zlib.crc32(json.dumps(self.identity(), sort_keys=True).encode()):08x}"
+
+    def identity(self) -> dict[str, Any]:
+        """Plain mapping of what a study is begun with, and goes on with: everything but the number of trials."""
+        return {key: value for key, value in self.to_dict().items() if key != "trials"}
 
     @property
     def higher_is_better(self) -> bool:
         """Of the objective."""
         return OBJECTIVES[self.objective][0]
 
-    def learning(self, number: int, values: dict[str, Any]) -> LearningConfig:
+    def trial_config(self, number: int, values: dict[str, Any]) -> LearningConfig:
         """The training of a trial: the base with these values and a seed of its own."""
         return dataclasses.replace(self.base, **values, seed=self.seed_of(number))
 
@@ -95,17 +89,13 @@ class TuningConfig:
         """Of trial `number`; no two trials share one, and none has that of the evaluations."""
         return 10_000 * (self.seed + 1) + number
 
-    def again(self, count: int, skip: int = 0) -> tuple[int, ...]:
+    def rerun_seeds(self, count: int, skip: int = 0) -> tuple[int, ...]:
         """Seeds of trainings after the search, which no trial has."""
         return tuple(5_000 + self.seed_of(skip + number) for number in range(count))
 
-    def scenes(self, split: str) -> SceneBatch:
-        """Those that judge: "validation" during the search, "test" after it."""
-        return simulate(self.base.scene_config(), self.judged, seed=self.seed, split=split)
-
-    def judge(self, split: str = "validation") -> LocalisationObjective:
-        """The judge on the scenes of a split."""
-        return LocalisationObjective(self.scenes(split))
+    def scorer(self, split: str = "validation") -> LocalisationObjective:
+        """The objective on the fixed scenes of a split: "validation" during the search, "test" after it."""
+        return LocalisationObjective(simulate(self.base.scene_config(), self.eval_scenes, seed=self.seed, split=split))
 
 
 @dataclass(frozen=True)
@@ -113,10 +103,14 @@ class Trial:
     """One trial as it stands in the storage.
 
     Args:
-        number: from 0. state: "waiting", "running", "complete", "pruned" or "failed". values: what was searched.
+        number: from 0.
+        state: "running", "complete", "pruned" or "failed".
+        values: what was searched, by name.
         scores: by epoch, as reported.
-        score: the last, of a trial that is complete; else None. error: its standard error over sources, or None.
-        reason: why it failed, or "". seconds: of its last attempt.
+        score: the last, of a trial that is complete; else None.
+        error: standard error of the score over sources, or None.
+        reason: why it failed, or "".
+        seconds: of its last attempt.
     """
 
     number: int
@@ -130,20 +124,25 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether it is neither waiting nor running."""
-        return self.state not in ("waiting", "running")
+        """Whether it is not running any more."""
+        return self.state != "running"
 
     @property
     def epochs(self) -> int:
         """How many it was trained."""
         return len(self.scores)
 
+    @property
+    def last_score(self) -> float:
+        """The score after the last epoch; of a trial that has one."""
+        return self.scores[max(self.scores)]
+
     def line(self, objective: str) -> str:
         """One line for a terminal."""
-        told = f"{objective} {self.scores[max(self.scores)]:.4f} after {self.epochs} epochs" if self.scores else ""
+        result = f"{objective} {self.last_score:.4f} after {self.epochs} epochs" if self.scores else ""
         values = ", ".join(f"{name} {_short(value)}" for name, value in self.values.items())
-        return f"trial {self.number:>3} {self.state:<8} {told or self.reason}  {values}" + (
-            f"  ({self.reason})" if told and self.reason else ""
+        return f"trial {self.number:>3} {self.state:<8} {result or self.reason}  {values}" + (
+            f"  ({self.reason})" if result and self.reason else ""
         )
 
 
@@ -151,39 +150,44 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def study_of(kept: Kept, config: TuningConfig, name: str) -> optuna.Study:
+def open_study(stored: OpenStorage, config: TuningConfig, name: str) -> optuna.Study:
     """The study of that name, made if there is none.
 
+    Args:
+        stored: see OpenStorage.
+        config: what it is begun with.
+        name: in the storage.
+
     Raises:
-        InputError: if it was begun with another configuration; the number of trials may differ.
+        InputError: if it was begun with another configuration, but for the number of trials, or by another program.
     """
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    mine = {key: value for key, value in config.to_dict().items() if key != "trials"}
-    with kept.claims.alone():
+    mine = json.loads(json.dumps(config.identity()))
+    direction: Literal["maximize", "minimize"] = "maximize" if config.higher_is_better else "minimize"
+    with stored.exclusive():
         study = optuna.create_study(
-            storage=kept.storage,
+            storage=stored.storage,
             study_name=name,
-            direction="maximize" if config.higher_is_better else "minimize",
+            direction=direction,
+            sampler=optuna.samplers.RandomSampler(),  # never asked: see add_trial()
             pruner=_pruner(config),
             load_if_exists=True,
         )
         theirs = study.user_attrs.get("config")
-        if theirs is None:
-            study.set_user_attr("config", json.loads(json.dumps(mine)))
-            defaults = {key: getattr(config.base, key) for key in config.space}
-            # The values of the base come first, so that the search cannot end below them unnoticed.
-            if all(config.space[key].holds(value) for key, value in defaults.items()):
-                study.enqueue_trial(defaults)
-    if theirs is not None:
-        _compare(theirs, json.loads(json.dumps(mine)), name)
+        empty = not study.get_trials(deepcopy=False) and [each.name.lower() for each in study.directions] == [direction]
+        if theirs is None and empty:
+            study.set_user_attr("config", mine)
+            theirs = mine
+    if not isinstance(theirs, dict):
+        raise InputError(f"study {name!r} of {stored.name} was begun by another program; allowed: another name")
+    _compare(theirs, mine, name)
     return study
 
 
 def _compare(theirs: dict[str, Any], mine: dict[str, Any], name: str) -> None:
     for section in ("space", "base"):
-        theirs, mine = ({**whole, **_flat(section, whole.get(section))} for whole in (theirs, mine))
+        theirs, mine = ({**each, **_flat(section, each.get(section))} for each in (theirs, mine))
     for key in sorted(theirs.keys() | mine.keys()):
         if key not in ("space", "base") and theirs.get(key) != mine.get(key):
             raise InputError(
@@ -206,49 +210,67 @@ def _pruner(config: TuningConfig) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def sampler(config: TuningConfig, asked: int) -> optuna.samplers.BaseSampler:
-    """The sampler of the trial that comes after `asked` others: the same after a resume as without one."""
+def add_trial(study: optuna.Study, config: TuningConfig) -> int:
+    """Add a running trial with its values, in one transaction, so that a kill leaves no trial without values.
+
+    The values depend on nothing but the trials so far: after a resume they are the same as without one.
+
+    Args:
+        study: in which nobody else adds a trial meanwhile.
+        config: of the search.
+
+    Returns:
+        Number of the trial.
+    """
     import optuna
 
+    trials = study.get_trials(deepcopy=False)
+    number = len(trials)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=config.seed_of(asked), n_startup_trials=6, multivariate=True, constant_liar=True
+        sampler = optuna.samplers.TPESampler(
+            seed=config.seed_of(number), n_startup_trials=6, multivariate=True, constant_liar=True
         )
+    draft = optuna.create_study(direction=study.direction, sampler=sampler)
+    draft.add_trials(trials)
+    defaults = {name: getattr(config.base, name) for name in config.space}
+    # The values of the base come first, so that the search cannot end below them unnoticed.
+    if not trials and all(config.space[name].holds(value) for name, value in defaults.items()):
+        draft.enqueue_trial(defaults)
+    asked = draft.ask({name: _distribution(dimension) for name, dimension in config.space.items()})
+    running = optuna.trial.TrialState.RUNNING
+    study.add_trial(optuna.create_trial(state=running, params=asked.params, distributions=asked.distributions))
+    return number
 
 
-def suggest(trial: optuna.Trial, searched: Space) -> dict[str, Any]:
-    """Values of a trial; those that it has already stay."""
-    return {name: _suggest(trial, name, dimension) for name, dimension in searched.items()}
+def _distribution(dimension: Any) -> optuna.distributions.BaseDistribution:
+    from optuna import distributions
 
-
-def _suggest(trial: optuna.Trial, name: str, dimension: space.Dimension) -> Any:
     if isinstance(dimension, Choice):
-        return trial.suggest_categorical(name, dimension.values)
+        return distributions.CategoricalDistribution(dimension.values)
     if dimension.integer:
-        return trial.suggest_int(name, int(dimension.low), int(dimension.high), log=dimension.log)
-    return trial.suggest_float(name, dimension.low, dimension.high, log=dimension.log)
+        return distributions.IntDistribution(int(dimension.low), int(dimension.high), log=dimension.log)
+    return distributions.FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
-def trials_of(study: optuna.Study) -> list[Trial]:
+def read_trials(study: optuna.Study) -> list[Trial]:
     """All trials, by number."""
-    return [_plain(one) for one in study.get_trials(deepcopy=False)]
+    return [
+        Trial(
+            number=one.number,
+            state={"FAIL": "failed"}.get(one.state.name, one.state.name.lower()),
+            values=dict(one.params),
+            scores=dict(sorted(one.intermediate_values.items())),
+            score=one.value if one.state.name == "COMPLETE" else None,
+            error=one.user_attrs.get("error"),
+            reason=one.user_attrs.get("reason", ""),
+            seconds=one.user_attrs.get("seconds", 0.0),
+        )
+        for one in study.get_trials(deepcopy=False)
+    ]
 
 
-def _plain(one: optuna.trial.FrozenTrial) -> Trial:
-    return Trial(
-        number=one.number,
-        state={"FAIL": "failed"}.get(one.state.name, one.state.name.lower()),
-        values=dict(one.params),
-        scores=dict(sorted(one.intermediate_values.items())),
-        score=one.value if one.state.name == "COMPLETE" else None,
-        error=one.user_attrs.get("error"),
-        reason=one.user_attrs.get("reason", ""),
-        seconds=one.user_attrs.get("seconds", 0.0),
-    )
-
-
-def best_of(trials: Sequence[Trial], config: TuningConfig) -> Trial | None:
+def best_trial(trials: Sequence[Trial], config: TuningConfig) -> Trial | None:
     """The complete trial with the best score; the earliest of equals."""
     complete = [trial for trial in trials if trial.score is not None]
     sign = -1 if config.higher_is_better else 1
@@ -258,7 +280,7 @@ def best_of(trials: Sequence[Trial], config: TuningConfig) -> Trial | None:
 def write_best(folder: Path, config: TuningConfig, best: Trial) -> Path:
     """Write best.yaml, which `rislab train --config` takes; returns its path."""
     path = folder / BEST
-    fields = dataclasses.asdict(config.learning(best.number, best.values))
+    fields = config.trial_config(best.number, best.values).to_dict()
     files.replace(path, yaml.safe_dump(fields, sort_keys=False).encode())
     return path
 

@@ -1,7 +1,7 @@
 """A worker of a search: takes a trial that nobody works on, trains it, reports each epoch, and takes the next.
 
-Run as `python -m rislab.tuning.worker`, a process of its own with one intra-op thread; it reads one line of JSON, and ends
-when its standard input does, so that no worker outlives the search that began it.
+Run as `python -m rislab.tuning.worker`, a process of its own with one intra-op thread; it reads one line of JSON, and
+ends when its standard input does, so that no worker outlives the search that began it.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,15 @@ from filelock import FileLock, Timeout
 
 from rislab import files
 from rislab.errors import InputError
-from rislab.training.records import EpochRecord, StepRecord
+from rislab.training.records import EpochRecord, Record, StepRecord
 from rislab.training.streaming import LearningConfig, train_streaming
 from rislab.tuning.objective import LocalisationObjective, Scores
-from rislab.tuning.storage import Claim, Kept, opened, reason
-from rislab.tuning.study import TuningConfig, sampler, study_of, suggest, trial_folder
+from rislab.tuning.storage import IsHeld, OpenStorage, open_storage
+from rislab.tuning.study import TuningConfig, add_trial, open_study, trial_folder
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.trial import TrialState
 
 # What a training may raise for the values that it was given; all else ends the worker, and the trial goes on later.
 FAILURES = (RuntimeError, ValueError, ArithmeticError, MemoryError)
@@ -41,63 +42,90 @@ class Task:
     """Everything a worker must know; its storage may hold a password, so it travels by standard input.
 
     Args:
-        folder, config, storage, study: of the search. finals, seeds, split: instead of searching, train these
-            configurations again with these seeds, and judge them on this split.
+        folder: of the search, or of the reruns.
+        config: of the search, plain.
+        storage: URL of a database, or "".
+        study: name in the storage.
+        reruns: instead of searching, train these configurations again, by name.
+        seeds: of the reruns.
+        split: whose scenes score the reruns.
     """
 
     folder: str
     config: dict[str, Any]
     storage: str
     study: str
-    finals: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reruns: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     split: str = "validation"
 
 
-def search(kept: Kept, config: TuningConfig, name: str, folder: Path, stopped: Stopped) -> None:
-    """Work on trials until there are none left to be begun or to be gone on with."""
-    study = study_of(kept, config, name)
-    judge = config.judge()
-    while not stopped() and (taken := _next(study, kept, config, name)) is not None:
-        trial, claim = taken
-        try:
-            attempt(study, trial, claim, config, judge, folder, stopped)
-        finally:
-            claim.release()
+def train_trials(stored: OpenStorage, config: TuningConfig, name: str, folder: Path, stopped: Stopped) -> None:
+    """Work on trials until there are none left to be begun or to be gone on with.
+
+    Args:
+        stored: see OpenStorage.
+        config: of the search.
+        name: of the study.
+        folder: of the search.
+        stopped: whether to stop at the next step boundary.
+    """
+    study = open_study(stored, config, name)
+    scorer = config.scorer()
+    more = True
+    while more and not stopped():
+        with _taken(study, stored, config) as trial:
+            if more := trial is not None:
+                _train_trial(study, *trial, config, scorer, folder, stopped)
 
 
-def _next(study: optuna.Study, kept: Kept, config: TuningConfig, name: str) -> tuple[optuna.Trial, Claim] | None:
-    """A trial whose worker was lost, or else a new one."""
+@contextmanager
+def _taken(
+    study: optuna.Study, stored: OpenStorage, config: TuningConfig
+) -> Iterator[tuple[optuna.trial.Trial, IsHeld] | None]:
+    """A trial whose worker was lost, or else a new one, locked; None if there is neither."""
     import optuna
 
-    number_of = kept.storage.get_trial_id_from_study_id_trial_number
-    with kept.claims.alone():
-        study_id = kept.storage.get_study_id_from_name(name)
-        known = study.get_trials(deepcopy=False)
-        asked = sum(one.state != optuna.trial.TrialState.WAITING for one in known)
-        study.sampler = sampler(config, asked)
-        for one in known:
-            if one.state == optuna.trial.TrialState.RUNNING and (claim := kept.claims.take(one.number)):
-                # Its worker may have told its end and let go since the trials were read.
-                if study.get_trials(deepcopy=False)[one.number].state == optuna.trial.TrialState.RUNNING:
-                    return optuna.trial.Trial(study, number_of(study_id, one.number)), claim
-                claim.release()
-        if asked >= config.trials:
-            return None
-        trial = study.ask()
-        suggest(trial, config.space)
-        claim = kept.claims.take(trial.number)
-        if claim is None:
-            raise InputError(f"trial {trial.number} is claimed by another search of this name; allowed: another name")
-        return trial, claim
+    with ExitStack() as locks:
+        with stored.exclusive():
+            taken = _take_lost(study, stored, locks)
+            number = len(study.get_trials(deepcopy=False))
+            if taken is None and number < config.trials:
+                try:
+                    taken = number, locks.enter_context(stored.lock(number, False))
+                except Timeout:
+                    raise InputError(
+                        f"trial {number} is locked by another search of this name; allowed: another name"
+                    ) from None
+                add_trial(study, config)
+        if taken is None:
+            yield None
+            return
+        number, is_held = taken
+        study_id = stored.storage.get_study_id_from_name(study.study_name)
+        trial_id = stored.storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        yield optuna.trial.Trial(study, trial_id), is_held
 
 
-def attempt(
+def _take_lost(study: optuna.Study, stored: OpenStorage, locks: ExitStack) -> tuple[int, IsHeld] | None:
+    from optuna.trial import TrialState
+
+    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        with suppress(Timeout):
+            is_held = locks.enter_context(stored.lock(one.number, False))
+            # Its worker may have told its end and let go since the trials were read.
+            if study.get_trials(deepcopy=False)[one.number].state == TrialState.RUNNING:
+                return one.number, is_held
+            locks.close()
+    return None
+
+
+def _train_trial(
     study: optuna.Study,
-    trial: optuna.Trial,
-    claim: Claim,
+    trial: optuna.trial.Trial,
+    is_held: IsHeld,
     config: TuningConfig,
-    judge: LocalisationObjective,
+    scorer: LocalisationObjective,
     folder: Path,
     stopped: Stopped,
 ) -> None:
@@ -105,17 +133,14 @@ def attempt(
     from optuna.trial import TrialState
 
     began = time.monotonic()
-    values = suggest(trial, config.space)
+    training = config.trial_config(trial.number, trial.params)
+    model = training.model()
+    place = trial_folder(folder, trial.number)
     scores = dict(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-    learning = config.learning(trial.number, values)
-    model = learning.model()
     last: list[Scores] = []
-    # It may have been killed between a report and this question.
-    doomed = 0 < max(scores, default=0) < learning.epochs and trial.should_prune()
-    state, why = (TrialState.PRUNED if doomed else TrialState.COMPLETE), ""
 
     def report(record: EpochRecord) -> None:
-        last[:] = [judge(model)]
+        last[:] = [scorer(model)]
         value = last[0].value(config.objective)
         # A trial that was killed may train an epoch again; its first report stands, and is the same number.
         if record.epoch not in scores and math.isfinite(value):
@@ -123,62 +148,97 @@ def attempt(
             scores[record.epoch] = value
 
     try:
-        with closing(train_streaming(trial_folder(folder, trial.number), learning, model, on_epoch=report)) as stream:
-            for record in stream:
-                if stopped():
-                    return
-                if state == TrialState.PRUNED:
-                    break
-                if isinstance(record, StepRecord) and not math.isfinite(record.loss):
-                    state, why = TrialState.FAIL, f"loss of step {record.step} is {record.loss}"
-                    break
-                if isinstance(record, EpochRecord):
-                    if record.epoch not in scores:
-                        state, why = TrialState.FAIL, f"{config.objective} after epoch {record.epoch} is not finite"
-                        break
-                    if record.epoch < record.epochs and trial.should_prune():
-                        state = TrialState.PRUNED
-                        break
+        with closing(train_streaming(place, training, model, on_epoch=report)) as stream:
+            state, reason = _outcome(stream, trial, training, scores, stopped)
     except InputError:
         raise  # A file that cannot be read or written says nothing about the trial.
     except FAILURES as error:
-        state, why = TrialState.FAIL, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    if not claim.held():
+        state, reason = TrialState.FAIL, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if state is None:
+        return
+    if state != TrialState.FAIL and not scores:
+        raise InputError(f"{place} was trained by another search; allowed: another folder")
+    if not is_held():
         raise InputError(f"trial {trial.number} was lost with the connection; the same command goes on with it")
-    told = last[0] if last else judge(model)
-    for name, value in _attributes(told, config, why, time.monotonic() - began).items():
+    result = last[0] if last else scorer(model)
+    for name, value in _attributes(result, config, reason, time.monotonic() - began).items():
         trial.set_user_attr(name, value)
     study.tell(trial.number, scores[max(scores)] if state == TrialState.COMPLETE else None, state)
 
 
-def _attributes(told: Scores, config: TuningConfig, why: str, seconds: float) -> dict[str, Any]:
+def _outcome(
+    stream: Iterable[Record],
+    trial: optuna.trial.Trial,
+    training: LearningConfig,
+    scores: dict[int, float],
+    stopped: Stopped,
+) -> tuple[TrialState | None, str]:
+    """How a trial ends, and why it fails; None if it is stopped."""
+    from optuna.trial import TrialState
+
+    # It may have been killed between a report and this question.
+    pruned = 0 < max(scores, default=0) < training.epochs and trial.should_prune()
+    for record in stream:
+        if stopped():
+            return None, ""
+        if pruned:
+            break
+        if isinstance(record, StepRecord) and not math.isfinite(record.loss):
+            return TrialState.FAIL, f"loss of step {record.step} is {record.loss}"
+        if isinstance(record, EpochRecord):
+            if record.epoch not in scores:
+                return TrialState.FAIL, f"the score after epoch {record.epoch} is not finite"
+            if pruned := record.epoch < record.epochs and trial.should_prune():
+                break
+    return (TrialState.PRUNED if pruned else TrialState.COMPLETE), ""
+
+
+def _attributes(scores: Scores, config: TuningConfig, reason: str, seconds: float) -> dict[str, Any]:
     """What stands beside a trial's score; JSON knows no NaN."""
-    numbers = {"recall": told.recall, "peb": told.peb, "error": told.errors[config.objective], "seconds": seconds}
+    numbers = {"recall": scores.recall, "peb": scores.peb, "error": scores.errors[config.objective], "seconds": seconds}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-    return {**finite, "reason": why} if why else finite
+    return {**finite, "reason": reason} if reason else finite
 
 
-def confirm(task: Task, config: TuningConfig, folder: Path, stopped: Stopped) -> None:
-    """Train what is to be compared again, with other seeds, each in a folder of its own."""
-    judge = None
-    for name, fields in task.finals.items():
+def train_reruns(task: Task, config: TuningConfig, folder: Path, stopped: Stopped) -> None:
+    """Train configurations again, with other seeds, each in a folder of its own, and write their scores there.
+
+    Args:
+        task: names configurations, seeds and split.
+        config: of the search.
+        folder: of the reruns.
+        stopped: whether to stop at the next step boundary.
+    """
+    scorer = None
+    for name, fields in task.reruns.items():
         for seed in task.seeds:
             place = folder / f"{name}-{seed}"
             files.check_writable(place)
             with suppress(Timeout), FileLock(place / "claim").acquire(blocking=False):
                 if stopped() or (place / "score.json").exists():
                     continue
-                judge = judge or config.judge(task.split)
-                learning = LearningConfig.from_dict({**fields, "seed": seed})
-                model = learning.model()
-                for _ in train_streaming(place, learning, model):
+                scorer = scorer or config.scorer(task.split)
+                training = LearningConfig.from_dict({**fields, "seed": seed})
+                model = training.model()
+                for _ in train_streaming(place, training, model):
                     if stopped():
                         return
-                plain = {"name": name, "seed": seed, **asdict(judge(model))}
-                files.replace(place / "score.json", json.dumps(plain).encode())
+                content = {"name": name, "seed": seed, **asdict(scorer(model))}
+                files.replace(place / "score.json", json.dumps(content).encode())
 
 
-def main() -> int:
+def do_task(task: Task, stopped: Stopped) -> None:
+    """Search, or train again, as the task says; raises InputError if the worker cannot go on."""
+    config, folder = TuningConfig.from_dict(task.config), Path(task.folder)
+    if task.reruns:
+        train_reruns(task, config, folder, stopped)
+        return
+    stored = open_storage(folder, task.storage, task.study)
+    with stored.errors():
+        train_trials(stored, config, task.study, folder, stopped)
+
+
+def run_worker() -> int:
     """The process itself; returns its exit code."""
     import torch
 
@@ -191,23 +251,13 @@ def main() -> int:
         gone.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    config, folder = TuningConfig.from_dict(task.config), Path(task.folder)
     try:
-        if task.finals:
-            confirm(task, config, folder, gone.is_set)
-        else:
-            search(opened(folder, task.storage, task.study), config, task.study, folder, gone.is_set)
+        do_task(task, gone.is_set)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    except Exception as error:
-        if not task.storage:
-            raise
-        # A database that went away; its driver's traceback may hold the password.
-        print(f"{type(error).__name__}: {reason(error, task.storage)}", file=sys.stderr)
-        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_worker())

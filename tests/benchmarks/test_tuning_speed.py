@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rislab.training.streaming import LearningConfig
-from rislab.tuning import search
+from rislab.tuning.search import run_search
 from rislab.tuning.space import Range
 from rislab.tuning.study import TuningConfig
 
@@ -23,12 +23,12 @@ def test_two_workers_against_two_copies(benchmark: Callable[..., object], tmp_pa
     """≥ 0.9: two workers on one study lose little to two that know nothing of each other."""
     base = LearningConfig(preset="classroom", scenes=512, epochs=4, validation=64)
     space = {"lr": Range(1e-3, 1e-2, log=True)}
-    config = TuningConfig(base=base, space=space, trials=TRIALS, judged=256, pruner="none")
+    config = TuningConfig(base=base, space=space, trials=TRIALS, eval_scenes=256, pruner="none")
 
     def seconds(name: str, trials: int, workers: int) -> float:
         began = time.perf_counter()
         chosen = dataclasses.replace(config, trials=trials)
-        for _ in search.search(tmp_path / name, chosen, workers=workers, skip_ladder=True, confirm=0):
+        for _ in run_search(tmp_path / name, chosen, workers=workers, skip_ladder=True, confirm=0):
             pass
         return time.perf_counter() - began
 

@@ -12,18 +12,20 @@ import pytest
 
 from rislab import panels
 from rislab.errors import InputError
+from rislab.panels import tuning_panel
 from rislab.panels.tuning_panel import TuningPanel
 from rislab.plots import tuning as tuning_plots
 from rislab.training.streaming import LearningConfig
-from rislab.tuning import search
+from rislab.tuning.analysis import Rerun, verdict
+from rislab.tuning.search import SearchProgress
 from rislab.tuning.space import Range
 from rislab.tuning.study import TuningConfig
 
 BASE = LearningConfig(preset="classroom", scenes=64, epochs=2, validation=16, micro_batch=16)
-CONFIG = TuningConfig(base=BASE, space={"lr": Range(1e-3, 1e-2, log=True)}, trials=4, judged=32, pruner="none")
+CONFIG = TuningConfig(base=BASE, space={"lr": Range(1e-3, 1e-2, log=True)}, trials=4, eval_scenes=32, pruner="none")
 
 
-async def awaited(panel: TuningPanel) -> search.Progress:
+async def awaited(panel: TuningPanel) -> SearchProgress:
     return await panel
 
 
@@ -63,16 +65,16 @@ def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pyt
 def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finals = tuple(search.Rerun(name, seed, 0.9, 0.1) for name in ("default", "best") for seed in (1, 2))
+    finals = tuple(Rerun(name, seed, 0.9, 0.1) for name in ("default", "best") for seed in (1, 2))
 
     def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
         assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
-        yield search.Progress("confirm", {}, warnings=("<two> warnings",))
+        yield SearchProgress("confirm", {}, warnings=("<two> warnings",))
         assert gate.wait(20)
-        yield search.Progress("done", {}, finals=finals, warnings=("<two> warnings",))
+        yield SearchProgress("done", {}, finals=finals, warnings=("<two> warnings",))
 
     gate = threading.Event()
-    monkeypatch.setattr(search, "search", ended)
+    monkeypatch.setattr(tuning_panel, "run_search", ended)
     panel = TuningPanel(CONFIG, tmp_path, live=True, workers=1, skip_ladder=True, confirm=2)
     go_on, stop, headline, _ = parts(panel)
     while "best and default" not in headline.value:
@@ -83,7 +85,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     gate.set()
     assert asyncio.run(awaited(panel)).finals == finals
     note = panel.widget.children[-1].value
-    assert search.verdict(finals, CONFIG) in note and "&lt;two&gt; warnings" in note
+    assert verdict(finals, CONFIG) in note and "&lt;two&gt; warnings" in note
     assert panel.error is None and "could not be drawn: ZeroDivisionError" in panel.alarm.value
     assert go_on.disabled and stop.disabled and headline.value.startswith("finished, all done")
 
@@ -98,7 +100,7 @@ def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(
         raise InputError("check 'oracle' is red")
         yield
 
-    monkeypatch.setattr(search, "search", red)
+    monkeypatch.setattr(tuning_panel, "run_search", red)
     panel = panels.tuning(CONFIG, workers=1, confirm=0)
     with pytest.raises(InputError, match="'oracle' is red"):
         asyncio.run(awaited(panel))

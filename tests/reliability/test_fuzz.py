@@ -32,7 +32,8 @@ from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.state import MAGIC
 from rislab.training.streaming import LearningConfig
-from rislab.tuning import space
+from rislab.tuning.space import KINDS as KINDS_SEARCHED
+from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.study import TuningConfig
 
 TIMES = 10 if os.environ.get("RISLAB_SOAK") == "1" else 1
@@ -157,7 +158,7 @@ def read_as_yaml(content: bytes, tmp_path: Path) -> None:
     file.write_bytes(content)
     for call in (
         lambda: LearningConfig.from_file(file),
-        lambda: space.read(file),
+        lambda: read_space(file),
         lambda: gallery.read_set(file),
         lambda: notebooks.read_values(notebooks.find_notebook("overfit"), file),
     ):
@@ -238,7 +239,7 @@ def test_weights(spoils: Any, cut: int, tmp_path: Path) -> None:
 @cases(50)
 @given(
     texts=st.lists(
-        st.text(max_size=20) | st.builds("{}={}".format, st.sampled_from([*space.KINDS]), st.text(max_size=12)),
+        st.text(max_size=20) | st.builds("{}={}".format, st.sampled_from([*KINDS_SEARCHED]), st.text(max_size=12)),
         max_size=3,
     )
 )
@@ -246,7 +247,7 @@ def test_what_is_typed(texts: list[str]) -> None:
     from rislab.reports import sweep
 
     chosen = gallery.find_set("overfit")
-    refused_or_used(lambda: space.parse(texts))
+    refused_or_used(lambda: parse_space(texts))
     refused_or_used(lambda: sweep.sweep_cells(chosen, sweep.parse_grid(chosen, texts), {}))
 
 

@@ -27,7 +27,8 @@ from rislab.sanity.overfit import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.records import epoch_records, to_dict
 from rislab.training.state import read_checkpoint
-from rislab.tuning import search
+from rislab.tuning.search import RECORD
+from tests.tuning.small import trials_in
 
 SOAK = os.environ.get("RISLAB_SOAK") == "1"
 # Thirty-four of each of three commands are a hundred.
@@ -39,7 +40,7 @@ TRAIN = [
 ]  # fmt: skip
 TUNE = [
     "tune", "--skip-ladder", "--scenes", "64", "--epochs", "3", "--validation", "16", "--micro-batch", "16",
-    "--judged", "32", "--search", "lr=0.001:0.01:log", "--pruner", "median", "--confirm", "2", "--workers", "1",
+    "--eval-scenes", "32", "--search", "lr=0.001:0.01:log", "--pruner", "median", "--confirm", "2", "--workers", "1",
     "--trials", "4",
 ]  # fmt: skip
 REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20"]
@@ -60,7 +61,7 @@ def sum_of_training(folder: Path) -> str:
 
 
 def sum_of_search(folder: Path) -> str:
-    _, trials = search.read(folder)
+    trials = trials_in(folder)
     told = [(one.number, one.state, one.values, one.scores, one.score) for one in trials]
     scores = [json.loads(path.read_text()) for path in sorted(folder.rglob("score.json"))]
     best = yaml.safe_load((folder / "best.yaml").read_text())
@@ -89,8 +90,8 @@ def whole_training(folder: Path) -> None:
 
 
 def whole_search(folder: Path) -> None:
-    if (folder / search.RECORD).exists():
-        search.read(folder)
+    if (folder / RECORD).exists():
+        trials_in(folder)
     if (folder / "best.yaml").exists():
         yaml.safe_load((folder / "best.yaml").read_text())["lr"]
     for place in folder.glob("trials/*"):
@@ -108,7 +109,7 @@ def whole_report(folder: Path) -> None:
     ("words", "option", "whole", "sum_of", "longest"),
     [
         (TRAIN, "--run", whole_training, sum_of_training, 9.0),
-        # Searches are killed in tests/test_tuning.py too; a report takes long.
+        # Searches are killed in tests/tuning/test_search.py too; a report takes long.
         *([(TUNE, "--folder", whole_search, sum_of_search, 12.0)] if SOAK else []),
         *([(REPORT, "--out", whole_report, sum_of_report, 12.0)] if SOAK else []),
     ],

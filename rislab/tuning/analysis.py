@@ -1,0 +1,195 @@
+"""What may be concluded from a search: which dimensions had an effect, and whether the best wins again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rislab.training.streaming import LearningConfig, train_epochs
+from rislab.tuning.space import Choice, Dimension, Space
+from rislab.tuning.study import Trial, TuningConfig, best_trial
+
+TOP = 3
+SHUFFLES = 2000
+FEWEST = 8  # trials of which effects are computed
+# They say how long a training is, which a short one cannot show.
+LENGTHS = {"scenes", "epochs", "patience"}
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A configuration trained again, and its scores.
+
+    Args:
+        name: "default", "best", or "trial N" in the run-off.
+        seed: of the training.
+        recall: see objective.Scores.
+        peb: see objective.Scores.
+    """
+
+    name: str
+    seed: int
+    recall: float
+    peb: float
+
+
+def top_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
+    """The complete trials with the best scores, best first, TOP at most."""
+    rest = list(trials)
+    top: list[Trial] = []
+    while len(top) < TOP and (best := best_trial(rest, config)) is not None:
+        top.append(best)
+        rest.remove(best)
+    return top
+
+
+def best_rerun(top: Sequence[Trial], runoff: Sequence[Rerun], config: TuningConfig) -> Trial:
+    """The trial with the best mean over the run-off; the scores that chose the top trials do not count."""
+    means = mean_scores(runoff, config.objective)
+    sign = -1 if config.higher_is_better else 1
+    return min(top, key=lambda trial: sign * means[f"trial {trial.number}"][0])
+
+
+def mean_scores(reruns: Sequence[Rerun], objective: str) -> dict[str, tuple[float, float]]:
+    """Mean and spread (standard deviation over seeds) of an objective by name."""
+    scores: dict[str, list[float]] = {}
+    for rerun in reruns:
+        scores.setdefault(rerun.name, []).append(getattr(rerun, objective))
+    return {
+        name: (float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0)
+        for name, values in scores.items()
+    }
+
+
+def beats_default(reruns: Sequence[Rerun], config: TuningConfig) -> bool:
+    """Whether the mean of "best" is better than that of "default"."""
+    means = mean_scores(reruns, config.objective)
+    sign = 1 if config.higher_is_better else -1
+    return sign * means["best"][0] > sign * means["default"][0]
+
+
+def verdict(reruns: Sequence[Rerun], config: TuningConfig) -> str:
+    """Best against default on the test split, in one line; of one seed each no spread is known, and none is stated."""
+    seeds = len(reruns) // 2
+    means = {
+        name: f"{mean:.4f}{f' ± {spread:.4f}' if seeds > 1 else ''}"
+        for name, (mean, spread) in mean_scores(reruns, config.objective).items()
+    }
+    word = "better" if beats_default(reruns, config) else "not better"
+    each = f"{seeds} seeds each" if seeds > 1 else "one seed each"
+    return (
+        f"{config.objective} on the test split, {each}: best {means['best']} against default {means['default']}: {word}"
+    )
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How much of the order of the trials one dimension explains.
+
+    Args:
+        share: R² of the ranks on the dimension (a parabola of a range, the means of choices), 0…1.
+        chance: what nineteen of twenty shuffles of its values stay below.
+        trials: how many were ranked.
+    """
+
+    share: float
+    chance: float
+    trials: int
+
+
+def effects(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Effect]:
+    """The effect of each dimension, the largest first; empty for fewer than FEWEST trials.
+
+    Trials are ranked as the pruner ranks them: first those that were trained longest, among them by score. Values that
+    the search preferred are not drawn at random, so this is a description of these trials, not an estimate for others.
+    """
+    ranked = [trial for trial in trials if trial.state in ("complete", "pruned") and trial.scores]
+    if len(ranked) < FEWEST:
+        return {}
+    sign = -1 if config.higher_is_better else 1
+    order = sorted(ranked, key=lambda trial: (-trial.epochs, sign * trial.last_score))
+    ranks = np.arange(len(order), dtype=np.float64)
+    random = np.random.default_rng(0)
+    result = {}
+    for name, dimension in config.space.items():
+        design = _design(dimension, [trial.values[name] for trial in order])
+        shuffled = [_explained(design, random.permutation(ranks)) for _ in range(SHUFFLES)]
+        result[name] = Effect(_explained(design, ranks), float(np.quantile(shuffled, 0.95)), len(order))
+    return dict(sorted(result.items(), key=lambda item: -item[1].share))
+
+
+def _design(dimension: Dimension, values: Sequence[Any]) -> NDArray[np.float64]:
+    """Orthonormal columns [n, c] that a dimension's values span, without the constant."""
+    if isinstance(dimension, Choice):
+        columns = np.array([[value == choice for choice in dimension.values] for value in values], dtype=np.float64)
+    else:
+        places = np.array([dimension.place(value) for value in values])
+        columns = np.stack([places, places**2], axis=1)
+    left, sizes, _ = np.linalg.svd(columns - columns.mean(axis=0), full_matrices=False)
+    return left[:, sizes > 1e-9]
+
+
+def _explained(design: NDArray[np.float64], ranks: NDArray[np.float64]) -> float:
+    centred = ranks - ranks.mean()
+    return float(np.square(design.T @ centred).sum() / np.square(centred).sum())
+
+
+def search_warnings(trials: Sequence[Trial], config: TuningConfig) -> tuple[str, ...]:
+    """Sentences about a search: an objective that tells no trials apart, dimensions without an effect beyond chance."""
+    warnings = []
+    ended = [trial for trial in trials if trial.state in ("complete", "pruned") and trial.scores]
+    by_epoch: dict[int, list[float]] = {}
+    for trial in ended:
+        for epoch, score in trial.scores.items():
+            by_epoch.setdefault(epoch, []).append(score)
+    if len(ended) > 1:
+        reach = max(max(scores) - min(scores) for scores in by_epoch.values())
+        noise = 2 * float(np.median([trial.error or 0.0 for trial in ended]))
+        if reach <= noise:
+            warnings.append(
+                f"the objective is flat: after no epoch do {len(ended)} trials differ by more than {reach:.2g} in "
+                f"{config.objective}, and two standard errors on {config.eval_scenes} scenes are {noise:.2g}"
+            )
+    for name, effect in effects(trials, config).items():
+        if effect.share <= effect.chance:
+            warnings.append(
+                f"{name} has no effect beyond chance: it explains {effect.share:.0%} of the order of "
+                f"{effect.trials} trials, and shuffled values up to {effect.chance:.0%}"
+            )
+    return tuple(warnings)
+
+
+def inert_dimensions(base: LearningConfig, space: Space) -> tuple[str, ...]:
+    """Sentences about dimensions that leave every weight of a short training as it is, bit by bit.
+
+    Args:
+        base: what is not searched.
+        space: each dimension is tried at its ends, all else at the base.
+    """
+    micro_batch = min(base.micro_batch, 16)
+    short = dataclasses.replace(base, epochs=3, validation=4, micro_batch=micro_batch, patience=0, device="cpu")
+    sentences = []
+    for name in space.keys() - LENGTHS:
+        values = space[name].ends
+        each = [dataclasses.replace(short, **{name: value}) for value in values]
+        # So many that the largest window is not the only one.
+        scenes = max(2 * micro_batch, *(2 * one.micro_batch * one.accumulation_steps for one in each))
+        first, *others = [dataclasses.replace(one, scenes=scenes) for one in each]
+        weights = _trained_weights(first)
+        if all(torch.equal(weights, _trained_weights(other)) for other in others):
+            tried = ", ".join(str(value) for value in values)
+            sentences.append(f"{name} does not reach the training: weights are bit-identical at {tried}")
+    return tuple(sorted(sentences))
+
+
+def _trained_weights(config: LearningConfig) -> torch.Tensor:
+    model = config.model()
+    for _ in train_epochs(config, model):
+        pass
+    return torch.cat([value.detach().flatten().double() for value in model.parameters()])
