@@ -42,6 +42,7 @@ class Declaration:
         choices: values of a "choice", all of one type.
         optional: whether None is allowed.
         many: whether the field holds a tuple of such values, at least one and none twice.
+        empty: whether that tuple may be empty.
         part: class of a "part".
     """
 
@@ -55,6 +56,7 @@ class Declaration:
     choices: tuple[Any, ...] = ()
     optional: bool = False
     many: bool = False
+    empty: bool = False
     part: type[Config] | None = None
 
     def converted(self, value: Any) -> Any:
@@ -74,9 +76,9 @@ class Declaration:
         if not self.many:
             self._check_one(name, value)
             return
-        if not isinstance(value, tuple) or not value:
+        if not isinstance(value, tuple) or not (value or self.empty):
             among = f" of {', '.join(map(str, self.choices))}" if self.choices else ""
-            raise InputError(f"{name} is {value!r}; allowed: a list{among}, at least one")
+            raise InputError(f"{name} is {value!r}; allowed: a list{among}{'' if self.empty else ', at least one'}")
         for each in value:
             self._check_one(name, each)
         if len(set(value)) < len(value):
@@ -148,7 +150,7 @@ def switch(default: bool, help: str) -> Any:
     return _field(default, Declaration("switch", help))
 
 
-def text(default: str, help: str, **options: Any) -> Any:
+def text(default: Any, help: str, **options: Any) -> Any:
     """A field that holds a text; check() of the configuration may narrow what is allowed."""
     return _field(default, Declaration("text", help, **options))
 

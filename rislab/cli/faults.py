@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 def _key(seed: int) -> int:
     from rislab.faults import quiz
 
-    for number, name in enumerate(quiz.key(seed), start=1):
+    for number, name in enumerate(quiz.answer_key(seed), start=1):
         print(f"{number}. {name}")
     return 0
 

@@ -7,13 +7,15 @@ import dataclasses
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rislab.cli import common
-from rislab.sanity import overfit
-from rislab.sanity.overfit import CheckResult, OverfitConfig
+from rislab.sanity import overfit_ladder
+from rislab.sanity.checks import CheckResult
+from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.precision import ACCUMULATION_HEADER, AccumulationCell, accumulation_cells
 from rislab.training import loop, run_folder
 from rislab.training.config import PRECISIONS
 from rislab.training.records import EpochRecord, Record, console
@@ -55,18 +57,18 @@ def run(options: argparse.Namespace) -> int:
             log.clear()
 
     checks: list[CheckResult] = []
-    for check in overfit.ladder(config, only=options.only, folder=options.folder, on_record=show):
+    for check in overfit_ladder.ladder(config, only=options.only, folder=options.folder, on_record=show):
         checks.append(check)
         say(check.line())
         if interrupted():
             raise KeyboardInterrupt("stopped between two checks")
     cells = _matrix(config, say) if options.matrix else []
     batches = _one_batches(config, say) if options.matrix else []
-    passed = all(part.passed for part in (*checks, *cells, *batches))
+    passed = all(part.passed for part in [*checks, *batches]) and all(cell.passed for cell in cells)
     seconds = time.perf_counter() - began
     say(f"{sum(check.passed for check in checks)} of {len(checks)} checks hold; {seconds:.1f} s")
     if options.json:
-        parts = {"checks": checks, "matrix": cells, "one_batch": batches}
+        parts: dict[str, Sequence[Any]] = {"checks": checks, "matrix": cells, "one_batch": batches}
         plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in some] for name, some in parts.items()}
         plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
         print(json.dumps(common.strict_json(plain | common.measured_on()), indent=2))
@@ -95,18 +97,14 @@ def _interrupt_flag() -> Callable[[], bool]:
     return lambda: asked
 
 
-def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[Any]:
+def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[AccumulationCell]:
     """The precision × accumulation table, printed row by row."""
     say("\ngradient of 64 scenes, accumulated against one batch in the same precision")
-    say("     precision  steps  relative L2    |α − 1|  L2 against fp64  ms a step")
+    say(ACCUMULATION_HEADER)
     cells = []
-    for cell in overfit.matrix(config):
+    for cell in accumulation_cells(config):
         cells.append(cell)
-        say(
-            f"{'ok  ' if cell.passed else 'FAIL'} {cell.precision:<10} {cell.accumulation_steps:>5} "
-            f"{cell.relative_error:>12.1e} {cell.alpha_error:>10.1e} {cell.fp64_error:>16.1e} "
-            f"{1e3 * cell.seconds_per_step:>10.1f}"
-        )
+        say(cell.line())
     return cells
 
 
@@ -115,7 +113,7 @@ def _one_batches(config: OverfitConfig, say: Callable[..., None]) -> list[CheckR
     say()
     checks = []
     for precision in PRECISIONS:
-        for check in overfit.ladder(config.changed(precision=precision), only=["one batch"]):
+        for check in overfit_ladder.ladder(config.changed(precision=precision), only=["one batch"]):
             checks.append(dataclasses.replace(check, name=f"one batch {precision}"))
             say(checks[-1].line())
     return checks

@@ -12,6 +12,7 @@ from rislab.faults import story
 from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import ComparisonCache, attribute_run
 from rislab.faults.fault import source_of
+from rislab.faults.loop_layout import statement_places
 from rislab.faults.symptoms import OF_A_TRAINING
 
 ONE_EPOCH = {"epochs": 1}
@@ -106,7 +107,7 @@ def _column(culprit: str = "correct loop") -> int:
     """Column of backward() in the loop of a culprit."""
     fault = story.LOOP_VARIANTS[culprit].fault
     source = find_fault(fault).edited() if fault else source_of("training.loop")
-    return next(place.column for place in story.statement_columns(source) if place.what == "backward")
+    return next(place.column for place in statement_places(source) if place.name == "backward")
 
 
 def _beside(*accomplices: str) -> story.Replay:

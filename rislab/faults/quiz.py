@@ -98,6 +98,6 @@ class Quiz:
         return f"{head} {fault.story} {fault.description} ({self.score} of {len(self.answers)} right)"
 
 
-def key(seed: int, count: int = 8) -> list[str]:
+def answer_key(seed: int, count: int = 8) -> list[str]:
     """The answers of a seed, for a teacher."""
     return [question.fault.name for question in questions(seed, count)]

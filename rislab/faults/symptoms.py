@@ -1,4 +1,4 @@
-"""Quantities in which the symptom of a fault is stated: numbers read off a short training, or off the package itself."""
+"""Quantities in which symptoms of faults are stated: measured on a short training, or on the package itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution, Values, attribute_gradients
 
 Flags = NDArray[np.bool_]
@@ -27,9 +29,9 @@ POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}
 
 
 def examine(package: types.ModuleType, **setting: Any) -> GradientAttribution:
-    """The autopsy of a short training in a package; `setting` is that of prepare_training()."""
-    config, data, model, fresh = prepare_training(package, **setting)
-    return attribute_gradients(package, config, data, model, validation=fresh)
+    """Attribute the gradients of a short training in a package; `setting` is that of prepare_training()."""
+    config, data, model, validation = prepare_training(package, **setting)
+    return attribute_gradients(package, config, data, model, validation=validation)
 
 
 def prepare_training(
@@ -41,28 +43,31 @@ def prepare_training(
         package: see patched().
         scenes: size of the training set.
         poison: "overflow" makes the snapshots of one scene so large that their power is infinite in float32,
-            "silence" makes them 0.
+            "silence" makes them 0, "loud" makes them a thousand times larger.
         validation: number of validation scenes.
         changes: fields of TrainConfig that differ from SETTING.
     """
-    config = package.sanity.overfit.OverfitConfig()
+    config = package.sanity.overfit.OverfitConfig(validation=validation)
     data = package.data.simulation.simulate(config.scene_config(), scenes, seed=0)
     snapshots = data.snapshots.clone()
     snapshots[scenes // 2] *= POISONS[poison]
-    fresh = (
-        package.data.simulation.simulate(config.scene_config(), validation, seed=0, split="validation")
-        if validation
-        else None
-    )
     training = config.training(**{**SETTING, **changes})
-    return training, replace(data, snapshots=snapshots), config.model(), fresh
+    return training, replace(data, snapshots=snapshots), config.model(), config.validation_data()
 
 
-def read_quantity(quantity: str, package: types.ModuleType, **setting: Any) -> float:
-    """The value of a quantity by its name; `setting` is that of examine(), for quantities of a training."""
-    if quantity in OF_A_PACKAGE:
-        return OF_A_PACKAGE[quantity](package)
-    return OF_A_TRAINING[quantity](examine(package, **setting))
+def symptom_reader(package: types.ModuleType) -> Callable[[Symptom], float]:
+    """A function that measures symptoms on a package, with one training for each setting."""
+
+    @cache
+    def train(setting: tuple[tuple[str, Any], ...]) -> GradientAttribution:
+        return examine(package, **dict(setting))
+
+    def measure(symptom: Symptom) -> float:
+        if symptom.quantity in OF_A_PACKAGE:
+            return OF_A_PACKAGE[symptom.quantity](package)
+        return OF_A_TRAINING[symptom.quantity](train(tuple(sorted(symptom.setting.items()))))
+
+    return measure
 
 
 def _full(seen: GradientAttribution) -> Flags:
@@ -194,7 +199,7 @@ def _zero_score(package: types.ModuleType) -> float:
     """What the evaluation gives for an answer of zeros."""
     batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
     return float(
-        package.training.loop.evaluate(package.sanity.overfit.OracleModel(batch, torch.zeros_like), batch).nmse
+        package.training.loop.evaluate(package.sanity.ladder_checks.OracleModel(batch, torch.zeros_like), batch).nmse
     )
 
 
@@ -275,7 +280,7 @@ def _slope_by_range(package: types.ModuleType) -> float:
     config = package.data.scenes.SceneConfig.preset("classroom")
     azimuth, elevation, range_ = (torch.tensor(value, dtype=torch.float64) for value in (0.3, -0.2, 0.6))
     ahead, behind = (
-        package.sanity.conventions.definition(config, azimuth, elevation, range_ + h) for h in (1e-4, -1e-4)
+        package.sanity.conventions.steering_by_definition(config, azimuth, elevation, range_ + h) for h in (1e-4, -1e-4)
     )
     slope = -(ahead * behind.conj()).angle() / 2e-4  # [N], steering vectors carry minus the phase
     phase = config.array(dtype=torch.float64).phase(azimuth, elevation, range_.requires_grad_())
@@ -310,7 +315,9 @@ def _derivative_by_range(package: types.ModuleType) -> float:
     """Derivative of the steering vector by the range, over finite differences of the definition, at 0.6 m."""
     config = package.data.scenes.SceneConfig.preset("classroom")
     place = [torch.tensor(value, dtype=torch.float64) for value in (0.3, -0.2, 0.6)]
-    ahead, behind = (package.sanity.conventions.definition(config, *place[:2], place[2] + h) for h in (1e-5, -1e-5))
+    ahead, behind = (
+        package.sanity.conventions.steering_by_definition(config, *place[:2], place[2] + h) for h in (1e-5, -1e-5)
+    )
     slope = (ahead - behind) / 2e-5  # [N]
     found = config.array(dtype=torch.float64).derivatives(*place)[2]
     return float(((slope.conj() @ found) / (slope.conj() @ slope)).real)

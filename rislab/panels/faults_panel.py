@@ -15,7 +15,6 @@ from rislab.faults.comparison import (
     RATES,
     ComparisonCache,
     ComparisonConfig,
-    Diff,
     FaultReport,
     OptimiserRun,
     QuantityComparison,
@@ -25,6 +24,7 @@ from rislab.faults.fault import Fault
 from rislab.panels.base import RequestPanel, offer, see, unfold
 from rislab.panels.knobs import labelled
 from rislab.plots import faults as fault_plots
+from rislab.plots.diff import Diff
 
 TRAINED = ("losses", "windows", "coverage")
 ROWS = 12  # of the table of quantities

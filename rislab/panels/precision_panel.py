@@ -20,7 +20,9 @@ from rislab.plots.precision import (
     window_curves_dict,
 )
 from rislab.plots.style import empty_figure_dict
-from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, Progress, WindowComparison, ready, stream
+from rislab.sanity.memory import start_profiler
+from rislab.sanity.overfit import BATCH
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress, WindowComparison, stream_cells
 
 HINT = "Click a cell for its curves; ✗ passes its alarm level; colour: share of the alarm."
 
@@ -44,7 +46,7 @@ class PrecisionPanel(Panel[list[PrecisionCell]]):
         self._lock = threading.Lock()
         self._task = BackgroundTask(self._stream, self.redraw)
         super().__init__(live=live)
-        ready(torch.device(config.device))
+        start_profiler(torch.device(config.device))
         self._task.start()
         self.redraw()
 
@@ -125,7 +127,7 @@ class PrecisionPanel(Panel[list[PrecisionCell]]):
         self.chosen = (mode, accumulation_steps)
 
     def _stream(self) -> Generator[Progress]:
-        with closing(stream(self.config)) as progress_of_run:
+        with closing(stream_cells(self.config)) as progress_of_run:
             for progress in progress_of_run:
                 with self._lock:
                     if isinstance(progress, PrecisionCell):

@@ -17,7 +17,7 @@ from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots import gradient_attribution as attribution_plots
 from rislab.plots.gradient_attribution import Look, loop_styles
 from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, template
-from rislab.sanity.overfit import CheckResult
+from rislab.sanity.checks import CheckResult
 
 NAMES = ("correct", "faulty")
 MOVES = ("steps in the window", "learning rate at the step", "‖Δθ‖ / ‖θ‖")

@@ -26,7 +26,8 @@ from rislab.plots.style import (
     template,
 )
 from rislab.sanity.number_formats import MODES
-from rislab.sanity.precision import BATCH, PrecisionCell, WindowComparison
+from rislab.sanity.overfit import BATCH
+from rislab.sanity.precision import PrecisionCell, WindowComparison
 
 SHARES = ((0.0, PALE), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
 COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
@@ -211,7 +212,7 @@ def cell_explanation(cell: PrecisionCell) -> str:
 
 def _reasons(name: str) -> list[tuple[str, str]]:
     mode = MODES[name]
-    return [("What happens:", mode.why), ("What shows:", mode.symptom), ("What helps:", mode.cure)]
+    return [("What happens:", mode.why), ("What shows:", mode.symptom), ("What helps:", mode.remedy)]
 
 
 def window_curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -> go.Figure:
@@ -237,7 +238,7 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
     """curves() as plain data and layout."""
     windows = cell.windows
     steps = np.array([window.step for window in windows], dtype=np.float64)
-    alarm = MODES[cell.mode].alarm
+    alarm = MODES[cell.mode].tolerance
     pens = {"relative L2": (BLUE, "solid"), "|α − 1|": (VERMILLION, "dot"), "1 − cos": (GREEN, "dashdot")}
     values = {
         "relative L2": [window.relative_error for window in windows],

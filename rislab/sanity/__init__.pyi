@@ -1,3 +1,3 @@
 from .overfit import OverfitConfig as OverfitConfig
-from .overfit import ladder as ladder
+from .overfit_ladder import ladder as ladder
 from .precision import PrecisionConfig as PrecisionConfig

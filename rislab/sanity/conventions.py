@@ -25,7 +25,8 @@ from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
-from rislab.sanity.overfit import CheckResult, Verdict, check_oracle, check_splits, check_zero, run_check
+from rislab.sanity.checks import CheckResult, Verdict, run_check
+from rislab.sanity.ladder_checks import check_oracle, check_splits, check_zero
 
 SCENES = 64
 PERFECT = {"phase_error": 0.0, "gain_jitter": 0.0, "dead_elements": 0.0, "position_jitter": 0.0, "channel_error": 0.0}
@@ -82,7 +83,7 @@ def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> Co
     scenes = simulate(config, SCENES, seed=seed)
     few = _changed(config, sources=1, snr_db=60.0, symbols="varying")
     one = simulate(few, 1, seed=seed).to(dtype=torch.float64)
-    exact = definition(one.config, one.azimuth, one.elevation, one.range).mT  # [1, N, 1]
+    exact = steering_by_definition(one.config, one.azimuth, one.elevation, one.range).mT  # [1, N, 1]
     truth = config.elements * exact @ exact.mH
     grid = few.grid((37, 19, 7))
     checks: dict[str, Callable[[], Verdict]] = {
@@ -113,7 +114,7 @@ def _changed(config: SceneConfig, **changes: Any) -> SceneConfig:
     return SceneConfig.from_dict({**config.to_dict(), **changes})
 
 
-def definition(config: SceneConfig, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
+def steering_by_definition(config: SceneConfig, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
     """Steering vectors [..., N] in complex128, written out from the definitions, element by element."""
     rows, columns = config.ris_shape
     phi, theta, r = azimuth.double(), elevation.double(), range.double()
@@ -138,13 +139,13 @@ def check_steering(scenes: SceneBatch) -> Verdict:
     """The steering function equals the distance formula."""
     places = scenes.azimuth.double(), scenes.elevation.double(), scenes.range.double()
     own = scenes.config.array(dtype=torch.float64).steering(*places)
-    error = float((own - definition(scenes.config, *places)).abs().max())
+    error = float((own - steering_by_definition(scenes.config, *places)).abs().max())
     return Verdict(error, "<=", 1e-9, "largest difference between the steering function and the distance formula")
 
 
 def check_generator(loud: SceneBatch) -> Verdict:
     """Snapshots of almost no noise are H diag(c) A s."""
-    vectors = definition(loud.config, loud.azimuth, loud.elevation, loud.range) * loud.active.unsqueeze(-1)
+    vectors = steering_by_definition(loud.config, loud.azimuth, loud.elevation, loud.range) * loud.active.unsqueeze(-1)
     arriving = loud.codes * (loud.symbols.to(torch.complex128) @ vectors)  # [B, L, N]
     expected = arriving @ loud.channel.mT.to(torch.complex128)
     error = float(((loud.snapshots - expected).norm() / expected.norm()).real)
@@ -214,7 +215,7 @@ def check_bound(one: SceneBatch) -> Verdict:
 
     def seen(shift: int | None = None, step: float = 0.0) -> Tensor:
         moved = [place + step * (index == shift) for index, place in enumerate(places)]
-        vector = definition(one.config, *moved)[0]  # [N]
+        vector = steering_by_definition(one.config, *moved)[0]  # [N]
         return (one.channel[0] @ (one.codes[0] * vector).mT).mT  # [L, M]
 
     image = seen()
@@ -247,7 +248,7 @@ def check_matching(scenes: SceneBatch) -> Verdict:
 
 
 def _factor(scenes: SceneBatch) -> Tensor:
-    vectors = definition(scenes.config, scenes.azimuth, scenes.elevation, scenes.range)
+    vectors = steering_by_definition(scenes.config, scenes.azimuth, scenes.elevation, scenes.range)
     return (vectors * (scenes.power.double() * scenes.active).sqrt().unsqueeze(-1)).mT  # [B, N, K]
 
 

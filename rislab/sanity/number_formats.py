@@ -14,7 +14,7 @@ from rislab.training.state import TrainState
 
 
 @dataclass(frozen=True)
-class Alarm:
+class FormatTolerance:
     """Levels that the worst window of a cell may not pass.
 
     Args:
@@ -35,10 +35,10 @@ class Alarm:
 # About ten times the largest values of sound runs (classroom, five seeds; full, three): relative L2 · √NMSE 8.2e-16,
 # 1.3e-6, 1.2e-3, 9.3e-3; |α − 1| · √NMSE 4.4e-16, 2.3e-7, 1.2e-4, 1.6e-3; underflow 9.8e-5; stuck 1.9e-5.
 FORMAT_TOLERANCES = {
-    "fp64": Alarm(1e-14, 5e-15),
-    "fp32": Alarm(1e-5, 2e-6),
-    "fp16": Alarm(1e-2, 1e-3),
-    "bf16": Alarm(1e-1, 2e-2),
+    "fp64": FormatTolerance(1e-14, 5e-15),
+    "fp32": FormatTolerance(1e-5, 2e-6),
+    "fp16": FormatTolerance(1e-2, 1e-3),
+    "bf16": FormatTolerance(1e-1, 2e-2),
 }
 
 
@@ -48,31 +48,31 @@ class Mode:
 
     Args:
         name: as in the table. precision: of the loop, see TrainConfig.
-        red_from: fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is.
-        why: what happens in it. symptom: what a user sees. cure: what helps.
+        fails_from: fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is.
+        why: what happens in it. symptom: what a user sees. remedy: what helps.
         wrap: makes its model of a CovarianceNet. prepare: changes the state of the run before the first window.
-        promises: the precision whose alarm it is held to; that of the loop if empty.
+        expected_as: the precision whose alarm it is held to; that of the loop if empty.
     """
 
     name: str
     precision: str
-    red_from: int
+    fails_from: int
     why: str
     symptom: str
-    cure: str
+    remedy: str
     wrap: Callable[[CovarianceNet], nn.Module] = lambda net: net
     prepare: Callable[[TrainState], None] = lambda state: None
-    promises: str = ""
+    expected_as: str = ""
 
     @property
     def sound(self) -> bool:
         """Whether every cell is expected to be green."""
-        return self.red_from == 0
+        return self.fails_from == 0
 
     @property
-    def alarm(self) -> Alarm:
-        """What its number format promises."""
-        return FORMAT_TOLERANCES[self.promises or self.precision]
+    def tolerance(self) -> FormatTolerance:
+        """What its number format expected_as."""
+        return FORMAT_TOLERANCES[self.expected_as or self.precision]
 
 
 class Rounded(nn.Module):
@@ -139,71 +139,71 @@ MODES = {
         Mode(
             "fp64",
             "fp64",
-            red_from=0,
+            fails_from=0,
             why="Everything in float64: the format of the reference.",
             symptom="None; what differs is the order of the sums.",
-            cure="Too slow and too large for anything but judging others.",
+            remedy="Too slow and too large for anything but judging others.",
         ),
         Mode(
             "fp32",
             "fp32",
-            red_from=0,
+            fails_from=0,
             why="Everything in float32: 24 bits, a range of 10^±38.",
             symptom="None.",
-            cure="None needed.",
+            remedy="None needed.",
         ),
         Mode(
             "bf16",
             "bf16",
-            red_from=0,
+            fails_from=0,
             why="Autocast: layers in bfloat16 (8 bits, range of float32); weights, gradients and loss in float32.",
             symptom="A gradient that is right to two digits, with errors that average out.",
-            cure="None needed; no scaler either, since the range is that of float32.",
+            remedy="None needed; no scaler either, since the range is that of float32.",
         ),
         Mode(
             "fp16",
             "fp16",
-            red_from=0,
+            fails_from=0,
             why="Autocast: layers in float16 (11 bits, 6e-5 to 65504), with a scaler that lifts gradients.",
             symptom="A first few steps may be skipped while the scaler looks for its level.",
-            cure="None needed; count the skipped steps.",
+            remedy="None needed; count the skipped steps.",
         ),
         Mode(
             "pure bf16",
             "fp32",
-            red_from=1,
+            fails_from=1,
             why="Weights, gradients and moments in bfloat16: a step below half the last bit of a weight is lost.",
             symptom="The gradient looks right, and yet a large share of the weights does not move.",
-            cure="Keep the weights in float32 and let autocast shorten the layers, or round updates at random.",
+            remedy="Keep the weights in float32 and let autocast shorten the layers, or round updates at random.",
             wrap=Rounded,
             prepare=round_weights,
-            promises="bf16",
+            expected_as="bf16",
         ),
         Mode(
             "fp16 without scaler",
             "fp16",
-            red_from=1,
+            fails_from=1,
             why="Nothing lifts the gradients: below 6e-5 float16 loses bits, below 6e-8 all of them.",
             symptom="None at first: large entries hide it. The smaller the gradients, the larger the share.",
-            cure="Use a GradScaler and check that it is enabled, or use bfloat16.",
+            remedy="Use a GradScaler and check that it is enabled, or use bfloat16.",
             prepare=switch_scaler_off,
         ),
         Mode(
             "sum of squares in fp16",
             "fp16",
-            red_from=1,
+            fails_from=1,
             why="A root mean square by hand: its sum of squares passes 65504, is infinite, and x / ∞ is 0.",
             symptom="No NaN, no warning, no skipped step: the network sees the same input for every scene.",
-            cure="Sum squares in float32, or divide by the largest entry first; layers of torch do so by themselves.",
+            remedy="Sum squares in float32, or divide by the largest entry first; layers of torch do so by themselves.",
             wrap=HandNormalised,
         ),
         Mode(
             "BatchNorm",
             "fp32",
-            red_from=2,
+            fails_from=2,
             why="Each micro-batch is normalised by statistics of its own: its scenes are no longer independent.",
             symptom="Against one batch the gradient is wrong; against a replay of the same micro-batches it is right.",
-            cure="The loop is sound. Use LayerNorm or GroupNorm, or accept another model for each micro-batch size.",
+            remedy="The loop is sound. Use LayerNorm or GroupNorm, or accept another model for each micro-batch size.",
             wrap=batch_normalised,
         ),
     )

@@ -1,4 +1,4 @@
-"""The precision lab: accumulation × number format, every window's gradient held against float64.
+"""The precision lab: accumulation × number format, every window's gradient compared with float64.
 
 A cell is a short real run of the loop. At each window its raw gradient is compared with one taken in float64, at the
 same weights, on the same scenes, outside the loop. Four ways of training are sound; four are expected to go red.
@@ -6,88 +6,54 @@ same weights, on the same scenes, outside the loop. Four ways of training are so
 
 from __future__ import annotations
 
-import dataclasses
-import gc
 import itertools
-import json
 import math
-import os
 import statistics
-import tempfile
-import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from rislab.checkup.gradients import compare, flat_gradient
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
+from rislab.config import Config, choice, integer, same
+from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import simulate
-from rislab.errors import InputError, check_choice, check_fields, check_number
+from rislab.errors import InputError
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
+from rislab.sanity.memory import peak_memory
 from rislab.sanity.number_formats import MODES, Mode
-from rislab.training.config import TrainConfig
+from rislab.sanity.overfit import BATCH, OverfitConfig, first_window
+from rislab.training.config import PRECISIONS, TrainConfig
 from rislab.training.loop import Window, fit, windows
 from rislab.training.records import Record, StepRecord
 from rislab.training.state import TrainState
 
-BATCH = 64  # scenes in a window, however many micro-batches share them
 ACCUMULATION_STEPS = (1, 2, 4, 8, 16, 32)  # a micro-batch of one scene has no batch statistics
-
-MARK = "rislab window"
 
 
 @dataclass(frozen=True)
-class PrecisionConfig:
-    """What the lab runs: every mode with every number of accumulation steps, always 64 scenes a window.
+class PrecisionConfig(Config):
+    """What the lab runs: every mode with every number of accumulation steps, always 64 scenes a window."""
 
-    Args:
-        preset: "classroom" or "full". scenes: size of the training set, a multiple of 64. windows: of a run, 2..1000.
-        modes: rows, names from MODES. accumulation_steps: columns, from SPLITS.
-        lr: peak learning rate of the head, > 0; the backbone gets a tenth of it. seed: of scenes, weights and order.
-        device: see TrainConfig.
-    """
+    preset: str = preset("classroom")
+    scenes: int = integer(128, BATCH, 10**6, "size of the training set, a multiple of 64")
+    windows: int = integer(16, 2, 1000, "of a run")
+    modes: Sequence[str] = choice(tuple(MODES), MODES, "rows of the table", many=True)
+    accumulation_steps: Sequence[int] = choice((1, 2, 4, 8), ACCUMULATION_STEPS, "columns of the table", many=True)
+    lr: float = same(OverfitConfig, "lr")
+    seed: int = same(OverfitConfig, "seed")
+    device: str = same(TrainConfig, "device")
 
-    preset: str = "classroom"
-    scenes: int = 128
-    windows: int = 16
-    modes: Sequence[str] = tuple(MODES)
-    accumulation_steps: Sequence[int] = (1, 2, 4, 8)
-    lr: float = 5e-3
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        SceneConfig.preset(self.preset)
-        check_number("scenes", self.scenes, BATCH, 10**6, integer=True)
+    def check(self) -> None:
+        """Refuse windows that are not full, and what the loop refuses."""
         if self.scenes % BATCH:
             raise InputError(f"scenes is {self.scenes}; allowed: multiples of {BATCH}")
-        check_number("windows", self.windows, 2, 1000, integer=True)
-        check_number("lr", self.lr, 0.0, 1e6, exclusive=True)
-        for name, allowed in (("modes", tuple(MODES)), ("accumulation_steps", ACCUMULATION_STEPS)):
-            chosen = vars(self)[name]
-            if not isinstance(chosen, list | tuple) or not chosen:
-                raise InputError(
-                    f"{name} is {chosen!r}; allowed: a list of {', '.join(map(str, allowed))}, at least one"
-                )
-            for value in chosen:
-                check_choice(name, value, allowed)
-            if len(set(chosen)) < len(chosen):
-                raise InputError(f"{name} is {chosen!r}; allowed: each value once")
-            object.__setattr__(self, name, tuple(chosen))
         for mode in self.modes:
             self.training(MODES[mode], 1)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> PrecisionConfig:
-        """Build from a plain mapping; raises InputError for an unknown field."""
-        check_fields("PrecisionConfig", fields, (entry.name for entry in dataclasses.fields(cls)))
-        return cls(**fields)
 
     def training(self, mode: Mode, accumulation_steps: int) -> TrainConfig:
         """The configuration of one run: raw gradients, weights not averaged."""
@@ -125,7 +91,7 @@ class WindowComparison:
         step: number of the window, from 1.
         relative_error, alpha, cosine: of the gradient against float64 on all 64 scenes in one batch; see gradients.
         replay_error: relative L2 against float64 on the window's own micro-batches: what the loop itself adds.
-        underflow, stuck: see Alarm. Of a step that was not applied, `stuck` is NaN.
+        underflow, stuck: see FormatTolerance. Of a step that was not applied, `stuck` is NaN.
         loss: NMSE before the step. loss_scale: of the scaler, 1 without one. applied: whether the optimiser stepped.
         seconds: wall time of the window.
     """
@@ -149,7 +115,7 @@ class WindowComparison:
 
     @property
     def allowance(self) -> float:
-        """Factor on the levels of the gradient's errors, 1/√NMSE or 1: see Alarm."""
+        """Factor on the levels of the gradient's errors, 1/√NMSE or 1: see FormatTolerance."""
         return 1 / math.sqrt(min(1.0, max(self.loss, 1e-12)))
 
 
@@ -163,44 +129,44 @@ class PrecisionCell:
     peak_bytes: int
 
     @property
-    def judged(self) -> tuple[WindowComparison, ...]:
+    def applied_windows(self) -> tuple[WindowComparison, ...]:
         """The windows whose step was applied; a scaler skips one whose gradient is not finite."""
         return tuple(window for window in self.windows if window.applied)
 
     @property
     def skipped(self) -> int:
         """Windows without a step."""
-        return len(self.windows) - len(self.judged)
+        return len(self.windows) - len(self.applied_windows)
 
     @property
     def relative_error(self) -> float:
-        """Largest of the judged windows."""
-        return _worst(window.relative_error for window in self.judged)
+        """Largest of the applied windows."""
+        return _worst(window.relative_error for window in self.applied_windows)
 
     @property
     def alpha_error(self) -> float:
-        """Largest |α − 1| of the judged windows."""
-        return _worst(window.alpha_error for window in self.judged)
+        """Largest |α − 1| of the applied windows."""
+        return _worst(window.alpha_error for window in self.applied_windows)
 
     @property
     def direction_error(self) -> float:
-        """Largest 1 − cos of the judged windows."""
-        return _worst(1 - window.cosine for window in self.judged)
+        """Largest 1 − cos of the applied windows."""
+        return _worst(1 - window.cosine for window in self.applied_windows)
 
     @property
     def replay_error(self) -> float:
-        """Largest of the judged windows."""
-        return _worst(window.replay_error for window in self.judged)
+        """Largest of the applied windows."""
+        return _worst(window.replay_error for window in self.applied_windows)
 
     @property
     def underflow(self) -> float:
-        """Largest of the judged windows."""
-        return _worst(window.underflow for window in self.judged)
+        """Largest of the applied windows."""
+        return _worst(window.underflow for window in self.applied_windows)
 
     @property
     def stuck(self) -> float:
-        """Median of the judged windows: in the first of a warm-up few weights move far."""
-        return statistics.median(window.stuck for window in self.judged) if self.judged else math.nan
+        """Median of the applied windows: in the first of a warm-up few weights move far."""
+        return statistics.median(window.stuck for window in self.applied_windows) if self.applied_windows else math.nan
 
     @property
     def lost(self) -> float:
@@ -220,14 +186,14 @@ class PrecisionCell:
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
         """What is judged by name, each with its alarm level; errors of the gradient are divided by their allowance."""
-        alarm = MODES[self.mode].alarm
-        gradient = _worst(window.relative_error / window.allowance for window in self.judged)
-        scale = _worst(window.alpha_error / window.allowance for window in self.judged)
+        tolerance = MODES[self.mode].tolerance
+        gradient = _worst(window.relative_error / window.allowance for window in self.applied_windows)
+        scale = _worst(window.alpha_error / window.allowance for window in self.applied_windows)
         return {
-            "relative L2": (gradient, alarm.relative_error),
-            "|α − 1|": (scale, alarm.alpha_error),
-            "underflow": (self.underflow, alarm.underflow),
-            "stuck": (self.stuck, alarm.stuck),
+            "relative L2": (gradient, tolerance.relative_error),
+            "|α − 1|": (scale, tolerance.alpha_error),
+            "underflow": (self.underflow, tolerance.underflow),
+            "stuck": (self.stuck, tolerance.stuck),
         }
 
     @property
@@ -240,43 +206,53 @@ class PrecisionCell:
         """Whether the cell is green."""
         return not self.red
 
+    def line(self) -> str:
+        """One line for a terminal."""
+        mark = "ok " if self.passed else "RED"
+        shape = f"{self.accumulation_steps:>2} × {BATCH // self.accumulation_steps:<2}"
+        return (
+            f"{mark} {self.mode:<22} {shape} L2 {self.relative_error:.1e} |α−1| {self.alpha_error:.1e} "
+            f"replay {self.replay_error:.1e} underflow {self.underflow:.1e} stuck {self.stuck:.1e} "
+            f"{1e3 * self.seconds:5.0f} ms {self.peak_bytes / 2**20:5.2f} MiB"
+        )
+
 
 Progress: TypeAlias = WindowComparison | PrecisionCell
 
 
-def cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
+def precision_cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
     """All cells of a configuration, each as soon as its run is done."""
-    return (progress for progress in stream(config) if isinstance(progress, PrecisionCell))
+    return (progress for progress in stream_cells(config) if isinstance(progress, PrecisionCell))
 
 
-def stream(config: PrecisionConfig) -> Generator[Progress]:
-    """Run cell after cell; yields a Compared for each window, and after the last one of a run its Cell."""
+def stream_cells(config: PrecisionConfig) -> Generator[Progress]:
+    """Run cell after cell; yields a WindowComparison for each window, and after the last one of a run its PrecisionCell."""
     data = config.data()
     for name, accumulation_steps in config.places():
-        yield from run(config, MODES[name], accumulation_steps, data)
+        yield from run_cell(config, MODES[name], accumulation_steps, data)
 
 
-def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch) -> Generator[Progress]:
+def run_cell(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch) -> Generator[Progress]:
     """One run of the loop beside its reference in float64; yields its windows, then its cell.
 
     Args:
-        config: see PrecisionConfig. mode: see Mode. accumulation_steps: from SPLITS.
+        config: see PrecisionConfig. mode: see Mode. accumulation_steps: from ACCUMULATION_STEPS.
         data: config.data(), so that many runs share it.
     """
-    model, records = begin(config, mode, accumulation_steps, data)
+    model, records = begin_run(config, mode, accumulation_steps, data)
     exact = config.model(mode).to(config.device, torch.float64).train()
     exact_data = data.to(config.device, torch.float64)
     underflow = Underflow(model.get_submodule("head.linear"))
     compared: list[WindowComparison] = []
     for window in _plan(config, mode, accumulation_steps, data):
         exact.load_state_dict(model.state_dict())
-        whole = exact_gradient(exact, exact_data, [torch.cat(window.micro_batches)])
+        full = exact_gradient(exact, exact_data, [torch.cat(window.micro_batches)])
         replayed = exact_gradient(exact, exact_data, window.micro_batches)
         before = parameters_to_vector(model.parameters()).detach().cpu()
         record = next(record for record in records if isinstance(record, StepRecord))
         gradient = flat_gradient(model)
         stayed = parameters_to_vector(model.parameters()).detach().cpu() == before
-        against = compare(gradient, whole)
+        against = compare(gradient, full)
         compared.append(
             WindowComparison(
                 step=record.step,
@@ -285,7 +261,7 @@ def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: Scen
                 cosine=against.cosine,
                 replay_error=compare(gradient, replayed).relative_error,
                 underflow=underflow.share(),
-                stuck=float(stayed[whole != 0].double().mean()) if record.applied else math.nan,
+                stuck=float(stayed[full != 0].double().mean()) if record.applied else math.nan,
                 loss=record.loss,
                 loss_scale=record.loss_scale,
                 applied=record.applied,
@@ -299,7 +275,7 @@ def run(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: Scen
     )
 
 
-def begin(
+def begin_run(
     config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch
 ) -> tuple[nn.Module, Generator[Record]]:
     """A new model of a mode and the loop that trains it, before the first window."""
@@ -358,15 +334,11 @@ class Underflow:
         self._all += gradient.numel()
 
 
-# torch has one profiler for a process.
-_PROFILER = threading.Lock()
-
-
 def window_memory(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch) -> int:
     """Peak memory of the second window of a new run, in bytes (see peak_memory()); the first one makes the moments."""
 
     def prepare() -> Callable[[], object]:
-        model, records = begin(config, mode, accumulation_steps, data)
+        model, records = begin_run(config, mode, accumulation_steps, data)
         next(records)
         if len(data) == BATCH:
             next(records)  # the summary of the epoch
@@ -376,72 +348,83 @@ def window_memory(config: PrecisionConfig, mode: Mode, accumulation_steps: int, 
     return peak_memory(torch.device(config.device), prepare)
 
 
-def peak_memory(device: torch.device, prepare: Callable[[], Callable[[], object]]) -> int:
-    """Bytes of tensors that a call holds at once, beyond those that were there when it began.
+def unexpected_cells(cells: Sequence[PrecisionCell]) -> list[str]:
+    """What contradicts the expectations of the modes, one sentence each: red where sound, or green where it is not."""
+    messages = [f"{cell.line()}: {', '.join(cell.red)}" for cell in cells if MODES[cell.mode].sound and cell.red]
+    for mode in MODES.values():
+        due = [cell for cell in cells if cell.mode == mode.name and cell.accumulation_steps >= mode.fails_from > 0]
+        if due and all(cell.passed for cell in due):
+            messages.append(f"{mode.name}: expected red, and all {len(due)} cells are green")
+    return messages
 
-    On CUDA the rise of torch.cuda.max_memory_allocated(). On a CPU the highest running sum over the allocations and
-    frees that torch.profiler reports of this thread. Neither sees workspace that a library takes elsewhere.
+
+@dataclass(frozen=True)
+class AccumulationCell:
+    """Gradient of one precision and number of accumulation steps, always over the same 64 scenes.
 
     Args:
-        device: where the tensors are.
-        prepare: returns what is to be called. On a CPU it is watched too, so that a free is known by its allocation.
+        precision: number format of the loop, see TrainConfig.
+        accumulation_steps: micro-batches that share the scenes.
+        relative_error: relative L2 against one batch in the same precision.
+        alpha_error: |α − 1| against one batch in the same precision.
+        fp64_error: relative L2 against one batch in float64.
+        seconds_per_step: wall time of that window.
+        passed: whether relative_error and alpha_error are within GRADIENT_TOLERANCES of the precision.
     """
-    if device.type == "cuda":
-        call = prepare()
-        torch.cuda.reset_peak_memory_stats(device)
-        held = torch.cuda.memory_allocated(device)
-        call()
-        return torch.cuda.max_memory_allocated(device) - held
-    # The profiler would write its progress to the standard error output; this is its own switch.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    gc.collect()  # what waits to be freed was allocated unwatched
-    with _PROFILER, tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            call = prepare()
-            with torch.profiler.record_function(MARK):
-                call()
-        profile.export_chrome_trace(str(path))
-        events = json.loads(path.read_text())["traceEvents"]
-    return _highest(events)
+
+    precision: str
+    accumulation_steps: int
+    relative_error: float
+    alpha_error: float
+    fp64_error: float
+    seconds_per_step: float
+    passed: bool
+
+    def line(self) -> str:
+        """One line of a table under ACCUMULATION_HEADER."""
+        return (
+            f"{'ok  ' if self.passed else 'FAIL'} {self.precision:<10} {self.accumulation_steps:>5} "
+            f"{self.relative_error:>12.1e} {self.alpha_error:>10.1e} {self.fp64_error:>16.1e} "
+            f"{1e3 * self.seconds_per_step:>10.1f}"
+        )
 
 
-def ready(device: torch.device) -> None:
-    """Start torch's profiler; to be called in the thread that imported torch, since it complains of any other."""
-    if device.type == "cpu":
-        peak_memory(device, lambda: lambda: None)
+ACCUMULATION_HEADER = "     precision  steps  relative L2    |α − 1|  L2 against fp64  ms a step"
 
 
-def _highest(events: Sequence[Mapping[str, Any]]) -> int:
-    """The highest sum of allocations and frees since the mark began, from the events of a trace."""
-    mark = next(event for event in events if event["name"] == MARK)
-    changes = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event["name"] == "[memory]")
-    during = [size for at, size in changes if mark["ts"] <= at <= mark["ts"] + mark["dur"]]
-    return max(itertools.accumulate(during, initial=0))
+def accumulation_cells(
+    config: OverfitConfig, precisions: Sequence[str] = PRECISIONS, accumulation_steps: Sequence[int] = (1, 2, 4, 8)
+) -> Iterator[AccumulationCell]:
+    """Precision × accumulation at the first weights: does accumulating change the gradient?
 
+    Args:
+        config: scenes, network and loop.
+        precisions: rows of the table.
+        accumulation_steps: columns of the table, divisors of 64.
 
-def line(cell: PrecisionCell) -> str:
-    """One line for a terminal."""
-    mark = "ok " if cell.passed else "RED"
-    shape = f"{cell.accumulation_steps:>2} × {BATCH // cell.accumulation_steps:<2}"
-    return (
-        f"{mark} {cell.mode:<22} {shape} L2 {cell.relative_error:.1e} |α−1| {cell.alpha_error:.1e} "
-        f"replay {cell.replay_error:.1e} underflow {cell.underflow:.1e} stuck {cell.stuck:.1e} "
-        f"{1e3 * cell.seconds:5.0f} ms {cell.peak_bytes / 2**20:5.2f} MiB"
-    )
-
-
-def unexpected(cells: Sequence[PrecisionCell]) -> list[str]:
-    """What contradicts the expectations of the modes, one sentence each: red where sound, or green where it is not."""
-    said = [f"{line(cell)}: {', '.join(cell.red)}" for cell in cells if MODES[cell.mode].sound and cell.red]
-    for mode in MODES.values():
-        due = [cell for cell in cells if cell.mode == mode.name and cell.accumulation_steps >= mode.red_from > 0]
-        if due and all(cell.passed for cell in due):
-            said.append(f"{mode.name}: expected red, and all {len(due)} cells are green")
-    return said
+    Raises:
+        InputError: for a number of steps that does not divide 64.
+    """
+    for count in accumulation_steps:
+        if BATCH % count:
+            raise InputError(f"accumulation_steps holds {count}; allowed: divisors of {BATCH}")
+    data = config.data()[:BATCH]
+    exact, _ = first_window(config.changed(precision="fp64"), data, BATCH, 1)
+    for precision in precisions:
+        chosen = config.changed(precision=precision)
+        limit, alpha_limit = GRADIENT_TOLERANCES[precision]
+        reference, _ = first_window(chosen, data, BATCH, 1)
+        for count in accumulation_steps:
+            gradient, record = first_window(chosen, data, BATCH // count, count)
+            against = compare(gradient, reference)
+            errors = against.relative_error, abs(against.alpha - 1)
+            passed = errors[0] <= limit and errors[1] <= alpha_limit
+            yield AccumulationCell(
+                precision, count, *errors, compare(gradient, exact).relative_error, record.seconds, passed
+            )
 
 
 def _worst(values: Iterable[float]) -> float:
     """The largest; NaN if there is one, or nothing."""
-    found = list(values)
-    return math.nan if not found or any(math.isnan(value) for value in found) else max(found)
+    known = list(values)
+    return math.nan if not known or any(math.isnan(value) for value in known) else max(known)

@@ -19,7 +19,7 @@ import yaml
 
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
-from rislab.sanity import overfit
+from rislab.sanity import overfit_ladder
 from rislab.sanity.overfit import OverfitConfig
 from rislab.training.streaming import LearningConfig
 from rislab.tuning.analysis import Rerun, best_rerun, inert_dimensions, search_warnings, top_trials
@@ -172,7 +172,7 @@ def _climb(config: TuningConfig, known: dict[str, Any], skip: bool) -> Generator
     state: dict[str, Any] = {"skipped": False, "passed": False, "design": design, "checks": []}
     yield state
     red = []
-    for check in overfit.ladder(
+    for check in overfit_ladder.ladder(
         OverfitConfig(preset=base.preset, design=design, precision=base.precision, device=base.device)
     ):
         red += [] if check.passed else [check.name]

@@ -56,10 +56,10 @@ def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["faults", "--quiz-key", "3"]) == 0
     first = capsys.readouterr().out
-    assert [line.split(". ", 1)[1] for line in first.splitlines()] == quiz.key(3)
+    assert [line.split(". ", 1)[1] for line in first.splitlines()] == quiz.answer_key(3)
     assert main(["faults", "--quiz-key", "3"]) == 0
     assert capsys.readouterr().out == first
-    assert quiz.key(3) != quiz.key(4)
+    assert quiz.answer_key(3) != quiz.answer_key(4)
 
 
 @pytest.mark.parametrize(

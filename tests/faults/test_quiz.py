@@ -13,7 +13,7 @@ from rislab.faults.quiz import Quiz
 def test_questions_are_those_of_the_seed(seed: int) -> None:
     asked = quiz.questions(seed, 8)
     assert asked == quiz.questions(seed, 8)
-    assert quiz.key(seed, 8) == [question.fault.name for question in asked]
+    assert quiz.answer_key(seed, 8) == [question.fault.name for question in asked]
     # The teacher's list of eight holds for a class that is asked six.
     assert quiz.questions(seed, 6) == asked[:6]
     assert len({question.fault.name for question in asked}) == 8
@@ -24,7 +24,7 @@ def test_questions_are_those_of_the_seed(seed: int) -> None:
 
 
 def test_seeds_differ_and_the_answer_stands_anywhere() -> None:
-    assert quiz.key(1) != quiz.key(2)
+    assert quiz.answer_key(1) != quiz.answer_key(2)
     places = {question.choices.index(question.fault.name) for question in quiz.questions(3, len(quiz.candidates()))}
     assert places == set(range(quiz.CHOICES))
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from rislab.errors import InputError
-from rislab.faults import catalogue, exercises, story
+from rislab.faults import catalogue, comparison, exercises, story
 from rislab.faults.fault import source_of
+from rislab.faults.loop_layout import StatementPlace, statement_places
 from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, REPAIR_ORDER, Replay, StoryConfig, replay
 from rislab.training.records import epoch_records
 
@@ -122,7 +123,7 @@ def test_accomplices_that_no_curve_shows_tell_themselves_off_the_correct_code() 
     assert all(catalogue.find_fault(name).symptoms for name in EXTRA_FAULTS)
     for name in EXTRA_FAULTS[len(REPAIR_ORDER) - 2 :]:
         sign = catalogue.find_fault(name).symptoms[0]
-        reading = story.first_symptom(name)
+        (reading,) = comparison.compare_symptoms(catalogue.find_fault(name), 1)
         assert sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct), name
 
 
@@ -133,13 +134,13 @@ def test_the_probe_is_silent_after_the_loop() -> None:
 
 
 def test_the_table_of_indents_is_that_of_the_source() -> None:
-    def table(culprit: str) -> dict[str, story.StatementPlace]:
+    def table(culprit: str) -> dict[str, StatementPlace]:
         fault = LOOP_VARIANTS[culprit].fault
         source = catalogue.find_fault(fault).edited() if fault else source_of("training.loop")
-        places = {place.what: place for place in story.statement_columns(source)}
+        places = {place.name: place for place in statement_places(source)}
         for place in places.values():
             line = source.splitlines()[place.line - 1]
-            assert len(line) - len(line.lstrip()) == place.column and place.what.split(".")[-1] in line
+            assert len(line) - len(line.lstrip()) == place.column and place.name.split(".")[-1] in line
         return places
 
     correct, one, two = (table(name) for name in ("correct loop", "stage one", "stage two"))
@@ -177,7 +178,7 @@ def test_a_wrong_key_makes_the_nan_loud_and_the_gate_makes_it_silent_again() -> 
         ({"fault": "the butler"}, "fault is 'the butler'"),
         ({"extra_faults": ["the butler"]}, "extra_faults is 'the butler'"),
         ({"fault": "stage one", "extra_faults": ["step gate too strict"]}, "'step gate too strict', but stage one"),
-        ({"extra_faults": ["split leakage", "split leakage"]}, "'split leakage' twice"),
+        ({"extra_faults": ["split leakage", "split leakage"]}, "each value once"),
         ({"lr": -1.0}, "lr is -1.0"),
     ],
 )

@@ -24,7 +24,7 @@ LONG = PrecisionConfig(scenes=64, windows=1000)
 @pytest.fixture(scope="module")
 def plain() -> list[Progress]:
     """What a run without a panel yields."""
-    return list(precision.stream(SMALL))
+    return list(precision.stream_cells(SMALL))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, live: None, plain: list[Progress])
     def again(config: PrecisionConfig) -> Generator[Progress]:
         yield from plain
 
-    monkeypatch.setattr(precision_panel, "stream", again)
+    monkeypatch.setattr(precision_panel, "stream_cells", again)
 
 
 def cells_of(progress: list[Progress]) -> list[PrecisionCell]:
@@ -124,7 +124,7 @@ def test_an_exception_is_shown_and_raised_where_the_panel_is_awaited(
         yield cells_of(plain)[0]
         raise FloatingPointError("nothing adds up")
 
-    monkeypatch.setattr(precision_panel, "stream", stream)
+    monkeypatch.setattr(precision_panel, "stream_cells", stream)
     panel = panels.precision(SMALL)
     with pytest.raises(FloatingPointError, match="nothing adds up"):
         awaited(panel)

@@ -16,7 +16,8 @@ import torch
 from rislab.errors import InputError
 from rislab.plots import style
 from rislab.plots import training as training_plots
-from rislab.sanity import overfit
+from rislab.sanity import checks
+from rislab.sanity.precision import AccumulationCell
 from rislab.training.records import (
     Counters,
     EpochRecord,
@@ -425,9 +426,9 @@ def test_matrix_prints_the_numbers_where_they_belong() -> None:
 
 
 def test_matrix_and_ladder_take_the_cells_and_rungs_of_the_overfit_lab() -> None:
-    measured = overfit.Cell("bf16", 4, 2e-2, 7e-4, 3e-2, 0.5, True)
+    measured = AccumulationCell("bf16", 4, 2e-2, 7e-4, 3e-2, 0.5, True)
     assert training_plots.matrix([measured]).data[0].text.tolist() == [["2.0e-02"]]
-    judged = overfit.CheckResult("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
+    judged = checks.CheckResult("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
     assert list(trace(training_plots.ladder_figure([judged]), "✓ passed").x) == [1.0]
 
 

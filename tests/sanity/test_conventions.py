@@ -65,7 +65,7 @@ def test_badge_displays_every_check_with_its_number() -> None:
 def test_definition_is_the_steering_function_of_one_element_by_hand() -> None:
     config = SceneConfig.preset("classroom", ris_shape=(1, 2), wavelength=0.2)
     place = [torch.tensor([value]) for value in (0.3, -0.2, 1.5)]
-    vector = conventions.definition(config, *place)[0]
+    vector = conventions.steering_by_definition(config, *place)[0]
     # The second element sits at y = +λ/4.
     x, y, z = (1.5 * math.cos(-0.2) * math.cos(0.3), 1.5 * math.cos(-0.2) * math.sin(0.3), 1.5 * math.sin(-0.2))
     path = math.sqrt(x**2 + (y - 0.05) ** 2 + z**2) - 1.5

@@ -12,7 +12,9 @@ from rislab.checkup.gradients import compare
 from rislab.errors import InputError
 from rislab.faults import catalogue
 from rislab.faults.patching import patched
-from rislab.sanity import overfit
+from rislab.sanity import checks, overfit, overfit_ladder
+from rislab.sanity.checks import Verdict
+from rislab.sanity.precision import accumulation_cells
 from rislab.training.records import Record, epoch_records
 
 # Small, and with ragged windows: 6 micro-batches of 12 (the last of 4) in windows of 4.
@@ -20,16 +22,16 @@ SMALL = {"preset": "classroom", "scenes": 64, "micro_batch": 12, "accumulation_s
 
 
 @pytest.fixture(scope="module")
-def green() -> dict[str, overfit.CheckResult]:
-    return {check.name: check for check in overfit.ladder(overfit.OverfitConfig(**SMALL))}
+def green() -> dict[str, checks.CheckResult]:
+    return {check.name: check for check in overfit_ladder.ladder(overfit.OverfitConfig(**SMALL))}
 
 
-def test_every_rung_holds_on_the_correct_house(green: dict[str, overfit.CheckResult]) -> None:
+def test_every_rung_holds_on_the_correct_house(green: dict[str, checks.CheckResult]) -> None:
     assert [check.line() for check in green.values() if not check.passed] == []
     assert len(green) == 18
 
 
-def test_every_rung_can_be_made_red(green: dict[str, overfit.CheckResult]) -> None:
+def test_every_rung_can_be_made_red(green: dict[str, checks.CheckResult]) -> None:
     named = {check for fault in catalogue.FAULTS for check in fault.checks}
     assert named == set(green)
 
@@ -39,7 +41,7 @@ def test_every_rung_can_be_made_red(green: dict[str, overfit.CheckResult]) -> No
 def test_a_fault_turns_its_rungs_red(fault: catalogue.Fault) -> None:
     with patched(fault) as package:
         config = package.sanity.overfit.OverfitConfig(**SMALL)
-        checks = {check.name: check for check in package.sanity.overfit.ladder(config, only=fault.checks)}
+        checks = {check.name: check for check in package.sanity.overfit_ladder.ladder(config, only=fault.checks)}
     assert {name for name, check in checks.items() if not check.passed} == set(fault.checks)
 
 
@@ -67,22 +69,22 @@ def test_a_broken_house_leaves_the_real_one_alone() -> None:
 def test_whole_set_survives_being_stopped(tmp_path: Path) -> None:
     config = overfit.OverfitConfig(**{**SMALL, "epochs": 5})
     seen: list[Record] = []
-    straight = list(overfit.ladder(config, only=["whole set", "event counts"], on_record=seen.append))
+    straight = list(overfit_ladder.ladder(config, only=["whole set", "event counts"], on_record=seen.append))
     stopped = overfit.FullTraining(config, config.data(), tmp_path)
     stream = stopped.stream()
     for _ in range(4):
         next(stream)
     stream.close()
-    resumed = list(overfit.ladder(config, only=["whole set", "event counts"], folder=tmp_path))
+    resumed = list(overfit_ladder.ladder(config, only=["whole set", "event counts"], folder=tmp_path))
     assert [check.value for check in resumed] == [check.value for check in straight]
-    again = list(overfit.ladder(config, only=["whole set"], folder=tmp_path))
-    given = list(overfit.ladder(config, only=["whole set"], trained=(config.model(), seen)))
+    again = list(overfit_ladder.ladder(config, only=["whole set"], folder=tmp_path))
+    given = list(overfit_ladder.ladder(config, only=["whole set"], trained=(config.model(), seen)))
     assert given[0].value == straight[0].value
     assert again[0].value == straight[0].value == epoch_records(seen)[-1].train_eval
 
 
 def test_matrix_compares_every_precision_with_one_batch() -> None:
-    cells = list(overfit.matrix(overfit.OverfitConfig(), accumulation_steps=(1, 4)))
+    cells = list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 4)))
     assert [(cell.precision, cell.accumulation_steps) for cell in cells] == [
         (precision, count) for precision in ("fp64", "fp32", "bf16", "fp16") for count in (1, 4)
     ]
@@ -111,7 +113,7 @@ def test_gradients_are_compared_in_scale_and_direction() -> None:
 
 def test_a_rung_that_is_not_a_number_is_red() -> None:
     for relation in ("<=", ">=", "=="):
-        assert not overfit._holds(overfit.Verdict(math.nan, relation, 1.0, ""))
+        assert not Verdict(math.nan, relation, 1.0, "").holds
 
 
 @pytest.mark.parametrize(
@@ -131,18 +133,18 @@ def test_bad_ladder_fields_are_named(fields: dict[str, object], said: str) -> No
         overfit.OverfitConfig.from_dict(fields)
     assert said in str(caught.value)
     with pytest.raises(InputError, match="only is 'top'"):
-        list(overfit.ladder(overfit.OverfitConfig(), only=["top"]))
+        list(overfit_ladder.ladder(overfit.OverfitConfig(), only=["top"]))
 
 
 def test_a_run_that_was_stopped_is_judged_by_what_it_did() -> None:
     config = overfit.OverfitConfig(**SMALL)
     records = list(overfit.FullTraining(config, config.data()).records())
     half = [record for record in records if record.epoch <= 30]
-    checks = overfit.ladder(config, only=["whole set", "event counts"], trained=(config.model(), half))
+    checks = overfit_ladder.ladder(config, only=["whole set", "event counts"], trained=(config.model(), half))
     whole, ledger = checks
     assert "after 30 of 60 epochs" in whole.sentence
     assert ledger.passed
-    early = overfit.ladder(config, only=["whole set", "event counts"], trained=(config.model(), records[:1]))
+    early = overfit_ladder.ladder(config, only=["whole set", "event counts"], trained=(config.model(), records[:1]))
     for check in early:
         assert not check.passed
         assert "stopped before its first epoch ended" in check.sentence
@@ -150,4 +152,4 @@ def test_a_run_that_was_stopped_is_judged_by_what_it_did() -> None:
 
 def test_only_divisors_of_the_batch_are_compared() -> None:
     with pytest.raises(InputError, match="accumulation_steps holds 3; allowed: divisors of 64"):
-        list(overfit.matrix(overfit.OverfitConfig(), accumulation_steps=(1, 3)))
+        list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 3)))

@@ -17,8 +17,10 @@ from rislab.checkup.gradients import compare, flat_gradient
 from rislab.errors import InputError
 from rislab.sanity import precision
 from rislab.sanity.checks import one_window
+from rislab.sanity.memory import peak_memory
 from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
-from rislab.sanity.precision import BATCH, PrecisionCell, PrecisionConfig, Underflow, WindowComparison, peak_memory
+from rislab.sanity.overfit import BATCH
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison
 from rislab.training.loop import windows
 
 CPU = torch.device("cpu")
@@ -27,7 +29,7 @@ CONFIG = PrecisionConfig(scenes=64, windows=6, accumulation_steps=(1, 4))
 
 @pytest.fixture(scope="module")
 def table() -> dict[tuple[str, int], PrecisionCell]:
-    return {(cell.mode, cell.accumulation_steps): cell for cell in precision.cells(CONFIG)}
+    return {(cell.mode, cell.accumulation_steps): cell for cell in precision.precision_cells(CONFIG)}
 
 
 def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], PrecisionCell]) -> None:
@@ -70,16 +72,16 @@ def test_the_loop_is_innocent_of_batch_statistics(table: dict[tuple[str, int], P
 
 
 def test_expectations_hold_and_their_opposites_are_named(table: dict[tuple[str, int], PrecisionCell]) -> None:
-    assert precision.unexpected(list(table.values())) == []
+    assert precision.unexpected_cells(list(table.values())) == []
     swapped = [
         dataclasses.replace(table["BatchNorm", 4], mode="fp32"),
         dataclasses.replace(table["fp32", 4], mode="BatchNorm"),
     ]
-    first, second = precision.unexpected(swapped)
+    first, second = precision.unexpected_cells(swapped)
     assert "RED fp32" in first and "relative L2" in first
     assert second == "BatchNorm: expected red, and all 1 cells are green"
     # In one batch BatchNorm is expected to be green, and nothing is said of a mode that was not run.
-    assert precision.unexpected([table["BatchNorm", 1]]) == []
+    assert precision.unexpected_cells([table["BatchNorm", 1]]) == []
 
 
 def test_the_reference_is_the_gradient_of_the_loop_in_float64() -> None:
@@ -101,7 +103,7 @@ def test_the_reference_is_the_gradient_of_the_loop_in_float64() -> None:
 def test_the_alarm_grows_as_the_error_of_a_sound_run_does() -> None:
     """fp32 learns one batch almost by heart: relative L2 grows a hundredfold, its product with √NMSE does not."""
     config = PrecisionConfig(scenes=64, windows=80, modes=("fp32",), accumulation_steps=(1,))
-    (cell,) = precision.cells(config)
+    (cell,) = precision.precision_cells(config)
     assert cell.nmse < 1e-3
     assert cell.relative_error > 10 * cell.windows[0].relative_error
     assert cell.red == ()
@@ -195,7 +197,7 @@ def test_without_the_scaler_there_is_no_scale(table: dict[tuple[str, int], Preci
 
 def test_pure_bf16_holds_weights_gradients_and_moments_in_bfloat16() -> None:
     mode = MODES["pure bf16"]
-    model, records = precision.begin(CONFIG, mode, 1, CONFIG.data())
+    model, records = precision.begin_run(CONFIG, mode, 1, CONFIG.data())
     next(records)
     kept = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert {parameter.dtype for parameter in kept} == {torch.bfloat16}
@@ -255,10 +257,10 @@ def test_lists_are_taken_as_they_come_from_a_notebook() -> None:
 def test_a_run_in_a_thread_of_its_own_prints_nothing() -> None:
     script = (
         "import threading, torch\n"
-        "from rislab.sanity import precision\n"
-        "precision.ready(torch.device('cpu'))\n"
+        "from rislab.sanity import memory, precision\n"
+        "memory.start_profiler(torch.device('cpu'))\n"
         "config = precision.PrecisionConfig(scenes=64, windows=2, modes=['fp32', 'fp16'], accumulation_steps=[2])\n"
-        "thread = threading.Thread(target=lambda: list(precision.cells(config)))\n"
+        "thread = threading.Thread(target=lambda: list(precision.precision_cells(config)))\n"
         "thread.start(); thread.join()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -24,7 +24,8 @@ from rislab.errors import InputError
 from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.checks import one_window
-from rislab.sanity.overfit import OracleModel, OverfitConfig
+from rislab.sanity.ladder_checks import OracleModel
+from rislab.sanity.overfit import OverfitConfig
 from rislab.training.loop import TrainConfig, TrainState, config_warnings, evaluate, fit, windows
 from rislab.training.records import (
     EpochRecord,

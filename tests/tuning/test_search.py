@@ -19,7 +19,7 @@ import yaml
 
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.sanity import overfit
+from rislab.sanity import overfit_ladder
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import load_model, read_config, read_records
 from rislab.tuning import search, workers
@@ -87,14 +87,14 @@ def test_the_winner_is_trained_again_with_seeds_of_its_own(
 
 def short_ladder(monkeypatch: pytest.MonkeyPatch, red: str = "") -> list[Any]:
     """Two checks instead of all, one of them perhaps red; returns the configurations that climb."""
-    honest, climbs = overfit.ladder, []
+    honest, climbs = overfit_ladder.ladder, []
 
     def short(config: Any) -> Any:
         climbs.append(config)
         for check in honest(config, only=["splits", "oracle"]):
             yield dataclasses.replace(check, passed=check.name != red)
 
-    monkeypatch.setattr(search.overfit, "ladder", short)
+    monkeypatch.setattr(search.overfit_ladder, "ladder", short)
     return climbs
 
 

@@ -1,0 +1,34 @@
+"""The edit of a fault in colours that a light and a dark page can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import DiffLexer
+from pygments.style import Style
+from pygments.token import Generic
+
+from rislab.faults.fault import Fault
+
+
+class _Tints(Style):  # type: ignore[misc]
+    """As in the figures: what is correct is blue, what is faulty vermillion; dark text, whatever the page's is."""
+
+    styles = {Generic.Deleted: "bg:#b8d8ee #111111", Generic.Inserted: "bg:#f3c9a8 #111111"}  # noqa: RUF012
+
+
+@dataclass(frozen=True)
+class Diff:
+    """The edit of a fault: coloured in a notebook, a unified diff as text."""
+
+    fault: Fault
+
+    def __repr__(self) -> str:
+        return self.fault.diff()
+
+    def _repr_html_(self) -> str:
+        css = "white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,Menlo,Consolas,monospace"
+        formatter = HtmlFormatter(style=_Tints, noclasses=True, nobackground=True, prestyles=css)
+        return str(highlight(self.fault.diff(), DiffLexer(), formatter))
