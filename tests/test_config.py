@@ -48,6 +48,7 @@ class Sample(Config):
     mode: str = choice("fast", ("fast", "slow"), "how")
     bits: int = choice(8, (8, 16), "of a number")
     both: tuple[str, ...] = choice(("fast",), ("fast", "slow"), "which", many=True)
+    some: tuple[str, ...] = text((), "names", many=True, empty=True)
     on: bool = switch(True, "whether")
     title: str = text("", "shown above")
     device: str = device()
@@ -62,6 +63,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "mode": st.sampled_from(["fast", "slow"]),
     "bits": st.sampled_from([8, 16]),
     "both": st.lists(st.sampled_from(["fast", "slow"]), min_size=1, unique=True),
+    "some": st.lists(st.text(), unique=True),
     "on": st.booleans(),
     "title": st.text(),
     "device": st.just("cpu"),

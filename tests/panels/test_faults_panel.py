@@ -148,7 +148,7 @@ def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) ->
     assert panel.headline == "Question 1 of 2 (1 of 1 right)"
     assert all(button.disabled for button in names)
     assert views.options == QUIZ_VIEWS and views.value == "answer"
-    assert "Right." in shown(panel) and f"+ {right[0]}" in shown(panel)
+    assert "Right." in shown(panel) and f"({right[0]})" in shown(panel)
     assert "What the checkup says" in shown(panel)
     assert all(finding.name in shown(panel) for finding in panel.findings(1))
     next(button for button in of_kind(panel, "Button") if button.description == "Next").click()

@@ -68,7 +68,7 @@ def test_every_name_is_in_the_legend_once(never: OptimiserRun) -> None:
 def test_signals_are_what_was_measured(never: OptimiserRun) -> None:
     figure = signals(never)
     drawn = named(figure, "faulty")
-    for trace, values in zip(drawn, ("alpha", "cosine", "stepped", "rate", "moved"), strict=True):
+    for trace, values in zip(drawn, ("alpha", "cosine", "steps", "head_rate", "relative_update"), strict=True):
         np.testing.assert_array_equal(trace.y, getattr(never.faulty, values))
     assert figure.layout.yaxis2.type is None  # α of 4 needs no logarithm
     clipped = signals(case_of("clipped before unscaling"))
