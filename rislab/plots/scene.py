@@ -11,7 +11,7 @@ import torch
 
 from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import Place, SceneAnalysis, SpectraView
-from rislab.plots.spectra import REACH, SHARE
+from rislab.plots.bound import REACH, SHARE
 from rislab.plots.style import BLUE, GREEN, GREY, SKY, VERMILLION, template
 
 FLOOR_DB = -40.0

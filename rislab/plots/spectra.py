@@ -1,7 +1,6 @@
-"""Pictures of space: spectra, positions and bounds as plotly figures in the look of rislab.plots.style.
+"""Spectra over directions and ranges, and values over what was varied.
 
-Pure functions like those: light by default, dark by `figure.update_layout(template=template("dark"))`. Rings are true
-sources, crosses are estimates, and grey is what the Cramér–Rao bound allows.
+Rings are true sources, crosses are estimates, and grey is what the Cramér–Rao bound allows.
 """
 
 from __future__ import annotations
@@ -16,33 +15,14 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
-from rislab.data.geometry import Grid, position, position_jacobian
+from rislab.data.geometry import Grid
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
-from rislab.music.crb import Bound
-from rislab.music.metrics import Matching
 from rislab.music.spectra import Spectrum
-from rislab.plots.style import GREY, SKY, VERMILLION, Array, TraceStyle, template, trace_styles
+from rislab.plots.style import GREY, LEGEND_ABOVE, VERMILLION, Array, TraceStyle, template, trace_styles
 
 Sources = tuple[ArrayLike, ArrayLike]
-# Levels of pairs of normal errors: 95 % lie within √5.99 standard deviations, since χ² has two degrees of freedom.
-SHARE = 0.95
-REACH = math.sqrt(-2 * math.log(1 - SHARE))
 METRES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0, 100.0)
-ABOVE = {
-    "orientation": "h",
-    "itemsizing": "constant",
-    "x": 1,
-    "xanchor": "right",
-    "yref": "container",
-    "y": 1,
-    "yanchor": "top",
-}
-
-
-def beam_map(values: ArrayLike, azimuth: ArrayLike, elevation: ArrayLike, *, title: str, **options: Any) -> go.Figure:
-    """One map of power over azimuth and elevation; `options` are those of beam_maps()."""
-    return beam_maps({title: values}, azimuth, elevation, **options)
 
 
 def beam_maps(
@@ -58,7 +38,8 @@ def beam_maps(
 
     Args:
         named: [P, Q] or [P, Q, 1] by title, linear power ≥ 0 (not dB). NaN stays blank, and the title counts it.
-        azimuth: [P], elevation: [Q], radians; the axes show degrees.
+        azimuth: [P], radians; the axis shows degrees.
+        elevation: [Q], radians; the axis shows degrees.
         sources: azimuth and elevation of the true sources, radians, drawn as rings.
         peaks: azimuth and elevation of estimates by title, radians, drawn as crosses.
         floor_db: lower end of the colour scale, < 0.
@@ -92,7 +73,9 @@ def beam_maps(
     scale = {"colorscale": "Cividis", "cmin": floor_db, "cmax": 0.0, "colorbar": bar}
     lines = max((title.count("<br>") for title in titles), default=0)
     top = 40 + 18 * lines + (32 if sources or peaks else 0)
-    figure.update_layout(template=template(), coloraxis=scale, legend=ABOVE, height=top + 60 + 330 * rows, margin_t=top)
+    figure.update_layout(
+        template=template(), coloraxis=scale, legend=LEGEND_ABOVE, height=top + 60 + 330 * rows, margin_t=top
+    )
     figure.update_xaxes(range=_ends(x), showgrid=False).update_xaxes(title_text="azimuth (°)", row=rows)
     figure.update_yaxes(range=_ends(y), showgrid=False).update_yaxes(title_text="elevation (°)", col=1)
     return figure.update_annotations(font_size=14)
@@ -109,18 +92,20 @@ def spectra(
     """Maps of spectra side by side with their peaks as crosses: the largest value over the ranges, see beam_maps().
 
     Args:
-        named: spectra over one grid, by title. grid: that grid.
-        scene: one scene, whose active sources are drawn as rings. number: which scene of the spectra.
+        named: spectra over one grid, by title.
+        grid: that grid.
+        scene: one scene, whose active sources are drawn as rings.
+        number: which scene of the spectra.
         floor_db: lower end of the colour scale, < 0.
     """
     peaks = {}
     for name, spectrum in named.items():
         check_number(f"number for {name!r}", number, 0, len(spectrum.values) - 1, integer=True)
-        found = spectrum.peaks.active[number]
-        peaks[name] = (spectrum.peaks.azimuth[number][found], spectrum.peaks.elevation[number][found])
+        active = spectrum.peaks.active[number]
+        peaks[name] = (spectrum.peaks.azimuth[number][active], spectrum.peaks.elevation[number][active])
     rings = None
     if scene is not None:
-        _one(scene)
+        check_single_scene(scene)
         rings = (scene.azimuth[scene.active], scene.elevation[scene.active])
     values = {name: spectrum.map[number] for name, spectrum in named.items()}
     return beam_maps(values, grid.azimuth, grid.elevation, sources=rings, peaks=peaks, floor_db=floor_db)
@@ -165,11 +150,11 @@ def range_cut(
         true = {"x": [1 / r, 1 / r], "y": [floor_db, 2], "line": {"color": GREY, "width": 1.5}, "name": "true range"}
         note = f"true range {r:.3f} m<extra></extra>"
         figure.add_scatter(**true, mode="lines", hovertemplate=note, legendgroup="truth", showlegend=place == 0, **cell)
-        for pen, levels in zip(trace_styles(curves), curves.values(), strict=True):
-            what = f"<b>{pen.name}</b><br>range %{{customdata:.3f}} m<br>%{{y:.2f}} dB<extra></extra>"
-            data = {"x": 1 / metres, "y": levels[place], "customdata": metres, "name": pen.name}
-            look = {"mode": "lines", "line": {"color": pen.colour, "dash": pen.dash, "width": 2}}
-            group = {"legendgroup": pen.name, "showlegend": place == 0, "hovertemplate": what}
+        for style, levels in zip(trace_styles(curves), curves.values(), strict=True):
+            what = f"<b>{style.name}</b><br>range %{{customdata:.3f}} m<br>%{{y:.2f}} dB<extra></extra>"
+            data = {"x": 1 / metres, "y": levels[place], "customdata": metres, "name": style.name}
+            look = {"mode": "lines", "line": {"color": style.colour, "dash": style.dash, "width": 2}}
+            group = {"legendgroup": style.name, "showlegend": place == 0, "hovertemplate": what}
             figure.add_scatter(**data, **look, **group, **cell)
     nearest, farthest = metres.min(), metres.max()
     ticks = _apart([value for value in METRES if nearest <= value <= farthest], 1 / nearest - 1 / farthest)
@@ -179,79 +164,7 @@ def range_cut(
     figure.update_yaxes(range=[floor_db, 2])
     figure.update_yaxes(title_text="dB below the peak of each curve", col=1)
     figure.update_annotations(font_size=14)
-    return figure.update_layout(template=template(), legend=ABOVE, margin_t=104, height=164 + 300 * rows)
-
-
-def bound_ellipses(scene: SceneBatch, bound: Bound, draws: Matching | None = None) -> go.Figure:
-    """Where the Cramér–Rao bound lets estimates of one scene fall, and where they fell.
-
-    Args:
-        scene: one scene. bound: its bound, for the same source slots.
-        draws: estimates of many draws of the noise matched with the scene, as match() gives them; misses stay out.
-
-    Returns:
-        The room from above and from the side with the surface in it; below, for each source, the errors of azimuth and
-        elevation against that of the range. Ellipses hold 95 % of unbiased normal errors of the bound's covariance;
-        what has no finite bound has no ellipse.
-    """
-    _one(scene)
-    if bound.blocks.shape[:2] != scene.active.shape:
-        raise InputError(
-            f"bound is of {tuple(bound.blocks.shape[:2])} scenes and sources; allowed: {tuple(scene.active.shape)}"
-        )
-    if draws is not None and draws.hit.shape[1] != scene.active.shape[1]:
-        raise InputError(f"draws have {draws.hit.shape[1]} sources; allowed: {scene.active.shape[1]}, as the scene has")
-    slots = scene.active[0].nonzero().squeeze(-1).tolist()
-    columns = 2 * len(slots)
-    specs = [[{"colspan": len(slots)}, *[None] * (len(slots) - 1)] * 2]
-    specs += [[{"colspan": 2}, None] * len(slots)] * 2
-    owners = [_Source(scene, bound, draws, slot) for slot in slots]
-    titles = ["from above", "from the side"]
-    titles += [f"source {one.slot + 1}: {_inside(*one.pair(angle))}" for angle in (0, 1) for one in owners]
-    spacing = {"row_heights": [0.44, 0.28, 0.28], "vertical_spacing": 0.1, "horizontal_spacing": 0.3 / columns}
-    figure = make_subplots(3, columns, specs=specs, subplot_titles=titles, **spacing)
-    _room(figure, scene, len(slots))
-    for place, (pen, own) in enumerate(zip(trace_styles(f"source {slot + 1}" for slot in slots), owners, strict=True)):
-        for column, rows in ((1, [0, 1]), (1 + len(slots), [0, 2])):
-            seen = own.spots[:, rows], own.spread[rows][:, rows]
-            _cloud(figure, pen, *seen, own.spot[rows], (1, column), "m", place)
-        for angle, name in enumerate(("azimuth", "elevation")):
-            cell = (2 + angle, 2 * place + 1)
-            _cloud(figure, pen, *own.pair(angle), np.zeros(2), cell, "°", place)
-            figure.update_xaxes(title_text=f"{name} error (°)", row=cell[0], col=cell[1])
-    figure.update_yaxes(title_text="range error (m)", row=2, col=1)
-    figure.update_yaxes(title_text="range error (m)", row=3, col=1)
-    figure.update_annotations(font_size=14)
-    return figure.update_layout(template=template(), legend=ABOVE, height=1080, margin_t=80)
-
-
-class _Source:
-    """One source in degrees and metres: where it is, its bound, and the errors of its estimates, [D,3]."""
-
-    def __init__(self, scene: SceneBatch, bound: Bound, draws: Matching | None, slot: int) -> None:
-        self.slot = slot
-        place = [axis[0, slot].double() for axis in (scene.azimuth, scene.elevation, scene.range)]
-        turn = position_jacobian(*place).numpy()
-        block = bound.blocks[0, slot].cpu().numpy()
-        degrees = np.array([180 / math.pi, 180 / math.pi, 1.0])
-        self.spot: Array = position(*place).numpy()
-        self.spread: Array = turn @ block @ turn.T
-        self.block: Array = degrees[:, None] * block * degrees
-        errors = np.zeros((0, 3))
-        self.spots = np.zeros((0, 3))
-        if draws is not None:
-            axes = [
-                axis[:, slot][draws.hit[:, slot]].double() for axis in (draws.azimuth, draws.elevation, draws.range)
-            ]
-            errors = np.stack([axis.numpy() for axis in axes], axis=-1)
-            found = [middle + error for middle, error in zip(place, axes, strict=True)]
-            self.spots = position(*found).numpy()
-        self.errors: Array = errors * degrees
-
-    def pair(self, angle: int) -> tuple[Array, Array]:
-        """Errors [D,2] of azimuth (0) or elevation (1) and of the range, and the bound on their covariance."""
-        rows = [angle, 2]
-        return self.errors[:, rows], self.block[rows][:, rows]
+    return figure.update_layout(template=template(), legend=LEGEND_ABOVE, margin_t=104, height=164 + 300 * rows)
 
 
 def sweep(
@@ -268,27 +181,33 @@ def sweep(
     """Measured values against what was varied, with what the bound allows as a grey line.
 
     Args:
-        named: [X] by method; NaN leaves a gap. x: [X], in rising order.
-        title, x_title, y_title: texts; those of the axes with units.
+        named: [X] by method; NaN leaves a gap.
+        x: [X], in rising order.
+        title: of the figure.
+        x_title: of the axis, with its unit.
+        y_title: of the axis, with its unit.
         allowed: [X], what the Cramér–Rao bound allows.
-        log_x, log_y: logarithmic axes; on those all values must be > 0.
+        log_x: logarithmic axis; all x must be > 0.
+        log_y: logarithmic axis; all values must be > 0.
     """
     along = np.asarray(x, dtype=np.float64).reshape(-1)
     if log_x:
         _check_positive("x", along)
     figure = go.Figure(layout={"template": template(), "title_text": title, "height": 460})
     grey = [] if allowed is None else [(TraceStyle("what the bound allows", GREY, "solid", "circle"), allowed)]
-    for pen, values in [*grey, *zip(trace_styles(named), named.values(), strict=True)]:
+    for style, values in [*grey, *zip(trace_styles(named), named.values(), strict=True)]:
         heights = np.asarray(values, dtype=np.float64)
         if heights.shape != along.shape:
-            raise InputError(f"curve {pen.name!r} has shape {heights.shape}; allowed: {along.shape}, as x has")
+            raise InputError(f"curve {style.name!r} has shape {heights.shape}; allowed: {along.shape}, as x has")
         if log_y and (heights <= 0).any():
-            raise InputError(f"curve {pen.name!r} goes down to {np.nanmin(heights):g}; allowed: above 0 on a log axis")
-        what = f"<b>{pen.name}</b><br>%{{y:.4g}} at %{{x:.4g}}<extra></extra>"
-        line = {"color": pen.colour, "dash": pen.dash, "width": 5 if pen.colour == GREY else 2}
-        look = {"line": line, "marker": {"symbol": pen.symbol, "size": 8, "color": pen.colour}}
-        mode = "lines" if pen.colour == GREY else "lines+markers"
-        figure.add_scatter(x=along, y=heights, mode=mode, name=pen.name, hovertemplate=what, cliponaxis=False, **look)
+            raise InputError(
+                f"curve {style.name!r} goes down to {np.nanmin(heights):g}; allowed: above 0 on a log axis"
+            )
+        what = f"<b>{style.name}</b><br>%{{y:.4g}} at %{{x:.4g}}<extra></extra>"
+        line = {"color": style.colour, "dash": style.dash, "width": 5 if style.colour == GREY else 2}
+        look = {"line": line, "marker": {"symbol": style.symbol, "size": 8, "color": style.colour}}
+        mode = "lines" if style.colour == GREY else "lines+markers"
+        figure.add_scatter(x=along, y=heights, mode=mode, name=style.name, hovertemplate=what, cliponaxis=False, **look)
     ticks = {"tickvals": along, "ticktext": [f"{value:.3g}" for value in along]} if log_x else {}
     figure.update_xaxes(title_text=x_title, type="log" if log_x else "linear", **ticks)
     figure.update_yaxes(title_text=y_title)
@@ -301,7 +220,10 @@ def recall_curves(
     """Share of the sources found against SNR by method, with what the bound allows as a grey line.
 
     Args:
-        named: [X] by method, in [0, 1]. snr_db: [X], in rising order, dB. allowed: [X], as allowed_recall() gives it.
+        named: [X] by method, in [0, 1].
+        snr_db: [X], in rising order, dB.
+        allowed: [X], as crb_recall() gives it.
+        title: of the figure.
     """
     for name, values in (named if allowed is None else {**named, "what the bound allows": allowed}).items():
         shares = np.asarray(values, dtype=np.float64)
@@ -338,87 +260,8 @@ def _key(figure: go.Figure, name: str, marker: Mapping[str, Any]) -> None:
     figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
 
 
-def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
-    """Axes in metres of one scale with the surface drawn as a bar, seen from above and from the side."""
-    rows, across = scene.config.ris_shape
-    for column, name, count in ((1, "y", across), (1 + columns, "z", rows)):
-        half = count * scene.config.wavelength / 4
-        line = {"color": SKY, "width": 7}
-        what = f"surface, {count} elements over {2 * half:g} m<extra></extra>"
-        bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what}
-        # With markers it keeps off the edge of the panel.
-        figure.add_scatter(
-            **bar,
-            mode="lines+markers",
-            marker={"size": 2, "color": SKY},
-            name="surface (RIS)",
-            showlegend=column == 1,
-            row=1,
-            col=column,
-        )
-        figure.update_xaxes(title_text="x (m), away from the surface", row=1, col=column)
-        anchor = next(figure.select_yaxes(row=1, col=column)).anchor
-        title = f"{name} (m)" + (", sideways" if name == "y" else ", up")
-        figure.update_yaxes(title_text=title, scaleanchor=anchor, scaleratio=1, row=1, col=column)
-
-
-def _cloud(
-    figure: go.Figure,
-    pen: TraceStyle,
-    points: Array,
-    spread: Array,
-    middle: Array,
-    cell: tuple[int, int],
-    unit: str,
-    place: int,
-) -> None:
-    """Points [D,2], the ellipse of a covariance [2,2] round the middle [2], and a ring there."""
-    row, column = cell
-    what = f"<b>{pen.name}</b><br>%{{x:.4g}} {unit}, %{{y:.4g}} m<extra>%{{fullData.name}}</extra>"
-    shared = {"hovertemplate": what, "row": row, "col": column}
-    shown = row == 1 and column == 1
-    look = {"color": pen.colour, "symbol": pen.symbol, "size": 5, "opacity": 0.75}
-    name = f"estimates of {pen.name}"
-    group = {"legendgroup": name, "showlegend": shown and len(points) > 0, "legendrank": 1001 + place}
-    figure.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=look, name=name, **group, **shared)
-    outline = _ellipse(spread, middle)
-    line = {"color": GREY, "width": 2.5}
-    once = {"showlegend": shown and place == 0}
-    name = f"{SHARE * 100:g} % of the bound"
-    figure.add_scatter(x=outline[:, 0], y=outline[:, 1], mode="lines", line=line, name=name, **once, **shared)
-    ring = {"symbol": "circle-open", "size": 11, "color": GREY, "line": {"width": 2}}
-    at = {"x": middle[:1], "y": middle[1:], "mode": "markers", "marker": ring, "name": "true position"}
-    figure.add_scatter(**at, **once, **shared)
-    if row > 1:
-        # Lines get no margin by themselves.
-        everything = np.concatenate([points, outline, -points, -outline, middle[None]])
-        reach = 1.06 * np.abs(everything - middle).max(axis=0)
-        known = reach > 0
-        for update, end, wide in ((figure.update_xaxes, reach[0], known[0]), (figure.update_yaxes, reach[1], known[1])):
-            update(range=[-end, end] if wide else None, row=row, col=column)
-
-
-def _ellipse(spread: Array, middle: Array) -> Array:
-    """Outline of the share SHARE of normal errors, [T,2]; empty where the covariance is not finite."""
-    if not np.isfinite(spread).all():
-        return np.zeros((0, 2))
-    values, vectors = np.linalg.eigh(spread)
-    turn = np.linspace(0, 2 * math.pi, 121)
-    circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    outline: Array = middle + REACH * (circle * np.sqrt(values.clip(min=0))) @ vectors.T
-    return outline
-
-
-def _inside(errors: Array, spread: Array) -> str:
-    if not np.isfinite(spread).all():
-        return "no finite bound"
-    if not len(errors):
-        return f"{SHARE * 100:g} % of the bound"
-    distance = np.einsum("di,ij,dj->d", errors, np.linalg.inv(spread), errors)
-    return f"{100 * np.mean(distance <= REACH**2):.0f} % of {len(errors)} inside"
-
-
-def _one(scene: SceneBatch) -> None:
+def check_single_scene(scene: SceneBatch) -> None:
+    """Raise InputError unless a batch holds one scene."""
     if len(scene) != 1:
         raise InputError(f"scene holds {len(scene)} scenes; allowed: one")
 
@@ -432,11 +275,11 @@ def _ends(axis: Array) -> list[float] | None:
 
 def _apart(values: list[float], width: float) -> list[float]:
     """Those of some rising ranges, farthest first, that keep a fifteenth of the axis in 1/r between them."""
-    kept: list[float] = []
+    chosen: list[float] = []
     for value in reversed(values):
-        if not kept or 1 / value - 1 / kept[-1] >= width / 15:
-            kept.append(value)
-    return kept
+        if not chosen or 1 / value - 1 / chosen[-1] >= width / 15:
+            chosen.append(value)
+    return chosen
 
 
 def _check_positive(name: str, values: Array) -> None:

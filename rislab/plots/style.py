@@ -43,6 +43,15 @@ COUNTER_STYLES = {  # axis → counter → colour and pattern; the first two cou
         "steps_skipped": (VERMILLION, "x"),
     },
 }
+LEGEND_ABOVE = {
+    "orientation": "h",
+    "itemsizing": "constant",
+    "x": 1,
+    "xanchor": "right",
+    "yref": "container",
+    "y": 1,
+    "yanchor": "top",
+}
 LEGEND_BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 
 

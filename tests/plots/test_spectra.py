@@ -1,8 +1,7 @@
-"""Maps: the traces are the spectra, positions and bounds that were given, in stated units, on light and dark pages."""
+"""Maps and curves: the traces are the spectra and values that were given, in stated units, on light and dark pages."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +12,15 @@ import pytest
 import torch
 
 import rislab
-from rislab.data.geometry import ArrayGeometry, Grid, position
+from rislab.data.geometry import ArrayGeometry, Grid
 from rislab.errors import InputError
 from rislab.plots import spectra as spectrum_plots
 from rislab.plots import style
+from rislab.plots.bound import bound_ellipses
+from tests.plots.test_bound import CONFIG, some_draws, some_scene
 
 torch.set_num_threads(1)
 NAN, INF = math.nan, math.inf
-CONFIG = rislab.SceneConfig.preset("classroom", sources=2, snr_db=15, separation=0.4)
 
 
 def some_map() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -29,22 +29,8 @@ def some_map() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return 1.0 + np.arange(28.0).reshape(7, 4), azimuth, elevation
 
 
-def some_scene(**changes: Any) -> rislab.SceneBatch:
-    return rislab.simulate(dataclasses.replace(CONFIG, **changes), 1, seed=1, split="test")
-
-
-def some_draws(scene: rislab.SceneBatch, count: int = 40) -> rislab.Matching:
-    """Estimates that scatter round the truth by what the bound allows, by its marginal deviations."""
-    limit = rislab.crb(scene)
-    generator = torch.Generator().manual_seed(0)
-    slots = scene.active.shape[1]
-    spread = [
-        torch.randn(count, slots, generator=generator) * getattr(limit, name).nan_to_num(posinf=0.0)
-        for name in ("azimuth", "elevation", "range")
-    ]
-    places = [getattr(scene, name) + one for name, one in zip(("azimuth", "elevation", "range"), spread, strict=True)]
-    many = scene[[0] * count]
-    return rislab.match(rislab.Estimate(*places, many.power, many.active), many)
+def one_map(power: Any, azimuth: Any, elevation: Any, **options: Any) -> go.Figure:
+    return spectrum_plots.beam_maps({"MUSIC": power}, azimuth, elevation, **options)
 
 
 def some_cut(**options: Any) -> go.Figure:
@@ -61,10 +47,10 @@ def every_map() -> dict[str, go.Figure]:
     spectrum = rislab.music_spectrum(scene.factor(), 2, grid)
     lines = {"title": "Bias", "x_title": "range (m)", "y_title": "error (°)", "log_x": True, "log_y": True}
     return {
-        "beam_map": spectrum_plots.beam_map(power, azimuth, elevation, title="MUSIC", sources=([0.1], [0.2])),
+        "beam_maps": one_map(power, azimuth, elevation, sources=([0.1], [0.2])),
         "spectra": spectrum_plots.spectra({"MUSIC": spectrum, "again": spectrum}, grid, scene=scene),
         "range_cut": some_cut(),
-        "bound_ellipses": spectrum_plots.bound_ellipses(scene, rislab.crb(scene), some_draws(scene)),
+        "bound_ellipses": bound_ellipses(scene, rislab.crb(scene), some_draws(scene)),
         "sweep": spectrum_plots.sweep({"planar": [3.0, 2.0, 0.1]}, [1, 2, 5], **lines),
         "recall_curves": spectrum_plots.recall_curves({"sparse": [0.2, 0.9]}, [0, 10], allowed=[0.3, 0.95]),
     }
@@ -77,7 +63,7 @@ def trace(figure: go.Figure, name: str) -> Any:
 
 def test_beam_map_is_in_degrees_and_decibels_below_the_peak() -> None:
     power, azimuth, elevation = some_map()
-    figure = spectrum_plots.beam_map(power, azimuth, elevation, title="MUSIC", sources=([0.1, -0.2], [0.2, 0.3]))
+    figure = one_map(power, azimuth, elevation, sources=([0.1, -0.2], [0.2, 0.3]))
     heat, dark, white, key = figure.data
     assert np.allclose(heat.x, np.linspace(-60, 60, 7))
     assert np.allclose(heat.y, np.linspace(-30, 30, 4))
@@ -103,14 +89,14 @@ def test_beam_maps_share_one_scale_and_wrap_after_three() -> None:
 
 def test_beam_map_accepts_the_grid_of_the_lab() -> None:
     grid = Grid.field_of_view(ArrayGeometry.surface((2, 2), 0.3), (-1.0, 1.0), (-0.5, 0.5), (1.0, 2.0), (5, 3, 1))
-    figure = spectrum_plots.beam_map(torch.rand(5, 3, 1), grid.azimuth, grid.elevation, title="MUSIC")
+    figure = one_map(torch.rand(5, 3, 1), grid.azimuth, grid.elevation)
     assert figure.data[0].z.shape == (3, 5)
 
 
 def test_beam_map_shows_zeros_infinities_and_nan_for_what_they_are() -> None:
     power, azimuth, elevation = some_map()
     power[0, 0], power[1, 0], power[2, 0] = 0.0, INF, NAN
-    figure = spectrum_plots.beam_map(power, azimuth, elevation, title="MUSIC")
+    figure = one_map(power, azimuth, elevation)
     assert figure.data[0].z[0, :2].tolist() == [-40.0, 0.0]
     assert np.isnan(figure.data[0].z[0, 2])
     assert figure.layout.annotations[0].text == "MUSIC (1 × NaN)"
@@ -123,7 +109,7 @@ def test_beam_map_shows_zeros_infinities_and_nan_for_what_they_are() -> None:
 def test_beam_map_refuses_decibels_degrees_and_wrong_shapes(scale: float, turn: float, cut: int, message: str) -> None:
     power, azimuth, elevation = some_map()
     with pytest.raises(InputError, match=message):
-        spectrum_plots.beam_map(power[:cut] * scale, azimuth * turn, elevation, title="MUSIC")
+        one_map(power[:cut] * scale, azimuth * turn, elevation)
 
 
 def test_peaks_are_crosses_on_their_own_map_and_named_in_the_legend() -> None:
@@ -146,7 +132,7 @@ def test_peaks_are_crosses_on_their_own_map_and_named_in_the_legend() -> None:
 
 def test_marks_do_not_widen_a_map() -> None:
     power, azimuth, elevation = some_map()
-    layout = spectrum_plots.beam_map(power, azimuth, elevation, title="MUSIC", sources=([1.04], [0.52])).layout
+    layout = one_map(power, azimuth, elevation, sources=([1.04], [0.52])).layout
     assert layout.xaxis.range == pytest.approx((-70, 70))
     assert layout.yaxis.range == pytest.approx((-40, 40))
 
@@ -182,50 +168,6 @@ def test_a_range_cut_is_uniform_in_inverse_range_with_ticks_in_metres() -> None:
     assert len({each.line.dash for each in figure.data if each.name in ("MUSIC", "MVDR")}) == 2
 
 
-def test_ellipses_are_those_of_the_bound() -> None:
-    scene = some_scene()
-    limit = rislab.crb(scene)
-    figure = spectrum_plots.bound_ellipses(scene, limit, some_draws(scene))
-    outlines = [each for each in figure.data if each.name == "95 % of the bound"]
-    # For each source: from above, from the side, azimuth against range, elevation against range.
-    assert len(outlines) == 8
-    for source in range(2):
-        above, _, azimuth, elevation = outlines[4 * source : 4 * source + 4]
-        for outline, deviation in ((azimuth, limit.azimuth), (elevation, limit.elevation)):
-            assert max(outline.x) == pytest.approx(2.4477 * math.degrees(deviation[0, source]), rel=1e-3)
-            assert max(outline.y) == pytest.approx(2.4477 * float(limit.range[0, source]), rel=1e-3)
-        middle = position(scene.azimuth[0, source], scene.elevation[0, source], scene.range[0, source])
-        assert (np.mean(above.x[:-1]), np.mean(above.y[:-1])) == pytest.approx(middle[:2].tolist(), rel=1e-5)
-    points = trace(figure, "estimates of source 1")
-    assert len(points.x) == 40
-
-
-def test_the_share_inside_is_counted_on_the_draws_that_hit() -> None:
-    scene = some_scene()
-    draws = some_draws(scene, 200)
-    hit = draws.hit.clone()
-    hit[:10, 0] = False
-    missed = dataclasses.replace(draws, hit=hit)
-    texts = [note.text for note in spectrum_plots.bound_ellipses(scene, rislab.crb(scene), missed).layout.annotations]
-    assert "of 190 inside" in texts[2]
-    assert "of 200 inside" in texts[3]
-    assert 88 <= int(texts[3].split(":")[1].split("%")[0]) <= 99
-
-
-def test_without_a_finite_bound_there_is_no_ellipse() -> None:
-    scene = some_scene(wavefront="planar")
-    figure = spectrum_plots.bound_ellipses(scene, rislab.crb(scene))
-    assert all(len(each.x) == 0 for each in figure.data if each.name == "95 % of the bound")
-    assert figure.layout.annotations[2].text == "source 1: no finite bound"
-
-
-def test_only_active_sources_are_drawn() -> None:
-    scenes = rislab.simulate(dataclasses.replace(CONFIG, sources=(1, 3), separation=0.0), 20, seed=0)
-    scene = next(one for one in scenes if int(one.active.sum()) == 1)
-    figure = spectrum_plots.bound_ellipses(scene, rislab.crb(scene), some_draws(scene))
-    assert len([each for each in figure.data if each.name == "true position"]) == 4
-
-
 def test_a_sweep_holds_its_numbers_and_leaves_gaps() -> None:
     titles = {"title": "t", "x_title": "x (m)", "y_title": "y (°)"}
     figure = spectrum_plots.sweep({"one": [1.0, NAN, 3.0]}, [1, 2, 3], **titles, allowed=[0.5, 0.4, 0.3])
@@ -236,7 +178,7 @@ def test_a_sweep_holds_its_numbers_and_leaves_gaps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: spectrum_plots.recall_curves({"a": [0.1]}, [0, 10]), "curve 'a' has shape (1,); allowed: (2,)"),
         (
@@ -259,37 +201,24 @@ def test_a_sweep_holds_its_numbers_and_leaves_gaps() -> None:
         (lambda: spectrum_plots.range_cut({}, [0, 1], ([0.1], [0.1], [2.0])), "range goes down to 0; allowed: above 0"),
         (lambda: spectrum_plots.range_cut({}, [1, 2], ([0.1], [0.1], [NAN])), "range of a source goes down to nan"),
         (lambda: some_cut(floor_db=3.0), "floor_db is 3"),
-        (
-            lambda: spectrum_plots.bound_ellipses(rislab.simulate(CONFIG, 2, seed=0), rislab.crb(some_scene())),
-            "scene holds 2 scenes; allowed: one",
-        ),
-        (
-            lambda: spectrum_plots.bound_ellipses(some_scene(), rislab.crb(rislab.simulate(CONFIG, 2, seed=0))),
-            "bound is of (2, 2) scenes and sources; allowed: (1, 2)",
-        ),
-        (
-            lambda: spectrum_plots.bound_ellipses(
-                some_scene(), rislab.crb(some_scene()), some_draws(some_scene(sources=3, separation=0.0))
-            ),
-            "draws have 3 sources; allowed: 2, as the scene has",
-        ),
     ],
 )
-def test_bad_input_is_refused_by_name(call: Callable[[], go.Figure], said: str) -> None:
+def test_bad_input_is_refused_by_name(call: Callable[[], go.Figure], message: str) -> None:
     with pytest.raises(InputError) as caught:
         call()
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_every_axis_names_its_quantity_and_unit() -> None:
     units = ("(°)", "(m)", "dB", "(share of the sources)")
-    for name, figure in every_map().items():
+    figures = every_map()
+    for name, figure in figures.items():
         titles = [axis.title.text for axis in figure.select_xaxes()]
         titles += [axis.title.text for axis in figure.select_yaxes() if axis.title.text]
         assert len(titles) > len(list(figure.select_xaxes())), name
         assert all(title and any(unit in title for unit in units) for title in titles), (name, titles)
-    for name in ("beam_map", "spectra"):
-        assert "dB" in every_map()[name].layout.coloraxis.colorbar.title.text
+    for name in ("beam_maps", "spectra"):
+        assert "dB" in figures[name].layout.coloraxis.colorbar.title.text
 
 
 def test_every_trace_that_has_points_tells_its_numbers() -> None:

@@ -463,14 +463,15 @@ def test_runs_are_drawn_in_their_own_style() -> None:
 
 def test_every_axis_names_its_quantity_and_unit() -> None:
     units = ("(dimensionless)", "(°)", "(count)", "(factor)", "(optimiser step)", "(number format)", "epoch")
-    for name, figure in every_figure().items():
+    figures = every_figure()
+    for name, figure in figures.items():
         titles = [axis.title.text for axis in figure.select_xaxes()] + [figure.layout.yaxis.title.text]
         if name != "ladder":
             assert all(title and any(unit in title for unit in units) for title in titles), (name, titles)
-    ladder = every_figure()["ladder"].layout
+    ladder = figures["ladder"].layout
     assert "(dimensionless)" in ladder.xaxis.title.text
     assert len(ladder.yaxis.ticktext) == 2
-    assert "(dimensionless)" in every_figure()["matrix"].layout.coloraxis.colorbar.title.text
+    assert "(dimensionless)" in figures["matrix"].layout.coloraxis.colorbar.title.text
 
 
 def test_every_figure_carries_the_template_and_no_colour_of_one_page() -> None:
