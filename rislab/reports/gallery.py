@@ -12,7 +12,7 @@ from typing import Any
 
 from rislab import files
 from rislab.errors import InputError, check_number
-from rislab.reports import html_export, miniatures, notebooks, runner
+from rislab.reports import html_export, miniatures, notebooks, parameter_checks, runner
 
 KEYS = ("notebook", "title", "parameters", "figure")
 
@@ -43,7 +43,7 @@ class NamedSet:
             {**self.parameters, **values},
             out=out,
             folder=self.path.parent,
-            check=runner.check_for(self.notebook),
+            check=parameter_checks.check_for(self.notebook),
             progress=progress,
             saved_as=self.name,
             question=self.title,
@@ -151,7 +151,7 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise InputError(f"parameters is {given!r}; allowed: a mapping such as {{epochs: 30}}")
     check_number("figure", values["figure"], 1, 1000, integer=True)
-    parameters = runner.checked_values(known[notebook], given, runner.check_for(notebook))[0]
+    parameters = runner.checked_values(known[notebook], given, parameter_checks.check_for(notebook))[0]
     defaults = {key: parameter.default for key, parameter in notebooks.parameters(known[notebook]).items()}
     changed = {key: (value, defaults[key]) for key, value in parameters.items() if value != defaults[key]}
     if name in known and (name != notebook or changed):

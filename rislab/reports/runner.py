@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import math
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError
 from rislab.provenance import commit, processor, versions
 from rislab.reports.html_export import duration, export_html
 from rislab.reports.notebooks import (
@@ -56,144 +53,6 @@ class Report:
     def verdict(self) -> str:
         """One of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run)."""
         return "passed" if self.ok else "partial" if self.unrun else "failed"
-
-
-def check_for(name: str) -> Callable[[dict[str, object]], object]:
-    """What refuses values out of range for a notebook before anything runs; nothing is refused where none is known.
-
-    The check knows each parameter of its notebook: one that it does not know is an InputError, not a value unchecked.
-    """
-    from rislab.faults.comparison import ComparisonConfig
-    from rislab.faults.example_loops import LoopsConfig
-    from rislab.faults.story import StoryConfig
-    from rislab.sanity.overfit import OverfitConfig
-    from rislab.sanity.precision import PrecisionConfig
-
-    # One line for each notebook: anything that takes its parameters by keyword and raises InputError.
-    checks: dict[str, Callable[..., object]] = {
-        "start": lambda preset, scenes, epochs, seed: OverfitConfig(
-            preset=preset, scenes=scenes, epochs=epochs, micro_batch=32, seed=seed
-        ),
-        "overfit": _check_overfit,
-        "precision": PrecisionConfig,
-        "whodunnit": StoryConfig,
-        "fault_clinic": ComparisonConfig,
-        "music": _check_music,
-        "your_loop": LoopsConfig,
-        "localise": _check_localise,
-        "tuning": _check_tuning,
-    }
-
-    def check(values: dict[str, object]) -> object:
-        signature = inspect.signature(checks[name])
-        try:
-            given = signature.bind(**values)
-        except TypeError as error:
-            known = ", ".join(signature.parameters)
-            raise InputError(f"notebook {name} does not suit its check: {error}; allowed: {known}") from None
-        return checks[name](*given.args, **given.kwargs)
-
-    return check if name in checks else lambda values: None
-
-
-def _check_overfit(*, compare_steps: list[int], compare_precisions: list[str], **fields: Any) -> None:
-    from rislab.sanity.overfit import BATCH, OverfitConfig
-    from rislab.training.config import PRECISIONS
-
-    config = OverfitConfig.from_dict(fields)
-    _check_each("compare_steps", compare_steps, lambda name, count: check_number(name, count, 1, BATCH, integer=True))
-    for count in compare_steps:
-        if BATCH % count:
-            raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
-        dataclasses.replace(config, accumulation_steps=count, micro_batch=BATCH // count)
-    _check_each("compare_precisions", compare_precisions, lambda name, value: check_choice(name, value, PRECISIONS))
-    for precision in compare_precisions:
-        dataclasses.replace(config, precision=precision)
-
-
-def _check_localise(
-    *, preset: str, snrs_db: list[float], test_scenes: int, learned_scenes: int, epochs: int, seed: int
-) -> None:
-    from rislab.data.scenes import SceneConfig
-    from rislab.training.streaming import LearningConfig
-
-    check_number("test_scenes", test_scenes, 1, 10**6, integer=True)
-    LearningConfig(preset=preset, scenes=learned_scenes, epochs=epochs, seed=seed)
-    if not snrs_db:
-        raise InputError("snrs_db is empty; allowed: at least one value")
-    for snr in snrs_db:
-        SceneConfig.preset(preset, snr_db=snr)
-
-
-def _check_tuning(
-    *,
-    preset: str,
-    scenes: int,
-    epochs: int,
-    trials: int,
-    eval_scenes: int,
-    objective: str,
-    pruner: str,
-    skip_ladder: bool,
-    confirm: int,
-    seed: int,
-) -> None:
-    from rislab.training.streaming import LearningConfig
-    from rislab.tuning.study import TuningConfig
-
-    base = LearningConfig(preset=preset, scenes=scenes, epochs=epochs, validation=256)
-    TuningConfig(base=base, trials=trials, objective=objective, eval_scenes=eval_scenes, pruner=pruner, seed=seed)
-    check_number("confirm", confirm, 2, 100, integer=True)
-
-
-def _check_music(
-    *,
-    preset: str,
-    sources: int,
-    snr_db: float,
-    snapshots: int,
-    separation_deg: float,
-    wavefront: str,
-    scenes: int,
-    draws: int,
-    snrs_db: list[float],
-    separations_deg: list[float],
-    seed: int,
-) -> None:
-    from rislab.data.scenes import SceneConfig
-    from rislab.data.simulation import simulate
-    from rislab.music.scene_view import SceneSettings
-
-    # A plane wave has no range to be found.
-    check_choice("wavefront", wavefront, ("spherical", "fresnel"))
-    check_number("separation_deg", separation_deg, 0.0, 180.0)
-    check_number("scenes", scenes, 1, 10**6, integer=True)
-    check_number("draws", draws, 1, 10**6, integer=True)
-    for level in (snr_db, *snrs_db):
-        config = SceneConfig.preset(
-            preset,
-            sources=sources,
-            snr_db=level,
-            snapshots=snapshots,
-            separation=math.radians(separation_deg),
-            wavefront=wavefront,
-        )
-    check_number("sources", sources, 1, config.antennas - 1, integer=True)
-    check_number("snapshots", snapshots, config.antennas, 65536, integer=True)
-    # The pair of sources stays within the field of view, and three times its half within what can be searched.
-    most = min(2 * math.degrees(config.azimuth[1]), 60.0)
-    _check_each(
-        "separations_deg", separations_deg, lambda name, value: check_number(name, value, 0, most, exclusive=True)
-    )
-    SceneSettings.of(preset, snr_db=snr_db, snapshots=snapshots, wavefront=wavefront, seed=seed)
-    simulate(config, 1, seed=seed, split="test")
-
-
-def _check_each(name: str, values: Sequence[object], check: Callable[[str, object], None]) -> None:
-    if not values:
-        raise InputError(f"{name} is []; allowed: at least one")
-    for value in values:
-        check(name, value)
 
 
 def run_notebook(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
-from rislab.reports import gallery, measured, notebooks, runner
+from rislab.reports import gallery, measured, notebooks, parameter_checks, runner
 
 MOST = 1000  # cells
 RECORDS = "cells"
@@ -105,7 +105,7 @@ def sweep_cells(
         name = "-".join([chosen.name, *(_word(f"{key}-{value}") for key, value in values.items())])
         given = {**chosen.parameters, **base, **values}
         try:
-            _, merged = runner.checked_values(chosen.path, given, runner.check_for(chosen.notebook))
+            _, merged = runner.checked_values(chosen.path, given, parameter_checks.check_for(chosen.notebook))
         except InputError as error:
             told = ", ".join(f"{key} = {value}" for key, value in values.items())
             raise InputError(f"cell {told}: {error}") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rislab.reports import notebooks, runner
+from rislab.reports import notebooks, parameter_checks, runner
 
 # Small, and still enough for each notebook's own assertions.
 SMALL: dict[str, dict[str, object]] = {
@@ -51,7 +51,7 @@ class Ran(dict[str, runner.Report]):
         self._out = out
 
     def __missing__(self, name: str) -> runner.Report:
-        check = runner.check_for(name)
+        check = parameter_checks.check_for(name)
         self[name] = runner.run_notebook(name, SMALL[name], out=self._out, check=check, progress=False)
         return self[name]
 
@@ -128,7 +128,9 @@ def test_ranges_are_refused_before_anything_runs(tmp_path: Path) -> None:
         ({"scenes": 10}, "scenes is 10"),
     ):
         with pytest.raises(InputError, match=said):
-            runner.run_notebook("overfit", values, out=tmp_path, check=runner.check_for("overfit"), progress=False)
+            runner.run_notebook(
+                "overfit", values, out=tmp_path, check=parameter_checks.check_for("overfit"), progress=False
+            )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -24,7 +24,7 @@ from rislab.errors import InputError
 from rislab.faults.story import StoryConfig
 from rislab.model import pretrained
 from rislab.model.network import CovarianceNet
-from rislab.reports import gallery, grading, notebooks, runner
+from rislab.reports import gallery, grading, notebooks, parameter_checks, runner
 from rislab.sanity.overfit import OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training import run_folder
@@ -116,14 +116,14 @@ def test_parameters_of_reports(name: str) -> None:
     )
     def texts(values: dict[str, str]) -> None:
         def call() -> None:
-            runner.checked_values(path, notebooks.parse_values(path, values), runner.check_for(name))
+            runner.checked_values(path, notebooks.parse_values(path, values), parameter_checks.check_for(name))
 
         refused_or_used(call)
 
     @cases(20)
     @given(st.dictionaries(st.sampled_from(known) | st.text(max_size=6), PLAIN, max_size=3))
     def typed(values: dict[str, Any]) -> None:
-        refused_or_used(lambda: runner.checked_values(path, values, runner.check_for(name)))
+        refused_or_used(lambda: runner.checked_values(path, values, parameter_checks.check_for(name)))
 
     texts()
     typed()

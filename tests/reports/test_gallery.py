@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.reports import gallery, html_export, miniatures, notebooks, runner
+from rislab.reports import gallery, html_export, miniatures, notebooks, parameter_checks, runner
 
 SHOW = "from IPython.display import display\ndisplay({'application/vnd.plotly.v1+json': %s}, raw=True)"
 CURVE = {"data": [{"y": [3.25, 1, 2]}], "layout": {"title": {"text": "Loss <b>curve</b>"}}}
@@ -108,13 +108,13 @@ def test_every_notebook_has_a_set_and_every_set_can_be_used() -> None:
 @pytest.mark.parametrize("name", list(notebooks.available()))
 def test_the_check_of_a_notebook_knows_its_parameters(name: str) -> None:
     path = notebooks.find_notebook(name)
-    runner.checked_values(path, {}, runner.check_for(name))
+    runner.checked_values(path, {}, parameter_checks.check_for(name))
     values = {key: parameter.default for key, parameter in notebooks.parameters(path).items()}
     with pytest.raises(InputError, match="'?new'?"):
-        runner.check_for(name)({**values, "new": 1})
+        parameter_checks.check_for(name)({**values, "new": 1})
     (seed,) = (key for key in values if key.endswith("seed"))
     with pytest.raises(InputError, match="seed is -1"):
-        runner.checked_values(path, {seed: -1}, runner.check_for(name))
+        runner.checked_values(path, {seed: -1}, parameter_checks.check_for(name))
 
 
 # ---------------------------------------------------------------------------------------------------- what is refused
@@ -174,7 +174,7 @@ def test_values_out_of_range_are_refused_by_the_check_of_the_notebook(here: Path
         if values["value"] == 11.0:
             raise InputError("value is 11; allowed: up to 10")
 
-    monkeypatch.setattr(runner, "check_for", lambda name: check if name == "judge" else lambda values: None)
+    monkeypatch.setattr(parameter_checks, "check_for", lambda name: check if name == "judge" else lambda values: None)
     with pytest.raises(InputError, match=r"^c-partial.yaml: value is 11; allowed: up to 10$"):
         gallery.named_sets()
 

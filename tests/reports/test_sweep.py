@@ -89,7 +89,7 @@ def test_too_many_cells_and_values_out_of_range_are_refused_before_any_runs(
         if values["length"] > 5:
             raise InputError(f"length is {values['length']}; allowed: 0…5")
 
-    monkeypatch.setattr(sweep.runner, "check_for", lambda name: check)
+    monkeypatch.setattr(sweep.parameter_checks, "check_for", lambda name: check)
     with pytest.raises(InputError, match="cell length = 6: length is 6"):
         sweep.sweep_cells(chosen, {"length": [1, 6]}, {})
 
