@@ -79,7 +79,7 @@ class RunHistory:
 
     def _epoch(self, end: EpochRecord) -> None:
         self.last = end
-        self._append({"epoch end": end.step, "eval": end.train_eval})
+        self._append({"epoch end": end.step, "epoch": end.epoch, "train_eval": end.train_eval})
         self._append({f"count {name}": count for name, count in asdict(end.counters).items()})
         if end.validation is not None:
             self._append({"validation": end.validation})

@@ -18,7 +18,16 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from rislab.errors import check_choice, check_number
+from rislab.errors import check_choice
+from rislab.plots.curves import (
+    EVALUATIONS,
+    curve,
+    epoch_lines,
+    evaluation,
+    level_lines,
+    loss_and_median,
+    marks,
+)
 from rislab.plots.style import (
     COUNTER_STYLES,
     GREEN,
@@ -28,21 +37,13 @@ from rislab.plots.style import (
     VERMILLION,
     Array,
     TraceStyle,
-    decimation_indices,
     template,
     trace_styles,
 )
-from rislab.training.records import Counters, EpochRecord, Record, StepRecord, epoch_records, step_records
+from rislab.training.records import Counters, Record, StepRecord, epoch_records, step_records
 
 ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
-EVALUATIONS = {  # field of an EpochRecord → name, mode, suffix of its symbol, size, dash
-    "train_eval": ("eval, same data", "markers", "", 8, "solid"),
-    "validation": ("validation", "lines+markers", "-open", 8, "dash"),
-    "ema": ("averaged weights", "lines+markers", "", 4, "longdash"),
-}
 BARS = 40  # epochs; more would blur, and become lines
-EPOCH_LINES = 30  # more than these are thinned, and the axis title says so
-MARKS = 500  # of one run in one lane; more are thinned, and the hover text says so
 
 
 @dataclass(frozen=True)
@@ -52,16 +53,6 @@ class _Mark:
     kind: str
     step: int
     text: str
-
-
-def _median(values: Array, width: int, at: NDArray[np.intp]) -> Array:
-    """Median of the finite ones among the last `width` values, at the given places; NaN where there are none."""
-    finite = np.where(np.isfinite(values), values, np.nan)
-    spans = np.lib.stride_tricks.sliding_window_view(np.pad(finite, (width, 0), constant_values=np.nan), width)[at + 1]
-    medians = np.full(len(at), np.nan)
-    some = ~np.isnan(spans).all(axis=1)
-    medians[some] = np.nanmedian(spans[some], axis=1)
-    return medians
 
 
 def _number(value: float) -> str:
@@ -74,48 +65,45 @@ def _number(value: float) -> str:
 # ------------------------------------------------------------------------------ what every figure over the steps shares
 
 
-def _figure(title: str, records: Sequence[Record]) -> go.Figure:
-    """An empty figure over the steps, with thin lines at the ends of the epochs."""
-    ends = sorted({end.step for end in epoch_records(records)})
-    every = max(1, math.ceil(len(ends) / EPOCH_LINES))
-    thin = {"y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
-    shapes = [{"x0": end, "x1": end, **thin} for end in ends[every - 1 :: every]]
-    note = f"; thin lines: {'each epoch' if every == 1 else f'every {every} epochs'}" if ends else ""
-    figure = go.Figure(layout={"template": template(), "title_text": title, "height": 480, "shapes": shapes})
-    if not step_records(records):
-        figure.add_annotation(text="no windows recorded", x=0.5, y=0.5, xref="paper", yref="paper")
-    axis = {"exponentformat": "none", "separatethousands": True}
-    return figure.update_xaxes(title_text=f"window (optimiser step){note}", **axis)
+def _layout(title: str, records: Sequence[Record], axis: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a figure over the steps, with thin lines at the ends of the epochs.
+
+    Args:
+        title: of the figure.
+        records: of all runs.
+        axis: properties of the y axis.
+    """
+    lines, every = epoch_lines(sorted({end.step for end in epoch_records(records)}))
+    note = f"; thin lines: {'each epoch' if every == 1 else f'every {every} epochs'}" if lines else ""
+    empty = {"text": "no windows recorded", "x": 0.5, "y": 0.5, "xref": "paper", "yref": "paper"}
+    steps = {"text": f"window (optimiser step){note}"}
+    return {
+        "title": {"text": title},
+        "height": 480,
+        "shapes": lines,
+        "annotations": [] if step_records(records) else [empty],
+        "xaxis": {"title": steps, "exponentformat": "none", "separatethousands": True},
+        "yaxis": dict(axis),
+    }
 
 
-def _of(style: TraceStyle) -> dict[str, str]:
-    return {"legendgroup": style.name, "legendgrouptitle_text": style.name}
+def _columns(windows: Sequence[StepRecord]) -> tuple[Array, NDArray[Any]]:
+    """Steps [n], and epochs and samples so far [n, 2]."""
+    detail = np.array([(window.epoch, window.samples) for window in windows]).reshape(-1, 2)
+    return np.array([window.step for window in windows]), detail
 
 
-def _curve(style: TraceStyle, name: str, windows: Sequence[StepRecord], values: Array, **line: Any) -> go.Scatter:
-    """One value per window, thinned."""
-    indices = decimation_indices(values)
-    shown = [windows[place] for place in indices]
-    detail = np.array([(window.epoch, window.samples) for window in shown])
-    data = {"x": np.array([window.step for window in shown]), "y": values[indices], "customdata": detail, "name": name}
-    where = "epoch %{customdata[0]} · step %{x:d} · %{customdata[1]} samples<extra></extra>"
-    # A sample between two gaps draws no line, so curves with gaps get dots.
-    unbroken = len(indices) > 1 and bool((np.isfinite(values) & (values > 0)).all())
-    look = {"marker": {"size": 3, "color": style.colour}, "line": {"color": style.colour, "dash": style.dash, **line}}
-    mode = "lines" if unbroken else "lines+markers"
-    what = f"<b>{style.name}</b> · {name}<br>%{{y:.6g}}<br>{where}"
-    return go.Scatter(**data, hovertemplate=what, mode=mode, **look, **_of(style))
+def _finished(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> go.Figure:
+    """The figure, with a title in the legend over the traces of each group."""
+    titled = [
+        {**trace, "legendgrouptitle": {"text": trace["legendgroup"]}} if trace.get("showlegend", True) else trace
+        for trace in data
+    ]
+    return go.Figure({"data": titled, "layout": layout}).update_layout(template=template())
 
 
-def _levels(figure: go.Figure, levels: Mapping[str, float], windows: Sequence[StepRecord]) -> None:
-    """Grey horizontal lines, highest first, named with their values in the legend, where close ones cannot collide."""
-    for style in trace_styles(sorted(levels, key=lambda name: -levels[name])):
-        level = levels[style.name]
-        check_number(f"line {style.name!r}", level, 0.0, exclusive=True)
-        x = np.linspace(*(windows[0].step, windows[-1].step) if windows else (0, 1), num=41)  # places to hover at
-        line = {"color": GREY, "dash": style.dash, "width": 1.5}
-        look = {"mode": "lines", "line": line, "name": f"{style.name} = {level:.4g}", "hoverinfo": "name"}
-        figure.add_scatter(x=x, y=np.full(len(x), level), **look, legendgroup="levels", legendgrouptitle_text="levels")
+def _level_lines(levels: Mapping[str, float], windows: Sequence[StepRecord]) -> list[dict[str, Any]]:
+    return level_lines(levels, *((windows[0].step, windows[-1].step) if windows else (0, 1)))
 
 
 def _value_marks(what: str, points: Iterable[tuple[int, float]]) -> list[_Mark]:
@@ -128,36 +116,38 @@ def _skip_marks(windows: Iterable[StepRecord]) -> list[_Mark]:
     return [_Mark("skipped", w.step, w.reason or "no reason recorded") for w in windows if not w.applied]
 
 
-def _lanes(figure: go.Figure, marked: Sequence[tuple[TraceStyle, Sequence[_Mark]]]) -> None:
-    """Draw marks in lanes between the curves and their step axis; without marks there are no lanes."""
-    kinds = sorted({mark.kind for _, marks in marked for mark in marks})
+def _lanes(marked: Sequence[tuple[TraceStyle, Sequence[_Mark]]]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Marks in lanes between the curves and their step axis, and the layout of the lanes; without marks there are none.
+
+    Args:
+        marked: the marks of each run or group.
+    """
+    kinds = sorted({mark.kind for _, own in marked for mark in own})
     counts = dict.fromkeys(kinds, 0)
-    for (lane, kind), (place, (style, marks)) in product(enumerate(kinds), enumerate(marked)):
+    data = []
+    for (lane, kind), (place, (style, own)) in product(enumerate(kinds), enumerate(marked)):
         texts: dict[int, str] = {}
-        for mark in (mark for mark in marks if mark.kind == kind):
+        for mark in (mark for mark in own if mark.kind == kind):
             head = f"<b>{style.name}</b> · {kind} · step {mark.step}"
             texts[mark.step] = f"{texts.get(mark.step, head)}<br>{mark.text}"
         counts[kind] += len(texts)
-        every = math.ceil(len(texts) / MARKS)
-        note = f"<br>drawn: every {every}th of {len(texts)} such steps" if every > 1 else ""
-        shown = [(step, text + note) for step, text in texts.items()][:: every or 1]
         height = lane - 0.5 + (place + 1) / (len(marked) + 1)
         symbol = {"symbol": "triangle-down" if kind == "≤ 0" else "x", "size": 8, "color": style.colour}
-        data = {"x": [step for step, _ in shown], "y": [height] * len(shown), "hovertext": [text for _, text in shown]}
-        look = {
-            "mode": "markers",
-            "marker": symbol,
-            "hoverinfo": "text",
-            "showlegend": False,
-            "legendgroup": style.name,
-        }
-        if shown:
-            figure.add_scatter(**data, **look, name=kind, yaxis="y2")
-    if kinds:
-        top = 0.07 * len(kinds)
-        ticks = {"tickvals": list(range(len(kinds))), "ticktext": [f"{kind} × {counts[kind]}" for kind in kinds]}
-        lanes = {"range": [-0.5, len(kinds) - 0.5], "fixedrange": True, "showgrid": False, "ticks": "", **ticks}
-        figure.update_layout(xaxis_anchor="y2", yaxis_domain=[top + 0.02, 1], yaxis2={"domain": [0, top], **lanes})
+        if texts:
+            group = {"legendgroup": style.name, "showlegend": False, "yaxis": "y2"}
+            data.append({**marks(kind, texts, height, symbol), **group})
+    if not kinds:
+        return data, {}
+    top = 0.07 * len(kinds)
+    ticks = {"tickvals": list(range(len(kinds))), "ticktext": [f"{kind} × {counts[kind]}" for kind in kinds]}
+    lanes = {"range": [-0.5, len(kinds) - 0.5], "fixedrange": True, "showgrid": False, "ticks": "", **ticks}
+    under = {"xaxis": {"anchor": "y2"}, "yaxis": {"domain": [top + 0.02, 1]}, "yaxis2": {"domain": [0, top], **lanes}}
+    return data, under
+
+
+def _with(layout: dict[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The layout with further properties of its axes."""
+    return {**layout, **{name: {**layout.get(name, {}), **part} for name, part in changes.items()}}
 
 
 # ------------------------------------------------------------------------------------------------ curves over the steps
@@ -180,59 +170,42 @@ def loss_curves(
     windows = sorted(step_records(everything), key=lambda window: window.step)
     plain = all([*window.terms] == ["nmse"] and window.terms["nmse"].weight == 1 for window in windows)
     title = "NMSE (dimensionless)" if plain else "weighted loss, NMSE at epochs (dimensionless)"
-    figure = _figure("Loss and evaluation", everything)
-    figure.update_layout(yaxis={"title": {"text": title}, "type": "log" if log else "linear"})
+    data: list[dict[str, Any]] = []
     marked = []
     for style, records in zip(trace_styles(runs), runs.values(), strict=True):
-        figure.add_traces(
-            [*_window_traces(style, step_records(records)), *_evaluation_traces(style, epoch_records(records))]
-        )
+        data += _run_traces(style, records)
         marked.append((style, _loss_marks(records)))
-    _lanes(figure, marked)
-    _levels(figure, lines or {}, windows)
+    under, lanes = _lanes(marked)
+    data += [*under, *_level_lines(lines or {}, windows)]
     switch = [{"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]} for kind in ("log", "linear")]
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "direction": "right"}
-    menu = {"type": "buttons", "active": 0 if log else 1, "buttons": switch, **place}
     # A legend taller than its figure scrolls, and what is scrolled away is lost in a static report.
-    rows = sum(trace.showlegend is not False for trace in figure.data)
-    return figure.update_layout(updatemenus=[menu], height=max(520, 140 + 36 * (len(runs) + 1) + 20 * rows))
+    rows = sum(trace.get("showlegend", True) for trace in data)
+    layout = _layout("Loss and evaluation", everything, {"title": {"text": title}, "type": "log" if log else "linear"})
+    layout["updatemenus"] = [{"type": "buttons", "active": 0 if log else 1, "buttons": switch, **place}]
+    layout["height"] = max(520, 140 + 36 * (len(runs) + 1) + 20 * rows)
+    return _finished(data, _with(layout, lanes))
 
 
-def _window_traces(style: TraceStyle, windows: Sequence[StepRecord]) -> list[go.Scatter]:
+def _run_traces(style: TraceStyle, records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Loss, median and evaluations of one run."""
+    windows = step_records(records)
+    steps, detail = _columns(windows)
     losses = np.array([window.loss for window in windows], dtype=np.float64)
-    width = min(101, max(3, len(losses) // 20)) | 1
-    at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), 2000)).round().astype(np.intp))
-    raw = _curve(style, "each window", windows, losses, dash="solid", width=1).update(opacity=0.5)
-    middle = [windows[place] for place in at]
-    return [raw, _curve(style, f"median of last {width}", middle, _median(losses, width, at), width=2.5)]
-
-
-def _evaluation_traces(style: TraceStyle, ends: Sequence[EpochRecord]) -> list[go.Scatter]:
-    traces = []
-    for field, (name, mode, suffix, size, dash) in EVALUATIONS.items():
-        points = [(end.step, vars(end)[field], end.epoch) for end in ends if vars(end)[field] is not None]
-        at, values, numbers = np.array(points, dtype=np.float64).reshape(-1, 3).T
-        what = (
-            f"<b>{style.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>epoch %{{customdata}} · step %{{x:d}}<extra></extra>"
-        )
-        marker = {"symbol": style.symbol + suffix, "size": size, "color": style.colour}
-        look = {
-            "mode": mode,
-            "marker": marker,
-            "line": {"color": style.colour, "width": 1.5, "dash": dash},
-            **_of(style),
-        }
-        if points:
-            traces.append(go.Scatter(x=at, y=values, customdata=numbers, name=name, hovertemplate=what, **look))
+    traces = loss_and_median(style, "each window", steps, losses, detail=detail)
+    for field in EVALUATIONS:
+        points = [(end.step, vars(end)[field], end.epoch) for end in epoch_records(records)]
+        known = [point for point in points if point[1] is not None]
+        traces += [evaluation(style, field, *zip(*known, strict=True))] if known else []
     return traces
 
 
 def _loss_marks(records: Sequence[Record]) -> list[_Mark]:
-    marks = _value_marks("loss", ((window.step, window.loss) for window in step_records(records)))
+    own = _value_marks("loss", ((window.step, window.loss) for window in step_records(records)))
     for field, (name, *_) in EVALUATIONS.items():
-        scores = [(end.step, vars(end)[field]) for end in epoch_records(records) if vars(end)[field] is not None]
-        marks += _value_marks(name, scores)
-    return marks + _skip_marks(step_records(records))
+        points = [(end.step, vars(end)[field]) for end in epoch_records(records)]
+        own += _value_marks(name, [point for point in points if point[1] is not None])
+    return own + _skip_marks(step_records(records))
 
 
 def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None) -> go.Figure:
@@ -246,22 +219,23 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
         Figure over the steps; NaN, infinite and zero norms and skipped steps are marked in lanes.
     """
     windows = step_records(records)
-    figure = _figure("Gradient norms", records)
-    series = {
-        "before clipping": ("solid", [window.grad_norm for window in windows]),
-        "after clipping": ("dash", [window.grad_norm_clipped for window in windows]),
-    }
+    steps, detail = _columns(windows)
+    data: list[dict[str, Any]] = []
     marked = []
     for style in trace_styles(windows[0].grad_norm if windows else ()):
-        marks: list[_Mark] = []
-        for name, (dash, rows) in series.items():
-            values = np.array([row[style.name] for row in rows], dtype=np.float64)
-            figure.add_trace(_curve(style, name, windows, values, dash=dash))
-            marks += _value_marks(name, zip((window.step for window in windows), values, strict=True))
-        marked.append((style, marks))
-    _lanes(figure, [*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
-    _levels(figure, {} if clip_norm is None else {"clip_norm": clip_norm}, windows)
-    return figure.update_layout(yaxis={"title": {"text": "gradient norm (dimensionless)"}, "type": "log"})
+        own: list[_Mark] = []
+        for field, name, dash in (
+            ("grad_norm", "before clipping", "solid"),
+            ("grad_norm_clipped", "after clipping", "dash"),
+        ):
+            norms = [vars(window)[field][style.name] for window in windows]
+            data.append(curve(style, name, steps, norms, detail=detail, dash=dash))
+            own += _value_marks(name, zip(steps.tolist(), norms, strict=True))
+        marked.append((style, own))
+    under, lanes = _lanes([*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
+    data += [*under, *_level_lines({} if clip_norm is None else {"clip_norm": clip_norm}, windows)]
+    axis = {"title": {"text": "gradient norm (dimensionless)"}, "type": "log"}
+    return _finished(data, _with(_layout("Gradient norms", records, axis), lanes))
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures

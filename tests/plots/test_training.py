@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rislab.errors import InputError
-from rislab.plots import style
+from rislab.plots import curves, style
 from rislab.plots import training as training_plots
 from rislab.sanity import checks
 from rislab.sanity.precision import AccumulationCell
@@ -290,7 +290,7 @@ def test_two_runs_are_marked_apart_on_the_same_step() -> None:
 
 def test_thinned_marks_say_so_and_the_lane_counts_them_all() -> None:
     figure = training_plots.loss_curves({"mine": run([NAN] * 1500)})
-    assert 300 <= len(marks(figure, "not finite")) <= training_plots.MARKS
+    assert 300 <= len(marks(figure, "not finite")) <= curves.MARKS
     assert "every 3th of 1500" in marks(figure, "not finite")[1]
     assert "not finite × 1500" in figure.layout.yaxis2.ticktext
 

@@ -1,0 +1,195 @@
+"""Curves over the steps of trainings, as plain data: static figures and live panels are made of these traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rislab.errors import check_number
+from rislab.plots.style import GREY, Array, TraceStyle, decimation_indices, trace_styles
+
+POINTS = 2000  # of a curve
+EPOCH_LINES = 30  # more than these are thinned
+MARKS = 500  # of one trace; more are thinned, and the hover text says so
+EVALUATIONS = {  # field of an EpochRecord → name, mode, suffix of its symbol, size, dash
+    "train_eval": ("eval, same data", "markers", "", 8, "solid"),
+    "validation": ("validation", "lines+markers", "-open", 8, "dash"),
+    "ema": ("averaged weights", "lines+markers", "", 4, "longdash"),
+}
+
+
+def curve(
+    style: TraceStyle,
+    name: str,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    detail: ArrayLike | None = None,
+    points: int = POINTS,
+    look: Mapping[str, Any] | None = None,
+    **line: Any,
+) -> dict[str, Any]:
+    """One value per window, thinned such that spikes survive.
+
+    Args:
+        style: of the run or the group; names the group in the legend.
+        name: of the trace.
+        x: [n], steps.
+        y: [n], values; may hold NaN and infinity.
+        detail: [n, 2], epochs and samples so far, for the hover text.
+        points: largest number of samples, ≥ 8.
+        look: further properties of the trace.
+        line: of the line, beside colour and dash of the style.
+    """
+    values = np.asarray(y, dtype=np.float64)
+    chosen = decimation_indices(values, points)
+    # A sample between two gaps draws no line, so curves with gaps get dots.
+    unbroken = len(chosen) > 1 and bool((np.isfinite(values) & (values > 0)).all())
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines" if unbroken else "lines+markers",
+        "name": name,
+        "legendgroup": style.name,
+        "x": np.asarray(x)[chosen],
+        "y": values[chosen],
+        "marker": {"size": 3, "color": style.colour},
+        "line": {"color": style.colour, "dash": style.dash, **line},
+    }
+    if detail is not None:
+        where = "epoch %{customdata[0]} · step %{x:d} · %{customdata[1]} samples<extra></extra>"
+        trace["customdata"] = np.asarray(detail)[chosen]
+        trace["hovertemplate"] = f"<b>{style.name}</b> · {name}<br>%{{y:.6g}}<br>{where}"
+    return trace | dict(look or {})
+
+
+def loss_and_median(
+    style: TraceStyle,
+    name: str,
+    steps: ArrayLike,
+    losses: Array,
+    *,
+    detail: NDArray[Any] | None = None,
+    points: int = POINTS,
+    medians: int = POINTS,
+    dash: str = "solid",
+    opacity: float = 0.5,
+) -> list[dict[str, Any]]:
+    """The loss of each window, thin, and its running median, thick.
+
+    Args:
+        style: see curve(), as for all others that are not named here.
+        name: of the first trace; the second says how far it looks back.
+        steps: [n].
+        losses: [n].
+        medians: largest number of places at which the median is taken.
+        dash: of the thin line.
+        opacity: of the thin line.
+    """
+    width = min(101, max(3, len(losses) // 20)) | 1
+    at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), medians)).round().astype(np.intp))
+    smooth, about = running_median(losses, width, at), None if detail is None else detail[at]
+    return [
+        curve(style, name, steps, losses, detail=detail, points=points, look={"opacity": opacity}, dash=dash, width=1),
+        curve(style, f"median of last {width}", np.asarray(steps)[at], smooth, detail=about, width=2.5),
+    ]
+
+
+def running_median(values: Array, width: int, at: NDArray[np.intp]) -> Array:
+    """Median of the finite ones among the last `width` values, at the given places; NaN where there are none."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    spans = np.lib.stride_tricks.sliding_window_view(np.pad(finite, (width, 0), constant_values=np.nan), width)[at + 1]
+    medians = np.full(len(at), np.nan)
+    full = ~np.isnan(spans).any(axis=1)
+    medians[full] = np.median(spans[full], axis=1)  # several times faster than the one that looks for NaN
+    some = ~np.isnan(spans).all(axis=1) & ~full
+    medians[some] = np.nanmedian(spans[some], axis=1)
+    return medians
+
+
+def evaluation(style: TraceStyle, field: str, steps: ArrayLike, values: ArrayLike, epochs: ArrayLike) -> dict[str, Any]:
+    """A field of EVALUATIONS at the ends of epochs.
+
+    Args:
+        style: of the run.
+        field: "train_eval", "validation" or "ema".
+        steps: [n], at the ends of the epochs.
+        values: [n].
+        epochs: [n], their numbers.
+    """
+    name, mode, suffix, size, dash = EVALUATIONS[field]
+    where = "epoch %{customdata} · step %{x:d}<extra></extra>"
+    return {
+        "type": "scatter",
+        "mode": mode,
+        "name": name,
+        "legendgroup": style.name,
+        "x": np.asarray(steps, dtype=np.float64),
+        "y": np.asarray(values, dtype=np.float64),
+        "customdata": np.asarray(epochs),
+        "hovertemplate": f"<b>{style.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>{where}",
+        "marker": {"symbol": style.symbol + suffix, "size": size, "color": style.colour},
+        "line": {"color": style.colour, "width": 1.5, "dash": dash},
+    }
+
+
+def level_lines(levels: Mapping[str, float], first: float, last: float, places: int = 41) -> list[dict[str, Any]]:
+    """Grey horizontal lines, highest first, named with their values in the legend, where close ones cannot collide.
+
+    Args:
+        levels: by name, each > 0.
+        first: step at which they begin.
+        last: step at which they end.
+        places: of each, to hover at.
+    """
+    lines = []
+    for style in trace_styles(sorted(levels, key=lambda name: -levels[name])):
+        level = levels[style.name]
+        check_number(f"line {style.name!r}", level, 0.0, exclusive=True)
+        lines.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"{style.name} = {level:.4g}",
+                "legendgroup": "levels",
+                "x": np.linspace(first, last, places).tolist(),
+                "y": [level] * places,
+                "line": {"color": GREY, "dash": style.dash, "width": 1.5},
+                "hoverinfo": "name",
+            }
+        )
+    return lines
+
+
+def epoch_lines(ends: Sequence[float]) -> tuple[list[dict[str, Any]], int]:
+    """Thin lines at the ends of epochs, as shapes, and of how many epochs each is the last."""
+    every = max(1, math.ceil(len(ends) / EPOCH_LINES))
+    thin = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
+    return [{**thin, "x0": end, "x1": end} for end in ends[every - 1 :: every]], every
+
+
+def marks(name: str, texts: Mapping[int, str], height: float, marker: Mapping[str, Any]) -> dict[str, Any]:
+    """Marks at steps where there is something to say, which stands in the hover text.
+
+    Args:
+        name: of the trace.
+        texts: by step.
+        height: at which they stand.
+        marker: of plotly.
+    """
+    every = max(1, math.ceil(len(texts) / MARKS))
+    note = f"<br>drawn: every {every}th of {len(texts)} such steps" if every > 1 else ""
+    shown = [*texts.items()][::every]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": [step for step, _ in shown],
+        "y": [height] * len(shown),
+        "marker": dict(marker),
+        "hovertext": [text + note for _, text in shown],
+        "hoverinfo": "text",
+    }
