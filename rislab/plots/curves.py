@@ -47,15 +47,16 @@ def curve(
     """
     values = np.asarray(y, dtype=np.float64)
     chosen = decimation_indices(values, points)
+    shown = values[chosen]
     # A sample between two gaps draws no line, so curves with gaps get dots.
-    unbroken = len(chosen) > 1 and bool((np.isfinite(values) & (values > 0)).all())
+    unbroken = len(chosen) > 1 and bool((np.isfinite(shown) & (shown > 0)).all())
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines" if unbroken else "lines+markers",
         "name": name,
         "legendgroup": style.name,
         "x": np.asarray(x)[chosen],
-        "y": values[chosen],
+        "y": shown,
         "marker": {"size": 3, "color": style.colour},
         "line": {"color": style.colour, "dash": style.dash, **line},
     }
@@ -100,8 +101,9 @@ def loss_and_median(
 
 def running_median(values: Array, width: int, at: NDArray[np.intp]) -> Array:
     """Median of the finite ones among the last `width` values, at the given places; NaN where there are none."""
-    finite = np.where(np.isfinite(values), values, np.nan)
-    spans = np.lib.stride_tricks.sliding_window_view(np.pad(finite, (width, 0), constant_values=np.nan), width)[at + 1]
+    places = at[:, None] + np.arange(1 - width, 1)  # [len(at), width]
+    spans = np.where(places < 0, np.nan, values[np.maximum(places, 0)]) if len(values) else np.empty((0, width))
+    spans[~np.isfinite(spans)] = np.nan
     medians = np.full(len(at), np.nan)
     full = ~np.isnan(spans).any(axis=1)
     medians[full] = np.median(spans[full], axis=1)  # several times faster than the one that looks for NaN
