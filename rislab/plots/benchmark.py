@@ -15,20 +15,20 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
     """Recall over SNR, a chart for each number of sources, with what the bound allows.
 
     Args:
-        scores: of localise.compare().
+        scores: of compare().
     """
     counts = sorted({score.sources for score in scores})
     figure = _panes(counts)
     names = list(dict.fromkeys(score.estimator for score in scores))
-    for pen in trace_styles(names):
+    for style in trace_styles(names):
         for column, count in enumerate(counts, start=1):
-            mine = [score for score in scores if score.sources == count and score.estimator == pen.name]
+            mine = [score for score in scores if score.sources == count and score.estimator == style.name]
             hover = [
-                f"{pen.name}<br>{one.snr_db:g} dB, K = {count}: recall {one.recall:.3f}, the bound allows "
+                f"{style.name}<br>{one.snr_db:g} dB, K = {count}: recall {one.recall:.3f}, the bound allows "
                 f"{one.allowed:.3f}<br>{one.milliseconds:.2f} ms a scene, {one.scenes} scenes"
                 for one in mine
             ]
-            figure.add_trace(_curve(pen, mine, [one.recall for one in mine], hover, column), row=1, col=column)
+            figure.add_trace(_curve(style, mine, [one.recall for one in mine], hover, column), row=1, col=column)
     for column, count in enumerate(counts, start=1):
         allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
         figure.add_scatter(
@@ -39,40 +39,41 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
     return _dressed(figure, "recall (share of sources)")
 
 
-def covariance_nmse(found: Sequence[CovarianceError]) -> go.Figure:
+def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
     """NMSE of covariances over SNR, a chart for each number of sources.
 
     Args:
-        found: of localise.distances().
+        errors: of covariance_errors().
     """
-    counts = sorted({one.sources for one in found})
+    counts = sorted({one.sources for one in errors})
     figure = _panes(counts)
-    for pen in trace_styles(found[0].nmse):
+    for style in trace_styles(errors[0].nmse):
         for column, count in enumerate(counts, start=1):
-            mine = [one for one in found if one.sources == count]
+            mine = [one for one in errors if one.sources == count]
             hover = [
-                f"{pen.name}<br>{one.snr_db:g} dB (realised {one.realised_snr_db:.2f}), K = {count}<br>"
-                f"NMSE {one.nmse[pen.name]:.4g}, median {one.median[pen.name]:.4g}, {one.scenes} scenes"
+                f"{style.name}<br>{one.snr_db:g} dB (realised {one.realised_snr_db:.2f}), K = {count}<br>"
+                f"NMSE {one.nmse[style.name]:.4g}, median {one.median[style.name]:.4g}, {one.scenes} scenes"
                 for one in mine
             ]
-            values = [one.nmse[pen.name] for one in mine]
-            figure.add_trace(_curve(pen, mine, values, hover, column), row=1, col=column)
+            values = [one.nmse[style.name] for one in mine]
+            figure.add_trace(_curve(style, mine, values, hover, column), row=1, col=column)
     figure.update_yaxes(type="log", dtick=1, row=1)
     return _dressed(figure, "NMSE of the covariance (mean)")
 
 
-def learning_curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
+def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
     """Score on the validation after each epoch, a curve for each design.
 
     Args:
-        told: by name, pairs of fresh scenes seen and NMSE. line: NMSE of the best constant.
+        scores: by name, pairs of fresh scenes seen and NMSE.
+        line: NMSE of the best constant.
     """
     figure = go.Figure()
-    for pen, pairs in zip(trace_styles(told), told.values(), strict=True):
+    for style, pairs in zip(trace_styles(scores), scores.values(), strict=True):
         x, y = zip(*pairs, strict=True)
         figure.add_scatter(
-            x=x, y=y, name=pen.name, mode="lines+markers", line={"color": pen.colour, "dash": pen.dash},
-            marker={"symbol": pen.symbol, "size": 7},
+            x=x, y=y, name=style.name, mode="lines+markers", line={"color": style.colour, "dash": style.dash},
+            marker={"symbol": style.symbol, "size": 7},
         )  # fmt: skip
     level = {"color": GREY, "width": 1, "dash": "dash"}
     figure.add_hline(y=line, line=level, annotation_text="best constant", annotation_position="bottom right")
@@ -82,7 +83,7 @@ def learning_curves(told: Mapping[str, Iterable[tuple[int, float]]], line: float
 
 
 def _curve(
-    pen: TraceStyle,
+    style: TraceStyle,
     cells: Sequence[Score | CovarianceError],
     values: Sequence[float],
     hover: Sequence[str],
@@ -90,9 +91,9 @@ def _curve(
 ) -> go.Scatter:
     """A curve over SNR, in the legend once for all charts."""
     return go.Scatter(
-        x=[one.snr_db for one in cells], y=values, name=pen.name, mode="lines+markers", legendgroup=pen.name,
-        showlegend=column == 1, line={"color": pen.colour, "dash": pen.dash},
-        marker={"symbol": pen.symbol, "size": 7}, hovertext=hover, hoverinfo="text",
+        x=[one.snr_db for one in cells], y=values, name=style.name, mode="lines+markers", legendgroup=style.name,
+        showlegend=column == 1, line={"color": style.colour, "dash": style.dash},
+        marker={"symbol": style.symbol, "size": 7}, hovertext=hover, hoverinfo="text",
     )  # fmt: skip
 
 

@@ -38,12 +38,12 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
     """
     figure = make_subplots(1, 3, subplot_titles=TITLES, horizontal_spacing=0.07)
     last = 1
-    for pen, watch in zip(trace_styles(watches), watches.values(), strict=True):
-        judged = judge(watch.seen, watch.contract)
+    for style, watch in zip(trace_styles(watches), watches.values(), strict=True):
+        comparisons = judge(watch.seen, watch.contract)
         last = max(last, len(watch.seen.steps))
-        figure.add_trace(_curve(pen, judged, [one.alpha for one in judged]), row=1, col=1)
-        figure.add_trace(_curve(pen, judged, [one.comparison.cosine for one in judged]), row=1, col=2)
-        figure.add_trace(_weights(pen, judged), row=1, col=3)
+        figure.add_trace(_curve(style, comparisons, [one.alpha for one in comparisons]), row=1, col=1)
+        figure.add_trace(_curve(style, comparisons, [one.comparison.cosine for one in comparisons]), row=1, col=2)
+        figure.add_trace(_weights(style, comparisons), row=1, col=3)
     for column in (1, 2, 3):
         level = {"color": GREY, "width": 1, "dash": "dash"}
         figure.add_hline(y=1, line=level, layer="below", row=1, col=column)
@@ -61,36 +61,38 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
     )
 
 
-def _curve(pen: TraceStyle, judged: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
+def _curve(style: TraceStyle, comparisons: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
     return go.Scatter(
-        x=[one.number for one in judged],
+        x=[one.number for one in comparisons],
         y=values,
-        name=pen.name,
-        legendgroup=pen.name,
+        name=style.name,
+        legendgroup=style.name,
         showlegend=False,
         mode="lines+markers",
-        line={"color": pen.colour, "dash": pen.dash},
-        marker={"color": pen.colour, "symbol": pen.symbol, "size": 7},
+        line={"color": style.colour, "dash": style.dash},
+        marker={"color": style.colour, "symbol": style.symbol, "size": 7},
         hovertext=[
-            f"{pen.name}<br>step {one.number}, window of {one.size}<br>α = {one.alpha:.4g}, "
+            f"{style.name}<br>step {one.number}, window of {one.size}<br>α = {one.alpha:.4g}, "
             f"cosine {one.comparison.cosine:.6f}"
-            for one in judged
+            for one in comparisons
         ],
         hoverinfo="text",
     )
 
 
-def _weights(pen: TraceStyle, judged: Sequence[StepComparison]) -> go.Scatter:
+def _weights(style: TraceStyle, comparisons: Sequence[StepComparison]) -> go.Scatter:
     """The weights with which the micro-batches of a window, side by side, entered its step."""
     places, values, texts = [], [], []
-    for one in judged:
+    for one in comparisons:
         for place, weight in enumerate(arrived(one) or []):
             # Within half a step to either side of its own.
             places.append(one.number + 0.6 * ((place + 0.5) / one.size - 0.5))
             values.append(weight)
-            texts.append(f"{pen.name}<br>step {one.number}, micro-batch {place + 1} of {one.size}: weight {weight:.4g}")
-    marker = {"color": pen.colour, "symbol": pen.symbol, "size": 7}
+            texts.append(
+                f"{style.name}<br>step {one.number}, micro-batch {place + 1} of {one.size}: weight {weight:.4g}"
+            )
+    marker = {"color": style.colour, "symbol": style.symbol, "size": 7}
     return go.Scatter(
-        x=places, y=values, name=pen.name, legendgroup=pen.name, mode="markers", marker=marker, hovertext=texts,
+        x=places, y=values, name=style.name, legendgroup=style.name, mode="markers", marker=marker, hovertext=texts,
         hoverinfo="text",
     )  # fmt: skip

@@ -32,6 +32,9 @@ from rislab.sanity.precision import PrecisionCell, WindowComparison
 SHARES = ((0.0, PALE), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
 COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
 ROW, CURVES_HEIGHT = 25, 262  # pixels
+GAP = 0.014  # between two maps, share of the width
+RED = {"color": VERMILLION, "width": 2.5}
+CHOSEN = {"color": INK, "width": 2, "dash": "dot"}
 SMALLEST = -5.0  # powers of ten of the share of an alarm that still differ in colour
 # Title → value, and the alarms that colour it.
 MAPS: dict[str, tuple[Callable[[PrecisionCell], float], tuple[str, ...]]] = {
@@ -65,12 +68,10 @@ def precision_table_dict(
     title: str,
     chosen: tuple[str, int] | None = None,
 ) -> dict[str, Any]:
-    """matrix() as plain data and layout, with all rows and columns, and a frame around a chosen cell."""
-    found = {(cell.mode, cell.accumulation_steps): cell for cell in cells}
-    data = [_map(found, rows, columns, number) for number in range(len(MAPS))]
-    names = [f"{_mark([found.get((row, column)) for column in columns])} {row}" for row in rows]
-    gap = 0.014
-    width = (1 - gap * (len(MAPS) - 1)) / len(MAPS)
+    """precision_table() as plain data and layout, with all rows and columns, and a frame around a chosen cell."""
+    by_place = {(cell.mode, cell.accumulation_steps): cell for cell in cells}
+    data = [_map(by_place, rows, columns, number) for number in range(len(MAPS))]
+    names = [f"{_mark([by_place.get((row, column)) for column in columns])} {row}" for row in rows]
     layout: dict[str, Any] = {
         "title": {"text": title, "font": {"size": 14}, "pad": {"b": 26}},
         "height": 104 + ROW * len(rows),
@@ -81,39 +82,43 @@ def precision_table_dict(
         "annotations": [],
         "shapes": [],
     }
-    for number, name in enumerate(MAPS):
+    for number, (name, (_, alarms)) in enumerate(MAPS.items()):
         axis = str(number + 1) if number else ""
-        left = number * (width + gap)
-        layout[f"xaxis{axis}"] = {
+        layout |= _map_axes(number, axis, names, columns)
+        place = {"xref": f"x{axis} domain", "x": 0.5, "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
+        layout["annotations"].append({**place, "text": name, "showarrow": False, "font": {"size": 13}})
+        framed = [(place, RED) for place, cell in by_place.items() if set(cell.red) & set(alarms)]
+        framed += [] if chosen is None else [(chosen, CHOSEN)]
+        for (row, column), line in framed:
+            layout["shapes"].append(_frame(axis, columns.index(column), rows.index(row), line))
+    return {"data": data, "layout": layout}
+
+
+def _map_axes(number: int, axis: str, names: Sequence[str], columns: Sequence[int]) -> dict[str, Any]:
+    """The axes of one of the maps side by side."""
+    width = (1 - GAP * (len(MAPS) - 1)) / len(MAPS)
+    left = number * (width + GAP)
+    both = {"showgrid": False, "fixedrange": True}
+    return {
+        f"xaxis{axis}": {
             "domain": [left, left + width],
             "anchor": f"y{axis}",
             "title": {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4},
             "tickvals": list(range(len(columns))),
             "ticktext": [str(column) for column in columns],
             "range": [-0.5, len(columns) - 0.5],
-            "showgrid": False,
-            "fixedrange": True,
-        }
-        layout[f"yaxis{axis}"] = {
+            **both,
+        },
+        f"yaxis{axis}": {
             "anchor": f"x{axis}",
-            "tickvals": list(range(len(rows))),
+            "tickvals": list(range(len(names))),
             "ticktext": names,
             "showticklabels": number == 0,
-            "range": [len(rows) - 0.5, -0.5],
-            "showgrid": False,
-            "fixedrange": True,
+            "range": [len(names) - 0.5, -0.5],
             "automargin": False,
-        }
-        place = {"xref": f"x{axis} domain", "x": 0.5, "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
-        layout["annotations"].append({**place, "text": name, "showarrow": False, "font": {"size": 13}})
-        for (row, column), cell in found.items():
-            if set(cell.red) & set(MAPS[name][1]):
-                line = {"color": VERMILLION, "width": 2.5}
-                layout["shapes"].append(_frame(axis, columns.index(column), rows.index(row), line))
-        if chosen is not None:
-            line = {"color": INK, "width": 2, "dash": "dot"}
-            layout["shapes"].append(_frame(axis, columns.index(chosen[1]), rows.index(chosen[0]), line))
-    return {"data": data, "layout": layout}
+            **both,
+        },
+    }
 
 
 def _mark(cells: Sequence[PrecisionCell | None]) -> str:
@@ -130,14 +135,14 @@ def _frame(axis: str, x: int, y: int, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _map(
-    found: dict[tuple[str, int], PrecisionCell], rows: Sequence[str], columns: Sequence[int], number: int
+    by_place: dict[tuple[str, int], PrecisionCell], rows: Sequence[str], columns: Sequence[int], number: int
 ) -> dict[str, Any]:
     value, reds = [*MAPS.values()][number]
     axis = str(number + 1) if number else ""
     levels = np.full((len(rows), len(columns)), np.nan)
     texts = [["" for _ in columns] for _ in rows]
     hovers = [["not run yet" for _ in columns] for _ in rows]
-    for (row, column), cell in found.items():
+    for (row, column), cell in by_place.items():
         y, x = rows.index(row), columns.index(column)
         shown = value(cell)
         levels[y, x] = _depth(cell, reds) if reds else shown
@@ -198,9 +203,9 @@ def cell_hover(cell: PrecisionCell) -> str:
 
 
 def cell_explanation(cell: PrecisionCell) -> str:
-    """What a cell found, and why, as HTML."""
-    found = {name: cell.measured[name] for name in cell.red}
-    verdict = "; ".join(f"{name} {value:.2g}, alarm at {level:.0e}" for name, (value, level) in found.items())
+    """What passes its alarm in a cell, and why, as HTML."""
+    red = {name: cell.measured[name] for name in cell.red}
+    verdict = "; ".join(f"{name} {value:.2g}, alarm at {level:.0e}" for name, (value, level) in red.items())
     colour = f" style='color:{ERROR_COLOUR}'" if cell.red else ""
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
     head = (
@@ -219,37 +224,37 @@ def window_curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -
     """One cell window by window: errors of the gradient, numbers too small, loss scale, and the loss beside another's.
 
     Args:
-        cell: to be shown. reference: whose loss is drawn beside it, as a rule that of fp64; None leaves it out.
+        cell: to be shown.
+        reference: whose loss is drawn beside it, as a rule that of fp64; None leaves it out.
     """
     return go.Figure(window_curves_dict(cell, reference)).update_layout(template=template())
 
 
 def mode_curves(cells: Sequence[PrecisionCell], mode: str) -> go.Figure:
-    """curves() of a mode's cell with the most accumulation steps beside fp64's; says so where the mode was not run."""
-    found = [cell for cell in cells if cell.mode == mode]
-    if not found:
-        title = f"{mode} was not run"
-        return go.Figure(empty_figure_dict(title, CURVES_HEIGHT)).update_layout(template=template())
-    most = max(found, key=lambda cell: cell.accumulation_steps)
+    """window_curves() of a mode's cell with the most accumulation steps beside fp64's; says so where the mode was not run."""
+    cells_of_mode = [cell for cell in cells if cell.mode == mode]
+    if not cells_of_mode:
+        return go.Figure(empty_figure_dict(f"{mode} was not run", CURVES_HEIGHT)).update_layout(template=template())
+    most = max(cells_of_mode, key=lambda cell: cell.accumulation_steps)
     return window_curves(most, fp64_reference(cells, most.accumulation_steps))
 
 
 def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> dict[str, Any]:
-    """curves() as plain data and layout."""
+    """window_curves() as plain data and layout."""
     windows = cell.windows
     steps = np.array([window.step for window in windows], dtype=np.float64)
     alarm = MODES[cell.mode].tolerance
-    pens = {"relative L2": (BLUE, "solid"), "|α − 1|": (VERMILLION, "dot"), "1 − cos": (GREEN, "dashdot")}
+    styles = {"relative L2": (BLUE, "solid"), "|α − 1|": (VERMILLION, "dot"), "1 − cos": (GREEN, "dashdot")}
     values = {
         "relative L2": [window.relative_error for window in windows],
         "|α − 1|": [window.alpha_error for window in windows],
         "1 − cos": [1 - window.cosine for window in windows],
     }
     levels = {"relative L2": alarm.relative_error, "|α − 1|": alarm.alpha_error}
-    data = [_line("", name, steps, values[name], *pens[name]) for name in pens]
+    data = [_line("", name, steps, values[name], *styles[name]) for name in styles]
     for name, level in levels.items():
         limits = [level * window.allowance for window in windows]
-        thin = _line("", f"alarm of {name}", steps, limits, pens[name][0], "dash")
+        thin = _line("", f"alarm of {name}", steps, limits, styles[name][0], "dash")
         data.append({**thin, "mode": "lines", "line": {**thin["line"], "width": 1}, "showlegend": False})
     data.append(_line("2", "underflow", steps, [window.underflow for window in windows], PURPLE, "solid"))
     data.append(_line("2", "stuck", steps, [window.stuck for window in windows], ORANGE, "dot"))

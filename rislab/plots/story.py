@@ -13,6 +13,7 @@ from rislab.faults.story import Fix, Replay
 from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, template
 from rislab.training.records import Counters, step_records
 
+COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
 LINES = 4  # of the log that the panel shows
 TALL = 290  # pixels, of the panel's figure
 
@@ -21,12 +22,12 @@ def first_epoch_counts(replays: Mapping[str, Replay]) -> go.Figure:
     """What ran in the first epoch of each replay: forwards, backwards, steps applied and skipped, scheduler ticks.
 
     Args:
-        replays: by the name to be shown.
+        replays: by the name that is shown.
     """
     names = [_broken_line(name) for name in replays]
-    counted = [told.first_epoch for told in replays.values()]
+    counters = [each.first_epoch for each in replays.values()]
     figure = go.Figure(layout={"template": template(), "title_text": "Ledger of the first epoch", "height": 420})
-    figure.add_traces([go.Bar(trace) for trace in _books(names, counted)])
+    figure.add_traces([go.Bar(trace) for trace in _counter_bars(names, counters)])
     figure.update_layout(bargap=0.18, legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22})
     return figure.update_yaxes(title_text="events (count)", rangemode="tozero")
 
@@ -35,13 +36,11 @@ def _broken_line(name: str) -> str:
     return name.replace(", ", "<br>")
 
 
-def _books(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
-    """A bar for each counter at each name, its number over it, so that a 0 is seen as well."""
+def _counter_bars(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
+    """A bar for each counter at each name, its number over it, so that a 0 is visible as well."""
     bars = []
-    for counter, (colour, pattern) in {
-        name: look for book in COUNTER_STYLES.values() for name, look in book.items()
-    }.items():
-        values = [vars(counters)[counter] for counters in counted]
+    for counter, (colour, pattern) in COUNTERS.items():
+        values = [vars(each)[counter] for each in counted]
         bars.append(
             {
                 "type": "bar",
@@ -58,22 +57,22 @@ def _books(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, 
     return bars
 
 
-def last_over_n(told: Replay) -> go.Figure:
+def last_over_n(replay: Replay) -> go.Figure:
     """The reported loss and its n-fold beside the true losses of all n batches of each epoch.
 
     Args:
-        told: a replay of stage two, whose report is the last batch's loss over n.
+        replay: a replay of stage two, whose report is the last batch's loss over n.
     """
-    numbers = [end.epoch for end in told.epoch_records]
-    count = len(told.batch_losses[0])
+    numbers = [end.epoch for end in replay.epoch_records]
+    count = len(replay.batch_losses[0])
     spread = [[epoch] * count for epoch in numbers]
-    reported = [end.train for end in told.epoch_records]
+    reported = [end.train for end in replay.epoch_records]
     figure = go.Figure(layout={"template": template(), "title_text": "Whose loss is it?", "height": 440})
     dots = {"symbol": "circle", "size": 5, "color": GREY, "opacity": 0.6}
-    flat = np.ravel(told.batch_losses)
+    flat = np.ravel(replay.batch_losses)
     figure.add_scatter(x=np.ravel(spread), y=flat, mode="markers", marker=dots, name=f"true loss of each of {count}")
     ring = {"symbol": "circle-open", "size": 13, "color": BLUE, "line": {"width": 2}}
-    last = [losses[-1] for losses in told.batch_losses]
+    last = [losses[-1] for losses in replay.batch_losses]
     figure.add_scatter(x=numbers, y=last, mode="markers", marker=ring, name="true loss of the last batch")
     cross = {"symbol": "x-thin", "size": 9, "line": {"width": 2, "color": VERMILLION}}
     times = [count * loss for loss in reported]
@@ -88,41 +87,41 @@ def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
     """Learning rate of the head at each optimiser step against the batches that went forwards until then.
 
     Args:
-        replays: by the name to be shown.
+        replays: by the name that is shown.
     """
     figure = go.Figure(layout={"template": template(), "title_text": "How fast does the warm-up rise?", "height": 400})
-    looks = ((BLUE, "solid", "circle"), (VERMILLION, "dot", "square"), (GREEN, "dashdot", "diamond"))
-    for (name, told), (colour, dash, symbol) in zip(replays.items(), looks, strict=False):
-        seen = np.cumsum([window.micro_batches for window in step_records(told.records)])
-        rates = [window.learning_rate["head"] for window in step_records(told.records)]
-        pen = {"color": colour, "dash": dash, "shape": "vh"}
-        look = {"mode": "lines+markers", "line": pen, "marker": {"size": 4, "symbol": symbol, "color": colour}}
-        figure.add_scatter(x=seen, y=rates, name=name, **look, hovertemplate="after %{x} batches<br>rate %{y:.3g}")
+    styles = ((BLUE, "solid", "circle"), (VERMILLION, "dot", "square"), (GREEN, "dashdot", "diamond"))
+    for (name, replay), (colour, dash, symbol) in zip(replays.items(), styles, strict=False):
+        batches = np.cumsum([window.micro_batches for window in step_records(replay.records)])
+        rates = [window.learning_rate["head"] for window in step_records(replay.records)]
+        line = {"color": colour, "dash": dash, "shape": "vh"}
+        look = {"mode": "lines+markers", "line": line, "marker": {"size": 4, "symbol": symbol, "color": colour}}
+        figure.add_scatter(x=batches, y=rates, name=name, **look, hovertemplate="after %{x} batches<br>rate %{y:.3g}")
     figure.update_xaxes(title_text="batches that went forwards (count)", rangemode="tozero")
     return figure.update_yaxes(title_text="learning rate of the head (dimensionless)", rangemode="tozero")
 
 
-def fix_scores(found: Sequence[Fix]) -> go.Figure:
-    """What the log says and what is true after each repair, at the end of its replay.
+def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
+    """What the log says and what is true after each fix, at the end of its replay.
 
     Args:
-        found: in the order of story.repairs().
+        fixes: in the order of repairs().
     """
-    rows = [repair.fixed for repair in found]
+    rows = [fix.fixed for fix in fixes]
     figure = go.Figure(layout={"template": template(), "title_text": "Put right from top to bottom"})
-    told = [repair.replay.validations[-1] for repair in found]
-    true = [repair.replay.fresh_nmse[-1] for repair in found]
-    train = [repair.replay.epoch_records[-1].train for repair in found]
-    for place, pair in enumerate(zip(told, true, strict=True)):
+    reported = [fix.replay.validations[-1] for fix in fixes]
+    true = [fix.replay.fresh_nmse[-1] for fix in fixes]
+    train = [fix.replay.epoch_records[-1].train for fix in fixes]
+    for place, pair in enumerate(zip(reported, true, strict=True)):
         if all(math.isfinite(value) for value in pair):
             bar = {"mode": "lines", "line": {"color": GREY, "width": 4}, "opacity": 0.5}
             figure.add_scatter(x=pair, y=[place] * 2, **bar, hoverinfo="skip", showlegend=False)
-    looks = {
+    markers = {
         "train, told": (train, {"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": VERMILLION}}),
-        "validation, told": (told, {"symbol": "circle-open", "size": 14, "color": PURPLE, "line": {"width": 2.5}}),
+        "validation, told": (reported, {"symbol": "circle-open", "size": 14, "color": PURPLE, "line": {"width": 2.5}}),
         "NMSE on fresh scenes, true": (true, {"symbol": "circle", "size": 8, "color": GREEN}),
     }
-    for name, (values, marker) in looks.items():
+    for name, (values, marker) in markers.items():
         what = "%{y}<br>%{x:.6f}"
         look = {"mode": "markers", "marker": marker, "cliponaxis": False}
         figure.add_scatter(x=values, y=[*range(len(rows))], name=name, **look, hovertemplate=what)
@@ -133,19 +132,20 @@ def fix_scores(found: Sequence[Fix]) -> go.Figure:
     return figure.update_layout(height=130 + 34 * len(rows), legend=above)
 
 
-def replay_figure(told: Replay) -> go.Figure:
-    """drawing() as a plain figure, which survives saving and reports."""
-    return go.Figure(replay_figure_dict(told)).update_layout(template=template())
+def replay_figure(replay: Replay) -> go.Figure:
+    """replay_figure_dict() as a plain figure, which survives saving and reports."""
+    return go.Figure(replay_figure_dict(replay)).update_layout(template=template())
 
 
-def replay_figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
-    """A replay as plain data and layout: its curves as told and as true, and the ledger of its first epoch.
+def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]:
+    """A replay as plain data and layout: its curves as reported and as true, and the counts of its first epoch.
 
     Args:
-        told: None gives the empty axes. title: what stands over the figure; the names of the faults if "".
+        replay: None gives the empty axes.
+        title: what stands over the figure; the names of the faults if "".
     """
     layout: dict[str, Any] = {
-        "title": {"text": title or ("" if told is None else replay_heading(told)), "font": {"size": 14}},
+        "title": {"text": title or ("" if replay is None else replay_heading(replay)), "font": {"size": 14}},
         "height": TALL,
         "autosize": True,
         "margin": {"t": 40, "b": 84, "l": 64, "r": 12},
@@ -156,50 +156,49 @@ def replay_figure_dict(told: Replay | None, title: str = "") -> dict[str, Any]:
         "xaxis2": {"domain": [0.62, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
         "yaxis2": {"anchor": "x2", "title": {"text": "events in epoch 1"}, "rangemode": "tozero"},
     }
-    return {"data": [] if told is None else [*_curves(told), _counted(told.first_epoch)], "layout": layout}
+    return {"data": [] if replay is None else [*_curves(replay), _first_epoch(replay.first_epoch)], "layout": layout}
 
 
-def replay_heading(told: Replay) -> str:
+def replay_heading(replay: Replay) -> str:
     """The names of a combination."""
-    with_them = f" with {len(told.extra_faults)} extra faults" if len(told.extra_faults) > 1 else ""
-    lone = f" with {told.extra_faults[0]}" if len(told.extra_faults) == 1 else ""
-    return f"{told.fault}{with_them}{lone}, {len(told.epoch_records)} epochs"
+    count = len(replay.extra_faults)
+    extra = "" if not count else f" with {replay.extra_faults[0] if count == 1 else f'{count} extra faults'}"
+    return f"{replay.fault}{extra}, {len(replay.epoch_records)} epochs"
 
 
-def _curves(told: Replay) -> list[dict[str, Any]]:
-    numbers = [end.epoch for end in told.epoch_records]
-    means = [float(np.mean(losses)) for losses in told.batch_losses]
+def _curves(replay: Replay) -> list[dict[str, Any]]:
+    numbers = [end.epoch for end in replay.epoch_records]
+    means = [float(np.mean(losses)) for losses in replay.batch_losses]
     series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
         "train, told": (
             numbers,
-            [end.train for end in told.epoch_records],
-            _pen(VERMILLION, "solid", "square-open", 10),
+            [end.train for end in replay.epoch_records],
+            _line_style(VERMILLION, "solid", "square-open", 10),
         ),
-        "validation, told": (numbers, told.validations, _pen(PURPLE, "dash", "circle-open", 10)),
-        "train, true": (numbers, means, _pen(BLUE, "dot", "square", 5)),
-        "NMSE on fresh scenes, true": ([0, *numbers], told.fresh_nmse, _pen(GREEN, "dashdot", "circle", 5)),
+        "validation, told": (numbers, replay.validations, _line_style(PURPLE, "dash", "circle-open", 10)),
+        "train, true": (numbers, means, _line_style(BLUE, "dot", "square", 5)),
+        "NMSE on fresh scenes, true": ([0, *numbers], replay.fresh_nmse, _line_style(GREEN, "dashdot", "circle", 5)),
     }
     traces = []
     for name, (x, y, look) in series.items():
         lost = sum(not math.isfinite(value) for value in y)
-        said = f"{name} ({lost} of {len(y)} not finite)" if lost else name
-        data = {"x": np.array(x, dtype=np.float64), "y": np.array(y, dtype=np.float64), "name": said}
+        label = f"{name} ({lost} of {len(y)} not finite)" if lost else name
+        data = {"x": np.array(x, dtype=np.float64), "y": np.array(y, dtype=np.float64), "name": label}
         what = "epoch %{x}<br>%{y:.6f}<extra>" + name + "</extra>"
         traces.append({"type": "scatter", "mode": "lines+markers", **data, **look, "hovertemplate": what})
     return traces
 
 
-def _pen(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any]:
+def _line_style(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any]:
     marker = {"symbol": symbol, "size": size, "color": colour, "line": {"width": 2 if symbol.endswith("open") else 0}}
     return {"cliponaxis": False, "line": {"color": colour, "dash": dash, "width": 2}, "marker": marker}
 
 
-def _counted(counters: Counters) -> dict[str, Any]:
-    looks = {name: look for book in COUNTER_STYLES.values() for name, look in book.items()}
-    values = [vars(counters)[name] for name in looks]
+def _first_epoch(counters: Counters) -> dict[str, Any]:
+    values = [vars(counters)[name] for name in COUNTERS]
     return {
         "type": "bar",
-        "x": [name.replace("_", "<br>") for name in looks],
+        "x": [name.replace("_", "<br>") for name in COUNTERS],
         "y": values,
         "text": [str(value) for value in values],
         "textposition": "outside",
@@ -208,26 +207,26 @@ def _counted(counters: Counters) -> dict[str, Any]:
         "xaxis": "x2",
         "yaxis": "y2",
         "marker": {
-            "color": [colour for colour, _ in looks.values()],
-            "pattern": {"shape": [pattern for _, pattern in looks.values()], "fillmode": "overlay"},
+            "color": [colour for colour, _ in COUNTERS.values()],
+            "pattern": {"shape": [pattern for _, pattern in COUNTERS.values()], "fillmode": "overlay"},
         },
         "hovertemplate": "%{y} %{x}<extra></extra>",
     }
 
 
-def replay_summary(told: Replay) -> str:
-    """What was told at the end beside what is true, one sentence as HTML."""
-    end, counters = told.epoch_records[-1], told.epoch_records[-1].counters
-    constant = len({repr(score) for score in told.validations}) == 1
+def replay_summary(replay: Replay) -> str:
+    """What was reported at the end beside what is true, one sentence as HTML."""
+    end, counters = replay.epoch_records[-1], replay.epoch_records[-1].counters
+    constant = len({repr(score) for score in replay.validations}) == 1
     return (
-        f"At the end: train {end.train:.6f}, validation {told.validations[-1]:.6f}"
-        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {told.fresh_nmse[-1]:.6f}</b>; "
+        f"At the end: train {end.train:.6f}, validation {replay.validations[-1]:.6f}"
+        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {replay.fresh_nmse[-1]:.6f}</b>; "
         f"{counters.forwards} forwards, {counters.backwards} backwards, {counters.steps_applied} steps, "
-        f"{counters.steps_skipped} skipped, {told.idle_steps} that moved nothing; {told.zero_terms} loss terms always 0."
+        f"{counters.steps_skipped} skipped, {replay.idle_steps} that moved nothing; {replay.zero_terms} loss terms always 0."
     )
 
 
-def log_excerpt(told: Replay) -> str:
+def log_excerpt(replay: Replay) -> str:
     """The first lines of the log and the last, as plain text."""
-    shown = told.log()
+    shown = replay.log()
     return "\n".join(shown if len(shown) <= LINES else [*shown[: LINES - 1], "…", shown[-1]])
