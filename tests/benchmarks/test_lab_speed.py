@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.browser.chromium import launched
 from tests.browser.lab import command, opened, press
 
 MINUTES = float(os.environ.get("RISLAB_MINUTES", "1"))
@@ -23,7 +24,7 @@ SETUP = """
 import dataclasses, json, os, time
 import torch, rislab
 from rislab.sanity.overfit import OverfitConfig
-from rislab.panels.api import OverfitPanel
+from rislab.panels.training_panel import OverfitPanel
 torch.set_num_threads(1)
 small = OverfitConfig(scenes=512, micro_batch=64, epochs=1)
 panel = rislab.panels.overfit(small)
@@ -62,19 +63,19 @@ sizes = []
 while len(sizes) < {MINUTES * 12:.0f}:
     await asyncio.sleep(5)
     sizes.append((panel.runs[-1].history.windows, resident()))
-looks = []
+spectra = []
 for seed in range(20):
-    view = scene.view.changed(seed=seed)
+    settings = scene.settings.changed(seed=seed)
     began = time.perf_counter()
-    scene.explorer.spectra(view)
-    looks.append(1e3 * (time.perf_counter() - began))
-json.dump({{"sizes": sizes, "looks": looks}}, open("memory.json", "w"))
+    scene.explorer.spectra(settings)
+    spectra.append(1e3 * (time.perf_counter() - began))
+json.dump({{"sizes": sizes, "looks": spectra}}, open("memory.json", "w"))
 """
 MANY = """
 records = await panel
-from rislab.training.records import steps
-from rislab.panels.training_plot import drawing
-window, run = steps(records)[-1], panel.runs[-1]
+from rislab.training.records import step_records
+from rislab.panels.training_plot import figure_dict
+window, run = step_records(records)[-1], panel.runs[-1]
 began = time.perf_counter()
 for step in range(run.history.windows + 1, 100_001):
     run.history.add(dataclasses.replace(window, step=step))
@@ -82,7 +83,7 @@ adding = time.perf_counter() - began
 ticks = []
 for _ in range(9):
     began = time.perf_counter()
-    drawing(panel.runs, "")
+    figure_dict(panel.runs, "")
     ticks.append(1e3 * (time.perf_counter() - began))
 json.dump({"adding": adding, "ticks": ticks, "windows": run.history.windows}, open("many.json", "w"))
 """
@@ -93,7 +94,11 @@ REDRAWS = (
 
 @pytest.fixture(scope="module")
 def measured() -> Iterator[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder, opened(Path(folder), (SETUP, SCENE, PAIRS, MEMORY, MANY)) as page:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        launched() as browser,
+        opened(browser, Path(folder), (SETUP, SCENE, PAIRS, MEMORY, MANY)) as page,
+    ):
         yield _measure(page, Path(folder) / "root")
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -19,3 +22,12 @@ FLAGS = [
     "--disable-quic",
     "--no-first-run",
 ]
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """A browser of its own. Meanwhile this thread has a running event loop, in which asyncio.run() is not possible."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()

@@ -15,22 +15,22 @@ from typing import Any
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+from tests.browser.chromium import sync_api
 
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
 
 
 @contextmanager
-def opened(folder: Path, cells: Sequence[str], width: int = 1280, height: int = 800) -> Iterator[Any]:
+def opened(browser: Any, folder: Path, cells: Sequence[str], width: int = 1280, height: int = 800) -> Iterator[Any]:
     """The page of a JupyterLab on `folder`/root that shows a notebook with these cells, none of them run yet."""
     notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     root = folder / "root"
     root.mkdir()
     nbformat.write(notebook, root / "panels.ipynb")
-    with _served(folder, root) as address, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": width, "height": height})
+    with _served(folder, root) as address:
+        context = browser.new_context(viewport={"width": width, "height": height})
+        page = context.new_page()
         page.set_default_timeout(90_000)
         # Shown by pytest where a test fails.
         page.on("pageerror", lambda error: print(f"page: {error}"))
@@ -43,7 +43,7 @@ def opened(folder: Path, cells: Sequence[str], width: int = 1280, height: int = 
                 time.sleep(0.5)
         settle(page)
         yield page
-        browser.close()
+        context.close()
 
 
 @contextmanager

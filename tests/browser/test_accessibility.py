@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from rislab.plots.style import ERROR_COLOUR
 from rislab.reports import gallery, html_export, sweep, sweep_page
 
+pytestmark = pytest.mark.process
 CELLS = [
     new_markdown_cell(
         "# A page\n\nText with `code`, a [link](https://example.org) and $x^2$.\n\n## Part\n\n* one\n* two"
     ),
     new_code_cell('level: int = 2  # of the page\nword: str = "a"', metadata={"tags": ["parameters"]}),
     new_code_cell(
-        "import plotly.graph_objects as go\nfrom rislab.plots.training import template\nfrom rislab.reports.measured import Measured\n"
+        "import plotly.graph_objects as go\nfrom rislab.plots.style import template\n"
+        "from rislab.reports.measured import Measured\n"
         "go.Figure(go.Scatter(y=[1, level]), layout={'title': {'text': 'A curve'}, 'template': template()})"
     ),
     new_code_cell("display(Measured({'level': level}))\nprint('NMSE', level)\nassert level < 3, 'too high'"),
@@ -65,14 +68,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(params=["light", "dark"])
-def view(request: Any) -> Any:
-    from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
-
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
-        yield context.new_page()
-        browser.close()
+def view(browser: Any, request: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
+    yield context.new_page()
+    context.close()
 
 
 def luminance(colour: str) -> float:

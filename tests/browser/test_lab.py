@@ -1,4 +1,4 @@
-"""Both live panels in a real JupyterLab in a real browser: run, stop, compare, turn, drag, reload, restart."""
+"""Two live panels in a real JupyterLab in a real browser: run, stop, compare, turn, drag, reload, restart."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import pytest
 from rislab.reports.html_export import export_html
 from tests.browser.lab import SHOTS, box, command, opened, press, settle, shoot
 
+pytestmark = pytest.mark.process
 CELLS = (
     "import torch, rislab\ntorch.set_num_threads(1)\n"
     "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=5000, validation=16)\n"
     "panel = rislab.panels.overfit(config)\npanel",
     "scene = rislab.panels.music()\nscene",
-    "records = await panel\nrislab.figures.loss_curves({'the run': records})",
+    "from rislab.plots.training import loss_curves\nrecords = await panel\nloss_curves({'the run': records})",
 )
 TITLE = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout.title?.text ?? '')"
 HEAT = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].layout.shapes.slice(0, 3).map(s => s.xanchor))"
@@ -25,14 +26,23 @@ MAP = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].data[0].z)
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
 
-@pytest.fixture
-def page(tmp_path: Path) -> Iterator[Any]:
-    with opened(tmp_path, CELLS) as page:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, folder: Path) -> Iterator[Any]:
+    """One server, one page and one kernel for all tests of this file."""
+    with opened(browser, folder, CELLS) as page:
         yield page
         shoot(page, "at-the-end")
 
 
 def run_all(page: Any) -> None:
+    # What ran before is still there, and would answer for the new run.
+    command(page, "notebook:clear-all-cell-outputs")
+    page.wait_for_function(f"{PLOTS} === 0")
     command(page, "notebook:run-all-cells")
     page.wait_for_function(f"{PLOTS} === 2")
     page.wait_for_function(f"{TITLE}[0].startsWith('running')")
@@ -42,7 +52,7 @@ def wait_for_step(page: Any, step: int) -> None:
     page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) > {step}")
 
 
-def test_panels_live_in_jupyterlab(page: Any, tmp_path: Path) -> None:
+def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     run_all(page)
     # The curve grows, and a run that is stopped says so.
     wait_for_step(page, 100)
@@ -122,7 +132,7 @@ def test_panels_live_in_jupyterlab(page: Any, tmp_path: Path) -> None:
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     assert page.evaluate(HEAT) == moved
     shoot(page, "reloaded")
-    exported(page, tmp_path)
+    exported(page, folder)
 
 
 def exported(page: Any, folder: Path) -> None:
@@ -155,9 +165,6 @@ def test_a_restarted_kernel_finds_its_run_again(page: Any) -> None:
     wait_for_step(page, 50)
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
     settle(page)
-    # What the old kernel drew is still there, and would answer for the new one.
-    command(page, "notebook:clear-all-cell-outputs")
-    page.wait_for_function(f"{PLOTS} === 0")
     run_all(page)
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,8 +9,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rislab.reports import html_export
-from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
 
+pytestmark = pytest.mark.process
 WIDTHS = (1280, 1920)
 
 
@@ -42,14 +41,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     long = {"versions": "v" * 400, "commit": "a b " * 100}
     html_export.export_html(new_notebook(cells=cells), path, title="Report", header=long, error="e" * 400)
     return path
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 class Visit:
