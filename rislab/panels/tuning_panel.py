@@ -1,4 +1,4 @@
-"""A search on the screen: its trials as they come, with Stop and Go on; awaiting it gives the last Progress."""
+"""A search on the screen: its trials as they come, with Stop and Go on; awaiting it gives the last SearchProgress."""
 
 from __future__ import annotations
 

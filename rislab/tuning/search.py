@@ -94,7 +94,7 @@ def run_search(
             split. 0 does neither.
 
     Yields:
-        Progress, whenever something has changed.
+        SearchProgress, whenever something has changed.
 
     Raises:
         InputError: a red check of the ladder, values out of range, a storage that cannot be used, a study of another
