@@ -164,7 +164,7 @@ def tuning(
     skip_ladder: bool = False,
     confirm: int = 3,
 ) -> TuningPanel:
-    """Start a hyper-parameter search, or go on with that of the folder; await it in the next cell for its SearchProgress.
+    """Start a hyper-parameter search, or go on with that of the folder; await it for its SearchProgress.
 
     Args:
         config: see TuningConfig; its defaults if None.
