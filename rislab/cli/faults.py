@@ -106,7 +106,7 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
     if fault.checks:
         print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
     if fault.conventions:
-        print(f"Checks of the conventions badge that turn red: {', '.join(fault.conventions)}")
+        print(f"Checks of the conventions report that turn red: {', '.join(fault.conventions)}")
     found = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs)
     for title, seen in (("correct loop", found.correct), ("with the fault", found.faulty)):
         print(f"\n{title}, {options.optimiser}, 84 scenes:")

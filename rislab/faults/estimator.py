@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rislab.faults.fault import Fault, Symptom
 
-# Checks of the badge that search a covariance given by its definition.
+# Checks of the conventions that search a covariance given by its definition.
 ON_COVARIANCES = ("MUSIC", "MUSIC of a factor", "map", "MVDR", "conventional beam")
 
 ESTIMATOR = (

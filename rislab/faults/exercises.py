@@ -34,7 +34,9 @@ class Exercise:
     """A question whose answer a run can give.
 
     Args:
-        question: as in the notebook, in short. truth: runs, and returns a number or a word. hint: for a wrong answer.
+        question: as in the notebook, in short.
+        truth: runs, and returns a number or a word.
+        hint: for a wrong answer.
         tolerance: share of the truth by which a number may be off.
     """
 
@@ -45,10 +47,11 @@ class Exercise:
 
 
 def check(name: str, answer: float | str | None) -> Feedback:
-    """Judge an answer; None says that there is none yet, and nothing is run.
+    """Check an answer; None says that there is none yet, and nothing is run.
 
     Args:
-        name: of an exercise. answer: a number, or a word where the exercise asks for one.
+        name: of an exercise.
+        answer: a number, or a word where the exercise asks for one.
 
     Raises:
         InputError: for an unknown exercise, or an answer of the wrong kind.
@@ -75,50 +78,50 @@ def _truth(name: str) -> float | str:
     return EXERCISES[name].truth()
 
 
-def _reading(fault: str, quantity: str, **changes: object) -> float:
-    seen, _ = attribute_run(find_fault(fault), {**ONE_EPOCH, **changes})
-    return OF_A_TRAINING[quantity](seen)
+def _quantity(fault: str, quantity: str, **changes: object) -> float:
+    attribution, _ = attribute_run(find_fault(fault), {**ONE_EPOCH, **changes})
+    return OF_A_TRAINING[quantity](attribution)
 
 
 def _last_weight() -> float:
     """Weight of the last micro-batch of an epoch in the step of its window."""
-    seen, _ = attribute_run(find_fault("ragged window divided by K"), ONE_EPOCH)
-    return float(seen.micro_batch_weights[-1, -1])
+    attribution, _ = attribute_run(find_fault("ragged window divided by K"), ONE_EPOCH)
+    return float(attribution.micro_batch_weights[-1, -1])
 
 
-def _telling_optimiser() -> str:
+def _sensitive_optimiser() -> str:
     """The optimiser under which "never divided" moves the NMSE after the last epoch by the larger factor."""
-    clinic = ComparisonCache()
+    cache = ComparisonCache()
     apart = {}
     for optimiser in ("adam", "sgd"):
-        case = clinic.compare_runs(find_fault("never divided"), optimiser=optimiser)
+        run = cache.compare_runs(find_fault("never divided"), optimiser=optimiser)
         apart[optimiser] = abs(
-            math.log(case.faulty.epoch_records[-1].train_eval / case.correct.epoch_records[-1].train_eval)
+            math.log(run.faulty.epoch_records[-1].train_eval / run.correct.epoch_records[-1].train_eval)
         )
     return max(apart, key=lambda name: apart[name])
 
 
-def _ticks(culprit: str) -> int:
+def _ticks(fault: str) -> int:
     """Ticks of the schedule in the first epoch of a replay."""
-    return story.replay(story.StoryConfig(epochs=3), culprit).first_epoch.scheduler_ticks
+    return story.replay(story.StoryConfig(epochs=3), fault).first_epoch.scheduler_ticks
 
 
-def _column(culprit: str = "correct loop") -> int:
-    """Column of backward() in the loop of a culprit."""
-    fault = story.LOOP_VARIANTS[culprit].fault
-    source = find_fault(fault).edited() if fault else source_of("training.loop")
+def _column(fault: str = "correct loop") -> int:
+    """Column of backward() in a variant of the loop."""
+    name = story.LOOP_VARIANTS[fault].fault
+    source = find_fault(name).edited() if name else source_of("training.loop")
     return next(place.column for place in statement_places(source) if place.name == "backward")
 
 
-def _beside(*accomplices: str) -> story.Replay:
-    """The correct loop with accomplices, as the panel replays it."""
-    return story.replay(story.StoryConfig().short, extra_faults=accomplices, curriculum="three-phase")
+def _beside(*extra_faults: str) -> story.Replay:
+    """The correct loop with extra faults, as the panel replays it."""
+    return story.replay(story.StoryConfig().short, extra_faults=extra_faults, curriculum="three-phase")
 
 
 EXERCISES = {
     "suspect": Exercise(
         'α of the first window with "divided on the first batch only" and one micro-batch a window',
-        lambda: _reading("divided on the first batch only", "α of the first window", accumulation_steps=1),
+        lambda: _quantity("divided on the first batch only", "α of the first window", accumulation_steps=1),
         "with one micro-batch in the window, what is the number that the loss should have been divided by?",
     ),
     "ragged": Exercise(
@@ -128,12 +131,12 @@ EXERCISES = {
     ),
     "zeroed": Exercise(
         'share of the micro-batches that reach a step with "zeroed per micro-batch"',
-        lambda: _reading("zeroed per micro-batch", "share of micro-batches that reached a step"),
+        lambda: _quantity("zeroed per micro-batch", "share of micro-batches that reached a step"),
         "count the rows of the grid, and in each the micro-batches that no zero_grad comes after",
     ),
     "optimiser": Exercise(
         'optimiser whose curves give "never divided" away: adam or sgd',
-        _telling_optimiser,
+        _sensitive_optimiser,
         "which of the two divides a gradient by its own size before it steps?",
     ),
     "effective": Exercise(
@@ -164,7 +167,7 @@ EXERCISES = {
     ),
     "leak": Exercise(
         "true NMSE on fresh scenes over the last validation, with split leakage alone",
-        lambda: (told := _beside("split leakage")).fresh_nmse[-1] / told.validations[-1],
+        lambda: (leaky := _beside("split leakage")).fresh_nmse[-1] / leaky.validations[-1],
         "the panel's sentence holds both: the second over the first, with the correct loop and one box ticked",
     ),
 }

@@ -19,7 +19,10 @@ class Symptom:
     """What a fault shows: a quantity that lies within an interval where a correct loop's lies outside.
 
     Args:
-        quantity: name of one in rislab.faults.symptoms. low, high: the interval. setting: of the training it is read off.
+        quantity: name of one in rislab.faults.symptoms.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        setting: of the training on which it is measured, see symptoms.prepare_training().
     """
 
     quantity: str
@@ -40,11 +43,13 @@ class Fault:
         name: short, in words.
         story: what happened, and why it is easy to do.
         module: of rislab that is edited.
-        before, after: the edit; `before` occurs exactly once in the module's source.
-        symptom: what a user sees, in words. signs: the same in numbers.
+        before: text that the edit replaces; it occurs exactly once in the module's source.
+        after: text that the edit puts there.
+        description: what a user sees, in words.
+        symptoms: the same in numbers.
         mistaken_for: names of other faults that show the like.
         checks: checks of the overfit ladder that must turn red.
-        badge: checks of the conventions badge that must turn red, and no others may.
+        conventions: checks of the conventions report that must turn red; no others may.
         reference: where it has happened.
     """
 

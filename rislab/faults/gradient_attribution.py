@@ -1,4 +1,4 @@
-"""What a loop really did, measured from outside: which micro-batches reached which step, with what weight.
+"""What a loop really did, measured from outside: which micro-batches reached which step, and with what weight.
 
 The true gradient of every micro-batch is computed at the weights that a window began with. The gradient that really
 arrived at the optimiser is then written as a weighted sum of them: a weight of 1 says that a micro-batch counted with
@@ -30,21 +30,26 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class GradientAttribution:
-    """A training of W windows, each seen from outside.
+    """What arrived at the optimiser in a training of W windows, in epochs of M micro-batches.
 
     Args:
-        records: what the loop told about itself.
-        scenes: of the training set. window_starts: first micro-batch of each declared window of an epoch.
-        micro_batch_weights: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a multiple of
-            its exact share in its own window; NaN where no step was taken on finite numbers.
-        alpha, cosine, relative_error: [W], the applied gradient g against the true gradient r of the declared window:
-            ⟨g,r⟩/⟨r,r⟩, the cosine, and ‖g − r‖/‖r‖; NaN without a step.
+        records: what the loop reported of itself.
+        scenes: in the training set.
+        window_starts: first micro-batch of each declared window of an epoch.
+        unchanged: of each parameter tensor, whether it is at the end what it was at the start.
+        micro_batch_weights: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a
+            multiple of its exact share in its own window; NaN where no step was taken on finite numbers.
+        alpha: [W], ⟨g,r⟩/⟨r,r⟩ of the applied gradient g and the true gradient r of the declared window; NaN without a
+            step.
+        cosine: [W], of g and r; NaN without a step.
+        relative_error: [W], ‖g − r‖/‖r‖; NaN without a step.
         coupling: [W], ‖r − s‖/‖s‖ with the gradient s of all scenes of the window in one forward: what the model itself
             makes of the division into micro-batches.
-        steps: [W], optimiser steps that ran in the window. nonfinite_steps: [W], those of them on NaN or infinity.
-        head_rate: [W], learning rate of the head at the first of them, NaN without one.
+        steps: [W], optimiser steps that ran in the window.
+        nonfinite_steps: [W], those of them on NaN or infinity.
+        head_rate: [W], learning rate of the head at the first of them; NaN without one.
         true_loss: [W], sample-weighted mean loss of the declared window at the weights that it began with.
-        relative_update: [W], ‖Δθ‖/‖θ‖. unchanged: [tensors], whether a parameter tensor is at the end what it was at the start.
+        relative_update: [W], ‖Δθ‖/‖θ‖.
     """
 
     records: list[Record]
@@ -83,11 +88,14 @@ class GradientAttribution:
 def attribute_gradients(
     package: types.ModuleType, config: Any, data: Any, model: nn.Module, *, validation: Any = None
 ) -> GradientAttribution:
-    """Train with the loop of a package and see what arrives at its optimiser.
+    """Train with the loop of a package and measure what arrives at its optimiser.
 
     Args:
-        package: a package with the modules of rislab, see patched(). config: its TrainConfig. data: its SceneBatch.
-        model: its network, trained in place. validation: scenes for the validation score, or None.
+        package: a package with the modules of rislab, see patched().
+        config: TrainConfig of the package.
+        data: SceneBatch of the package.
+        model: network of the package, trained in place.
+        validation: scenes for the validation score, or None.
     """
     state = package.training.state.TrainState.begin(model, len(data), config)
     data = data.to(config.device, config.dtype)
@@ -98,15 +106,15 @@ def attribute_gradients(
 
     handle = state.optimizer.register_step_pre_hook(note)
     begun = [parameter.detach().clone() for parameter in model.parameters()]
-    told: list[Record] = []
+    reported: list[Record] = []
     rows: list[dict[str, Any]] = []
     try:
         with closing(package.training.loop.fit(model, data, config, validation=validation, resume=state)) as stream:
             start = _start(package, state, data)
             for record in stream:
-                told.append(records.from_dict(package.training.records.to_dict(record)))
-                if isinstance(told[-1], StepRecord):
-                    rows.append(_seen(start, arrived, _weights(model)))
+                reported.append(records.from_dict(package.training.records.to_dict(record)))
+                if isinstance(reported[-1], StepRecord):
+                    rows.append(_window_row(start, arrived, _weights(model)))
                     arrived.clear()
                 if state.progress.epoch <= config.epochs and state.progress.window < len(start.window_starts):
                     start = _start(package, state, data)
@@ -114,7 +122,7 @@ def attribute_gradients(
         handle.remove()
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     unchanged = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
-    return GradientAttribution(told, len(data), start.window_starts, unchanged, **columns)
+    return GradientAttribution(reported, len(data), start.window_starts, unchanged, **columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +151,14 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
         loss.total.backward()
         return flat_gradient(model).double(), float(loss.total.detach())
 
-    shares, found, firsts = [], [], [0]
+    shares, measured, firsts = [], [], [0]
     declared = windows(len(data), config, progress.epoch)
     for window in declared:
         for indices in window.micro_batches:
-            found.append(gradient(indices))
+            measured.append(gradient(indices))
             shares.append(len(indices) / window.samples)
-        firsts.append(len(found))
-    gradients, losses = zip(*found, strict=True)
+        firsts.append(len(measured))
+    gradients, losses = zip(*measured, strict=True)
     return _Start(
         weights=_weights(model),
         window_starts=firsts[:-1],
@@ -162,15 +170,15 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
     )
 
 
-def _seen(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tensor) -> dict[str, Any]:
-    """One row of the Autopsy: what arrived at the optimiser, in terms of what was true before."""
+def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tensor) -> dict[str, Any]:
+    """What arrived at the optimiser in one window, in terms of what was true before."""
     shares = start.shares[start.mine]
     true = shares @ start.gradients[start.mine]
     steps_taken = [gradient for gradient, _ in arrived]
     step = torch.stack(steps_taken).sum(dim=0) if arrived else torch.full_like(true, math.nan)
     comparison = compare(step, true)
     return {
-        "micro_batch_weights": _coverage(start, step).numpy(),
+        "micro_batch_weights": _weights_in(start, step).numpy(),
         "alpha": comparison.alpha,
         "cosine": comparison.cosine,
         "relative_error": comparison.relative_error,
@@ -183,7 +191,7 @@ def _seen(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tenso
     }
 
 
-def _coverage(start: _Start, step: Tensor) -> Tensor:
+def _weights_in(start: _Start, step: Tensor) -> Tensor:
     """Weights of the micro-batches in a step by least squares, [M]; NaN for one whose gradient is not finite."""
     weight = torch.full_like(start.shares, math.nan)
     finite = torch.isfinite(start.gradients).all(dim=1)

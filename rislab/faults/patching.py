@@ -62,7 +62,6 @@ class _ImportHook:
 
     def __init__(self, name: str, edited: Mapping[str, str]) -> None:
         self._name, self._edited = name, edited
-        self._own: dict[str, bool] = dict.fromkeys(edited, True)
         self._loaded: list[tuple[str, str]] = []  # names of modules and of their source
         self._lock = threading.RLock()
 
@@ -78,31 +77,21 @@ class _ImportHook:
         root, _, module = name.partition(".")
         if root not in ("rislab", self._name):
             return builtins.__import__(name, globals, locals, fromlist or (), level)
-        found = self._module(module)
+        imported = self._module(module)
         if not fromlist:
             return self.load("")
         for each in fromlist:
             inner = f"{module}.{each}".strip(".")
             if path_of(inner) is not None:
-                setattr(found, each, self._module(inner))
-        return found
+                setattr(imported, each, self._module(inner))
+        return imported
 
     def _module(self, module: str) -> types.ModuleType:
-        """The module of the package if an edit reaches it, else that of rislab."""
-        if self._reached(module):
+        """The module of the package if an edit reaches it, else that of rislab; packages are always its own."""
+        if _is_package(module) or module in self._edited or not all_imports(module).isdisjoint(self._edited):
             return self.load(module)
         builtins.__import__(f"rislab.{module}")
         return sys.modules[f"rislab.{module}"]
-
-    def _reached(self, module: str) -> bool:
-        """Whether a module is edited, or imports one that is; packages always belong to the patched one."""
-        path = path_of(module)
-        if path is None or path.name == "__init__.py":
-            return True
-        if module not in self._own:
-            self._own[module] = False  # until known, for modules that import each other
-            self._own[module] = any(self._reached(other) for other in imports_of(module) if not _is_package(other))
-        return self._own[module]
 
     def load(self, module: str) -> types.ModuleType:
         """A module of the package; "" is the package itself.
@@ -122,13 +111,17 @@ class _ImportHook:
             # Tracebacks and inspect show the lines of an edited module, and not those of the file.
             made.__file__ = f"<{name}>" if module in self._edited else str(path)
             made.__dict__["__builtins__"] = {**vars(builtins), "__import__": self}
-            if path.name == "__init__.py":
+            if _is_package(module):
                 made.__path__ = []
             self._loaded.append((name, made.__file__))
             sys.modules[name] = made
             if module in self._edited:
                 linecache.cache[made.__file__] = (len(source), None, source.splitlines(keepends=True), made.__file__)
-            exec(compile(source, made.__file__, "exec"), made.__dict__)
+            try:
+                exec(compile(source, made.__file__, "exec"), made.__dict__)
+            except BaseException:
+                del sys.modules[name]  # as Python does, or the next import would get half of it
+                raise
             if module:
                 parent, _, last = module.rpartition(".")
                 setattr(self.load(parent), last, made)
@@ -144,18 +137,29 @@ class _ImportHook:
 
 def _is_package(module: str) -> bool:
     path = path_of(module)
-    return path is not None and path.name == "__init__.py"
+    return path is None or path.name == "__init__.py"
+
+
+@cache
+def all_imports(module: str) -> frozenset[str]:
+    """Modules of rislab that a module imports, directly or by others, in dotted names without "rislab."."""
+    known: set[str] = set()
+    waiting = [module]
+    while waiting:
+        more = imports_of(waiting.pop()) - known
+        known |= more
+        waiting += more
+    return frozenset(known)
 
 
 @cache
 def imports_of(module: str) -> frozenset[str]:
-    """Modules of rislab that a module imports anywhere in its source, in dotted names without "rislab."."""
-    found: set[str] = set()
+    """Modules of rislab, without packages, that a module imports anywhere in its source; names as in all_imports()."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source_of(module))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {node.module, *names} if node.module.startswith("rislab") else set()
-    inside = {name.removeprefix("rislab.") for name in found if name.startswith("rislab.")}
-    return frozenset(name for name in inside if path_of(name) is not None)
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    inside = {name.removeprefix("rislab.") for name in names if name.startswith("rislab.")}
+    return frozenset(name for name in inside if not _is_package(name))

@@ -70,17 +70,17 @@ def symptom_reader(package: types.ModuleType) -> Callable[[Symptom], float]:
     return measure
 
 
-def _full(seen: GradientAttribution) -> Flags:
+def _full_windows(run: GradientAttribution) -> Flags:
     """Which windows hold as many micro-batches as the largest."""
-    sizes = np.array([window.micro_batches for window in seen.step_records])
+    sizes = np.array([window.micro_batches for window in run.step_records])
     return np.asarray(sizes == sizes.max())
 
 
-def _own(seen: GradientAttribution) -> Flags:
-    """Which entries of the coverage belong to the declared window, [W, M]."""
-    columns = np.arange(seen.micro_batch_weights.shape[1])
-    edges = np.array([*seen.window_starts, seen.micro_batch_weights.shape[1]])
-    rows = np.arange(len(seen.step_records)) % len(seen.window_starts)
+def _own_weights(run: GradientAttribution) -> Flags:
+    """Which weights belong to the declared window, [W, M]."""
+    columns = np.arange(run.micro_batch_weights.shape[1])
+    edges = np.array([*run.window_starts, run.micro_batch_weights.shape[1]])
+    rows = np.arange(len(run.step_records)) % len(run.window_starts)
     return np.asarray((columns >= edges[rows, None]) & (columns < edges[rows + 1, None]))
 
 
@@ -90,8 +90,8 @@ def _furthest(values: Values, centre: float = 1.0) -> float:
     return float(known[np.argmax(np.abs(known - centre))]) if len(known) else float("nan")
 
 
-def _first_epoch(seen: GradientAttribution) -> list[Any]:
-    return [window for window in seen.step_records if window.epoch == 1]
+def _first_epoch(run: GradientAttribution) -> list[Any]:
+    return [window for window in run.step_records if window.epoch == 1]
 
 
 def _share_that_changed(values: list[Any]) -> float:
@@ -99,90 +99,88 @@ def _share_that_changed(values: list[Any]) -> float:
     return float(np.mean([one != other for one, other in itertools.pairwise(values)]))
 
 
-def _finite_mean(seen: GradientAttribution) -> float:
+def _finite_mean(run: GradientAttribution) -> float:
     """Sample-weighted mean of the true losses of the first epoch's windows, those that are not finite left out."""
-    pairs = zip(_first_epoch(seen), seen.true_loss, strict=False)
+    pairs = zip(_first_epoch(run), run.true_loss, strict=False)
     known = [(window.samples, float(loss)) for window, loss in pairs if np.isfinite(loss)]
     return sum(samples * loss for samples, loss in known) / sum(samples for samples, _ in known)
 
 
-def _terms(seen: GradientAttribution) -> set[str]:
-    return {name for window in seen.step_records for name in window.terms}
+def _terms(run: GradientAttribution) -> set[str]:
+    return {name for window in run.step_records for name in window.terms}
 
 
 OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
-    "α of full windows": lambda seen: _furthest(seen.alpha[_full(seen)]),
-    "α of the first window": lambda seen: float(seen.alpha[0]),
-    "α of the ragged window": lambda seen: float(seen.alpha[len(seen.window_starts) - 1]),
-    "cosine": lambda seen: _furthest(seen.cosine),
-    "relative error of the gradient": lambda seen: _furthest(seen.relative_error, 0.0),
-    "relative error against one batch": lambda seen: _furthest(seen.coupling, 0.0),
-    "largest weight of a micro-batch": lambda seen: float(np.nanmax(seen.micro_batch_weights[_own(seen)])),
-    "weight from outside the window": lambda seen: _furthest(seen.micro_batch_weights[~_own(seen)], 0.0),
-    "share of micro-batches that reached a step": lambda seen: float(
-        (seen.micro_batch_weights[_own(seen)] > 0.1).mean()
+    "α of full windows": lambda run: _furthest(run.alpha[_full_windows(run)]),
+    "α of the first window": lambda run: float(run.alpha[0]),
+    "α of the ragged window": lambda run: float(run.alpha[len(run.window_starts) - 1]),
+    "cosine": lambda run: _furthest(run.cosine),
+    "relative error of the gradient": lambda run: _furthest(run.relative_error, 0.0),
+    "relative error against one batch": lambda run: _furthest(run.coupling, 0.0),
+    "largest weight of a micro-batch": lambda run: float(np.nanmax(run.micro_batch_weights[_own_weights(run)])),
+    "weight from outside the window": lambda run: _furthest(run.micro_batch_weights[~_own_weights(run)], 0.0),
+    "share of micro-batches that reached a step": lambda run: float(
+        (run.micro_batch_weights[_own_weights(run)] > 0.1).mean()
     ),
-    "steps per window": lambda seen: float(seen.steps.mean()),
-    "windows per epoch": lambda seen: len(_first_epoch(seen)) / len(seen.window_starts),
-    "scenes per epoch": lambda seen: sum(window.samples for window in _first_epoch(seen)) / seen.scenes,
-    "backwards per forward": lambda seen: (
-        seen.epoch_records[-1].counters.backwards / seen.epoch_records[-1].counters.forwards
+    "steps per window": lambda run: float(run.steps.mean()),
+    "windows per epoch": lambda run: len(_first_epoch(run)) / len(run.window_starts),
+    "scenes per epoch": lambda run: sum(window.samples for window in _first_epoch(run)) / run.scenes,
+    "backwards per forward": lambda run: (
+        run.epoch_records[-1].counters.backwards / run.epoch_records[-1].counters.forwards
     ),
-    "training-mode forwards per micro-batch": lambda seen: (
-        seen.epoch_records[-1].counters.forwards / sum(window.micro_batches for window in seen.step_records)
+    "training-mode forwards per micro-batch": lambda run: (
+        run.epoch_records[-1].counters.forwards / sum(window.micro_batches for window in run.step_records)
     ),
-    "scheduler ticks per step": lambda seen: (
-        seen.epoch_records[-1].counters.scheduler_ticks / max(1.0, seen.steps.sum())
+    "scheduler ticks per step": lambda run: run.epoch_records[-1].counters.scheduler_ticks / max(1.0, run.steps.sum()),
+    "steps on NaN or infinity": lambda run: float(run.nonfinite_steps.sum()),
+    "skipped steps": lambda run: float(sum(not window.applied for window in run.step_records)),
+    "last loss scale over the first": lambda run: run.step_records[-1].loss_scale / run.step_records[0].loss_scale,
+    "rate at the first step over the declared": lambda run: float(
+        run.head_rate[0] / run.step_records[0].learning_rate["head"]
     ),
-    "steps on NaN or infinity": lambda seen: float(seen.nonfinite_steps.sum()),
-    "skipped steps": lambda seen: float(sum(not window.applied for window in seen.step_records)),
-    "last loss scale over the first": lambda seen: seen.step_records[-1].loss_scale / seen.step_records[0].loss_scale,
-    "rate at the first step over the declared": lambda seen: float(
-        seen.head_rate[0] / seen.step_records[0].learning_rate["head"]
-    ),
-    "rate at the last step over the largest": lambda seen: float(seen.head_rate[-1] / np.nanmax(seen.head_rate)),
-    "first loss scale": lambda seen: seen.step_records[0].loss_scale,
-    "smallest relative movement in a window": lambda seen: float(seen.relative_update.min()),
-    "steps at the lowest rate": lambda seen: float((seen.head_rate <= 1.001 * np.nanmin(seen.head_rate)).sum()),
-    "loss terms that are always 0": lambda seen: float(
+    "rate at the last step over the largest": lambda run: float(run.head_rate[-1] / np.nanmax(run.head_rate)),
+    "first loss scale": lambda run: run.step_records[0].loss_scale,
+    "smallest relative movement in a window": lambda run: float(run.relative_update.min()),
+    "steps at the lowest rate": lambda run: float((run.head_rate <= 1.001 * np.nanmin(run.head_rate)).sum()),
+    "loss terms that are always 0": lambda run: float(
         sum(
-            all(window.terms[name].value == 0 for window in seen.step_records if name in window.terms)
-            for name in _terms(seen)
+            all(window.terms[name].value == 0 for window in run.step_records if name in window.terms)
+            for name in _terms(run)
         )
     ),
-    "share of windows that moved a weight": lambda seen: float((seen.relative_update > 0).mean()),
-    "share of tensors that never moved": lambda seen: float(np.mean(seen.unchanged)),
-    "reported over true loss": lambda seen: seen.epoch_records[0].train / seen.true_epoch_loss(1),
-    "epochs reported finite though a window was not": lambda seen: float(
+    "share of windows that moved a weight": lambda run: float((run.relative_update > 0).mean()),
+    "share of tensors that never moved": lambda run: float(np.mean(run.unchanged)),
+    "reported over true loss": lambda run: run.epoch_records[0].train / run.true_epoch_loss(1),
+    "epochs reported finite though a window was not": lambda run: float(
         sum(
             bool(np.isfinite(end.train))
-            and not all(np.isfinite(window.loss) for window in seen.step_records if window.epoch == end.epoch)
-            for end in seen.epoch_records
+            and not all(np.isfinite(window.loss) for window in run.step_records if window.epoch == end.epoch)
+            for end in run.epoch_records
         )
     ),
-    "validation over the averaged weights'": lambda seen: (
+    "validation over the averaged weights'": lambda run: (
         float("nan")
-        if seen.epoch_records[-1].ema is None
-        else (seen.epoch_records[-1].validation or 0.0) / seen.epoch_records[-1].ema
+        if run.epoch_records[-1].ema is None
+        else (run.epoch_records[-1].validation or 0.0) / run.epoch_records[-1].ema
     ),
-    "relative error of a window's reported loss": lambda seen: _furthest(
-        np.array([window.loss for window in seen.step_records]) / seen.true_loss - 1, 0.0
+    "relative error of a window's reported loss": lambda run: _furthest(
+        np.array([window.loss for window in run.step_records]) / run.true_loss - 1, 0.0
     ),
-    "windows reported finite whose loss was not": lambda seen: float(
+    "windows reported finite whose loss was not": lambda run: float(
         sum(
             bool(np.isfinite(w.loss) and not np.isfinite(loss))
-            for w, loss in zip(seen.step_records, seen.true_loss, strict=True)
+            for w, loss in zip(run.step_records, run.true_loss, strict=True)
         )
     ),
-    "reported over true loss of the last epoch": lambda seen: (
-        seen.epoch_records[-1].train / seen.true_epoch_loss(seen.epoch_records[-1].epoch)
+    "reported over true loss of the last epoch": lambda run: (
+        run.epoch_records[-1].train / run.true_epoch_loss(run.epoch_records[-1].epoch)
     ),
-    "reported over true loss of the finite windows": lambda seen: seen.epoch_records[0].train / _finite_mean(seen),
-    "share of epochs that moved the reported loss": lambda seen: _share_that_changed(
-        [end.train for end in seen.epoch_records]
+    "reported over true loss of the finite windows": lambda run: run.epoch_records[0].train / _finite_mean(run),
+    "share of epochs that moved the reported loss": lambda run: _share_that_changed(
+        [end.train for end in run.epoch_records]
     ),
-    "share of epochs that moved the validation": lambda seen: _share_that_changed(
-        [end.validation for end in seen.epoch_records]
+    "share of epochs that moved the validation": lambda run: _share_that_changed(
+        [end.validation for end in run.epoch_records]
     ),
 }
 
@@ -251,8 +249,8 @@ def _recall_behind_a_false_estimate(package: types.ModuleType) -> float:
     false = torch.full((len(batch), 1), 1.5)
     fields = (batch.azimuth, batch.elevation, batch.range, batch.power)
     active = torch.cat([false > 0, batch.active], dim=1)
-    found = package.music.estimate.Estimate(*(torch.cat([false, field], dim=1) for field in fields), active)
-    return float(package.music.metrics.match(found, batch).recall)
+    estimate = package.music.estimate.Estimate(*(torch.cat([false, field], dim=1) for field in fields), active)
+    return float(package.music.metrics.match(estimate, batch).recall)
 
 
 def _spread_of_symbols(package: types.ModuleType) -> float:
@@ -262,8 +260,8 @@ def _spread_of_symbols(package: types.ModuleType) -> float:
     return float(symbols.var(dim=1).mean() / symbols.abs().square().mean())
 
 
-def _whole_degrees(package: types.ModuleType) -> float:
-    """Share of the true azimuths that are whole numbers of degrees."""
+def _integer_degrees(package: types.ModuleType) -> float:
+    """Share of the true azimuths that are integer numbers of degrees."""
     degrees = torch.rad2deg(package.sanity.overfit.OverfitConfig(scenes=64).data().azimuth)
     return float(((degrees - degrees.round()).abs() < 1e-4).double().mean())
 
@@ -284,8 +282,8 @@ def _slope_by_range(package: types.ModuleType) -> float:
     )
     slope = -(ahead * behind.conj()).angle() / 2e-4  # [N], steering vectors carry minus the phase
     phase = config.array(dtype=torch.float64).phase(azimuth, elevation, range_.requires_grad_())
-    (found,) = torch.autograd.grad(slope @ phase, range_)
-    return float(found / (slope @ slope))
+    (derivative,) = torch.autograd.grad(slope @ phase, range_)
+    return float(derivative / (slope @ slope))
 
 
 def _brightest_beam(package: types.ModuleType) -> float:
@@ -306,8 +304,8 @@ def _azimuth_error(package: types.ModuleType, estimator: str, *, of_factor: bool
     config = package.data.scenes.SceneConfig.preset("classroom", sources=1)
     batch = package.data.simulation.simulate(config, 16, seed=0)
     factor = batch.factor()
-    seen = torch.cat([factor, 0.5 * factor], dim=-1) if of_factor else batch.covariance()
-    peaks = vars(package.music.spectra)[estimator](seen, 1, config.grid((37, 19, 7))).peaks
+    matrix = torch.cat([factor, 0.5 * factor], dim=-1) if of_factor else batch.covariance()
+    peaks = vars(package.music.spectra)[estimator](matrix, 1, config.grid((37, 19, 7))).peaks
     return float(torch.rad2deg(peaks.azimuth - batch.azimuth).abs().mean())
 
 
@@ -319,8 +317,8 @@ def _derivative_by_range(package: types.ModuleType) -> float:
         package.sanity.conventions.steering_by_definition(config, *place[:2], place[2] + h) for h in (1e-5, -1e-5)
     )
     slope = (ahead - behind) / 2e-5  # [N]
-    found = config.array(dtype=torch.float64).derivatives(*place)[2]
-    return float(((slope.conj() @ found) / (slope.conj() @ slope)).real)
+    derivative = config.array(dtype=torch.float64).derivatives(*place)[2]
+    return float(((slope.conj() @ derivative) / (slope.conj() @ slope)).real)
 
 
 def _trace(package: types.ModuleType) -> float:
@@ -379,7 +377,7 @@ OF_A_PACKAGE: dict[str, Callable[[types.ModuleType], float]] = {
     "mean loss at the truth": _loss_at_the_truth,
     "recall of the truth behind a false estimate": _recall_behind_a_false_estimate,
     "variance of a source's symbols over their power": _spread_of_symbols,
-    "share of true azimuths on whole degrees": _whole_degrees,
+    "share of true azimuths on whole degrees": _integer_degrees,
     "share of validation scenes known from training": _leaked,
     "slope of the phases by range over the definition's": _slope_by_range,
     "overlap of the brightest beam with a lone source": _brightest_beam,

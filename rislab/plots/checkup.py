@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 
 from rislab.checkup.gradient_rules import StepComparison, arrived, judge
 from rislab.checkup.loop_watch import Watch
-from rislab.faults.example_loops import LOOPS, Pair
+from rislab.faults.example_loops import LOOPS, LoopPair
 from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
 TITLES = (
@@ -20,11 +20,11 @@ TITLES = (
 )
 
 
-def pair_steps(compared: Pair) -> go.Figure | None:
+def pair_steps(compared: LoopPair) -> go.Figure | None:
     """What the optimiser got in the correct and in the faulty loop of a pair; None where nothing was run."""
-    if compared.correct is None or compared.broken is None:
+    if compared.correct is None or compared.faulty is None:
         return None
-    return loop_steps({"correct": compared.correct.watch, LOOPS[compared.name].fault: compared.broken.watch})
+    return loop_steps({"correct": compared.correct.watch, LOOPS[compared.name].fault: compared.faulty.watch})
 
 
 def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:

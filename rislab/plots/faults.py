@@ -124,7 +124,7 @@ def overview(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
 
 
 def check_table(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Signs of the fault, checks of the badge and checks of the ladder, on both packages: values, and whether they hold.
+    """Symptoms of the fault, its conventions and checks of the ladder, on both packages: values, and whether they hold.
 
     Args:
         study: of a fault that no training shows. names: of the correct and of the broken package.

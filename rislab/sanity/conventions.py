@@ -1,4 +1,4 @@
-"""The conventions badge: does everything in the package mean the same by a position, a phase, a covariance?
+"""The conventions report: does everything in the package mean the same by a position, a phase, a covariance?
 
 Each check compares the package with formulas that are written out here once more, from the definitions and without its
 steering function: a sign, an axis or a unit that changes in one place only turns a check red.
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rislab.checkup.html import Html, html_table
 from rislab.data.covariance import nmse, sample_factor
 from rislab.data.geometry import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
@@ -35,7 +36,7 @@ STEP = 1e-5  # of the finite differences, radians and metres
 
 @dataclass(frozen=True)
 class ConventionsReport:
-    """Verdicts of all checks; shows green or red in a notebook, and one line a check as text."""
+    """Results of all checks: green or red in a notebook, one line a check as text."""
 
     checks: tuple[CheckResult, ...]
 
@@ -54,18 +55,21 @@ class ConventionsReport:
     def _repr_html_(self) -> str:
         # Okabe and Ito's green and vermillion; the words say the same to those who do not see the colour.
         colour, word = ("#007a5a", "green") if self.passed else ("#b34700", "red")
-        rows = "".join(
-            f"<tr><td>{'ok' if check.passed else '<b>FAIL</b>'}</td><td>{html.escape(check.name)}</td>"
-            f"<td style='text-align:right'>{check.value:.2g}</td>"
-            f"<td>{html.escape(check.relation)} {check.reference:.2g}</td>"
-            f"<td style='text-align:left'>{html.escape(check.sentence)}</td></tr>"
+        rows = [
+            (
+                "ok" if check.passed else Html("<b>FAIL</b>"),
+                check.name,
+                f"{check.value:.2g}",
+                f"{check.relation} {check.reference:.2g}",
+                check.sentence,
+            )
             for check in self.checks
-        )
-        head = "<tr><th></th><th>check</th><th>measured</th><th>allowed</th><th style='text-align:left'>what</th></tr>"
+        ]
+        head = ("", "check", "measured", "allowed", "what")
         return (
             f"<details{'' if self.passed else ' open'}><summary><span style='background:{colour};color:white;"
             f"padding:3px 10px;border-radius:4px'>{word}: {html.escape(self.headline())}</span></summary>"
-            f"<table>{head}{rows}</table></details>"
+            f"{html_table(head, rows, label='checks of the conventions', numbers=(2,))}</details>"
         )
 
 
@@ -77,7 +81,7 @@ def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> Co
         seed: of the scenes.
 
     Returns:
-        Badge, green if all hold.
+        The results of all checks.
     """
     config = _changed(config or SceneConfig.preset("classroom"), **PERFECT)
     scenes = simulate(config, SCENES, seed=seed)
@@ -107,7 +111,7 @@ def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> Co
         "matching": lambda: check_matching(scenes),
         "splits": lambda: check_splits(scenes, seed),
     }
-    return ConventionsReport(tuple(run_check(name, judge) for name, judge in checks.items()))
+    return ConventionsReport(tuple(run_check(name, check) for name, check in checks.items()))
 
 
 def _changed(config: SceneConfig, **changes: Any) -> SceneConfig:
@@ -192,8 +196,8 @@ def check_cell(peaks: Estimate, one: SceneBatch, grid: Grid) -> Verdict:
         del places["range"]
     off = []
     for name, axis in places.items():
-        found, true = getattr(peaks, name)[0, 0], getattr(one, name)[0, 0]
-        off.append(int(((axis - true).abs() < (found - true).abs() - 1e-9).sum()))
+        peak, true = getattr(peaks, name)[0, 0], getattr(one, name)[0, 0]
+        off.append(int(((axis - true).abs() < (peak - true).abs() - 1e-9).sum()))
     return Verdict(max(off), "<=", 1, "cells of the grid nearer to the one source than the highest one, worst axis")
 
 
@@ -213,22 +217,22 @@ def check_bound(one: SceneBatch) -> Verdict:
     """The bound equals that of the definitions, their derivatives by finite differences."""
     places = [one.azimuth[0], one.elevation[0], one.range[0]]
 
-    def seen(shift: int | None = None, step: float = 0.0) -> Tensor:
+    def received(shift: int | None = None, step: float = 0.0) -> Tensor:
         moved = [place + step * (index == shift) for index, place in enumerate(places)]
         vector = steering_by_definition(one.config, *moved)[0]  # [N]
         return (one.channel[0] @ (one.codes[0] * vector).mT).mT  # [L, M]
 
-    image = seen()
-    slopes = [(seen(index, STEP) - seen(index, -STEP)) / (2 * STEP) for index in (0, 1, 2)]
-    energy = image.abs().square().sum(-1, keepdim=True)
-    outside = [slope - image * (image.conj() * slope).sum(-1, keepdim=True) / energy for slope in slopes]
+    field = received()
+    slopes = [(received(index, STEP) - received(index, -STEP)) / (2 * STEP) for index in (0, 1, 2)]
+    energy = field.abs().square().sum(-1, keepdim=True)
+    outside = [slope - field * (field.conj() * slope).sum(-1, keepdim=True) / energy for slope in slopes]
     weighted = torch.stack([part * one.symbols[0] for part in outside]).flatten(1)  # [3, L·M]
     information = 2 / one.noise_power[0] * (weighted.conj() @ weighted.mT).real
     known = 2 if one.config.wavefront == "planar" else 3
     expected = torch.linalg.inv(information[:known, :known]).diagonal().sqrt()
     limit = crb(one)
-    found = torch.stack([limit.azimuth[0, 0], limit.elevation[0, 0], limit.range[0, 0]])[:known]
-    error = float((found / expected - 1).abs().max())
+    own = torch.stack([limit.azimuth[0, 0], limit.elevation[0, 0], limit.range[0, 0]])[:known]
+    error = float((own / expected - 1).abs().max())
     return Verdict(error, "<=", 1e-4, "relative difference of the bound from one by finite differences")
 
 

@@ -1,4 +1,4 @@
-"""Ways to train in a number format: four that are sound, four that look it, each with the alarm level it is held to."""
+"""Ways to train in a number format: four that are sound, four that only look it, each with its tolerances."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from rislab.training.state import TrainState
 class FormatTolerance:
     """Levels that the worst window of a cell may not pass.
 
+    What a forward in short numbers rounds away stays, while what is left to learn shrinks with √NMSE: the levels of the
+    gradient's errors grow by 1/√NMSE.
+
     Args:
-        relative_error, alpha_error: relative L2 and |α − 1| of the gradient against float64, where the NMSE is 1. What
-            a forward in short numbers rounds away stays, while what is left to learn shrinks with √NMSE: the levels
-            grow by 1/√NMSE.
+        relative_error: relative L2 of the gradient against float64, where the NMSE is 1.
+        alpha_error: |α − 1| of the gradient against float64, where the NMSE is 1.
         underflow: share of the entries that flow back into the head's last layer below the smallest normal number of
             their format, where bits are lost.
-        stuck: share of the weights that have a gradient, and stayed where they were; of this the median window counts.
+        stuck: share of the weights that have a gradient and did not move; of this the median window counts.
     """
 
     relative_error: float
@@ -32,7 +34,8 @@ class FormatTolerance:
     stuck: float = 1e-3
 
 
-# About ten times the largest values of sound runs (classroom, five seeds; full, three): relative L2 · √NMSE 8.2e-16,
+# Against float64 during training; checkup.gradients.GRADIENT_TOLERANCES are those of an accumulated gradient against one
+# batch in the same format, with the weights of the start. About ten times the largest values of sound runs (classroom, five seeds; full, three): relative L2 · √NMSE 8.2e-16,
 # 1.3e-6, 1.2e-3, 9.3e-3; |α − 1| · √NMSE 4.4e-16, 2.3e-7, 1.2e-4, 1.6e-3; underflow 9.8e-5; stuck 1.9e-5.
 FORMAT_TOLERANCES = {
     "fp64": FormatTolerance(1e-14, 5e-15),
@@ -47,11 +50,15 @@ class Mode:
     """One way to train in some number format.
 
     Args:
-        name: as in the table. precision: of the loop, see TrainConfig.
+        name: as in the table.
+        precision: of the loop, see TrainConfig.
         fails_from: fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is.
-        why: what happens in it. symptom: what a user sees. remedy: what helps.
-        wrap: makes its model of a CovarianceNet. prepare: changes the state of the run before the first window.
-        expected_as: the precision whose alarm it is held to; that of the loop if empty.
+        why: what happens in it.
+        symptom: what a user sees.
+        remedy: what helps.
+        wrap: makes its model of a CovarianceNet.
+        prepare: changes the state of the run before the first window.
+        expected_as: precision whose tolerances apply; "" for that of the loop.
     """
 
     name: str
@@ -110,8 +117,8 @@ class HandNormalised(nn.Module):
         if torch.is_autocast_enabled(kind):
             power = power.to(torch.get_autocast_dtype(kind))
         level = power.square().sum(dim=-1, keepdim=True).sqrt() / math.sqrt(power.shape[-1])
-        whole = torch.promote_types(power.dtype, torch.float32)
-        return self.head(self.backbone((power / level).to(whole)))
+        wide = torch.promote_types(power.dtype, torch.float32)
+        return self.head(self.backbone((power / level).to(wide)))
 
 
 def batch_normalised(net: CovarianceNet) -> CovarianceNet:
@@ -142,7 +149,7 @@ MODES = {
             fails_from=0,
             why="Everything in float64: the format of the reference.",
             symptom="None; what differs is the order of the sums.",
-            remedy="Too slow and too large for anything but judging others.",
+            remedy="Too slow and too large for anything but checking others.",
         ),
         Mode(
             "fp32",

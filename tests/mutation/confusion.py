@@ -34,7 +34,7 @@ class Row:
 def others(found: Sequence[Row]) -> list[tuple[str, str]]:
     """Faults that no training shows, or that no finding names, each with what turns red by it, as the tests assert."""
     shown = {row.fault for row in found if row.named() != "no"}
-    told = {"the ladder": lambda fault: fault.checks, "the badge": lambda fault: fault.conventions}
+    told = {"the ladder": lambda fault: fault.checks, "the conventions": lambda fault: fault.conventions}
     return [
         (
             fault.name,

@@ -1,4 +1,4 @@
-"""The conventions badge: green on the correct package for every kind of scene, and every check red by a named fault."""
+"""The conventions report: green on the correct package for every kind of scene, and every check red by a named fault."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ TURNED = [fault for fault in catalogue.FAULTS if fault.conventions]
         {"ris_shape": (4, 7), "wavelength": 0.05, "range": (0.3, 2.0), "codes": "hadamard", "channel_error": 0.1},
     ],
 )
-def test_badge_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
-    badge = conventions.check_conventions(SceneConfig.preset("classroom", **changes))
-    assert [check.line() for check in badge.checks if not check.passed] == []
-    assert badge.passed
-    assert badge.headline() == f"conventions: {len(badge.checks)} of {len(badge.checks)} checks hold"
+def test_report_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
+    report = conventions.check_conventions(SceneConfig.preset("classroom", **changes))
+    assert [check.line() for check in report.checks if not check.passed] == []
+    assert report.passed
+    assert report.headline() == f"conventions: {len(report.checks)} of {len(report.checks)} checks hold"
 
 
-def test_badge_is_green_on_the_full_preset_and_another_seed() -> None:
+def test_report_is_green_on_the_full_preset_and_another_seed() -> None:
     assert conventions.check_conventions(SceneConfig.preset("full"), seed=3).passed
 
 
 @pytest.mark.parametrize("fault", TURNED, ids=lambda fault: fault.name)
 def test_a_fault_turns_its_checks_red_and_no_others(fault: catalogue.Fault) -> None:
     with patched(fault) as package:
-        badge = package.sanity.conventions.check_conventions()
-    assert {check.name for check in badge.checks if not check.passed} == set(fault.conventions)
-    assert not badge.passed
-    assert "red" in badge._repr_html_() and "FAIL" in str(badge)
+        report = package.sanity.conventions.check_conventions()
+    assert {check.name for check in report.checks if not check.passed} == set(fault.conventions)
+    assert not report.passed
+    assert "red" in report._repr_html_() and "FAIL" in str(report)
 
 
 def test_every_check_can_be_made_red() -> None:
@@ -52,14 +52,14 @@ def test_every_check_can_be_made_red() -> None:
     assert named == {check.name for check in conventions.check_conventions().checks}
 
 
-def test_badge_displays_every_check_with_its_number() -> None:
-    badge = conventions.check_conventions()
-    page = badge._repr_html_()
+def test_report_displays_every_check_with_its_number() -> None:
+    report = conventions.check_conventions()
+    page = report._repr_html_()
     assert "green: conventions" in page
-    for check in badge.checks:
-        assert f"<td>{check.name}</td>" in page
+    for check in report.checks:
+        assert f">{check.name}</td>" in page
         assert f"{check.value:.2g}" in page
-    assert len(str(badge).splitlines()) == 1 + len(badge.checks)
+    assert len(str(report).splitlines()) == 1 + len(report.checks)
 
 
 def test_definition_is_the_steering_function_of_one_element_by_hand() -> None:
