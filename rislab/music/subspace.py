@@ -173,17 +173,17 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
     # Twice, so that a floor of noise well below the sources is gone at the first look.
     block = torch.linalg.qr(covariance @ (covariance @ start)).Q  # [B, N, K']
     for turn in range(ITERATIONS):
-        image = covariance @ block
+        product = covariance @ block
         if turn:
             # X, R X and R² X span a Krylov space: of rank 3·K' and less, the next Ritz vectors are exact.
-            block = torch.linalg.qr(torch.cat([block, image, covariance @ image], dim=-1)).Q
-            image = covariance @ block
-        small = block.mH @ image
+            block = torch.linalg.qr(torch.cat([block, product, covariance @ product], dim=-1)).Q
+            product = covariance @ block
+        small = block.mH @ product
         ritz, turned = torch.linalg.eigh((small + small.mH) / 2)
         turned = turned.flip(-1)[..., :width]
         values = ritz.flip(-1)[..., :width]
-        block, image = block @ turned, image @ turned
-        residual = torch.view_as_real(image - block * values.unsqueeze(-2).to(block)).square().sum((-3, -1)).sqrt()
+        block, product = block @ turned, product @ turned
+        residual = torch.view_as_real(product - block * values.unsqueeze(-2).to(block)).square().sum((-3, -1)).sqrt()
         within = torch.arange(most, device=counts.device) < counts.unsqueeze(-1)
         worst = torch.where(within, residual[:, :most], 0).amax(-1)
         last, behind = (values.gather(1, place.unsqueeze(-1)).squeeze(-1) for place in (counts - 1, counts))

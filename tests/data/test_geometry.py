@@ -118,7 +118,7 @@ def test_grid_spans_its_interval_and_is_uniform_in_inverse_range() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Grid(SURFACE, torch.zeros(0), torch.zeros(1), torch.ones(1)), "grid azimuth"),
         (lambda: Grid(SURFACE, torch.zeros(1), torch.zeros(1), torch.zeros(1)), "grid range is 0"),
@@ -126,6 +126,6 @@ def test_grid_spans_its_interval_and_is_uniform_in_inverse_range() -> None:
         (lambda: ArrayGeometry.surface((2, 2), 0.3, "cubic"), "wavefront is 'cubic'"),
     ],
 )
-def test_bad_geometry_is_named(make: object, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_geometry_is_named(make: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]

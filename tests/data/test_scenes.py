@@ -18,7 +18,7 @@ SMALL = SceneConfig.preset("classroom", ris_shape=(3, 4), antennas=5, snapshots=
 # The truth
 
 
-def test_source_snr_adds_up_to_the_whole_for_many_snapshots() -> None:
+def test_source_snr_adds_up_for_many_snapshots() -> None:
     config = dataclasses.replace(SMALL, snapshots=2000, sources=(3, 3), snr_db=(7.0, 7.0))
     batch = simulate(config, 4, seed=2)
     total = 10 * torch.log10((10 ** (batch.source_snr_db() / 10)).sum(-1))
@@ -82,7 +82,7 @@ def test_nan_and_infinity_are_named_by_scene(name: str, bad: float, classroom: S
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"antenas": 8}, "antenas is not a field of SceneConfig; allowed: wavelength, ris_shape"),
         ({"antennas": 0}, "antennas is 0; allowed: a whole number in [1, 4096]"),
@@ -107,10 +107,10 @@ def test_nan_and_infinity_are_named_by_scene(name: str, bad: float, classroom: S
         ({"wavelength": math.inf}, "wavelength is inf"),
     ],
 )
-def test_bad_fields_are_named_with_value_and_range(fields: dict[str, object], said: str) -> None:
+def test_bad_fields_are_named_with_value_and_range(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
         SceneConfig.from_dict(fields)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

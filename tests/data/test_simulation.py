@@ -195,7 +195,7 @@ def test_impairments_have_the_declared_size() -> None:
     assert float(error.abs().square().mean()) == pytest.approx(0.25, rel=0.05)
 
 
-def test_a_minimum_separation_is_kept() -> None:
+def test_sources_stand_at_least_the_separation_apart() -> None:
     from rislab.data.geometry import separation
 
     batch = simulate(SceneConfig.preset("full", separation=math.radians(15), sources=(5, 5), snapshots=1), 200, seed=0)
@@ -210,7 +210,7 @@ def test_a_minimum_separation_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"count": 0}, "count is 0"),
         ({"seed": -1}, "seed is -1"),
@@ -219,8 +219,8 @@ def test_a_minimum_separation_is_kept() -> None:
         ({"start": -1}, "start is -1"),
     ],
 )
-def test_bad_arguments_are_named(arguments: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+def test_bad_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message.replace("(", r"\(")):
         simulate(SMALL, **{"count": 1, "seed": 0, **arguments})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="config is a str"):
         simulate("full", 1, seed=0)  # type: ignore[arg-type]
@@ -243,7 +243,7 @@ def test_scenes_at_given_places_hold_them_and_hang_on_the_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("places", "said"),
+    ("places", "message"),
     [
         (([0.1], [0.1, 0.2], [1.0]), "hold 1, 2 and 1 values"),
         (([2.0], [0.1], [1.0]), "azimuth is 2"),
@@ -252,6 +252,6 @@ def test_scenes_at_given_places_hold_them_and_hang_on_the_seed() -> None:
         (([], [], []), "sources is 0"),
     ],
 )
-def test_places_that_cannot_be_are_named(places: Any, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_places_that_cannot_be_are_named(places: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         place(SceneConfig.preset("classroom"), *places, seed=0)

@@ -37,7 +37,7 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
     places = torch.stack([scene.azimuth[0], scene.elevation[0], scene.range[0]], dim=-1).flatten()
     sensing = scene.channel * scene.codes[0].unsqueeze(1)  # [L, M, N]
 
-    def images(theta: Tensor) -> Tensor:
+    def fields(theta: Tensor) -> Tensor:
         azimuth, elevation, range_ = theta[: 3 * slots].reshape(slots, 3).T
         return sensing @ array.steering(azimuth, elevation, range_).mT
 
@@ -48,7 +48,7 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
         def mean(theta: Tensor) -> Tensor:
             real, imag = theta[3 * slots :].chunk(2)
             s = torch.complex(real, imag).reshape(-1, slots)
-            received = (images(theta) @ s.unsqueeze(-1)).squeeze(-1)
+            received = (fields(theta) @ s.unsqueeze(-1)).squeeze(-1)
             return torch.view_as_real(received).flatten()
 
         jacobian = torch.autograd.functional.jacobian(mean, theta)
@@ -57,7 +57,7 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
         theta = torch.cat([places, scene.power[0], sigma2[None]])
 
         def covariances(theta: Tensor) -> Tensor:
-            b, powers, noise = images(theta), theta[3 * slots : -1], theta[-1]
+            b, powers, noise = fields(theta), theta[3 * slots : -1], theta[-1]
             matrices = (b * powers) @ b.mH + noise * torch.eye(config.antennas)
             return torch.view_as_real(matrices)
 
@@ -72,8 +72,8 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
     return full[: 3 * slots, : 3 * slots].diagonal().sqrt().reshape(slots, 3)
 
 
-def deviations(found: Bound) -> Tensor:
-    return torch.stack([found.azimuth, found.elevation, found.range], dim=-1)
+def deviations(bound: Bound) -> Tensor:
+    return torch.stack([bound.azimuth, bound.elevation, bound.range], dim=-1)
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "stochastic"])
@@ -81,10 +81,10 @@ def deviations(found: Bound) -> Tensor:
 @pytest.mark.parametrize("wavefront", ["spherical", "fresnel"])
 def test_bounds_are_the_inverse_of_the_brute_force_information(kind: str, symbols: str, wavefront: str) -> None:
     batch = simulate(dataclasses.replace(SMALL, symbols=symbols, wavefront=wavefront), 4, seed=1)
-    found = deviations(crb(batch, kind=kind))
+    bound = deviations(crb(batch, kind=kind))
     for number, scene in enumerate(batch):
         expected = brute_force(scene, kind)
-        assert float((found[number] / expected - 1).abs().max()) < 1e-8
+        assert float((bound[number] / expected - 1).abs().max()) < 1e-8
 
 
 @pytest.mark.parametrize("wavefront", WAVEFRONTS)
@@ -102,27 +102,27 @@ def test_steering_derivatives_are_those_of_autograd(wavefront: str) -> None:
 @pytest.mark.parametrize("wavefront", WAVEFRONTS)
 def test_blocks_carry_the_squares_on_their_diagonal_and_the_position_error(wavefront: str) -> None:
     batch = simulate(dataclasses.replace(SMALL, wavefront=wavefront, sources=(1, 3)), 20, seed=8)
-    found = crb(batch)
-    torch.testing.assert_close(found.blocks.diagonal(dim1=-2, dim2=-1), deviations(found).square(), rtol=1e-12, atol=0)
-    known = torch.isfinite(found.position)
+    bound = crb(batch)
+    torch.testing.assert_close(bound.blocks.diagonal(dim1=-2, dim2=-1), deviations(bound).square(), rtol=1e-12, atol=0)
+    known = torch.isfinite(bound.position)
     assert bool(known.any()) == (wavefront != "planar")
     turn = position_jacobian(batch.azimuth.double(), batch.elevation.double(), batch.range.double())
-    spread = (turn @ found.blocks @ turn.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
-    torch.testing.assert_close(spread[known], found.position[known], rtol=1e-12, atol=0)
-    symmetric = found.blocks - found.blocks.mT
+    spread = (turn @ bound.blocks @ turn.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
+    torch.testing.assert_close(spread[known], bound.position[known], rtol=1e-12, atol=0)
+    symmetric = bound.blocks - bound.blocks.mT
     assert float(symmetric[known].abs().nan_to_num().max() if known.any() else 0) < 1e-12
     # What is beside an unknown parameter is undefined.
-    assert bool(torch.isnan(found.blocks[~known][:, 0, 2]).all())
+    assert bool(torch.isnan(bound.blocks[~known][:, 0, 2]).all())
 
 
 def test_the_position_error_bound_is_a_length() -> None:
     batch = simulate(SMALL, 3, seed=2)
-    found = crb(batch)
+    bound = crb(batch)
     # Across the line of sight by the angles, along it by the range: at elevation 0 the axes are orthogonal, and the
     # parts add up to it if the estimates are uncorrelated; correlation cannot lower a sum of variances.
-    across = batch.range * batch.elevation.cos() * found.azimuth
-    parts = (across.square() + (batch.range * found.elevation).square() + found.range.square()).sqrt()
-    torch.testing.assert_close(found.position, parts, rtol=1e-5, atol=0)
+    across = batch.range * batch.elevation.cos() * bound.azimuth
+    parts = (across.square() + (batch.range * bound.elevation).square() + bound.range.square()).sqrt()
+    torch.testing.assert_close(bound.position, parts, rtol=1e-5, atol=0)
 
 
 def test_bounds_meet_at_high_snr_and_scale_with_it() -> None:
@@ -158,15 +158,15 @@ def test_published_values_are_reproduced(snapshots: int, expected: tuple[float, 
     places = [(-0.5, 0.2, 3.0), (0.1, -0.3, 4.0), (0.6, 0.1, 2.5)]
     for snr_db, value in zip((0.0, 10.0, 20.0), expected, strict=True):
         batch = placed(dataclasses.replace(config, snr_db=snr_db), places, 60)
-        found = float(crb(batch).position.square().mean(-1).sqrt().mean())
+        bound = float(crb(batch).position.square().mean(-1).sqrt().mean())
         # One draw scatters by 7-10 % at L = 16, the mean of 60 by about 1 %; the values are given to 2-3 digits.
-        assert found == pytest.approx(value, rel=0.05)
+        assert bound == pytest.approx(value, rel=0.05)
 
 
 def test_what_cannot_be_known_is_infinite() -> None:
     batch = simulate(dataclasses.replace(SMALL, sources=(1, 3)), 40, seed=6)
-    found = crb(batch)
-    assert torch.equal(torch.isinf(found.position), ~batch.active)
+    bound = crb(batch)
+    assert torch.equal(torch.isinf(bound.position), ~batch.active)
     planar = crb(simulate(dataclasses.replace(SMALL, wavefront="planar"), 4, seed=0))
     assert bool(torch.isinf(planar.range).all())
     assert bool(torch.isinf(planar.position).all())
@@ -178,7 +178,7 @@ def test_what_cannot_be_known_is_infinite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: crb(simulate(SMALL, 1, seed=0), kind="bayesian"), "kind is 'bayesian'; allowed: 'deterministic'"),
         (
@@ -187,8 +187,8 @@ def test_what_cannot_be_known_is_infinite() -> None:
         ),
     ],
 )
-def test_bounds_that_do_not_exist_are_refused(call: Callable[[], Bound], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bounds_that_do_not_exist_are_refused(call: Callable[[], Bound], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         call()
 
 

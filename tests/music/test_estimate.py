@@ -82,7 +82,7 @@ def test_only_active_estimates_must_be_finite(classroom: SceneBatch) -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 5])
-def test_images_are_the_channel_after_the_codes(columns: int, classroom: SceneBatch) -> None:
+def test_received_fields_are_the_channel_after_the_codes(columns: int, classroom: SceneBatch) -> None:
     scenes = classroom[:3].to(dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     fields = torch.randn(3, 36, columns, generator=generator, dtype=torch.complex128)
@@ -90,7 +90,7 @@ def test_images_are_the_channel_after_the_codes(columns: int, classroom: SceneBa
     torch.testing.assert_close(scenes.received_fields(fields), expected, atol=1e-12, rtol=1e-12)
 
 
-def test_images_of_the_sources_with_their_symbols_are_the_snapshots_without_noise() -> None:
+def test_received_fields_of_the_sources_with_their_symbols_are_the_snapshots_without_noise() -> None:
     batch = simulate(SceneConfig.preset("classroom", snr_db=120.0), 3, seed=0)
     received = (batch.received_fields(batch.steering()) @ batch.symbols.unsqueeze(-1)).squeeze(-1)
     # Single precision: a sum of 36 × 3 terms, each of the order of the result.

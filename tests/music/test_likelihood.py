@@ -60,40 +60,40 @@ def errors(one: Estimate, other: Estimate | SceneBatch) -> Tensor:
 
 def deviations(batch: SceneBatch, kind: str = "deterministic") -> Tensor:
     """Bounds of the active sources, [S,3]."""
-    found = crb(batch, kind=kind)
-    return torch.stack([found.azimuth, found.elevation, found.range], dim=-1)[batch.active]
+    bound = crb(batch, kind=kind)
+    return torch.stack([bound.azimuth, bound.elevation, bound.range], dim=-1)[batch.active]
 
 
 # ---- brute force ----
 
 
-def dense_images(scene: SceneBatch, points: Tensor) -> Tensor:
+def dense_fields(scene: SceneBatch, points: Tensor) -> Tensor:
     """B_l of one scene, [L,M,K]; with constant symbols [1,L·M,K]."""
     azimuth, elevation, inverse = points.unbind(-1)
     vectors = scene.config.array(dtype=torch.float64).steering(azimuth, elevation, 1 / inverse)
-    images = (scene.channel[0] * scene.codes[0].unsqueeze(1)) @ vectors.mT
-    return images.flatten(0, 1).unsqueeze(0) if scene.config.symbols == "constant" else images
+    fields = (scene.channel[0] * scene.codes[0].unsqueeze(1)) @ vectors.mT
+    return fields.flatten(0, 1).unsqueeze(0) if scene.config.symbols == "constant" else fields
 
 
 def dense_snapshots(scene: SceneBatch) -> Tensor:
-    seen = scene.snapshots[0]
-    return seen.flatten().unsqueeze(0) if scene.config.symbols == "constant" else seen
+    snapshots = scene.snapshots[0]
+    return snapshots.flatten().unsqueeze(0) if scene.config.symbols == "constant" else snapshots
 
 
 def negative_log_likelihood(scene: SceneBatch, theta: Tensor) -> Tensor:
     """Σ_l ln det R_l + y_l^H R_l^(−1) y_l of points, logarithmic powers and logarithmic noise power."""
     slots = (len(theta) - 1) // 4
-    images, seen = dense_images(scene, theta[: 3 * slots].reshape(slots, 3)), dense_snapshots(scene)
-    eye = torch.eye(images.shape[1], dtype=images.dtype)
-    matrices = (images * theta[3 * slots : -1].exp()) @ images.mH + theta[-1].exp() * eye
-    fitted = torch.linalg.solve(matrices, seen.unsqueeze(-1)).squeeze(-1)
-    return torch.linalg.slogdet(matrices).logabsdet.sum() + (seen.conj() * fitted).real.sum()
+    fields, snapshots = dense_fields(scene, theta[: 3 * slots].reshape(slots, 3)), dense_snapshots(scene)
+    eye = torch.eye(fields.shape[1], dtype=fields.dtype)
+    matrices = (fields * theta[3 * slots : -1].exp()) @ fields.mH + theta[-1].exp() * eye
+    fitted = torch.linalg.solve(matrices, snapshots.unsqueeze(-1)).squeeze(-1)
+    return torch.linalg.slogdet(matrices).logabsdet.sum() + (snapshots.conj() * fitted).real.sum()
 
 
 def residual_energy(scene: SceneBatch, points: Tensor) -> Tensor:
     """Σ_l ‖(I − B_l B_l^+) y_l‖²."""
-    images, seen = dense_images(scene, points), dense_snapshots(scene).unsqueeze(-1)
-    return (seen - images @ (torch.linalg.pinv(images) @ seen)).abs().square().sum()
+    fields, snapshots = dense_fields(scene, points), dense_snapshots(scene).unsqueeze(-1)
+    return (snapshots - fields @ (torch.linalg.pinv(fields) @ snapshots)).abs().square().sum()
 
 
 def fisher_information(scene: SceneBatch, theta: Tensor) -> Tensor:
@@ -101,11 +101,12 @@ def fisher_information(scene: SceneBatch, theta: Tensor) -> Tensor:
     slots = (len(theta) - 1) // 4
 
     def covariances(theta: Tensor) -> Tensor:
-        images = dense_images(scene, theta[: 3 * slots].reshape(slots, 3))
-        eye = torch.eye(images.shape[1], dtype=images.dtype)
-        return torch.view_as_real((images * theta[3 * slots : -1].exp()) @ images.mH + theta[-1].exp() * eye)
+        fields = dense_fields(scene, theta[: 3 * slots].reshape(slots, 3))
+        eye = torch.eye(fields.shape[1], dtype=fields.dtype)
+        return torch.view_as_real((fields * theta[3 * slots : -1].exp()) @ fields.mH + theta[-1].exp() * eye)
 
-    changes = torch.autograd.functional.jacobian(covariances, theta).movedim(-1, 0).contiguous()
+    # Few parameters and many entries: forward mode takes a pass for each parameter.
+    changes = torch.func.jacfwd(covariances)(theta).movedim(-1, 0).contiguous()
     inverse = torch.linalg.inv(torch.view_as_complex(covariances(theta)))
     whitened = inverse @ torch.view_as_complex(changes)
     return torch.einsum("ilmn,jlnm->ij", whitened, whitened).real
@@ -145,8 +146,8 @@ def test_the_stochastic_likelihood_its_gradient_and_information_are_those_of_the
         own = torch.cat([torch.arange(3 * count), 3 * slots + torch.arange(count), torch.tensor([4 * slots])])
         torch.testing.assert_close(gradient[number, own], slope, rtol=1e-7, atol=1e-7 * float(slope.abs().max()))
         dense = fisher_information(scene, theta.detach())
-        found = information[number][own][:, own]
-        torch.testing.assert_close(found, dense, rtol=1e-7, atol=1e-9 * float(dense.abs().max()))
+        bound = information[number][own][:, own]
+        torch.testing.assert_close(bound, dense, rtol=1e-7, atol=1e-9 * float(dense.abs().max()))
         others = torch.ones(4 * slots + 1, dtype=torch.bool)
         others[own] = False
         assert bool((gradient[number, others] == 0).all()) and bool((information[number][others] == 0).all())

@@ -28,11 +28,11 @@ def test_orders_out_of_range_are_refused(most: int) -> None:
 
 def test_sources_are_counted() -> None:
     batch = simulate(SceneConfig.preset("classroom", snr_db=15.0, separation=math.radians(20)), 24, seed=9)
-    told: list[tuple[int, int]] = []
-    counts = model_order(batch, 4, progress=lambda done, of: told.append((done, of)))
+    calls: list[tuple[int, int]] = []
+    counts = model_order(batch, 4, progress=lambda done, of: calls.append((done, of)))
     # The scratch estimate was right in 48 of 48 scenes of the full preset at 15 dB.
     assert float((counts == counted(batch)).double().mean()) >= 0.9
-    assert told == [(number, 4) for number in range(1, 5)]
+    assert calls == [(number, 4) for number in range(1, 5)]
 
 
 def test_counting_ends_for_every_scene() -> None:
@@ -45,7 +45,7 @@ def test_order_is_the_smallest_criterion_of_its_own_fits() -> None:
     energy = batch.snapshots.abs().square().sum((1, 2))
     lefts = [energy, *(rss(batch, polish(batch, sparse(batch, count))) for count in (1, 2, 3))]
     for criterion in ("mdl", "aic"):
-        scores = [information_criterion(batch, left, k, criterion=criterion) for k, left in enumerate(lefts)]
+        scores = [information_criterion(batch, energies, k, criterion=criterion) for k, energies in enumerate(lefts)]
         assert torch.equal(model_order(batch, 3, criterion=criterion), torch.stack(scores).argmin(0))
     with pytest.raises(InputError, match="criterion is 'bic'"):
         model_order(batch, 1, criterion="bic")
@@ -66,17 +66,17 @@ def test_criteria_are_smallest_at_the_number_of_sources() -> None:
 @pytest.mark.parametrize(("symbols", "waveforms"), [("varying", 6), ("coherent", 6), ("constant", 1)])
 def test_the_criterion_is_the_formula(symbols: str, waveforms: int) -> None:
     batch = simulate(dataclasses.replace(SMALL, symbols=symbols), 2, seed=0)
-    left = torch.tensor([3.0, 700.0], dtype=torch.float64)
+    energies = torch.tensor([3.0, 700.0], dtype=torch.float64)
     for k in range(4):
         unknowns = 3 * k + 2 * waveforms * k
         for scene, energy in enumerate((3.0, 700.0)):
             fit = 30 * math.log(energy / 30)
-            mdl = information_criterion(batch, left, k)[scene]
+            mdl = information_criterion(batch, energies, k)[scene]
             assert float(mdl) == pytest.approx(fit + 0.5 * unknowns * math.log(60))
-            aic = information_criterion(batch, left, k, criterion="aic")[scene]
+            aic = information_criterion(batch, energies, k, criterion="aic")[scene]
             assert float(aic) == pytest.approx(fit + unknowns)
     with pytest.raises(InputError, match="criterion is 'bic'; allowed: 'mdl', 'aic'"):
-        information_criterion(batch, left, 1, criterion="bic")
+        information_criterion(batch, energies, 1, criterion="bic")
 
 
 def one_code(config: SceneConfig, count: int, seed: int) -> SceneBatch:
@@ -100,8 +100,8 @@ def test_eigenvalue_counts_are_the_published_formula_scene_by_scene() -> None:
     config = SceneConfig.preset("classroom", snr_db=(0.0, 10.0), snapshots=20)
     batch = one_code(config, 20, 2)
     for criterion in ("mdl", "aic"):
-        found = order_by_eigenvalues(batch, criterion=criterion).tolist()
-        for scene, count in zip(batch, found, strict=True):
+        orders = order_by_eigenvalues(batch, criterion=criterion).tolist()
+        for scene, count in zip(batch, orders, strict=True):
             data = scene.snapshots[0].mT
             values = torch.linalg.eigvalsh(data @ data.mH / 20).flip(0).tolist()
             scores = []

@@ -36,8 +36,8 @@ def test_everything_is_found_where_noise_is_small(config: SceneConfig, scenes: i
     assert set(counted(batch).tolist()) == {1, 2, 3}
     estimate = sparse(batch, counted(batch))
     assert torch.equal(estimate.active.sum(-1), counted(batch))
-    found = match(estimate, batch)
-    assert (found.recall, found.precision) == (1.0, 1.0)
+    matching = match(estimate, batch)
+    assert (matching.recall, matching.precision) == (1.0, 1.0)
 
 
 def test_nearly_everything_is_found_that_the_bound_allows_with_sources_anywhere() -> None:
@@ -59,8 +59,8 @@ def test_the_estimate_explains_more_than_the_truth_does_once_polished() -> None:
     batch = simulate(CLASSROOM, 20, seed=4)
     truth = Estimate(batch.azimuth, batch.elevation, batch.range, batch.power, batch.active)
     # With the same waveforms free, the best fit of the deterministic model leaves no more than the true places do.
-    left = rss(batch, polish(batch, sparse(batch, counted(batch)), kind="deterministic"))
-    assert bool((left <= rss(batch, truth) * (1 + 1e-4)).all())
+    energy = rss(batch, polish(batch, sparse(batch, counted(batch)), kind="deterministic"))
+    assert bool((energy <= rss(batch, truth) * (1 + 1e-4)).all())
 
 
 def test_a_number_for_each_scene_is_that_scene_by_itself() -> None:
@@ -78,13 +78,13 @@ def test_a_number_for_each_scene_is_that_scene_by_itself() -> None:
         same(sparse(batch[number], count), own, 1e-6)
 
 
-def test_chunks_change_no_result_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_no_result_and_progress_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = simulate(dataclasses.replace(CLASSROOM, snr_db=10.0), 8, seed=6).to(dtype=torch.float64)
-    whole = sparse(batch, counted(batch))
+    full = sparse(batch, counted(batch))
     monkeypatch.setattr(module, "CHUNK", 3)
-    told: list[tuple[int, int]] = []
-    same(sparse(batch, counted(batch), progress=lambda done, of: told.append((done, of))), whole, 1e-6)
-    assert told == [(3, 8), (6, 8), (8, 8)]
+    calls: list[tuple[int, int]] = []
+    same(sparse(batch, counted(batch), progress=lambda done, of: calls.append((done, of))), full, 1e-6)
+    assert calls == [(3, 8), (6, 8), (8, 8)]
 
 
 def test_a_chunk_may_hold_fewer_sources_than_others() -> None:
@@ -125,8 +125,8 @@ def test_the_dictionary_samples_a_beam_three_times_and_needs_no_range_for_plane_
     # Any source of the field of view has an atom that sees more than half of its power.
     batch = simulate(SceneConfig.preset("full", sources=1), 200, seed=8)
     atoms = dictionary(batch.config).steering(torch.complex64)
-    seen = (atoms.conj() @ batch.steering()[..., 0].mT).abs().square().amax(0)
-    assert float(seen.min()) > 0.5
+    overlap = (atoms.conj() @ batch.steering()[..., 0].mT).abs().square().amax(0)
+    assert float(overlap.min()) > 0.5
 
 
 @pytest.mark.parametrize("sources", [0, 8, 9, True, 1.0, torch.tensor([1, 8]), torch.tensor([0, 1]), torch.ones(2)])

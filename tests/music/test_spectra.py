@@ -90,13 +90,13 @@ def test_every_source_of_an_exact_covariance_is_found_off_the_grid(
     for argument in (batch.covariance(), batch.factor()):
         peaks = music_spectrum(argument, sources, grid).peaks
         assert peaks.azimuth.dtype == dtype
-        found = match(peaks, batch)
-        assert (found.recall, found.precision) == (1.0, 1.0)
-        for error in (found.azimuth, found.elevation):
-            assert math.degrees(float(error[found.hit].abs().max())) < degrees
-        assert float(found.range[found.hit].abs().max()) < metres
-        power = peaks.power.gather(1, found.slot.clamp(min=0))
-        assert float((power - batch.power)[found.hit].abs().max()) < watts * 144
+        matching = match(peaks, batch)
+        assert (matching.recall, matching.precision) == (1.0, 1.0)
+        for error in (matching.azimuth, matching.elevation):
+            assert math.degrees(float(error[matching.hit].abs().max())) < degrees
+        assert float(matching.range[matching.hit].abs().max()) < metres
+        power = peaks.power.gather(1, matching.slot.clamp(min=0))
+        assert float((power - batch.power)[matching.hit].abs().max()) < watts * 144
 
 
 @pytest.mark.parametrize("power_law", ["equal", "free-space"])
@@ -104,9 +104,9 @@ def test_powers_are_those_of_the_sources(power_law: str) -> None:
     config = dataclasses.replace(APART, power_law=power_law, sources=3, range=(1.0, 4.0))
     batch = simulate(config, 10, seed=3).to(dtype=torch.float64)
     spectrum = music_spectrum(batch.covariance(), 3, config.grid((49, 25, 10)))
-    found = match(spectrum.peaks, batch)
-    assert found.recall == 1.0
-    torch.testing.assert_close(spectrum.powers.gather(1, found.slot), batch.power, rtol=1e-5, atol=0)
+    matching = match(spectrum.peaks, batch)
+    assert matching.recall == 1.0
+    torch.testing.assert_close(spectrum.powers.gather(1, matching.slot), batch.power, rtol=1e-5, atol=0)
 
 
 # ---- spectra against brute force ----
@@ -125,12 +125,12 @@ def test_music_is_the_noise_subspace_spectrum(wavefront: str, dtype: torch.dtype
         covariance = covariance + 0.1 * torch.eye(36, dtype=dtype)
     sources = counted(batch)
     expected = noise_subspace_spectrum(covariance, sources, grid)
-    found = music_spectrum(covariance, sources, grid).values
-    assert found.shape == (8, 25, 13, 4) and found.dtype == dtype.to_real()
+    values = music_spectrum(covariance, sources, grid).values
+    assert values.shape == (8, 25, 13, 4) and values.dtype == dtype.to_real()
     # Where δ > 1/50: complex64 knows δ to about 1e-6, which is 5e-5 of it there.
     away = expected < 50
     assert float(away.double().mean()) > 0.9
-    assert float((found.flatten(1) / expected - 1)[away].abs().max()) < 1e-4
+    assert float((values.flatten(1) / expected - 1)[away].abs().max()) < 1e-4
     from_factor = music_spectrum(factor, sources, grid).values.flatten(1)
     assert float((from_factor / expected - 1)[away].abs().max()) < 1e-4
 
@@ -175,11 +175,11 @@ def test_scale_does_not_matter(estimator: Callable[..., Spectrum]) -> None:
 def test_a_lone_source_is_where_every_spectrum_peaks(estimator: Callable[..., Spectrum]) -> None:
     config = dataclasses.replace(CLASSROOM, sources=1)
     batch = simulate(config, 10, seed=4).to(dtype=torch.float64)
-    found = match(estimator(batch.covariance(), 1, config.grid((33, 17, 6))).peaks, batch)
-    assert found.recall == 1.0
+    matching = match(estimator(batch.covariance(), 1, config.grid((33, 17, 6))).peaks, batch)
+    assert matching.recall == 1.0
     # All three have their maximum at the place of a single source exactly.
-    assert max(float(error[found.hit].abs().max()) for error in (found.azimuth, found.elevation)) < 1e-6
-    assert float(found.range[found.hit].abs().max()) < 1e-5
+    assert max(float(error[matching.hit].abs().max()) for error in (matching.azimuth, matching.elevation)) < 1e-6
+    assert float(matching.range[matching.hit].abs().max()) < 1e-5
 
 
 def test_separated_sources_are_found_by_the_other_spectra_too() -> None:
@@ -209,20 +209,20 @@ def test_the_separable_path_of_plane_waves_is_the_general_one() -> None:
 
 
 @pytest.mark.parametrize("wavefront", ["spherical", "planar"])
-def test_neither_pieces_nor_kept_steering_vectors_change_results(
+def test_neither_pieces_nor_cached_steering_vectors_change_results(
     wavefront: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(CLASSROOM, wavefront=wavefront)
     batch = simulate(config, 5, seed=7).to(dtype=torch.float64)
     factor, sources = sample_factor(batch), counted(batch)
-    whole = music_spectrum(factor, sources, config.grid((17, 9, 3)))
+    full = music_spectrum(factor, sources, config.grid((17, 9, 3)))
 
     def check() -> None:
         # A new grid each time: it must not find what another one kept.
         again = music_spectrum(factor, sources, config.grid((17, 9, 3)))
-        torch.testing.assert_close(again.values, whole.values, rtol=1e-9, atol=0)
+        torch.testing.assert_close(again.values, full.values, rtol=1e-9, atol=0)
         for name in ("azimuth", "elevation", "range", "power", "active"):
-            torch.testing.assert_close(getattr(again.peaks, name), getattr(whole.peaks, name), rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(getattr(again.peaks, name), getattr(full.peaks, name), rtol=1e-6, atol=1e-8)
 
     monkeypatch.setattr(spectra, "WORK", 1)
     check()
@@ -374,11 +374,11 @@ def test_a_source_is_found_among_phantoms_when_more_are_asked_for() -> None:
     noise = 1e-4 * torch.randn(10, 36, 4, generator=generator, dtype=torch.complex128)
     factor = torch.cat([batch.factor(), noise], dim=-1)
     peaks = music_spectrum(factor, 3, config.grid((33, 17, 6))).peaks
-    found = match(peaks, batch)
-    assert found.recall == 1.0
+    matching = match(peaks, batch)
+    assert matching.recall == 1.0
     # The source lies in any signal subspace; noise of 1e-8 of its power turns it by about 1e-4 at the most.
-    assert float(found.azimuth[found.hit].abs().max()) < 1e-4
-    power = peaks.power.gather(1, found.slot)
+    assert float(matching.azimuth[matching.hit].abs().max()) < 1e-4
+    power = peaks.power.gather(1, matching.slot)
     torch.testing.assert_close(power, torch.full_like(power, 36.0), rtol=1e-3, atol=0)
     assert float(overlaps(peaks, config.array()).max()) < SAME
 
@@ -478,8 +478,8 @@ def test_the_coarse_grid_keeps_both_ends() -> None:
     for azimuth in (-math.pi / 3, math.pi / 3):
         edge = dataclasses.replace(batch, azimuth=torch.full_like(batch.azimuth, azimuth))
         # An even number of points: leaving out every second one would leave out the last.
-        found = coarse_to_fine(edge.factor(), 1, CLASSROOM.grid((26, 14, 6)))
-        torch.testing.assert_close(found.azimuth, edge.azimuth, atol=1e-6, rtol=0)
+        peaks = coarse_to_fine(edge.factor(), 1, CLASSROOM.grid((26, 14, 6)))
+        torch.testing.assert_close(peaks.azimuth, edge.azimuth, atol=1e-6, rtol=0)
 
 
 # ---- what is refused ----
@@ -501,7 +501,7 @@ def test_what_cannot_be_searched_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["azimuth", "elevation", "range"])
 @pytest.mark.parametrize(
-    ("axis", "said"),
+    ("axis", "message"),
     [
         (torch.empty(0), "has shape .*allowed: one axis of at least one point"),
         (torch.ones(2, 2), "has shape .*allowed: one axis of at least one point"),
@@ -509,9 +509,9 @@ def test_what_cannot_be_searched_is_refused() -> None:
         (torch.tensor([1.0, math.inf]), "holds NaN or infinity"),
     ],
 )
-def test_a_grid_without_points_is_refused(name: str, axis: Tensor, said: str) -> None:
+def test_a_grid_without_points_is_refused(name: str, axis: Tensor, message: str) -> None:
     axes = {"azimuth": torch.ones(1), "elevation": torch.ones(1), "range": torch.ones(1), name: axis}
-    with pytest.raises(InputError, match=f"grid {name} {said}"):
+    with pytest.raises(InputError, match=f"grid {name} {message}"):
         Grid(CLASSROOM.array(), **axes)
 
 

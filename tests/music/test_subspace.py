@@ -72,10 +72,10 @@ def test_a_small_gap_changes_the_path_and_not_the_result(gap: float) -> None:
     values[:3] = torch.tensor([2.0, 1.0, 0.5 * (1 + gap)])
     # The spare columns do not help: all the others lie just behind the last wanted one.
     covariance = with_spectrum(values)
-    found = projector(signal_subspace(covariance, 3))
+    own = projector(signal_subspace(covariance, 3))
     # What rounding of the matrix alone makes of such a subspace: eps ‖R‖ / gap, and ten times as much for both.
     expected = by_lapack(covariance, 3)
-    assert distance(found, expected) < 10 * 2.2e-16 * 4 * math.sqrt(64) / gap
+    assert distance(own, expected) < 10 * 2.2e-16 * 4 * math.sqrt(64) / gap
 
 
 def test_without_any_gap_the_basis_still_carries_the_largest_eigenvalues() -> None:
@@ -107,12 +107,12 @@ def test_the_subspace_of_a_factor_is_that_of_its_covariance_and_turning_the_fact
     generator = torch.Generator().manual_seed(seed)
     factor = validate_covariance(torch.randn(2, 20, columns, generator=generator, dtype=torch.complex128), 20)
     sources = 1 + seed % columns
-    found = projector(signal_subspace(factor, sources))
-    assert distance(found @ found, found) < 1e-9
+    own = projector(signal_subspace(factor, sources))
+    assert distance(own @ own, own) < 1e-9
     turned = factor @ unitary(2, columns, seed + 1)
     # Random Gram matrices have gaps of a few per cent of their norm, now and then of 1e-5.
-    assert distance(projector(signal_subspace(turned, sources)), found) < 1e-9
-    assert distance(found, by_lapack(factor @ factor.mH, sources)) < 1e-9
+    assert distance(projector(signal_subspace(turned, sources)), own) < 1e-9
+    assert distance(own, by_lapack(factor @ factor.mH, sources)) < 1e-9
 
 
 @pytest.mark.parametrize("turn", [True, False])
@@ -182,7 +182,7 @@ def spoilt(value: complex, scene: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: GOOD.real, "is torch.float64; allowed: complex64 or complex128"),
         (lambda: GOOD.real.long(), "is torch.int64; allowed: complex64 or complex128"),
@@ -203,13 +203,13 @@ def spoilt(value: complex, scene: int = 1) -> Tensor:
         (lambda: unitary(1, 9, 0) + 3 * torch.eye(9), "is not Hermitian; .*of a square factor F, give F F"),
     ],
 )
-def test_what_is_no_covariance_is_refused_by_name(make: Callable[[], Tensor], said: str) -> None:
-    with pytest.raises(InputError, match=f"covariance or factor.* {said}"):
+def test_what_is_no_covariance_is_refused_by_name(make: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(InputError, match=f"covariance or factor.* {message}"):
         validate_covariance(make(), 9)
 
 
 @pytest.mark.parametrize(
-    ("sources", "said"),
+    ("sources", "message"),
     [
         (0, r"sources is 0; allowed: a whole number in \[1, 8\]"),
         (9, r"sources is 9; allowed: a whole number in \[1, 8\]"),
@@ -227,8 +227,8 @@ def test_what_is_no_covariance_is_refused_by_name(make: Callable[[], Tensor], sa
         (torch.tensor([1, 9]), "sources is 9"),
     ],
 )
-def test_a_number_of_sources_that_is_none_is_refused(sources: object, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_a_number_of_sources_that_is_none_is_refused(sources: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         check_sources(sources, 2, 9, torch.device("cpu"))  # type: ignore[arg-type]
 
 
