@@ -51,7 +51,7 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
             received = (fields(theta) @ s.unsqueeze(-1)).squeeze(-1)
             return torch.view_as_real(received).flatten()
 
-        jacobian = torch.autograd.functional.jacobian(mean, theta)
+        jacobian = torch.autograd.functional.jacobian(mean, theta, vectorize=True)
         information = 2 / sigma2 * jacobian.T @ jacobian
     else:
         theta = torch.cat([places, scene.power[0], sigma2[None]])
@@ -62,7 +62,7 @@ def brute_force(scene: SceneBatch, kind: str) -> Tensor:
             return torch.view_as_real(matrices)
 
         changes = torch.view_as_complex(
-            torch.autograd.functional.jacobian(covariances, theta).movedim(-1, 0).contiguous()
+            torch.autograd.functional.jacobian(covariances, theta, vectorize=True).movedim(-1, 0).contiguous()
         )
         inverse = torch.linalg.inv(torch.view_as_complex(covariances(theta)))
         whitened = inverse @ changes  # [P, L, M, M]

@@ -105,8 +105,7 @@ def fisher_information(scene: SceneBatch, theta: Tensor) -> Tensor:
         eye = torch.eye(fields.shape[1], dtype=fields.dtype)
         return torch.view_as_real((fields * theta[3 * slots : -1].exp()) @ fields.mH + theta[-1].exp() * eye)
 
-    # Few parameters and many entries: forward mode takes a pass for each parameter.
-    changes = torch.func.jacfwd(covariances)(theta).movedim(-1, 0).contiguous()
+    changes = torch.autograd.functional.jacobian(covariances, theta, vectorize=True).movedim(-1, 0).contiguous()
     inverse = torch.linalg.inv(torch.view_as_complex(covariances(theta)))
     whitened = inverse @ torch.view_as_complex(changes)
     return torch.einsum("ilmn,jlnm->ij", whitened, whitened).real

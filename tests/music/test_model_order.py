@@ -36,12 +36,12 @@ def test_sources_are_counted() -> None:
 
 
 def test_counting_ends_for_every_scene() -> None:
-    counts = model_order(simulate(SceneConfig.preset("classroom"), 24, seed=0), 4)
+    counts = model_order(simulate(SceneConfig.preset("classroom"), 12, seed=0), 4)
     assert bool(((counts >= 0) & (counts <= 4)).all())
 
 
 def test_order_is_the_smallest_criterion_of_its_own_fits() -> None:
-    batch = simulate(SceneConfig.preset("classroom", snr_db=(0.0, 10.0)), 6, seed=10).to(dtype=torch.float64)
+    batch = simulate(SceneConfig.preset("classroom", snr_db=(0.0, 10.0)), 3, seed=10).to(dtype=torch.float64)
     energy = batch.snapshots.abs().square().sum((1, 2))
     lefts = [energy, *(rss(batch, polish(batch, sparse(batch, count))) for count in (1, 2, 3))]
     for criterion in ("mdl", "aic"):
