@@ -49,8 +49,11 @@ def fit(
         validation: scenes for the validation score.
         resume: a checkpoint, a run folder that holds one, or a TrainState, which is advanced in place; None begins.
 
+    Yields:
+        Records as they are measured.
+
     Raises:
-        InputError: for data with NaN or infinity (naming the scene), or a checkpoint that does not fit.
+        InputError: for data with NaN or infinity, naming the scene, and for a checkpoint that does not fit.
     """
     state = _begin(model, data, config, resume)
     data, validation = _checked(data, config), None if validation is None else _checked(validation, config)
@@ -101,13 +104,17 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The micro-batches that share one optimiser step: index tensors into the data, and how many scenes they hold."""
+    """The micro-batches that share one optimiser step.
+
+    Args:
+        micro_batches: indices into the data, one tensor for each.
+    """
 
     micro_batches: tuple[Tensor, ...]
 
     @property
     def samples(self) -> int:
-        """Scenes in the window; the weight of a micro-batch is its share of them, so a ragged tail is exact."""
+        """Scenes in the window; the weight of a micro-batch is its share of them, so that a ragged tail is exact."""
         return sum(len(indices) for indices in self.micro_batches)
 
 
@@ -129,7 +136,12 @@ def windows(count: int, config: TrainConfig, epoch: int) -> list[Window]:
 
 
 def config_warnings(config: TrainConfig, count: int) -> list[str]:
-    """What a user may not expect of this configuration on `count` scenes, one sentence each."""
+    """What a user may not expect of a configuration, one sentence each.
+
+    Args:
+        config: see TrainConfig.
+        count: scenes of the training set.
+    """
     micro_batches = math.ceil(count / config.micro_batch)
     messages = []
     if config.accumulation_steps > micro_batches:
@@ -146,13 +158,13 @@ def config_warnings(config: TrainConfig, count: int) -> list[str]:
 
 
 def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
-    """Score a model in eval mode, through the same forward and the same NMSE as training; its mode is put back.
+    """Score a model in eval mode, by the forward and the NMSE of training; its mode is restored.
 
     Args:
         model: see fit().
         data: scenes; brought to the device and dtype of the model's weights.
         beta: β of R_test.
-        precision: "bf16" and "fp16" run the real-valued layers under autocast, as training does.
+        precision: "bf16" and "fp16" run the real-valued layers under autocast, as in training.
     """
     training = model.training
     model.eval()
@@ -163,7 +175,7 @@ def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision
 
 
 def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
-    """evaluate() in whatever mode the model is in."""
+    """evaluate() in the mode that the model is in."""
     data = to_module_device(data, model)
     sums = torch.zeros(2, dtype=torch.float64)
     with torch.no_grad():
@@ -203,7 +215,7 @@ class WindowMeter:
         self._before = [torch.empty_like(parameter) for parameter in self._parameters]
 
     def begin_window(self) -> None:
-        """Forget the last window and note the state before this one."""
+        """Forget the last window and note the state at the start of this one."""
         self._started = time.perf_counter()
         self._rates = {group["name"]: float(group["lr"]) for group in self._state.optimizer.param_groups}
         self._scale = float(self._state.scaler.get_scale())
@@ -215,13 +227,13 @@ class WindowMeter:
         self._norms: list[list[float | None]] = []
 
     def add(self, loss: Loss, weight: float) -> None:
-        """Count in one micro-batch with its share of the window."""
+        """Add one micro-batch with its share of the window."""
         self._terms = list(loss.terms)
         self._losses.append(weight * torch.stack([loss.total.detach(), loss.nmse_pred, *loss.terms.values()]))
         self._requires_grad &= loss.requires_grad
 
     def measure_gradient(self) -> Tensor:
-        """Note the gradient norm of every tensor as it is now; returns the norm over all, a scalar tensor."""
+        """Note the present gradient norm of every tensor; returns the norm over all of them, a scalar tensor."""
         gradients = [parameter.grad for parameter in self._parameters]
         present = [gradient for gradient in gradients if gradient is not None]
         if not present:
@@ -229,7 +241,7 @@ class WindowMeter:
             return torch.zeros(())
         norms = torch.stack([gradient.norm() for gradient in present])
         if not bool(torch.isfinite(norms).all()):
-            # A sum of squares may overflow where every element is finite.
+            # A sum of squares may overflow although every element is finite.
             norms = torch.stack([gradient.double().norm() for gradient in present])
         values = iter(norms.tolist())
         self._norms.append([None if gradient is None else next(values) for gradient in gradients])
@@ -291,7 +303,7 @@ def _summary(
 ) -> EpochRecord:
     config, progress = state.config, state.progress
     with state.randomness.current():
-        again = evaluate(state.model, data, beta=config.blend, precision=config.precision)
+        train = evaluate(state.model, data, beta=config.blend, precision=config.precision)
         scored = data if validation is None else validation
         score = None if validation is None else evaluate(state.model, scored, precision=config.precision)
         averaged = None if state.ema is None else evaluate(state.ema.module, scored, precision=config.precision)
@@ -301,9 +313,9 @@ def _summary(
         step=progress.step,
         phase=phase.name,
         train=progress.loss_sum / progress.loss_samples,
-        train_eval=again.nmse,
-        loss_nmse=again.nmse_blended,
-        loss_nmse_pred=again.nmse,
+        train_eval=train.nmse,
+        loss_nmse=train.nmse_blended,
+        loss_nmse_pred=train.nmse,
         validation=None if score is None else score.nmse,
         ema=None if averaged is None else averaged.nmse,
         counters=state.counters(),

@@ -1,4 +1,4 @@
-"""What training reports: one StepRecord a window, one EpochRecord an epoch, and their console view.
+"""Records of training: one StepRecord a window, one EpochRecord an epoch, and the log that is printed from them.
 
 Records hold what was measured. NaN and infinity stay NaN and infinity, in memory, on disk and on the screen.
 """
@@ -14,7 +14,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss: its raw value, its weight, and its share weight · value / total."""
+    """One term of the loss.
+
+    Args:
+        value: without its weight.
+        weight: in the loss.
+        share: weight · value / total.
+    """
 
     value: float
     weight: float
@@ -23,7 +29,14 @@ class Term:
 
 @dataclass(frozen=True)
 class GradientCounts:
-    """How many parameter tensors got no gradient, an all-zero one, or one that holds NaN or infinity."""
+    """How many parameter tensors got which kind of gradient.
+
+    Args:
+        tensors: all of them.
+        none: without a gradient.
+        zero: whose gradient is all zero.
+        nonfinite: whose gradient holds NaN or infinity.
+    """
 
     tensors: int
     none: int
@@ -37,7 +50,7 @@ class Counters:
 
     Args:
         forwards: calls of the model in training mode.
-        backwards: that brought a gradient to a parameter of the model.
+        backwards: that reached a parameter of the model.
         steps_applied: optimiser steps that really ran.
         steps_skipped: windows that ended without one.
         scheduler_ticks: steps of the learning-rate schedule.
@@ -55,11 +68,14 @@ class StepRecord:
     """One window: the micro-batches that share one optimiser step.
 
     Args:
-        epoch, step: from 1; `step` counts windows over the whole run.
+        epoch: from 1.
+        step: windows of the whole run, this one included.
         phase: name of the curriculum phase.
-        micro_batches, samples: sizes of the window.
-        loss: sample-weighted mean of the raw, unscaled micro-batch losses.
-        loss_nmse: the same mean of the NMSE of R_test. loss_nmse_pred: of R_pred.
+        micro_batches: in the window.
+        samples: scenes in the window.
+        loss: mean of the raw, unscaled micro-batch losses, weighted by their scenes.
+        loss_nmse: the same mean of the NMSE of R_test.
+        loss_nmse_pred: the same mean of the NMSE of R_pred.
         terms: value, weight and share of each loss term.
         requires_grad: whether the tested covariance carried a gradient.
         grad_norm: unscaled gradient norm by group ("backbone", "head") before clipping.
@@ -68,7 +84,8 @@ class StepRecord:
         learning_rate: by group, as used in this step.
         loss_scale: of the gradient scaler before this step; 1 without one.
         found_inf: whether a gradient held NaN or infinity.
-        applied: whether the optimiser really stepped. reason: why not; "" if it did.
+        applied: whether the optimiser really stepped.
+        reason: why it did not; "" if it did.
         update_ratio: ‖Δθ‖ / ‖θ‖ of this step, measured on the weights.
         seconds: wall time of the window.
     """
@@ -100,11 +117,15 @@ class EpochRecord:
     """One epoch.
 
     Args:
-        epoch: from 1, of `epochs`. step: windows so far. phase: name of the curriculum phase.
-        train: sample-weighted mean of the raw training losses of the epoch, while the weights moved.
-        train_eval: NMSE of R_pred on the same data afterwards, in eval mode, raw weights.
-        loss_nmse: like train_eval, on the blend R_test. loss_nmse_pred: the same number as train_eval.
-        validation: NMSE of R_pred on the validation scenes, eval mode, raw weights; None without validation scenes.
+        epoch: from 1.
+        epochs: of the whole run.
+        step: windows so far.
+        phase: name of the curriculum phase.
+        train: mean of the raw training losses of the epoch, weighted by scenes, while the weights moved.
+        train_eval: NMSE of R_pred on the same data afterwards, in eval mode, with the raw weights.
+        loss_nmse: like train_eval, of the blend R_test.
+        loss_nmse_pred: the same number as train_eval.
+        validation: NMSE of R_pred on the validation scenes, in eval mode, with the raw weights; None without them.
         ema: NMSE of R_pred on the validation scenes (training scenes if there are none) with averaged weights; None
             without averaging.
         counters: events since the start of the run.
@@ -140,8 +161,8 @@ def epoch_records(records: Iterable[Record]) -> list[EpochRecord]:
 
 def equal_but_time(one: Record, other: Record) -> bool:
     """Whether two records agree in everything but the time that they took; NaN equals NaN."""
-    plain = (json.dumps(to_dict(dataclasses.replace(record, seconds=0.0))) for record in (one, other))
-    return len(set(plain)) == 1
+    texts = {json.dumps(to_dict(dataclasses.replace(record, seconds=0.0))) for record in (one, other)}
+    return len(texts) == 1
 
 
 def to_dict(record: Record) -> dict[str, Any]:

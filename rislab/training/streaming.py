@@ -6,6 +6,7 @@ the NMSE on a fixed validation set, which depends on no phase and no weight of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from rislab.config import Config, choice, integer, same
+from rislab.config import Config, choice, declarations, integer, same
 from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
@@ -30,14 +31,14 @@ from rislab.training.state import TrainState
 
 @dataclass(frozen=True)
 class LearningConfig(Config):
-    """What is learned, and how; `lr` is that of head and backbone, `seed` also draws scenes and weights."""
+    """A training on fresh scenes; head and backbone have one learning rate, and no average of the weights is kept."""
 
     preset: str = preset("full")
-    design: str = choice("unrolled", DESIGNS, "network, see CovarianceNet.build()")
+    design: str = choice("unrolled", DESIGNS, "kind of network, see CovarianceNet.build()")
     scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
     epochs: int = same(TrainConfig, "epochs", 40)
-    validation: int = integer(1024, 1, 10**6, "fixed scenes that decide")
-    patience: int = integer(0, 0, 10**6, "epochs without a better score before the training ends; 0 never does")
+    validation: int = integer(1024, 1, 10**6, "fixed scenes, scored after each epoch")
+    patience: int = integer(0, 0, 10**6, "epochs without a better score that end the training; 0 never ends it early")
     micro_batch: int = same(TrainConfig, "micro_batch", 32)
     accumulation_steps: int = same(TrainConfig, "accumulation_steps")
     precision: str = same(TrainConfig, "precision")
@@ -45,7 +46,7 @@ class LearningConfig(Config):
     lr: float = same(TrainConfig, "lr_head", 2e-3, help="peak learning rate")
     curriculum: str = same(TrainConfig, "curriculum")
     blend: float = same(TrainConfig, "blend")
-    seed: int = same(TrainConfig, "seed", 7, help="of scenes, weights and order; not 2024, the seed of evaluations")
+    seed: int = same(TrainConfig, "seed", 7, help="of scenes, weights and order; not 2024, that of the evaluations")
 
     EVALUATION = 2024
 
@@ -66,21 +67,16 @@ class LearningConfig(Config):
 
     def training(self) -> TrainConfig:
         """The configuration of the loop."""
+        shared = {name: value for name, value in vars(self).items() if name in declarations(TrainConfig)}
         micro_batch = min(self.micro_batch, self.drawn)
-        return TrainConfig(
-            epochs=self.epochs,
+        steps = self.epochs * math.ceil(self.drawn / (micro_batch * self.accumulation_steps))
+        return TrainConfig(**shared).changed(
             micro_batch=micro_batch,
-            accumulation_steps=self.accumulation_steps,
-            precision=self.precision,
             lr_head=self.lr,
             lr_backbone=self.lr,
             # A tenth of a short training.
-            warmup=min(100, max(1, self.epochs * -(-self.drawn // (micro_batch * self.accumulation_steps)) // 10)),
+            warmup=min(100, max(1, steps // 10)),
             ema=None,
-            curriculum=self.curriculum,
-            blend=self.blend,
-            device=self.device,
-            seed=self.seed,
         )
 
     def model(self) -> CovarianceNet:
@@ -88,11 +84,11 @@ class LearningConfig(Config):
         return CovarianceNet.build(self.scene_config(), seed=self.seed, design=self.design)
 
     def draw(self, epoch: int) -> SceneBatch:
-        """The scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
+        """Scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
         return simulate(self.scene_config(), self.drawn, seed=self.seed, start=(epoch - 1) * self.scenes)
 
     def validation_data(self) -> SceneBatch:
-        """The scenes that decide."""
+        """The fixed scenes of the validation."""
         return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
 
     def phase_starts(self) -> list[tuple[int, LossWeights]]:
@@ -179,5 +175,5 @@ def train_epochs(
 
 
 def _exhausted(scores: list[float], patience: int) -> bool:
-    """Whether the last `patience` scores are all no better than one before them."""
+    """Whether none of the last `patience` scores is better than the best one before them."""
     return 0 < patience < len(scores) and min(scores[-patience:]) >= min(scores[:-patience])
