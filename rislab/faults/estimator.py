@@ -37,7 +37,7 @@ ESTIMATOR = (
         story="The weights of prediction and sample covariance change places in the hybrid covariance.",
         module="data.covariance",
         before="return torch.cat([(1 - weight) ** 0.5 * factor, weight**0.5 * toward], dim=-1)",
-        after="return torch.cat([beta**0.5 * predicted, (1 - beta) ** 0.5 * sample], dim=-1)",
+        after="return torch.cat([weight**0.5 * factor, (1 - weight) ** 0.5 * toward], dim=-1)",
         description="loss_nmse hardly moves while loss_nmse_pred falls.",
         symptoms=(Symptom("share of the sample covariance at β = 0.2", 0.75, 0.85),),
         mistaken_for=("oracle floor", "normalised by the prediction"),

@@ -1,7 +1,8 @@
 """The training loop: data and TrainConfig in, records out.
 
-fit() is a generator that prints nothing. Terminal, panel, report, test and checkup consume its one stream of records,
-and none of them can change what is trained: with and without a consumer the weights are bit-identical.
+fit() is a generator that prints nothing; closing it stops at a step boundary. Terminal, panel, report, test and checkup
+consume its one stream of records, and none of them can change what is trained: with and without a consumer the weights
+are bit-identical.
 """
 
 from __future__ import annotations
@@ -38,19 +39,14 @@ def fit(
     validation: SceneBatch | None = None,
     resume: TrainState | Path | str | None = None,
 ) -> Generator[Record]:
-    """Train `model` in place and yield a StepRecord for each window and an EpochRecord for each epoch.
-
-    Closing the generator stops at a step boundary. The model is left in training mode.
+    """Train a model in place and yield a StepRecord for each window and an EpochRecord for each epoch.
 
     Args:
-        model: maps snapshots [B,L,M], codes [B,L,N], channel [B,M,N] to a factor [B,N,Kmax].
+        model: maps snapshots [B,L,M], codes [B,L,N], channel [B,M,N] to a factor [B,N,Kmax]; left in training mode.
         data: training scenes.
         config: see TrainConfig.
         validation: scenes for the validation score.
         resume: a checkpoint, a run folder that holds one, or a TrainState, which is advanced in place; None begins.
-
-    Yields:
-        Records as they are measured.
 
     Raises:
         InputError: for data with NaN or infinity, naming the scene, and for a checkpoint that does not fit.
@@ -59,8 +55,7 @@ def fit(
     data, validation = _checked(data, config), None if validation is None else _checked(validation, config)
     optimizer, scaler, counter, device = state.optimizer, state.scaler, state.counter, torch.device(config.device)
     meter = WindowMeter(state)
-    handles = counter.attach(model, optimizer)
-    try:
+    with counter.attached(model, optimizer):
         for epoch in range(state.progress.epoch, config.epochs + 1):
             began = time.perf_counter()
             phase = loss_weights_at(config.curriculum, epoch, config.epochs)
@@ -97,9 +92,6 @@ def fit(
             summary = _summary(state, data, validation, phase, began)
             state.progress.next_epoch()
             yield summary
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

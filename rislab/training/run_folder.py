@@ -21,7 +21,7 @@ from rislab.model.network import CovarianceNet, check_design_in, design_of
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord, from_dict, to_dict
-from rislab.training.state import Progress, TrainState, read_checkpoint
+from rislab.training.state import TrainProgress, TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
 
@@ -232,7 +232,7 @@ def _drop_records_after(path: Path, state: TrainState) -> None:
     files.replace(path, "".join(json.dumps(to_dict(record)) + "\n" for record in earlier).encode())
 
 
-def _is_before(record: Record, progress: Progress) -> bool:
+def _is_before(record: Record, progress: TrainProgress) -> bool:
     return record.step <= progress.step if isinstance(record, StepRecord) else record.epoch < progress.epoch
 
 

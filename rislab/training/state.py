@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,15 +38,21 @@ class EventCounter:
         self.events = {"forwards": 0, "backwards": 0, "steps_applied": 0}
         self._gradients: dict[Tensor, int] = {}
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Start counting; returns the handles, each with a remove() method."""
+    @contextmanager
+    def attached(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Count within the block."""
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._gradients = dict.fromkeys(trainable, self.events["backwards"])
-        return [
+        handles = [
             model.register_forward_hook(self._on_forward),
             optimizer.register_step_post_hook(self._on_step),
             *(parameter.register_post_accumulate_grad_hook(self._on_gradient) for parameter in trainable),
         ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _on_forward(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
         self.events["forwards"] += module.training
@@ -59,7 +67,7 @@ class EventCounter:
 
 
 @dataclass
-class Progress:
+class TrainProgress:
     """Where a run stands.
 
     Args:
@@ -110,7 +118,7 @@ class TrainState:
     ema: AveragedModel | None
     randomness: TorchRandomState
     counter: EventCounter
-    progress: Progress
+    progress: TrainProgress
 
     @classmethod
     def begin(cls, model: nn.Module, samples: int, config: TrainConfig) -> TrainState:
@@ -151,7 +159,7 @@ class TrainState:
             ema=None if averaging is None else AveragedModel(model, multi_avg_fn=averaging),
             randomness=TorchRandomState(config.seed, device),
             counter=EventCounter(),
-            progress=Progress(samples),
+            progress=TrainProgress(samples),
         )
 
     def update_average(self) -> None:
@@ -213,7 +221,7 @@ class TrainState:
             self.ema.load_state_dict(plain["ema"])
         self.randomness.load_plain(plain["randomness"])
         self.counter.events = plain["events"]
-        self.progress = Progress(**plain["position"])
+        self.progress = TrainProgress(**plain["position"])
 
     def _check_fits(self, plain: dict[str, Any], path: Path | str) -> None:
         if missing := PARTS - set(plain):
