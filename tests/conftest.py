@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,19 +16,21 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)
 
 
-# The files that take longest, which come first, so that no worker is left alone with one of them at the end.
+# The files that take longest come first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    "test_notebooks",
-    "test_search",
-    "test_kills",
-    "test_lab",
-    "test_sweep",
-    "test_accessibility",
+    "notebooks/test_notebooks.py",
+    "tuning/test_search.py",
+    "reliability/test_kills.py",
+    "browser/test_lab.py",
+    "reports/test_sweep.py",
+    "browser/test_accessibility.py",
 )
+TESTS = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.hookimpl(trylast=True)

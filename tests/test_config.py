@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,11 @@ from rislab.config import (
     switch,
     text,
 )
+from rislab.data.scenes import SceneConfig
 from rislab.errors import InputError
+from rislab.sanity.overfit import OverfitConfig
 from rislab.training.config import TrainConfig
+from rislab.training.streaming import LearningConfig
 
 
 @dataclass(frozen=True)
@@ -236,3 +239,22 @@ def test_a_file_holds_a_configuration(tmp_path: Path) -> None:
     path.write_text("[1]")
     with pytest.raises(InputError, match="holds no mapping; allowed: fields of Sample"):
         Sample.from_file(path)
+
+
+ANYTHING = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.tuples(st.floats()),
+    st.just(10**400), st.dictionaries(st.text(), st.integers()), st.just(np.arange(3)), st.just(np.float64(0.01)),
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(kind=st.sampled_from([TrainConfig, SceneConfig, OverfitConfig, LearningConfig]), value=ANYTHING, data=st.data())
+def test_no_field_value_gets_past_with_another_error(kind: Any, value: object, data: st.DataObject) -> None:
+    field = data.draw(st.sampled_from([entry.name for entry in fields(kind)]))
+    try:
+        config = kind.from_dict({field: value})
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        again = config.to_dict()
+        assert kind.from_dict(yaml.safe_load(yaml.safe_dump(again))) == config

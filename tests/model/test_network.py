@@ -103,8 +103,8 @@ def test_a_network_is_not_built_while_a_run_has_swapped_the_random_state() -> No
     other = threading.Thread(target=lambda: built.append(CovarianceNet.build(config, seed=3)))
     with TorchRandomState(0, torch.device("cpu")).current():
         other.start()
-        # Long enough for a network that waits for nobody.
-        other.join(1.0)
+        # Many times as long as a network takes that waits for nobody.
+        other.join(0.3)
         assert other.is_alive() and built == []
         torch.rand(7)
     other.join()

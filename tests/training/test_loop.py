@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
-from rislab.config import plain
 from rislab.data.covariance import nmse
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
@@ -25,18 +21,14 @@ from rislab.model.losses import NO_CURRICULUM, compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.checks import one_window
 from rislab.sanity.ladder_checks import OracleModel
-from rislab.sanity.overfit import OverfitConfig
 from rislab.training.loop import TrainConfig, TrainState, config_warnings, evaluate, fit, windows
 from rislab.training.records import (
-    EpochRecord,
     Record,
     StepRecord,
     console,
     epoch_records,
     equal_but_time,
-    from_dict,
     step_records,
-    to_dict,
 )
 
 QUICK = TrainConfig(epochs=2, micro_batch=16)
@@ -346,43 +338,6 @@ def test_pure_functions_of_the_window_are_finite_in_every_precision(classroom: S
 # The log
 
 
-def test_console_prints_the_lines_of_the_story() -> None:
-    import re
-
-    data_records = list(example_records())
-    lines = list(console(data_records))
-    assert lines == [
-        "[LOSS] loss_nmse=0.8061 loss_nmse_pred=0.9861 | R_test.requires_grad=True | finite=True",
-        "[GRAD] backbone=1.23e-02 head=2.46e-02 ok=True | steps applied=8 skipped=0",
-        "Epoch 001/030 [no-curriculum] train 0.8061  val 0.9217",
-    ]
-    assert re.fullmatch(r"Epoch \d{3}/\d{3} \[.*\] train \d\.\d{4}  val \d\.\d{4}", lines[-1])
-
-
-def test_records_survive_json_with_every_digit() -> None:
-    for record in example_records(loss=math.pi, train=math.nan):
-        again = from_dict(to_dict(record))
-        assert equal_but_time(again, record)
-    one, two = (next(iter(example_records(loss=value))) for value in (0.1, 0.1 + 1e-16 * 2))
-    assert not equal_but_time(one, two)
-
-
-def example_records(loss: float = 0.8061, train: float = 0.8061) -> Iterator[Record]:
-    from rislab.training.records import Counters, GradientCounts, Term
-
-    yield StepRecord(
-        epoch=1, step=8, phase="no-curriculum", micro_batches=1, samples=64, loss=loss, loss_nmse=0.8061,
-        loss_nmse_pred=0.9861, terms={"nmse": Term(0.8061, 1.0, 1.0)}, requires_grad=True,
-        grad_norm={"backbone": 0.0123, "head": 0.0246}, grad_norm_clipped={"backbone": 0.0123, "head": 0.0246},
-        coverage=GradientCounts(4, 0, 0, 0), learning_rate={"backbone": 1e-4, "head": 1e-3}, loss_scale=1.0,
-        found_inf=False, applied=True, reason="", update_ratio=1e-3, seconds=0.1,
-    )  # fmt: skip
-    yield EpochRecord(
-        epoch=1, epochs=30, step=8, phase="no-curriculum", train=train, train_eval=0.9, loss_nmse=0.8,
-        loss_nmse_pred=0.9, validation=0.9217, ema=None, counters=Counters(8, 8, 8, 0, 8), seconds=1.0,
-    )  # fmt: skip
-
-
 # Bad input
 
 
@@ -519,22 +474,3 @@ def test_wrong_kinds_of_arguments_are_named(arguments: dict[str, Any], said: str
         next(fit(CovarianceNet.build(classroom.config), classroom, QUICK, validation=classroom[:0]))
     with pytest.raises(InputError, match="no scenes"):
         next(fit(CovarianceNet.build(classroom.config), classroom[:0], QUICK))
-
-
-ANYTHING = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.tuples(st.floats()),
-    st.just(10**400), st.dictionaries(st.text(), st.integers()), st.just(np.arange(3)), st.just(np.float64(0.01)),
-)  # fmt: skip
-
-
-@settings(max_examples=400, deadline=None)
-@given(kind=st.sampled_from([TrainConfig, SceneConfig, OverfitConfig]), value=ANYTHING, data=st.data())
-def test_no_field_value_gets_past_with_another_error(kind: Any, value: object, data: st.DataObject) -> None:
-    field = data.draw(st.sampled_from([entry.name for entry in dataclasses.fields(kind)]))
-    try:
-        config = kind.from_dict({field: value})
-    except InputError as error:
-        assert "\n" not in str(error)
-    else:
-        again = plain(dataclasses.asdict(config))
-        assert kind.from_dict(yaml.safe_load(yaml.safe_dump(again))) == config

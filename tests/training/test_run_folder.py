@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickle
-import resource
 import signal
-import subprocess
-import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ import pytest
 import torch
 from torch import nn
 
-from rislab import files
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
@@ -26,8 +24,10 @@ from rislab.model.network import CovarianceNet
 from rislab.training import run_folder
 from rislab.training.loop import TrainConfig, TrainState, fit
 from rislab.training.records import Record, equal_but_time
+from tests.children import begin_child
 
-CONFIG = TrainConfig(epochs=3, micro_batch=16, accumulation_steps=3)
+CONFIG = TrainConfig(epochs=3, micro_batch=8, accumulation_steps=3)
+Run = tuple[list[torch.Tensor], list[Record]]  # weights and records
 
 
 def build(data: SceneBatch) -> CovarianceNet:
@@ -43,32 +43,43 @@ def identical(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def straight(classroom: SceneBatch) -> tuple[list[torch.Tensor], list[Record]]:
-    model = build(classroom)
-    records = list(fit(model, classroom, CONFIG, validation=classroom[:16]))
+def few(classroom: SceneBatch) -> SceneBatch:
+    return classroom[:64]
+
+
+@pytest.fixture(scope="module")
+def straight(few: SceneBatch) -> Run:
+    """A run that was never stopped."""
+    model = build(few)
+    records = list(fit(model, few, CONFIG, validation=few[:16]))
     return state_of(model), records
 
 
-@pytest.mark.parametrize("stop_after", range(1, 12))
-def test_stopped_after_any_record_and_resumed_is_never_stopped(
-    stop_after: int, classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path
-) -> None:
-    stream = run_folder.train(tmp_path / "run", build(classroom), classroom, CONFIG, validation=classroom[:16])
-    for _ in range(stop_after):
-        next(stream)
-    stream.close()
-    model = build(classroom)
-    list(run_folder.train(tmp_path / "run", model, classroom, CONFIG, validation=classroom[:16]))
-    records = run_folder.read_records(tmp_path / "run")
+def assert_resumes_to(straight: Run, folder: Path, data: SceneBatch) -> None:
+    """The run of a folder, resumed to its end, has the weights and records of one that was never stopped."""
+    model = build(data)
+    list(run_folder.train(folder, model, data, CONFIG, validation=data[:16]))
+    records = run_folder.read_records(folder)
     assert identical(state_of(model), straight[0])
     assert len(records) == len(straight[1]) == 12
     assert all(equal_but_time(one, other) for one, other in zip(records, straight[1], strict=True))
 
 
+@pytest.mark.parametrize("stop_after", range(1, 12))
+def test_stopped_after_any_record_and_resumed_is_never_stopped(
+    stop_after: int, few: SceneBatch, straight: Run, tmp_path: Path
+) -> None:
+    stream = run_folder.train(tmp_path / "run", build(few), few, CONFIG, validation=few[:16])
+    for _ in range(stop_after):
+        next(stream)
+    stream.close()
+    assert_resumes_to(straight, tmp_path / "run", few)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_resume_restores_every_part_of_the_state(
-    precision: str, optimiser: str, classroom: SceneBatch, tmp_path: Path
+    precision: str, optimiser: str, few: SceneBatch, tmp_path: Path
 ) -> None:
     class Noisy(CovarianceNet):
         """Draws from all three random states in its forward."""
@@ -78,82 +89,87 @@ def test_resume_restores_every_part_of_the_state(
             return torch.view_as_complex(nn.functional.dropout(torch.view_as_real(factor), 0.1, self.training))
 
     def make() -> CovarianceNet:
-        plain = build(classroom)
+        plain = build(few)
         return Noisy(plain.backbone, plain.head, plain.maps)
 
     config = dataclasses.replace(CONFIG, precision=precision, optimiser=optimiser)
     whole = make()
-    expected = list(fit(whole, classroom, config))
-    state = TrainState.begin(make(), len(classroom), config)
-    stream = fit(state.model, classroom, config, resume=state)
+    expected = list(fit(whole, few, config))
+    state = TrainState.begin(make(), len(few), config)
+    stream = fit(state.model, few, config, resume=state)
     found = [next(stream) for _ in range(5)]
     stream.close()
     state.save(tmp_path / "checkpoint.pt")
     resumed = make()
-    found += list(fit(resumed, classroom, config, resume=tmp_path))
+    found += list(fit(resumed, few, config, resume=tmp_path))
     assert identical(state_of(resumed), state_of(whole))
     assert all(equal_but_time(one, other) for one, other in zip(found, expected, strict=True))
 
 
 SCRIPT = """
-import sys, torch, rislab
+import time, rislab
 from rislab.training import run_folder
-torch.set_num_threads(1)
-data = rislab.simulate(rislab.SceneConfig.preset("classroom"), 128, seed=0)
-config = rislab.TrainConfig(epochs=3, micro_batch=16, accumulation_steps=3)
+data = rislab.simulate(rislab.SceneConfig.preset("classroom"), 64, seed=0)
+config = rislab.TrainConfig(epochs=3, micro_batch=8, accumulation_steps=3)
 model = rislab.CovarianceNet.build(data.config)
-for record in run_folder.train(sys.argv[1], model, data, config, validation=data[:16], checkpoint_seconds=0.0):
-    print(record.step, flush=True)
-    import time; time.sleep(0.05)
+try:
+    for record in run_folder.train(folder, model, data, config, validation=data[:16], checkpoint_seconds=0.0):
+        connection.send(record.step)
+        time.sleep(0.02)
+except rislab.InputError as error:
+    connection.send(str(error))
+    raise SystemExit(2)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("lines", [2, 7])
+@pytest.mark.parametrize("count", [2, 7])
 def test_a_killed_process_leaves_a_resumable_run(
-    how: int, lines: int, classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path
+    how: int, count: int, few: SceneBatch, straight: Run, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "run")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout is not None
-    for _ in range(lines):
-        assert process.stdout.readline()
+    process, connection = begin_child(SCRIPT, folder=str(tmp_path / "run"))
+    for _ in range(count):
+        connection.recv()
+    # Somewhere within the next step or its checkpoint.
     time.sleep(0.03)
-    process.send_signal(how)
-    process.wait()
-    process.stdout.close()
-    assert process.returncode != 0
-    model = build(classroom)
-    list(run_folder.train(tmp_path / "run", model, classroom, CONFIG, validation=classroom[:16]))
-    records = run_folder.read_records(tmp_path / "run")
-    assert identical(state_of(model), straight[0])
-    assert all(equal_but_time(one, other) for one, other in zip(records, straight[1], strict=True))
+    assert process.pid is not None
+    os.kill(process.pid, how)
+    process.join()
+    assert process.exitcode not in (0, None)
+    assert_resumes_to(straight, tmp_path / "run", few)
 
 
-def test_a_second_process_is_turned_away(classroom: SceneBatch, tmp_path: Path) -> None:
-    stream = run_folder.train(tmp_path, build(classroom), classroom, CONFIG)
+def test_a_second_process_is_turned_away(few: SceneBatch, tmp_path: Path) -> None:
+    stream = run_folder.train(tmp_path, build(few), few, CONFIG)
     next(stream)
     with pytest.raises(InputError, match="in use by another process"):
-        next(run_folder.train(tmp_path, build(classroom), classroom, CONFIG))
+        next(run_folder.train(tmp_path, build(few), few, CONFIG))
     stream.close()
-    assert len(list(run_folder.train(tmp_path, build(classroom), classroom, CONFIG))) == 11
+    assert len(list(run_folder.train(tmp_path, build(few), few, CONFIG))) == 11
 
 
-def test_other_data_or_configuration_is_named(classroom: SceneBatch, tmp_path: Path) -> None:
-    stream = run_folder.train(tmp_path, build(classroom), classroom, CONFIG)
+def test_other_data_or_configuration_is_named(few: SceneBatch, tmp_path: Path) -> None:
+    stream = run_folder.train(tmp_path, build(few), few, CONFIG)
     next(stream)
     stream.close()
     with pytest.raises(InputError, match=r"lr_head is 0.1, and .* was begun with 0.005"):
-        next(run_folder.train(tmp_path, build(classroom), classroom, dataclasses.replace(CONFIG, lr_head=0.1)))
+        next(run_folder.train(tmp_path, build(few), few, dataclasses.replace(CONFIG, lr_head=0.1)))
     with pytest.raises(InputError, match="the scenes differ"):
-        other = simulate(classroom.config, 128, seed=1)
-        next(run_folder.train(tmp_path, build(classroom), other, CONFIG))
+        other = simulate(few.config, 64, seed=1)
+        next(run_folder.train(tmp_path, build(few), other, CONFIG))
     with pytest.raises(InputError, match="has shape"):
-        next(run_folder.train(tmp_path, CovarianceNet.build(classroom.config, width=64), classroom, CONFIG))
+        next(run_folder.train(tmp_path, CovarianceNet.build(few.config, width=64), few, CONFIG))
+
+
+def test_a_run_of_a_former_design_is_refused_with_its_new_name(few: SceneBatch, tmp_path: Path) -> None:
+    train = partial(run_folder.train, tmp_path, build(few), few, CONFIG)
+    list(train())
+    path = tmp_path / run_folder.CONFIG
+    path.write_text(path.read_text().replace("design: memoriser", "design: beams"))
+    for use in (lambda: run_folder.load_model(tmp_path), lambda: next(train())):
+        with pytest.raises(InputError, match="design 'beams' is 'memoriser' now; allowed: files of this version"):
+            use()
 
 
 def spoil(path: Path, how: str) -> None:
@@ -181,20 +197,18 @@ def spoil(path: Path, how: str) -> None:
         ("missing", "could not be read"),
     ],
 )
-def test_a_spoilt_checkpoint_is_named_and_changes_nothing(
-    how: str, said: str, classroom: SceneBatch, tmp_path: Path
-) -> None:
+def test_a_spoilt_checkpoint_is_named_and_changes_nothing(how: str, said: str, few: SceneBatch, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    TrainState.begin(build(classroom), len(classroom), CONFIG).save(path)
+    TrainState.begin(build(few), len(few), CONFIG).save(path)
     spoil(path, how)
-    model = build(classroom)
+    model = build(few)
     before = state_of(model)
     with pytest.raises(InputError, match=said):
-        next(fit(model, classroom, CONFIG, resume=path))
+        next(fit(model, few, CONFIG, resume=path))
     assert identical(state_of(model), before)
 
 
-def test_loading_runs_no_code(classroom: SceneBatch, tmp_path: Path) -> None:
+def test_loading_runs_no_code(few: SceneBatch, tmp_path: Path) -> None:
     import io
     import zlib
 
@@ -210,43 +224,40 @@ def test_loading_runs_no_code(classroom: SceneBatch, tmp_path: Path) -> None:
         content = buffer.getvalue()
         (tmp_path / "bomb.pt").write_bytes(MAGIC + zlib.crc32(content).to_bytes(4, "big") + content)
         with pytest.raises(InputError, match="more than plain data"):
-            next(fit(build(classroom), classroom, CONFIG, resume=tmp_path / "bomb.pt"))
+            next(fit(build(few), few, CONFIG, resume=tmp_path / "bomb.pt"))
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_full_disk_loses_nothing(
-    classroom: SceneBatch, straight: tuple[list[torch.Tensor], list[Record]], tmp_path: Path
-) -> None:
+@pytest.mark.process
+def test_a_full_disk_loses_nothing(few: SceneBatch, straight: Run, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    stream = run_folder.train(run, build(classroom), classroom, CONFIG, validation=classroom[:16])
+    stream = run_folder.train(run, build(few), few, CONFIG, validation=few[:16])
     for _ in range(3):
         next(stream)
     stream.close()
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    script = textwrap.dedent(
-        f"""
+    full_disk = """
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        limit = {len(before[run_folder.RECORDS]) + 1500}
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         """
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script + SCRIPT, str(run)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode != 0
-    assert "could not be written" in done.stderr
+    limit = len(before[run_folder.RECORDS]) + 1500
+    process, connection = begin_child(textwrap.dedent(full_disk) + SCRIPT, folder=str(run), limit=limit)
+    messages = []
+    with contextlib.suppress(EOFError):
+        while True:
+            messages.append(connection.recv())
+    process.join()
+    assert process.exitcode == 2
+    assert "could not be written" in messages[-1]
     assert (run / run_folder.CHECKPOINT).read_bytes() == before[run_folder.CHECKPOINT]
     assert (run / run_folder.RECORDS).read_bytes().startswith(before[run_folder.RECORDS])
     assert not [path for path in run.iterdir() if path.name not in before]
-    model = build(classroom)
-    list(run_folder.train(run, model, classroom, CONFIG, validation=classroom[:16]))
-    assert identical(state_of(model), straight[0])
-    assert all(equal_but_time(one, other) for one, other in zip(run_folder.read_records(run), straight[1], strict=True))
+    assert_resumes_to(straight, run, few)
 
 
-def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(classroom: SceneBatch, tmp_path: Path) -> None:
-    list(run_folder.train(tmp_path, build(classroom), classroom, CONFIG))
+def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(few: SceneBatch, tmp_path: Path) -> None:
+    list(run_folder.train(tmp_path, build(few), few, CONFIG))
     path = tmp_path / run_folder.RECORDS
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
@@ -257,19 +268,3 @@ def test_a_torn_last_line_is_left_out_and_a_damaged_one_named(classroom: SceneBa
         run_folder.read_records(tmp_path)
     with pytest.raises(InputError, match="could not be read"):
         run_folder.read_records(tmp_path / "nowhere")
-
-
-def test_replace_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    files.replace(path, b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
-        with pytest.raises(InputError, match="could not be written"):
-            files.replace(path, b"x" * 1000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, previous)
-    assert path.read_bytes() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,4 +1,4 @@
-"""Learning on fresh scenes: none comes twice, a stop changes nothing, and files say what they are."""
+"""Training on fresh scenes: none comes twice, a stop changes nothing, and files say what they are."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import pytest
 import torch
 
 from rislab.cli.main import main
-from rislab.data.covariance import constant_baseline, nmse
-from rislab.data.scenes import SceneConfig
+from rislab.data.covariance import constant_baseline
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
-from rislab.model import pretrained
-from rislab.model.network import CovarianceNet
 from rislab.training import run_folder, streaming
 from rislab.training.records import StepRecord, epoch_records
 from rislab.training.streaming import LearningConfig, train_epochs, train_streaming
@@ -34,8 +31,8 @@ def test_no_scene_comes_twice_and_none_of_those_that_judge() -> None:
     assert len({*seen, *judges, *test}) == 3 * 64 + 32 + 32
 
 
-def test_a_few_lessons_beat_the_best_constant() -> None:
-    config = LearningConfig(preset="classroom", scenes=1024, epochs=3, validation=128, lr=5e-3)
+def test_a_few_epochs_beat_the_best_constant() -> None:
+    config = LearningConfig(preset="classroom", scenes=256, epochs=3, validation=64, lr=1e-2)
     model = config.model()
     told = epoch_records(train_epochs(config, model))
     line = constant_baseline(config.validation_data())
@@ -80,52 +77,6 @@ def test_the_curriculum_has_a_timeline() -> None:
     ]
 
 
-@pytest.mark.parametrize("design", ["unrolled", "unrolled+residual", "memoriser"])
-def test_weights_come_back_as_they_were(design: str, tmp_path: Path) -> None:
-    scenes = SceneConfig.preset("classroom")
-    model = CovarianceNet.build(scenes, design=design, seed=3)
-    pretrained.save(tmp_path / "w.safetensors", model, scenes, {"seed": "3"})
-    again, known, header = pretrained.load(tmp_path / "w.safetensors")
-    assert torch.equal(flat(again), flat(model)) and known == scenes
-    assert header["design"] == design and header["seed"] == "3"
-
-
-@pytest.mark.parametrize("preset", ["classroom", "full"])
-def test_shipped_weights_are_small_and_far_below_the_constant(preset: str) -> None:
-    path = pretrained.SHIPPED / f"{preset}.safetensors"
-    assert path.stat().st_size <= 5_000_000
-    model, scenes, header = pretrained.load("shipped", preset)
-    assert scenes == SceneConfig.preset(preset)
-    committed = LearningConfig.from_file(pretrained.SHIPPED / f"{preset}.yaml")
-    assert (header["design"], int(header["seed"]), int(header["epochs"])) == (
-        committed.design, committed.seed, committed.epochs,
-    )  # fmt: skip
-    assert committed.seed != LearningConfig.EVALUATION
-    batch = simulate(SceneConfig.preset(preset, snr_db=15.0), 64, seed=LearningConfig.EVALUATION, split="test")
-    score = nmse(model.predict(batch), batch.factor())
-    # Over 1 000 scenes a number of sources the mean is below 0.05; 64 scenes scatter, but not fourfold.
-    assert float(score.mean()) < 0.2 * constant_baseline(batch)
-    assert (pretrained.SHIPPED / f"{preset}.md").read_text().startswith("# ")
-    told = [json.loads(line) for line in (pretrained.SHIPPED / f"{preset}.jsonl").read_text().splitlines()]
-    assert len(told) == committed.epochs
-    assert f"{told[-1]['validation']:.6f}" == header["validation_nmse"]
-
-
-def test_bad_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="could not be read"):
-        pretrained.load(tmp_path / "none.safetensors")
-    (tmp_path / "bad.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="could not be read"):
-        pretrained.load(tmp_path / "bad.safetensors")
-    from safetensors.torch import save_file
-
-    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="holds no weights of a rislab network"):
-        pretrained.load(tmp_path / "other.safetensors")
-    with pytest.raises(InputError, match="preset is 'huge'"):
-        pretrained.load("shipped", "huge")
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -159,12 +110,12 @@ def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--preset", "classroom", "--scenes", "1024", "--epochs", "2", "--validation", "64", "--threads", "1"]
+    options = ["--preset", "classroom", "--scenes", "256", "--epochs", "2", "--validation", "64", "--threads", "1"]
     files = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "w.safetensors")]
-    assert main(["train", *options, *files, "--lr", "0.005"]) == 0
+    assert main(["train", *options, *files, "--lr", "0.01"]) == 0
     out = capsys.readouterr().out
     assert "epoch   2" in out and "best constant" in out
-    assert main(["train", *options, *files, "--lr", "0.005"]) == 2
+    assert main(["train", *options, *files, "--lr", "0.01"]) == 2
     assert "is complete" in capsys.readouterr().err
     cell = ["--snr", "10", "--sources", "1", "--scenes", "20", "--threads", "1", "--json"]
     assert main(["localise", "--preset", "classroom", "--weights", str(tmp_path / "w.safetensors"), *cell]) == 0

@@ -1,0 +1,62 @@
+"""Files: whole or not at all, read without running anything, and named when they cannot be used."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from rislab import files
+from rislab.errors import InputError
+
+
+def test_replace_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    files.replace(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+        with pytest.raises(InputError, match="could not be written"):
+            files.replace(path, b"x" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, previous)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_replace_makes_the_folder_and_a_file_that_others_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    files.replace(path, b"one")
+    files.replace(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [entry.name for entry in path.parent.iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: 2024-99-99", "a: !!bool perhaps", "!!python/object:os.system {}", "[" * 1500]
+)
+def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as caught:
+        files.parse_yaml(text)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"file.yaml could not be read"):
+        files.read_mapping(tmp_path / "file.yaml", "holds no mapping")
+
+
+def test_scalars_may_stay_strings() -> None:
+    assert files.parse_yaml("{a: 1e-3, b: no}", strings=True) == {"a": "1e-3", "b": "no"}
+    assert files.parse_yaml("{a: 1.0e-3, b: no}") == {"a": 1e-3, "b": False}
+
+
+def test_a_folder_is_tried_before_long_work(tmp_path: Path) -> None:
+    files.check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"folder .*file/b cannot be used: Not a directory"):
+        files.check_writable(tmp_path / "file" / "b")
