@@ -83,17 +83,17 @@ class Findings(list[Finding]):
         )
 
 
-def fault(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
+def as_fault(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
     """A Finding of something that is wrong; its rule must know the name."""
     return Finding(code.value, name, "fault", evidence, RULES[code].fixes[name], where, aliases)
 
 
-def warning(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
+def as_warning(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:
     """A Finding of something that may be meant; its rule must know the name."""
     return Finding(code.value, name, "warning", evidence, RULES[code].fixes[name], where, aliases)
 
 
-def note(code: Code, name: str, evidence: str, aliases: tuple[str, ...] = ()) -> Finding:
+def as_note(code: Code, name: str, evidence: str, aliases: tuple[str, ...] = ()) -> Finding:
     """A Finding of something worth knowing; its rule must know the name."""
     assert name in RULES[code].fixes, name
     return Finding(code.value, name, "note", evidence, aliases=aliases)

@@ -22,7 +22,7 @@ class GradientComparison:
     cosine: float
 
 
-def compare(gradient: Tensor, reference: Tensor) -> GradientComparison:
+def compare_gradients(gradient: Tensor, reference: Tensor) -> GradientComparison:
     """Compare two flat gradients, in float64."""
     g, r = gradient.double(), reference.double()
     product, square = float(g @ r), float(r @ r)

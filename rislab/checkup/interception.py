@@ -1,4 +1,4 @@
-"""Hearing of losses and backwards as torch computes them, and what a loss is the mean of."""
+"""Losses and backwards are intercepted where torch computes them; and how many parts a loss is the mean of."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-Tell = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
+# Called with function, arguments, named arguments and result.
+OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
 
 # Means over all elements, and over all targets that are not ignored.
 ELEMENTS = (
@@ -51,62 +52,66 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 
 
 class LossInterceptor(TorchFunctionMode):
-    """Hears of the calls of some functions, and of backward() where someone asks for it.
+    """Reports the calls of some functions, and those of backward() if it is asked to.
 
     Args:
-        wanted: functions of torch. tell: called with function, arguments and result of each.
-        begins, ends: called with the tensor and gradient of backward(), before and after it; None where nobody asks.
+        functions: of torch, whose calls are reported.
+        on_call: called with function, arguments and result of each.
+        on_backward: called with tensor and gradient of backward(), before it; None if nobody asks.
+        on_backward_end: called after backward(); None if nobody asks.
     """
 
     def __init__(
         self,
-        wanted: tuple[Callable[..., Any], ...],
-        tell: Tell,
-        begins: Callable[[Tensor, Tensor | None], None] | None = None,
-        ends: Callable[[], None] | None = None,
+        functions: tuple[Callable[..., Any], ...],
+        on_call: OnCall,
+        on_backward: Callable[[Tensor, Tensor | None], None] | None = None,
+        on_backward_end: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
-        self._wanted, self._tell, self._begins, self._ends = set(wanted), tell, begins, ends
+        self._functions, self._on_call = set(functions), on_call
+        self._on_backward, self._on_backward_end = on_backward, on_backward_end
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        # What is compiled is traced through this very function, which must not ask for more than it says here.
+        # torch.compile traces through this very function, which must not do more than this then.
         if torch.compiler.is_compiling():
             return func(*args, **named)
-        if func is torch.Tensor.backward and self._begins is not None and self._ends is not None:
-            self._begins(args[0], args[1] if len(args) > 1 else named.get("gradient"))
+        if func is torch.Tensor.backward and self._on_backward is not None and self._on_backward_end is not None:
+            self._on_backward(args[0], args[1] if len(args) > 1 else named.get("gradient"))
             try:
                 return func(*args, **named)
             finally:
-                self._ends()
+                self._on_backward_end()
         output = func(*args, **named)
-        if func in self._wanted:
-            self._tell(func, args, named, output)
+        if func in self._functions:
+            self._on_call(func, args, named, output)
         return output
 
 
-def parts(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
+def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
     """How many equal parts a loss is the mean of, None if it is one for each sample, and whether it is a sum instead.
 
     Args:
-        loss: a function of torch.nn.functional, a Module, or anything else. args, named: what it was called with.
+        loss: a function of torch.nn.functional, a Module, or anything else.
+        args: that it was called with.
+        named: arguments that it was called with by name.
     """
-    own: Mapping[str, Any] = named
+    settings: Mapping[str, Any] = named
     function = loss
     if isinstance(loss, nn.Module):
-        own = {**vars(loss), "weight": dict(loss.named_buffers()).get("weight"), **named}
+        settings = {**vars(loss), "weight": dict(loss.named_buffers()).get("weight"), **named}
         function = MODULES.get(type(loss))
-    reduction = own.get("reduction", "mean")
-    given = [*args, *named.values()]
-    if reduction == "sum":
+    if settings.get("reduction", "mean") == "sum":
         return None, True
+    given = [*args, *named.values()]
     if function in ELEMENTS and isinstance(given[0], Tensor):
         return float(given[0].numel()), False
     if function in TARGETS and len(given) > 1 and isinstance(given[1], Tensor):
         target = given[1]
         if target.is_floating_point():
             return given[0].numel() / given[0].shape[1], False
-        counted = target[target != own.get("ignore_index", -100)]
-        weight = own.get("weight")
+        counted = target[target != settings.get("ignore_index", -100)]
+        weight = settings.get("weight")
         return float(counted.numel() if weight is None else weight[counted].sum()), False
     return None, False

@@ -1,5 +1,4 @@
-"""The checkup: watch any PyTorch loop, hold each optimiser step against the true gradient of its window, and say what
-is wrong.
+"""Watch any PyTorch loop, compare each optimiser step with the true gradient of its window, and say what is wrong.
 
     with rislab.watch(model, optimizer, loss=loss_fn, accumulation_steps=4) as watch:
         reported = train(...)                      # the user's own loop, unchanged
@@ -18,25 +17,39 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.event_rules import coverage_findings, schedule_findings, weight_findings, window_findings
+from rislab.checkup import event_rules, gradient_rules, report_rules
 from rislab.checkup.findings import Finding, Findings
-from rislab.checkup.gradient_rules import Declared, gradient_findings
-from rislab.checkup.interception import LOSSES, LossInterceptor, parts
-from rislab.checkup.recorder import Recorder
-from rislab.checkup.report_rules import reported_findings
+from rislab.checkup.interception import LOSSES, LossInterceptor, count_averaged
+from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.trace import Trace
+from rislab.checkup.windows import Declared, WatchedRun, watched_run
 from rislab.errors import InputError, check_choice, check_number
 
-__all__ = ["Finding", "Findings", "Watch", "diagnose", "watch"]
-
 MEANS = ("samples", "batches")
-CADENCES = ("step", "epoch", "")
+INTERVALS = ("step", "epoch", "")
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# In the order in which their findings are listed.
+RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
+    event_rules.unused_losses,
+    event_rules.number_formats,
+    event_rules.nonfinite_losses,
+    event_rules.evaluation_mode,
+    event_rules.window_sizes,
+    gradient_rules.nonfinite_gradients,
+    gradient_rules.wrong_gradients,
+    event_rules.unmoved_weights,
+    event_rules.learning_rates,
+    event_rules.scheduler_ticks,
+    report_rules.reported_loss,
+)
 
 
 class Watch:
-    """A loop under observation; see watch()."""
+    """A loop under observation; see watch() for the arguments.
+
+    After the `with` block, `trace` holds what was recorded, and `declared` what the loop is meant to do.
+    """
 
     def __init__(
         self,
@@ -51,10 +64,10 @@ class Watch:
         clip_norm: float | None = None,
         every: int = 1,
         epochs: int | None = None,
-        cadence: str = "",
-        of: Callable[[Any], Tensor] = lambda loss: loss,
+        scheduler_interval: str = "",
+        select_loss: Callable[[Any], Tensor] = lambda loss: loss,
     ) -> None:
-        optimizer, scheduler = inner(optimizer, "optimizer"), inner(scheduler, "scheduler")
+        optimizer, scheduler = unwrapped(optimizer, "optimizer"), unwrapped(scheduler, "scheduler")
         for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, torch.optim.Optimizer)):
             if not isinstance(value, kind):
                 raise InputError(f"{name} is a {type(value).__name__}; allowed: a {kind.__name__}")
@@ -68,93 +81,91 @@ class Watch:
         check_number("every", every, 1, 1_000_000, integer=True)
         if epochs is not None:
             check_number("epochs", epochs, 1, 10**9, integer=True)
-        check_choice("cadence", cadence, CADENCES)
+        check_choice("scheduler_interval", scheduler_interval, INTERVALS)
         enabled = None if scaler is None else bool(scaler.is_enabled())
-        self.contract = Declared(accumulation_steps, mean, clip_norm, enabled, scheduler is not None, cadence, epochs)
-        self._model, self._loss, self._of = model, loss, of
-        self._witness = Recorder(model.named_parameters, optimizer, scaler, scheduler, every, model.parameters)
+        self.declared = Declared(
+            accumulation_steps, mean, clip_norm, enabled, scheduler is not None, scheduler_interval, epochs
+        )
+        self._model, self._loss, self._select_loss = model, loss, select_loss
+        self._recorder = StepRecorder(model.named_parameters, optimizer, scaler, scheduler, every, model.parameters)
         self._handles: list[RemovableHandle] = []
-        self._listener: LossInterceptor | None = None
-        self.seen = self._witness.seen
+        self._interceptor: LossInterceptor | None = None
+        self.trace = self._recorder.trace
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The loss that was given to watch(), heard: for plain Python functions, called in the loop in its place."""
+        """The loss that was given to watch(), recorded; a loop calls it in place of a plain Python function."""
         if self._loss is None:
             raise InputError("watch.loss was called, and watch() was given no loss; allowed: watch(..., loss=function)")
         output = self._loss(*args, **kwargs)
-        if not isinstance(self._loss, nn.Module) and self._listener is None:
-            self._tell(self._loss, args, kwargs, output)
+        if not isinstance(self._loss, nn.Module) and self._interceptor is None:
+            self._on_loss(self._loss, args, kwargs, output)
         return output
 
-    def _tell(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
-        loss = self._of(output)
-        count, free = parts(function, args, named)
-        # A function that is called with something else than tensors says nothing of its parts.
-        self._witness.hear(loss, count, free, judge=self._loss is not None)
+    def _on_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
+        count, scale_free = count_averaged(function, args, named)
+        self._recorder.on_loss(self._select_loss(output), count, scale_free, at_once=self._loss is not None)
 
-    def _guess(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
+    def _on_any_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.numel() == 1:
-            self._tell(function, args, named, output)
+            self._on_loss(function, args, named, output)
 
     def __enter__(self) -> Watch:
-        self._witness.begin()
-        self.seen.moody = any(map(moody, self._model.modules()))
+        recorder = self._recorder
+        recorder.begin()
+        self.trace.mode_dependent = any(map(is_mode_dependent, self._model.modules()))
         self._handles = [
             self._model.register_forward_pre_hook(
-                lambda model, args, kwargs: self._witness.forward_begins((*args, *kwargs.values()), model.training),
+                lambda model, args, kwargs: recorder.on_forward((*args, *kwargs.values()), model.training),
                 with_kwargs=True,
             ),
-            self._model.register_forward_hook(lambda model, args, output: self._witness.forward_ends(output)),
+            self._model.register_forward_hook(lambda model, args, output: recorder.on_forward_end(output)),
         ]
         if isinstance(self._loss, nn.Module):
-            self._handles.append(self._loss.register_forward_hook(self._tell, with_kwargs=True))
+            self._handles.append(self._loss.register_forward_hook(self._on_loss, with_kwargs=True))
         elif self._loss is None:
-            self.seen.heard = False
-            self._listener = LossInterceptor(LOSSES, self._guess, self._witness.root_begins, self._witness.root_ends)
-        elif _of_torch(self._loss):
-            self._listener = LossInterceptor((self._loss,), self._tell)
-        if self._listener is not None:
-            self._listener.__enter__()
+            self.trace.loss_declared = False
+            self._interceptor = LossInterceptor(
+                LOSSES, self._on_any_loss, recorder.on_backward, recorder.on_backward_end
+            )
+        elif (getattr(self._loss, "__module__", None) or "").split(".")[0] == "torch":
+            self._interceptor = LossInterceptor((self._loss,), self._on_loss)
+        if self._interceptor is not None:
+            self._interceptor.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._listener is not None:
-            self._listener.__exit__(kind, error, trace)
-            self._listener = None
+        if self._interceptor is not None:
+            self._interceptor.__exit__(kind, error, trace)
+            self._interceptor = None
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        self._witness.end()
+        self._recorder.end()
 
     def findings(self, reported: Sequence[float] | None = None) -> Findings:
         """What is wrong with the loop, faults first; empty if nothing is.
 
         Args:
-            reported: the training loss that the loop reported, one number an epoch.
+            reported: the training losses that the loop reported, one an epoch; None if they are not to be judged.
         """
-        return diagnose(self.seen, self.contract, reported)
+        return diagnose(self.trace, self.declared, reported)
 
 
-def diagnose(seen: Trace, contract: Declared, reported: Sequence[float] | None = None) -> Findings:
-    """What is wrong with a loop that was seen.
+def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:
+    """What is wrong with a loop, by all rules in order.
 
     Args:
-        seen: see Recorder. contract: what the loop is meant to do. reported: its training loss, one number an epoch.
+        trace: what was recorded of the loop.
+        declared: what the loop is meant to do.
+        reported: its training losses, one an epoch; None if they are not to be judged.
     """
-    windows = window_findings(seen, contract)
-    found = [*coverage_findings(seen, contract), *windows]
-    # Gradients of tensors that the optimiser does not hold are nobody's business to zero, and those of windows that
-    # begin in the wrong place are wrong for that reason.
-    shifted = any(finding.name == "window off by one" for finding in windows)
-    if not (seen.stale and seen.strange) and not shifted:
-        found += gradient_findings(seen, contract)
-    found += [*weight_findings(seen), *schedule_findings(seen, contract, len(reported or ()))]
-    found += reported_findings(reported, seen, contract) if reported is not None else []
+    run = watched_run(trace, declared, reported)
     first: dict[str, Finding] = {}
-    for finding in found:
-        first.setdefault(f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}", finding)
+    for rule in RULE_FUNCTIONS:
+        for finding in rule(run):
+            first.setdefault(f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}", finding)
     return Findings(first.values())
 
 
@@ -164,16 +175,19 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
     The watched run is bit-identical to the unwatched one. All hooks are taken away on leaving, after an exception too.
 
     Args:
-        model, optimizer: of the loop; those of Lightning Fabric and accelerate are looked into.
-        loss: a Module or a function of torch, heard by itself; a plain Python function is to be called as `watch.loss`.
+        model: network of the loop; those of Lightning Fabric and accelerate are looked into.
+        optimizer: of the loop; wrapped ones are looked into.
+        loss: a Module or a function of torch is intercepted; a plain Python function is to be called as `watch.loss`.
             Without one, what backward() is called on is followed down through its factors.
         accumulation_steps: K, ≥ 1; inferred from the steps if None.
-        scaler, scheduler: of the loop, or None.
+        scaler: gradient scaler of the loop, or None.
+        scheduler: of the loop, or None.
         mean: "samples" if every sample of a window counts the same, "batches" if every micro-batch does.
-        clip_norm: declared limit of the gradient norm; if None, evident clipping is assumed to be meant.
-        every: compare the gradients of each n-th window only.
-        epochs: that the loop is to make. cadence: "step" or "epoch", at which the scheduler is to step; or "".
-        of: takes the raw loss, a scalar tensor, out of what `loss` returns; the value itself by default.
+        clip_norm: declared limit of the gradient norm, > 0; if None, evident clipping is taken as meant.
+        every: n ≥ 1; compare the gradients of each n-th window only.
+        epochs: number of epochs that the loop is to make; None if not declared.
+        scheduler_interval: "step" or "epoch", at which the scheduler is to tick; "" if not declared.
+        select_loss: takes the raw loss, a scalar tensor, out of what `loss` returns; by default the value itself.
 
     Raises:
         InputError: for a value that is not allowed.
@@ -181,23 +195,24 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
     return Watch(model, optimizer, **declared)
 
 
-def moody(module: nn.Module) -> bool:
-    """Whether a module trains otherwise than it evaluates."""
+def is_mode_dependent(module: nn.Module) -> bool:
+    """Whether a module computes something else in training mode than in evaluation mode."""
     if isinstance(module, DROPOUTS):
         return module.p > 0
     return isinstance(module, NORMS) and any(value.requires_grad for value in module.parameters())
 
 
-def inner(wrapper: Any, name: str) -> Any:
-    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing."""
-    seen: set[int] = set()
-    while id(wrapper) not in seen:
-        seen.add(id(wrapper))
-        held = getattr(wrapper, name, None)
-        same = name == "optimizer" and isinstance(held, torch.optim.Optimizer)
-        wrapper = held if same or (held is not None and hasattr(held, "last_epoch")) else wrapper
+def unwrapped(wrapper: Any, name: str) -> Any:
+    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing.
+
+    Args:
+        wrapper: or the optimiser or scheduler itself.
+        name: of the attribute, "optimizer" or "scheduler".
+    """
+    visited: set[int] = set()
+    while id(wrapper) not in visited:
+        visited.add(id(wrapper))
+        inner = getattr(wrapper, name, None)
+        optimizer = name == "optimizer" and isinstance(inner, torch.optim.Optimizer)
+        wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
     return wrapper
-
-
-def _of_torch(loss: Callable[..., Any]) -> bool:
-    return (getattr(loss, "__module__", None) or "").split(".")[0] == "torch"

@@ -1,14 +1,14 @@
-"""A bystander watches every optimiser of the process, in code that nobody touched.
+"""Watches every optimiser of the process, in code that nobody touched.
 
-Global hooks of torch tell of forwards and steps, and a torch function mode of losses and backwards. Optimisers, with
-their schedulers and gradient scalers, are found among the objects that Python's collector knows.
+Global hooks of torch report forwards and steps, and a torch function mode losses and backwards. Optimisers, with their
+schedulers and gradient scalers, are looked up among the objects that Python's collector knows.
 """
 
 from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
@@ -17,22 +17,18 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
-from torch.optim.optimizer import (
-    Optimizer,
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import Finding, Findings, fault, listed, note
-from rislab.checkup.gradient_rules import Declared
-from rislab.checkup.interception import LOSSES, LossInterceptor, parts
-from rislab.checkup.loop_watch import diagnose, inner
-from rislab.checkup.recorder import Recorder
+from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
+from rislab.checkup.interception import LOSSES, LossInterceptor, count_averaged
+from rislab.checkup.loop_watch import diagnose, unwrapped
+from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
+from rislab.checkup.windows import Declared
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
-MET = 64
+MODELS = 64
 
 
 class StopWatching(BaseException):
@@ -41,229 +37,249 @@ class StopWatching(BaseException):
 
 @dataclass(eq=False)
 class TrackedOptimizer:
-    """An optimiser, its witness, and the networks that it trains.
+    """An optimiser, its recorder, and the networks that it trains.
 
     Args:
-        optimizer, scaler, scheduler: as found. roots: networks that hold its tensors. witness: of it.
+        optimizer: that was found.
+        scaler: gradient scaler, None without one.
+        scheduler: of the optimiser, None without one.
+        roots: networks that hold its tensors and are no part of another.
+        recorder: of its steps.
     """
 
     optimizer: Optimizer
     scaler: Any
     scheduler: Any
     roots: list[nn.Module]
-    witness: Recorder
+    recorder: StepRecorder
 
     def label(self) -> str:
         """Kind of the optimiser, and of its networks."""
         names = [type(root).__name__ for root in self.roots] or ["loose tensors"]
         return f"{type(self.optimizer).__name__} over {listed(names)}"
 
+    def tensors(self) -> list[Tensor]:
+        """All that the optimiser holds."""
+        return _tensors(self.optimizer)
+
 
 class ProcessWatch:
-    """Watches the code of a `with` block: `with ProcessWatch(steps=100) as seen: run(); seen.findings()`.
+    """Watches the code of a `with` block: `with ProcessWatch(steps=100) as watch: run(); watch.findings()`.
 
     Args:
-        steps: StopWatching is raised after so many of one optimiser; None never. every: take gradients of each n-th window.
-        declared: what the loops are meant to do, as far as anybody said.
+        steps: StopWatching is raised after so many of one optimiser; None never.
+        every: take gradients of each n-th window.
+        declared: what the loops are meant to do; None if nothing is declared.
     """
 
     def __init__(self, steps: int | None = None, *, every: int = 1, declared: Declared | None = None) -> None:
-        self.parties: list[TrackedOptimizer] = []
+        self.tracked: list[TrackedOptimizer] = []
         self.backwards = 0
         self._steps, self._every = steps, every
         self._declared = declared or Declared(mean="")
         self._process = os.getpid()
         self._handles: list[RemovableHandle] = []
-        self._listener: LossInterceptor | None = None
-        self._depth = 0
-        self._earlier: list[Any] = []  # what is of no concern unless it steps
+        self._interceptor: LossInterceptor | None = None
+        self._depth = 0  # of nested forwards
+        self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._scalers: list[GradScaler] = []
-        self._met: dict[int, nn.Module] = {}
-        self._concerned: dict[int, list[TrackedOptimizer]] = {}
+        self._models: dict[int, nn.Module] = {}
+        self._trained_by: dict[int, list[TrackedOptimizer]] = {}
 
     @property
     def steps(self) -> int:
         """Steps taken, by all optimisers."""
-        return sum(len(party.witness.seen.steps) for party in self.parties)
+        return sum(len(tracked.recorder.trace.steps) for tracked in self.tracked)
 
     def __enter__(self) -> ProcessWatch:
         self._earlier = _of_kind(gc.get_objects(), (Optimizer, GradScaler))
         self._handles = [
-            register_module_forward_pre_hook(self._forward_begins),
-            register_module_forward_hook(self._forward_ends, always_call=True),
-            register_optimizer_step_pre_hook(self._steps_with_closure),
-            register_optimizer_step_post_hook(self._stepped),
+            register_module_forward_pre_hook(self._on_forward),
+            register_module_forward_hook(self._on_forward_end, always_call=True),
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
         ]
-        self._listener = LossInterceptor(LOSSES, self._hear, self._backward_begins, self._backward_ends)
-        self._listener.__enter__()
+        self._interceptor = LossInterceptor(LOSSES, self._on_loss, self._on_backward, self._on_backward_end)
+        self._interceptor.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._listener is not None:
-            self._listener.__exit__(kind, error, trace)
+        if self._interceptor is not None:
+            self._interceptor.__exit__(kind, error, trace)
         for handle in self._handles:
             handle.remove()
-        for party in self.parties:
-            party.witness.end()
+        for tracked in self.tracked:
+            tracked.recorder.end()
         self._earlier = []
 
     def findings(self) -> Findings:
         """What is wrong with the loops, faults first; each says of which optimiser, where there are several."""
-        found: list[Finding] = []
-        stepping = {id(value) for party in self._active() for value in _tensors(party.optimizer)}
-        for place, party in enumerate(self.parties, start=1):
-            seen = party.witness.seen
-            others = all(id(value) in stepping for value in _tensors(party.optimizer))
-            if not seen.steps and (others or not any(batch.backwards for batch in seen.left)):
+        findings: list[Finding] = []
+        stepping = {id(value) for tracked in self.tracked if _stepped(tracked) for value in tracked.tensors()}
+        for number, tracked in enumerate(self.tracked, start=1):
+            trace = tracked.recorder.trace
+            replaced = all(id(value) in stepping for value in tracked.tensors())
+            if not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
-            enabled = None if party.scaler is None else bool(party.scaler.is_enabled())
-            contract = replace(self._declared, scaler=enabled, scheduler=party.scheduler is not None)
-            said = self._stale(party) or diagnose(seen, contract)
-            which = f" ({party.label()}, {place} of {len(self.parties)})" if len(self.parties) > 1 else ""
-            found += [replace(one, evidence=one.evidence + which) for one in said]
-        if self.backwards and not self.steps and not found:
-            found.append(note(Code.STEPS, "updated by hand", f"{self.backwards} backwards, and no optimiser stepped"))
-        return Findings(dict.fromkeys(found))
+            enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
+            declared = replace(self._declared, scaler=enabled, scheduler=tracked.scheduler is not None)
+            which = f" ({tracked.label()}, {number} of {len(self.tracked)})" if len(self.tracked) > 1 else ""
+            own = self._stale_parameters(tracked) or diagnose(trace, declared)
+            findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
+        if self.backwards and not self.steps and not findings:
+            text = f"{self.backwards} backwards, and no optimiser stepped"
+            findings.append(as_note(Code.STEPS, "updated by hand", text))
+        return Findings(dict.fromkeys(findings))
 
-    def _active(self) -> Iterator[TrackedOptimizer]:
-        return (party for party in self.parties if party.witness.seen.steps)
-
-    def _stale(self, party: TrackedOptimizer) -> list[Finding]:
+    def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
-        seen = party.witness.seen
-        if seen.micro_batches or not seen.strays:
+        trace = tracked.recorder.trace
+        if trace.micro_batches or not trace.detached_losses:
             return []
-        held = set(map(id, self._all()))
+        held = set(map(id, self._all_tensors()))
         free = [
             f"{type(module).__name__}.{name}"
-            for module in self._met.values()
+            for module in self._models.values()
             for name, value in module.named_parameters()
             if value.requires_grad and id(value) not in held and value.grad is not None
         ]
         if not free:
             return []
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
-        return [fault(Code.WEIGHTS, "optimiser holds stale parameters", f"{text}; {len(seen.steps)} steps on others")]
+        evidence = f"{text}; {len(trace.steps)} steps on others"
+        return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
 
     # What happens in the watched code.
 
-    def _forward_begins(self, module: nn.Module, inputs: Any) -> None:
+    def _on_forward(self, module: nn.Module, inputs: Any) -> None:
         self._depth += 1
-        if self._depth > 1 or self._elsewhere():
+        if self._depth > 1 or self._in_fork():
             return
-        if id(module) not in self._met and len(self._met) < MET and next(module.parameters(), None) is not None:
-            self._met[id(module)] = module
+        new = id(module) not in self._models and len(self._models) < MODELS
+        if new and next(module.parameters(), None) is not None:
+            self._models[id(module)] = module
             self._look_around()
         given = inputs if isinstance(inputs, tuple) else (inputs,)
-        for party in self._concerned.get(id(module), []):
-            party.witness.forward_begins(given, module.training)
+        for tracked in self._trained_by.get(id(module), []):
+            tracked.recorder.on_forward(given, module.training)
 
-    def _forward_ends(self, module: nn.Module, inputs: Any, output: Any) -> None:
+    def _on_forward_end(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._depth = max(0, self._depth - 1)
-        if self._depth == 0 and not self._elsewhere():
-            for party in self._concerned.get(id(module), []):
-                party.witness.forward_ends(output)
+        if self._depth == 0 and not self._in_fork():
+            for tracked in self._trained_by.get(id(module), []):
+                tracked.recorder.on_forward_end(output)
 
-    def _hear(self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
-        if self._elsewhere() or not isinstance(output, Tensor) or output.numel() != 1:
+    def _on_loss(
+        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], output: Any
+    ) -> None:
+        if self._in_fork() or not isinstance(output, Tensor) or output.numel() != 1:
             return
-        count, free = parts(function, args, named)
-        for party in self.parties:
-            party.witness.hear(output, count, free, judge=False)
+        count, scale_free = count_averaged(function, args, named)
+        for tracked in self.tracked:
+            tracked.recorder.on_loss(output, count, scale_free, at_once=False)
 
-    def _backward_begins(self, root: Tensor, upstream: Tensor | None) -> None:
-        if self._elsewhere():
+    def _on_backward(self, root: Tensor, upstream: Tensor | None) -> None:
+        if self._in_fork():
             return
         self.backwards += 1
         # Ever more rarely: each look goes through all objects, and a loop without an optimiser has none to find.
-        if not self.parties and self.backwards & (self.backwards - 1) == 0:
+        if not self.tracked and self.backwards & (self.backwards - 1) == 0:
             self._look_around()
-        for party in self.parties:
-            party.witness.root_begins(root, upstream)
+        for tracked in self.tracked:
+            tracked.recorder.on_backward(root, upstream)
 
-    def _backward_ends(self) -> None:
-        for party in self.parties:
-            party.witness.root_ends()
+    def _on_backward_end(self) -> None:
+        for tracked in self.tracked:
+            tracked.recorder.on_backward_end()
 
-    def _steps_with_closure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # Its first forward comes within its first step.
-        if not self._elsewhere() and any(map(callable, (*args[1:], *kwargs.values()))) and self._unknown(optimizer):
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # With a closure, the first forward comes within the first step.
+        closure = any(map(callable, (*args[1:], *kwargs.values())))
+        if closure and not self._in_fork() and self._is_new(optimizer):
             self._look_around(optimizer)
 
-    def _unknown(self, optimizer: Optimizer) -> bool:
-        return all(party.optimizer is not optimizer for party in self.parties)
-
-    def _stepped(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._elsewhere():
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._in_fork():
             return
-        if self._unknown(optimizer):
-            # Its first window has passed unseen.
+        if self._is_new(optimizer):
+            # Its first window has passed unrecorded.
             self._look_around(optimizer)
-        if self._steps is not None and any(len(one.witness.seen.steps) >= self._steps for one in self.parties):
+        limit = self._steps
+        if limit is not None and any(len(tracked.recorder.trace.steps) >= limit for tracked in self.tracked):
             raise StopWatching
 
-    def _elsewhere(self) -> bool:
+    def _is_new(self, optimizer: Optimizer) -> bool:
+        return all(tracked.optimizer is not optimizer for tracked in self.tracked)
+
+    def _in_fork(self) -> bool:
         """Whether this is a fork of the watched process."""
         return os.getpid() != self._process
 
-    # Who is there.
+    # Optimisers and what belongs to them.
 
     def _look_around(self, stepping: Optimizer | None = None) -> None:
-        """Find optimisers that are new, or stepping, with all that belongs to them."""
+        """Track optimisers that are new, or stepping, with all that belongs to them."""
         objects = gc.get_objects()
-        known = [*(party.optimizer for party in self.parties), *(one for one in self._earlier if one is not stepping)]
+        known = [tracked.optimizer for tracked in self.tracked]
+        known += [one for one in self._earlier if one is not stepping]
         optimizers = [
             one
             for one in _of_kind(objects, Optimizer)
             # Before its __init__ is over, an optimiser has no groups; a wrapper steps what it holds.
             if all(one is not other for other in known)
             and "param_groups" in vars(one)
-            and inner(one, "optimizer") is one
+            and unwrapped(one, "optimizer") is one
         ]
         modules = _of_kind(objects, nn.Module) if optimizers else []
-        met = [*self._earlier, *self._scalers]
-        self._scalers += [one for one in _of_kind(objects, GradScaler) if all(one is not other for other in met)]
+        scalers = [*self._earlier, *self._scalers]
+        self._scalers += [one for one in _of_kind(objects, GradScaler) if all(one is not other for other in scalers)]
         # A later optimiser, as that of the next fold, brings a scaler of its own, or shares the last.
         scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
-            own = {id(value) for value in _tensors(optimizer)}
-            roots = _roots([module for module in modules if _shares(module, own)])
-            scheduler = _scheduler([one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer])
-            party = TrackedOptimizer(
-                optimizer, scaler, scheduler, roots, Recorder(list, optimizer, None, None, self._every)
-            )
-            party.witness = Recorder(self._names(party), optimizer, scaler, scheduler, self._every, self._all)
-            party.witness.seen.heard = False
-            party.witness.begin()
-            self.parties.append(party)
-        for place, module in self._met.items():
+            schedulers = [one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer]
+            self._track(optimizer, scaler, _outermost(schedulers), modules)
+        for key, module in self._models.items():
             held = {id(value) for value in module.parameters()}
-            self._concerned[place] = [
-                party for party in self.parties if any(id(value) in held for value in _tensors(party.optimizer))
+            self._trained_by[key] = [
+                tracked for tracked in self.tracked if any(id(value) in held for value in tracked.tensors())
             ]
 
-    def _all(self) -> list[Tensor]:
-        """The tensors of all optimisers."""
-        return [value for party in self.parties for value in _tensors(party.optimizer)]
+    def _track(self, optimizer: Optimizer, scaler: Any, scheduler: Any, modules: list[nn.Module]) -> None:
+        own = {id(value) for value in _tensors(optimizer)}
+        roots = _roots([module for module in modules if _shares(module, own)])
+        names = self._names(optimizer, roots)
+        recorder = StepRecorder(names, optimizer, scaler, scheduler, self._every, self._all_tensors)
+        recorder.trace.loss_declared = False
+        recorder.begin()
+        self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder))
 
-    def _names(self, party: TrackedOptimizer) -> Callable[[], list[tuple[str, Tensor]]]:
-        """The tensors of a party's networks that no other optimiser holds, and the loose ones of its own."""
+    def _all_tensors(self) -> list[Tensor]:
+        """The tensors of all optimisers."""
+        return [value for tracked in self.tracked for value in tracked.tensors()]
+
+    def _names(self, optimizer: Optimizer, roots: list[nn.Module]) -> Callable[[], list[tuple[str, Tensor]]]:
+        """The tensors of an optimiser's networks that no other optimiser holds, and the loose ones of its own."""
 
         def names() -> list[tuple[str, Tensor]]:
-            others = {id(v) for one in self.parties if one is not party for v in _tensors(one.optimizer)}
-            own = {id(value) for value in _tensors(party.optimizer)}
-            found: dict[int, tuple[str, Tensor]] = {}
-            for root in party.roots:
+            own = {id(value) for value in _tensors(optimizer)}
+            if not roots:
+                unique = {id(value): value for value in _tensors(optimizer)}
+                return [(f"tensor {place}", value) for place, value in enumerate(unique.values())]
+            others = {id(v) for other in self.tracked if other.optimizer is not optimizer for v in other.tensors()}
+            named: dict[int, tuple[str, Tensor]] = {}
+            for root in roots:
                 for name, value in root.named_parameters():
                     if id(value) in own or id(value) not in others:
-                        found.setdefault(id(value), (name, value))
-            if not party.roots:
-                found = {id(one): (f"tensor {place}", one) for place, one in enumerate(_tensors(party.optimizer))}
-            return list(found.values())
+                        named.setdefault(id(value), (name, value))
+            return list(named.values())
 
         return names
+
+
+def _stepped(tracked: TrackedOptimizer) -> bool:
+    return bool(tracked.recorder.trace.steps)
 
 
 def _tensors(optimizer: Optimizer) -> list[Tensor]:
@@ -288,7 +304,7 @@ def _roots(modules: list[nn.Module]) -> list[nn.Module]:
     return [module for module in modules if id(module) not in inside]
 
 
-def _scheduler(found: list[Any]) -> Any:
-    """The scheduler of an optimiser; where one is made of others, the whole."""
-    whole = [one for one in found if isinstance(one, SequentialLR | ChainedScheduler)]
-    return next(iter(whole or found), None)
+def _outermost(schedulers: list[Any]) -> Any:
+    """The scheduler of an optimiser; the one that is made of the others, if there is one."""
+    combined = [one for one in schedulers if isinstance(one, SequentialLR | ChainedScheduler)]
+    return next(iter(combined or schedulers), None)

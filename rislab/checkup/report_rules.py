@@ -1,4 +1,4 @@
-"""The loss that a loop reported, held against the raw losses that were heard."""
+"""The rule about the loss that a loop reported: it is compared with the raw losses that were recorded."""
 
 from __future__ import annotations
 
@@ -8,128 +8,135 @@ from collections.abc import Sequence
 
 import torch
 
-from rislab.checkup.findings import Finding, fault, note
-from rislab.checkup.gradient_rules import Declared, near, size_of, taken
+from rislab.checkup.findings import Finding, as_fault, as_note
 from rislab.checkup.rules import Code
-from rislab.checkup.trace import Trace, number, units
+from rislab.checkup.trace import as_number
+from rislab.checkup.windows import WatchedRun, near
 
 # Reported losses that forget the windows without a step.
-INSIDE = ("summed only when a step is taken", "summed inside the step branch")
-Heard = tuple[float, int, float]  # a raw loss, its samples, and the equal parts that it is the mean of
+STEP_BRANCH = ("summed only when a step is taken", "summed inside the step branch")
+Loss = tuple[float, int, float]  # a raw loss, its samples, and the equal parts that it is the mean of
+SAMPLES, PARTS = 1, 2  # places in a Loss
 
 
-def reported_findings(reported: Sequence[float], seen: Trace, contract: Declared) -> list[Finding]:
+def reported_loss(run: WatchedRun) -> list[Finding]:
     """What is wrong with the reported losses, one an epoch; the first epoch that is wrong speaks for the others."""
-    values, losses = list(map(float, reported)), [number(loss) for loss, *_ in seen.losses]
-    total, epochs = len(losses), len(values)
-    text = f"{epochs} numbers were reported, and {total} losses heard"
+    if run.reported is None:
+        return []
+    values, batches = list(map(float, run.reported)), run.trace.micro_batches
+    total, epochs = len(batches), len(values)
+    text = f"{epochs} numbers were reported, and {total} losses recorded"
     if total and not epochs:
-        return [fault(Code.REPORT, "nothing reported", text)]
-    if total and contract.epochs not in (None, epochs):
-        others = ("only the last micro-batch", *INSIDE)
-        return [
-            fault(Code.REPORT, "another loss reported", f"{text}, in {contract.epochs} epochs (declared)", "", others)
-        ]
+        return [as_fault(Code.REPORT, "nothing reported", text)]
+    if total and run.declared.epochs not in (None, epochs):
+        aliases = ("only the last micro-batch", *STEP_BRANCH)
+        text = f"{text}, in {run.declared.epochs} epochs (declared)"
+        return [as_fault(Code.REPORT, "another loss reported", text, "", aliases)]
     if not total:
-        return [note(Code.REPORT, "not judged", text)]
-    if any(step.inside for step in seen.steps):
+        return [as_note(Code.REPORT, "not judged", text)]
+    losses = [(as_number(batch.loss), batch.samples, batch.count) for batch in batches]
+    if any(step.forwards_inside for step in run.trace.steps):
         text = f"{text}, as a closure asks for its loss again and again"
-        return _strange(values, losses, seen) or [note(Code.REPORT, "not judged", text)]
+        return _impossible(values, losses, run) or [as_note(Code.REPORT, "not judged", text)]
     if total % epochs:
-        return _strange(values, losses, seen) or [
-            note(Code.REPORT, "not judged", f"{text}, which is no multiple of it")
-        ]
+        text = f"{text}, which is no multiple of it"
+        return _impossible(values, losses, run) or [as_note(Code.REPORT, "not judged", text)]
     length = total // epochs
-    short = _cut_short(length, seen, contract)
+    short = _window_within_an_epoch(length, run)
     if short:
         return short
-    eps = torch.finfo(seen.losses[0][0].dtype).eps
     for epoch, value in enumerate(values, start=1):
-        heard = [
-            (number(loss), samples, parts)
-            for loss, samples, parts in seen.losses[(epoch - 1) * length : epoch * length]
-        ]
-        found = _told(value, heard, epoch, size_of(seen, contract)[0], eps, contract)
-        if found is not None:
-            return [found]
+        finding = _wrong_value(value, losses[(epoch - 1) * length : epoch * length], epoch, run)
+        if finding is not None:
+            return [finding]
     return []
 
 
-def _strange(values: list[float], losses: list[float], seen: Trace) -> list[Finding]:
-    """What can be said where nobody knows which losses belong to which epoch."""
+def _impossible(values: list[float], losses: list[Loss], run: WatchedRun) -> list[Finding]:
+    """Values that are wrong whichever losses belong to which epoch."""
     same = [first for first, second in itertools.pairwise(values) if first == second]
-    if same and len(seen.still) < seen.tensors:
-        return [fault(Code.REPORT, "the same loss again", f"{same[0]!r} in two epochs running, and the weights moved")]
-    low, high = min(losses), max(losses)
+    if same and len(run.trace.unchanged) < run.trace.tensors:
+        text = f"{same[0]!r} in two epochs running, and the weights moved"
+        return [as_fault(Code.REPORT, "the same loss again", text)]
+    raw = [loss for loss, *_ in losses]
+    low, high = min(raw), max(raw)
     # A mean lies between the smallest and the largest, to the rounding of its own sum.
     beyond = [value for value in values if value < low - 1e-4 * abs(low) or value > high + 1e-4 * abs(high)]
-    if all(map(math.isfinite, losses)) and beyond:
+    if all(map(math.isfinite, raw)) and beyond:
         text = f"reported {beyond[0]:.6g}, and all losses lie between {low:.6g} and {high:.6g}"
-        return [fault(Code.REPORT, "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))]
+        return [_another_loss(text)]
     return []
 
 
-def _cut_short(length: int, seen: Trace, contract: Declared) -> list[Finding]:
+def _another_loss(text: str) -> Finding:
+    return as_fault(Code.REPORT, "another loss reported", text, "", (*STEP_BRANCH, "last over n", "never divided"))
+
+
+def _window_within_an_epoch(length: int, run: WatchedRun) -> list[Finding]:
     """Windows of less than K micro-batches that do not end an epoch of so many micro-batches."""
-    size = contract.accumulation_steps
-    if size is None or seen.left or any(step.inside for step in seen.steps):
+    size, trace = run.declared.accumulation_steps, run.trace
+    if size is None or trace.left or any(step.forwards_inside for step in trace.steps):
         return []
     place = 0
-    for step in taken(seen):
-        held = len(units(step, size))
-        place += held
-        if held < size and place % length and not any(batch.broken for batch in step.micro_batches):
-            text = f"a window of {held} within an epoch of {length} micro-batches, K = {size} (declared)"
-            return [
-                fault(Code.WINDOW_SIZE, "window size", text, step.where, ("window off by one", "step per micro-batch"))
-            ]
+    for step, batches in run.steps:
+        place += len(batches)
+        if len(batches) < size and place % length and not any(batch.nonfinite for batch in step.micro_batches):
+            text = f"a window of {len(batches)} within an epoch of {length} micro-batches, K = {size} (declared)"
+            aliases = ("window off by one", "step per micro-batch")
+            return [as_fault(Code.WINDOW_SIZE, "window size", text, step.where, aliases)]
     return []
 
 
-def _told(value: float, heard: list[Heard], epoch: int, size: int, eps: float, contract: Declared) -> Finding | None:
-    windows = [heard[first : first + size] for first in range(0, len(heard), size)]
-    means = [_mean(window) for window in windows]
-    losses, samples = [loss for loss, _, _ in heard], [count for _, count, _ in heard]
-    weighted, plain = _mean(heard), sum(losses) / len(losses)
-    by_parts = _mean([(loss, 0, parts) for loss, _, parts in heard], 2)
-    true, other = (weighted, plain) if contract.mean != "batches" else (plain, weighted)
+def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) -> Finding | None:
+    """The finding for a value that is not the mean of its epoch, None if it is."""
+    per_sample, per_batch = _mean(losses), sum(loss for loss, *_ in losses) / len(losses)
+    true, other = (per_sample, per_batch) if run.declared.mean != "batches" else (per_batch, per_sample)
     text = f"reported {value:.6g} in epoch {epoch}, where the losses have the mean {true:.6g}"
     if not math.isfinite(true):
         if not math.isfinite(value):
             return None
-        others: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *INSIDE)
-        return fault(Code.REPORT, "NaN replaced by the running mean", text, "", others)
+        aliases: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *STEP_BRANCH)
+        return as_fault(Code.REPORT, "NaN replaced by the running mean", text, "", aliases)
     # A sum of a thousand losses in the loop's own precision may be off by this much.
-    if near(value, true, 100 * eps) or (contract.mean != "batches" and near(value, by_parts, 100 * eps)):
+    rounding = 100 * torch.finfo(run.trace.micro_batches[0].loss.dtype).eps
+    by_parts = run.declared.mean != "batches" and near(value, _mean(losses, PARTS), rounding)
+    if near(value, true, rounding) or by_parts:
         return None
     digits = next((digits for digits in range(1, 7) if value == round(true, digits)), None)
     if digits is not None:
-        return fault(Code.REPORT, "rounded to four digits", f"{text}: {digits} digits after the point are left")
-    shares = [sum(count for _, count, _ in window) for window in windows]
-    lasts = [(window[-1][0], share, 0.0) for window, share in zip(windows, shares, strict=True)]
-    guesses: list[tuple[str, float, tuple[str, ...]]] = [
+        evidence = f"{text}: {digits} digits after the point are left"
+        return as_fault(Code.REPORT, "rounded to four digits", evidence)
+    for name, guess, aliases in _guesses(losses, true, other, run.size):
+        if near(value, guess, 1e-4):
+            return as_fault(Code.REPORT, name, text, "", aliases)
+    if value == 0:
+        aliases = ("last over n", "main loss weight 0", "summed only when a step is taken")
+        return as_fault(Code.REPORT, "loop tail in a branch never taken", text, "", aliases)
+    return _another_loss(text)
+
+
+def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[tuple[str, float, tuple[str, ...]]]:
+    """What each fault would report: its name, the value, and the names of faults that report the same."""
+    windows = [losses[first : first + size] for first in range(0, len(losses), size)]
+    means = [_mean(window) for window in windows]
+    raw, samples = [loss for loss, *_ in losses], [count for _, count, _ in losses]
+    lasts = [(window[-1][0], sum(count for _, count, _ in window), 0.0) for window in windows]
+    return [
         ("mean of unequal means", other, ("summed inside the step branch",)),
         ("mean of unequal means", sum(means) / len(means), ("mean of means in the window",)),
-        ("last over n", losses[-1] / len(losses), ("loop tail dedented",)),
+        ("last over n", raw[-1] / len(raw), ("loop tail dedented",)),
         ("last over n", means[-1] / len(means), ("loop tail dedented",)),
-        ("last over n", losses[-1] / len(means), ("loop tail dedented",)),
-        ("only the last micro-batch", losses[-1], ()),
+        ("last over n", raw[-1] / len(means), ("loop tail dedented",)),
+        ("only the last micro-batch", raw[-1], ()),
         ("only the last micro-batch", means[-1], ()),
         ("only the last micro-batch", _mean(lasts), ()),
         ("logged after the division", true / size, ("summed inside the step branch",)),
         ("divided on the first batch only", true * size, ("never divided",)),
-        ("sum of means over the set's size", sum(losses) / sum(samples), ()),
+        ("sum of means over the set's size", sum(raw) / sum(samples), ()),
         ("sum of means over the set's size", sum(means) / sum(samples), ()),
     ]
-    for name, guess, aliases in guesses:
-        if near(value, guess, 1e-4):
-            return fault(Code.REPORT, name, text, "", aliases)
-    if value == 0:
-        others = ("last over n", "main loss weight 0", "summed only when a step is taken")
-        return fault(Code.REPORT, "loop tail in a branch never taken", text, "", others)
-    return fault(Code.REPORT, "another loss reported", text, "", (*INSIDE, "last over n", "never divided"))
 
 
-def _mean(heard: Sequence[Heard], by: int = 1) -> float:
-    """Mean of losses that each count so often."""
-    return sum(one[0] * one[by] for one in heard) / sum(one[by] for one in heard)
+def _mean(losses: Sequence[Loss], by: int = SAMPLES) -> float:
+    """Mean of losses, each counted with its samples or its parts."""
+    return sum(loss[0] * loss[by] for loss in losses) / sum(loss[by] for loss in losses)

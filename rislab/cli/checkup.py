@@ -46,8 +46,8 @@ def run(options: argparse.Namespace) -> int:
     if options.mean is not None:
         check_choice("mean", options.mean, ("samples", "batches"))
 
-    from rislab.checkup.gradient_rules import Declared
     from rislab.checkup.script import ScriptRun, run_script
+    from rislab.checkup.windows import Declared
 
     declared = Declared(options.accumulation_steps, options.mean or "", options.clip_norm)
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"\n{found.script} {found.ended} after {found.steps} steps; watched: {', '.join(found.optimisers) or 'nothing'}"
     )
-    if found.judged:
+    if found.trained:
         print(found.findings)
     else:
         print("no backward and no step was seen: there is nothing to judge")

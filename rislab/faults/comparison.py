@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from rislab.checkup.loop_watch import Findings, watch
+from rislab.checkup.findings import Findings
+from rislab.checkup.loop_watch import watch
 from rislab.config import Config, integer, same, text
 from rislab.errors import check_choice, check_number
 from rislab.faults.catalogue import find_fault
@@ -369,13 +370,13 @@ def watch_training(package: types.ModuleType, model: nn.Module, data: Any, confi
         model,
         state.optimizer,
         loss=package.training.loop.compute_loss,
-        of=lambda loss: loss.total,
+        select_loss=lambda loss: loss.total,
         accumulation_steps=config.accumulation_steps,
         scaler=state.scaler,
         scheduler=state.scheduler,
         clip_norm=config.clip_norm,
         epochs=config.epochs,
-        cadence="step",
+        scheduler_interval="step",
     )
     package.training.loop.compute_loss = observer.loss
     with observer:

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import compare, flat_gradient
+from rislab.checkup.gradients import compare_gradients, flat_gradient
 from rislab.training import records
 from rislab.training.loop import windows
 from rislab.training.records import EpochRecord, Record, StepRecord, epoch_records, step_records
@@ -176,13 +176,13 @@ def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights:
     true = shares @ start.gradients[start.mine]
     steps_taken = [gradient for gradient, _ in arrived]
     step = torch.stack(steps_taken).sum(dim=0) if arrived else torch.full_like(true, math.nan)
-    comparison = compare(step, true)
+    comparison = compare_gradients(step, true)
     return {
         "micro_batch_weights": _weights_in(start, step).numpy(),
         "alpha": comparison.alpha,
         "cosine": comparison.cosine,
         "relative_error": comparison.relative_error,
-        "coupling": compare(true, start.together).relative_error,
+        "coupling": compare_gradients(true, start.together).relative_error,
         "steps": float(len(arrived)),
         "nonfinite_steps": float(sum(not bool(torch.isfinite(gradient).all()) for gradient in steps_taken)),
         "head_rate": arrived[0][1] if arrived else math.nan,

@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.checkup.gradient_rules import StepComparison, arrived, judge
 from rislab.checkup.loop_watch import Watch
+from rislab.checkup.windows import StepComparison, compare_steps, micro_batch_weights
 from rislab.faults.example_loops import LOOPS, LoopPair
 from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 
@@ -39,8 +39,8 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
     figure = make_subplots(1, 3, subplot_titles=TITLES, horizontal_spacing=0.07)
     last = 1
     for style, watch in zip(trace_styles(watches), watches.values(), strict=True):
-        comparisons = judge(watch.seen, watch.contract)
-        last = max(last, len(watch.seen.steps))
+        comparisons = compare_steps(watch.trace, watch.declared)
+        last = max(last, len(watch.trace.steps))
         figure.add_trace(_curve(style, comparisons, [one.alpha for one in comparisons]), row=1, col=1)
         figure.add_trace(_curve(style, comparisons, [one.comparison.cosine for one in comparisons]), row=1, col=2)
         figure.add_trace(_weights(style, comparisons), row=1, col=3)
@@ -84,7 +84,7 @@ def _weights(style: TraceStyle, comparisons: Sequence[StepComparison]) -> go.Sca
     """The weights with which the micro-batches of a window, side by side, entered its step."""
     places, values, texts = [], [], []
     for one in comparisons:
-        for place, weight in enumerate(arrived(one) or []):
+        for place, weight in enumerate(micro_batch_weights(one) or []):
             # Within half a step to either side of its own.
             places.append(one.number + 0.6 * ((place + 0.5) / one.size - 0.5))
             values.append(weight)

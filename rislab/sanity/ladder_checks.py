@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.data.covariance import (
     constant_baseline,
     covariance,
@@ -196,7 +196,7 @@ def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
 def check_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
     """Micro-batches of 16, 16, 16 and 8 scenes accumulate to the gradient of one batch of 56, ragged tail included."""
     data = data[:56]
-    comparison = compare(first_window(config, data, 16, 4)[0], first_window(config, data, 56, 1)[0])
+    comparison = compare_gradients(first_window(config, data, 16, 4)[0], first_window(config, data, 56, 1)[0])
     limit, alpha_limit = GRADIENT_TOLERANCES[config.precision]
     # One number for both alarms: the larger of the two errors, each in units of its own alarm level.
     excess = max(comparison.relative_error / limit, abs(comparison.alpha - 1) / alpha_limit)

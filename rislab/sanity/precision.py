@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.config import Config, choice, integer, same
 from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import simulate
@@ -252,14 +252,14 @@ def run_cell(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data:
         record = next(record for record in records if isinstance(record, StepRecord))
         gradient = flat_gradient(model)
         stayed = parameters_to_vector(model.parameters()).detach().cpu() == before
-        against = compare(gradient, full)
+        against = compare_gradients(gradient, full)
         compared.append(
             WindowComparison(
                 step=record.step,
                 relative_error=against.relative_error,
                 alpha=against.alpha,
                 cosine=against.cosine,
-                replay_error=compare(gradient, replayed).relative_error,
+                replay_error=compare_gradients(gradient, replayed).relative_error,
                 underflow=underflow.share(),
                 stuck=float(stayed[full != 0].double().mean()) if record.applied else math.nan,
                 loss=record.loss,
@@ -416,11 +416,11 @@ def accumulation_cells(
         reference, _ = first_window(chosen, data, BATCH, 1)
         for count in accumulation_steps:
             gradient, record = first_window(chosen, data, BATCH // count, count)
-            against = compare(gradient, reference)
+            against = compare_gradients(gradient, reference)
             errors = against.relative_error, abs(against.alpha - 1)
             passed = errors[0] <= limit and errors[1] <= alpha_limit
             yield AccumulationCell(
-                precision, count, *errors, compare(gradient, exact).relative_error, record.seconds, passed
+                precision, count, *errors, compare_gradients(gradient, exact).relative_error, record.seconds, passed
             )
 
 

@@ -257,8 +257,8 @@ def test_all_hooks_are_gone_after_an_exception() -> None:
         raise ZeroDivisionError
     optimizer.step()
     loss(model(torch.ones(4, 6)), torch.ones(4, 3)).backward()
-    assert watch.seen.micro_batches == 1
-    assert not watch.seen.steps
+    assert len(watch.trace.micro_batches) == 1
+    assert not watch.trace.steps
 
 
 def test_the_first_skips_of_a_scaler_are_no_fault() -> None:
@@ -309,7 +309,7 @@ def test_without_any_loss_it_says_what_it_cannot_judge() -> None:
         optimizer.step()
     found = watch.findings()
     assert not found.faults
-    assert "no loss was heard" in found[0].evidence
+    assert "no loss was intercepted" in found[0].evidence
 
 
 def test_steps_on_no_gradient_and_runs_of_nothing_are_named() -> None:
@@ -429,6 +429,8 @@ def test_a_schedule_that_has_ticked_before_anybody_watched_is_no_fault() -> None
             scheduler.step()
 
     epoch()
-    with rislab.watch(model, optimizer, loss=loss, accumulation_steps=1, scheduler=scheduler, cadence="step") as watch:
+    with rislab.watch(
+        model, optimizer, loss=loss, accumulation_steps=1, scheduler=scheduler, scheduler_interval="step"
+    ) as watch:
         epoch()
     assert watch.findings() == []

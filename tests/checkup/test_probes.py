@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import rislab
 from rislab.checkup.findings import Findings
-from rislab.checkup.probe_target import weights
+from rislab.checkup.probe_target import state_bytes
 from rislab.checkup.probes import PROBES
 from rislab.errors import InputError
 
@@ -381,10 +381,10 @@ def test_nothing_that_was_given_is_changed(loss: Callable[..., Any]) -> None:
     model = network(nn.BatchNorm1d(16), nn.Dropout(0.3)).eval()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     data = batches()
-    before = copy.deepcopy((weights(model), optimizer.state_dict(), data))
+    before = copy.deepcopy((state_bytes(model), optimizer.state_dict(), data))
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     probed(model, loss, data, optimizer=optimizer, train=train, held_out=batches(1))
-    assert torch.equal(weights(model), before[0]) and not model.training
+    assert torch.equal(state_bytes(model), before[0]) and not model.training
     assert all(value.grad is None for value in model.parameters())
     assert str(optimizer.state_dict()) == str(before[1])
     assert all(

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from rislab.checkup.gradient_rules import Declared
 from rislab.checkup.script import ScriptRun, run_script
+from rislab.checkup.windows import Declared
 from rislab.cli.main import main
 from rislab.errors import InputError
 
@@ -113,7 +113,7 @@ def test_a_correct_script_is_not_accused(name: str, capsys: pytest.CaptureFixtur
     seen = run(FOLDER / f"{name}.py")
     assert not seen.failed, seen.ended
     assert seen.findings.faults == [], str(seen.findings)
-    assert seen.judged and seen.exit_code() == 0
+    assert seen.trained and seen.exit_code() == 0
 
 
 def edited(name: str, folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import rislab.checkup
-from rislab.checkup.findings import Finding, fault, note, warning
+from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.rules import FIXES, RULES, Code
 from rislab.faults.catalogue import FAULTS
 
@@ -62,7 +62,7 @@ def test_faults_of_a_rule_are_in_the_catalogue_and_its_other_names_are_not(code:
 
 
 def test_every_finding_that_the_source_can_make_is_of_its_rule() -> None:
-    """Calls such as fault(Code.CLIPPING, "never clipped", ...); names that are computed fail in the call if unknown."""
+    """Calls such as as_fault(Code.CLIPPING, "never clipped", ...); names that are computed fail in the call if unknown."""
     calls = 0
     for path in ROOM.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -75,17 +75,17 @@ def test_every_finding_that_the_source_can_make_is_of_its_rule() -> None:
     assert calls > 80
 
 
-@pytest.mark.parametrize("make", [fault, warning, note])
+@pytest.mark.parametrize("make", [as_fault, as_warning, as_note])
 def test_a_finding_must_have_a_name_that_its_rule_knows(make: type[Finding]) -> None:
     with pytest.raises((KeyError, AssertionError)):
         make(Code.CLIPPING, "never divided", "α = 4")  # type: ignore[arg-type]
 
 
 def test_docs_lead_to_the_catalogue_else_to_the_documentation_of_torch() -> None:
-    assert fault(Code.GRADIENT_SCALE, "never divided", "").docs == 'rislab faults "never divided"'
-    assert fault(Code.CLIPPING, "never clipped", "").docs == RULES["C7"].reference
+    assert as_fault(Code.GRADIENT_SCALE, "never divided", "").docs == 'rislab faults "never divided"'
+    assert as_fault(Code.CLIPPING, "never clipped", "").docs == RULES["C7"].reference
     assert RULES["C7"].reference.startswith("https://docs.pytorch.org/")
-    assert note(Code.CLIPPING, "clipping assumed", "").docs == ""
+    assert as_note(Code.CLIPPING, "clipping assumed", "").docs == ""
     assert Finding("X1", "of another tool", "fault", "").docs == ""
 
 

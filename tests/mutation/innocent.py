@@ -16,9 +16,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from rislab.checkup.findings import Finding
-from rislab.checkup.gradient_rules import Declared
 from rislab.checkup.loop_watch import watch
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.windows import Declared
 from tests.mutation.report import header, table
 from tests.mutation.trial import workers
 

@@ -150,7 +150,12 @@ def _train_fit(text: str, setting: Setting) -> Outcome:
     seen: dict[str, Any] = {"train": [], "told": defaultdict(list)}
     fault = Fault("mutant", "", "training.loop", before=source("fit"), after=text, description="")
     begin = mock.patch.object(TrainState, "begin", partial(_begun, TrainState.begin, setting))
-    with begin, mock.patch.object(comparison, "prepared", partial(_prepared, comparison.prepared, setting, seen)):
+    with (
+        begin,
+        mock.patch.object(
+            comparison, "prepare_training", partial(_prepared, comparison.prepare_training, setting, seen)
+        ),
+    ):
         found = comparison.diagnose_fault(fault, setting.fields())
     state, told = seen["state"], {name: " ".join(values) for name, values in seen["told"].items()}
     told["averaged weights"] = "" if state.ema is None else str(_flat(state.ema.module).tobytes())
@@ -206,7 +211,7 @@ def _note(told: dict[str, list[str]], record: Any, state: Any) -> None:
 
 def _train_plain(text: str, setting: Setting) -> Outcome:
     """A loop in the place of that of tests/test_checkup.py."""
-    found, model, reported = examined((LOOP, text), **setting.fields(), cadence="step")
+    found, model, reported = examined((LOOP, text), **setting.fields(), scheduler_interval="step")
     return Outcome(tuple(found), _flat(model), tuple(map(float, reported)))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rislab.checkup.gradients import compare
+from rislab.checkup.gradients import compare_gradients
 from rislab.errors import InputError
 from rislab.faults import catalogue
 from rislab.faults.patching import patched
@@ -103,12 +103,12 @@ def test_matrix_compares_every_precision_with_one_batch() -> None:
 
 def test_gradients_are_compared_in_scale_and_direction() -> None:
     r = torch.tensor([3.0, 4.0])
-    assert compare(4 * r, r).alpha == pytest.approx(4.0)
-    assert compare(4 * r, r).cosine == pytest.approx(1.0)
-    turned = compare(torch.tensor([-4.0, 3.0]), r)
+    assert compare_gradients(4 * r, r).alpha == pytest.approx(4.0)
+    assert compare_gradients(4 * r, r).cosine == pytest.approx(1.0)
+    turned = compare_gradients(torch.tensor([-4.0, 3.0]), r)
     assert (turned.alpha, turned.cosine) == (0.0, 0.0)
     assert turned.relative_error == pytest.approx(math.sqrt(2))
-    assert math.isnan(compare(r, 0 * r).alpha)
+    assert math.isnan(compare_gradients(r, 0 * r).alpha)
 
 
 def test_a_rung_that_is_not_a_number_is_red() -> None:

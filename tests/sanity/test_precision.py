@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import rislab
-from rislab.checkup.gradients import compare, flat_gradient
+from rislab.checkup.gradients import compare_gradients, flat_gradient
 from rislab.errors import InputError
 from rislab.sanity import precision
 from rislab.sanity.checks import one_window
@@ -94,10 +94,10 @@ def test_the_reference_is_the_gradient_of_the_loop_in_float64() -> None:
     one_window(trained, data, CONFIG.training(mode, 4))
     looped = flat_gradient(trained)
     # The same sums in the same order.
-    assert compare(looped, exact).relative_error <= 1e-15
+    assert compare_gradients(looped, exact).relative_error <= 1e-15
     # A gradient of other scenes is another one: the check can fail.
     half = precision.exact_gradient(model, data.to(dtype=torch.float64), window.micro_batches[:2])
-    assert compare(looped, half).relative_error > 0.1
+    assert compare_gradients(looped, half).relative_error > 0.1
 
 
 def test_the_alarm_grows_as_the_error_of_a_sound_run_does() -> None:

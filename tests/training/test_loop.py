@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare, flat_gradient
+from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.data.covariance import nmse
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
@@ -87,7 +87,7 @@ def test_accumulated_gradient_is_that_of_one_batch(
         one_window(model, classroom[:count], config)
         return flat_gradient(model)
 
-    comparison = compare(gradient(micro_batch, math.ceil(count / micro_batch)), gradient(count, 1))
+    comparison = compare_gradients(gradient(micro_batch, math.ceil(count / micro_batch)), gradient(count, 1))
     limit, alpha_limit = GRADIENT_TOLERANCES[precision]
     assert comparison.relative_error <= limit
     assert abs(comparison.alpha - 1) <= alpha_limit
@@ -103,7 +103,7 @@ def test_the_window_gradient_is_the_gradient_of_the_mean_loss(classroom: SceneBa
     data = classroom[:30].to("cpu", torch.float64)
     compute_loss(model(data.snapshots, data.codes, data.channel), data, NO_CURRICULUM).total.backward()
     direct = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
-    assert compare(looped, direct).relative_error < 1e-12
+    assert compare_gradients(looped, direct).relative_error < 1e-12
 
 
 def test_whole_runs_agree_for_the_same_effective_batch(classroom: SceneBatch) -> None:

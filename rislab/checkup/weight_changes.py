@@ -1,0 +1,65 @@
+"""What training does to the weights: which of them change, which the optimiser holds, and in how many digits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rislab.checkup.gradient_probe import GradientProbe
+from rislab.checkup.trace import Trace
+
+# A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
+ROUNDING = 1e-5
+
+
+class WeightChanges:
+    """The weights of one optimiser's network, at the beginning and at the end.
+
+    Args:
+        probe: knows the weights and the optimiser.
+    """
+
+    def __init__(self, probe: GradientProbe) -> None:
+        self._probe = probe
+        self._first: dict[str, Tensor] = {}
+        self._trained: set[int] = set()
+
+    def begin(self, trace: Trace) -> None:
+        """Remember the values of the weights."""
+        self._first = {name: value.detach().clone() for name, value in self._probe.trainable()}
+        trace.tensors = len(self._first)
+
+    def at_step(self) -> None:
+        """Note which tensors of the optimiser have a gradient."""
+        groups = self._probe.optimizer.param_groups
+        self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}
+
+    def end(self, trace: Trace) -> None:
+        """Write into a trace what only the end shows."""
+        weights, trainable, held = [*self._probe.weights()], self._probe.trainable(), self._probe.optimised()
+        unchanged = [
+            (name, value) for name, value in trainable if name in self._first and torch.equal(value, self._first[name])
+        ]
+        gradients = [step.gradient for step in trace.steps if step.gradient is not None]
+        trace.unchanged = [name for name, _ in unchanged]
+        trace.rounding_only = [
+            name for name, value in unchanged if 0 < self._probe.largest_share(value, gradients) < ROUNDING
+        ]
+        trace.unoptimised = [name for name, value in trainable if id(value) not in held]
+        trace.orphaned = len(held - {id(value) for _, value in weights} - self._trained)
+        trace.frozen = sum(not value.requires_grad for _, value in weights)
+        coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
+        trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
+
+
+def _has_many_values(value: Tensor) -> bool:
+    """Whether a tensor holds so many different numbers that they are not all simple ones by chance."""
+    if not value.is_floating_point() or value.numel() < 16:
+        return False
+    return int(value.detach().flatten()[:64].unique().numel()) >= 8
+
+
+def _is_bfloat16(value: Tensor) -> bool:
+    """Whether all its numbers are numbers of bfloat16, whatever its type."""
+    held = value.detach()
+    return bool((held.bfloat16().to(held.dtype) == held).all())
