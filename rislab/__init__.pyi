@@ -18,7 +18,7 @@ from .checkup.findings import Findings as Findings
 from .checkup.loop_watch import watch as watch
 from .checkup.probes import probe as probe
 from .data.geometry import ArrayGeometry as ArrayGeometry
-from .data.geometry import Grid as Grid
+from .data.grid import Grid as Grid
 from .data.scenes import SceneBatch as SceneBatch
 from .data.scenes import SceneConfig as SceneConfig
 from .data.simulation import simulate as simulate

@@ -15,7 +15,7 @@ import rislab
 
 ROOT = Path(rislab.__file__).parent
 ROOMS = [room for rooms in rislab.ROOMS.values() for room in rooms]
-# The faces of files and figures are used by their modules, and have no stub.
+# Rooms without a stub are used by their modules.
 PACKAGES = ["rislab", *(f"rislab.{room}" for room in ROOMS if (ROOT / room / "__init__.pyi").exists())]
 
 # Parameters that may be relied on, and what is returned. More may follow, by keyword and with a default.

@@ -1,5 +1,5 @@
 from .geometry import ArrayGeometry as ArrayGeometry
-from .geometry import Grid as Grid
+from .grid import Grid as Grid
 from .scenes import SceneBatch as SceneBatch
 from .scenes import SceneConfig as SceneConfig
 from .simulation import simulate as simulate

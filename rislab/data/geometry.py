@@ -1,4 +1,4 @@
-"""Arrays, positions, the one steering function, and search grids.
+"""Arrays, positions, and the one steering function.
 
 Conventions (all in metres and radians): element n = v·N_h + h of a surface of N_v × N_h elements sits at
 e_n = (0, y_n, z_n), centred on the origin, h (azimuth axis) running fastest; a source at azimuth φ, elevation θ and
@@ -9,19 +9,14 @@ k0 = 2π/λ: a longer path has a more negative phase.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rislab.errors import InputError, check_choice, check_interval, check_number
+from rislab.errors import check_choice, check_number
 
 WAVEFRONTS = ("spherical", "fresnel", "planar")
-# Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
-CACHE_BYTES = 2**28
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
@@ -297,161 +292,3 @@ class ArrayGeometry:
         with torch.autocast(self.elements.device.type, enabled=False):
             path, slopes = path_and_gradient(self.elements, azimuth, elevation, inverse_range, self.wavefront)
         return self._vectors(factor * path), factor * slopes
-
-
-@dataclass(frozen=True, eq=False)
-class Grid:
-    """Steering vectors over a product grid of azimuth × elevation × range.
-
-    Args:
-        array: elements [N,3] with wavelength and wavefront.
-        azimuth: [P], radians.
-        elevation: [Q], radians.
-        range: [R], metres, > 0.
-    """
-
-    array: ArrayGeometry
-    azimuth: Tensor
-    elevation: Tensor
-    range: Tensor
-    _cache: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("azimuth", "elevation", "range"):
-            axis: Tensor = self.__dict__[name]
-            if axis.ndim != 1 or axis.numel() == 0:
-                raise InputError(f"grid {name} has shape {tuple(axis.shape)}; allowed: one axis of at least one point")
-            if not bool(torch.isfinite(axis).all()):
-                raise InputError(f"grid {name} holds NaN or infinity; allowed: finite values")
-        if not bool((self.range > 0).all()):
-            raise InputError(f"grid range is {float(self.range.min()):g} m at its smallest; allowed: above 0")
-
-    @classmethod
-    def field_of_view(
-        cls,
-        array: ArrayGeometry,
-        azimuth: tuple[float, float],
-        elevation: tuple[float, float],
-        range: tuple[float, float],
-        shape: tuple[int, int, int],
-        *,
-        spacing: str = "uniform",
-    ) -> Grid:
-        """Grid over intervals of azimuth and elevation (radians) and range (metres), ends included.
-
-        Args:
-            array: elements [N,3] with wavelength and wavefront.
-            azimuth: (smallest, largest), radians.
-            elevation: (smallest, largest), radians.
-            range: (smallest, largest), metres, > 0.
-            shape: number of points (P, Q, R), each ≥ 1; a single point sits in the middle of its axis.
-            spacing: angles "uniform" in radians or equidistant in their "sine"; ranges are always uniform in 1/r,
-                the coordinate in which a near-field beam has constant width.
-
-        Returns:
-            Grid with float64 axes.
-
-        Raises:
-            InputError: for an unknown spacing, a number of points below 1, or ranges that are not above 0.
-
-        Example:
-            >>> array = ArrayGeometry.surface((2, 2), 0.3)
-            >>> Grid.field_of_view(array, (-1.0, 1.0), (0.0, 0.0), (1.0, 3.0), (3, 1, 3)).range.tolist()
-            [3.0, 1.5, 1.0]
-        """
-        check_choice("spacing", spacing, ("uniform", "sine"))
-        check_interval("grid range", range, 0.0, 1e9)
-        for count in shape:
-            check_number("grid shape", count, 1, integer=True)
-        if range[0] <= 0:
-            raise InputError(f"grid range is {range[0]:g} m at its smallest; allowed: above 0")
-
-        def axis(low: float, high: float, count: int) -> Tensor:
-            if count == 1:
-                return torch.tensor([(low + high) / 2], dtype=torch.float64)
-            return torch.linspace(low, high, count, dtype=torch.float64)
-
-        def angle(interval: tuple[float, float], count: int) -> Tensor:
-            if spacing == "uniform":
-                return axis(*interval, count)
-            return torch.asin(axis(math.sin(interval[0]), math.sin(interval[1]), count))
-
-        inverse_range = axis(1.0 / range[1], 1.0 / range[0], shape[2])
-        return cls(array, angle(azimuth, shape[0]), angle(elevation, shape[1]), 1.0 / inverse_range)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Number of points (P, Q, R) along azimuth, elevation and range."""
-        return self.azimuth.numel(), self.elevation.numel(), self.range.numel()
-
-    @cached_property
-    def coarser(self) -> Grid:
-        """Every second point of each axis, and the last."""
-
-        def thinned(axis: Tensor) -> Tensor:
-            return torch.cat([axis[:-1:2], axis[-1:]])
-
-        return replace(
-            self, azimuth=thinned(self.azimuth), elevation=thinned(self.elevation), range=thinned(self.range)
-        )
-
-    def points(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Azimuth, elevation and range of all P·Q·R points, each [P·Q·R], range running fastest."""
-        mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")
-        return mesh[0].reshape(-1), mesh[1].reshape(-1), mesh[2].reshape(-1)
-
-    def steering(self, dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-        """Steering vectors of all points, [P·Q·R,N], in a complex dtype; computed in float64."""
-        array = self.array.to(device, torch.float64)
-        return array.steering(*(axis.to(device, torch.float64) for axis in self.points())).to(dtype)
-
-    def iter_steering(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
-        """Steering vectors of all points in pieces.
-
-        From the second scan on all of them are cached, if they take no more than CACHE_BYTES; else, and at first, they
-        are computed piece by piece, in a tensor that the next piece overwrites: a grid that is used once stores nothing.
-
-        Args:
-            dtype: real dtype, also that of the computation.
-            device: of the result.
-            width: most points in a piece.
-
-        Yields:
-            Which points, and the real and imaginary parts of their steering vectors side by side, [G',2N].
-        """
-        count = math.prod(self.shape)
-        key = dtype, device
-        if key in self._cache and count * 2 * self.array.count * dtype.itemsize <= CACHE_BYTES:
-            if not len(self._cache[key]):
-                planes = empty_huge((count, 2 * self.array.count), dtype, device)
-                for piece, part in self._computed(dtype, device, width):
-                    planes[piece] = part
-                self._cache[key] = planes
-            yield from ((piece, self._cache[key][piece]) for piece in chunks(count, width))
-            return
-        yield from self._computed(dtype, device, width)
-        self._cache.setdefault(key, torch.empty(0))
-
-    def _computed(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
-        array = self.array.to(device, dtype)
-        places = [axis.to(device, dtype) for axis in self.points()]
-        width = min(width, 512)  # so few that they stay in the cache
-        scratch = empty_huge((width, 2, array.count), dtype, device)  # one for all pieces
-        for piece in chunks(len(places[0]), width):
-            lag = array.phase(*(axis[piece] for axis in places))  # [G', N]
-            planes = scratch[: len(lag)]
-            torch.cos(lag, out=planes[:, 0])
-            torch.sin(lag, out=planes[:, 1]).neg_()
-            yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
-
-
-def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-    """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
-    if str(device) != "cpu":
-        return torch.empty(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.empty(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))
-
-
-def chunks(count: int, width: int) -> Iterator[slice]:
-    """Slices of at most `width` that cover 0 … count − 1."""
-    return (slice(first, min(first + width, count)) for first in range(0, count, width))

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from rislab.config import Config, choice, integer, interval, number
-from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid
+from rislab.data.geometry import WAVEFRONTS, ArrayGeometry
+from rislab.data.grid import Grid
 from rislab.errors import InputError, check_choice, check_number
 
 SYMBOLS = ("varying", "constant", "coherent")

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import ArrayGeometry, empty_huge, separation
+from rislab.data.geometry import ArrayGeometry, separation
+from rislab.data.grid import empty_huge
 from rislab.data.philox import SPLITS, SceneRandom
 from rislab.data.scenes import Interval, SceneBatch, SceneConfig
 from rislab.errors import InputError, check_choice, check_device, check_number
@@ -40,7 +41,7 @@ def simulate(
     """Draw scenes start .. start+count−1 of a split.
 
     The SNR is that at the antennas: the noise power of a scene is σ² = mean over l, m of |H diag(c_l) A s_l|² /
-    10^(SNR/10), with the signal that really arrived; `realised_snr_db` compares it with the noise that was really drawn.
+    10^(SNR/10), with the signal that arrived; `realised_snr_db` compares it with the noise that was drawn.
 
     Args:
         config: what to draw from.
@@ -102,7 +103,8 @@ def place(
     sources = len(azimuth)
     if not sources == len(elevation) == len(range):
         raise InputError(
-            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; allowed: the same number"
+            f"azimuth, elevation and range hold {sources}, {len(elevation)} and {len(range)} values; "
+            "allowed: the same number"
         )
     for name, values in (("azimuth", azimuth), ("elevation", elevation), ("range", range)):
         for value in values:

@@ -136,7 +136,7 @@ ESTIMATOR = (
     Fault(
         name="axes of the grid exchanged",
         story="The grid runs elevation first, its shape azimuth first.",
-        module="data.geometry",
+        module="data.grid",
         before='mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")',
         after='mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="xy")',
         description="Peaks in the wrong place, though every steering vector is right.",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import constant_baseline, effective_rank, identity_baseline, nmse, sample_factor
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_number

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from rislab.data.covariance import nmse
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
 from rislab.music.benchmark import search_grid

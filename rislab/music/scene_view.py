@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rislab.config import Config, choice, integer, number, same
 from rislab.data.covariance import sample_factor, shrink
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig, preset
 from rislab.data.simulation import place
 from rislab.errors import InputError, check_number

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate

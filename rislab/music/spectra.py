@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import Grid, chunks, empty_huge, wavenumber
+from rislab.data.geometry import wavenumber
+from rislab.data.grid import Grid, chunks, empty_huge
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
 from rislab.music.levenberg_marquardt import levenberg_marquardt
@@ -68,7 +69,7 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
     """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace U_s [1].
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
-    the steering vectors that the grid caches (at most geometry.CACHE_BYTES bytes): WORK bytes for the scan, if
+    the steering vectors that the grid caches (at most grid.CACHE_BYTES bytes): WORK bytes for the scan, if
     128·K·B numbers fit into it, and about 16·WORK for the peaks.
 
     Args:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 from plotly.subplots import make_subplots
 
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
 from rislab.music.spectra import Spectrum

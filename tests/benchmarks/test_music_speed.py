@@ -21,7 +21,7 @@ from torch import Tensor
 
 import rislab
 from rislab.data.covariance import covariance, sample_factor
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.music.spectra import WORK, coarse_to_fine
 from tests.benchmarks.common import alone, compare
 

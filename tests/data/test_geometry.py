@@ -1,4 +1,4 @@
-"""Steering against brute force, wavefronts against each other, grids."""
+"""Steering against brute force, wavefronts against each other, positions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rislab.data.geometry import ArrayGeometry, Grid, direction, path_difference, position, separation
+from rislab.data.geometry import ArrayGeometry, direction, path_difference, position, separation
 from rislab.errors import InputError
 
 ANGLES = st.floats(-1.0, 1.0)
@@ -100,28 +100,9 @@ def test_position_and_separation_agree_with_spherical_coordinates() -> None:
     assert float(direction(values[0], values[1]).norm()) == pytest.approx(1.0)
 
 
-SURFACE = ArrayGeometry.surface((3, 4), 0.3)
-
-
-def test_grid_spans_its_interval_and_is_uniform_in_inverse_range() -> None:
-    grid = Grid.field_of_view(SURFACE, (-1.0, 1.0), (-0.5, 0.5), (0.5, 10.0), (5, 3, 4))
-    assert grid.shape == (5, 3, 4)
-    assert grid.azimuth.tolist() == pytest.approx([-1.0, -0.5, 0.0, 0.5, 1.0])
-    steps = (1 / grid.range).diff()
-    assert steps.std() == pytest.approx(0.0, abs=1e-12)
-    assert sorted(grid.range.tolist())[0] == pytest.approx(0.5)
-    assert all(axis.numel() == 60 for axis in grid.points())
-    sines = torch.sin(
-        Grid.field_of_view(SURFACE, (-1.0, 1.0), (0, 0), (1, 1), (7, 1, 1), spacing="sine").azimuth
-    ).diff()
-    assert float(sines.std()) == pytest.approx(0.0, abs=1e-12)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Grid(SURFACE, torch.zeros(0), torch.zeros(1), torch.ones(1)), "grid azimuth"),
-        (lambda: Grid(SURFACE, torch.zeros(1), torch.zeros(1), torch.zeros(1)), "grid range is 0"),
         (lambda: ArrayGeometry.surface((2, 2), -0.3), "wavelength is -0.3"),
         (lambda: ArrayGeometry.surface((2, 2), 0.3, "cubic"), "wavefront is 'cubic'"),
     ],

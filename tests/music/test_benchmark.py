@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rislab.cli.main import main
-from rislab.data.geometry import Grid
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rislab.data import geometry
+from rislab.data import grid as grids
 from rislab.data.covariance import sample_factor
-from rislab.data.geometry import WAVEFRONTS, ArrayGeometry, Grid
+from rislab.data.geometry import WAVEFRONTS, ArrayGeometry
+from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch, SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
@@ -226,10 +227,10 @@ def test_neither_pieces_nor_cached_steering_vectors_change_results(
 
     monkeypatch.setattr(spectra, "WORK", 1)
     check()
-    monkeypatch.setattr(geometry, "CACHE_BYTES", 0)
+    monkeypatch.setattr(grids, "CACHE_BYTES", 0)
     check()
     monkeypatch.undo()
-    monkeypatch.setattr(geometry, "CACHE_BYTES", 0)
+    monkeypatch.setattr(grids, "CACHE_BYTES", 0)
     check()
 
 
@@ -498,29 +499,3 @@ def test_what_cannot_be_searched_is_refused() -> None:
             estimator(factor, 36, grid)
         with pytest.raises(InputError, match="scene 1 holds NaN or infinity"):
             estimator(torch.cat([factor[:1], factor[1:] * math.nan]), 1, grid)
-
-
-@pytest.mark.parametrize("name", ["azimuth", "elevation", "range"])
-@pytest.mark.parametrize(
-    ("axis", "message"),
-    [
-        (torch.empty(0), "has shape .*allowed: one axis of at least one point"),
-        (torch.ones(2, 2), "has shape .*allowed: one axis of at least one point"),
-        (torch.tensor([1.0, math.nan]), "holds NaN or infinity"),
-        (torch.tensor([1.0, math.inf]), "holds NaN or infinity"),
-    ],
-)
-def test_a_grid_without_points_is_refused(name: str, axis: Tensor, message: str) -> None:
-    axes = {"azimuth": torch.ones(1), "elevation": torch.ones(1), "range": torch.ones(1), name: axis}
-    with pytest.raises(InputError, match=f"grid {name} {message}"):
-        Grid(CLASSROOM.array(), **axes)
-
-
-@pytest.mark.parametrize("smallest", [0.0, -1.0])
-def test_ranges_are_above_zero(smallest: float) -> None:
-    with pytest.raises(InputError, match="grid range is .*allowed: above 0"):
-        Grid(CLASSROOM.array(), torch.ones(1), torch.ones(1), torch.tensor([1.0, smallest]))
-    with pytest.raises(InputError, match="grid range is"):
-        Grid.field_of_view(CLASSROOM.array(), (0.0, 1.0), (0.0, 1.0), (smallest, 2.0), (2, 2, 2))
-    with pytest.raises(InputError, match="grid shape is 0"):
-        Grid.field_of_view(CLASSROOM.array(), (0.0, 1.0), (0.0, 1.0), (1.0, 2.0), (2, 0, 2))

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import rislab
-from rislab.data.geometry import ArrayGeometry, Grid
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.grid import Grid
 from rislab.errors import InputError
 from rislab.plots import spectra as spectrum_plots
 from rislab.plots import style

@@ -1,0 +1,55 @@
+"""Search grids: their points, and axes that are refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.grid import Grid
+from rislab.errors import InputError
+
+SURFACE = ArrayGeometry.surface((6, 6), 0.3, dtype=torch.float64)
+
+
+def test_grid_spans_its_interval_and_is_uniform_in_inverse_range() -> None:
+    grid = Grid.field_of_view(SURFACE, (-1.0, 1.0), (-0.5, 0.5), (0.5, 10.0), (5, 3, 4))
+    assert grid.shape == (5, 3, 4)
+    assert grid.azimuth.tolist() == pytest.approx([-1.0, -0.5, 0.0, 0.5, 1.0])
+    steps = (1 / grid.range).diff()
+    assert steps.std() == pytest.approx(0.0, abs=1e-12)
+    assert sorted(grid.range.tolist())[0] == pytest.approx(0.5)
+    assert all(axis.numel() == 60 for axis in grid.points())
+    sines = torch.sin(
+        Grid.field_of_view(SURFACE, (-1.0, 1.0), (0, 0), (1, 1), (7, 1, 1), spacing="sine").azimuth
+    ).diff()
+    assert float(sines.std()) == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["azimuth", "elevation", "range"])
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        (torch.empty(0), "has shape .*allowed: one axis of at least one point"),
+        (torch.ones(2, 2), "has shape .*allowed: one axis of at least one point"),
+        (torch.tensor([1.0, math.nan]), "holds NaN or infinity"),
+        (torch.tensor([1.0, math.inf]), "holds NaN or infinity"),
+    ],
+)
+def test_a_grid_without_points_is_refused(name: str, axis: Tensor, message: str) -> None:
+    axes = {"azimuth": torch.ones(1), "elevation": torch.ones(1), "range": torch.ones(1), name: axis}
+    with pytest.raises(InputError, match=f"grid {name} {message}"):
+        Grid(SURFACE, **axes)
+
+
+@pytest.mark.parametrize("smallest", [0.0, -1.0])
+def test_ranges_are_above_zero(smallest: float) -> None:
+    with pytest.raises(InputError, match="grid range is .*allowed: above 0"):
+        Grid(SURFACE, torch.ones(1), torch.ones(1), torch.tensor([1.0, smallest]))
+    with pytest.raises(InputError, match="grid range is"):
+        Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (smallest, 2.0), (2, 2, 2))
+    with pytest.raises(InputError, match="grid shape is 0"):
+        Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (1.0, 2.0), (2, 0, 2))
