@@ -51,20 +51,20 @@ def run(options: argparse.Namespace) -> int:
 
     declared = Declared(options.accumulation_steps, options.mean or "", options.clip_norm)
     with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
-        found: ScriptRun = run_script(
+        result: ScriptRun = run_script(
             options.script, options.arguments, steps=options.steps, every=options.every, declared=declared
         )
     if options.json:
-        plain: dict[str, Any] = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        plain |= {"findings": [dataclasses.asdict(finding) | {"read_on": finding.docs} for finding in found.findings]}
-        print(json.dumps(plain | {"faults": len(found.findings.faults), "exit_code": found.exit_code()}, indent=2))
-        return found.exit_code()
+        plain: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+        plain |= {"findings": [dataclasses.asdict(finding) | {"read_on": finding.docs} for finding in result.findings]}
+        print(json.dumps(plain | {"faults": len(result.findings.faults), "exit_code": result.exit_code()}, indent=2))
+        return result.exit_code()
     sys.stdout.flush()
     print(
-        f"\n{found.script} {found.ended} after {found.steps} steps; watched: {', '.join(found.optimisers) or 'nothing'}"
+        f"\n{result.script} {result.ended} after {result.steps} steps; watched: {', '.join(result.optimisers) or 'nothing'}"
     )
-    if found.trained:
-        print(found.findings)
+    if result.trained:
+        print(result.findings)
     else:
         print("no backward and no step was seen: there is nothing to judge")
-    return found.exit_code()
+    return result.exit_code()

@@ -81,8 +81,8 @@ def _records(fault: Fault, options: argparse.Namespace) -> int:
     from rislab.faults import comparison
     from rislab.training.records import console, to_dict
 
-    told = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
-    print("\n".join([json.dumps(to_dict(record)) for record in told] if options.json else list(console(told))))
+    records = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
+    print("\n".join([json.dumps(to_dict(record)) for record in records] if options.json else list(console(records))))
     return 0
 
 
@@ -107,13 +107,13 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
         print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
     if fault.conventions:
         print(f"Checks of the conventions report that turn red: {', '.join(fault.conventions)}")
-    found = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs)
-    for title, seen in (("correct loop", found.correct), ("with the fault", found.faulty)):
+    pair = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs)
+    for title, loop in (("correct loop", pair.correct), ("with the fault", pair.faulty)):
         print(f"\n{title}, {options.optimiser}, 84 scenes:")
-        print("\n".join(epoch_line(end) for end in seen.epoch_records))
+        print("\n".join(epoch_line(end) for end in loop.epoch_records))
     if comparison.shows_in_training(fault):
         print("\nthe checkup of the faulty loop says:")
-        print(comparison.diagnose_fault(fault, {**found.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
+        print(comparison.diagnose_fault(fault, {**pair.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
     return 0 if held else 1
 
 

@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
             losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
             say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")
             if options.json and rank == 0:
-                told = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
-                print(json.dumps(told), flush=True)
+                line_of_epoch = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
+                print(json.dumps(line_of_epoch), flush=True)
     if last is None:
         raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
     if options.export and rank == 0:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rislab import files
 from rislab.errors import InputError, check_number
-from rislab.reports import html_export, miniatures, notebooks, parameter_checks, runner
+from rislab.reports import html_export, miniatures, notebooks, runner
 
 KEYS = ("notebook", "title", "parameters", "figure")
 
@@ -22,9 +22,12 @@ class NamedSet:
     """One file `reports/<name>.yaml`.
 
     Args:
-        name: of the set and of its report. notebook: name of its report, as notebooks.available() lists it.
-        path: of the notebook. title: what the set asks, one sentence.
-        parameters: values that the file gives. changed: those of them that differ from the defaults, with these.
+        name: of the set and of its report.
+        notebook: name of its report, as notebooks.available() lists it.
+        path: of the notebook.
+        title: what the set asks, one sentence.
+        parameters: values that the file gives.
+        changed: those of them that differ from the defaults, with these.
         figure: which figure of the report stands for it in the gallery, counted from 1.
     """
 
@@ -38,6 +41,8 @@ class NamedSet:
 
     def run(self, values: Mapping[str, object], out: Path, *, progress: bool = True) -> runner.Report:
         """Run the notebook with the set's values, and those given beyond them; see runner.run_notebook()."""
+        from rislab.reports import parameter_checks
+
         return runner.run_notebook(
             self.notebook,
             {**self.parameters, **values},
@@ -67,7 +72,8 @@ def find_set(name: str, folder: Path | None = None) -> NamedSet:
     """The set of that name; the name of a notebook means its defaults.
 
     Args:
-        name: of a set or a notebook. folder: of the notebooks; see notebooks.available().
+        name: of a set or a notebook.
+        folder: of the notebooks; see notebooks.available().
 
     Raises:
         InputError: there is neither, or the set cannot be used.
@@ -135,6 +141,8 @@ def _content(file: Path) -> dict[str, Any]:
 
 
 def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSet:
+    from rislab.reports import parameter_checks
+
     known = notebooks.available(folder)
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or name == Path(html_export.INDEX).stem:
         raise InputError(f"the file's name is {name!r}; allowed: lower-case letters, digits, - and _, and not 'index'")
@@ -171,7 +179,9 @@ def build_gallery(
     `index.html` is written before the first and after each report, so that it is true whenever this is interrupted.
 
     Args:
-        sets: from named_sets(). out: where reports and index go. on_begin: called with each set before it is run.
+        sets: from named_sets().
+        out: where reports and index go.
+        on_begin: called with each set before it is run.
         progress: show a progress bar for each on stderr.
 
     Raises:

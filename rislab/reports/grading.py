@@ -31,7 +31,8 @@ class Grade:
 
     Args:
         student: name of the notebook's folder within the graded one, or of the notebook if it lies there itself.
-        verdicts: one of VERDICTS by exercise. problem: why a notebook could not be read, or "".
+        verdicts: one of VERDICTS by exercise.
+        problem: why a notebook could not be read, or "".
     """
 
     student: str
@@ -59,17 +60,17 @@ def grade(folder: Path | str) -> list[Grade]:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{folder} is no folder; allowed: one that holds the notebooks of a class")
-    found = [path for path in sorted(root.rglob("*.ipynb")) if not _hidden(path.relative_to(root))]
-    if not found:
+    paths = [path for path in sorted(root.rglob("*.ipynb")) if not _hidden(path.relative_to(root))]
+    if not paths:
         raise InputError(f"{folder} holds no notebook; allowed: one folder or one notebook for each student")
     grades: dict[str, Grade] = {}
-    for path in found:
+    for path in paths:
         inside = path.relative_to(root)
         student = inside.parts[0] if len(inside.parts) > 1 else inside.stem
         before = grades.get(student, Grade(student, dict.fromkeys(EXERCISES, "not there")))
         try:
             given = answers(notebooks.read_notebook(path))
-            verdicts, problem = {name: _judged(name, each) for name, each in given.items()}, before.problem
+            verdicts, problem = {name: verdict_of(name, each) for name, each in given.items()}, before.problem
         except InputError as error:
             verdicts, problem = {}, "; ".join(part for part in (before.problem, f"{inside}: {error}") if part)
         grades[student] = Grade(student, {**before.verdicts, **verdicts}, problem)
@@ -83,7 +84,7 @@ def _hidden(path: Path) -> bool:
 
 def answers(notebook: Any) -> dict[str, ast.expr]:
     """The expression of each answer, by exercise; the last one counts."""
-    found: dict[str, ast.expr] = {}
+    expressions: dict[str, ast.expr] = {}
     for cell in notebook.cells:
         if cell.cell_type != "code":
             continue
@@ -95,8 +96,8 @@ def answers(notebook: Any) -> dict[str, ast.expr]:
                 answer = statement.value
             name = _checked(statement)
             if name in EXERCISES:
-                found[name] = answer
-    return found
+                expressions[name] = answer
+    return expressions
 
 
 def _statements(source: str) -> list[ast.stmt]:
@@ -118,13 +119,14 @@ def _checked(statement: ast.stmt) -> str:
     return str(name.value)
 
 
-def _judged(name: str, answer: ast.expr) -> str:
+def verdict_of(name: str, answer: ast.expr) -> str:
+    """One of VERDICTS for the expression that answers an exercise; nothing in it is run."""
     try:
         value = _value(answer)
-        told = check(name, value)
+        feedback = check(name, value)
     except (InputError, ArithmeticError):
         return "not readable"
-    return "no answer" if told.right is None else "right" if told.right else "wrong"
+    return "no answer" if feedback.right is None else "right" if feedback.right else "wrong"
 
 
 def _value(answer: ast.expr) -> Any:

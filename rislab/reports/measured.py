@@ -39,6 +39,6 @@ def measured_numbers(notebook: Any) -> dict[str, float]:
     numbers: dict[str, float] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
-            kept = output.get("data", {}).get(MIME, {})
-            numbers |= {str(name): float(value) for name, value in kept.items()}
+            content = output.get("data", {}).get(MIME, {})
+            numbers |= {str(name): float(value) for name, value in content.items()}
     return numbers

@@ -44,14 +44,14 @@ def available(folder: Path | None = None) -> dict[str, Path]:
     beside = Path(__file__).resolve().parents[2] / "notebooks"
     places = [Path(folder)] if folder is not None else [Path("notebooks").resolve(), beside]
     for place in places:
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for path in sorted(place.glob("*.ipynb")):
             name = re.sub(r"^\d+[_-]", "", path.stem)
-            if name in found:
-                raise InputError(f"report {name!r} is ambiguous: {found[name].name} and {path.name}")
-            found[name] = path.resolve()
-        if found:
-            return found
+            if name in paths:
+                raise InputError(f"report {name!r} is ambiguous: {paths[name].name} and {path.name}")
+            paths[name] = path.resolve()
+        if paths:
+            return paths
     raise InputError(f"no notebooks (*.ipynb) in {' or '.join(str(place) for place in places)}")
 
 
@@ -59,15 +59,16 @@ def find_notebook(name: str, folder: Path | None = None) -> Path:
     """The notebook of a report.
 
     Args:
-        name: as available() lists it. folder: see available().
+        name: as available() lists it.
+        folder: see available().
 
     Raises:
         InputError: there is no such report.
     """
-    found = available(folder)
-    if name not in found:
-        raise InputError(f"unknown report {name!r}{did_you_mean(name, found)}")
-    return found[name]
+    paths = available(folder)
+    if name not in paths:
+        raise InputError(f"unknown report {name!r}{did_you_mean(name, paths)}")
+    return paths[name]
 
 
 def parameters(path: Path) -> dict[str, Parameter]:
@@ -108,7 +109,8 @@ def read_values(path: Path, file: Path) -> dict[str, object]:
     """Read parameter values from a YAML file and check them against the notebook's parameters.
 
     Args:
-        path: the notebook. file: a mapping of parameter name to value; nothing in it is executed.
+        path: the notebook.
+        file: a mapping of parameter name to value; nothing in it is executed.
 
     Raises:
         InputError: a file that cannot be read or is no mapping, an unknown name, or a value of the wrong type.
@@ -158,12 +160,14 @@ def tagged(notebook: Any, tag: str) -> list[Any]:
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
 
 
+# Not papermill.inspect_notebook(), which reads lines by a regular expression: it drops a parameter with "=" in its
+# comment, refuses nothing, and needs a kernel's name.
 def parameters_of(notebook: Any) -> dict[str, Parameter]:
     """parameters() of a notebook that is open already."""
     cells = tagged(notebook, "parameters")
     if len(cells) > 1:
         raise InputError(f"{len(cells)} cells are tagged 'parameters'; allowed: one")
-    found: dict[str, Parameter] = {}
+    known: dict[str, Parameter] = {}
     for cell in cells:
         try:
             body = ast.parse(cell.source).body
@@ -171,8 +175,8 @@ def parameters_of(notebook: Any) -> dict[str, Parameter]:
             raise InputError(f"the parameters cell is not Python: {error}") from None
         for node in body:
             parameter = _parameter(node, cell.source.splitlines())
-            found[parameter.name] = parameter
-    return found
+            known[parameter.name] = parameter
+    return known
 
 
 def _parameter(node: ast.stmt, lines: list[str]) -> Parameter:

@@ -33,10 +33,15 @@ class Report:
     """What a run left behind.
 
     Args:
-        name: of its files. html, notebook: the report and the executed notebook.
-        parameters: all values, defaults included. seconds: from the start of the kernel to its end.
-        ok: no cell failed. error: one line that names cell and exception, or empty.
-        closing: what the notebook's last code cell printed. unrun: code cells that were never run.
+        name: of its files.
+        html: path of the page.
+        notebook: path of the executed notebook.
+        parameters: all values, defaults included.
+        seconds: from the start of the kernel to its end.
+        ok: no cell failed.
+        error: one line that names cell and exception, or empty.
+        closing: what the notebook's last code cell printed.
+        unrun: number of code cells that were never run.
     """
 
     name: str
@@ -107,7 +112,9 @@ def checked_values(
     """Check the values of a run against its notebook, without running anything.
 
     Args:
-        path: the notebook. values: those that differ from the defaults. check: see run_notebook().
+        path: the notebook.
+        values: those that differ from the defaults.
+        check: see run_notebook().
 
     Returns:
         The given values in the types of the parameters, and all values, defaults included.
@@ -225,10 +232,10 @@ def run_provenance(values: Mapping[str, object], folder: Path | None = None) -> 
         Label to text: seed, date, commit, versions, machine.
     """
     seed = {"seed": str(values["seed"])} if "seed" in values else {}
-    found = versions(("torch", "numpy", "plotly", "rislab"))
+    installed = versions(("torch", "numpy", "plotly", "rislab"))
     return seed | {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(folder or Path.cwd()),
-        "versions": " · ".join(f"{name} {version}" for name, version in found.items()),
+        "versions": " · ".join(f"{name} {version}" for name, version in installed.items()),
         "machine": processor(),
     }

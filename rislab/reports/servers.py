@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import os
 import secrets
@@ -26,8 +25,9 @@ class ServerCommand:
     """A command to be started, and what its user must know.
 
     Args:
-        command: words. environment: variables beyond those there are; a token stands here, where `ps` shows it to
-            nobody else. warnings: sentences.
+        command: words.
+        environment: variables beyond those there are; a token stands here, where `ps` shows it to nobody else.
+        warnings: sentences.
     """
 
     command: list[str]
@@ -41,7 +41,9 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     A configuration of the user's own can neither open it to the network nor take the token away: this comes later.
 
     Args:
-        folder: that holds notebooks/ or is it. address: to listen on. port: 0 takes a free one.
+        folder: that holds notebooks/, or is it.
+        address: to listen on.
+        port: 0 takes a free one.
         browser: open one.
 
     Raises:
@@ -70,17 +72,18 @@ def app_command(
 
     Args:
         name: of a notebook without its number; its cells tagged "app" make the page.
-        folder: where the notebook of the page is written. address, port, browser: see lab_command().
+        folder: where the notebook of the page is written.
+        address: to listen on.
+        port: to listen on, from 1.
+        browser: open one.
 
     Raises:
-        InputError: without Voilà, for an unknown notebook or one without a panel, an address that is none, or a port
+        InputError: for an unknown notebook or one without a panel, an address that is none, or a port
             out of range.
     """
     page = page_of(name)
     warnings = _open_to(address)
     check_number("port", port, 1, 65535, integer=True)
-    if importlib.util.find_spec("voila") is None:
-        raise InputError("a page needs Voilà, which is not installed; allowed: pip install 'rislab[app]'")
     path = folder / f"{name}.ipynb"
     files.replace(path, page.encode())
     command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
@@ -113,7 +116,7 @@ def run_server(server: ServerCommand) -> int:
     try:
         return process.wait()
     except KeyboardInterrupt:
-        # The terminal has told the server too.
+        # The terminal interrupts the server too.
         process.wait()
         return 130
 
@@ -160,7 +163,7 @@ def working_copy(folder: Path) -> tuple[list[str], list[str]]:
     originals = next(iter(notebooks.available().values())).parent
     if folder.resolve() == originals.resolve():
         raise InputError(f"{folder} holds the originals; allowed: another folder")
-    copied, kept = [], []
+    copied, present = [], []
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(originals.iterdir()):
@@ -168,7 +171,7 @@ def working_copy(folder: Path) -> tuple[list[str], list[str]]:
                 continue
             target = folder / path.name
             if target.exists():
-                kept.append(path.name)
+                present.append(path.name)
                 continue
             half = folder / f".{path.name}.half"
             shutil.copyfile(path, half)
@@ -176,4 +179,4 @@ def working_copy(folder: Path) -> tuple[list[str], list[str]]:
             copied.append(path.name)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
-    return copied, kept
+    return copied, present

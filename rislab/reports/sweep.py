@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
-from rislab.reports import gallery, measured, notebooks, parameter_checks, runner
+from rislab.reports import gallery, measured, notebooks, runner
 
 MOST = 1000  # cells
 RECORDS = "cells"
@@ -29,7 +29,9 @@ class SweepCell:
     """One combination of a grid.
 
     Args:
-        name: of its files. values: what the grid gives it. parameters: all values, defaults included.
+        name: of its files.
+        values: what the grid gives it.
+        parameters: all values, defaults included.
         key: of what its report depends on; a report of another key is not reused.
     """
 
@@ -44,7 +46,12 @@ class CellResult:
     """What the report of a cell came to.
 
     Args:
-        verdict: see runner.Report. error, closing, seconds: of the report. numbers: what it measured, by name.
+        name: of the cell.
+        verdict: see runner.Report.
+        error: of the report.
+        closing: of the report.
+        seconds: from the start of its kernel to its files.
+        numbers: what it measured, by name.
         reused: whether it was there already.
     """
 
@@ -61,27 +68,28 @@ def parse_grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list
     """A grid as it is typed: `accumulation_steps=1,2,4 precision=fp32,bf16`; commas within [] separate nothing.
 
     Args:
-        chosen: the notebook with its values. texts: one for each parameter.
+        chosen: the notebook with its values.
+        texts: one for each parameter.
 
     Raises:
         InputError: for text of another form, an unknown parameter, a value of a wrong type, or one that comes twice.
     """
-    found: dict[str, list[object]] = {}
+    axes: dict[str, list[object]] = {}
     for text in texts:
-        name, equals, said = text.partition("=")
-        parts = [part.strip() for part in re.split(r",(?![^\[]*\])", said)]
+        name, equals, listed = text.partition("=")
+        parts = [part.strip() for part in re.split(r",(?![^\[]*\])", listed)]
         if not equals or not all(parts):
             raise InputError(f"grid holds {text!r}; allowed: NAME=A,B,…")
-        if name in found:
+        if name in axes:
             raise InputError(f"grid names {name} twice; allowed: once")
         values = [notebooks.parse_values(chosen.path, {name: part})[name] for part in parts]
         for value in values:
             if values.count(value) > 1:
                 raise InputError(f"grid of {name} holds {value!r} twice; allowed: once")
-        found[name] = values
-    if not found:
+        axes[name] = values
+    if not axes:
         raise InputError("the grid is empty; allowed: at least one NAME=A,B,…")
-    return found
+    return axes
 
 
 def sweep_cells(
@@ -90,7 +98,9 @@ def sweep_cells(
     """All combinations, the last axis fastest; each is checked before any is run.
 
     Args:
-        chosen: the notebook with its values. axes: see parse_grid(). base: values of all cells beyond those of `chosen`.
+        chosen: the notebook with its values.
+        axes: see parse_grid().
+        base: values of all cells beyond those of `chosen`.
 
     Raises:
         InputError: for too many cells, and what the notebook's own check refuses, with the cell named.
@@ -98,6 +108,9 @@ def sweep_cells(
     size = math.prod(len(each) for each in axes.values())
     if size > MOST:
         raise InputError(f"the grid has {size} cells; allowed: at most {MOST}")
+    from rislab.reports import parameter_checks
+
+    check = parameter_checks.check_for(chosen.notebook)
     source = chosen.path.read_bytes() + provenance.commit(chosen.path.parent).encode()
     made = []
     for combination in product(*axes.values()):
@@ -105,10 +118,10 @@ def sweep_cells(
         name = "-".join([chosen.name, *(_word(f"{key}-{value}") for key, value in values.items())])
         given = {**chosen.parameters, **base, **values}
         try:
-            _, merged = runner.checked_values(chosen.path, given, parameter_checks.check_for(chosen.notebook))
+            _, merged = runner.checked_values(chosen.path, given, check)
         except InputError as error:
-            told = ", ".join(f"{key} = {value}" for key, value in values.items())
-            raise InputError(f"cell {told}: {error}") from None
+            which = ", ".join(f"{key} = {value}" for key, value in values.items())
+            raise InputError(f"cell {which}: {error}") from None
         key = hashlib.sha256(source + json.dumps(merged, sort_keys=True).encode()).hexdigest()
         made.append(SweepCell(name, values, merged, key))
     return made
@@ -117,12 +130,14 @@ def sweep_cells(
 def run_sweep(
     chosen: gallery.NamedSet, wanted: Sequence[SweepCell], out: Path, *, workers: int | None = None
 ) -> Iterator[CellResult]:
-    """Run the reports that are not there yet; yields each outcome as it comes, first those that are.
+    """Run the reports that are not there yet; yields each result as it comes, first those that are.
 
     Reports of the same notebook, values and commit that passed are reused: an interrupted sweep goes on.
 
     Args:
-        chosen: see sweep_cells(). wanted: from sweep_cells(). out: folder of the reports.
+        chosen: see sweep_cells().
+        wanted: from sweep_cells().
+        out: folder of the reports.
         workers: processes, each with a kernel of one intra-op thread; one a core if None.
 
     Raises:
@@ -160,16 +175,26 @@ def _alone() -> None:
 
 def _report(chosen: gallery.NamedSet, cell: SweepCell, out: Path) -> CellResult:
     began = time.perf_counter()
-    told = dataclasses.replace(chosen, name=cell.name, parameters=cell.parameters).run({}, out, progress=False)
-    numbers = measured.measured_numbers(notebooks.read_notebook(told.notebook))
-    outcome = CellResult(cell.name, told.verdict, told.error, told.closing, time.perf_counter() - began, numbers)
-    plain = {**dataclasses.asdict(outcome), "key": cell.key, "values": cell.values}
+    # Its parameters were checked before, all cells at once.
+    report = runner.run_notebook(
+        chosen.notebook,
+        cell.parameters,
+        out=out,
+        folder=chosen.path.parent,
+        progress=False,
+        saved_as=cell.name,
+        question=chosen.title,
+    )
+    numbers = measured.measured_numbers(notebooks.read_notebook(report.notebook))
+    seconds = time.perf_counter() - began
+    result = CellResult(cell.name, report.verdict, report.error, report.closing, seconds, numbers)
+    plain = {**dataclasses.asdict(result), "key": cell.key, "values": cell.values}
     files.replace(out / RECORDS / f"{cell.name}.json", json.dumps(plain, indent=1).encode())
-    return outcome
+    return result
 
 
 def earlier_result(cell: SweepCell, out: Path) -> CellResult | None:
-    """The outcome of a report that is there, passed, and would be the same again; else None."""
+    """The result of a report that is there, passed, and would be the same again; else None."""
     path = out / RECORDS / f"{cell.name}.json"
     pages = [out / f"{cell.name}{suffix}" for suffix in (".html", ".ipynb")]
     if not all(one.exists() for one in (path, *pages)):

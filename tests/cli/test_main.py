@@ -116,6 +116,7 @@ def test_the_installed_command_is_the_module() -> None:
     assert "overfit" in done.stdout
 
 
+@pytest.mark.process
 def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [
         sys.executable,

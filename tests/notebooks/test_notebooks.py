@@ -65,6 +65,7 @@ def test_every_notebook_has_small_parameters() -> None:
     assert set(SMALL) == set(notebooks.available())
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SMALL)
 def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
     report = ran[name]
@@ -84,6 +85,7 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
     assert noise == []
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SMALL)
 def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran) -> None:
     if CHROMIUM is None:

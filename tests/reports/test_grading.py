@@ -91,7 +91,7 @@ def test_no_code_of_a_student_runs(tmp_path: Path) -> None:
 def test_any_cell_is_graded_without_an_exception(text: str) -> None:
     notebook = new_notebook(cells=[new_code_cell(f"answer = {text}\ncheck('effective', answer)"), new_code_cell(text)])
     for name, answer in grading.answers(notebook).items():
-        assert grading._judged(name, answer) in grading.VERDICTS
+        assert grading.verdict_of(name, answer) in grading.VERDICTS
 
 
 def test_folders_without_notebooks_are_named(tmp_path: Path) -> None:
@@ -199,6 +199,7 @@ def answer_of(url: str, seconds: float = 60.0) -> int:
             time.sleep(0.3)
 
 
+@pytest.mark.process
 def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Path) -> None:
     open_to_all = 'c.IdentityProvider.token = ""\nc.ServerApp.ip = "0.0.0.0"\nc.ServerApp.password = ""\n'
     for name in ("jupyter_server_config.py", "jupyter_lab_config.py"):
@@ -220,6 +221,7 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
                 assert probe.connect_ex((other, port)) != 0
 
 
+@pytest.mark.process
 def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
     from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
 

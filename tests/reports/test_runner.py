@@ -276,7 +276,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         code("# the culprit\n[][3] + len('<b>')"),
         code("print('after')"),
     )
-    write(folder, "03_exits", code("import sys\nsys.exit(0)"), code("print('after')"))
+    write(folder, "03_exits", code("print('measured')\nimport sys\nsys.exit(0)"), code(""))
     write(folder, "04_tolerates", code("1 / 0", "raises-exception"), code("print('after')"))
     write(folder, "05_dies", code("print('before')"), code("import os\nos._exit(3)"), code("print('after')"))
     return folder
@@ -307,6 +307,12 @@ def failing(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> runner.Repor
     return run(lab, "failing", tmp_path_factory.mktemp("out"))
 
 
+@pytest.fixture(scope="module")
+def tolerant(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> runner.Report:
+    return run(lab, "tolerates", tmp_path_factory.mktemp("out"), saved_as="other", question="Is 1 < 2?")
+
+
+@pytest.mark.process
 def test_a_run_writes_both_files_and_nothing_else(good: runner.Report, lab: Path) -> None:
     assert good.ok and good.error == "" and good.name == "good" and good.seconds > 0
     assert sorted(path.name for path in good.html.parent.iterdir()) == ["good.html", "good.ipynb"]
@@ -316,6 +322,7 @@ def test_a_run_writes_both_files_and_nothing_else(good: runner.Report, lab: Path
     assert not (lab / "x").exists()
 
 
+@pytest.mark.process
 def test_parameters_are_merged_and_reach_the_kernel(good: runner.Report, lab: Path) -> None:
     steps, rate, label, live, executable, folder, texts = json.loads(good.closing)
     assert (steps, rate, label) == (8, 0.001, "λλλλλλ")
@@ -325,6 +332,7 @@ def test_parameters_are_merged_and_reach_the_kernel(good: runner.Report, lab: Pa
     assert good.parameters["text_0"] == HOSTILE["quote"]
 
 
+@pytest.mark.process
 def test_a_page_holds_plotly_once_and_loads_nothing(good: runner.Report) -> None:
     html = good.html.read_text(encoding="utf-8")
     assert html.count("plotly.js v") == 1
@@ -333,6 +341,7 @@ def test_a_page_holds_plotly_once_and_loads_nothing(good: runner.Report) -> None
     assert "content=\"default-src 'none'" in html
 
 
+@pytest.mark.process
 def test_a_page_escapes_what_users_wrote(good: runner.Report) -> None:
     html = good.html.read_text(encoding="utf-8")
     assert "first &lt;script&gt;alert(2)&lt;/script&gt;" in html
@@ -340,6 +349,7 @@ def test_a_page_escapes_what_users_wrote(good: runner.Report) -> None:
     assert "<script>alert" not in html
 
 
+@pytest.mark.process
 def test_a_page_shows_parameters_and_provenance(good: runner.Report) -> None:
     html = good.html.read_text(encoding="utf-8")
     table = re.search(r'<table class="parameters">.*?</table>', html, re.DOTALL)
@@ -351,14 +361,16 @@ def test_a_page_shows_parameters_and_provenance(good: runner.Report) -> None:
     assert labels == ["seed", "date", "commit", "versions", "machine", "duration"]
 
 
+@pytest.mark.process
 def test_code_is_folded_under_numbers_of_the_original(good: runner.Report) -> None:
     html = good.html.read_text(encoding="utf-8")
     assert re.findall(r"<summary>code <span>(.*?)</span></summary>", html) == ["2", "3", "4", "5"]
     assert html.count("<details>") == html.count("<summary>") == 4
 
 
+@pytest.mark.process
 def test_a_failing_cell_leaves_a_partial_report(failing: runner.Report) -> None:
-    assert not failing.ok
+    assert not failing.ok and (failing.verdict, failing.unrun) == ("partial", 1)
     assert failing.error == "cell 3 (# the culprit): IndexError: list index out of range"
     assert failing.closing == ""
     html = failing.html.read_text(encoding="utf-8")
@@ -369,6 +381,7 @@ def test_a_failing_cell_leaves_a_partial_report(failing: runner.Report) -> None:
     assert executed.cells[2].outputs[0].ename == "IndexError"
 
 
+@pytest.mark.process
 def test_a_failing_cell_is_shown_with_its_traceback(failing: runner.Report) -> None:
     html = failing.html.read_text(encoding="utf-8")
     assert "<strong>This report is partial.</strong> cell 3 (# the culprit): IndexError" in html
@@ -378,16 +391,20 @@ def test_a_failing_cell_is_shown_with_its_traceback(failing: runner.Report) -> N
     assert "len('&lt;b&gt;')" in re.sub(r"</?span.*?>", "", html).replace("&#39;", "'")
 
 
-def test_an_exit_is_a_failure(lab: Path, tmp_path: Path) -> None:
+@pytest.mark.process
+def test_an_exit_is_a_failure_and_where_all_cells_ran_not_a_partial_report(lab: Path, tmp_path: Path) -> None:
     report = run(lab, "exits", tmp_path)
-    assert report.error == "cell 1 (import sys): SystemExit: 0" and not report.ok
+    assert report.error == "cell 1 (print('measured')): SystemExit: 0" and not report.ok
+    assert (report.verdict, report.unrun, report.closing) == ("failed", 0, "measured\n")
 
 
-def test_an_expected_exception_is_none(lab: Path, tmp_path: Path) -> None:
-    report = run(lab, "tolerates", tmp_path)
-    assert (report.ok, report.error, report.closing) == (True, "", "after\n")
+@pytest.mark.process
+def test_an_expected_exception_is_none(tolerant: runner.Report) -> None:
+    assert (tolerant.ok, tolerant.error, tolerant.closing) == (True, "", "after\n")
+    assert tolerant.verdict == "passed"
 
 
+@pytest.mark.process
 def test_a_dead_kernel_is_named(lab: Path, tmp_path: Path) -> None:
     report = run(lab, "dies", tmp_path)
     assert report.error == "cell 2 (import os): the kernel died; it may have run out of memory"
@@ -461,18 +478,11 @@ def test_a_check_leaves_no_parameter_unchecked() -> None:
     assert parameter_checks.check_for("mine")({"anything": "goes"}) is None
 
 
-def test_a_verdict_tells_a_failed_one_from_a_partial_report(lab: Path, failing: runner.Report, tmp_path: Path) -> None:
-    assert (failing.verdict, failing.unrun) == ("partial", 1)
-    write(tmp_path, "01_last", code("print('before')"), code("print('measured')\nassert False"), code(""))
-    report = run(tmp_path, "last", tmp_path / "out")
-    assert (report.verdict, report.unrun, report.closing) == ("failed", 0, "measured\n")
-    assert run(lab, "tolerates", tmp_path).verdict == "passed"
-
-
-def test_a_run_can_be_saved_under_another_name(lab: Path, tmp_path: Path) -> None:
-    report = run(lab, "tolerates", tmp_path, saved_as="other", question="Is 1 < 2?")
-    assert report.name == "other" and sorted(path.name for path in tmp_path.iterdir()) == ["other.html", "other.ipynb"]
-    html = report.html.read_text(encoding="utf-8")
+@pytest.mark.process
+def test_a_run_can_be_saved_under_another_name(tolerant: runner.Report) -> None:
+    folder = tolerant.html.parent
+    assert tolerant.name == "other" and sorted(path.name for path in folder.iterdir()) == ["other.html", "other.ipynb"]
+    html = tolerant.html.read_text(encoding="utf-8")
     assert "<title>other</title>" in html and "<dt>question</dt><dd>Is 1 &lt; 2?</dd>" in html
 
 

@@ -15,11 +15,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 from rislab import provenance
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.reports import gallery, measured, miniatures, sweep, sweep_page
+from rislab.reports import gallery, measured, miniatures, parameter_checks, sweep, sweep_page
 
 SOURCE = """from IPython.display import display
 from rislab.reports.measured import Measured
-import torch, os
 from rislab import provenance
 curve = {'data': [{'type': 'scatter', 'x': [0, 1, length], 'y': [1, 10.0 ** -length, 0.5]}],
          'layout': {'yaxis': {'type': 'log', 'title': {'text': 'loss'}}, 'shapes': [{'x0': 1}]}}
@@ -89,36 +88,42 @@ def test_too_many_cells_and_values_out_of_range_are_refused_before_any_runs(
         if values["length"] > 5:
             raise InputError(f"length is {values['length']}; allowed: 0…5")
 
-    monkeypatch.setattr(sweep.parameter_checks, "check_for", lambda name: check)
+    monkeypatch.setattr(parameter_checks, "check_for", lambda name: check)
     with pytest.raises(InputError, match="cell length = 6: length is 6"):
         sweep.sweep_cells(chosen, {"length": [1, 6]}, {})
 
 
-def test_every_cell_runs_once_and_the_page_shows_what_it_measured(chosen: gallery.NamedSet, tmp_path: Path) -> None:
+@pytest.mark.process
+def test_every_cell_runs_once_and_the_page_shows_what_it_measured(
+    chosen: gallery.NamedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     axes = sweep.parse_grid(chosen, ["length=3", "word=good,bad"])
     cells = sweep.sweep_cells(chosen, axes, {})
-    first = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
-    assert [first[cell.name].verdict for cell in cells] == ["passed", "failed"]
-    assert [first[cell.name].numbers["twice <the> length"] for cell in cells] == [6.0, 6.0]
-    assert all(one.numbers["threads"] == 1 and not one.reused for one in first.values())
+    words = ["sweep", "small", "--grid", "length=3", "word=good,bad", "--workers", "2", "-o", str(tmp_path)]
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "(1 of 2 reports passed)" in printed.out and "bad <word>" in printed.err and "reused" not in printed.err
     # What passed is there; what failed is tried again, and so is what was removed, half-written or of other values.
-    again = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
-    assert [again[cell.name].reused for cell in cells] == [True, False]
+    results = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
+    assert [results[cell.name].reused for cell in cells] == [True, False]
+    assert [results[cell.name].verdict for cell in cells] == ["passed", "failed"]
+    assert [results[cell.name].numbers["twice <the> length"] for cell in cells] == [6.0, 6.0]
+    assert all(one.numbers["threads"] == 1 for one in results.values())
     good, page, record = (
         cells[0],
         tmp_path / f"{cells[0].name}.html",
         tmp_path / sweep.RECORDS / f"{cells[0].name}.json",
     )
-    whole = page.read_bytes(), record.read_bytes()
+    contents = page.read_bytes(), record.read_bytes()
     other = sweep.sweep_cells(chosen, axes, {"steps": [5]})[0]
     assert sweep.earlier_result(good, tmp_path) is not None and sweep.earlier_result(other, tmp_path) is None
     page.unlink()
     assert sweep.earlier_result(good, tmp_path) is None
-    page.write_bytes(whole[0])
+    page.write_bytes(contents[0])
     record.write_text("{half")
     assert sweep.earlier_result(good, tmp_path) is None
-    record.write_bytes(whole[1])
-    shown = sweep_page.write_sweep_page(chosen, axes, cells, first, tmp_path, figure=1, seconds=1.0).read_text()
+    record.write_bytes(contents[1])
+    shown = sweep_page.write_sweep_page(chosen, axes, cells, results, tmp_path, figure=1, seconds=1.0).read_text()
     assert shown.count('data-plotly="still"') == 2 and "2 cells of length × word: 1 passed, 1 failed" in shown
     assert (
         "twice &lt;the&gt; length" in shown and "bad &lt;word&gt;" in shown and "<b>" not in shown.split("<script>")[0]
@@ -155,21 +160,18 @@ def test_numbers_survive_the_notebook() -> None:
 
 
 def test_the_command_says_what_is_wrong(
-    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+    lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.chdir(lab)
     out = ["-o", str(tmp_path)]
-    for words, said in (
+    for words, text in (
         (["sweep", "smal", "--grid", "length=1,2"], "unknown report 'smal'"),
         (["sweep", "small", "--grid", "length=1,2", "--workers", "0", *out], "workers is 0"),
         (["sweep", "small", "--grid", "length=1,2", "--figure", "0", *out], "figure is 0"),
     ):
         assert main(words) == 2
         err = capsys.readouterr().err
-        assert said in err and len(err.splitlines()) == 1
-    assert main(["sweep", "small", "--grid", "word=good,bad", "--workers", "2", *out]) == 1
-    said = capsys.readouterr()
-    assert "(1 of 2 reports passed)" in said.out and "bad <word>" in said.err
+        assert text in err and len(err.splitlines()) == 1
 
 
 def test_threads_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
