@@ -6,6 +6,7 @@ that ends. Optuna's heartbeat would declare a killed trial dead seconds later: u
 
 from __future__ import annotations
 
+import importlib.util
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -76,10 +77,12 @@ def open_storage(folder: Path, url: str = "", study: str = "") -> OpenStorage:
         InputError: without optuna, for a URL that is none, and for a storage that cannot be used. The sentence holds no
             password.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise InputError("tuning needs optuna, which is not installed; allowed: pip install 'rislab[tune]'") from None
+    for package in ("optuna", "sqlalchemy", *(["psycopg"] if url else [])):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"tuning needs {package}, which is not installed; install it with pip install 'rislab[tune]'"
+            )
+    import optuna
     import sqlalchemy
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -127,10 +130,8 @@ def _postgresql(url: str) -> URL:
 
 
 def _name(address: URL) -> str:
-    """The password starred, and nothing behind the database's name; of a file its name."""
-    if address.drivername != DRIVER:
-        return Path(address.database or "").name
-    return address.set(query={}).render_as_string(hide_password=True)
+    """The password starred, and nothing behind the database's name; of a file its path."""
+    return address.set(query={}).render_as_string() if address.drivername == DRIVER else str(address.database)
 
 
 @contextmanager
@@ -138,17 +139,11 @@ def _errors(address: URL) -> Iterator[None]:
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
-    shown = _name(address) if address.drivername == DRIVER else address.database
     try:
         yield
     except (SQLAlchemyError, StorageInternalError) as error:
-        reason = _reason(error, address)
-        raise InputError(f"storage {shown} cannot be used: {reason}; what it holds is unchanged") from None
-    except ModuleNotFoundError as error:
-        if error.name != "psycopg":
-            raise
         raise InputError(
-            f"storage {shown} needs psycopg, which is not installed; allowed: pip install 'rislab[tune]'"
+            f"storage {_name(address)} cannot be used: {_reason(error, address)}; what it holds is unchanged"
         ) from None
 
 

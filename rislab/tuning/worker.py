@@ -84,40 +84,28 @@ def _taken(
     study: optuna.Study, stored: OpenStorage, config: TuningConfig
 ) -> Iterator[tuple[optuna.trial.Trial, IsHeld] | None]:
     """A trial whose worker was lost, or else a new one, locked; None if there is neither."""
-    import optuna
+    from optuna.trial import Trial, TrialState
 
     with ExitStack() as locks:
         with stored.exclusive():
-            taken = _take_lost(study, stored, locks)
-            number = len(study.get_trials(deepcopy=False))
-            if taken is None and number < config.trials:
+            trials = study.get_trials(deepcopy=False)
+            new = [len(trials)] if len(trials) < config.trials else []
+            for number in [*(one.number for one in trials if one.state == TrialState.RUNNING), *new]:
                 try:
-                    taken = number, locks.enter_context(stored.lock(number, False))
+                    is_held = locks.enter_context(stored.lock(number, False))
                 except Timeout:
-                    raise InputError(
-                        f"trial {number} is locked by another search of this name; allowed: another name"
-                    ) from None
-                add_trial(study, config)
-        if taken is None:
-            yield None
-            return
-        number, is_held = taken
+                    continue
+                if number in new:
+                    add_trial(study, config)
+                # Its worker may have told its end and let go since the trials were read.
+                if study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING:
+                    break
+                locks.close()
+            else:
+                yield None
+                return
         study_id = stored.storage.get_study_id_from_name(study.study_name)
-        trial_id = stored.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        yield optuna.trial.Trial(study, trial_id), is_held
-
-
-def _take_lost(study: optuna.Study, stored: OpenStorage, locks: ExitStack) -> tuple[int, IsHeld] | None:
-    from optuna.trial import TrialState
-
-    for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        with suppress(Timeout):
-            is_held = locks.enter_context(stored.lock(one.number, False))
-            # Its worker may have told its end and let go since the trials were read.
-            if study.get_trials(deepcopy=False)[one.number].state == TrialState.RUNNING:
-                return one.number, is_held
-            locks.close()
-    return None
+        yield Trial(study, stored.storage.get_trial_id_from_study_id_trial_number(study_id, number)), is_held
 
 
 def _train_trial(

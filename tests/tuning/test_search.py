@@ -51,7 +51,7 @@ def test_a_search_keeps_what_it_did(finished: tuple[Path, SearchProgress]) -> No
         assert len(epoch_records(read_records(place))) == trial.epochs
         assert read_config(place)["train"]["seed"] == SMALL.seed_of(trial.number)
     record = yaml.safe_load((folder / search.RECORD).read_text())
-    assert record["ladder"]["skipped"] is True and record["storage"] == "study.sqlite3"
+    assert record["ladder"]["skipped"] is True and record["storage"] == str(folder / "study.sqlite3")
     assert TuningConfig.from_dict(record["tuning"]) == SMALL
     assert trials_in(folder) == list(progress.trials)
 

@@ -55,7 +55,7 @@ def test_a_file_of_another_program_is_one_sentence(tmp_path: Path) -> None:
 
 def test_without_optuna_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(InputError, match=r"pip install 'rislab\[tune\]'"):
+    with pytest.raises(InputError, match=r"install it with pip install 'rislab\[tune\]'"):
         open_storage(tmp_path)
 
 
