@@ -1,4 +1,4 @@
-"""The pictures of the clinic: what a loop told beside what it really did, correct and faulty on the same axes."""
+"""Figures of a fault: what a loop reports beside what it does, correct and faulty on the same axes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from plotly.subplots import make_subplots
 from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparison
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.plots import gradient_attribution as attribution_plots
-from rislab.plots.gradient_attribution import Look, loop_styles
-from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, template
+from rislab.plots.gradient_attribution import draw_grid, explain_grids, grid_titles, loop_styles
+from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, TraceStyle, template
 from rislab.sanity.checks import CheckResult
 
 NAMES = ("correct", "faulty")
@@ -26,9 +25,9 @@ LARGE = 20.0  # from here on, up or down, α needs a logarithmic axis
 
 @dataclass(frozen=True, eq=False)
 class _Series:
-    """One curve over the windows; `texts` say more at each point, in the hover; `symbol` replaces that of the look."""
+    """One curve over the windows; `texts` say more at each point, in the hover; `symbol` replaces that of the style."""
 
-    look: Look
+    style: TraceStyle
     name: str
     values: Array
     texts: Sequence[str]
@@ -48,91 +47,98 @@ class _Axis:
     level: float | None = None
 
 
-def loss_comparison(cases: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
+def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
     """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser.
 
     Args:
-        cases: by optimiser, at least one. names: of the correct and of the faulty loop in the legend.
+        runs: by optimiser, at least one.
+        names: of the correct and of the faulty loop in the legend.
     """
-    titles = [f"{_written(name)}: loss of each window" for name in cases]
-    titles += [f"{_written(name)}: NMSE after each epoch" for name in cases]
-    figure = make_subplots(2, len(cases), subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
-    for column, case in enumerate(cases.values(), start=1):
+    titles = [f"{_written(name)}: loss of each window" for name in runs]
+    titles += [f"{_written(name)}: NMSE after each epoch" for name in runs]
+    figure = make_subplots(2, len(runs), subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
+    for column, run in enumerate(runs.values(), start=1):
         top = _Axis("loss" if column == 1 else "", True, {"row": 1, "col": column})
         below = _Axis("NMSE" if column == 1 else "", True, {"row": 2, "col": column})
-        pairs = [*zip(loop_styles(names), (case.correct, case.faulty), strict=True)]
-        _chart(figure, top, [series for look, seen in pairs for series in _told_and_true(look, seen)])
-        _chart(figure, below, [series for look, seen in pairs for series in _evaluations(look, seen)])
-        _epoch_lines(figure, case.correct, rows=(1, 2), column=column)
+        pairs = [*zip(loop_styles(names), (run.correct, run.faulty), strict=True)]
+        _chart(figure, top, [series for style, loop in pairs for series in _reported_and_true(style, loop)])
+        _chart(figure, below, [series for style, loop in pairs for series in _evaluations(style, loop)])
+        _epoch_lines(figure, run.correct, rows=(1, 2), column=column)
     _once(figure)
     return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
 
 
-def signals(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Six charts over the windows: loss told and true, α, cosine, steps, learning rate, and how far the weights moved.
+def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Six charts over the windows: loss reported and true, α, cosine, steps, learning rate, and how far the weights moved.
 
     Args:
-        case: see Case. names: of the correct and of the faulty loop in the legend.
+        run: see OptimiserRun.
+        names: of the correct and of the faulty loop in the legend.
     """
     figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
-    _signals(figure, case, loop_styles(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
+    _signals(figure, run, loop_styles(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
     for row in (1, 2):
         for column in (1, 2, 3):
-            _epoch_lines(figure, case.correct, rows=(row,), column=column)
+            _epoch_lines(figure, run.correct, rows=(row,), column=column)
     _once(figure)
     return _dressed(figure, "Each window, told and measured", 480)
 
 
-def weight_grids(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
+def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     """Two grids, windows × micro-batches: with which weight a micro-batch entered the window's steps.
 
     Frames are the declared windows; a bar stands where the loop says that its window ended.
 
     Args:
-        case: see Case. names: of the correct and of the faulty loop in the titles.
+        run: see OptimiserRun.
+        names: of the correct and of the faulty loop in the titles.
     """
-    figure = make_subplots(1, 2, subplot_titles=attribution_plots.titles(names), horizontal_spacing=0.07)
-    for place, (look, seen) in enumerate(zip(loop_styles(names), (case.correct, case.faulty), strict=True), start=1):
-        attribution_plots.grid(figure, seen, look, {"row": 1, "col": place})
-    attribution_plots.meaning(figure)
-    height = 170 + 18 * max(len(case.correct.step_records), len(case.faulty.step_records))
+    figure = make_subplots(1, 2, subplot_titles=grid_titles(names), horizontal_spacing=0.07)
+    for place, (style, loop) in enumerate(zip(loop_styles(names), (run.correct, run.faulty), strict=True), start=1):
+        draw_grid(figure, loop, style, {"row": 1, "col": place})
+    explain_grids(figure)
+    height = 170 + 18 * max(len(run.correct.step_records), len(run.faulty.step_records))
     return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
 
 
-def overview(case: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """signals() and weight_grids() on one sheet: skipped steps, loss told and true, α and cosine, coverage, windows."""
-    rows = max(len(case.correct.step_records), len(case.faulty.step_records))
+def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
+    """signals() and weight_grids() on one sheet: skipped steps, loss reported and true, α and cosine, weights, windows."""
+    rows = max(len(run.correct.step_records), len(run.faulty.step_records))
     grid = min(max(16 * rows, 200), 600)
     figure = make_subplots(
         3,
         6,
         specs=[[{"colspan": 2}, None] * 3, [{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2],
-        subplot_titles=[*_titles(), *attribution_plots.titles(names)],
+        subplot_titles=[*_titles(), *grid_titles(names)],
         row_heights=[190, 190, grid],
         vertical_spacing=72 / (380 + grid + 144),
         horizontal_spacing=0.06,
     )
     places = [{"row": row, "col": column} for row in (1, 2) for column in (1, 3, 5)]
-    _signals(figure, case, loop_styles(names), places)
+    _signals(figure, run, loop_styles(names), places)
     for place in places:
-        _epoch_lines(figure, case.correct, rows=(place["row"],), column=place["col"])
+        _epoch_lines(figure, run.correct, rows=(place["row"],), column=place["col"])
     _once(figure)
-    for column, (look, seen) in enumerate(zip(loop_styles(names), (case.correct, case.faulty), strict=True)):
-        attribution_plots.grid(figure, seen, look, {"row": 3, "col": 1 + 3 * column})
-    attribution_plots.meaning(figure)
-    return _dressed(figure, f"What the loop told and what it did, {_written(case.optimiser)}", 380 + grid + 320)
+    for column, (style, loop) in enumerate(zip(loop_styles(names), (run.correct, run.faulty), strict=True)):
+        draw_grid(figure, loop, style, {"row": 3, "col": 1 + 3 * column})
+    explain_grids(figure)
+    return _dressed(figure, f"What the loop told and what it did, {_written(run.optimiser)}", 380 + grid + 320)
 
 
-def check_table(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Symptoms of the fault, its conventions and checks of the ladder, on both packages: values, and whether they hold.
+def check_table(report: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
+    """Symptoms of the fault and checks, on both packages: values, and whether they hold.
 
     Args:
-        study: of a fault that no training shows. names: of the correct and of the broken package.
+        report: of a fault that no training shows.
+        names: of the correct package and of the one with the fault.
     """
-    labels = [f"{reading.quantity} (symptom)" for reading in study.symptoms]
-    labels += [f"{check.name} ({check.suite})" for check in study.checks]
-    pairs = [(_sign_cell(sign, pair.correct), _sign_cell(sign, pair.faulty)) for sign, pair in _signs(study)]
-    pairs += [(_rung_cell(check.correct), _rung_cell(check.faulty)) for check in study.checks]
+    labels = [f"{reading.quantity} (symptom)" for reading in report.symptoms]
+    labels += [f"{check.name} ({check.suite})" for check in report.checks]
+    pairs = [
+        (_symptom_cell(symptom, pair.correct), _symptom_cell(symptom, pair.faulty))
+        for symptom, pair in _symptoms(report)
+    ]
+    pairs += [(_check_cell(check.correct), _check_cell(check.faulty)) for check in report.checks]
     heat = go.Heatmap(
         x=list(names),
         y=labels,
@@ -150,7 +156,7 @@ def check_table(study: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure
         ygap=2,
     )
     counts = [f"{sum(not pair[place].holds for pair in pairs)} red {names[place]}" for place in (0, 1)]
-    title = f"{study.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
+    title = f"{report.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
     figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})
     return _dressed(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
 
@@ -164,27 +170,29 @@ class _Cell:
     hover: str
 
 
-def _signs(study: FaultReport) -> list[tuple[Symptom, QuantityComparison]]:
-    return [*zip(study.fault.symptoms, study.symptoms, strict=True)]
+def _symptoms(report: FaultReport) -> list[tuple[Symptom, QuantityComparison]]:
+    return [*zip(report.fault.symptoms, report.symptoms, strict=True)]
 
 
-def _sign_cell(sign: Symptom, value: float) -> _Cell:
-    shown = sign.shown_by(value)
-    hover = f"{sign.quantity}<br>{'shows' if shown else 'does not show'} the fault: [{sign.low:g}, {sign.high:g}]"
+def _symptom_cell(symptom: Symptom, value: float) -> _Cell:
+    shown = symptom.shown_by(value)
+    hover = (
+        f"{symptom.quantity}<br>{'shows' if shown else 'does not show'} the fault: [{symptom.low:g}, {symptom.high:g}]"
+    )
     return _Cell(not shown, f"{value:.3g}", hover)
 
 
-def _rung_cell(check: CheckResult) -> _Cell:
+def _check_cell(check: CheckResult) -> _Cell:
     return _Cell(
         check.passed, f"{check.value:.2g} {check.relation} {check.reference:.2g}", f"{check.name}: {check.sentence}"
     )
 
 
-def fault_figures(study: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
-    """What there is to see of a fault: losses and a sheet of pictures for each optimiser, or its checks."""
-    if not study.runs:
-        return [check_table(study, names)]
-    return [loss_comparison(study.runs, names), *(overview(case, names) for case in study.runs.values())]
+def fault_figures(report: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
+    """What there is to see of a fault: losses and a sheet of figures for each optimiser, or its checks."""
+    if not report.runs:
+        return [check_table(report, names)]
+    return [loss_comparison(report.runs, names), *(overview(run, names) for run in report.runs.values())]
 
 
 # ------------------------------------------------------------------------------------------------- over the windows
@@ -198,100 +206,103 @@ def _titles() -> list[str]:
     return ["loss, told and true", "α = ⟨g, r⟩ / ⟨r, r⟩", "cosine of g and r", *MOVES]
 
 
-def _told_and_true(look: Look, seen: GradientAttribution) -> list[_Series]:
+def _reported_and_true(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
     """The loss of each window, and the mean of each epoch: as reported, and as it was."""
-    told = np.array([window.loss for window in seen.step_records], dtype=np.float64)
-    texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(told, seen.true_loss, strict=True)]
-    epochs = np.array([end.train for end in seen.epoch_records], dtype=np.float64)
-    true = np.array([seen.true_epoch_loss(end.epoch) for end in seen.epoch_records], dtype=np.float64)
+    reported = np.array([window.loss for window in loop.step_records], dtype=np.float64)
+    texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(reported, loop.true_loss, strict=True)]
+    epochs = np.array([end.train for end in loop.epoch_records], dtype=np.float64)
+    true = np.array([loop.true_epoch_loss(end.epoch) for end in loop.epoch_records], dtype=np.float64)
     means = [
         f"mean of epoch {end.epoch}: told {_number(end.train)}, true {_number(one)}"
-        for end, one in zip(seen.epoch_records, true, strict=True)
+        for end, one in zip(loop.epoch_records, true, strict=True)
     ]
-    at = _windows(seen)
+    at = _windows(loop)
     return [
-        _Series(look, f"{look.name}, reported", told, texts, at, "lines"),
-        _Series(look, f"{look.name}, true", seen.true_loss, texts, at, "markers", open=True),
-        _Series(look, f"{look.name}, epoch as reported", epochs, means, _ends(seen), "markers", symbol="diamond"),
-        _Series(look, f"{look.name}, epoch, true", true, means, _ends(seen), "markers", open=True, symbol="diamond"),
+        _Series(style, f"{style.name}, reported", reported, texts, at, "lines"),
+        _Series(style, f"{style.name}, true", loop.true_loss, texts, at, "markers", open=True),
+        _Series(style, f"{style.name}, epoch as reported", epochs, means, _ends(loop), "markers", symbol="diamond"),
+        _Series(style, f"{style.name}, epoch, true", true, means, _ends(loop), "markers", open=True, symbol="diamond"),
     ]
 
 
-def _ends(seen: GradientAttribution) -> Array:
+def _ends(loop: GradientAttribution) -> Array:
     """The last window of each epoch."""
     return np.array(
-        [sum(window.epoch <= end.epoch for window in seen.step_records) for end in seen.epoch_records], dtype=np.float64
+        [sum(window.epoch <= end.epoch for window in loop.step_records) for end in loop.epoch_records],
+        dtype=np.float64,
     )
 
 
-def _evaluations(look: Look, seen: GradientAttribution) -> list[_Series]:
-    ends = _ends(seen)
-    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in seen.epoch_records]
-    scored = np.array([end.train_eval for end in seen.epoch_records], dtype=np.float64)
-    found = [_Series(look, f"{look.name}, same data", scored, texts, ends)]
-    fresh = [end.validation for end in seen.epoch_records]
+def _evaluations(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
+    ends = _ends(loop)
+    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in loop.epoch_records]
+    scored = np.array([end.train_eval for end in loop.epoch_records], dtype=np.float64)
+    series = [_Series(style, f"{style.name}, same data", scored, texts, ends)]
+    fresh = [end.validation for end in loop.epoch_records]
     if any(value is not None for value in fresh):
         values = np.array([np.nan if value is None else value for value in fresh], dtype=np.float64)
-        found.append(_Series(look, f"{look.name}, validation", values, texts, ends, open=True))
-    return found
+        series.append(_Series(style, f"{style.name}, validation", values, texts, ends, open=True))
+    return series
 
 
-def _signals(figure: go.Figure, case: OptimiserRun, pair: tuple[Look, Look], places: Sequence[dict[str, int]]) -> None:
-    both = [*zip(pair, (case.correct, case.faulty), strict=True)]
+def _signals(
+    figure: go.Figure, run: OptimiserRun, pair: tuple[TraceStyle, TraceStyle], places: Sequence[dict[str, int]]
+) -> None:
+    both = [*zip(pair, (run.correct, run.faulty), strict=True)]
 
     def measured(values: Callable[[GradientAttribution], Array]) -> list[_Series]:
-        return [_Series(look, look.name, values(seen), _why(seen), _windows(seen)) for look, seen in both]
+        return [_Series(style, style.name, values(loop), _why(loop), _windows(loop)) for style, loop in both]
 
-    alphas = np.concatenate([seen.alpha[np.isfinite(seen.alpha)] for _, seen in both])
+    alphas = np.concatenate([loop.alpha[np.isfinite(loop.alpha)] for _, loop in both])
     wide = bool((np.abs(alphas) > LARGE).any() or ((alphas > 0) & (alphas < 1 / LARGE)).any())
-    _chart(figure, _Axis("", True, places[0]), [series for look, seen in both for series in _told_and_true(look, seen)])
-    _chart(figure, _Axis("", wide, places[1], 1.0), measured(lambda seen: seen.alpha))
-    _chart(figure, _Axis("", False, places[2], 1.0), measured(lambda seen: seen.cosine))
-    _chart(figure, _Axis("", False, places[3], 1.0), measured(lambda seen: seen.steps))
-    _chart(figure, _Axis("", False, places[4]), measured(lambda seen: seen.head_rate))
-    _chart(figure, _Axis("", True, places[5]), measured(lambda seen: seen.relative_update))
+    _chart(figure, _Axis("", True, places[0]), [one for style, loop in both for one in _reported_and_true(style, loop)])
+    _chart(figure, _Axis("", wide, places[1], 1.0), measured(lambda loop: loop.alpha))
+    _chart(figure, _Axis("", False, places[2], 1.0), measured(lambda loop: loop.cosine))
+    _chart(figure, _Axis("", False, places[3], 1.0), measured(lambda loop: loop.steps))
+    _chart(figure, _Axis("", False, places[4]), measured(lambda loop: loop.head_rate))
+    _chart(figure, _Axis("", True, places[5]), measured(lambda loop: loop.relative_update))
     _skips(figure, both, places[3])
 
 
-def _why(seen: GradientAttribution) -> list[str]:
-    """What the hover says of a window: what the loop told of its step, and what was seen."""
+def _why(loop: GradientAttribution) -> list[str]:
+    """What the hover says of a window: what the loop reported of its step, and what was measured."""
     texts = []
-    for window, taken, broken in zip(seen.step_records, seen.steps, seen.nonfinite_steps, strict=True):
-        told = "applied" if window.applied else f"skipped ({window.reason or 'no reason told'})"
+    for window, taken, broken in zip(loop.step_records, loop.steps, loop.nonfinite_steps, strict=True):
+        report = "applied" if window.applied else f"skipped ({window.reason or 'no reason told'})"
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in window.learning_rate.items())
         texts.append(
-            f"epoch {window.epoch}: told {told}, loss scale {window.loss_scale:g}, rate {rates}<br>"
+            f"epoch {window.epoch}: told {report}, loss scale {window.loss_scale:g}, rate {rates}<br>"
             f"seen {taken:g} steps, {broken:g} of them on NaN or infinity"
         )
     return texts
 
 
-def _skips(figure: go.Figure, both: Sequence[tuple[Look, GradientAttribution]], place: dict[str, int]) -> None:
-    """Windows that the loop itself tells as skipped, and steps on numbers that are not finite."""
-    for look, seen in both:
+def _skips(figure: go.Figure, both: Sequence[tuple[TraceStyle, GradientAttribution]], place: dict[str, int]) -> None:
+    """Windows that the loop itself reports as skipped, and steps on numbers that are not finite."""
+    for style, loop in both:
         kinds = {
-            "told as skipped": ("x", [not window.applied for window in seen.step_records]),
-            "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in seen.nonfinite_steps]),
+            "told as skipped": ("x", [not window.applied for window in loop.step_records]),
+            "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in loop.nonfinite_steps]),
         }
         for name, (symbol, flags) in kinds.items():
             rows = [row for row, flag in enumerate(flags) if flag]
             if not rows:
                 continue
-            texts = _why(seen)
+            texts = _why(loop)
             figure.add_scatter(
                 x=[row + 1 for row in rows],
-                y=[seen.steps[row] for row in rows],
+                y=[loop.steps[row] for row in rows],
                 mode="markers",
-                name=f"{look.name}, {name} × {len(rows)}",
-                marker={"symbol": symbol, "size": 10, "color": look.colour},
+                name=f"{style.name}, {name} × {len(rows)}",
+                marker={"symbol": symbol, "size": 10, "color": style.colour},
                 hovertext=[f"window {row + 1}, {texts[row]}" for row in rows],
                 hoverinfo="text",
                 **place,
             )
 
 
-def _windows(seen: GradientAttribution) -> Array:
-    return np.arange(1, len(seen.step_records) + 1, dtype=np.float64)
+def _windows(loop: GradientAttribution) -> Array:
+    return np.arange(1, len(loop.step_records) + 1, dtype=np.float64)
 
 
 def _number(value: float) -> str:
@@ -333,16 +344,16 @@ def _chart(figure: go.Figure, axis: _Axis, series: Sequence[_Series]) -> None:
 
 
 def _curve(one: _Series, flags: Array | NDArray[np.bool_]) -> go.Scatter:
-    size = one.look.size + 2 if one.open else one.look.size
-    shape = one.symbol or one.look.symbol
+    size = one.style.size + 2 if one.open else one.style.size
+    shape = one.symbol or one.style.symbol
     symbol = f"{shape}-open" if one.open else shape
     return go.Scatter(
         x=one.at,
         y=np.where(flags, one.values, np.nan),
         mode=one.drawn,
         name=one.name,
-        line={"color": one.look.colour, "dash": "dash" if one.open else one.look.dash, "width": 2},
-        marker={"symbol": symbol, "size": size, "color": one.look.colour},
+        line={"color": one.style.colour, "dash": "dash" if one.open else one.style.dash, "width": 2},
+        marker={"symbol": symbol, "size": size, "color": one.style.colour},
         customdata=list(one.texts),
         hovertemplate=f"<b>{one.name}</b><br>window %{{x}}: %{{y:.6g}}<br>%{{customdata}}<extra></extra>",
     )
@@ -354,31 +365,31 @@ def _marks(one: _Series, marked: NDArray[np.bool_], foot: float, name: str, symb
         for at, value, text in zip(one.at[marked], one.values[marked], np.array(one.texts)[marked], strict=True)
     ]
     # Two loops may have the same to mark.
-    shape = symbol if one.look.symbol == "square" else f"{symbol}-open"
+    shape = symbol if one.style.symbol == "square" else f"{symbol}-open"
     return go.Scatter(
         x=one.at[marked],
         y=np.full(int(marked.sum()), foot),
         mode="markers",
-        name=f"{one.look.name}: {name}",
-        marker={"symbol": shape, "size": 7 if one.look.symbol == "square" else 10, "color": one.look.colour},
+        name=f"{one.style.name}: {name}",
+        marker={"symbol": shape, "size": 7 if one.style.symbol == "square" else 10, "color": one.style.colour},
         hovertext=texts,
         hoverinfo="text",
     )
 
 
-def _epoch_lines(figure: go.Figure, seen: GradientAttribution, *, rows: Sequence[int], column: int) -> None:
+def _epoch_lines(figure: go.Figure, loop: GradientAttribution, *, rows: Sequence[int], column: int) -> None:
     for row in rows:
-        for end in _ends(seen)[:-1] + 0.5:
+        for end in _ends(loop)[:-1] + 0.5:
             line = {"color": GREY, "width": 1}
             figure.add_vline(x=end, line=line, opacity=0.3, layer="below", row=row, col=column)
 
 
 def _once(figure: go.Figure) -> None:
     """Each name once in the legend, for all charts."""
-    seen: set[str] = set()
+    listed: set[str] = set()
     for trace in figure.data:
-        trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
-        seen.add(trace.name)
+        trace.update(legendgroup=trace.name, showlegend=trace.name not in listed)
+        listed.add(trace.name)
 
 
 def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:

@@ -1,18 +1,17 @@
-"""Coverage of a loop as a grid, windows × micro-batches: with which weight a micro-batch entered the steps."""
+"""Windows × micro-batches as a grid: the weight with which each micro-batch entered the steps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION
+from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, TraceStyle
 
-# From lost through exact to counted four times, in square roots, so that a share that is a quarter off can be seen.
+# From lost through exact to counted four times, in square roots, so that a share that is a quarter off is visible.
 WEIGHTS = ((0.0, SKY), (1 / (1 + 3**0.5), PALE), (1.0, ORANGE))
 MEANING = (
     ("square", SKY, "lost, or too light"),
@@ -27,73 +26,66 @@ SIGNS = {  # of a micro-batch without a weight → symbol and meaning
 WRITTEN = 24  # windows; the numbers of more would not be legible
 
 
-@dataclass(frozen=True)
-class Look:
-    """How a loop is drawn; dash and symbol serve those who do not see the colour."""
-
-    name: str
-    colour: str
-    dash: str
-    symbol: str
-    size: int
-
-
-def loop_styles(names: tuple[str, str]) -> tuple[Look, Look]:
+def loop_styles(names: tuple[str, str]) -> tuple[TraceStyle, TraceStyle]:
     """Of the correct and of the faulty loop, wherever both are drawn."""
     # The correct loop comes first, and larger, so that one that does the same does not hide it.
-    return Look(names[0], BLUE, "solid", "circle", 9), Look(names[1], VERMILLION, "dot", "square", 5)
+    correct = TraceStyle(names[0], BLUE, "solid", "circle", size=9)
+    return correct, TraceStyle(names[1], VERMILLION, "dot", "square", size=5)
 
 
-def titles(names: tuple[str, str]) -> list[str]:
+def grid_titles(names: tuple[str, str]) -> list[str]:
     """Of the two grids."""
     return [f"{name}: weight in the steps of the window" for name in names]
 
 
-def grid(figure: go.Figure, seen: GradientAttribution, look: Look, place: dict[str, int]) -> None:
-    """Draw the coverage of a loop into one place of a figure.
+def draw_grid(figure: go.Figure, loop: GradientAttribution, style: TraceStyle, place: dict[str, int]) -> None:
+    """Draw the weights of a loop's micro-batches into one place of a figure.
 
     Args:
-        figure: with subplots. seen: the loop. look: its name and colour. place: {"row": …, "col": …}, from 1.
+        figure: with subplots.
+        loop: what was measured on it.
+        style: name and colour of the loop.
+        place: {"row": …, "col": …}, from 1.
     """
-    spans = [_declared(seen, row) for row in range(len(seen.step_records))]
-    figure.add_trace(_heat(seen, spans), **place)
+    spans = [_declared(loop, row) for row in range(len(loop.step_records))]
+    figure.add_trace(_heat(loop, spans), **place)
     for kind, (symbol, _) in SIGNS.items():
-        found = [cell for cell in np.ndindex(*seen.micro_batch_weights.shape) if _sign(seen, spans, cell) == kind]
-        if found:
-            figure.add_trace(_signed(found, kind, symbol), **place)
-    figure.add_trace(_ends(seen, look), **place)
+        cells = [cell for cell in np.ndindex(*loop.micro_batch_weights.shape) if _sign(loop, spans, cell) == kind]
+        if cells:
+            figure.add_trace(_signed(cells, kind, symbol), **place)
+    figure.add_trace(_ends(loop, style), **place)
     for row, span in enumerate(spans):
         box = {"x0": span.start + 0.5, "x1": span.stop + 0.5, "y0": row + 0.5, "y1": row + 1.5}
         if len(span):
             figure.add_shape(type="rect", **box, line={"color": GREY, "width": 1.5}, **place)
     starts = [
         row + 1
-        for row, window in enumerate(seen.step_records)
-        if row == 0 or window.epoch != seen.step_records[row - 1].epoch
+        for row, window in enumerate(loop.step_records)
+        if row == 0 or window.epoch != loop.step_records[row - 1].epoch
     ]
-    ticks = {"tickvals": starts, "ticktext": [f"epoch {seen.step_records[row - 1].epoch}" for row in starts]}
-    size = seen.micro_batch_weights.shape
+    ticks = {"tickvals": starts, "ticktext": [f"epoch {loop.step_records[row - 1].epoch}" for row in starts]}
+    size = loop.micro_batch_weights.shape
     figure.update_yaxes(range=[size[0] + 0.5, 0.5], showgrid=False, **ticks, **place)
     across = {"text": "micro-batch of the epoch", "standoff": 2}
     figure.update_xaxes(range=[0.5, size[1] + 0.7], dtick=max(1, size[1] // 12), showgrid=False, title=across, **place)
 
 
-def _declared(seen: GradientAttribution, row: int) -> range:
+def _declared(loop: GradientAttribution, row: int) -> range:
     """Micro-batches of the declared window that belongs to a row; none beyond the last window of an epoch."""
-    within = sum(window.epoch == seen.step_records[row].epoch for window in seen.step_records[:row])
-    edges = [*seen.window_starts, seen.micro_batch_weights.shape[1]]
-    return range(edges[within], edges[within + 1]) if within < len(seen.window_starts) else range(0)
+    within = sum(window.epoch == loop.step_records[row].epoch for window in loop.step_records[:row])
+    edges = [*loop.window_starts, loop.micro_batch_weights.shape[1]]
+    return range(edges[within], edges[within + 1]) if within < len(loop.window_starts) else range(0)
 
 
-def _heat(seen: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
-    own = np.array([[column in span for column in range(seen.micro_batch_weights.shape[1])] for span in spans])
-    off = seen.micro_batch_weights - own
+def _heat(loop: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
+    own = np.array([[column in span for column in range(loop.micro_batch_weights.shape[1])] for span in spans])
+    off = loop.micro_batch_weights - own
     depth = np.sign(off) * np.sqrt(np.abs(off))
     # What is not of the window and has no weight is as it should be: blank.
-    blank = ~own & (np.round(seen.micro_batch_weights, 2) == 0)
+    blank = ~own & (np.round(loop.micro_batch_weights, 2) == 0)
     texts = [
         ["" if empty else _weight(weight) for empty, weight in zip(*pair, strict=True)]
-        for pair in zip(blank, seen.micro_batch_weights, strict=True)
+        for pair in zip(blank, loop.micro_batch_weights, strict=True)
     ]
     return go.Heatmap(
         x=np.arange(1, own.shape[1] + 1),
@@ -102,7 +94,7 @@ def _heat(seen: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
         text=texts,
         texttemplate="%{text}" if len(spans) <= WRITTEN else "",
         textfont={"color": INK, "size": 10},
-        hovertext=[[_said(seen, own, row, column) for column in range(own.shape[1])] for row in range(own.shape[0])],
+        hovertext=[[_hover(loop, own, row, column) for column in range(own.shape[1])] for row in range(own.shape[0])],
         hoverinfo="text",
         colorscale=[list(stop) for stop in WEIGHTS],
         zmin=-1.0,
@@ -118,21 +110,21 @@ def _weight(weight: float) -> str:
     return "" if np.isnan(weight) else f"{round(weight, 2) + 0.0:.3g}"
 
 
-def _said(seen: GradientAttribution, own: NDArray[np.bool_], row: int, column: int) -> str:
-    weight, mine = float(seen.micro_batch_weights[row, column]), bool(own[row, column])
-    where = f"window {row + 1} (epoch {seen.step_records[row].epoch}), micro-batch {column + 1}"
+def _hover(loop: GradientAttribution, own: NDArray[np.bool_], row: int, column: int) -> str:
+    weight, mine = float(loop.micro_batch_weights[row, column]), bool(own[row, column])
+    where = f"window {row + 1} (epoch {loop.step_records[row].epoch}), micro-batch {column + 1}"
     what = f"weight {weight:.4g}" if np.isfinite(weight) else "no weight"
     return f"{where}<br>{what}; exact share: {1 if mine else '0, not of this window'}"
 
 
-def _sign(seen: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
+def _sign(loop: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
     """Why a micro-batch of the declared window has no weight; "" if it has one, or is of another window."""
     row, column = cell
-    if column not in spans[row] or np.isfinite(seen.micro_batch_weights[row, column]):
+    if column not in spans[row] or np.isfinite(loop.micro_batch_weights[row, column]):
         return ""
-    if seen.steps[row] == 0:
+    if loop.steps[row] == 0:
         return "no step"
-    return "not finite" if seen.nonfinite_steps[row] else "own"
+    return "not finite" if loop.nonfinite_steps[row] else "own"
 
 
 def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scatter:
@@ -148,33 +140,33 @@ def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scat
     )
 
 
-def _ends(seen: GradientAttribution, look: Look) -> go.Scatter:
+def _ends(loop: GradientAttribution, style: TraceStyle) -> go.Scatter:
     """Where the loop says that its windows end, on the micro-batches of their epoch."""
     ends: list[int] = []
-    for row, window in enumerate(seen.step_records):
-        before = ends[-1] if row and seen.step_records[row - 1].epoch == window.epoch else 0
+    for row, window in enumerate(loop.step_records):
+        before = ends[-1] if row and loop.step_records[row - 1].epoch == window.epoch else 0
         ends.append(before + window.micro_batches)
     return go.Scatter(
         x=[end + 0.5 for end in ends],
         y=list(range(1, len(ends) + 1)),
         mode="markers",
-        name=f"{look.name}: end of a window, as told",
-        marker={"symbol": "line-ns", "size": 12, "line": {"color": look.colour, "width": 4}},
+        name=f"{style.name}: end of a window, as told",
+        marker={"symbol": "line-ns", "size": 12, "line": {"color": style.colour, "width": 4}},
         hovertext=[
             f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
-            for row, window in enumerate(seen.step_records)
+            for row, window in enumerate(loop.step_records)
         ],
         hoverinfo="text",
     )
 
 
-def meaning(figure: go.Figure) -> None:
+def explain_grids(figure: go.Figure) -> None:
     """What colours and signs of the grids mean, in the legend."""
     for symbol, colour, name in MEANING:
         marker = {"symbol": symbol, "size": 11, "color": colour, "line": {"color": GREY, "width": 1}}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
-    seen: set[str] = set()
+    listed: set[str] = set()
     for trace in figure.data:
         if trace.type == "scatter" and trace.legendgroup in SIGNS:
-            trace.showlegend = trace.legendgroup not in seen
-            seen.add(trace.legendgroup)
+            trace.showlegend = trace.legendgroup not in listed
+            listed.add(trace.legendgroup)

@@ -63,6 +63,7 @@ class TraceStyle:
     colour: str
     dash: str
     symbol: str
+    size: int = 7  # of the symbol, pixels
 
 
 def template(theme: str = "light") -> go.layout.Template:
