@@ -1,7 +1,8 @@
-"""The pictures of the clinic: they draw what was measured, mark what they cannot draw, and fit light and dark pages."""
+"""Figures of faults: they draw what was measured, mark what they cannot draw, and fit light and dark pages."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -15,22 +16,39 @@ from rislab.plots import faults as fault_plots
 from rislab.plots.faults import loss_comparison, overview, signals, weight_grids
 from rislab.plots.style import template
 
-DESK = ComparisonCache()
-DRAWN = (signals, weight_grids, overview, lambda case, *names: loss_comparison({case.optimiser: case}, *names))
+CACHE = ComparisonCache()
+DRAWN = (signals, weight_grids, overview, lambda run, *names: loss_comparison({run.optimiser: run}, *names))
 
 
-def case_of(name: str, epochs: int = 2, **options: str) -> OptimiserRun:
-    return DESK.compare_runs(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
+def run_of(name: str, epochs: int = 2, **options: str) -> OptimiserRun:
+    return CACHE.compare_runs(catalogue.find_fault(name), epochs=epochs, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def never() -> OptimiserRun:
-    return case_of("never divided", optimiser="adam")
+    return run_of("never divided", optimiser="adam")
 
 
 @pytest.fixture(scope="module")
 def stuck() -> OptimiserRun:
-    return case_of("step in a branch never taken")
+    return run_of("step in a branch never taken")
+
+
+@pytest.fixture(scope="module")
+def shifted() -> OptimiserRun:
+    return run_of("window off by one")
+
+
+@pytest.fixture(scope="module")
+def bypassed() -> OptimiserRun:
+    """Windows with infinite gradients: the faulty loop takes their steps, the correct one skips them."""
+    return run_of("scaler bypassed")
+
+
+@pytest.fixture(scope="module")
+def report() -> FaultReport:
+    """Of a fault that no training shows."""
+    return comparison.fault_report(catalogue.find_fault("conjugated in the generator"))
 
 
 def named(figure: go.Figure, name: str) -> list[go.Scatter]:
@@ -41,16 +59,16 @@ def grids(figure: go.Figure) -> list[go.Heatmap]:
     return [trace for trace in figure.data if trace.type == "heatmap"]
 
 
-def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun) -> None:
-    sgd = case_of("never divided", optimiser="sgd")
-    figure = loss_comparison({"adam": never, "sgd": sgd})
-    for name, seen in (("correct", [never.correct, sgd.correct]), ("faulty", [never.faulty, sgd.faulty])):
+def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun, shifted: OptimiserRun) -> None:
+    # The second column need not be of the same fault.
+    figure = loss_comparison({"adam": never, "sgd": shifted})
+    for name, loops in (("correct", [never.correct, shifted.correct]), ("faulty", [never.faulty, shifted.faulty])):
         for part, values in (
-            ("reported", [[window.loss for window in one.step_records] for one in seen]),
-            ("true", [one.true_loss for one in seen]),
-            ("epoch as reported", [[end.train for end in one.epoch_records] for one in seen]),
-            ("same data", [[end.train_eval for end in one.epoch_records] for one in seen]),
-            ("validation", [[end.validation for end in one.epoch_records] for one in seen]),
+            ("reported", [[window.loss for window in one.step_records] for one in loops]),
+            ("true", [one.true_loss for one in loops]),
+            ("epoch as reported", [[end.train for end in one.epoch_records] for one in loops]),
+            ("same data", [[end.train_eval for end in one.epoch_records] for one in loops]),
+            ("validation", [[end.validation for end in one.epoch_records] for one in loops]),
         ):
             traces = named(figure, f"{name}, {part}")
             assert [trace.xaxis for trace in traces] in (["x", "x2"], ["x3", "x4"])
@@ -71,8 +89,8 @@ def test_signals_are_what_was_measured(never: OptimiserRun) -> None:
     for trace, values in zip(drawn, ("alpha", "cosine", "steps", "head_rate", "relative_update"), strict=True):
         np.testing.assert_array_equal(trace.y, getattr(never.faulty, values))
     assert figure.layout.yaxis2.type is None  # α of 4 needs no logarithm
-    clipped = signals(case_of("clipped before unscaling"))
-    assert clipped.layout.yaxis2.type == "log"
+    wide = dataclasses.replace(never, faulty=dataclasses.replace(never.faulty, alpha=1000 * never.faulty.alpha))
+    assert signals(wide).layout.yaxis2.type == "log"
 
 
 def test_the_grid_writes_the_measured_weights(never: OptimiserRun) -> None:
@@ -89,15 +107,15 @@ def test_the_grid_writes_the_measured_weights(never: OptimiserRun) -> None:
     assert faulty.z[0][0] == pytest.approx(3**0.5, rel=1e-3)
 
 
-def test_a_leak_from_another_window_is_written_and_coloured() -> None:
-    faulty = grids(weight_grids(case_of("window off by one")))[1]
+def test_a_leak_from_another_window_is_written_and_coloured(shifted: OptimiserRun) -> None:
+    faulty = grids(weight_grids(shifted))[1]
     assert list(faulty.text[1][1:4]) == ["1", "1", "1"]
     assert (np.asarray(faulty.z[1][1:4]) > 0.9).all()
     assert list(faulty.text[0][:4]) == ["4", "0", "0", "0"]
 
 
-def test_frames_are_the_declared_windows_and_bars_what_was_told(never: OptimiserRun) -> None:
-    figure = weight_grids(case_of("window off by one"))
+def test_frames_are_the_declared_windows_and_bars_what_was_reported(never: OptimiserRun, shifted: OptimiserRun) -> None:
+    figure = weight_grids(shifted)
     boxes = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.xref == "x2"]
     assert boxes[:3] == [(0.5, 4.5), (4.5, 8.5), (8.5, 11.5)]
     (bars,) = named(figure, "faulty: end of a window, as told")
@@ -106,11 +124,11 @@ def test_frames_are_the_declared_windows_and_bars_what_was_told(never: Optimiser
     assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
 
 
-def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun) -> None:
+def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun, never: OptimiserRun) -> None:
     figure = weight_grids(stuck)
     (signs,) = named(figure, "no step was taken")
     assert len(signs.x) == 11 * 2
-    assert named(weight_grids(case_of("never divided", optimiser="adam")), "no step was taken") == []
+    assert named(weight_grids(never), "no step was taken") == []
     curves = signals(stuck)
     (alpha,) = [trace for trace in named(curves, "faulty: not a number, or no step") if trace.yaxis == "y2"]
     assert list(alpha.x) == [1, 2, 3, 4, 5, 6]
@@ -120,40 +138,35 @@ def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun) -> None:
     assert "epoch 1" in skipped.hovertext[0]
 
 
-def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_own() -> None:
-    bypassed = weight_grids(case_of("scaler bypassed"))
-    assert named(bypassed, "the step was on NaN or infinity")
+def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_own(bypassed: OptimiserRun) -> None:
+    figure = weight_grids(bypassed)
+    assert named(figure, "the step was on NaN or infinity")
     # The correct loop skips the poisoned window, and that is no step.
-    assert named(bypassed, "no step was taken")
+    assert named(figure, "no step was taken")
 
 
-def test_what_a_logarithm_cannot_show_is_marked_with_its_value() -> None:
-    case = case_of("loop tail in a branch never taken")
-    marks = named(loss_comparison({"adam": case}), "faulty: 0 or less")
+def test_what_a_logarithm_cannot_show_is_marked_with_its_value(bypassed: OptimiserRun) -> None:
+    tail = run_of("loop tail in a branch never taken", epochs=1)
+    marks = named(loss_comparison({"adam": tail}), "faulty: 0 or less")
     assert marks and "told 0" in marks[0].hovertext[0]
-    overflow = case_of("NaN written as 0")
-    infinite = named(loss_comparison({"adam": overflow}), "correct: not a number, or no step")
+    infinite = named(loss_comparison({"adam": bypassed}), "correct: not a number, or no step")
     assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "infinite"))
 
 
-def test_checks_show_both_houses() -> None:
-    study = comparison.fault_report(catalogue.find_fault("conjugated in the generator"))
-    figure = fault_plots.check_table(study)
+def test_checks_show_both_packages(report: FaultReport) -> None:
+    figure = fault_plots.check_table(report)
     (heat,) = figure.data
     red = {heat.y[row] for row in range(len(heat.y)) if heat.z[row][1] == 1}
-    assert red >= {f"{name} (conventions)" for name in study.fault.conventions}
+    assert red >= {f"{name} (conventions)" for name in report.fault.conventions}
     assert all(row[0] == 0 for row in heat.z)
     assert all(text[0].startswith("✓") for text in heat.text)
     assert {text[1][0] for text in heat.text} == {"✓", "✗"}
     assert f"{len(red)} red faulty" in figure.layout.title.text
 
 
-def test_a_study_has_curves_or_checks(never: OptimiserRun) -> None:
+def test_a_report_has_curves_or_checks(never: OptimiserRun, report: FaultReport) -> None:
     assert len(fault_plots.fault_figures(FaultReport(never.fault, {"adam": never}))) == 2
-    fault = catalogue.find_fault("conjugated steering")
-    (only,) = fault_plots.fault_figures(
-        FaultReport(fault, checks=comparison.compare_checks(fault), symptoms=comparison.compare_symptoms(fault))
-    )
+    (only,) = fault_plots.fault_figures(report)
     assert only.data[0].type == "heatmap"
 
 
