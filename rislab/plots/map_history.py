@@ -25,7 +25,8 @@ def map_history_figure(history: MapHistory, *, most: int = STEPS) -> go.Figure:
     """The history as a plain figure with a slider over its epochs, which survives saving and reports.
 
     Args:
-        history: with at least one snapshot. most: snapshots to show, evenly among those kept, with the first and the last, ≥ 2.
+        history: with at least one snapshot.
+        most: largest number of steps of the slider, evenly among the snapshots, with the first and the last, ≥ 2.
 
     Raises:
         InputError: for a history without snapshots.
@@ -68,7 +69,8 @@ def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict
     """A snapshot as data and layout: the map of the learned covariance beside that of the true one, and the NMSE so far.
 
     Args:
-        history: the history. snapshot: one of its snapshots; None draws the true map alone.
+        history: whose maps are drawn.
+        snapshot: one of its snapshots; None draws the true map alone.
     """
     own = [] if snapshot is None else _own(history, snapshot)
     return {"data": [*own, *_common(history, history.snapshots())], "layout": _layout(history, snapshot)}

@@ -9,6 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
+from rislab.checkup.html import Html, html_table
 from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import Place, SceneAnalysis, SpectraView
 from rislab.plots.bound import REACH, SHARE
@@ -27,16 +28,16 @@ STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 
 def scene_figure(spectra: SpectraView) -> go.Figure:
-    """drawing() as a plain figure, which survives saving and reports."""
+    """scene_figure_dict() as a plain figure, which survives saving and reports."""
     return go.Figure(scene_figure_dict(spectra)).update_layout(template=template())
 
 
 def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
-    """A spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
+    """Spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
-    A glance is drawn without estimates and bound, with the same axes, so that nothing jumps when they follow.
-    The rings of the true sources on the first map are the first shapes, in the order of the sources: a page can move
-    them. Plain mappings, since plotly's objects check each property, which takes longer than all the spectra.
+    Spectra that are no SceneAnalysis are drawn without estimates and bound, with the same axes, so that nothing jumps
+    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources: a
+    page can move them. Plain mappings, since plotly's objects check each property, which takes longer than all spectra.
     """
     settings = spectra.settings
     here = settings.places[settings.chosen][2]
@@ -132,10 +133,10 @@ def _crosses(spectra: SpectraView) -> dict[str, Any]:
 
 
 def _cuts(spectra: SpectraView) -> list[dict[str, Any]]:
-    pens = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
+    styles = {"MUSIC": {"color": BLUE, "dash": "solid"}, "MVDR": {"color": GREEN, "dash": "dot"}}
     cell = {"type": "scatter", "mode": "lines", "xaxis": "x3", "yaxis": "y3", "x": spectra.ranges.numpy()}
     return [
-        {**cell, "y": decibels(values).numpy(), "name": name, "line": pens[name]}
+        {**cell, "y": decibels(values).numpy(), "name": name, "line": styles[name]}
         for name, values in spectra.cut.items()
     ]
 
@@ -147,7 +148,7 @@ def _eigenvalues(spectra: SpectraView) -> dict[str, Any]:
 
 
 def _ranged(spectra: SpectraView) -> dict[str, Any]:
-    """The estimated range of the chosen source, on the range cut; nothing if it was not found."""
+    """The estimated range of the chosen source, on the range cut; nothing if it was missed."""
     at: list[float | None] = [None]
     if isinstance(spectra, SceneAnalysis) and bool(spectra.matching.hit[0, spectra.settings.chosen]):
         at = [float(spectra.peaks.range[0, spectra.matching.slot[0, spectra.settings.chosen]])]
@@ -215,7 +216,7 @@ def _ellipses(spectra: SpectraView) -> tuple[list[float | None], list[float | No
 
 
 def error_table(spectra: SpectraView) -> str:
-    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of a glance the places only."""
+    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of spectra alone the places only."""
     rows = []
     for slot, (azimuth, elevation, range_) in enumerate(spectra.settings.places):
         cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
@@ -231,23 +232,18 @@ def error_table(spectra: SpectraView) -> str:
             cells += [f"{error:+.3f}{unit} ({abs(error) / bound:.1f} × √CRB)" for error, bound, unit in errors]
         else:
             cells += ["not found", "", ""]
-        rows.append("".join(f"<td style='text-align:right;padding:0 12px'>{cell}</td>" for cell in cells))
-    names = ("source", "azimuth", "elevation", "range", "error in azimuth", "in elevation", "in range")
-    head = "".join(f"<th style='text-align:right;padding:0 12px'>{name}</th>" for name in names)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table style='font-size:13px'><tr>{head}</tr>{body}</table>"
+        rows.append(cells)
+    head = ("source", "azimuth", "elevation", "range", "error in azimuth", "in elevation", "in range")
+    return html_table(head, rows, label="errors of the estimates", numbers=range(7))
 
 
 def criteria_table(spectra: SpectraView) -> str:
+    """Order criteria over the number of sources, above the smallest of each, as HTML."""
     named = order_criteria(spectra.scene)
-    cells = "".join(
-        f"<tr><td>{name.upper()}</td>"
-        + "".join(
-            f"<td style='text-align:right;padding:0 10px'>{'<b>0</b>' if value == 0 else f'+{value:.1f}'}</td>"
-            for value in values
-        )
-        + "</tr>"
+    rows = [
+        [name.upper(), *(Html("<b>0</b>") if value == 0 else f"+{value:.1f}" for value in values)]
         for name, values in named.items()
-    )
-    head = "".join(f"<th>{count}</th>" for count in range(len(named["mdl"])))
-    return f"<table style='font-size:13px'><tr><th>sources</th>{head}</tr>{cells}</table>"
+    ]
+    counts = range(len(named["mdl"]))
+    numbers = range(1, len(counts) + 1)
+    return html_table(("sources", *counts), rows, label="order criteria", numbers=numbers, row_titles=True)
