@@ -1,12 +1,9 @@
-"""The map during training as a figure: what a snapshot shows, and the slider of a report, by mouse in a browser."""
+"""The map during training as a figure: what a snapshot shows, and its slider."""
 
 from __future__ import annotations
 
 import copy
-import json
-import shutil
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
@@ -19,11 +16,8 @@ from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.map_history import MapHistory
 from rislab.plots.map_history import map_history_figure, snapshot_figure_dict
-from rislab.reports.html_export import export_html
 
 CONFIG = SceneConfig.preset("classroom", sources=2, snr_db=20.0)
-CHROMIUM = shutil.which("chromium")
-SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
 
 
 def new_network() -> CovarianceNet:
@@ -111,49 +105,3 @@ def test_each_step_of_the_figure_shows_one_snapshot(history: MapHistory, network
 def test_a_figure_needs_snapshots(history: MapHistory) -> None:
     with pytest.raises(InputError, match="history has 0 snapshots"):
         map_history_figure(history)
-
-
-@pytest.mark.process
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_the_slider_of_an_exported_report_works_by_mouse_and_offline(
-    history: MapHistory, network: CovarianceNet, tmp_path: Path
-) -> None:
-    import nbformat
-    from nbformat.v4 import new_code_cell, new_notebook, new_output
-
-    from tests.browser.chromium import FLAGS, sync_api
-
-    train(history, network, range(8))
-    content = json.loads(map_history_figure(history).to_json())
-    output = new_output("display_data", {"application/vnd.plotly.v1+json": content})
-    notebook = new_notebook(cells=[new_code_cell("map_history_figure(history)", outputs=[output])])
-    nbformat.write(notebook, tmp_path / "history.ipynb")
-    export_html(tmp_path / "history.ipynb", tmp_path / "history.html", title="History", header={})
-    title = "document.querySelector('.js-plotly-plot').layout.title.text"
-    lines = {snapshot.epoch: snapshot.line() for snapshot in history.snapshots()}
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        for theme in ("light", "dark"):
-            page = browser.new_page(viewport={"width": 1280, "height": 800}, color_scheme=theme)
-            requests: list[str] = []
-            faults: list[str] = []
-            page.on("request", lambda request, into=requests: into.append(request.url))
-            page.on("pageerror", lambda error, into=faults: into.append(str(error)))
-            page.goto((tmp_path / "history.html").as_uri())
-            page.wait_for_selector(".slider-rail-touch-rect")
-            assert page.evaluate(title) == lines[7]
-            rail = page.locator(".slider-rail-touch-rect").first.bounding_box()
-            page.mouse.click(rail["x"] + 3, rail["y"] + rail["height"] / 2)
-            page.wait_for_function(f"{title} === {lines[0]!r}")
-            page.mouse.move(rail["x"] + 3, rail["y"] + rail["height"] / 2)
-            page.mouse.down()
-            page.mouse.move(rail["x"] + rail["width"] * 3 / 7, rail["y"] + rail["height"] / 2, steps=6)
-            page.mouse.up()
-            page.wait_for_function(f"{title} === {lines[3]!r}")
-            visible = "document.querySelector('.js-plotly-plot').data.filter(t => t.type === 'heatmap' && t.visible)"
-            assert page.evaluate(f"{visible}.length") == 2
-            page.screenshot(path=str(SHOTS / f"history-{theme}.png"))
-            assert faults == [] and all(url.startswith(("file:", "data:", "blob:")) for url in requests)
-            page.close()
-        browser.close()
