@@ -1,4 +1,4 @@
-"""The clinic: two loops that differ by the fault alone, readings that are measured, diffs that hide nothing."""
+"""Comparison: two loops that differ by the fault alone, and quantities that are measured on both."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ NEVER = catalogue.find_fault("never divided")
 
 
 @pytest.fixture(scope="module")
-def sgd() -> OptimiserRun:
-    return comparison.compare_runs(NEVER, optimiser="sgd", epochs=2)
+def sgd(comparisons: ComparisonCache) -> OptimiserRun:
+    return comparisons.compare_runs(NEVER, optimiser="sgd", epochs=2)
 
 
-def test_an_edit_that_changes_nothing_changes_no_number() -> None:
-    line = "                    scaler.update()\n"
-    fault = Fault(
-        "renamed", "nothing happened", "training.loop", line, line + "                    # and that is all\n", ""
-    )
-    seen = comparison.compare_runs(fault, optimiser="adam", epochs=1)
-    assert seen.differences() == []
-    assert all(equal_but_time(one, other) for one, other in zip(seen.correct.records, seen.faulty.records, strict=True))
+def edited(name: str, line: str) -> Fault:
+    """A fault that adds a line to the loop."""
+    before = "                    scaler.update()\n"
+    return Fault(name, "", "training.loop", before, f"{before}                    {line}\n", "")
+
+
+def test_an_edit_that_changes_nothing_changes_no_number(comparisons: ComparisonCache) -> None:
+    run = comparisons.compare_runs(edited("renamed", "# and that is all"), optimiser="adam", epochs=1)
+    assert run.differences() == []
+    assert all(equal_but_time(one, other) for one, other in zip(run.correct.records, run.faulty.records, strict=True))
 
 
 def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: OptimiserRun) -> None:
@@ -39,10 +41,9 @@ def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: Op
     np.testing.assert_allclose(sgd.correct.alpha, 1, rtol=1e-4)
     # The ragged window: 8, 8 and 4 of 20 scenes, weights of 1 over their shares.
     np.testing.assert_allclose(sgd.faulty.micro_batch_weights[2, 8:], [2.5, 2.5, 5.0], rtol=1e-3)
-    found = {reading.quantity: reading for reading in sgd.quantities}
-    assert set(found) == set(OF_A_TRAINING)
-    assert "α of full windows" in {reading.quantity for reading in sgd.differences()}
-    assert "steps per window" not in {reading.quantity for reading in sgd.differences()}
+    assert {one.quantity for one in sgd.quantities} == set(OF_A_TRAINING)
+    assert "α of full windows" in {one.quantity for one in sgd.differences()}
+    assert "steps per window" not in {one.quantity for one in sgd.differences()}
 
 
 def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: OptimiserRun) -> None:
@@ -50,87 +51,81 @@ def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: OptimiserRun) ->
     assert sgd.correct.scenes == sgd.faulty.scenes
 
 
-def test_adam_hides_what_sgd_shows(sgd: OptimiserRun) -> None:
-    adam = comparison.compare_runs(NEVER, optimiser="adam", epochs=2)
+def test_adam_hides_a_gradient_that_is_too_large_and_sgd_shows_it(
+    sgd: OptimiserRun, comparisons: ComparisonCache
+) -> None:
+    adam = comparisons.compare_runs(NEVER, optimiser="adam", epochs=2)
     apart = [
-        abs(math.log(case.faulty.epoch_records[-1].train_eval / case.correct.epoch_records[-1].train_eval))
-        for case in (adam, sgd)
+        abs(math.log(run.faulty.epoch_records[-1].train_eval / run.correct.epoch_records[-1].train_eval))
+        for run in (adam, sgd)
     ]
     assert apart[0] < 0.25 * apart[1]
+    # The first update of Adam has the length of the learning rate, but for its ε of 1e-8 under small gradients.
+    first = [run.faulty.relative_update[0] / run.correct.relative_update[0] for run in (adam, sgd)]
+    assert first == pytest.approx([1, 4], abs=1e-3)
 
 
-def test_the_correct_loop_is_trained_once_for_each_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Fault | None] = []
-    real = comparison.attribute_run
+def test_the_correct_loop_is_trained_once_for_each_setting(sgd: OptimiserRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[Fault | None, int]] = []
 
-    def counted(fault: Fault | None, setting: dict[str, object]) -> object:
-        asked.append(fault)
-        return real(fault, setting)
+    def attribute(fault: Fault | None, setting: dict[str, int]) -> object:
+        trained.append((fault, setting["epochs"]))
+        return sgd.correct, ()
 
-    monkeypatch.setattr(comparison, "attribute_run", counted)
-    desk = ComparisonCache()
-    one = desk.compare_runs(NEVER, optimiser="adam", epochs=1)
-    other = desk.compare_runs(catalogue.find_fault("zeroed per micro-batch"), optimiser="adam", epochs=1)
-    assert asked == [None, NEVER, other.fault]
-    assert one.correct is other.correct
-    assert desk.compare_runs(NEVER, optimiser="adam", epochs=2).correct is not one.correct
+    monkeypatch.setattr(comparison, "attribute_run", attribute)
+    cache, other = ComparisonCache(), catalogue.find_fault("zeroed per micro-batch")
+    for fault, epochs in ((NEVER, 1), (other, 1), (NEVER, 2)):
+        assert cache.compare_runs(fault, optimiser="adam", epochs=epochs).faulty is sgd.correct
+    assert trained == [(None, 1), (NEVER, 1), (other, 1), (None, 2), (NEVER, 2)]
 
 
-def test_a_loop_without_a_step_is_read_without_noise() -> None:
+def test_a_loop_without_a_step_is_measured_without_warnings(comparisons: ComparisonCache) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        seen = comparison.compare_runs(catalogue.find_fault("step in a branch never taken"), epochs=1)
-    found = {reading.quantity: reading for reading in seen.differences()}
-    assert math.isnan(found["α of full windows"].faulty)
-    assert found["share of windows that moved a weight"].faulty == 0
+        run = comparisons.compare_runs(catalogue.find_fault("step in a branch never taken"), epochs=1)
+    differing = {one.quantity: one for one in run.differences()}
+    assert math.isnan(differing["α of full windows"].faulty)
+    assert differing["share of windows that moved a weight"].faulty == 0
 
 
-def test_what_python_warned_of_is_kept() -> None:
-    line = "                    scaler.update()\n"
-    loud = Fault(
-        "loud",
-        "it says so",
-        "training.loop",
-        line,
-        line + '                    __import__("warnings").warn("x. y")\n',
-        "",
-    )
-    assert comparison.compare_runs(loud, epochs=1).warnings == ("x",)
+def test_warnings_of_python_are_part_of_the_run(comparisons: ComparisonCache) -> None:
+    loud = edited("loud", '__import__("warnings").warn("x. y")')
+    assert comparisons.compare_runs(loud, epochs=1).warnings == ("x",)
 
 
 def test_a_fault_of_the_physics_turns_checks_and_not_curves() -> None:
-    seen = comparison.fault_report(catalogue.find_fault("conjugated steering"))
-    assert seen.runs == {}
-    red = {check.name for check in seen.checks if not check.faulty.passed}
-    assert red == set(seen.fault.conventions)
-    assert all(check.correct.passed for check in seen.checks)
+    report = comparison.fault_report(catalogue.find_fault("conjugated steering"))
+    assert report.runs == {}
+    assert {check.name for check in report.checks if not check.faulty.passed} == set(report.fault.conventions)
+    assert all(check.correct.passed for check in report.checks)
 
 
-def test_rungs_of_the_ladder_stand_beside_the_badge() -> None:
+def test_checks_of_the_ladder_stand_beside_the_conventions() -> None:
     fault = catalogue.find_fault("identity miscounted")
-    seen = comparison.fault_report(fault)
-    assert [check.name for check in seen.checks if check.suite == "ladder"] == list(fault.checks)
-    assert [check.name for check in seen.checks if not check.faulty.passed] == list(fault.checks)
+    report = comparison.fault_report(fault)
+    assert [check.name for check in report.checks if check.suite == "ladder"] == list(fault.checks)
+    assert [check.name for check in report.checks if not check.faulty.passed] == list(fault.checks)
 
 
-def test_readings_are_those_of_the_signs_and_surprises_know_both_kinds() -> None:
-    found = comparison.compare_symptoms(NEVER)
-    assert [reading.quantity for reading in found] == [sign.quantity for sign in NEVER.symptoms]
-    assert comparison.unexpected_symptoms(NEVER, found) == []
-    turned = [QuantityComparison(reading.quantity, reading.faulty, reading.correct) for reading in found]
-    assert len(comparison.unexpected_symptoms(NEVER, turned)) == 2 * len(found)
+def test_symptoms_are_those_of_the_catalogue_and_both_kinds_of_surprise_are_named() -> None:
+    measured = comparison.compare_symptoms(NEVER)
+    assert [one.quantity for one in measured] == [symptom.quantity for symptom in NEVER.symptoms]
+    assert comparison.unexpected_symptoms(NEVER, measured) == []
+    assert comparison.compare_symptoms(NEVER, 1) == measured[:1]
+    turned = [QuantityComparison(one.quantity, one.faulty, one.correct) for one in measured]
+    assert len(comparison.unexpected_symptoms(NEVER, turned)) == 2 * len(measured)
 
 
 @pytest.mark.parametrize(
     ("one", "other", "differs"),
     [(1.0, 1.0005, False), (1.0, 1.01, True), (0.0, 1e-9, False), (math.nan, 1.0, True), (math.nan, math.nan, False)],
 )
-def test_readings_differ_beyond_noise(one: float, other: float, differs: bool) -> None:
+def test_quantities_differ_beyond_noise(one: float, other: float, differs: bool) -> None:
     assert QuantityComparison("", one, other).differs(1e-3) is differs
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"fault": "never devided"}, "did you mean 'never divided'"),
         ({"compared": ["nothing"]}, "unknown fault 'nothing'"),
@@ -138,8 +133,8 @@ def test_readings_differ_beyond_noise(one: float, other: float, differs: bool) -
         ({"quiz_seed": -1}, "quiz_seed is -1"),
     ],
 )
-def test_bad_input_is_named(fields: dict[str, object], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_input_is_named(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         ComparisonConfig(**fields)  # type: ignore[arg-type]
     for optimiser, epochs, words in (("rmsprop", 2, "optimiser is 'rmsprop'"), ("adam", 0, "epochs is 0")):
         with pytest.raises(InputError, match=words):

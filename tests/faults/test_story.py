@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import math
 import re
@@ -13,8 +12,6 @@ import torch
 
 from rislab.errors import InputError
 from rislab.faults import catalogue, comparison, exercises, story
-from rislab.faults.fault import source_of
-from rislab.faults.loop_layout import StatementPlace, statement_places
 from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, REPAIR_ORDER, Replay, StoryConfig, replay
 from rislab.training.records import epoch_records
 
@@ -131,31 +128,6 @@ def test_the_probe_is_silent_after_the_loop() -> None:
     assert len(story.run_with_print(SMALL, "correct loop")) == SMALL.epochs
     assert all(re.fullmatch(r"\[PROBE\] \d\.\d{6}", said) for said in story.run_with_print(SMALL, "correct loop"))
     assert story.run_with_print(SMALL, "stage one") == story.run_with_print(SMALL, "stage two") == []
-
-
-def test_the_table_of_indents_is_that_of_the_source() -> None:
-    def table(culprit: str) -> dict[str, StatementPlace]:
-        fault = LOOP_VARIANTS[culprit].fault
-        source = catalogue.find_fault(fault).edited() if fault else source_of("training.loop")
-        places = {place.name: place for place in statement_places(source)}
-        for place in places.values():
-            line = source.splitlines()[place.line - 1]
-            assert len(line) - len(line.lstrip()) == place.column and place.name.split(".")[-1] in line
-        return places
-
-    correct, one, two = (table(name) for name in ("correct loop", "stage one", "stage two"))
-    assert correct["backward"].inside and correct["backward"].column == correct["for"].column + 4
-    assert two["backward"].column == two["for"].column and not two["backward"].inside
-    assert one["backward"].column == correct["backward"].column and not one["backward"].inside
-    assert (one["backward"].branch, correct["backward"].branch) == ("first", "")
-    assert one["compute_loss"].inside and two["compute_loss"].inside
-
-
-def test_a_comment_may_stand_anywhere() -> None:
-    source = source_of("training.loop")
-    moved = re.sub(r"^\s+#", "#", source, flags=re.MULTILINE)
-    assert moved != source and ast.dump(ast.parse(moved)) == ast.dump(ast.parse(source))
-    assert ast.dump(ast.parse(catalogue.find_fault("loop tail dedented").edited())) != ast.dump(ast.parse(source))
 
 
 def test_a_wrong_key_makes_the_nan_loud_and_the_gate_makes_it_silent_again() -> None:

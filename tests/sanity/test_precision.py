@@ -15,15 +15,13 @@ from torch import nn
 import rislab
 from rislab.checkup.gradients import compare_gradients, flat_gradient
 from rislab.errors import InputError
-from rislab.sanity import precision
+from rislab.sanity import overfit, precision
 from rislab.sanity.checks import one_window
-from rislab.sanity.memory import peak_memory
 from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
 from rislab.sanity.overfit import BATCH
-from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison, accumulation_cells
 from rislab.training.loop import windows
 
-CPU = torch.device("cpu")
 CONFIG = PrecisionConfig(scenes=64, windows=6, accumulation_steps=(1, 4))
 
 
@@ -154,25 +152,6 @@ def test_underflow_counts_what_lies_below_the_smallest_normal_number() -> None:
     assert math.isnan(underflow.share())
 
 
-def test_peak_memory_is_that_of_known_allocations() -> None:
-    def prepare() -> Any:
-        kept = [torch.zeros(1000)]  # freed in the call: takes nothing off what the call holds at once
-
-        def call() -> None:
-            kept.clear()
-            large = torch.zeros(1 << 20)  # 4 MiB
-            del large
-            held = torch.zeros(1 << 18), torch.zeros(1 << 19)  # 3 MiB together
-            del held
-
-        return call
-
-    peak = peak_memory(CPU, prepare)
-    # The rest is what was freed first, and scalars.
-    assert abs(peak - (4 << 20)) <= 5000
-    assert peak_memory(CPU, lambda: lambda: None) == 0
-
-
 def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tuple[str, int], PrecisionCell]) -> None:
     data = CONFIG.data()
     for mode in ("fp64", "fp32"):
@@ -254,6 +233,7 @@ def test_lists_are_taken_as_they_come_from_a_notebook() -> None:
     assert config.training(MODES["fp32"], 8).micro_batch == BATCH // 8
 
 
+@pytest.mark.process
 def test_a_run_in_a_thread_of_its_own_prints_nothing() -> None:
     script = (
         "import threading, torch\n"
@@ -265,3 +245,26 @@ def test_a_run_in_a_thread_of_its_own_prints_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_accumulation_changes_no_gradient_in_any_precision() -> None:
+    cells = list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 4)))
+    assert [(cell.precision, cell.accumulation_steps) for cell in cells] == [
+        (precision, count) for precision in ("fp64", "fp32", "bf16", "fp16") for count in (1, 4)
+    ]
+    assert all(cell.passed for cell in cells)
+    against_exact = {cell.precision: cell.fp64_error for cell in cells}
+    assert (
+        against_exact["fp64"]
+        < 1e-12
+        < against_exact["fp32"]
+        < 1e-5
+        < against_exact["fp16"]
+        < against_exact["bf16"]
+        < 0.1
+    )
+
+
+def test_only_divisors_of_the_batch_are_compared() -> None:
+    with pytest.raises(InputError, match="accumulation_steps holds 3; allowed: divisors of 64"):
+        list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 3)))
