@@ -38,7 +38,15 @@ def test_replace_makes_the_folder_and_a_file_that_others_may_read(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [1", "a: 2024-99-99", "a: !!bool perhaps", "!!python/object:os.system {}", "[" * 1500]
+    "text",
+    [
+        "a: [1",
+        "a: 2024-99-99",
+        "a: !!bool perhaps",
+        "a: !!timestamp perhaps",
+        "!!python/object:os.system {}",
+        "[" * 1500,
+    ],
 )
 def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as caught:

@@ -21,7 +21,9 @@ SETS = sorted((ROOT / "reports").glob("*.yaml"))
 
 LINES, FUNCTION_LINES, ATTRIBUTES = 450, 60, 15
 # Larger on purpose, each with its reason.
-LARGER: dict[str, str] = {}
+LARGER: dict[str, str] = {
+    "rislab/training/records.py:StepRecord": "a row of the table of records: its columns are its content",
+}
 
 # Words that meant something to the authors alone, as parts of identifiers.
 GONE = set(
@@ -56,6 +58,7 @@ GONE = set(
         "whole",
     ]
 )
+OF_TORCH = {"found_inf"}
 # The same in texts: only where no plain English word is meant.
 GONE_IN_TEXTS = re.compile(
     r"\b(witness|testimony|bystander|deliveries|badge|rungs?|culprits?|accomplices?|autopsy|broken house|as many came)\b"
@@ -136,7 +139,8 @@ def words_of(identifier: str) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_names_are_words_of_the_field(path: Path) -> None:
-    assert {name for name in identifiers(ast.parse(path.read_text())) if words_of(name) & GONE} == set()
+    names = set(identifiers(ast.parse(path.read_text()))) - OF_TORCH
+    assert {name for name in names if words_of(name) & GONE} == set()
     assert not words_of(path.stem) & GONE
 
 

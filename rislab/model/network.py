@@ -292,7 +292,7 @@ def design_of(model: nn.Module) -> str:
 
 
 def check_design_in(path: Path | str, design: object) -> None:
-    """Raise InputError unless the design that a file names is one of DESIGNS; a former name is told its new one."""
+    """Raise InputError unless the design that a file names is one of DESIGNS; it names the new name of a former one."""
     if design in FORMER_DESIGNS:
         name = FORMER_DESIGNS[str(design)]
         raise InputError(

@@ -52,8 +52,8 @@ class Pursuit(nn.Module):
     Args:
         config: of the scenes; gives surface, field of view, wavefront and the most sources.
         shape: grid points (P, Q, R) of the maps.
-        alone: Gauss–Newton steps of a new source by itself.
-        jointly: Gauss–Newton steps of all sources after them.
+        single_steps: Gauss–Newton steps of a new source by itself.
+        joint_steps: Gauss–Newton steps of all sources after them.
     """
 
     atoms: Tensor
@@ -63,9 +63,11 @@ class Pursuit(nn.Module):
     high: Tensor
     largest_move: Tensor
 
-    def __init__(self, config: SceneConfig, shape: tuple[int, int, int], alone: int = 2, jointly: int = 1) -> None:
+    def __init__(
+        self, config: SceneConfig, shape: tuple[int, int, int], single_steps: int = 2, joint_steps: int = 1
+    ) -> None:
         super().__init__()
-        self.config, self.alone, self.jointly = config, alone, jointly
+        self.config, self.single_steps, self.joint_steps = config, single_steps, joint_steps
         self.most = min(config.sources[1], config.antennas - 1)
         grid = config.grid(shape, spacing="sine")
         azimuth, elevation, distance = (axis.double() for axis in grid.points())
@@ -104,10 +106,10 @@ class Pursuit(nn.Module):
         for count in range(1, self.most + 1):
             fields = (channel.mH @ residual.mT) * codes.mT.conj()  # [B, N, L]
             strongest = grid_points[beam_power(fields, atoms).argmax(dim=-1)].unsqueeze(1)  # [B, 1, 3]
-            for _ in range(self.alone):
+            for _ in range(self.single_steps):
                 strongest = scene.step(residual, strongest, low, high, largest_move)
             points = torch.cat([points, strongest], dim=1)
-            for _ in range(self.jointly if count > 1 else 0):
+            for _ in range(self.joint_steps if count > 1 else 0):
                 points = scene.step(snapshots, points, low, high, largest_move)
             vectors, features, residual = scene.explain(points, level)
             parts.append((vectors, points, features))

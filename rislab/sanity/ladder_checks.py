@@ -26,7 +26,7 @@ from rislab.data.simulation import simulate
 from rislab.sanity.checks import Verdict, one_window
 from rislab.sanity.overfit import BATCH, OverfitConfig, first_window
 from rislab.training.config import HALF
-from rislab.training.loop import evaluate, fit, score
+from rislab.training.loop import evaluate, fit, evaluate_in_mode
 from rislab.training.records import Record, epoch_records, equal_but_time, step_records
 from rislab.training.state import TrainState
 
@@ -277,7 +277,7 @@ def check_train_against_eval(model: nn.Module, data: SceneBatch, config: Overfit
     """The same weights on the same data answer alike in training mode and in eval mode."""
     evaluated = evaluate(model, data, precision=config.precision).nmse
     model.train()
-    difference = abs(score(model, data, precision=config.precision).nmse - evaluated)
+    difference = abs(evaluate_in_mode(model, data, precision=config.precision).nmse - evaluated)
     limit = 1e-6 + 0.05 * abs(evaluated)
     return Verdict(
         difference, "<=", limit, "difference between training-mode and eval-mode NMSE, same weights and data"

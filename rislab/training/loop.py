@@ -161,12 +161,12 @@ def evaluate(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision
     training = model.training
     model.eval()
     try:
-        return score(model, data, beta=beta, precision=precision)
+        return evaluate_in_mode(model, data, beta=beta, precision=precision)
     finally:
         model.train(training)
 
 
-def score(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
+def evaluate_in_mode(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, precision: str = "fp32") -> Evaluation:
     """evaluate() in the mode that the model is in."""
     data = to_module_device(data, model)
     sums = torch.zeros(2, dtype=torch.float64)

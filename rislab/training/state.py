@@ -265,7 +265,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
     content = raw[head + 4 :]
     if zlib.crc32(content).to_bytes(4, "big") != raw[head : head + 4]:
         raise InputError(
-            f"checkpoint {path} is truncated or damaged (its checksum does not match); allowed: a whole file"
+            f"checkpoint {path} is truncated or damaged (its checksum does not match); allowed: a complete file"
         )
     try:
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

@@ -73,7 +73,7 @@ def test_the_step_goes_downhill() -> None:
     batch = simulate(SceneConfig.preset("classroom", sources=2, snr_db=15.0), 64, seed=5)
     left = []
     for steps in (0, 1, 3):
-        pursuit = Pursuit(CLASSROOM, default_shape(CLASSROOM), alone=steps, jointly=steps)
+        pursuit = Pursuit(CLASSROOM, default_shape(CLASSROOM), single_steps=steps, joint_steps=steps)
         level = pursuit.levels()[1]
         path = pursuit(batch.snapshots, batch.codes, batch.channel)
         left.append(float(path.features[:, level.start, -3].mean()))  # ln of what is left
