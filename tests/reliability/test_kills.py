@@ -30,12 +30,13 @@ from rislab.training.state import read_checkpoint
 from rislab.tuning.search import RECORD
 from tests.tuning.small import trials_in
 
+pytestmark = pytest.mark.process
 SOAK = os.environ.get("RISLAB_SOAK") == "1"
 # Thirty-four of each of three commands are a hundred.
 KILLS = 34 if SOAK else 1
 CLI = [sys.executable, "-m", "rislab.cli.main"]
 TRAIN = [
-    "train", "--preset", "classroom", "--scenes", "512", "--epochs", "6" if SOAK else "3", "--validation", "32",
+    "train", "--preset", "classroom", "--scenes", "512" if SOAK else "128", "--epochs", "6" if SOAK else "3", "--validation", "32",
     "--threads", "1", "--micro-batch", "16",
 ]  # fmt: skip
 TUNE = [
@@ -43,7 +44,7 @@ TUNE = [
     "--eval-scenes", "32", "--search", "lr=0.001:0.01:log", "--pruner", "median", "--confirm", "2", "--workers", "1",
     "--trials", "4",
 ]  # fmt: skip
-REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20"]
+REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20" if SOAK else "8"]
 
 
 def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
@@ -108,7 +109,7 @@ def whole_report(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "option", "whole", "sum_of", "longest"),
     [
-        (TRAIN, "--run", whole_training, sum_of_training, 9.0),
+        (TRAIN, "--run", whole_training, sum_of_training, 9.0 if SOAK else 6.0),
         # Searches are killed in tests/tuning/test_search.py too; a report takes long.
         *([(TUNE, "--folder", whole_search, sum_of_search, 12.0)] if SOAK else []),
         *([(REPORT, "--out", whole_report, sum_of_report, 12.0)] if SOAK else []),
@@ -239,7 +240,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
     script = (
         "import time, rislab\n"
         "from pathlib import Path\nfrom rislab.panels.run import Run\n"
-        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=100)\n"
+        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=40)\n"
         "run = Run('mine', config, Path('shared'))\nrun.task.start()\n"
         "while run.history.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\n"
@@ -255,7 +256,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
         time.sleep(0.05)
     assert "in use by another process" in str(second.task.error)
     first.communicate(timeout=300)
-    config = OverfitConfig(scenes=64, micro_batch=16, epochs=100)
+    config = OverfitConfig(scenes=64, micro_batch=16, epochs=40)
     ends = epoch_records(run_folder.read_records(Path("shared")))
     assert [end.epoch for end in ends] == list(range(1, config.epochs + 1))
 
@@ -303,8 +304,9 @@ def test_nothing_needs_a_network_or_asks_for_one(tmp_path: Path) -> None:
         ["info"],
         [*REPORT, "--out", str(tmp_path / "out")],
         [*TRAIN[:-2], "--epochs", "1", "--run", str(tmp_path / "run")],
-        ["localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1", "--scenes", "4"],
-        ["checkup", str(Path(__file__).parents[1] / "scripts" / "char_rnn.py")],
+        ["localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1", "--scenes", "1"]
+        + ["--estimators", "sparse", "--threads", "1"],
+        ["checkup", str(Path(__file__).parents[1] / "scripts" / "char_rnn.py"), "--steps", "8"],
     ]
     for words, (code, said) in zip(commands, each(cut_off(), commands, env=environment), strict=True):
         assert code in (0, 1) and "Traceback" not in said, (words, said)

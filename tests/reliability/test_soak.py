@@ -14,6 +14,8 @@ from rislab import panels
 from rislab.sanity.overfit import OverfitConfig
 from rislab.training.run_folder import read_records
 
+# On a slow machine it goes on, until curves are long enough to be thinned.
+WINDOWS = 1000
 SECONDS = 600.0 if os.environ.get("RISLAB_SOAK") == "1" else 12.0
 
 
@@ -43,7 +45,7 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     plot.observe(page, "figure")
     began = time.monotonic()
     seen: list[tuple[int, float]] = []
-    while time.monotonic() - began < SECONDS:
+    while time.monotonic() - began < SECONDS or panel.runs[0].curves.windows < WINDOWS:
         time.sleep(SECONDS / 60)
         seen.append((panel.runs[0].history.windows, resident()))
     panel.stop()
@@ -56,12 +58,12 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     print(
         f"{SECONDS:.0f} s: {before:.0f} MiB at window {first}, {after:.0f} MiB at window {last}; {len(sent)} drawings"
     )
-    assert windows > 50 * SECONDS / 10
     # Curves keep some fifteen numbers of a window, 120 bytes; 8 MiB are what an allocator may hold back.
     assert grown < 8 + 400 * windows / 2**20, f"{grown:.1f} MiB in {windows} windows"
-    assert len(sent) <= 10 * SECONDS
+    assert len(sent) <= 10 * (sent[-1][0] - began)
     # Curves are thinned, so the last figure is no larger than one of any long run.
-    thick = [bytes_ for at, bytes_ in sent if at - began > SECONDS / 2]
+    half = (began + sent[-1][0]) / 2
+    thick = [bytes_ for at, bytes_ in sent if at > half]
     assert thick and max(thick) < 400_000 and thick[-1] < 1.5 * thick[0]
     folder = panel.runs[0].folder
     assert folder is not None and len(read_records(folder)) >= last
