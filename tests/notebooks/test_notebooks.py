@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,13 @@ SMALL: dict[str, dict[str, object]] = {
         "snrs_db": [0.0, 10.0],
         "separations_deg": [3.0, 12.0],
     },
-    "precision": {"scenes": 64, "windows": 6, "accumulation_steps": [1, 4]},
-    "whodunnit": {"epochs": 3, "repair_epochs": 3},
+    "precision": {
+        "scenes": 64,
+        "windows": 3,
+        "accumulation_steps": [1, 4],
+        "modes": ["fp64", "fp32", "bf16", "pure bf16", "BatchNorm"],
+    },
+    "whodunnit": {"epochs": 3, "repair_epochs": 3, "batches": 4, "warmup": 6},
     "your_loop": {"epochs": 2},
     "localise": {"snrs_db": [10.0], "test_scenes": 12, "learned_scenes": 1024, "epochs": 3},
     "tuning": {"scenes": 64, "epochs": 3, "trials": 6, "eval_scenes": 48, "skip_ladder": True, "confirm": 2},
@@ -85,36 +91,43 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
     assert noise == []
 
 
-@pytest.mark.process
-@pytest.mark.parametrize("name", SMALL)
-def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for all reports; each opens in a context of its own."""
     if CHROMIUM is None:
         pytest.skip("chromium is not here; install Debian's package chromium to open reports in a real browser")
     from playwright.sync_api import sync_playwright
 
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        yield chromium
+        chromium.close()
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", SMALL)
+def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser: Any) -> None:
     cells: list[dict[str, Any]] = json.loads(ran[name].notebook.read_text())["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     figures = sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
     assert figures >= 4
     asked: list[str] = []
     complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        context = browser.new_context(viewport={"width": 1280, "height": 800})
-        context.set_offline(True)
-        page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(ran[name].html.as_uri())
-        page.wait_for_function(
-            f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}", timeout=60_000
-        )
-        drawn = page.locator(".js-plotly-plot").count()
-        width = page.evaluate("document.documentElement.scrollWidth")
-        Path("reports/out").mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=f"reports/out/test-{name}.png", full_page=True)
-        browser.close()
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.set_offline(True)
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(ran[name].html.as_uri())
+    page.wait_for_function(
+        f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}", timeout=60_000
+    )
+    drawn = page.locator(".js-plotly-plot").count()
+    width = page.evaluate("document.documentElement.scrollWidth")
+    Path("reports/out").mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=f"reports/out/test-{name}.png", full_page=True)
+    context.close()
     assert drawn == figures
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert complaints == []

@@ -156,7 +156,9 @@ def small_files(limit: int) -> Callable[[], None]:
     ids=["train", "report"],
 )
 def test_a_full_disk_is_one_sentence(words: list[str], option: str, tmp_path: Path) -> None:
-    done = run([*words, option, str(tmp_path / "here")], preexec_fn=small_files(20_000))
+    # Python would replace the byte code of a module by what of it fits into the file, and not read it again.
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run([*words, option, str(tmp_path / "here")], preexec_fn=small_files(20_000), env=environment)
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line and not line.lstrip().startswith(("Executing", "\r"))]
     assert "Traceback" not in done.stderr and "could not be written" in said[-1]

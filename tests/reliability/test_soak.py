@@ -45,7 +45,7 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     plot.observe(page, "figure")
     began = time.monotonic()
     seen: list[tuple[int, float]] = []
-    while time.monotonic() - began < SECONDS or panel.runs[0].curves.windows < WINDOWS:
+    while time.monotonic() - began < SECONDS or panel.runs[0].history.windows < WINDOWS:
         time.sleep(SECONDS / 60)
         seen.append((panel.runs[0].history.windows, resident()))
     panel.stop()
