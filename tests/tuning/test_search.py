@@ -197,11 +197,11 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(workers.subprocess, "Popen", popen)
     # Long enough to be seen half done.
-    long = dataclasses.replace(SMALL, base=BASE.changed(scenes=128), trials=4)
+    long = dataclasses.replace(SMALL, base=BASE.changed(scenes=96), trials=3)
     killed = False
     for progress in run_search(tmp_path, long, workers=2, skip_ladder=True, confirm=0):
         if not killed and any(trial.state == "running" and trial.scores for trial in progress.trials):
             begun[0].kill()
             killed = True
     assert killed and [one.returncode for one in begun] == [-signal.SIGKILL, 0]
-    assert [(trial.number, trial.state) for trial in progress.trials] == [(number, "complete") for number in range(4)]
+    assert [(trial.number, trial.state) for trial in progress.trials] == [(number, "complete") for number in range(3)]

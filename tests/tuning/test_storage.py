@@ -119,7 +119,7 @@ def test_two_machines_share_a_search_through_a_database(
     listed = b""
     while process.poll() is None and not list(here.glob("trials/*/records.jsonl")):
         listed += command_lines()
-        time.sleep(0.05)
+        time.sleep(0.3)
     progress = last_progress(there, storage=database, name="shared")
     output = process.communicate(timeout=300)[0]
     assert process.returncode == 0, output
