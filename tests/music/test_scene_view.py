@@ -94,6 +94,8 @@ def test_a_few_grids_stay_between_analyses() -> None:
         ({"places": ((80.0, 0.0, 1.0),)}, "azimuth in degrees is 80"),
         ({"places": ((0.0, 0.0, 9.0),)}, "range is 9"),
         ({"places": ()}, "chosen is 0"),
+        ({"places": ((0.0, 0.0),)}, "a place is .*allowed: azimuth and elevation in degrees, range in metres"),
+        ({"places": 3}, "places is 3; allowed: a list of places"),
         ({"chosen": 2}, "chosen is 2"),
         ({"covariance": "guess"}, "covariance is 'guess'"),
         ({"snr_db": math.inf}, "snr_db is inf"),
@@ -107,6 +109,14 @@ def test_a_few_grids_stay_between_analyses() -> None:
 def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SETTINGS.changed(**fields)
+
+
+def test_settings_survive_a_round_trip() -> None:
+    plain = SETTINGS.to_dict()
+    assert plain["places"] == [[-25.0, 10.0, 1.5], [20.0, -10.0, 2.0]]
+    assert SceneSettings.from_dict(plain) == SETTINGS
+    with pytest.raises(InputError, match="snr is not a field of SceneSettings"):
+        SceneSettings.from_dict({"snr": 3.0})
 
 
 def test_a_learned_covariance_needs_a_network() -> None:
