@@ -25,7 +25,7 @@ from rislab.music.estimate import Estimate, Predictor
 from rislab.music.likelihood import polish
 from rislab.music.metrics import Matching, match, tolerances_of
 from rislab.music.sparse import sparse
-from rislab.music.spectra import beam_power, coarse_to_fine
+from rislab.music.spectra import coarse_to_fine, power_on_grid
 from rislab.music.subspace import eigh_psd, signal_subspace, validate_covariance
 
 COVARIANCE_KINDS = ("truth", "sample", "sparse", "learned", "blend")
@@ -246,7 +246,7 @@ def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) 
     values, vectors = eigh_psd(matrix)
     weighted = vectors * (values / (values + loading)).sqrt().unsqueeze(-2)
     columns = torch.cat([signal_subspace(matrix, sources), weighted], dim=-1)  # [1, N, K+J]
-    power = beam_power(columns.permute(2, 1, 0), grid)  # [K+J, P, Q, R], of each column by itself
+    power = power_on_grid(columns.permute(2, 1, 0), grid)  # [K+J, P, Q, R], of each column by itself
     smallest = torch.finfo(power.dtype).eps
     music, mvdr = (1 - part.sum(0) for part in (power[:sources], power[sources:]))
     return 1 / music.clamp(min=smallest), loading / mvdr.clamp(min=smallest)

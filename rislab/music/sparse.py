@@ -30,7 +30,7 @@ from rislab.music.likelihood import (
     stacked_snapshots,
     stacked_steering,
 )
-from rislab.music.spectra import beam_power
+from rislab.music.spectra import power_on_grid
 from rislab.music.subspace import check_sources
 from rislab.music.waveforms import mmse_gain, project
 
@@ -164,7 +164,7 @@ def _with_strongest(batch: SceneBatch, parameters: Parameters, slot: int, grid: 
     surface = (batch.channel.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
         surface = surface.sum(-1, keepdim=True)
-    matched = beam_power(surface, grid).flatten(1)
+    matched = power_on_grid(surface, grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
     axes = [axis.to(parameters.points)[shortlist] for axis in grid.points()]
     points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]

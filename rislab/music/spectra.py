@@ -151,7 +151,7 @@ def bartlett_spectrum(
         values, vectors = eigh_psd(matrix.detach())
         factor = vectors * values.sqrt().unsqueeze(-2)
     weighted = factor / math.sqrt(grid.array.count)
-    power = beam_power(weighted, grid).mul_(grid.array.count)
+    power = power_on_grid(weighted, grid).mul_(grid.array.count)
     return _with_peaks(power, weighted, matrix, sources, grid, refine)
 
 
@@ -172,7 +172,7 @@ def coarse_to_fine(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
     return music_spectrum(covariance_or_factor, sources, grid.coarser).peaks
 
 
-def beam_power(factor: Tensor, grid: Grid) -> Tensor:
+def power_on_grid(factor: Tensor, grid: Grid) -> Tensor:
     """Power ‖F^H a‖² that the beam towards each point of a grid receives.
 
     One real matrix product, in pieces of WORK bytes. Plane waves on a surface factor into its two axes, which takes an
@@ -208,7 +208,7 @@ def beam_power(factor: Tensor, grid: Grid) -> Tensor:
 
 
 def _separable_power(factor: Tensor, grid: Grid, z: Tensor, y: Tensor) -> Tensor:
-    """beam_power() of plane waves, a_n = N^(−1/2) e^(j k0 z_v sinθ) e^(j k0 y_h sinφ cosθ): over v first, then h."""
+    """power_on_grid() of plane waves, a_n = N^(−1/2) e^(j k0 z_v sinθ) e^(j k0 y_h sinφ cosθ): over v first, then h."""
     scenes, _, columns = factor.shape
     like = factor.real
     azimuth, elevation, z, y = (axis.to(like) for axis in (grid.azimuth, grid.elevation, z, y))
@@ -244,7 +244,7 @@ def residual_power(factor: Tensor, grid: Grid) -> Tensor:
     Returns:
         [B,P,Q,R], real, > 0.
     """
-    power = beam_power(factor, grid)
+    power = power_on_grid(factor, grid)
     # In place: each fresh result of this size would cost as much as a tenth of the product.
     return power.neg_().add_(1.0).clamp_(min=torch.finfo(power.dtype).eps)
 

@@ -26,7 +26,7 @@ from rislab.data.simulation import simulate
 from rislab.sanity.checks import Verdict, one_window
 from rislab.sanity.overfit import BATCH, OverfitConfig, first_window
 from rislab.training.config import HALF
-from rislab.training.loop import evaluate, fit, evaluate_in_mode
+from rislab.training.loop import evaluate, evaluate_in_mode, fit
 from rislab.training.records import Record, epoch_records, equal_but_time, step_records
 from rislab.training.state import TrainState
 
