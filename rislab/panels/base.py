@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rislab.errors import InputError
 from rislab.panels.background_task import POLL_SECONDS, BackgroundTask, LatestOnly, Request
-from rislab.plots.style import ERROR_COLOUR, template
+from rislab.plots.style import ERROR_COLOUR, templates
 
 if TYPE_CHECKING:
     from rislab.panels.plot_widget import Drawing, PlotWidget
@@ -160,8 +160,7 @@ class Panel(Generic[Result]):
         """A live plot in both themes, whose drawing errors the panel says; see PlotWidget for the options."""
         from rislab.panels.plot_widget import PlotWidget
 
-        themes = {theme: template(theme) for theme in ("light", "dark")}
-        made = PlotWidget(figure, themes, on_error=self._say_problem, **options)
+        made = PlotWidget(figure, templates(), on_error=self._say_problem, **options)
         self._plots.append(made)
         return made
 
