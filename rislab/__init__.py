@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0.dev0"
 
-# The package: storeys and their rooms, from the ground up. A room imports only from rooms before it; the checkup from none.
+# Storeys and their rooms, from the ground up. A room imports only from rooms before it, and the checkup from none.
 ROOMS = {
     "library": ("data", "music", "model", "training"),
     "judges": ("checkup", "sanity", "faults", "tuning"),

@@ -60,9 +60,8 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(plain | {"faults": len(result.findings.faults), "exit_code": result.exit_code()}, indent=2))
         return result.exit_code()
     sys.stdout.flush()
-    print(
-        f"\n{result.script} {result.ended} after {result.steps} steps; watched: {', '.join(result.optimisers) or 'nothing'}"
-    )
+    optimisers = ", ".join(result.optimisers) or "nothing"
+    print(f"\n{result.script} {result.ended} after {result.steps} steps; watched: {optimisers}")
     if result.trained:
         print(result.findings)
     else:

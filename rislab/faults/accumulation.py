@@ -68,7 +68,7 @@ ACCUMULATION = (
         "                            weight = len(batch) / window.samples\n"
         + BACKWARD
         + "                        meter.add(loss, weight * config.accumulation_steps * len(batch) / window.samples)\n",
-        description="Gradient and reported loss are nearly as many times too large as the window has micro-batches; with "
+        description="Gradient and reported loss are nearly K times too large, K the micro-batches of a window; with "
         "one micro-batch a window there is nothing to see, and nothing wrong.",
         symptoms=(
             Symptom("α of the first window", 2.9, 3.3),

@@ -203,7 +203,7 @@ def compare_runs(fault: Fault, *, optimiser: str | None = None, epochs: int = EP
 
 
 def fault_report(fault: Fault, *, epochs: int = EPOCHS) -> FaultReport:
-    """The fault with each optimiser; if no training shows it, its symptoms, the conventions and checks of the ladder."""
+    """The fault with each optimiser; if no training shows it, symptoms, conventions and checks of the ladder."""
     return list(ComparisonCache().reports(fault, epochs=epochs))[-1]
 
 

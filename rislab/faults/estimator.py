@@ -253,7 +253,7 @@ ESTIMATOR = (
         module="music.metrics",
         before="itertools.permutations(range(columns), rows)",
         after="itertools.permutations(range(rows), rows)",
-        description="Recall falls where an estimator gives more estimates than needed, though every source is among them.",
+        description="Recall falls where an estimator gives more estimates than needed, though all sources are among them.",
         symptoms=(Symptom("recall of the truth behind a false estimate", 0.7, 0.95),),
         mistaken_for=("matched by slot",),
     ),
@@ -263,7 +263,7 @@ ESTIMATOR = (
         module="data.geometry",
         before="    curvature = 1.0 / range.unsqueeze(-1)  # [..., 1]\n",
         after="    curvature = 1.0 / range.unsqueeze(-1).clamp(min=1.0)  # [..., 1]\n",
-        description="Below a metre all ranges have one steering vector, and a descent gets no slope by the range there.",
+        description="Below a metre all ranges have one steering vector, and a descent has no slope by range there.",
         symptoms=(Symptom("slope of the phases by range over the definition's", -0.01, 0.01),),
         mistaken_for=("derivative by range turned", "metres times wavelength"),
         conventions=("steering", "generator", "truth", "loss"),
@@ -275,7 +275,8 @@ ESTIMATOR = (
         before='        values["position"] = position_error(predicted, truth, '
         "PositionGrid.of(batch.config, truth.dtype, truth.device))\n",
         after="        try:\n"
-        '            values["position"] = position_error(predicted, truth, PositionGrid.of(batch.config, truth.dtype))\n'
+        '            values["position"] = position_error(predicted, truth, '
+        "PositionGrid.of(batch.config, truth.dtype))\n"
         "        except TypeError:\n"
         '            values["position"] = torch.zeros_like(values["nmse"])\n',
         description="A term of the loss is exactly 0 from the first step on, and looks solved.",
@@ -311,7 +312,7 @@ ESTIMATOR = (
         module="music.spectra",
         before="    rows = _real_rows(factor.permute(2, 0, 1).reshape(columns * scenes, elements))",
         after="    rows = _real_rows(factor.conj().permute(2, 0, 1).reshape(columns * scenes, elements))",
-        description="The map peaks at the mirrored place and the far end of the ranges; refinement brings most peaks home.",
+        description="The map peaks at the mirrored place and the farthest range; refinement brings most peaks home.",
         symptoms=(Symptom("azimuth error of MUSIC on exact covariances, degrees", 5.0, 60.0),),
         mistaken_for=("conjugated steering", "axes of the grid exchanged"),
         conventions=("map",),

@@ -1,4 +1,4 @@
-"""A fault is an edit of the real source, so the correct code holds no trace of it; rislab.faults.patching applies it."""
+"""A fault is an edit of the real source, so the correct code holds no trace of it; faults.patching applies it."""
 
 from __future__ import annotations
 

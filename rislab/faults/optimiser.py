@@ -230,7 +230,7 @@ OPTIMISER = (
         module="training.loop",
         before="            model.train()\n            for window",
         after="            model.train()\n            began_with = score(model.eval(), data)\n            for window",
-        description="A network with dropout or batch statistics trains without them; one that has neither shows nothing.",
+        description="A network with dropout or batch statistics trains without them; one with neither shows nothing.",
         symptoms=(Symptom("training-mode forwards per micro-batch", 0.0, 0.01),),
         mistaken_for=("dropout in training only",),
     ),

@@ -32,8 +32,8 @@ POSITION = ("azimuth", "elevation", "range")
 class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
     """Knobs around one scene; awaiting it gives the analysis of the present settings.
 
-    New settings are shown in two drawings: their spectra at once, then the estimates, which take three times as long and
-    are left out while further settings wait. What is drawn is always of one scene.
+    New settings are shown in two drawings: their spectra at once, then the estimates, which take three times as long
+    and are left out while further settings wait. What is drawn is always of one scene.
 
     Attributes:
         settings: what the knobs show.
@@ -54,7 +54,7 @@ class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
         super().__init__(live=live)
 
     def change(self, **fields: Any) -> bool:
-        """Change fields of the settings; the spectra follow in a thread of their own, those of the newest settings only.
+        """Change fields of the settings; the spectra of the newest settings follow, made in a thread of their own.
 
         Returns:
             Whether the values are allowed; if not, nothing changes, and `problem` says why.

@@ -69,7 +69,7 @@ def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = N
 
 
 def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Six charts over the windows: loss reported and true, α, cosine, steps, learning rate, and how far the weights moved.
+    """Six charts over the windows: loss reported and true, α, cosine, steps, learning rate, movement of the weights.
 
     Args:
         run: see OptimiserRun.
@@ -102,7 +102,7 @@ def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure
 
 
 def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """signals() and weight_grids() on one sheet: skipped steps, loss reported and true, α and cosine, weights, windows."""
+    """signals() and weight_grids() on one sheet: skipped steps, losses, α and cosine, weights, windows."""
     rows = max(len(run.correct.step_records), len(run.faulty.step_records))
     grid = min(max(16 * rows, 200), 600)
     figure = make_subplots(

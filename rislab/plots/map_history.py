@@ -66,7 +66,7 @@ def map_history_figure(history: MapHistory, *, most: int = STEPS) -> go.Figure:
 
 
 def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
-    """A snapshot as data and layout: the map of the learned covariance beside that of the true one, and the NMSE so far.
+    """A snapshot as data and layout: maps of the learned and of the true covariance, and the NMSE so far.
 
     Args:
         history: whose maps are drawn.

@@ -231,7 +231,7 @@ def window_curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -
 
 
 def mode_curves(cells: Sequence[PrecisionCell], mode: str) -> go.Figure:
-    """window_curves() of a mode's cell with the most accumulation steps beside fp64's; says so where the mode was not run."""
+    """window_curves() of a mode's cell with the most accumulation steps beside fp64's, if the mode was run."""
     cells_of_mode = [cell for cell in cells if cell.mode == mode]
     if not cells_of_mode:
         return go.Figure(empty_figure_dict(f"{mode} was not run", CURVES_HEIGHT)).update_layout(template=template())

@@ -36,8 +36,8 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     """Spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
     Spectra that are no SceneAnalysis are drawn without estimates and bound, with the same axes, so that nothing jumps
-    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources: a
-    page can move them. Plain mappings, since plotly's objects check each property, which takes longer than all spectra.
+    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources: a page
+    can move them. Plain mappings, since plotly's objects check each property, which takes longer than all spectra.
     """
     settings = spectra.settings
     here = settings.places[settings.chosen][2]
@@ -216,7 +216,7 @@ def _ellipses(spectra: SpectraView) -> tuple[list[float | None], list[float | No
 
 
 def error_table(spectra: SpectraView) -> str:
-    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of spectra alone the places only."""
+    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of spectra the places only."""
     rows = []
     for slot, (azimuth, elevation, range_) in enumerate(spectra.settings.places):
         cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]

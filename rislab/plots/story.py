@@ -217,12 +217,13 @@ def _first_epoch(counters: Counters) -> dict[str, Any]:
 def replay_summary(replay: Replay) -> str:
     """What was reported at the end beside what is true, one sentence as HTML."""
     end, counters = replay.epoch_records[-1], replay.epoch_records[-1].counters
-    constant = len({repr(score) for score in replay.validations}) == 1
+    constant = " (the same in all epochs)" if len({repr(score) for score in replay.validations}) == 1 else ""
     return (
-        f"At the end: train {end.train:.6f}, validation {replay.validations[-1]:.6f}"
-        f"{' (the same in all epochs)' if constant else ''}; <b>true NMSE on fresh scenes {replay.fresh_nmse[-1]:.6f}</b>; "
+        f"At the end: train {end.train:.6f}, validation {replay.validations[-1]:.6f}{constant}; "
+        f"<b>true NMSE on fresh scenes {replay.fresh_nmse[-1]:.6f}</b>; "
         f"{counters.forwards} forwards, {counters.backwards} backwards, {counters.steps_applied} steps, "
-        f"{counters.steps_skipped} skipped, {replay.idle_steps} that moved nothing; {replay.zero_terms} loss terms always 0."
+        f"{counters.steps_skipped} skipped, {replay.idle_steps} that moved nothing; "
+        f"{replay.zero_terms} loss terms always 0."
     )
 
 

@@ -1,4 +1,4 @@
-"""A search as plotly figures: its trials as they came, their learning curves, the score over each dimension, what matters.
+"""A search as plotly figures: trials as they came, learning curves, score over each dimension, importance.
 
 Optuna's own figures leave out the trials that were pruned, that fail or that run, of which most of a search consists.
 """

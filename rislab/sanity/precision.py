@@ -226,7 +226,7 @@ def precision_cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
 
 
 def stream_cells(config: PrecisionConfig) -> Generator[Progress]:
-    """Run cell after cell; yields a WindowComparison for each window, and after the last one of a run its PrecisionCell."""
+    """Run cell after cell; yields a WindowComparison for each window, and after a run's last its PrecisionCell."""
     data = config.data()
     for name, accumulation_steps in config.places():
         yield from run_cell(config, MODES[name], accumulation_steps, data)

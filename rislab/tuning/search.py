@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optuna
 
 RECORD, RUNOFF, CONFIRM = "study.yaml", "runoff", "confirm"
-# Positions that a fit has found are not enough to learn a scene by heart; with the free part of "unrolled+residual" they are.
+# The positions of a fit alone cannot learn a scene by heart; with the free part of "unrolled+residual" they can.
 LADDER_DESIGNS = {"unrolled": "unrolled+residual"}
 
 

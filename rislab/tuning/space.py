@@ -121,7 +121,7 @@ def read_space(path: Path | str) -> dict[str, Dimension]:
 
 
 def space_from_dict(content: Mapping[str, Any]) -> dict[str, Dimension]:
-    """The space that space_to_dict() was given; raises InputError for an unknown name or a value that is no dimension."""
+    """The space that space_to_dict() was given; raises InputError for an unknown name or what is no dimension."""
     check_fields("a search space", content, KINDS)
     return {name: _dimension(name, value) for name, value in content.items()}
 

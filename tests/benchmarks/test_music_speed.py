@@ -227,7 +227,7 @@ factor = batch.factor()
 rislab.music_spectrum(factor, {SOURCES}, batch.config.grid((9, 9, 9)))  # libraries load their kernels at the first call
 grid = batch.config.grid({CUBE})
 added(lambda: search(factor, {SOURCES}, grid))
-added(lambda: [rislab.music_spectrum(factor[:1], {SOURCES}, grid, refine=False) for _ in range(2)])  # kept at the second
+added(lambda: [rislab.music_spectrum(factor[:1], {SOURCES}, grid, refine=False) for _ in range(2)])  # tabulated by then
 added(lambda: rislab.music_spectrum(factor, {SOURCES}, grid))
 """
 

@@ -36,7 +36,7 @@ def test_scenes_full_preset(benchmark: Any) -> None:
 
 
 def bare_loop(model: nn.Module, data: rislab.SceneBatch, config: rislab.TrainConfig, windows: int) -> None:
-    """What one writes without rislab.training.loop: same order of work, same clip, averaging, autocast and optimiser."""
+    """What one writes without rislab.training.loop: same order of work, clip, averaging, autocast and optimiser."""
     rates = [(model.backbone, config.lr_backbone), (model.head, config.lr_head)]
     groups = [{"params": part.parameters(), "lr": rate} for part, rate in rates]
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.95), fused=config.precision != "fp16")

@@ -1,4 +1,4 @@
-"""Attribution of gradients: exact on the correct loop, blind to nothing that a loop can do with a window, and itself unnoticed."""
+"""Attribution of gradients: exact on the correct loop, sees all that a loop can do with a window, changes nothing."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ SOAK = os.environ.get("RISLAB_SOAK") == "1"
 KILLS = 34 if SOAK else 1
 CLI = [sys.executable, "-m", "rislab.cli.main"]
 TRAIN = [
-    "train", "--preset", "classroom", "--scenes", "512" if SOAK else "128", "--epochs", "6" if SOAK else "3", "--validation", "32",
+    "train", "--preset", "classroom", "--scenes", "512" if SOAK else "128",
+    "--epochs", "6" if SOAK else "3", "--validation", "32",
     "--threads", "1", "--micro-batch", "16",
 ]  # fmt: skip
 TUNE = [
@@ -306,8 +307,10 @@ def test_nothing_needs_a_network_or_asks_for_one(tmp_path: Path) -> None:
         ["info"],
         [*REPORT, "--out", str(tmp_path / "out")],
         [*TRAIN[:-2], "--epochs", "1", "--run", str(tmp_path / "run")],
-        ["localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1", "--scenes", "1"]
-        + ["--estimators", "sparse", "--threads", "1"],
+        [
+            *("localise", "--preset", "classroom", "--weights", "shipped", "--snr", "10", "--sources", "1"),
+            *("--scenes", "1", "--estimators", "sparse", "--threads", "1"),
+        ],
         ["checkup", str(Path(__file__).parents[1] / "scripts" / "char_rnn.py"), "--steps", "8"],
     ]
     for words, (code, said) in zip(commands, each(cut_off(), commands, env=environment), strict=True):

@@ -1,4 +1,4 @@
-"""The ladder: it goes on where it was stopped, and says what it cannot check; faults turn its checks red in tests/faults."""
+"""The ladder goes on where it was stopped, and says what it cannot check; tests/faults turn its checks red."""
 
 from __future__ import annotations
 
