@@ -253,7 +253,7 @@ ESTIMATOR = (
         module="music.metrics",
         before="itertools.permutations(range(columns), rows)",
         after="itertools.permutations(range(rows), rows)",
-        description="Recall falls where an estimator gives more estimates than needed, though all sources are among them.",
+        description="Recall falls where an estimator gives more estimates than needed, though all are among them.",
         symptoms=(Symptom("recall of the truth behind a false estimate", 0.7, 0.95),),
         mistaken_for=("matched by slot",),
     ),

@@ -36,8 +36,9 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     """Spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
     Spectra that are no SceneAnalysis are drawn without estimates and bound, with the same axes, so that nothing jumps
-    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources: a page
-    can move them. Plain mappings, since plotly's objects check each property, which takes longer than all spectra.
+    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources:
+    a page can move them. Plain mappings, since plotly's objects check each property, which takes longer than all
+    spectra.
     """
     settings = spectra.settings
     here = settings.places[settings.chosen][2]

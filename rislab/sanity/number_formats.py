@@ -34,10 +34,10 @@ class FormatTolerance:
     stuck: float = 1e-3
 
 
-# Against float64 during training; checkup.gradients.GRADIENT_TOLERANCES are those of an accumulated gradient against one
-# batch in the same format, with the weights of the start. About ten times the largest values of sound runs (classroom,
-# five seeds; full, three): relative L2 · √NMSE 8.2e-16, 1.3e-6, 1.2e-3, 9.3e-3; |α − 1| · √NMSE 4.4e-16, 2.3e-7,
-# 1.2e-4, 1.6e-3; underflow 9.8e-5; stuck 1.9e-5.
+# Against float64 during training; checkup.gradients.GRADIENT_TOLERANCES are those of an accumulated gradient against
+# one batch in the same format, with the weights of the start. About ten times the largest values of sound runs
+# (classroom, five seeds; full, three): relative L2 · √NMSE 8.2e-16, 1.3e-6, 1.2e-3, 9.3e-3; |α − 1| · √NMSE 4.4e-16,
+# 2.3e-7, 1.2e-4, 1.6e-3; underflow 9.8e-5; stuck 1.9e-5.
 FORMAT_TOLERANCES = {
     "fp64": FormatTolerance(1e-14, 5e-15),
     "fp32": FormatTolerance(1e-5, 2e-6),
