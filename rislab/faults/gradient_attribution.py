@@ -140,14 +140,13 @@ class _Start:
 
 def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
     config, progress, model = state.config, state.progress, copy.deepcopy(state.model).train()
-    phase = package.model.losses.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
+    losses = package.model.losses
+    phase = losses.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
 
     def gradient(indices: Tensor) -> tuple[Tensor, float]:
         batch = data[indices]
         model.zero_grad()
-        loss = package.model.losses.compute_loss(
-            model(batch.snapshots, batch.codes, batch.channel), batch, phase, config.blend
-        )
+        loss = losses.compute_loss(model(batch.snapshots, batch.codes, batch.channel), batch, phase, config.blend)
         loss.total.backward()
         return flat_gradient(model).double(), float(loss.total.detach())
 
@@ -158,7 +157,7 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
             measured.append(gradient(indices))
             shares.append(len(indices) / window.samples)
         firsts.append(len(measured))
-    gradients, losses = zip(*measured, strict=True)
+    gradients, true_losses = zip(*measured, strict=True)
     return _Start(
         weights=_weights(model),
         window_starts=firsts[:-1],
@@ -166,7 +165,7 @@ def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
         shares=torch.tensor(shares, dtype=torch.float64),
         gradients=torch.stack(gradients),
         together=gradient(torch.cat(declared[progress.window].micro_batches))[0],
-        losses=list(losses),
+        losses=list(true_losses),
     )
 
 

@@ -91,6 +91,8 @@ class _ImportHook:
         if _is_package(module) or module in self._edited or not all_imports(module).isdisjoint(self._edited):
             return self.load(module)
         builtins.__import__(f"rislab.{module}")
+        parent, _, last = module.rpartition(".")
+        setattr(self.load(parent), last, sys.modules[f"rislab.{module}"])
         return sys.modules[f"rislab.{module}"]
 
     def load(self, module: str) -> types.ModuleType:

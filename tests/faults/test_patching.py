@@ -23,7 +23,7 @@ from rislab.training import loop
 
 NEVER = catalogue.find_fault("never divided")
 NETWORK = next(each for each in catalogue.FAULTS if each.module == "model.network")
-DOCSTRING = '    """Train `model` in place'  # of fit()
+DOCSTRING = f'    """{(loop.fit.__doc__ or "").splitlines()[0]}'
 RAISES = Fault("raises", "", "training.loop", DOCSTRING, f'    raise RuntimeError("edited")\n{DOCSTRING}', "")
 BROKEN = Fault("broken", "", "training.loop", DOCSTRING, f"    def\n{DOCSTRING}", "")
 
