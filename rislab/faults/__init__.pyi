@@ -1,4 +1,17 @@
+from .catalogue import FAMILIES as FAMILIES
 from .catalogue import FAULTS as FAULTS
+from .catalogue import find_fault as find_fault
+from .comparison import ComparisonConfig as ComparisonConfig
+from .comparison import FaultReport as FaultReport
+from .comparison import OptimiserRun as OptimiserRun
+from .comparison import compare_runs as compare_runs
+from .comparison import fault_report as fault_report
 from .fault import Fault as Fault
 from .fault import Symptom as Symptom
+from .gradient_attribution import GradientAttribution as GradientAttribution
+from .gradient_attribution import attribute_gradients as attribute_gradients
 from .patching import patched as patched
+from .quiz import Quiz as Quiz
+from .story import Replay as Replay
+from .story import StoryConfig as StoryConfig
+from .story import replay as replay

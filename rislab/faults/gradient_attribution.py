@@ -183,7 +183,7 @@ def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights:
         "relative_error": comparison.relative_error,
         "coupling": compare_gradients(true, start.together).relative_error,
         "steps": float(len(arrived)),
-        "nonfinite_steps": float(sum(not bool(torch.isfinite(gradient).all()) for gradient in steps_taken)),
+        "nonfinite_steps": float(sum(not bool(_finite(gradient)) for gradient in steps_taken)),
         "head_rate": arrived[0][1] if arrived else math.nan,
         "true_loss": float(shares @ torch.tensor(start.losses[start.mine], dtype=torch.float64)),
         "relative_update": float((weights - start.weights).norm() / start.weights.norm()),
@@ -193,12 +193,17 @@ def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights:
 def _weights_in(start: _Start, step: Tensor) -> Tensor:
     """Weights of the micro-batches in a step by least squares, [M]; NaN for one whose gradient is not finite."""
     weight = torch.full_like(start.shares, math.nan)
-    finite = torch.isfinite(start.gradients).all(dim=1)
-    if bool(torch.isfinite(step).all()):
-        gradients = start.gradients[finite]
+    finite = _finite(start.gradients)
+    if bool(_finite(step)):
+        gradients = start.gradients if bool(finite.all()) else start.gradients[finite]
         gram = gradients @ gradients.mT
         weight[finite] = torch.linalg.pinv(gram, hermitian=True) @ (gradients @ step) / start.shares[finite]
     return weight
+
+
+def _finite(gradients: Tensor) -> Tensor:
+    """Whether all numbers of each gradient [..., P] are finite: their sum is not if one of them is not."""
+    return torch.isfinite(gradients.sum(dim=-1))
 
 
 def _weights(model: nn.Module) -> Tensor:

@@ -20,7 +20,9 @@ class Question:
     """One hidden fault.
 
     Args:
-        number: from 1. fault: the answer. choices: four names, one of them the fault's.
+        number: from 1.
+        fault: the answer.
+        choices: four names, one of them the fault's.
     """
 
     number: int
@@ -32,7 +34,8 @@ def questions(seed: int, count: int = 8) -> list[Question]:
     """The questions of a seed: the same on every machine. Asked are the faults that a training shows.
 
     Args:
-        seed: ≥ 0. count: of questions; each fault occurs once.
+        seed: ≥ 0.
+        count: of questions; each fault occurs once.
 
     Raises:
         InputError: for a seed or count out of range.

@@ -89,10 +89,15 @@ class WindowComparison:
 
     Args:
         step: number of the window, from 1.
-        relative_error, alpha, cosine: of the gradient against float64 on all 64 scenes in one batch; see gradients.
+        relative_error: relative L2 of the gradient against float64 on all 64 scenes in one batch.
+        alpha: scale of the gradient against the same, see GradientComparison.
+        cosine: of the gradient and the same.
         replay_error: relative L2 against float64 on the window's own micro-batches: what the loop itself adds.
-        underflow, stuck: see FormatTolerance. Of a step that was not applied, `stuck` is NaN.
-        loss: NMSE before the step. loss_scale: of the scaler, 1 without one. applied: whether the optimiser stepped.
+        underflow: see FormatTolerance.
+        stuck: see FormatTolerance; NaN for a step that was not applied.
+        loss: NMSE before the step.
+        loss_scale: of the scaler, 1 without one.
+        applied: whether the optimiser stepped.
         seconds: wall time of the window.
     """
 
@@ -236,7 +241,9 @@ def run_cell(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data:
     """One run of the loop beside its reference in float64; yields its windows, then its cell.
 
     Args:
-        config: see PrecisionConfig. mode: see Mode. accumulation_steps: from ACCUMULATION_STEPS.
+        config: see PrecisionConfig.
+        mode: see Mode.
+        accumulation_steps: from ACCUMULATION_STEPS.
         data: config.data(), so that many runs share it.
     """
     model, records = begin_run(config, mode, accumulation_steps, data)
