@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup import event_rules, gradient_rules, report_rules
+from rislab.checkup import event_rules, gradient_rules, loss_report_rules
 from rislab.checkup.findings import Finding, Findings
 from rislab.checkup.interception import LOSSES, LossInterceptor, count_averaged
 from rislab.checkup.recorder import StepRecorder
@@ -41,7 +41,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     event_rules.unmoved_weights,
     event_rules.learning_rates,
     event_rules.scheduler_ticks,
-    report_rules.reported_loss,
+    loss_report_rules.reported_loss,
 )
 
 

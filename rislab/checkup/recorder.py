@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.gradient_probe import GradientProbe, is_mean, own_backward, weighed_node
 from rislab.checkup.trace import Backward, MicroBatch, Step, Trace, autocast_types, flat, precision_of
+from rislab.checkup.true_gradients import GradientProbe, is_mean, own_backward, weighed_node
 from rislab.checkup.weight_changes import WeightChanges
 
 # Frames of files in these folders are not the loop's.

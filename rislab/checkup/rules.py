@@ -1,4 +1,8 @@
-"""The rules of the checkup: what each compares, why it matters, how its faults are mended. The only list of them."""
+"""The rules of the checkup: what each compares, why it matters, how its faults are mended.
+
+The functions that judge stand in event_rules, gradient_rules and loss_report_rules (loop_watch.RULE_FUNCTIONS lists them),
+and in probes (probes.PROBES lists them).
+"""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rislab.checkup.gradient_probe import GradientProbe
 from rislab.checkup.trace import Trace
+from rislab.checkup.true_gradients import GradientProbe
 
 # A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
 ROUNDING = 1e-5

@@ -24,10 +24,10 @@ from rislab.sanity.overfit import OverfitConfig
 from rislab.training.streaming import LearningConfig
 from rislab.tuning.analysis import Rerun, best_rerun, inert_dimensions, search_warnings, top_trials
 from rislab.tuning.objective import OBJECTIVES
+from rislab.tuning.processes import run_workers
 from rislab.tuning.storage import LOCKS, OpenStorage, open_storage
 from rislab.tuning.study import Trial, TuningConfig, best_trial, open_study, read_trials, write_best
 from rislab.tuning.worker import Task
-from rislab.tuning.workers import run_workers
 
 if TYPE_CHECKING:
     import optuna

@@ -22,7 +22,7 @@ from rislab.errors import InputError
 from rislab.sanity import overfit_ladder
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import load_model, read_config, read_records
-from rislab.tuning import search, workers
+from rislab.tuning import processes, search
 from rislab.tuning.analysis import mean_scores
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.study import Trial, TuningConfig, trial_folder
@@ -195,7 +195,7 @@ def test_a_worker_that_is_killed_is_done_without(tmp_path: Path, monkeypatch: py
         begun.extend([process] if "rislab.tuning.worker" in words else [])
         return process
 
-    monkeypatch.setattr(workers.subprocess, "Popen", popen)
+    monkeypatch.setattr(processes.subprocess, "Popen", popen)
     # Long enough to be seen half done.
     long = dataclasses.replace(SMALL, base=BASE.changed(scenes=96), trials=3)
     killed = False
