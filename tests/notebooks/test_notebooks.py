@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,10 @@ class Ran(dict[str, runner.Report]):
         self._out = out
 
     def __missing__(self, name: str) -> runner.Report:
-        check = parameter_checks.check_for(name)
-        self[name] = runner.run_notebook(name, SMALL[name], out=self._out, check=check, progress=False)
+        options = {"out": self._out, "check": parameter_checks.check_for(name), "progress": False}
+        # The browser of these tests has an event loop in this thread, and only one may run there.
+        with ThreadPoolExecutor(1) as thread:
+            self[name] = thread.submit(runner.run_notebook, name, SMALL[name], **options).result()
         return self[name]
 
 
