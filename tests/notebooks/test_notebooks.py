@@ -39,8 +39,8 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "whodunnit": {"epochs": 3, "repair_epochs": 3, "batches": 4, "warmup": 6},
     "your_loop": {"epochs": 2},
-    "localise": {"snrs_db": [10.0], "test_scenes": 12, "learned_scenes": 1024, "epochs": 3},
-    "tuning": {"scenes": 64, "epochs": 3, "trials": 6, "eval_scenes": 48, "skip_ladder": True, "confirm": 2},
+    "localise": {"snrs_db": [10.0], "test_scenes": 8, "learned_scenes": 512, "epochs": 2},
+    "tuning": {"scenes": 64, "epochs": 2, "trials": 4, "eval_scenes": 24, "skip_ladder": True, "confirm": 2},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
 }
 CHROMIUM = shutil.which("chromium")
