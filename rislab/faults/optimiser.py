@@ -229,7 +229,8 @@ OPTIMISER = (
         story="A look at the score before each epoch turns the model to eval mode in passing; nothing turns it back.",
         module="training.loop",
         before="            model.train()\n            for window",
-        after="            model.train()\n            began_with = score(model.eval(), data)\n            for window",
+        after="            model.train()\n            began_with = evaluate_in_mode(model.eval(), data)\n"
+        "            for window",
         description="A network with dropout or batch statistics trains without them; one with neither shows nothing.",
         symptoms=(Symptom("training-mode forwards per micro-batch", 0.0, 0.01),),
         mistaken_for=("dropout in training only",),
