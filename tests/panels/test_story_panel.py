@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -115,17 +116,21 @@ def test_a_fault_in_drawing_does_not_end_the_replays(live: None, monkeypatch: py
 
 def test_of_several_that_wait_the_newest_alone_is_replayed(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
+    all_chosen = threading.Event()
 
     def counted(config: StoryConfig, fault: str, extra_faults: tuple[str, ...], *, curriculum: str) -> Replay:
         made.append(fault)
+        assert all_chosen.wait(60)
         return remembered(config, fault, extra_faults, curriculum=curriculum)
 
     monkeypatch.setattr(story_panel, "replay", counted)
     panel = panels.story(SMALL)
+    until(lambda: made == ["stage two"])
     for fault in ("suspect", "correct loop", "suspect, K = 4", "stage one"):
         panel.choose(fault, ())
+    all_chosen.set()
     assert awaited(panel).fault == "stage one"
-    assert made[-1] == "stage one" and len(made) <= 2
+    assert made == ["stage two", "stage one"]
 
 
 def test_a_config_of_another_kind_is_named() -> None:
