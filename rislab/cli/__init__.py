@@ -2,3 +2,7 @@
 
 Nothing is computed here, and nothing heavy is imported before a command is given.
 """
+
+from rislab.cli.main import main
+
+__all__ = ["main"]

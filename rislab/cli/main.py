@@ -67,7 +67,3 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
             module.add(command)
             command.set_defaults(run=module.run)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Training on several processes: each has its own scenes, and all of them take the same step.
 
-    torchrun --nproc-per-node 2 -m rislab.cli.main train --preset full --folder runs/two
+    torchrun --nproc-per-node 2 -m rislab.cli train --preset full --folder runs/two
 
 A window of K micro-batches on each of W processes is one window of K · W micro-batches: gradients are averaged once, at
 the end of the window. Between its micro-batches nothing is exchanged.

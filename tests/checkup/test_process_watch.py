@@ -205,7 +205,7 @@ def test_a_fork_reports_nothing_of_its_own(tmp_path: Path) -> None:
     text = PLAIN + "import os\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0\n"
     path = script(tmp_path, text)
     done = subprocess.run(
-        [sys.executable, "-m", "rislab.cli.main", "checkup", str(path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "rislab.cli", "checkup", str(path)], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("watched:") == 1

@@ -111,7 +111,7 @@ def test_a_foreign_checkpoint_in_the_run_folder_is_named(tmp_path: Path, capsys:
 
 
 def test_the_installed_command_is_the_module() -> None:
-    done = subprocess.run([sys.executable, "-m", "rislab.cli.main"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "rislab.cli"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "overfit" in done.stdout
 

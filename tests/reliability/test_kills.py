@@ -34,7 +34,7 @@ pytestmark = pytest.mark.process
 SOAK = os.environ.get("RISLAB_SOAK") == "1"
 # Thirty-four of each of three commands are a hundred.
 KILLS = 34 if SOAK else 1
-CLI = [sys.executable, "-m", "rislab.cli.main"]
+CLI = [sys.executable, "-m", "rislab.cli"]
 TRAIN = [
     "train", "--preset", "classroom", "--scenes", "512" if SOAK else "128",
     "--epochs", "6" if SOAK else "3", "--validation", "32",

@@ -367,7 +367,7 @@ def test_an_interrupt_leaves_an_index_that_is_true(here: Path) -> None:
     named(here, "slow", "notebook: slow\ntitle: Is it slow?\n")
     for name in ("judge", "a-good", "b-failed", "c-partial"):
         (here / "reports" / f"{name}.yaml").unlink()
-    command = [sys.executable, "-m", "rislab.cli.main", "report", "--all"]
+    command = [sys.executable, "-m", "rislab.cli", "report", "--all"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

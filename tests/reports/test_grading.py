@@ -168,7 +168,7 @@ def running(words: list[str], folder: Path, **environment: str) -> Iterator[None
     """`rislab …` until the block ends; what it says is shown where a test fails."""
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rislab.cli.main", *words],
+            [sys.executable, "-m", "rislab.cli", *words],
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},

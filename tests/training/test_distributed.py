@@ -95,7 +95,7 @@ def test_the_command_trains_on_two_processes(tmp_path: Path) -> None:
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     small = ["--preset", "classroom", "--scenes", "128", "--epochs", "2", "--validation", "32", "--micro-batch", "16"]
     files = ["--folder", "run", "--export", "w.safetensors", "--threads", "1", "--json", "--accumulation-steps", "2"]
-    command = [*start, "-m", "rislab.cli.main", "train", *small, *files]
+    command = [*start, "-m", "rislab.cli", "train", *small, *files]
     one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=one_thread, capture_output=True, text=True, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

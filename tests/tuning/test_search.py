@@ -171,7 +171,7 @@ def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, list[Trial]], tmp_pat
         list(work_here(task))
         reference = trials_in(tmp_path / "reference")
     words = [*WORDS, "--trials", str(trials), "--folder", str(tmp_path / "killed")]
-    command = [sys.executable, "-m", "rislab.cli.main", *words]
+    command = [sys.executable, "-m", "rislab.cli", *words]
     for _ in range(kills):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         time.sleep(chance.uniform(2.0, 9.0))

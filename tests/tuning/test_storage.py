@@ -110,7 +110,7 @@ def test_two_machines_share_a_search_through_a_database(
     """Two searches with a folder each, as on two machines: every trial once, in one of them."""
     here, there = tmp_path / "here", tmp_path / "there"
     process = subprocess.Popen(
-        [sys.executable, "-m", "rislab.cli.main", *WORDS, "--study", "shared", "--folder", str(here)],
+        [sys.executable, "-m", "rislab.cli", *WORDS, "--study", "shared", "--folder", str(here)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
