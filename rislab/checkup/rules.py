@@ -1,7 +1,7 @@
 """The rules of the checkup: what each compares, why it matters, how its faults are mended.
 
-The functions that judge stand in event_rules, gradient_rules and loss_report_rules (listed in loop_watch.RULE_FUNCTIONS)
-and in probes (listed in probes.PROBES).
+The functions that judge stand in event_rules, gradient_rules and loss_report_rules (in loop_watch.RULE_FUNCTIONS)
+and in probes (in probes.PROBES).
 """
 
 from __future__ import annotations

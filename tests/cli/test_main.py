@@ -121,7 +121,7 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> No
     command = [
         sys.executable,
         "-m",
-        "rislab.cli.main",
+        "rislab.cli",
         "overfit",
         "--scenes",
         "64",
