@@ -92,7 +92,7 @@ class ProcessWatch:
         return sum(len(tracked.recorder.trace.steps) for tracked in self.tracked)
 
     def __enter__(self) -> ProcessWatch:
-        self._earlier = _of_kind(gc.get_objects(), (Optimizer, GradScaler))
+        self._earlier = _objects_of_kind((Optimizer, GradScaler))
         self._handles = [
             register_module_forward_pre_hook(self._on_forward),
             register_module_forward_hook(self._on_forward_end, always_call=True),
@@ -221,7 +221,7 @@ class ProcessWatch:
 
     def _look_around(self, stepping: Optimizer | None = None) -> None:
         """Track optimisers that are new, or stepping, with all that belongs to them."""
-        objects = gc.get_objects()
+        objects = _objects_of_kind((Optimizer, GradScaler, LRScheduler, nn.Module))
         known = [tracked.optimizer for tracked in self.tracked]
         known += [one for one in self._earlier if one is not stepping]
         optimizers = [
@@ -286,8 +286,16 @@ def _tensors(optimizer: Optimizer) -> list[Tensor]:
     return [value for group in optimizer.param_groups for value in group["params"]]
 
 
-def _of_kind(objects: list[Any], kind: type | tuple[type, ...]) -> list[Any]:
-    """Objects of some classes, asked by their type alone: some answer to isinstance() with code of their own."""
+def _objects_of_kind(kinds: tuple[type, ...]) -> list[Any]:
+    """All objects of some classes, asked by their type alone: some answer to isinstance() with code of their own."""
+    objects = gc.get_objects()
+    # Types are told apart by identity: some have a hash of their own.
+    types = {id(kind): kind for kind in map(type, objects)}
+    wanted = {key for key, kind in types.items() if issubclass(kind, kinds)}
+    return [one for one in objects if id(type(one)) in wanted]
+
+
+def _of_kind(objects: list[Any], kind: type) -> list[Any]:
     return [one for one in objects if issubclass(type(one), kind)]
 
 
