@@ -47,8 +47,8 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any
 
 def hiding(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any]) -> list[float]:
     """Skips what is not finite, and says nothing of it."""
-    kept = [(x, y) for x, y in data if torch.isfinite(functional.mse_loss(model(x), y))]
-    return train(model, optimizer, kept)
+    finite = [(x, y) for x, y in data if torch.isfinite(functional.mse_loss(model(x), y))]
+    return train(model, optimizer, finite)
 
 
 def unguarded(model: nn.Module, optimizer: torch.optim.Optimizer, data: Sequence[Any]) -> list[float]:
@@ -72,8 +72,8 @@ def probed(
     return rislab.probe(model or network(), loss, batches() if data is None else data, **options)
 
 
-def names(found: Findings, severity: str = "fault") -> list[str]:
-    return [finding.name for finding in found if finding.severity == severity]
+def names(findings: Findings, severity: str = "fault") -> list[str]:
+    return [finding.name for finding in findings if finding.severity == severity]
 
 
 class Tied(nn.Module):
@@ -165,11 +165,11 @@ CORRECT: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[
 
 
 @pytest.mark.parametrize("name", CORRECT)
-def test_nothing_is_said_of_what_is_in_order(name: str) -> None:
+def test_a_correct_network_has_no_findings(name: str) -> None:
     make, loss, data = CORRECT[name]
-    found = probed(make(), loss, data())
-    assert names(found) == [], str(found)
-    assert names(found, "warning") == [], str(found)
+    findings = probed(make(), loss, data())
+    assert names(findings) == [], str(findings)
+    assert names(findings, "warning") == [], str(findings)
 
 
 def test_poison_that_a_loop_hides_is_found() -> None:
@@ -183,21 +183,21 @@ def test_poison_that_a_loop_hides_is_found() -> None:
     assert "still has a loss" in probed(bounded, train=train, only=["P1"])[0].evidence
 
 
-def test_a_loop_that_stops_at_infinity_is_not_accused() -> None:
+def test_a_loop_that_stops_at_infinity_is_no_fault() -> None:
     def strict(model: nn.Module, optimizer: Any, data: Sequence[Any]) -> list[float]:
         raise FloatingPointError("loss is inf")
 
-    found = probed(nn.Sequential(nn.Linear(6, 3)), train=strict, only=["P1"])
-    assert names(found, "note") == ["stops at infinity"]
+    findings = probed(nn.Sequential(nn.Linear(6, 3)), train=strict, only=["P1"])
+    assert names(findings, "note") == ["stops at infinity"]
 
 
 def test_a_loss_that_punishes_the_perfect_answer_has_a_floor() -> None:
     def loaded(output: Tensor, target: Tensor) -> Tensor:
         return (output + 0.5 - target).square().mean()
 
-    found = probed(loss=loaded, only=["P2"])
-    assert names(found) == ["oracle floor"]
-    assert "loss(target, target) = 0.25" in found[0].evidence
+    findings = probed(loss=loaded, only=["P2"])
+    assert names(findings) == ["oracle floor"]
+    assert "loss(target, target) = 0.25" in findings[0].evidence
 
     def normalised(output: Tensor, target: Tensor) -> Tensor:
         return (output - target + 1).square().sum() / output.square().sum()
@@ -211,8 +211,8 @@ def test_a_floor_that_nothing_can_go_below_is_a_note() -> None:
 
 
 def test_a_root_at_the_perfect_answer_is_warned_of() -> None:
-    found = probed(loss=lambda a, b: (a - b).square().mean().sqrt(), only=["P2"])
-    assert names(found, "warning") == ["NaN at the perfect answer"]
+    findings = probed(loss=lambda a, b: (a - b).square().mean().sqrt(), only=["P2"])
+    assert names(findings, "warning") == ["NaN at the perfect answer"]
 
 
 class Normalised(nn.Module):
@@ -231,14 +231,14 @@ def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     assert names(probed(Normalised(), only=["P3"])) == ["normalised over the batch"]
     attention = nn.Sequential(nn.Linear(6, 4), nn.Softmax(dim=0), nn.Linear(4, 3))
     assert names(probed(attention, only=["P3"])) == ["normalised over the batch"]
-    found = probed(network(nn.BatchNorm1d(16)), only=["P3"])
-    assert names(found) == [] and names(found, "note") == ["in-batch coupling"]
+    findings = probed(network(nn.BatchNorm1d(16)), only=["P3"])
+    assert names(findings) == [] and names(findings, "note") == ["in-batch coupling"]
 
 
-def test_an_input_that_nobody_looks_at_is_found() -> None:
+def test_an_input_that_is_not_used_is_found() -> None:
     pairs = [((x, x.flip(1)), y) for x, y in batches()]
-    found = probed(Two(both=False), data=pairs, only=["P4"])
-    assert names(found) == ["network never sees an input"] and "input 2" in found[0].evidence
+    findings = probed(Two(both=False), data=pairs, only=["P4"])
+    assert names(findings) == ["network never sees an input"] and "input 2" in findings[0].evidence
     named = [({"a": x, "b": x.flip(1)}, y) for x, y in batches()]
     assert "input b" in probed(Two(both=False), data=named, only=["P4"])[0].evidence
 
@@ -263,19 +263,19 @@ def test_a_head_that_begins_at_zero_is_no_constant() -> None:
 class Cut(nn.Module):
     """Learns with its last layer only, or not at all."""
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, severed: bool) -> None:
         super().__init__()
-        self.inner, self.head, self.whole = network(), nn.Linear(3, 3), whole
+        self.inner, self.head, self.severed = network(), nn.Linear(3, 3), severed
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inner(x).detach()
-        return y * self.head.weight.sum() * 0 if self.whole else self.head(y)  # type: ignore[no-any-return]
+        return y * self.head.weight.sum() * 0 if self.severed else self.head(y)  # type: ignore[no-any-return]
 
 
 def test_what_cannot_learn_is_found() -> None:
-    found = probed(Cut(whole=True), only=["P5"])
-    assert names(found) == ["one batch is not learned"]
-    cut = probed(Cut(whole=False), only=["P5"])
+    findings = probed(Cut(severed=True), only=["P5"])
+    assert names(findings) == ["one batch is not learned"]
+    cut = probed(Cut(severed=False), only=["P5"])
     assert "detached backbone" in names(cut, "warning")
     model = network()
     model.requires_grad_(False)
@@ -345,8 +345,8 @@ def test_what_half_precision_cannot_hold_is_told() -> None:
 def test_samples_that_come_twice_are_counted() -> None:
     data = batches()
     assert names(probed(data=[*data, data[0]], only=["P9"]), "warning") == ["duplicate samples"]
-    found = probed(data=data, held_out=[(data[1][0][:3], data[1][1][:3])], only=["P9"])
-    assert names(found) == ["split leakage"] and "3 of 3" in found[0].evidence
+    findings = probed(data=data, held_out=[(data[1][0][:3], data[1][1][:3])], only=["P9"])
+    assert names(findings) == ["split leakage"] and "3 of 3" in findings[0].evidence
     assert names(probed(data=data[:2], held_out=data[2:], only=["P9"])) == []
 
 
@@ -365,8 +365,8 @@ def test_a_forward_that_sets_the_seed_is_found() -> None:
 
 
 def test_coupling_within_the_batch_is_a_note() -> None:
-    found = probed(network(nn.BatchNorm1d(16)), only=["P10"])
-    assert names(found, "note") == ["in-batch coupling"] and names(found) == []
+    findings = probed(network(nn.BatchNorm1d(16)), only=["P10"])
+    assert names(findings, "note") == ["in-batch coupling"] and names(findings) == []
     assert probed(only=["P10"]) == []
     ragged = [*batches(2), (batches()[3][0][:3], batches()[3][1][:3])]
     assert probed(data=ragged, only=["P10"]) == []
@@ -395,13 +395,13 @@ def test_nothing_that_was_given_is_changed(loss: Callable[..., Any]) -> None:
 
 
 def test_what_fails_is_not_judged_and_the_rest_goes_on() -> None:
-    found = probed(loss=failing)
-    assert {finding.name for finding in found if "ZeroDivisionError" in finding.evidence} == {"not judged"}
-    assert {finding.code for finding in found} >= {"P2", "P5", "P7", "P10"}
+    findings = probed(loss=failing)
+    assert {finding.name for finding in findings if "ZeroDivisionError" in finding.evidence} == {"not judged"}
+    assert {finding.code for finding in findings} >= {"P2", "P5", "P7", "P10"}
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"data": []}, "data is empty"),
         ({"data": [torch.ones(2)]}, r"data\[0\] is a Tensor"),
@@ -415,8 +415,8 @@ def test_what_fails_is_not_judged_and_the_rest_goes_on() -> None:
         ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence(change: dict[str, Any], said: str) -> None:
-    with pytest.raises(InputError, match=said):
+def test_bad_input_is_refused_in_a_sentence(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         probed(**change)
     with pytest.raises(InputError, match="model is a int"):
         rislab.probe(3, functional.mse_loss, batches())  # type: ignore[arg-type]

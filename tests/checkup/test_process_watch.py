@@ -1,13 +1,14 @@
-"""Whole scripts under the checkup, none of which knows of it: correct ones, the same with a fault, and strange ones."""
+"""Scripts under the checkup, none of which knows of it: correct ones, the same with a fault, and strange ones."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +103,26 @@ def run(path: Path, **options: Any) -> ScriptRun:
     return run_script(path, **{"steps": 60, **options})
 
 
+@pytest.fixture(autouse=True, scope="module")
+def thawed() -> Iterator[None]:
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def small_heap() -> None:
+    """Leave what was made before out of the collector's lists, through which each watch goes; begin at one seed."""
+    gc.freeze()
     torch.manual_seed(0)
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CORRECT)
-def test_a_correct_script_is_not_accused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    seen = run(FOLDER / f"{name}.py")
-    assert not seen.failed, seen.ended
-    assert seen.findings.faults == [], str(seen.findings)
-    assert seen.trained and seen.exit_code() == 0
+def test_a_correct_script_has_no_faults(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(FOLDER / f"{name}.py")
+    assert not result.failed, result.ended
+    assert result.findings.faults == [], str(result.findings)
+    assert result.trained and result.exit_code() == 0
 
 
 def edited(name: str, folder: Path) -> Path:
@@ -134,11 +143,11 @@ def edited(name: str, folder: Path) -> Path:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", FAULTY)
 def test_the_fault_of_a_script_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seen = run(edited(name, tmp_path))
-    assert not seen.failed, seen.ended
-    told = [finding for finding in seen.findings if finding.severity != "note"][:2]
-    assert {name for finding in told for name in (finding.name, *finding.aliases)} & set(FAULTY[name][3]), str(
-        seen.findings
+    result = run(edited(name, tmp_path))
+    assert not result.failed, result.ended
+    first = [finding for finding in result.findings if finding.severity != "note"][:2]
+    assert {name for finding in first for name in (finding.name, *finding.aliases)} & set(FAULTY[name][3]), str(
+        result.findings
     )
 
 
@@ -161,7 +170,7 @@ for i in range(8):
 
 
 @pytest.mark.parametrize(
-    ("text", "code", "said"),
+    ("text", "code", "ended"),
     [
         (PLAIN, 0, "ran to its end"),
         (PLAIN.replace("    o.zero_grad()\n", ""), 1, "ran to its end"),
@@ -175,18 +184,18 @@ for i in range(8):
         (PLAIN.replace("        o.step()", "").replace("    o.step()\n", ""), 1, "ran to its end"),
     ],
 )
-def test_the_exit_code_says_how_it_ended(tmp_path: Path, text: str, code: int, said: str) -> None:
-    seen = run(script(tmp_path, text))
-    assert seen.exit_code() == code, str(seen.findings)
-    assert said in seen.ended
+def test_the_exit_code_says_how_it_ended(tmp_path: Path, text: str, code: int, ended: str) -> None:
+    result = run(script(tmp_path, text))
+    assert result.exit_code() == code, str(result.findings)
+    assert ended in result.ended
 
 
 def test_a_script_finds_its_arguments_its_folder_and_its_name(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("WORD = 'beside'\n")
     text = PLAIN + "import beside\nprint(beside.WORD, sys.argv[1:], __name__)\nassert sys.argv[1:] == ['--k', '3']\n"
     before = list(sys.argv), list(sys.path)
-    seen = run(script(tmp_path, text), arguments=("--k", "3"))
-    assert seen.exit_code() == 0, seen.ended
+    result = run(script(tmp_path, text), arguments=("--k", "3"))
+    assert result.exit_code() == 0, result.ended
     assert (list(sys.argv), list(sys.path)) == before
 
 
@@ -200,6 +209,7 @@ def test_a_missing_script_is_refused(tmp_path: Path) -> None:
         run_script(tmp_path / "nothing.py")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_a_fork_reports_nothing_of_its_own(tmp_path: Path) -> None:
     text = PLAIN + "import os\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0\n"
@@ -212,17 +222,31 @@ def test_a_fork_reports_nothing_of_its_own(tmp_path: Path) -> None:
 
 
 WEIGHTS = PLAIN + "torch.save([p.detach().clone() for p in m.parameters()], sys.argv[1])\n"
+HEADS = ("torch.manual_seed(0)\n", "torch.manual_seed(0)\ntorch.randn(3)\n")
+# Runs scripts one after the other, with nothing of rislab in the process.
+ALONE = """
+import runpy, sys
+for path in sys.argv[1:]:
+    sys.argv = [path, path.replace(".py", " alone.pt")]
+    runpy.run_path(path, run_name="__main__")
+assert not any(name.startswith("rislab") for name in sys.modules)
+"""
 
 
-@pytest.mark.parametrize("head", ["torch.manual_seed(0)\n", "torch.manual_seed(0)\ntorch.randn(3)\n"])
-def test_a_watched_script_trains_bit_by_bit_as_an_unwatched_one(tmp_path: Path, head: str) -> None:
-    text = WEIGHTS.replace("m = ", head + "m = ", 1).replace("torch.ones(2, 3)", "torch.randn(2, 3)")
-    path = script(tmp_path, text)
-    run(path, arguments=(str(tmp_path / "watched.pt"),), steps=None)
-    command = [sys.executable, str(path), str(tmp_path / "alone.pt")]
-    subprocess.run(command, check=True, timeout=120)
-    pair = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("watched", "alone")]
-    assert all(torch.equal(one, other) for one, other in zip(*pair, strict=True))
+@pytest.mark.process
+def test_a_watched_script_trains_bit_by_bit_as_an_unwatched_one(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{place}.py" for place in range(len(HEADS))]
+    for path, head in zip(paths, HEADS, strict=True):
+        path.write_text(WEIGHTS.replace("m = ", head + "m = ", 1).replace("torch.ones(2, 3)", "torch.randn(2, 3)"))
+        run(path, arguments=(str(path.with_name(f"{path.stem} watched.pt")),), steps=None)
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=120)
+    trained = [
+        [torch.load(path.with_name(f"{path.stem} {how}.pt"), weights_only=True) for how in ("watched", "alone")]
+        for path in paths
+    ]
+    for watched, alone in trained:
+        assert all(torch.equal(one, other) for one, other in zip(watched, alone, strict=True))
+    assert not torch.equal(trained[0][0][0], trained[1][0][0])
 
 
 def test_the_command_prints_findings_or_json(
@@ -230,9 +254,9 @@ def test_the_command_prints_findings_or_json(
 ) -> None:
     faulty = script(tmp_path, PLAIN.replace("    o.zero_grad()\n", "") + "print('hello')\n")
     assert main(["checkup", str(faulty)]) == 1
-    told = capsys.readouterr().out
-    assert "FAULT   C2 never zeroed" in told and "hello" in told and "fix:" in told
-    assert re.search(r"where: .*script\.py:\d+", told)
+    printed = capsys.readouterr().out
+    assert "FAULT   C2 never zeroed" in printed and "hello" in printed and "fix:" in printed
+    assert re.search(r"where: .*script\.py:\d+", printed)
     assert main(["checkup", str(faulty), "--json", "--steps", "5"]) == 1
     captured = capsys.readouterr()
     plain = json.loads(captured.out)
@@ -247,8 +271,8 @@ def test_what_was_there_before_is_of_no_concern(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 1)
     earlier = torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler("cpu", init_scale=8192.0)
     earlier[1].scale(model(torch.ones(1, 3)).sum()).backward()
-    seen = run(script(tmp_path, PLAIN))
-    assert len(seen.optimisers) == 1 and seen.exit_code() == 0, str(seen.findings)
+    result = run(script(tmp_path, PLAIN))
+    assert len(result.optimisers) == 1 and result.exit_code() == 0, str(result.findings)
 
 
 COMPILED = PLAIN.replace("for i", "m = torch.compile(m, backend='eager')\nfor i")
@@ -256,9 +280,9 @@ COMPILED = PLAIN.replace("for i", "m = torch.compile(m, backend='eager')\nfor i"
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("change", [lambda text: text, lambda text: text.replace("    o.zero_grad()\n", "")])
-def test_a_compiled_network_is_judged_like_another(tmp_path: Path, change: Callable[[str], str]) -> None:
-    seen = run(script(tmp_path, change(COMPILED)))
-    assert not seen.failed, seen.ended
-    assert [finding.name for finding in seen.findings.faults] == (
+def test_a_compiled_network_is_watched_like_another(tmp_path: Path, change: Callable[[str], str]) -> None:
+    result = run(script(tmp_path, change(COMPILED)))
+    assert not result.failed, result.ended
+    assert [finding.name for finding in result.findings.faults] == (
         [] if "zero_grad" in change(COMPILED) else ["never zeroed"]
     )

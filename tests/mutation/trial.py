@@ -29,7 +29,7 @@ from rislab.checkup.findings import Finding
 from rislab.faults import comparison
 from rislab.faults.fault import Fault
 from rislab.training.state import TrainState
-from tests.checkup.test_loop_watch import examined
+from tests.checkup.test_loop_watch import run_watched
 from tests.mutation.mutants import LOOP, Mutant, source
 
 # Seconds for one training: a mutant may never end.
@@ -64,7 +64,7 @@ class Setting:
     """How a loop is trained; between them the settings must make every line of the loop matter.
 
     Args:
-        name: in words. fields: of readings.prepared(), or of test_checkup.examined().
+        name: in words. fields: of readings.prepared(), or of test_checkup.run_watched().
         dropout: probability, before the head. handed_over: "train" or "eval", mode of the network that fit() is given.
         scale: first loss scale. stop: windows after which the run is stopped, and resumed in place; None goes through.
         drawing: whether the optimiser and whoever takes the records draw random numbers, each from the states that
@@ -211,7 +211,7 @@ def _note(told: dict[str, list[str]], record: Any, state: Any) -> None:
 
 def _train_plain(text: str, setting: Setting) -> Outcome:
     """A loop in the place of that of tests/test_checkup.py."""
-    found, model, reported = examined((LOOP, text), **setting.fields(), scheduler_interval="step")
+    found, model, reported = run_watched((LOOP, text), **setting.fields(), scheduler_interval="step")
     return Outcome(tuple(found), _flat(model), tuple(map(float, reported)))
 
 
