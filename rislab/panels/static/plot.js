@@ -9,6 +9,12 @@ async function library() {
   for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await late(50);
   return globalThis.rislabPlotly;
 }
+// One plot of the page after the other, with a rest in between: models that come meanwhile must get ready (library.js).
+function inTurn(work) {
+  const turn = (globalThis.rislabTurn ?? Promise.resolve()).then(work);
+  globalThis.rislabTurn = Promise.race([turn.catch(() => null), late(500)]).then(() => late(20));
+  return turn;
+}
 export default {
   async render({ model, el }) {
     const Plotly = await library();
@@ -23,7 +29,7 @@ export default {
       try {
         do {
           waiting = false;
-          await drawOnce();
+          await inTurn(drawOnce);
         } while (waiting);
       } finally {
         busy = false;
