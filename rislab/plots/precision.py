@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from rislab.plots.style import (
     BLUE,
@@ -23,6 +24,7 @@ from rislab.plots.style import (
     SKY,
     VERMILLION,
     empty_figure_dict,
+    number_text,
     template,
 )
 from rislab.sanity.number_formats import MODES
@@ -30,6 +32,7 @@ from rislab.sanity.overfit import BATCH
 from rislab.sanity.precision import PrecisionCell, WindowComparison
 
 SHARES = ((0.0, PALE), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
+ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
 COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
 ROW, CURVES_HEIGHT = 25, 262  # pixels
 GAP = 0.014  # between two maps, share of the width
@@ -346,3 +349,47 @@ def fp64_reference(cells: Sequence[PrecisionCell], accumulation_steps: int) -> P
     exact = [cell for cell in cells if cell.mode == "fp64"]
     same = [cell for cell in exact if cell.accumulation_steps == accumulation_steps]
     return next(iter(same or exact), None)
+
+
+def accumulation_table(cells: Sequence[Any]) -> go.Figure:
+    """Precision × accumulation: error of the accumulated gradient and of its scale, as heat maps with the numbers.
+
+    Args:
+        cells: the combinations measured, each with precision, accumulation_steps, relative_error and alpha_error;
+            what else a cell holds stands in the hover text. Other combinations show as "not run".
+
+    Returns:
+        Two heat maps of log10(error) on one colour scale; 0 takes the colour of 1e-17, what is not finite stays blank.
+    """
+    axes = ("precision", "accumulation_steps")
+    rows = list(dict.fromkeys(cell.precision for cell in cells))
+    columns = [str(count) for count in sorted({cell.accumulation_steps for cell in cells})]
+    titles = {"relative_error": "relative L2 error of the gradient", "alpha_error": "error of its scale, |α − 1|"}
+    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=[*titles.values()])
+    for number, field in enumerate(titles, start=1):
+        levels = np.full((len(rows), len(columns)), np.nan)
+        texts = np.full(levels.shape, "not run", dtype=object)
+        hovers = np.full(levels.shape, "", dtype=object)
+        for cell in cells:
+            place = rows.index(cell.precision), columns.index(str(cell.accumulation_steps))
+            error = vars(cell)[field]
+            levels[place] = math.log10(max(error, 1e-17)) if math.isfinite(error) else math.nan
+            texts[place] = f"{error:.1e}" if math.isfinite(error) and error else number_text(error)
+            rest = {name: value for name, value in vars(cell).items() if name not in (*titles, *axes)}
+            shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in rest.items()}
+            hovers[place] = "<br>".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown.items())
+        what = "%{y} · %{x} accumulation steps<br>error %{text}<br>%{customdata}<extra></extra>"
+        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": "#222222"}, "xgap": 3, "ygap": 3}
+        data = {"x": columns, "y": rows, "z": levels, "customdata": hovers, "hovertemplate": what, "hoverongaps": False}
+        printed = np.where(np.isnan(levels), "", texts)
+        figure.add_heatmap(**data, text=printed, **look, coloraxis="coloraxis", row=1, col=number)
+        for row, column in np.argwhere(np.isnan(levels)):  # the page shows through, so its own text colour is needed
+            figure.add_annotation(text=texts[row, column], x=column, y=row, row=1, col=number)
+    powers = range(-18, 18, 3)
+    names = [f"10<sup>{power}</sup>" for power in powers]
+    bar = {"title": {"text": "error (dimensionless)", "side": "right"}, "tickvals": [*powers], "ticktext": names}
+    figure.update_xaxes(title_text="accumulation steps (count)", type="category", showgrid=False)
+    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    figure.update_yaxes(title_text="precision (number format)", col=1)
+    look = {"coloraxis": {"colorscale": ERRORS, "colorbar": bar}, "height": 150 + 64 * max(2, len(rows))}
+    return figure.update_layout(template=template(), **look).update_annotations(font_size=14)

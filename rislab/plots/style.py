@@ -170,3 +170,10 @@ def decimation_indices(values: Array, points: int = 2000) -> NDArray[np.intp]:
     tables = [rows(kind, False) for kind in kinds]
     firsts = [(starts + table.argmax(axis=1))[table.any(axis=1)] for table in tables]
     return np.unique(np.concatenate([[0, count - 1], starts + lowest, starts + highest, *firsts]))
+
+
+def number_text(value: float) -> str:
+    """Six significant digits, or what the value is instead of a number."""
+    if math.isnan(value):
+        return "NaN"
+    return f"{value:.6g}" if math.isfinite(value) else ("+∞" if value > 0 else "−∞")

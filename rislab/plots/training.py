@@ -32,17 +32,15 @@ from rislab.plots.style import (
     COUNTER_STYLES,
     GREEN,
     GREY,
-    ORANGE,
-    PALE,
     VERMILLION,
     Array,
     TraceStyle,
+    number_text,
     template,
     trace_styles,
 )
 from rislab.training.records import Counters, Record, StepRecord, epoch_records, step_records
 
-ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
 BARS = 40  # epochs; more would blur, and become lines
 
 
@@ -53,13 +51,6 @@ class _Mark:
     kind: str
     step: int
     text: str
-
-
-def _number(value: float) -> str:
-    """Six significant digits, or what the value is instead of a number."""
-    if math.isnan(value):
-        return "NaN"
-    return f"{value:.6g}" if math.isfinite(value) else ("+∞" if value > 0 else "−∞")
 
 
 # ------------------------------------------------------------------------------ what every figure over the steps shares
@@ -109,7 +100,9 @@ def _level_lines(levels: Mapping[str, float], windows: Sequence[StepRecord]) -> 
 def _value_marks(what: str, points: Iterable[tuple[int, float]]) -> list[_Mark]:
     """Marks for values that are not finite, or ≤ 0."""
     wrong = [(step, value) for step, value in points if not (math.isfinite(value) and value > 0)]
-    return [_Mark("≤ 0" if math.isfinite(v) else "not finite", step, f"{what} is {_number(v)}") for step, v in wrong]
+    return [
+        _Mark("≤ 0" if math.isfinite(v) else "not finite", step, f"{what} is {number_text(v)}") for step, v in wrong
+    ]
 
 
 def _skip_marks(windows: Iterable[StepRecord]) -> list[_Mark]:
@@ -309,7 +302,7 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
     signs = {"<=": "≤", ">=": "≥", "==": "="}
     beside = {"x": 0, "xref": "paper", "xanchor": "left", "xshift": 8, "yanchor": "top", "yshift": -10, "align": "left"}
     for place, (check, sentence) in enumerate(zip(checks, sentences, strict=True)):
-        numbers = f"{_number(check.value)} {signs[check.relation]} {_number(check.reference)}"
+        numbers = f"{number_text(check.value)} {signs[check.relation]} {number_text(check.reference)}"
         text = "<br>".join([f"<b>{numbers}</b>", *sentence])
         figure.add_annotation(text=text, y=place, **beside)
     names = [f"{'✓' if check.passed else '✗'} {check.name}" for check in checks]
@@ -329,47 +322,3 @@ def _share(check: Any) -> float:
         return math.nan
     ratio = float(check.value / check.reference)
     return {"<=": ratio, ">=": 1 / ratio, "==": max(ratio, 1 / ratio)}[check.relation]
-
-
-def matrix(cells: Sequence[Any]) -> go.Figure:
-    """Precision × accumulation: error of the accumulated gradient and of its scale, as heat maps with the numbers.
-
-    Args:
-        cells: the combinations measured, each with precision, accumulation_steps, relative_error and alpha_error;
-            what else a cell holds stands in the hover text. Other combinations show as "not run".
-
-    Returns:
-        Two heat maps of log10(error) on one colour scale; 0 takes the colour of 1e-17, what is not finite stays blank.
-    """
-    axes = ("precision", "accumulation_steps")
-    rows = list(dict.fromkeys(cell.precision for cell in cells))
-    columns = [str(count) for count in sorted({cell.accumulation_steps for cell in cells})]
-    titles = {"relative_error": "relative L2 error of the gradient", "alpha_error": "error of its scale, |α − 1|"}
-    figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.06, subplot_titles=[*titles.values()])
-    for number, field in enumerate(titles, start=1):
-        levels = np.full((len(rows), len(columns)), np.nan)
-        texts = np.full(levels.shape, "not run", dtype=object)
-        hovers = np.full(levels.shape, "", dtype=object)
-        for cell in cells:
-            place = rows.index(cell.precision), columns.index(str(cell.accumulation_steps))
-            error = vars(cell)[field]
-            levels[place] = math.log10(max(error, 1e-17)) if math.isfinite(error) else math.nan
-            texts[place] = f"{error:.1e}" if math.isfinite(error) and error else _number(error)
-            rest = {name: value for name, value in vars(cell).items() if name not in (*titles, *axes)}
-            shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in rest.items()}
-            hovers[place] = "<br>".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown.items())
-        what = "%{y} · %{x} accumulation steps<br>error %{text}<br>%{customdata}<extra></extra>"
-        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": "#222222"}, "xgap": 3, "ygap": 3}
-        data = {"x": columns, "y": rows, "z": levels, "customdata": hovers, "hovertemplate": what, "hoverongaps": False}
-        printed = np.where(np.isnan(levels), "", texts)
-        figure.add_heatmap(**data, text=printed, **look, coloraxis="coloraxis", row=1, col=number)
-        for row, column in np.argwhere(np.isnan(levels)):  # the page shows through, so its own text colour is needed
-            figure.add_annotation(text=texts[row, column], x=column, y=row, row=1, col=number)
-    powers = range(-18, 18, 3)
-    names = [f"10<sup>{power}</sup>" for power in powers]
-    bar = {"title": {"text": "error (dimensionless)", "side": "right"}, "tickvals": [*powers], "ticktext": names}
-    figure.update_xaxes(title_text="accumulation steps (count)", type="category", showgrid=False)
-    figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
-    figure.update_yaxes(title_text="precision (number format)", col=1)
-    look = {"coloraxis": {"colorscale": ERRORS, "colorbar": bar}, "height": 150 + 64 * max(2, len(rows))}
-    return figure.update_layout(template=template(), **look).update_annotations(font_size=14)

@@ -15,6 +15,7 @@ import torch
 
 from rislab.errors import InputError
 from rislab.plots import curves, style
+from rislab.plots import precision as precision_plots
 from rislab.plots import training as training_plots
 from rislab.sanity import checks
 from rislab.sanity.precision import AccumulationCell
@@ -121,7 +122,7 @@ def every_figure() -> dict[str, go.Figure]:
         "gradient_norms": training_plots.gradient_norms(records, clip_norm=1.0),
         "event counts": training_plots.epoch_counts(records),
         "ladder": training_plots.ladder_figure([check(), check(passed=False, value=NAN)]),
-        "matrix": training_plots.matrix([cell("fp32", 1, 4e-7), cell("bf16", 4, NAN)]),
+        "accumulation table": precision_plots.accumulation_table([cell("fp32", 1, 4e-7), cell("bf16", 4, NAN)]),
     }
 
 
@@ -415,7 +416,7 @@ def test_ladder_refuses_an_unknown_relation() -> None:
 
 def test_matrix_prints_the_numbers_where_they_belong() -> None:
     cells = [cell("fp32", 8, 4.1e-7, 2e-8), cell("fp32", 2, 3e-7), cell("bf16", 2, 0.0), cell("bf16", 8, NAN, INF)]
-    left, right = training_plots.matrix(cells).data
+    left, right = precision_plots.accumulation_table(cells).data
     assert (list(left.x), list(left.y)) == (["2", "8"], ["fp32", "bf16"])
     assert left.text.tolist() == [["3.0e-07", "4.1e-07"], ["0", ""]]
     expected = [[math.log10(3e-7), math.log10(4.1e-7)], [-17.0, NAN]]
@@ -427,13 +428,13 @@ def test_matrix_prints_the_numbers_where_they_belong() -> None:
 
 def test_matrix_and_ladder_take_the_cells_and_rungs_of_the_overfit_lab() -> None:
     measured = AccumulationCell("bf16", 4, 2e-2, 7e-4, 3e-2, 0.5, True)
-    assert training_plots.matrix([measured]).data[0].text.tolist() == [["2.0e-02"]]
+    assert precision_plots.accumulation_table([measured]).data[0].text.tolist() == [["2.0e-02"]]
     judged = checks.CheckResult("twins", 0.0, "==", 0.0, True, "no scene occurs twice", 0.1)
     assert list(trace(training_plots.ladder_figure([judged]), "✓ passed").x) == [1.0]
 
 
 def test_matrix_names_what_is_missing() -> None:
-    figure = training_plots.matrix([cell("fp32", 1, 4e-7), cell("fp32", 2, NAN), cell("bf16", 2, INF)])
+    figure = precision_plots.accumulation_table([cell("fp32", 1, 4e-7), cell("fp32", 2, NAN), cell("bf16", 2, INF)])
     notes = {(note.xref, note.x, note.y): note.text for note in figure.layout.annotations if note.xref != "paper"}
     left = {place[1:]: text for place, text in notes.items() if place[0] == "x"}
     assert left == {(1, 0): "NaN", (0, 1): "not run", (1, 1): "+∞"}
@@ -444,7 +445,7 @@ def test_matrix_names_what_is_missing() -> None:
 
 
 def test_numbers_of_the_matrix_are_readable_on_every_cell() -> None:
-    text = training_plots.matrix([cell("fp32", 1, 4e-7)]).data[0].textfont.color
+    text = precision_plots.accumulation_table([cell("fp32", 1, 4e-7)]).data[0].textfont.color
     assert min(contrast(text, colour) for _, colour in training_plots.ERRORS) >= 4.5
 
 
