@@ -24,7 +24,7 @@ report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
 # One process a core, of one thread each. A file stays in one process, since its fixtures are costly.
-TESTS := $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What starts no kernel, browser, server or process that imports torch.
 quick: lint

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.json:
         plain: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-        plain |= {"findings": [dataclasses.asdict(finding) | {"read_on": finding.docs} for finding in result.findings]}
+        plain |= {"findings": [dataclasses.asdict(finding) | {"docs": finding.docs} for finding in result.findings]}
         print(json.dumps(plain | {"faults": len(result.findings.faults), "exit_code": result.exit_code()}, indent=2))
         return result.exit_code()
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""One browser for all tests of this folder."""
+"""One browser for the tests of a file: while it is open, no other file of this process can use an event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from tests.browser.chromium import launched
 
