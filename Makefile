@@ -23,7 +23,7 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
-# One process a core, of one thread each. A file stays in one process, since its fixtures are costly.
+# Processes of one thread, one more than two cores: kernels and pages are often waited for. A file stays in one process, since its fixtures are costly.
 TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What starts no kernel, browser, server or process that imports torch.
