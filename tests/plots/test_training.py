@@ -446,7 +446,7 @@ def test_matrix_names_what_is_missing() -> None:
 
 def test_numbers_of_the_matrix_are_readable_on_every_cell() -> None:
     text = precision_plots.accumulation_table([cell("fp32", 1, 4e-7)]).data[0].textfont.color
-    assert min(contrast(text, colour) for _, colour in training_plots.ERRORS) >= 4.5
+    assert min(contrast(text, colour) for _, colour in precision_plots.ERRORS) >= 4.5
 
 
 def test_runs_are_drawn_in_their_own_style() -> None:
@@ -472,7 +472,7 @@ def test_every_axis_names_its_quantity_and_unit() -> None:
     ladder = figures["ladder"].layout
     assert "(dimensionless)" in ladder.xaxis.title.text
     assert len(ladder.yaxis.ticktext) == 2
-    assert "(dimensionless)" in figures["matrix"].layout.coloraxis.colorbar.title.text
+    assert "(dimensionless)" in figures["accumulation table"].layout.coloraxis.colorbar.title.text
 
 
 def test_every_figure_carries_the_template_and_no_colour_of_one_page() -> None:
