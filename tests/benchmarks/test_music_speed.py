@@ -211,7 +211,7 @@ def test_near_field_peaks(benchmark: Any) -> None:
 # The kernel's own high-water mark, reset before each call: ru_maxrss would begin with that of the forking process.
 MEMORY = f"""
 import re, torch, rislab
-from rislab.music.spectra import search
+from rislab.music.spectra import coarse_to_fine
 def status(field):
     with open("/proc/self/status") as file:
         return int(re.search(field + r":\\s+(\\d+) kB", file.read())[1])
@@ -219,14 +219,14 @@ def added(run):
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = status("VmRSS")
-    kept = run()
+    result = run()
     print((status("VmHWM") - before) / 1024, (status("VmRSS") - before) / 1024)
 torch.set_num_threads(2)
 batch = rislab.simulate(rislab.SceneConfig.preset("full", sources={SOURCES}), {SCENES}, seed=0)
 factor = batch.factor()
 rislab.music_spectrum(factor, {SOURCES}, batch.config.grid((9, 9, 9)))  # libraries load their kernels at the first call
 grid = batch.config.grid({CUBE})
-added(lambda: search(factor, {SOURCES}, grid))
+added(lambda: coarse_to_fine(factor, {SOURCES}, grid))
 added(lambda: [rislab.music_spectrum(factor[:1], {SOURCES}, grid, refine=False) for _ in range(2)])  # tabulated by then
 added(lambda: rislab.music_spectrum(factor, {SOURCES}, grid))
 """
