@@ -155,13 +155,13 @@ def nan_survives(target: ProbeTarget) -> list[Finding]:
         return [as_fault(Code.NAN_SURVIVES, "NaN replaced by the running mean", evidence, "", aliases)]
     if not all(bool(torch.isfinite(value).all()) for value in model.parameters()):
         evidence = f"{text}; the weights are NaN, and no later batch can mend them"
-        return [as_warning(Code.NAN_SURVIVES, "NaN reached a step", evidence)]
+        return [as_note(Code.NAN_SURVIVES, "NaN reached a step", evidence)]
     return []
 
 
 def oracle_floor(target: ProbeTarget) -> list[Finding]:
     """P2: the loss of a perfect answer, which should be the smallest that there is."""
-    code, batch = Code.ORACLE_FLOOR, target.data[0]
+    code, batch = Code.LOSS_MINIMUM, target.data[0]
     perfect = target.perfect_output(batch)
     if not isinstance(perfect, Tensor):
         return [as_note(code, "not judged", "what a perfect network would put out is not known: give `perfect`")]
@@ -180,8 +180,22 @@ def oracle_floor(target: ProbeTarget) -> list[Finding]:
         return [as_note(code, "not judged", evidence)]
     if slope > 1e-2 * usual_slope:
         aliases = ("loaded on one side", "normalised by the prediction", "blend inverted", "diagonal energy")
-        return [as_fault(code, "oracle floor", f"{text}; it still falls beyond the perfect answer", "", aliases)]
-    return [as_note(code, "oracle floor", f"{text}; the perfect answer is the lowest point, and this the lowest value")]
+        return [
+            as_fault(
+                code,
+                "the loss is not smallest at the truth",
+                f"{text}; it still falls beyond the perfect answer",
+                "",
+                aliases,
+            )
+        ]
+    return [
+        as_note(
+            code,
+            "the loss is not smallest at the truth",
+            f"{text}; the perfect answer is the lowest point, and this the lowest value",
+        )
+    ]
 
 
 def independence(target: ProbeTarget) -> list[Finding]:
@@ -242,7 +256,7 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
     share = (last - least) / (first - least) if first > least else math.nan
     text = f"loss {first:.4g} → {last:.4g} in {target.steps} steps of Adam at {rate:g} (perfect: {least:.4g})"
     if not share < 0.95:
-        aliases = ("loss detached", "detached backbone", "oracle floor")
+        aliases = ("loss detached", "detached backbone", "the loss is not smallest at the truth")
         return [*findings, as_fault(code, "one batch is not learned", text, "", aliases)]
     if share > 0.3:
         findings.append(as_warning(code, "one batch is hardly learned", text))
@@ -380,7 +394,7 @@ def window_as_one_batch(target: ProbeTarget) -> list[Finding]:
 
 PROBES: Mapping[str, Callable[[ProbeTarget], list[Finding]]] = {
     Code.NAN_SURVIVES.value: nan_survives,
-    Code.ORACLE_FLOOR.value: oracle_floor,
+    Code.LOSS_MINIMUM.value: oracle_floor,
     Code.INDEPENDENCE.value: independence,
     Code.INPUTS.value: use_of_inputs,
     Code.ONE_BATCH.value: one_batch_by_heart,

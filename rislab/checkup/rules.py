@@ -34,7 +34,7 @@ class Code(StrEnum):
     PRECISION = "C13"
     REPORT = "C14"
     NAN_SURVIVES = "P1"
-    ORACLE_FLOOR = "P2"
+    LOSS_MINIMUM = "P2"
     INDEPENDENCE = "P3"
     INPUTS = "P4"
     ONE_BATCH = "P5"
@@ -330,14 +330,14 @@ _OF_THE_PROBES = (
         others=("NaN reached a step", "stops at infinity", "not judged"),
     ),
     Rule(
-        Code.ORACLE_FLOOR.value,
+        Code.LOSS_MINIMUM.value,
         "loss of the perfect answer",
         what="The loss of a perfect answer, and its gradient there, are compared with those of the network as it is.",
         why="A loss that still falls beyond the perfect answer has its minimum somewhere else: training goes there.",
         fix="make the loss smallest where output and target agree",
         needs="what a perfect network would put out; `perfect` gives it where it cannot be guessed",
         severity="fault",
-        faults=("oracle floor",),
+        faults=("the loss is not smallest at the truth",),
         others=("NaN at the perfect answer", "not judged"),
     ),
     Rule(

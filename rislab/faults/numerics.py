@@ -180,7 +180,7 @@ NUMERICS = (
         after="    return torch.view_as_real(matrix).half().float().square()",
         description="The loss has a grain of about a thousandth, and may be below 0 near the truth.",
         symptoms=(Symptom("largest error of the loss against dense float64", 3e-4, 3e-2),),
-        mistaken_for=("oracle floor", "loaded on one side"),
+        mistaken_for=("the loss is not smallest at the truth", "loaded on one side"),
         conventions=("loss", "trace"),
     ),
     Fault(

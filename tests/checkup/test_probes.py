@@ -178,7 +178,7 @@ def test_poison_that_a_loop_hides_is_found() -> None:
     assert names(probed(first, train=hiding, **options)) == ["NaN replaced by the running mean"]
     assert names(probed(first, train=train, **options)) == []
     unsafe = probed(first, train=unguarded, **options)
-    assert names(unsafe) == [] and names(unsafe, "warning") == ["NaN reached a step"]
+    assert names(unsafe) == [] and names(unsafe, "note") == ["NaN reached a step"]
     bounded = nn.Sequential(nn.Sigmoid(), nn.Linear(6, 3))
     assert "still has a loss" in probed(bounded, train=train, only=["P1"])[0].evidence
 
@@ -196,18 +196,18 @@ def test_a_loss_that_punishes_the_perfect_answer_has_a_floor() -> None:
         return (output + 0.5 - target).square().mean()
 
     findings = probed(loss=loaded, only=["P2"])
-    assert names(findings) == ["oracle floor"]
+    assert names(findings) == ["the loss is not smallest at the truth"]
     assert "loss(target, target) = 0.25" in findings[0].evidence
 
     def normalised(output: Tensor, target: Tensor) -> Tensor:
         return (output - target + 1).square().sum() / output.square().sum()
 
-    assert names(probed(loss=normalised, only=["P2"])) == ["oracle floor"]
+    assert names(probed(loss=normalised, only=["P2"])) == ["the loss is not smallest at the truth"]
 
 
 def test_a_floor_that_nothing_can_go_below_is_a_note() -> None:
     make, loss, data = CORRECT["soft labels"]
-    assert names(probed(make(), loss, data(), only=["P2"]), "note") == ["oracle floor"]
+    assert names(probed(make(), loss, data(), only=["P2"]), "note") == ["the loss is not smallest at the truth"]
 
 
 def test_a_root_at_the_perfect_answer_is_warned_of() -> None:
