@@ -23,6 +23,9 @@ lab: .venv/installed
 report: .venv/installed
 	$(BIN)/rislab report overfit -p preset full
 
+# Compiled files stay, or every process of every run would rewrite all assertions anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # Processes of one thread, one more than two cores: kernels and pages are often waited for. A file stays in one process, since its fixtures are costly.
 TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
