@@ -10,50 +10,51 @@ from __future__ import annotations
 
 import copy
 import math
-import random
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning, listed
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients
-from rislab.checkup.probe_target import (
-    ProbeTarget,
-    Train,
+from rislab.checkup.loss_probe import descend, loss_at_truth, observe_loss
+from rislab.checkup.network_probes import NAMES, described, evaluated_twice, not_tried, one_seed, runner
+from rislab.checkup.probe_batches import (
     apply_model,
-    check_pairs,
+    arguments_of,
+    as_pairs,
+    by_sample,
     concatenate,
     exchange,
-    first_tensor,
+    leaves_of,
+    of_other_samples,
+    same_leaf,
     sample_count,
     sample_hashes,
-    save_and_load,
-    seeded,
-    select_samples,
-    state_bytes,
     tensors_in,
 )
+from rislab.checkup.probe_target import ProbeTarget, Train, seeded
+from rislab.checkup.resume_probe import resumed_run
 from rislab.checkup.rules import Code
+from rislab.checkup.sample_mixing import Mixing, find_mixing, why_meant
 from rislab.checkup.trace import precision_of
 from rislab.errors import InputError, check_choice, check_number
 
-# A floor under this share of an untrained network's loss is one of rounding.
-FLOOR = 1e-4
-# Two outputs of one sample that differ by more are not the same but for rounding, by precision.
-SAME = {"fp64": 1e-9, "fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
 LARGEST_HALF = 65504.0
 
 
 def probe(
     model: nn.Module,
-    loss: Callable[..., Any],
+    loss: Callable[..., Any] | None,
     data: Sequence[Any],
     *,
     train: Train | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+    scaler: Any = None,
     held_out: Sequence[Any] = (),
     accumulation_steps: int | None = None,
     perfect: Callable[[Any], Any] | None = None,
@@ -61,17 +62,20 @@ def probe(
     steps: int = 200,
     seed: int = 0,
 ) -> Findings:
-    """Try ten things out on copies of a network.
+    """Try eleven things out on copies of a network.
 
     Args:
-        model: called as model(inputs), model(*inputs) or model(**inputs).
-        loss: called as loss(output, target).
-        data: micro-batches, each a pair (inputs, target) of tensors, tuples or mappings of them; samples come first.
+        model: called as model(inputs), model(*inputs) or model(**inputs); of a mapping it gets what it has names for.
+        loss: called as loss(output, target); None for a network whose output has a `loss` of its own.
+        data: micro-batches; samples come first. Each is a pair (inputs, target) of tensors, tuples, mappings, or lists
+            with a tensor a sample; or a mapping that holds both, which then is inputs and target.
         train: the loop itself, called as train(model, optimizer, data), that returns one loss an epoch; P1 needs it.
         optimizer: of the model; copies get a fresh one of its class and options, or Adam.
+        scheduler: of the optimizer; copies of it tick once a step in P7.
+        scaler: of the loss; P7 saves and loads a copy.
         held_out: micro-batches of the validation.
         accumulation_steps: micro-batches in the window of P10, ≥ 1; all if None.
-        perfect: makes of a target what a perfect network would put out; the target itself, or sure logits of a class.
+        perfect: makes of a target what a perfect network would put out; P2 needs it for losses that torch has not.
         only: codes of the probes to run, all if empty.
         steps: of the network that learns one batch by heart, ≥ 1.
         seed: of the random numbers in the copies' training, ≥ 0.
@@ -82,41 +86,47 @@ def probe(
     Raises:
         InputError: for a value that is not allowed.
     """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model is a {type(model).__name__}; allowed: a Module")
-    for name, call in (("loss", loss), ("train", train), ("perfect", perfect)):
-        if not callable(call) and not (call is None and name != "loss"):
-            raise InputError(f"{name} is a {type(call).__name__}; allowed: a function")
+    codes = tuple(only) or tuple(PROBES)
     batches, fresh = list(data), list(held_out)
-    check_pairs("data", batches)
-    check_pairs("held_out", fresh)
-    if not batches:
+    given = ProbeTarget(model, loss, batches, train, optimizer, fresh, 1, perfect, steps, seed, scheduler, scaler)
+    target = _checked(given, accumulation_steps, codes)
+    return Findings(finding for code in codes for finding in _run(Code(code), target))
+
+
+def _checked(target: ProbeTarget, accumulation_steps: int | None, codes: Sequence[str]) -> ProbeTarget:
+    """What is probed, with its micro-batches as pairs; raises InputError for what is not allowed."""
+    if not isinstance(target.model, nn.Module):
+        raise InputError(f"model is a {type(target.model).__name__}; allowed: a Module")
+    for name, call in (("loss", target.loss), ("train", target.train), ("perfect", target.perfect)):
+        if not callable(call) and call is not None:
+            raise InputError(f"{name} is a {type(call).__name__}; allowed: a function")
+    if target.scheduler is not None and target.optimizer is None:
+        raise InputError("scheduler is given without its optimizer; allowed: both")
+    if not target.data:
         raise InputError("data is empty; allowed: at least one micro-batch")
     if accumulation_steps is not None:
         check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, integer=True)
-    check_number("steps", steps, 1, 1_000_000, integer=True)
-    check_number("seed", seed, 0, 2**63 - 1, integer=True)
-    codes = tuple(only) or tuple(PROBES)
+    check_number("steps", target.steps, 1, 1_000_000, integer=True)
+    check_number("seed", target.seed, 0, 2**63 - 1, integer=True)
     for code in codes:
         check_choice("only", code, PROBES)
-    size = min(accumulation_steps or len(batches), len(batches))
-    target = ProbeTarget(model, loss, batches, train, optimizer, fresh, size, perfect, steps, seed)
-    states = random.getstate(), np.random.get_state()
-    try:
-        return Findings(finding for code in codes for finding in _run(Code(code), target))
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+    return replace(
+        target,
+        data=as_pairs("data", target.model, target.data),
+        held_out=as_pairs("held_out", target.model, target.held_out),
+        accumulation_steps=min(accumulation_steps or len(target.data), len(target.data)),
+    )
 
 
 def _run(code: Code, target: ProbeTarget) -> list[Finding]:
     """The findings of one probe; whatever a stranger's code raises says that it could not be tried."""
     try:
-        with seeded(target.seed), torch.enable_grad():
+        # A schedule warns of an optimiser that it did not wrap itself.
+        with one_seed(target.seed), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return PROBES[code.value](target)
     except Exception as error:
-        text = str(error).splitlines()[0] if str(error) else ""
-        return [as_note(code, "not judged", f"{type(error).__name__}: {text}")]
+        return [not_tried(code, error)]
 
 
 def nan_survives(target: ProbeTarget) -> list[Finding]:
@@ -130,13 +140,15 @@ def nan_survives(target: ProbeTarget) -> list[Finding]:
     first = next((part for part in tensors_in(inputs).values() if part.is_floating_point() or part.is_complex()), None)
     if first is None:
         return [as_note(Code.NAN_SURVIVES, "not judged", "no input is real or complex")]
-    batches = [*target.data]
+    batches: list[Any] = [*target.data]
     batches[place] = (exchange(inputs, first, torch.full_like(first, math.inf)), answer)
     model = target.copy()
     raw = target.raw_loss(batches[place])
     if math.isfinite(raw):
         text = f"with infinity in its inputs the network still has a loss of {raw:.4g}"
         return [as_note(Code.NAN_SURVIVES, "not judged", text)]
+    # A mapping that holds both is given to the loop as it was.
+    batches = [inputs if inputs is answer else (inputs, answer) for inputs, answer in batches]
     try:
         reported = [float(value) for value in target.train(model, target.optimizer_for(model), batches)]
     except Exception as error:
@@ -145,12 +157,7 @@ def nan_survives(target: ProbeTarget) -> list[Finding]:
     shown = ", ".join(f"{value:.4g}" for value in reported[:3])
     text = f"infinity in micro-batch {place + 1} of {len(batches)}: reported {shown}"
     if reported and all(map(math.isfinite, reported)):
-        aliases = (
-            "NaN guard in the loop",
-            "NaN written as 0",
-            "NaN made 0 in the gradient",
-            "only the last micro-batch",
-        )
+        aliases = ("NaN guard in the loop", "NaN written as 0")
         evidence = f"{text}, as if nothing were wrong"
         return [as_fault(Code.NAN_SURVIVES, "NaN replaced by the running mean", evidence, "", aliases)]
     if not all(bool(torch.isfinite(value).all()) for value in model.parameters()):
@@ -159,84 +166,82 @@ def nan_survives(target: ProbeTarget) -> list[Finding]:
     return []
 
 
-def oracle_floor(target: ProbeTarget) -> list[Finding]:
-    """P2: the loss of a perfect answer, which should be the smallest that there is."""
-    code, batch = Code.LOSS_MINIMUM, target.data[0]
-    perfect = target.perfect_output(batch)
-    if not isinstance(perfect, Tensor):
-        return [as_note(code, "not judged", "what a perfect network would put out is not known: give `perfect`")]
-    with torch.no_grad():
-        output = apply_model(target.copy(), batch[0])
-    least, slope = target.loss_and_slope(perfect, batch[1])
-    usual, usual_slope = target.loss_and_slope(output, batch[1])
-    text = f"loss(target, target) = {least:.4g}, and {usual:.4g} for the network as it is"
-    if not math.isfinite(least) or not math.isfinite(slope):
-        return [as_warning(code, "NaN at the perfect answer", f"{text}; the gradient there has norm {slope:.4g}")]
-    if least <= FLOOR * abs(usual):
-        return []
-    guessed = target.perfect is None and perfect.shape != batch[1].shape
-    if slope > 1e-2 * usual_slope and guessed:
-        evidence = f"{text}, at sure logits of the right class; `perfect` may say better"
-        return [as_note(code, "not judged", evidence)]
-    if slope > 1e-2 * usual_slope:
-        aliases = ("loaded on one side", "normalised by the prediction", "blend inverted", "diagonal energy")
-        return [
-            as_fault(
-                code,
-                "the loss is not smallest at the truth",
-                f"{text}; it still falls beyond the perfect answer",
-                "",
-                aliases,
-            )
-        ]
-    return [
-        as_note(
-            code,
-            "the loss is not smallest at the truth",
-            f"{text}; the perfect answer is the lowest point, and this the lowest value",
-        )
-    ]
-
-
 def independence(target: ProbeTarget) -> list[Finding]:
     """P3: does the answer for one sample depend on the others of its batch?"""
-    code, batch = Code.INDEPENDENCE, target.data[0]
-    samples = sample_count(batch)
-    if samples < 2:
-        return [as_note(code, "not judged", "the first micro-batch has one sample")]
-    alone = select_samples(batch, torch.zeros(samples, dtype=torch.long))
-    findings = []
-    for training in (False, True):
-        first, second = (target.output(inputs, training=training)[0] for inputs, _ in (batch, alone))
-        error = _relative_difference(first, second)
-        text = f"the first answer changes by {error:.2g} of itself with the other samples of the batch"
-        if error <= SAME[target.precision(first)]:
-            continue
-        if not training:
-            aliases = ("batch statistics per micro-batch", "eval never undone")
-            return [as_fault(code, "normalised over the batch", f"{text}, in evaluation mode", "", aliases)]
-        findings.append(as_note(code, "in-batch coupling", f"{text}, in training mode: as BatchNorm does"))
-    return findings
+    code = Code.INDEPENDENCE
+    arguments = arguments_of(target.model, target.data[0][0])
+    precision = target.first_batch_precision()
+    copies = {mode: target.copy() for mode in ("evaluation", "training", "without BatchNorm")}
+    copies["evaluation"].eval()
+    for module in copies["without BatchNorm"].modules():
+        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+            module.eval()
+    with torch.no_grad():
+        run = runner(copies["evaluation"], target.seed)
+        mixing = find_mixing(run, arguments, precision)
+        if mixing is None:
+            return [as_note(code, "not judged", "no two samples of the first micro-batch can be told apart in answers")]
+        if mixing.kind:
+            meant = why_meant(copies["evaluation"], run, arguments, mixing)
+            return [_of_mixing(mixing, "" if _is_sample_wise(target) and mixing.other_dimension > 0 else meant)]
+        for mode in ("without BatchNorm", "training"):
+            mixing = find_mixing(runner(copies[mode], target.seed), arguments, precision)
+            if mixing is None or not mixing.kind:
+                continue
+            if mode != "training" and mixing.kind == "others":
+                return [_of_mixing(mixing, "", mode="training")]
+            layers = "as BatchNorm does" if mode == "training" else "with BatchNorm left out"
+            text = f"a sample changes the answers of others by {mixing.error:.2g} of themselves, in training mode"
+            return [as_note(code, "in-batch coupling", f"{text}, {layers}")]
+    return []
+
+
+def _is_sample_wise(target: ProbeTarget) -> bool:
+    """Whether the targets of the first micro-batch tell that samples come first: one number each."""
+    truths = [*tensors_in(target.data[0][1]).values()]
+    return len(truths) == 1 and truths[0].dim() == 1 and len(truths[0]) == sample_count(target.data[0])
+
+
+def _of_mixing(mixing: Mixing, meant: str, mode: str = "evaluation") -> Finding:
+    text = described(mixing, mode)
+    if meant:
+        return as_note(Code.INDEPENDENCE, "not judged", f"{text}; {meant}")
+    if mixing.kind == "some":
+        return as_warning(Code.INDEPENDENCE, NAMES[mixing.kind], text)
+    return as_fault(Code.INDEPENDENCE, NAMES[mixing.kind], text)
 
 
 def use_of_inputs(target: ProbeTarget) -> list[Finding]:
     """P4: does the answer depend on every input, once something was learned?"""
-    code, batch = Code.INPUTS, target.data[0]
+    code, (inputs, truth) = Code.INPUTS, target.data[0]
     model = target.learn_by_heart(steps=min(target.steps, 20)).model.eval()
+    samples = sample_count(target.data[0])
     findings = []
+    args, named = arguments_of(model, inputs)
+    given = inputs if args else named
+    targets = [*tensors_in(truth if truth is not inputs else {}).values()]
     with torch.no_grad():
-        answer = first_tensor(apply_model(model, batch[0]))
-        for name, tensor in tensors_in(batch[0]).items():
-            other = _of_other_samples(tensor)
-            if torch.equal(other, tensor):
+        answers = tensors_in(apply_model(model, given))
+        for name, leaf in leaves_of(given).items():
+            # What has no entry for each sample, as the edges of a graph, cannot be exchanged between them.
+            if not by_sample(leaf, samples) or any(leaf is one for one in targets):
+                continue
+            other = of_other_samples(leaf)
+            if same_leaf(other, leaf):
                 findings.append(as_note(code, "not judged", f"{name} is the same in all samples"))
-            elif torch.equal(first_tensor(apply_model(model, exchange(batch[0], tensor, other))), answer):
-                text = f"{name}, {[*tensor.shape]}, was exchanged, and no answer changed"
+                continue
+            changed = tensors_in(apply_model(model, exchange(given, leaf, other)))
+            if all(same_leaf(one, two) for one, two in zip(answers.values(), changed.values(), strict=True)):
+                text = f"{name}, {_shape_of(leaf)}, was exchanged, and no answer changed"
                 findings.append(as_fault(code, "network never sees an input", text, "", ("network never sees H",)))
-    samples = sample_count(batch)
-    if samples > 1 and len(answer) == samples and bool((answer == answer[:1]).all()):
+    rows = [answer for answer in answers.values() if answer.dim() and len(answer) == samples]
+    if samples > 1 and rows and all(bool((answer == answer[:1]).all()) for answer in rows):
         return [as_fault(code, "constant answer", f"{samples} different samples get one answer")]
     return findings
+
+
+def _shape_of(leaf: Any) -> str:
+    return str([*leaf.shape]) if isinstance(leaf, Tensor) else f"{len(leaf)} tensors"
 
 
 def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
@@ -250,17 +255,29 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
     if silent:
         text = f"{len(silent)} tensors got no gradient: {listed(silent)}"
         findings.append(as_warning(code, "detached backbone", text, "", ("head frozen", "loss detached")))
-    perfect = target.perfect_output(target.data[0])
-    least = target.loss_and_slope(perfect, target.data[0][1])[0] if isinstance(perfect, Tensor) else 0.0
-    least = least if math.isfinite(least) and least < last else min(0.0, last)
-    share = (last - least) / (first - least) if first > least else math.nan
-    text = f"loss {first:.4g} → {last:.4g} in {target.steps} steps of Adam at {rate:g} (perfect: {least:.4g})"
+    least = min(_least_loss(target), last)
+    text = f"loss {first:.4g} → {last:.4g} in {target.steps} steps of Adam at {rate:g} (least: {least:.4g})"
+    if not math.isfinite(first) or first - least <= 1e-3 * abs(first):
+        return [*findings, as_note(code, "not judged", f"{text}: nothing is left to be learned")]
+    share = (last - least) / (first - least)
     if not share < 0.95:
-        aliases = ("loss detached", "detached backbone", "the loss is not smallest at the truth")
-        return [*findings, as_fault(code, "one batch is not learned", text, "", aliases)]
+        return [*findings, as_fault(code, "one batch is not learned", text, "", ("loss detached", "detached backbone"))]
     if share > 0.3:
         findings.append(as_warning(code, "one batch is hardly learned", text))
     return findings
+
+
+def _least_loss(target: ProbeTarget) -> float:
+    """What the loss of the first micro-batch could fall to: by torch's table, else by moving the answer itself."""
+    batch = target.data[0]
+    observed = observe_loss(target, batch)
+    lowest = descend(target, observed.output, batch[1])[0] if isinstance(observed.output, Tensor) else math.inf
+    if math.isfinite(lowest):
+        return lowest
+    minimum = None if observed.call is None else observed.call.minimum()
+    if minimum is not None and math.isfinite(minimum.value):
+        return minimum.value
+    return min(0.0, observed.value)
 
 
 def train_and_eval_mode(target: ProbeTarget) -> list[Finding]:
@@ -270,41 +287,8 @@ def train_and_eval_mode(target: ProbeTarget) -> list[Finding]:
     if not (evaluated > 0.5 * first and evaluated > 5 * abs(trained)):
         return []
     text = f"one batch: loss {trained:.4g} in training mode, {evaluated:.4g} in evaluation mode, {first:.4g} untrained"
-    aliases = ("averaged weights not restored", "validation of the averaged weights only", "eval never undone")
+    aliases = ("validation of the averaged weights only", "eval never undone")
     return [as_warning(Code.EVALUATION, "evaluation is another network", text, "", aliases)]
-
-
-def resumed_run(target: ProbeTarget) -> list[Finding]:
-    """P7: two steps, saved, loaded and two steps more, against four steps on end."""
-    full, again = (_four_steps(target) for _ in range(2))
-    if not torch.equal(state_bytes(full), state_bytes(again)):
-        text = "two equal runs differ: something draws numbers that no seed of torch governs"
-        return [as_note(Code.RESUME, "not judged", text)]
-    with seeded(target.seed):
-        model, optimizer = target.pair()
-        target.take_steps(model, optimizer, range(2))
-        state = save_and_load({"model": model.state_dict(), "optimizer": optimizer.state_dict()})
-        other, fresh = target.pair()
-        other.load_state_dict(state["model"])
-        fresh.load_state_dict(state["optimizer"])
-        target.take_steps(other, fresh, range(2, 4))
-    if torch.equal(state_bytes(full), state_bytes(other)):
-        return []
-    differs = [
-        name
-        for (name, one), two in zip(full.named_parameters(), other.parameters(), strict=True)
-        if not torch.equal(one, two)
-    ]
-    text = f"after saving and loading, {len(differs) or 'no'} tensors go another way: {listed(differs)}"
-    aliases = ("optimiser not restored", "random state not restored", "averaged weights not restored")
-    return [as_fault(Code.RESUME, "state outside of state_dict", text, "", aliases)]
-
-
-def _four_steps(target: ProbeTarget) -> nn.Module:
-    model, optimizer = target.pair()
-    with seeded(target.seed):
-        target.take_steps(model, optimizer, range(4))
-    return model
 
 
 def half_precision(target: ProbeTarget) -> list[Finding]:
@@ -381,7 +365,9 @@ def window_as_one_batch(target: ProbeTarget) -> list[Finding]:
     model = target.copy()
     one_batch = target.gradient(target.copy(), [concatenate(batches)], [1.0])
     errors = []
-    for shares in ([size / sum(sizes) for size in sizes], [1.0] * len(sizes)):
+    counts = [max(1, _counted(batch)) for batch in batches]
+    for parts in (sizes, counts, [sum(sizes)] * len(sizes)):
+        shares = [part / sum(parts) for part in parts] if parts[0] != sum(sizes) else [1.0] * len(sizes)
         with seeded(target.seed):
             errors.append(compare_gradients(target.gradient(model, batches, shares), one_batch).relative_error)
         model = target.copy()
@@ -392,9 +378,20 @@ def window_as_one_batch(target: ProbeTarget) -> list[Finding]:
     return [as_note(code, "in-batch coupling", f"{text}; BatchNorm, dropout and contrasts do that, and no loop")]
 
 
+def _counted(batch: Any) -> int:
+    """Targets that a mean over tokens counts: those that are not below 0, as the index of what is ignored is."""
+    return sum(int((one >= 0).sum()) for one in tensors_in(batch[1]).values() if not one.is_complex())
+
+
+def evaluation_twice(target: ProbeTarget) -> list[Finding]:
+    """P11: the same input twice in evaluation mode."""
+    with torch.no_grad():
+        return evaluated_twice(target.model, arguments_of(target.model, target.data[0][0]))
+
+
 PROBES: Mapping[str, Callable[[ProbeTarget], list[Finding]]] = {
     Code.NAN_SURVIVES.value: nan_survives,
-    Code.LOSS_MINIMUM.value: oracle_floor,
+    Code.LOSS_MINIMUM.value: loss_at_truth,
     Code.INDEPENDENCE.value: independence,
     Code.INPUTS.value: use_of_inputs,
     Code.ONE_BATCH.value: one_batch_by_heart,
@@ -403,17 +400,5 @@ PROBES: Mapping[str, Callable[[ProbeTarget], list[Finding]]] = {
     Code.HALF_PRECISION.value: half_precision,
     Code.DUPLICATES.value: duplicates,
     Code.EQUIVALENCE.value: window_as_one_batch,
+    Code.TWICE.value: evaluation_twice,
 }
-
-
-def _relative_difference(first: Tensor, second: Tensor) -> float:
-    length = float(first.abs().double().norm())
-    return float((first - second).abs().double().norm()) / length if length else 0.0
-
-
-def _of_other_samples(tensor: Tensor) -> Tensor:
-    """The samples of a tensor moved on by one; with other values, where all samples are the same."""
-    moved = tensor.roll(1, 0) if tensor.dim() else tensor
-    if torch.equal(moved, tensor) and (tensor.is_floating_point() or tensor.is_complex()):
-        return tensor + torch.randn_like(tensor) * (1 + tensor.abs())
-    return moved

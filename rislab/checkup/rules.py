@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from rislab.checkup.fixes import FIXES
+
 DOCS = "https://docs.pytorch.org/docs/stable/"
 ACCUMULATION = f"{DOCS}notes/amp_examples.html#gradient-accumulation"
 STEP = f"{DOCS}optim.html#taking-an-optimization-step"
@@ -43,6 +45,7 @@ class Code(StrEnum):
     HALF_PRECISION = "P8"
     DUPLICATES = "P9"
     EQUIVALENCE = "P10"
+    TWICE = "P11"
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Rule:
     """One rule of the checkup.
 
     Args:
-        code: "C1" … "C14" of a watched loop, "P1" … "P10" of a probe; it stands in findings.
+        code: "C1" … "C14" of a watched loop, "P1" … "P11" of a probe; it stands in findings.
         name: in words.
         what: what is compared, one sentence.
         why: what the numbers mean, and what a wrong one does to a training.
@@ -77,52 +80,6 @@ class Rule:
     def fixes(self) -> dict[str, str]:
         """What to change, for each name that a finding of this rule may have; "" where nothing is to be changed."""
         return {name: FIXES.get(name, "") for name in (*self.faults, *self.others)}
-
-
-FIXES = {
-    "never divided": "multiply each micro-batch loss by its share of the window before backward",
-    "divided on the first batch only": "divide in every pass of the loop, not inside a branch",
-    "divided twice": "divide the loss once: either here or in the library that accumulates",
-    "ragged window divided by K": "weigh by the samples that the last window really holds, not by K",
-    "mean of means in the window": "weigh each micro-batch by its samples over those of the window",
-    "window off by one": "end a window where (i + 1) % K == 0, with i from 0",
-    "tail never stepped": "take a step for what is left at the end of an epoch",
-    "left-overs leak": "step, or zero the gradients, at the end of an epoch",
-    "zeroed per micro-batch": "zero the gradients once a window, after the step",
-    "zeroed before the step": "call zero_grad after the step, or before the first backward of a window",
-    "never zeroed": "call optimizer.zero_grad() once a window",
-    "step per micro-batch": "step only where a window ends",
-    "loop tail dedented": "indent loss, backward and step into the loop over micro-batches",
-    "loop tail in a branch never taken": "move backward and step out of the branch, into the loop over micro-batches",
-    "step in a branch never taken": "test the condition under which the step stands: it was never met",
-    "accumulated in bf16": "keep gradients in float32 between micro-batches",
-    "clipped before unscaling": "call scaler.unscale_(optimizer) before clipping",
-    "never clipped": "clip between the last backward of a window and its step",
-    "clipped per micro-batch": "clip once a window, after the last backward",
-    "scaler bypassed": "call scaler.step(optimizer) instead of optimizer.step()",
-    "stepped twice": "step once a window",
-    "NaN made 0 in the gradient": "skip the step and record it, instead of replacing NaN",
-    "learning rate 0 at the first step": "begin the warm-up at its first rate above 0",
-    "scheduler before the optimiser": "step the scheduler after the optimiser",
-    "scheduler per micro-batch": "step the scheduler once a window, after the step",
-    "schedule runs over skipped steps": "step the scheduler only if the optimiser really stepped",
-    "scheduler never stepped": "step the scheduler at the cadence that its lengths are counted in",
-    "schedule stepped per epoch": "step the scheduler after each step of the optimiser, or count its lengths in epochs",
-    "scaler without autocast": "run forward and loss under autocast, or leave out the scaler",
-    "optimiser holds stale parameters": "make the optimiser after the model has its last parameters",
-    "weights kept in bf16": "keep the weights in float32, and run the layers under autocast",
-    "eval never undone": "call model.train() at the start of each epoch",
-    "loss detached": "do not detach the loss, and do not compute it under no_grad",
-    "nothing reported": "report the mean of the raw losses once an epoch",
-    "the same loss again": "set the running sums back at the start of each epoch, and report what was added up",
-    "last over n": "add up the losses inside the loop",
-    "only the last micro-batch": "average the losses of all micro-batches",
-    "logged after the division": "log the raw loss, before it is divided",
-    "mean of unequal means": "weigh each batch mean by its samples",
-    "sum of means over the set's size": "divide by the number of batches, or multiply each mean by its samples",
-    "NaN replaced by the running mean": "report NaN as NaN",
-    "rounded to four digits": "report all digits, in scientific form where it is small",
-}  # fmt: skip
 
 
 _OF_THE_LOOP = (
@@ -332,24 +289,24 @@ _OF_THE_PROBES = (
     Rule(
         Code.LOSS_MINIMUM.value,
         "loss of the perfect answer",
-        what="The loss of a perfect answer, and its gradient there, are compared with those of the network as it is.",
-        why="A loss that still falls beyond the perfect answer has its minimum somewhere else: training goes there.",
-        fix="make the loss smallest where output and target agree",
-        needs="what a perfect network would put out; `perfect` gives it where it cannot be guessed",
+        what="The loss of a perfect answer is compared with the smallest one that other answers have.",
+        why="A loss that is smaller beyond the perfect answer has its minimum somewhere else: training goes there.",
+        fix="make the loss smallest where output and target agree, and give it what it takes",
+        needs="a loss of torch, whose minimum is known, or `perfect`: what a perfect network would put out",
         severity="fault",
         faults=("the loss is not smallest at the truth",),
-        others=("NaN at the perfect answer", "not judged"),
+        others=("NaN at the perfect answer", "smallest value above 0", "not judged"),
     ),
     Rule(
         Code.INDEPENDENCE.value,
         "independence of the samples",
-        what="The answer for one sample is compared in two batches that have nothing else in common.",
+        what="Samples of a batch are exchanged one by one, and it is asked whose answers change.",
         why="An answer that depends on the other samples is another one when the batch is.",
-        fix="normalise over features, not over the batch",
+        fix="normalise over features, not over the batch; bring the batch to the front before a view",
         needs="two samples in the first micro-batch",
         severity="fault",
         faults=("normalised over the batch",),
-        others=("in-batch coupling", "not judged"),
+        others=("the samples of a batch are mixed", "in-batch coupling", "not judged"),
     ),
     Rule(
         Code.INPUTS.value,
@@ -387,7 +344,8 @@ _OF_THE_PROBES = (
     Rule(
         Code.RESUME.value,
         "a resumed run",
-        what="Two steps, saved, loaded, and two steps more are compared with four steps on end, bit by bit.",
+        what="Two steps, saved, loaded, and two steps more are compared with four steps on end, bit by bit; then with "
+        "one part alone from the file: model, optimizer, scheduler, scaler.",
         why="State that no state_dict holds is lost when a run is resumed: it goes another way.",
         fix="register the state as a buffer, and save the optimiser too",
         needs="a forward that draws from torch's random generators only",
@@ -431,7 +389,22 @@ _OF_THE_PROBES = (
         faults=(),
         others=("in-batch coupling", "not judged"),
     ),
+    Rule(
+        Code.TWICE.value,
+        "evaluation twice",
+        what="One input is evaluated twice in evaluation mode, and the answers are compared.",
+        why="Answers that differ are drawn, not computed: a dropout is on, a layer is new in each call, or the network "
+        "changes as it is evaluated.",
+        fix="pass training=self.training to functional dropout, make layers in __init__, change nothing in evaluation",
+        needs="an input",
+        severity="fault",
+        faults=(),
+        others=(
+            "dropout in evaluation mode", "layers made in the forward", "evaluation changes the network",
+            "state carried to the next call", "random answers in evaluation mode", "not judged",
+        ),
+    ),
 )  # fmt: skip
 
 RULES: Mapping[str, Rule] = {rule.code: rule for rule in (*_OF_THE_LOOP, *_OF_THE_PROBES)}
-"""All rules by their codes, "C1" … "C14" and "P1" … "P10", in this order."""
+"""All rules by their codes, "C1" … "C14" and "P1" … "P11", in this order."""
