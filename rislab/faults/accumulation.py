@@ -173,7 +173,7 @@ ACCUMULATION = (
         + "                        optimizer.zero_grad(set_to_none=True)\n",
         description="The first step of each epoch but the first goes partly along a gradient of older weights.",
         symptoms=(
-            Symptom("weight from outside the window", 0.2, 0.4),
+            Symptom("weight from outside the window", 0.2, 0.5),
             Symptom("weight from outside the window", 0.4, 0.8, SGD),
             Symptom("steps per window", 0.6, 0.7),
         ),

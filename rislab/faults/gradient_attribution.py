@@ -8,6 +8,7 @@ its exact share, 0 that it was lost, 4 that it was never divided. Nothing is rea
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import types
 from collections.abc import Sequence
@@ -38,7 +39,8 @@ class GradientAttribution:
         window_starts: first micro-batch of each declared window of an epoch.
         unchanged: of each parameter tensor, whether it is at the end what it was at the start.
         micro_batch_weights: [W, M], weight with which each micro-batch of the epoch entered the window's steps, as a
-            multiple of its exact share in its own window; NaN where no step was taken on finite numbers.
+            multiple of its exact share in its own window; NaN where no step was taken on finite numbers. It and the
+            next four are NaN throughout where true gradients were not asked for.
         alpha: [W], ⟨g,r⟩/⟨r,r⟩ of the applied gradient g and the true gradient r of the declared window; NaN without a
             step.
         cosine: [W], of g and r; NaN without a step.
@@ -86,7 +88,13 @@ class GradientAttribution:
 
 
 def attribute_gradients(
-    package: types.ModuleType, config: Any, data: Any, model: nn.Module, *, validation: Any = None
+    package: types.ModuleType,
+    config: Any,
+    data: Any,
+    model: nn.Module,
+    *,
+    validation: Any = None,
+    true_gradients: bool = True,
 ) -> GradientAttribution:
     """Train with the loop of a package and measure what arrives at its optimiser.
 
@@ -96,6 +104,8 @@ def attribute_gradients(
         data: SceneBatch of the package.
         model: network of the package, trained in place.
         validation: scenes for the validation score, or None.
+        true_gradients: compute the true gradient of every micro-batch before each window, most of the time that this
+            takes; without them there are losses, steps and rates.
     """
     state = package.training.state.TrainState.begin(model, len(data), config)
     data = data.to(config.device, config.dtype)
@@ -110,14 +120,14 @@ def attribute_gradients(
     rows: list[dict[str, Any]] = []
     try:
         with closing(package.training.loop.fit(model, data, config, validation=validation, resume=state)) as stream:
-            start = _start(package, state, data)
+            start = _start(package, state, data, true_gradients)
             for record in stream:
                 reported.append(records.from_dict(package.training.records.to_dict(record)))
                 if isinstance(reported[-1], StepRecord):
                     rows.append(_window_row(start, arrived, _weights(model)))
                     arrived.clear()
                 if state.progress.epoch <= config.epochs and state.progress.window < len(start.window_starts):
-                    start = _start(package, state, data)
+                    start = _start(package, state, data, true_gradients)
     finally:
         handle.remove()
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
@@ -127,77 +137,91 @@ def attribute_gradients(
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """What is true where a window begins: gradient, loss and share of each micro-batch of its epoch."""
+    """What is true where a window begins: gradient and share of each micro-batch of its epoch, and its own loss."""
 
     weights: Tensor
     window_starts: list[int]
     mine: slice
     shares: Tensor  # [M], of each micro-batch in its own window
-    gradients: Tensor  # [M, parameters], float64
-    together: Tensor  # [parameters], of the declared window in one forward
-    losses: list[float]
+    loss: float
+    gradients: Tensor | None  # [M, parameters], float64
+    together: Tensor | None  # [parameters], of the declared window in one forward
 
 
-def _start(package: types.ModuleType, state: Any, data: Any) -> _Start:
+def _start(package: types.ModuleType, state: Any, data: Any, true_gradients: bool) -> _Start:
     config, progress, model = state.config, state.progress, copy.deepcopy(state.model).train()
     losses = package.model.losses
     phase = losses.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
 
-    def gradient(indices: Tensor) -> tuple[Tensor, float]:
+    def loss_of(indices: Tensor) -> Tensor:
         batch = data[indices]
-        model.zero_grad()
-        loss = losses.compute_loss(model(batch.snapshots, batch.codes, batch.channel), batch, phase, config.blend)
-        loss.total.backward()
-        return flat_gradient(model).double(), float(loss.total.detach())
+        with torch.set_grad_enabled(true_gradients):
+            predicted = model(batch.snapshots, batch.codes, batch.channel)
+            return losses.compute_loss(predicted, batch, phase, config.blend).total
 
-    shares, measured, firsts = [], [], [0]
+    def gradient(loss: Tensor) -> Tensor:
+        model.zero_grad()
+        loss.backward()
+        return flat_gradient(model).double()
+
     declared = windows(len(data), config, progress.epoch)
-    for window in declared:
-        for indices in window.micro_batches:
-            measured.append(gradient(indices))
-            shares.append(len(indices) / window.samples)
-        firsts.append(len(measured))
-    gradients, true_losses = zip(*measured, strict=True)
+    starts = [0, *itertools.accumulate(len(window.micro_batches) for window in declared)]
+    mine = slice(*starts[progress.window : progress.window + 2])
+    micro_batches = [indices for window in declared for indices in window.micro_batches]
+    shares = [len(indices) / window.samples for window in declared for indices in window.micro_batches]
+    gradients, true_losses = [], []
+    for indices in micro_batches if true_gradients else micro_batches[mine]:
+        true_losses.append(loss_of(indices))
+        gradients += [gradient(true_losses[-1])] if true_gradients else []
+    own = true_losses[mine] if true_gradients else true_losses
     return _Start(
         weights=_weights(model),
-        window_starts=firsts[:-1],
-        mine=slice(*firsts[progress.window : progress.window + 2]),
+        window_starts=starts[:-1],
+        mine=mine,
         shares=torch.tensor(shares, dtype=torch.float64),
-        gradients=torch.stack(gradients),
-        together=gradient(torch.cat(declared[progress.window].micro_batches))[0],
-        losses=list(true_losses),
+        loss=float(sum(share * float(loss.detach()) for share, loss in zip(shares[mine], own, strict=True))),
+        gradients=torch.stack(gradients) if true_gradients else None,
+        together=gradient(loss_of(torch.cat(micro_batches[mine]))) if true_gradients else None,
     )
 
 
 def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights: Tensor) -> dict[str, Any]:
     """What arrived at the optimiser in one window, in terms of what was true before."""
-    shares = start.shares[start.mine]
-    true = shares @ start.gradients[start.mine]
-    steps_taken = [gradient for gradient, _ in arrived]
-    step = torch.stack(steps_taken).sum(dim=0) if arrived else torch.full_like(true, math.nan)
-    comparison = compare_gradients(step, true)
     return {
-        "micro_batch_weights": _weights_in(start, step).numpy(),
-        "alpha": comparison.alpha,
-        "cosine": comparison.cosine,
-        "relative_error": comparison.relative_error,
-        "coupling": compare_gradients(true, start.together).relative_error,
+        **_against_true_gradients(start, [gradient for gradient, _ in arrived]),
         "steps": float(len(arrived)),
-        "nonfinite_steps": float(sum(not bool(_finite(gradient)) for gradient in steps_taken)),
+        "nonfinite_steps": float(sum(not bool(_finite(gradient)) for gradient, _ in arrived)),
         "head_rate": arrived[0][1] if arrived else math.nan,
-        "true_loss": float(shares @ torch.tensor(start.losses[start.mine], dtype=torch.float64)),
+        "true_loss": start.loss,
         "relative_update": float((weights - start.weights).norm() / start.weights.norm()),
     }
 
 
-def _weights_in(start: _Start, step: Tensor) -> Tensor:
+def _against_true_gradients(start: _Start, steps_taken: Sequence[Tensor]) -> dict[str, Any]:
+    """The columns that need true gradients, NaN without them."""
+    if start.gradients is None or start.together is None:
+        unknown = dict.fromkeys(("alpha", "cosine", "relative_error", "coupling"), math.nan)
+        return {"micro_batch_weights": torch.full_like(start.shares, math.nan).numpy(), **unknown}
+    true = start.shares[start.mine] @ start.gradients[start.mine]
+    step = torch.stack([*steps_taken]).sum(dim=0) if steps_taken else torch.full_like(true, math.nan)
+    comparison = compare_gradients(step, true)
+    return {
+        "micro_batch_weights": _weights_in(start.gradients, start.shares, step).numpy(),
+        "alpha": comparison.alpha,
+        "cosine": comparison.cosine,
+        "relative_error": comparison.relative_error,
+        "coupling": compare_gradients(true, start.together).relative_error,
+    }
+
+
+def _weights_in(gradients: Tensor, shares: Tensor, step: Tensor) -> Tensor:
     """Weights of the micro-batches in a step by least squares, [M]; NaN for one whose gradient is not finite."""
-    weight = torch.full_like(start.shares, math.nan)
-    finite = _finite(start.gradients)
+    weight = torch.full_like(shares, math.nan)
+    finite = _finite(gradients)
     if bool(_finite(step)):
-        gradients = start.gradients if bool(finite.all()) else start.gradients[finite]
+        gradients = gradients if bool(finite.all()) else gradients[finite]
         gram = gradients @ gradients.mT
-        weight[finite] = torch.linalg.pinv(gram, hermitian=True) @ (gradients @ step) / start.shares[finite]
+        weight[finite] = torch.linalg.pinv(gram, hermitian=True) @ (gradients @ step) / shares[finite]
     return weight
 
 

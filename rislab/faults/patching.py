@@ -120,7 +120,7 @@ class _ImportHook:
             if module in self._edited:
                 linecache.cache[made.__file__] = (len(source), None, source.splitlines(keepends=True), made.__file__)
             try:
-                exec(compile(source, made.__file__, "exec"), made.__dict__)
+                exec(_compiled(source, made.__file__), made.__dict__)
             except BaseException:
                 del sys.modules[name]  # as Python does, or the next import would get half of it
                 raise
@@ -137,6 +137,12 @@ class _ImportHook:
                 linecache.cache.pop(file, None)
 
 
+@cache
+def _compiled(source: str, file: str) -> types.CodeType:
+    return compile(source, file, "exec")
+
+
+@cache
 def _is_package(module: str) -> bool:
     path = path_of(module)
     return path is None or path.name == "__init__.py"

@@ -8,7 +8,6 @@ import types
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +23,26 @@ Flags = NDArray[np.bool_]
 # 84 scenes in micro-batches of 8 are eleven, the last of 4; windows of 4, 4 and 3 of them.
 SCENES = 84
 SETTING: dict[str, Any] = {"epochs": 2, "micro_batch": 8, "accumulation_steps": 4, "clip_norm": None}
+# Of the network whose symptoms are read; they are those of a wider one.
+WIDTH = 128
 # What one scene of the set can be made to hold.
 POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}
 
 
-def examine(package: types.ModuleType, **setting: Any) -> GradientAttribution:
+def examine(package: types.ModuleType, *, true_gradients: bool = True, **setting: Any) -> GradientAttribution:
     """Attribute the gradients of a short training in a package; `setting` is that of prepare_training()."""
     config, data, model, validation = prepare_training(package, **setting)
-    return attribute_gradients(package, config, data, model, validation=validation)
+    return attribute_gradients(package, config, data, model, validation=validation, true_gradients=true_gradients)
 
 
 def prepare_training(
-    package: types.ModuleType, *, scenes: int = SCENES, poison: str = "none", validation: int = 0, **changes: Any
+    package: types.ModuleType,
+    *,
+    scenes: int = SCENES,
+    poison: str = "none",
+    validation: int = 0,
+    width: int = 512,
+    **changes: Any,
 ) -> tuple[Any, Any, Any, Any]:
     """What a short training in a package needs: its TrainConfig, its scenes, its network, and fresh scenes or None.
 
@@ -45,6 +52,7 @@ def prepare_training(
         poison: "overflow" makes the snapshots of one scene so large that their power is infinite in float32,
             "silence" makes them 0, "loud" makes them a thousand times larger.
         validation: number of validation scenes.
+        width: hidden features of the network.
         changes: fields of TrainConfig that differ from SETTING.
     """
     config = package.sanity.overfit.OverfitConfig(validation=validation)
@@ -52,20 +60,21 @@ def prepare_training(
     snapshots = data.snapshots.clone()
     snapshots[scenes // 2] *= POISONS[poison]
     training = config.training(**{**SETTING, **changes})
-    return training, replace(data, snapshots=snapshots), config.model(), config.validation_data()
+    model = package.model.network.CovarianceNet.build(config.scene_config(), seed=config.seed, width=width)
+    return training, replace(data, snapshots=snapshots), model, config.validation_data()
 
 
 def symptom_reader(package: types.ModuleType) -> Callable[[Symptom], float]:
-    """A function that measures symptoms on a package, with one training for each setting."""
-
-    @cache
-    def train(setting: tuple[tuple[str, Any], ...]) -> GradientAttribution:
-        return examine(package, **dict(setting))
+    """A function that measures symptoms on a package, trained once for each setting, and again for true gradients."""
+    runs: dict[tuple[tuple[str, Any], ...], tuple[bool, GradientAttribution]] = {}
 
     def measure(symptom: Symptom) -> float:
         if symptom.quantity in OF_A_PACKAGE:
             return OF_A_PACKAGE[symptom.quantity](package)
-        return OF_A_TRAINING[symptom.quantity](train(tuple(sorted(symptom.setting.items()))))
+        setting, needed = tuple(sorted(symptom.setting.items())), symptom.quantity in OF_TRUE_GRADIENTS
+        if setting not in runs or needed > runs[setting][0]:
+            runs[setting] = needed, examine(package, width=WIDTH, true_gradients=needed, **symptom.setting)
+        return OF_A_TRAINING[symptom.quantity](runs[setting][1])
 
     return measure
 
@@ -110,7 +119,7 @@ def _terms(run: GradientAttribution) -> set[str]:
     return {name for window in run.step_records for name in window.terms}
 
 
-OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
+OF_TRUE_GRADIENTS: dict[str, Callable[[GradientAttribution], float]] = {
     "α of full windows": lambda run: _furthest(run.alpha[_full_windows(run)]),
     "α of the first window": lambda run: float(run.alpha[0]),
     "α of the ragged window": lambda run: float(run.alpha[len(run.window_starts) - 1]),
@@ -122,6 +131,10 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
     "share of micro-batches that reached a step": lambda run: float(
         (run.micro_batch_weights[_own_weights(run)] > 0.1).mean()
     ),
+}
+
+OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
+    **OF_TRUE_GRADIENTS,
     "steps per window": lambda run: float(run.steps.mean()),
     "windows per epoch": lambda run: len(_first_epoch(run)) / len(run.window_starts),
     "scenes per epoch": lambda run: sum(window.samples for window in _first_epoch(run)) / run.scenes,

@@ -65,6 +65,10 @@ def test_every_quantity_reads_what_its_name_says_on_the_correct_loop(correct: Mo
             assert quantity(run) == pytest.approx(float(name not in zero), abs=3e-3), name
     for name, of_package in symptoms.OF_A_PACKAGE.items():
         assert np.isfinite(of_package(correct)), name
+    light = symptoms.examine(correct, validation=16, true_gradients=False)
+    assert np.isnan(light.alpha).all() and np.isnan(light.micro_batch_weights).all()
+    for name in symptoms.OF_A_TRAINING.keys() - symptoms.OF_TRUE_GRADIENTS.keys():
+        assert symptoms.OF_A_TRAINING[name](light) == symptoms.OF_A_TRAINING[name](run), name
 
 
 def test_a_poisoned_window_is_skipped_by_the_correct_loop_and_not_hidden(correct: ModuleType) -> None:
