@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
@@ -19,14 +20,11 @@ def copy_network(model: nn.Module) -> nn.Module:
     go on with the list, and with the network, that they were made for.
     """
     memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            _copy_graphless(value, memo)
-    copied = copy.deepcopy(model, memo)
+    copied: nn.Module = _copied(model, memo, {})
     for module in copied.modules():
         state = vars(module)
         for name, value in [*state.items()]:
-            if isinstance(value, FunctionType | partial):
+            if isinstance(value, FunctionType | partial) and hasattr(type(module), name):
                 state[name] = _isolated(value, memo)
             elif isinstance(value, OrderedDict) and value and all(isinstance(key, int) for key in value):
                 for key, hook in value.items():
@@ -36,7 +34,12 @@ def copy_network(model: nn.Module) -> nn.Module:
 
 def _copy_graphless(value: Any, memo: dict[int, Any]) -> None:
     """Enter a copy of each tensor with a graph, which deepcopy refuses, such as the state of the last sequence."""
-    if isinstance(value, Tensor) and value.grad_fn is not None:
+    if isinstance(value, nn.Module):
+        for module in value.modules():
+            for inner in vars(module).values():
+                if not isinstance(inner, nn.Module):
+                    _copy_graphless(inner, memo)
+    elif isinstance(value, Tensor) and value.grad_fn is not None:
         memo[id(value)] = value.detach().clone()
     elif isinstance(value, tuple | list):
         for inner in value:
@@ -76,6 +79,7 @@ def _isolated(function: Any, memo: dict[int, Any], home: dict[str, Any] | None =
 def _copied(value: Any, memo: dict[int, Any], home: dict[str, Any]) -> Any:
     if isinstance(value, FunctionType | partial):
         return _isolated(value, memo, home)
+    _copy_graphless(value, memo)
     return value if isinstance(value, ModuleType | type) else copy.deepcopy(value, memo)
 
 
@@ -85,5 +89,5 @@ def _is_of_torch(function: Callable[..., Any]) -> bool:
 
 def _global_names(code: CodeType) -> set[str]:
     """Names that a function looks up, in functions within it too."""
-    inner = [_global_names(one) for one in code.co_consts if isinstance(one, CodeType)]
-    return set(code.co_names).union(*inner)
+    own = {str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")}
+    return own.union(*(_global_names(one) for one in code.co_consts if isinstance(one, CodeType)))

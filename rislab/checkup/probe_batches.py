@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def _is_ragged(model: nn.Module, inputs: Any, target: Any) -> bool:
         return True
     scalar = isinstance(target, Tensor) and not target.dim()
     answers = len(target) if isinstance(target, list | Tensor) and not scalar else None
-    return answers == len(inputs) and len({one.shape[:1] for one in inputs}) > 1
+    return answers == len(inputs) and any(one.shape[:1] != (answers,) for one in inputs)
 
 
 def _positional(model: nn.Module) -> int | None:
@@ -208,6 +209,18 @@ def sample_hashes(batches: Sequence[Any]) -> list[str]:
             rows = [torch.as_tensor(leaf[place]).detach().cpu().contiguous().reshape(-1) for leaf in leaves]
             hashes.append(hashlib.sha256(b"".join(row.view(torch.uint8).numpy().tobytes() for row in rows)).hexdigest())
     return hashes
+
+
+def bits_of_sample(batch: Any) -> float:
+    """How much the inputs of a sample can tell it from others, in bits; infinity for real numbers."""
+    samples, bits = sample_count(batch), 0.0
+    for leaf in leaves_of(batch[0]).values():
+        if by_sample(leaf, samples):
+            first = torch.as_tensor(leaf[0])
+            real = first.is_floating_point() or first.is_complex()
+            largest = max(int(torch.as_tensor(one).max()) for one in leaf) if not real and first.numel() else 0
+            bits += math.inf if real else first.numel() * math.log2(2 + max(0, largest))
+    return bits
 
 
 def of_other_samples(leaf: Any) -> Any:

@@ -18,6 +18,7 @@ from rislab.checkup.findings import Findings
 from rislab.checkup.probe_target import state_bytes
 from rislab.checkup.probes import PROBES
 from rislab.errors import InputError
+from tests.checkup.correct_networks import CORRECT_NETWORKS
 
 
 def batches(count: int = 4, size: int = 8) -> list[tuple[Tensor, Tensor]]:
@@ -135,17 +136,10 @@ def frozen() -> nn.Module:
 
 
 CORRECT: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[], list[Any]]]] = {
-    "plain": (network, functional.mse_loss, batches),
-    "sum": (network, lambda a, b: functional.mse_loss(a, b, reduction="sum"), batches),
-    "absolute": (network, functional.l1_loss, batches),
-    "batch norm": (lambda: network(nn.BatchNorm1d(16)), functional.mse_loss, batches),
-    "dropout": (lambda: network(nn.Dropout(0.2)), functional.mse_loss, batches),
     "frozen part": (frozen, functional.mse_loss, batches),
     "double": (
         lambda: network().double(), functional.mse_loss, lambda: [(x.double(), y.double()) for x, y in batches()]
     ),
-    "classes": (network, functional.cross_entropy, classes),
-    "smoothed": (network, nn.CrossEntropyLoss(label_smoothing=0.1), classes),
     "soft labels": (
         lambda: nn.Sequential(network(), nn.Sigmoid()), functional.binary_cross_entropy,
         lambda: [(x, (y + 1) / 2) for x, y in batches()],
@@ -164,12 +158,21 @@ CORRECT: dict[str, tuple[Callable[[], nn.Module], Callable[..., Any], Callable[[
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CORRECT)
-def test_a_correct_network_has_no_findings(name: str) -> None:
+def of_tables(name: str) -> tuple[nn.Module, Callable[..., Any] | None, list[Any]]:
+    if name in CORRECT_NETWORKS:
+        return CORRECT_NETWORKS[name]()
     make, loss, data = CORRECT[name]
-    findings = probed(make(), loss, data())
+    return make(), loss, data()
+
+
+@pytest.mark.parametrize("name", [*CORRECT, *CORRECT_NETWORKS])
+def test_a_correct_network_has_no_findings(name: str) -> None:
+    torch.manual_seed(0)
+    model, loss, data = of_tables(name)
+    findings = rislab.probe(model, loss, data, steps=40)
     assert names(findings) == [], str(findings)
     assert names(findings, "warning") == [], str(findings)
+    assert [finding for finding in findings if "Error" in finding.evidence] == []
 
 
 def test_poison_that_a_loop_hides_is_found() -> None:
@@ -248,12 +251,80 @@ class Normalised(nn.Module):
         return y - y.mean(dim=0)  # type: ignore[no-any-return]
 
 
+class Mixed(nn.Module):
+    """Takes the directions of its hidden state for samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRU(6, 8, bidirectional=True, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x[:, None])[1].view(len(x), 16))  # type: ignore[no-any-return]
+
+
 def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     assert names(probed(Normalised(), only=["P3"])) == ["normalised over the batch"]
     attention = nn.Sequential(nn.Linear(6, 4), nn.Softmax(dim=0), nn.Linear(4, 3))
     assert names(probed(attention, only=["P3"])) == ["normalised over the batch"]
+    assert names(probed(Mixed(), only=["P3"])) == ["the samples of a batch are mixed"]
     findings = probed(network(nn.BatchNorm1d(16)), only=["P3"])
     assert names(findings) == [] and names(findings, "note") == ["in-batch coupling"]
+    assert "as BatchNorm does" in findings[0].evidence
+
+
+def test_attention_that_takes_the_batch_for_time_is_told_by_the_targets() -> None:
+    class Forgotten(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention, self.head = nn.MultiheadAttention(6, 2), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attention(x, x, x)[0].mean(dim=1))  # type: ignore[no-any-return]
+
+    torch.manual_seed(0)
+    data = [(x[:, None] * torch.arange(1, 5)[:, None], y) for x, y in classes()]
+    findings = probed(Forgotten(), functional.cross_entropy, data, only=["P3"])
+    assert names(findings) == ["normalised over the batch"]
+
+
+def test_samples_that_mix_in_training_mode_alone_are_found() -> None:
+    class Training(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.inner(x)
+            return y.roll(1, 0) if self.training else y  # type: ignore[no-any-return]
+
+    findings = probed(Training(), only=["P3"])
+    assert names(findings) == ["the samples of a batch are mixed"] and "in training mode" in findings[0].evidence
+
+
+def test_an_evaluation_that_differs_the_second_time_is_found() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functional.dropout(self.inner(x), 0.5)
+
+    findings = probed(Dropping(), only=["P11"])
+    assert names(findings) == ["dropout in evaluation mode"] and "test_probes.py:" in findings[0].where
+    assert probed(network(nn.Dropout(0.5)), only=["P11"]) == []
+
+
+def test_a_loss_of_torch_that_gets_what_it_does_not_take_is_found() -> None:
+    def divergence(output: Tensor, target: Tensor) -> Tensor:
+        return functional.kl_div(functional.softmax(output, dim=1), target, reduction="batchmean")
+
+    pairs = [(x, functional.softmax(y, dim=1)) for x, y in batches()]
+    findings = probed(loss=divergence, data=pairs, only=["P2"])
+    assert names(findings) == [SMALLEST_ELSEWHERE] and "logarithms of probabilities" in findings[0].evidence
+    signs = [(x, y.sign()) for x, y in batches()]
+    findings = probed(loss=functional.binary_cross_entropy_with_logits, data=signs, only=["P2"])
+    assert names(findings) == [SMALLEST_ELSEWHERE] and "test_probes.py" not in findings[0].evidence
 
 
 def test_an_input_that_is_not_used_is_found() -> None:
@@ -366,6 +437,8 @@ def test_what_half_precision_cannot_hold_is_told() -> None:
 def test_samples_that_come_twice_are_counted() -> None:
     data = batches()
     assert names(probed(data=[*data, data[0]], only=["P9"]), "warning") == ["duplicate samples"]
+    few = [(torch.tensor([[1], [2], [1], [2]]), torch.zeros(4, 3))]
+    assert [one.severity for one in probed(nn.Embedding(3, 3), data=few, held_out=few, only=["P9"])] == ["note"] * 2
     findings = probed(data=data, held_out=[(data[1][0][:3], data[1][1][:3])], only=["P9"])
     assert names(findings) == ["split leakage"] and "3 of 3" in findings[0].evidence
     assert names(probed(data=data[:2], held_out=data[2:], only=["P9"])) == []
@@ -431,6 +504,7 @@ def test_what_fails_is_not_judged_and_the_rest_goes_on() -> None:
         ({"steps": 0}, "steps is 0"),
         ({"accumulation_steps": 0}, "accumulation_steps is 0"),
         ({"loss": 3}, "loss is a int"),
+        ({"scheduler": object()}, "scheduler is given without its optimizer"),
         ({"train": "mine"}, "train is a str"),
         ({"held_out": [3]}, r"held_out\[0\] is a int"),
         ({"seed": -1}, "seed is -1"),
