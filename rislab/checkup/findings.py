@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Protocol
 
 from rislab.checkup.html import Html, html_table
 from rislab.checkup.rules import RULES, Code
@@ -13,6 +16,11 @@ MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
 COLUMNS = ("", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
 # Columns that are shown even if they are empty.
 ALWAYS = 4
+NOT_JUDGED = "not judged"
+# They speak of what came after the last step: of a loop that was broken off, nothing could come.
+OF_THE_END = ("tail never stepped", "step in a branch never taken", "loop tail in a branch never taken")
+# So many backwards without a step are no window any more that was broken off.
+MANY = 100
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,27 @@ class Findings(list[Finding]):
         """Those of severity "fault"."""
         return [finding for finding in self if finding.severity == "fault"]
 
+    @property
+    def unjudged(self) -> list[Finding]:
+        """Those that say what a rule could not judge of a loop. A probe that could not be made is none."""
+        return [finding for finding in self if finding.name == NOT_JUDGED and finding.code.startswith("C")]
+
+    @property
+    def verdict(self) -> str:
+        """How many there are of each kind, in one line."""
+        if not self:
+            return "nothing to report"
+        unjudged = len(self.unjudged)
+        counts = {severity: sum(finding.severity == severity for finding in self) for severity in SEVERITIES}
+        counts["note"] -= unjudged
+        words = [f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items()]
+        return ", ".join([*words, f"{unjudged} {NOT_JUDGED}"])
+
+    def relative_to(self, folder: str) -> Findings:
+        """The same, with the paths of files inside a folder as seen from there."""
+        start = folder.rstrip(os.sep) + os.sep
+        return Findings(replace(finding, where=finding.where.removeprefix(start)) for finding in self)
+
     def __str__(self) -> str:
         return "\n".join(map(str, self)) if self else "nothing to report"
 
@@ -97,6 +126,54 @@ def as_note(code: Code, name: str, evidence: str, aliases: tuple[str, ...] = ())
     """A Finding of something worth knowing; its rule must know the name."""
     assert name in RULES[code].fixes, name
     return Finding(code.value, name, "note", evidence, aliases=aliases)
+
+
+class Watched(Protocol):
+    """What judged() asks of a watch."""
+
+    backwards: int
+
+    @property
+    def steps(self) -> int:
+        """Steps taken."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends it."""
+
+    def findings(self) -> Findings:
+        """What is wrong with the loops."""
+
+
+def judged(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
+    """End a watch and judge its run, also one that was broken off; if the checkup itself fails, that is a finding.
+
+    Args:
+        watch: that is under way.
+        failed: whether the run was broken off, from inside or outside.
+        crashed: whether an exception ended it.
+    """
+    try:
+        watch.__exit__(None, None, None)
+        if not watch.steps and (crashed or (failed and watch.backwards < MANY)):
+            return Findings()
+        found = watch.findings()
+    # Whatever goes wrong here is no error of the script's.
+    except Exception as error:
+        text = f"the checkup itself failed: {type(error).__name__}: {first_line(error)}"
+        return Findings([as_note(Code.LOSSES, NOT_JUDGED, text)])
+    return Findings(
+        finding
+        for finding in found
+        if not (failed and watch.steps and finding.name in OF_THE_END)
+        and not (crashed and finding.code == Code.WEIGHTS.value)
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, "" if it has none."""
+    return next(iter(str(error).splitlines()), "")
 
 
 def listed(names: Sequence[object], shown: int = 4) -> str:

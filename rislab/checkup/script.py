@@ -1,22 +1,61 @@
-"""A training script, run as it stands and watched."""
+"""A training script, run as it stands and watched.
+
+Exit codes, as `ScriptRun.exit_code()` gives them: 0, all that matters was judged and is clean; 1, faults; 2, the script
+could not be run: it was not found, trained nothing, or ended with an error, and no fault was seen before; 3, something
+was not judged, and the findings say what and why.
+"""
 
 from __future__ import annotations
 
+import builtins
 import contextlib
+import importlib.util
+import multiprocessing
 import os
 import runpy
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NamedTuple, NoReturn
 
-from rislab.checkup.findings import Findings
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from rislab.checkup import child_processes
+from rislab.checkup.child_processes import Children, Terminated
+from rislab.checkup.findings import Findings, first_line, judged
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.windows import Declared
 from rislab.errors import InputError
 
-# Ways in which a run may end.
-TO_ITS_END, STOPPED, INTERRUPTED = "ran to its end", "was stopped", "was interrupted"
+
+class Ending(NamedTuple):
+    """How a script ended.
+
+    Args:
+        words: that say it.
+        failed: whether it was broken off.
+        crashed: whether by an exception.
+        code: with which Python would have left; None for a script that was stopped.
+    """
+
+    words: str
+    failed: bool = False
+    crashed: bool = False
+    code: int | None = 0
+
+
+TO_ITS_END, STOPPED = Ending("ran to its end"), Ending("was stopped", code=None)
+INTERRUPTED = Ending("was interrupted", failed=True, code=128 + signal.SIGINT)
+TERMINATED = Ending("was ended by SIGTERM", failed=True, code=128 + signal.SIGTERM)
+UNREAD = Ending("was cut off: nobody reads what it prints", failed=True, code=1)
 
 
 @dataclass(frozen=True)
@@ -24,12 +63,14 @@ class ScriptRun:
     """What a watched script did.
 
     Args:
-        script: its path.
-        steps: taken, by all optimisers.
+        script: its path, or the name of the module.
+        steps: taken, by all optimisers, those in child processes included.
         optimisers: that were watched, each with its networks.
         ended: how, in words.
-        failed: whether it ended with an error.
+        failed: whether it was broken off, from inside or outside.
+        code: exit code of the script itself, None if it was stopped.
         findings: what is wrong with its loops.
+        remarks: what else is to be known of the run, sentences.
     """
 
     script: str
@@ -37,71 +78,258 @@ class ScriptRun:
     optimisers: list[str]
     ended: str
     failed: bool
+    code: int | None
     findings: Findings
+    remarks: list[str]
 
     @property
     def trained(self) -> bool:
         """Whether the script trained anything that the checkup can say something about."""
         return bool(self.steps) or bool(self.findings)
 
-    def exit_code(self) -> int:
-        """0 clean, 1 faults, 2 could not run."""
+    def exit_code(self, *, allow_unjudged: bool = False) -> int:
+        """0 clean, 1 faults, 2 could not be run, 3 not judged.
+
+        Args:
+            allow_unjudged: whether what was not judged is taken as clean.
+        """
+        if self.findings.faults:
+            return 1
         if self.failed or not self.trained:
             return 2
-        return 1 if self.findings.faults else 0
+        return 3 if self.findings.unjudged and not allow_unjudged else 0
 
 
 def run_script(
     path: Path | str,
     arguments: Sequence[str] = (),
     *,
+    module: bool = False,
     steps: int | None = None,
     every: int = 1,
     declared: Declared | None = None,
 ) -> ScriptRun:
-    """Run a script under a ProcessWatch, as `python SCRIPT ARGUMENTS` would.
+    """Run a script under a ProcessWatch, as `python SCRIPT ARGUMENTS` would, or `python -m MODULE ARGUMENTS`.
+
+    Processes that it starts by `multiprocessing` are watched too. Its exceptions are shown on stderr and end the run.
 
     Args:
-        path: of the script.
+        path: of the script, or the name of a module.
         arguments: of the script.
+        module: whether `path` is the name of a module.
         steps: stop after so many of one optimiser; None runs to the end.
         every: n ≥ 1; take the gradients of each n-th window.
         declared: what its loops are meant to do; None if nothing is declared.
 
     Raises:
-        InputError: for a path that is no file.
+        InputError: for a path that is no file, and for a module that is not found.
     """
-    script = Path(path)
-    if not script.is_file():
-        raise InputError(f"SCRIPT is {str(path)!r}; allowed: the path of a Python file")
-    process = os.getpid()
-    ended, failed = TO_ITS_END, False
-    with ProcessWatch(steps, every=every, declared=declared) as watch, _as_main(script, arguments):
-        try:
-            runpy.run_path(str(script), run_name="__main__")
-        except StopWatching:
-            ended = STOPPED
-        except KeyboardInterrupt:
-            ended, failed = INTERRUPTED, True
-        except SystemExit as leaving:
-            if leaving.code not in (None, 0):
-                ended, failed = f"left with exit code {leaving.code}", True
-        # Whatever a stranger's code may raise ends its run, and not the checkup of what came before.
-        except Exception as error:
-            ended, failed = f"crashed: {type(error).__name__}: {error}", True
-        if os.getpid() != process:
-            # A fork of the script that has come to the end of it; its parent gives the account.
-            os._exit(1 if failed else 0)
+    if not module and not Path(path).is_file():
+        raise InputError(f"SCRIPT is {str(path)!r}; allowed: the path of a Python file, or -m and the name of a module")
+    folder, children_before, spent = os.getcwd(), multiprocessing.active_children(), child_processes.cpu_time()
+    watch = ProcessWatch(steps, every=every, declared=declared)
+    with tempfile.TemporaryDirectory(prefix="rislab-") as reports:
+        children = Children(Path(reports).resolve(), os.getpid(), steps, every, declared)
+        with _on_sigterm(children), _as_main(path, arguments, module) as run, _seen_evaluation() as evaluated:
+            ending, own = _watched(run, watch, children)
+            try:
+                child_processes.wait_for(children_before, None if ending is TO_ITS_END else child_processes.GRACE)
+            except (StopWatching, Terminated, KeyboardInterrupt) as leaving:
+                ending = _ending_of(leaving)
+                child_processes.wait_for(children_before, child_processes.GRACE)
+        found = children.reports()
+        unseen = children.unseen()
+    taken = watch.steps + sum(report.steps for report in found)
+    trained = bool(taken or own)
+    missing = child_processes.unjudged(unseen, child_processes.cpu_time() - spent, trained)
+    findings = Findings([*own, *child_processes.merged(found), *missing]).relative_to(folder)
     labels = [tracked.label() for tracked in watch.tracked]
-    return ScriptRun(str(script), watch.steps, labels, ended, failed, watch.findings())
+    labels += dict.fromkeys(f"{label} in a child process" for report in found for label in report.optimisers)
+    return ScriptRun(
+        str(path), taken, labels, ending.words, ending.failed, ending.code, findings, _remarks(ending, taken, evaluated)
+    )
+
+
+def _remarks(ending: Ending, steps: int, evaluated: threading.Event) -> list[str]:
+    if ending is STOPPED and not evaluated.is_set():
+        return [f"stopped after {steps} steps: what comes later, as an evaluation, was not seen"]
+    if ending.crashed and steps:
+        return ["it was broken off by an error: what the weights did is not judged"]
+    return []
+
+
+def _watched(run: Callable[[], object], watch: ProcessWatch, children: Children) -> tuple[Ending, Findings]:
+    """Run a script under a watch; how it ended, and what is wrong with its own loops."""
+    threads = threading.enumerate()
+    watch.__enter__()
+    try:
+        with children.watched(), _caught_exit(children.root):
+            ending = _run_to_its_end(run, children.root)
+            for thread in threading.enumerate():
+                # As Python does at its end.
+                if ending is TO_ITS_END and thread not in threads and not thread.daemon:
+                    thread.join()
+    except (StopWatching, Terminated, KeyboardInterrupt) as leaving:
+        ending = _ending_of(leaving)
+    return ending, judged(watch, failed=ending.failed, crashed=ending.crashed)
+
+
+def _run_to_its_end(run: Callable[[], object], process: int) -> Ending:
+    ending = TO_ITS_END
+    try:
+        run()
+    # Whatever a stranger's code may raise ends its run, and not the checkup of what came before.
+    except BaseException as error:
+        ending = _ending_of(error)
+    if os.getpid() != process:
+        # A fork of the script that has come to its end; its parent gives the account.
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        _EXIT(ending.code or 0)
+    return ending
+
+
+_EXIT = os._exit
+
+
+class HardExit(BaseException):
+    """Raised in the watched code in place of os._exit(), which would leave without a word.
+
+    Args:
+        code: that was given to os._exit().
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def _ending_of(error: BaseException) -> Ending:
+    """How a script ended that raised this; it is shown as Python shows it."""
+    if isinstance(error, StopWatching):
+        return STOPPED
+    if isinstance(error, Terminated):
+        return TERMINATED
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, SystemExit | HardExit):
+        code = error.code
+        if code is None or code == 0:
+            return TO_ITS_END
+        if isinstance(code, int):
+            return Ending(f"left with exit code {code}", failed=True, code=code)
+        print(code, file=sys.stderr)
+        return Ending(f"left with exit code 1: {str(code).splitlines()[0]}", failed=True, code=1)
+    if isinstance(error, BrokenPipeError) and _unread():
+        return UNREAD
+    _show(error)
+    text = f"crashed: {type(error).__name__}: {first_line(error)}"
+    return Ending(text.removesuffix(": "), failed=True, crashed=True, code=1)
+
+
+def _unread() -> bool:
+    """Whether nobody reads the standard output any more."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def _show(error: BaseException) -> None:
+    """Show an error as Python would, without the frames that are not the script's."""
+    trace = error.__traceback__
+    while trace is not None and _is_ours(trace):
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    name = trace.tb_frame.f_code.co_filename
+    return name == __file__ or name.startswith("<frozen") or name == runpy.__file__
 
 
 @contextlib.contextmanager
-def _as_main(script: Path, arguments: Sequence[str]) -> Iterator[None]:
-    """Give a script what it expects in sys."""
-    argv, path = sys.argv, sys.path
-    sys.argv, sys.path = [str(script), *arguments], [str(script.resolve().parent), *sys.path]
+def _as_main(path: Path | str, arguments: Sequence[str], module: bool) -> Iterator[Callable[[], object]]:
+    """Give a script what it expects in sys; yields what runs it."""
+    argv, search, main, hook = sys.argv, sys.path, sys.modules["__main__"], sys.excepthook
+    start = os.getcwd() if module else str(Path(path).resolve().parent)
+    sys.argv, sys.path = ["-m" if module else str(path), *arguments], [start, *sys.path]
+    try:
+        if module:
+            _check_module(str(path))
+            yield lambda: runpy.run_module(str(path), run_name="__main__", alter_sys=True)
+        else:
+            yield lambda: _run_file(os.path.abspath(path))
+    finally:
+        sys.argv, sys.path, sys.modules["__main__"], sys.excepthook = argv, search, main, hook
+
+
+def _run_file(path: str) -> None:
+    """Run a file as Python does: under its absolute path, and as the module that pickles refer to."""
+    loader = SourceFileLoader("__main__", path)
+    main = ModuleType("__main__")
+    vars(main).update(__file__=path, __loader__=loader, __builtins__=builtins, __cached__=None)
+    sys.modules["__main__"] = main
+    exec(loader.source_to_code(loader.get_data(path), path), vars(main))
+
+
+def _check_module(name: str) -> None:
+    try:
+        found = all(name.split(".")) and importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError as error:
+        found = not f"{name}.".startswith(f"{error.name}.")
+    # Whatever a package does when it is imported, it will do it again when it is run.
+    except Exception:
+        found = True
+    if not found:
+        raise InputError(f"MODULE is {name!r}; allowed: the name of a module that can be imported from here")
+
+
+@contextlib.contextmanager
+def _on_sigterm(children: Children) -> Iterator[None]:
+    """SIGTERM ends the script, and not the checkup; only where it would have ended the process."""
+    possible = os.name == "posix" and threading.current_thread() is threading.main_thread()
+    if not possible or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, children.on_sigterm)
     try:
         yield
     finally:
-        sys.argv, sys.path = argv, path
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _caught_exit(process: int) -> Iterator[None]:
+    """os._exit() ends the script, and not the checkup: an exit code of 0 without a word would be read as clean."""
+
+    def leave(status: int) -> NoReturn:
+        if os.getpid() != process:
+            _EXIT(status)
+        if threading.current_thread() is threading.main_thread():
+            raise HardExit(status)
+        print("rislab: a thread of the script called os._exit(): nothing is judged", file=sys.stderr, flush=True)
+        _EXIT(status or 3)
+
+    os._exit = leave
+    try:
+        yield
+    finally:
+        os._exit = _EXIT
+
+
+@contextlib.contextmanager
+def _seen_evaluation() -> Iterator[threading.Event]:
+    """Yields what is set when a network is run without gradients."""
+    seen = threading.Event()
+
+    def on_forward(network: nn.Module, inputs: Any) -> None:
+        if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
+            seen.set()
+
+    handle = register_module_forward_pre_hook(on_forward)
+    try:
+        yield seen
+    finally:
+        handle.remove()

@@ -122,7 +122,7 @@ def test_a_correct_script_has_no_faults(name: str, capsys: pytest.CaptureFixture
     result = run(FOLDER / f"{name}.py")
     assert not result.failed, result.ended
     assert result.findings.faults == [], str(result.findings)
-    assert result.trained and result.exit_code() == 0
+    assert result.trained and result.exit_code(allow_unjudged=True) == 0
 
 
 def edited(name: str, folder: Path) -> Path:

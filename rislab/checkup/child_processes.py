@@ -1,0 +1,262 @@
+"""Child processes of a watched script: those that `multiprocessing` starts watch themselves and leave a report.
+
+A child is started with a `run` of ours around its own, which travels with it under any start method. Forks by os.fork()
+and daemonic processes, as the workers of a data loader, only leave a mark if they take a step: that is not judged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from rislab.checkup.findings import Finding, as_note, judged
+from rislab.checkup.process_watch import ProcessWatch, StopWatching
+from rislab.checkup.rules import Code
+from rislab.checkup.windows import Declared
+
+# A child that was told to stop has so long to leave, seconds.
+GRACE = 10.0
+# Less CPU time than it takes to import torch, seconds: such children have trained nothing.
+IDLE = 1.0
+
+
+class Terminated(BaseException):
+    """Raised in the watched code by SIGTERM."""
+
+
+@dataclass(frozen=True)
+class ChildReport:
+    """What a child process found.
+
+    Args:
+        steps: that it took.
+        optimisers: that it watched, in words.
+        findings: of its loops.
+    """
+
+    steps: int
+    optimisers: list[str]
+    findings: list[Finding]
+
+
+@dataclass(frozen=True)
+class Children:
+    """How the children of a script are watched, and where they leave what they found.
+
+    Args:
+        folder: for the reports.
+        root: number of the process that reads them.
+        steps: after which a child stops, and the script with it; None never.
+        every: n ≥ 1; take the gradients of each n-th window.
+        declared: what the loops are meant to do; None if nothing is declared.
+    """
+
+    folder: Path
+    root: int
+    steps: int | None
+    every: int
+    declared: Declared | None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Processes that are started in the block are watched; the others leave a mark if they take a step."""
+        start = BaseProcess.start
+
+        def start_watched(process: BaseProcess) -> None:
+            if "run" in vars(process):
+                start(process)
+                return
+            interruptible = signal.getsignal(signal.SIGTERM) == self.on_sigterm
+            # An attribute of the object: a subclass may have a run() of its own.
+            setattr(process, "run", WatchedRun(self, process, interruptible))  # noqa: B010
+            try:
+                with _sigterm_held_back() if interruptible else contextlib.nullcontext():
+                    start(process)
+            finally:
+                del vars(process)["run"]
+
+        setattr(BaseProcess, "start", start_watched)  # noqa: B010
+        counting = register_optimizer_step_post_hook(self._on_step)
+        try:
+            yield
+        finally:
+            counting.remove()
+            setattr(BaseProcess, "start", start)  # noqa: B010
+
+    def on_sigterm(self, number: int, frame: FrameType | None) -> None:
+        """The handler of SIGTERM in the process of the script."""
+        if os.getpid() != self.root:
+            # A fork has inherited the handler, and would have died of the signal without it.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise StopWatching if self._stopped.exists() else Terminated
+
+    def watch_run(self, run: Callable[[], None], interruptible: bool) -> None:
+        """Do the work of a child, watched, and leave a report.
+
+        Args:
+            run: the work.
+            interruptible: whether the script may be stopped with the child, by SIGTERM.
+        """
+        watch = ProcessWatch(self.steps, every=self.every, declared=self.declared)
+        failed = stopped = False
+        watch.__enter__()
+        try:
+            with self.watched():
+                run()
+        except StopWatching:
+            stopped = True
+        except BaseException:
+            failed = True
+            raise
+        finally:
+            findings = list(judged(watch, failed=failed, crashed=failed))
+            report = ChildReport(watch.steps, [tracked.label() for tracked in watch.tracked], findings)
+            self._write(f"{os.getpid()}.json", json.dumps(dataclasses.asdict(report)))
+        if stopped:
+            self._stop_script(interruptible)
+
+    def reports(self) -> list[ChildReport]:
+        """Those that the children have left."""
+        return [
+            ChildReport(
+                plain["steps"],
+                plain["optimisers"],
+                [Finding(**finding | {"aliases": tuple(finding["aliases"])}) for finding in plain["findings"]],
+            )
+            for plain in (json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json")))
+        ]
+
+    def unseen(self) -> int:
+        """How many children took steps and left no report."""
+        return sum(not path.with_suffix(".json").exists() for path in self.folder.glob("*.stepped"))
+
+    @property
+    def _stopped(self) -> Path:
+        return self.folder / "stopped"
+
+    def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        mark = f"{os.getpid()}.stepped"
+        if os.getpid() != self.root and not (self.folder / mark).exists():
+            self._write(mark, "")
+
+    def _write(self, name: str, text: str) -> None:
+        temporary = self.folder / f"{name}.{os.getpid()}"
+        # The folder is gone if the script has ended without waiting for this process: nobody reads any more.
+        with contextlib.suppress(FileNotFoundError):
+            temporary.write_text(text)
+            os.replace(temporary, self.folder / name)
+
+    def _stop_script(self, interruptible: bool) -> None:
+        """Stop the process of the script, once: it may wait for something that this child will never send."""
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            self._stopped.touch(exist_ok=False)
+            if interruptible:
+                os.kill(self.root, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class WatchedRun:
+    """The run() of a watched process.
+
+    Args:
+        children: how it is watched.
+        process: whose own run() is called.
+        interruptible: whether the script may be stopped with it, by SIGTERM.
+    """
+
+    children: Children
+    process: BaseProcess
+    interruptible: bool
+
+    def __call__(self) -> None:
+        def run() -> None:
+            type(self.process).run(self.process)
+
+        if self.interruptible:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        if self.process.daemon:
+            with self.children.watched():
+                run()
+        else:
+            self.children.watch_run(run, self.interruptible)
+
+
+@contextlib.contextmanager
+def _sigterm_held_back() -> Iterator[None]:
+    """A fork forgets the signals for which Python has a handler, if they come before it has begun."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def wait_for(before: Iterable[BaseProcess], timeout: float | None) -> None:
+    """Wait for the children of this process, as Python does at its end; stop those that take longer.
+
+    Args:
+        before: children that are of no concern.
+        timeout: seconds; None waits for ever.
+    """
+    own = [child for child in multiprocessing.active_children() if child not in before and not child.daemon]
+    end = None if timeout is None else time.monotonic() + timeout
+    for child in own:
+        child.join(None if end is None else max(0.0, end - time.monotonic()))
+        if child.is_alive():
+            child.terminate()
+            child.join(GRACE)
+
+
+def cpu_time() -> float:
+    """Of the children that have ended, seconds."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def merged(reports: Iterable[ChildReport]) -> list[Finding]:
+    """The findings of all children, each once."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for report in reports:
+        for finding in report.findings:
+            groups.setdefault((finding.code, finding.name, finding.severity, finding.where), []).append(finding)
+    return [
+        dataclasses.replace(group[0], evidence=f"{group[0].evidence} (in {_processes(len(group))})")
+        for group in groups.values()
+    ]
+
+
+def unjudged(unseen: int, seconds: float, trained: bool) -> list[Finding]:
+    """What could not be judged of children.
+
+    Args:
+        unseen: how many took steps and left no report.
+        seconds: of CPU time that children took.
+        trained: whether any training was seen.
+    """
+    if unseen:
+        why = "a fork, a daemonic process, or one that was ended before it could report"
+        return [as_note(Code.LOSSES, "not judged", f"{_processes(unseen)} took steps that were not seen: {why}")]
+    if seconds > IDLE and not trained:
+        why = "only processes that `multiprocessing` starts are watched"
+        text = f"child processes took {seconds:.1f} s of CPU time, and no training was seen: {why}"
+        return [as_note(Code.LOSSES, "not judged", text)]
+    return []
+
+
+def _processes(count: int) -> str:
+    return "a child process" if count == 1 else f"{count} child processes"
