@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
@@ -233,6 +234,8 @@ def _unread() -> bool:
         print(flush=True)
     except BrokenPipeError:
         return True
+    except ValueError:  # closed by the script
+        return False
     return False
 
 
@@ -241,7 +244,11 @@ def _show(error: BaseException) -> None:
     trace = error.__traceback__
     while trace is not None and _is_ours(trace):
         trace = trace.tb_next
-    sys.excepthook(type(error), error.with_traceback(trace), trace)
+    try:
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
+    # The script's own hook, or a stream that it has closed.
+    except Exception:
+        traceback.print_exception(error, file=sys.__stderr__)
 
 
 def _is_ours(trace: TracebackType) -> bool:
@@ -251,8 +258,9 @@ def _is_ours(trace: TracebackType) -> bool:
 
 @contextlib.contextmanager
 def _as_main(path: Path | str, arguments: Sequence[str], module: bool) -> Iterator[Callable[[], object]]:
-    """Give a script what it expects in sys; yields what runs it."""
-    argv, search, main, hook = sys.argv, sys.path, sys.modules["__main__"], sys.excepthook
+    """Give a script what it expects in sys, and take back what it put there; yields what runs it."""
+    names = ("argv", "path", "stdin", "stdout", "stderr", "excepthook")
+    before, main = {name: getattr(sys, name) for name in names}, sys.modules["__main__"]
     start = os.getcwd() if module else str(Path(path).resolve().parent)
     sys.argv, sys.path = ["-m" if module else str(path), *arguments], [start, *sys.path]
     try:
@@ -262,7 +270,8 @@ def _as_main(path: Path | str, arguments: Sequence[str], module: bool) -> Iterat
         else:
             yield lambda: _run_file(os.path.abspath(path))
     finally:
-        sys.argv, sys.path, sys.modules["__main__"], sys.excepthook = argv, search, main, hook
+        vars(sys).update(before)
+        sys.modules["__main__"] = main
 
 
 def _run_file(path: str) -> None:

@@ -235,9 +235,18 @@ def test_other_observers_may_look_on(tmp_path: Path, mode: str) -> None:
     assert not torch.is_anomaly_enabled()
 
 
-def test_threads_of_a_script_are_waited_for(tmp_path: Path) -> None:
-    text = PLAIN + "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()\n"
-    assert run_script(script(tmp_path, text)).exit_code() == 0
+def test_streams_are_set_right_after_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr, sys.stdin, sys.excepthook
+    text = "sys.stdout = sys.stderr = sys.stdin = open(os.devnull, 'w')\nsys.excepthook = print\n"
+    for end in ("", "sys.stdout.close()\nraise BrokenPipeError\n"):
+        assert run_script(script(tmp_path, PLAIN + text + end)).code == bool(end)
+        assert (sys.stdout, sys.stderr, sys.stdin, sys.excepthook) == before
+
+
+def test_threads_of_a_script_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    late = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('late'))).start()\n"
+    assert run_script(script(tmp_path, PLAIN + late)).exit_code() == 0
+    assert capsys.readouterr().out == "late\n"
 
 
 # One after the other in one process, whose handlers and children are its own.
