@@ -26,12 +26,14 @@ report: .venv/installed
 # Compiled files stay, or every process of every run would rewrite all assertions anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Processes of one thread, one more than two cores: kernels and pages are often waited for. A file stays in one process, since its fixtures are costly.
-TESTS := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Processes of one thread; a file stays in one of them, since its fixtures are costly.
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
+# One more than two cores: kernels and pages are often waited for.
+TESTS := $(PYTEST) -n 3
 
 # What starts no kernel, browser, server or process that imports torch.
 quick: lint
-	$(TESTS) -m "not process"
+	$(PYTEST) -n 2 -m "not process"
 
 test: lint
 	$(TESTS)

@@ -28,6 +28,7 @@ LONGEST = (
     "browser/test_lab.py",
     "reports/test_sweep.py",
     "browser/test_accessibility.py",
+    "faults/test_catalogue.py",
 )
 TESTS = Path(__file__).parent
 

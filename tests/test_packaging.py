@@ -82,6 +82,7 @@ def test_import_brings_in_nothing_heavy() -> None:
     assert [name for name in loaded if name.startswith("rislab")] == ["rislab"]
 
 
+@pytest.mark.process
 def test_the_checkup_stands_alone() -> None:
     script = "import sys, rislab.checkup; from rislab.checkup import *; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()

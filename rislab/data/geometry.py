@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -164,6 +165,15 @@ def path_and_gradient(
     return -along + by_inverse * c, torch.cat([slopes, by_inverse.unsqueeze(-2)], dim=-2)
 
 
+@lru_cache(maxsize=64)
+def _surface_elements(rows: int, columns: int, wavelength: float) -> Tensor:
+    """[N, 3] in float64, as in ArrayGeometry.surface(); not to be changed in place."""
+    z = (torch.arange(rows, dtype=torch.float64, device="cpu") - (rows - 1) / 2) * wavelength / 2
+    y = (torch.arange(columns, dtype=torch.float64, device="cpu") - (columns - 1) / 2) * wavelength / 2
+    grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")
+    return torch.stack([torch.zeros_like(grid_y), grid_y, grid_z], dim=-1).reshape(-1, 3)  # [N, 3]
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayGeometry:
     """Elements of an aperture with the wavelength and the wavefront model: the one steering object of the lab.
@@ -201,12 +211,8 @@ class ArrayGeometry:
             dtype: of the elements, real.
             device: of the elements.
         """
-        rows, columns = shape
-        z = (torch.arange(rows, dtype=torch.float64) - (rows - 1) / 2) * wavelength / 2
-        y = (torch.arange(columns, dtype=torch.float64) - (columns - 1) / 2) * wavelength / 2
-        grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")
-        elements = torch.stack([torch.zeros_like(grid_y), grid_y, grid_z], dim=-1).reshape(-1, 3)  # [N, 3]
-        return cls(elements.to(device, dtype), wavelength, wavefront)
+        # Scenes are asked for their surface with every micro-batch: a copy of what is known costs a tenth.
+        return cls(_surface_elements(*shape, wavelength).to(device, dtype, copy=True), wavelength, wavefront)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ArrayGeometry:
         """The same array on a device and in a real dtype."""

@@ -110,3 +110,10 @@ def test_position_and_separation_agree_with_spherical_coordinates() -> None:
 def test_bad_geometry_is_named(make: object, message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_a_surface_that_is_changed_in_place_changes_no_other() -> None:
+    one, other = (ArrayGeometry.surface((2, 3), 0.3, dtype=torch.float64) for _ in range(2))
+    one.elements.zero_()
+    assert torch.equal(other.elements, ArrayGeometry.surface((2, 3), 0.3, dtype=torch.float64).elements)
+    assert bool(other.elements.any())

@@ -22,7 +22,7 @@ from rislab.sanity.overfit import BATCH
 from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison, accumulation_cells
 from rislab.training.loop import windows
 
-CONFIG = PrecisionConfig(scenes=64, windows=4, accumulation_steps=(1, 4))
+CONFIG = PrecisionConfig(scenes=64, windows=2, accumulation_steps=(1, 4))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def table() -> dict[tuple[str, int], PrecisionCell]:
 def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], PrecisionCell]) -> None:
     assert list(table) == CONFIG.places()
     for cell in table.values():
-        assert [window.step for window in cell.windows] == list(range(1, 5))
+        assert [window.step for window in cell.windows] == [1, 2]
         assert cell.skipped == 0
         assert cell.seconds > 0
 
@@ -158,10 +158,9 @@ def test_underflow_counts_what_lies_below_the_smallest_normal_number() -> None:
 
 def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tuple[str, int], PrecisionCell]) -> None:
     data = CONFIG.data()
+    assert precision.window_memory(CONFIG, MODES["fp32"], 4, data) == table["fp32", 4].peak_bytes
     for mode in ("fp64", "fp32"):
-        again = [precision.window_memory(CONFIG, MODES[mode], steps, data) for steps in (1, 4)]
-        assert again == [table[mode, steps].peak_bytes for steps in (1, 4)]
-        assert again[0] > again[1]
+        assert table[mode, 1].peak_bytes > table[mode, 4].peak_bytes
     # Twice the bytes a number.
     assert 1.9 <= table["fp64", 1].peak_bytes / table["fp32", 1].peak_bytes <= 2.1
 
