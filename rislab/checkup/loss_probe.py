@@ -177,7 +177,7 @@ def _undercut(value: float, lowest: float, usual: float) -> bool:
 def _loss_and_slope(target: ProbeTarget, output: Any, truth: Any) -> tuple[float, float]:
     """The loss of an output, and the norm of its gradient there."""
     moved, leaves = _movable(output)
-    value = target.loss_of(moved, truth)
+    value = target.repeated_loss(moved, truth)
     if not leaves or not value.requires_grad:
         return float(value.detach()), 0.0
     gradients = torch.autograd.grad(value, leaves, allow_unused=True)
@@ -226,7 +226,7 @@ def descend(target: ProbeTarget, output: Any, truth: Any) -> tuple[float, Tensor
 
     def closure() -> Tensor:
         search.zero_grad()
-        value = target.loss_of(moved, truth)
+        value = target.repeated_loss(moved, truth)
         if float(value.detach()) < best[0]:
             best[:] = [float(value.detach()), leaves[0].detach().clone() if len(leaves) == 1 else None]
         if value.requires_grad:

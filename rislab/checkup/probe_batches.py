@@ -15,6 +15,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rislab.errors import InputError
 
+# Targets of this value are left out of a cross entropy.
+IGNORED = -100
+
 
 class SampleList(list[Any]):
     """Tensors of different lengths, one a sample; a network gets them as one argument."""
@@ -189,7 +192,9 @@ def concatenate(batches: Sequence[Any]) -> Any:
     if isinstance(first, SampleList):
         return SampleList(one for batch in batches for one in batch)
     if isinstance(first, Mapping):
-        return {name: concatenate([batch[name] for batch in batches]) for name in first}
+        masked = any("mask" in str(name) for name in first)
+        parts = {name: [batch[name] for batch in batches] for name in first}
+        return {name: concatenate(_padded(name, part) if masked else part) for name, part in parts.items()}
     if isinstance(first, PackedSequence):
         raise InputError(
             "inputs is a PackedSequence; allowed where micro-batches are joined: padded tensors, or a list"
@@ -197,6 +202,18 @@ def concatenate(batches: Sequence[Any]) -> Any:
     if isinstance(first, tuple | list):
         return type(first)(concatenate(inner) for inner in zip(*batches, strict=True))
     return first
+
+
+def _padded(name: Any, parts: list[Any]) -> list[Any]:
+    """Tensors of one length, the longest; a mask beside them says what was added, and labels are ignored there."""
+    if not all(isinstance(part, Tensor) and part.dim() > 1 for part in parts):
+        return parts
+    longest = max(part.shape[1] for part in parts)
+    added = IGNORED if "label" in str(name) else 0
+    return [
+        torch.cat([part, part.new_full((len(part), longest - part.shape[1], *part.shape[2:]), added)], dim=1)
+        for part in parts
+    ]
 
 
 def sample_hashes(batches: Sequence[Any]) -> list[str]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -85,15 +85,19 @@ class ProbeTarget:
         return apply_model(model, batch[0])
 
     def loss_of(self, output: Any, truth: Any) -> Tensor:
-        """The loss of an output, a scalar, at the same random state each time; the network's own if none was given."""
+        """The loss of an output, a scalar; the network's own if none was given."""
         if self.loss is not None:
-            with seeded(self.seed):
-                value: Tensor = self.loss(output, truth)
-                return value
+            value: Tensor = self.loss(output, truth)
+            return value
         own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if not isinstance(own, Tensor):
             raise InputError(f"loss is None, and the network puts out a {type(output).__name__} without a loss")
         return own
+
+    def repeated_loss(self, output: Any, truth: Any) -> Tensor:
+        """The same at the same random state each time."""
+        with seeded(self.seed):
+            return self.loss_of(output, truth)
 
     def compute_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """The loss of a micro-batch, a scalar."""
@@ -146,6 +150,11 @@ class ProbeTarget:
             elif scheduler is not None:
                 scheduler.step()
         return losses
+
+    @cached_property
+    def learned(self) -> Learned:
+        """A copy that learned the first micro-batch by heart, down to a hundredth of its first loss."""
+        return self.learn_by_heart(stop=0.01)
 
     def learn_by_heart(self, steps: int | None = None, stop: float = 0.0) -> Learned:
         """A copy after Adam on the first micro-batch, at the best of some rates.

@@ -252,7 +252,7 @@ def one_batch_by_heart(target: ProbeTarget) -> list[Finding]:
     code = Code.ONE_BATCH
     if not any(value.requires_grad for value in target.model.parameters()):
         return [as_fault(code, "head frozen", "no parameter asks for a gradient", "", ("detached backbone",))]
-    model, first, last, rate = target.learn_by_heart(stop=0.01)
+    model, first, last, rate = target.learned
     findings = []
     silent = [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None]
     if silent:
@@ -285,7 +285,7 @@ def _least_loss(target: ProbeTarget) -> float:
 
 def train_and_eval_mode(target: ProbeTarget) -> list[Finding]:
     """P6: the loss of what was learned by heart, in training mode and in evaluation mode."""
-    model, first, *_ = target.learn_by_heart(stop=0.01)
+    model, first, *_ = target.learned
     trained, evaluated = (target.raw_loss(target.data[0], model.train(training)) for training in (True, False))
     if not (evaluated > 0.5 * first and evaluated > 5 * abs(trained)):
         return []
@@ -312,7 +312,8 @@ def half_precision(target: ProbeTarget) -> list[Finding]:
         if math.isfinite(full) and not math.isfinite(low):
             text = f"loss {full:.4g} as it is, and {low} under autocast to float16"
             findings.append(as_note(code, name, text, ("epsilon vanishes in half precision",)))
-    squares = float(sum(part.detach().abs().double().square().sum() for part in tensors_in(batch[1]).values()))
+    truths = [part for part in tensors_in(batch[1]).values() if part.is_floating_point() or part.is_complex()]
+    squares = float(sum(part.detach().abs().double().square().sum() for part in truths))
     if squares > LARGEST_HALF:
         text = f"the squares of a target batch sum up to {squares:.3g}; float16 ends at {LARGEST_HALF:g}"
         findings.append(as_note(code, name, text))
@@ -368,25 +369,22 @@ def window_as_one_batch(target: ProbeTarget) -> list[Finding]:
     if len(batches) < 2:
         return [as_note(code, "not judged", "a window of one micro-batch is one batch")]
     sizes = [sample_count(batch) for batch in batches]
-    model = target.copy()
     one_batch = target.gradient(target.copy(), [concatenate(batches)], [1.0])
-    errors = []
-    counts = [max(1, _counted(batch)) for batch in batches]
-    for parts in (sizes, counts, [sum(sizes)] * len(sizes)):
-        shares = [part / sum(parts) for part in parts] if parts[0] != sum(sizes) else [1.0] * len(sizes)
+    model, parts = target.copy(), []
+    for batch in batches:
         with seeded(target.seed):
-            errors.append(compare_gradients(target.gradient(model, batches, shares), one_batch).relative_error)
-        model = target.copy()
-    error = min(errors)
-    if not error > GRADIENT_TOLERANCES[target.precision(one_batch)][0]:
+            parts.append(target.gradient(model, [batch], [1.0]))
+    each = torch.stack(parts).double()
+    limit = GRADIENT_TOLERANCES[target.precision(one_batch)][0]
+    shares = [torch.tensor(sizes).double() / sum(sizes), torch.ones(len(sizes)).double()]
+    if 4 * len(sizes) < each.shape[1]:
+        # A mean over tokens, or over targets that are not ignored, has shares of its own; coupling fits none.
+        shares.append(torch.linalg.lstsq(each.T, one_batch.double()[:, None]).solution[:, 0])
+    error = min(compare_gradients(share @ each, one_batch).relative_error for share in shares)
+    if not error > limit:
         return []
     text = f"{len(batches)} micro-batches against one batch: gradients differ by {error:.2g} of themselves"
     return [as_note(code, "in-batch coupling", f"{text}; BatchNorm, dropout and contrasts do that, and no loop")]
-
-
-def _counted(batch: Any) -> int:
-    """Targets that a mean over tokens counts: those that are not below 0, as the index of what is ignored is."""
-    return sum(int((one >= 0).sum()) for one in tensors_in(batch[1]).values() if not one.is_complex())
 
 
 def evaluation_twice(target: ProbeTarget) -> list[Finding]:

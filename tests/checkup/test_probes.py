@@ -18,7 +18,9 @@ from rislab.checkup.findings import Findings
 from rislab.checkup.probe_target import state_bytes
 from rislab.checkup.probes import PROBES
 from rislab.errors import InputError
-from tests.checkup.correct_networks import CORRECT_NETWORKS
+from rislab.faults.catalogue import FAULTS
+from rislab.faults.patching import patched
+from tests.checkup.correct_networks import CORRECT_NETWORKS, Language
 
 
 def batches(count: int = 4, size: int = 8) -> list[tuple[Tensor, Tensor]]:
@@ -217,6 +219,33 @@ def test_a_loss_that_is_smaller_beyond_the_perfect_answer_is_found(loss: Callabl
     # Without a perfect answer that is given, the target may stand for something else.
     assert names(probed(loss=loss, only=["P2"])) == []
     assert names(probed(loss=loss, only=["P2"]), "warning") == [SMALLEST_ELSEWHERE]
+
+
+class Factor(nn.Module):
+    """Puts out complex factors of covariances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(6, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        real, imaginary = self.inner(x).reshape(2, -1, 8, 2)
+        return torch.complex(real, imaginary)
+
+
+@pytest.mark.parametrize("name", ["", SMALLEST_ELSEWHERE, "loaded on one side", "diagonal energy"])
+def test_faults_of_the_loss_of_this_package_are_found(name: str) -> None:
+    x = torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    truth = torch.randn(8, 8, 2, dtype=torch.complex64, generator=torch.Generator().manual_seed(1))
+    with patched(*(fault for fault in FAULTS if fault.name == name)) as package:
+
+        def loss(output: Tensor, target: Tensor) -> Tensor:
+            return package.data.covariance.nmse(output, target).mean()  # type: ignore[no-any-return]
+
+        findings = probed(Factor(), loss, [(x, truth)], perfect=lambda target: target, only=["P2"])
+        assert names(findings) == ([SMALLEST_ELSEWHERE] if name else [])
+        assert names(probed(Factor(), loss, [(x, truth)], only=["P2"])) == []
 
 
 def test_a_loss_that_undoes_a_normalisation_is_not_judged_without_a_perfect_answer() -> None:
@@ -464,6 +493,17 @@ def test_coupling_within_the_batch_is_a_note() -> None:
     assert probed(only=["P10"]) == []
     ragged = [*batches(2), (batches()[3][0][:3], batches()[3][1][:3])]
     assert probed(data=ragged, only=["P10"]) == []
+
+
+def test_micro_batches_of_other_lengths_and_token_counts_add_up_to_their_window() -> None:
+    ids = torch.randint(1, 12, (24, 7), generator=torch.Generator().manual_seed(0))
+    data = []
+    for rows, length in zip(ids.split(8), (7, 5, 6), strict=True):
+        mask = torch.arange(length) < 2 + torch.arange(8)[:, None] % (length - 1)
+        short = rows[:, :length]
+        data.append({"input_ids": short, "attention_mask": mask.long(), "labels": short.masked_fill(~mask, -100)})
+    torch.manual_seed(0)
+    assert rislab.probe(Language(), None, data, only=["P10", "P8"]) == []
 
 
 def failing(output: Tensor, target: Tensor) -> Tensor:
