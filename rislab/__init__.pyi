@@ -19,8 +19,8 @@ from .checkup.loop_watch import watch as watch
 from .checkup.probes import probe as probe
 from .data.geometry import ArrayGeometry as ArrayGeometry
 from .data.grid import Grid as Grid
+from .data.scene_config import SceneConfig as SceneConfig
 from .data.scenes import SceneBatch as SceneBatch
-from .data.scenes import SceneConfig as SceneConfig
 from .data.simulation import simulate as simulate
 from .errors import InputError as InputError
 from .model.network import CovarianceNet as CovarianceNet

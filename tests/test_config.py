@@ -28,11 +28,11 @@ from rislab.config import (
     switch,
     text,
 )
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import TrainConfig
-from rislab.training.streaming import LearningConfig
+from rislab.training.learning_config import LearningConfig
 
 
 @dataclass(frozen=True)

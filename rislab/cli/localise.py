@@ -6,19 +6,25 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rislab import files
 from rislab.cli import common
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.model import pretrained
-from rislab.model.network import CovarianceNet
-from rislab.music import benchmark
-from rislab.sanity import conventions
-from rislab.training import run_folder
-from rislab.training.streaming import LearningConfig
+from rislab.music.estimator_names import BASELINES, DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
+from rislab.training.learning_config import LearningConfig
+
+if TYPE_CHECKING:
+    from rislab.model.network import CovarianceNet
+    from rislab.music import benchmark
+
+SCORE_HEADER = (
+    "                                            bound   median error of hits        error / √CRB, RMS\n"
+    "estimator                   dB  K  recall   allows  azim. °  elev. °  range m   azim.  elev.  range ms/scene"
+)
+ORDER_HEADER = "    dB  K    learned  criterion"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scenes", type=common.to_integer, default=100, metavar="N", help="scenes in each cell (default %(default)s)"
     )
-    names = "; ".join(benchmark.ESTIMATORS)
+    names = "; ".join(ESTIMATOR_NAMES)
     parser.add_argument("--estimators", nargs="+", metavar="NAME", help=f"any of: {names}; all")
     parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of a network: adds its covariance")
     parser.add_argument(
@@ -63,6 +69,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.use_threads(options.threads)
+
+    from rislab.music import benchmark
+    from rislab.sanity import conventions
+
     model, config, seed = _model_and_scenes(options)
     cells = {
         "snr_db": options.snr,
@@ -81,16 +91,16 @@ def run(options: argparse.Namespace) -> int:
         area = SceneConfig.from_dict({**config.to_dict(), **changes})
         say(f"\n{shift}" if shift else "")
         if model is not None:
-            say("NMSE of covariances, mean over scenes\n" + benchmark.CovarianceError.header(benchmark.COVARIANCES))
-            tables["covariances"] += _rows(benchmark.covariance_errors(model, area, **cells), say, shift=shift)
-        say(benchmark.HEADER)
+            say("NMSE of covariances, mean over scenes\n" + covariance_header(benchmark.COVARIANCES))
+            errors = benchmark.covariance_errors(model, area, **cells)
+            tables["covariances"] += _rows(errors, covariance_line, say, shift=shift)
+        say(SCORE_HEADER)
         scores = benchmark.compare(area, **cells, estimators=estimators, device=options.device)
-        tables["scores"] += _rows(scores, say, shift=shift)
+        tables["scores"] += _rows(scores, score_line, say, shift=shift)
     if options.weights and model is not None and not options.shifts:
-        say("\nnumber of sources right, share of scenes\n    dB  K    learned  criterion")
-        tables["counting"] += _rows(
-            benchmark.order_accuracy(model, config, **{**cells, "scenes": min(options.scenes, 50)}), say
-        )
+        say(f"\nnumber of sources right, share of scenes\n{ORDER_HEADER}")
+        counted = benchmark.order_accuracy(model, config, **{**cells, "scenes": min(options.scenes, 50)})
+        tables["counting"] += _rows(counted, order_line, say)
     if options.json:
         plain = {**tables, "config": config.to_dict(), "seed": seed}
         plain |= {"conventions": [dataclasses.asdict(check) for check in report.checks]}
@@ -100,6 +110,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None, SceneConfig, int]:
     """The network whose covariance is compared, the scenes, and their seed."""
+    from rislab.model import pretrained
+    from rislab.training import run_folder
+
     if options.folder and options.weights:
         raise InputError(f"weights is {options.weights!r} beside a run folder; allowed: one of them")
     model, trained_on = run_folder.load_model(options.folder) if options.folder else (None, None)
@@ -119,20 +132,50 @@ def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None
 
 
 def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Mapping[str, benchmark.Estimator]:
-    known = dict(benchmark.ESTIMATORS)
-    usual = benchmark.BASELINES if options.weights else benchmark.DEFAULT_ESTIMATORS
-    names = list(known) if options.estimators == ["all"] else options.estimators or list(usual)
+    from rislab.music import benchmark
+
+    usual = BASELINES if options.weights else DEFAULT_ESTIMATORS
+    names = ESTIMATOR_NAMES if options.estimators == ["all"] else options.estimators or usual
     for name in names:
-        check_choice("estimators", name, known)
-    return {name: known[name] for name in names} | (benchmark.learned_estimators(model) if model is not None else {})
+        check_choice("estimators", name, ESTIMATOR_NAMES)
+    learned = benchmark.learned_estimators(model) if model is not None else {}
+    return {name: benchmark.ESTIMATORS[name] for name in names} | learned
 
 
-def _rows(results: Any, say: Callable[..., None], **beside: str) -> list[dict[str, Any]]:
+def score_line(score: benchmark.Score) -> str:
+    """A row of the table of estimators, under SCORE_HEADER."""
+    median, ratio = score.median, score.ratio
+    return (
+        f"{score.estimator:<24} {score.snr_db:>6.4g} {score.sources:>2} {score.recall:>7.3f} {score.allowed:>8.3f} "
+        f"{median['azimuth']:>8.3f} {median['elevation']:>8.3f} {median['range']:>8.3f}  "
+        f"{ratio['azimuth']:>6.2f} {ratio['elevation']:>6.2f} {ratio['range']:>6.2f} {score.milliseconds:>8.2f}"
+    )
+
+
+def covariance_header(names: Sequence[str]) -> str:
+    """Names of the columns of covariance_line()."""
+    return f"{'dB':>6} {'real':>6} {'K':>2} " + " ".join(f"{name:>10}" for name in names)
+
+
+def covariance_line(error: benchmark.CovarianceError) -> str:
+    """A row of the table of covariances, under covariance_header()."""
+    columns = " ".join(f"{value:>10.4f}" for value in error.nmse.values())
+    return f"{error.snr_db:>6.4g} {error.realised_snr_db:>6.2f} {error.sources:>2} {columns}"
+
+
+def order_line(accuracy: benchmark.OrderAccuracy) -> str:
+    """A row of the table of numbers of sources, under ORDER_HEADER."""
+    return f"{accuracy.snr_db:>6.4g} {accuracy.sources:>2} {accuracy.learned:>10.3f} {accuracy.criterion:>10.3f}"
+
+
+def _rows(
+    results: Iterable[Any], line: Callable[[Any], str], say: Callable[..., None], **beside: str
+) -> list[dict[str, Any]]:
     """Print each result as it comes; returns all as plain mappings."""
     rows = []
     for result in results:
         rows.append(dataclasses.asdict(result) | beside)
-        say(result.line())
+        say(line(result))
     return rows
 
 

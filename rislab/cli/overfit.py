@@ -9,16 +9,16 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
-from rislab.sanity import overfit_ladder
-from rislab.sanity.checks import CheckResult
-from rislab.sanity.overfit import OverfitConfig
-from rislab.sanity.precision import ACCUMULATION_HEADER, AccumulationCell, accumulation_cells
-from rislab.training import loop, run_folder
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import PRECISIONS
-from rislab.training.records import EpochRecord, Record, console
+
+if TYPE_CHECKING:
+    from rislab.sanity.checks import CheckResult
+    from rislab.sanity.precision import AccumulationCell
+    from rislab.training.records import Record
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.use_threads(options.threads)
+
+    from rislab.sanity import overfit_ladder
+    from rislab.training import loop, run_folder
+    from rislab.training.records import EpochRecord, console
+
     config = OverfitConfig(**common.fields_given(options, OverfitConfig))
     say = common.printer(options.json)
     began = time.perf_counter()
@@ -99,6 +104,8 @@ def _interrupt_flag() -> Callable[[], bool]:
 
 def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[AccumulationCell]:
     """The precision × accumulation table, printed row by row."""
+    from rislab.sanity.precision import ACCUMULATION_HEADER, accumulation_cells
+
     say("\ngradient of 64 scenes, accumulated against one batch in the same precision")
     say(ACCUMULATION_HEADER)
     cells = []
@@ -110,6 +117,8 @@ def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[Accumulatio
 
 def _one_batches(config: OverfitConfig, say: Callable[..., None]) -> list[CheckResult]:
     """The check "one batch" in every precision."""
+    from rislab.sanity import overfit_ladder
+
     say()
     checks = []
     for precision in PRECISIONS:

@@ -10,12 +10,8 @@ import time
 from pathlib import Path
 
 from rislab.cli import common
-from rislab.data.covariance import constant_baseline
 from rislab.errors import InputError
-from rislab.model import pretrained
-from rislab.training import distributed
-from rislab.training.records import EpochRecord
-from rislab.training.streaming import LearningConfig, train_streaming
+from rislab.training.learning_config import LearningConfig
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +32,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.use_threads(options.threads)
+
+    from rislab.data.covariance import constant_baseline
+    from rislab.model import pretrained
+    from rislab.training import distributed
+    from rislab.training.records import EpochRecord
+    from rislab.training.streaming import train_streaming
+
     config = LearningConfig() if options.config is None else LearningConfig.from_file(options.config)
     config = config.changed(**common.fields_given(options, LearningConfig))
     model, validation = config.model(), config.validation_data()

@@ -8,15 +8,16 @@ import json
 import os
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
 from rislab.errors import InputError
-from rislab.training.streaming import LearningConfig
-from rislab.tuning.analysis import beats_default, verdict
-from rislab.tuning.search import SearchProgress, run_search
+from rislab.training.learning_config import LearningConfig
 from rislab.tuning.space import parse_space, read_space
-from rislab.tuning.study import BEST, TuningConfig, trial_folder
+from rislab.tuning.tuning_config import TuningConfig
+
+if TYPE_CHECKING:
+    from rislab.tuning.search import SearchProgress
 
 # Fields of LearningConfig that every trial has, unless they are searched; --seed is that of the search.
 BASE = (
@@ -75,6 +76,11 @@ def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.require("tune", "tune", "optuna", "sqlalchemy")
     common.use_threads(1)
+
+    from rislab.tuning.analysis import beats_default
+    from rislab.tuning.search import run_search
+    from rislab.tuning.study import BEST, trial_folder
+
     config = _config(options)
     storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
     say = common.printer(options.json)
@@ -141,6 +147,8 @@ def _news(before: SearchProgress | None, now: SearchProgress, config: TuningConf
             if final not in known
         ]
     if now.stage == "done" and now.finals:
+        from rislab.tuning.analysis import verdict
+
         lines.append(verdict(now.finals, config))
     return lines
 

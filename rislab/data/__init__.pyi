@@ -1,5 +1,5 @@
 from .geometry import ArrayGeometry as ArrayGeometry
 from .grid import Grid as Grid
+from .scene_config import SceneConfig as SceneConfig
 from .scenes import SceneBatch as SceneBatch
-from .scenes import SceneConfig as SceneConfig
 from .simulation import simulate as simulate

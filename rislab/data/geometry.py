@@ -15,9 +15,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import check_choice, check_number
-
-WAVEFRONTS = ("spherical", "fresnel", "planar")
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:

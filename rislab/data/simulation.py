@@ -18,7 +18,8 @@ from torch import Tensor
 from rislab.data.geometry import ArrayGeometry, separation
 from rislab.data.grid import empty_huge
 from rislab.data.philox import SPLITS, SceneRandom
-from rislab.data.scenes import Interval, SceneBatch, SceneConfig
+from rislab.data.scene_config import Interval, SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_device, check_number
 
 # Scenes per pass: few enough for the cache, many enough that calls cost little.

@@ -24,7 +24,7 @@ from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patching import patched
 from rislab.faults.symptoms import OF_A_TRAINING, examine, prepare_training, symptom_reader
 from rislab.sanity.checks import CheckResult
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import TrainConfig
 
 # Learning rates of the head at which the correct loop learns the set within a dozen epochs.
@@ -276,7 +276,7 @@ def compare_checks(fault: Fault) -> list[CheckPair]:
         with _package(*faults) as (package, _):
             results = [("conventions", check) for check in package.sanity.conventions.check_conventions().checks]
             if fault.checks:
-                config = package.sanity.overfit.OverfitConfig(**LADDER)
+                config = package.sanity.OverfitConfig(**LADDER)
                 results += [
                     ("ladder", check) for check in package.sanity.overfit_ladder.ladder(config, only=fault.checks)
                 ]
@@ -348,7 +348,7 @@ def diagnose_overfit(config: OverfitConfig, faults: Sequence[Fault] = (), **chan
         changes: fields of TrainConfig that differ from those of the ladder.
     """
     with _package(*faults) as (package, _):
-        twin = package.sanity.overfit.OverfitConfig(**vars(config))
+        twin = package.sanity.OverfitConfig(**vars(config))
         return watch_training(package, twin.model(), twin.data(), twin.training(**changes), twin.validation_data())
 
 

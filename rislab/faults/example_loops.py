@@ -22,7 +22,8 @@ from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watch
 from rislab.config import Config, integer
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import check_choice
 from rislab.model.network import CovarianceNet

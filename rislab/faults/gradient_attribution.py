@@ -151,7 +151,7 @@ class _Start:
 def _start(package: types.ModuleType, state: Any, data: Any, true_gradients: bool) -> _Start:
     config, progress, model = state.config, state.progress, copy.deepcopy(state.model).train()
     losses = package.model.losses
-    phase = losses.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
+    phase = package.model.curriculum.loss_weights_at(config.curriculum, progress.epoch, config.epochs)
 
     def loss_of(indices: Tensor) -> Tensor:
         batch = data[indices]

@@ -196,7 +196,7 @@ OPTIMISER = (
     Fault(
         name="main loss weight 0",
         story="The weight of the NMSE was set to 0 to look at another term, and left there.",
-        module="model.losses",
+        module="model.curriculum",
         before='NO_CURRICULUM = LossWeights("no-curriculum")\n',
         after='NO_CURRICULUM = LossWeights("no-curriculum", nmse=0.0)\n',
         description="The loss is 0.000000 from the first step on, and nothing moves.",

@@ -25,9 +25,10 @@ from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import diagnose_overfit
 from rislab.faults.fault import Fault, source_of
 from rislab.faults.patching import patched
-from rislab.model.losses import compute_loss, loss_weights_at
+from rislab.model.curriculum import loss_weights_at
+from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import records
 from rislab.training.config import TrainConfig
 from rislab.training.loop import evaluate, windows
@@ -235,7 +236,7 @@ def replay(
     size = accumulation_steps or LOOP_VARIANTS[fault].accumulation_steps or config.batches
     overfit = config.overfit(size, curriculum)
     with patched(*chosen) as package:
-        twin = package.sanity.overfit.OverfitConfig(**vars(overfit))
+        twin = package.sanity.OverfitConfig(**vars(overfit))
         model, training = twin.model(), twin.training(warmup=config.warmup)
         stream = package.training.loop.fit(model, twin.data(), training, validation=twin.validation_data())
         outside = _CorrectCode(overfit, overfit.training(warmup=config.warmup))
@@ -293,7 +294,7 @@ def run_with_print(config: StoryConfig, fault: str) -> list[str]:
     """
     printed = io.StringIO()
     with patched(*faults_of(fault), PROBE) as package, contextlib.redirect_stdout(printed):
-        twin = package.sanity.overfit.OverfitConfig(**vars(config.overfit(config.batches)))
+        twin = package.sanity.OverfitConfig(**vars(config.overfit(config.batches)))
         for _ in package.training.loop.fit(twin.model(), twin.data(), twin.training(warmup=config.warmup)):
             pass
     return printed.getvalue().splitlines()

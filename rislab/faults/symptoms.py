@@ -55,7 +55,7 @@ def prepare_training(
         width: hidden features of the network.
         changes: fields of TrainConfig that differ from SETTING.
     """
-    config = package.sanity.overfit.OverfitConfig(validation=validation)
+    config = package.sanity.OverfitConfig(validation=validation)
     data = package.data.simulation.simulate(config.scene_config(), scenes, seed=0)
     snapshots = data.snapshots.clone()
     snapshots[scenes // 2] *= POISONS[poison]
@@ -200,15 +200,15 @@ OF_A_TRAINING: dict[str, Callable[[GradientAttribution], float]] = {
 
 def _reordered(package: types.ModuleType) -> float:
     """Weighted further terms of the loss at the true factor with its sources in another order."""
-    batch = package.data.simulation.simulate(package.data.scenes.SceneConfig.preset("classroom", sources=3), 8, seed=0)
-    truth, phase = batch.factor(), package.model.losses.THREE_PHASES[0]
+    batch = package.data.simulation.simulate(package.data.SceneConfig.preset("classroom", sources=3), 8, seed=0)
+    truth, phase = batch.factor(), package.model.curriculum.THREE_PHASES[0]
     loss = package.model.losses.compute_loss(truth.flip(-1).requires_grad_(), batch, phase)
     return float(torch.stack([*loss.terms.values()]).abs().max())
 
 
 def _zero_score(package: types.ModuleType) -> float:
     """What the evaluation gives for an answer of zeros."""
-    batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
+    batch = package.sanity.OverfitConfig(scenes=64).data()
     return float(
         package.training.loop.evaluate(package.sanity.ladder_checks.OracleModel(batch, torch.zeros_like), batch).nmse
     )
@@ -216,7 +216,7 @@ def _zero_score(package: types.ModuleType) -> float:
 
 def _identity_line(package: types.ModuleType) -> float:
     """The identity's line over its NMSE, formed from dense matrices."""
-    batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
+    batch = package.sanity.OverfitConfig(scenes=64).data()
     truth = batch.covariance()
     errors = (torch.eye(truth.shape[-1]) - truth).abs().square().sum((1, 2)) / truth.abs().square().sum((1, 2))
     return float(package.data.covariance.identity_baseline(batch) / errors.mean())
@@ -224,12 +224,12 @@ def _identity_line(package: types.ModuleType) -> float:
 
 def _constant_line(package: types.ModuleType) -> float:
     """The line of the best constant over 1, the score of zeros."""
-    return float(package.data.covariance.constant_baseline(package.sanity.overfit.OverfitConfig(scenes=64).data()))
+    return float(package.data.covariance.constant_baseline(package.sanity.OverfitConfig(scenes=64).data()))
 
 
 def _resumed(package: types.ModuleType) -> float:
     """The loss of an epoch that was stopped, saved and resumed, over that of one that ran through."""
-    config = package.sanity.overfit.OverfitConfig(scenes=64, micro_batch=8, accumulation_steps=2, epochs=1)
+    config = package.sanity.OverfitConfig(scenes=64, micro_batch=8, accumulation_steps=2, epochs=1)
     data, training = config.data(), config.training()
     straight = [*package.training.loop.fit(config.model(), data, training)][-1].train
     state = package.training.state.TrainState.begin(config.model(), len(data), training)
@@ -243,7 +243,7 @@ def _resumed(package: types.ModuleType) -> float:
 
 def _loss_error(package: types.ModuleType) -> float:
     """Largest difference of the loss from the same formed of dense matrices in float64."""
-    truth = package.sanity.overfit.OverfitConfig(scenes=64).data().factor()
+    truth = package.sanity.OverfitConfig(scenes=64).data().factor()
     predicted = 1.1 * truth.roll(1, dims=0) + 0.1 * truth
     dense, answer = (factor.to(torch.complex128) @ factor.mH.to(torch.complex128) for factor in (truth, predicted))
     exact = (answer - dense).abs().square().sum((1, 2)) / dense.abs().square().sum((1, 2))
@@ -252,13 +252,13 @@ def _loss_error(package: types.ModuleType) -> float:
 
 def _loss_at_the_truth(package: types.ModuleType) -> float:
     """Mean loss of the perfect answer."""
-    truth = package.sanity.overfit.OverfitConfig(scenes=64).data().factor()
+    truth = package.sanity.OverfitConfig(scenes=64).data().factor()
     return float(package.data.covariance.nmse(truth, truth).mean())
 
 
 def _recall_behind_a_false_estimate(package: types.ModuleType) -> float:
     """Recall of the truth itself, one far-off estimate in front of it."""
-    batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
+    batch = package.sanity.OverfitConfig(scenes=64).data()
     false = torch.full((len(batch), 1), 1.5)
     fields = (batch.azimuth, batch.elevation, batch.range, batch.power)
     active = torch.cat([false > 0, batch.active], dim=1)
@@ -268,27 +268,27 @@ def _recall_behind_a_false_estimate(package: types.ModuleType) -> float:
 
 def _spread_of_symbols(package: types.ModuleType) -> float:
     """Variance of a source's symbols over the snapshots, over their power, where they are asked to vary."""
-    config = package.data.scenes.SceneConfig.preset("classroom", symbols="varying", sources=1)
+    config = package.data.SceneConfig.preset("classroom", symbols="varying", sources=1)
     symbols = package.data.simulation.simulate(config, 64, seed=0).symbols  # [B, L, 1]
     return float(symbols.var(dim=1).mean() / symbols.abs().square().mean())
 
 
 def _integer_degrees(package: types.ModuleType) -> float:
     """Share of the true azimuths that are integer numbers of degrees."""
-    degrees = torch.rad2deg(package.sanity.overfit.OverfitConfig(scenes=64).data().azimuth)
+    degrees = torch.rad2deg(package.sanity.OverfitConfig(scenes=64).data().azimuth)
     return float(((degrees - degrees.round()).abs() < 1e-4).double().mean())
 
 
 def _leaked(package: types.ModuleType) -> float:
     """Share of the validation scenes that are training scenes."""
-    config = package.sanity.overfit.OverfitConfig(scenes=64, validation=64)
+    config = package.sanity.OverfitConfig(scenes=64, validation=64)
     known = set(config.data().hashes())
     return float(np.mean([digest in known for digest in config.validation_data().hashes()]))
 
 
 def _slope_by_range(package: types.ModuleType) -> float:
     """Slope of the phases by the range as autograd has it, over finite differences of the definition, at 0.6 m."""
-    config = package.data.scenes.SceneConfig.preset("classroom")
+    config = package.data.SceneConfig.preset("classroom")
     azimuth, elevation, range_ = (torch.tensor(value, dtype=torch.float64) for value in (0.3, -0.2, 0.6))
     ahead, behind = (
         package.sanity.conventions.steering_by_definition(config, azimuth, elevation, range_ + h) for h in (1e-4, -1e-4)
@@ -301,7 +301,7 @@ def _slope_by_range(package: types.ModuleType) -> float:
 
 def _brightest_beam(package: types.ModuleType) -> float:
     """How well the network's brightest beam overlaps with a lone loud source, over the best of its beams."""
-    config = package.data.scenes.SceneConfig.preset("classroom", sources=1, snr_db=60.0)
+    config = package.data.SceneConfig.preset("classroom", sources=1, snr_db=60.0)
     batch, shape = package.data.simulation.simulate(config, 64, seed=0), package.model.network.default_beams(config)
     power = package.model.network.CovarianceNet.build(config).maps(
         batch.snapshots, batch.codes, batch.channel
@@ -314,7 +314,7 @@ def _brightest_beam(package: types.ModuleType) -> float:
 
 def _azimuth_error(package: types.ModuleType, estimator: str, *, of_factor: bool = False) -> float:
     """Mean azimuth error of an estimator of the package on exact covariances of one source, degrees."""
-    config = package.data.scenes.SceneConfig.preset("classroom", sources=1)
+    config = package.data.SceneConfig.preset("classroom", sources=1)
     batch = package.data.simulation.simulate(config, 16, seed=0)
     factor = batch.factor()
     matrix = torch.cat([factor, 0.5 * factor], dim=-1) if of_factor else batch.covariance()
@@ -324,7 +324,7 @@ def _azimuth_error(package: types.ModuleType, estimator: str, *, of_factor: bool
 
 def _derivative_by_range(package: types.ModuleType) -> float:
     """Derivative of the steering vector by the range, over finite differences of the definition, at 0.6 m."""
-    config = package.data.scenes.SceneConfig.preset("classroom")
+    config = package.data.SceneConfig.preset("classroom")
     place = [torch.tensor(value, dtype=torch.float64) for value in (0.3, -0.2, 0.6)]
     ahead, behind = (
         package.sanity.conventions.steering_by_definition(config, *place[:2], place[2] + h) for h in (1e-5, -1e-5)
@@ -336,20 +336,20 @@ def _derivative_by_range(package: types.ModuleType) -> float:
 
 def _trace(package: types.ModuleType) -> float:
     """Mean trace of the true covariances over the number of elements."""
-    batch = package.sanity.overfit.OverfitConfig(scenes=64).data()
+    batch = package.sanity.OverfitConfig(scenes=64).data()
     return float(batch.factor().abs().square().sum((1, 2)).mean() / batch.config.elements)
 
 
 def _share_of_the_sample(package: types.ModuleType) -> float:
     """Share of the sample covariance in the blend that is asked for a fifth of it."""
-    sample = package.data.covariance.sample_factor(package.sanity.overfit.OverfitConfig(scenes=64).data()[:8])
+    sample = package.data.covariance.sample_factor(package.sanity.OverfitConfig(scenes=64).data()[:8])
     blended = package.data.covariance.shrink(torch.zeros_like(sample), sample, 0.2)
     return float(blended.abs().square().sum() / sample.abs().square().sum())
 
 
 def _change_with_the_channel(package: types.ModuleType) -> float:
     """Relative change of the network's answer when the channels are those of other scenes."""
-    config = package.sanity.overfit.OverfitConfig(scenes=64)
+    config = package.sanity.OverfitConfig(scenes=64)
     data, model = config.data(), config.model()
     answer, other = (model.predict(replace(data[:8], channel=data.channel[at : at + 8])) for at in (0, 8))
     return float((other - answer).norm() / answer.norm())
@@ -357,7 +357,7 @@ def _change_with_the_channel(package: types.ModuleType) -> float:
 
 def _lost(package: types.ModuleType, part: str) -> float:
     """Share of the numbers in a part of a run's state that a checkpoint does not bring back."""
-    config = package.sanity.overfit.OverfitConfig(scenes=64, micro_batch=32, epochs=1)
+    config = package.sanity.OverfitConfig(scenes=64, micro_batch=32, epochs=1)
     training = config.training()
     ended, loaded = (package.training.state.TrainState.begin(config.model(), 64, training) for _ in range(2))
     for _ in package.training.loop.fit(ended.model, config.data(), training, resume=ended):

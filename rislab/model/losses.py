@@ -1,4 +1,4 @@
-"""Losses on factors: NMSE by small Grams, the further terms of the curriculum, and the curriculum itself.
+"""Losses on factors: NMSE by small Grams, and the further terms of the curriculum.
 
 Every term is 0 at the true covariance, and every term is computed from the predicted factor, so that the whole network
 gets a gradient from each.
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import beam_power, effective_rank, frobenius_squared, nmse, sample_factor, shrink
-from rislab.data.scenes import SceneBatch, SceneConfig
-from rislab.errors import InputError, check_choice
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError
+from rislab.model.curriculum import LossWeights
 
 
 def subspace_leakage(predicted: Tensor, truth: Tensor, active: Tensor) -> Tensor:
@@ -92,53 +94,6 @@ class PositionGrid:
     def power(self, factor: Tensor) -> Tensor:
         """Beam power on the grid, a_g^H F F^H a_g, [B,P,Q,R]."""
         return beam_power(factor, self.atoms).reshape(-1, *self.shape)
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the loss terms during one phase of training.
-
-    Args:
-        name: of the phase, as in the log.
-        nmse: of nmse(), ≥ 0.
-        subspace: of subspace_leakage(), ≥ 0.
-        order: of order_error(), ≥ 0.
-        position: of position_error(), ≥ 0.
-    """
-
-    name: str
-    nmse: float = 1.0
-    subspace: float = 0.0
-    order: float = 0.0
-    position: float = 0.0
-
-    def by_term(self) -> dict[str, float]:
-        """Weight by term name."""
-        return {"nmse": self.nmse, "subspace": self.subspace, "order": self.order, "position": self.position}
-
-
-NO_CURRICULUM = LossWeights("no-curriculum")
-# Where first (power moved to its place), then how many, then the covariance itself.
-THREE_PHASES = (
-    LossWeights("phase=0", nmse=1.0, subspace=0.3, order=0.1, position=1.0),
-    LossWeights("phase=1", nmse=1.0, subspace=0.3, order=0.3, position=0.3),
-    LossWeights("phase=2", nmse=1.0, subspace=0.05, order=0.05, position=0.05),
-)
-CURRICULA = ("no-curriculum", "three-phase")
-
-
-def loss_weights_at(curriculum: str, epoch: int, epochs: int) -> LossWeights:
-    """Weights of the phase that an epoch belongs to; the three phases share the epochs equally.
-
-    Args:
-        curriculum: one of CURRICULA.
-        epoch: from 1.
-        epochs: of the whole training.
-    """
-    check_choice("curriculum", curriculum, CURRICULA)
-    if curriculum == "no-curriculum":
-        return NO_CURRICULUM
-    return THREE_PHASES[min(len(THREE_PHASES) * (epoch - 1) // epochs, len(THREE_PHASES) - 1)]
 
 
 @dataclass(frozen=True, eq=False)

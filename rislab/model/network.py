@@ -8,20 +8,17 @@ network learns is the step from a few noisy maps to the sources behind them.
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from rislab.data.covariance import back_project, beam_power
-from rislab.data.scenes import SceneBatch, SceneConfig
-from rislab.errors import InputError, check_choice, check_number
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
+from rislab.errors import check_choice, check_number
+from rislab.model.designs import DESIGNS
 from rislab.model.unrolled import FEATURES, Pursuit, default_shape
 from rislab.rng import GLOBAL_RNG_LOCK
-
-DESIGNS = ("unrolled+residual", "unrolled", "memoriser")
-# Names that they had in version 0.1, whose files name the tensors otherwise, too.
-FORMER_DESIGNS = {"pursuit": "unrolled+residual", "places": "unrolled", "beams": "memoriser"}
 
 
 class BeamPower(nn.Module):
@@ -289,17 +286,6 @@ def design_of(model: nn.Module) -> str:
     """Which of DESIGNS a network is; "memoriser" for one of another kind."""
     kinds = {"unrolled+residual": UnrolledResidualNet, "unrolled": UnrolledNet}
     return next((name for name, kind in kinds.items() if isinstance(model, kind)), "memoriser")
-
-
-def check_design_in(path: Path | str, design: object) -> None:
-    """Raise InputError unless the design that a file names is one of DESIGNS; it names the new name of a former one."""
-    if design in FORMER_DESIGNS:
-        name = FORMER_DESIGNS[str(design)]
-        raise InputError(
-            f"{path} is of an older version, whose design {design!r} is {name!r} now; "
-            f"allowed: files of this version (train it again, with design {name})"
-        )
-    check_choice(f"design in {path}", design, DESIGNS)
 
 
 def default_beams(config: SceneConfig) -> tuple[int, int, int]:

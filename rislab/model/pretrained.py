@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rislab import files
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.model.network import CovarianceNet, check_design_in, design_of
+from rislab.model.designs import check_design_in
+from rislab.model.network import CovarianceNet, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "rislab weights 1"

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from rislab.data.covariance import beam_power
 from rislab.data.geometry import ArrayGeometry
-from rislab.data.scenes import SceneConfig, received_fields
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import received_fields
 from rislab.music.waveforms import project
 
 # Smallest share of the snapshots' power that is taken for noise: 25 dB below it.

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from rislab.data.covariance import constant_baseline, effective_rank, identity_baseline, nmse, sample_factor
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
+from rislab.music.estimator_names import DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
 from rislab.music.likelihood import bounds_box, polish
 from rislab.music.metrics import crb_recall, match, tolerances_of
 from rislab.music.model_order import model_order
@@ -29,21 +31,6 @@ CHUNK = 64
 
 Estimator = Callable[[SceneBatch, int, Grid], Estimate]
 
-# Name → what is done with a batch, the number of its sources and a search grid; "A + B" feeds the result of A into B.
-ESTIMATORS: dict[str, Estimator] = {
-    "truth + MUSIC": lambda batch, sources, grid: music_spectrum(batch.factor(), sources, grid).peaks,
-    "sample + beam": lambda batch, sources, grid: bartlett_spectrum(sample_factor(batch), sources, grid).peaks,
-    "sample + MVDR": lambda batch, sources, grid: mvdr_spectrum(sample_factor(batch), sources, grid).peaks,
-    "sample + MUSIC": lambda batch, sources, grid: music_spectrum(sample_factor(batch), sources, grid).peaks,
-    "sample + MUSIC + polish": lambda batch, sources, grid: polish(
-        batch, music_spectrum(sample_factor(batch), sources, grid).peaks
-    ),
-    "random + polish": lambda batch, sources, grid: polish(batch, _random_places(batch, sources)),
-    "sparse": lambda batch, sources, grid: sparse(batch, sources),
-    "sparse + polish": lambda batch, sources, grid: polish(batch, sparse(batch, sources)),
-}
-# Estimators to compare a learned covariance with, from the best covariance there is to polished random places.
-BASELINES = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
 # Scenes that no network was trained on, and the fields that make them so.
 SHIFTS: dict[str, dict[str, Any]] = {
     "as in training": {},
@@ -54,7 +41,6 @@ SHIFTS: dict[str, dict[str, Any]] = {
     "2 % dead elements": {"dead_elements": 0.02},
     "5° phase error": {"phase_error": math.radians(5)},
 }
-DEFAULT_ESTIMATORS = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
 
 
 @dataclass(frozen=True)
@@ -85,33 +71,6 @@ class Score:
     ratio: dict[str, float]
     milliseconds: float
 
-    def line(self) -> str:
-        """One line for a terminal, under HEADER."""
-        median, ratio = self.median, self.ratio
-        return (
-            f"{self.estimator:<24} {self.snr_db:>6.4g} {self.sources:>2} {self.recall:>7.3f} {self.allowed:>8.3f} "
-            f"{median['azimuth']:>8.3f} {median['elevation']:>8.3f} {median['range']:>8.3f}  "
-            f"{ratio['azimuth']:>6.2f} {ratio['elevation']:>6.2f} {ratio['range']:>6.2f} {self.milliseconds:>8.2f}"
-        )
-
-
-HEADER = (
-    "                                            bound   median error of hits        error / √CRB, RMS\n"
-    "estimator                   dB  K  recall   allows  azim. °  elev. °  range m   azim.  elev.  range ms/scene"
-)
-
-
-def learned_estimators(model: Predictor) -> dict[str, Estimator]:
-    """Estimators on the covariance that a network predicts, by name."""
-
-    def peaks(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
-        return music_spectrum(model.predict(batch).to(batch.snapshots), sources, grid).peaks
-
-    return {
-        "learned + MUSIC": peaks,
-        "learned + MUSIC + polish": lambda batch, sources, grid: polish(batch, peaks(batch, sources, grid)),
-    }
-
 
 def _random_places(batch: SceneBatch, sources: int) -> Estimate:
     """Places drawn uniformly from the field of view, in the angles and in 1/r; the same for the same scenes."""
@@ -121,6 +80,41 @@ def _random_places(batch: SceneBatch, sources: int) -> Estimate:
     azimuth, elevation, inverse = (low + (high - low) * shares).unbind(-1)
     power = torch.full_like(azimuth, batch.config.elements / sources)
     return Estimate(azimuth, elevation, 1 / inverse, power, torch.ones_like(power, dtype=torch.bool))
+
+
+# Where an estimator begins, and how it gets places from a covariance; see estimator_names.
+FACTORS: dict[str, Callable[[SceneBatch], Tensor]] = {"truth": lambda batch: batch.factor(), "sample": sample_factor}
+SPECTRA = {"beam": bartlett_spectrum, "MVDR": mvdr_spectrum, "MUSIC": music_spectrum}
+PLACES: dict[str, Callable[[SceneBatch, int], Estimate]] = {"random": _random_places, "sparse": sparse}
+
+
+def make_estimator(name: str, factors: Mapping[str, Callable[[SceneBatch], Tensor]] = FACTORS) -> Estimator:
+    """The estimator that a name describes, step by step: "sample + MUSIC + polish".
+
+    Args:
+        name: steps, with " + " between them.
+        factors: covariances to begin with, by name: functions from a batch to factors, [B,N,C].
+    """
+    first, *steps = name.split(" + ")
+    polished = steps[-1:] == ["polish"]
+
+    def estimate(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
+        if first in factors:
+            places = SPECTRA[steps[0]](factors[first](batch), sources, grid).peaks
+        else:
+            places = PLACES[first](batch, sources)
+        return polish(batch, places) if polished else places
+
+    return estimate
+
+
+ESTIMATORS = {name: make_estimator(name) for name in ESTIMATOR_NAMES}
+
+
+def learned_estimators(model: Predictor) -> dict[str, Estimator]:
+    """Estimators on the covariance that a network predicts, by name."""
+    factors = {"learned": lambda batch: model.predict(batch).to(batch.snapshots)}
+    return {name: make_estimator(name, factors) for name in ("learned + MUSIC", "learned + MUSIC + polish")}
 
 
 COVARIANCES = ("zero", "identity", "constant", "sample", "sparse", "learned")
@@ -145,16 +139,6 @@ class CovarianceError:
     realised_snr_db: float
     nmse: dict[str, float]
     median: dict[str, float]
-
-    @staticmethod
-    def header(names: Sequence[str]) -> str:
-        """Names of the columns of line()."""
-        return f"{'dB':>6} {'real':>6} {'K':>2} " + " ".join(f"{name:>10}" for name in names)
-
-    def line(self) -> str:
-        """One line for a terminal."""
-        columns = " ".join(f"{value:>10.4f}" for value in self.nmse.values())
-        return f"{self.snr_db:>6.4g} {self.realised_snr_db:>6.2f} {self.sources:>2} {columns}"
 
 
 def covariance_errors(
@@ -220,10 +204,6 @@ class OrderAccuracy:
     scenes: int
     learned: float
     criterion: float
-
-    def line(self) -> str:
-        """One line for a terminal."""
-        return f"{self.snr_db:>6.4g} {self.sources:>2} {self.learned:>10.3f} {self.criterion:>10.3f}"
 
 
 def order_accuracy(

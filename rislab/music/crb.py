@@ -63,7 +63,7 @@ def crb(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
         InputError: for an unknown kind, or as many sources as antennas where each snapshot has its own waveforms.
 
     Example:
-        >>> from rislab.data.scenes import SceneConfig
+        >>> from rislab.data.scene_config import SceneConfig
         >>> from rislab.data.simulation import place
         >>> low, high = (place(SceneConfig.preset("full", snr_db=snr), [0.1], [0.0], [3.0], seed=0) for snr in (0, 20))
         >>> round(float(crb(low).azimuth / crb(high).azimuth), 3)  # 20 dB more: a tenth

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import position
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
 from rislab.music.crb import Bound
 from rislab.music.estimate import Estimate

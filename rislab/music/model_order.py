@@ -42,7 +42,7 @@ def model_order(
         InputError: for an argument out of range.
 
     Example:
-        >>> from rislab.data.scenes import SceneConfig
+        >>> from rislab.data.scene_config import SceneConfig
         >>> from rislab.data.simulation import simulate
         >>> batch = simulate(SceneConfig.preset("classroom", sources=2, snr_db=20, separation=0.5), 3, seed=0)
         >>> model_order(batch, 3).tolist()

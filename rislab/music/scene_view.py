@@ -16,7 +16,8 @@ from torch import Tensor
 from rislab.config import Config, choice, integer, number, same
 from rislab.data.covariance import sample_factor, shrink
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig, preset
+from rislab.data.scene_config import SceneConfig, preset
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import place
 from rislab.errors import InputError, check_number
 from rislab.music.benchmark import search_grid

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import (

@@ -88,7 +88,7 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
         InputError: see signal_subspace().
 
     Example:
-        >>> from rislab.data.scenes import SceneConfig
+        >>> from rislab.data.scene_config import SceneConfig
         >>> from rislab.data.simulation import place
         >>> scene = place(SceneConfig.preset("classroom"), [0.25], [-0.1], [1.5], seed=0)
         >>> peaks = music_spectrum(scene.factor(), 1, scene.config.grid((31, 17, 5))).peaks

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rislab.errors import InputError
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 
 if TYPE_CHECKING:
     from rislab.faults.story import StoryConfig
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rislab.panels.story_panel import StoryPanel
     from rislab.panels.tuning_panel import TuningPanel
     from rislab.sanity.precision import PrecisionConfig
-    from rislab.tuning.study import TuningConfig
+    from rislab.tuning.tuning_config import TuningConfig
 
 RUNS = "runs"  # beside the notebook
 
@@ -178,7 +178,7 @@ def tuning(
         InputError: for anything that is not a TuningConfig.
     """
     from rislab.panels.tuning_panel import TuningPanel
-    from rislab.tuning.study import TuningConfig
+    from rislab.tuning.tuning_config import TuningConfig
 
     chosen = _checked("config", TuningConfig() if config is None else config, TuningConfig)
     live = is_live()

@@ -9,8 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rislab.data.geometry import WAVEFRONTS
-from rislab.data.scenes import CODES, SYMBOLS
+from rislab.data.scene_config import CODES, SYMBOLS
+from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.music.scene_view import COVARIANCE_KINDS, SceneAnalysis, SceneExplorer, SceneSettings, SpectraView

@@ -21,7 +21,7 @@ from rislab.plots.precision import (
 )
 from rislab.plots.style import empty_figure_dict
 from rislab.sanity.memory import start_profiler
-from rislab.sanity.overfit import BATCH
+from rislab.sanity.overfit_config import BATCH
 from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Progress, WindowComparison, stream_cells
 
 HINT = "Click a cell for its curves; ✗ passes its alarm level; colour: share of the alarm."

@@ -19,7 +19,8 @@ from rislab.data import covariance
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
 from rislab.panels.background_task import BackgroundTask
-from rislab.sanity.overfit import FullTraining, OverfitConfig
+from rislab.sanity.overfit import FullTraining, config_of_run
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.records import EpochRecord, Record, StepRecord
 
@@ -121,7 +122,7 @@ class Run:
         Raises:
             InputError: for a folder that is not one of this kind of run.
         """
-        run = cls(name, OverfitConfig.of_run(folder), folder, **calls)
+        run = cls(name, config_of_run(folder), folder, **calls)
         run.history.replace(run_folder.read_records(folder))
         return run
 

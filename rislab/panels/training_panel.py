@@ -16,7 +16,7 @@ from rislab.panels.base import Panel
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import OnEpoch, Run, folders, new_folder
 from rislab.panels.training_plot import figure_dict, table
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import Record, epoch_line
 
 

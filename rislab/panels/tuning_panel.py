@@ -14,7 +14,7 @@ from rislab.panels.base import Panel, alarm
 from rislab.plots import tuning as tuning_plots
 from rislab.tuning.analysis import verdict
 from rislab.tuning.search import SearchProgress, run_search
-from rislab.tuning.study import TuningConfig
+from rislab.tuning.tuning_config import TuningConfig
 
 STAGES = {
     "search": "searching",

@@ -28,7 +28,7 @@ from rislab.plots.style import (
     template,
 )
 from rislab.sanity.number_formats import MODES
-from rislab.sanity.overfit import BATCH
+from rislab.sanity.overfit_config import BATCH
 from rislab.sanity.precision import PrecisionCell, WindowComparison
 
 SHARES = ((0.0, PALE), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale

@@ -17,9 +17,9 @@ from rislab.plots.style import BLUE, GREEN, GREY, LEGEND_BELOW, PURPLE, VERMILLI
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import read_records
 from rislab.tuning.analysis import Rerun, effects
-from rislab.tuning.objective import OBJECTIVES
 from rislab.tuning.space import Choice, Range
-from rislab.tuning.study import Trial, TuningConfig, trial_folder
+from rislab.tuning.study import Trial, trial_folder
+from rislab.tuning.tuning_config import OBJECTIVES, TuningConfig
 
 # State → colour and symbol.
 STATES = {

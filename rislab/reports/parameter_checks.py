@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 from rislab.config import Config, choice, integer, number, same, switch
-from rislab.data.scenes import SceneConfig, preset
+from rislab.data.scene_config import SceneConfig, preset
 from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_fields, check_number
 from rislab.faults.comparison import ComparisonConfig
 from rislab.faults.example_loops import LoopsConfig
 from rislab.faults.story import StoryConfig
 from rislab.music.scene_view import SceneSettings
-from rislab.sanity.overfit import BATCH, OverfitConfig
+from rislab.sanity.overfit_config import BATCH, OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training.config import PRECISIONS
-from rislab.training.streaming import LearningConfig
-from rislab.tuning.study import TuningConfig
+from rislab.training.learning_config import LearningConfig
+from rislab.tuning.tuning_config import TuningConfig
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@ from .checks import CheckResult as CheckResult
 from .conventions import ConventionsReport as ConventionsReport
 from .conventions import check_conventions as check_conventions
 from .overfit import FullTraining as FullTraining
-from .overfit import OverfitConfig as OverfitConfig
+from .overfit_config import OverfitConfig as OverfitConfig
 from .overfit_ladder import ladder as ladder
 from .precision import AccumulationCell as AccumulationCell
 from .precision import PrecisionCell as PrecisionCell

@@ -18,7 +18,8 @@ from torch import Tensor
 from rislab.checkup.html import Html, html_table
 from rislab.data.covariance import nmse, sample_factor
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate

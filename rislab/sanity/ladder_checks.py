@@ -24,9 +24,9 @@ from rislab.data.philox import SPLITS
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.sanity.checks import Verdict, one_window
-from rislab.sanity.overfit import BATCH, OverfitConfig, first_window
-from rislab.training.config import HALF
-from rislab.training.loop import evaluate, evaluate_in_mode, fit
+from rislab.sanity.overfit import first_window
+from rislab.sanity.overfit_config import BATCH, OverfitConfig
+from rislab.training.loop import HALF, evaluate, evaluate_in_mode, fit
 from rislab.training.records import Record, epoch_records, equal_but_time, step_records
 from rislab.training.state import TrainState
 

@@ -1,117 +1,52 @@
-"""Overfitting a small set: scenes, network and loop of the overfit ladder."""
+"""Overfitting a small set: the training of the overfit ladder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from rislab.checkup.gradients import flat_gradient
-from rislab.config import Config, choice, integer, same
-from rislab.data.scenes import PRESETS, SceneBatch, SceneConfig, preset
-from rislab.data.simulation import simulate
-from rislab.errors import InputError, check_number
-from rislab.model.network import DESIGNS, CovarianceNet
+from rislab.data.scene_config import PRESETS, SceneConfig
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError
 from rislab.sanity.checks import one_window
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord
 
-BATCH = 64  # scenes of one batch, and the smallest set
 
+def config_of_run(folder: Path | str) -> OverfitConfig:
+    """The configuration of a run folder that FullTraining made.
 
-@dataclass(frozen=True)
-class OverfitConfig(Config):
-    """What the ladder trains; the backbone gets a tenth of `lr`. "unrolled" cannot learn noise by heart."""
-
-    preset: str = preset("classroom")
-    scenes: int = integer(512, BATCH, 10**7, "size of the training set")
-    epochs: int = same(TrainConfig, "epochs", help="passes over the whole set")
-    micro_batch: int = same(TrainConfig, "micro_batch", BATCH)
-    accumulation_steps: int = same(TrainConfig, "accumulation_steps")
-    precision: str = same(TrainConfig, "precision")
-    seed: int = same(TrainConfig, "seed", help="of scenes, weights and order")
-    lr: float = same(TrainConfig, "lr_head", help="peak learning rate of the head; a tenth for the backbone")
-    blend: float = same(TrainConfig, "blend")
-    curriculum: str = same(TrainConfig, "curriculum")
-    clip_norm: float | None = same(TrainConfig, "clip_norm")
-    validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
-    device: str = same(TrainConfig, "device")
-    design: str = choice("memoriser", DESIGNS, "network, see CovarianceNet.build()")
-
-    def check(self) -> None:
-        """Refuse a micro-batch larger than the set, and what the loop refuses."""
-        check_number("micro_batch", self.micro_batch, 1, self.scenes, integer=True)
-        self.training()
-
-    @classmethod
-    def of_run(cls, folder: Path | str) -> OverfitConfig:
-        """The configuration of a run folder that FullTraining made.
-
-        Raises:
-            InputError: for a folder that cannot be read, or that holds another kind of run.
-        """
-        plain = run_folder.read_config(folder)
-        other = InputError(f"{folder} holds another kind of run; allowed: one of the overfit panel or `rislab overfit`")
-        train, scenes = plain.get("train"), plain.get("scenes")
-        if not isinstance(train, dict) or not isinstance(scenes, dict):
-            raise other
-        training, area = TrainConfig.from_dict(train), SceneConfig.from_dict(scenes)
-        presets = [name for name in PRESETS if SceneConfig.preset(name) == area]
-        if not presets:
-            raise other
-        same_names = ("epochs", "micro_batch", "accumulation_steps", "precision", "seed", "blend", "curriculum")
-        config = cls(
-            preset=presets[0],
-            scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
-            validation=plain.get("validation") or 0,
-            design=plain.get("design", "memoriser"),
-            lr=training.lr_head,
-            **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
-        )
-        if config.training() != training:
-            raise other
-        return config
-
-    def scene_config(self) -> SceneConfig:
-        """The preset's scenes."""
-        return SceneConfig.preset(self.preset)
-
-    def training(self, **changes: Any) -> TrainConfig:
-        """The training configuration of the whole set, with fields changed by keyword."""
-        fields: dict[str, Any] = {
-            "epochs": self.epochs,
-            "micro_batch": self.micro_batch,
-            "accumulation_steps": self.accumulation_steps,
-            "precision": self.precision,
-            "lr_head": self.lr,
-            "lr_backbone": self.lr / 10,
-            "blend": self.blend,
-            "curriculum": self.curriculum,
-            "clip_norm": self.clip_norm,
-            "device": self.device,
-            "seed": self.seed,
-        }
-        return TrainConfig(**{**fields, **changes})
-
-    def data(self) -> SceneBatch:
-        """The training scenes."""
-        return simulate(self.scene_config(), self.scenes, seed=self.seed)
-
-    def validation_data(self) -> SceneBatch | None:
-        """The fresh scenes; None if there are none."""
-        if not self.validation:
-            return None
-        return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
-
-    def model(self) -> CovarianceNet:
-        """A new network, its weights drawn from the seed."""
-        return CovarianceNet.build(self.scene_config(), seed=self.seed, design=self.design)
+    Raises:
+        InputError: for a folder that cannot be read, or that holds another kind of run.
+    """
+    plain = run_folder.read_config(folder)
+    other = InputError(f"{folder} holds another kind of run; allowed: one of the overfit panel or `rislab overfit`")
+    train, scenes = plain.get("train"), plain.get("scenes")
+    if not isinstance(train, dict) or not isinstance(scenes, dict):
+        raise other
+    training, area = TrainConfig.from_dict(train), SceneConfig.from_dict(scenes)
+    presets = [name for name in PRESETS if SceneConfig.preset(name) == area]
+    if not presets:
+        raise other
+    same_names = ("epochs", "micro_batch", "accumulation_steps", "precision", "seed", "blend", "curriculum")
+    config = OverfitConfig(
+        preset=presets[0],
+        scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
+        validation=plain.get("validation") or 0,
+        design=plain.get("design", "memoriser"),
+        lr=training.lr_head,
+        **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
+    )
+    if config.training() != training:
+        raise other
+    return config
 
 
 class FullTraining:

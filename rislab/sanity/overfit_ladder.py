@@ -32,7 +32,8 @@ from rislab.sanity.ladder_checks import (
     check_untrained,
     check_zero,
 )
-from rislab.sanity.overfit import FullTraining, OverfitConfig
+from rislab.sanity.overfit import FullTraining
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import Record
 
 

@@ -19,14 +19,17 @@ from torch.nn.utils import parameters_to_vector
 
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.config import Config, choice, integer, same
-from rislab.data.scenes import SceneBatch, SceneConfig, preset
+from rislab.data.scene_config import SceneConfig, preset
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.memory import peak_memory
 from rislab.sanity.number_formats import MODES, Mode
-from rislab.sanity.overfit import BATCH, OverfitConfig, first_window
+from rislab.sanity.overfit import first_window
+from rislab.sanity.overfit_config import BATCH, OverfitConfig
 from rislab.training.config import PRECISIONS, TrainConfig
 from rislab.training.loop import Window, fit, windows
 from rislab.training.records import Record, StepRecord

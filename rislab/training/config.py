@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from rislab.config import Config, choice, device, integer, number
 from rislab.errors import InputError
-from rislab.model.losses import CURRICULA
+from rislab.model.curriculum import CURRICULA
 
-# Dtype of the real-valued layers under autocast; the other precisions run without.
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = ("fp64", "fp32", *HALF)
+if TYPE_CHECKING:
+    import torch
+
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16")
 OPTIMISERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "constant")
 
@@ -52,11 +52,16 @@ class TrainConfig(Config):
 
     def check(self) -> None:
         """Refuse bf16 on a GPU that does not support it."""
-        on_gpu = torch.device(self.device).type == "cuda"
-        if self.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
+        if self.precision != "bf16" or not self.device.startswith("cuda"):
+            return
+        import torch
+
+        if not torch.cuda.is_bf16_supported():
             raise InputError(f"precision is 'bf16', which {self.device} does not support; allowed: fp64, fp32, fp16")
 
     @property
     def dtype(self) -> torch.dtype:
         """Real dtype of weights and data: float64 for "fp64", else float32."""
+        import torch
+
         return torch.float64 if self.precision == "fp64" else torch.float32

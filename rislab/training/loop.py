@@ -22,13 +22,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from rislab.data.covariance import nmse, sample_factor, shrink
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
-from rislab.model.losses import Loss, LossWeights, compute_loss, loss_weights_at
+from rislab.model.curriculum import LossWeights, loss_weights_at
+from rislab.model.losses import Loss, compute_loss
 from rislab.model.network import to_module_device
-from rislab.training.config import HALF, TrainConfig
+from rislab.training.config import TrainConfig
 from rislab.training.records import EpochRecord, GradientCounts, Record, StepRecord, Term
 from rislab.training.state import TrainState
 
 EVALUATION_BATCH = 128
+# Dtype of the real-valued layers under autocast; the other precisions run without.
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def fit(

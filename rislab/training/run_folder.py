@@ -15,9 +15,11 @@ from filelock import FileLock, Timeout
 from torch import nn
 
 from rislab import files
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
-from rislab.model.network import CovarianceNet, check_design_in, design_of
+from rislab.model.designs import check_design_in
+from rislab.model.network import CovarianceNet, design_of
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord, from_dict, to_dict

@@ -6,4 +6,4 @@ from .search import run_search as run_search
 from .space import Choice as Choice
 from .space import Range as Range
 from .study import Trial as Trial
-from .study import TuningConfig as TuningConfig
+from .tuning_config import TuningConfig as TuningConfig

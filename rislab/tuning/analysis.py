@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rislab.training.streaming import LearningConfig, train_epochs
+from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming import train_epochs
 from rislab.tuning.space import Choice, Dimension, Space
-from rislab.tuning.study import Trial, TuningConfig, best_trial
+from rislab.tuning.study import Trial, best_trial
+from rislab.tuning.tuning_config import TuningConfig
 
 TOP = 3
 SHUFFLES = 2000

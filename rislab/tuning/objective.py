@@ -17,12 +17,8 @@ from rislab.music.estimate import Estimate
 from rislab.music.metrics import Matching, match, tolerances_of
 from rislab.music.spectra import music_spectrum
 from rislab.music.subspace import is_rank_deficient
+from rislab.tuning.tuning_config import OBJECTIVES
 
-# Objective → whether more is better, and what it is called on an axis.
-OBJECTIVES = {
-    "recall": (True, "recall (share of true sources found)"),
-    "peb": (False, "mean position error / PEB (a source not found counts 10)"),
-}
 MISS_PENALTY = 10.0
 
 

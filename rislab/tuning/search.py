@@ -20,13 +20,13 @@ import yaml
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
 from rislab.sanity import overfit_ladder
-from rislab.sanity.overfit import OverfitConfig
-from rislab.training.streaming import LearningConfig
+from rislab.sanity.overfit_config import OverfitConfig
+from rislab.training.learning_config import LearningConfig
 from rislab.tuning.analysis import Rerun, best_rerun, inert_dimensions, search_warnings, top_trials
-from rislab.tuning.objective import OBJECTIVES
 from rislab.tuning.processes import run_workers
 from rislab.tuning.storage import LOCKS, OpenStorage, open_storage
-from rislab.tuning.study import Trial, TuningConfig, best_trial, open_study, read_trials, write_best
+from rislab.tuning.study import Trial, best_trial, open_study, read_trials, write_best
+from rislab.tuning.tuning_config import OBJECTIVES, TuningConfig
 from rislab.tuning.worker import Task
 
 if TYPE_CHECKING:

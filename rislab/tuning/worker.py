@@ -21,11 +21,13 @@ from filelock import FileLock, Timeout
 
 from rislab import files
 from rislab.errors import InputError
+from rislab.training.learning_config import LearningConfig
 from rislab.training.records import EpochRecord, Record, StepRecord
-from rislab.training.streaming import LearningConfig, train_streaming
+from rislab.training.streaming import train_streaming
 from rislab.tuning.objective import LocalisationObjective, Scores
 from rislab.tuning.storage import IsHeld, OpenStorage, open_storage
-from rislab.tuning.study import TuningConfig, add_trial, open_study, trial_folder
+from rislab.tuning.study import add_trial, open_study, trial_folder
+from rislab.tuning.tuning_config import TuningConfig
 
 if TYPE_CHECKING:
     import optuna

@@ -12,7 +12,8 @@ from torch import nn
 
 import rislab
 from rislab.checkup.loop_watch import Watch
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
 from tests.benchmarks.common import alone, compare
 
 

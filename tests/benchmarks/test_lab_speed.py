@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(60 * MINUTES + 900)
 SETUP = """
 import dataclasses, json, os, time
 import torch, rislab
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.panels.training_panel import OverfitPanel
 torch.set_num_threads(1)
 small = OverfitConfig(scenes=512, micro_batch=64, epochs=1)

@@ -14,9 +14,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import rislab
-from rislab.model.losses import NO_CURRICULUM, compute_loss
-from rislab.sanity import overfit, overfit_ladder
-from rislab.training.config import HALF
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
+from rislab.sanity import overfit_ladder
+from rislab.sanity.overfit_config import OverfitConfig
+from rislab.training.loop import HALF
 from tests.benchmarks.common import compare, seconds
 
 
@@ -93,7 +95,7 @@ def test_import(benchmark: Any) -> None:
 
 def test_overfit_ladder(benchmark: Any) -> None:
     """The whole ladder, classroom preset; the target is 60 s."""
-    took = seconds(lambda: list(overfit_ladder.ladder(overfit.OverfitConfig())))
+    took = seconds(lambda: list(overfit_ladder.ladder(OverfitConfig())))
     benchmark.extra_info["seconds"] = took
     benchmark.pedantic(lambda: None, rounds=1, iterations=1)
     print(f"\n{benchmark.name}: {took:.1f} s, target ≤ 60")

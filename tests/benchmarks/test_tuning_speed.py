@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rislab.training.streaming import LearningConfig
+from rislab.training.learning_config import LearningConfig
 from rislab.tuning.search import run_search
 from rislab.tuning.space import Range
-from rislab.tuning.study import TuningConfig
+from rislab.tuning.tuning_config import TuningConfig
 
 TRIALS = 8
 

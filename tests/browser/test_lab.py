@@ -15,7 +15,7 @@ from tests.browser.lab import SHOTS, box, command, opened, press, settle, shoot
 pytestmark = pytest.mark.process
 CELLS = (
     "import torch, rislab\ntorch.set_num_threads(1)\n"
-    "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=5000, validation=16)\n"
+    "config = rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=5000, validation=16)\n"
     "panel = rislab.panels.overfit(config)\npanel",
     "scene = rislab.panels.music()\nscene",
     "from rislab.plots.training import loss_curves\nrecords = await panel\nloss_curves({'the run': records})",

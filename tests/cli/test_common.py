@@ -12,8 +12,8 @@ import pytest
 from rislab.cli import common
 from rislab.config import Config, choice, declarations, integer, number
 from rislab.errors import InputError
-from rislab.sanity.overfit import OverfitConfig
-from rislab.training.streaming import LearningConfig
+from rislab.sanity.overfit_config import OverfitConfig
+from rislab.training.learning_config import LearningConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from rislab.faults.fault import Fault, Symptom, source_of
 from rislab.faults.patching import patched
 from rislab.faults.symptoms import symptom_reader
 from rislab.sanity.conventions import check_conventions
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.sanity.overfit_ladder import ladder
 
 QUIET = ["ignore:Detected call of `lr_scheduler.step", "ignore:torch.cuda.amp.GradScaler is enabled"]
@@ -46,7 +46,7 @@ def test_a_fault_shows_as_the_catalogue_says_and_the_correct_loop_does_not(
             value = measure_correct(symptom)
             assert not symptom.shown_by(value), f"{symptom.quantity} of the correct loop is {value}"
         if fault.checks:
-            config = package.sanity.overfit.OverfitConfig(**(LONG if "whole set" in fault.checks else SHORT))
+            config = package.sanity.OverfitConfig(**(LONG if "whole set" in fault.checks else SHORT))
             checks = package.sanity.overfit_ladder.ladder(config, only=fault.checks)
             assert {check.name for check in checks if not check.passed} == set(fault.checks)
         if fault.conventions:
@@ -82,7 +82,7 @@ SUSPECT = catalogue.find_fault("divided on the first batch only")
 
 def trained(package: ModuleType, accumulation_steps: int, optimiser: str) -> tuple[list[str], list[bytes]]:
     """Records, without their times, and weights after a short training with validation."""
-    config = package.sanity.overfit.OverfitConfig(
+    config = package.sanity.OverfitConfig(
         scenes=64, micro_batch=12, accumulation_steps=accumulation_steps, epochs=3, validation=8
     )
     model = config.model()

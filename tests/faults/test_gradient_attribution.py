@@ -39,7 +39,7 @@ def test_the_correct_loop_counts_every_micro_batch_once_and_exactly(
 
 
 def test_being_examined_changes_nothing(correct: ModuleType) -> None:
-    config = correct.sanity.overfit.OverfitConfig(scenes=64, micro_batch=12, accumulation_steps=2, epochs=2)
+    config = correct.sanity.OverfitConfig(scenes=64, micro_batch=12, accumulation_steps=2, epochs=2)
     data, one, other = config.data(), config.model(), config.model()
     run = attribute_gradients(correct, config.training(), data, one)
     stream = correct.training.loop.fit(other, data, config.training())

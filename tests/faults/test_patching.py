@@ -43,7 +43,7 @@ def test_what_an_edit_reaches_is_a_copy_and_all_else_is_that_of_rislab(package: 
 
     assert package.training.loop.fit is not loop.fit  # edited
     assert package.sanity.overfit.fit is package.training.loop.fit is package.fit  # imports it
-    assert package.sanity.overfit.OverfitConfig is not overfit.OverfitConfig
+    assert package.sanity.FullTraining is not overfit.FullTraining
     assert package.data.scenes.SceneBatch is scenes.SceneBatch is package.SceneBatch
     # What belongs to the process is shared.
     assert package.training.state.TorchRandomState is rislab.rng.TorchRandomState
@@ -107,7 +107,7 @@ def test_two_packages_of_one_fault_stand_side_by_side_in_two_threads() -> None:
 
     def train() -> None:
         with patched(NEVER) as package:
-            config = package.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16)
+            config = package.sanity.OverfitConfig(scenes=64, micro_batch=16)
             first.append(next(package.fit(config.model(), config.data(), config.training())))
 
     with patched(NEVER) as one:
@@ -117,7 +117,7 @@ def test_two_packages_of_one_fault_stand_side_by_side_in_two_threads() -> None:
         for thread in threads:
             thread.join()
         # What the others took down was their own.
-        config = one.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16)
+        config = one.sanity.OverfitConfig(scenes=64, micro_batch=16)
         record = next(one.fit(config.model(), config.data(), config.training()))
     assert [(each.step, each.loss) for each in first] == [(1, record.loss)] * 2  # type: ignore[attr-defined]
 

@@ -19,8 +19,7 @@ from rislab.data.covariance import (
     zero_baseline,
 )
 from rislab.data.scenes import SceneBatch
-from rislab.errors import InputError
-from rislab.model import losses
+from rislab.model import curriculum, losses
 
 
 def random_factor(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
@@ -56,7 +55,7 @@ def test_nmse_does_not_depend_on_which_factor_is_taken(classroom: SceneBatch) ->
 def test_every_term_is_zero_at_the_truth_and_positive_beside_it(full: SceneBatch) -> None:
     batch = full.to("cpu", torch.float64)
     truth = batch.factor()
-    every = losses.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
+    every = curriculum.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
     perfect = losses.compute_loss(truth, batch, every)
     assert set(perfect.terms) == {"nmse", "subspace", "order", "position"}
     assert max(abs(float(value)) for value in perfect.terms.values()) < 1e-10
@@ -68,7 +67,7 @@ def test_terms_do_not_depend_on_the_factor_or_the_order_of_sources(full: SceneBa
     batch = full.to("cpu", torch.float64)
     predicted = random_factor(tuple(batch.factor().shape), torch.complex128, seed=2)
     rotation = torch.linalg.qr(random_factor((5, 5), torch.complex128)).Q
-    every = losses.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
+    every = curriculum.LossWeights("all", nmse=1.0, subspace=1.0, order=1.0, position=1.0)
     one, two = losses.compute_loss(predicted, batch, every), losses.compute_loss(predicted @ rotation, batch, every)
     for name in one.terms:
         torch.testing.assert_close(one.terms[name], two.terms[name])
@@ -77,7 +76,7 @@ def test_terms_do_not_depend_on_the_factor_or_the_order_of_sources(full: SceneBa
 @pytest.mark.parametrize("name", ["nmse", "subspace", "order", "position"])
 def test_gradients_are_right_and_finite_for_rank_deficient_predictions(name: str, classroom: SceneBatch) -> None:
     batch = classroom[:2].to("cpu", torch.float64)
-    weights = losses.LossWeights("one", **{"nmse": 0.0, name: 1.0})
+    weights = curriculum.LossWeights("one", **{"nmse": 0.0, name: 1.0})
     predicted = random_factor((2, 36, 3), torch.complex128, seed=3).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda factor: losses.compute_loss(factor, batch, weights).total, (predicted,), fast_mode=True
@@ -140,18 +139,8 @@ def test_reference_lines_are_what_their_predictors_score(classroom: SceneBatch) 
 
 def test_the_blend_is_tested_and_the_prediction_reported_beside_it(classroom: SceneBatch) -> None:
     predicted = classroom.factor().requires_grad_()
-    loss = losses.compute_loss(predicted, classroom, losses.NO_CURRICULUM, beta=0.4)
+    loss = losses.compute_loss(predicted, classroom, curriculum.NO_CURRICULUM, beta=0.4)
     assert abs(float(loss.nmse_pred)) < 1e-5
     assert float(loss.terms["nmse"]) > 0.01
     assert loss.requires_grad
-    assert not losses.compute_loss(predicted.detach(), classroom, losses.NO_CURRICULUM).requires_grad
-
-
-def test_three_phases_share_the_epochs_in_order() -> None:
-    names = [losses.loss_weights_at("three-phase", epoch, 30).name for epoch in range(1, 31)]
-    assert names == ["phase=0"] * 10 + ["phase=1"] * 10 + ["phase=2"] * 10
-    assert losses.loss_weights_at("three-phase", 1, 1).name == "phase=0"
-    assert losses.loss_weights_at("three-phase", 2, 2).name == "phase=1"
-    assert losses.loss_weights_at("no-curriculum", 7, 30) == losses.LossWeights("no-curriculum", nmse=1.0)
-    with pytest.raises(InputError, match="curriculum is 'four-phase'"):
-        losses.loss_weights_at("four-phase", 1, 1)
+    assert not losses.compute_loss(predicted.detach(), classroom, curriculum.NO_CURRICULUM).requires_grad

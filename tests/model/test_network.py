@@ -8,9 +8,11 @@ import threading
 import pytest
 import torch
 
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet, parameter_count
 from rislab.rng import TorchRandomState
 

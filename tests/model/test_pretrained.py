@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from rislab.data.covariance import constant_baseline, nmse
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model import pretrained
-from rislab.model.network import DESIGNS, FORMER_DESIGNS, CovarianceNet
-from rislab.training.streaming import LearningConfig
+from rislab.model.designs import DESIGNS, FORMER_DESIGNS
+from rislab.model.network import CovarianceNet
+from rislab.training.learning_config import LearningConfig
 
 
 @pytest.mark.parametrize("design", DESIGNS)

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from rislab.data.covariance import frobenius_squared, nmse
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
-from rislab.model.network import DESIGNS, CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
+from rislab.model.designs import DESIGNS
+from rislab.model.network import CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
 from rislab.model.unrolled import FEATURES, Pursuit, SourcePaths, default_shape
 from rislab.music.benchmark import equal_power_factor
 from rislab.music.estimate import Estimate

@@ -11,7 +11,8 @@ import torch
 
 from rislab.cli.main import main
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import WAVEFRONTS, position_jacobian
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.geometry import position_jacobian
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
+from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import InputError
 from rislab.music.crb import Bound, crb
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rislab.data.covariance import covariance, frobenius_squared
-from rislab.data.geometry import WAVEFRONTS
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
+from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import InputError
 from rislab.music.estimate import Estimate
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rislab.data.covariance import sample_factor
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music import likelihood

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet

@@ -8,7 +8,8 @@ import math
 import pytest
 import torch
 
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.likelihood import polish, rss

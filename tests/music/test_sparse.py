@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music import sparse as module

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from rislab.data import grid as grids
 from rislab.data.covariance import sample_factor
-from rislab.data.geometry import WAVEFRONTS, ArrayGeometry
+from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
+from rislab.data.wavefronts import WAVEFRONTS
 from rislab.errors import InputError
 from rislab.music import spectra
 from rislab.music.estimate import Estimate

@@ -25,12 +25,12 @@ from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import OverfitPanel, title
 from rislab.panels.training_plot import figure_dict, table
-from rislab.sanity import overfit
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.loop import fit
 from rislab.training.records import Record, epoch_records, equal_but_time, step_records
 
-CONFIG = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=4)
+CONFIG = OverfitConfig(scenes=64, micro_batch=16, epochs=4)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-ENDLESS = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
+ENDLESS = OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
 
 
 def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> None:
@@ -142,7 +142,7 @@ def test_pause_step_and_start_go_window_by_window(live: None) -> None:
     button(panel, "Stop").click()
     records = asyncio.run(awaited(panel))
     # Pausing changes nothing: the records are those of a run that was never paused.
-    config = overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
+    config = OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
     stream = fit(config.model(), config.data(), config.training())
     expected = [record for record, _ in zip(stream, records, strict=False)]
     stream.close()
@@ -336,7 +336,7 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> 
 def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
     script = (
         "import time, rislab\n"
-        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=1000)\n"
+        "config = rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=1000)\n"
         "panel = rislab.panels.overfit(config)\n"
         "while panel.runs[0].history.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\ntime.sleep(600)\n"
@@ -422,7 +422,7 @@ def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_cancelling_the_wait_stops_the_run(headless: None) -> None:
-    panel = panels.overfit(overfit.OverfitConfig(scenes=64, epochs=10_000))
+    panel = panels.overfit(OverfitConfig(scenes=64, epochs=10_000))
 
     async def cancelled() -> None:
         task = asyncio.ensure_future(panel._wait())

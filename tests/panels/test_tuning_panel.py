@@ -15,11 +15,11 @@ from rislab.errors import InputError
 from rislab.panels import tuning_panel
 from rislab.panels.tuning_panel import TuningPanel
 from rislab.plots import tuning as tuning_plots
-from rislab.training.streaming import LearningConfig
+from rislab.training.learning_config import LearningConfig
 from rislab.tuning.analysis import Rerun, verdict
 from rislab.tuning.search import SearchProgress
 from rislab.tuning.space import Range
-from rislab.tuning.study import TuningConfig
+from rislab.tuning.tuning_config import TuningConfig
 
 BASE = LearningConfig(preset="classroom", scenes=64, epochs=2, validation=16, micro_batch=16)
 CONFIG = TuningConfig(base=BASE, space={"lr": Range(1e-3, 1e-2, log=True)}, trials=4, eval_scenes=32, pruner="none")

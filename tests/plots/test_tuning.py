@@ -7,7 +7,8 @@ from typing import Any
 from rislab.plots import tuning
 from rislab.tuning.analysis import Rerun
 from rislab.tuning.space import Choice, Range
-from rislab.tuning.study import Trial, TuningConfig
+from rislab.tuning.study import Trial
+from rislab.tuning.tuning_config import TuningConfig
 
 CONFIG = TuningConfig(space={"lr": Range(1e-3, 1e-1, log=True), "micro_batch": Choice((16, 32))}, trials=12)
 

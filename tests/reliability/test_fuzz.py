@@ -18,23 +18,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rislab.cli.main import main
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.faults.story import StoryConfig
 from rislab.model import pretrained
 from rislab.model.network import CovarianceNet
 from rislab.reports import gallery, grading, notebooks, parameter_checks, runner
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit import config_of_run
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
+from rislab.training.learning_config import LearningConfig
 from rislab.training.loop import fit
 from rislab.training.state import MAGIC
-from rislab.training.streaming import LearningConfig
 from rislab.tuning.space import KINDS as KINDS_SEARCHED
 from rislab.tuning.space import parse_space, read_space
-from rislab.tuning.study import TuningConfig
+from rislab.tuning.tuning_config import TuningConfig
 
 TIMES = 10 if os.environ.get("RISLAB_SOAK") == "1" else 1
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -167,7 +168,7 @@ def read_as_yaml(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "run" / run_folder.CONFIG).write_bytes(content)
     refused_or_used(lambda: run_folder.read_config(tmp_path / "run"))
     refused_or_used(lambda: run_folder.load_model(tmp_path / "run"))
-    refused_or_used(lambda: OverfitConfig.of_run(tmp_path / "run"))
+    refused_or_used(lambda: config_of_run(tmp_path / "run"))
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from rislab.reports import measured, notebooks
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.records import epoch_records, to_dict
 from rislab.training.state import read_checkpoint
@@ -243,7 +243,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
     script = (
         "import time, rislab\n"
         "from pathlib import Path\nfrom rislab.panels.run import Run\n"
-        "config = rislab.sanity.overfit.OverfitConfig(scenes=64, micro_batch=16, epochs=40)\n"
+        "config = rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=40)\n"
         "run = Run('mine', config, Path('shared'))\nrun.task.start()\n"
         "while run.history.windows < 20: time.sleep(0.01)\n"
         "print('on', flush=True)\n"

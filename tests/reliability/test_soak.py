@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rislab import panels
-from rislab.sanity.overfit import OverfitConfig
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.run_folder import read_records
 
 # On a slow machine it goes on, until curves are long enough to be thinned.

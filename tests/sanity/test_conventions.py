@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rislab.data.geometry import ArrayGeometry
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.sanity import conventions
 
 

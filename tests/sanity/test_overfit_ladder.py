@@ -9,11 +9,12 @@ import pytest
 from rislab.errors import InputError
 from rislab.faults.comparison import LADDER
 from rislab.sanity import overfit, overfit_ladder
+from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import Record, epoch_records
 
 
 def test_whole_set_survives_being_stopped(tmp_path: Path) -> None:
-    config = overfit.OverfitConfig(**{**LADDER, "epochs": 5})
+    config = OverfitConfig(**{**LADDER, "epochs": 5})
     records: list[Record] = []
     straight = list(overfit_ladder.ladder(config, only=["whole set", "event counts"], on_record=records.append))
     stopped = overfit.FullTraining(config, config.data(), tmp_path)
@@ -30,7 +31,7 @@ def test_whole_set_survives_being_stopped(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_stopped_is_checked_by_what_it_did() -> None:
-    config = overfit.OverfitConfig(**{**LADDER, "epochs": 12})
+    config = OverfitConfig(**{**LADDER, "epochs": 12})
     records = list(overfit.FullTraining(config, config.data()).records())
     half = [record for record in records if record.epoch <= 6]
     checks = overfit_ladder.ladder(config, only=["whole set", "event counts"], trained=(config.model(), half))
@@ -45,4 +46,4 @@ def test_a_run_that_was_stopped_is_checked_by_what_it_did() -> None:
 
 def test_an_unknown_check_is_named() -> None:
     with pytest.raises(InputError, match="only is 'top'"):
-        list(overfit_ladder.ladder(overfit.OverfitConfig(), only=["top"]))
+        list(overfit_ladder.ladder(OverfitConfig(), only=["top"]))

@@ -15,10 +15,10 @@ from torch import nn
 import rislab
 from rislab.checkup.gradients import compare_gradients, flat_gradient
 from rislab.errors import InputError
-from rislab.sanity import overfit, precision
+from rislab.sanity import precision
 from rislab.sanity.checks import one_window
 from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
-from rislab.sanity.overfit import BATCH
+from rislab.sanity.overfit_config import BATCH, OverfitConfig
 from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison, accumulation_cells
 from rislab.training.loop import windows
 
@@ -251,7 +251,7 @@ def test_a_run_in_a_thread_of_its_own_prints_nothing() -> None:
 
 
 def test_accumulation_changes_no_gradient_in_any_precision() -> None:
-    cells = list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 4)))
+    cells = list(accumulation_cells(OverfitConfig(), accumulation_steps=(1, 4)))
     assert [(cell.precision, cell.accumulation_steps) for cell in cells] == [
         (precision, count) for precision in ("fp64", "fp32", "bf16", "fp16") for count in (1, 4)
     ]
@@ -270,4 +270,4 @@ def test_accumulation_changes_no_gradient_in_any_precision() -> None:
 
 def test_only_divisors_of_the_batch_are_compared() -> None:
     with pytest.raises(InputError, match="accumulation_steps holds 3; allowed: divisors of 64"):
-        list(accumulation_cells(overfit.OverfitConfig(), accumulation_steps=(1, 3)))
+        list(accumulation_cells(OverfitConfig(), accumulation_steps=(1, 3)))

@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.training import distributed
-from rislab.training.streaming import LearningConfig
+from rislab.training.learning_config import LearningConfig
 from tests.children import begin_child
 
 DESIGNS = ("unrolled", "memoriser")
@@ -29,9 +30,10 @@ os.environ |= environment
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from rislab.training import distributed
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.losses import compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
 from rislab.model.network import CovarianceNet
 
 rank, world = distributed.rank_and_world_size()

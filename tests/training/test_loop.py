@@ -14,10 +14,12 @@ from torch import nn
 
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.data.covariance import nmse
-from rislab.data.scenes import SceneBatch, SceneConfig
+from rislab.data.scene_config import SceneConfig
+from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
-from rislab.model.losses import NO_CURRICULUM, compute_loss
+from rislab.model.curriculum import NO_CURRICULUM
+from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.sanity.checks import one_window
 from rislab.sanity.ladder_checks import OracleModel

@@ -6,11 +6,12 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rislab.training.streaming import LearningConfig
+from rislab.training.learning_config import LearningConfig
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.space import Choice, Range
 from rislab.tuning.storage import open_storage
-from rislab.tuning.study import Trial, TuningConfig, read_trials
+from rislab.tuning.study import Trial, read_trials
+from rislab.tuning.tuning_config import TuningConfig
 from rislab.tuning.worker import Task, do_task
 
 BASE = LearningConfig(preset="classroom", scenes=32, epochs=3, validation=8, micro_batch=16)

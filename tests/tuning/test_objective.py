@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rislab.data.scenes import SceneConfig
+from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.model.network import CovarianceNet
 from rislab.training.streaming import train_epochs

@@ -25,7 +25,8 @@ from rislab.training.run_folder import load_model, read_config, read_records
 from rislab.tuning import processes, search
 from rislab.tuning.analysis import mean_scores
 from rislab.tuning.search import SearchProgress, run_search
-from rislab.tuning.study import Trial, TuningConfig, trial_folder
+from rislab.tuning.study import Trial, trial_folder
+from rislab.tuning.tuning_config import TuningConfig
 from rislab.tuning.worker import Task
 from tests.tuning.small import BASE, SMALL, WORDS, last_progress, trials_in, what_counts, work_here
 

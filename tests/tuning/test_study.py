@@ -1,4 +1,4 @@
-"""A study: its seeds are its own, and it goes on with one configuration only."""
+"""A study: it goes on with one configuration only."""
 
 from __future__ import annotations
 
@@ -9,26 +9,10 @@ import optuna
 import pytest
 
 from rislab.errors import InputError
-from rislab.training.streaming import LearningConfig
 from rislab.tuning.space import Range
 from rislab.tuning.storage import open_storage
-from rislab.tuning.study import Trial, TuningConfig, add_trial, open_study, read_trials
+from rislab.tuning.study import Trial, add_trial, open_study, read_trials
 from tests.tuning.small import SMALL
-
-
-def test_seeds_of_trials_are_their_own() -> None:
-    many = TuningConfig(trials=5000)
-    seeds = {many.seed_of(number) for number in range(5000)} | set(many.rerun_seeds(100))
-    assert len(seeds) == 5100 and LearningConfig.EVALUATION not in seeds
-    other = dataclasses.replace(many, seed=1)
-    assert not seeds & {other.seed_of(number) for number in range(5000)}
-    assert many.trial_config(3, {"lr": 0.5}).seed == many.seed_of(3)
-
-
-def test_a_configuration_comes_back_from_its_mapping() -> None:
-    assert TuningConfig.from_dict(SMALL.to_dict()) == SMALL
-    assert SMALL.to_dict()["space"]["micro_batch"] == [16, 32]
-    assert dataclasses.replace(SMALL, trials=9).digest() == SMALL.digest() != TuningConfig().digest()
 
 
 def test_a_trial_is_added_with_its_values_or_not_at_all(

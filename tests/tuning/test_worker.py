@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from rislab.errors import InputError
+from rislab.training.learning_config import LearningConfig
 from rislab.training.records import StepRecord, epoch_records
 from rislab.training.run_folder import read_records
-from rislab.training.streaming import LearningConfig
 from rislab.tuning import worker
 from rislab.tuning.space import Range
 from rislab.tuning.storage import IsHeld, open_storage
-from rislab.tuning.study import Trial, TuningConfig, best_trial, open_study, read_trials, trial_folder
+from rislab.tuning.study import Trial, best_trial, open_study, read_trials, trial_folder
+from rislab.tuning.tuning_config import TuningConfig
 from rislab.tuning.worker import Task, train_trials
 from tests.tuning.small import SMALL, last_progress, trials_in, what_counts, work_here
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rislab.errors import InputError
-from rislab.sanity import overfit
+from rislab.sanity.overfit_config import OverfitConfig
 
 
 @pytest.mark.parametrize(
@@ -22,5 +22,5 @@ from rislab.sanity import overfit
 )
 def test_bad_ladder_fields_are_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(InputError) as caught:
-        overfit.OverfitConfig.from_dict(fields)
+        OverfitConfig.from_dict(fields)
     assert message in str(caught.value)

@@ -1,0 +1,96 @@
+"""A training on fresh scenes; torch is imported where a network or a batch is made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING
+
+from rislab.config import Config, choice, declarations, integer, same
+from rislab.data.scene_config import SceneConfig, preset
+from rislab.errors import InputError
+from rislab.model.curriculum import LossWeights, loss_weights_at
+from rislab.model.designs import DESIGNS
+from rislab.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from rislab.data.scenes import SceneBatch
+    from rislab.model.network import CovarianceNet
+
+
+@dataclass(frozen=True)
+class LearningConfig(Config):
+    """A training on fresh scenes; head and backbone have one learning rate, and no average of the weights is kept."""
+
+    preset: str = preset("full")
+    design: str = choice("unrolled", DESIGNS, "kind of network, see CovarianceNet.build()")
+    scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
+    epochs: int = same(TrainConfig, "epochs", 40)
+    validation: int = integer(1024, 1, 10**6, "fixed scenes, scored after each epoch")
+    patience: int = integer(0, 0, 10**6, "epochs without a better score that end the training; 0 never ends it early")
+    micro_batch: int = same(TrainConfig, "micro_batch", 32)
+    accumulation_steps: int = same(TrainConfig, "accumulation_steps")
+    precision: str = same(TrainConfig, "precision")
+    device: str = same(TrainConfig, "device")
+    lr: float = same(TrainConfig, "lr_head", 2e-3, help="peak learning rate")
+    curriculum: str = same(TrainConfig, "curriculum")
+    blend: float = same(TrainConfig, "blend")
+    seed: int = same(TrainConfig, "seed", 7, help="of scenes, weights and order; not 2024, that of the evaluations")
+
+    EVALUATION = 2024
+
+    def check(self) -> None:
+        """Refuse the seed of the evaluations, and what the loop refuses."""
+        if self.seed == self.EVALUATION:
+            raise InputError(f"seed is {self.seed}, that of the evaluations; allowed: any other")
+        self.training()
+
+    @property
+    def drawn(self) -> int:
+        """Number of scenes that draw() returns."""
+        return self.scenes
+
+    def scene_config(self) -> SceneConfig:
+        """The preset's scenes."""
+        return SceneConfig.preset(self.preset)
+
+    def training(self) -> TrainConfig:
+        """The configuration of the loop."""
+        shared = {name: value for name, value in vars(self).items() if name in declarations(TrainConfig)}
+        micro_batch = min(self.micro_batch, self.drawn)
+        steps = self.epochs * math.ceil(self.drawn / (micro_batch * self.accumulation_steps))
+        return TrainConfig(**shared).changed(
+            micro_batch=micro_batch,
+            lr_head=self.lr,
+            lr_backbone=self.lr,
+            # A tenth of a short training.
+            warmup=min(100, max(1, steps // 10)),
+            ema=None,
+        )
+
+    def model(self) -> CovarianceNet:
+        """A new network, its weights drawn from the seed."""
+        from rislab.model.network import CovarianceNet
+
+        return CovarianceNet.build(self.scene_config(), seed=self.seed, design=self.design)
+
+    def draw(self, epoch: int) -> SceneBatch:
+        """Scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
+        from rislab.data.simulation import simulate
+
+        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=(epoch - 1) * self.scenes)
+
+    def validation_data(self) -> SceneBatch:
+        """The fixed scenes of the validation."""
+        from rislab.data.simulation import simulate
+
+        return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
+
+    def phase_starts(self) -> list[tuple[int, LossWeights]]:
+        """First epoch and loss weights of each phase of the curriculum."""
+        by_epoch = (
+            (epoch, loss_weights_at(self.curriculum, epoch, self.epochs)) for epoch in range(1, self.epochs + 1)
+        )
+        return [next(epochs) for _, epochs in groupby(by_epoch, key=itemgetter(1))]
