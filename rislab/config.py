@@ -32,7 +32,7 @@ class Declaration:
     """The values that a field may have.
 
     Args:
-        kind: "integer", "number", "choice", "switch", "text", "device", "interval" or "part".
+        kind: "integer", "number", "choice", "switch", "text", "device", "interval", "pair" or "part".
         help: what the field means, without a capital at its start and a full stop at its end.
         unit: of the numbers; "" for none.
         low: smallest number.
@@ -95,6 +95,11 @@ class Declaration:
             check_device(value)
         elif self.kind == "interval":
             check_interval(name, value, self.low, self.high, integer=self.integer)
+        elif self.kind == "pair":
+            if not isinstance(value, tuple) or len(value) != 2:
+                raise InputError(f"{name} is {value!r}; allowed: a pair of whole numbers")
+            for each in value:
+                check_number(name, each, self.low, self.high, integer=True)
         elif self.part is not None and not isinstance(value, self.part):
             raise InputError(f"{name} is a {type(value).__name__}; allowed: a {self.part.__name__} or its fields")
         elif self.kind == "text" and not isinstance(value, str):
@@ -163,6 +168,11 @@ def device() -> Any:
 def interval(default: Any, low: float, high: float, help: str, *, unit: str = "", integer: bool = False) -> Any:
     """A field that holds (smallest, largest) within [low, high]; one number stands for an interval of one value."""
     return _field(default, Declaration("interval", help, unit, low, high, integer=integer))
+
+
+def pair(default: tuple[int, int], low: int, high: int, help: str) -> Any:
+    """A field that holds two integers of [low, high]."""
+    return _field(default, Declaration("pair", help, "", low, high))
 
 
 def part(default: Callable[[], Config], kind: type[Config], help: str) -> Any:

@@ -18,7 +18,7 @@ from rislab.model import pretrained
 from rislab.plots import spectra as spectrum_plots
 from rislab.plots.style import template, trace_styles
 from rislab.reports import html_export
-from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+from tests.browser.chromium import launched
 
 FAULT = "loop tail dedented"
 PAGE = Path(__file__).resolve().parent.parent / "reports" / "overview.png"
@@ -81,15 +81,13 @@ def body() -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch, sync_api.sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as scratch, launched() as browser:
         path = Path(scratch) / "overview.html"
         path.write_text(html_export.html_page("rislab", body(), style=STYLE))
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1200, "height": 700})
         page.goto(path.as_uri())
         page.wait_for_timeout(3000)
         page.screenshot(path=str(PAGE), full_page=True)
-        browser.close()
     print(PAGE)
 
 

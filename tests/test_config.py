@@ -22,6 +22,7 @@ from rislab.config import (
     integer,
     interval,
     number,
+    pair,
     part,
     plain,
     same,
@@ -55,6 +56,7 @@ class Sample(Config):
     on: bool = switch(True, "whether")
     title: str = text("", "shown above")
     device: str = device()
+    shape: tuple[int, int] = pair((2, 3), 1, 9, "(rows, columns)")
     span: tuple[float, float] = interval((0.0, 1.0), -5.0, 5.0, "drawn from", unit="m")
     inner: Inner = part(Inner, Inner, "of the inside")
 
@@ -70,6 +72,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "on": st.booleans(),
     "title": st.text(),
     "device": st.just("cpu"),
+    "shape": st.lists(st.integers(1, 9), min_size=2, max_size=2),
     "span": st.floats(-5, 5) | st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted),
     "inner": st.fixed_dictionaries({"rate": st.floats(0.0, 1.0, exclude_min=True)}),
 }
@@ -129,6 +132,9 @@ def test_a_word_that_is_no_such_value_is_named(name: str, word: str, allowed: st
         ({"on": 1}, "on is 1; allowed: False, True"),
         ({"title": 3}, "title is 3; allowed: a text"),
         ({"device": "abacus"}, "device is 'abacus'"),
+        ({"shape": [2]}, "shape is (2,); allowed: a pair of whole numbers"),
+        ({"shape": 4}, "shape is 4; allowed: a pair of whole numbers"),
+        ({"shape": [2, 3.0]}, "shape is 3.0; allowed: a whole number in [1, 9]"),
         ({"span": [1.0, 0.0]}, "allowed: a pair whose first number is not the larger one"),
         ({"span": [0.0, 6.0]}, "span is 6.0; allowed: a number in [-5, 5]"),
         ({"span": [0.0]}, "span is (0.0,); allowed: a number or a pair"),

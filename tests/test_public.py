@@ -14,9 +14,7 @@ import torch
 import rislab
 
 ROOT = Path(rislab.__file__).parent
-ROOMS = [room for rooms in rislab.ROOMS.values() for room in rooms]
-# Rooms without a stub are used by their modules.
-PACKAGES = ["rislab", *(f"rislab.{room}" for room in ROOMS if (ROOT / room / "__init__.pyi").exists())]
+PACKAGES = ["rislab", *(f"rislab.{room}" for rooms in rislab.ROOMS.values() for room in rooms)]
 
 # Parameters that may be relied on, and what is returned. More may follow, by keyword and with a default.
 CONTRACTS = {

@@ -3,6 +3,6 @@
 Nothing is computed here, and nothing heavy is imported before a command is given.
 """
 
-from rislab.cli.main import main
+from rislab import lazy_names
 
-__all__ = ["main"]
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

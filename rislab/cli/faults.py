@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError
 
 if TYPE_CHECKING:
     from rislab.faults.fault import Fault
@@ -43,8 +43,7 @@ def run(options: argparse.Namespace) -> int:
         return _list(options.json)
     fault = catalogue.find_fault(options.name)
     # Before anything is printed or trained.
-    check_choice("optimiser", options.optimiser, comparison.RATES)
-    check_number("epochs", options.epochs, 1, 10_000, integer=True)
+    comparison.setting_of(fault, optimiser=options.optimiser, epochs=options.epochs)
     if options.records or options.json:
         return _records(fault, options)
     return _show(fault, options)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rislab.config import Config, choice, integer, interval, number
+from rislab.config import Config, choice, integer, interval, number, pair
 from rislab.data.wavefronts import WAVEFRONTS
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import check_choice, check_number
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +36,8 @@ class SceneConfig(Config):
     """Everything that a scene is drawn from; in metres and radians.
 
     Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value. Powers always
-    sum to N. DFT beams beyond N repeat. `ris_shape` is (rows, columns) = (N_v, N_h), N = N_v·N_h elements half a
-    wavelength apart; columns run along the azimuth axis.
+    sum to N. DFT beams beyond N repeat. The N = N_v·N_h elements of the surface stand half a wavelength apart; columns
+    run along the azimuth axis.
 
     Example:
         >>> config = SceneConfig.preset("classroom", snr_db=10)
@@ -46,7 +46,7 @@ class SceneConfig(Config):
     """
 
     wavelength: float = number(0.3, 1e-6, 1e6, "λ", unit="m")
-    ris_shape: tuple[int, int] = (12, 12)
+    ris_shape: tuple[int, int] = pair((12, 12), 1, 256, "(rows, columns) of the surface, N_v and N_h")
     antennas: int = integer(16, 1, 4096, "M, half-wavelength linear array of the base station")
     snapshots: int = integer(16, 1, 65536, "L, each with a phase profile of its own")
     sources: tuple[int, int] = interval((1, 5), 1, 64, "K, number of active sources", integer=True)
@@ -77,14 +77,7 @@ class SceneConfig(Config):
     channel_error: float = number(0.0, 0.0, 10.0, "variance of the error of the known H, over an entry's power")
 
     def check(self) -> None:
-        """Refuse a surface that is no pair of integers, and elements that stray further than a wavelength."""
-        object.__setattr__(
-            self, "ris_shape", tuple(self.ris_shape) if isinstance(self.ris_shape, list) else self.ris_shape
-        )
-        if not isinstance(self.ris_shape, tuple) or len(self.ris_shape) != 2:
-            raise InputError(f"ris_shape is {self.ris_shape!r}; allowed: a pair (rows, columns) of whole numbers")
-        for side in self.ris_shape:
-            check_number("ris_shape", side, 1, 256, integer=True)
+        """Refuse elements that stray further than a wavelength."""
         check_number("position_jitter", self.position_jitter, 0.0, self.wavelength)
 
     @classmethod

@@ -25,11 +25,10 @@ from rislab.panels.base import RequestPanel, offer, see, unfold
 from rislab.panels.knobs import labelled
 from rislab.plots import faults as fault_plots
 from rislab.plots.diff import Diff
+from rislab.plots.style import empty_figure_dict
 
 TRAINED = ("losses", "windows", "coverage")
 ROWS = 12  # of the table of quantities
-EMPTY = {"visible": False}
-EMPTY_FIGURE = {"data": [], "layout": {"height": 300, "autosize": True, "xaxis": EMPTY, "yaxis": EMPTY}}
 
 
 class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
@@ -162,7 +161,7 @@ class _View:
         self.status, self.story, self.diff, self.numbers = (widgets.HTML() for _ in range(4))
         self.diff.layout.width = "60%"
         self.page = widgets.HBox([self.diff, self.numbers])
-        self.plot = panel.plot(EMPTY_FIGURE)
+        self.plot = panel.plot(empty_figure_dict())
         panel.user_input.observe(self.family, self._family_chosen)
         for field, call in (
             (self.fault, panel.choose),

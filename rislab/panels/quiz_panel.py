@@ -14,8 +14,9 @@ from rislab.errors import check_choice, check_number
 from rislab.faults.comparison import ComparisonCache, OptimiserRun, diagnose_fault, event_counts
 from rislab.faults.quiz import Question, Quiz
 from rislab.panels.base import RequestPanel, offer, see, unfold
-from rislab.panels.faults_panel import EMPTY_FIGURE, diff_of, quantities_table
+from rislab.panels.faults_panel import diff_of, quantities_table
 from rislab.plots import faults as fault_plots
+from rislab.plots.style import empty_figure_dict
 from rislab.training.records import console
 
 HIDDEN = ("correct", "this loop")
@@ -147,7 +148,7 @@ class _View:
         self.views = widgets.ToggleButtons(options=panel.views, style={"button_width": "90px"})
         self.names = [widgets.Button(layout={"width": "auto"}) for _ in panel.question.choices]
         self.onward = widgets.Button(description="Next", icon="arrow-right", layout={"width": "90px"})
-        self.plot = panel.plot(EMPTY_FIGURE)
+        self.plot = panel.plot(empty_figure_dict())
         panel.user_input.observe(self.views, panel.look)
         for button in self.names:
             button.on_click(lambda button: panel.answer(button.description))

@@ -12,7 +12,7 @@ import torch
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.plots.scene import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
-from rislab.plots.style import BLUE, GREY, VERMILLION, template
+from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, template
 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
@@ -167,7 +167,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
     still = {"showgrid": False, **STILL}
     return {
-        "coloraxis": {"colorscale": "Cividis", "cmin": FLOOR_DB, "cmax": 0.0, "colorbar": {**BAR, "x": 0.96}},
+        "coloraxis": decibel_axis(FLOOR_DB, {**BAR, "x": 0.96}),
         "height": HEIGHT,
         "margin": {"t": 84, "b": 50, "l": 66, "r": 20},
         "title": {"text": "no epoch yet" if snapshot is None else snapshot.line(), **ABOVE},

@@ -18,9 +18,11 @@ from rislab.plots.style import (
     GREEN,
     GREY,
     INK,
+    MIST,
     ORANGE,
     PALE,
     PURPLE,
+    SAND,
     SKY,
     VERMILLION,
     empty_figure_dict,
@@ -31,9 +33,9 @@ from rislab.sanity.number_formats import MODES
 from rislab.sanity.overfit_config import BATCH
 from rislab.sanity.precision import PrecisionCell, WindowComparison
 
-SHARES = ((0.0, PALE), (0.85, "#f3e0b3"), (1.0, ORANGE))  # a tenth of the alarm is still pale
+SHARES = ((0.0, PALE), (0.85, SAND), (1.0, ORANGE))  # a tenth of the alarm is still pale
 ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
-COSTS = ((0.0, "#f1f3f5"), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
+COSTS = ((0.0, MIST), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
 ROW, CURVES_HEIGHT = 25, 262  # pixels
 GAP = 0.014  # between two maps, share of the width
 RED = {"color": VERMILLION, "width": 2.5}
@@ -379,7 +381,7 @@ def accumulation_table(cells: Sequence[Any]) -> go.Figure:
             shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in rest.items()}
             hovers[place] = "<br>".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown.items())
         what = "%{y} · %{x} accumulation steps<br>error %{text}<br>%{customdata}<extra></extra>"
-        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": "#222222"}, "xgap": 3, "ygap": 3}
+        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": INK}, "xgap": 3, "ygap": 3}
         data = {"x": columns, "y": rows, "z": levels, "customdata": hovers, "hovertemplate": what, "hoverongaps": False}
         printed = np.where(np.isnan(levels), "", texts)
         figure.add_heatmap(**data, text=printed, **look, coloraxis="coloraxis", row=1, col=number)

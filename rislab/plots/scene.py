@@ -13,7 +13,7 @@ from rislab.checkup.html import Html, html_table
 from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import Place, SceneAnalysis, SpectraView
 from rislab.plots.bound import REACH, SHARE
-from rislab.plots.style import BLUE, GREEN, GREY, SKY, VERMILLION, template
+from rislab.plots.style import BAND, BLUE, GREEN, GREY, SKY, VERMILLION, WHITE, decibel_axis, template
 
 FLOOR_DB = -40.0
 RING = 10  # pixels
@@ -22,7 +22,6 @@ BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len"
 HEIGHT = 470
 # 95 % of normal errors of one quantity.
 INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
-BAND = "rgba(86,180,233,0.25)"  # SKY
 # What an axis here never needs, and the page would measure at every drawing: a third of the time to the screen.
 STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
@@ -50,7 +49,7 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if spectra.ranges.min() <= tick <= spectra.ranges.max()]
     across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
     layout: dict[str, Any] = {
-        "coloraxis": {"colorscale": "Cividis", "cmin": FLOOR_DB, "cmax": 0.0, "colorbar": BAR},
+        "coloraxis": decibel_axis(FLOOR_DB, BAR),
         "height": HEIGHT,
         "margin": {"t": 26, "b": 56, "l": 60, "r": 20},
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": -0.14, "yanchor": "top"},
@@ -187,7 +186,7 @@ def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
     at = {"xref": f"x{axis}", "yref": f"y{axis}", "xanchor": place[0], "yanchor": place[1]}
     box = {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -RING, "x1": RING, "y0": -RING, "y1": RING}
     spectra = {
-        "line": {"color": "white", "width": 2.5},
+        "line": {"color": WHITE, "width": 2.5},
         "fillcolor": "rgba(0,0,0,0.15)" if editable else "rgba(0,0,0,0)",
     }
     return {"type": "circle", "editable": editable, **at, **box, **spectra}

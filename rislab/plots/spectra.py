@@ -19,7 +19,18 @@ from rislab.data.grid import Grid
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
 from rislab.music.spectra import Spectrum
-from rislab.plots.style import GREY, LEGEND_ABOVE, VERMILLION, Array, TraceStyle, template, trace_styles
+from rislab.plots.style import (
+    BLACK,
+    GREY,
+    LEGEND_ABOVE,
+    VERMILLION,
+    WHITE,
+    Array,
+    TraceStyle,
+    decibel_axis,
+    template,
+    trace_styles,
+)
 
 Sources = tuple[ArrayLike, ArrayLike]
 METRES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0, 100.0)
@@ -70,7 +81,7 @@ def beam_maps(
     if peaks:
         _key(figure, "estimate", {"symbol": "x", "size": 9, "color": VERMILLION})
     bar = {"title": {"text": "dB below the peak of each map", "side": "right"}}
-    scale = {"colorscale": "Cividis", "cmin": floor_db, "cmax": 0.0, "colorbar": bar}
+    scale = decibel_axis(floor_db, bar)
     lines = max((title.count("<br>") for title in titles), default=0)
     top = 40 + 18 * lines + (32 if sources or peaks else 0)
     figure.update_layout(
@@ -241,7 +252,7 @@ def _rings(azimuth: ArrayLike, elevation: ArrayLike) -> list[go.Scatter]:
     """A white ring on a dark one is seen at either end of the colour map."""
     at = {"x": _degrees("azimuth of a source", azimuth), "y": _degrees("elevation of a source", elevation)}
     rings = []
-    for colour, width in (("#111111", 5), ("#ffffff", 2)):
+    for colour, width in ((BLACK, 5), (WHITE, 2)):
         look = {"symbol": "circle-open", "size": 16, "color": colour, "line": {"width": width}}
         what = "true source<br>%{x:.2f}°, %{y:.2f}°<extra></extra>"
         rings.append(go.Scatter(**at, mode="markers", marker=look, hovertemplate=what, showlegend=False))
@@ -250,7 +261,7 @@ def _rings(azimuth: ArrayLike, elevation: ArrayLike) -> list[go.Scatter]:
 
 def _crosses(azimuth: ArrayLike, elevation: ArrayLike) -> go.Scatter:
     at = {"x": _degrees("azimuth of a peak", azimuth), "y": _degrees("elevation of a peak", elevation)}
-    look = {"symbol": "x", "size": 9, "color": VERMILLION, "line": {"width": 1, "color": "#ffffff"}}
+    look = {"symbol": "x", "size": 9, "color": VERMILLION, "line": {"width": 1, "color": WHITE}}
     what = "estimate<br>%{x:.3f}°, %{y:.3f}°<extra></extra>"
     return go.Scatter(**at, mode="markers", marker=look, hovertemplate=what, showlegend=False, cliponaxis=False)
 

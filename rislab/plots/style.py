@@ -23,8 +23,11 @@ Array = NDArray[np.float64]
 # Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+BLACK, WHITE = "#111111", "#ffffff"  # the darkest and the brightest page
 GREY = "#767676"  # readable on white and on #111, for what belongs to no run
 PALE, INK = "#f4f1e4", "#222222"  # a cell without an error, and numbers on a coloured cell
+SAND, MIST = "#f3e0b3", "#f1f3f5"  # of other cells, pale enough for these numbers
+BAND = "rgba(86,180,233,0.25)"  # SKY, of an interval behind a curve
 # Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
 # mixed with the colour that the page has for text.
 ERROR_COLOUR = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
@@ -32,8 +35,8 @@ DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validat
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 PAGES = {
-    "light": {"paper": "#ffffff", "text": "#333333", "grid": "#e3e3e3", "line": "#767676"},
-    "dark": {"paper": "#111111", "text": "#e0e0e0", "grid": "#363636", "line": "#9a9a9a"},
+    "light": {"paper": WHITE, "text": "#333333", "grid": "#e3e3e3", "line": "#767676"},
+    "dark": {"paper": BLACK, "text": "#e0e0e0", "grid": "#363636", "line": "#9a9a9a"},
 }
 COUNTER_STYLES = {  # axis → counter → colour and pattern; the first two counters of each are a pair that should agree
     "micro-batches (count)": {"forwards": (BLUE, ""), "backwards": (SKY, "/")},
@@ -98,7 +101,7 @@ def template(theme: str = "light") -> go.layout.Template:
         "annotationdefaults": {"font": small, "showarrow": False},
         "shapedefaults": {"line": {"color": line, "width": 1}},
         # plotly.js paints the pressed button nearly white in every theme, so the text on it must stay dark.
-        "updatemenudefaults": {"bgcolor": "#dcdcdc", "bordercolor": line, "font": {**small, "color": "#222222"}},
+        "updatemenudefaults": {"bgcolor": "#dcdcdc", "bordercolor": line, "font": {**small, "color": INK}},
     }
     layout["title"]["pad"] = {"b": 14}
     return go.layout.Template(layout=layout)
@@ -107,6 +110,16 @@ def template(theme: str = "light") -> go.layout.Template:
 def templates() -> dict[str, go.layout.Template]:
     """The templates by theme, as a PlotWidget takes them."""
     return {theme: template(theme) for theme in PAGES}
+
+
+def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:
+    """Colour axis of maps in dB below their peak.
+
+    Args:
+        floor_db: level of the darkest colour, dB, < 0.
+        bar: colour bar, as plotly takes it.
+    """
+    return {"colorscale": "Cividis", "cmin": floor_db, "cmax": 0.0, "colorbar": bar}
 
 
 def empty_figure_dict(text: str = "", height: int = 300) -> dict[str, Any]:

@@ -2,3 +2,7 @@
 
 Everything here reads or writes files of notebooks and pages.
 """
+
+from rislab import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(__name__, __file__)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -43,11 +42,6 @@ SMALL: dict[str, dict[str, object]] = {
     "tuning": {"scenes": 64, "epochs": 2, "trials": 4, "eval_scenes": 24, "skip_ladder": True, "confirm": 2},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
 }
-CHROMIUM = shutil.which("chromium")
-QUIET = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--no-first-run",
-]  # fmt: skip
 
 
 class Ran(dict[str, runner.Report]):
@@ -97,14 +91,10 @@ def test_a_notebook_runs_to_its_verdict(name: str, ran: Ran) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """One for all reports; each opens in a context of its own."""
-    if CHROMIUM is None:
-        pytest.skip("chromium is not here; install Debian's package chromium to open reports in a real browser")
-    from playwright.sync_api import sync_playwright
+    from tests.browser.chromium import launched
 
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.mark.process

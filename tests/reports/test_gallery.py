@@ -437,13 +437,12 @@ def test_a_miniature_of_nothing_is_nothing() -> None:
 
 @pytest.mark.process
 def test_the_index_opens_offline_and_every_link_works(ran: Any) -> None:
-    from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+    from tests.browser.chromium import launched
 
     out = ran[0]
     asked: list[str] = []
     said: list[str] = []
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as chromium:
         context = chromium.new_context(viewport={"width": 1280, "height": 900})
         context.set_offline(True)
         page = context.new_page()
@@ -471,7 +470,6 @@ def test_the_index_opens_offline_and_every_link_works(ran: Any) -> None:
         for link in sorted(set(links)):
             page.goto(link)
             assert page.locator("h1").count() == 1
-        chromium.close()
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert said == []
 

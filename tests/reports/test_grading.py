@@ -223,13 +223,12 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
 
 @pytest.mark.process
 def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
-    from tests.browser.chromium import CHROMIUM, FLAGS, sync_api
+    from tests.browser.chromium import launched
 
     port = free_port()
     with running(["app", "music", "--no-browser", "--port", str(port)], tmp_path):
         answer_of(f"http://127.0.0.1:{port}/voila/static/voila.js")
-        with sync_api.sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        with launched() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
             page.set_default_timeout(90_000)
             page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
@@ -240,4 +239,3 @@ def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
             sources.fill("2")
             sources.press("Enter")
             page.wait_for_function("before => document.body.innerText !== before", arg=before)
-            browser.close()

@@ -1,0 +1,14 @@
+from . import app as app
+from . import checkup as checkup
+from . import common as common
+from . import faults as faults
+from . import grade as grade
+from . import info as info
+from . import lab as lab
+from . import localise as localise
+from . import main as main
+from . import overfit as overfit
+from . import report as report
+from . import sweep as sweep
+from . import train as train
+from . import tune as tune

@@ -1,0 +1,15 @@
+from . import benchmark as benchmark
+from . import bound as bound
+from . import checkup as checkup
+from . import curves as curves
+from . import diff as diff
+from . import faults as faults
+from . import gradient_attribution as gradient_attribution
+from . import map_history as map_history
+from . import precision as precision
+from . import scene as scene
+from . import spectra as spectra
+from . import story as story
+from . import style as style
+from . import training as training
+from . import tuning as tuning
