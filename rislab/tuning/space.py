@@ -96,7 +96,7 @@ def parse_space(texts: Sequence[str]) -> dict[str, Dimension]:
     space: dict[str, Dimension] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not equals or not name or not value:
+        if not equals or not name or not name.isprintable() or not value:
             raise InputError(f"search holds {text!r}; allowed: NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=A,B,…")
         if name in space:
             raise InputError(f"search names {name} twice; allowed: once")

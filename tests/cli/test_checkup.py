@@ -64,7 +64,10 @@ def test_how_the_script_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "stopped after 3 steps: what comes later, as an evaluation, was not seen\n" in capsys.readouterr().out
 
 
-def test_json_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_says_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # so that the folder to which the script goes is left again
     out = tmp_path / "new" / "report.json"
     path = script(tmp_path, FAULTY + "print('hello')\nos.chdir('/')\nsys.exit(7)\n")
     assert main(["checkup", "--json", "--output", str(out), path]) == 1

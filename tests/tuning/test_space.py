@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rislab.errors import InputError
@@ -47,6 +47,7 @@ def test_a_space_that_cannot_be_searched_is_named(texts: list[str], message: str
 
 
 @given(st.text(max_size=30), st.lists(st.text(max_size=20), max_size=3))
+@example("\x1e", [":", ":"])
 @settings(max_examples=300, deadline=None)
 def test_no_text_is_more_than_refused(name: str, values: list[str]) -> None:
     try:
