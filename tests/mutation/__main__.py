@@ -6,9 +6,9 @@ import argparse
 import time
 from pathlib import Path
 
-from tests.mutation import confusion, innocent, report
+from tests.mutation import confusion, correct_loops, report
 from tests.mutation.mutants import FUNCTIONS, mutants
-from tests.mutation.trial import accused, campaign, single_threaded
+from tests.mutation.trial import campaign, false_alarms, single_threaded
 
 REPORTS = Path(__file__).resolve().parents[2] / "reports"
 
@@ -21,18 +21,18 @@ def main() -> None:
     options = parser.parse_args()
     single_threaded()
     began = time.perf_counter()
-    chosen = [mutant for subject in FUNCTIONS for mutant in mutants(subject)]
+    chosen = [mutant for loop in FUNCTIONS for mutant in mutants(loop)]
     if options.only is not None:
         for verdict in campaign([mutant for mutant in chosen if options.only in mutant.name]):
             print(report.entry(verdict))
         return
-    accusations = accused()
+    alarms = false_alarms()
     verdicts = campaign(chosen)
-    _write(options.folder / "mutants.md", report.text(verdicts, accusations, time.perf_counter() - began))
+    _write(options.folder / "mutants.md", report.text(verdicts, alarms, time.perf_counter() - began))
     _write(options.folder / "confusion.md", confusion.text(confusion.rows()))
     middle = time.perf_counter()
-    found = list(innocent.trials(innocent.innocents()))
-    _write(options.folder / "innocent.md", innocent.text(found, time.perf_counter() - middle))
+    found = list(correct_loops.trials(correct_loops.all_cases()))
+    _write(options.folder / "innocent.md", correct_loops.text(found, time.perf_counter() - middle))
     print(f"{time.perf_counter() - began:.0f} s")
 
 

@@ -67,13 +67,13 @@ def _words(setting: dict[str, Any]) -> str:
 def text(found: Sequence[Row]) -> str:
     """The whole report, in Markdown."""
     faulty, correct = [row for row in found if row.fault], [row for row in found if not row.fault]
-    accused = [row for row in correct if any(finding.severity == "fault" for finding in row.found)]
+    flagged = [row for row in correct if any(finding.severity == "fault" for finding in row.found)]
     named = [row for row in faulty if row.named() != "no"]
     lines = header("What the checkup says of the faults of the catalogue", "python -m tests.mutation")
     lines += [
         f"- named by one of the first two findings, of the faults that a training shows: "
         f"**{share(len(named), len(faulty))}**; by name {sum(row.named() == 'name' for row in faulty)}",
-        f"- the correct loop accused, of the same settings: {share(len(accused), len(correct))}",
+        f"- the correct loop flagged, of the same settings: {share(len(flagged), len(correct))}",
         "",
         "## Findings",
         "",

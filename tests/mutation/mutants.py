@@ -18,7 +18,7 @@ from typing import Any
 from rislab.faults.fault import source_of
 from tests.checkup.test_loop_watch import LOOP
 
-# What is mutated of each subject: the loop of rislab with its windows, a plain one, and one that counts.
+# What is mutated of each loop: the loop of rislab with its windows, a plain one, and one that counts.
 FUNCTIONS = {"fit": ("fit", "Window", "windows"), "plain": ("train",), "counted": ("counted",)}
 # Accumulation as most people write it.
 COUNTED = """
@@ -67,12 +67,12 @@ class Mutant:
 
     Args:
         name: "function:line operator `what`"; lines are counted from that of the function's name.
-        subject: of FUNCTIONS. operator: one of OPERATORS.
+        loop: of FUNCTIONS. operator: one of OPERATORS.
         source: of the whole module, with the edit. diff: of the function, lines that go and come.
     """
 
     name: str
-    subject: str
+    loop: str
     operator: str
     source: str
     diff: str
@@ -105,16 +105,16 @@ class Edit:
     apply: Callable[[Nodes], None]
 
 
-def source(subject: str) -> str:
-    """Text of the module that a subject stands in."""
-    return {"plain": LOOP, "counted": COUNTED}[subject] if subject != "fit" else source_of("training.loop")
+def source(loop: str) -> str:
+    """Text of the module that a loop stands in."""
+    return {"plain": LOOP, "counted": COUNTED}[loop] if loop != "fit" else source_of("training.loop")
 
 
-def mutants(subject: str) -> list[Mutant]:
-    """All mutants of a subject, in the order of its functions, of OPERATORS and of lines."""
-    text, functions = source(subject), FUNCTIONS[subject]
+def mutants(loop: str) -> list[Mutant]:
+    """All mutants of a loop, in the order of its functions, of OPERATORS and of lines."""
+    text, functions = source(loop), FUNCTIONS[loop]
     known = {node.name: node for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
-    found = [mutant for name in functions for mutant in _of_function(subject, text, known[name])]
+    found = [mutant for name in functions for mutant in _of_function(loop, text, known[name])]
     seen: Counter[str] = Counter()
     for place, mutant in enumerate(found):
         seen[mutant.name] += 1
@@ -123,7 +123,7 @@ def mutants(subject: str) -> list[Mutant]:
     return found
 
 
-def _of_function(subject: str, text: str, function: ast.FunctionDef | ast.ClassDef) -> Iterator[Mutant]:
+def _of_function(loop: str, text: str, function: ast.FunctionDef | ast.ClassDef) -> Iterator[Mutant]:
     plain = ast.unparse(function)
     seen = {plain}
     for edit in _edits(list(ast.walk(function))):
@@ -134,7 +134,7 @@ def _of_function(subject: str, text: str, function: ast.FunctionDef | ast.ClassD
             continue
         seen.add(changed)
         name = f"{function.name}:{edit.line - function.lineno + 1} {edit.operator} {edit.what}"
-        yield Mutant(name, subject, edit.operator, spliced(text, function, changed), _diff(plain, changed))
+        yield Mutant(name, loop, edit.operator, spliced(text, function, changed), _diff(plain, changed))
 
 
 def spliced(text: str, function: ast.FunctionDef | ast.ClassDef, changed: str) -> str:

@@ -36,7 +36,7 @@ WHY = {
         "train delete `model.train()`",
         "train dedent alone `model.train()`",
     ),
-    "The schedule never ticks while steps are taken: only ticks that come too early or too often are judged.": (
+    "The schedule never ticks while steps are taken: only ticks that come too early or too often are checked.": (
         "fit delete `if applied:`",
         "fit delete `state.scheduler.step()`",
         "fit dedent `for epoch in range(state.progress.epoch, config.epochs + 1):`",
@@ -64,7 +64,7 @@ WHY = {
         "train indent `return reported`",
     ),
     "One epoch is trained, and its loss reported three times, bit by bit the same; as the losses that were heard are "
-    "no multiple of what was reported, none of it is judged.": (
+    "no multiple of what was reported, none of it is checked.": (
         "fit delete `state.progress.next_epoch()`",
         "fit dedent alone `state.progress.next_epoch()`",
     ),
@@ -73,10 +73,10 @@ WHY = {
         "fit indent `summary = _summary(state, data, validation, phase, began)`",
     ),
     "Partial sums are reported, more of them than epochs; as the losses that were heard are no multiple of that, none "
-    "of it is judged, although no mean of them is so small.": (
+    "of it is checked, although no mean of them is so small.": (
         "train indent `reported.append(running / sum((len(x) for x, y in data)))`",
     ),
-    "Nothing is reported, which is taken for nothing to judge.": (
+    "Nothing is reported, which is taken for nothing to check.": (
         "fit delete `yield summary`",
         "train delete `reported.append(running / sum((len(x) for x, y in data)))`",
     ),
@@ -89,7 +89,7 @@ WHY = {
         "train delete `for x, y in window:`",
     ),
     "Losses of 0 are reported, and one epoch is trained; as the losses that were heard are no multiple of what was "
-    "reported, none of it is judged.": ("train dedent alone `for window in windows(data, K):`",),
+    "reported, none of it is checked.": ("train dedent alone `for window in windows(data, K):`",),
     "The network runs in single precision under a scaler, outside of autocast: which precision is meant was not "
     "declared.": (
         "fit dedent `predicted = model(batch.snapshots, batch.codes, batch.channel)`",
@@ -147,21 +147,21 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} % ({part} of {whole})" if whole else "none"
 
 
-def text(verdicts: Sequence[Verdict], accusations: Sequence[str], seconds: float) -> str:
+def text(verdicts: Sequence[Verdict], false_alarms: Sequence[str], seconds: float) -> str:
     """The whole report, in Markdown."""
     by_kind = {kind: [verdict for verdict in verdicts if verdict.kind == kind] for kind in KINDS}
     lines = header("Mutants of the loop under the checkup", "python -m tests.mutation")
     lines += [f"{len(verdicts)} mutants, each trained under all settings of its loop, in {seconds:.0f} s.", ""]
-    lines += [*_summary(verdicts, by_kind, accusations), ""]
-    for subject, settings in SETTINGS.items():
-        lines += [f"Settings of `{FUNCTIONS[subject][0]}`:", ""]
+    lines += [*_summary(verdicts, by_kind, false_alarms), ""]
+    for loop, settings in SETTINGS.items():
+        lines += [f"Settings of `{FUNCTIONS[loop][0]}`:", ""]
         lines += [*(f"{number}. {setting.name}" for number, setting in enumerate(settings, start=1)), ""]
     lines += ["## By operator", ""]
-    for subject in SETTINGS:
-        mine = [verdict for verdict in verdicts if verdict.mutant.subject == subject]
+    for loop in SETTINGS:
+        mine = [verdict for verdict in verdicts if verdict.mutant.loop == loop]
         counts = [(operator, [v for v in mine if v.mutant.operator == operator]) for operator in OPERATORS]
         rows = [_counts(name, group) for name, group in [*counts, ("all", mine)] if group]
-        lines += table((f"`{FUNCTIONS[subject][0]}`", "mutants", *KINDS, "flagged, of those that change"), rows)
+        lines += table((f"`{FUNCTIONS[loop][0]}`", "mutants", *KINDS, "flagged, of those that change"), rows)
     told = "Numbers in brackets are those of the settings in which a finding was made, or a change seen."
     lines += ["## Survivors", "", f"They change the weights or the reported loss, and no fault was found. {told}", ""]
     lines += table(("mutant", "edit", "changes", "milder findings", "reason"), map(_survivor, by_kind["survivor"]))
@@ -177,7 +177,7 @@ def text(verdicts: Sequence[Verdict], accusations: Sequence[str], seconds: float
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _summary(verdicts: Sequence[Verdict], by_kind: dict[str, list[Verdict]], accusations: Sequence[str]) -> list[str]:
+def _summary(verdicts: Sequence[Verdict], by_kind: dict[str, list[Verdict]], false_alarms: Sequence[str]) -> list[str]:
     flagged, whole = len(by_kind["flagged"]), len(verdicts)
     unexplained = [verdict.mutant.name for verdict in by_kind["survivor"] if key(verdict.mutant) not in REASONS]
     warned = [v for v in by_kind["survivor"] if any(f.severity == "warning" for one in v.found.values() for f in one)]
@@ -195,8 +195,8 @@ def _summary(verdicts: Sequence[Verdict], by_kind: dict[str, list[Verdict]], acc
         f"- observation only, of all: {share(len(by_kind['observation only']), whole)}; they change what else is told, "
         "not the weights and not the reported loss",
         f"- survivors without a reason: {'; '.join(unexplained) or 'none'}",
-        f"- the correct loop accused: {'; '.join(accusations) or 'never'}",
-        f"- mutants accused under settings where they change nothing: {'; '.join(unjust) or 'none'}",
+        f"- the correct loop flagged: {'; '.join(false_alarms) or 'never'}",
+        f"- mutants flagged under settings where they change nothing: {'; '.join(unjust) or 'none'}",
         f"- exceptions that the checkup raised: {'; '.join(blamed) or 'none'}",
     ]
 

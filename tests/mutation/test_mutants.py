@@ -1,4 +1,4 @@
-"""The mutation harness: it makes every kind of mutant, judges them rightly, and the checkup flags some that it must."""
+"""The mutation harness: it makes every kind of mutant, tells them apart, and the checkup flags some that it must."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import pytest
 from rislab.faults.catalogue import find_fault
 from tests.mutation import confusion, report
 from tests.mutation.mutants import FUNCTIONS, OPERATORS, Mutant, mutants, source, spliced
-from tests.mutation.trial import SETTINGS, correct, harm, judged, observed, outcome
+from tests.mutation.trial import SETTINGS, correct, harm, observed, outcome, run_mutant
 
 
 @cache
-def known(subject: str) -> dict[str, Mutant]:
-    """Mutants of a subject by their names without line numbers."""
-    return {report.key(mutant): mutant for mutant in mutants(subject)}
+def known(loop: str) -> dict[str, Mutant]:
+    """Mutants of a loop by their names without line numbers."""
+    return {report.key(mutant): mutant for mutant in mutants(loop)}
 
 
-@pytest.mark.parametrize("subject", FUNCTIONS)
-def test_every_operator_makes_mutants_that_compile_and_differ(subject: str) -> None:
-    found = mutants(subject)
+@pytest.mark.parametrize("loop", FUNCTIONS)
+def test_every_operator_makes_mutants_that_compile_and_differ(loop: str) -> None:
+    found = mutants(loop)
     assert {mutant.operator for mutant in found} == set(OPERATORS)
     assert len({mutant.name for mutant in found}) == len(found)
-    assert len({mutant.source for mutant in found} | {source(subject)}) == len(found) + 1
-    assert found == mutants(subject)
+    assert len({mutant.source for mutant in found} | {source(loop)}) == len(found) + 1
+    assert found == mutants(loop)
     for mutant in found:
         compile(mutant.source, mutant.name, "exec")
         assert mutant.diff
@@ -68,9 +68,9 @@ CAUGHT = (
 
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_mutant_that_breaks_the_loop_is_flagged(name: str) -> None:
-    subject = "plain" if name.startswith("train") else "fit"
-    found = outcome(subject, known(subject)[name].source, SETTINGS[subject][0])
-    assert harm(found, correct(subject, 1))
+    loop = "plain" if name.startswith("train") else "fit"
+    found = outcome(loop, known(loop)[name].source, SETTINGS[loop][0])
+    assert harm(found, correct(loop, 1))
     assert found.faults
 
 
@@ -80,7 +80,7 @@ def test_verdicts_and_their_report() -> None:
         "train delete `share = len(x) / total`": "loud",
         "train swap `model.train()` and `running = 0.0`": "equivalent",
     }
-    verdicts = [judged(known("plain")[name]) for name in kinds]
+    verdicts = [run_mutant(known("plain")[name]) for name in kinds]
     assert [verdict.kind for verdict in verdicts] == list(kinds.values())
     assert not any(verdict.unjust or verdict.blamed for verdict in verdicts)
     text = report.text(verdicts, [], 1.0)
@@ -90,7 +90,7 @@ def test_verdicts_and_their_report() -> None:
 
 
 def test_reasons_are_of_mutants_that_exist() -> None:
-    assert set(report.REASONS) <= set().union(*(known(subject) for subject in FUNCTIONS))
+    assert set(report.REASONS) <= set().union(*(known(loop) for loop in FUNCTIONS))
 
 
 def test_the_confusion_table() -> None:
@@ -99,4 +99,4 @@ def test_the_confusion_table() -> None:
     assert [row.named() for row in rows] == ["name", "no"]
     text = confusion.text(rows)
     assert "**100.0 % (1 of 1)**" in text
-    assert "the correct loop accused, of the same settings: 0.0 % (0 of 1)" in text
+    assert "the correct loop flagged, of the same settings: 0.0 % (0 of 1)" in text

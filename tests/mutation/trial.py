@@ -1,4 +1,4 @@
-"""A mutant on trial: trained under several settings beside the correct loop, and under the eyes of the checkup."""
+"""A mutant trained under several settings beside the correct loop, and watched by the checkup."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def outcome(subject: str, text: str, setting: Setting) -> Outcome:
+def outcome(loop: str, text: str, setting: Setting) -> Outcome:
     """Train a loop of this source text; an exception is an outcome too."""
     # Not the seed of the run: whose random numbers are drawn must show.
     torch.manual_seed(4321)
@@ -248,7 +248,7 @@ def outcome(subject: str, text: str, setting: Setting) -> Outcome:
         with _limited(LIMIT), warnings.catch_warnings():
             # A warning of torch is no finding of the checkup's, and no exception.
             warnings.simplefilter("ignore")
-            return (_train_fit if subject == "fit" else _train_plain)(text, setting)
+            return (_train_fit if loop == "fit" else _train_plain)(text, setting)
     except (Exception, EndlessError) as error:
         lines = [frame for frame in traceback.extract_tb(error.__traceback__) if "/torch/" not in frame.filename]
         innermost = Path(lines[-1].filename).name if lines else ""
@@ -294,16 +294,16 @@ class Verdict:
 
 
 @cache
-def correct(subject: str, number: int) -> Outcome:
-    """The loop as it stands in a setting of the subject, counted from 1."""
-    return outcome(subject, source(subject), SETTINGS[subject][number - 1])
+def correct(loop: str, number: int) -> Outcome:
+    """The loop as it stands in one of its settings, counted from 1."""
+    return outcome(loop, source(loop), SETTINGS[loop][number - 1])
 
 
-def judged(mutant: Mutant) -> Verdict:
-    """Train a mutant under all settings of its subject."""
+def run_mutant(mutant: Mutant) -> Verdict:
+    """Train a mutant under all settings of its loop."""
     pairs = {
-        number: (outcome(mutant.subject, mutant.source, setting), correct(mutant.subject, number))
-        for number, setting in enumerate(SETTINGS[mutant.subject], start=1)
+        number: (outcome(mutant.loop, mutant.source, setting), correct(mutant.loop, number))
+        for number, setting in enumerate(SETTINGS[mutant.loop], start=1)
     }
     silent = {number: pair for number, pair in pairs.items() if not pair[0].crash}
     broken = {number: text for number, pair in silent.items() if (text := harm(*pair))}
@@ -349,7 +349,7 @@ def _numbers(values: Sequence[float]) -> str:
     return "/".join(f"{value:.6g}" for value in values)
 
 
-def accused() -> list[str]:
+def false_alarms() -> list[str]:
     """Faults that the checkup finds in the correct loops; raises if one does not train, or not twice the same."""
     said = []
     for name, settings in SETTINGS.items():
@@ -379,7 +379,7 @@ def campaign(chosen: Sequence[Mutant]) -> list[Verdict]:
     """The verdicts of all, in their order; tells how far it is."""
     found = []
     with workers() as pool:
-        for verdict in pool.imap(judged, chosen):
+        for verdict in pool.imap(run_mutant, chosen):
             found.append(verdict)
             if sys.stderr.isatty() or len(found) % 20 == 0:
                 print(f"\r{len(found)} of {len(chosen)} mutants", end="", file=sys.stderr, flush=True)

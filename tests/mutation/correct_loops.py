@@ -1,4 +1,4 @@
-"""Correct loops of many kinds: none of them may be accused, however it is watched."""
+"""Correct loops of many kinds: none of them may be flagged, however it is watched."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ FEATURES = (
     "drop last", "max steps", "by hand",
 )  # fmt: skip
 # The losses declared, or guessed from the backwards; and a script's optimisers found where they are.
-EYES = ("declared", "guessed", "bystander")
+WAYS = ("declared", "guessed", "whole process")
 # Of float32 under autocast, with the first loss scale so large that the first steps are skipped.
 SCALE = 2.0**20
 
 
 @dataclass(frozen=True)
-class Innocent:
+class CorrectLoop:
     """A correct loop, and how it is watched; accumulation_steps of 13 are all micro-batches of an epoch."""
 
     feature: str
@@ -51,16 +51,16 @@ class Innocent:
     accumulation_steps: int
     optimiser: str
     clip: float | None
-    eyes: str
+    way: str
 
     @property
     def name(self) -> str:
         """All of it in words."""
         clip = f"clip {self.clip}" if self.clip else "no clip"
-        return f"{self.feature}, {self.precision}, K = {self.accumulation_steps}, {self.optimiser}, {clip}, {self.eyes}"
+        return f"{self.feature}, {self.precision}, K = {self.accumulation_steps}, {self.optimiser}, {clip}, {self.way}"
 
 
-def innocents() -> list[Innocent]:
+def all_cases() -> list[CorrectLoop]:
     """All combinations that make sense; each is watched in one way, drawn by a fixed seed."""
     found = []
     chance = random.Random(0)
@@ -75,7 +75,7 @@ def innocents() -> list[Innocent]:
             continue
         if feature == "GAN" and (size > 3 or precision == "fp16"):
             continue
-        found.append(Innocent(feature, precision, size, optimiser, clip, chance.choice(EYES)))
+        found.append(CorrectLoop(feature, precision, size, optimiser, clip, chance.choice(WAYS)))
     return found
 
 
@@ -105,9 +105,9 @@ class Network(nn.Module):
 
 @dataclass
 class Training:
-    """The parts of an Innocent, and its loop."""
+    """The parts of a CorrectLoop, and its loop."""
 
-    case: Innocent
+    case: CorrectLoop
     model: nn.Module
     optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
@@ -116,7 +116,7 @@ class Training:
     reported: list[float] = field(default_factory=list)
 
     @classmethod
-    def prepared(cls, case: Innocent) -> Training:
+    def prepared(cls, case: CorrectLoop) -> Training:
         """Networks, optimisers, schedules and data."""
         torch.manual_seed(0)
         kind = torch.float64 if case.precision == "fp64" else torch.float32
@@ -212,23 +212,23 @@ class Adversaries(Training):
     """A generator and a discriminator, each with an optimiser of its own."""
 
     def step(self, window: Sequence[tuple[Tensor, Tensor]]) -> float:
-        forger, judge = self.optimizers
+        generator, discriminator = self.optimizers
         network: Any = self.model
         samples, total = sum(len(x) for x, _ in window), 0.0
-        judge.zero_grad(set_to_none=True)
+        discriminator.zero_grad(set_to_none=True)
         for x, y in window:
-            real, false = network["judge"](y), network["judge"](network["forger"](x).detach())
+            real, false = network["discriminator"](y), network["discriminator"](network["generator"](x).detach())
             loss = _against(real, 1.0) + _against(false, 0.0)
             (loss * len(x) / samples).backward()
             total += loss.item() * len(x)
-        self._clipped(network["judge"])
-        judge.step()
-        forger.zero_grad(set_to_none=True)
+        self._clipped(network["discriminator"])
+        discriminator.step()
+        generator.zero_grad(set_to_none=True)
         for x, _ in window:
-            loss = _against(network["judge"](network["forger"](x)), 1.0)
+            loss = _against(network["discriminator"](network["generator"](x)), 1.0)
             (loss * len(x) / samples).backward()
-        self._clipped(network["forger"])
-        forger.step()
+        self._clipped(network["generator"])
+        generator.step()
         for scheduler in self.schedulers:
             scheduler.step()
         return total
@@ -242,24 +242,27 @@ def _against(logits: Tensor, wanted: float) -> Tensor:
     return functional.binary_cross_entropy_with_logits(logits, torch.full_like(logits, wanted))
 
 
-def _training(case: Innocent) -> Training:
+def _training(case: CorrectLoop) -> Training:
     kinds = {"by hand": ByHand, "GAN": Adversaries}
     training = kinds.get(case.feature, Training).prepared(case)
     if case.feature == "GAN":
         kind = next(training.model.parameters()).dtype
-        forger, judge = Network("").to(kind), nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Linear(12, 1)).to(kind)
-        training.model = nn.ModuleDict({"forger": forger, "judge": judge})
-        training.optimizers = [OPTIMISERS[case.optimiser](list(one.parameters())) for one in (forger, judge)]
+        generator, discriminator = (
+            Network("").to(kind),
+            nn.Sequential(nn.Linear(3, 12), nn.Tanh(), nn.Linear(12, 1)).to(kind),
+        )
+        training.model = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+        training.optimizers = [OPTIMISERS[case.optimiser](list(one.parameters())) for one in (generator, discriminator)]
         training.schedulers = [
             torch.optim.lr_scheduler.LambdaLR(one, lambda tick: 0.98**tick) for one in training.optimizers
         ]
     return training
 
 
-def watched(case: Innocent) -> list[Finding]:
+def watched(case: CorrectLoop) -> list[Finding]:
     """Everything that is said of a correct loop."""
     # Before the network is there, so that its first forward is seen.
-    if case.eyes == "bystander":
+    if case.way == "whole process":
         with ProcessWatch(declared=Declared(mean="")) as seen:
             training = _training(case)
             training.run()
@@ -267,7 +270,7 @@ def watched(case: Innocent) -> list[Finding]:
     training = _training(case)
     whole = len(training.reported) == EPOCHS or case.feature != "max steps"
     size = None
-    if case.eyes == "declared" and case.optimiser != "LBFGS":
+    if case.way == "declared" and case.optimiser != "LBFGS":
         size = case.accumulation_steps
     scaler = training.scaler if training.scaler.is_enabled() else None
     parts: list[tuple[Any, Any, Any]] = [
@@ -276,18 +279,18 @@ def watched(case: Innocent) -> list[Finding]:
     ]
     if case.feature == "GAN":
         model: Any = training.model
-        parts = [(model[name], *part[1:]) for name, part in zip(("forger", "judge"), parts, strict=True)]
+        parts = [(model[name], *part[1:]) for name, part in zip(("generator", "discriminator"), parts, strict=True)]
     with ExitStack() as stack:
         watches = [
             stack.enter_context(
                 watch(
                     model,
                     optimizer,
-                    loss=functional.mse_loss if case.eyes == "declared" and case.feature != "GAN" else None,
+                    loss=functional.mse_loss if case.way == "declared" and case.feature != "GAN" else None,
                     accumulation_steps=size,
                     scaler=scaler,
                     scheduler=scheduler,
-                    clip_norm=case.clip if case.eyes == "declared" and len(parts) == 1 else None,
+                    clip_norm=case.clip if case.way == "declared" and len(parts) == 1 else None,
                 )
             )
             for model, optimizer, scheduler in parts
@@ -297,45 +300,45 @@ def watched(case: Innocent) -> list[Finding]:
     return [finding for one in watches for finding in one.findings(reported=told)]
 
 
-def verdict(case: Innocent) -> tuple[Innocent, list[Finding]]:
-    """An Innocent, and what was said of it; for the workers."""
+def watched_case(case: CorrectLoop) -> tuple[CorrectLoop, list[Finding]]:
+    """A CorrectLoop, and what was found in it; for the workers."""
     return case, watched(case)
 
 
-def trials(cases: Sequence[Innocent]) -> Iterator[tuple[Innocent, list[Finding]]]:
-    """All verdicts, in two processes."""
+def trials(cases: Sequence[CorrectLoop]) -> Iterator[tuple[CorrectLoop, list[Finding]]]:
+    """All findings, in two processes."""
     with workers() as pool:
-        yield from pool.imap(verdict, cases, chunksize=16)
+        yield from pool.imap(watched_case, cases, chunksize=16)
 
 
-def sample(count: int, seed: int = 0) -> list[Innocent]:
+def sample(count: int, seed: int = 0) -> list[CorrectLoop]:
     """Some of them, among which every value of every field occurs."""
     chance = random.Random(seed)
-    pool = innocents()
+    pool = all_cases()
     chosen = chance.sample(pool, count)
-    for name in ("feature", "precision", "accumulation_steps", "optimiser", "eyes"):
+    for name in ("feature", "precision", "accumulation_steps", "optimiser", "way"):
         missing = {getattr(case, name) for case in pool} - {getattr(case, name) for case in chosen}
         chosen += [next(case for case in pool if getattr(case, name) == value) for value in sorted(missing, key=str)]
     return chosen
 
 
-def text(found: Sequence[tuple[Innocent, Sequence[Finding]]], seconds: float) -> str:
+def text(found: Sequence[tuple[CorrectLoop, Sequence[Finding]]], seconds: float) -> str:
     """The whole report, in Markdown."""
     faults = [(case, [one.name for one in said if one.severity == "fault"]) for case, said in found]
-    accused = [(case, names) for case, names in faults if names]
+    flagged = [(case, names) for case, names in faults if names]
     milder = Counter((one.severity, one.name) for _, said in found for one in said if one.severity != "fault")
     lines = header("What the checkup says of correct loops", "python -m tests.mutation")
     lines += [
         f"{len(found)} trainings of {SAMPLES} samples in micro-batches of {MICRO_BATCH}, {EPOCHS} epochs each, watched "
         f"in {seconds:.0f} s.",
         "",
-        f"- **accused, of all: {len(accused)} of {len(found)}**",
-        *(f"- {case.name}: {', '.join(names)}" for case, names in accused),
+        f"- **flagged, of all: {len(flagged)} of {len(found)}**",
+        *(f"- {case.name}: {', '.join(names)}" for case, names in flagged),
         "",
         "## What they were made of",
         "",
     ]
-    for name in ("feature", "precision", "accumulation_steps", "optimiser", "clip", "eyes"):
+    for name in ("feature", "precision", "accumulation_steps", "optimiser", "clip", "way"):
         counts = Counter(str(getattr(case, name)) for case, _ in found)
         lines += [f"- {name.replace('_', ' ')}: {', '.join(f'{value} × {count}' for value, count in counts.items())}"]
     lines += ["", "## What was said besides", ""]
