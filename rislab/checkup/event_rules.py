@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.rules import Code
 from rislab.checkup.trace import MicroBatch, Step, Trace
@@ -15,12 +17,8 @@ PARTLY_FROZEN = ("head frozen", "weights kept in bf16", "warm-up counted in samp
 
 def unused_losses(run: WatchedRun) -> list[Finding]:
     """Losses and backwards that did not reach a step, or should not have."""
-    findings = []
-    if any(step.forwards_inside for step in run.trace.steps):
-        text = "the loss runs inside the optimiser's step: gradients are not judged"
-        findings.append(as_note(Code.LOSSES, "closure", text))
     batches = run.trace.micro_batches
-    return [*findings, *(_why_no_step(batches, run) if batches else _without_losses(run.trace))]
+    return _why_no_step(batches, run) if batches else _without_losses(run.trace)
 
 
 def _without_losses(trace: Trace) -> list[Finding]:
@@ -30,8 +28,8 @@ def _without_losses(trace: Trace) -> list[Finding]:
         return [as_fault(Code.LOSSES, "loss detached", text)]
     if not trace.forwards and not trace.steps and len(trace.unchanged) == trace.tensors:
         return [as_fault(Code.LOSSES, "nothing was trained", counts)]
-    gradients = [step.gradient for step in trace.steps]
-    if not trace.forwards and all(gradient is None or not bool(gradient.any()) for gradient in gradients):
+    norms = [step.norm for step in trace.steps if not math.isnan(step.norm)]
+    if not trace.forwards and not any(norms):
         text = f"{counts}, all of them on gradients of 0"
         return [as_fault(Code.LOSSES, "steps without a forward", text, trace.steps[0].where)]
     why = "no loss was intercepted: give watch() the loss, or call watch.loss in the loop"
@@ -48,8 +46,6 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     findings = [as_note(Code.GRADIENT_SCALE, "not judged", why) for why in reasons]
     if all("carries no gradient" in batch.why for batch in batches):
         return [*findings, as_fault(Code.LOSSES, "loss detached", counts, where)]
-    if any(step.forwards_inside for step in trace.steps):
-        return findings
     moved = len(trace.unchanged) < trace.tensors
     if used == 0 and not moved:
         aliases: tuple[str, ...] = ("loss detached", "loop tail dedented")
@@ -78,6 +74,11 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
     if long and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "loop tail dedented", counts, long[0][0].where, aliases)]
+    unused = [batch for step, _ in run.steps for batch in step.micro_batches if not batch.backwards]
+    if all(batch.nonfinite for batch in unused):
+        text = f"{len(unused)} losses were NaN or infinite, and the loop went on without a backward of them: {counts}"
+        aliases = ("NaN made 0 in the gradient",)
+        return [as_warning(Code.NAN, "NaN guard in the loop", text, unused[0].where, aliases)]
     return [as_warning(Code.LOSSES, "forwards that reached no step", counts)]
 
 
@@ -100,7 +101,7 @@ def number_formats(run: WatchedRun) -> list[Finding]:
 def nonfinite_losses(run: WatchedRun) -> list[Finding]:
     """Losses that are NaN or infinity."""
     batches = run.trace.micro_batches
-    lost = [batch for batch in batches if not bool(batch.loss.isfinite().all())]
+    lost = [batch for batch in batches if not math.isfinite(batch.loss)]
     if not lost:
         return []
     aliases = (
@@ -219,10 +220,10 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
     if len(stuck) + len(trace.unoptimised) < trace.tensors:
         return [as_warning(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", aliases=PARTLY_FROZEN)]
     losses = [batch.loss for batch in trace.micro_batches]
-    if losses and all(float(loss.abs().max()) == 0 for loss in losses):
+    if losses and all(loss == 0 for loss in losses):
         return [as_fault(Code.WEIGHTS, "main loss weight 0", f"all {len(losses)} losses are 0; {text}")]
-    gradients = [step.gradient for step in moving if step.gradient is not None]
-    if gradients and all(float(gradient.norm()) == 0 for gradient in gradients):
+    norms = [step.norm for step in moving if not math.isnan(step.norm)]
+    if norms and not any(norms):
         aliases: tuple[str, ...] = ("main loss weight 0", "zeroed before the step")
         return [as_fault(Code.WEIGHTS, "loss detached", f"all gradients are 0; {text}", aliases=aliases)]
     aliases = ("warm-up counted in samples",)
@@ -234,7 +235,7 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
 
 def learning_rates(run: WatchedRun) -> list[Finding]:
     """Learning rates of 0, and schedules that end long before the training."""
-    applied = [step for step in run.trace.steps if step.applied]
+    applied = [step for step in run.trace.taken if step.applied]
     findings = []
     zero = [place for place, step in enumerate(applied) if step.rates and max(step.rates) == 0]
     if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:
@@ -260,7 +261,7 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
 
 def scheduler_ticks(run: WatchedRun) -> list[Finding]:
     """A scheduler that ticks at other times than the optimiser steps."""
-    steps, interval = run.trace.steps, run.declared.scheduler_interval
+    steps, interval = run.trace.taken, run.declared.scheduler_interval
     applied = [step for step in steps if step.applied]
     if not run.declared.scheduler or not applied:
         return []

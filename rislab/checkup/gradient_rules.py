@@ -22,8 +22,6 @@ def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
     findings = []
     for window in () if run.gradients_explained else run.windows:
         step = window.step
-        if step.gradient is None:
-            continue
         if not step.finite:
             text = f"NaN or infinity in the gradient of step {window.number}, which was taken"
             name, other = "scaler bypassed", "NaN reached a step"
@@ -52,22 +50,10 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     if infinite:
         text = f"{len(infinite)} steps on a gradient of 0, as another optimiser's was infinite"
         findings.append(as_note(Code.CLIPPING, "clipped by an infinite norm", text))
-    mixed = [one for one in differing if one not in infinite and _holds_another_loss(one)]
-    if mixed:
-        text = (
-            f"{len(mixed)} of {len(run.comparisons)} steps hold the gradient of something besides the loss that was "
-            f"intercepted: give watch() the whole loss"
-        )
-        findings.append(as_note(Code.GRADIENT_SCALE, "not judged", text))
-    differing = [one for one in differing if one not in infinite and one not in mixed]
+    differing = [one for one in differing if one not in infinite and one.complete]
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
-    named += [
-        finding
-        for one in own
-        if one.scale_free and one not in differing and one not in mixed
-        for finding in _wrong_weights(one, run)
-    ]
+    named += [finding for one in own if one.scale_free and one not in differing for finding in _wrong_weights(one, run)]
     named += [_unclipped(one, run) for one in run.comparisons if _too_long(one, run)]
     # Where one window names its fault, what is left of it in the others says less.
     findings += [finding for finding in named if finding.name not in UNNAMED] or named
@@ -79,41 +65,23 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     return findings
 
 
-def _holds_another_loss(one: StepComparison) -> bool:
-    """Whether the loop's backwards gave more than the known losses, and the optimiser got all of it."""
-    delivered = torch.zeros_like(one.gradient)
-    more = False
-    backwards = {batch.last.number: batch.last for batch in one.batches if batch.last is not None}
-    for number, backward in backwards.items():
-        if backward.before is None or backward.after is None or len(backward.after) != len(delivered):
-            return False
-        if any(batch.backwards > 1 for batch in one.batches):
-            return False
-        given = backward.after - backward.before
-        own = [batch for batch in one.batches if batch.last is not None and batch.last.number == number]
-        if any(batch.gradient is None or not one.step.holds(batch) for batch in own):
-            return False
-        known = torch.stack([batch.weight * batch.gradient for batch in own if batch.gradient is not None]).sum(dim=0)
-        more |= float((given - known).norm()) > 10 * one.tolerance * float(given.norm())
-        delivered += given
-    return more and compare_gradients(one.gradient, delivered).cosine >= 1 - (10 * one.tolerance) ** 2
-
-
 # Clipping.
 
 
 def _clipped(one: StepComparison, run: WatchedRun) -> bool:
     """Whether a shorter gradient is what declared, or evident, clipping makes of it."""
-    length, true, limit = _norm(one), float(one.true.norm()), run.declared.clip_norm
+    length, true, limit = _norm(one), one.true_norm, run.declared.clip_norm
     relative = max(1e-4, one.tolerance)
     if limit is not None:
         joint = one.step.other_norm > 0 and abs(_joint_norm(one) - limit) <= relative * limit
         return one.parallel() and (joint or abs(length - min(true, limit)) <= relative * length)
     if not one.parallel():
+        if not one.complete:
+            return False
         # Clipped by value.
         largest = float(one.gradient.abs().max())
         return largest > 0 and torch.allclose(
-            one.gradient, one.true.clamp(-largest, largest), rtol=10 * relative, atol=relative * largest
+            one.gradient, one.expected.clamp(-largest, largest), rtol=10 * relative, atol=relative * largest
         )
     evident = _one_length(one, run, _norm) or (one.step.other_norm > 0 and _one_length(one, run, _joint_norm))
     return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
@@ -131,7 +99,7 @@ def _one_length(one: StepComparison, run: WatchedRun, norm: Callable[[StepCompar
 
 def _norm(one: StepComparison) -> float:
     """Norm of the gradient that the optimiser got."""
-    return float(one.gradient.norm())
+    return one.step.norm
 
 
 def _joint_norm(one: StepComparison) -> float:
@@ -264,15 +232,15 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     weights = micro_batch_weights(one) or []
     weights = weights if len(weights) > 1 else []
     counts = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
+    if one.size > 1 and _clipped_per_micro_batch(one):
+        return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
     if weights and all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
         other = "unscaled per micro-batch" if one.step.scale > 1 else "loop tail dedented"
         return as_fault(Code.ZEROING, "zeroed per micro-batch", counts, where, (other,))
     if weights and near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
         return _scale_fault("divided on the first batch only", counts, one, "never divided")
-    if one.size > 1 and _clipped_per_micro_batch(one, run):
-        return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
-    if before is not None and len(before.gradient) == len(one.gradient):
-        rest = compare_gradients(one.gradient - one.true, before.gradient)
+    if before is not None and before.complete and len(before.gradient) == len(one.gradient):
+        rest = compare_gradients(one.gradient - one.expected, before.gradient)
         if rest.cosine > 0.99 and rest.alpha > LOOSE:
             name = "never zeroed" if near(rest.alpha, 1) else "left-overs leak"
             evidence = f"{text}; the last step's gradient is in it {rest.alpha:.3g} times"
@@ -295,8 +263,8 @@ def _right_after_backward(one: StepComparison) -> bool:
     last = one.step.backwards[-1].after if one.step.backwards else None
     return (
         last is not None
-        and len(last) == len(one.true)
-        and compare_gradients(last, one.true).relative_error <= one.tolerance
+        and len(last) == len(one.gradient)
+        and compare_gradients(last, one.expected).relative_error <= one.tolerance
     )
 
 
@@ -306,12 +274,8 @@ def _mostly_unequal(one: StepComparison) -> bool:
     return one.size - counts.most_common(1)[0][1] > 1
 
 
-def _clipped_per_micro_batch(one: StepComparison, run: WatchedRun) -> bool:
-    """Whether the gradient is what clipping after every backward leaves."""
-    limit = run.declared.clip_norm if run.declared.clip_norm is not None else _norm(one)
-    total = torch.zeros_like(one.true)
-    for batch, share in zip(one.batches, one.shares, strict=True):
-        assert batch.gradient is not None
-        total = total + share * batch.gradient
-        total = total * min(1.0, limit / float(total.norm()))
-    return compare_gradients(one.gradient, total).relative_error <= max(1e-3, one.tolerance)
+def _clipped_per_micro_batch(one: StepComparison) -> bool:
+    """Whether the gradients were made shorter between two backwards of the window, as by clipping."""
+    carried = [backward.carried for backward in one.step.backwards if backward.carried is not None]
+    unscaled = [value for value in carried if one.step.scale > 1 and near(value, 1 / one.step.scale)]
+    return any(0 < value < 1 for value in carried) and not unscaled

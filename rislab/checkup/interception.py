@@ -52,41 +52,65 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 
 
 class LossInterceptor(TorchFunctionMode):
-    """Reports the calls of some functions, and those of backward() if it is asked to.
+    """Reports the calls of some functions.
 
     Args:
         functions: of torch, whose calls are reported.
         on_call: called with function, arguments and result of each.
-        on_backward: called with tensor and gradient of backward(), before it; None if nobody asks.
-        on_backward_end: called after backward(); None if nobody asks.
+    """
+
+    def __init__(self, functions: tuple[Callable[..., Any], ...], on_call: OnCall) -> None:
+        super().__init__()
+        self._functions, self._on_call = set(functions), on_call
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        output = func(*args, **named)
+        # torch.compile traces through this very function, which must not do more than this then.
+        if not torch.compiler.is_compiling() and func in self._functions:
+            self._on_call(func, args, named, output)
+        return output
+
+
+class BackwardInterceptor:
+    """Reports backwards, through whatever entry: Tensor.backward() calls torch.autograd.backward() as well.
+
+    Args:
+        on_backward: called before each with its roots, and the gradient that was given for each, or None.
+        on_backward_end: called after each.
     """
 
     def __init__(
         self,
-        functions: tuple[Callable[..., Any], ...],
-        on_call: OnCall,
-        on_backward: Callable[[Tensor, Tensor | None], None] | None = None,
-        on_backward_end: Callable[[], None] | None = None,
+        on_backward: Callable[[list[tuple[Tensor, Tensor | None]]], None],
+        on_backward_end: Callable[[], None],
     ) -> None:
-        super().__init__()
-        self._functions, self._on_call = set(functions), on_call
         self._on_backward, self._on_backward_end = on_backward, on_backward_end
+        self._original = torch.autograd.backward
+        self._depth = 0
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        # torch.compile traces through this very function, which must not do more than this then.
-        if torch.compiler.is_compiling():
-            return func(*args, **named)
-        if func is torch.Tensor.backward and self._on_backward is not None and self._on_backward_end is not None:
-            self._on_backward(args[0], args[1] if len(args) > 1 else named.get("gradient"))
-            try:
-                return func(*args, **named)
-            finally:
+    def __enter__(self) -> BackwardInterceptor:
+        self._original = torch.autograd.backward
+        torch.autograd.backward = self._reporting
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.autograd.backward = self._original
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _reporting(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # A checkpoint of activations runs backwards within the loop's own.
+        outermost, self._depth = self._depth == 0, self._depth + 1
+        try:
+            if outermost:
+                roots = [tensors] if isinstance(tensors, Tensor) else [*tensors]
+                given = [grad_tensors] if isinstance(grad_tensors, Tensor) else [*(grad_tensors or ())]
+                self._on_backward([*zip(roots, given or [None] * len(roots), strict=False)])
+            return self._original(tensors, grad_tensors, *args, **kwargs)
+        finally:
+            self._depth -= 1
+            if outermost:
                 self._on_backward_end()
-        output = func(*args, **named)
-        if func in self._functions:
-            self._on_call(func, args, named, output)
-        return output
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules
 from rislab.checkup.findings import Finding, Findings
-from rislab.checkup.interception import LOSSES, LossInterceptor, count_averaged
+from rislab.checkup.interception import LOSSES, BackwardInterceptor, LossInterceptor, count_averaged
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.trace import Trace
 from rislab.checkup.windows import Declared, WatchedRun, watched_run
@@ -62,7 +62,7 @@ class Watch:
         scheduler: Any = None,
         mean: str = "samples",
         clip_norm: float | None = None,
-        every: int = 1,
+        every: int | None = None,
         epochs: int | None = None,
         scheduler_interval: str = "",
         select_loss: Callable[[Any], Tensor] = lambda loss: loss,
@@ -78,7 +78,8 @@ class Watch:
         if clip_norm is not None:
             check_number("clip_norm", clip_norm, 0, exclusive=True)
         check_choice("mean", mean, MEANS)
-        check_number("every", every, 1, 1_000_000, integer=True)
+        if every is not None:
+            check_number("every", every, 1, 1_000_000, integer=True)
         if epochs is not None:
             check_number("epochs", epochs, 1, 10**9, integer=True)
         check_choice("scheduler_interval", scheduler_interval, INTERVALS)
@@ -87,9 +88,11 @@ class Watch:
             accumulation_steps, mean, clip_norm, enabled, scheduler is not None, scheduler_interval, epochs
         )
         self._model, self._loss, self._select_loss = model, loss, select_loss
-        self._recorder = StepRecorder(model.named_parameters, optimizer, scaler, scheduler, every, model.parameters)
+        self._recorder = StepRecorder(
+            model.named_parameters, optimizer, scaler, scheduler, self.declared, every, model.parameters
+        )
         self._handles: list[RemovableHandle] = []
-        self._interceptor: LossInterceptor | None = None
+        self._interceptors: list[LossInterceptor | BackwardInterceptor] = []
         self.trace = self._recorder.trace
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -97,13 +100,15 @@ class Watch:
         if self._loss is None:
             raise InputError("watch.loss was called, and watch() was given no loss; allowed: watch(..., loss=function)")
         output = self._loss(*args, **kwargs)
-        if not isinstance(self._loss, nn.Module) and self._interceptor is None:
+        if not isinstance(self._loss, nn.Module) and not any(
+            isinstance(one, LossInterceptor) for one in self._interceptors
+        ):
             self._on_loss(self._loss, args, kwargs, output)
         return output
 
     def _on_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
         count, scale_free = count_averaged(function, args, named)
-        self._recorder.on_loss(self._select_loss(output), count, scale_free, at_once=self._loss is not None)
+        self._recorder.on_loss(self._select_loss(output), count, scale_free)
 
     def _on_any_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.numel() == 1:
@@ -120,25 +125,24 @@ class Watch:
             ),
             self._model.register_forward_hook(lambda model, args, output: recorder.on_forward_end(output)),
         ]
+        self._interceptors = [BackwardInterceptor(recorder.on_backward, recorder.on_backward_end)]
         if isinstance(self._loss, nn.Module):
             self._handles.append(self._loss.register_forward_hook(self._on_loss, with_kwargs=True))
         elif self._loss is None:
             self.trace.loss_declared = False
-            self._interceptor = LossInterceptor(
-                LOSSES, self._on_any_loss, recorder.on_backward, recorder.on_backward_end
-            )
+            self._interceptors.append(LossInterceptor(LOSSES, self._on_any_loss))
         elif (getattr(self._loss, "__module__", None) or "").split(".")[0] == "torch":
-            self._interceptor = LossInterceptor((self._loss,), self._on_loss)
-        if self._interceptor is not None:
-            self._interceptor.__enter__()
+            self._interceptors.append(LossInterceptor((self._loss,), self._on_loss))
+        for interceptor in self._interceptors:
+            interceptor.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._interceptor is not None:
-            self._interceptor.__exit__(kind, error, trace)
-            self._interceptor = None
+        for interceptor in reversed(self._interceptors):
+            interceptor.__exit__(kind, error, trace)
+        self._interceptors = []
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -184,7 +188,8 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
         scheduler: of the loop, or None.
         mean: "samples" if every sample of a window counts the same, "batches" if every micro-batch does.
         clip_norm: declared limit of the gradient norm, > 0; if None, evident clipping is taken as meant.
-        every: n ≥ 1; compare the gradients of each n-th window only.
+        every: n ≥ 1; compare the gradients of each n-th window only; None compares the first windows, then ever fewer,
+            and again after a change.
         epochs: number of epochs that the loop is to make; None if not declared.
         scheduler_interval: "step" or "epoch", at which the scheduler is to tick; "" if not declared.
         select_loss: takes the raw loss, a scalar tensor, out of what `loss` returns; by default the value itself.

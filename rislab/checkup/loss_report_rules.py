@@ -10,7 +10,6 @@ import torch
 
 from rislab.checkup.findings import Finding, as_fault, as_note
 from rislab.checkup.rules import Code
-from rislab.checkup.trace import as_number
 from rislab.checkup.windows import WatchedRun, near
 
 # Reported losses that forget the windows without a step.
@@ -34,8 +33,8 @@ def reported_loss(run: WatchedRun) -> list[Finding]:
         return [as_fault(Code.REPORT, "another loss reported", text, "", aliases)]
     if not total:
         return [as_note(Code.REPORT, "not judged", text)]
-    losses = [(as_number(batch.loss), batch.samples, batch.count) for batch in batches]
-    if any(step.forwards_inside for step in run.trace.steps):
+    losses = [(batch.loss, batch.samples, batch.count) for batch in batches]
+    if any(step.evaluation for step in run.trace.steps):
         text = f"{text}, as a closure asks for its loss again and again"
         return _impossible(values, losses, run) or [as_note(Code.REPORT, "not judged", text)]
     if total % epochs:
@@ -75,7 +74,7 @@ def _another_loss(text: str) -> Finding:
 def _window_within_an_epoch(length: int, run: WatchedRun) -> list[Finding]:
     """Windows of less than K micro-batches that do not end an epoch of so many micro-batches."""
     size, trace = run.declared.accumulation_steps, run.trace
-    if size is None or trace.left or any(step.forwards_inside for step in trace.steps):
+    if size is None or trace.left or any(step.evaluation for step in trace.steps):
         return []
     place = 0
     for step, batches in run.steps:
@@ -98,7 +97,7 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
         aliases: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *STEP_BRANCH)
         return as_fault(Code.REPORT, "NaN replaced by the running mean", text, "", aliases)
     # A sum of a thousand losses in the loop's own precision may be off by this much.
-    rounding = 100 * torch.finfo(run.trace.micro_batches[0].loss.dtype).eps
+    rounding = 100 * torch.finfo(run.trace.micro_batches[0].dtype).eps
     by_parts = run.declared.mean != "batches" and near(value, _mean(losses, PARTS), rounding)
     if near(value, true, rounding) or by_parts:
         return None

@@ -21,7 +21,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
-from rislab.checkup.interception import LOSSES, LossInterceptor, count_averaged
+from rislab.checkup.interception import LOSSES, BackwardInterceptor, LossInterceptor, count_averaged
 from rislab.checkup.loop_watch import diagnose, unwrapped
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
@@ -68,18 +68,18 @@ class ProcessWatch:
 
     Args:
         steps: StopWatching is raised after so many of one optimiser; None never.
-        every: take gradients of each n-th window.
+        every: compare each n-th window; None the first ones, then ever fewer, and again after a change.
         declared: what the loops are meant to do; None if nothing is declared.
     """
 
-    def __init__(self, steps: int | None = None, *, every: int = 1, declared: Declared | None = None) -> None:
+    def __init__(self, steps: int | None = None, *, every: int | None = None, declared: Declared | None = None) -> None:
         self.tracked: list[TrackedOptimizer] = []
         self.backwards = 0
         self._steps, self._every = steps, every
         self._declared = declared or Declared(mean="")
         self._process = os.getpid()
         self._handles: list[RemovableHandle] = []
-        self._interceptor: LossInterceptor | None = None
+        self._interceptors: list[LossInterceptor | BackwardInterceptor] = []
         self._depth = 0  # of nested forwards
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._scalers: list[GradScaler] = []
@@ -99,15 +99,19 @@ class ProcessWatch:
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
         ]
-        self._interceptor = LossInterceptor(LOSSES, self._on_loss, self._on_backward, self._on_backward_end)
-        self._interceptor.__enter__()
+        self._interceptors = [
+            BackwardInterceptor(self._on_backward, self._on_backward_end),
+            LossInterceptor(LOSSES, self._on_loss),
+        ]
+        for interceptor in self._interceptors:
+            interceptor.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._interceptor is not None:
-            self._interceptor.__exit__(kind, error, trace)
+        for interceptor in reversed(self._interceptors):
+            interceptor.__exit__(kind, error, trace)
         for handle in self._handles:
             handle.remove()
         for tracked in self.tracked:
@@ -178,9 +182,9 @@ class ProcessWatch:
             return
         count, scale_free = count_averaged(function, args, named)
         for tracked in self.tracked:
-            tracked.recorder.on_loss(output, count, scale_free, at_once=False)
+            tracked.recorder.on_loss(output, count, scale_free)
 
-    def _on_backward(self, root: Tensor, upstream: Tensor | None) -> None:
+    def _on_backward(self, roots: list[tuple[Tensor, Tensor | None]]) -> None:
         if self._in_fork():
             return
         self.backwards += 1
@@ -188,7 +192,7 @@ class ProcessWatch:
         if not self.tracked and self.backwards & (self.backwards - 1) == 0:
             self._look_around()
         for tracked in self.tracked:
-            tracked.recorder.on_backward(root, upstream)
+            tracked.recorder.on_backward(roots)
 
     def _on_backward_end(self) -> None:
         for tracked in self.tracked:
@@ -250,7 +254,8 @@ class ProcessWatch:
         own = {id(value) for value in _tensors(optimizer)}
         roots = _roots([module for module in modules if _shares(module, own)])
         names = self._names(optimizer, roots)
-        recorder = StepRecorder(names, optimizer, scaler, scheduler, self._every, self._all_tensors)
+        declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)
+        recorder = StepRecorder(names, optimizer, scaler, scheduler, declared, self._every, self._all_tensors)
         recorder.trace.loss_declared = False
         recorder.begin()
         self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder))

@@ -81,7 +81,6 @@ class Rule:
         """What to change, for each name that a finding of this rule may have; "" where nothing is to be changed."""
         return {name: FIXES.get(name, "") for name in (*self.faults, *self.others)}
 
-
 _OF_THE_LOOP = (
     Rule(
         Code.GRADIENT_SCALE.value,
@@ -148,7 +147,7 @@ _OF_THE_LOOP = (
         fix="skip the step and record it; under a scaler, call scaler.step(optimizer)",
         needs="one loss",
         severity="fault",
-        faults=("scaler bypassed", "NaN made 0 in the gradient", "infinity in every step"),
+        faults=("scaler bypassed", "NaN made 0 in the gradient", "NaN guard in the loop", "infinity in every step"),
         others=("NaN reached a step", "losses that are no numbers"),
         reference=f"{DOCS}amp.html#gradient-scaling",
     ),

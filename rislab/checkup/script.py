@@ -107,7 +107,7 @@ def run_script(
     *,
     module: bool = False,
     steps: int | None = None,
-    every: int = 1,
+    every: int | None = None,
     declared: Declared | None = None,
 ) -> ScriptRun:
     """Run a script under a ProcessWatch, as `python SCRIPT ARGUMENTS` would, or `python -m MODULE ARGUMENTS`.

@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Backward:
     """A backward of the loop.
 
     Args:
         number: from 0, over the whole run.
         fresh: whether all gradients were 0 or None when it began; None if the window is not compared.
-        before: the gradients when it began, flat and unscaled; None if the window is not compared.
-        after: the gradients when it was over, flat and unscaled; None if the window is not compared.
+        carried: what was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they
+            were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
+        after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
     """
 
     number: int
     fresh: bool | None = None
-    before: Tensor | None = None
+    carried: float | None = None
     after: Tensor | None = None
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class MicroBatch:
     """A raw loss that was computed in training, with its true gradient.
 
     Args:
         samples: size of the first dimension of the network's first input.
         count: number of equal parts that the loss is the mean of, samples or elements.
-        loss: raw, a detached scalar tensor.
-        gradient: true one, flat; None if it was not taken.
+        loss: raw; NaN for one that is not a single number.
+        dtype: of the loss.
+        gradient: true one: what its backward added to the gradients, over the weight that the loop gave it; None if
+            it was not taken, or is no longer needed.
         why: why it could not be taken, "" if it was.
         precision: "fp64", "fp32", "bf16" or "fp16".
         where: file and line of the loss.
@@ -47,11 +50,13 @@ class MicroBatch:
         weight: what they weighed it with in sum, unscaled.
         last: the last of them.
         term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
+        term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
     """
 
     samples: int
     count: float
-    loss: Tensor
+    loss: float
+    dtype: torch.dtype
     gradient: Tensor | None
     why: str
     precision: str
@@ -64,37 +69,44 @@ class MicroBatch:
     weight: float = 0.0
     last: Backward | None = None
     term_weights: tuple[float, ...] = ()
+    term_factors: tuple[tuple[float, ...], ...] = ()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Step:
     """An optimiser step, or the place where one was left out.
 
     Args:
         micro_batches: whose losses came since the last step.
         backwards: since the last step.
-        gradient: flat and unscaled, as the optimiser got it; None if the window is not compared.
+        gradient: unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
+        norm: of the whole gradient, unscaled; NaN if the window is not compared.
         applied: False for a step that a scaler left out.
         scale: of the loss, at that time.
         finite: whether the gradient holds neither NaN nor infinity.
         rates: learning rates, one a group.
         ticks: of the scheduler so far, None without one.
         where: file and line of the step.
-        forwards_inside: forwards that ran within the step itself, as those of a closure do.
         other_norm: norm of the gradients that tensors of other optimisers held at that moment.
+        evaluation: 0, or which further evaluation of a closure within one step it is.
+        inferred: whether it was not seen itself, and the weights have moved.
+        comparison: of the gradient with that of the window, if it was found right at once.
     """
 
     micro_batches: list[MicroBatch]
     backwards: list[Backward]
     gradient: Tensor | None
+    norm: float
     applied: bool
     scale: float
     finite: bool
     rates: list[float]
     ticks: int | None
     where: str
-    forwards_inside: int = 0
     other_norm: float = 0.0
+    evaluation: int = 0
+    inferred: bool = False
+    comparison: Any = None
 
     def holds(self, batch: MicroBatch) -> bool:
         """Whether the gradient of a micro-batch was still there at the step: no zeroing was observed after it."""
@@ -110,6 +122,7 @@ class Trace:
         steps: in order.
         left: micro-batches after the last step.
         forwards: with gradients.
+        backwards: their number.
         detached_losses: number of losses that depend on none of the weights.
         frozen: number of tensors of the network that ask for no gradient.
         tensors: number of trainable tensors at the beginning.
@@ -122,11 +135,14 @@ class Trace:
         ticks: of the scheduler at the end, None without one.
         mode_dependent: whether the network computes something else in training mode than in evaluation mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
+        unused_forwards: forwards in training mode, with a graph, that no backward ever reached.
+        failure: what went wrong in the recording itself, "" if nothing did.
     """
 
     steps: list[Step] = field(default_factory=list)
     left: list[MicroBatch] = field(default_factory=list)
     forwards: int = 0
+    backwards: int = 0
     detached_losses: int = 0
     frozen: int = 0
     tensors: int = 0
@@ -139,6 +155,13 @@ class Trace:
     ticks: int | None = None
     mode_dependent: bool = False
     loss_declared: bool = True
+    unused_forwards: int = 0
+    failure: str = ""
+
+    @property
+    def taken(self) -> list[Step]:
+        """The steps, without further evaluations of their closures."""
+        return [step for step in self.steps if not step.evaluation]
 
     @property
     def micro_batches(self) -> list[MicroBatch]:
@@ -149,25 +172,6 @@ class Trace:
     def stale(self) -> bool:
         """Whether the optimiser holds tensors that the network no longer has, and misses some that it has."""
         return bool(self.orphaned and self.unoptimised)
-
-
-def flat(tensors: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
-    """Gradients as one vector, in float32 or better; a missing one counts as zeros.
-
-    Args:
-        tensors: whose gradients they are; they give the shapes.
-        gradients: one for each tensor; sparse and complex ones are written out.
-    """
-    if not tensors:
-        return torch.zeros(0)
-    wide = any(value.dtype in (torch.float64, torch.complex128) for value in tensors)
-    parts = []
-    for value, gradient in zip(tensors, gradients, strict=True):
-        part = torch.zeros_like(value) if gradient is None else gradient.detach()
-        part = part.to_dense() if part.is_sparse else part
-        part = torch.view_as_real(part) if part.is_complex() else part
-        parts.append(part.flatten().to(torch.float64 if wide else torch.float32))
-    return torch.cat(parts)
 
 
 def autocast_types(device_type: str) -> list[torch.dtype]:
@@ -182,8 +186,3 @@ def precision_of(dtypes: Iterable[torch.dtype]) -> str:
         if dtype in dtypes:
             return name
     return "fp32" if dtypes & {torch.float32, torch.complex64} else "fp64"
-
-
-def as_number(value: Tensor) -> float:
-    """A scalar tensor as a float; NaN for one that is not a single number."""
-    return float(value) if value.numel() == 1 else math.nan

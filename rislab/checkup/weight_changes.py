@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.trace import Trace
-from rislab.checkup.true_gradients import GradientProbe
 
 # A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
 ROUNDING = 1e-5
@@ -16,34 +16,34 @@ class WeightChanges:
     """The weights of one optimiser's network, at the beginning and at the end.
 
     Args:
-        probe: knows the weights and the optimiser.
+        samples: knows the weights and the optimiser.
     """
 
-    def __init__(self, probe: GradientProbe) -> None:
-        self._probe = probe
+    def __init__(self, samples: GradientSamples) -> None:
+        self._samples = samples
         self._first: dict[str, Tensor] = {}
         self._trained: set[int] = set()
 
     def begin(self, trace: Trace) -> None:
         """Remember the values of the weights."""
-        self._first = {name: value.detach().clone() for name, value in self._probe.trainable()}
+        self._first = {name: value.detach().clone() for name, value in self._samples.trainable()}
         trace.tensors = len(self._first)
 
     def at_step(self) -> None:
         """Note which tensors of the optimiser have a gradient."""
-        groups = self._probe.optimizer.param_groups
+        groups = self._samples.optimizer.param_groups
         self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}
 
     def end(self, trace: Trace) -> None:
         """Write into a trace what only the end shows."""
-        weights, trainable, held = [*self._probe.weights()], self._probe.trainable(), self._probe.optimised()
+        weights, trainable, held = [*self._samples.weights()], self._samples.trainable(), self._samples.optimised()
         unchanged = [
             (name, value) for name, value in trainable if name in self._first and torch.equal(value, self._first[name])
         ]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]
         trace.rounding_only = [
-            name for name, value in unchanged if 0 < self._probe.largest_share(value, gradients) < ROUNDING
+            name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]
         trace.unoptimised = [name for name, value in trainable if id(value) not in held]
         trace.orphaned = len(held - {id(value) for _, value in weights} - self._trained)

@@ -55,7 +55,7 @@ class StepWindow:
         number: of the step, from 1.
         batches: its micro-batches.
         shares: with which each should count; they add up to 1.
-        true: gradient of the window, flat; None if one of its micro-batches is not known.
+        true: gradient of the window; None if one of its micro-batches is not known, or if it is no longer needed.
     """
 
     step: Step
@@ -71,14 +71,19 @@ class StepWindow:
 
     @property
     def gradient(self) -> Tensor:
-        """What the optimiser got, flat."""
+        """What the optimiser got."""
         assert self.step.gradient is not None
         return self.step.gradient
 
     @property
     def complete(self) -> bool:
-        """Whether both gradients are known, of one length."""
+        """Whether both gradients are known, and kept, of one length."""
         return self.true is not None and self.step.gradient is not None and len(self.true) == len(self.gradient)
+
+    @property
+    def held_weights(self) -> list[float]:
+        """How much each micro-batch counts by what the loop gave it; 0 for one that was zeroed."""
+        return [batch.weight if self.step.holds(batch) else 0.0 for batch in self.batches]
 
     @property
     def precision(self) -> str:
@@ -96,16 +101,27 @@ class StepComparison(StepWindow):
     """A step compared with its window.
 
     Args:
-        true: gradient of the window, flat; times `scale` if the loss is scale-free.
+        true: gradient of the window; times `scale` if the loss is scale-free; None if it is no longer needed.
         comparison: of the step's gradient with it.
         scale_free: whether only the direction can be compared.
         scale: that the loop gave its loss, 1 if it is not scale-free.
+        true_norm: norm of `true`, in all coordinates.
     """
 
-    true: Tensor
     comparison: GradientComparison
     scale_free: bool
     scale: float
+    true_norm: float
+
+    @property
+    def expected(self) -> Tensor:
+        """What the optimiser should have got."""
+        assert self.true is not None
+        return self.true
+
+    def without_gradients(self) -> StepComparison:
+        """The numbers alone."""
+        return replace(self, true=None)
 
     @property
     def alpha(self) -> float:
@@ -176,20 +192,19 @@ def watched_run(trace: Trace, declared: Declared, reported: Sequence[float] | No
     """
     size, source = declared.accumulation_steps, "declared"
     numbered = [
-        (number, step, micro_batches_of(step, size))
+        (number, step, micro_batches_of(step, step.micro_batches, size))
         for number, step in enumerate(trace.steps, start=1)
-        if not step.forwards_inside
     ]
-    windows = [
-        StepWindow(step, number, batches, *_window_gradient(batches, declared.mean))
-        for number, step, batches in numbered
-        if step.applied and step.micro_batches
-    ]
+    windows: list[StepWindow] = []
+    for number, step, _ in numbered:
+        if step.applied and step.micro_batches:
+            known: StepWindow | None = step.comparison
+            windows.append(known or step_window(step, step.micro_batches, number, declared, trace.loss_declared))
+    steps = [(step, batches) for _, step, batches in numbered if not step.evaluation]
     if size is None:
-        sizes = Counter(len(batches) for _, step, batches in numbered if step.micro_batches)
+        sizes = Counter(len(batches) for step, batches in steps if step.micro_batches)
         size, source = (sizes.most_common(1)[0][0] if sizes else 1), "as most windows have it"
-    comparisons = [made for window in windows if (made := _compared(window, trace.loss_declared)) is not None]
-    steps = [(step, batches) for _, step, batches in numbered]
+    comparisons = [window for window in windows if isinstance(window, StepComparison)]
     return WatchedRun(trace, declared, reported, steps, windows, comparisons, size, source)
 
 
@@ -198,24 +213,33 @@ def compare_steps(trace: Trace, declared: Declared) -> list[StepComparison]:
     return watched_run(trace, declared).comparisons
 
 
-def _compared(window: StepWindow, loss_declared: bool) -> StepComparison | None:
-    if not window.complete or window.true is None:
-        return None
+def step_window(
+    step: Step, micro_batches: list[MicroBatch], number: int, declared: Declared, loss_declared: bool
+) -> StepWindow:
+    """A step with its micro-batches; a StepComparison if both gradients are known.
+
+    Args:
+        step: as recorded.
+        micro_batches: those of the step that count as training.
+        number: of the step, from 1.
+        declared: what the loop is meant to do.
+        loss_declared: whether the loss was declared.
+    """
+    batches = micro_batches_of(step, micro_batches, declared.accumulation_steps)
+    window = StepWindow(step, number, batches, *_window_gradient(batches, declared.mean))
+    if not step.applied or not window.complete or window.true is None:
+        return window
     if not bool(torch.isfinite(window.true).all()) or float(window.true.norm()) == 0:
-        return None
-    scale_free = not loss_declared or any(batch.scale_free or batch.term_weights for batch in window.batches)
-    scale = sum(batch.weight for batch in window.batches) if scale_free else 1.0
+        return window
+    scale_free = not loss_declared or any(batch.scale_free or batch.term_weights for batch in batches)
+    scale = sum(batch.weight for batch in batches) if scale_free else 1.0
     # A negative scale is no mistake: the loss may be one to be maximised.
     true = scale * window.true if scale else window.true
+    length = float(window.gradient.norm())
+    whole = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
+    comparison = compare_gradients(window.gradient, true)
     return StepComparison(
-        window.step,
-        window.number,
-        window.batches,
-        window.shares,
-        true,
-        compare_gradients(window.gradient, true),
-        scale_free,
-        scale,
+        step, number, batches, window.shares, true, comparison, scale_free, scale, float(true.norm()) * whole
     )
 
 
@@ -230,7 +254,7 @@ def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[flo
     return shares, torch.stack([share * gradient for share, gradient in zip(shares, known, strict=True)]).sum(dim=0)
 
 
-def micro_batches_of(step: Step, size: int | None) -> list[MicroBatch]:
+def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int | None) -> list[MicroBatch]:
     """The micro-batches of a step, with several losses of one micro-batch joined to one.
 
     Losses that one backward came to are terms of one loss. Losses of different lines of the loop are terms as well,
@@ -238,10 +262,11 @@ def micro_batches_of(step: Step, size: int | None) -> list[MicroBatch]:
 
     Args:
         step: as recorded.
+        micro_batches: those of the step that count as training.
         size: declared number of micro-batches in a window, None if not declared.
     """
     by_backward: dict[tuple[str, int], list[MicroBatch]] = {}
-    for batch in step.micro_batches:
+    for batch in micro_batches:
         key = ("alone", id(batch)) if batch.last is None else ("together", batch.last.number)
         by_backward.setdefault(key, []).append(batch)
     groups: list[MicroBatch] = []
@@ -270,7 +295,7 @@ def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:
     complete = len(known) == len(batches) and len({len(gradient) for _, gradient in known}) == 1
     return replace(
         batches[0],
-        loss=torch.stack([batch.loss.reshape(()) for batch in batches]).sum(),
+        loss=sum(batch.loss for batch in batches),
         gradient=torch.stack([share * gradient for share, gradient in known]).sum(dim=0) if complete else None,
         why=next((batch.why for batch in batches if batch.why), ""),
         nonfinite=any(batch.nonfinite for batch in batches),
@@ -279,6 +304,7 @@ def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:
         weight=weight,
         last=max((one.last for one in batches if one.last is not None), key=lambda one: one.number, default=None),
         term_weights=tuple(term for batch in batches for term in batch.term_weights or (batch.weight,)),
+        term_factors=tuple(term for batch in batches for term in batch.term_factors),
     )
 
 
@@ -288,9 +314,13 @@ def micro_batch_weights(window: StepWindow) -> list[float] | None:
     These are the loop's own weights if they explain what the optimiser got, else those of least squares.
 
     Args:
-        window: a complete one.
+        window: a complete one, or one that was found right.
     """
-    held = [batch.weight if window.step.holds(batch) else 0.0 for batch in window.batches]
+    held = window.held_weights
+    if not window.complete:
+        # Gradients that are no longer kept were found right.
+        exact = isinstance(window, StepComparison) and window.exact()
+        return [weight / share for weight, share in zip(held, window.shares, strict=True)] if exact else None
     # [m, parameters]
     known = torch.stack([batch.gradient for batch in window.batches if batch.gradient is not None]).double()
     given = (torch.tensor(held, dtype=torch.float64)[:, None] * known).sum(dim=0)

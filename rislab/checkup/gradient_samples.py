@@ -1,0 +1,121 @@
+"""Weights and gradients of one optimiser, read at the same coordinates each time, as flat vectors.
+
+All coordinates of small tensors, evenly spread ones of large tensors: what a loop does to gradients, it does to whole
+tensors, so that a part tells as much as all, and memory stays small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# So many coordinates are read in all, and at least so many of each tensor.
+COORDINATES = 65_536
+FEWEST = 64
+
+
+class GradientSamples:
+    """Gradients of the weights that one optimiser trains.
+
+    Args:
+        weights: gives names and tensors of the network, asked anew for each window.
+        optimizer: of the loop.
+        scaler: gradient scaler of the loop, or None.
+    """
+
+    def __init__(
+        self, weights: Callable[[], Iterable[tuple[str, Tensor]]], optimizer: torch.optim.Optimizer, scaler: Any
+    ) -> None:
+        self.weights, self.optimizer, self.scaler = weights, optimizer, scaler
+        self._tensors: list[Tensor] = []
+        self._places: dict[int, slice] = {}
+        self._strides: list[int] = []
+        self._dtype = torch.float32
+
+    def trainable(self) -> list[tuple[str, Tensor]]:
+        """Names and tensors that ask for a gradient."""
+        return [(name, value) for name, value in self.weights() if value.requires_grad]
+
+    def optimised(self) -> set[int]:
+        """Identities of the tensors that the optimiser holds."""
+        return {id(value) for group in self.optimizer.param_groups for value in group["params"]}
+
+    def scale(self) -> float:
+        """Of the loss, 1 without a scaler."""
+        return float(self.scaler.get_scale()) if self.scaler is not None and self.scaler.is_enabled() else 1.0
+
+    def lay_out(self) -> None:
+        """Take the weights as they are now."""
+        own, named = self.optimised(), list(self.weights())
+        # A network that is frozen at times keeps its place; zeroing what no optimiser holds is not the loop's business.
+        held = [value for _, value in named if id(value) in own]
+        tensors = held or [value for _, value in named if value.requires_grad]
+        if len(tensors) == len(self._tensors) and all(map(lambda a, b: a is b, tensors, self._tensors)):
+            return
+        self._tensors = tensors
+        limit = max(FEWEST, COORDINATES // max(1, len(tensors)))
+        # An odd step does not read one column of a matrix again and again.
+        self._strides = [value.numel() // limit | 1 for value in tensors]
+        wide = any(value.dtype in (torch.float64, torch.complex128) for value in tensors)
+        self._dtype = torch.float64 if wide else torch.float32
+        self._places, first = {}, 0
+        for value, stride in zip(tensors, self._strides, strict=True):
+            size = len(_coordinates(value, stride))
+            self._places[id(value)] = slice(first, first + size)
+            first += size
+
+    def gradients(self) -> Tensor:
+        """The gradients as they are now; a missing one counts as zeros."""
+        return self._read([value.grad for value in self._tensors])
+
+    def values(self) -> Tensor:
+        """The weights as they are now."""
+        return self._read(self._tensors)
+
+    def _read(self, sources: Iterable[Tensor | None]) -> Tensor:
+        parts = []
+        for value, source, stride in zip(self._tensors, sources, self._strides, strict=True):
+            part = _coordinates(value if source is None else source, stride)
+            part = torch.zeros_like(part) if source is None else part
+            parts.append(part if part.dtype is self._dtype else part.to(self._dtype))
+        # cat() copies, so that what the loop writes later is not seen.
+        return torch.cat(parts) if parts else torch.zeros(0)
+
+    def norm(self) -> float:
+        """Norm of the gradients, every coordinate of them."""
+        return self.norm_of(self._tensors)
+
+    @staticmethod
+    def norm_of(tensors: Iterable[Tensor]) -> float:
+        """Norm of the gradients of some tensors, 0 if there are none."""
+        gradients = [value.grad for value in tensors if value.grad is not None]
+        dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
+        return float(torch.nn.utils.get_total_norm(dense)) if dense else 0.0
+
+    def missing(self) -> int:
+        """Number of tensors without a gradient."""
+        return sum(value.grad is None for value in self._tensors)
+
+    def empty(self) -> bool:
+        """Whether all gradients are 0 or None."""
+        return all(value.grad is None or not bool(value.grad.any()) for value in self._tensors)
+
+    def largest_share(self, parameter: Tensor, gradients: Iterable[Tensor]) -> float:
+        """Largest share that a tensor has in the norm of gradients; 0 where it has none."""
+        place = self._places.get(id(parameter))
+        if place is None:
+            return 0.0
+        size = max(place.stop for place in self._places.values())
+        known = [gradient for gradient in gradients if len(gradient) == size and float(gradient.norm()) > 0]
+        return max((float(gradient[place].norm() / gradient.norm()) for gradient in known), default=0.0)
+
+
+def _coordinates(value: Tensor, stride: int) -> Tensor:
+    """Every so many numbers of a tensor; sparse and complex ones are written out."""
+    value = value.detach()
+    value = value.to_dense() if value.is_sparse else value
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    return value.reshape(-1)[::stride]

@@ -1,0 +1,63 @@
+"""The few nodes of the graph between a raw loss and what backward() is called on: how a loop weighs its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+# Nodes by which a loop weighs a loss: they have one source, and its gradient is a multiple of theirs.
+_FACTORS = ("MulBackward", "DivBackward", "NegBackward", "ToCopyBackward", "AliasBackward", "CloneBackward")
+_MEANS = ("MeanBackward",)
+_SUMS = ("AddBackward", "SubBackward")
+# A sum of more terms than this is no sum of losses.
+_TERMS = 64
+
+
+def weighed_node(root: Tensor, known: Iterable[Node]) -> Node | None:
+    """The node below all factors of what backward() was called on, or the first of the known nodes on the way."""
+    known = set(known)
+    node = root.grad_fn
+    while node is not None and node not in known and (source := _factor_of(node)) is not None:
+        node = source
+    return node
+
+
+def summands(node: Node) -> list[Node]:
+    """The terms of a sum, itself if it is none; each with the factors that it has there."""
+    terms: list[Node] = []
+    open_nodes = [node]
+    while open_nodes and len(terms) + len(open_nodes) < _TERMS:
+        one = open_nodes.pop()
+        sources = [source for source, _ in one.next_functions if source is not None]
+        if one.name().startswith(_SUMS) and sources:
+            open_nodes += sources
+        else:
+            terms.append(one)
+    return terms + open_nodes
+
+
+def factors(node: Node) -> Iterator[Node]:
+    """The factors of a term, from the outermost, and what they are multiplied with at last."""
+    yield node
+    while (source := _factor_of(node)) is not None:
+        node = source
+        yield node
+
+
+def _factor_of(node: Node) -> Node | None:
+    """What a factor is multiplied with, None if the node is no factor."""
+    if not node.name().startswith(_FACTORS):
+        return None
+    sources = [source for source, _ in node.next_functions if source is not None]
+    return sources[0] if len(sources) == 1 else None
+
+
+def is_mean(node: Node | None) -> bool:
+    """Whether what a node gives is a mean, or a sum of terms of which one at least is an unweighted mean."""
+    if node is None:
+        return False
+    if node.name().startswith(_SUMS):
+        return any(source is not None and is_mean(source) for source, _ in node.next_functions)
+    return node.name().startswith(_MEANS)
