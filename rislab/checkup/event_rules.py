@@ -116,7 +116,9 @@ def nonfinite_losses(run: WatchedRun) -> list[Finding]:
 def evaluation_mode(run: WatchedRun) -> list[Finding]:
     """Training losses that were computed in evaluation mode."""
     batches = run.trace.micro_batches
-    evaluated = [batch for batch in batches if not batch.training]
+    # A pass whose gradients are thrown away before the step, as that of an attack, trains nothing.
+    used = {id(batch) for step in run.trace.steps for batch in step.micro_batches if step.holds(batch)}
+    evaluated = [batch for batch in batches if not batch.training and (id(batch) in used or not run.trace.steps)]
     if not evaluated:
         return []
     text = f"{len(evaluated)} of {len(batches)} training losses in evaluation mode"
@@ -218,6 +220,8 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
     text = f"{len(stuck)} tensors never moved in {len(moving)} steps: {listed(stuck)}"
     rate = f"the largest learning rate was {max(max(step.rates) for step in moving):.2g}"
     if len(stuck) + len(trace.unoptimised) < trace.tensors:
+        if len(stuck) == 1:
+            return [as_note(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", PARTLY_FROZEN)]
         return [as_warning(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", aliases=PARTLY_FROZEN)]
     losses = [batch.loss for batch in trace.micro_batches]
     if losses and all(loss == 0 for loss in losses):
@@ -244,7 +248,11 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
     elif zero:
         text = f"learning rate 0 at {len(zero)} of {len(applied)} steps, the first at step {zero[0] + 1}"
         name, aliases = "learning rate 0 at the first step", ("warm-up counted in samples",)
-        findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[zero[0]].where, aliases))
+        if zero == [0] and len(applied) > 1:
+            note = f"{text}: a warm-up that begins at 0 loses one step"
+            findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
+        else:
+            findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[zero[0]].where, aliases))
     rates = [max(step.rates, default=0.0) for step in applied]
     lowest = [rate <= 1.001 * min(rates) for rate in rates]
     if zero or not rates or min(rates) > 0.05 * max(rates) or not lowest[-1]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.gradients import compare_gradients
 from rislab.checkup.rules import Code
+from rislab.checkup.trace import MicroBatch
 from rislab.checkup.windows import LOOSE, StepComparison, WatchedRun, is_parallel, micro_batch_weights, near
 
 # What a step is called whose gradient fits no known fault.
@@ -68,9 +70,17 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
 # Clipping.
 
 
+def _limit(one: StepComparison, run: WatchedRun) -> float | None:
+    """The declared limit of the norm, else that with which clip_grad_norm_() was called; None without one."""
+    if run.declared.clip_norm is not None:
+        return run.declared.clip_norm
+    limits = [clip.max_norm for clip in one.step.clips if clip.own and not clip.late]
+    return limits[-1] if limits else None
+
+
 def _clipped(one: StepComparison, run: WatchedRun) -> bool:
     """Whether a shorter gradient is what declared, or evident, clipping makes of it."""
-    length, true, limit = _norm(one), one.true_norm, run.declared.clip_norm
+    length, true, limit = _norm(one), one.true_norm, _limit(one, run)
     relative = max(1e-4, one.tolerance)
     if limit is not None:
         joint = one.step.other_norm > 0 and abs(_joint_norm(one) - limit) <= relative * limit
@@ -134,6 +144,9 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     if not equal or len({batch.call_stack for batch in one.batches}) > 1:
         return []
     means = not any(batch.scale_free for batch in one.batches)
+    if any(near(factor, 1 / one.size, 1e-3) for batch in one.batches for factor in _factors(batch)) and one.size > 1:
+        # Besides a factor of its own, the loss has its share.
+        return []
     if one.size > 1 and _each_mean_counts_one(one):
         return [_scale_fault("never divided", text, one, "divided on the first batch only")]
     if one.size > 1 and means and one.size == run.size and near(weights[0], 1 / run.size**2, 1e-3):
@@ -142,6 +155,42 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
         others = [batch.weight for other in run.comparisons if other.size == run.size for batch in other.batches]
         if others and all(near(weight, 1 / run.size, 1e-3) for weight in others):
             return [_scale_fault("ragged window divided by K", text, one)]
+    return _wrong_divisor(one, text, run) if means and one.size > 1 and one.size == run.size else []
+
+
+def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Finding]:
+    """Losses that are divided by a whole number, which is not that of the window."""
+    divisor = 1 / one.batches[0].weight if one.batches[0].weight else math.nan
+    if not near(divisor, round(divisor) if math.isfinite(divisor) else math.nan, 1e-4) or divisor < 1.5:
+        return []
+    evidence = f"{text}: the loop divides by {divisor:g}"
+    if run.source == "declared":
+        return [_scale_fault("gradient scale", evidence, one)]
+    either = f"windows of {one.size} are too long, or the divisor is too small" if divisor < one.size else "or meant"
+    return [as_warning(Code.GRADIENT_SCALE, "gradient scale", f"{evidence}: {either}", one.step.where)]
+
+
+def _factors(batch: MicroBatch) -> list[float]:
+    """All factors that the loop gave the terms of a loss."""
+    pairs = [pair for values in batch.term_factors for pair in itertools.pairwise(values)]
+    return [after / before for before, after in pairs if before]
+
+
+def unequal_terms(run: WatchedRun) -> list[Finding]:
+    """Sums of which one term is divided by the size of the window, and another is not."""
+    for one in run.comparisons:
+        share = 1 / one.size
+        for batch in one.batches if one.size > 1 else ():
+            divided = [
+                any(near(after / before, share, 1e-3) for before, after in itertools.pairwise(values) if before)
+                for values in batch.term_factors
+            ]
+            if any(divided) and not all(divided):
+                text = (
+                    f"{sum(divided)} of {len(divided)} terms of the loss are divided by {one.size}, the others are not"
+                )
+                kind = as_fault if run.source == "declared" else as_warning
+                return [kind(Code.GRADIENT_SCALE, "a term not divided", text, batch.where)]
     return []
 
 
@@ -178,7 +227,7 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
 
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     """The right direction, and another length."""
-    alpha, scale, limit, where = one.comparison.alpha, one.step.scale, run.declared.clip_norm, one.step.where
+    alpha, scale, limit, where = one.comparison.alpha, one.step.scale, _limit(one, run), one.step.where
     if scale > 1 and near(alpha, scale):
         return as_fault(Code.PRECISION, "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
     at_limit = limit is not None and near(_norm(one) * scale, limit)

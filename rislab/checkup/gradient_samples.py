@@ -34,6 +34,7 @@ class GradientSamples:
         self._places: dict[int, slice] = {}
         self._strides: list[int] = []
         self._dtype = torch.float32
+        self.dtypes: set[torch.dtype] = set()  # of the weights
 
     def trainable(self) -> list[tuple[str, Tensor]]:
         """Names and tensors that ask for a gradient."""
@@ -56,6 +57,7 @@ class GradientSamples:
         if len(tensors) == len(self._tensors) and all(map(lambda a, b: a is b, tensors, self._tensors)):
             return
         self._tensors = tensors
+        self.dtypes = {value.dtype for value in tensors}
         limit = max(FEWEST, COORDINATES // max(1, len(tensors)))
         # An odd step does not read one column of a matrix again and again.
         self._strides = [value.numel() // limit | 1 for value in tensors]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +113,52 @@ class BackwardInterceptor:
             self._depth -= 1
             if outermost:
                 self._on_backward_end()
+
+
+class PatchedCalls:
+    """Reports calls of clip_grad_norm_() and of Module.load_state_dict(), which no hook of torch reports.
+
+    Args:
+        on_clip: called before each clipping with its tensors and its limit.
+        on_load: called before each loading with the module and the state.
+    """
+
+    def __init__(
+        self,
+        on_clip: Callable[[list[Tensor], float], None],
+        on_load: Callable[[nn.Module, Mapping[str, Any]], None],
+    ) -> None:
+        self._on_clip, self._on_load = on_clip, on_load
+        self._patches: list[Any] = []
+
+    def __enter__(self) -> PatchedCalls:
+        clip, load = nn.utils.clip_grad_norm_, nn.Module.load_state_dict
+
+        @functools.wraps(clip)
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+            # A generator is used up by looking at it.
+            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            self._on_clip(tensors, float(max_norm))
+            return clip(tensors, max_norm, *args, **kwargs)
+
+        @functools.wraps(load)
+        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            self._on_load(module, state_dict)
+            return load(module, state_dict, *args, **kwargs)
+
+        self._patches = [
+            mock.patch.object(nn.utils, "clip_grad_norm_", clip_grad_norm_),
+            mock.patch.object(nn.utils.clip_grad, "clip_grad_norm_", clip_grad_norm_),
+            mock.patch.object(nn.Module, "load_state_dict", load_state_dict),
+        ]
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for patch in reversed(self._patches):
+            patch.stop()
+        self._patches = []
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:

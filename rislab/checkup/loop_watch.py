@@ -17,20 +17,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup import event_rules, gradient_rules, loss_report_rules
-from rislab.checkup.findings import Finding, Findings
-from rislab.checkup.interception import LOSSES, BackwardInterceptor, LossInterceptor, count_averaged
+from rislab.checkup import event_rules, gradient_rules, loss_report_rules, use_rules
+from rislab.checkup.events import EventSource, LossCall, Observer
+from rislab.checkup.findings import Finding, Findings, as_note
+from rislab.checkup.interception import LOSSES
 from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.rules import Code
 from rislab.checkup.trace import Trace
+from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
+from rislab.checkup.unregistered import UnregisteredTensors
 from rislab.checkup.windows import Declared, WatchedRun, watched_run
 from rislab.errors import InputError, check_choice, check_number
 
 MEANS = ("samples", "batches")
 INTERVALS = ("step", "epoch", "")
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
+    use_rules.only_frozen,
+    use_rules.unused_forwards,
     event_rules.unused_losses,
     event_rules.number_formats,
     event_rules.nonfinite_losses,
@@ -38,6 +42,9 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     event_rules.window_sizes,
     gradient_rules.nonfinite_gradients,
     gradient_rules.wrong_gradients,
+    gradient_rules.unequal_terms,
+    use_rules.clipping_in_vain,
+    use_rules.remade_optimizers,
     event_rules.unmoved_weights,
     event_rules.learning_rates,
     event_rules.scheduler_ticks,
@@ -87,66 +94,51 @@ class Watch:
         self.declared = Declared(
             accumulation_steps, mean, clip_norm, enabled, scheduler is not None, scheduler_interval, epochs
         )
-        self._model, self._loss, self._select_loss = model, loss, select_loss
-        self._recorder = StepRecorder(
+        self._loss, self._select_loss = loss, select_loss
+        recorder = StepRecorder(
             model.named_parameters, optimizer, scaler, scheduler, self.declared, every, model.parameters
         )
-        self._handles: list[RemovableHandle] = []
-        self._interceptors: list[LossInterceptor | BackwardInterceptor] = []
-        self.trace = self._recorder.trace
+        recorder.trace.loss_declared = loss is not None
+        self.trace = recorder.trace
+        self._observer = LoopObserver([TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder)])
+        self._observers = standard_observers()
+        self._source: EventSource | None = None
+        self._handle: RemovableHandle | None = None
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss that was given to watch(), recorded; a loop calls it in place of a plain Python function."""
         if self._loss is None:
             raise InputError("watch.loss was called, and watch() was given no loss; allowed: watch(..., loss=function)")
         output = self._loss(*args, **kwargs)
-        if not isinstance(self._loss, nn.Module) and not any(
-            isinstance(one, LossInterceptor) for one in self._interceptors
-        ):
+        if not isinstance(self._loss, nn.Module) and not self._of_torch() and self._source is not None:
             self._on_loss(self._loss, args, kwargs, output)
         return output
 
-    def _on_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
-        count, scale_free = count_averaged(function, args, named)
-        self._recorder.on_loss(self._select_loss(output), count, scale_free)
+    def _of_torch(self) -> bool:
+        """Whether the declared loss is a function that torch itself reports."""
+        return (getattr(self._loss, "__module__", None) or "").split(".")[0] == "torch"
 
-    def _on_any_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.numel() == 1:
-            self._on_loss(function, args, named, output)
+    def _on_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
+        self._observer.on_loss(LossCall(function, args, named, self._select_loss(output)))
 
     def __enter__(self) -> Watch:
-        recorder = self._recorder
-        recorder.begin()
-        self.trace.mode_dependent = any(map(is_mode_dependent, self._model.modules()))
-        self._handles = [
-            self._model.register_forward_pre_hook(
-                lambda model, args, kwargs: recorder.on_forward((*args, *kwargs.values()), model.training),
-                with_kwargs=True,
-            ),
-            self._model.register_forward_hook(lambda model, args, output: recorder.on_forward_end(output)),
-        ]
-        self._interceptors = [BackwardInterceptor(recorder.on_backward, recorder.on_backward_end)]
+        losses: tuple[Callable[..., Any], ...] = LOSSES if self._loss is None else ()
         if isinstance(self._loss, nn.Module):
-            self._handles.append(self._loss.register_forward_hook(self._on_loss, with_kwargs=True))
-        elif self._loss is None:
-            self.trace.loss_declared = False
-            self._interceptors.append(LossInterceptor(LOSSES, self._on_any_loss))
-        elif (getattr(self._loss, "__module__", None) or "").split(".")[0] == "torch":
-            self._interceptors.append(LossInterceptor((self._loss,), self._on_loss))
-        for interceptor in self._interceptors:
-            interceptor.__enter__()
+            self._handle = self._loss.register_forward_hook(self._on_loss, with_kwargs=True)
+        elif self._loss is not None and self._of_torch():
+            losses = (self._loss,)
+        self._source = EventSource([self._observer, *self._observers], losses)
+        self._source.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for interceptor in reversed(self._interceptors):
-            interceptor.__exit__(kind, error, trace)
-        self._interceptors = []
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._recorder.end()
+        if self._handle is not None:
+            self._handle.remove()
+        if self._source is not None:
+            self._source.close(error)
+        self._handle = self._source = None
 
     def findings(self, reported: Sequence[float] | None = None) -> Findings:
         """What is wrong with the loop, faults first; empty if nothing is.
@@ -154,7 +146,13 @@ class Watch:
         Args:
             reported: the training losses that the loop reported, one an epoch; None if they are not to be judged.
         """
-        return diagnose(self.trace, self.declared, reported)
+        others = [finding for observer in self._observers for finding in observer.findings()]
+        return Findings([*diagnose(self.trace, self.declared, reported), *others])
+
+
+def standard_observers() -> list[Observer]:
+    """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
+    return [UnregisteredTensors()]
 
 
 def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:
@@ -167,6 +165,8 @@ def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None 
     """
     run = watched_run(trace, declared, reported)
     first: dict[str, Finding] = {}
+    if trace.failure:
+        return Findings([as_note(Code.LOSSES, "not judged", f"the recording ended by {trace.failure}")])
     for rule in RULE_FUNCTIONS:
         for finding in rule(run):
             first.setdefault(f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}", finding)
@@ -198,26 +198,3 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
         InputError: for a value that is not allowed.
     """
     return Watch(model, optimizer, **declared)
-
-
-def is_mode_dependent(module: nn.Module) -> bool:
-    """Whether a module computes something else in training mode than in evaluation mode."""
-    if isinstance(module, DROPOUTS):
-        return module.p > 0
-    return isinstance(module, NORMS) and any(value.requires_grad for value in module.parameters())
-
-
-def unwrapped(wrapper: Any, name: str) -> Any:
-    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing.
-
-    Args:
-        wrapper: or the optimiser or scheduler itself.
-        name: of the attribute, "optimizer" or "scheduler".
-    """
-    visited: set[int] = set()
-    while id(wrapper) not in visited:
-        visited.add(id(wrapper))
-        inner = getattr(wrapper, name, None)
-        optimizer = name == "optimizer" and isinstance(inner, torch.optim.Optimizer)
-        wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
-    return wrapper

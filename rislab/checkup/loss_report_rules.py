@@ -119,13 +119,20 @@ def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[t
     windows = [losses[first : first + size] for first in range(0, len(losses), size)]
     means = [_mean(window) for window in windows]
     raw, samples = [loss for loss, *_ in losses], [count for _, count, _ in losses]
+    several = len(windows) > 1
     lasts = [(window[-1][0], sum(count for _, count, _ in window), 0.0) for window in windows]
     return [
         ("mean of unequal means", other, ("summed inside the step branch",)),
         ("mean of unequal means", sum(means) / len(means), ("mean of means in the window",)),
         ("last over n", raw[-1] / len(raw), ("loop tail dedented",)),
-        ("last over n", means[-1] / len(means), ("loop tail dedented",)),
-        ("last over n", raw[-1] / len(means), ("loop tail dedented",)),
+        *(
+            [
+                ("last over n", means[-1] / len(means), ("loop tail dedented",)),
+                ("last over n", raw[-1] / len(means), ("loop tail dedented",)),
+            ]
+            if several
+            else []
+        ),
         ("only the last micro-batch", raw[-1], ()),
         ("only the last micro-batch", means[-1], ()),
         ("only the last micro-batch", _mean(lasts), ()),

@@ -8,23 +8,24 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
-from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
-from rislab.checkup.interception import LOSSES, BackwardInterceptor, LossInterceptor, count_averaged
-from rislab.checkup.loop_watch import diagnose, unwrapped
+from rislab.checkup.interception import LOSSES
+from rislab.checkup.loop_watch import diagnose, standard_observers
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
+from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, tensors_held, unwrapped
 from rislab.checkup.windows import Declared
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
@@ -35,35 +36,7 @@ class StopWatching(BaseException):
     """Raised in the watched code when it has taken as many steps as were asked for."""
 
 
-@dataclass(eq=False)
-class TrackedOptimizer:
-    """An optimiser, its recorder, and the networks that it trains.
-
-    Args:
-        optimizer: that was found.
-        scaler: gradient scaler, None without one.
-        scheduler: of the optimiser, None without one.
-        roots: networks that hold its tensors and are no part of another.
-        recorder: of its steps.
-    """
-
-    optimizer: Optimizer
-    scaler: Any
-    scheduler: Any
-    roots: list[nn.Module]
-    recorder: StepRecorder
-
-    def label(self) -> str:
-        """Kind of the optimiser, and of its networks."""
-        names = [type(root).__name__ for root in self.roots] or ["loose tensors"]
-        return f"{type(self.optimizer).__name__} over {listed(names)}"
-
-    def tensors(self) -> list[Tensor]:
-        """All that the optimiser holds."""
-        return _tensors(self.optimizer)
-
-
-class ProcessWatch:
+class ProcessWatch(LoopObserver):
     """Watches the code of a `with` block: `with ProcessWatch(steps=100) as watch: run(); watch.findings()`.
 
     Args:
@@ -73,69 +46,59 @@ class ProcessWatch:
     """
 
     def __init__(self, steps: int | None = None, *, every: int | None = None, declared: Declared | None = None) -> None:
-        self.tracked: list[TrackedOptimizer] = []
+        super().__init__()
         self.backwards = 0
         self._steps, self._every = steps, every
         self._declared = declared or Declared(mean="")
-        self._process = os.getpid()
-        self._handles: list[RemovableHandle] = []
-        self._interceptors: list[LossInterceptor | BackwardInterceptor] = []
-        self._depth = 0  # of nested forwards
+        self._source = EventSource([self, *standard_observers()], LOSSES)
+        self._limit: RemovableHandle | None = None
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._scalers: list[GradScaler] = []
         self._models: dict[int, nn.Module] = {}
-        self._trained_by: dict[int, list[TrackedOptimizer]] = {}
 
     @property
     def steps(self) -> int:
         """Steps taken, by all optimisers."""
-        return sum(len(tracked.recorder.trace.steps) for tracked in self.tracked)
+        return sum(len(tracked.recorder.trace.taken) for tracked in self.tracked)
 
     def __enter__(self) -> ProcessWatch:
-        self._earlier = _objects_of_kind((Optimizer, GradScaler))
-        self._handles = [
-            register_module_forward_pre_hook(self._on_forward),
-            register_module_forward_hook(self._on_forward_end, always_call=True),
-            register_optimizer_step_pre_hook(self._before_step),
-            register_optimizer_step_post_hook(self._after_step),
-        ]
-        self._interceptors = [
-            BackwardInterceptor(self._on_backward, self._on_backward_end),
-            LossInterceptor(LOSSES, self._on_loss),
-        ]
-        for interceptor in self._interceptors:
-            interceptor.__enter__()
+        self._source.__enter__()
+        self._limit = register_optimizer_step_post_hook(self._stop)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for interceptor in reversed(self._interceptors):
-            interceptor.__exit__(kind, error, trace)
-        for handle in self._handles:
-            handle.remove()
-        for tracked in self.tracked:
-            tracked.recorder.end()
+        if self._limit is not None:
+            self._limit.remove()
+        self._source.close(error)
         self._earlier = []
+
+    def _stop(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        limit, own = self._steps, os.getpid() == self._source.process
+        if own and limit is not None and any(len(one.recorder.trace.taken) >= limit for one in self.tracked):
+            raise StopWatching
 
     def findings(self) -> Findings:
         """What is wrong with the loops, faults first; each says of which optimiser, where there are several."""
         findings: list[Finding] = []
         stepping = {id(value) for tracked in self.tracked if _stepped(tracked) for value in tracked.tensors()}
-        for number, tracked in enumerate(self.tracked, start=1):
+        for tracked in self.tracked:
             trace = tracked.recorder.trace
             replaced = all(id(value) in stepping for value in tracked.tensors())
             if not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
             declared = replace(self._declared, scaler=enabled, scheduler=tracked.scheduler is not None)
-            which = f" ({tracked.label()}, {number} of {len(self.tracked)})" if len(self.tracked) > 1 else ""
+            which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         if self.backwards and not self.steps and not findings:
             text = f"{self.backwards} backwards, and no optimiser stepped"
             findings.append(as_note(Code.STEPS, "updated by hand", text))
-        return Findings(dict.fromkeys(findings))
+        findings += self._source.findings()
+        findings += [as_note(Code.LOSSES, "not judged", failure) for failure in self._source.failures]
+        return Findings(_without_repetitions(findings))
 
     def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
@@ -157,69 +120,48 @@ class ProcessWatch:
 
     # What happens in the watched code.
 
-    def _on_forward(self, module: nn.Module, inputs: Any) -> None:
-        self._depth += 1
-        if self._depth > 1 or self._in_fork():
-            return
+    def begin(self) -> None:
+        """Remember what is there already."""
+        self._earlier = _objects_of_kind((Optimizer, GradScaler))
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A network that is new may have brought an optimiser."""
         new = id(module) not in self._models and len(self._models) < MODELS
         if new and next(module.parameters(), None) is not None:
             self._models[id(module)] = module
             self._look_around()
-        given = inputs if isinstance(inputs, tuple) else (inputs,)
-        for tracked in self._trained_by.get(id(module), []):
-            tracked.recorder.on_forward(given, module.training)
+        super().on_forward(module, training)
 
-    def _on_forward_end(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        self._depth = max(0, self._depth - 1)
-        if self._depth == 0 and not self._in_fork():
-            for tracked in self._trained_by.get(id(module), []):
-                tracked.recorder.on_forward_end(output)
-
-    def _on_loss(
-        self, function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any], output: Any
-    ) -> None:
-        if self._in_fork() or not isinstance(output, Tensor) or output.numel() != 1:
-            return
-        count, scale_free = count_averaged(function, args, named)
-        for tracked in self.tracked:
-            tracked.recorder.on_loss(output, count, scale_free)
-
-    def _on_backward(self, roots: list[tuple[Tensor, Tensor | None]]) -> None:
-        if self._in_fork():
-            return
+    def on_backward(self, roots: Roots) -> None:
+        """A backward in which no optimiser is known may follow the making of one."""
         self.backwards += 1
         # Ever more rarely: each look goes through all objects, and a loop without an optimiser has none to find.
         if not self.tracked and self.backwards & (self.backwards - 1) == 0:
             self._look_around()
-        for tracked in self.tracked:
-            tracked.recorder.on_backward(roots)
+        super().on_backward(roots)
 
-    def _on_backward_end(self) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.on_backward_end()
-
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # With a closure, the first forward comes within the first step.
-        closure = any(map(callable, (*args[1:], *kwargs.values())))
-        if closure and not self._in_fork() and self._is_new(optimizer):
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """With a closure, the first forward comes within the first step; an optimiser may be made for each step."""
+        if self._is_new(optimizer) and not self._replaces(optimizer) and closure:
             self._look_around(optimizer)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._in_fork():
-            return
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The first window of an optimiser that is new has passed unrecorded."""
         if self._is_new(optimizer):
-            # Its first window has passed unrecorded.
             self._look_around(optimizer)
-        limit = self._steps
-        if limit is not None and any(len(tracked.recorder.trace.steps) >= limit for tracked in self.tracked):
-            raise StopWatching
+
+    def _replaces(self, optimizer: Optimizer) -> bool:
+        """Whether an optimiser has taken over the tensors of another one."""
+        own = set(map(id, tensors_held(optimizer)))
+        for tracked in self.tracked:
+            if own == set(map(id, tracked.tensors())):
+                tracked.optimizer = optimizer
+                tracked.recorder.adopt(optimizer)
+                return True
+        return False
 
     def _is_new(self, optimizer: Optimizer) -> bool:
         return all(tracked.optimizer is not optimizer for tracked in self.tracked)
-
-    def _in_fork(self) -> bool:
-        """Whether this is a fork of the watched process."""
-        return os.getpid() != self._process
 
     # Optimisers and what belongs to them.
 
@@ -244,14 +186,14 @@ class ProcessWatch:
         for optimizer in optimizers:
             schedulers = [one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer]
             self._track(optimizer, scaler, _outermost(schedulers), modules)
-        for key, module in self._models.items():
-            held = {id(value) for value in module.parameters()}
-            self._trained_by[key] = [
-                tracked for tracked in self.tracked if any(id(value) in held for value in tracked.tensors())
-            ]
+        if optimizers:
+            for tracked in self.tracked:
+                tracked.forget_networks()
 
     def _track(self, optimizer: Optimizer, scaler: Any, scheduler: Any, modules: list[nn.Module]) -> None:
-        own = {id(value) for value in _tensors(optimizer)}
+        if self._replaces(optimizer):
+            return
+        own = {id(value) for value in tensors_held(optimizer)}
         roots = _roots([module for module in modules if _shares(module, own)])
         names = self._names(optimizer, roots)
         declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)
@@ -268,9 +210,9 @@ class ProcessWatch:
         """The tensors of an optimiser's networks that no other optimiser holds, and the loose ones of its own."""
 
         def names() -> list[tuple[str, Tensor]]:
-            own = {id(value) for value in _tensors(optimizer)}
+            own = {id(value) for value in tensors_held(optimizer)}
             if not roots:
-                unique = {id(value): value for value in _tensors(optimizer)}
+                unique = {id(value): value for value in tensors_held(optimizer)}
                 return [(f"tensor {place}", value) for place, value in enumerate(unique.values())]
             others = {id(v) for other in self.tracked if other.optimizer is not optimizer for v in other.tensors()}
             named: dict[int, tuple[str, Tensor]] = {}
@@ -287,8 +229,13 @@ def _stepped(tracked: TrackedOptimizer) -> bool:
     return bool(tracked.recorder.trace.steps)
 
 
-def _tensors(optimizer: Optimizer) -> list[Tensor]:
-    return [value for group in optimizer.param_groups for value in group["params"]]
+def _without_repetitions(findings: list[Finding]) -> list[Finding]:
+    """Findings of many optimisers that say the same in the same place, once."""
+    first: dict[tuple[str, ...], Finding] = {}
+    for finding in findings:
+        evidence = finding.evidence if finding.severity == "note" else ""
+        first.setdefault((finding.code, finding.name, finding.where, evidence), finding)
+    return list(first.values())
 
 
 def _objects_of_kind(kinds: tuple[type, ...]) -> list[Any]:

@@ -81,6 +81,7 @@ class Rule:
         """What to change, for each name that a finding of this rule may have; "" where nothing is to be changed."""
         return {name: FIXES.get(name, "") for name in (*self.faults, *self.others)}
 
+
 _OF_THE_LOOP = (
     Rule(
         Code.GRADIENT_SCALE.value,
@@ -92,7 +93,7 @@ _OF_THE_LOOP = (
         needs="a window whose true gradient could be taken; K is inferred from the steps if it is not declared",
         severity="fault",
         faults=("never divided", "divided on the first batch only", "divided twice", "ragged window divided by K"),
-        others=("gradient scale", "not judged"),
+        others=("gradient scale", "a term not divided", "not judged"),
         reference=ACCUMULATION,
     ),
     Rule(
@@ -135,7 +136,10 @@ _OF_THE_LOOP = (
             "optimiser holds stale parameters", "weights kept in bf16", "detached backbone", "main loss weight 0",
             "loss detached",
         ),
-        others=("not in the optimiser", "frozen tensors", "gradient of rounding alone"),
+        others=(
+            "not in the optimiser", "tensors that no optimiser holds", "optimiser holds only frozen tensors",
+            "optimiser made anew", "frozen tensors", "gradient of rounding alone",
+        ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -174,7 +178,7 @@ _OF_THE_LOOP = (
         needs="a window whose true gradient could be taken; the limit is inferred if it is not declared",
         severity="fault",
         faults=("clipped before unscaling", "clipped per micro-batch"),
-        others=("never clipped", "clipping assumed", "clipped by an infinite norm"),
+        others=("never clipped", "clipping changes nothing", "clipping assumed", "clipped by an infinite norm"),
         reference=f"{DOCS}notes/amp_examples.html#gradient-clipping",
     ),
     Rule(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,6 +72,47 @@ class MicroBatch:
     term_factors: tuple[tuple[float, ...], ...] = ()
 
 
+# So many forwards of one place are remembered.
+FORWARD_USES = 4096
+
+
+class Clip(NamedTuple):
+    """A call of clip_grad_norm_().
+
+    Args:
+        max_norm: its limit.
+        own: number of its tensors that the optimiser holds.
+        tensors: number of all its tensors.
+        foreign: whether no optimiser holds any of them.
+        late: whether no backward had come since the step before.
+    """
+
+    max_norm: float
+    own: int
+    tensors: int
+    foreign: bool
+    late: bool
+
+
+@dataclass(eq=False, slots=True)
+class ForwardUse:
+    """Whether a backward came to a forward in training mode.
+
+    Args:
+        place: files and lines of the loop that led there.
+        hooked: whether its output has a graph.
+        reached: whether a backward came to it.
+    """
+
+    place: tuple[str, ...]
+    hooked: bool = False
+    reached: bool = False
+
+    def reach(self) -> None:
+        """A backward came."""
+        self.reached = True
+
+
 @dataclass(eq=False, slots=True)
 class Step:
     """An optimiser step, or the place where one was left out.
@@ -79,6 +120,7 @@ class Step:
     Args:
         micro_batches: whose losses came since the last step.
         backwards: since the last step.
+        clips: calls of clip_grad_norm_() since the last step.
         gradient: unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
         norm: of the whole gradient, unscaled; NaN if the window is not compared.
         applied: False for a step that a scaler left out.
@@ -95,6 +137,7 @@ class Step:
 
     micro_batches: list[MicroBatch]
     backwards: list[Backward]
+    clips: list[Clip]
     gradient: Tensor | None
     norm: float
     applied: bool
@@ -135,7 +178,11 @@ class Trace:
         ticks: of the scheduler at the end, None without one.
         mode_dependent: whether the network computes something else in training mode than in evaluation mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
-        unused_forwards: forwards in training mode, with a graph, that no backward ever reached.
+        forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
+        remade: how often another optimiser took over the same tensors.
+        stateful: whether the optimiser has a state of its own, as momentum.
+        only_frozen: whether all tensors of the optimiser ask for no gradient.
+        crashed: whether an error ended the loop.
         failure: what went wrong in the recording itself, "" if nothing did.
     """
 
@@ -155,8 +202,18 @@ class Trace:
     ticks: int | None = None
     mode_dependent: bool = False
     loss_declared: bool = True
-    unused_forwards: int = 0
+    forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
+    remade: int = 0
+    stateful: bool = False
+    only_frozen: bool = False
+    crashed: bool = False
     failure: str = ""
+
+    def note_forward(self, use: ForwardUse) -> None:
+        """A forward in training mode is over; the first ones of each place are remembered."""
+        uses = self.forward_uses.setdefault(use.place, [])
+        if len(uses) < FORWARD_USES:
+            uses.append(use)
 
     @property
     def taken(self) -> list[Step]:

@@ -23,6 +23,7 @@ class WeightChanges:
         self._samples = samples
         self._first: dict[str, Tensor] = {}
         self._trained: set[int] = set()
+        self._unheld: dict[int, str] = {}  # tensors that got a gradient and that the optimiser does not hold
 
     def begin(self, trace: Trace) -> None:
         """Remember the values of the weights."""
@@ -31,12 +32,33 @@ class WeightChanges:
 
     def at_step(self) -> None:
         """Note which tensors of the optimiser have a gradient."""
+        held = self._samples.optimised()
+        self._unheld |= {
+            id(value): name
+            for name, value in self._samples.trainable()
+            if id(value) not in held and value.grad is not None
+        }
         groups = self._samples.optimizer.param_groups
         self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}
 
     def end(self, trace: Trace) -> None:
         """Write into a trace what only the end shows."""
         weights, trainable, held = [*self._samples.weights()], self._samples.trainable(), self._samples.optimised()
+        values = [value for group in self._samples.optimizer.param_groups for value in group["params"]]
+        trace.only_frozen = bool(values) and not any(
+            value.requires_grad or id(value) in self._trained for value in values
+        )
+        orphans = [value for value in values if id(value) not in {id(own) for _, own in weights} | self._trained]
+        missed = [(name, value) for name, value in trainable if id(value) not in held]
+        # A network in half precision may follow copies of its weights in float32.
+        copies = any(_follows(value, orphans) for _, value in missed)
+        trace.orphaned = 0 if copies else len(orphans)
+        trace.unoptimised = [] if copies else [name for name, value in missed if id(value) in self._unheld or orphans]
+        trace.frozen = sum(not value.requires_grad for _, value in weights)
+        if trace.crashed:
+            return
+        coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
+        trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
         unchanged = [
             (name, value) for name, value in trainable if name in self._first and torch.equal(value, self._first[name])
         ]
@@ -45,11 +67,13 @@ class WeightChanges:
         trace.rounding_only = [
             name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]
-        trace.unoptimised = [name for name, value in trainable if id(value) not in held]
-        trace.orphaned = len(held - {id(value) for _, value in weights} - self._trained)
-        trace.frozen = sum(not value.requires_grad for _, value in weights)
-        coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
-        trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
+
+
+def _follows(value: Tensor, others: list[Tensor]) -> bool:
+    """Whether a tensor holds, rounded, the values of another."""
+    return any(
+        value.shape == other.shape and torch.equal(value.detach(), other.detach().to(value.dtype)) for other in others
+    )
 
 
 def _has_many_values(value: Tensor) -> bool:

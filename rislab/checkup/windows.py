@@ -236,10 +236,10 @@ def step_window(
     # A negative scale is no mistake: the loss may be one to be maximised.
     true = scale * window.true if scale else window.true
     length = float(window.gradient.norm())
-    whole = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
+    ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
     comparison = compare_gradients(window.gradient, true)
     return StepComparison(
-        step, number, batches, window.shares, true, comparison, scale_free, scale, float(true.norm()) * whole
+        step, number, batches, window.shares, true, comparison, scale_free, scale, float(true.norm()) * ratio
     )
 
 

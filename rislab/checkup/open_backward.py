@@ -1,0 +1,105 @@
+"""A backward of the loop under way: which raw loss is in what it was called on, and how the loop weighs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from rislab.checkup.loss_graph import factors, is_mean, summands, weighed_node
+from rislab.checkup.trace import Backward, MicroBatch
+
+# Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
+NewMicroBatch = Callable[[Tensor, float | None, bool], MicroBatch]
+
+
+@dataclass
+class OpenBackward:
+    """A backward under way.
+
+    Args:
+        record: of it.
+        before: the gradients when it began, unscaled; None if the window is not compared.
+        missing: number of tensors without a gradient when it began.
+        root: the raw loss in what backward() was called on; None if the losses are declared.
+        factor: with which it stands there.
+        reached: losses that it came to, each with the weight that the loop gave it.
+    """
+
+    record: Backward
+    before: Tensor | None
+    missing: int
+    root: MicroBatch | None = None
+    factor: float = math.nan
+    reached: list[tuple[MicroBatch, float]] = field(default_factory=list)
+    _value: float | None = None  # of what backward() was called on
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _terms: list[list[float]] = field(default_factory=list)  # what arrives at the factors of each term
+
+    def find_loss(
+        self,
+        roots: Sequence[tuple[Tensor, Tensor | None]],
+        known: Mapping[Node, MicroBatch],
+        new_micro_batch: NewMicroBatch,
+        compared: bool,
+    ) -> None:
+        """Find the raw loss in what backward() was called on, and watch what weighs it.
+
+        Args:
+            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
+            known: losses that were intercepted, by their nodes.
+            new_micro_batch: makes one of a loss that was not.
+            compared: whether the window is compared.
+        """
+        root, upstream = roots[0]
+        if len(roots) > 1 or root.numel() != 1 or root.grad_fn is None:
+            self.root, self.factor = new_micro_batch(root, None, True), 1.0
+            return
+        node = weighed_node(root, known)
+        self.root = None if node is None else known.get(node)
+        if self.root is None:
+            self.root = new_micro_batch(root, None, not is_mean(node))
+            self._value = math.nan if root.is_complex() else float(root.detach())
+            self.factor = 1.0 if upstream is None else float(upstream)
+            if node is not None and node is not root.grad_fn:
+                self._handles.append(node.register_prehook(self._on_factor))
+        if compared:
+            self._watch_terms(root.grad_fn)
+
+    def _on_factor(self, upstream: Sequence[Tensor | None]) -> None:
+        """The backward has come to the raw loss: its weight."""
+        self.factor = _number(upstream, self.factor)
+
+    def _watch_terms(self, node: Node) -> None:
+        """Watch the factors of each term of a sum, or of a single loss."""
+        for term in summands(node):
+            values: list[float] = []
+            self._terms.append(values)
+            for one in factors(term):
+                self._handles.append(one.register_prehook(lambda given, values=values: values.append(_number(given))))
+
+    def close(self, scale: float) -> None:
+        """The backward is over: what it has shown of the loss that was found from it.
+
+        Args:
+            scale: of the losses, of a gradient scaler.
+        """
+        for handle in self._handles:
+            handle.remove()
+        batch = self.root
+        if batch is None:
+            return
+        if self._value is not None:
+            batch.loss = self._value / (self.factor or 1.0)
+            batch.nonfinite = not math.isfinite(self._value)
+        batch.term_factors = tuple(tuple(value / scale for value in values) for values in self._terms)
+        self.reached = [(batch, self.factor / scale)]
+
+
+def _number(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
+    first = given[0] if given else None
+    return missing if first is None or first.numel() != 1 or first.is_complex() else float(first.detach())

@@ -1,0 +1,57 @@
+"""The window of a loop that is not over yet: what came since the last step of the optimiser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from rislab.checkup.gradients import compare_gradients
+from rislab.checkup.trace import Backward, Clip, MicroBatch
+from rislab.checkup.windows import is_parallel
+
+
+@dataclass
+class OpenWindow:
+    """What came since the last step.
+
+    Args:
+        micro_batches: raw losses.
+        nodes: of the graph, each with the loss that it gave.
+        backwards: of the loop.
+        values: of the weights when the window began, as long as no step was seen.
+        compared: whether gradients are taken.
+        size: bytes of gradients.
+        clips: calls of clip_grad_norm_().
+    """
+
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    nodes: dict[Node, MicroBatch] = field(default_factory=dict)
+    backwards: list[Backward] = field(default_factory=list)
+    values: Tensor | None = None
+    compared: bool = False
+    size: int = 0
+    clips: list[Clip] = field(default_factory=list)
+
+    def known(self) -> dict[Node, MicroBatch]:
+        """Losses that may be in what backward() is called on, by their nodes."""
+        return {node: batch for node, batch in self.nodes.items() if batch in self.micro_batches}
+
+    def carried(self, before: Tensor | None) -> float | None:
+        """What is left of the gradients of the last backward, see Backward.
+
+        Args:
+            before: gradients that are there now; None if they were not read.
+        """
+        last = self.backwards[-1].after if self.backwards else None
+        if last is None or before is None or len(last) != len(before):
+            return None
+        if torch.equal(before, last):
+            return 1.0
+        if not bool(before.any()):
+            return 0.0
+        change = compare_gradients(before, last)
+        return change.alpha if is_parallel(change, 1e-3) else math.nan

@@ -1,0 +1,157 @@
+"""Optimisers under observation, each with its recorder and the networks that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.events import ForwardCall, LossCall, Observer, Roots
+from rislab.checkup.findings import listed
+from rislab.checkup.interception import count_averaged
+from rislab.checkup.recorder import StepRecorder
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(eq=False)
+class TrackedOptimizer:
+    """An optimiser, its recorder, and the networks that it trains.
+
+    Args:
+        optimizer: of the loop.
+        scaler: gradient scaler, None without one.
+        scheduler: of the optimiser, None without one.
+        roots: networks that hold its tensors and are no part of another.
+        recorder: of its steps.
+    """
+
+    optimizer: Optimizer
+    scaler: Any
+    scheduler: Any
+    roots: list[nn.Module]
+    recorder: StepRecorder
+    _trains: dict[int, tuple[nn.Module, bool]] = field(default_factory=dict)
+
+    def label(self) -> str:
+        """Kind of the optimiser, of its networks, and its first tensors."""
+        networks = [type(root).__name__ for root in self.roots] or ["loose tensors"]
+        names = self.names()
+        return f"{type(self.optimizer).__name__} over {listed(networks)}" + (f": {listed(names, 2)}" if names else "")
+
+    def names(self) -> list[str]:
+        """Names of its tensors in its networks."""
+        own = set(map(id, self.tensors()))
+        return [name for root in self.roots for name, value in root.named_parameters() if id(value) in own]
+
+    def tensors(self) -> list[Tensor]:
+        """All that the optimiser holds."""
+        return tensors_held(self.optimizer)
+
+    def trains(self, module: nn.Module) -> bool:
+        """Whether a module holds tensors of the optimiser, or those of its networks."""
+        known = self._trains.get(id(module))
+        if known is None or known[0] is not module:
+            own = set(map(id, self.tensors())) | {id(value) for root in self.roots for value in root.parameters()}
+            known = module, any(id(value) in own for value in module.parameters())
+            self._trains[id(module)] = known
+        return known[1]
+
+    def forget_networks(self) -> None:
+        """Tensors or networks have changed: ask anew which modules hold them."""
+        self._trains.clear()
+
+    def mode_dependent(self) -> bool:
+        """Whether its networks compute something else in training mode than in evaluation mode."""
+        return any(is_mode_dependent(module) for root in self.roots for module in root.modules())
+
+
+class LoopObserver(Observer):
+    """Passes events on to the recorders of the optimisers that they concern.
+
+    Args:
+        tracked: optimisers; a subclass may add to them.
+    """
+
+    def __init__(self, tracked: Sequence[TrackedOptimizer] = ()) -> None:
+        self.tracked = list(tracked)
+
+    def begin(self) -> None:
+        """Record all optimisers that are known."""
+        for tracked in self.tracked:
+            tracked.recorder.begin()
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A forward begins that stands in no other."""
+        for tracked in self._training(module):
+            tracked.recorder.tell(StepRecorder.on_forward, training)
+
+    def on_forward_end(self, call: ForwardCall) -> None:
+        """Such a forward is over."""
+        for tracked in self._training(call.module):
+            tracked.recorder.tell(StepRecorder.on_forward_end, call)
+
+    def _training(self, module: nn.Module) -> Iterable[TrackedOptimizer]:
+        return [tracked for tracked in self.tracked if tracked.trains(module)]
+
+    def on_loss(self, call: LossCall) -> None:
+        """A loss was computed."""
+        if isinstance(call.output, Tensor) and call.output.numel() == 1:
+            count, scale_free = count_averaged(call.function, call.args, call.kwargs)
+            for tracked in self.tracked:
+                tracked.recorder.tell(StepRecorder.on_loss, call.output, count, scale_free)
+
+    def on_backward(self, roots: Roots) -> None:
+        """A backward begins."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward, roots)
+
+    def on_backward_end(self) -> None:
+        """The backward is over."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward_end)
+
+    def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
+        """clip_grad_norm_() begins."""
+        held = {id(value) for tracked in self.tracked for value in tracked.tensors()}
+        foreign = not any(id(value) in held for value in parameters)
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_clip, parameters, max_norm, foreign)
+
+    def end(self, error: BaseException | None) -> None:
+        """The watching ends."""
+        for tracked in self.tracked:
+            tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
+            tracked.recorder.end(error)
+
+
+def tensors_held(optimizer: Optimizer) -> list[Tensor]:
+    """All tensors of an optimiser."""
+    return [value for group in optimizer.param_groups for value in group["params"]]
+
+
+def is_mode_dependent(module: nn.Module) -> bool:
+    """Whether a module computes something else in training mode than in evaluation mode."""
+    if isinstance(module, DROPOUTS):
+        return module.p > 0
+    return isinstance(module, NORMS) and any(value.requires_grad for value in module.parameters())
+
+
+def unwrapped(wrapper: Any, name: str) -> Any:
+    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing.
+
+    Args:
+        wrapper: or the optimiser or scheduler itself.
+        name: of the attribute, "optimizer" or "scheduler".
+    """
+    visited: set[int] = set()
+    while id(wrapper) not in visited:
+        visited.add(id(wrapper))
+        inner = getattr(wrapper, name, None)
+        optimizer = name == "optimizer" and isinstance(inner, Optimizer)
+        wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
+    return wrapper

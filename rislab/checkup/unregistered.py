@@ -1,0 +1,69 @@
+"""Tensors that get a gradient, and that no optimiser holds: layers in a Python list, a head that was forgotten."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.events import ForwardCall, Observer
+from rislab.checkup.findings import Finding, as_fault, listed
+from rislab.checkup.rules import Code
+
+# So many forwards of a network are looked into, and so many modules are remembered.
+FORWARDS, MODULES = 8, 64
+
+
+class UnregisteredTensors(Observer):
+    """Looks for modules in training mode that no other module holds, and whose tensors are in no optimiser."""
+
+    def __init__(self) -> None:
+        self._looked: dict[int, int] = {}
+        self._modules: dict[int, tuple[nn.Module, nn.Module]] = {}  # with the network in whose forward it was called
+        self._first: dict[int, tuple[Tensor, float]] = {}
+        self._findings: list[Finding] = []
+
+    def on_forward_end(self, call: ForwardCall) -> None:
+        """Look into the first forwards of each network."""
+        looks = self._looked.get(id(call.module), 0)
+        if looks >= FORWARDS or not call.training or not torch.is_grad_enabled():
+            return
+        self._looked[id(call.module)] = looks + 1
+        registered = set(map(id, call.module.modules())) - {id(call.module)}
+        for module in call.inner:
+            if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
+                self._modules[id(module)] = module, call.module
+                for value in module.parameters():
+                    self._first[id(value)] = value, _fingerprint(value)
+
+    def end(self, error: BaseException | None) -> None:
+        """Look at the gradients that are there, and at what optimisers hold."""
+        held = {id(value) for one in optimizers() for group in one.param_groups for value in group["params"]}
+        for module, caller in self._modules.values():
+            missed = [
+                name
+                for name, value in module.named_parameters()
+                if value.grad is not None and id(value) not in held and _fingerprint(value) == self._first[id(value)][1]
+            ]
+            trained = any(id(value) in held for value in module.parameters())
+            if missed and not trained:
+                where = "" if module is caller else f", called in {type(caller).__name__}, which does not hold it"
+                text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
+                name = "tensors that no optimiser holds"
+                self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
+
+    def findings(self) -> list[Finding]:
+        """One for each such module."""
+        return self._findings
+
+
+def optimizers() -> list[Optimizer]:
+    """All optimisers that are alive, asked by their type alone."""
+    return [one for one in gc.get_objects() if issubclass(type(one), Optimizer) and "param_groups" in vars(one)]
+
+
+def _fingerprint(value: Tensor) -> float:
+    held = value.detach()
+    return float(torch.view_as_real(held).double().sum()) if held.is_complex() else float(held.double().sum())

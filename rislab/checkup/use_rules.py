@@ -1,0 +1,75 @@
+"""Rules about what a loop computes and never uses: forwards without a backward, clipping and optimisers in vain."""
+
+from __future__ import annotations
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.rules import Code
+from rislab.checkup.trace import ForwardUse
+from rislab.checkup.windows import WatchedRun
+
+
+def unused_forwards(run: WatchedRun) -> list[Finding]:
+    """Forwards of one line in training mode, of which only the last before each backward was used."""
+    for place, uses in run.trace.forward_uses.items():
+        before = _unused_before_each_used(uses)
+        if not before or min(before) < 1 or sum(before) < 2:
+            continue
+        used = len(before)
+        text = (
+            f"{len(uses)} forwards in training mode at one line, and a backward came to {used} of them: "
+            f"the last of every {max(before) + 1}"
+        )
+        where = next((batch.where for batch in run.trace.micro_batches if batch.backwards), place[0] if place else "")
+        aliases = ("loop tail in a branch never taken",)
+        return [as_fault(Code.LOSSES, "loop tail dedented", text, where, aliases)]
+    return []
+
+
+def _unused_before_each_used(uses: list[ForwardUse]) -> list[int]:
+    """How many forwards without a backward stand before each one with a backward."""
+    counts, unused = [], 0
+    for use in uses:
+        if use.reached:
+            counts.append(unused)
+        unused = 0 if use.reached else unused + 1
+    return counts
+
+
+def clipping_in_vain(run: WatchedRun) -> list[Finding]:
+    """Clipping that changed nothing that was stepped on."""
+    steps = [step for step in run.trace.taken if step.applied]
+    clips = [clip for step in steps for clip in step.clips]
+    # A clipping of other optimisers' tensors alone is theirs.
+    clips = [clip for clip in clips if clip.own or clip.foreign]
+    if len(clips) < 2:
+        return []
+    why = ""
+    if all(clip.tensors == 0 for clip in clips):
+        why = "it was given no tensors, as from a generator that was used up"
+    elif all(clip.foreign for clip in clips):
+        why = "no optimiser holds the tensors that it was given"
+    elif all(clip.late for clip in clips):
+        why = "it came after the step, and before the next backward"
+    if not why:
+        return []
+    text = f"{len(clips)} times in {len(steps)} steps: {why}"
+    return [as_fault(Code.CLIPPING, "clipping changes nothing", text, steps[0].where)]
+
+
+def remade_optimizers(run: WatchedRun) -> list[Finding]:
+    """An optimiser that is made anew again and again, and loses its state each time."""
+    trace = run.trace
+    if trace.remade < 3 or not trace.stateful:
+        return []
+    every = len(trace.taken) / (trace.remade + 1)
+    text = f"{trace.remade + 1} optimisers in {len(trace.taken)} steps: the state is lost every {every:.3g} steps"
+    where = trace.taken[0].where if trace.taken else ""
+    return [as_fault(Code.WEIGHTS, "optimiser made anew", text, where)]
+
+
+def only_frozen(run: WatchedRun) -> list[Finding]:
+    """An optimiser all of whose tensors ask for no gradient."""
+    if not run.trace.only_frozen or not run.trace.taken:
+        return []
+    text = f"{len(run.trace.taken)} steps, and no tensor of the optimiser asks for a gradient"
+    return [as_fault(Code.WEIGHTS, "optimiser holds only frozen tensors", text, run.trace.taken[0].where)]
