@@ -67,7 +67,7 @@ class Children:
     folder: Path
     root: int
     steps: int | None
-    every: int
+    every: int | None
     declared: Declared | None
 
     @contextlib.contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from rislab.checkup.recorder import caller
+from rislab.checkup.call_stack import caller
 
 # A logit of what is sure: its exponential is below the rounding of every number format.
 SURE = 40.0

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from rislab.checkup.call_stack import caller
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.probe_batches import map_leaves, tensors_in
-from rislab.checkup.recorder import caller
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
 from rislab.checkup.trace import precision_of
