@@ -150,13 +150,6 @@ class EventSource:
         self._handles, self._inner = [], []
         self._tell("end", error)
 
-    def findings(self) -> list[Finding]:
-        """Of all observers, in their order."""
-        results: list[Finding] = []
-        for observer in self._observers:
-            results += observer.findings()
-        return results
-
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
         if os.getpid() != self.process:

@@ -67,11 +67,21 @@ class LossInterceptor(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
+        if func is torch.Tensor.backward:
+            # The method may be one that the loop has put there, and that is under way already.
+            return _backward(*args, **named)
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
         if not torch.compiler.is_compiling() and func in self._functions:
             self._on_call(func, args, named, output)
         return output
+
+
+def _backward(
+    root: Tensor, gradient: Any = None, retain_graph: Any = None, create_graph: bool = False, inputs: Any = None
+) -> None:
+    """What Tensor.backward() does."""
+    torch.autograd.backward(root, gradient, retain_graph, create_graph, inputs=inputs)
 
 
 class BackwardInterceptor:

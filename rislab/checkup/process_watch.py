@@ -50,7 +50,8 @@ class ProcessWatch(LoopObserver):
         self.backwards = 0
         self._steps, self._every = steps, every
         self._declared = declared or Declared(mean="")
-        self._source = EventSource([self, *standard_observers()], LOSSES)
+        self._observers = standard_observers()
+        self._source = EventSource([self, *self._observers], LOSSES)
         self._limit: RemovableHandle | None = None
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._scalers: list[GradScaler] = []
@@ -96,7 +97,7 @@ class ProcessWatch(LoopObserver):
         if self.backwards and not self.steps and not findings:
             text = f"{self.backwards} backwards, and no optimiser stepped"
             findings.append(as_note(Code.STEPS, "updated by hand", text))
-        findings += self._source.findings()
+        findings += [finding for observer in self._observers for finding in observer.findings()]
         findings += [as_note(Code.LOSSES, "not judged", failure) for failure in self._source.failures]
         return Findings(_without_repetitions(findings))
 
