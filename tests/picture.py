@@ -20,7 +20,7 @@ from rislab.plots.style import template, trace_styles
 from rislab.reports import html_export
 from tests.browser.chromium import launched
 
-FAULT = "loop tail dedented"
+FAULT = "backward after the batch loop"
 PAGE = Path(__file__).resolve().parent.parent / "reports" / "overview.png"
 STYLE = """
 main { max-width: none; margin: 0; padding: 14px 18px 4px }

@@ -22,7 +22,7 @@ from typing import Any
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from rislab.checkup.findings import Finding, as_note, judged
+from rislab.checkup.findings import Finding, as_note, last_findings
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.rules import Code
 from rislab.checkup.windows import Declared
@@ -81,7 +81,7 @@ class Children:
                 return
             interruptible = signal.getsignal(signal.SIGTERM) == self.on_sigterm
             # An attribute of the object: a subclass may have a run() of its own.
-            setattr(process, "run", WatchedRun(self, process, interruptible))  # noqa: B010
+            setattr(process, "run", WatchedChild(self, process, interruptible))  # noqa: B010
             try:
                 with _sigterm_held_back() if interruptible else contextlib.nullcontext():
                     start(process)
@@ -124,7 +124,7 @@ class Children:
             failed = True
             raise
         finally:
-            findings = list(judged(watch, failed=failed, crashed=failed))
+            findings = list(last_findings(watch, failed=failed, crashed=failed))
             report = ChildReport(watch.steps, [tracked.label() for tracked in watch.tracked], findings)
             self._write(f"{os.getpid()}.json", json.dumps(dataclasses.asdict(report)))
         if stopped:
@@ -170,7 +170,7 @@ class Children:
 
 
 @dataclass(frozen=True)
-class WatchedRun:
+class WatchedChild:
     """The run() of a watched process.
 
     Args:

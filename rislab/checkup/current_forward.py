@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import ForwardCall, tensors_of
+from rislab.checkup.events import ForwardEvent, tensors_of
 from rislab.checkup.trace import MicroBatch, autocast_types, precision_of
 
 
@@ -30,7 +30,7 @@ class CurrentForward:
     training: bool = True
     types: list[torch.dtype] = field(default_factory=list)
 
-    def end(self, call: ForwardCall) -> None:
+    def end(self, call: ForwardEvent) -> None:
         """The forward is over."""
         first = next((value for value in call.inputs() if value.dim()), None)
         self.samples = 1 if first is None else int(first.shape[0])

@@ -48,7 +48,7 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         return [*findings, as_fault(Code.LOSSES, "loss detached", counts, where)]
     moved = len(trace.unchanged) < trace.tensors
     if used == 0 and not moved:
-        aliases: tuple[str, ...] = ("loss detached", "loop tail dedented")
+        aliases: tuple[str, ...] = ("loss detached", "backward after the batch loop")
         return [*findings, as_fault(Code.LOSSES, "loop tail in a branch never taken", counts, where, aliases)]
     applied = any(step.applied for step in trace.steps)
     if not applied and all(batch.nonfinite for batch in batches if batch.backwards):
@@ -73,7 +73,7 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
     long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
     if long and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
         aliases = ("loop tail in a branch never taken",)
-        return [as_fault(Code.LOSSES, "loop tail dedented", counts, long[0][0].where, aliases)]
+        return [as_fault(Code.LOSSES, "backward after the batch loop", counts, long[0][0].where, aliases)]
     unused = [batch for step, _ in run.steps for batch in step.micro_batches if not batch.backwards]
     if all(batch.nonfinite for batch in unused):
         text = f"{len(unused)} losses were NaN or infinite, and the loop went on without a backward of them: {counts}"

@@ -23,7 +23,7 @@ Roots = Sequence[tuple[Tensor, Tensor | None]]
 
 
 @dataclass(frozen=True, eq=False)
-class ForwardCall:
+class ForwardEvent:
     """A forward of a network that stands in no other network's forward.
 
     Args:
@@ -48,7 +48,7 @@ class ForwardCall:
 
 
 @dataclass(frozen=True, eq=False)
-class LossCall:
+class LossEvent:
     """A call of a loss.
 
     Args:
@@ -73,10 +73,10 @@ class Observer:
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward begins that stands in no other."""
 
-    def on_forward_end(self, call: ForwardCall) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> None:
         """Such a forward is over."""
 
-    def on_loss(self, call: LossCall) -> None:
+    def on_loss(self, call: LossEvent) -> None:
         """A loss was computed."""
 
     def on_backward(self, roots: Roots) -> None:
@@ -120,7 +120,7 @@ class EventSource:
         self._handles: list[RemovableHandle] = []
         self._interceptors = (
             BackwardInterceptor(lambda roots: self._tell("on_backward", roots), lambda: self._tell("on_backward_end")),
-            LossInterceptor(losses, lambda *call: self._tell("on_loss", LossCall(*call))),
+            LossInterceptor(losses, lambda *call: self._tell("on_loss", LossEvent(*call))),
             PatchedCalls(
                 lambda parameters, limit: self._tell("on_clip", parameters, limit),
                 lambda module, state: self._tell("on_load", module, state),
@@ -183,7 +183,7 @@ class EventSource:
             pass
         if not self._calls and outermost is module:
             given = args if isinstance(args, tuple) else (args,)
-            self._tell("on_forward_end", ForwardCall(module, given, kwargs, output, training, self._inner))
+            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, self._inner))
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not torch.compiler.is_compiling():

@@ -16,7 +16,7 @@ MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
 COLUMNS = ("", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
 # Columns that are shown even if they are empty.
 ALWAYS = 4
-NOT_JUDGED = "not judged"
+UNJUDGED = "not judged"
 # They speak of what came after the last step: of a loop that was broken off, nothing could come.
 OF_THE_END = ("tail never stepped", "step in a branch never taken", "loop tail in a branch never taken")
 # So many backwards without a step are no window any more that was broken off.
@@ -77,7 +77,7 @@ class Findings(list[Finding]):
     @property
     def unjudged(self) -> list[Finding]:
         """Those that say what a rule could not judge of a loop. A probe that could not be made is none."""
-        return [finding for finding in self if finding.name == NOT_JUDGED and finding.code.startswith("C")]
+        return [finding for finding in self if finding.name == UNJUDGED and finding.code.startswith("C")]
 
     @property
     def verdict(self) -> str:
@@ -88,7 +88,7 @@ class Findings(list[Finding]):
         counts = {severity: sum(finding.severity == severity for finding in self) for severity in SEVERITIES}
         counts["note"] -= unjudged
         words = [f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items()]
-        return ", ".join([*words, f"{unjudged} {NOT_JUDGED}"])
+        return ", ".join([*words, f"{unjudged} {UNJUDGED}"])
 
     def relative_to(self, folder: str) -> Findings:
         """The same, with the paths of files inside a folder as seen from there."""
@@ -146,7 +146,7 @@ class Watched(Protocol):
         """What is wrong with the loops."""
 
 
-def judged(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
+def last_findings(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
     """End a watch and judge its run, also one that was broken off; if the checkup itself fails, that is a finding.
 
     Args:
@@ -158,20 +158,20 @@ def judged(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
         watch.__exit__(None, None, None)
         if not watch.steps and (crashed or (failed and watch.backwards < MANY)):
             return Findings()
-        found = watch.findings()
+        results = watch.findings()
     # Whatever goes wrong here is no error of the script's.
     except Exception as error:
-        text = f"the checkup itself failed: {type(error).__name__}: {first_line(error)}"
-        return Findings([as_note(Code.LOSSES, NOT_JUDGED, text)])
+        text = f"the checkup itself failed: {type(error).__name__}: {error_text(error)}"
+        return Findings([as_note(Code.LOSSES, UNJUDGED, text)])
     return Findings(
         finding
-        for finding in found
+        for finding in results
         if not (failed and watch.steps and finding.name in OF_THE_END)
         and not (crashed and finding.code == Code.WEIGHTS.value)
     )
 
 
-def first_line(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """The first line of an error's text, "" if it has none."""
     return next(iter(str(error).splitlines()), "")
 

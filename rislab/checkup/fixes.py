@@ -15,7 +15,7 @@ FIXES = {
     "zeroed before the step": "call zero_grad after the step, or before the first backward of a window",
     "never zeroed": "call optimizer.zero_grad() once a window",
     "step per micro-batch": "step only where a window ends",
-    "loop tail dedented": "indent loss, backward and step into the loop over micro-batches",
+    "backward after the batch loop": "indent loss, backward and step into the loop over micro-batches",
     "loop tail in a branch never taken": "move backward and step out of the branch, into the loop over micro-batches",
     "step in a branch never taken": "test the condition under which the step stands: it was never met",
     "accumulated in bf16": "keep gradients in float32 between micro-batches",

@@ -284,7 +284,7 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     if one.size > 1 and _clipped_per_micro_batch(one):
         return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
     if weights and all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
-        other = "unscaled per micro-batch" if one.step.scale > 1 else "loop tail dedented"
+        other = "unscaled per micro-batch" if one.step.scale > 1 else "backward after the batch loop"
         return as_fault(Code.ZEROING, "zeroed per micro-batch", counts, where, (other,))
     if weights and near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
         return _scale_fault("divided on the first batch only", counts, one, "never divided")

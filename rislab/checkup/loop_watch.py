@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, use_rules
-from rislab.checkup.events import EventSource, LossCall, Observer
+from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.recorder import StepRecorder
@@ -119,7 +119,7 @@ class Watch:
         return (getattr(self._loss, "__module__", None) or "").split(".")[0] == "torch"
 
     def _on_loss(self, function: Any, args: tuple[Any, ...], named: Any, output: Any) -> None:
-        self._observer.on_loss(LossCall(function, args, named, self._select_loss(output)))
+        self._observer.on_loss(LossEvent(function, args, named, self._select_loss(output)))
 
     def __enter__(self) -> Watch:
         losses: tuple[Callable[..., Any], ...] = LOSSES if self._loss is None else ()
@@ -146,13 +146,21 @@ class Watch:
         Args:
             reported: the training losses that the loop reported, one an epoch; None if they are not to be judged.
         """
-        others = [finding for observer in self._observers for finding in observer.findings()]
-        return Findings([*diagnose(self.trace, self.declared, reported), *others])
+        return with_others(diagnose(self.trace, self.declared, reported), self._observers)
 
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
     return [UnregisteredTensors()]
+
+
+def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:
+    """Findings with those of other observers, unless they say less of the same."""
+    stale = any(finding.name == "optimiser holds stale parameters" for finding in findings)
+    others = [finding for observer in observers for finding in observer.findings()]
+    return Findings(
+        [*findings, *(one for one in others if not (stale and one.name == "tensors that no optimiser holds"))]
+    )
 
 
 def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:

@@ -124,11 +124,11 @@ def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[t
     return [
         ("mean of unequal means", other, ("summed inside the step branch",)),
         ("mean of unequal means", sum(means) / len(means), ("mean of means in the window",)),
-        ("last over n", raw[-1] / len(raw), ("loop tail dedented",)),
+        ("last over n", raw[-1] / len(raw), ("backward after the batch loop",)),
         *(
             [
-                ("last over n", means[-1] / len(means), ("loop tail dedented",)),
-                ("last over n", raw[-1] / len(means), ("loop tail dedented",)),
+                ("last over n", means[-1] / len(means), ("backward after the batch loop",)),
+                ("last over n", raw[-1] / len(means), ("backward after the batch loop",)),
             ]
             if several
             else []

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.interception import LOSSES
-from rislab.checkup.loop_watch import diagnose, standard_observers
+from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, tensors_held, unwrapped
@@ -97,7 +97,7 @@ class ProcessWatch(LoopObserver):
         if self.backwards and not self.steps and not findings:
             text = f"{self.backwards} backwards, and no optimiser stepped"
             findings.append(as_note(Code.STEPS, "updated by hand", text))
-        findings += [finding for observer in self._observers for finding in observer.findings()]
+        findings = with_others(findings, self._observers)
         findings += [as_note(Code.LOSSES, "not judged", failure) for failure in self._source.failures]
         return Findings(_without_repetitions(findings))
 

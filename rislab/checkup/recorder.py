@@ -17,10 +17,10 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup.call_stack import caller
 from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward
-from rislab.checkup.events import ForwardCall, tensors_of
+from rislab.checkup.events import ForwardEvent, tensors_of
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.open_backward import OpenBackward
-from rislab.checkup.open_window import OpenWindow
+from rislab.checkup.open_window import LossLines, OpenWindow, SchedulerTicks
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
@@ -56,17 +56,14 @@ class StepRecorder:
         self.trace = Trace()
         self._samples = GradientSamples(weights, optimizer, scaler)
         self._changes = WeightChanges(self._samples)
-        self._scheduler, self._declared, self._clipped_with = scheduler, declared, clipped_with
+        self._ticks, self._declared, self._clipped_with = SchedulerTicks(scheduler), declared, clipped_with
         self._sampling = Sampling(every)
         self._handles: list[RemovableHandle] = []
         self._forward, self._window = CurrentForward(), OpenWindow()
-        self._detached: set[tuple[str, ...]] = set()  # call stacks of losses that depend on none of the weights
-        self._trained: set[tuple[str, ...]] = set()  # call stacks of losses that had a backward
+        self._lines = LossLines()
         self._open: OpenBackward | None = None
         self._scale = self._samples.scale()
-        self._ticks_before = 0  # ticks of the scheduler before the recording
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
-        self._stepped = False
         self._stored = 0
 
     def tell(self, event: Callable[..., Any], *args: Any) -> None:
@@ -86,7 +83,7 @@ class StepRecorder:
 
     def begin(self) -> None:
         """Begin to record the optimiser and the weights."""
-        self._ticks_before += self._ticks() or 0
+        self._ticks.begin()
         self._changes.begin(self.trace)
         self._hook()
         self._open_window()
@@ -123,7 +120,7 @@ class StepRecorder:
         self._note_moved_weights()
         self._window.nodes = {}
         self.trace.left = self._window.micro_batches
-        self.trace.ticks = self._ticks()
+        self.trace.ticks = self._ticks.count()
         self._drop_evaluations()
         self._changes.end(self.trace)
 
@@ -131,7 +128,9 @@ class StepRecorder:
         """Losses of a line that never had a backward, where others had one, are no training."""
         windows = [*(step.micro_batches for step in self.trace.steps), self.trace.left]
         for window in windows:
-            window[:] = [batch for batch in window if batch.call_stack in self._trained or not self._trained]
+            window[:] = [
+                batch for batch in window if batch.call_stack in self._lines.trained or not self._lines.trained
+            ]
 
     # Forwards and losses.
 
@@ -151,7 +150,7 @@ class StepRecorder:
         self._note_moved_weights()
         self.trace.forwards += 1
 
-    def on_forward_end(self, call: ForwardCall) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward of the network is over; the first of its inputs counts the samples."""
         if self._forward.with_gradient:
             if self._forward.training:
@@ -184,7 +183,7 @@ class StepRecorder:
             batch.why = "the loss carries no gradient"
         elif loss.numel() != 1:
             batch.why = "the loss is not a single number"
-        if batch.call_stack in self._detached:
+        if batch.call_stack in self._lines.detached:
             self.trace.detached_losses += 1
             return
         self._window.micro_batches.append(batch)
@@ -255,7 +254,7 @@ class StepRecorder:
         growth = self._growth(opened)
         reached = growth is None or bool((growth != 0).any()) or self._samples.missing() < opened.missing
         for batch, _ in opened.reached:
-            if not reached or batch.call_stack in self._detached:
+            if not reached or batch.call_stack in self._lines.detached:
                 self._drop_detached(batch)
         if reached:
             self._note_backward(opened, growth)
@@ -273,13 +272,13 @@ class StepRecorder:
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
         self.trace.detached_losses += 1
-        self._detached.add(batch.call_stack)
+        self._lines.detached.add(batch.call_stack)
         if batch in self._window.micro_batches:
             self._window.micro_batches.remove(batch)
 
     def _note_backward(self, opened: OpenBackward, growth: Tensor | None) -> None:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
-        batches = [(batch, weight) for batch, weight in opened.reached if batch.call_stack not in self._detached]
+        batches = [(batch, weight) for batch, weight in opened.reached if batch.call_stack not in self._lines.detached]
         total, finite = sum(weight for _, weight in batches), growth is None or bool(torch.isfinite(growth).all())
         why = (
             ""
@@ -301,7 +300,7 @@ class StepRecorder:
             batch.why = batch.why or why
             # Several losses with one backward share what it added.
             batch.gradient = gradient
-            self._trained.add(batch.call_stack)
+            self._lines.trained.add(batch.call_stack)
 
     def on_clip(self, parameters: Sequence[Tensor], max_norm: float, foreign: bool) -> None:
         """clip_grad_norm_() begins.
@@ -316,6 +315,11 @@ class StepRecorder:
         self._window.clips.append(Clip(max_norm, count, len(parameters), foreign, late))
 
     # Steps.
+
+    @property
+    def _stepped(self) -> bool:
+        """Whether a hook has reported a step."""
+        return self._evaluations >= 0 or (bool(self.trace.steps) and not self.trace.steps[-1].inferred)
 
     def _note_skipped_step(self) -> None:
         """Record a step that a scaler left out: it has lowered its scale since."""
@@ -340,7 +344,7 @@ class StepRecorder:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
         if self.trace.failure or torch.compiler.is_compiling():
             return None
-        self._stepped, self._evaluations = True, 0
+        self._evaluations = 0
         reporting = reporting_closures(args, kwargs, lambda: self.tell(StepRecorder._end_at_step))
         if reporting is None:
             self.tell(StepRecorder._end_at_step)
@@ -397,7 +401,7 @@ class StepRecorder:
             scale=self._scale,
             finite=finite,
             rates=[float(group["lr"]) for group in self._samples.optimizer.param_groups],
-            ticks=self._ticks(),
+            ticks=self._ticks.count(),
             where=where,
             evaluation=max(0, self._evaluations),
             inferred=inferred,
@@ -411,7 +415,7 @@ class StepRecorder:
         """Compare a step with its window at once, and keep the gradients only where they may name a fault."""
         if step.gradient is None:
             return
-        used = [batch for batch in step.micro_batches if batch.call_stack in self._trained]
+        used = [batch for batch in step.micro_batches if batch.call_stack in self._lines.trained]
         window = step_window(step, used, len(self.trace.steps), self._declared, self.trace.loss_declared)
         needed = self._window.size + 2 * step.gradient.nbytes
         if isinstance(window, StepComparison) and (
@@ -433,7 +437,3 @@ class StepRecorder:
             self._samples.lay_out()
         if not self._stepped:
             self._window.values = self._samples.values()
-
-    def _ticks(self) -> int | None:
-        """Ticks of the scheduler since the beginning, None without one."""
-        return None if self._scheduler is None else int(self._scheduler.last_epoch) - self._ticks_before

@@ -201,7 +201,7 @@ _OF_THE_LOOP = (
         fix="indent loss, backward and step into the loop over micro-batches, and do not detach the loss",
         needs="a forward in training, or a step",
         severity="fault",
-        faults=("loss detached", "loop tail in a branch never taken", "loop tail dedented"),
+        faults=("loss detached", "loop tail in a branch never taken", "backward after the batch loop"),
         others=(
             "nothing was trained", "steps without a forward", "forwards that reached no step", "closure", "not judged",
         ),

@@ -31,7 +31,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
-from rislab.checkup.findings import Findings, first_line, judged
+from rislab.checkup.findings import Findings, error_text, last_findings
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.windows import Declared
 from rislab.errors import InputError
@@ -131,21 +131,21 @@ def run_script(
     watch = ProcessWatch(steps, every=every, declared=declared)
     with tempfile.TemporaryDirectory(prefix="rislab-") as reports:
         children = Children(Path(reports).resolve(), os.getpid(), steps, every, declared)
-        with _on_sigterm(children), _as_main(path, arguments, module) as run, _seen_evaluation() as evaluated:
+        with _on_sigterm(children), _as_main(path, arguments, module) as run, _evaluation_noticed() as evaluated:
             ending, own = _watched(run, watch, children)
             try:
                 child_processes.wait_for(children_before, None if ending is TO_ITS_END else child_processes.GRACE)
             except (StopWatching, Terminated, KeyboardInterrupt) as leaving:
                 ending = _ending_of(leaving)
                 child_processes.wait_for(children_before, child_processes.GRACE)
-        found = children.reports()
+        child_reports = children.reports()
         unseen = children.unseen()
-    taken = watch.steps + sum(report.steps for report in found)
+    taken = watch.steps + sum(report.steps for report in child_reports)
     trained = bool(taken or own)
     missing = child_processes.unjudged(unseen, child_processes.cpu_time() - spent, trained)
-    findings = Findings([*own, *child_processes.merged(found), *missing]).relative_to(folder)
+    findings = Findings([*own, *child_processes.merged(child_reports), *missing]).relative_to(folder)
     labels = [tracked.label() for tracked in watch.tracked]
-    labels += dict.fromkeys(f"{label} in a child process" for report in found for label in report.optimisers)
+    labels += dict.fromkeys(f"{label} in a child process" for report in child_reports for label in report.optimisers)
     return ScriptRun(
         str(path), taken, labels, ending.words, ending.failed, ending.code, findings, _remarks(ending, taken, evaluated)
     )
@@ -172,7 +172,7 @@ def _watched(run: Callable[[], object], watch: ProcessWatch, children: Children)
                     thread.join()
     except (StopWatching, Terminated, KeyboardInterrupt) as leaving:
         ending = _ending_of(leaving)
-    return ending, judged(watch, failed=ending.failed, crashed=ending.crashed)
+    return ending, last_findings(watch, failed=ending.failed, crashed=ending.crashed)
 
 
 def _run_to_its_end(run: Callable[[], object], process: int) -> Ending:
@@ -224,7 +224,7 @@ def _ending_of(error: BaseException) -> Ending:
     if isinstance(error, BrokenPipeError) and _unread():
         return UNREAD
     _show(error)
-    text = f"crashed: {type(error).__name__}: {first_line(error)}"
+    text = f"crashed: {type(error).__name__}: {error_text(error)}"
     return Ending(text.removesuffix(": "), failed=True, crashed=True, code=1)
 
 
@@ -285,13 +285,13 @@ def _run_file(path: str) -> None:
 
 def _check_module(name: str) -> None:
     try:
-        found = all(name.split(".")) and importlib.util.find_spec(name) is not None
+        exists = all(name.split(".")) and importlib.util.find_spec(name) is not None
     except ModuleNotFoundError as error:
-        found = not f"{name}.".startswith(f"{error.name}.")
+        exists = not f"{name}.".startswith(f"{error.name}.")
     # Whatever a package does when it is imported, it will do it again when it is run.
     except Exception:
-        found = True
-    if not found:
+        exists = True
+    if not exists:
         raise InputError(f"MODULE is {name!r}; allowed: the name of a module that can be imported from here")
 
 
@@ -329,16 +329,16 @@ def _caught_exit(process: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seen_evaluation() -> Iterator[threading.Event]:
+def _evaluation_noticed() -> Iterator[threading.Event]:
     """Yields what is set when a network is run without gradients."""
-    seen = threading.Event()
+    noticed = threading.Event()
 
     def on_forward(network: nn.Module, inputs: Any) -> None:
         if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
-            seen.set()
+            noticed.set()
 
     handle = register_module_forward_pre_hook(on_forward)
     try:
-        yield seen
+        yield noticed
     finally:
         handle.remove()

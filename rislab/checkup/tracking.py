@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardCall, LossCall, Observer, Roots
+from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.recorder import StepRecorder
@@ -90,7 +90,7 @@ class LoopObserver(Observer):
         for tracked in self._training(module):
             tracked.recorder.tell(StepRecorder.on_forward, training)
 
-    def on_forward_end(self, call: ForwardCall) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> None:
         """Such a forward is over."""
         for tracked in self._training(call.module):
             tracked.recorder.tell(StepRecorder.on_forward_end, call)
@@ -98,7 +98,7 @@ class LoopObserver(Observer):
     def _training(self, module: nn.Module) -> Iterable[TrackedOptimizer]:
         return [tracked for tracked in self.tracked if tracked.trains(module)]
 
-    def on_loss(self, call: LossCall) -> None:
+    def on_loss(self, call: LossEvent) -> None:
         """A loss was computed."""
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
             count, scale_free = count_averaged(call.function, call.args, call.kwargs)

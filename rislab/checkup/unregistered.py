@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardCall, Observer
+from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_fault, listed
 from rislab.checkup.rules import Code
 
@@ -25,7 +25,7 @@ class UnregisteredTensors(Observer):
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._findings: list[Finding] = []
 
-    def on_forward_end(self, call: ForwardCall) -> None:
+    def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
         looks = self._looked.get(id(call.module), 0)
         if looks >= FORWARDS or not call.training or not torch.is_grad_enabled():

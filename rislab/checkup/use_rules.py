@@ -21,7 +21,7 @@ def unused_forwards(run: WatchedRun) -> list[Finding]:
         )
         where = next((batch.where for batch in run.trace.micro_batches if batch.backwards), place[0] if place else "")
         aliases = ("loop tail in a branch never taken",)
-        return [as_fault(Code.LOSSES, "loop tail dedented", text, where, aliases)]
+        return [as_fault(Code.LOSSES, "backward after the batch loop", text, where, aliases)]
     return []
 
 

@@ -51,7 +51,10 @@ class WeightChanges:
         orphans = [value for value in values if id(value) not in {id(own) for _, own in weights} | self._trained]
         missed = [(name, value) for name, value in trainable if id(value) not in held]
         # A network in half precision may follow copies of its weights in float32.
-        copies = any(_follows(value, orphans) for _, value in missed)
+        copies = any(
+            name in self._first and not torch.equal(value, self._first[name]) and _follows(value, orphans)
+            for name, value in missed
+        )
         trace.orphaned = 0 if copies else len(orphans)
         trace.unoptimised = [] if copies else [name for name, value in missed if id(value) in self._unheld or orphans]
         trace.frozen = sum(not value.requires_grad for _, value in weights)

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     from rislab.checkup.script import run_script
     from rislab.checkup.windows import Declared
 
-    with _stdout_kept_apart() if options.json else contextlib.nullcontext():
+    with _stdout_apart() if options.json else contextlib.nullcontext():
         result = run_script(
             options.script if options.module is None else options.module,
             options.arguments,
@@ -122,22 +122,22 @@ def _plain(result: ScriptRun, code: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _stdout_kept_apart() -> Iterator[None]:
+def _stdout_apart() -> Iterator[None]:
     """What anybody writes to the standard output goes to stderr: Python, C code, and child processes."""
     sys.stdout.flush()
     try:
-        kept = os.dup(1)
+        stdout = os.dup(1)
     except OSError:  # closed
-        kept = None
-    if kept is not None:
+        stdout = None
+    if stdout is not None:
         os.dup2(2, 1)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        if kept is not None:
-            os.dup2(kept, 1)
-            os.close(kept)
+        if stdout is not None:
+            os.dup2(stdout, 1)
+            os.close(stdout)
             # Exit handlers of the script come later: the last that is registered is the first that is called.
             atexit.unregister(_stdout_to_stderr)
             atexit.register(_stdout_to_stderr)

@@ -131,7 +131,7 @@ NUMERICS = (
             Symptom("backwards per forward", 0.85, 0.95, OVERFLOW),
             Symptom("skipped steps", 0.0, 0.5, OVERFLOW),
         ),
-        mistaken_for=("NaN made 0 in the gradient", "loop tail dedented"),
+        mistaken_for=("NaN made 0 in the gradient", "backward after the batch loop"),
     ),
     Fault(
         name="singular vectors differentiated",

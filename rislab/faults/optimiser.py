@@ -155,7 +155,7 @@ OPTIMISER = (
         after=TELL + "            state.scheduler.step()\n",
         description="The warm-up takes as many epochs as it should take steps, and the rate never comes down.",
         symptoms=(Symptom("scheduler ticks per step", 0.3, 0.36),),
-        mistaken_for=("warm-up counted in samples", "loop tail dedented"),
+        mistaken_for=("warm-up counted in samples", "backward after the batch loop"),
         checks=("event counts",),
         reference="the story that the lab is named for",
     ),

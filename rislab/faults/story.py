@@ -56,7 +56,7 @@ LOOP_VARIANTS = {
     "suspect": LoopVariant("divided on the first batch only", 1),
     "suspect, K = 4": LoopVariant("divided on the first batch only", 4),
     "stage one": LoopVariant("loop tail in a branch never taken", 0),
-    "stage two": LoopVariant("loop tail dedented", 0),
+    "stage two": LoopVariant("backward after the batch loop", 0),
 }
 # Further faults that a training shows, in the order in which they are found: each hides the next.
 REPAIR_ORDER = (

@@ -152,7 +152,7 @@ FAULTS: dict[str, tuple[list[tuple[str, str]], dict[str, Any]]] = {
         [(RUNNING, RUNNING + "                optimizer.step()\n"), (STEP, "")], {},
     ),
     "stepped twice": ([(STEP, STEP + "            optimizer.step()\n")], {}),
-    "loop tail dedented": (
+    "backward after the batch loop": (
         [(BACKWARD + RUNNING, BACKWARD[4:] + RUNNING[4:])], {"data": samples(equal=True)},
     ),
     "loop tail in a branch never taken": ([(BACKWARD + RUNNING, ""), (STEP, "")], {}),
@@ -173,7 +173,7 @@ FAULTS: dict[str, tuple[list[tuple[str, str]], dict[str, Any]]] = {
     "clipped per micro-batch": ([(RUNNING, RUNNING + CLIP.replace("            ", "                ", 1).replace(
         "                torch", "                    torch")), ], {"clip": 0.1}),
     "scaler bypassed": ([(UNSCALE, ""), (STEP, "            optimizer.step()\n")], fp16(init_scale=1024.0)),
-    "learning rate 0 at the first step": ([], {"schedule": lambda tick: min(1.0, tick / 4)}),
+    "learning rate 0 at the first step": ([], {"schedule": lambda tick: min(1.0, max(0, tick - 1) / 4)}),
     "scheduler before the optimiser": (
         [("            scaler.step(optimizer)\n", "            scheduler.step()\n            scaler.step(optimizer)\n"),
          ("                scheduler.step()\n", "                pass\n")],

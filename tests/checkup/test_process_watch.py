@@ -37,20 +37,20 @@ FAULTY: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
     ),
     "zeroed in each pass": (
         "multitask_acc", "        p = m(X[s])\n", "        o.zero_grad()\n        p = m(X[s])\n",
-        ("zeroed per micro-batch", "loop tail dedented"),
+        ("zeroed per micro-batch", "backward after the batch loop"),
     ),
     "a mean of means": ("ragged_ok", "len(x) / n", "1 / len(win)", ("mean of means in the window",)),
     "backward after the loop": (
         "ragged_ok", "            (F.mse_loss(m(x), y) * len(x) / n).backward()\n",
         "            l = F.mse_loss(m(x), y)\n        l.backward()\n",
-        ("loop tail dedented", "forwards that reached no step"),
+        ("backward after the batch loop", "forwards that reached no step"),
     ),
     "gradients never zeroed": ("mnist", "        o.zero_grad()\n", "", ("never zeroed",)),
     "zeroed just before the step": ("mnist", "        o.step()\n", "        o.zero_grad()\n        o.step()\n",
         ("zeroed before the step",)),
     "evaluation never undone": ("mnist", "    m.train()\n", "", ("eval never undone",)),
     "two steps": ("mnist", "        o.step()\n", "        o.step()\n        o.step()\n", ("stepped twice",)),
-    "a schedule that begins at 0": ("bf16", "min(1, (t + 1) / 5)", "min(1, t / 5)",
+    "a schedule that begins at 0": ("bf16", "min(1, (t + 1) / 5)", "min(1, max(0, t - 1) / 5)",
         ("learning rate 0 at the first step", "warm-up counted in samples")),
     "the schedule before the optimiser": (
         "bf16", "    o.step()\n    sch.step()\n", "    sch.step()\n    o.step()\n", ("scheduler before the optimiser",)

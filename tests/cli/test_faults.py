@@ -46,9 +46,9 @@ def test_the_exit_code_says_when_a_fault_does_not_show(
 
 
 def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["faults", "loop tail dedented", "--run", "--epochs", "1"]) == 0
+    assert main(["faults", "backward after the batch loop", "--run", "--epochs", "1"]) == 0
     assert "[LOSS]" in capsys.readouterr().out
-    assert main(["faults", "loop tail dedented", "--json", "--epochs", "1", "--optimiser", "sgd"]) == 0
+    assert main(["faults", "backward after the batch loop", "--json", "--epochs", "1", "--optimiser", "sgd"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert told[-1]["kind"] == "epoch" and told[-1]["counters"]["backwards"] < told[-1]["counters"]["forwards"]
 

@@ -33,4 +33,6 @@ def test_a_comment_may_stand_anywhere() -> None:
     source = source_of("training.loop")
     moved = re.sub(r"^\s+#", "#", source, flags=re.MULTILINE)
     assert moved != source and ast.dump(ast.parse(moved)) == ast.dump(ast.parse(source))
-    assert ast.dump(ast.parse(catalogue.find_fault("loop tail dedented").edited())) != ast.dump(ast.parse(source))
+    assert ast.dump(ast.parse(catalogue.find_fault("backward after the batch loop").edited())) != ast.dump(
+        ast.parse(source)
+    )

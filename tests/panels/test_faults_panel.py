@@ -183,7 +183,7 @@ def test_tables_say_what_was_measured_signs_first() -> None:
 
 
 def test_the_quiz_log_holds_counts_of_both_loops(quick: None) -> None:
-    case = ComparisonCache().compare_runs(catalogue.find_fault("loop tail dedented"))
+    case = ComparisonCache().compare_runs(catalogue.find_fault("backward after the batch loop"))
     page = quiz_panel.log(case)
     counts = [comparison.event_counts(seen)["backwards"] for seen in (case.correct, case.faulty)]
     assert counts[0] != counts[1]
