@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import ForwardEvent, tensors_of
@@ -23,20 +24,31 @@ class CurrentForward:
         with_gradient: whether gradients were enabled.
         training: whether the network was in training mode.
         types: of autocast, and of the output.
+        follows: whether it was handed a state that the forward before had given.
     """
 
     samples: int = 0
     with_gradient: bool = True
     training: bool = True
     types: list[torch.dtype] = field(default_factory=list)
+    follows: bool = False
+    _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
 
     def end(self, call: ForwardEvent) -> None:
         """The forward is over."""
         first = next((value for value in call.inputs() if value.dim()), None)
         self.samples = 1 if first is None else int(first.shape[0])
         self.types = autocast_types("cpu" if first is None else first.device.type)
+        self.types += call.dtypes
+        self.follows = any(self._is_given(value) for value in call.inputs()) or _holds_state(call.module)
+        self._given = {value.data_ptr(): value.detach().reshape(-1)[:4].clone() for value in tensors_of(call.output)}
         self.types += [value.dtype for value in tensors_of(call.output) if value.is_floating_point()][:1]
         self.with_gradient = torch.is_grad_enabled()
+
+    def _is_given(self, value: Tensor) -> bool:
+        """Whether a tensor is what the last forward gave, detached or not."""
+        numbers = self._given.get(value.data_ptr())
+        return numbers is not None and torch.equal(numbers, value.detach().reshape(-1)[:4])
 
     def micro_batch(
         self, loss: Tensor, count: float | None, scale_free: bool, dtypes: Iterable[torch.dtype]
@@ -65,4 +77,14 @@ class CurrentForward:
             nonfinite=not math.isfinite(number) and not bool(torch.isfinite(value).all()),
             training=self.training,
             scale_free=scale_free,
+            follows=self.follows,
         )
+
+
+def _holds_state(module: nn.Module) -> bool:
+    """Whether a network keeps tensors that are neither weights nor buffers, as the state of a sequence."""
+    return any(isinstance(value, Tensor) or _is_pair(value) for value in vars(module).values())
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, Tensor) for one in value)

@@ -23,12 +23,14 @@ def unused_losses(run: WatchedRun) -> list[Finding]:
 
 def _without_losses(trace: Trace) -> list[Finding]:
     counts = f"{trace.forwards} forwards with gradients, {len(trace.steps)} steps"
+    norms = [step.norm for step in trace.steps if not math.isnan(step.norm)]
+    if trace.detached_losses and any(norms):
+        return [as_note(Code.STEPS, "gradients by hand", f"{counts}; what puts the gradients there was not seen")]
     if trace.detached_losses:
         text = f"{counts}; {trace.detached_losses} losses were intercepted, and none of them depends on the weights"
         return [as_fault(Code.LOSSES, "loss detached", text)]
     if not trace.forwards and not trace.steps and len(trace.unchanged) == trace.tensors:
         return [as_fault(Code.LOSSES, "nothing was trained", counts)]
-    norms = [step.norm for step in trace.steps if not math.isnan(step.norm)]
     if not trace.forwards and not any(norms):
         text = f"{counts}, all of them on gradients of 0"
         return [as_fault(Code.LOSSES, "steps without a forward", text, trace.steps[0].where)]
@@ -39,7 +41,7 @@ def _without_losses(trace: Trace) -> list[Finding]:
 def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     """Why no step was taken, or why losses did not reach one."""
     trace = run.trace
-    used = sum(batch.backwards > 0 for batch in batches)
+    used = sum(batch.backwards > 0 or batch.by_hand for batch in batches)
     counts = f"{len(batches)} losses, {used} with a backward, {len(trace.steps)} steps"
     where = batches[0].where
     reasons = dict.fromkeys(batch.why for batch in batches if batch.why and "carries no gradient" not in batch.why)
@@ -68,7 +70,11 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
 
 
 def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
-    if all(batch.backwards for step, _ in run.steps for batch in step.micro_batches):
+    recorded = [batch for step, _ in run.steps for batch in step.micro_batches]
+    if any(batch.by_hand for batch in recorded):
+        text = f"{counts}; gradients by torch.autograd.grad() are not compared"
+        return [as_note(Code.STEPS, "gradients by hand", text)]
+    if all(batch.backwards for batch in recorded):
         return []
     long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
     if long and not any(batch.backwards for _, batches in long for batch in batches[:-1]):

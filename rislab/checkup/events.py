@@ -32,6 +32,7 @@ class ForwardEvent:
         kwargs: its arguments by name.
         output: what it gave.
         training: whether it was in training mode when it began.
+        dtypes: of what the modules in it gave.
         inner: modules that were called in it, itself included; empty if nobody asked for them.
     """
 
@@ -40,6 +41,7 @@ class ForwardEvent:
     kwargs: Mapping[str, Any]
     output: Any
     training: bool
+    dtypes: frozenset[torch.dtype] = frozenset()
     inner: Sequence[nn.Module] = ()
 
     def inputs(self) -> Iterator[Tensor]:
@@ -85,6 +87,9 @@ class Observer:
     def on_backward_end(self) -> None:
         """The backward is over."""
 
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins, by these tensors."""
+
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """A step of an optimiser begins, with a closure or without."""
 
@@ -119,7 +124,11 @@ class EventSource:
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         self._interceptors = (
-            BackwardInterceptor(lambda roots: self._tell("on_backward", roots), lambda: self._tell("on_backward_end")),
+            BackwardInterceptor(
+                lambda roots: self._tell("on_backward", roots),
+                lambda: self._tell("on_backward_end"),
+                lambda sources: self._tell("on_grad", sources),
+            ),
             LossInterceptor(losses, lambda *call: self._tell("on_loss", LossEvent(*call))),
             PatchedCalls(
                 lambda parameters, limit: self._tell("on_clip", parameters, limit),
@@ -128,6 +137,7 @@ class EventSource:
         )
         self._calls: list[tuple[nn.Module, bool]] = []  # forwards under way, the outermost first
         self._inner: list[nn.Module] = []
+        self._dtypes: set[torch.dtype] = set()
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -170,20 +180,23 @@ class EventSource:
             return
         self._calls.append((module, module.training))
         if len(self._calls) == 1:
-            self._inner = []
+            self._inner, self._dtypes = [], set()
             self._tell("on_forward", module, module.training)
         self._inner.append(module)
 
     def _on_forward_end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not self._calls:
             return
+        if isinstance(output, Tensor):
+            self._dtypes.add(output.dtype)
         outermost, training = self._calls[0]
         # A forward that failed may have left inner ones without an end.
         while self._calls and self._calls.pop()[0] is not module:
             pass
         if not self._calls and outermost is module:
             given = args if isinstance(args, tuple) else (args,)
-            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, self._inner))
+            dtypes = frozenset(self._dtypes)
+            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, dtypes, self._inner))
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not torch.compiler.is_compiling():

@@ -143,6 +143,8 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     equal = all(near(weight, weights[0], 1e-3) for weight in weights)
     if not equal or len({batch.call_stack for batch in one.batches}) > 1:
         return []
+    if run.declared.accumulation_steps is None and _one_sequence(one):
+        return []
     means = not any(batch.scale_free for batch in one.batches)
     if any(near(factor, 1 / one.size, 1e-3) for batch in one.batches for factor in _factors(batch)) and one.size > 1:
         # Besides a factor of its own, the loss has its share.
@@ -168,6 +170,11 @@ def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Find
         return [_scale_fault("gradient scale", evidence, one)]
     either = f"windows of {one.size} are too long, or the divisor is too small" if divisor < one.size else "or meant"
     return [as_warning(Code.GRADIENT_SCALE, "gradient scale", f"{evidence}: {either}", one.step.where)]
+
+
+def _one_sequence(one: StepComparison) -> bool:
+    """Whether the micro-batches after the first were handed the state of those before."""
+    return one.size > 1 and all(batch.follows for batch in one.batches[1:])
 
 
 def _factors(batch: MicroBatch) -> list[float]:
@@ -228,6 +235,9 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     """The right direction, and another length."""
     alpha, scale, limit, where = one.comparison.alpha, one.step.scale, _limit(one, run), one.step.where
+    if run.declared.accumulation_steps is None and _one_sequence(one):
+        evidence = f"{text}: its micro-batches are chunks of one sequence, whose losses may be added up"
+        return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if scale > 1 and near(alpha, scale):
         return as_fault(Code.PRECISION, "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
     at_limit = limit is not None and near(_norm(one) * scale, limit)

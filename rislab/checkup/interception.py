@@ -90,24 +90,32 @@ class BackwardInterceptor:
     Args:
         on_backward: called before each with its roots, and the gradient that was given for each, or None.
         on_backward_end: called after each.
+        on_grad: called before each torch.autograd.grad() with what it differentiates by.
     """
 
     def __init__(
         self,
         on_backward: Callable[[list[tuple[Tensor, Tensor | None]]], None],
         on_backward_end: Callable[[], None],
+        on_grad: Callable[[list[Tensor]], None],
     ) -> None:
-        self._on_backward, self._on_backward_end = on_backward, on_backward_end
-        self._original = torch.autograd.backward
+        self._on_backward, self._on_backward_end, self._on_grad = on_backward, on_backward_end, on_grad
+        self._original, self._original_grad = torch.autograd.backward, torch.autograd.grad
         self._depth = 0
 
     def __enter__(self) -> BackwardInterceptor:
-        self._original = torch.autograd.backward
-        torch.autograd.backward = self._reporting
+        self._original, self._original_grad = torch.autograd.backward, torch.autograd.grad
+        torch.autograd.backward, torch.autograd.grad = self._reporting, self._reporting_grad
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.autograd.backward = self._original
+        torch.autograd.backward, torch.autograd.grad = self._original, self._original_grad
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _reporting_grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        sources = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        self._on_grad([value for value in sources if isinstance(value, Tensor)])
+        return self._original_grad(outputs, inputs if isinstance(inputs, Tensor) else sources, *args, **kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reporting(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:

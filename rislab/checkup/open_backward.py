@@ -58,6 +58,7 @@ class OpenBackward:
         root, upstream = roots[0]
         if len(roots) > 1 or root.numel() != 1 or root.grad_fn is None:
             self.root, self.factor = new_micro_batch(root, None, True), 1.0
+            self._value = sum(_total(one, given) for one, given in roots)
             return
         node = weighed_node(root, known)
         self.root = None if node is None else known.get(node)
@@ -98,6 +99,12 @@ class OpenBackward:
             batch.nonfinite = not math.isfinite(self._value)
         batch.term_factors = tuple(tuple(value / scale for value in values) for values in self._terms)
         self.reached = [(batch, self.factor / scale)]
+
+
+def _total(root: Tensor, upstream: Tensor | None) -> float:
+    """What a backward differentiates, for a root of any shape."""
+    value = root.detach() if upstream is None else root.detach() * upstream.detach()
+    return math.nan if value.is_complex() else float(value.sum())
 
 
 def _number(given: Sequence[Tensor | None], missing: float = math.nan) -> float:

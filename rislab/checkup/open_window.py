@@ -27,6 +27,7 @@ class OpenWindow:
         compared: whether gradients are taken.
         size: bytes of gradients.
         clips: calls of clip_grad_norm_().
+        by_hand: whether gradients by the weights were taken by torch.autograd.grad().
     """
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
@@ -36,6 +37,7 @@ class OpenWindow:
     compared: bool = False
     size: int = 0
     clips: list[Clip] = field(default_factory=list)
+    by_hand: bool = False
 
     def known(self) -> dict[Node, MicroBatch]:
         """Losses that may be in what backward() is called on, by their nodes."""

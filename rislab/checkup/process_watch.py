@@ -26,6 +26,7 @@ from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, tensors_held, unwrapped
+from rislab.checkup.unregistered import UnregisteredTensors
 from rislab.checkup.windows import Declared
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
@@ -104,15 +105,10 @@ class ProcessWatch(LoopObserver):
     def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
         trace = tracked.recorder.trace
-        if trace.micro_batches or not trace.detached_losses:
+        if trace.micro_batches or not trace.detached_losses or trace.only_frozen:
             return []
-        held = set(map(id, self._all_tensors()))
-        free = [
-            f"{type(module).__name__}.{name}"
-            for module in self._models.values()
-            for name, value in module.named_parameters()
-            if value.requires_grad and id(value) not in held and value.grad is not None
-        ]
+        observers = [one for one in self._observers if isinstance(one, UnregisteredTensors)]
+        free = [name for observer in observers for name in observer.missed]
         if not free:
             return []
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"

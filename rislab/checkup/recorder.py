@@ -302,6 +302,11 @@ class StepRecorder:
             batch.gradient = gradient
             self._lines.trained.add(batch.call_stack)
 
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins: the loop may put what it gives into .grad itself."""
+        own = self._samples.optimised()
+        self._window.by_hand |= any(id(value) in own for value in sources)
+
     def on_clip(self, parameters: Sequence[Tensor], max_norm: float, foreign: bool) -> None:
         """clip_grad_norm_() begins.
 
@@ -391,6 +396,10 @@ class StepRecorder:
         norm: float = math.nan,
         inferred: bool = False,
     ) -> None:
+        if self._window.by_hand and not self._window.backwards:
+            for batch in self._window.micro_batches:
+                batch.by_hand = True
+                self._lines.trained.add(batch.call_stack)
         step = Step(
             micro_batches=self._window.micro_batches,
             backwards=self._window.backwards,

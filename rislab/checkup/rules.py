@@ -216,7 +216,7 @@ _OF_THE_LOOP = (
         needs="one backward",
         severity="fault",
         faults=("step in a branch never taken", "tail never stepped"),
-        others=("updated by hand",),
+        others=("updated by hand", "gradients by hand"),
         reference=STEP,
     ),
     Rule(

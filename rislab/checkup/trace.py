@@ -50,6 +50,8 @@ class MicroBatch:
         weight: what they weighed it with in sum, unscaled.
         last: the last of them.
         term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
+        by_hand: whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop.
+        follows: whether the network was handed a state that its forward before had given.
         term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
     """
 
@@ -69,6 +71,8 @@ class MicroBatch:
     weight: float = 0.0
     last: Backward | None = None
     term_weights: tuple[float, ...] = ()
+    by_hand: bool = False
+    follows: bool = False
     term_factors: tuple[tuple[float, ...], ...] = ()
 
 

@@ -115,6 +115,11 @@ class LoopObserver(Observer):
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_backward_end)
 
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_grad, sources)
+
     def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
         """clip_grad_norm_() begins."""
         held = {id(value) for tracked in self.tracked for value in tracked.tensors()}

@@ -24,6 +24,7 @@ class UnregisteredTensors(Observer):
         self._modules: dict[int, tuple[nn.Module, nn.Module]] = {}  # with the network in whose forward it was called
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._findings: list[Finding] = []
+        self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
@@ -49,6 +50,7 @@ class UnregisteredTensors(Observer):
             ]
             trained = any(id(value) in held for value in module.parameters())
             if missed and not trained:
+                self.missed += [f"{type(module).__name__}.{name}" for name in missed]
                 where = "" if module is caller else f", called in {type(caller).__name__}, which does not hold it"
                 text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
                 name = "tensors that no optimiser holds"

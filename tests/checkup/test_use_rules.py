@@ -1,0 +1,298 @@
+"""What a loop computes and never uses, and what looks like it: each rule on a faulty loop, and on its correct twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rislab
+from rislab.checkup.findings import Findings
+from rislab.checkup.process_watch import ProcessWatch
+
+functional = nn.functional
+Loop = Callable[[bool], None]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(16, 4)
+    return inputs, inputs.sum(1, keepdim=True)
+
+
+def own_loss(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).square().mean()
+
+
+def backward_after_the_batches(faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(3):
+        for place in range(4):
+            inputs, target = batch()
+            optimizer.zero_grad()
+            loss = own_loss(model(inputs), target)
+            if place == 3 or not faulty:
+                loss.backward()
+                optimizer.step()
+
+
+def clip(after_the_step: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(6):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        if not after_the_step:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        if after_the_step:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+
+
+def clip_a_generator(faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    parameters = (value for value in model.parameters()) if faulty else list(model.parameters())
+    list(parameters)
+    for _ in range(6):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        nn.utils.clip_grad_norm_(parameters, 0.1)
+        optimizer.step()
+
+
+def clip_another_network(faulty: bool) -> None:
+    model, other = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(6):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        nn.utils.clip_grad_norm_((other if faulty else model).parameters(), 0.1)
+        optimizer.step()
+
+
+def optimizer_made_anew(faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(8):
+        if faulty:
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+class ListOfLayers(nn.Module):
+    def __init__(self, faulty: bool) -> None:
+        super().__init__()
+        layers = [nn.Linear(4, 4), nn.Linear(4, 4)]
+        self.layers = layers if faulty else nn.ModuleList(layers)
+        self.head = nn.Linear(4, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        for layer in self.layers:
+            inputs = layer(inputs).relu()
+        output: Tensor = self.head(inputs)
+        return output
+
+
+def layers_in_a_list(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = ListOfLayers(faulty)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def only_frozen(faulty: bool) -> None:
+    model = network()
+    model[0].requires_grad_(False)  # type: ignore[index]
+    optimizer = torch.optim.SGD(model[0 if faulty else 2].parameters(), lr=0.01)  # type: ignore[index]
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def a_term_not_divided(faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(3):
+        for _ in range(4):
+            inputs, target = batch()
+            output = model(inputs)
+            main, other = own_loss(output, target), output.abs().mean()
+            (main / 4 + 0.3 * other if faulty else (main + 0.3 * other) / 4).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+LOOPS: dict[str, tuple[Loop, str]] = {
+    "backward after the batches": (backward_after_the_batches, "backward after the batch loop"),
+    "clipping after the step": (clip, "clipping changes nothing"),
+    "clipping of an exhausted generator": (clip_a_generator, "clipping changes nothing"),
+    "clipping of another network": (clip_another_network, "clipping changes nothing"),
+    "an optimiser for each batch": (optimizer_made_anew, "optimiser made anew"),
+    "layers in a list": (layers_in_a_list, "tensors that no optimiser holds"),
+    "frozen tensors alone": (only_frozen, "optimiser holds only frozen tensors"),
+    "an auxiliary loss": (a_term_not_divided, "a term not divided"),
+}
+
+
+def watched(loop: Callable[[], None]) -> Findings:
+    with ProcessWatch() as watch:
+        loop()
+    return watch.findings()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_faulty_loop_is_named_and_its_twin_is_clean(name: str) -> None:
+    loop, finding = LOOPS[name]
+    assert finding in [one.name for one in watched(lambda: loop(True)) if one.severity != "note"]
+    correct = watched(lambda: loop(False))
+    assert not [one for one in correct if one.severity != "note"], str(correct)
+    assert not correct.unjudged, str(correct)
+
+
+def chunks_of_a_sequence() -> None:
+    torch.manual_seed(0)
+    recurrent, head = nn.GRU(3, 8, batch_first=True), nn.Linear(8, 3)
+    optimizer = torch.optim.Adam([*recurrent.parameters(), *head.parameters()], lr=1e-3)
+    for _ in range(4):
+        state = None
+        optimizer.zero_grad()
+        for _ in range(5):
+            output, state = recurrent(torch.randn(2, 6, 3), state)
+            state = state.detach()
+            functional.mse_loss(head(output), torch.randn(2, 6, 3)).backward()
+        optimizer.step()
+
+
+def gradients_by_hand() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        inputs, target = batch()
+        gradients = torch.autograd.grad(functional.mse_loss(model(inputs), target), list(model.parameters()))
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+
+def a_loss_for_each_sample() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        inputs, target = batch()
+        loss = functional.mse_loss(model(inputs), target, reduction="none")
+        optimizer.zero_grad()
+        loss.backward(torch.full_like(loss, 1 / 16))
+        optimizer.step()
+
+
+def several_roots() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        inputs, target = batch()
+        output = model(inputs)
+        optimizer.zero_grad()
+        torch.autograd.backward([own_loss(output, target), output.abs().mean()])
+        optimizer.step()
+
+
+def an_attack_in_evaluation_mode() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(6):
+        inputs, target = batch()
+        model.eval()
+        attacked = inputs.clone().requires_grad_()
+        functional.mse_loss(model(attacked), target).backward()
+        assert attacked.grad is not None
+        inputs = inputs + 0.1 * attacked.grad.sign()
+        model.train()
+        optimizer.zero_grad()
+        functional.mse_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def copies_in_full_precision() -> None:
+    model = network().bfloat16()
+    copies = [value.detach().clone().float().requires_grad_() for value in model.parameters()]
+    optimizer = torch.optim.SGD(copies, lr=0.5)
+    for _ in range(6):
+        inputs, target = batch()
+        model.zero_grad()
+        own_loss(model(inputs.bfloat16()).float(), target).backward()
+        for copy, value in zip(copies, model.parameters(), strict=True):
+            assert value.grad is not None
+            copy.grad = value.grad.float()
+        optimizer.step()
+        with torch.no_grad():
+            for copy, value in zip(copies, model.parameters(), strict=True):
+                value.copy_(copy)
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        chunks_of_a_sequence,
+        gradients_by_hand,
+        a_loss_for_each_sample,
+        several_roots,
+        an_attack_in_evaluation_mode,
+        copies_in_full_precision,
+    ],
+)
+def test_a_loop_that_is_unusual_and_right_has_no_fault(loop: Callable[[], None]) -> None:
+    findings = watched(loop)
+    assert not [one for one in findings if one.severity == "fault"], str(findings)
+    assert not findings.unjudged, str(findings)
+
+
+@pytest.mark.parametrize(("divisor", "size"), [(2, 4), (4, 8), (4, 16), (2, 8)])
+@pytest.mark.parametrize("declared", [True, False])
+def test_a_divisor_that_is_not_the_window_is_told(divisor: int, size: int, declared: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    options = {"accumulation_steps": size} if declared else {}
+    with rislab.watch(model, optimizer, **options) as watch:
+        for _ in range(3):
+            for _ in range(size):
+                inputs, target = batch()
+                (functional.mse_loss(model(inputs), target) / divisor).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    (finding,) = [one for one in watch.findings() if one.name == "gradient scale"]
+    assert finding.severity == ("fault" if declared else "warning")
+    assert f"divides by {divisor}" in finding.evidence
+
+
+def test_a_factor_of_the_loss_itself_is_no_wrong_divisor() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with rislab.watch(model, optimizer, accumulation_steps=4) as watch:
+        for _ in range(3):
+            for _ in range(4):
+                inputs, target = batch()
+                (0.5 * functional.mse_loss(model(inputs), target) / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not watch.findings(), str(watch.findings())
