@@ -30,6 +30,8 @@ FIXES = {
     "gradient scale": "divide each micro-batch loss by the number of micro-batches in the window",
     "clipping changes nothing": "clip the tensors of the optimiser, between the last backward and the step",
     "tensors that no optimiser holds": "register the layers in the module (nn.ModuleList) before the optimiser is made",
+    "loads its own weights": "keep a copy: copy.deepcopy(model.state_dict()); or load the state of the other network",
+    "sampler without set_epoch": "call sampler.set_epoch(epoch) at the start of each epoch",
     "optimiser holds only frozen tensors": "give the optimiser the tensors that are trained",
     "optimiser made anew": "make the optimiser once, before the loop",
     "learning rate 0 at the first step": "begin the warm-up at its first rate above 0",

@@ -21,8 +21,10 @@ from rislab.checkup import event_rules, gradient_rules, loss_report_rules, use_r
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.interception import LOSSES
+from rislab.checkup.loading import OwnWeights
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
+from rislab.checkup.samplers import RepeatedOrder
 from rislab.checkup.trace import Trace
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.unregistered import UnregisteredTensors
@@ -151,7 +153,7 @@ class Watch:
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    return [UnregisteredTensors()]
+    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder()]
 
 
 def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:

@@ -138,7 +138,7 @@ _OF_THE_LOOP = (
         ),
         others=(
             "not in the optimiser", "tensors that no optimiser holds", "optimiser holds only frozen tensors",
-            "optimiser made anew", "frozen tensors", "gradient of rounding alone",
+            "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
         ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
@@ -203,7 +203,8 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("loss detached", "loop tail in a branch never taken", "backward after the batch loop"),
         others=(
-            "nothing was trained", "steps without a forward", "forwards that reached no step", "closure", "not judged",
+            "nothing was trained", "steps without a forward", "forwards that reached no step", "closure",
+            "sampler without set_epoch", "not judged",
         ),
         reference=STEP,
     ),

@@ -1,0 +1,60 @@
+"""States that are loaded into the very tensors that they hold: nothing changes, where something was to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import Observer
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.rules import Code
+
+
+class OwnWeights(Observer):
+    """Listens to load_state_dict() after the first step: before it, a state of its own is no loss."""
+
+    def __init__(self) -> None:
+        self._stepped = False
+        self._loads: dict[str, tuple[int, str]] = {}  # by line: how often, and what
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """From now on there is something to be restored."""
+        self._stepped = True
+
+    def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """Compare the addresses of the state with those of the module."""
+        if not self._stepped:
+            return
+        given = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
+        own = set(map(_place, module.state_dict(keep_vars=True).values()))
+        where, frames = caller()
+        # A state of which a part is new, and what a library does on its own account, is no mistake of the loop.
+        if given and all(_place(value) in own for value in given) and where in frames[:1]:
+            count, _ = self._loads.get(where, (0, ""))
+            self._loads[where] = (
+                count + 1,
+                f"all {len(given)} tensors of the state are those of {type(module).__name__}",
+            )
+
+    def findings(self) -> list[Finding]:
+        """One for each line that loads."""
+        return [
+            as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
+            for where, (count, text) in self._loads.items()
+        ]
+
+
+def _place(value: Any) -> tuple[Any, ...]:
+    """Where a tensor lies in memory."""
+    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+        return (id(value),)
+    return value.data_ptr(), value.shape, value.stride(), value.device
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,82 @@
+"""Samplers that draw the same order in each epoch: a DistributedSampler shuffles by its epoch, which the loop sets."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch.utils.data.distributed import DistributedSampler
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import Observer
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.rules import Code
+
+# So many passes in one order are no accident, as a pass ahead of the first epoch may be.
+CERTAIN = 3
+
+
+@dataclass
+class Passes:
+    """Passes of one sampler that were trained on.
+
+    Args:
+        orders: epoch and seed of each.
+        where: file and line of the loop over the first.
+    """
+
+    orders: list[tuple[int, int]] = field(default_factory=list)
+    where: str = ""
+
+
+class RepeatedOrder(Observer):
+    """Listens to the iterators of shuffling DistributedSamplers, and to the forwards that follow."""
+
+    def __init__(self) -> None:
+        self._passes: dict[int, Passes] = {}
+        self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
+        self._patch: Any = None
+
+    def begin(self) -> None:
+        """Report iterators from now on."""
+        original = DistributedSampler.__iter__
+
+        @functools.wraps(original)
+        def reporting(sampler: DistributedSampler[Any]) -> Iterator[Any]:
+            if sampler.shuffle:
+                self._begun = sampler, caller()[0]
+            return original(sampler)
+
+        self._patch = mock.patch.object(DistributedSampler, "__iter__", reporting)
+        self._patch.start()
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """The first forward of a pass tells whether it is one of training."""
+        if self._begun is None:
+            return
+        (sampler, where), self._begun = self._begun, None
+        if training and torch.is_grad_enabled():
+            passes = self._passes.setdefault(id(sampler), Passes(where=where))
+            passes.orders.append((int(sampler.epoch), int(sampler.seed)))
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        if self._patch is not None:
+            self._patch.stop()
+
+    def findings(self) -> list[Finding]:
+        """One for each sampler all of whose passes had one order."""
+        found = []
+        for passes in self._passes.values():
+            if len(passes.orders) < 2 or len(set(passes.orders)) > 1:
+                continue
+            epoch, count = passes.orders[0][0], len(passes.orders)
+            text = f"{count} passes of training, each at epoch {epoch} of the sampler: the order was always the same"
+            kind = as_fault if count >= CERTAIN else as_warning
+            found.append(kind(Code.LOSSES, "sampler without set_epoch", text, passes.where))
+        return found

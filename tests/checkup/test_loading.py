@@ -1,0 +1,55 @@
+"""A state that is loaded into the tensors that it holds restores nothing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.findings import Findings
+from rislab.checkup.loop_watch import watch
+
+
+def trained(then: Callable[[nn.Module, Mapping[str, Any]], object], keep: Callable[[Any], Any]) -> Findings:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer) as watched:
+        for step in range(4):
+            nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if step == 1:
+                state = keep(model.state_dict())
+        then(model, state)
+    return Findings(finding for finding in watched.findings() if finding.name == "loads its own weights")
+
+
+def test_a_state_that_is_a_reference_is_a_fault() -> None:
+    (finding,) = trained(lambda model, state: model.load_state_dict(state), lambda state: state)
+    assert finding.severity == "fault" and "Sequential itself, once" in finding.evidence
+    assert finding.where.startswith(__file__)
+
+
+@pytest.mark.parametrize(
+    ("then", "keep"),
+    [
+        (lambda model, state: model.load_state_dict(state), copy.deepcopy),
+        (lambda model, state: copy.deepcopy(model).load_state_dict(state), dict),
+        (lambda model, state: model.load_state_dict({**state, "0.bias": torch.zeros(4)}), dict),
+    ],
+    ids=["a copy", "into another network", "a part of it is new"],
+)
+def test_other_states_are_not(then: Any, keep: Any) -> None:
+    assert not trained(then, keep)
+
+
+def test_before_the_first_step_nothing_can_be_lost() -> None:
+    model = nn.Linear(3, 1)
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.01)) as watched:
+        model.load_state_dict(model.state_dict())
+    assert not any(finding.name == "loads its own weights" for finding in watched.findings())
