@@ -22,6 +22,7 @@ from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
+from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
@@ -102,7 +103,7 @@ class Watch:
         )
         recorder.trace.loss_declared = loss is not None
         self.trace = recorder.trace
-        self._observer = LoopObserver([TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder)])
+        self._observer = LoopObserver([TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder)], loss)
         self._observers = standard_observers()
         self._source: EventSource | None = None
         self._handle: RemovableHandle | None = None
@@ -124,11 +125,11 @@ class Watch:
         self._observer.on_loss(LossEvent(function, args, named, self._select_loss(output)))
 
     def __enter__(self) -> Watch:
-        losses: tuple[Callable[..., Any], ...] = LOSSES if self._loss is None else ()
+        losses: tuple[Callable[..., Any], ...] = LOSSES
         if isinstance(self._loss, nn.Module):
             self._handle = self._loss.register_forward_hook(self._on_loss, with_kwargs=True)
         elif self._loss is not None and self._of_torch():
-            losses = (self._loss,)
+            losses = (*LOSSES, self._loss)
         self._source = EventSource([self._observer, *self._observers], losses)
         self._source.__enter__()
         return self
@@ -153,7 +154,7 @@ class Watch:
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder()]
+    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder(), LossArguments()]
 
 
 def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:

@@ -35,6 +35,8 @@ class Code(StrEnum):
     MODE = "C12"
     PRECISION = "C13"
     REPORT = "C14"
+    ARGUMENTS = "C15"
+    DRIFT = "C16"
     NAN_SURVIVES = "P1"
     LOSS_MINIMUM = "P2"
     INDEPENDENCE = "P3"
@@ -53,7 +55,7 @@ class Rule:
     """One rule of the checkup.
 
     Args:
-        code: "C1" … "C14" of a watched loop, "P1" … "P11" of a probe; it stands in findings.
+        code: "C1" … "C16" of a watched loop, "P1" … "P11" of a probe; it stands in findings.
         name: in words.
         what: what is compared, one sentence.
         why: what the numbers mean, and what a wrong one does to a training.
@@ -276,6 +278,40 @@ _OF_THE_LOOP = (
         ),
         others=("nothing reported", "another loss reported", "the same loss again", "not judged"),
     ),
+    Rule(
+        Code.ARGUMENTS.value,
+        "what a loss is given",
+        what="The shapes and ranges of what torch's losses are called with are compared with what they take; so are "
+        "target tokens with the tokens that the network saw.",
+        why="A loss computes a number from any arguments: all pairs of predictions and targets where shapes broadcast, "
+        "the softmax of a softmax where probabilities are taken for logits.",
+        fix="give the loss what its documentation says, in one shape",
+        needs="a call of a loss of torch, with a gradient",
+        severity="warning",
+        faults=(),
+        others=(
+            "arguments that broadcast", "probabilities where logits belong",
+            "probabilities where their logarithm belongs", "logits where log-probabilities belong",
+            "log-probabilities where probabilities belong",
+            "logits that cannot be negative", "targets outside of 0 to 1", "padding counts in the loss",
+            "labels shifted twice",
+            "the target is visible in the input",
+        ),
+        reference=f"{DOCS}nn.html#loss-functions",
+    ),
+    Rule(
+        Code.DRIFT.value,
+        "inputs and outputs that drift",
+        what="Mean and spread of the network's inputs, and the spread of its outputs over the samples, are compared "
+        "between the beginning and the end.",
+        why="Inputs that move away from epoch to epoch are changed in place each time they are read; outputs that "
+        "become one for all samples hold nothing about them.",
+        fix="change a copy of the data; keep a representation from collapsing",
+        needs="some steps",
+        severity="warning",
+        faults=(),
+        others=("inputs changed in place", "outputs collapse"),
+    ),
 )  # fmt: skip
 
 _OF_THE_PROBES = (
@@ -411,4 +447,4 @@ _OF_THE_PROBES = (
 )  # fmt: skip
 
 RULES: Mapping[str, Rule] = {rule.code: rule for rule in (*_OF_THE_LOOP, *_OF_THE_PROBES)}
-"""All rules by their codes, "C1" … "C14" and "P1" … "P11", in this order."""
+"""All rules by their codes, "C1" … "C16" and "P1" … "P11", in this order."""

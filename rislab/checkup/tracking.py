@@ -75,10 +75,11 @@ class LoopObserver(Observer):
 
     Args:
         tracked: optimisers; a subclass may add to them.
+        loss: whose calls are recorded; None for all losses.
     """
 
-    def __init__(self, tracked: Sequence[TrackedOptimizer] = ()) -> None:
-        self.tracked = list(tracked)
+    def __init__(self, tracked: Sequence[TrackedOptimizer] = (), loss: Any = None) -> None:
+        self.tracked, self._recorded_loss = list(tracked), loss
 
     def begin(self) -> None:
         """Record all optimisers that are known."""
@@ -100,6 +101,8 @@ class LoopObserver(Observer):
 
     def on_loss(self, call: LossEvent) -> None:
         """A loss was computed."""
+        if self._recorded_loss is not None and call.function != self._recorded_loss:
+            return
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
             count, scale_free = count_averaged(call.function, call.args, call.kwargs)
             for tracked in self.tracked:

@@ -34,7 +34,7 @@ SHARED = {
 
 
 def test_every_code_has_one_rule_and_every_rule_says_what_it_is() -> None:
-    assert list(RULES) == [f"C{number}" for number in range(1, 15)] + [f"P{number}" for number in range(1, 12)]
+    assert list(RULES) == [f"C{number}" for number in range(1, 17)] + [f"P{number}" for number in range(1, 12)]
     assert list(RULES) == [code.value for code in Code]
     for code, rule in RULES.items():
         assert rule.code == code

@@ -1,0 +1,236 @@
+"""What losses of torch are called with: shapes that broadcast, probabilities where logits belong, and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import LossEvent, Observer
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.looks import Looks
+from rislab.checkup.rules import Code
+
+PAIRS = (
+    functional.mse_loss,
+    functional.l1_loss,
+    functional.smooth_l1_loss,
+    functional.huber_loss,
+    functional.poisson_nll_loss,
+    functional.soft_margin_loss,
+    functional.kl_div,
+)
+# Names of losses that take logits.
+LOGITS = {
+    functional.cross_entropy: "cross_entropy",
+    functional.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+}
+# A range is that of a place once so many calls had it, and no other call that was looked at had another.
+CALLS = 3
+# So many rows of the argument are looked at.
+ROWS = 1024
+# Nodes of the graph that leave values as they are, and how many of them are gone through.
+_SHAPING = (
+    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Clone", "Slice",
+    "Select", "Index", "ToCopy", "Alias", "Expand", "MaskedSelect", "Split", "Unbind", "Narrow",
+)  # fmt: skip
+_DEPTH = 12
+_PROBABILITIES = ("SoftmaxBackward", "SigmoidBackward")
+
+
+@dataclass
+class _Suspicion:
+    """What calls of one place have shown so far.
+
+    Args:
+        where: file and line.
+        evidence: of the last call.
+        calls: that showed it.
+        refuted: whether one did not.
+    """
+
+    where: str
+    evidence: str = ""
+    calls: int = 0
+    refuted: bool = False
+
+
+class LossArguments(Observer):
+    """Looks at the arguments of torch's losses: at the first calls of each, then ever more rarely."""
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._broadcast: dict[str, Finding] = {}
+        self._suspicions: dict[tuple[str, tuple[str, ...]], _Suspicion] = {}
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed."""
+        given = loss_arguments(call)
+        trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
+        if given is None or not trained or not self._looks.wanted(call.function):
+            return
+        where, stack = caller()
+        if call.function in PAIRS and where not in self._broadcast:
+            finding = broadcast(call, *given, where)
+            if finding is not None:
+                self._broadcast[where] = finding
+        try:
+            for name, evidence in ranges(call, *given):
+                one = self._suspicions.setdefault((name, stack), _Suspicion(where))
+                one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
+                one.refuted |= not evidence
+        except RuntimeError:
+            # The tensors of vmap and of some compilers have no numbers that could be read.
+            return
+
+    def findings(self) -> list[Finding]:
+        """One for each place and kind."""
+        held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
+        return [
+            *self._broadcast.values(),
+            *(as_warning(Code.ARGUMENTS, name, one.evidence, one.where) for name, one in held),
+        ]
+
+
+def loss_arguments(call: LossEvent) -> tuple[Tensor, Tensor] | None:
+    """What a loss was called with, input and target; None if it takes something else."""
+    first, second = setting(call, "input", 0, None), setting(call, "target", 1, None)
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return None
+    strided = first.layout is second.layout is torch.strided
+    return (first, second) if strided and first.numel() and second.numel() else None
+
+
+def setting(call: LossEvent, name: str, place: int, default: Any) -> Any:
+    """An argument of a loss, given by position or by name.
+
+    Args:
+        call: of the loss.
+        name: of the argument.
+        place: of it among all.
+        default: if it was not given.
+    """
+    return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
+
+
+def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str) -> Finding | None:
+    """A finding if the shapes broadcast to more than either holds, where one of them lacks a dimension.
+
+    Args:
+        call: of the loss.
+        first: its input.
+        second: its target.
+        where: it was called.
+    """
+    if first.dim() == second.dim():
+        return None
+    try:
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+    except RuntimeError:
+        return None
+    if shape.numel() <= max(first.numel(), second.numel()):
+        return None
+    name, shapes = _name(call), " against ".join(str(tuple(one.shape)) for one in (first, second))
+    text = f"{name}() was given {shapes}: it compares all pairs, {shape.numel()} numbers in place of {second.numel()}"
+    # A column against a vector of as many: a prediction a sample, and a target a sample.
+    column = sorted((tuple(first.shape), tuple(second.shape)), key=len)
+    sure = column == [(shape[0],), (shape[0], 1)] and first.requires_grad and not second.requires_grad
+    reduced = isinstance(call.output, Tensor) and call.output.numel() == 1
+    make = as_fault if sure and reduced else as_warning
+    return make(Code.ARGUMENTS, "arguments that broadcast", text, where)
+
+
+def _name(call: LossEvent) -> str:
+    return getattr(call.function, "__name__", "a loss")
+
+
+def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
+    """Names of what the values of arguments may be wrong by, each with the evidence; "" if they are right.
+
+    Args:
+        call: of the loss.
+        first: its input.
+        second: its target.
+    """
+    name = _name(call)
+    if call.function in LOGITS:
+        rows, made = rows_of_classes(first), _maker(first)
+        span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
+        sums = call.function is functional.cross_entropy and are_probabilities(rows)
+        probable = sums or made.startswith(_PROBABILITIES)
+        how = "that sum to 1 over the classes" if sums else f"from {made.split('Backward')[0].lower()}()"
+        yield "probabilities where logits belong", f"{span}, {how}" if probable else ""
+        zeros = float((rows == 0).double().mean())
+        cut = made.startswith("Relu") and float(rows.min()) >= 0 and zeros > 0
+        yield "logits that cannot be negative", f"{span}, {zeros:.0%} of them 0, from relu()" if cut else ""
+    if call.function is functional.binary_cross_entropy_with_logits:
+        lowest, highest = (float(one) for one in second.detach().aminmax())
+        text = f"{name}() was given targets from {lowest:.3g} to {highest:.3g}"
+        yield "targets outside of 0 to 1", text if lowest < 0 or highest > 1 else ""
+    if call.function is functional.nll_loss:
+        rows = rows_of_classes(first)
+        text = f"{name}() takes log-probabilities, and was given values from {float(rows.min()):.3g} to "
+        text += f"{float(rows.max()):.3g}"
+        probable = are_probabilities(rows)
+        off = (rows.exp().sum(1) - 1).abs() > 0.2
+        raw = not probable and float(off.double().mean()) > 0.9
+        yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
+        yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
+    if call.function is functional.kl_div and first.shape == second.shape and first.dim():
+        yield from _of_divergence(call, first, second)
+
+
+def _of_divergence(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
+    logarithmic = bool(setting(call, "log_target", 5, False))
+    for what, value in (("input", first), *([("target", second)] if logarithmic else [])):
+        text = f"kl_div() takes the logarithm of probabilities as {what}, and was given probabilities"
+        wrong = any(map(are_probabilities, _both_ways(value)))
+        yield "probabilities where their logarithm belongs", text if wrong else ""
+    if not logarithmic:
+        wrong = any(bool((rows <= 0).all()) and are_probabilities(rows.exp()) for rows in _both_ways(second))
+        text = "kl_div() takes probabilities as target, without log_target, and was given their logarithms"
+        yield "log-probabilities where probabilities belong", text if wrong else ""
+
+
+def _both_ways(value: Tensor) -> list[Tensor]:
+    """Rows over the last dimension, and over that of the classes."""
+    return [rows_of_classes(value), value.detach().reshape(-1, value.shape[-1])[:ROWS].float()]
+
+
+def rows_of_classes(value: Tensor) -> Tensor:
+    """Some rows of what has its classes in dimension 1, or in the only one.
+
+    Args:
+        value: (N, C) or (N, C, …) or (C,).
+
+    Returns:
+        [rows, classes], float.
+    """
+    value = value.detach()
+    if value.dim() < 2:
+        return value.reshape(1, -1).float()
+    some = value[:ROWS] if value.dim() == 2 else value[:4].movedim(1, -1)
+    return some.reshape(-1, some.shape[-1])[:ROWS].float()
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether each row holds probabilities of all classes, at least two."""
+    if rows.shape[1] < 2 or not bool((rows >= 0).all()):
+        return False
+    return bool(((rows.sum(1) - 1).abs() < 1e-2).all())
+
+
+def _maker(value: Tensor) -> str:
+    """The name of the node that made values, below all that only change their shape; "" if there is none."""
+    node: Node | None = value.grad_fn
+    for _ in range(_DEPTH):
+        if node is None or not node.name().startswith(_SHAPING):
+            break
+        node = next((source for source, _ in node.next_functions if source is not None), None)
+    return "" if node is None else node.name().lstrip("_")

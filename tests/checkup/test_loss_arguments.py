@@ -1,0 +1,127 @@
+"""Arguments that a loss cannot make sense of are named at its line, and right ones never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rislab.checkup.findings import Findings
+from rislab.checkup.loop_watch import watch
+from rislab.checkup.process_watch import ProcessWatch
+
+X = torch.linspace(-2, 2, 48).reshape(16, 3)
+LABELS = torch.arange(16) % 4
+VALUES = X.sum(1)
+YES = (VALUES > 0).float()
+
+Loss = Callable[[Tensor], Tensor]
+
+
+def train(loss: Loss, outputs: int = 4, last: nn.Module | None = None) -> None:
+    """Five steps of a small network."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, outputs), last or nn.Identity())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        loss(model(X)).backward()
+        optimizer.step()
+
+
+def named(findings: Findings) -> list[tuple[str, str]]:
+    """Kinds and names of the findings of this rule."""
+    return [(one.severity, one.name) for one in findings if one.code == "C15"]
+
+
+def in_process(loss: Loss, outputs: int = 4, last: nn.Module | None = None) -> list[tuple[str, str]]:
+    """What is found in the process."""
+    with ProcessWatch() as process:
+        train(loss, outputs, last)
+    return named(process.findings())
+
+
+CE, BCE, NLL = (
+    functional.cross_entropy,
+    functional.binary_cross_entropy_with_logits,
+    functional.nll_loss,
+)
+SOFTMAX, LOG_SOFTMAX = nn.Softmax(1), nn.LogSoftmax(1)
+SOFT = functional.one_hot(LABELS, 4).float() * 0.8 + 0.05
+WRONG: list[tuple[str, Loss, int, nn.Module | None]] = [
+    ("arguments that broadcast", lambda out: functional.mse_loss(out, VALUES), 1, None),
+    ("probabilities where logits belong", lambda out: CE(out, LABELS), 4, SOFTMAX),
+    ("probabilities where logits belong", lambda out: BCE(out.squeeze(1), YES), 1, nn.Sigmoid()),
+    ("logits that cannot be negative", lambda out: BCE(out.view(-1), YES), 1, nn.ReLU()),
+    ("targets outside of 0 to 1", lambda out: BCE(out.squeeze(1), 2 * YES - 1), 1, None),
+    ("probabilities where their logarithm belongs", lambda out: NLL(out, LABELS), 4, SOFTMAX),
+    ("logits where log-probabilities belong", lambda out: NLL(out, LABELS), 4, None),
+    ("probabilities where their logarithm belongs", lambda out: functional.kl_div(out, SOFT), 4, SOFTMAX),
+    ("log-probabilities where probabilities belong", lambda out: functional.kl_div(out, SOFT.log()), 4, LOG_SOFTMAX),
+]
+RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
+    (lambda out: functional.mse_loss(out.squeeze(1), VALUES), 1, None),
+    (lambda out: functional.mse_loss(out, VALUES[:, None]), 1, None),
+    (lambda out: functional.mse_loss(out[:, :, None], X[:, None, :], reduction="none").mean(), 4, None),
+    (lambda out: CE(out, LABELS), 4, None),
+    (lambda out: CE(out, LABELS), 4, LOG_SOFTMAX),
+    (lambda out: BCE(out.squeeze(1), YES), 1, None),
+    (lambda out: NLL(out, LABELS), 4, LOG_SOFTMAX),
+    (lambda out: functional.kl_div(out, SOFT), 4, LOG_SOFTMAX),
+    (lambda out: functional.kl_div(out, SOFT.log(), log_target=True), 4, LOG_SOFTMAX),
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("name", "loss", "outputs", "last"), WRONG)
+def test_a_wrong_argument_is_named(name: str, loss: Loss, outputs: int, last: nn.Module | None) -> None:
+    assert [found for _, found in in_process(loss, outputs, last)] == [name]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("loss", "outputs", "last"), RIGHT)
+def test_a_right_argument_is_not(loss: Loss, outputs: int, last: nn.Module | None) -> None:
+    assert in_process(loss, outputs, last) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_column_against_a_vector_is_a_fault_also_under_a_declared_loss() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for loss in (nn.MSELoss(), functional.mse_loss, None):
+        with watch(model, optimizer, loss=loss) as watching:
+            for _ in range(3):
+                optimizer.zero_grad()
+                (loss or nn.MSELoss())(model(X), VALUES).backward()
+                optimizer.step()
+        findings = watching.findings()
+        assert named(findings) == [("fault", "arguments that broadcast")]
+        assert "(16, 1) against (16,)" in findings[0].evidence and __file__ in findings[0].where
+        assert len(watching.trace.micro_batches) == 3
+
+
+def test_losses_besides_the_declared_one_are_not_recorded() -> None:
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = nn.CrossEntropyLoss()
+    with watch(model, optimizer, loss=loss) as watching:
+        for _ in range(3):
+            optimizer.zero_grad()
+            functional.l1_loss(model(X), torch.zeros(16, 4))
+            loss(model(X), LABELS).backward()
+            optimizer.step()
+    assert len(watching.trace.micro_batches) == 3
+
+
+def test_a_softmax_now_and_then_is_no_finding() -> None:
+    calls: list[int] = []
+
+    def loss(out: Tensor) -> Tensor:
+        calls.append(1)
+        return CE(out.softmax(1) if len(calls) % 2 else out, LABELS)
+
+    assert in_process(loss) == []
