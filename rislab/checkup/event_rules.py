@@ -245,7 +245,7 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
 
 def learning_rates(run: WatchedRun) -> list[Finding]:
     """Learning rates of 0, and schedules that end long before the training."""
-    applied = [step for step in run.trace.taken if step.applied]
+    applied = [step for step in run.trace.taken if step.applied and step.rates]
     findings = []
     zero = [place for place, step in enumerate(applied) if step.rates and max(step.rates) == 0]
     if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
@@ -21,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
+from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.recorder import StepRecorder
@@ -57,6 +59,7 @@ class ProcessWatch(LoopObserver):
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._scalers: list[GradScaler] = []
         self._models: dict[int, nn.Module] = {}
+        self._networks = MovedNetworks()
 
     @property
     def steps(self) -> int:
@@ -127,7 +130,15 @@ class ProcessWatch(LoopObserver):
         if new and next(module.parameters(), None) is not None:
             self._models[id(module)] = module
             self._look_around()
+        if id(module) in self._models and not any(tracked.trains(module) for tracked in self.tracked):
+            self._look_at_foreign(module)
         super().on_forward(module, training)
+
+    def _look_at_foreign(self, module: nn.Module) -> None:
+        """Track a network that something moves which is no optimiser of torch."""
+        if torch.is_grad_enabled() and self._networks.moved(module):
+            tensors = [value for value in module.parameters() if value.requires_grad]
+            self._track(ForeignOptimizer(tensors), None, None, [module])
 
     def on_backward(self, roots: Roots) -> None:
         """A backward in which no optimiser is known may follow the making of one."""

@@ -409,7 +409,7 @@ class StepRecorder:
             applied=applied,
             scale=self._scale,
             finite=finite,
-            rates=[float(group["lr"]) for group in self._samples.optimizer.param_groups],
+            rates=[float(group["lr"]) for group in self._samples.optimizer.param_groups if "lr" in group],
             ticks=self._ticks.count(),
             where=where,
             evaluation=max(0, self._evaluations),

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.script import ScriptRun, run_script
 from rislab.checkup.windows import Declared
 from rislab.cli.main import main
@@ -286,3 +288,36 @@ def test_a_compiled_network_is_watched_like_another(tmp_path: Path, change: Call
     assert [finding.name for finding in result.findings.faults] == (
         [] if "zero_grad" in change(COMPILED) else ["never zeroed"]
     )
+
+
+class OwnOptimizer:
+    """As of another library: it knows no hook of torch."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    def step(self) -> None:
+        with torch.no_grad():
+            for value in self.tensors:
+                if value.grad is not None:
+                    value -= 0.01 * value.grad
+
+    def zero_grad(self) -> None:
+        for value in self.tensors:
+            value.grad = None
+
+
+@pytest.mark.parametrize("divisor", [4, 1])
+def test_an_optimiser_of_another_library_is_judged_by_what_its_tensors_do(divisor: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = OwnOptimizer(list(model.parameters()))
+    with ProcessWatch() as watch:
+        for _ in range(8):
+            for _ in range(4):
+                inputs = torch.randn(16, 4)
+                (nn.functional.mse_loss(model(inputs), inputs.sum(1, keepdim=True)) / divisor).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    names = [finding.name for finding in watch.findings() if finding.severity != "note"]
+    assert names == ([] if divisor == 4 else ["never divided"])
