@@ -1,4 +1,4 @@
-"""Rules about counts of events: losses that reach a step, sizes of windows, weights that move, schedule, modes."""
+"""Rules about counts of events: losses that reach a step, sizes of windows, weights that move, modes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.rules import Code
+from rislab.checkup.schedule_rules import ticks_instead_of_steps
 from rislab.checkup.trace import MicroBatch, Step, Trace
 from rislab.checkup.windows import LOOSE, WatchedRun, extra_micro_batches
 
@@ -63,6 +64,9 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     if not trace.steps and moved:
         text = f"{counts}, and the weights moved: steps are not judged"
         return [*findings, as_note(Code.STEPS, "updated by hand", text)]
+    instead = "" if trace.steps else ticks_instead_of_steps(trace)
+    if instead:
+        return [*findings, as_fault(Code.SCHEDULER, "scheduler stepped instead of the optimiser", instead, where)]
     if not trace.steps:
         aliases = ("step gate too strict", "loop tail in a branch never taken")
         return [*findings, as_fault(Code.STEPS, "step in a branch never taken", counts, where, aliases)]
@@ -238,71 +242,3 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
         return [as_fault(Code.WEIGHTS, "loss detached", f"all gradients are 0; {text}", aliases=aliases)]
     aliases = ("warm-up counted in samples",)
     return [as_fault(Code.WEIGHTS, "weights kept in bf16", f"{rate}; {text}", aliases=aliases)]
-
-
-# Schedule.
-
-
-def learning_rates(run: WatchedRun) -> list[Finding]:
-    """Learning rates of 0, and schedules that end long before the training."""
-    applied = [step for step in run.trace.taken if step.applied and step.rates]
-    findings = []
-    zero = [place for place, step in enumerate(applied) if step.rates and max(step.rates) == 0]
-    if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:
-        text = f"the last {len(zero)} of {len(applied)} steps"
-        findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
-    elif zero:
-        text = f"learning rate 0 at {len(zero)} of {len(applied)} steps, the first at step {zero[0] + 1}"
-        name, aliases = "learning rate 0 at the first step", ("warm-up counted in samples",)
-        if zero == [0] and len(applied) > 1:
-            note = f"{text}: a warm-up that begins at 0 loses one step"
-            findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
-        else:
-            findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[zero[0]].where, aliases))
-    rates = [max(step.rates, default=0.0) for step in applied]
-    lowest = [rate <= 1.001 * min(rates) for rate in rates]
-    if zero or not rates or min(rates) > 0.05 * max(rates) or not lowest[-1]:
-        return findings
-    small = sum(rate < 1e-3 * max(rates) for rate in rates)
-    if small > len(rates) / 2:
-        text = f"{small} of {len(rates)} steps at less than 1/1000 of the largest rate, {max(rates):.2g}"
-        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
-    elif sum(lowest) > len(lowest) / 2:
-        text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(rates):.2g} of {max(rates):.2g}"
-        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
-    return findings
-
-
-def scheduler_ticks(run: WatchedRun) -> list[Finding]:
-    """A scheduler that ticks at other times than the optimiser steps."""
-    steps, interval = run.trace.taken, run.declared.scheduler_interval
-    applied = [step for step in steps if step.applied]
-    if not run.declared.scheduler or not applied:
-        return []
-    ticks = [step.ticks or 0 for step in steps]
-    batches = sum(len(step.micro_batches) for step in steps[:-1])
-    passed, where = ticks[-1] - ticks[0], applied[0].where
-    counts = f"{ticks[-1]} ticks before step {len(ticks)}, {batches} micro-batches, {len(applied)} steps taken"
-    if len(applied) > 1 and run.trace.ticks == ticks[0]:
-        kind = as_fault if interval == "step" or len(run.reported or ()) > 1 else as_warning
-        text = f"{ticks[0]} ticks in {len(applied)} steps"
-        return [kind(Code.SCHEDULER, "scheduler never stepped", text, where)]
-    if ticks[0] >= 1 and steps[0].applied:
-        per_batch = ticks[0] >= len(steps[0].micro_batches) > 1
-        name = "scheduler per micro-batch" if per_batch else "scheduler before the optimiser"
-        return [as_fault(Code.SCHEDULER, name, f"{ticks[0]} ticks before the first step; {counts}", where)]
-    if batches > len(ticks) - 1 > 0 and passed >= batches:
-        return [as_fault(Code.SCHEDULER, "scheduler per micro-batch", counts, where)]
-    before = [sum(step.applied for step in steps[:place]) for place in range(len(ticks))]
-    ahead = [place for place, (tick, due) in enumerate(zip(ticks, before, strict=True)) if tick > due]
-    if ahead:
-        skipped = any(not step.applied for step in steps[: ahead[0] + 1])
-        name = "schedule runs over skipped steps" if skipped else "scheduler per micro-batch"
-        return [as_fault(Code.SCHEDULER, name, counts, where)]
-    if interval == "step" and passed < before[-1]:
-        text = f"{counts}, and it was declared to tick at each step"
-        return [as_fault(Code.SCHEDULER, "schedule stepped per epoch", text, where)]
-    if 0 < passed < before[-1]:
-        text = f"{counts}: fewer ticks than steps, as of a schedule that counts epochs"
-        return [as_note(Code.SCHEDULER, "schedule stepped per epoch", text)]
-    return []

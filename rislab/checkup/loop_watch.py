@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup import event_rules, gradient_rules, loss_report_rules, use_rules
+from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.interception import LOSSES
@@ -49,8 +49,11 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.clipping_in_vain,
     use_rules.remade_optimizers,
     event_rules.unmoved_weights,
-    event_rules.learning_rates,
-    event_rules.scheduler_ticks,
+    schedule_rules.learning_rates,
+    schedule_rules.warm_up_never_ends,
+    schedule_rules.scheduler_ticks,
+    schedule_rules.runs_past_its_end,
+    schedule_rules.hardly_begins,
     loss_report_rules.reported_loss,
 )
 

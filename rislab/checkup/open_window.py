@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,22 +70,3 @@ class LossLines:
 
     detached: set[tuple[str, ...]] = field(default_factory=set)
     trained: set[tuple[str, ...]] = field(default_factory=set)
-
-
-class SchedulerTicks:
-    """Ticks of a scheduler since the recording began.
-
-    Args:
-        scheduler: of the loop, None without one.
-    """
-
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler, self._before = scheduler, 0
-
-    def begin(self) -> None:
-        """Count from here."""
-        self._before += self.count() or 0
-
-    def count(self) -> int | None:
-        """Ticks so far, None without a scheduler."""
-        return None if self._scheduler is None else int(self._scheduler.last_epoch) - self._before

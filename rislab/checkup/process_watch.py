@@ -82,6 +82,8 @@ class ProcessWatch(LoopObserver):
     def _stop(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         limit, own = self._steps, os.getpid() == self._source.process
         if own and limit is not None and any(len(one.recorder.trace.taken) >= limit for one in self.tracked):
+            for one in self.tracked:
+                one.recorder.trace.stopped = True
             raise StopWatching
 
     def findings(self) -> Findings:
@@ -157,6 +159,8 @@ class ProcessWatch(LoopObserver):
         """The first window of an optimiser that is new has passed unrecorded."""
         if self._is_new(optimizer):
             self._look_around(optimizer)
+            for tracked in self.tracked:
+                tracked.recorder.trace.missed += tracked.optimizer is optimizer
 
     def _replaces(self, optimizer: Optimizer) -> bool:
         """Whether an optimiser has taken over the tensors of another one."""

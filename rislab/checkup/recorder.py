@@ -20,8 +20,9 @@ from rislab.checkup.current_forward import CurrentForward
 from rislab.checkup.events import ForwardEvent, tensors_of
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.open_backward import OpenBackward
-from rislab.checkup.open_window import LossLines, OpenWindow, SchedulerTicks
+from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
+from rislab.checkup.schedules import SchedulerTicks
 from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared, StepComparison, step_window
@@ -83,7 +84,7 @@ class StepRecorder:
 
     def begin(self) -> None:
         """Begin to record the optimiser and the weights."""
-        self._ticks.begin()
+        self.trace.schedule = self._ticks.begin()
         self._changes.begin(self.trace)
         self._hook()
         self._open_window()

@@ -1,7 +1,7 @@
 """The rules of the checkup: what each compares, why it matters, how its faults are mended.
 
-The functions that judge stand in event_rules, gradient_rules and loss_report_rules (in loop_watch.RULE_FUNCTIONS)
-and in probes (in probes.PROBES).
+The functions that judge stand in the modules *_rules (in loop_watch.RULE_FUNCTIONS), in the observers of
+loop_watch.standard_observers(), and in probes (in probes.PROBES).
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ _OF_THE_LOOP = (
         needs="one step that was taken",
         severity="fault",
         faults=("learning rate 0 at the first step", "schedule ends early"),
-        others=("schedule ends in a rate of 0",),
+        others=("schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for"),
         reference=LEARNING_RATE,
     ),
     Rule(
@@ -235,7 +235,10 @@ _OF_THE_LOOP = (
             "scheduler per micro-batch", "scheduler before the optimiser", "schedule runs over skipped steps",
             "schedule stepped per epoch",
         ),
-        others=("scheduler never stepped",),
+        others=(
+            "scheduler never stepped", "scheduler stepped instead of the optimiser", "schedule hardly begins",
+            "epoch schedule stepped per batch", "schedule runs past its end",
+        ),
         reference=LEARNING_RATE,
     ),
     Rule(

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rislab.checkup.schedules import Schedule
+
 
 @dataclass(eq=False, slots=True)
 class Backward:
@@ -180,13 +182,16 @@ class Trace:
         bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
         full_tensors: number of the other larger ones.
         ticks: of the scheduler at the end, None without one.
+        schedule: what the scheduler was made for, None without one.
         mode_dependent: whether the network computes something else in training mode than in evaluation mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
         forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
+        missed: number of steps that were taken before the recording began.
         remade: how often another optimiser took over the same tensors.
         stateful: whether the optimiser has a state of its own, as momentum.
         only_frozen: whether all tensors of the optimiser ask for no gradient.
         crashed: whether an error ended the loop.
+        stopped: whether the checkup ended it.
         failure: what went wrong in the recording itself, "" if nothing did.
     """
 
@@ -204,13 +209,16 @@ class Trace:
     bf16_tensors: int = 0
     full_tensors: int = 0
     ticks: int | None = None
+    schedule: Schedule | None = None
     mode_dependent: bool = False
     loss_declared: bool = True
     forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
+    missed: int = 0
     remade: int = 0
     stateful: bool = False
     only_frozen: bool = False
     crashed: bool = False
+    stopped: bool = False
     failure: str = ""
 
     def note_forward(self, use: ForwardUse) -> None:

@@ -1,0 +1,117 @@
+"""What a scheduler of the loop was made for, as far as its public attributes say it, and how often it has ticked."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import lr_scheduler
+
+# Names under which functions of a schedule know its lengths.
+WARM_UP, TOTAL = ("warm",), ("total", "training_steps", "train_steps", "num_steps", "max_steps")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a scheduler was made for.
+
+    Args:
+        kind: name of its class.
+        begun: ticks before the recording began.
+        base: largest of the rates that it starts from.
+        length: ticks after which it has done what it was made for; None if it does not say, or has no end.
+        rises_after: whether its rates rise again after that.
+        warm_up: ticks of its warm-up, None if it does not say.
+    """
+
+    kind: str
+    begun: int = 0
+    base: float = 0.0
+    length: int | None = None
+    rises_after: bool = False
+    warm_up: int | None = None
+
+
+class SchedulerTicks:
+    """Ticks of a scheduler since the recording began.
+
+    Args:
+        scheduler: of the loop, None without one.
+    """
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler, self._before = scheduler, 0
+
+    def begin(self) -> Schedule | None:
+        """Count from here; says what the scheduler was made for, None without one."""
+        self._before += self.count() or 0
+        return None if self._scheduler is None else schedule_of(self._scheduler, self._before)
+
+    def count(self) -> int | None:
+        """Ticks so far, None without a scheduler."""
+        return None if self._scheduler is None else int(self._scheduler.last_epoch) - self._before
+
+
+def schedule_of(scheduler: Any, begun: int) -> Schedule:
+    """What a scheduler was made for.
+
+    Args:
+        scheduler: of torch, or another with its attributes.
+        begun: its ticks so far.
+    """
+    kind, base = type(scheduler), max(getattr(scheduler, "base_lrs", ()), default=0.0)
+    values: Mapping[str, Any] = {}
+    offset = 0
+    if kind is lr_scheduler.SequentialLR:
+        # The parts have no public name but in the state that a checkpoint holds.
+        state = scheduler.state_dict()
+        parts, ends = state.get("_schedulers") or [{}], state.get("_milestones") or [0]
+        values, offset = parts[-1], ends[-1]
+    elif kind.__module__ == lr_scheduler.__name__ and kind is not lr_scheduler.LambdaLR:
+        values = vars(scheduler)
+    elif kind is lr_scheduler.LambdaLR:
+        warm_up, total = _named_lengths(scheduler.lr_lambdas[0])
+        return Schedule(kind.__name__, begun, base, total, warm_up=warm_up)
+    length = _length(values)
+    rises = "T_max" in values
+    return Schedule(kind.__name__, begun, base, None if length is None else offset + length, rises)
+
+
+def _length(values: Mapping[str, Any]) -> int | None:
+    for name in ("T_max", "total_steps", "total_iters"):
+        value = values.get(name)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _named_lengths(factor: Any) -> tuple[int | None, int | None]:
+    """Warm-up and total of a function of ticks, by the names of what is bound in it; None where none, or many, fit."""
+    known: dict[str, Any] = {}
+    if isinstance(factor, functools.partial):
+        known = dict(factor.keywords)
+    elif inspect.isfunction(factor):
+        known = _bound(factor)
+    found = []
+    for words, others in ((WARM_UP, ()), (TOTAL, WARM_UP)):
+        fits = [
+            value
+            for name, value in known.items()
+            if isinstance(value, int)
+            and any(word in name.lower() for word in words)
+            and not any(word in name.lower() for word in others)
+        ]
+        found.append(fits[0] if len(fits) == 1 else None)
+    return found[0], found[1]
+
+
+def _bound(function: Any) -> dict[str, Any]:
+    """Values by the names that a function looks up outside of itself."""
+    try:
+        found = inspect.getclosurevars(function)
+    except ValueError:  # a name that is bound later
+        return {}
+    return {**found.globals, **found.nonlocals}
