@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
+from rislab.checkup.averages import MovingAverages
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.interception import LOSSES
@@ -157,7 +158,7 @@ class Watch:
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder(), LossArguments()]
+    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder(), MovingAverages(), LossArguments()]
 
 
 def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:

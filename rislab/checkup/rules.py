@@ -141,6 +141,7 @@ _OF_THE_LOOP = (
         others=(
             "not in the optimiser", "tensors that no optimiser holds", "optimiser holds only frozen tensors",
             "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
+            "average moves away from the weights", "frozen weights move", "optimiser state lost at resume",
         ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),

@@ -1,0 +1,165 @@
+"""Copies of trained weights that follow them: averages, target networks. One that moves away is looked for.
+
+A copy c of a weight p that is averaged moves along p − c. Whatever else a copy may do, it does not move against it,
+step by step.
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.events import Observer
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.rules import Code
+from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readable
+from rislab.checkup.unregistered import optimizers
+
+# Copies are looked for before these steps, and read before so many steps, then in pairs of this distance.
+LOOKS, FIRST, DISTANCE = (2, 16, 64, 256), 40, 16
+# Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
+WEIGHTS, COPIES, RENEWALS = 8, 3, 6
+# So many optimisers are followed: a loop that makes them again and again has no average of one.
+OPTIMIZERS = 16
+# A copy is at most so far from its weight, relative to it, when it is found.
+NEAR = 0.5
+# Cosine of a movement that is straight away from the weight; moves that make it certain; copies that must do it.
+AWAY, MOVES, TOGETHER = -0.99, 3, 2
+
+
+@dataclass(eq=False)
+class WeightCopy:
+    """A copy of a weight.
+
+    Args:
+        place: of the weight, among those that are looked at.
+        copy: itself, as long as it lives.
+        values: a few, when it was last read.
+        step: before which it was last read.
+        moves: how often it moved.
+        away: how often straight away from the weight.
+    """
+
+    place: int
+    copy: weakref.ReferenceType[Tensor]
+    values: Tensor
+    step: int
+    moves: int = 0
+    away: int = 0
+
+
+class CopiesOfOne:
+    """Copies of the weights of one optimiser.
+
+    Args:
+        optimizer: whose weights may be copied.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        held = [value for group in optimizer.param_groups for value in group["params"]]
+        self._weights = [value for value in held if is_readable(value) and value.requires_grad][:WEIGHTS]
+        self._copies: list[WeightCopy] = []
+        self._step = self._renewals = 0
+
+    def before_step(self) -> None:
+        """Look for copies, or at those that are known."""
+        self._step += 1
+        if self._step in LOOKS:
+            known = {id(copy.copy()) for copy in self._copies}
+            for place, value in self._found():
+                if id(value) not in known:
+                    self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
+        if self._copies and (self._step <= FIRST or self._step % DISTANCE < 2):
+            self._read()
+
+    def _found(self) -> list[tuple[int, Tensor]]:
+        """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place."""
+        shapes = {value.shape for value in self._weights}
+        used = set()
+        for optimizer in optimizers():
+            used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
+            states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+            used |= {id(value) for state in states for value in state.values()}
+        objects = [one for one in gc.get_objects() if type(one) is Tensor or type(one) is nn.Parameter]
+        fitting = [one for one in objects if one.shape in shapes and id(one) not in used and is_readable(one)]
+        values = [few_coordinates(weight) for weight in self._weights]
+        places = {weight.data_ptr() for weight in self._weights}
+        found, counts = [], Counter[int]()
+        for one in fitting:
+            if one.data_ptr() in places or one.grad_fn is not None:
+                continue
+            own = few_coordinates(one)
+            distances = [
+                float((own - value).norm() / value.norm()) if one.shape == weight.shape and value.any() else torch.inf
+                for weight, value in zip(self._weights, values, strict=True)
+            ]
+            place = min(range(len(distances)), key=distances.__getitem__)
+            if distances[place] <= NEAR and counts[place] < COPIES:
+                counts[place] += 1
+                found.append((place, one))
+        return found
+
+    def _read(self) -> None:
+        if any(copy.copy() is None for copy in self._copies):
+            self._renew()
+        for copy in self._copies:
+            value = copy.copy()
+            if value is None:
+                continue
+            values = few_coordinates(value)
+            change = values - copy.values
+            if copy.step == self._step - 1 and bool(change.any()):
+                copy.moves += 1
+                way = few_coordinates(self._weights[copy.place]) - copy.values
+                copy.away += cosine(change, way) < AWAY
+            copy.values, copy.step = values, self._step
+
+    def _renew(self) -> None:
+        """An average may be a new tensor each time, in the place of the old one."""
+        dead = [copy for copy in self._copies if copy.copy() is None]
+        alive = {id(copy.copy()) for copy in self._copies}
+        self._renewals += 1
+        found = [(place, value) for place, value in self._found() if id(value) not in alive]
+        for copy in dead:
+            fitting = [value for place, value in found if place == copy.place]
+            if fitting and self._renewals <= RENEWALS:
+                nearest = min(fitting, key=lambda value: float((few_coordinates(value) - copy.values).norm()))
+                copy.copy = weakref.ref(nearest)
+        self._copies = [copy for copy in self._copies if copy.copy() is not None or copy.moves >= MOVES]
+
+    def evidence(self) -> str:
+        """What was measured of copies that move away, "" if they do not."""
+        moving = [copy for copy in self._copies if copy.moves >= MOVES]
+        away = [copy for copy in moving if copy.away == copy.moves]
+        if len(away) < min(TOGETHER, len(self._weights)) or 2 * len(away) < len(moving):
+            return ""
+        moves = sum(copy.away for copy in away)
+        return f"{len(away)} copies of weights moved {moves} times, each time straight away from the weights"
+
+
+class MovingAverages(Observer):
+    """Looks for copies of the weights of each optimiser that steps."""
+
+    def __init__(self) -> None:
+        # What dies with its optimiser is of no concern any more.
+        self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
+        self._seen = 0
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """Between two steps, the weights stay, and their averages move."""
+        if optimizer not in self._copies and self._seen < OPTIMIZERS:
+            self._seen += 1
+            self._copies[optimizer] = CopiesOfOne(optimizer)
+        if optimizer in self._copies:
+            self._copies[optimizer].before_step()
+
+    def findings(self) -> list[Finding]:
+        """One for each optimiser whose weights have such copies."""
+        texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
+        return [as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text]
