@@ -40,13 +40,13 @@ class MovedNetworks:
         self._first: dict[int, tuple[nn.Module, list[float]]] = {}
 
     def moved(self, module: nn.Module) -> bool:
-        """Whether a network that has gradients has moved."""
+        """Whether a network with tensors that ask for gradients has moved."""
         tensors = [value for value in module.parameters() if value.requires_grad]
         if not tensors:
             return False
         numbers = _numbers(tensors)
         first = self._first.setdefault(id(module), (module, numbers))[1]
-        return first != numbers and any(value.grad is not None for value in tensors)
+        return first != numbers
 
 
 def _numbers(tensors: Sequence[Tensor]) -> list[float]:

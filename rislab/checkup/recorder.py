@@ -88,6 +88,8 @@ class StepRecorder:
         self._changes.begin(self.trace)
         self._hook()
         self._open_window()
+        # What began before the recording is not known in full.
+        self._window.compared &= self._samples.empty()
 
     def adopt(self, optimizer: torch.optim.Optimizer) -> None:
         """Another optimiser has taken over the same tensors."""
