@@ -137,7 +137,7 @@ class CopiesOfOne:
         """What was measured of copies that move away, "" if they do not."""
         moving = [copy for copy in self._copies if copy.moves >= MOVES]
         away = [copy for copy in moving if copy.away == copy.moves]
-        if len(away) < min(TOGETHER, len(self._weights)) or 2 * len(away) < len(moving):
+        if not away or len(away) < min(TOGETHER, len(self._weights)) or 2 * len(away) < len(moving):
             return ""
         moves = sum(copy.away for copy in away)
         return f"{len(away)} copies of weights moved {moves} times, each time straight away from the weights"

@@ -99,3 +99,14 @@ def test_a_copy_that_moves_away_is_a_fault(kind: Callable[[float], Callable[[nn.
 @pytest.mark.parametrize("average_of", [in_place(1.0), replaced(1.0), target(1.0), hard_target, swa, twin])
 def test_a_copy_that_follows_is_none(average_of: Callable[[nn.Module], Update]) -> None:
     assert trained(average_of) == []
+
+
+def test_an_optimiser_of_one_number_has_no_copies() -> None:
+    scale = nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.SGD([scale], lr=0.1)
+    with watch(nn.ParameterList([scale]), optimizer) as watched:
+        for _ in range(4):
+            (scale - 1).square().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not any("average" in finding.name for finding in watched.findings())
