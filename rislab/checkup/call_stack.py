@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from pathlib import Path
 
@@ -20,15 +21,28 @@ def caller() -> tuple[str, tuple[str, ...]]:
     What a library calls a loss from tells its losses apart; what a library is called by does not.
     """
     frame = inspect.currentframe()
-    where = ""
-    frames: list[str] = []
+    found = False
+    frames: list[tuple[str, int]] = []
     while frame is not None and len(frames) < _DEPTH:
         name = frame.f_code.co_filename
-        if not name.startswith(_NEVER):
-            library = name.startswith(_LIBRARIES)
-            place = f"{name}:{frame.f_lineno}"
-            if not library or not where:
-                frames.append(place)
-            where = where or ("" if library else place)
+        kind = _kind(name)
+        if kind == "loop" or (kind == "library" and not found):
+            frames.append((name, frame.f_lineno))
+            found = found or kind == "loop"
         frame = frame.f_back
-    return where, tuple(frames)
+    return _in_words(tuple(frames))
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """Whose file this is: "loop", "library" or "" for torch and the checkup."""
+    if name.startswith(_NEVER):
+        return ""
+    return "library" if name.startswith(_LIBRARIES) else "loop"
+
+
+@functools.lru_cache(maxsize=4096)
+def _in_words(frames: tuple[tuple[str, int], ...]) -> tuple[str, tuple[str, ...]]:
+    """The same objects for the same frames: a trace holds them a thousand times."""
+    where = next((f"{name}:{line}" for name, line in frames if _kind(name) == "loop"), "")
+    return where, tuple(f"{name}:{line}" for name, line in frames)

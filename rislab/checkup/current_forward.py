@@ -63,7 +63,8 @@ class CurrentForward:
         """
         where, call_stack = caller()
         value = loss.detach()
-        number = float(value) if value.numel() == 1 and not value.is_complex() else math.nan
+        value = value.real if value.is_complex() else value
+        number = float(value) if value.numel() == 1 else math.nan
         return MicroBatch(
             samples=self.samples,
             count=float(self.samples) if count is None else count,

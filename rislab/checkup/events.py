@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import Finding
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, PatchedCalls
+
+# So deep is looked into nested arguments, and at so many tensors of them.
+_DEPTH, _LOOKED_AT = 8, 4
 
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 
@@ -84,6 +88,9 @@ class Observer:
     def on_backward(self, roots: Roots) -> None:
         """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
 
+    def on_backward_error(self) -> None:
+        """The backward ends by an exception; on_backward_end() comes then."""
+
     def on_backward_end(self) -> None:
         """The backward is over."""
 
@@ -123,13 +130,14 @@ class EventSource:
         self._observers = list(observers)
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
+        self._losses = LossInterceptor(losses, self._on_loss)
         self._interceptors = (
             BackwardInterceptor(
-                lambda roots: self._tell("on_backward", roots),
-                lambda: self._tell("on_backward_end"),
+                self._on_backward,
+                self._on_backward_end,
                 lambda sources: self._tell("on_grad", sources),
             ),
-            LossInterceptor(losses, lambda *call: self._tell("on_loss", LossEvent(*call))),
+            self._losses,
             PatchedCalls(
                 lambda parameters, limit: self._tell("on_clip", parameters, limit),
                 lambda module, state: self._tell("on_load", module, state),
@@ -138,6 +146,8 @@ class EventSource:
         self._calls: list[tuple[nn.Module, bool]] = []  # forwards under way, the outermost first
         self._inner: list[nn.Module] = []
         self._dtypes: set[torch.dtype] = set()
+        self._computes = False  # whether the forward under way works on numbers
+        self._told = False  # of the backward under way
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -164,6 +174,8 @@ class EventSource:
         # A fork of the watched process is another one.
         if os.getpid() != self.process:
             return
+        # After a step that failed, the next event does it.
+        self._losses.resume()
         for observer in list(self._observers):
             try:
                 getattr(observer, event)(*args)
@@ -181,7 +193,9 @@ class EventSource:
         self._calls.append((module, module.training))
         if len(self._calls) == 1:
             self._inner, self._dtypes = [], set()
-            self._tell("on_forward", module, module.training)
+            self._computes = _computes(module, inputs)
+            if self._computes:
+                self._tell("on_forward", module, module.training)
         self._inner.append(module)
 
     def _on_forward_end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
@@ -193,27 +207,69 @@ class EventSource:
         # A forward that failed may have left inner ones without an end.
         while self._calls and self._calls.pop()[0] is not module:
             pass
-        if not self._calls and outermost is module:
+        if not self._calls and outermost is module and self._computes:
             given = args if isinstance(args, tuple) else (args,)
             dtypes = frozenset(self._dtypes)
             self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, dtypes, self._inner))
 
+    def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        if not isinstance(output, Tensor) or has_numbers(output):
+            self._tell("on_loss", LossEvent(function, args, kwargs, output))
+
+    def _on_backward(self, roots: Roots) -> None:
+        self._told = all(has_numbers(root) for root, _ in roots)
+        if self._told:
+            self._tell("on_backward", roots)
+
+    def _on_backward_end(self, failed: bool) -> None:
+        if not self._told:
+            return
+        if failed:
+            self._tell("on_backward_error")
+        self._tell("on_backward_end")
+
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._tell("before_step", optimizer, any(map(callable, (*args[1:], *kwargs.values()))))
+        if torch.compiler.is_compiling():
+            return
+        closure = any(map(callable, (*args[1:], *kwargs.values())))
+        self._tell("before_step", optimizer, closure)
+        if not closure:
+            self._losses.pause()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not torch.compiler.is_compiling():
-            self._tell("after_step", optimizer)
+        if torch.compiler.is_compiling():
+            return
+        self._tell("after_step", optimizer)
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries."""
+def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries.
+
+    Args:
+        value: of any kind, which may hold itself.
+        depth: ≥ 0; how deep to look.
+    """
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from tensors_of(inner)
-    elif isinstance(value, tuple | list):
-        for inner in value:
-            yield from tensors_of(inner)
+    elif depth and isinstance(value, Mapping | tuple | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(inner, depth - 1)
+
+
+def has_numbers(value: Tensor) -> bool:
+    """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
+    if value.is_meta or value.is_nested:
+        return False
+    if value.layout is not torch.strided:
+        return True
+    try:
+        # Within vmap(), grad() and jvp(), and under a fake mode, a tensor has no memory of its own.
+        return value.data_ptr() != 0 or value.numel() == 0
+    except RuntimeError:
+        return False
+
+
+def _computes(module: nn.Module, inputs: Any) -> bool:
+    """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory."""
+    first = next(module.parameters(), None)
+    return (first is None or has_numbers(first)) and all(map(has_numbers, islice(tensors_of(inputs), _LOOKED_AT)))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, handle_torch_function
 
 # Called with function, arguments, named arguments and result.
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -63,18 +65,56 @@ class LossInterceptor(TorchFunctionMode):
 
     def __init__(self, functions: tuple[Callable[..., Any], ...], on_call: OnCall) -> None:
         super().__init__()
-        self._functions, self._on_call = set(functions), on_call
+        # By identity: a function of somebody else may have no hash.
+        self._functions, self._on_call = {id(function): function for function in functions}, on_call
+        self._thread: int | None = None  # that entered; each thread has modes of its own
+        self._paused = False
+
+    def __enter__(self) -> LossInterceptor:
+        # Every call of torch passes through a mode; without functions there is nothing to hear.
+        if self._functions:
+            self._thread = threading.get_ident()
+            super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._thread is not None and not self._paused:
+            super().__exit__(*error)
+        self._thread, self._paused = None, False
+
+    def pause(self) -> None:
+        """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
+        if self._thread == threading.get_ident() and not self._paused and self._innermost():
+            super().__exit__(None, None, None)
+            self._paused = True
+
+    def resume(self) -> None:
+        """Hear again."""
+        if self._paused and self._thread == threading.get_ident():
+            self._paused = False
+            super().__enter__()
+
+    def _innermost(self) -> bool:
+        """Whether no other mode was entered since: only the last one can be left."""
+        return bool(handle_torch_function(_other_mode, ()))
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
-        if func is torch.Tensor.backward:
-            # The method may be one that the loop has put there, and that is under way already.
-            return _backward(*args, **named)
+        if id(func) not in self._functions:
+            if func is torch.Tensor.backward:
+                # The method may be one that the loop has put there, and that is under way already.
+                return _backward(*args, **named)
+            return func is _other_mode or func(*args, **named)
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if not torch.compiler.is_compiling() and func in self._functions:
+        if not torch.compiler.is_compiling():
             self._on_call(func, args, named, output)
         return output
+
+
+def _other_mode() -> bool:
+    """What a mode that is not this one's makes of the question whether it is."""
+    return False
 
 
 def _backward(
@@ -89,14 +129,14 @@ class BackwardInterceptor:
 
     Args:
         on_backward: called before each with its roots, and the gradient that was given for each, or None.
-        on_backward_end: called after each.
+        on_backward_end: called after each, with whether it ended by an exception.
         on_grad: called before each torch.autograd.grad() with what it differentiates by.
     """
 
     def __init__(
         self,
         on_backward: Callable[[list[tuple[Tensor, Tensor | None]]], None],
-        on_backward_end: Callable[[], None],
+        on_backward_end: Callable[[bool], None],
         on_grad: Callable[[list[Tensor]], None],
     ) -> None:
         self._on_backward, self._on_backward_end, self._on_grad = on_backward, on_backward_end, on_grad
@@ -113,24 +153,35 @@ class BackwardInterceptor:
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reporting_grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        sources = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        self._on_grad([value for value in sources if isinstance(value, Tensor)])
-        return self._original_grad(outputs, inputs if isinstance(inputs, Tensor) else sources, *args, **kwargs)
+        inputs = _as_tuple(inputs)
+        self._on_grad([value for value in inputs if isinstance(value, Tensor)])
+        return self._original_grad(outputs, inputs, *args, **kwargs)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reporting(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
         # A checkpoint of activations runs backwards within the loop's own.
         outermost, self._depth = self._depth == 0, self._depth + 1
+        failed = True
         try:
+            tensors, grad_tensors = _as_tuple(tensors), _as_tuple(grad_tensors)
             if outermost:
-                roots = [tensors] if isinstance(tensors, Tensor) else [*tensors]
-                given = [grad_tensors] if isinstance(grad_tensors, Tensor) else [*(grad_tensors or ())]
-                self._on_backward([*zip(roots, given or [None] * len(roots), strict=False)])
-            return self._original(tensors, grad_tensors, *args, **kwargs)
+                given = grad_tensors or (None,) * len(tensors)
+                pairs = zip(tensors, given, strict=False)
+                self._on_backward([(root, upstream) for root, upstream in pairs if isinstance(root, Tensor)])
+            output = self._original(tensors, grad_tensors, *args, **kwargs)
+            failed = False
+            return output
         finally:
             self._depth -= 1
             if outermost:
-                self._on_backward_end()
+                self._on_backward_end(failed)
+
+
+def _as_tuple(given: Any) -> Any:
+    """Tensors as torch takes them, one or many; a generator is used up by looking at it."""
+    if given is None:
+        return None
+    return (given,) if isinstance(given, Tensor | GradientEdge) else tuple(given)
 
 
 class PatchedCalls:

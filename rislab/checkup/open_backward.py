@@ -64,8 +64,8 @@ class OpenBackward:
         self.root = None if node is None else known.get(node)
         if self.root is None:
             self.root = new_micro_batch(root, None, not is_mean(node))
-            self._value = math.nan if root.is_complex() else float(root.detach())
-            self.factor = 1.0 if upstream is None else float(upstream)
+            self._value = None if root.is_complex() else float(root.detach())
+            self.factor = 1.0 if upstream is None or upstream.is_complex() else float(upstream)
             if node is not None and node is not root.grad_fn:
                 self._handles.append(node.register_prehook(self._on_factor))
         if compared:

@@ -93,7 +93,7 @@ class ProcessWatch(LoopObserver):
         for tracked in self.tracked:
             trace = tracked.recorder.trace
             replaced = all(id(value) in stepping for value in tracked.tensors())
-            if not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
+            if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
             declared = replace(self._declared, scaler=enabled, scheduler=tracked.scheduler is not None)

@@ -248,6 +248,14 @@ class StepRecorder:
             if batch in self._window.micro_batches:
                 self._window.micro_batches.remove(batch)
 
+    def on_backward_error(self) -> None:
+        """The backward has failed, as for want of memory: it says nothing of its loss."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close(self._samples.scale())
+            if opened.root is not None and not opened.root.backwards and opened.root in self._window.micro_batches:
+                self._window.micro_batches.remove(opened.root)
+
     def on_backward_end(self) -> None:
         """The backward has returned."""
         opened, self._open = self._open, None

@@ -113,6 +113,11 @@ class LoopObserver(Observer):
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_backward, roots)
 
+    def on_backward_error(self) -> None:
+        """The backward ends by an exception."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward_error)
+
     def on_backward_end(self) -> None:
         """The backward is over."""
         for tracked in self.tracked:
