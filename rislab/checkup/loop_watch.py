@@ -21,10 +21,12 @@ from rislab.checkup import event_rules, gradient_rules, loss_report_rules, sched
 from rislab.checkup.averages import MovingAverages
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.findings import Finding, Findings, as_note
+from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
 from rislab.checkup.trace import Trace
@@ -158,7 +160,15 @@ class Watch:
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    return [UnregisteredTensors(), OwnWeights(), RepeatedOrder(), MovingAverages(), LossArguments()]
+    return [
+        UnregisteredTensors(),
+        OwnWeights(),
+        LostState(),
+        RepeatedOrder(),
+        MovingAverages(),
+        FrozenTensors(),
+        LossArguments(),
+    ]
 
 
 def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:

@@ -1,0 +1,120 @@
+"""Frozen tensors that an optimiser holds, and that move all the same: by decay, or by what is left in its state."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import Observer, Roots
+from rislab.checkup.findings import Finding, as_warning, listed
+from rislab.checkup.rules import Code
+from rislab.checkup.tensor_coordinates import few_coordinates, is_readable
+
+# Tensors that are looked at, steps that are, and moves that are no accident.
+TENSORS, FIRST, MOVES = 8, 8, 2
+# What a factor that all coordinates have in common may differ by.
+SAME = 1e-3
+
+
+@dataclass(eq=False)
+class FrozenTensor:
+    """A tensor that asks for no gradient.
+
+    Args:
+        tensor: itself.
+        values: a few, when they were last read.
+        gradient: a few coordinates of what stood in its `.grad` at the last step, None for none.
+        decayed: how often it was shrunk outside of the step, all coordinates alike.
+        stepped: how often it moved in a step, on no gradient or on one of before.
+        shrunk: by what factor, all in all.
+    """
+
+    tensor: Tensor
+    values: Tensor
+    gradient: Tensor | None = None
+    decayed: int = 0
+    stepped: int = 0
+    shrunk: float = 1.0
+
+    def note_decay(self) -> None:
+        """Read the values before a step, and ask whether they were shrunk since the step before."""
+        values = few_coordinates(self.tensor)
+        used = self.values.abs() > 0
+        if bool((values != self.values).any()) and bool(used.any()):
+            factors = values[used] / self.values[used]
+            factor = float(factors.median())
+            if 0.5 < factor < 1 and bool(((factors - factor).abs() <= SAME * (1 - factor) + 1e-6).all()):
+                self.decayed += 1
+                self.shrunk *= factor
+        self.values = values
+
+    def note_step(self) -> None:
+        """Read the values after a step."""
+        values, gradient = few_coordinates(self.tensor), self._gradient()
+        # One who puts gradients there by hand puts another one there each time.
+        left = gradient is None or not bool(gradient.any())
+        known = left or (gradient is not None and self.gradient is not None and torch.equal(gradient, self.gradient))
+        self.stepped += known and not torch.equal(values, self.values)
+        self.values, self.gradient = values, gradient
+
+    def _gradient(self) -> Tensor | None:
+        return None if self.tensor.grad is None or self.tensor.grad.is_sparse else few_coordinates(self.tensor.grad)
+
+
+class FrozenTensors(Observer):
+    """Looks at the frozen tensors of each optimiser in its first steps."""
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
+        self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._where = ""
+
+    def on_backward(self, roots: Roots) -> None:
+        """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
+        for frozen in self._held.values():
+            if frozen:
+                frozen[:] = [one for one in frozen if not one.tensor.requires_grad]
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """What has happened since the step before is not the optimiser's doing."""
+        number = self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
+        if number == 1:
+            held = [value for group in optimizer.param_groups for value in group["params"]]
+            some = [value for value in held if not value.requires_grad and is_readable(value)][:TENSORS]
+            # Where all are frozen, gradients come from elsewhere.
+            if any(value.requires_grad for value in held):
+                self._held[optimizer] = [FrozenTensor(value, few_coordinates(value)) for value in some]
+        elif number <= FIRST:
+            for one in self._held.get(optimizer, ()):
+                one.note_decay()
+            self._where = self._where or caller()[0]
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """What has happened in the step is."""
+        if self._steps.get(optimizer, 0) <= FIRST:
+            for one in self._held.get(optimizer, ()):
+                one.note_step()
+
+    def findings(self) -> list[Finding]:
+        """One for each optimiser whose frozen tensors move."""
+        found = []
+        for optimizer, frozen in self._held.items():
+            decayed = [one for one in frozen if one.decayed >= MOVES and not one.tensor.requires_grad]
+            stepped = [one for one in frozen if one.stepped >= MOVES and not one.tensor.requires_grad]
+            who, moved = ("", [])
+            if stepped:
+                moved, who = stepped, f"{type(optimizer).__name__}.step(), on gradients or moments of before"
+            elif decayed:
+                shrink = math.prod(one.shrunk for one in decayed) ** (1 / sum(one.decayed for one in decayed))
+                moved, who = decayed, f"a decay outside of the step, by a factor of {shrink:.6g} each time"
+            if moved:
+                shapes = listed(["×".join(map(str, one.tensor.shape)) for one in moved])
+                text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"
+                found.append(as_warning(Code.WEIGHTS, "frozen weights move", text, self._where))
+        return found

@@ -1,0 +1,85 @@
+"""Frozen tensors of an optimiser that move, and who moves them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from rislab.checkup.findings import Finding
+from rislab.checkup.loop_watch import watch
+
+
+class Loop:
+    """A body that is frozen, a head that is trained, one optimiser for both."""
+
+    def __init__(self, kind: Any = torch.optim.SGD, **options: Any) -> None:
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(3, 8), nn.Linear(8, 1)
+        self.model = nn.Sequential(self.body, nn.Tanh(), self.head)
+        self.body.requires_grad_(False)
+        self.optimizer = kind(self.model.parameters(), lr=0.01, **options)
+
+    def before_step(self) -> None:
+        """Whatever the loop does besides."""
+
+    def findings(self) -> list[Finding]:
+        with watch(self.model, self.optimizer) as watched:
+            for _ in range(6):
+                nn.functional.mse_loss(self.model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+                with torch.no_grad():
+                    self.before_step()
+                self.optimizer.step()
+                self.optimizer.zero_grad(set_to_none=False)
+        return [finding for finding in watched.findings() if finding.name == "frozen weights move"]
+
+
+class Decay(Loop):
+    def before_step(self) -> None:
+        for value in self.model.parameters():
+            value.mul_(1 - 1e-3)
+
+
+class Follows(Loop):
+    """A momentum encoder in the optimiser of what it follows."""
+
+    def before_step(self) -> None:
+        self.body.weight.lerp_(self.head.weight.expand(3, 8).T, 0.01)
+
+
+class ByHand(Loop):
+    """Gradients of one's own, as those of evolution strategies."""
+
+    def before_step(self) -> None:
+        for value in self.body.parameters():
+            value.grad = torch.randn_like(value)
+
+
+class FrozenInBetween(Loop):
+    """Frozen at each step, trained in each backward."""
+
+    def findings(self) -> list[Finding]:
+        self.body.register_forward_pre_hook(lambda *_: self.body.requires_grad_(True) and None)
+        return super().findings()
+
+    def before_step(self) -> None:
+        self.body.requires_grad_(False)
+
+
+def test_a_decay_by_hand_is_told() -> None:
+    (finding,) = Decay().findings()
+    assert finding.severity == "warning" and "a factor of 0.999 each time: of 8×3, 8" in finding.evidence
+
+
+def test_gradients_of_before_are_told() -> None:
+    loop = Loop(torch.optim.Adam, weight_decay=0.1)
+    for value in loop.body.parameters():
+        value.grad = torch.zeros_like(value)
+    (finding,) = loop.findings()
+    assert "by Adam.step(), on gradients or moments of before" in finding.evidence
+
+
+def test_frozen_tensors_that_stay_or_are_moved_on_purpose_are_none() -> None:
+    for loop in (Loop(weight_decay=0.1), Follows(), ByHand(momentum=0.9), FrozenInBetween()):
+        assert loop.findings() == [], type(loop).__name__
