@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.checkup.averages import MovingAverages
 from rislab.checkup.events import EventSource, LossEvent, Observer
+from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.interception import LOSSES
@@ -29,6 +30,7 @@ from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
+from rislab.checkup.token_targets import TokenTargets
 from rislab.checkup.trace import Trace
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.unregistered import UnregisteredTensors
@@ -160,6 +162,7 @@ class Watch:
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
+    targets = TokenTargets()
     return [
         UnregisteredTensors(),
         OwnWeights(),
@@ -168,6 +171,8 @@ def standard_observers() -> list[Observer]:
         MovingAverages(),
         FrozenTensors(),
         LossArguments(),
+        targets,
+        FinalProbes(targets),
     ]
 
 

@@ -1,0 +1,173 @@
+"""At the end of a run its networks are tried on copies: what is wrong with them is told, and nothing is changed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.module import register_module_forward_hook
+
+from rislab.checkup.final_probes import keeps_outside
+from rislab.checkup.findings import Findings
+from rislab.checkup.process_watch import ProcessWatch
+
+CALLS: list[int] = []
+NUMBERS = {"calls": 0}
+
+
+class Net(nn.Module):
+    """A network with something between its two layers.
+
+    Args:
+        between: the layers.
+    """
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.between = nn.Linear(6, 8), nn.Linear(8, 3), between
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers: Tensor = self.last(self.between(self.first(x)))
+        return answers
+
+
+class Counting(Net):
+    """A network that counts its calls where no copy can."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        CALLS.append(1)
+        return super().forward(x)
+
+
+def count_by_name(x: Tensor) -> Tensor:
+    """Count a call in a mapping of the module."""
+    NUMBERS["calls"] += 1
+    return x
+
+
+class CountingByName(Net):
+    """A network whose helper counts its calls."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(count_by_name(x))
+
+
+def train(model: nn.Module, batch: Callable[[], tuple[Tensor, Tensor]], evaluated: bool = True) -> Findings:
+    """Five steps, and an evaluation."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            x, labels = batch()
+            optimizer.zero_grad()
+            answers = model(x)
+            functional.cross_entropy(answers.reshape(-1, answers.shape[-1]), labels.reshape(-1)).backward()
+            optimizer.step()
+        if evaluated:
+            with torch.no_grad():
+                model.eval()(batch()[0])
+    return process.findings()
+
+
+def samples() -> tuple[Tensor, Tensor]:
+    """Inputs and labels."""
+    return torch.randn(16, 6), torch.randint(0, 3, (16,))
+
+
+BETWEEN: list[tuple[Callable[[Tensor], Tensor], str]] = [
+    (functional.dropout, "dropout in evaluation mode"),
+    (lambda x: x * x.softmax(0), "normalised over the batch"),
+    (lambda x: x.view(8, 16).t(), "the samples of a batch are mixed"),
+    (functional.relu, ""),
+    (lambda x: x * x.softmax(1), ""),
+]
+
+
+@pytest.mark.parametrize(("between", "name"), BETWEEN)
+def test_networks_are_tried_when_the_run_is_over(between: Callable[[Tensor], Tensor], name: str) -> None:
+    torch.manual_seed(0)
+    findings = train(Net(between), samples)
+    assert [finding.name for finding in findings] == ([name] if name else [])
+    assert all(__file__ in finding.where for finding in findings)
+
+
+def test_dropout_in_a_network_that_is_never_evaluated_is_no_finding() -> None:
+    torch.manual_seed(0)
+    assert train(Net(functional.dropout), samples, evaluated=False) == []
+
+
+def test_what_is_tried_changes_nothing_of_the_run() -> None:
+    heard: list[Any] = []
+    states = []
+    handle = register_module_forward_hook(lambda *_: heard.append(1))
+    try:
+        for watched in (False, True):
+            random.seed(0)
+            np.random.seed(0)
+            torch.manual_seed(0)
+            heard.clear()
+            model = Net(functional.dropout)
+            model.first.register_forward_hook(lambda *_: heard.append(2))
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            process = ProcessWatch()
+            if watched:
+                process.__enter__()
+            for _ in range(5):
+                optimizer.zero_grad()
+                functional.cross_entropy(model(samples()[0]), samples()[1]).backward()
+                optimizer.step()
+            model.eval()(samples()[0])
+            if watched:
+                process.__exit__(None, None, None)
+                assert [finding.name for finding in process.findings()] == ["dropout in evaluation mode"]
+            weights = torch.cat([value.detach().flatten() for value in model.parameters()])
+            numbers = (torch.rand(1).item(), np.random.rand(), random.random())
+            states.append((len(heard), weights.tolist(), numbers, model.training))
+    finally:
+        handle.remove()
+    assert states[0] == states[1]
+
+
+def test_a_network_that_keeps_something_outside_is_not_called() -> None:
+    CALLS.clear()
+    train(Counting(functional.dropout), samples)
+    assert len(CALLS) == 6
+    assert keeps_outside(Counting) and keeps_outside(CountingByName) and not keeps_outside(Net)
+
+
+class Tagger(nn.Module):
+    """Attention over tokens, with the later ones hidden or not.
+
+    Args:
+        causal: whether they are.
+    """
+
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Embedding(9, 8), nn.Linear(8, 9)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.causal = causal
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens)
+        mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1]) if self.causal else None
+        answers: Tensor = self.out(x + self.attention(x, x, x, attn_mask=mask, need_weights=False)[0])
+        return answers
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_target_that_the_network_sees_is_named(causal: bool) -> None:
+    def tokens() -> tuple[Tensor, Tensor]:
+        some = torch.randint(0, 9, (8, 13))
+        return some[:, :-1], some[:, 1:]
+
+    torch.manual_seed(0)
+    found = [finding.name for finding in train(Tagger(causal), tokens)]
+    assert found == ([] if causal else ["the target is visible in the input"])
+    # Other targets may be seen: those of a masked network, or of a tagger.
+    assert train(Tagger(causal), lambda: (tokens()[0], tokens()[0])) == []

@@ -1,0 +1,91 @@
+"""Target tokens: labels shifted once are right and twice are not; padding must not count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rislab.checkup.process_watch import ProcessWatch
+
+V = 23
+
+
+class Tagger(nn.Module):
+    """A causal network with an answer for each token, and its loss if it is told how to compute it.
+
+    Args:
+        loss: of answers and tokens, None to give the answers.
+    """
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.embed, self.rnn, self.out = nn.Embedding(V, 8), nn.GRU(8, 8, batch_first=True), nn.Linear(8, V)
+        self.loss = loss
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        answers: Tensor = self.out(self.rnn(self.embed(tokens))[0])
+        return answers if self.loss is None else self.loss(answers, tokens)
+
+
+def names(batch: Callable[[], Tensor], loss: Callable[[Tensor, Tensor], Tensor], inside: bool) -> list[str]:
+    """What is found on a network that is trained on batches of tokens."""
+    torch.manual_seed(0)
+    model = Tagger(loss if inside else None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            tokens = batch()
+            optimizer.zero_grad()
+            (model(tokens) if inside else loss(model(tokens), tokens)).backward()
+            optimizer.step()
+    return [finding.name for finding in process.findings()]
+
+
+def shifted(places: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of answers for tokens so many places on."""
+
+    def loss(answers: Tensor, tokens: Tensor) -> Tensor:
+        kept = answers[:, : answers.shape[1] - places]
+        return functional.cross_entropy(kept.reshape(-1, V), tokens[:, places:].reshape(-1))
+
+    return loss
+
+
+def plain() -> Tensor:
+    """Tokens without padding, (16, 12)."""
+    return torch.randint(1, V, (16, 12))
+
+
+def padded() -> Tensor:
+    """Tokens that end in zeros, (16, 12)."""
+    lengths = torch.randint(2, 9, (16, 1))
+    return plain() * (torch.arange(12) < lengths)
+
+
+def ignoring(answers: Tensor, tokens: Tensor) -> Tensor:
+    """A loss in which padding does not count."""
+    return functional.cross_entropy(answers.reshape(-1, V), tokens.reshape(-1), ignore_index=0)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("places", [0, 1, 2])
+def test_labels_shifted_twice_are_named(places: int, inside: bool) -> None:
+    assert names(plain, shifted(places), inside) == (["labels shifted twice"] if places == 2 else [])
+
+
+def test_a_second_head_for_the_token_after_the_next_is_right() -> None:
+    assert names(plain, lambda answers, tokens: shifted(1)(answers, tokens) + shifted(2)(answers, tokens), False) == []
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_padding_that_counts_is_named(inside: bool) -> None:
+    assert names(padded, shifted(0), inside) == ["padding counts in the loss"]
+    assert names(padded, ignoring, inside) == []
+
+
+def test_a_token_that_also_stands_elsewhere_is_no_padding() -> None:
+    assert names(lambda: padded() * (torch.rand(16, 12) > 0.1), shifted(0), False) == []
