@@ -171,3 +171,16 @@ def test_a_target_that_the_network_sees_is_named(causal: bool) -> None:
     assert found == ([] if causal else ["the target is visible in the input"])
     # Other targets may be seen: those of a masked network, or of a tagger.
     assert train(Tagger(causal), lambda: (tokens()[0], tokens()[0])) == []
+
+
+def test_a_network_under_vmap_is_not_tried() -> None:
+    model = nn.Linear(6, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(3):
+            torch.func.vmap(model)(samples()[0][:, None])
+            optimizer.zero_grad()
+            functional.mse_loss(model(samples()[0]), torch.zeros(16, 3)).backward()
+            torch.func.vmap(model)(samples()[0][:, None])
+            optimizer.step()
+    assert process.findings().unjudged == []
