@@ -198,7 +198,9 @@ class EventSource:
                 self._tell("on_forward", module, module.training)
         self._inner.append(module)
 
-    def _on_forward_end(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _on_forward_end(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        # After a forward that failed, torch hands on no named arguments.
+        kwargs, output = ({}, *rest)[-2:]
         if torch.compiler.is_compiling() or not self._calls:
             return
         if isinstance(output, Tensor):

@@ -96,7 +96,10 @@ class LossInterceptor(TorchFunctionMode):
 
     def _innermost(self) -> bool:
         """Whether no other mode was entered since: only the last one can be left."""
-        return bool(handle_torch_function(_other_mode, ()))
+        try:
+            return bool(handle_torch_function(_other_mode, ()))
+        except TypeError:  # no mode is active at all, as within a hook of a backward
+            return False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
