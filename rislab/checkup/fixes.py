@@ -69,6 +69,8 @@ FIXES = {
     "layers made in the forward": "make layers in __init__, so that they keep their weights and are trained",
     "evaluation changes the network": "change what the network holds in training mode only: if self.training",
     "state outside of state_dict": "register the state as a buffer, and return it from state_dict",
+    "a term of the loss trains nothing": "do not detach what the term is to train, or leave the term out",
+    "gradients of another loss": "zero the gradients of this optimiser before its own backward",
     "arguments that broadcast": "give both arguments one shape: squeeze(1) the output, or unsqueeze(1) the target",
     "probabilities where logits belong": "give the loss logits: take the softmax or the sigmoid out of the network",
     "probabilities where their logarithm belongs": "use log_softmax, not softmax",

@@ -23,6 +23,7 @@ from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
+from rislab.checkup.gradient_use import GradientUse
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
@@ -171,6 +172,7 @@ def standard_observers() -> list[Observer]:
         MovingAverages(),
         FrozenTensors(),
         LossArguments(),
+        GradientUse(),
         targets,
         FinalProbes(targets),
     ]

@@ -194,6 +194,7 @@ _OF_THE_LOOP = (
         needs="a window whose true gradient could be taken",
         severity="fault",
         faults=("zeroed before the step", "zeroed per micro-batch", "tail never stepped"),
+        others=("gradients of another loss",),
         reference=STEP,
     ),
     Rule(
@@ -206,7 +207,8 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("loss detached", "loop tail in a branch never taken", "backward after the batch loop"),
         others=(
-            "nothing was trained", "steps without a forward", "forwards that reached no step", "closure",
+            "nothing was trained", "a term of the loss trains nothing",
+            "steps without a forward", "forwards that reached no step", "closure",
             "sampler without set_epoch", "not judged",
         ),
         reference=STEP,

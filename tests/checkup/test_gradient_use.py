@@ -1,0 +1,72 @@
+"""A term of a loss whose gradients nobody steps on is named; so is a step on the gradient of another's loss."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from rislab.checkup.findings import Findings
+from rislab.checkup.process_watch import ProcessWatch
+
+TRUE, FALSE = torch.ones(16, 1), torch.zeros(16, 1)
+judge = functional.binary_cross_entropy_with_logits
+
+
+def own(findings: Findings) -> list[tuple[str, str]]:
+    """Those of this observer."""
+    names = ("a term of the loss trains nothing", "gradients of another loss")
+    return [(finding.severity, finding.name) for finding in findings if finding.name in names]
+
+
+def gan(detached: bool, zeroed_late: bool = False) -> list[tuple[str, str]]:
+    """Findings on a generator and a discriminator; the fakes detached for both, or the zeroing left out before it."""
+    torch.manual_seed(0)
+    make, tell = nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    of_make, of_tell = (torch.optim.Adam(one.parameters(), lr=1e-3) for one in (make, tell))
+    with ProcessWatch() as process:
+        for _ in range(6):
+            noise, real = torch.randn(16, 4), torch.randn(16, 3)
+            fake = make(noise)
+            loss = judge(tell(fake.detach() if detached else fake), TRUE) + functional.l1_loss(fake, real)
+            of_make.zero_grad()
+            loss.backward()
+            of_make.step()
+            if not zeroed_late:
+                of_tell.zero_grad()
+            (judge(tell(real), TRUE) + judge(tell(fake.detach()), FALSE)).backward()
+            of_tell.step()
+            of_tell.zero_grad()
+    return own(process.findings())
+
+
+def test_a_generator_whose_fakes_are_detached_is_named() -> None:
+    assert gan(detached=True) == [("fault", "a term of the loss trains nothing")]
+    assert gan(detached=False) == []
+
+
+def test_a_discriminator_that_steps_on_the_generators_loss_is_named() -> None:
+    assert gan(detached=False, zeroed_late=True) == [("warning", "gradients of another loss")]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_terms_of_several_optimisers_are_right(together: bool) -> None:
+    torch.manual_seed(0)
+    body, heads = nn.Linear(3, 8), [nn.Linear(8, 1), nn.Linear(8, 1)]
+    steps = [torch.optim.SGD(one.parameters(), lr=0.1) for one in (body, *heads)]
+    with ProcessWatch() as process:
+        for _ in range(6):
+            x = torch.randn(16, 3)
+            for one in steps:
+                one.zero_grad()
+            losses = [functional.mse_loss(head(body(x)), x[:, :1]) for head in heads]
+            if together:
+                (losses[0] + 0.5 * losses[1]).backward()
+            else:
+                for loss, step in zip(losses, steps[1:], strict=True):
+                    loss.backward()
+                    step.step()
+            for one in steps if together else steps[:1]:
+                one.step()
+    assert own(process.findings()) == []
