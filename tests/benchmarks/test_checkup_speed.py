@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -54,3 +58,85 @@ def test_a_diagnosis(benchmark: Any) -> None:
     seen = loop("classroom", 1)(1)
     assert seen is not None
     alone(benchmark, seen.findings, 1000.0)
+
+
+def plain_loop(width: int, batch: int, steps: int) -> Callable[[Callable[..., Any]], float]:
+    """A loop over one batch; run with what watches it, it gives its CPU seconds."""
+
+    def run(watch: Callable[..., Any]) -> float:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
+        )
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        inputs, targets = torch.randn(batch, width), torch.randint(10, (batch,))
+        criterion = nn.CrossEntropyLoss()
+        began = time.process_time()
+        with watch(model, optimizer, loss=criterion):
+            for _ in range(steps):
+                optimizer.zero_grad()
+                criterion(model(inputs), targets).backward()
+                optimizer.step()
+        return time.process_time() - began
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("every", "width", "batch", "target"),
+    [(None, 512, 256, 1.10), (None, 64, 16, 1.5), (1, 512, 256, 1.5), (1, 64, 16, 2.5)],
+)
+def test_a_watch_over_a_thousand_steps(
+    benchmark: Any, every: int | None, width: int, batch: int, target: float
+) -> None:
+    """CPU time in turn, bare and watched; beside it, the same loop under torch.profiler."""
+    torch.set_num_threads(1)
+    run = plain_loop(width, batch, 1000)
+    bare: list[float] = []
+    watched: list[float] = []
+    for _ in range(3):
+        bare.append(run(lambda *_, **__: nullcontext()))
+        watched.append(run(lambda *given, **named: rislab.watch(*given, every=every, **named)))
+    profiled = run(lambda *_, **__: torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]))
+    ratio = statistics.median(mine / theirs for mine, theirs in zip(watched, bare, strict=True))
+    benchmark.extra_info |= {"ratio": ratio, "target": target}
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(
+        f"\n{benchmark.name}: {min(bare):.3f} ms a step bare, {min(watched):.3f} ms watched; ratio {ratio:.3g}, "
+        f"target ≤ {target}; torch.profiler {profiled / min(bare):.3g}"
+    )
+
+
+MEMORY = """
+import contextlib, resource, sys, torch
+from torch import nn
+from rislab.checkup.process_watch import ProcessWatch
+watched, width, size, steps = sys.argv[1] == "watched", *map(int, sys.argv[2:])
+model = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+with ProcessWatch(every=1) if watched else contextlib.nullcontext() as watch:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        for _ in range(size):
+            inputs = torch.randn(4, width)
+            (nn.functional.mse_loss(model(inputs), inputs.sum(1, keepdim=True)) / size).backward()
+        optimizer.step()
+if watched:
+    watch.findings()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.parametrize(("width", "size", "steps"), [(2290, 16, 5), (16, 1, 1000), (16, 1, 10_000)])
+def test_memory_of_a_watch(benchmark: Any, width: int, size: int, steps: int) -> None:
+    """Peak memory of a process that is watched, over that of one that is not; at most 4 × the weights and 64 MB."""
+
+    def peak(kind: str) -> float:
+        command = [sys.executable, "-c", MEMORY, kind, str(width), str(size), str(steps)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    weights = (2 * width * width + 3 * width + 1) * 4 / 2**20
+    more, target = peak("watched") - peak("bare"), 4 * weights + 64
+    benchmark.extra_info |= {"megabytes": more, "target": target}
+    benchmark.pedantic(lambda: None, rounds=1)
+    print(f"\n{benchmark.name}: {more:.1f} MB more, {weights:.1f} MB of weights; target ≤ {target:.0f} MB")
