@@ -63,7 +63,12 @@ class UnregisteredTensors(Observer):
 
 def optimizers() -> list[Optimizer]:
     """All optimisers that are alive, asked by their type alone."""
-    return [one for one in gc.get_objects() if issubclass(type(one), Optimizer) and "param_groups" in vars(one)]
+    objects = gc.get_objects()
+    # There are a thousand times fewer types than objects; some have a hash of their own.
+    kinds = {
+        key for key, kind in {id(kind): kind for kind in map(type, objects)}.items() if issubclass(kind, Optimizer)
+    }
+    return [one for one in objects if id(type(one)) in kinds and "param_groups" in vars(one)] if kinds else []
 
 
 def _fingerprint(value: Tensor) -> float:
