@@ -146,7 +146,8 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     if run.declared.accumulation_steps is None and _one_sequence(one):
         return []
     means = not any(batch.scale_free for batch in one.batches)
-    if any(near(factor, 1 / one.size, 1e-3) for batch in one.batches for factor in _factors(batch)) and one.size > 1:
+    shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in _factors(batch)) for batch in one.batches]
+    if one.size > 1 and shared and set(shared) == {1}:
         # Besides a factor of its own, the loss has its share.
         return []
     if one.size > 1 and _each_mean_counts_one(one):

@@ -264,6 +264,8 @@ class StepRecorder:
         opened.close(self._samples.scale())
         growth = self._growth(opened)
         reached = growth is None or bool((growth != 0).any()) or self._samples.missing() < opened.missing
+        # A loss without weight adds nothing, whatever it depends on.
+        reached |= bool(opened.reached) and not any(weight for _, weight in opened.reached)
         for batch, _ in opened.reached:
             if not reached or batch.call_stack in self._lines.detached:
                 self._drop_detached(batch)

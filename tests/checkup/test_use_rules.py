@@ -296,3 +296,28 @@ def test_a_factor_of_the_loss_itself_is_no_wrong_divisor() -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert not watch.findings(), str(watch.findings())
+
+
+def test_a_share_that_is_taken_twice_is_told() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with rislab.watch(model, optimizer) as watch:
+        for _ in range(3):
+            for _ in range(4):
+                inputs, target = batch()
+                (functional.mse_loss(model(inputs), target) / 4 / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [finding.name for finding in watch.findings().faults] == ["divided twice"]
+
+
+def test_a_loss_without_weight_is_no_missing_loss() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with rislab.watch(model, optimizer) as watch:
+        for _ in range(4):
+            inputs, target = batch()
+            optimizer.zero_grad(set_to_none=False)
+            (0 * own_loss(model(inputs), target)).backward()
+            optimizer.step()
+    assert [finding.name for finding in watch.findings().faults] == ["main loss weight 0"]
