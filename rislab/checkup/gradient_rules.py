@@ -184,6 +184,19 @@ def _factors(batch: MicroBatch) -> list[float]:
     return [after / before for before, after in pairs if before]
 
 
+def divided_in_vain(run: WatchedRun) -> list[Finding]:
+    """Losses that are divided by a whole number, where each step comes after one of them."""
+    if run.size != 1 or run.source == "declared" or not run.comparisons:
+        return []
+    divisors = {divisor for one in run.comparisons for batch in one.batches for divisor in batch.divisors[:1] or (1.0,)}
+    divisor = divisors.pop() if len(divisors) == 1 else 1.0
+    if divisor < 3 or not near(divisor, round(divisor), 1e-4):
+        return []
+    text = f"each loss is divided by {divisor:g}, and each step comes after one: {len(run.windows)} windows of 1"
+    evidence = f"{text}, as of a loop that was to accumulate"
+    return [as_warning(Code.WINDOW_SIZE, "step per micro-batch", evidence, run.comparisons[0].step.where)]
+
+
 def unequal_terms(run: WatchedRun) -> list[Finding]:
     """Sums of which one term is divided by the size of the window, and another is not."""
     for one in run.comparisons:

@@ -46,6 +46,14 @@ def factors(node: Node) -> Iterator[Node]:
         yield node
 
 
+def divisions(term: Node) -> list[int]:
+    """Places of the divisions among the factors of a single loss; none if a sum is divided."""
+    *nodes, last = factors(term)
+    if last.name().startswith(_SUMS):
+        return []
+    return [place for place, node in enumerate(nodes) if node.name().startswith("DivBackward")]
+
+
 def _factor_of(node: Node) -> Node | None:
     """What a factor is multiplied with, None if the node is no factor."""
     if not node.name().startswith(_FACTORS):

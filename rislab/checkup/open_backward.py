@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.loss_graph import factors, is_mean, summands, weighed_node
+from rislab.checkup.loss_graph import divisions, factors, is_mean, summands, weighed_node
 from rislab.checkup.trace import Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
@@ -39,6 +39,7 @@ class OpenBackward:
     _value: float | None = None  # of what backward() was called on
     _handles: list[RemovableHandle] = field(default_factory=list)
     _terms: list[list[float]] = field(default_factory=list)  # what arrives at the factors of each term
+    _divisions: list[int] = field(default_factory=list)  # which of the factors of a single loss are divisions
 
     def find_loss(
         self,
@@ -77,7 +78,10 @@ class OpenBackward:
 
     def _watch_terms(self, node: Node) -> None:
         """Watch the factors of each term of a sum, or of a single loss."""
-        for term in summands(node):
+        terms = summands(node)
+        if len(terms) == 1:
+            self._divisions = divisions(terms[0])
+        for term in terms:
             values: list[float] = []
             self._terms.append(values)
             for one in factors(term):
@@ -98,6 +102,9 @@ class OpenBackward:
             batch.loss = self._value / (self.factor or 1.0)
             batch.nonfinite = not math.isfinite(self._value)
         batch.term_factors = tuple(tuple(value / scale for value in values) for values in self._terms)
+        if self._terms and self._divisions:
+            arrived = [*self._terms[0], math.nan]
+            batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
         self.reached = [(batch, self.factor / scale)]
 
 

@@ -54,6 +54,7 @@ class MicroBatch:
         term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
         by_hand: whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop.
         follows: whether the network was handed a state that its forward before had given.
+        divisors: by which the loop divided it, if it is a single loss.
         term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
     """
 
@@ -75,6 +76,7 @@ class MicroBatch:
     term_weights: tuple[float, ...] = ()
     by_hand: bool = False
     follows: bool = False
+    divisors: tuple[float, ...] = ()
     term_factors: tuple[tuple[float, ...], ...] = ()
 
 

@@ -321,3 +321,17 @@ def test_a_loss_without_weight_is_no_missing_loss() -> None:
             (0 * own_loss(model(inputs), target)).backward()
             optimizer.step()
     assert [finding.name for finding in watch.findings().faults] == ["main loss weight 0"]
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_loss_that_is_divided_for_a_window_of_one_is_warned_of(steps: int) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with rislab.watch(model, optimizer) as watch:
+        for place in range(16):
+            inputs, target = batch()
+            (functional.mse_loss(model(inputs), target) / 4).backward()
+            if (place + 1) % steps == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    assert [finding.name for finding in watch.findings()] == (["step per micro-batch"] if steps == 1 else [])
