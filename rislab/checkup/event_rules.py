@@ -164,7 +164,8 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     left = [batch for batch in run.trace.left if batch.backwards and not _thrown_away(batch, run.trace)]
     if left and len(left) < run.size and not findings and not any(batch.nonfinite for batch in left):
         text = f"{len(left)} micro-batches with a backward came after the last step, K = {run.size} ({run.source})"
-        findings.append(as_fault(Code.STEPS, "tail never stepped", text, left[-1].where, ("left-overs leak",)))
+        kind = as_fault if run.source == "declared" else as_warning
+        findings.append(kind(Code.STEPS, "tail never stepped", text, left[-1].where, ("left-overs leak",)))
     return findings
 
 
