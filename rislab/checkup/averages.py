@@ -22,9 +22,9 @@ from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readab
 from rislab.checkup.unregistered import optimizers
 
 # Copies are looked for before these steps, and read before so many steps, then in pairs of this distance.
-LOOKS, FIRST, DISTANCE = (2, 16, 64, 256), 40, 16
+LOOKS, FIRST, DISTANCE = (2, 32), 40, 16
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
-WEIGHTS, COPIES, RENEWALS = 8, 3, 6
+WEIGHTS, COPIES, RENEWALS = 8, 3, 4
 # So many optimisers are followed: a loop that makes them again and again has no average of one.
 OPTIMIZERS = 16
 # A copy is at most so far from its weight, relative to it, when it is found.
@@ -125,10 +125,12 @@ class CopiesOfOne:
         dead = [copy for copy in self._copies if copy.copy() is None]
         alive = {id(copy.copy()) for copy in self._copies}
         self._renewals += 1
-        found = [(place, value) for place, value in self._found() if id(value) not in alive]
+        # Each search goes through all objects.
+        candidates = self._found() if self._renewals <= RENEWALS else []
+        found = [(place, value) for place, value in candidates if id(value) not in alive]
         for copy in dead:
             fitting = [value for place, value in found if place == copy.place]
-            if fitting and self._renewals <= RENEWALS:
+            if fitting:
                 nearest = min(fitting, key=lambda value: float((few_coordinates(value) - copy.values).norm()))
                 copy.copy = weakref.ref(nearest)
         self._copies = [copy for copy in self._copies if copy.copy() is not None or copy.moves >= MOVES]

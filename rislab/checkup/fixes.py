@@ -82,6 +82,5 @@ FIXES = {
     "labels shifted twice": "shift the labels once: in the loop or in the network",
     "the target is visible in the input": "give the attention a causal mask",
     "inputs changed in place": "change a copy: x = x - mean, not x.sub_(mean)",
-    "outputs collapse": "stop the gradient on one side, or add a term that keeps the samples apart",
     "rounded to four digits": "report all digits, in scientific form where it is small",
 }  # fmt: skip

@@ -154,14 +154,16 @@ class BackwardInterceptor:
     def __exit__(self, *error: object) -> None:
         torch.autograd.backward, torch.autograd.grad = self._original, self._original_grad
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reporting_grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._original_grad(outputs, inputs, *args, **kwargs)
         inputs = _as_tuple(inputs)
         self._on_grad([value for value in inputs if isinstance(value, Tensor)])
         return self._original_grad(outputs, inputs, *args, **kwargs)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _reporting(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._original(tensors, grad_tensors, *args, **kwargs)
         # A checkpoint of activations runs backwards within the loop's own.
         outermost, self._depth = self._depth == 0, self._depth + 1
         failed = True

@@ -24,6 +24,7 @@ from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.gradient_use import GradientUse
+from rislab.checkup.input_changes import InputChanges
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
@@ -173,6 +174,7 @@ def standard_observers() -> list[Observer]:
         MovingAverages(),
         FrozenTensors(),
         LossArguments(),
+        InputChanges(),
         GradientUse(),
         targets,
         FinalProbes(targets),

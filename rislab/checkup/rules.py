@@ -307,16 +307,14 @@ _OF_THE_LOOP = (
     ),
     Rule(
         Code.DRIFT.value,
-        "inputs and outputs that drift",
-        what="Mean and spread of the network's inputs, and the spread of its outputs over the samples, are compared "
-        "between the beginning and the end.",
-        why="Inputs that move away from epoch to epoch are changed in place each time they are read; outputs that "
-        "become one for all samples hold nothing about them.",
-        fix="change a copy of the data; keep a representation from collapsing",
-        needs="some steps",
+        "inputs that drift",
+        what="What the network's inputs hold is compared with what the same memory held when it came before.",
+        why="Data that are scaled or shifted in place each time they are read move away from epoch to epoch.",
+        fix="change a copy of the data",
+        needs="inputs that come again from the same memory, as those of a tensor that is sliced",
         severity="warning",
         faults=(),
-        others=("inputs changed in place", "outputs collapse"),
+        others=("inputs changed in place",),
     ),
 )  # fmt: skip
 
