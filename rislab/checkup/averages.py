@@ -72,13 +72,13 @@ class CopiesOfOne:
         self._step += 1
         if self._step in LOOKS:
             known = {id(copy.copy()) for copy in self._copies}
-            for place, value in self._found():
+            for place, value in self._search():
                 if id(value) not in known:
                     self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
         if self._copies and (self._step <= FIRST or self._step % DISTANCE < 2):
             self._read()
 
-    def _found(self) -> list[tuple[int, Tensor]]:
+    def _search(self) -> list[tuple[int, Tensor]]:
         """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place."""
         shapes = {value.shape for value in self._weights}
         used = set()
@@ -90,7 +90,7 @@ class CopiesOfOne:
         fitting = [one for one in objects if one.shape in shapes and id(one) not in used and is_readable(one)]
         values = [few_coordinates(weight) for weight in self._weights]
         places = {weight.data_ptr() for weight in self._weights}
-        found, counts = [], Counter[int]()
+        results, counts = [], Counter[int]()
         for one in fitting:
             if one.data_ptr() in places or one.grad_fn is not None:
                 continue
@@ -102,8 +102,8 @@ class CopiesOfOne:
             place = min(range(len(distances)), key=distances.__getitem__)
             if distances[place] <= NEAR and counts[place] < COPIES:
                 counts[place] += 1
-                found.append((place, one))
-        return found
+                results.append((place, one))
+        return results
 
     def _read(self) -> None:
         if any(copy.copy() is None for copy in self._copies):
@@ -126,10 +126,10 @@ class CopiesOfOne:
         alive = {id(copy.copy()) for copy in self._copies}
         self._renewals += 1
         # Each search goes through all objects.
-        candidates = self._found() if self._renewals <= RENEWALS else []
-        found = [(place, value) for place, value in candidates if id(value) not in alive]
+        candidates = self._search() if self._renewals <= RENEWALS else []
+        results = [(place, value) for place, value in candidates if id(value) not in alive]
         for copy in dead:
-            fitting = [value for place, value in found if place == copy.place]
+            fitting = [value for place, value in results if place == copy.place]
             if fitting:
                 nearest = min(fitting, key=lambda value: float((few_coordinates(value) - copy.values).norm()))
                 copy.copy = weakref.ref(nearest)
@@ -151,12 +151,12 @@ class MovingAverages(Observer):
     def __init__(self) -> None:
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
-        self._seen = 0
+        self._visited = 0
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
-        if optimizer not in self._copies and self._seen < OPTIMIZERS:
-            self._seen += 1
+        if optimizer not in self._copies and self._visited < OPTIMIZERS:
+            self._visited += 1
             self._copies[optimizer] = CopiesOfOne(optimizer)
         if optimizer in self._copies:
             self._copies[optimizer].before_step()

@@ -21,14 +21,14 @@ def caller() -> tuple[str, tuple[str, ...]]:
     What a library calls a loss from tells its losses apart; what a library is called by does not.
     """
     frame = inspect.currentframe()
-    found = False
+    results = False
     frames: list[tuple[str, int]] = []
     while frame is not None and len(frames) < _DEPTH:
         name = frame.f_code.co_filename
         kind = _kind(name)
-        if kind == "loop" or (kind == "library" and not found):
+        if kind == "loop" or (kind == "library" and not results):
             frames.append((name, frame.f_lineno))
-            found = found or kind == "loop"
+            results = results or kind == "loop"
         frame = frame.f_back
     return _in_words(tuple(frames))
 

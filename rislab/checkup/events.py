@@ -147,7 +147,7 @@ class EventSource:
         self._inner: list[nn.Module] = []
         self._dtypes: set[torch.dtype] = set()
         self._computes = False  # whether the forward under way works on numbers
-        self._told = False  # of the backward under way
+        self._reported = False  # of the backward under way
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -219,12 +219,12 @@ class EventSource:
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
     def _on_backward(self, roots: Roots) -> None:
-        self._told = all(has_numbers(root) for root, _ in roots)
-        if self._told:
+        self._reported = all(has_numbers(root) for root, _ in roots)
+        if self._reported:
             self._tell("on_backward", roots)
 
     def _on_backward_end(self, failed: bool) -> None:
-        if not self._told:
+        if not self._reported:
             return
         if failed:
             self._tell("on_backward_error")

@@ -101,13 +101,13 @@ class FinalProbes(Observer):
         if not trained or not can_be_tried(call.network, call.args, call.named):
             return
         try:
-            found = network_probes(call.network, call.args, call.named)
+            results = network_probes(call.network, call.args, call.named)
         except RuntimeError:
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return
         if call.network in self._targets.next_token_networks():
-            found += sees_next_token(call.network, call.args, call.named)
-        for one in found:
+            results += sees_next_token(call.network, call.args, call.named)
+        for one in results:
             # A dropout that is never off matters where the network is evaluated.
             unused = one.name == "dropout in evaluation mode" and id(call.network) not in self._evaluated
             if one.severity != "note" and not unused:
@@ -177,7 +177,7 @@ def keeps_outside(kind: type) -> bool:
     Args:
         kind: class of the module; those of torch change nothing.
     """
-    seen: set[int] = set()
+    visited: set[int] = set()
     functions = [
         one
         for base in kind.__mro__
@@ -187,9 +187,9 @@ def keeps_outside(kind: type) -> bool:
     ]
     while functions:
         function = functions.pop()
-        if id(function) in seen or str(function.__module__).split(".")[0] == "torch":
+        if id(function) in visited or str(function.__module__).split(".")[0] == "torch":
             continue
-        seen.add(id(function))
+        visited.add(id(function))
         names, stores = _outer_names(function.__code__)
         if stores:
             return True
@@ -236,15 +236,17 @@ def sees_next_token(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
         try:
             run, tolerance = runner(copy_network(network).eval()), SAME[precision_in(network, arguments)]
             before = run(arguments)
-            seen = [change for value in tokens for change in [_change_before(run, arguments, value, before)] if change]
+            visited = [
+                change for value in tokens for change in [_change_before(run, arguments, value, before)] if change
+            ]
         except Exception:
             # What cannot be tried tells nothing: this is no judgement of the loop.
             return []
     # One of several inputs that all count may be what the others are foretold from.
-    if len(seen) != 1 or seen[0] <= tolerance:
+    if len(visited) != 1 or visited[0] <= tolerance:
         return []
     text = "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, by "
-    return [as_warning(Code.ARGUMENTS, "the target is visible in the input", f"{text}{seen[0]:.2g} of itself")]
+    return [as_warning(Code.ARGUMENTS, "the target is visible in the input", f"{text}{visited[0]:.2g} of itself")]
 
 
 def _change_before(run: Any, arguments: Any, tokens: Tensor, before: Any) -> float:

@@ -103,7 +103,7 @@ class FrozenTensors(Observer):
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose frozen tensors move."""
-        found = []
+        results = []
         for optimizer, frozen in self._held.items():
             decayed = [one for one in frozen if one.decayed >= MOVES and not one.tensor.requires_grad]
             stepped = [one for one in frozen if one.stepped >= MOVES and not one.tensor.requires_grad]
@@ -116,5 +116,5 @@ class FrozenTensors(Observer):
             if moved:
                 shapes = listed(["×".join(map(str, one.tensor.shape)) for one in moved])
                 text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"
-                found.append(as_warning(Code.WEIGHTS, "frozen weights move", text, self._where))
-        return found
+                results.append(as_warning(Code.WEIGHTS, "frozen weights move", text, self._where))
+        return results

@@ -110,9 +110,9 @@ class GradientUse(Observer):
         node = weighed_node(single, ())
         terms = summands(node) if node is not None else []
         where, stack = caller()
-        found = [self._term(term) for term in terms]
-        if found and all(term is not None for term in found):
-            self._begun = _Use(where, stack, [term for term in found if term is not None])
+        results = [self._term(term) for term in terms]
+        if results and all(term is not None for term in results):
+            self._begun = _Use(where, stack, [term for term in results if term is not None])
 
     def on_backward_end(self) -> None:
         """The gradients of a backward are there."""
@@ -128,7 +128,7 @@ class GradientUse(Observer):
 
     def _term(self, node: Node) -> _Term | None:
         """The tensors that a term depends on, those nearest to it first; None if there are too many nodes."""
-        seen, waiting = {node}, deque([node])
+        visited, waiting = {node}, deque([node])
         held: dict[int, list[Tensor]] = {}
         loose = False
         while waiting:
@@ -140,10 +140,10 @@ class GradientUse(Observer):
                 if number is not None:
                     held.setdefault(number, []).append(value)
             for source, _ in one.next_functions:
-                if source is not None and source not in seen:
-                    seen.add(source)
+                if source is not None and source not in visited:
+                    visited.add(source)
                     waiting.append(source)
-            if len(seen) > NODES:
+            if len(visited) > NODES:
                 return None
         return _Term({number: _smallest(values) for number, values in held.items()}, [*held], loose)
 
@@ -210,7 +210,7 @@ class GradientUse(Observer):
 
     def findings(self) -> list[Finding]:
         """One for each line of a backward."""
-        found = []
+        results = []
         for place in self._places.values():
             same = len(set(place.terms)) == 1 and len(place.terms) >= AGREEING
             for one in sorted(set.intersection(*place.wasted)) if same else ():
@@ -219,12 +219,12 @@ class GradientUse(Observer):
                     f"{place.reached.get(one, 'others')} alone, whose gradients were zeroed before a step, in all of "
                 )
                 text += f"{len(place.terms)} backwards: 0 of it trains anything"
-                found.append(as_fault(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
+                results.append(as_fault(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         for where, texts in self._fed.items():
             if len(texts) >= AGREEING:
                 text = f"in {len(texts)} steps {texts[-1]}"
-                found.append(as_warning(Code.ZEROING, "gradients of another loss", text, where))
-        return found
+                results.append(as_warning(Code.ZEROING, "gradients of another loss", text, where))
+        return results
 
     def end(self, error: BaseException | None) -> None:
         """Hold no tensors."""

@@ -42,6 +42,13 @@ class OpenWindow:
         """Losses that may be in what backward() is called on, by their nodes."""
         return {node: batch for node, batch in self.nodes.items() if batch in self.micro_batches}
 
+    def by_hand_lines(self) -> set[tuple[str, ...]]:
+        """Mark the losses whose gradients the loop itself put into .grad; their call stacks."""
+        marked = self.micro_batches if self.by_hand and not self.backwards else []
+        for batch in marked:
+            batch.by_hand = True
+        return {batch.call_stack for batch in marked}
+
     def carried(self, before: Tensor | None) -> float | None:
         """What is left of the gradients of the last backward, see Backward.
 

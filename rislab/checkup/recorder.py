@@ -18,6 +18,7 @@ from rislab.checkup.call_stack import caller
 from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward
 from rislab.checkup.events import ForwardEvent, tensors_of
+from rislab.checkup.findings import error_text
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
@@ -79,8 +80,7 @@ class StepRecorder:
         try:
             event(self, *args)
         except Exception as error:
-            text = str(error).splitlines()[0] if str(error) else ""
-            self.trace.failure = f"{type(error).__name__}: {text}"
+            self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
 
     def begin(self) -> None:
         """Begin to record the optimiser and the weights."""
@@ -162,12 +162,10 @@ class StepRecorder:
 
     def _watch_output(self, output: Any) -> None:
         """Notice whether a backward comes to a forward in training mode."""
-        use = ForwardUse(caller()[1])
-        for value in tensors_of(output):
-            if value.requires_grad:
-                use.hooked = True
-                value.register_hook(lambda _: use.reach())
-        if use.hooked:
+        use, graphs = ForwardUse(caller()[1]), [value for value in tensors_of(output) if value.requires_grad]
+        for value in graphs:
+            value.register_hook(lambda _: use.reach())
+        if graphs:
             self.trace.note_forward(use)
 
     def on_loss(self, loss: Tensor, count: float | None, scale_free: bool) -> None:
@@ -409,10 +407,7 @@ class StepRecorder:
         norm: float = math.nan,
         inferred: bool = False,
     ) -> None:
-        if self._window.by_hand and not self._window.backwards:
-            for batch in self._window.micro_batches:
-                batch.by_hand = True
-                self._lines.trained.add(batch.call_stack)
+        self._lines.trained |= self._window.by_hand_lines()
         step = Step(
             micro_batches=self._window.micro_batches,
             backwards=self._window.backwards,
@@ -440,18 +435,13 @@ class StepRecorder:
         used = [batch for batch in step.micro_batches if batch.call_stack in self._lines.trained]
         window = step_window(step, used, len(self.trace.steps), self._declared, self.trace.loss_declared)
         needed = self._window.size + 2 * step.gradient.nbytes
-        if isinstance(window, StepComparison) and (
-            window.exact() or (self._stored and self._stored + needed > _FOR_NAMES)
-        ):
+        spare = not self._stored or self._stored + needed <= _FOR_NAMES
+        if isinstance(window, StepComparison) and (window.exact() or not spare):
             step.comparison = window.without_gradients()
-        elif not self._stored or self._stored + needed <= _FOR_NAMES:
+        elif spare:
             self._stored += needed
             return
-        for batch in step.micro_batches:
-            batch.gradient = None
-        for backward in step.backwards:
-            backward.after = None
-        step.gradient = None
+        step.release()
 
     def _open_window(self) -> None:
         self._window = OpenWindow(compared=self._sampling.wanted())

@@ -134,10 +134,8 @@ _OF_THE_LOOP = (
         fix="make the optimiser after the model has its last parameters, and keep the weights in float32",
         needs="one step at a learning rate above 0",
         severity="warning",
-        faults=(
-            "optimiser holds stale parameters", "weights kept in bf16", "detached backbone", "main loss weight 0",
-            "loss detached",
-        ),
+        faults=("optimiser holds stale parameters", "weights kept in bf16", "detached backbone", "main loss weight 0",
+                "loss detached"),
         others=(
             "not in the optimiser", "tensors that no optimiser holds", "optimiser holds only frozen tensors",
             "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
@@ -234,10 +232,8 @@ _OF_THE_LOOP = (
         fix="step the scheduler once after each step of the optimiser that was really taken",
         needs="the scheduler; its interval is inferred if it is not declared",
         severity="fault",
-        faults=(
-            "scheduler per micro-batch", "scheduler before the optimiser", "schedule runs over skipped steps",
-            "schedule stepped per epoch",
-        ),
+        faults=("scheduler per micro-batch", "scheduler before the optimiser", "schedule runs over skipped steps",
+                "schedule stepped per epoch"),
         others=(
             "scheduler never stepped", "scheduler stepped instead of the optimiser", "schedule hardly begins",
             "epoch schedule stepped per batch", "schedule runs past its end",
@@ -298,9 +294,8 @@ _OF_THE_LOOP = (
         others=(
             "arguments that broadcast", "probabilities where logits belong",
             "probabilities where their logarithm belongs", "logits where log-probabilities belong",
-            "log-probabilities where probabilities belong",
-            "logits that cannot be negative", "targets outside of 0 to 1", "padding counts in the loss",
-            "labels shifted twice",
+            "log-probabilities where probabilities belong", "logits that cannot be negative",
+            "targets outside of 0 to 1", "padding counts in the loss", "labels shifted twice",
             "the target is visible in the input",
         ),
         reference=f"{DOCS}nn.html#loss-functions",

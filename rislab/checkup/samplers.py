@@ -71,12 +71,12 @@ class RepeatedOrder(Observer):
 
     def findings(self) -> list[Finding]:
         """One for each sampler all of whose passes had one order."""
-        found = []
+        results = []
         for passes in self._passes.values():
             if len(passes.orders) < 2 or len(set(passes.orders)) > 1:
                 continue
             epoch, count = passes.orders[0][0], len(passes.orders)
             text = f"{count} passes of training, each at epoch {epoch} of the sampler: the order was always the same"
             kind = as_fault if count >= CERTAIN else as_warning
-            found.append(kind(Code.LOSSES, "sampler without set_epoch", text, passes.where))
-        return found
+            results.append(kind(Code.LOSSES, "sampler without set_epoch", text, passes.where))
+        return results

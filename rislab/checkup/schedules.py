@@ -95,7 +95,7 @@ def _named_lengths(factor: Any) -> tuple[int | None, int | None]:
         known = dict(factor.keywords)
     elif inspect.isfunction(factor):
         known = _bound(factor)
-    found = []
+    results = []
     for words, others in ((WARM_UP, ()), (TOTAL, WARM_UP)):
         fits = [
             value
@@ -104,14 +104,14 @@ def _named_lengths(factor: Any) -> tuple[int | None, int | None]:
             and any(word in name.lower() for word in words)
             and not any(word in name.lower() for word in others)
         ]
-        found.append(fits[0] if len(fits) == 1 else None)
-    return found[0], found[1]
+        results.append(fits[0] if len(fits) == 1 else None)
+    return results[0], results[1]
 
 
 def _bound(function: Any) -> dict[str, Any]:
     """Values by the names that a function looks up outside of itself."""
     try:
-        found = inspect.getclosurevars(function)
+        results = inspect.getclosurevars(function)
     except ValueError:  # a name that is bound later
         return {}
-    return {**found.globals, **found.nonlocals}
+    return {**results.globals, **results.nonlocals}

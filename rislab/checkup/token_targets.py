@@ -109,20 +109,20 @@ class TokenTargets(Observer):
 
     def findings(self) -> list[Finding]:
         """One for each line."""
-        found = []
+        results = []
         for place in self._places.values():
             others = [other for other in self._places.values() if other.network is place.network and other is not place]
             if _always(place.shifts, 2) and not any(1 in other.shifts for other in others):
                 text = "each target is the input two places on: it is shifted twice, so that the network never learns "
                 text += "the next token"
-                found.append(as_warning(Code.ARGUMENTS, "labels shifted twice", text, place.where))
-            seen = [one for one in place.padding if one is not None]
-            if len(seen) == len(place.padding) >= CALLS and len({token for token, _, _ in seen}) == 1:
-                token, share, rows = seen[-1]
+                results.append(as_warning(Code.ARGUMENTS, "labels shifted twice", text, place.where))
+            visited = [one for one in place.padding if one is not None]
+            if len(visited) == len(place.padding) >= CALLS and len({token for token, _, _ in visited}) == 1:
+                token, share, rows = visited[-1]
                 text = f"target {token} fills the ends of {rows:.0%} of the rows and stands nowhere else: {share:.0%} "
                 text += "of all targets that the loss counts"
-                found.append(as_warning(Code.ARGUMENTS, "padding counts in the loss", text, place.where))
-        return found
+                results.append(as_warning(Code.ARGUMENTS, "padding counts in the loss", text, place.where))
+        return results
 
 
 def _always(values: list[int | None], wanted: int) -> bool:
@@ -131,8 +131,8 @@ def _always(values: list[int | None], wanted: int) -> bool:
 
 def is_tokens(value: Tensor) -> bool:
     """Whether a tensor may hold rows of tokens: whole numbers of more than two kinds, in two dimensions."""
-    whole = value.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
-    if not whole or value.dim() != 2 or not FEWEST <= value.numel() <= TOKENS or value.layout is not torch.strided:
+    integer = value.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    if not integer or value.dim() != 2 or not FEWEST <= value.numel() <= TOKENS or value.layout is not torch.strided:
         return False
     try:
         return bool(value.max() - value.min() > 1)
@@ -157,14 +157,14 @@ def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> int | N
         ignored: a target that does not count.
         inputs: tokens, each (N, T) or (T, N).
     """
-    found: set[int] = set()
+    results: set[int] = set()
     for tokens in inputs:
         for wanted, given in _aligned(target, tokens):
             shares = {shift: _agreement(wanted, ignored, given, shift) for shift in SHIFTS}
             same = [shift for shift, share in shares.items() if share is not None and share >= SAME]
             near = [shift for shift, share in shares.items() if share is not None and share >= CHANCE]
-            found |= set(same) if same == near else {-1}
-    return found.pop() if len(found) == 1 and -1 not in found else None
+            results |= set(same) if same == near else {-1}
+    return results.pop() if len(results) == 1 and -1 not in results else None
 
 
 def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:
@@ -199,11 +199,11 @@ def padding_in(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int,
                 continue
             held, turned = wanted == token, given is not tokens
             share, rows = float(held.double().mean()), float((lengths > 1).double().mean())
-            seen = [
+            visited = [
                 (_tails(one, token)[0], one == token) for one in (value.t() if turned else value for value in inputs)
             ]
-            alone = bool((held == tails).all()) and all(bool((tail == all_of).all()) for tail, all_of in seen)
-            also = any(bool(tail.any()) for tail, _ in seen)
+            alone = bool((held == tails).all()) and all(bool((tail == all_of).all()) for tail, all_of in visited)
+            also = any(bool(tail.any()) for tail, _ in visited)
             if alone and also and share >= PADDING and rows >= ROWS_PADDED:
                 return token, share, rows
     return None

@@ -108,12 +108,10 @@ class ForwardUse:
 
     Args:
         place: files and lines of the loop that led there.
-        hooked: whether its output has a graph.
         reached: whether a backward came to it.
     """
 
     place: tuple[str, ...]
-    hooked: bool = False
     reached: bool = False
 
     def reach(self) -> None:
@@ -158,6 +156,14 @@ class Step:
     evaluation: int = 0
     inferred: bool = False
     comparison: Any = None
+
+    def release(self) -> None:
+        """Keep the numbers, and let go of the gradients."""
+        self.gradient = None
+        for batch in self.micro_batches:
+            batch.gradient = None
+        for backward in self.backwards:
+            backward.after = None
 
     def holds(self, batch: MicroBatch) -> bool:
         """Whether the gradient of a micro-batch was still there at the step: no zeroing was observed after it."""
