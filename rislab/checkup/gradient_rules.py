@@ -190,7 +190,9 @@ def divided_in_vain(run: WatchedRun) -> list[Finding]:
         return []
     divisors = {divisor for one in run.comparisons for batch in one.batches for divisor in batch.divisors[:1] or (1.0,)}
     divisor = divisors.pop() if len(divisors) == 1 else 1.0
-    if divisor < 3 or not near(divisor, round(divisor), 1e-4):
+    # A mean over the batch may be a sum that is divided.
+    samples = {float(batch.samples) for one in run.comparisons for batch in one.batches}
+    if divisor < 3 or not near(divisor, round(divisor), 1e-4) or round(divisor) in samples:
         return []
     text = f"each loss is divided by {divisor:g}, and each step comes after one: {len(run.windows)} windows of 1"
     evidence = f"{text}, as of a loop that was to accumulate"

@@ -64,9 +64,8 @@ class StepRecorder:
         self._forward, self._window = CurrentForward(), OpenWindow()
         self._lines = LossLines()
         self._open: OpenBackward | None = None
-        self._scale = self._samples.scale()
+        self._scale, self._stored = self._samples.scale(), 0
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
-        self._stored = 0
 
     def tell(self, event: Callable[..., Any], *args: Any) -> None:
         """Report an event; one that cannot be recorded ends the recording, and never the loop.

@@ -335,3 +335,15 @@ def test_a_loss_that_is_divided_for_a_window_of_one_is_warned_of(steps: int) -> 
                 optimizer.step()
                 optimizer.zero_grad()
     assert [finding.name for finding in watch.findings()] == (["step per micro-batch"] if steps == 1 else [])
+
+
+def test_a_mean_over_the_batch_is_no_division_in_vain() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with rislab.watch(model, optimizer) as watch:
+        for _ in range(6):
+            inputs, target = batch()
+            optimizer.zero_grad()
+            (functional.mse_loss(model(inputs), target, reduction="sum") / 16).backward()
+            optimizer.step()
+    assert not [finding for finding in watch.findings() if finding.severity != "note"], str(watch.findings())
