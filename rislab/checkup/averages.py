@@ -6,7 +6,6 @@ step by step.
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +16,12 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.events import Observer
 from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readable
-from rislab.checkup.unregistered import optimizers
 
 # Copies are looked for before these steps, and read before so many steps, then in pairs of this distance.
-LOOKS, FIRST, DISTANCE = (2, 32), 40, 16
+LOOKS, FIRST, DISTANCE = (2,), 40, 16
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
 WEIGHTS, COPIES, RENEWALS = 8, 3, 4
 # So many optimisers are followed: a loop that makes them again and again has no average of one.
@@ -82,12 +81,13 @@ class CopiesOfOne:
         """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place."""
         shapes = {value.shape for value in self._weights}
         used = set()
-        for optimizer in optimizers():
+        objects = living_objects((Optimizer, Tensor))
+        for optimizer in (one for one in objects if isinstance(one, Optimizer) and "param_groups" in vars(one)):
             used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
             states = [state for state in optimizer.state.values() if isinstance(state, dict)]
             used |= {id(value) for state in states for value in state.values()}
-        objects = [one for one in gc.get_objects() if type(one) is Tensor or type(one) is nn.Parameter]
-        fitting = [one for one in objects if one.shape in shapes and id(one) not in used and is_readable(one)]
+        tensors = [one for one in objects if type(one) in (Tensor, nn.Parameter)]
+        fitting = [one for one in tensors if one.shape in shapes and id(one) not in used and is_readable(one)]
         values = [few_coordinates(weight) for weight in self._weights]
         places = {weight.data_ptr() for weight in self._weights}
         results, counts = [], Counter[int]()

@@ -6,7 +6,6 @@ schedulers and gradient scalers, are looked up among the objects that Python's c
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +23,7 @@ from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
+from rislab.checkup.living_objects import living_objects
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
@@ -124,7 +124,7 @@ class ProcessWatch(LoopObserver):
 
     def begin(self) -> None:
         """Remember what is there already."""
-        self._earlier = _objects_of_kind((Optimizer, GradScaler))
+        self._earlier = living_objects((Optimizer, GradScaler))
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
@@ -179,7 +179,7 @@ class ProcessWatch(LoopObserver):
 
     def _look_around(self, stepping: Optimizer | None = None) -> None:
         """Track optimisers that are new, or stepping, with all that belongs to them."""
-        objects = _objects_of_kind((Optimizer, GradScaler, LRScheduler, nn.Module))
+        objects = living_objects((Optimizer, GradScaler, LRScheduler, nn.Module))
         known = [tracked.optimizer for tracked in self.tracked]
         known += [one for one in self._earlier if one is not stepping]
         optimizers = [
@@ -248,15 +248,6 @@ def _without_repetitions(findings: list[Finding]) -> list[Finding]:
         evidence = finding.evidence if finding.severity == "note" else ""
         first.setdefault((finding.code, finding.name, finding.where, evidence), finding)
     return list(first.values())
-
-
-def _objects_of_kind(kinds: tuple[type, ...]) -> list[Any]:
-    """All objects of some classes, asked by their type alone: some answer to isinstance() with code of their own."""
-    objects = gc.get_objects()
-    # Types are told apart by identity: some have a hash of their own.
-    types = {id(kind): kind for kind in map(type, objects)}
-    wanted = {key for key, kind in types.items() if issubclass(kind, kinds)}
-    return [one for one in objects if id(type(one)) in wanted]
 
 
 def _of_kind(objects: list[Any], kind: type) -> list[Any]:

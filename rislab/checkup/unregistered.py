@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_fault, listed
+from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
 
 # So many forwards of a network are looked into, and so many modules are remembered.
@@ -62,13 +61,8 @@ class UnregisteredTensors(Observer):
 
 
 def optimizers() -> list[Optimizer]:
-    """All optimisers that are alive, asked by their type alone."""
-    objects = gc.get_objects()
-    # There are a thousand times fewer types than objects; some have a hash of their own.
-    kinds = {
-        key for key, kind in {id(kind): kind for kind in map(type, objects)}.items() if issubclass(kind, Optimizer)
-    }
-    return [one for one in objects if id(type(one)) in kinds and "param_groups" in vars(one)] if kinds else []
+    """All optimisers that are alive and made to their end."""
+    return [one for one in living_objects((Optimizer,)) if "param_groups" in vars(one)]
 
 
 def _fingerprint(value: Tensor) -> float:

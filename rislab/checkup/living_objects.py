@@ -1,0 +1,22 @@
+"""Objects that are alive, by their kind: optimisers, schedulers, networks that nobody handed over."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+
+def living_objects(kinds: tuple[type, ...]) -> list[Any]:
+    """All objects of some classes and of their subclasses that Python's collector knows.
+
+    Args:
+        kinds: classes. Objects are asked by their type alone: some answer to isinstance() with code of their own.
+    """
+    # Types are told apart by identity: some have a hash of their own.
+    wanted = {id(kind) for one in kinds for kind in _with_subclasses(one)}
+    return [one for one in gc.get_objects() if id(type(one)) in wanted]
+
+
+def _with_subclasses(kind: type) -> list[type]:
+    subclasses: list[type] = type.__subclasses__(kind)
+    return [kind, *(other for one in subclasses for other in _with_subclasses(one))]
