@@ -52,7 +52,7 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     if infinite:
         text = f"{len(infinite)} steps on a gradient of 0, as another optimiser's was infinite"
         findings.append(as_note(Code.CLIPPING, "clipped by an infinite norm", text))
-    differing = [one for one in differing if one not in infinite and one.complete]
+    differing = [one for one in differing if one not in infinite and one.complete and not _weighed(one, run)]
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
     named += [finding for one in own if one.scale_free and one not in differing for finding in _wrong_weights(one, run)]
@@ -65,6 +65,19 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
         text = "gradients have the direction of their window, and one length"
         findings.append(as_note(Code.CLIPPING, "clipping assumed", text))
     return findings
+
+
+def _weighed(one: StepComparison, run: WatchedRun) -> bool:
+    """Whether the loop weighed losses that are no means, in a way of its own, and the optimiser got just that."""
+    held = one.held_weights
+    if run.declared.mean or not all(batch.scale_free for batch in one.batches) or not all(held):
+        return False
+    equal = all(near(weight, held[0], 1e-6) for weight in held)
+    gradients = [
+        weight * batch.gradient for weight, batch in zip(held, one.batches, strict=True) if batch.gradient is not None
+    ]
+    given = torch.stack(gradients).sum(dim=0)
+    return not equal and compare_gradients(one.gradient, given).relative_error <= one.tolerance
 
 
 # Clipping.
@@ -165,6 +178,8 @@ def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Find
     """Losses that are divided by a whole number, which is not that of the window."""
     divisor = 1 / one.batches[0].weight if one.batches[0].weight else math.nan
     if not near(divisor, round(divisor) if math.isfinite(divisor) else math.nan, 1e-4) or divisor < 1.5:
+        return []
+    if near(divisor, one.size, 1e-3):
         return []
     evidence = f"{text}: the loop divides by {divisor:g}"
     if run.source == "declared":
@@ -327,8 +342,9 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     if _right_after_backward(one) and not bool((one.gradient.bfloat16() == one.gradient).all()):
         evidence = f"{text}: after the last backward, before the step"
         return as_warning(Code.DIRECTION, "gradient changed by hand", evidence, where)
-    error = one.comparison.relative_error
-    if error < 2e-2 and one.precision in ("fp64", "fp32"):
+    error, scale = one.comparison.relative_error, one.step.scale
+    coarse = bool(((one.gradient * scale).bfloat16() == one.gradient * scale).all())
+    if error < 2e-2 and one.precision in ("fp64", "fp32") and coarse:
         return as_fault(Code.DIRECTION, "accumulated in bf16", f"{text}; relative error {error:.2g}", where)
     return None
 

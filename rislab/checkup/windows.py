@@ -19,6 +19,8 @@ from rislab.checkup.trace import MicroBatch, Step, Trace
 
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
 CONDITION = 1e8
+# A gradient of which more than this share is left over is no sum of the micro-batches' gradients.
+UNEXPLAINED = 0.25
 # A weight that is read off may be this far from the one that names a fault.
 LOOSE = 0.05
 
@@ -335,6 +337,9 @@ def micro_batch_weights(window: StepWindow) -> list[float] | None:
     if float(torch.linalg.cond(gram)) > CONDITION:
         return None
     weights = torch.linalg.solve(gram, unit @ window.gradient.double()) / lengths[:, 0]
+    rest = window.gradient.double() - weights @ columns
+    if float(rest.norm()) > UNEXPLAINED * float(window.gradient.norm()):
+        return None
     return [float(weight) for weight in weights]
 
 
