@@ -176,8 +176,6 @@ class EventSource:
             return
         # After a step that failed, the next event does it.
         self._losses.resume()
-        # Whatever an observer asks of a tensor would pass through the mode.
-        self._losses.pause()
         for observer in list(self._observers):
             try:
                 getattr(observer, event)(*args)
@@ -187,7 +185,6 @@ class EventSource:
                 self.failures.append(
                     f"{type(observer).__name__}.{event}: {type(error).__name__}: {lines[0] if lines else ''}"
                 )
-        self._losses.resume()
 
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
         # torch.compile traces through hooks, which must not do more than this then.

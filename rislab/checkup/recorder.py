@@ -19,6 +19,7 @@ from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward
 from rislab.checkup.events import ForwardEvent, tensors_of
 from rislab.checkup.findings import error_text
+from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
@@ -59,8 +60,7 @@ class StepRecorder:
         self._samples = GradientSamples(weights, optimizer, scaler)
         self._changes = WeightChanges(self._samples)
         self._ticks, self._declared, self._clipped_with = SchedulerTicks(scheduler), declared, clipped_with
-        self._sampling = Sampling(every)
-        self._handles: list[RemovableHandle] = []
+        self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
         self._forward, self._window = CurrentForward(), OpenWindow()
         self._lines = LossLines()
         self._open: OpenBackward | None = None
@@ -446,5 +446,5 @@ class StepRecorder:
         self._window = OpenWindow(compared=self._sampling.wanted())
         if self._window.compared or not self._stepped:
             self._samples.lay_out()
-        if not self._stepped:
+        if not self._stepped and isinstance(self._samples.optimizer, ForeignOptimizer):
             self._window.values = self._samples.values()
