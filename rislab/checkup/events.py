@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import Finding
+from rislab.checkup.findings import Finding, error_text
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, PatchedCalls
 
 # So deep is looked into nested arguments, and at so many tensors of them.
@@ -181,10 +181,8 @@ class EventSource:
                 getattr(observer, event)(*args)
             except Exception as error:
                 self._observers.remove(observer)
-                lines = str(error).splitlines()
-                self.failures.append(
-                    f"{type(observer).__name__}.{event}: {type(error).__name__}: {lines[0] if lines else ''}"
-                )
+                reason = f"{type(error).__name__}: {error_text(error)}"
+                self.failures.append(f"{type(observer).__name__}.{event}: {reason}")
 
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
         # torch.compile traces through hooks, which must not do more than this then.

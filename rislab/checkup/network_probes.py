@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
+from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, error_text, listed
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
@@ -57,8 +57,7 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
 
 def not_tried(code: Code, error: Exception) -> Finding:
     """The note that something could not be tried, with what was raised."""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return as_note(code, "not judged", f"{type(error).__name__}: {text}")
+    return as_note(code, "not judged", f"{type(error).__name__}: {error_text(error)}")
 
 
 def described(mixing: Mixing, mode: str = "evaluation") -> str:

@@ -290,13 +290,8 @@ class StepRecorder:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
         batches = [(batch, weight) for batch, weight in opened.reached if batch.call_stack not in self._lines.detached]
         total, finite = sum(weight for _, weight in batches), growth is None or bool(torch.isfinite(growth).all())
-        why = (
-            ""
-            if total and math.isfinite(total)
-            else "the loop gives it no weight"
-            if total == 0
-            else "its weight is no number"
-        )
+        why = "" if math.isfinite(total) else "its weight is no number"
+        why = why if total else "the loop gives it no weight"
         if growth is not None and self._window.size + growth.nbytes > _IN_A_WINDOW:
             why = why or f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
         gradient = growth / total if growth is not None and not why else None
