@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import anywidget
+import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 import traitlets
@@ -36,7 +37,7 @@ REST = 0.5
 
 
 class Library(anywidget.AnyWidget):
-    """plotly.js in the page, once for all plots of a kernel."""
+    """plotly.js in the page, once for all plots of a kernel: nothing of it changes later (see PlotState)."""
 
     _esm = STATIC / "library.js"
     source = traitlets.Unicode().tag(sync=True)
@@ -50,6 +51,30 @@ def library() -> Library:
     return Library(source=get_plotlyjs())
 
 
+class PlotState(ipywidgets.Widget):  # type: ignore[misc]
+    """What changes of a plot.
+
+    A model of its own: anywidget drops all later messages of the kernel to a model that was not ready within two
+    seconds, and a busy page needs longer. The base class, a plain model of Jupyter's own, takes them at any time.
+    """
+
+    figure = traitlets.Dict().tag(sync=True)
+    drawn = traitlets.Int(0).tag(sync=True)
+    event = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, figure: dict[str, Any]) -> None:
+        self.gate = threading.RLock()
+        super().__init__(figure=figure)
+
+    def set_state(self, sync_data: dict[str, Any]) -> None:
+        """Take in what the page says, while no other thread sends a figure.
+
+        traitlets holds all changes of a widget back while it takes some in: a figure of another thread could get lost.
+        """
+        with self.gate:
+            super().set_state(sync_data)
+
+
 class PlotWidget(anywidget.AnyWidget):
     """A figure to be shown and redrawn.
 
@@ -61,11 +86,9 @@ class PlotWidget(anywidget.AnyWidget):
     """
 
     _esm = STATIC / "plot.js"
-    figure = traitlets.Dict().tag(sync=True)
     templates = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
-    drawn = traitlets.Int(0).tag(sync=True)
-    event = traitlets.Dict().tag(sync=True)
+    state = traitlets.Instance(PlotState).tag(sync=True, **ipywidgets.widget_serialization)
 
     def __init__(
         self,
@@ -77,13 +100,17 @@ class PlotWidget(anywidget.AnyWidget):
     ) -> None:
         library()
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
-        self._gate = threading.RLock()
         self.error: Exception | None = None  # of the figure that was to be drawn last
         self._on_error = on_error
-        super().__init__(figure=_plain(figure, 1), templates=plain, options=options)
+        super().__init__(state=PlotState(_plain(figure, 1)), templates=plain, options=options)
         self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
         self._pending: Drawing | Callable[[], Drawing] | None = None
-        self.observe(lambda change: self._answered(), "drawn")
+        self.state.observe(lambda change: self._answered(), "drawn")
+
+    @property
+    def figure(self) -> dict[str, Any]:
+        """What the page was sent last, with its number."""
+        return self.state.figure
 
     def update(self, figure: Drawing | Callable[[], Drawing]) -> None:
         """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits.
@@ -91,10 +118,10 @@ class PlotWidget(anywidget.AnyWidget):
         Args:
             figure: or what makes it when the time has come, and may bring other widgets up to date with it.
         """
-        with self._gate:
+        with self.state.gate:
             waited = self._pending is not None
             self._pending = figure
-            due = self._due if self.drawn >= self._number else self._pushed_at + self._patience
+            due = self._due if self.state.drawn >= self._number else self._pushed_at + self._patience
             if time.monotonic() < due:
                 if not waited:
                     self._push_at(due)
@@ -105,21 +132,13 @@ class PlotWidget(anywidget.AnyWidget):
         """Send what still waits, whether or not the page has answered: the last state of a run must not be lost."""
         self._push()
 
-    def set_state(self, sync_data: dict[str, Any]) -> None:
-        """Take in what the page says, while no other thread sends a figure.
-
-        traitlets holds all changes of a widget back while it takes some in: a figure of another thread could get lost.
-        """
-        with self._gate:
-            super().set_state(sync_data)
-
     def on_event(self, kind: str, call: Callable[[dict[str, Any]], None]) -> None:
         """Call a function with the content of "click" and "shape" events."""
-        self.observe(lambda change: call(change["new"]) if change["new"].get("kind") == kind else None, "event")
+        self.state.observe(lambda change: call(change["new"]) if change["new"].get("kind") == kind else None, "event")
 
     def _answered(self) -> None:
-        with self._gate:
-            if self.drawn < self._number:
+        with self.state.gate:
+            if self.state.drawn < self._number:
                 return
             self._patience = PATIENCE
             now = time.monotonic()
@@ -137,11 +156,11 @@ class PlotWidget(anywidget.AnyWidget):
         late.start()
 
     def _push(self) -> None:
-        with self._gate:
+        with self.state.gate:
             figure, self._pending = self._pending, None
             if figure is None:
                 return
-            if self.drawn < self._number:
+            if self.state.drawn < self._number:
                 self._patience = min(2 * self._patience, LONGEST)
             try:
                 made = _plain(figure() if callable(figure) else figure, self._number + 1)
@@ -152,7 +171,7 @@ class PlotWidget(anywidget.AnyWidget):
             self.error = None
             self._number += 1
             self._pushed_at = time.monotonic()
-            self.figure = made
+            self.state.figure = made
 
 
 def _plain(figure: Drawing, number: int) -> dict[str, Any]:

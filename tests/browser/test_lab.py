@@ -23,6 +23,17 @@ CELLS = (
 TITLE = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout.title?.text ?? '')"
 HEAT = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].layout.shapes.slice(0, 3).map(s => s.xanchor))"
 MAP = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].data[0].z)"
+# anywidget gives models two seconds to get ready: on this page the time is up at once.
+NO_TIME = """
+const timeout = AbortSignal.timeout;
+AbortSignal.timeout = (milliseconds) => {
+  if (milliseconds !== 2000) return timeout.call(AbortSignal, milliseconds);
+  window.timesUp = (window.timesUp ?? 0) + 1;
+  const controller = new AbortController();
+  queueMicrotask(() => controller.abort());
+  return controller.signal;
+};
+"""
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
 
@@ -175,3 +186,17 @@ def test_a_restarted_kernel_finds_its_run_again(page: Any) -> None:
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     shoot(page, "restarted")
+
+
+def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> None:
+    page.add_init_script(NO_TIME)
+    page.reload()
+    settle(page)
+    run_all(page)
+    assert page.evaluate("window.timesUp") >= 3  # plotly.js and two plots
+    wait_for_step(page, 20)
+    page.evaluate(f"() => {{ window.map = {MAP}; }}")
+    box(page, "covariance").select_option("sample")
+    page.wait_for_function(f"{MAP} !== window.map")
+    press(page, "Stop")
+    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")

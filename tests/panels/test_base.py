@@ -267,7 +267,7 @@ def test_a_figure_that_fails_when_the_page_is_ready_for_it_is_said() -> None:
 
     plot.update(fails)
     assert panel.problem == ""
-    plot.drawn = 1
+    plot.state.drawn = 1
     until(lambda: "no ink" in panel.alarm.value)
     plot.update({"data": [], "layout": {}})
     plot.flush()

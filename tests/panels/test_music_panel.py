@@ -75,13 +75,21 @@ def test_the_number_of_sources_grows_and_shrinks(panel: MusicPanel) -> None:
 
 
 def test_a_dragged_ring_moves_its_source_and_chooses_it(panel: MusicPanel) -> None:
-    plot_of(panel).event = {"kind": "shape", "moved": {"shapes[1].xanchor": 33.0, "shapes[1].yanchor": 4.0}, "at": 1}
+    plot_of(panel).state.event = {
+        "kind": "shape",
+        "moved": {"shapes[1].xanchor": 33.0, "shapes[1].yanchor": 4.0},
+        "at": 1,
+    }
     analysis = settled(panel)
     assert analysis.settings.places == (SETTINGS.places[0], (33.0, 4.0, 2.0))
     assert analysis.settings.chosen == 1
     assert widgets_of(panel)["azimuth (°)"].value == 33.0
     # Dropped outside the map it stays at the edge.
-    plot_of(panel).event = {"kind": "shape", "moved": {"shapes[0].xanchor": 400.0, "shapes[0].yanchor": -90.0}, "at": 2}
+    plot_of(panel).state.event = {
+        "kind": "shape",
+        "moved": {"shapes[0].xanchor": 400.0, "shapes[0].yanchor": -90.0},
+        "at": 2,
+    }
     assert settled(panel).settings.places[0] == pytest.approx((60.0, -30.0, 1.5))
 
 

@@ -39,10 +39,10 @@ def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
     assert plot.figure["layout"]["title"]["text"] == "2 points"
     assert "template" not in plot.figure["layout"]
     assert plot.templates["dark"]["layout"]["paper_bgcolor"] == "#111111"
-    plot.drawn = 1
+    plot.state.drawn = 1
     plot.update(curve(3))
     assert sent(plot) == (2, [3.0])
-    assert plot.get_state()["figure"]["number"] == 2
+    assert plot.state.get_state()["figure"]["number"] == 2
 
 
 def test_while_the_page_draws_only_the_newest_waits() -> None:
@@ -50,9 +50,9 @@ def test_while_the_page_draws_only_the_newest_waits() -> None:
     plot.update(curve(2))
     plot.update(curve(3))
     assert sent(plot) == (1, [1.0])
-    plot.drawn = 1
+    plot.state.drawn = 1
     assert sent(plot) == (2, [3.0])
-    plot.drawn = 2
+    plot.state.drawn = 2
     assert sent(plot) == (2, [3.0])
 
 
@@ -68,13 +68,13 @@ def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
     made: list[int] = []
 
     def figure() -> go.Figure:
-        made.append(plot.drawn)
+        made.append(plot.state.drawn)
         return curve(2)
 
     for _ in range(5):
         plot.update(figure)
     assert made == []
-    plot.drawn = 1
+    plot.state.drawn = 1
     assert made == [1]
     assert sent(plot) == (2, [2.0])
 
@@ -83,7 +83,7 @@ def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(plot_widget, "REST", 30.0)
     plot = PlotWidget(curve(1), LOOKS)
     time.sleep(0.6)
-    plot.drawn = 1
+    plot.state.drawn = 1
     plot.update(curve(2))
     assert sent(plot) == (1, [1.0])
     deadline = time.monotonic() + 20
@@ -136,7 +136,7 @@ def test_a_figure_waits_while_the_page_is_heard() -> None:
             seen.append(plot.figure["number"])
             return super().__iter__()
 
-    plot.set_state(Message(event={"kind": "none"}))
+    plot.state.set_state(Message(event={"kind": "none"}))
     drawer.join(30)
     assert seen == [1]
     assert sent(plot) == (2, [2.0, 3.0])
@@ -146,9 +146,9 @@ def test_events_reach_those_who_asked_for_their_kind() -> None:
     plot = PlotWidget(curve(1), LOOKS)
     clicks: list[Any] = []
     plot.on_event("click", clicks.append)
-    plot.event = {"kind": "click", "x": 1.0, "at": 1}
-    plot.event = {"kind": "shape", "moved": {}, "at": 2}
-    plot.event = {"kind": "click", "x": 1.0, "at": 3}
+    plot.state.event = {"kind": "click", "x": 1.0, "at": 1}
+    plot.state.event = {"kind": "shape", "moved": {}, "at": 2}
+    plot.state.event = {"kind": "click", "x": 1.0, "at": 3}
     assert [click["at"] for click in clicks] == [1, 3]
 
 

@@ -88,7 +88,7 @@ def test_a_click_shows_the_curves_of_its_cell(recorded: None) -> None:
     _, hint, table, text, detail = parts(panel)
     assert table.figure["layout"]["title"]["text"] == "finished: 2 of 2 cells"
     assert "fp32, 8 × 8" in detail.figure["layout"]["title"]["text"]
-    table.event = {"kind": "click", "x": 0, "y": 0, "at": 1}
+    table.state.event = {"kind": "click", "x": 0, "y": 0, "at": 1}
     assert panel.chosen == ("fp64", 8)
     detail.flush()
     assert "fp64, 8 × 8" in detail.figure["layout"]["title"]["text"]
@@ -99,7 +99,7 @@ def test_a_click_shows_the_curves_of_its_cell(recorded: None) -> None:
 def test_a_click_on_a_cell_that_has_not_been_run_says_so(live: None) -> None:
     panel = panels.precision(LONG)
     stop, hint, table, _, _ = parts(panel)
-    table.event = {"kind": "click", "x": 3, "y": 7, "at": 1}
+    table.state.event = {"kind": "click", "x": 3, "y": 7, "at": 1}
     assert "BatchNorm, 8 × 8 scenes has not been run yet" in panel.alarm.value and hint.layout.display == "none"
     stop.click()
     assert awaited(panel) == []

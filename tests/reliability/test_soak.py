@@ -40,9 +40,9 @@ def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def page(change: dict[str, Any]) -> None:
         """A page that draws at once."""
         sent.append((time.monotonic(), size(change["new"])))
-        plot.set_state({"drawn": change["new"]["number"]})
+        plot.state.set_state({"drawn": change["new"]["number"]})
 
-    plot.observe(page, "figure")
+    plot.state.observe(page, "figure")
     began = time.monotonic()
     seen: list[tuple[int, float]] = []
     while time.monotonic() - began < SECONDS or panel.runs[0].history.windows < WINDOWS:

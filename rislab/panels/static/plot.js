@@ -1,4 +1,5 @@
 // Draws the figure that the kernel sends, answers with its number, and tells the kernel of clicks and moved shapes.
+// What changes is a model of its own, which gets the kernel's messages however late this one was ready (PlotState).
 function dark() {
   return document.body.dataset.jpThemeLight === "false";
 }
@@ -9,7 +10,7 @@ async function library() {
   for (let tries = 0; !globalThis.rislabPlotly && tries < 600; tries++) await late(50);
   return globalThis.rislabPlotly;
 }
-// One plot of the page after the other, with a rest in between: models that come meanwhile must get ready (library.js).
+// One plot of the page after the other, with a rest in between: models that come meanwhile must get ready.
 function inTurn(work) {
   const turn = (globalThis.rislabTurn ?? Promise.resolve()).then(work);
   globalThis.rislabTurn = Promise.race([turn.catch(() => null), late(500)]).then(() => late(20));
@@ -17,6 +18,7 @@ function inTurn(work) {
 }
 export default {
   async render({ model, el }) {
+    const state = await model.widget_manager.get_model(model.get("state").slice("IPY_MODEL_".length));
     const Plotly = await library();
     const node = document.createElement("div");
     node.style.width = "100%";
@@ -36,7 +38,7 @@ export default {
       }
     }
     async function drawOnce() {
-      const { number, data, layout } = structuredClone(model.get("figure"));
+      const { number, data, layout } = structuredClone(state.get("figure"));
       if (!layout) return;
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
@@ -49,12 +51,12 @@ export default {
         listening = false;
       }
       if (!listening) { listen(); listening = true; }
-      model.set("drawn", number);
-      model.save_changes();
+      state.set("drawn", number);
+      state.save_changes();
     }
     function tell(kind, content) {
-      model.set("event", { kind, ...content, at: Date.now() });
-      model.save_changes();
+      state.set("event", { kind, ...content, at: Date.now() });
+      state.save_changes();
     }
     function listen() {
       node.on("plotly_click", ({ points }) => {
@@ -68,8 +70,8 @@ export default {
     }
     const observer = new MutationObserver(draw);
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
-    model.on("change:figure", draw);
+    state.on("change:figure", draw);
     await draw();
-    return () => { observer.disconnect(); model.off("change:figure", draw); Plotly.purge(node); };
+    return () => { observer.disconnect(); state.off("change:figure", draw); Plotly.purge(node); };
   },
 };
