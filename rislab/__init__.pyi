@@ -19,6 +19,7 @@ from .checkup.loop_watch import watch as watch
 from .checkup.probes import probe as probe
 from .data.geometry import ArrayGeometry as ArrayGeometry
 from .data.grid import Grid as Grid
+from .data.measurement import Measurement as Measurement
 from .data.scene_config import SceneConfig as SceneConfig
 from .data.scenes import SceneBatch as SceneBatch
 from .data.simulation import simulate as simulate

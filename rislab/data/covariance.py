@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rislab.data.measurement import Measurement
 from rislab.data.scenes import SceneBatch
 from rislab.errors import check_number
 
@@ -61,6 +62,42 @@ def scale_to_trace(factor: Tensor) -> Tensor:
     """The factor scaled so that trace(F F^H) = N; a zero factor stays zero."""
     energy = frobenius_squared(factor)[..., None, None]
     return factor * torch.where(energy > 0, factor.shape[-2] / energy, 1.0).sqrt()
+
+
+def sample_covariance(measurement: Measurement, *, ridge: float = 0.1) -> Tensor:
+    """Sample covariance of a measurement, or its factor where that has fewer columns than rows, scaled to trace N.
+
+    Codes of any modulus: x_l = G_l^H (G_l G_l^H + ρ I)^(−1) y_l, ρ a fraction of the mean eigenvalue of all G_l G_l^H.
+    If the symbols are constant, all snapshots are one measurement of one field, and the factor has one column.
+
+    Args:
+        measurement: B measurements.
+        ridge: see back_projections().
+
+    Returns:
+        F [B,N,L] or [B,N,1], or R = F F^H [B,N,N] if L ≥ N.
+    """
+    check_number("ridge", ridge, 0.0, 1e6, exclusive=True)
+    codes, channel, snapshots = measurement.codes, measurement.channel, measurement.snapshots
+    scenes, length, antennas = snapshots.shape
+    sensing = codes.unsqueeze(2) * channel.unsqueeze(1)  # G, [B, L, M, N]
+    elements = sensing.shape[-1]
+    if measurement.config.symbols == "constant" and length * antennas > elements:
+        stacked, received = sensing.flatten(1, 2), snapshots.reshape(scenes, -1, 1)
+        normal = stacked.mH @ stacked
+        return scale_to_trace(torch.linalg.solve(_loaded(normal, ridge), stacked.mH @ received))
+    if measurement.config.symbols == "constant":
+        sensing, snapshots = sensing.flatten(1, 2).unsqueeze(1), snapshots.reshape(scenes, 1, -1)
+    whitened = torch.linalg.solve(_loaded(sensing @ sensing.mH, ridge), snapshots.unsqueeze(-1))
+    fields = scale_to_trace((sensing.mH @ whitened).squeeze(-1).mT)  # [B, N, L]
+    return fields if fields.shape[-1] < elements else fields @ fields.mH
+
+
+def _loaded(gram: Tensor, ridge: float) -> Tensor:
+    """Gram matrices [B,…,P,P] with a fraction of their mean eigenvalue, one for each scene, on the diagonal."""
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    mean = gram.diagonal(dim1=-2, dim2=-1).real.flatten(1).mean(-1)
+    return gram + ridge * mean.reshape(-1, *[1] * (gram.ndim - 1)) * eye
 
 
 def frobenius_squared(matrix: Tensor) -> Tensor:

@@ -11,12 +11,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rislab.data.wavefronts import WAVEFRONTS
-from rislab.errors import check_choice, check_number
+from rislab.errors import InputError, check_choice, check_number
 
 
 def direction(azimuth: Tensor, elevation: Tensor) -> Tensor:
@@ -165,12 +167,28 @@ def path_and_gradient(
 
 
 @lru_cache(maxsize=64)
-def _surface_elements(rows: int, columns: int, wavelength: float) -> Tensor:
+def _surface_elements(rows: int, columns: int, spacing: float) -> Tensor:
     """[N, 3] in float64, as in ArrayGeometry.surface(); not to be changed in place."""
-    z = (torch.arange(rows, dtype=torch.float64, device="cpu") - (rows - 1) / 2) * wavelength / 2
-    y = (torch.arange(columns, dtype=torch.float64, device="cpu") - (columns - 1) / 2) * wavelength / 2
+    z = (torch.arange(rows, dtype=torch.float64, device="cpu") - (rows - 1) / 2) * spacing
+    y = (torch.arange(columns, dtype=torch.float64, device="cpu") - (columns - 1) / 2) * spacing
     grid_z, grid_y = torch.meshgrid(z, y, indexing="ij")
     return torch.stack([torch.zeros_like(grid_y), grid_y, grid_z], dim=-1).reshape(-1, 3)  # [N, 3]
+
+
+def _positions(elements: NDArray[Any]) -> Tensor:
+    """Coordinates given as anything but a tensor, [N,3] in float64."""
+    try:
+        tensor = torch.as_tensor(elements, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"elements are not numbers ({error}); allowed: [N,3], x, y and z of each in metres") from None
+    if tensor.ndim != 2 or tensor.shape[1] != 3 or not len(tensor):
+        hint = "; the transpose fits" if tensor.ndim == 2 and tensor.shape[0] == 3 else ""
+        raise InputError(
+            f"elements have shape {tuple(tensor.shape)}; allowed: [N,3], x, y and z of each in metres{hint}"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise InputError("elements hold NaN or infinity; allowed: finite metres")
+    return tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +196,8 @@ class ArrayGeometry:
     """Elements of an aperture with the wavelength and the wavefront model: the one steering object of the lab.
 
     Args:
-        elements: [..., N, 3], float32 or float64, metres.
+        elements: [..., N, 3], float32 or float64, metres; x, y and z of each, from NumPy too. Positions of sources are
+            seen from the origin, which belongs into the middle of the elements.
         wavelength: metres, > 0.
         wavefront: "spherical" (exact), "fresnel" or "planar".
     """
@@ -190,6 +209,37 @@ class ArrayGeometry:
     def __post_init__(self) -> None:
         check_number("wavelength", self.wavelength, 0.0, exclusive=True)
         check_choice("wavefront", self.wavefront, WAVEFRONTS)
+        if not isinstance(self.elements, Tensor):
+            object.__setattr__(self, "elements", _positions(self.elements))
+
+    @classmethod
+    def linear(
+        cls, count: int, wavelength: float, wavefront: str = "spherical", *, spacing: float | None = None
+    ) -> ArrayGeometry:
+        """Uniform linear array along the y axis, centred on the origin, in float64.
+
+        Args:
+            count: N.
+            wavelength: λ, metres, > 0.
+            wavefront: see ArrayGeometry.
+            spacing: of neighbours, metres, > 0; λ/2 if None.
+        """
+        return cls.surface((1, count), wavelength, wavefront, spacing=spacing, dtype=torch.float64)
+
+    @classmethod
+    def circular(cls, count: int, wavelength: float, wavefront: str = "spherical", *, radius: float) -> ArrayGeometry:
+        """Uniform circular array in the horizontal plane, its first element on the x axis, in float64.
+
+        Args:
+            count: N; they follow each other towards the y axis.
+            wavelength: λ, metres, > 0.
+            wavefront: see ArrayGeometry.
+            radius: metres, > 0.
+        """
+        check_number("count", count, 1, 2**20, integer=True)
+        check_number("radius", radius, 0.0, exclusive=True)
+        turn = 2 * math.pi / count * torch.arange(count, dtype=torch.float64)
+        return cls(radius * torch.stack([turn.cos(), turn.sin(), 0 * turn], dim=-1), wavelength, wavefront)
 
     @classmethod
     def surface(
@@ -198,20 +248,25 @@ class ArrayGeometry:
         wavelength: float,
         wavefront: str = "spherical",
         *,
+        spacing: float | None = None,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> ArrayGeometry:
-        """Surface in the y-z plane with elements half a wavelength apart, centred on the origin.
+        """Surface in the y-z plane, centred on the origin.
 
         Args:
             shape: (N_v, N_h), rows along z and columns along y.
             wavelength: λ, metres, > 0.
             wavefront: see ArrayGeometry.
+            spacing: of neighbours along both axes, metres, > 0; λ/2 if None.
             dtype: of the elements, real.
             device: of the elements.
         """
         # Scenes are asked for their surface with every micro-batch: a copy of what is known costs a tenth.
-        return cls(_surface_elements(*shape, wavelength).to(device, dtype, copy=True), wavelength, wavefront)
+        if spacing is not None:
+            check_number("spacing", spacing, 0.0, exclusive=True)
+        elements = _surface_elements(*shape, wavelength / 2 if spacing is None else spacing)
+        return cls(elements.to(device, dtype, copy=True), wavelength, wavefront)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> ArrayGeometry:
         """The same array on a device and in a real dtype."""
@@ -221,6 +276,11 @@ class ArrayGeometry:
     def count(self) -> int:
         """N, the number of elements."""
         return self.elements.shape[-2]
+
+    def extent(self) -> Tensor:
+        """Size of the array along x, y and z, [3], metres, float64."""
+        low, high = self.elements.double().flatten(0, -2).aminmax(dim=0)
+        return high - low
 
     def axes(self) -> tuple[Tensor, Tensor] | None:
         """Coordinates z [N_v] and y [N_h] of a surface whose elements are their product grid, else None."""

@@ -36,8 +36,8 @@ class SceneConfig(Config):
     """Everything that a scene is drawn from; in metres and radians.
 
     Intervals are (smallest, largest), drawn uniformly; a single number means an interval of one value. Powers always
-    sum to N. DFT beams beyond N repeat. The N = N_v·N_h elements of the surface stand half a wavelength apart; columns
-    run along the azimuth axis.
+    sum to N. DFT beams beyond N repeat. The N = N_v·N_h elements of the surface stand on a square grid; columns run
+    along the azimuth axis.
 
     Example:
         >>> config = SceneConfig.preset("classroom", snr_db=10)
@@ -47,6 +47,7 @@ class SceneConfig(Config):
 
     wavelength: float = number(0.3, 1e-6, 1e6, "λ", unit="m")
     ris_shape: tuple[int, int] = pair((12, 12), 1, 256, "(rows, columns) of the surface, N_v and N_h")
+    spacing: float = number(0.5, 0.01, 100.0, "of neighbouring elements of the surface, in wavelengths")
     antennas: int = integer(16, 1, 4096, "M, half-wavelength linear array of the base station")
     snapshots: int = integer(16, 1, 65536, "L, each with a phase profile of its own")
     sources: tuple[int, int] = interval((1, 5), 1, 64, "K, number of active sources", integer=True)
@@ -98,7 +99,12 @@ class SceneConfig(Config):
         from rislab.data.geometry import ArrayGeometry
 
         return ArrayGeometry.surface(
-            self.ris_shape, self.wavelength, self.wavefront, dtype=dtype or torch.float32, device=device
+            self.ris_shape,
+            self.wavelength,
+            self.wavefront,
+            spacing=self.wavelength * self.spacing,
+            dtype=dtype or torch.float32,
+            device=device,
         )
 
     def grid(self, shape: tuple[int, int, int], *, range: Interval | None = None, spacing: str = "uniform") -> Grid:

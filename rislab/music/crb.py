@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.data.geometry import position_jacobian
+from rislab.data.geometry import ArrayGeometry, position_jacobian
+from rislab.data.measurement import Measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice
-from rislab.music.waveforms import mmse_gain, project
+from rislab.music.estimate import Estimate
+from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 KINDS = ("deterministic", "stochastic")
 # Below this reciprocal condition the information matrix, scaled to unit diagonal, counts as singular.
@@ -31,7 +33,8 @@ class Bound:
     """Smallest standard deviations that an unbiased estimator can have.
 
     Infinity stands where nothing can be known: for inactive slots, for the range of a plane wave, and for all sources
-    of a scene whose information matrix is singular. There a block has infinity on its diagonal and NaN beside it.
+    of a scene whose information matrix is singular. There a block has infinity on its diagonal and NaN beside it. An
+    axis whose field of view is one value is known: 0.
 
     Args:
         azimuth: [B,K], float64, radians.
@@ -48,19 +51,41 @@ class Bound:
     blocks: Tensor
 
 
-def crb(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """Where and how strong the sources are at which a bound is taken; see SceneBatch for the fields."""
+
+    azimuth: Tensor
+    elevation: Tensor
+    range: Tensor
+    active: Tensor
+    symbols: Tensor
+    power: Tensor
+    noise_power: Tensor
+
+    def steering(self, array: ArrayGeometry) -> Tensor:
+        """[B,N,K]; inactive columns are 0."""
+        vectors = array.steering(self.azimuth, self.elevation, self.range)
+        return (vectors * self.active.unsqueeze(-1)).mT
+
+
+def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | None = None) -> Bound:
     """Cramér–Rao bound of every source of every scene, given its waveforms, codes, channel and noise power.
 
     Args:
-        batch: B scenes; impairments are not known to the bound, which is that of the nominal model.
+        batch: B scenes, or measurements with an estimate; impairments are not known to the bound, which is that of the
+            nominal model.
         kind: "deterministic" (waveforms unknown; constant symbols share one waveform vector over all snapshots) or
             "stochastic" (s ~ CN(0, P) in each snapshot, with unknown diagonal P and noise power).
+        estimate: [B,K]; where the bound is taken, with the waveforms or powers that fit best there, and the noise that
+            they leave if none is given; the truth of the scenes if None.
 
     Returns:
         Bound, computed in float64.
 
     Raises:
-        InputError: for an unknown kind, or as many sources as antennas where each snapshot has its own waveforms.
+        InputError: for an unknown kind, as many sources as antennas where each snapshot has its own waveforms, or a
+            measurement without an estimate.
 
     Example:
         >>> from rislab.data.scene_config import SceneConfig
@@ -71,41 +96,90 @@ def crb(batch: SceneBatch, *, kind: str = "deterministic") -> Bound:
     """
     check_choice("kind", kind, KINDS)
     batch = batch.to(dtype=torch.float64)
-    crowded = int(batch.active.sum(-1).max())
+    array = batch.config.array(dtype=torch.float64, device=batch.snapshots.device)
+    if estimate is not None:
+        sources = _sources_at(batch, estimate, array)
+    elif isinstance(batch, SceneBatch):
+        names = ("azimuth", "elevation", "range", "active", "symbols", "power", "noise_power")
+        sources = _Sources(*(getattr(batch, name) for name in names))
+    else:
+        raise InputError("estimate is None; allowed: an Estimate, since a measurement has no truth")
+    crowded = int(sources.active.sum(-1).max())
     antennas = batch.config.antennas
     if kind == "deterministic" and batch.config.symbols != "constant" and crowded >= antennas:
         raise InputError(f"a scene has {crowded} sources at {antennas} antennas; allowed: fewer sources than antennas")
-    array = batch.config.array(dtype=torch.float64, device=batch.azimuth.device)
-    places = batch.azimuth, batch.elevation, batch.range
-    slopes = array.derivatives(*places) * batch.active[..., None, None]  # [B, K, 3, N]
-    fields = batch.received_fields(batch.steering())  # B_l, [B, L, M, K]
+    slopes = array.derivatives(sources.azimuth, sources.elevation, sources.range)  # [B, K, 3, N]
+    unknown = torch.tensor(unknown_axes(batch.config), device=slopes.device)
+    slopes = slopes * (sources.active.unsqueeze(-1) & unknown).unsqueeze(-1)
+    fields = batch.received_fields(sources.steering(array))  # B_l, [B, L, M, K]
     columns = slopes.flatten(1, 2).mT  # [B, N, 3K]: azimuth, elevation and range of the first source, then the next
     received_slopes = batch.received_fields(columns)  # d_l, [B, L, M, 3K]
-    information = _deterministic_information if kind == "deterministic" else _reduced_information
-    return _bound(information(batch, fields, received_slopes), batch)
+    if kind == "deterministic":
+        constant = batch.config.symbols == "constant"
+        information = _deterministic_information(sources, fields, received_slopes, constant)
+    else:
+        information = _reduced_information(sources, fields, received_slopes)
+    known = ~unknown
+    known[2] &= batch.config.wavefront != "planar"
+    return _bound(information, sources, known)
 
 
-def _deterministic_information(batch: SceneBatch, fields: Tensor, slopes: Tensor) -> Tensor:
+def _sources_at(batch: Measured, estimate: Estimate, array: ArrayGeometry) -> _Sources:
+    """An estimate with the waveforms that explain the snapshots best there, and the noise that they leave."""
+    if len(estimate) != len(batch):
+        raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
+    estimate.check_finite()
+    places = [axis.double() for axis in (estimate.azimuth, estimate.elevation, estimate.range)]
+    active = estimate.active
+    # What an inactive slot holds is never used, and must not be NaN.
+    azimuth, elevation, range_ = (torch.where(active, axis, 1.0) for axis in places)
+    fields = batch.received_fields(estimate.steering(array))  # [B, L, M, K]
+    constant = batch.config.symbols == "constant"
+    stacked = fields.flatten(1, 2).unsqueeze(1) if constant else fields
+    snapshots = batch.snapshots.reshape(*stacked.shape[:3], 1)
+    gain = least_squares_gain(stacked, active.unsqueeze(1))
+    waveforms, residual = project(stacked, gain, snapshots)
+    energy, noise = residual.abs().square().sum((1, 2, 3)), batch.noise_power
+    free = snapshots[0].numel() - active.sum(-1) * waveforms.shape[1]  # [B]
+    received = fields.abs().square().mean((1, 2))  # mean |b|², [B, K]
+    if bool((free > 0).all()):
+        noise = energy / free if noise is None else noise
+        # E|ŝ|² = p + σ² (B^H B)⁻¹
+        spread = gain.diagonal(dim1=-2, dim2=-1).real.mean(1) * noise.unsqueeze(-1)
+        power = (waveforms.abs().square().mean((1, 3)) - spread).clamp(min=0)
+    else:
+        # Waveforms that fit every snapshot exactly say nothing of power and noise.
+        power = torch.where(active, estimate.power.double(), 0)
+        level = snapshots.abs().square().mean((1, 2, 3))
+        left = level - (power * received).sum(-1)
+        noise = torch.maximum(left, torch.finfo(level.dtype).eps * level) if noise is None else noise
+    smallest = 1e-6 * noise.unsqueeze(-1) / received.clamp(min=torch.finfo(received.dtype).tiny)
+    power = torch.where(active, torch.maximum(power, smallest), 0)
+    symbols = waveforms.squeeze(-1).expand(-1, batch.config.snapshots, -1)
+    return _Sources(azimuth, elevation, range_, active, symbols, power, noise)
+
+
+def _deterministic_information(sources: _Sources, fields: Tensor, slopes: Tensor, constant: bool) -> Tensor:
     """J = (2/σ²) Σ_l Re{ s*_{l,k} s_{l,k'} d_{l,kp}^H Π_l d_{l,k'p'} } with Π_l = I − B_l B_l^+, [B, 3K, 3K]."""
-    waveforms = batch.symbols  # [B, L, K]
-    if batch.config.symbols == "constant":
+    waveforms = sources.symbols  # [B, L, K]
+    if constant:
         # One waveform vector for all snapshots: they are one long measurement.
         fields, slopes = fields.flatten(1, 2).unsqueeze(1), slopes.flatten(1, 2).unsqueeze(1)
         waveforms = waveforms[:, :1]
-    gram = fields.mH @ fields + torch.diag_embed((~batch.active).to(fields.dtype)).unsqueeze(1)  # [B, L, K, K]
+    gram = fields.mH @ fields + torch.diag_embed((~sources.active).to(fields.dtype)).unsqueeze(1)  # [B, L, K, K]
     gram, distinct = _regular(gram)
     outside = slopes - fields @ torch.linalg.solve(gram, fields.mH @ slopes)  # Π d, [B, L, M, 3K]
     weights = waveforms.repeat_interleave(3, dim=-1)  # [B, L, 3K]
     weighted = outside * weights.unsqueeze(-2)
-    information = 2 * (weighted.mH @ weighted).real.sum(dim=1) / batch.noise_power[:, None, None]
+    information = 2 * (weighted.mH @ weighted).real.sum(dim=1) / sources.noise_power[:, None, None]
     return information * distinct.all(dim=1)[:, None, None]
 
 
-def _reduced_information(batch: SceneBatch, fields: Tensor, slopes: Tensor) -> Tensor:
+def _reduced_information(sources: _Sources, fields: Tensor, slopes: Tensor) -> Tensor:
     """stochastic_information() with powers and noise power eliminated by a Schur complement, [B, 3K, 3K]."""
-    information = stochastic_information(fields, slopes, batch.power, batch.noise_power)
+    information = stochastic_information(fields, slopes, sources.power, sources.noise_power)
     size = slopes.shape[-1]
-    inactive = torch.nn.functional.pad(~batch.active, (0, 1))
+    inactive = torch.nn.functional.pad(~sources.active, (0, 1))
     nuisance, distinct = _regular(information[:, size:, size:] + torch.diag_embed(inactive.to(information.dtype)))
     crossed = information[:, :size, size:]
     reduced = information[:, :size, :size] - crossed @ torch.linalg.solve(nuisance, crossed.mT)
@@ -156,20 +230,22 @@ def _regular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(regular[..., None, None], matrix, torch.eye(matrix.shape[-1]).to(matrix)), regular
 
 
-def _bound(information: Tensor, batch: SceneBatch) -> Bound:
-    """Standard deviations from an information matrix [B, 3K, 3K] whose rows of unknowable parameters are 0."""
+def _bound(information: Tensor, sources: _Sources, certain: Tensor) -> Bound:
+    """Standard deviations from an information matrix [B, 3K, 3K] whose rows of certain and unknowable axes are 0."""
     diagonal = information.diagonal(dim1=-2, dim2=-1)
     known = diagonal > 0  # [B, 3K]
     scale = torch.where(known, diagonal, 1.0).rsqrt()
     scaled = scale.unsqueeze(-1) * information * scale.unsqueeze(-2) + torch.diag_embed((~known).to(information.dtype))
     safe, regular = _regular(scaled)
     inverse = scale.unsqueeze(-1) * torch.linalg.inv(safe) * scale.unsqueeze(-2)
-    scenes, slots = batch.active.shape
+    scenes, slots = sources.active.shape
     # The 3×3 blocks of each source on the diagonal, [B, K, 3, 3].
     blocks = inverse.reshape(scenes, slots, 3, slots, 3).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-    nothing = ~regular[:, None, None] | ~known.reshape(scenes, slots, 3)
+    certain = certain & sources.active.unsqueeze(-1)  # [B, K, 3]
+    blocks = blocks * ~(certain.unsqueeze(-1) | certain.unsqueeze(-2))
+    nothing = (~regular[:, None, None] | ~known.reshape(scenes, slots, 3)) & ~certain
     deviations = torch.where(nothing, torch.inf, blocks.diagonal(dim1=-2, dim2=-1).sqrt())
-    jacobian = position_jacobian(batch.azimuth, batch.elevation, batch.range)  # T_k
+    jacobian = position_jacobian(sources.azimuth, sources.elevation, sources.range)  # T_k
     spread = (jacobian @ blocks @ jacobian.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
     position = torch.where(nothing.any(-1), torch.inf, spread)
     beside = nothing.unsqueeze(-1) | nothing.unsqueeze(-2)

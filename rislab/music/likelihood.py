@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.data.scenes import SceneBatch
+from rislab.data.measurement import Measured, Measurement, unknown_axes
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.crb import KINDS, stochastic_information
 from rislab.music.estimate import Estimate
@@ -25,6 +25,7 @@ from rislab.music.levenberg_marquardt import Minimum, Model, levenberg_marquardt
 from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 STEPS = 30
+FULL_CIRCLE = 1e-6
 # Powers are searched from SMALLEST to LARGEST times the mean power of a snapshot entry: more than that only cancels.
 SMALLEST, LARGEST = 1e-12, 1e2
 
@@ -57,18 +58,55 @@ class Parameters:
     def estimate(self) -> Estimate:
         """The sources as an Estimate, with ranges in metres; inactive powers are 0."""
         azimuth, elevation, inverse = self.points.unbind(-1)
+        turned = torch.remainder(azimuth + math.pi, 2 * math.pi) - math.pi
+        azimuth = torch.where(azimuth.abs() > math.pi, turned, azimuth)
         return Estimate(azimuth, elevation, 1 / inverse, torch.where(self.active, self.power, 0), self.active)
 
 
-def bounds_box(batch: SceneBatch) -> tuple[Tensor, Tensor]:
+def bounds_box(batch: Measured) -> tuple[Tensor, Tensor]:
     """The field of view in the coordinates of Parameters.points: smallest and largest, each [3]."""
     config = batch.config
     ends = (config.azimuth, config.elevation, (1 / config.range[1], 1 / config.range[0]))
-    low, high = torch.tensor(ends, dtype=torch.float64).to(batch.azimuth).unbind(-1)
+    low, high = torch.tensor(ends, dtype=torch.float64).to(batch.snapshots.real).unbind(-1)
+    if float(high[0] - low[0]) > 2 * math.pi - FULL_CIRCLE:
+        # A full circle has no edge at which a search could stop.
+        widen = torch.tensor([1.0, 0.0, 0.0]).to(low)
+        return low - widen, high + widen
     return low, high
 
 
-def stacked_fields(batch: SceneBatch, columns: Tensor) -> Tensor:
+def most_sources(batch: Measured) -> int:
+    """Largest number of sources whose unknowns are not more than the real numbers that were measured.
+
+    A source has its unknown axes and, for each waveform sample, two numbers. A single antenna cannot fit waveforms of
+    its own to every snapshot; there the powers are fitted to |y_l|², of which each code gives one.
+    """
+    config = batch.config
+    length, antennas, axes = config.snapshots, config.antennas, sum(unknown_axes(config))
+    if config.symbols == "constant":
+        return min(2 * length * antennas // (axes + 2), length * antennas - 1)
+    if antennas == 1:
+        distinct = min(len(torch.unique(torch.view_as_real(codes), dim=0)) for codes in batch.codes)
+        return (distinct - 1) // (axes + 1)
+    return min(2 * length * antennas // (axes + 2 * length), antennas - 1)
+
+
+def check_identifiable(batch: Measured, sources: int) -> None:
+    """Raise InputError if there are more sources than most_sources() of the batch."""
+    most = most_sources(batch)
+    if sources <= most:
+        return
+    config = batch.config
+    sizes = f"{config.snapshots} snapshots of {config.antennas} antennas"
+    if most < 1:
+        raise InputError(
+            f"snapshots is {config.snapshots}; allowed: more, since {sizes} hold fewer numbers than one source has "
+            "unknowns"
+        )
+    raise InputError(f"sources is {sources}; allowed: a whole number in [1, {most}], as many as {sizes} tell apart")
+
+
+def stacked_fields(batch: Measured, columns: Tensor) -> Tensor:
     """Received fields of columns; with constant symbols all snapshots are one long measurement.
 
     Args:
@@ -82,13 +120,13 @@ def stacked_fields(batch: SceneBatch, columns: Tensor) -> Tensor:
     return fields.flatten(1, 2).unsqueeze(1) if batch.config.symbols == "constant" else fields
 
 
-def stacked_snapshots(batch: SceneBatch) -> Tensor:
+def stacked_snapshots(batch: Measured) -> Tensor:
     """Snapshots in the shape of stacked_fields(), [B,L,M,1] or [B,1,L·M,1]."""
     snapshots = batch.snapshots.unsqueeze(-1)
     return snapshots.flatten(1, 2).unsqueeze(1) if batch.config.symbols == "constant" else snapshots
 
 
-def stacked_steering(batch: SceneBatch, points: Tensor, active: Tensor) -> Tensor:
+def stacked_steering(batch: Measured, points: Tensor, active: Tensor) -> Tensor:
     """B, the received fields of the steering vectors.
 
     Args:
@@ -104,12 +142,12 @@ def stacked_steering(batch: SceneBatch, points: Tensor, active: Tensor) -> Tenso
     return stacked_fields(batch, (array.steering(azimuth, elevation, 1 / inverse) * active.unsqueeze(-1)).mT)
 
 
-def rss(batch: SceneBatch, estimate: Estimate) -> Tensor:
+def rss(batch: Measured, estimate: Estimate) -> Tensor:
     """Energy that an estimate with its best waveforms leaves of the snapshots, [B], real."""
-    return _least_squares(batch, points_of(estimate).to(batch.azimuth), estimate.active)[1]
+    return _least_squares(batch, points_of(estimate).to(batch.snapshots.real), estimate.active)[1]
 
 
-def polish(batch: SceneBatch, estimate: Estimate, *, kind: str | None = None, steps: int = STEPS) -> Estimate:
+def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, steps: int = STEPS) -> Estimate:
     """Maximum-likelihood positions, started from an estimate, within the field of view of the scene configuration.
 
     Damped Fisher scoring moves all sources at once; at high SNR it reaches the Cramér–Rao bound [1].
@@ -134,6 +172,8 @@ def polish(batch: SceneBatch, estimate: Estimate, *, kind: str | None = None, st
     check_number("steps", steps, 0, 100_000, integer=True)
     kind = kind or ("stochastic" if batch.config.symbols == "varying" else "deterministic")
     check_choice("kind", kind, KINDS)
+    if kind == "deterministic" and _single_antenna(batch):
+        raise InputError("kind is 'deterministic' with one antenna; allowed: 'stochastic', or symbols='constant'")
     _check_estimate(batch, estimate)
     low, high = bounds_box(batch)
     points = torch.where(estimate.active.unsqueeze(-1), points_of(estimate).to(low), (low + high) / 2).clamp(low, high)
@@ -148,7 +188,7 @@ def polish(batch: SceneBatch, estimate: Estimate, *, kind: str | None = None, st
     return initial_parameters(batch, minimum.point.unflatten(-1, (slots, 3)), estimate.active).estimate()
 
 
-def fisher_scoring(batch: SceneBatch, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
+def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
     """Minimise −ln L of the stochastic model by damped Fisher scoring.
 
     Args:
@@ -187,7 +227,7 @@ def _minimum(model: Model, start: Tensor, low: Tensor, high: Tensor, steps: int)
     return levenberg_marquardt(model, start, low, high, xtol=xtol, value_eps=eps, ftol=eps, steps=steps)
 
 
-def initial_parameters(batch: SceneBatch, points: Tensor, active: Tensor) -> Parameters:
+def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Parameters:
     """Sources at given points with the powers mean |ŝ|² and the noise power that least squares gives them.
 
     Args:
@@ -195,6 +235,12 @@ def initial_parameters(batch: SceneBatch, points: Tensor, active: Tensor) -> Par
         points: [B,K,3]; see Parameters.
         active: [B,K], bool.
     """
+    if _single_antenna(batch):
+        level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))  # [B]
+        gain = torch.view_as_real(stacked_steering(batch, points, active)).square().sum(-1).mean(dim=(1, 2))  # [B, K]
+        share = level / (2 * active.sum(-1).clamp(min=1))
+        power = share.unsqueeze(-1) / torch.where(active, gain, 1).clamp(min=torch.finfo(gain.dtype).tiny)
+        return Parameters(points, torch.where(active, power, 0), level / 2, active)
     waveforms, energy = _least_squares(batch, points, active)
     power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1).mean(1)
     size = batch.snapshots[0].numel()
@@ -202,14 +248,19 @@ def initial_parameters(batch: SceneBatch, points: Tensor, active: Tensor) -> Par
     return Parameters(points, torch.where(active, power, 0), energy / (size - unknown).clamp(min=1), active)
 
 
-def _least_squares(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+def _single_antenna(batch: Measured) -> bool:
+    """Whether one source with a waveform of its own would explain every snapshot exactly."""
+    return batch.config.antennas == 1 and batch.config.symbols == "varying"
+
+
+def _least_squares(batch: Measured, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     """Waveforms [B,L,K,1] that fit the snapshots best, and the RSS, [B]."""
     fields = stacked_steering(batch, points, active)
     waveforms, residual = project(fields, least_squares_gain(fields, active.unsqueeze(1)), stacked_snapshots(batch))
     return waveforms, torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4))
 
 
-def _fields_and_slopes(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
     """B [B,L,M,K], and its derivatives d by azimuth, elevation and 1/r, [B,L,M,3K]."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
@@ -220,7 +271,7 @@ def _fields_and_slopes(batch: SceneBatch, points: Tensor, active: Tensor) -> tup
     return fields[..., : points.shape[1]], fields[..., points.shape[1] :]
 
 
-def deterministic_terms(batch: SceneBatch, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def deterministic_terms(batch: Measured, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """RSS, its gradient −2 Σ_l Re{ŝ* d^H r} and the curvature 2 Σ_l Re{ŝ* ŝ' d^H Π d'} by the places.
 
     Args:
@@ -242,7 +293,7 @@ def deterministic_terms(batch: SceneBatch, points: Tensor, active: Tensor) -> tu
     return torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4)), gradient, curvature
 
 
-def stochastic_terms(batch: SceneBatch, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+def stochastic_terms(batch: Measured, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
     """−ln L, its gradient by points, logarithmic powers and logarithmic noise power, and the Fisher information.
 
     With T, ŝ = T B^H y and r = y − B ŝ of waveforms.mmse_gain(), the gradient is
@@ -286,14 +337,16 @@ def points_of(estimate: Estimate) -> Tensor:
     return torch.stack([estimate.azimuth, estimate.elevation, 1 / estimate.range], dim=-1)
 
 
-def _check_estimate(batch: SceneBatch, estimate: Estimate) -> None:
+def _check_estimate(batch: Measured, estimate: Estimate) -> None:
     if len(estimate) != len(batch):
         raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
     estimate.check_finite()
     crowded = int(estimate.active.sum(-1).max())
     room = batch.config.antennas * (batch.config.snapshots if batch.config.symbols == "constant" else 1)
-    if crowded >= room:
+    if crowded >= room and not _single_antenna(batch):
         raise InputError(f"a scene has {crowded} estimates; allowed: fewer than {room}, the antennas that see them")
+    if isinstance(batch, Measurement):
+        check_identifiable(batch, crowded)
     for name in ("azimuth", "elevation", "range"):
         low, high = getattr(batch.config, name)
         values = getattr(estimate, name)[estimate.active].double()

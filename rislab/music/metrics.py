@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,7 +94,7 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
         Matching [B,K].
 
     Raises:
-        InputError: if the numbers of scenes differ, an active estimate is not finite, or there are too many estimates.
+        InputError: if the numbers of scenes differ, or an active estimate is not finite.
 
     Example:
         >>> from rislab.data.simulation import simulate
@@ -137,16 +138,14 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
 def assign(cost: Tensor) -> Tensor:
     """The cheapest assignment of different columns to rows, over all of them.
 
-    All K'!/(K'−K)! assignments are tried, 120 for five sources.
+    All K'!/(K'−K)! assignments are tried, 120 for five sources; where there are more than MOST_ASSIGNMENTS, shortest
+    augmenting paths find the cheapest in K² K' steps.
 
     Args:
         cost: [B,K,K'], real, finite; with fewer columns than rows the rows in excess share the last column.
 
     Returns:
         Column of each row, [B,K], int64.
-
-    Raises:
-        InputError: for more than MOST_ASSIGNMENTS assignments.
 
     Example:
         >>> assign(torch.tensor([[[1.0, 2.0], [1.0, 9.0]]])).tolist()
@@ -158,10 +157,48 @@ def assign(cost: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(cost, (0, rows - columns), value=MISS)
         return assign(padded).clamp(max=columns - 1)
     if math.perm(columns, rows) > MOST_ASSIGNMENTS:
-        raise InputError(f"{columns} estimates for {rows} sources; allowed: at most {MOST_ASSIGNMENTS} assignments")
+        return torch.stack([_augmented(scene) for scene in cost.double().cpu()]).to(cost.device)
     every = torch.tensor(list(itertools.permutations(range(columns), rows)), device=cost.device)  # [P, K]
     total = cost[:, torch.arange(rows, device=cost.device), every].sum(-1)  # [B, P]
     return every[total.argmin(dim=-1)]
+
+
+def _augmented(cost: Tensor) -> Tensor:
+    """assign() of one matrix [K,K'], K ≤ K': rows are added one by one, each along a shortest augmenting path [1].
+
+    References:
+        [1] R. Jonker, A. Volgenant, A shortest augmenting path algorithm for dense and sparse linear assignment
+            problems, Computing 38, 1987.
+    """
+    table = cost.numpy()
+    rows, columns = table.shape
+    row_price, column_price = np.zeros(rows), np.zeros(columns)
+    owner = np.full(columns, -1)  # the row that has a column
+    for first in range(rows):
+        distance, before = np.full(columns, np.inf), np.full(columns, -1)
+        reached = np.zeros(columns, dtype=bool)
+        row, column, length = first, -1, 0.0
+        while True:
+            path = length + table[row] - row_price[row] - column_price
+            shorter = ~reached & (path < distance)
+            distance[shorter], before[shorter] = path[shorter], column
+            column = int(np.where(reached, np.inf, distance).argmin())
+            length = distance[column]
+            if owner[column] < 0:
+                break
+            reached[column] = True
+            row = owner[column]
+        row_price[first] += length
+        row_price[owner[reached]] += length - distance[reached]
+        column_price[reached] -= length - distance[reached]
+        while column >= 0:
+            previous = before[column]
+            owner[column] = owner[previous] if previous >= 0 else first
+            column = previous
+    found = owner >= 0
+    answer = np.empty(rows, dtype=np.int64)
+    answer[owner[found]] = found.nonzero()[0]
+    return torch.from_numpy(answer)
 
 
 def crb_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, float, float] = TOLERANCES) -> float:

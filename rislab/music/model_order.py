@@ -16,22 +16,23 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import frobenius_squared
+from rislab.data.measurement import Measured
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
-from rislab.music.likelihood import polish, rss
+from rislab.music.likelihood import most_sources, polish, rss
 from rislab.music.sparse import ProgressCallback, sparse
 
 CRITERIA = ("mdl", "aic")
 
 
 def model_order(
-    batch: SceneBatch, most: int, *, criterion: str = "mdl", progress: ProgressCallback | None = None
+    batch: Measured, most: int, *, criterion: str = "mdl", progress: ProgressCallback | None = None
 ) -> Tensor:
     """Number of sources that minimises information_criterion() over sparse and polished fits.
 
     Args:
-        batch: B scenes.
-        most: largest number of sources tried, 1 ≤ most < M.
+        batch: B scenes or measurements.
+        most: largest number of sources tried, at least 1; fewer than antennas where symbols vary.
         criterion: "mdl" (minimum description length) or "aic" (Akaike).
         progress: called as progress(numbers tried, most).
 
@@ -48,13 +49,15 @@ def model_order(
         >>> model_order(batch, 3).tolist()
         [2, 2, 2]
     """
-    check_number("most", most, 1, batch.config.antennas - 1, integer=True)
+    if batch.config.antennas == 1 and batch.config.symbols == "varying":
+        raise InputError("antennas is 1 with varying symbols; allowed: at least 2, or symbols that are constant")
+    check_number("most", most, 1, most_sources(batch), integer=True)
     energies = enumerate(rss_by_order(batch, most, progress=progress))
     scores = [information_criterion(batch, energy, sources, criterion=criterion) for sources, energy in energies]
     return torch.stack(scores).argmin(dim=0)
 
 
-def rss_by_order(batch: SceneBatch, most: int, *, progress: ProgressCallback | None = None) -> Iterator[Tensor]:
+def rss_by_order(batch: Measured, most: int, *, progress: ProgressCallback | None = None) -> Iterator[Tensor]:
     """Residual energy of sparse and polished fits of 0, 1, … most sources.
 
     Args:
@@ -73,7 +76,7 @@ def rss_by_order(batch: SceneBatch, most: int, *, progress: ProgressCallback | N
         yield energy
 
 
-def information_criterion(batch: SceneBatch, rss: Tensor, sources: int, *, criterion: str = "mdl") -> Tensor:
+def information_criterion(batch: Measured, rss: Tensor, sources: int, *, criterion: str = "mdl") -> Tensor:
     """Criterion L·M·ln(RSS/LM) + penalty of k sources.
 
     With u = 3k + 2Lk unknowns (3k + 2k if the symbols are constant) the penalty is ½ u ln(2LM) for "mdl", u for "aic".

@@ -218,7 +218,16 @@ class SceneExplorer:
 
     def _grid(self, config: SceneConfig, at: float | None, make: Callable[[], Grid]) -> Grid:
         """The grid of the maps at a range, or of the search if `at` is None; made once for each kind of scene."""
-        key = config.ris_shape, config.wavelength, config.wavefront, config.azimuth, config.elevation, config.range, at
+        key = (
+            config.ris_shape,
+            config.spacing,
+            config.wavelength,
+            config.wavefront,
+            config.azimuth,
+            config.elevation,
+            config.range,
+            at,
+        )
         if key not in self.grids:
             while len(self.grids) >= GRIDS:
                 del self.grids[next(iter(self.grids))]

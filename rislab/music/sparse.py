@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 
 from rislab.data.grid import Grid
+from rislab.data.measurement import Measured, MeasurementModel, unknown_axes
 from rislab.data.scene_config import SceneConfig
-from rislab.data.scenes import SceneBatch
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import (
     Parameters,
     bounds_box,
+    check_identifiable,
     fisher_scoring,
     stacked_fields,
     stacked_snapshots,
@@ -47,37 +48,47 @@ GAIN = 1e-2
 ProgressCallback = Callable[[int, int], object]
 
 
-def dictionary(config: SceneConfig, *, density: float = 1.3) -> Grid:
+def dictionary(config: SceneConfig | MeasurementModel, *, density: float = 1.3) -> Grid:
     """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r.
 
+    Of an array that does not stand upright in the y-z plane, equidistant in the angles.
+
     Args:
-        config: of the scenes.
-        density: points for each half beam width 1/N_h, > 0.
+        config: of the scenes or the measurement.
+        density: points for each half beam width, 1/N_h of a surface with N_h columns λ/2 apart, > 0.
 
     Example:
         >>> dictionary(SceneConfig.preset("full")).shape
         (29, 17, 7)
     """
     check_number("density", density, 0.0, 1e3, exclusive=True)
-    rows, columns = config.ris_shape
+    deep, *upright = _half_wavelengths(config)
+    sine = deep == 1
+    sizes = upright if sine else [max(deep, *upright)] * 2
 
-    def points(interval: tuple[float, float], elements: int) -> int:
-        width = math.sin(interval[1]) - math.sin(interval[0])
+    def points(interval: tuple[float, float], elements: float) -> int:
+        ends = [math.sin(end) if sine else end for end in interval]
+        width = ends[1] - ends[0]
         return max(1, math.ceil(density * elements * width) + 1) if width > 0 else 1
 
-    shape = (points(config.azimuth, columns), points(config.elevation, rows), _ranges(config))
-    return config.grid(shape, spacing="sine")
+    shape = (points(config.azimuth, sizes[0]), points(config.elevation, sizes[1]), _ranges(config))
+    return config.grid(shape, spacing="sine" if sine else "uniform")
 
 
-def _ranges(config: SceneConfig) -> int:
-    if config.wavefront == "planar" or config.range[0] == config.range[1]:
+def _half_wavelengths(config: SceneConfig | MeasurementModel) -> list[float]:
+    """Numbers of elements half a wavelength apart that would span the array along x, y and z."""
+    return [round(2 * size / config.wavelength + 1, 6) for size in config.array(dtype=torch.float64).extent().tolist()]
+
+
+def _ranges(config: SceneConfig | MeasurementModel) -> int:
+    if not unknown_axes(config)[2]:
         return 1
-    radius = max(config.ris_shape) * config.wavelength / 4
+    radius = max(_half_wavelengths(config)) * config.wavelength / 4
     turns = radius**2 / config.wavelength / 2 * (1 / config.range[0] - 1 / config.range[1])  # of the phase at the edge
     return max(2, math.ceil(2 * turns) + 1)
 
 
-def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallback | None = None) -> Estimate:
+def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback | None = None) -> Estimate:
     """Positions of K sources by matching pursuit over the dictionary, refined off its grid.
 
     With R_l the covariance of the sources so far and the noise, b_l the received field of an atom,
@@ -86,8 +97,8 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallba
     one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
 
     Args:
-        batch: B scenes; snapshots, codes and channel are used, nothing of the truth.
-        sources: K, for all scenes or [B], integer, 1 ≤ K < M.
+        batch: B scenes or measurements; snapshots, codes and channel are used, nothing of a truth.
+        sources: K, for all scenes or [B], integer, at least 1; fewer than antennas where symbols vary.
         progress: called as progress(scenes done, scenes in all) after each chunk.
 
     Returns:
@@ -102,8 +113,8 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallba
         >>> bool(((sparse(batch, 1).azimuth - batch.azimuth).abs() < 0.01).all())
         True
     """
-    counts = check_sources(sources, len(batch), batch.config.elements, batch.azimuth.device)
-    check_number("sources", int(counts.max()), 1, batch.config.antennas - 1, integer=True)
+    counts = check_sources(sources, len(batch), batch.config.elements, batch.snapshots.device)
+    check_identifiable(batch, int(counts.max()))
     grid = dictionary(batch.config)
     atoms = grid.steering(batch.codes.dtype, batch.codes.device)  # [G, N]
     parts = []
@@ -115,7 +126,7 @@ def sparse(batch: SceneBatch, sources: int | Tensor, *, progress: ProgressCallba
     return Estimate.cat(parts)
 
 
-def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
+def _pursue(batch: Measured, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
     """sparse() of one chunk, with K of each scene [B], the largest K, and the steering vectors of the grid [G,N]."""
     low, high = bounds_box(batch)
     level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
@@ -154,7 +165,7 @@ def _pursue(batch: SceneBatch, counts: Tensor, most: int, grid: Grid, atoms: Ten
     return parameters.estimate()
 
 
-def _with_strongest(batch: SceneBatch, parameters: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
+def _with_strongest(batch: Measured, parameters: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
     """The parameters with the source of one slot where it explains most, given the others; it may stay in its place."""
     others = parameters.active.clone()
     others[:, slot] = False
@@ -165,6 +176,9 @@ def _with_strongest(batch: SceneBatch, parameters: Parameters, slot: int, grid: 
     surface = (batch.channel.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
         surface = surface.sum(-1, keepdim=True)
+    if surface.shape[-1] > surface.shape[-2]:
+        # As many columns as rows have the same power in every direction: F^H = Q T, F F^H = T^H T.
+        surface = torch.linalg.qr(surface.mH, mode="r").R.mH
     matched = power_on_grid(surface, grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
     axes = [axis.to(parameters.points)[shortlist] for axis in grid.points()]

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from rislab.data.geometry import wavenumber
 from rislab.data.grid import Grid, chunks, empty_huge
+from rislab.data.measurement import Measured
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
 from rislab.music.levenberg_marquardt import levenberg_marquardt
@@ -65,7 +66,9 @@ class Spectrum:
         return self.values.amax(dim=-1)
 
 
-def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True) -> Spectrum:
+def music_spectrum(
+    covariance_or_factor: Tensor | Measured, sources: int | Tensor, grid: Grid, *, refine: bool = True
+) -> Spectrum:
     """MUSIC spectrum 1 / (1 − ‖U_s^H a‖²) on the signal subspace U_s [1].
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
@@ -74,7 +77,8 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
 
     Args:
         covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with R = F F^H and J < N; complex64 or complex128, which
-            is also the precision of the result; on any device. Element n = v·N_h + h, h (azimuth axis) fastest.
+            is also the precision of the result; on any device. Element n = v·N_h + h, h (azimuth axis) fastest. A
+            Measurement or a SceneBatch stands for its sample covariance.
         sources: K for all scenes, or [B], integer, 1 ≤ K < N.
         grid: P × Q × R points to search, with the steering vectors of its array.
         refine: move the peaks to the maximum between grid points; else they are cells of the grid.
@@ -101,7 +105,12 @@ def music_spectrum(covariance_or_factor: Tensor, sources: int | Tensor, grid: Gr
 
 
 def mvdr_spectrum(
-    covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, loading: float = 1e-3, refine: bool = True
+    covariance_or_factor: Tensor | Measured,
+    sources: int | Tensor,
+    grid: Grid,
+    *,
+    loading: float = 1e-3,
+    refine: bool = True,
 ) -> Spectrum:
     """Minimum-variance spectrum 1 / (a^H (R + ε I)^(−1) a), R of trace N [2].
 
@@ -129,7 +138,7 @@ def mvdr_spectrum(
 
 
 def bartlett_spectrum(
-    covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid, *, refine: bool = True
+    covariance_or_factor: Tensor | Measured, sources: int | Tensor, grid: Grid, *, refine: bool = True
 ) -> Spectrum:
     """Conventional beam power a^H R a, R of trace N.
 
@@ -155,7 +164,7 @@ def bartlett_spectrum(
     return _with_peaks(power, weighted, matrix, sources, grid, refine)
 
 
-def coarse_to_fine(covariance_or_factor: Tensor, sources: int | Tensor, grid: Grid) -> Estimate:
+def coarse_to_fine(covariance_or_factor: Tensor | Measured, sources: int | Tensor, grid: Grid) -> Estimate:
     """Peaks of music_spectrum() by coarse-to-fine search: every second point of each axis, then continuous refinement.
 
     An eighth of the work of a grid in three dimensions, and of its memory; no map comes with it. It finds what the full

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import frobenius_squared, scale_to_trace
+from rislab.data.covariance import frobenius_squared, sample_covariance, sample_factor, scale_to_trace
+from rislab.data.measurement import Measured, Measurement
+from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
 
 # A matrix whose antihermitian part is larger than this share of it is no covariance, in any precision.
@@ -15,12 +17,12 @@ SPARE = 5
 ITERATIONS = 6
 
 
-def validate_covariance(covariance_or_factor: Tensor, elements: int) -> Tensor:
+def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) -> Tensor:
     """Check the argument of an estimator; scale it to trace N.
 
     Args:
         covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with J < N; complex64 or complex128; without batch axis
-            B is 1.
+            B is 1. Of scenes and measurements the sample covariance.
         elements: N, that of the array.
 
     Returns:
@@ -29,6 +31,10 @@ def validate_covariance(covariance_or_factor: Tensor, elements: int) -> Tensor:
     Raises:
         InputError: for a wrong dtype or shape, NaN, infinity, zero, or a matrix that is not Hermitian.
     """
+    if isinstance(covariance_or_factor, Measurement):
+        covariance_or_factor = sample_covariance(covariance_or_factor)
+    elif isinstance(covariance_or_factor, SceneBatch):
+        covariance_or_factor = sample_factor(covariance_or_factor)
     matrix = covariance_or_factor.unsqueeze(0) if covariance_or_factor.ndim == 2 else covariance_or_factor
     if not matrix.is_complex():
         raise InputError(f"covariance or factor is {matrix.dtype}; allowed: complex64 or complex128")

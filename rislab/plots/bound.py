@@ -101,7 +101,7 @@ def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
     """Axes in metres of one scale with the surface drawn as a bar, seen from above and from the side."""
     rows, across = scene.config.ris_shape
     for column, name, count in ((1, "y", across), (1 + columns, "z", rows)):
-        half = count * scene.config.wavelength / 4
+        half = count * scene.config.spacing * scene.config.wavelength / 2
         line = {"color": SKY, "width": 7}
         what = f"surface, {count} elements over {2 * half:g} m<extra></extra>"
         bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what}

@@ -123,11 +123,12 @@ def steering_by_definition(config: SceneConfig, azimuth: Tensor, elevation: Tens
     """Steering vectors [..., N] in complex128, written out from the definitions, element by element."""
     rows, columns = config.ris_shape
     phi, theta, r = azimuth.double(), elevation.double(), range.double()
+    step = config.spacing * config.wavelength
     x, y, z = r * theta.cos() * phi.cos(), r * theta.cos() * phi.sin(), r * theta.sin()
     phases = []
     for v in torch.arange(rows).tolist():
         for h in torch.arange(columns).tolist():
-            across, up = (h - (columns - 1) / 2) * config.wavelength / 2, (v - (rows - 1) / 2) * config.wavelength / 2
+            across, up = (h - (columns - 1) / 2) * step, (v - (rows - 1) / 2) * step
             u = across * phi.sin() * theta.cos() + up * theta.sin()
             if config.wavefront == "spherical":
                 path = (x**2 + (y - across) ** 2 + (z - up) ** 2).sqrt() - r

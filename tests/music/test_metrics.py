@@ -143,8 +143,6 @@ def test_bad_estimates_are_named(scenes: SceneBatch) -> None:
         match(estimate, scenes[:3])
     with pytest.raises(InputError, match="holds NaN"):
         match(dataclasses.replace(estimate, azimuth=estimate.azimuth * math.nan), scenes)
-    with pytest.raises(InputError, match="at most 50000 assignments"):
-        assign(torch.zeros(1, 5, 30))
     assert MISS > 3 * 64
 
 

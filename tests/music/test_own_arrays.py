@@ -1,0 +1,180 @@
+"""Estimators and bounds on arrays of any shape, whose measurements a formula of NumPy alone has made."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import rislab
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.measurement import Measurement
+from rislab.data.scene_config import SceneConfig
+from rislab.data.simulation import simulate
+from rislab.errors import InputError
+from rislab.music.crb import crb
+from rislab.music.estimate import Estimate
+from rislab.music.likelihood import polish
+from rislab.music.metrics import assign
+from rislab.music.model_order import model_order
+from rislab.music.sparse import sparse
+from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
+from tests.data.own_arrays import CASES, Case, circle, grid
+
+
+def sorted_places(estimate: Estimate, case: Case) -> tuple[Tensor, Tensor]:
+    """Places [B,K,3] in the order of the true sources, and that order, [B,K]."""
+    places = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1)
+    truth = torch.as_tensor(case.places)
+    order = (places[:, None, :, 0] - truth[None, :, None, 0]).abs().argmin(-1)
+    return places.gather(1, order.unsqueeze(-1).expand(-1, -1, 3)), order
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_positions_are_exact_without_noise(name: str) -> None:
+    case = CASES[name]
+    measurement = case.draw(1, 160.0)
+    count = len(case.places)
+    found, _ = sorted_places(polish(measurement, sparse(measurement, count)), case)
+    errors = (found - torch.as_tensor(case.places)).abs()
+    assert float(errors[..., : 2 if case.planar else 3].max()) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["circular array, planar", "surface, one antenna"])
+def test_errors_are_those_of_the_bound(name: str) -> None:
+    """The slower arrays stand in tests/benchmarks/test_music_speed.py."""
+    case = CASES[name]
+    measurement = case.draw(200, 15.0, seed=3)
+    estimate = polish(measurement, sparse(measurement, len(case.places)))
+    kind = "stochastic" if case.symbols == "varying" else "deterministic"
+    bound = crb(measurement, kind=kind, estimate=estimate)
+    found, order = sorted_places(estimate, case)
+    deviation = torch.stack([bound.azimuth, bound.elevation, bound.range], dim=-1)
+    deviation = deviation.gather(1, order.unsqueeze(-1).expand(-1, -1, 3))
+    ratio = ((found - torch.as_tensor(case.places)) / deviation).square().mean((0, 1)).sqrt()
+    unknown = (deviation[0, 0] > 0) & torch.isfinite(deviation[0, 0])
+    assert unknown.tolist() == ([True, False, False] if case.planar else [True, True, True])
+    assert bool(((ratio[unknown] > 0.9) & (ratio[unknown] < 1.15)).all()), ratio
+
+
+def test_a_measurement_gives_what_its_scene_gives() -> None:
+    config = SceneConfig.preset("classroom", sources=2, snr_db=15.0, separation=0.4)
+    scenes = simulate(config, 6, seed=1).to(dtype=torch.float64)
+    area = {name: getattr(config, name) for name in ("azimuth", "elevation", "range")}
+    array = config.array(dtype=torch.float64)
+    own = Measurement(scenes.snapshots, scenes.codes, scenes.channel, array, scenes.noise_power, **area)
+    one, other = (polish(batch, sparse(batch, 2)) for batch in (scenes, own))
+    torch.testing.assert_close(one.azimuth, other.azimuth, atol=1e-6, rtol=0)
+    assert model_order(own, 3).tolist() == model_order(scenes, 3).tolist()
+    truth = Estimate(scenes.azimuth, scenes.elevation, scenes.range, scenes.power, scenes.active)
+    for kind in ("deterministic", "stochastic"):
+        at_truth, at_estimate = crb(scenes, kind=kind), crb(own, kind=kind, estimate=truth)
+        ratio = at_estimate.azimuth / at_truth.azimuth
+        assert 0.7 < float(ratio.min()) <= float(ratio.max()) < 1.4
+
+
+def test_spectra_take_the_sample_covariance_of_a_measurement() -> None:
+    case = CASES["circular array, planar"]
+    measurement = case.draw(3, 30.0)
+    grid_ = measurement.grid((181, 1, 1))
+    for spectrum in (music_spectrum, mvdr_spectrum, bartlett_spectrum):
+        found, _ = sorted_places(spectrum(measurement, 2, grid_).peaks, case)
+        assert float((found - torch.as_tensor(case.places))[..., 0].abs().max()) < 0.1
+    scenes = simulate(SceneConfig.preset("classroom", sources=1, snr_db=30.0), 2, seed=0)
+    assert len(music_spectrum(scenes, 1, scenes.config.grid((31, 17, 5))).peaks) == 2
+
+
+def test_a_full_circle_has_no_edge() -> None:
+    """A source behind the array, where azimuth jumps from π to −π."""
+    for azimuth in (math.pi - 1e-3, -math.pi + 1e-3, 3.1, -3.1):
+        case = Case(circle(9, 0.08), 0.1, np.array([(azimuth, 0.0, 1.0)]), planar=True, view={"elevation": 0.0})
+        measurement = case.draw(4, 40.0)
+        found = polish(measurement, sparse(measurement, 1)).azimuth
+        assert bool((found.abs() <= math.pi).all())
+        assert float(torch.sin(found - azimuth).abs().max()) < 2e-3
+
+
+def test_one_antenna_and_varying_symbols_leave_the_powers() -> None:
+    case = Case(grid(6, 6, 0.05), 0.1, np.array([(0.3, -0.2, 0.6)]), antennas=1, snapshots=400)
+    measurement = case.draw(6, 20.0)
+    estimate = polish(measurement, sparse(measurement, 1))
+    errors = (sorted_places(estimate, case)[0] - torch.as_tensor(case.places))[:, 0]
+    bound = crb(measurement, kind="stochastic", estimate=estimate)
+    assert float((errors[:, 0].abs() / bound.azimuth[:, 0]).max()) < 4
+    with pytest.raises(InputError, match="antennas is 1 with varying symbols"):
+        model_order(measurement, 1)
+    with pytest.raises(InputError, match="kind is 'deterministic' with one antenna"):
+        polish(measurement, estimate, kind="deterministic")
+
+
+def test_one_snapshot_of_many_antennas_is_enough() -> None:
+    case = Case(grid(1, 16, 0.05), 0.1, np.array([(0.4, 0.0, 1.0)]), planar=True, snapshots=1)
+    measurement = case.draw(4, 40.0)
+    found = polish(measurement, sparse(measurement, 1)).azimuth
+    assert float((found - 0.4).abs().max()) < 0.01
+
+
+def test_more_unknowns_than_measurements_are_refused() -> None:
+    array = ArrayGeometry(grid(4, 4, 0.05), 0.1)
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape) + 1j * rng.standard_normal(shape)
+
+    few = Measurement(normal(2, 1), normal(2, 16), normal(1, 16), array, symbols="constant")
+    with pytest.raises(InputError, match="snapshots is 2; allowed: more, since 2 snapshots of 1 antennas hold fewer"):
+        sparse(few, 1)
+    crowd = Measurement(normal(9, 4), normal(9, 16), normal(4, 16), array)
+    with pytest.raises(InputError, match=r"sources is 4; allowed: a whole number in \[1, 3\], as many as 9 snapshots"):
+        sparse(crowd, 4)
+    with pytest.raises(InputError, match=r"most is 4; allowed: a whole number in \[1, 3\]"):
+        model_order(crowd, 4)
+    with pytest.raises(InputError, match="estimate is None"):
+        crb(crowd)
+
+
+def test_surfaces_of_one_row_and_of_one_column_are_searched() -> None:
+    for shape in ((1, 12), (12, 1)):
+        known = {"elevation": 0.0} if shape[0] == 1 else {"azimuth": 0.0}
+        config = SceneConfig.preset("classroom", ris_shape=shape, sources=1, snr_db=30.0, **known)
+        scenes = simulate(config, 8, seed=0)
+        bound = crb(scenes)
+        estimate = polish(scenes, sparse(scenes, 1))
+        axis, other = ("azimuth", "elevation") if shape[0] == 1 else ("elevation", "azimuth")
+        assert bool((getattr(bound, other) == 0).all()) and bool(torch.isfinite(bound.position).all())
+        errors = (getattr(estimate, axis) - getattr(scenes, axis)).abs() / getattr(bound, axis)
+        assert float(errors.median()) < 3
+
+
+def test_far_sources_are_planes_and_do_no_harm() -> None:
+    config = SceneConfig.preset("classroom", range=(1e6, 1e9), sources=1, snr_db=30.0)
+    scenes = simulate(config, 8, seed=0)
+    estimate = polish(scenes, sparse(scenes, 1))
+    assert float((estimate.azimuth - scenes.azimuth).abs().max()) < 0.05
+    bound = crb(scenes)
+    assert bool(torch.isfinite(bound.azimuth).all()) and float(bound.range.min()) > 1e3
+
+
+def test_sixty_four_sources_are_assigned_at_lowest_cost() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(2, 64, generator=generator, dtype=torch.float64)
+    order = torch.stack([torch.randperm(64, generator=generator) for _ in range(2)])
+    # Of points on a line, order by order is the cheapest.
+    cost = (points.unsqueeze(2) - (points.gather(1, order) + 0.3).unsqueeze(1)).square()
+    slots = assign(cost)
+    assert bool((order.gather(1, slots) == torch.arange(64)).all())
+    for shape in ((3, 4, 6), (3, 5, 5), (3, 6, 4)):
+        small = torch.rand(shape, generator=generator, dtype=torch.float64)
+        wide = torch.nn.functional.pad(small, (0, 9), value=2e3)  # so many columns that not all are tried
+        totals = [
+            one.gather(2, assign(one).unsqueeze(-1)).sum() if shape[1] <= shape[2] else None for one in (small, wide)
+        ]
+        if totals[0] is not None and totals[1] is not None:
+            assert float(totals[0]) == pytest.approx(float(totals[1]))
+
+
+def test_the_name_is_public() -> None:
+    assert rislab.Measurement is Measurement
