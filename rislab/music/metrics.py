@@ -195,9 +195,9 @@ def _augmented(cost: Tensor) -> Tensor:
             previous = before[column]
             owner[column] = owner[previous] if previous >= 0 else first
             column = previous
-    found = owner >= 0
+    taken = owner >= 0
     answer = np.empty(rows, dtype=np.int64)
-    answer[owner[found]] = found.nonzero()[0]
+    answer[owner[taken]] = taken.nonzero()[0]
     return torch.from_numpy(answer)
 
 
