@@ -44,6 +44,7 @@ class Declaration:
         many: whether the field holds a tuple of such values, at least one and none twice.
         empty: whether that tuple may be empty.
         part: class of a "part".
+        metavar: what stands for the value in the help of the command line; "" for N, X or the name.
     """
 
     kind: str
@@ -58,6 +59,7 @@ class Declaration:
     many: bool = False
     empty: bool = False
     part: type[Config] | None = None
+    metavar: str = ""
 
     def converted(self, value: Any) -> Any:
         """The value in the form that a configuration holds: lists as tuples, one number as an interval."""
@@ -194,6 +196,16 @@ def same(config: type[Config], name: str, default: Any = MISSING, **changes: Any
     if default is not MISSING:
         return _field(default, declaration)
     return _field(original.default, declaration, original.default_factory)
+
+
+def declared(default: Any, declaration: Declaration) -> Any:
+    """A field with a declaration that stands elsewhere.
+
+    Args:
+        default: of the field.
+        declaration: of its values.
+    """
+    return _field(default, declaration)
 
 
 def declarations(config: type[Config]) -> dict[str, Declaration]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -80,18 +81,24 @@ class Findings(list[Finding]):
     @property
     def unjudged(self) -> list[Finding]:
         """Those that say what a rule could not judge of a loop. A probe that could not be made is none."""
-        return [finding for finding in self if finding.name == UNJUDGED and finding.code.startswith("C")]
+        return [finding for finding in self if is_unjudged(finding)]
+
+    def of(self, severity: str) -> list[Finding]:
+        """Those of this severity or a graver one; what could not be judged is none of them."""
+        graver = SEVERITIES[: SEVERITIES.index(severity) + 1]
+        return [finding for finding in self if finding.severity in graver and not is_unjudged(finding)]
 
     @property
     def verdict(self) -> str:
-        """How many there are of each kind, in one line."""
-        if not self:
-            return "nothing to report"
-        unjudged = len(self.unjudged)
-        counts = {severity: sum(finding.severity == severity for finding in self) for severity in SEVERITIES}
-        counts["note"] -= unjudged
-        words = [f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in counts.items()]
-        return ", ".join([*words, f"{unjudged} {UNJUDGED}"])
+        """How many there are of each kind, and which rules could not judge, in one line."""
+        unjudged = list(dict.fromkeys(finding.code for finding in self.unjudged))
+        counts = Counter(finding.severity for finding in self.of("note"))
+        words = [f"{counts[one]} {one}{'' if counts[one] == 1 else 's'}" for one in SEVERITIES if counts[one]]
+        if self.of("warning"):
+            text = f"Found {', '.join(words)}."
+        else:
+            text = ", ".join(["Found no fault" if unjudged else "All checks passed", *words]) + "."
+        return f"{text} Not judged: {', '.join(unjudged)}." if unjudged else text
 
     def relative_to(self, folder: str) -> Findings:
         """The same, with the paths of files inside a folder as seen from there."""
@@ -113,6 +120,11 @@ class Findings(list[Finding]):
         return html_table(
             [COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows], label="findings"
         )
+
+
+def is_unjudged(finding: Finding) -> bool:
+    """Whether a finding says what a rule could not judge of a loop."""
+    return finding.name == UNJUDGED and finding.code.startswith("C")
 
 
 def as_fault(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:

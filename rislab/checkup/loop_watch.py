@@ -28,6 +28,7 @@ from rislab.checkup.input_changes import InputChanges
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
+from rislab.checkup.options import check_options
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
@@ -37,10 +38,8 @@ from rislab.checkup.trace import Trace
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.unregistered import UnregisteredTensors
 from rislab.checkup.windows import Declared, WatchedRun, watched_run
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError
 
-MEANS = ("samples", "batches")
-INTERVALS = ("step", "epoch", "")
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,
@@ -94,16 +93,14 @@ class Watch:
                 raise InputError(f"{name} is a {type(value).__name__}; allowed: a {kind.__name__}")
         if loss is not None and not callable(loss):
             raise InputError(f"loss is a {type(loss).__name__}; allowed: a Module or a function")
-        if accumulation_steps is not None:
-            check_number("accumulation_steps", accumulation_steps, 1, 1_000_000, integer=True)
-        if clip_norm is not None:
-            check_number("clip_norm", clip_norm, 0, exclusive=True)
-        check_choice("mean", mean, MEANS)
-        if every is not None:
-            check_number("every", every, 1, 1_000_000, integer=True)
-        if epochs is not None:
-            check_number("epochs", epochs, 1, 10**9, integer=True)
-        check_choice("scheduler_interval", scheduler_interval, INTERVALS)
+        check_options(
+            accumulation_steps=accumulation_steps,
+            mean=mean,
+            clip_norm=clip_norm,
+            every=every,
+            epochs=epochs,
+            scheduler_interval=scheduler_interval,
+        )
         enabled = None if scaler is None else bool(scaler.is_enabled())
         self.declared = Declared(
             accumulation_steps, mean, clip_norm, enabled, scheduler is not None, scheduler_interval, epochs

@@ -1,8 +1,8 @@
 """A training script, run as it stands and watched.
 
-Exit codes, as `ScriptRun.exit_code()` gives them: 0, all that matters was judged and is clean; 1, faults; 2, the script
-could not be run: it was not found, trained nothing, or ended with an error, and no fault was seen before; 3, something
-was not judged, and the findings say what and why.
+Exit codes, as `CheckupReport.exit_code()` gives them: 0, all that matters was judged and is clean; 1, faults; 2, the
+script could not be run: it was not found, trained nothing, or ended with an error, and no fault was seen before; 3,
+something was not judged, and the findings say what and why.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -33,6 +32,7 @@ from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
 from rislab.checkup.findings import Findings, error_text, last_findings
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
+from rislab.checkup.report import CheckupReport
 from rislab.checkup.windows import Declared
 from rislab.errors import InputError
 
@@ -59,48 +59,6 @@ TERMINATED = Ending("was ended by SIGTERM", failed=True, code=128 + signal.SIGTE
 UNREAD = Ending("was cut off: nobody reads what it prints", failed=True, code=1)
 
 
-@dataclass(frozen=True)
-class ScriptRun:
-    """What a watched script did.
-
-    Args:
-        script: its path, or the name of the module.
-        steps: taken, by all optimisers, those in child processes included.
-        optimisers: that were watched, each with its networks.
-        ended: how, in words.
-        failed: whether it was broken off, from inside or outside.
-        code: exit code of the script itself, None if it was stopped.
-        findings: what is wrong with its loops.
-        remarks: what else is to be known of the run, sentences.
-    """
-
-    script: str
-    steps: int
-    optimisers: list[str]
-    ended: str
-    failed: bool
-    code: int | None
-    findings: Findings
-    remarks: list[str]
-
-    @property
-    def trained(self) -> bool:
-        """Whether the script trained anything that the checkup can say something about."""
-        return bool(self.steps) or bool(self.findings)
-
-    def exit_code(self, *, allow_unjudged: bool = False) -> int:
-        """0 clean, 1 faults, 2 could not be run, 3 not judged.
-
-        Args:
-            allow_unjudged: whether what was not judged is taken as clean.
-        """
-        if self.findings.faults:
-            return 1
-        if self.failed or not self.trained:
-            return 2
-        return 3 if self.findings.unjudged and not allow_unjudged else 0
-
-
 def run_script(
     path: Path | str,
     arguments: Sequence[str] = (),
@@ -109,7 +67,7 @@ def run_script(
     steps: int | None = None,
     every: int | None = None,
     declared: Declared | None = None,
-) -> ScriptRun:
+) -> CheckupReport:
     """Run a script under a ProcessWatch, as `python SCRIPT ARGUMENTS` would, or `python -m MODULE ARGUMENTS`.
 
     Processes that it starts by `multiprocessing` are watched too. Its exceptions are shown on stderr and end the run.
@@ -146,7 +104,7 @@ def run_script(
     findings = Findings([*own, *child_processes.merged(child_reports), *missing]).relative_to(folder)
     labels = [tracked.label() for tracked in watch.tracked]
     labels += dict.fromkeys(f"{label} in a child process" for report in child_reports for label in report.optimisers)
-    return ScriptRun(
+    return CheckupReport(
         str(path), taken, labels, ending.words, ending.failed, ending.code, findings, _remarks(ending, taken, evaluated)
     )
 

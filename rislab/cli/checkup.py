@@ -10,19 +10,70 @@ import argparse
 import atexit
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rislab import files
+from rislab.checkup.findings import MARKS, SEVERITIES, Finding
+from rislab.checkup.formats import FORMATS, Setting, format_of_file
+from rislab.checkup.options import OPTIONS
+from rislab.checkup.report import CheckupReport
+from rislab.checkup.silencing import Baseline, names_of, silence
 from rislab.cli import common
-from rislab.errors import InputError, check_choice, check_number
+from rislab.config import Config, Declaration, choice, declared, switch, text
+from rislab.errors import InputError
 
-if TYPE_CHECKING:
-    from rislab.checkup.script import ScriptRun
+# As terminals know them.
+COLOURS = {"fault": "1;31", "warning": "1;33", "note": "1;36"}
+FAINT, STRONG = "2", "1"
+
+
+def _option(name: str, default: Any, **changes: Any) -> Any:
+    """The field of an option of the checkup."""
+    return declared(default, Declaration(**dataclasses.asdict(OPTIONS[name]) | changes))
+
+
+@dataclass(frozen=True)
+class CheckupConfig(Config):
+    """How a script is watched, and what of its findings is shown, where, and counts."""
+
+    steps: int = _option("steps", 100, optional=False)
+    every: int = _option("every", 1, optional=False)
+    accumulation_steps: int | None = _option("accumulation_steps", None, metavar="K")
+    mean: str | None = _option("mean", None, optional=True)
+    clip_norm: float | None = _option("clip_norm", None, metavar="C")
+    format: str = choice(
+        "text", ("text", *FORMATS), "of the report; with json, sarif and junit, what the script prints goes to stderr",
+        metavar="FORMAT",
+    )  # fmt: skip
+    output: str | None = text(
+        None, "write the report to a file too: .sarif, .xml (JUnit), else JSON", optional=True, metavar="FILE"
+    )
+    fail_on: str = choice("fault", SEVERITIES, "the mildest that makes the exit code 1", metavar="SEVERITY")
+    select: str | None = text(
+        None, "only these count: codes as C3, prefixes C and P, names of rules or findings; commas between them",
+        optional=True, metavar="NAMES",
+    )  # fmt: skip
+    ignore: str | None = text(None, "these do not count; see --select", optional=True, metavar="NAMES")
+    baseline: str | None = text(None, "of findings that are known and do not count", optional=True, metavar="FILE")
+    write_baseline: bool = switch(False, "write what is found to the file of --baseline; faults in it do not fail")
+    allow_unjudged: bool = switch(False, "exit code 0 instead of 3 where something was not judged")
+
+    def check(self) -> None:
+        """Refuse files that cannot be written, and names that no rule has."""
+        names_of("select", self.select or "")
+        names_of("ignore", self.ignore or "")
+        if self.write_baseline and self.baseline is None:
+            raise InputError("--write-baseline is given without a file; allowed: --baseline FILE beside it")
+        for name, path in (("output", self.output), ("baseline", self.baseline if self.write_baseline else None)):
+            if path is not None:
+                if Path(path).is_dir():
+                    raise InputError(f"{name} is {path!r}, a folder; allowed: the path of a file")
+                files.check_writable(Path(path).absolute().parent)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -32,93 +83,101 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Processes that it starts by multiprocessing are watched too. "
         "Exit code 0: all that matters was judged and is clean; 1: faults; 2: the script could not be run (it was not "
         "found, trained nothing, or ended with an error or an exit code of its own), and no fault was seen before; "
-        "3: something was not judged, and it is said which rule and why."
+        "3: something was not judged, and it is said which rule and why. "
+        "A comment `# rislab: ignore[C3]` on the line that a finding names silences it."
     )
     parser.usage = "rislab checkup [options] (SCRIPT | -m MODULE) [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="Python file")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
-    parser.add_argument(
-        "--steps", type=common.to_integer, default=100, help="stop after so many steps (default %(default)s)"
-    )
-    parser.add_argument(
-        "--every", type=common.to_integer, default=1, help="take the gradients of each n-th window only"
-    )
-    parser.add_argument(
-        "--accumulation-steps", type=common.to_integer, metavar="K", help="declare K; else it is inferred"
-    )
-    parser.add_argument("--mean", help="declare it: samples or batches; else a smaller last batch is only warned of")
-    parser.add_argument("--clip-norm", type=common.to_number, metavar="C", help="declare the largest gradient norm")
-    parser.add_argument("--json", action="store_true", help="print JSON; what the script prints goes to stderr")
-    parser.add_argument("--output", metavar="FILE", help="write the JSON to a file as well")
-    parser.add_argument(
-        "--allow-unjudged", action="store_true", help="exit code 0 instead of 3 where something was not judged"
-    )
+    common.add_fields(parser, CheckupConfig)
+    parser.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    check_number("steps", options.steps, 1, 10**9, integer=True)
-    check_number("every", options.every, 1, 10**6, integer=True)
-    if options.accumulation_steps is not None:
-        check_number("accumulation_steps", options.accumulation_steps, 1, 10**6, integer=True)
-    if options.clip_norm is not None:
-        check_number("clip_norm", options.clip_norm, 0, exclusive=True)
-    if options.mean is not None:
-        check_choice("mean", options.mean, ("samples", "batches"))
+    config = CheckupConfig(**common.fields_given(options, CheckupConfig))
     if (options.script is None) == (options.module is None):
         given = "nothing" if options.script is None else f"{options.script!r} and -m {options.module!r}"
         raise InputError(f"SCRIPT is {given}; allowed: the path of a Python file, or -m and the name of a module")
     # As seen from here: the script may go elsewhere.
-    output = None if options.output is None else Path(options.output).absolute()
-    if output is not None:
-        if output.is_dir():
-            raise InputError(f"output is {options.output!r}, a folder; allowed: the path of a file")
-        files.check_writable(output.parent)
+    folder = os.getcwd()
+    output, baseline_file = (path and Path(path).absolute() for path in (config.output, config.baseline))
+    baseline = Baseline.from_file(config.baseline) if config.baseline and not config.write_baseline else None
 
-    from rislab.checkup.script import run_script
-    from rislab.checkup.windows import Declared
-
-    with _stdout_apart() if options.json else contextlib.nullcontext():
-        result = run_script(
-            options.script if options.module is None else options.module,
-            options.arguments,
-            module=options.module is not None,
-            steps=options.steps,
-            every=options.every,
-            declared=Declared(options.accumulation_steps, options.mean or "", options.clip_norm),
-        )
-    code = result.exit_code(allow_unjudged=options.allow_unjudged)
-    report = json.dumps(common.strict_json(_plain(result, code)), indent=2)
-    if output is not None:
-        files.replace(output, f"{report}\n".encode())
+    with contextlib.nullcontext() if config.format in ("text", "github") else _stdout_apart():
+        report = _watched(options, config)
+    report = silence(
+        report,
+        folder,
+        select=names_of("select", config.select or ""),
+        ignore=names_of("ignore", config.ignore or ""),
+        baseline=baseline,
+    )
+    if config.write_baseline and baseline_file:
+        report = _into_baseline(report, baseline_file, folder)
+    code = report.exit_code(allow_unjudged=config.allow_unjudged, fail_on=config.fail_on)
+    setting = Setting(folder, config.fail_on, code)
+    if output:
+        files.replace(output, f"{FORMATS[format_of_file(output, config.format)](report, setting)}\n".encode())
     try:
-        print(report if options.json else _text(result, code), flush=True)
+        print(_text(report, code) if config.format == "text" else FORMATS[config.format](report, setting), flush=True)
     except BrokenPipeError:
         # Nobody reads any more; what is left in the buffer must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 
 
-def _text(result: ScriptRun, code: int) -> str:
-    """A run for people."""
-    optimisers = ", ".join(result.optimisers) or "nothing"
-    lines = [f"\n{result.script} {result.ended} after {result.steps} steps; watched: {optimisers}", *result.remarks]
-    if not result.trained:
+def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupReport:
+    from rislab.checkup.script import run_script
+    from rislab.checkup.windows import Declared
+
+    return run_script(
+        options.script if options.module is None else options.module,
+        options.arguments,
+        module=options.module is not None,
+        steps=config.steps,
+        every=config.every,
+        declared=Declared(config.accumulation_steps, config.mean or "", config.clip_norm),
+    )
+
+
+def _into_baseline(report: CheckupReport, path: Path, folder: str) -> CheckupReport:
+    """Write the findings to a file, and silence them; those of a run that was broken off are not all there are."""
+    if report.failed:
+        return dataclasses.replace(report, remarks=[*report.remarks, "no baseline was written: the run was broken off"])
+    baseline = Baseline.of(report.findings, folder)
+    files.replace(path, baseline.text().encode())
+    count = baseline.known.total()
+    text = f"{count} finding{'' if count == 1 else 's'} written to {os.path.relpath(path, folder)}"
+    return dataclasses.replace(silence(report, folder, baseline=baseline), remarks=[*report.remarks, text])
+
+
+def _text(report: CheckupReport, code: int) -> str:
+    """A report for people."""
+    optimisers = ", ".join(report.optimisers) or "nothing"
+    lines = [f"\n{report.script} {report.ended} after {report.steps} steps; watched: {optimisers}", *report.remarks]
+    if not report.trained:
         return "\n".join([*lines, "no backward and no step was seen: there is nothing to judge"])
-    lines += [str(result.findings)] if result.findings else []
-    lines += [result.findings.verdict]
+    lines += [_coloured(finding) if common.has_colours() else str(finding) for finding in report.findings]
     if code == 3:
-        rules = ", ".join(dict.fromkeys(finding.code for finding in result.findings.unjudged))
-        lines += [f"exit code 3, as {rules} could not be judged; --allow-unjudged makes it 0"]
+        lines += ["exit code 3, as something could not be judged; --allow-unjudged makes it 0"]
+    return "\n".join([*lines, _painted(report.verdict, STRONG) if common.has_colours() else report.verdict])
+
+
+def _coloured(finding: Finding) -> str:
+    """A finding with its severity in colour, its name strong, and what stands before the details faint."""
+    first, *details = str(finding).splitlines()
+    mark, title = MARKS[finding.severity], f"{finding.code} {finding.name}"
+    rest = first.removeprefix(f"{mark} {title}")
+    lines = [f"{_painted(mark, COLOURS[finding.severity])} {_painted(title, STRONG)}{rest}"]
+    for line in details:
+        label, colon, text = line.partition(":")
+        lines.append(f"{_painted(label + colon, FAINT)}{text}")
     return "\n".join(lines)
 
 
-def _plain(result: ScriptRun, code: int) -> dict[str, Any]:
-    """A run for programs."""
-    plain: dict[str, Any] = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    plain["findings"] = [dataclasses.asdict(finding) | {"docs": finding.docs} for finding in result.findings]
-    counts = {"faults": len(result.findings.faults), "unjudged": len(result.findings.unjudged)}
-    return plain | counts | {"verdict": result.findings.verdict if result.trained else "", "exit_code": code}
+def _painted(text: str, colour: str) -> str:
+    return f"\033[{colour}m{text}\033[0m"
 
 
 @contextlib.contextmanager

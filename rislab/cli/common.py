@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 import importlib.util
 import math
+import os
+import sys
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +44,8 @@ def add_fields(
 ) -> None:
     """Options for fields of a configuration: `--accumulation-steps` sets `accumulation_steps`.
 
-    Type, help, allowed values and default come from the declaration of the field.
+    Type, help, allowed values and default come from the declaration of the field. A switch is an option without a
+    value, which turns it on.
 
     Args:
         parser: of the command.
@@ -58,14 +61,19 @@ def add_fields(
     for name, declaration in declarations(config).items():
         if names and name not in names:
             continue
-        limits = "; ".join(part for part in (declaration.allowed, f"default {usual[name]}") if part)
+        flag, default = f"--{name.replace('_', '-')}", argparse.SUPPRESS if optional else usual[name]
+        if declaration.kind == "switch":
+            parser.add_argument(flag, dest=name, action="store_true", default=default, help=declaration.help)
+            continue
+        shown = "" if usual[name] is None else f"default {usual[name]}"
+        limits = "; ".join(part for part in (declaration.allowed, shown) if part)
         parser.add_argument(
-            f"--{name.replace('_', '-')}",
+            flag,
             dest=name,
             type=_reader(declaration.read),
-            default=argparse.SUPPRESS if optional else usual[name],
-            metavar={"integer": "N", "number": "X"}.get(declaration.kind),
-            help=f"{declaration.help} ({limits})".replace("%", "%%"),
+            default=default,
+            metavar=declaration.metavar or {"integer": "N", "number": "X"}.get(declaration.kind),
+            help=f"{declaration.help}{f' ({limits})' if limits else ''}".replace("%", "%%"),
         )
 
 
@@ -126,6 +134,13 @@ def require(command: str, extra: str, *packages: str) -> None:
             raise InputError(
                 f"{command} needs {package}, which is not installed; install it with pip install 'rislab[{extra}]'"
             )
+
+
+def has_colours() -> bool:
+    """Whether the standard output is a terminal that shows colours; NO_COLOR and FORCE_COLOR decide if they are set."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
 
 
 def printer(silent: bool) -> Callable[..., None]:

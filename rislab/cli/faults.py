@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
 from rislab.errors import InputError
+from rislab.faults.run_config import EPOCHS, FaultRunConfig
 
 if TYPE_CHECKING:
     from rislab.faults.fault import Fault
+    from rislab.training.records import Record
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -21,13 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", nargs="?", help='of a fault, such as "never divided"')
     parser.add_argument("--run", dest="records", action="store_true", help="print the records of the faulty loop")
-    parser.add_argument("--optimiser", default="adam", help="adam or sgd (default %(default)s)")
-    parser.add_argument(
-        "--epochs", type=common.to_integer, default=3, help="of the run, 84 scenes each (default %(default)s)"
-    )
-    parser.add_argument(
-        "--quiz-key", type=common.to_integer, metavar="SEED", help="list the answers of the quiz of this seed"
-    )
+    common.add_fields(parser, FaultRunConfig)
     parser.add_argument("--json", action="store_true", help="print the list, or the records, as JSON")
 
 
@@ -35,18 +30,18 @@ def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     from rislab.faults import catalogue, comparison
 
-    if options.quiz_key is not None:
-        return _key(options.quiz_key)
+    config = FaultRunConfig(**common.fields_given(options, FaultRunConfig))
+    if config.quiz_key is not None:
+        return _key(config.quiz_key)
     if options.name is None:
         if options.records:
             raise InputError("--run is given without a fault; allowed: the name of one before it")
         return _list(options.json)
     fault = catalogue.find_fault(options.name)
-    # Before anything is printed or trained.
-    comparison.setting_of(fault, optimiser=options.optimiser, epochs=options.epochs)
     if options.records or options.json:
-        return _records(fault, options)
-    return _show(fault, options)
+        records = comparison.compare_runs(fault, optimiser=config.optimiser, epochs=config.epochs).faulty.records
+        return _records(records, options.json)
+    return _show(fault, config)
 
 
 def _key(seed: int) -> int:
@@ -74,18 +69,16 @@ def _list(as_json: bool) -> int:
     return 0
 
 
-def _records(fault: Fault, options: argparse.Namespace) -> int:
+def _records(records: list[Record], as_json: bool) -> int:
     import json
 
-    from rislab.faults import comparison
     from rislab.training.records import console, to_dict
 
-    records = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs).faulty.records
-    print("\n".join([json.dumps(to_dict(record)) for record in records] if options.json else list(console(records))))
+    print("\n".join([json.dumps(to_dict(record)) for record in records] if as_json else list(console(records))))
     return 0
 
 
-def _show(fault: Fault, options: argparse.Namespace) -> int:
+def _show(fault: Fault, config: FaultRunConfig) -> int:
     from rislab.faults import comparison
     from rislab.training.records import epoch_line
 
@@ -106,19 +99,19 @@ def _show(fault: Fault, options: argparse.Namespace) -> int:
         print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
     if fault.conventions:
         print(f"Checks of the conventions report that turn red: {', '.join(fault.conventions)}")
-    pair = comparison.compare_runs(fault, optimiser=options.optimiser, epochs=options.epochs)
+    pair = comparison.compare_runs(fault, optimiser=config.optimiser, epochs=config.epochs)
     for title, loop in (("correct loop", pair.correct), ("with the fault", pair.faulty)):
-        print(f"\n{title}, {options.optimiser}, 84 scenes:")
+        print(f"\n{title}, {pair.setting['optimiser']}, 84 scenes:")
         print("\n".join(epoch_line(end) for end in loop.epoch_records))
     if comparison.shows_in_training(fault):
         print("\nthe checkup of the faulty loop says:")
-        print(comparison.diagnose_fault(fault, {**pair.setting, "epochs": min(options.epochs, comparison.EPOCHS)}))
+        print(comparison.diagnose_fault(fault, {**pair.setting, "epochs": min(config.epochs, EPOCHS)}))
     return 0 if held else 1
 
 
 def _coloured(diff: str) -> str:
     """The diff in green and red where a terminal reads it."""
-    if not sys.stdout.isatty():
+    if not common.has_colours():
         return diff
     colours: dict[str, Any] = {"+": "\033[32m", "-": "\033[31m"}
     return "\n".join(f"{colours[line[0]]}{line}\033[0m" if line[:1] in colours else line for line in diff.split("\n"))

@@ -25,6 +25,7 @@ COMMANDS = {
     "grade": "grade the exercises of a class into a CSV",
     "faults": "the catalogue of faults, each an edit of the real loop",
     "checkup": "run a training script, watched, and name what is wrong with its loop",
+    "explain": "a rule of the checkup: what it compares, why, and how to mend or silence what it finds",
     "info": "versions, devices, threads, and whether widgets can render",
 }
 

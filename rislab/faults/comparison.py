@@ -16,20 +16,17 @@ from torch import nn
 
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import watch
-from rislab.config import Config, integer, same, text
-from rislab.errors import check_choice, check_number
+from rislab.config import Config, same, text
 from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.faults.patching import patched
+from rislab.faults.run_config import EPOCHS, RATES, FaultRunConfig
 from rislab.faults.symptoms import OF_A_TRAINING, examine, prepare_training, symptom_reader
 from rislab.sanity.checks import CheckResult
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import TrainConfig
 
-# Learning rates of the head at which the correct loop learns the set within a dozen epochs.
-RATES = {"adam": 5e-3, "sgd": 0.3}
-EPOCHS = 4
 VALIDATION = 16
 NOISE = 1e-6  # of float32, in quantities that are 0 or 1 on the correct loop
 # What the checks of the ladder are run with: small, and enough for the correct package to pass all of them.
@@ -43,7 +40,7 @@ class ComparisonConfig(Config):
     """Which faults are compared with the correct loop."""
 
     fault: str = text("never divided", "name of the fault to look at")
-    epochs: int = integer(EPOCHS, 1, 50, "passes over 84 scenes, in three windows each")
+    epochs: int = same(FaultRunConfig, "epochs", high=50)
     compared: Sequence[str] = text((), "names of further faults whose symptoms are measured", many=True, empty=True)
     quiz_seed: int = same(TrainConfig, "seed", 1, help="of the questions of the quiz")
 
@@ -153,8 +150,7 @@ def setting_of(fault: Fault, *, optimiser: str | None = None, epochs: int = EPOC
     settings = (one.setting for one in fault.symptoms if one.setting and one.quantity in OF_A_TRAINING)
     own = next(settings, {})
     chosen = str(own.get("optimiser", "adam")) if optimiser is None else optimiser
-    check_choice("optimiser", chosen, RATES)
-    check_number("epochs", epochs, 1, 10_000, integer=True)
+    FaultRunConfig(chosen, epochs)
     rates = {"lr_head": RATES[chosen], "lr_backbone": RATES[chosen] / 10}
     return {**rates, "validation": VALIDATION, **own, "optimiser": chosen, "epochs": epochs}
 

@@ -12,7 +12,6 @@ from rislab.checkup.html import html_table
 from rislab.errors import check_choice
 from rislab.faults.catalogue import FAMILIES, find_fault
 from rislab.faults.comparison import (
-    RATES,
     ComparisonCache,
     ComparisonConfig,
     FaultReport,
@@ -21,6 +20,7 @@ from rislab.faults.comparison import (
     shows_in_training,
 )
 from rislab.faults.fault import Fault
+from rislab.faults.run_config import RATES
 from rislab.panels.base import RequestPanel, offer, see, unfold
 from rislab.panels.knobs import labelled
 from rislab.plots import faults as fault_plots

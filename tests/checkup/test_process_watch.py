@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.script import ScriptRun, run_script
+from rislab.checkup.report import CheckupReport
+from rislab.checkup.script import run_script
 from rislab.checkup.windows import Declared
 from rislab.cli.main import main
 from rislab.errors import InputError
@@ -101,7 +102,7 @@ FAULTY: dict[str, tuple[str, str, str, tuple[str, ...]]] = {
 }  # fmt: skip
 
 
-def run(path: Path, **options: Any) -> ScriptRun:
+def run(path: Path, **options: Any) -> CheckupReport:
     return run_script(path, **{"steps": 60, **options})
 
 

@@ -15,8 +15,9 @@ import torch
 
 from rislab.checkup.findings import Findings, as_note
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.report import CheckupReport
 from rislab.checkup.rules import Code
-from rislab.checkup.script import ScriptRun, run_script
+from rislab.checkup.script import run_script
 from rislab.errors import InputError
 
 PLAIN = """
@@ -40,7 +41,7 @@ def script(folder: Path, text: str, name: str = "script.py") -> Path:
     return path
 
 
-def names(result: ScriptRun) -> list[str]:
+def names(result: CheckupReport) -> list[str]:
     return [finding.name for finding in result.findings]
 
 
@@ -106,16 +107,16 @@ def test_what_the_weights_did_is_not_judged_after_a_crash(tmp_path: Path) -> Non
 
 def test_what_was_not_judged_is_not_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clean = run_script(script(tmp_path, PLAIN))
-    assert clean.findings.verdict == "nothing to report" and not clean.findings.unjudged and clean.exit_code() == 0
+    assert clean.findings.verdict == "All checks passed." and not clean.findings.unjudged and clean.exit_code() == 0
     faulty = run_script(script(tmp_path, FAULTY))
-    assert faulty.findings.verdict == "1 fault, 0 warnings, 0 notes, 0 not judged"
+    assert faulty.findings.verdict == "Found 1 fault."
     unjudged = [as_note(Code.GRADIENT_SCALE, "not judged", why) for why in ("one", "two")]
     found = Findings([*unjudged, as_note(Code.NAN_SURVIVES, "not judged", "a probe"), *faulty.findings])
-    assert found.unjudged == unjudged and found.verdict == "1 fault, 0 warnings, 1 note, 2 not judged"
+    assert found.unjudged == unjudged and found.verdict == "Found 1 fault, 1 note. Not judged: C1."
     monkeypatch.setattr(ProcessWatch, "findings", lambda watch: Findings(unjudged))
     result = run_script(script(tmp_path, PLAIN))
     assert result.exit_code() == 3 and result.exit_code(allow_unjudged=True) == 0
-    assert result.findings.verdict == "0 faults, 0 warnings, 0 notes, 2 not judged"
+    assert result.findings.verdict == "Found no fault. Not judged: C1."
     assert run_script(script(tmp_path, PLAIN + "1 / 0\n")).exit_code(allow_unjudged=True) == 2
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from rislab.checkup.findings import Findings, as_note
+from rislab.checkup.findings import Findings, as_note, as_warning
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.rules import Code
+from rislab.cli.common import has_colours
 from rislab.cli.main import main
 
 FAULTY = """
@@ -39,19 +40,19 @@ def test_the_last_line_is_the_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["checkup", script(tmp_path, CLEAN)]) == 0
-    assert capsys.readouterr().out.endswith("\nnothing to report\n")
+    assert capsys.readouterr().out.endswith("\nAll checks passed.\n")
     assert main(["checkup", script(tmp_path, FAULTY)]) == 1
-    assert capsys.readouterr().out.endswith("\n1 fault, 0 warnings, 0 notes, 0 not judged\n")
+    assert capsys.readouterr().out.endswith("\nFound 1 fault.\n")
     assert main(["checkup", script(tmp_path, "print('nothing is trained here')\n")]) == 2
     assert capsys.readouterr().out.endswith("there is nothing to judge\n")
     unjudged = as_note(Code.LOSSES, "not judged", "as nobody knows it")
     monkeypatch.setattr(ProcessWatch, "findings", lambda watch: Findings([unjudged]))
     assert main(["checkup", script(tmp_path, CLEAN)]) == 3
     said = capsys.readouterr().out
-    assert "C9 not judged: as nobody knows it" in said and "nothing to report" not in said
-    assert said.endswith("exit code 3, as C9 could not be judged; --allow-unjudged makes it 0\n")
+    assert "C9 not judged: as nobody knows it" in said and "--allow-unjudged makes it 0\n" in said
+    assert said.endswith("\nFound no fault. Not judged: C9.\n")
     assert main(["checkup", "--allow-unjudged", script(tmp_path, CLEAN)]) == 0
-    assert "0 faults, 0 warnings, 0 notes, 1 not judged" in capsys.readouterr().out
+    assert capsys.readouterr().out.endswith("\nFound no fault. Not judged: C9.\n")
 
 
 def test_how_the_script_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,12 +75,86 @@ def test_json_says_the_same(
     said = capsys.readouterr()
     plain = json.loads(said.out)
     assert json.loads(out.read_text()) == plain and said.err == "hello\n"
-    assert plain["verdict"] == "1 fault, 0 warnings, 0 notes, 0 not judged" and plain["exit_code"] == 1
+    assert plain["verdict"] == "Found 1 fault." and plain["exit_code"] == 1
     assert (plain["faults"], plain["unjudged"], plain["code"], plain["steps"]) == (1, 0, 7, 8)
     assert plain["findings"][0]["name"] == "never zeroed" and plain["findings"][0]["docs"]
     assert main(["checkup", "--output", str(out), "--steps", "3", script(tmp_path, CLEAN)]) == 0
-    assert "nothing to report" in capsys.readouterr().out
+    assert "All checks passed." in capsys.readouterr().out
     assert json.loads(out.read_text())["remarks"] and [*out.parent.iterdir()] == [out]
+
+
+@pytest.mark.parametrize(
+    ("format", "begins"),
+    [("json", "{"), ("github", "::error file=script.py,line=8,"), ("sarif", "{"), ("junit", "<?xml")],
+)
+def test_each_format_is_printed_and_written(
+    format: str, begins: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path, FAULTY)
+    assert main(["checkup", "--format", format, "--output", "report.sarif", "script.py"]) == 1
+    assert capsys.readouterr().out.startswith(begins)
+    written = json.loads((tmp_path / "report.sarif").read_text())["runs"][0]["results"]
+    place = written[0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "script.py" and place["region"]["startLine"] == 8
+
+
+def test_findings_are_selected_and_silenced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path, FAULTY)
+    script(tmp_path, FAULTY.replace("o.step()", "o.step()  # rislab: ignore[C2]"), "silent.py")
+    for words, code in {
+        ("--ignore", "C2"): 0, ("--select", "C2"): 1, ("--select", "P"): 0, ("--ignore", "never zeroed"): 0,
+    }.items():  # fmt: skip
+        assert main(["checkup", *words, "script.py"]) == code
+    assert main(["checkup", "silent.py"]) == 0
+    assert "Silenced: 1 by comment." in capsys.readouterr().out
+
+
+def test_a_baseline_is_written_and_holds_where_lines_move(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path, FAULTY)
+    known = ["checkup", "--baseline", "known.json", "script.py"]
+    assert main([*known[:1], "--write-baseline", *known[1:]]) == 0
+    assert "1 finding written to known.json" in capsys.readouterr().out
+    script(tmp_path, "\n\n" + FAULTY + "os.chdir('/')\n")
+    assert main(known) == 0
+    monkeypatch.chdir(tmp_path)
+    script(tmp_path, FAULTY.replace("o.step()", "o.step(None)"))
+    assert main(known) == 1
+    text = (tmp_path / "known.json").read_text()
+    script(tmp_path, FAULTY + "1 / 0\n")
+    assert main([*known[:1], "--write-baseline", *known[1:]]) == 1
+    assert "no baseline was written" in capsys.readouterr().out and (tmp_path / "known.json").read_text() == text
+
+
+def test_a_warning_fails_if_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warning = as_warning(Code.STEPS, "tail never stepped", "")
+    monkeypatch.setattr(ProcessWatch, "findings", lambda watch: Findings([warning]))
+    path = script(tmp_path, CLEAN)
+    codes = [main(["checkup", "--fail-on", severity, path]) for severity in ("fault", "warning", "note")]
+    assert codes == [0, 1, 1]
+
+
+def test_colours_are_for_terminals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = script(tmp_path, FAULTY)
+    for name, value, coloured in (("FORCE_COLOR", "1", True), ("NO_COLOR", "1", False)):
+        monkeypatch.setenv(name, value)
+        main(["checkup", path])
+        text = capsys.readouterr().out
+        assert ("\033[1;31mFAULT  \033[0m \033[1mC2 never zeroed\033[0m: " in text) is coloured
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.delenv("FORCE_COLOR")
+    for tty, term, coloured in ((True, "xterm", True), (True, "dumb", False), (False, "xterm", False)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda tty=tty: tty)
+        monkeypatch.setenv("TERM", term)
+        assert has_colours() is coloured
 
 
 def test_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +176,14 @@ def test_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) 
         (["-m", "missing.module"], "MODULE is 'missing.module'; allowed"),
         (["script.py", "--output", "."], "output is '.', a folder; allowed"),
         (["script.py", "--output", "script.py/report.json"], "script.py cannot be used"),
+        (["script.py", "--format", "yaml"], "format is 'yaml'; allowed: 'text', 'json'"),
+        (["script.py", "--fail-on", "error"], "fail_on is 'error'; allowed: 'fault', 'warning', 'note'"),
+        (["script.py", "--select", "C1,X"], "select is 'X'; allowed: codes"),
+        (["script.py", "--ignore", "never devided"], "did you mean 'never divided'"),
+        (["script.py", "--baseline", "missing.json"], "baseline missing.json could not be read"),
+        (["script.py", "--write-baseline"], "--write-baseline is given without a file"),
+        (["script.py", "--write-baseline", "--baseline", "."], "baseline is '.', a folder"),
+        (["script.py", "--steps", "0"], "steps is 0; allowed"),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -69,7 +69,7 @@ def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[s
         (["never divided", "--optimiser", "adagrad"], "optimiser is 'adagrad'; allowed: 'adam', 'sgd'"),
         (["never divided", "--epochs", "0"], "epochs is 0"),
         (["--run"], "--run is given without a fault"),
-        (["--quiz-key", "-1"], "seed is -1"),
+        (["--quiz-key", "-1"], "quiz_key is -1"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

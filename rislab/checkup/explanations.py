@@ -1,0 +1,53 @@
+"""A rule of the checkup in words: what it compares, why, what it finds, and how to mend or silence that."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+
+from rislab.checkup.rules import RULES, Rule
+from rislab.checkup.silencing import names_of
+
+WIDTH = 100
+
+
+def rules_named(name: str) -> list[Rule]:
+    """The rules that a name means: a code, the prefix of codes, or the name of a rule or of a finding.
+
+    Raises:
+        InputError: for a name that no rule has.
+    """
+    (known,) = names_of("CODE", [name])
+    return [rule for rule in RULES.values() if known in (rule.code, rule.code[0], rule.name, *rule.fixes)]
+
+
+def explain(rule: Rule, places: Mapping[str, str]) -> str:
+    """A rule in words.
+
+    Args:
+        rule: to be explained.
+        places: where faults have happened, by their names.
+    """
+    rows = {"what": rule.what, "why": rule.why, "needs": f"{rule.needs}.", "fix": f"{rule.fix}."}
+    lines = [f"{rule.code} {rule.name} ({rule.severity})", ""]
+    lines += [_row(label, text) for label, text in rows.items()]
+    lines += ["", "finds"]
+    lines += [f"  {name}" + (f": {fix}" if fix else "") for name, fix in rule.fixes.items()]
+    happened = [f"  {name}: {places[name]}" for name in rule.faults if places.get(name)]
+    lines += ["", "happened in", *happened] if happened else []
+    lines += ["", _row("silence", silencing_of(rule))]
+    lines += [_row("read on", rule.reference)] if rule.reference else []
+    return "\n".join(lines)
+
+
+def silencing_of(rule: Rule) -> str:
+    """How to silence what a rule finds, one sentence."""
+    comment = f"# rislab: ignore[{rule.code}]"
+    return f"--ignore {rule.code}, the comment {comment} on the line that the finding names, or a baseline."
+
+
+def _row(label: str, text: str) -> str:
+    indent = " " * 9
+    return textwrap.fill(
+        f"{label:<9}{text}", WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    )

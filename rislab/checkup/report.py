@@ -1,0 +1,82 @@
+"""What a watched run came to: its findings, those that are silenced, how it ended, and the exit code that follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rislab.checkup.findings import Finding, Findings
+
+
+class Silenced(NamedTuple):
+    """A finding that does not count.
+
+    Args:
+        finding: as it was made.
+        by: "selection", "comment" or "baseline".
+    """
+
+    finding: Finding
+    by: str
+
+
+@dataclass(frozen=True)
+class CheckupReport:
+    """What was watched, and what is wrong with it.
+
+    Args:
+        script: its path, the name of the module, or "pytest".
+        steps: taken, by all optimisers, those in child processes included.
+        optimisers: that were watched, each with its networks.
+        ended: how, in words.
+        failed: whether it was broken off, from inside or outside.
+        code: exit code of the script itself, None if it was stopped.
+        findings: what is wrong with its loops.
+        remarks: what else is to be known of the run, sentences.
+        silenced: findings that do not count.
+        tests: the tests of pytest in which the findings were made, as many as there are findings; empty for a script.
+    """
+
+    script: str
+    steps: int
+    optimisers: list[str]
+    ended: str
+    failed: bool
+    code: int | None
+    findings: Findings
+    remarks: list[str]
+    silenced: tuple[Silenced, ...] = ()
+    tests: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything was trained that the checkup can say something about."""
+        return bool(self.steps) or bool(self.findings) or bool(self.silenced)
+
+    def exit_code(self, *, allow_unjudged: bool = False, fail_on: str = "fault") -> int:
+        """0 clean, 1 faults, 2 could not be run, 3 not judged.
+
+        Args:
+            allow_unjudged: whether what was not judged is taken as clean.
+            fail_on: the mildest severity that makes it 1: "fault", "warning" or "note".
+        """
+        if self.findings.of(fail_on):
+            return 1
+        if self.failed or not self.trained:
+            return 2
+        return 3 if self.findings.unjudged and not allow_unjudged else 0
+
+    @property
+    def verdict(self) -> str:
+        """How much was found, silenced and not judged, in one line; "" if there was nothing to judge."""
+        if not self.trained:
+            return ""
+        words = self.findings.verdict
+        if self.failed and not self.findings:
+            words = "Found nothing before it was broken off."
+        elif self.silenced:
+            words = words.replace("All checks", "All other checks")
+        counts = Counter(one.by for one in self.silenced)
+        silenced = ", ".join(f"{count} by {by}" for by, count in counts.items())
+        return f"{words} Silenced: {silenced}." if silenced else words

@@ -1,0 +1,31 @@
+"""`rislab explain`: the rules of the checkup in words."""
+
+from __future__ import annotations
+
+import argparse
+
+from rislab.errors import InputError
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its options."""
+    parser.description = (
+        "Explain a rule of the checkup: what it compares, why, and how to mend or silence its findings."
+    )
+    parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="a code as C1, or the name of a rule or a finding")
+    parser.add_argument("--all", action="store_true", help="explain all rules")
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command itself; returns its exit code."""
+    from rislab.checkup.explanations import explain, rules_named
+    from rislab.checkup.rules import RULES
+    from rislab.faults.catalogue import FAULTS
+
+    if (options.name is None) != options.all:
+        given = "nothing" if options.name is None else f"{options.name!r} and --all"
+        raise InputError(f"CODE is {given}; allowed: a code, a name, or --all")
+    places = {fault.name: fault.reference for fault in FAULTS}
+    rules = [*RULES.values()] if options.all else rules_named(options.name)
+    print("\n\n\n".join(explain(rule, places) for rule in rules))
+    return 0
