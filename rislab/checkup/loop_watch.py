@@ -28,6 +28,7 @@ from rislab.checkup.input_changes import InputChanges
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
+from rislab.checkup.loss_branches import LossBranches
 from rislab.checkup.options import check_options
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.resumes import LostState
@@ -173,6 +174,7 @@ def standard_observers() -> list[Observer]:
         LossArguments(),
         InputChanges(),
         GradientUse(),
+        LossBranches(),
         targets,
         FinalProbes(targets),
     ]

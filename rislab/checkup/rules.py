@@ -205,7 +205,8 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("loss detached", "loop tail in a branch never taken", "backward after the batch loop"),
         others=(
-            "nothing was trained", "a term of the loss trains nothing",
+            "nothing was trained", "a term of the loss trains nothing", "stop-gradient missing",
+            "advantage not detached",
             "steps without a forward", "forwards that reached no step", "closure",
             "sampler without set_epoch", "not judged",
         ),
