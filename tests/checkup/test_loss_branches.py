@@ -134,6 +134,8 @@ def test_weights_of_experts_are_no_advantage() -> None:
         share, target = gate(x).sigmoid()[:, 0], x[:, :3].argmax(1)
         losses = [functional.cross_entropy(one(x), target, reduction="none") for one in experts]
         certain = experts[0](x).log_softmax(1).gather(1, target[:, None])
-        return (share * losses[0] + (torch.ones(16) - share) * losses[1]).mean() - ((1 - certain.exp()) ** 2 * certain).mean()
+        return (share * losses[0] + (torch.ones(16) - share) * losses[1]).mean() - (
+            (1 - certain.exp()) ** 2 * certain
+        ).mean()
 
     assert told([experts, gate], loss) == []
