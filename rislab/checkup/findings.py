@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 from rislab.checkup.html import Html, html_table
 from rislab.checkup.rules import RULES, Code
 
 SEVERITIES = ("fault", "warning", "note")
 MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
-COLUMNS = ("", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
+COLUMNS = ("severity", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
 # Columns that are shown even if they are empty.
 ALWAYS = 4
 UNJUDGED = "not judged"
@@ -56,11 +56,6 @@ class Finding:
         lines += [f"        read on: {self.docs}"] if self.docs else []
         lines += [f"        may also be: {', '.join(self.aliases)}"] if self.aliases else []
         return "\n".join(lines)
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
-        """A finding from its fields, as JSON has them."""
-        return cls(**{**plain, "aliases": tuple(plain["aliases"])})
 
     @property
     def docs(self) -> str:
@@ -114,8 +109,14 @@ class Findings(list[Finding]):
         return "\n".join(map(str, self)) if self else "nothing to report"
 
     def _repr_html_(self) -> str:
-        if not self:
-            return "<p>nothing to report</p>"
+        return self.to_html(self.verdict) if self else "<p>nothing to report</p>"
+
+    def to_html(self, caption: str) -> str:
+        """A table.
+
+        Args:
+            caption: that stands above it.
+        """
         rows = [
             (Html(f"<b>{f.severity}</b>"), f.code, f.name, f.evidence, f.where, f.fix, f.docs, ", ".join(f.aliases))
             for f in self
@@ -123,26 +124,17 @@ class Findings(list[Finding]):
         # An empty column would take the width that another needs.
         shown = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
         return html_table(
-            [COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows], label="findings"
+            [COLUMNS[place] for place in shown],
+            [[row[place] for place in shown] for row in rows],
+            label="findings",
+            caption=caption,
+            row_title=COLUMNS.index("what"),
         )
 
 
 def is_unjudged(finding: Finding) -> bool:
     """Whether a finding says what a rule could not judge of a loop."""
     return finding.name == UNJUDGED and finding.code.startswith("C")
-
-
-def assert_no_faults(findings: Findings, *, fail_on: str = "fault", allow_unjudged: bool = False) -> None:
-    """Raise AssertionError, with the findings as its text, if there are faults, or if something could not be judged.
-
-    Args:
-        findings: of a watch.
-        fail_on: the mildest severity that is refused: "fault", "warning" or "note".
-        allow_unjudged: whether what was not judged is taken as clean.
-    """
-    __tracebackhide__ = True  # of pytest, which then points at the test
-    if findings.of(fail_on) or (findings.unjudged and not allow_unjudged):
-        raise AssertionError(f"{findings.verdict}\n{findings}")
 
 
 def as_fault(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:

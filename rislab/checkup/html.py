@@ -16,7 +16,8 @@ def html_table(
     *,
     label: str,
     numbers: Collection[int] = (),
-    row_titles: bool = False,
+    row_title: int = -1,
+    caption: str = "",
     size: int = 13,
 ) -> str:
     """A table as HTML. It takes the width that there is, and scrolls from side to side if it needs more.
@@ -27,7 +28,8 @@ def html_table(
             those of class Html.
         label: what the table shows, in words, for those who do not see it.
         numbers: places of the columns that hold numbers, from 0; their cells are aligned to the right and not broken.
-        row_titles: whether the first cell of a row is its title.
+        row_title: place of the cell that is the title of its row, −1 if none is.
+        caption: that is shown above the table, "" for none.
         size: of the letters, pixels.
 
     Returns:
@@ -44,12 +46,13 @@ def html_table(
     titles = "".join(cell(name, place, "col") for place, name in enumerate(head))
     body = "".join(
         "<tr>"
-        + "".join(cell(value, place, "row" if row_titles and place == 0 else "") for place, value in enumerate(row))
+        + "".join(cell(value, place, "row" if place == row_title else "") for place, value in enumerate(row))
         + "</tr>"
         for row in rows
     )
+    above = f"<caption style='text-align:left;caption-side:top;padding:2px 8px'>{html.escape(caption)}</caption>"
     return (
         f"<div role='region' tabindex='0' aria-label='{html.escape(label)}' style='overflow-x:auto;max-width:100%'>"
         f"<table style='font-size:{size}px;line-height:1.35;border-collapse:collapse'>"
-        f"<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{above if caption else ''}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )

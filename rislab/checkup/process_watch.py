@@ -7,7 +7,7 @@ schedulers and gradient scalers, are looked up among the objects that Python's c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.events import EventSource, Roots, has_numbers_to_step
+from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
@@ -46,10 +46,20 @@ class ProcessWatch(LoopObserver):
         steps: StopWatching is raised after so many of one optimiser; None never.
         every: compare each n-th window; None the first ones, then ever fewer, and again after a change.
         declared: what the loops are meant to do; None if nothing is declared.
+        known: optimisers and gradient scalers that were made before and are watched from the first window on; others
+            that were made before are of no concern until they step.
     """
 
-    def __init__(self, steps: int | None = None, *, every: int | None = None, declared: Declared | None = None) -> None:
+    def __init__(
+        self,
+        steps: int | None = None,
+        *,
+        every: int | None = None,
+        declared: Declared | None = None,
+        known: Iterable[object] = (),
+    ) -> None:
         super().__init__()
+        self._known = set(map(id, known))
         self.backwards = 0
         self._steps, self._every = steps, every
         self._declared = declared or Declared(mean="")
@@ -104,7 +114,8 @@ class ProcessWatch(LoopObserver):
             text = f"{self.backwards} backwards, and no optimiser stepped"
             findings.append(as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
-        return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+        findings += [as_note(Code.LOSSES, "not judged", failure) for failure in self._source.failures]
+        return Findings(_without_repetitions(findings))
 
     def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
@@ -123,12 +134,12 @@ class ProcessWatch(LoopObserver):
 
     def begin(self) -> None:
         """Remember what is there already."""
-        self._earlier = living_objects((Optimizer, GradScaler))
+        self._earlier = [one for one in living_objects((Optimizer, GradScaler)) if id(one) not in self._known]
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
         new = id(module) not in self._models and len(self._models) < MODELS
-        if new and next(nn.Module.parameters(module), None) is not None:
+        if new and next(module.parameters(), None) is not None:
             self._models[id(module)] = module
             self._look_around()
         if id(module) in self._models and not any(tracked.trains(module) for tracked in self.tracked):
@@ -138,7 +149,7 @@ class ProcessWatch(LoopObserver):
     def _look_at_foreign(self, module: nn.Module) -> None:
         """Track a network that something moves which is no optimiser of torch."""
         if torch.is_grad_enabled() and self._networks.moved(module):
-            tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
+            tensors = [value for value in module.parameters() if value.requires_grad]
             self._track(ForeignOptimizer(tensors), None, None, [module])
 
     def on_backward(self, roots: Roots) -> None:
@@ -188,16 +199,14 @@ class ProcessWatch(LoopObserver):
             if all(one is not other for other in known)
             and "param_groups" in vars(one)
             and unwrapped(one, "optimizer") is one
-            and has_numbers_to_step(one)
         ]
         modules = _of_kind(objects, nn.Module) if optimizers else []
         scalers = [*self._earlier, *self._scalers]
-        made = [one for one in _of_kind(objects, GradScaler) if vars(one)]
-        self._scalers += [one for one in made if all(one is not other for other in scalers)]
+        self._scalers += [one for one in _of_kind(objects, GradScaler) if all(one is not other for other in scalers)]
         # A later optimiser, as that of the next fold, brings a scaler of its own, or shares the last.
         scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
-            schedulers = [one for one in _of_kind(objects, LRScheduler) if vars(one).get("optimizer") is optimizer]
+            schedulers = [one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer]
             self._track(optimizer, scaler, _outermost(schedulers), modules)
         if optimizers:
             for tracked in self.tracked:
@@ -257,7 +266,7 @@ def _of_kind(objects: list[Any], kind: type) -> list[Any]:
 
 def _shares(module: nn.Module, own: set[int]) -> bool:
     try:
-        return any(id(value) in own for value in nn.Module.parameters(module))
+        return any(id(value) in own for value in module.parameters())
     except (AttributeError, RuntimeError):  # a module whose __init__ is not over, or that is lazy
         return False
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rislab.checkup.findings import Finding, Findings
 
@@ -26,7 +27,7 @@ class CheckupReport:
     """What was watched, and what is wrong with it.
 
     Args:
-        script: its path, the name of the module, or "pytest".
+        script: its path, the name of the module, "pytest" or "the cell".
         steps: taken, by all optimisers, those in child processes included.
         optimisers: that were watched, each with its networks.
         ended: how, in words.
@@ -66,6 +67,22 @@ class CheckupReport:
         if self.failed or not self.trained:
             return 2
         return 3 if self.findings.unjudged and not allow_unjudged else 0
+
+    def head(self) -> list[str]:
+        """What was watched and how it ended, in lines."""
+        watched = ", ".join(self.optimisers) or "nothing"
+        lines = [f"{self.script} {self.ended} after {self.steps} steps; watched: {watched}", *self.remarks]
+        return lines if self.trained else [*lines, "no backward and no step was seen: there is nothing to judge"]
+
+    def __str__(self) -> str:
+        return "\n".join([*self.head(), *map(str, self.findings), *filter(None, [self.verdict])])
+
+    def _repr_html_(self) -> str:
+        lines = "<br>".join(map(html.escape, [*self.head(), *([] if self.findings else [self.verdict])]))
+        return f"<p>{lines}</p>{self.findings.to_html(self.verdict) if self.findings else ''}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
 
     @property
     def verdict(self) -> str:

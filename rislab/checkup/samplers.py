@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -13,7 +15,6 @@ from torch.utils.data.distributed import DistributedSampler
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.interception import Replacement
 from rislab.checkup.rules import Code
 
 # So many passes in one order are no accident, as a pass ahead of the first epoch may be.
@@ -39,19 +40,20 @@ class RepeatedOrder(Observer):
     def __init__(self) -> None:
         self._passes: dict[int, Passes] = {}
         self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
-        self._iterators = Replacement(DistributedSampler, "__iter__", self._reporting)
+        self._patch: Any = None
 
     def begin(self) -> None:
         """Report iterators from now on."""
-        self._iterators.__enter__()
+        original = DistributedSampler.__iter__
 
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(sampler: DistributedSampler[Any]) -> Any:
-            if getattr(sampler, "shuffle", False):
+        @functools.wraps(original)
+        def reporting(sampler: DistributedSampler[Any]) -> Iterator[Any]:
+            if sampler.shuffle:
                 self._begun = sampler, caller()[0]
             return original(sampler)
 
-        return reporting
+        self._patch = mock.patch.object(DistributedSampler, "__iter__", reporting)
+        self._patch.start()
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """The first forward of a pass tells whether it is one of training."""
@@ -64,7 +66,8 @@ class RepeatedOrder(Observer):
 
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
-        self._iterators.__exit__()
+        if self._patch is not None:
+            self._patch.stop()
 
     def findings(self) -> list[Finding]:
         """One for each sampler all of whose passes had one order."""

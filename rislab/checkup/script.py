@@ -89,7 +89,7 @@ def run_script(
     watch = ProcessWatch(steps, every=every, declared=declared)
     with tempfile.TemporaryDirectory(prefix="rislab-") as reports:
         children = Children(Path(reports).resolve(), os.getpid(), steps, every, declared)
-        with _on_sigterm(children), _as_main(path, arguments, module) as run, _evaluation_noticed() as evaluated:
+        with _on_sigterm(children), _as_main(path, arguments, module) as run, evaluation_noticed() as evaluated:
             ending, own = _watched(run, watch, children)
             try:
                 child_processes.wait_for(children_before, None if ending is TO_ITS_END else child_processes.GRACE)
@@ -105,11 +105,25 @@ def run_script(
     labels = [tracked.label() for tracked in watch.tracked]
     labels += dict.fromkeys(f"{label} in a child process" for report in child_reports for label in report.optimisers)
     return CheckupReport(
-        str(path), taken, labels, ending.words, ending.failed, ending.code, findings, _remarks(ending, taken, evaluated)
+        str(path),
+        taken,
+        labels,
+        ending.words,
+        ending.failed,
+        ending.code,
+        findings,
+        remarks_on(ending, taken, evaluated),
     )
 
 
-def _remarks(ending: Ending, steps: int, evaluated: threading.Event) -> list[str]:
+def remarks_on(ending: Ending, steps: int, evaluated: threading.Event) -> list[str]:
+    """What the end of a run left unseen, in sentences.
+
+    Args:
+        ending: how it ended.
+        steps: that were taken.
+        evaluated: set if a network was run without gradients.
+    """
     if ending is STOPPED and not evaluated.is_set():
         return [f"stopped after {steps} steps: what comes later, as an evaluation, was not seen"]
     if ending.crashed and steps:
@@ -182,6 +196,11 @@ def _ending_of(error: BaseException) -> Ending:
     if isinstance(error, BrokenPipeError) and _unread():
         return UNREAD
     _show(error)
+    return crash(error)
+
+
+def crash(error: BaseException) -> Ending:
+    """The ending by an error."""
     text = f"crashed: {type(error).__name__}: {error_text(error)}"
     return Ending(text.removesuffix(": "), failed=True, crashed=True, code=1)
 
@@ -287,7 +306,7 @@ def _caught_exit(process: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _evaluation_noticed() -> Iterator[threading.Event]:
+def evaluation_noticed() -> Iterator[threading.Event]:
     """Yields what is set when a network is run without gradients."""
     noticed = threading.Event()
 

@@ -154,10 +154,9 @@ def _into_baseline(report: CheckupReport, path: Path, folder: str) -> CheckupRep
 
 def _text(report: CheckupReport, code: int) -> str:
     """A report for people."""
-    optimisers = ", ".join(report.optimisers) or "nothing"
-    lines = [f"\n{report.script} {report.ended} after {report.steps} steps; watched: {optimisers}", *report.remarks]
+    lines = ["", *report.head()]
     if not report.trained:
-        return "\n".join([*lines, "no backward and no step was seen: there is nothing to judge"])
+        return "\n".join(lines)
     lines += [_coloured(finding) if common.has_colours() else str(finding) for finding in report.findings]
     if code == 3:
         lines += ["exit code 3, as something could not be judged; --allow-unjudged makes it 0"]

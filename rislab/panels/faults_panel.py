@@ -220,4 +220,4 @@ def quantities_table(rows: Sequence[QuantityComparison], own: Sequence[str] = ()
         for row in chosen
     ]
     label = "quantities of the correct and of the faulty loop"
-    return html_table(("measured", "correct", "faulty"), cells, label=label, numbers=(1, 2), row_titles=True, size=12)
+    return html_table(("measured", "correct", "faulty"), cells, label=label, numbers=(1, 2), row_title=0, size=12)

@@ -189,7 +189,7 @@ def log(run: OptimiserRun) -> str:
     lines += [f"warning: {html.escape(text)}" for text in run.warnings]
     correct, faulty = event_counts(run.correct), event_counts(run.faulty)
     rows = [(name, value, faulty.get(name, "")) for name, value in correct.items()]
-    counts = html_table(("counted", *HIDDEN), rows, label="counts of events", numbers=(1, 2), row_titles=True, size=12)
+    counts = html_table(("counted", *HIDDEN), rows, label="counts of events", numbers=(1, 2), row_title=0, size=12)
     setting = ", ".join(f"{name} {value}" for name, value in run.setting.items())
     printed = f"<pre style='font-size:11px;line-height:1.35;margin:0;white-space:pre-wrap'>{chr(10).join(lines)}</pre>"
     return (

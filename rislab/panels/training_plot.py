@@ -60,7 +60,7 @@ def table(runs: Sequence[Run]) -> str:
             cells += [f"{end.train_eval:.3g}", fresh, counters.forwards, counters.backwards]
         where = "in memory" if run.folder is None else run.folder
         rows.append([run.label(runs[0].config), run.state, *cells, where])
-    return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_titles=True, size=12)
+    return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_title=0, size=12)
 
 
 def _layout(title: str, lines: list[dict[str, Any]], log: bool) -> dict[str, Any]:

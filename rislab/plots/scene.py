@@ -246,4 +246,4 @@ def criteria_table(spectra: SpectraView) -> str:
     ]
     counts = range(len(named["mdl"]))
     numbers = range(1, len(counts) + 1)
-    return html_table(("sources", *counts), rows, label="order criteria", numbers=numbers, row_titles=True)
+    return html_table(("sources", *counts), rows, label="order criteria", numbers=numbers, row_title=0)

@@ -22,12 +22,14 @@ class Cells(HTMLParser):
             self.cells.append((tag, dict(attrs), ""))
 
     def handle_data(self, data: str) -> None:
+        if not self.cells:
+            return
         tag, attributes, text = self.cells[-1]
         self.cells[-1] = (tag, attributes, text + data)
 
 
 def test_titles_have_a_scope_and_cells_are_escaped() -> None:
-    text = html_table(("", "name", "α"), [("<b>", "a & b", 1.5)], label='of "all"', numbers=(2,), row_titles=True)
+    text = html_table(("", "name", "α"), [("<b>", "a & b", 1.5)], label='of "all"', numbers=(2,), row_title=0)
     cells = Cells(text).cells
     assert [(tag, attributes.get("scope"), content) for tag, attributes, content in cells] == [
         ("td", None, ""), ("th", "col", "name"), ("th", "col", "α"),
