@@ -1,5 +1,6 @@
 from .findings import Finding as Finding
 from .findings import Findings as Findings
+from .findings import assert_no_faults as assert_no_faults
 from .loop_watch import watch as watch
 from .probes import probe as probe
 from .rules import RULES as RULES

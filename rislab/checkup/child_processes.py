@@ -136,7 +136,7 @@ class Children:
             ChildReport(
                 plain["steps"],
                 plain["optimisers"],
-                [Finding(**finding | {"aliases": tuple(finding["aliases"])}) for finding in plain["findings"]],
+                [Finding.from_dict(finding) for finding in plain["findings"]],
             )
             for plain in (json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json")))
         ]

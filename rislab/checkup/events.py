@@ -5,24 +5,31 @@ Nothing of the watched code is changed: an observer that fails is left out from 
 
 from __future__ import annotations
 
+import functools
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import Finding, error_text
-from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, PatchedCalls
+from rislab.checkup.findings import UNJUDGED, Finding, as_note, error_text
+from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
+from rislab.checkup.rules import Code
 
 # So deep is looked into nested arguments, and at so many tensors of them.
 _DEPTH, _LOOKED_AT = 8, 4
+# So many failures of the checkup's own are told.
+_FAILURES = 16
 
+_P = ParamSpec("_P")
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 
 
@@ -117,20 +124,55 @@ class Observer:
         return []
 
 
+class _ForwardsUnderWay(threading.local):
+    """Forwards that have begun and are not over; each thread has its own."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[nn.Module, bool]] = []  # the outermost first
+        self.inner: list[nn.Module] = []
+        self.dtypes: set[torch.dtype] = set()
+        self.computes = False  # whether the outermost works on numbers
+
+
+def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
+    """A method that torch calls within the watched code: no error leaves it, and it is deaf where torch only traces."""
+
+    @functools.wraps(method)
+    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        # torch.compile traces through hooks, which must not do more than this then.
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return
+        try:
+            method(source, *args, **kwargs)
+        except Exception as error:
+            source.note_failure(method.__name__.lstrip("_"), error)
+
+    return heard
+
+
 class EventSource:
     """Tells observers of the events of a `with` block.
 
     Args:
         observers: called in this order.
         losses: functions of torch whose calls are losses.
+        module: one whose calls are reported wherever they stand; None for none.
+        on_call: called with it, its arguments, those by name, and its output.
     """
 
-    def __init__(self, observers: Sequence[Observer], losses: tuple[Callable[..., Any], ...]) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        losses: tuple[Callable[..., Any], ...],
+        module: nn.Module | None = None,
+        on_call: OnCall = lambda *_: None,
+    ) -> None:
         self.failures: list[str] = []
         self._observers = list(observers)
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         self._losses = LossInterceptor(losses, self._on_loss)
+        self._module, self._on_call = module, on_call
         self._interceptors = (
             BackwardInterceptor(
                 self._on_backward,
@@ -139,14 +181,12 @@ class EventSource:
             ),
             self._losses,
             PatchedCalls(
-                lambda parameters, limit: self._tell("on_clip", parameters, limit),
+                self._on_clip,
                 lambda module, state: self._tell("on_load", module, state),
             ),
         )
-        self._calls: list[tuple[nn.Module, bool]] = []  # forwards under way, the outermost first
-        self._inner: list[nn.Module] = []
-        self._dtypes: set[torch.dtype] = set()
-        self._computes = False  # whether the forward under way works on numbers
+        self._forwards = _ForwardsUnderWay()
+        self._telling = threading.RLock()  # threads may train at once
         self._reported = False  # of the backward under way
 
     def __enter__(self) -> EventSource:
@@ -167,8 +207,9 @@ class EventSource:
             interceptor.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
-        self._handles, self._inner = [], []
+        self._handles, self._forwards = [], _ForwardsUnderWay()
         self._tell("end", error)
+        self._observers = []
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
@@ -176,51 +217,72 @@ class EventSource:
             return
         # After a step that failed, the next event does it.
         self._losses.resume()
-        for observer in list(self._observers):
-            try:
-                getattr(observer, event)(*args)
-            except Exception as error:
-                self._observers.remove(observer)
-                reason = f"{type(error).__name__}: {error_text(error)}"
-                self.failures.append(f"{type(observer).__name__}.{event}: {reason}")
+        with self._telling:
+            for observer in list(self._observers):
+                try:
+                    getattr(observer, event)(*args)
+                except Exception as error:
+                    self._observers.remove(observer)
+                    self.note_failure(f"{type(observer).__name__}.{event}", error)
 
+    def note_failure(self, place: str, error: Exception) -> None:
+        """Remember an error of the checkup's own, once.
+
+        Args:
+            place: where it came up.
+            error: itself.
+        """
+        failure = f"{place}: {type(error).__name__}: {error_text(error)}"
+        if failure not in self.failures and len(self.failures) < _FAILURES:
+            self.failures.append(failure)
+
+    def unjudged(self) -> list[Finding]:
+        """What could not be judged, as the checkup itself failed."""
+        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in self.failures]
+
+    @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
-        # torch.compile traces through hooks, which must not do more than this then.
-        if torch.compiler.is_compiling():
-            return
-        self._calls.append((module, module.training))
-        if len(self._calls) == 1:
-            self._inner, self._dtypes = [], set()
-            self._computes = _computes(module, inputs)
-            if self._computes:
+        now = self._forwards
+        now.calls.append((module, module.training))
+        if len(now.calls) == 1:
+            now.inner, now.dtypes, now.computes = [], set(), False
+            now.computes = _computes(module, inputs)
+            if now.computes:
                 self._tell("on_forward", module, module.training)
-        self._inner.append(module)
+        now.inner.append(module)
 
+    @_harmless
     def _on_forward_end(self, module: nn.Module, args: Any, *rest: Any) -> None:
         # After a forward that failed, torch hands on no named arguments.
         kwargs, output = ({}, *rest)[-2:]
-        if torch.compiler.is_compiling() or not self._calls:
+        now = self._forwards
+        if not now.calls:
             return
+        if module is self._module:
+            self._on_call(module, args, kwargs, output)
         if isinstance(output, Tensor):
-            self._dtypes.add(output.dtype)
-        outermost, training = self._calls[0]
+            now.dtypes.add(output.dtype)
+        outermost, training = now.calls[0]
         # A forward that failed may have left inner ones without an end.
-        while self._calls and self._calls.pop()[0] is not module:
+        while now.calls and now.calls.pop()[0] is not module:
             pass
-        if not self._calls and outermost is module and self._computes:
+        if not now.calls and outermost is module and now.computes:
             given = args if isinstance(args, tuple) else (args,)
-            dtypes = frozenset(self._dtypes)
-            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, dtypes, self._inner))
+            dtypes = frozenset(now.dtypes)
+            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, dtypes, now.inner))
 
+    @_harmless
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
+    @_harmless
     def _on_backward(self, roots: Roots) -> None:
         self._reported = all(has_numbers(root) for root, _ in roots)
         if self._reported:
             self._tell("on_backward", roots)
 
+    @_harmless
     def _on_backward_end(self, failed: bool) -> None:
         if not self._reported:
             return
@@ -228,18 +290,25 @@ class EventSource:
             self._tell("on_backward_error")
         self._tell("on_backward_end")
 
+    @_harmless
+    def _on_clip(self, tensors: list[Any], limit: Any) -> None:
+        # What else is given, torch refuses.
+        if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
+            self._tell("on_clip", tensors, float(limit))
+
+    @_harmless
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
+        if not has_numbers_to_step(optimizer):
             return
         closure = any(map(callable, (*args[1:], *kwargs.values())))
         self._tell("before_step", optimizer, closure)
         if not closure:
             self._losses.pause()
 
+    @_harmless
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self._tell("after_step", optimizer)
+        if has_numbers_to_step(optimizer):
+            self._tell("after_step", optimizer)
 
 
 def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -258,7 +327,8 @@ def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
 
 def has_numbers(value: Tensor) -> bool:
     """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
-    if value.is_meta or value.is_nested:
+    # The class of fake tensors has no public name; asked for its memory, one warns.
+    if is_lazy(value) or value.is_meta or value.is_nested or type(value).__name__ == "FakeTensor":
         return False
     if value.layout is not torch.strided:
         return True
@@ -269,7 +339,12 @@ def has_numbers(value: Tensor) -> bool:
         return False
 
 
+def has_numbers_to_step(optimizer: Optimizer) -> bool:
+    """Whether an optimiser steps on tensors with numbers, and not for a plan of memory."""
+    return all(has_numbers(value) for group in optimizer.param_groups for value in islice(group["params"], 1))
+
+
 def _computes(module: nn.Module, inputs: Any) -> bool:
     """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory."""
-    first = next(module.parameters(), None)
+    first = next(nn.Module.parameters(module), None)
     return (first is None or has_numbers(first)) and all(map(has_numbers, islice(tensors_of(inputs), _LOOKED_AT)))

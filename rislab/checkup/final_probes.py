@@ -97,7 +97,7 @@ class FinalProbes(Observer):
         self._calls, self._stepped = {}, {}
 
     def _try(self, call: _Call) -> None:
-        trained = any(id(value) in self._stepped for value in call.network.parameters())
+        trained = any(id(value) in self._stepped for value in nn.Module.parameters(call.network))
         if not trained or not can_be_tried(call.network, call.args, call.named):
             return
         try:
@@ -164,7 +164,7 @@ def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
         return False
     if any(issubclass(kind, nn.DataParallel | nn.parallel.DistributedDataParallel) for kind in kinds):
         return False
-    weights = sum(value.numel() for value in network.parameters())
+    weights = sum(value.numel() for value in nn.Module.parameters(network))
     largest = max((value.shape[0] for value in tensors_of((args, named)) if value.dim()), default=0)
     if weights > WEIGHTS or not largest > 0 or weights * largest > WORK:
         return False

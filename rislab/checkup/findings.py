@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 from rislab.checkup.html import Html, html_table
 from rislab.checkup.rules import RULES, Code
@@ -56,6 +56,11 @@ class Finding:
         lines += [f"        read on: {self.docs}"] if self.docs else []
         lines += [f"        may also be: {', '.join(self.aliases)}"] if self.aliases else []
         return "\n".join(lines)
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
+        """A finding from its fields, as JSON has them."""
+        return cls(**{**plain, "aliases": tuple(plain["aliases"])})
 
     @property
     def docs(self) -> str:
@@ -135,6 +140,19 @@ class Findings(list[Finding]):
 def is_unjudged(finding: Finding) -> bool:
     """Whether a finding says what a rule could not judge of a loop."""
     return finding.name == UNJUDGED and finding.code.startswith("C")
+
+
+def assert_no_faults(findings: Findings, *, fail_on: str = "fault", allow_unjudged: bool = False) -> None:
+    """Raise AssertionError, with the findings as its text, if there are faults, or if something could not be judged.
+
+    Args:
+        findings: of a watch.
+        fail_on: the mildest severity that is refused: "fault", "warning" or "note".
+        allow_unjudged: whether what was not judged is taken as clean.
+    """
+    __tracebackhide__ = True  # of pytest, which then points at the test
+    if findings.of(fail_on) or (findings.unjudged and not allow_unjudged):
+        raise AssertionError(f"{findings.verdict}\n{findings}")
 
 
 def as_fault(code: Code, name: str, evidence: str, where: str = "", aliases: tuple[str, ...] = ()) -> Finding:

@@ -41,7 +41,7 @@ class MovedNetworks:
 
     def moved(self, module: nn.Module) -> bool:
         """Whether a network with tensors that ask for gradients has moved."""
-        tensors = [value for value in module.parameters() if value.requires_grad]
+        tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
         if not tensors:
             return False
         numbers = _numbers(tensors)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 # So many coordinates are read in all, and at least so many of each tensor.
 COORDINATES = 65_536
@@ -29,12 +30,16 @@ class GradientSamples:
     def __init__(
         self, weights: Callable[[], Iterable[tuple[str, Tensor]]], optimizer: torch.optim.Optimizer, scaler: Any
     ) -> None:
-        self.weights, self.optimizer, self.scaler = weights, optimizer, scaler
+        self._weights, self.optimizer, self.scaler = weights, optimizer, scaler
         self._tensors: list[Tensor] = []
         self._places: dict[int, slice] = {}
         self._strides: list[int] = []
         self._dtype = torch.float32
         self.dtypes: set[torch.dtype] = set()  # of the weights
+
+    def weights(self) -> list[tuple[str, Tensor]]:
+        """Names and tensors of the network, but those that the first forward makes."""
+        return [(name, value) for name, value in self._weights() if not is_lazy(value)]
 
     def trainable(self) -> list[tuple[str, Tensor]]:
         """Names and tensors that ask for a gradient."""
@@ -50,7 +55,7 @@ class GradientSamples:
 
     def lay_out(self) -> None:
         """Take the weights as they are now."""
-        own, named = self.optimised(), list(self.weights())
+        own, named = self.optimised(), self.weights()
         # A network that is frozen at times keeps its place; zeroing what no optimiser holds is not the loop's business.
         held = [value for _, value in named if id(value) in own]
         tensors = held or [value for _, value in named if value.requires_grad]

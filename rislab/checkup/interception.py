@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +77,16 @@ class LossInterceptor(TorchFunctionMode):
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._thread is not None and not self._paused:
+        if self._thread == threading.get_ident() and not self._paused and self._innermost() is self:
             super().__exit__(*error)
-        self._thread, self._paused = None, False
+        self._thread, self._paused, self._functions = None, False, {}
+        # One that was entered before this one, and left before it, could not be taken away until now.
+        while (other := self._innermost()) is not None and other._thread is None:
+            super(LossInterceptor, other).__exit__(*error)
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
-        if self._thread == threading.get_ident() and not self._paused and self._innermost():
+        if self._thread == threading.get_ident() and not self._paused and self._innermost() is self:
             super().__exit__(None, None, None)
             self._paused = True
 
@@ -94,12 +96,14 @@ class LossInterceptor(TorchFunctionMode):
             self._paused = False
             super().__enter__()
 
-    def _innermost(self) -> bool:
-        """Whether no other mode was entered since: only the last one can be left."""
+    @staticmethod
+    def _innermost() -> LossInterceptor | None:
+        """The mode that was entered last, if it is one of these: only the last one can be left."""
         try:
-            return bool(handle_torch_function(_other_mode, ()))
+            innermost: LossInterceptor | None = handle_torch_function(_other_mode, ())
         except TypeError:  # no mode is active at all, as within a hook of a backward
-            return False
+            return None
+        return innermost
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -107,7 +111,7 @@ class LossInterceptor(TorchFunctionMode):
             if func is torch.Tensor.backward:
                 # The method may be one that the loop has put there, and that is under way already.
                 return _backward(*args, **named)
-            return func is _other_mode or func(*args, **named)
+            return self if func is _other_mode else func(*args, **named)
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
         if not torch.compiler.is_compiling():
@@ -115,9 +119,8 @@ class LossInterceptor(TorchFunctionMode):
         return output
 
 
-def _other_mode() -> bool:
-    """What a mode that is not this one's makes of the question whether it is."""
-    return False
+def _other_mode() -> None:
+    """What another mode makes of the question which one it is."""
 
 
 def _backward(
@@ -125,6 +128,47 @@ def _backward(
 ) -> None:
     """What Tensor.backward() does."""
     torch.autograd.backward(root, gradient, retain_graph, create_graph, inputs=inputs)
+
+
+class Replacement:
+    """An attribute that is another one for a while, taken back in whatever order such whiles end.
+
+    Args:
+        owner: module or class that has the attribute.
+        name: of the attribute, a function.
+        reporting: makes what takes its place out of what it was.
+    """
+
+    def __init__(self, owner: Any, name: str, reporting: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        self._owner, self._name, self._reporting = owner, name, reporting
+        self._original: Callable[..., Any] = lambda: None
+        self._replaced: Callable[..., Any] | None = None
+        self._active = False
+
+    def __enter__(self) -> Replacement:
+        original = self._original = getattr(self._owner, self._name)
+        reporting = self._reporting(original)
+
+        @functools.wraps(original)
+        def replaced(*args: Any, **kwargs: Any) -> Any:
+            # Somebody may have kept it, or put something of their own around it.
+            return (reporting if self._active else original)(*args, **kwargs)
+
+        vars(replaced)["replacement"] = self
+        self._replaced, self._active = replaced, True
+        setattr(self._owner, self._name, replaced)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._active = False
+        while (one := self._current()) is not None and not one._active:
+            setattr(self._owner, self._name, one._original)
+
+    def _current(self) -> Replacement | None:
+        """The replacement that stands there, None if it is something else."""
+        current = getattr(self._owner, self._name)
+        one = getattr(current, "__dict__", {}).get("replacement")
+        return one if isinstance(one, Replacement) and one._replaced is current else None
 
 
 class BackwardInterceptor:
@@ -143,50 +187,61 @@ class BackwardInterceptor:
         on_grad: Callable[[list[Tensor]], None],
     ) -> None:
         self._on_backward, self._on_backward_end, self._on_grad = on_backward, on_backward_end, on_grad
-        self._original, self._original_grad = torch.autograd.backward, torch.autograd.grad
+        self._replacements = (
+            Replacement(torch.autograd, "backward", self._reporting),
+            Replacement(torch.autograd, "grad", self._reporting_grad),
+        )
         self._depth = 0
 
     def __enter__(self) -> BackwardInterceptor:
-        self._original, self._original_grad = torch.autograd.backward, torch.autograd.grad
-        torch.autograd.backward, torch.autograd.grad = self._reporting, self._reporting_grad
+        for one in self._replacements:
+            one.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.autograd.backward, torch.autograd.grad = self._original, self._original_grad
+        for one in self._replacements:
+            one.__exit__()
 
-    def _reporting_grad(self, outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self._original_grad(outputs, inputs, *args, **kwargs)
-        inputs = _as_tuple(inputs)
-        self._on_grad([value for value in inputs if isinstance(value, Tensor)])
-        return self._original_grad(outputs, inputs, *args, **kwargs)
+    def _reporting_grad(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(outputs, inputs, *args, **kwargs)
+            inputs = _as_tuple(inputs)
+            self._on_grad([value for value in inputs or () if isinstance(value, Tensor)])
+            return original(outputs, inputs, *args, **kwargs)
 
-    def _reporting(self, tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return self._original(tensors, grad_tensors, *args, **kwargs)
-        # A checkpoint of activations runs backwards within the loop's own.
-        outermost, self._depth = self._depth == 0, self._depth + 1
-        failed = True
-        try:
-            tensors, grad_tensors = _as_tuple(tensors), _as_tuple(grad_tensors)
-            if outermost:
-                given = grad_tensors or (None,) * len(tensors)
-                pairs = zip(tensors, given, strict=False)
-                self._on_backward([(root, upstream) for root, upstream in pairs if isinstance(root, Tensor)])
-            output = self._original(tensors, grad_tensors, *args, **kwargs)
-            failed = False
-            return output
-        finally:
-            self._depth -= 1
-            if outermost:
-                self._on_backward_end(failed)
+        return grad
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling():
+                return original(tensors, grad_tensors, *args, **kwargs)
+            # A checkpoint of activations runs backwards within the loop's own.
+            outermost, self._depth = self._depth == 0, self._depth + 1
+            failed = True
+            try:
+                tensors, grad_tensors = _as_tuple(tensors), _as_tuple(grad_tensors)
+                if outermost:
+                    given = grad_tensors or (None,) * len(tensors)
+                    pairs = zip(tensors, given, strict=False)
+                    self._on_backward([(root, upstream) for root, upstream in pairs if isinstance(root, Tensor)])
+                output = original(tensors, grad_tensors, *args, **kwargs)
+                failed = False
+                return output
+            finally:
+                self._depth -= 1
+                if outermost:
+                    self._on_backward_end(failed)
+
+        return backward
 
 
 def _as_tuple(given: Any) -> Any:
     """Tensors as torch takes them, one or many; a generator is used up by looking at it."""
-    if given is None:
-        return None
-    return (given,) if isinstance(given, Tensor | GradientEdge) else tuple(given)
+    if isinstance(given, Tensor | GradientEdge):
+        return (given,)
+    # What is no collection, torch refuses in words of its own.
+    return tuple(given) if isinstance(given, Iterable) else given
 
 
 class PatchedCalls:
@@ -199,40 +254,44 @@ class PatchedCalls:
 
     def __init__(
         self,
-        on_clip: Callable[[list[Tensor], float], None],
+        on_clip: Callable[[list[Any], Any], None],
         on_load: Callable[[nn.Module, Mapping[str, Any]], None],
     ) -> None:
         self._on_clip, self._on_load = on_clip, on_load
-        self._patches: list[Any] = []
+        self._replacements = (
+            Replacement(nn.utils, "clip_grad_norm_", self._clipping),
+            Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
+            Replacement(nn.Module, "load_state_dict", self._loading),
+        )
 
     def __enter__(self) -> PatchedCalls:
-        clip, load = nn.utils.clip_grad_norm_, nn.Module.load_state_dict
-
-        @functools.wraps(clip)
-        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-            # A generator is used up by looking at it.
-            tensors = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            self._on_clip(tensors, float(max_norm))
-            return clip(tensors, max_norm, *args, **kwargs)
-
-        @functools.wraps(load)
-        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
-            self._on_load(module, state_dict)
-            return load(module, state_dict, *args, **kwargs)
-
-        self._patches = [
-            mock.patch.object(nn.utils, "clip_grad_norm_", clip_grad_norm_),
-            mock.patch.object(nn.utils.clip_grad, "clip_grad_norm_", clip_grad_norm_),
-            mock.patch.object(nn.Module, "load_state_dict", load_state_dict),
-        ]
-        for patch in self._patches:
-            patch.start()
+        for one in self._replacements:
+            one.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for patch in reversed(self._patches):
-            patch.stop()
-        self._patches = []
+        for one in self._replacements:
+            one.__exit__()
+
+    def _clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:
+        def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
+            # A generator is used up by looking at it.
+            if not isinstance(parameters, Tensor) and isinstance(parameters, Iterable):
+                parameters = list(parameters)
+            tensors = [parameters] if isinstance(parameters, Tensor) else parameters
+            if isinstance(tensors, list):
+                self._on_clip(tensors, max_norm)
+            return clip(parameters, max_norm, *args, **kwargs)
+
+        return clip_grad_norm_
+
+    def _loading(self, load: Callable[..., Any]) -> Callable[..., Any]:
+        def load_state_dict(module: nn.Module, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+            if isinstance(state_dict, Mapping):
+                self._on_load(module, state_dict)
+            return load(module, state_dict, *args, **kwargs)
+
+        return load_state_dict
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.checkup.averages import MovingAverages
@@ -108,14 +107,20 @@ class Watch:
         )
         self._loss, self._select_loss = loss, select_loss
         recorder = StepRecorder(
-            model.named_parameters, optimizer, scaler, scheduler, self.declared, every, model.parameters
+            model.named_parameters,
+            optimizer,
+            scaler,
+            scheduler,
+            self.declared,
+            every,
+            lambda: nn.Module.parameters(model),
         )
         recorder.trace.loss_declared = loss is not None
         self.trace = recorder.trace
         self._observer = LoopObserver([TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder)], loss)
         self._observers = standard_observers()
         self._source: EventSource | None = None
-        self._handle: RemovableHandle | None = None
+        self._failures: list[Finding] = []
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
         """The loss that was given to watch(), recorded; a loop calls it in place of a plain Python function."""
@@ -135,22 +140,21 @@ class Watch:
 
     def __enter__(self) -> Watch:
         losses: tuple[Callable[..., Any], ...] = LOSSES
-        if isinstance(self._loss, nn.Module):
-            self._handle = self._loss.register_forward_hook(self._on_loss, with_kwargs=True)
-        elif self._loss is not None and self._of_torch():
+        # A hook on the module itself would be copied, and stored, with it.
+        module = self._loss if isinstance(self._loss, nn.Module) else None
+        if module is None and self._loss is not None and self._of_torch():
             losses = (*LOSSES, self._loss)
-        self._source = EventSource([self._observer, *self._observers], losses)
+        self._source = EventSource([self._observer, *self._observers], losses, module, self._on_loss)
         self._source.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._handle is not None:
-            self._handle.remove()
         if self._source is not None:
             self._source.close(error)
-        self._handle = self._source = None
+            self._failures = self._source.unjudged()
+        self._source = None
 
     def findings(self, reported: Sequence[float] | None = None) -> Findings:
         """What is wrong with the loop, faults first; empty if nothing is.
@@ -158,7 +162,8 @@ class Watch:
         Args:
             reported: the training losses that the loop reported, one an epoch; None if they are not to be judged.
         """
-        return with_others(diagnose(self.trace, self.declared, reported), self._observers)
+        findings = with_others(diagnose(self.trace, self.declared, reported), self._observers)
+        return Findings([*findings, *self._failures])
 
 
 def standard_observers() -> list[Observer]:

@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.events import EventSource, Roots
+from rislab.checkup.events import EventSource, Roots, has_numbers_to_step
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
@@ -114,8 +114,7 @@ class ProcessWatch(LoopObserver):
             text = f"{self.backwards} backwards, and no optimiser stepped"
             findings.append(as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
-        findings += [as_note(Code.LOSSES, "not judged", failure) for failure in self._source.failures]
-        return Findings(_without_repetitions(findings))
+        return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
 
     def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""
@@ -139,7 +138,7 @@ class ProcessWatch(LoopObserver):
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
         new = id(module) not in self._models and len(self._models) < MODELS
-        if new and next(module.parameters(), None) is not None:
+        if new and next(nn.Module.parameters(module), None) is not None:
             self._models[id(module)] = module
             self._look_around()
         if id(module) in self._models and not any(tracked.trains(module) for tracked in self.tracked):
@@ -149,7 +148,7 @@ class ProcessWatch(LoopObserver):
     def _look_at_foreign(self, module: nn.Module) -> None:
         """Track a network that something moves which is no optimiser of torch."""
         if torch.is_grad_enabled() and self._networks.moved(module):
-            tensors = [value for value in module.parameters() if value.requires_grad]
+            tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
             self._track(ForeignOptimizer(tensors), None, None, [module])
 
     def on_backward(self, roots: Roots) -> None:
@@ -199,14 +198,16 @@ class ProcessWatch(LoopObserver):
             if all(one is not other for other in known)
             and "param_groups" in vars(one)
             and unwrapped(one, "optimizer") is one
+            and has_numbers_to_step(one)
         ]
         modules = _of_kind(objects, nn.Module) if optimizers else []
         scalers = [*self._earlier, *self._scalers]
-        self._scalers += [one for one in _of_kind(objects, GradScaler) if all(one is not other for other in scalers)]
+        made = [one for one in _of_kind(objects, GradScaler) if vars(one)]
+        self._scalers += [one for one in made if all(one is not other for other in scalers)]
         # A later optimiser, as that of the next fold, brings a scaler of its own, or shares the last.
         scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
-            schedulers = [one for one in _of_kind(objects, LRScheduler) if one.optimizer is optimizer]
+            schedulers = [one for one in _of_kind(objects, LRScheduler) if vars(one).get("optimizer") is optimizer]
             self._track(optimizer, scaler, _outermost(schedulers), modules)
         if optimizers:
             for tracked in self.tracked:
@@ -266,7 +267,7 @@ def _of_kind(objects: list[Any], kind: type) -> list[Any]:
 
 def _shares(module: nn.Module, own: set[int]) -> bool:
     try:
-        return any(id(value) in own for value in module.parameters())
+        return any(id(value) in own for value in nn.Module.parameters(module))
     except (AttributeError, RuntimeError):  # a module whose __init__ is not over, or that is lazy
         return False
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
+from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.closures import reporting_closures
@@ -83,6 +83,9 @@ class StepRecorder:
 
     def begin(self) -> None:
         """Begin to record the optimiser and the weights."""
+        self.tell(StepRecorder._begin)
+
+    def _begin(self) -> None:
         self.trace.schedule = self._ticks.begin()
         self._changes.begin(self.trace)
         self._hook()
@@ -161,9 +164,11 @@ class StepRecorder:
 
     def _watch_output(self, output: Any) -> None:
         """Notice whether a backward comes to a forward in training mode."""
-        use, graphs = ForwardUse(caller()[1]), [value for value in tensors_of(output) if value.requires_grad]
+        # A hook on a weight that is given as it is would stay there.
+        use, graphs = ForwardUse(caller()[1]), [value for value in tensors_of(output) if value.grad_fn is not None]
+        hook = unserializable_hook(lambda _: use.reach())
         for value in graphs:
-            value.register_hook(lambda _: use.reach())
+            value.register_hook(hook)
         if graphs:
             self.trace.note_forward(use)
 
@@ -187,10 +192,10 @@ class StepRecorder:
             self.trace.detached_losses += 1
             return
         self._window.micro_batches.append(batch)
-        if loss.requires_grad:
-            loss.register_hook(lambda upstream: self.tell(StepRecorder._on_loss_backward, batch, upstream))
-            if loss.grad_fn is not None:
-                self._window.nodes[loss.grad_fn] = batch
+        if loss.grad_fn is not None:
+            hook = unserializable_hook(lambda upstream: self.tell(StepRecorder._on_loss_backward, batch, upstream))
+            loss.register_hook(hook)
+            self._window.nodes[loss.grad_fn] = batch
 
     def _new_micro_batch(self, loss: Tensor, count: float | None, scale_free: bool) -> MicroBatch:
         return self._forward.micro_batch(loss, count, scale_free, self._samples.dtypes)
@@ -205,6 +210,9 @@ class StepRecorder:
         """
         self._note_moved_weights()
         self._drop_window_of_nan()
+        if not self._samples.dtypes:
+            # Tensors that the first forward has made.
+            self._samples.lay_out()
         before = self._samples.gradients() / self._samples.scale() if self._window.compared else None
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before))

@@ -120,7 +120,10 @@ class LostState(Observer):
         for saved in reversed(self._saved):
             networks = [network() for network in saved.networks]
             known = any(
-                id(value) in own for network in networks if network is not None for value in network.parameters()
+                id(value) in own
+                for network in networks
+                if network is not None
+                for value in nn.Module.parameters(network)
             )
             if known and saved.kind == _kind(optimizer):
                 self._resumed.append(Resumed(saved, course, not optimizer.state, caller()[0]))
@@ -147,7 +150,7 @@ class LostState(Observer):
             if isinstance(value, Tensor) and is_readable(value)
         }
         trained = {id(v) for one in self._courses for group in one.param_groups for v in group["params"]}
-        if any(id(value) in trained for value in module.parameters()):
+        if any(id(value) in trained for value in nn.Module.parameters(module)):
             return
         for saved in self._saved:
             if given.issuperset(saved.weights):

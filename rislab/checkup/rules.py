@@ -304,10 +304,10 @@ _OF_THE_LOOP = (
     Rule(
         Code.DRIFT.value,
         "inputs that drift",
-        what="What the network's inputs hold is compared with what the same memory held when it came before.",
+        what="What inputs, and samples of datasets, hold is compared with what the same memory held when it came before.",
         why="Data that are scaled or shifted in place each time they are read move away from epoch to epoch.",
         fix="change a copy of the data",
-        needs="inputs that come again from the same memory, as those of a tensor that is sliced",
+        needs="inputs that come again from the same memory, or a dataset of tensors or arrays, read by a DataLoader",
         severity="warning",
         faults=(),
         others=("inputs changed in place",),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -15,6 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.interception import Replacement
 from rislab.checkup.rules import Code
 
 # So many passes in one order are no accident, as a pass ahead of the first epoch may be.
@@ -40,20 +39,19 @@ class RepeatedOrder(Observer):
     def __init__(self) -> None:
         self._passes: dict[int, Passes] = {}
         self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
-        self._patch: Any = None
+        self._iterators = Replacement(DistributedSampler, "__iter__", self._reporting)
 
     def begin(self) -> None:
         """Report iterators from now on."""
-        original = DistributedSampler.__iter__
+        self._iterators.__enter__()
 
-        @functools.wraps(original)
-        def reporting(sampler: DistributedSampler[Any]) -> Iterator[Any]:
-            if sampler.shuffle:
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(sampler: DistributedSampler[Any]) -> Any:
+            if getattr(sampler, "shuffle", False):
                 self._begun = sampler, caller()[0]
             return original(sampler)
 
-        self._patch = mock.patch.object(DistributedSampler, "__iter__", reporting)
-        self._patch.start()
+        return reporting
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """The first forward of a pass tells whether it is one of training."""
@@ -66,8 +64,7 @@ class RepeatedOrder(Observer):
 
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
-        if self._patch is not None:
-            self._patch.stop()
+        self._iterators.__exit__()
 
     def findings(self) -> list[Finding]:
         """One for each sampler all of whose passes had one order."""

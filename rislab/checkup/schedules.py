@@ -52,7 +52,11 @@ class SchedulerTicks:
 
     def count(self) -> int | None:
         """Ticks so far, None without a scheduler."""
-        return None if self._scheduler is None else int(self._scheduler.last_epoch) - self._before
+        last = getattr(self._scheduler, "last_epoch", None)
+        if last is None and isinstance(self._scheduler, lr_scheduler.ChainedScheduler):
+            # Its parts tick together, and have no public name but in the state that a checkpoint holds.
+            last = self._scheduler.state_dict()["_schedulers"][0].get("last_epoch")
+        return None if last is None else int(last) - self._before
 
 
 def schedule_of(scheduler: Any, begun: int) -> Schedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from rislab.checkup.interception import count_averaged
 from rislab.checkup.recorder import StepRecorder
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# So many modules are remembered.
+MODULES = 1024
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -35,7 +38,7 @@ class TrackedOptimizer:
     scheduler: Any
     roots: list[nn.Module]
     recorder: StepRecorder
-    _trains: dict[int, tuple[nn.Module, bool]] = field(default_factory=dict)
+    _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
     def label(self) -> str:
         """Kind of the optimiser, of its networks, and its first tensors."""
@@ -55,10 +58,15 @@ class TrackedOptimizer:
     def trains(self, module: nn.Module) -> bool:
         """Whether a module holds tensors of the optimiser, or those of its networks."""
         known = self._trains.get(id(module))
-        if known is None or known[0] is not module:
-            own = set(map(id, self.tensors())) | {id(value) for root in self.roots for value in root.parameters()}
-            known = module, any(id(value) in own for value in module.parameters())
+        if known is None or known[0]() is not module:
+            own = set(map(id, self.tensors())) | {
+                id(value) for root in self.roots for value in nn.Module.parameters(root)
+            }
+            known = weakref.ref(module), any(id(value) in own for value in nn.Module.parameters(module))
             self._trains[id(module)] = known
+            # Modules that are made anew for each step are as many as there are steps.
+            if len(self._trains) > MODULES:
+                self._trains = {id(module): known}
         return known[1]
 
     def forget_networks(self) -> None:
@@ -101,7 +109,7 @@ class LoopObserver(Observer):
 
     def on_loss(self, call: LossEvent) -> None:
         """A loss was computed."""
-        if self._recorded_loss is not None and call.function != self._recorded_loss:
+        if self._recorded_loss is not None and call.function is not self._recorded_loss:
             return
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
             count, scale_free = count_averaged(call.function, call.args, call.kwargs)
@@ -151,7 +159,7 @@ def is_mode_dependent(module: nn.Module) -> bool:
     """Whether a module computes something else in training mode than in evaluation mode."""
     if isinstance(module, DROPOUTS):
         return module.p > 0
-    return isinstance(module, NORMS) and any(value.requires_grad for value in module.parameters())
+    return isinstance(module, NORMS) and any(value.requires_grad for value in nn.Module.parameters(module))
 
 
 def unwrapped(wrapper: Any, name: str) -> Any:

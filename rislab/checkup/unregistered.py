@@ -35,7 +35,7 @@ class UnregisteredTensors(Observer):
         for module in call.inner:
             if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
                 self._modules[id(module)] = module, call.module
-                for value in module.parameters():
+                for value in nn.Module.parameters(module):
                     self._first[id(value)] = value, _fingerprint(value)
 
     def end(self, error: BaseException | None) -> None:
@@ -45,15 +45,19 @@ class UnregisteredTensors(Observer):
             missed = [
                 name
                 for name, value in module.named_parameters()
-                if value.grad is not None and id(value) not in held and _fingerprint(value) == self._first[id(value)][1]
+                if value.grad is not None and id(value) not in held and self._never_moved(value)
             ]
-            trained = any(id(value) in held for value in module.parameters())
+            trained = any(id(value) in held for value in nn.Module.parameters(module))
             if missed and not trained:
                 self.missed += [f"{type(module).__name__}.{name}" for name in missed]
                 where = "" if module is caller else f", called in {type(caller).__name__}, which does not hold it"
                 text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
                 name = "tensors that no optimiser holds"
                 self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
+
+    def _never_moved(self, value: Tensor) -> bool:
+        first = self._first.get(id(value))
+        return first is not None and _fingerprint(value) == first[1]
 
     def findings(self) -> list[Finding]:
         """One for each such module."""

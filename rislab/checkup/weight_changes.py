@@ -43,7 +43,7 @@ class WeightChanges:
 
     def end(self, trace: Trace) -> None:
         """Write into a trace what only the end shows."""
-        weights, trainable, held = [*self._samples.weights()], self._samples.trainable(), self._samples.optimised()
+        weights, trainable, held = self._samples.weights(), self._samples.trainable(), self._samples.optimised()
         values = [value for group in self._samples.optimizer.param_groups for value in group["params"]]
         trace.only_frozen = bool(values) and not any(
             value.requires_grad or id(value) in self._trained for value in values

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rislab import files
-from rislab.cli import common
+from rislab.cli import common, own_data
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice
 from rislab.music.estimator_names import BASELINES, DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
@@ -31,8 +31,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = (
         "Run estimators over a table of SNR × number of sources, all on the same scenes, and compare them with the "
-        "Cramér–Rao bound. Exit code 1 if a check of the conventions fails."
+        "Cramér–Rao bound. Exit code 1 if a check of the conventions fails. With --data: the sources of a measurement "
+        "of your own; exit code 1 if the model does not explain it."
     )
+    own_data.add_options(parser)
     common.add_fields(parser, LearningConfig, ("preset", "device"))
     parser.add_argument(
         "--snr", type=common.to_number, nargs="+", default=[0.0, 10.0, 20.0], metavar="DB", help="SNRs in dB"
@@ -68,7 +70,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
+    if options.template:
+        return own_data.run_template(options.template)
     common.use_threads(options.threads)
+    if options.data:
+        return own_data.run_data(options.data, options.sources, options.json)
 
     from rislab.music import benchmark
     from rislab.sanity import conventions

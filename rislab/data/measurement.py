@@ -202,7 +202,8 @@ class Measurement:
         sizes = f"B={len(self)}, L={config.snapshots}, M={config.antennas}, N={config.elements}"
         return f"Measurement({sizes}, {config.wavefront} waves, λ={config.wavelength:g} m, {config.symbols} symbols)"
 
-    def _with(self, **tensors: Tensor | None) -> Measurement:
+    def changed(self, **tensors: Tensor | None) -> Measurement:
+        """The measurements with some tensors replaced by others of their shape; nothing is checked again."""
         other = copy.copy(self)
         other.__dict__.update(tensors)
         return other
@@ -215,13 +216,15 @@ class Measurement:
             which = slice(which, which + 1 or None)
         noise = None if self.noise_power is None else self.noise_power[which]
         parts = {name: self.__dict__[name][which] for name in ("snapshots", "codes", "channel")}
-        return self._with(**parts, noise_power=noise)
+        return self.changed(**parts, noise_power=noise)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Measurement:
         """The measurements on a device, and in the real dtype float32 or float64 (complex tensors follow)."""
         wide = None if dtype is None else dtype.to_complex()
         parts = {name: self.__dict__[name].to(device, wide) for name in ("snapshots", "codes", "channel")}
-        return self._with(**parts, noise_power=None if self.noise_power is None else self.noise_power.to(device, dtype))
+        return self.changed(
+            **parts, noise_power=None if self.noise_power is None else self.noise_power.to(device, dtype)
+        )
 
     def received_fields(self, columns: Tensor) -> Tensor:
         """What the antennas receive in each snapshot of fields [B,N,C] on the array, [B,L,M,C]; see SceneBatch."""

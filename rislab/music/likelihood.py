@@ -147,6 +147,14 @@ def rss(batch: Measured, estimate: Estimate) -> Tensor:
     return _least_squares(batch, points_of(estimate).to(batch.snapshots.real), estimate.active)[1]
 
 
+def best_fit(batch: Measured, estimate: Estimate) -> tuple[Tensor, Tensor]:
+    """B ŝ of an estimate with its best waveforms, and what that leaves of the snapshots, [B,L,M] each."""
+    points = points_of(estimate).to(batch.snapshots.real)
+    waveforms, _ = _least_squares(batch, points, estimate.active)
+    fitted = (stacked_steering(batch, points, estimate.active) @ waveforms).reshape(batch.snapshots.shape)
+    return fitted, batch.snapshots - fitted
+
+
 def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, steps: int = STEPS) -> Estimate:
     """Maximum-likelihood positions, started from an estimate, within the field of view of the scene configuration.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -29,3 +32,47 @@ def test_inputs_that_are_changed_in_place_are_told(kind: str) -> None:
                 optimizer.step()
     names = [finding.name for finding in watch.findings() if finding.code == "C16"]
     assert names == (["inputs changed in place"] if kind == "normalised in place" else [])
+
+
+class Data(Dataset[Tensor]):
+    """Samples that are read in some way."""
+
+    def __init__(self, kind: str) -> None:
+        images = torch.rand(32, 1, 6, 6)
+        self.images: Tensor | NDArray[np.float32] = images.numpy() if kind == "array in place" else images
+        self.kind, self.read = kind, [False] * 32
+
+    def __len__(self) -> int:
+        return 32
+
+    def __getitem__(self, place: int) -> Tensor:
+        image = self.images[place]
+        if "in place" in self.kind or (self.kind == "once" and not self.read[place]):
+            image -= 0.5
+            image /= 0.3
+        elif self.kind == "to norm 1":
+            image -= image.mean()
+            image /= image.norm()
+        elif self.kind == "in a copy":
+            image = (image - 0.5) / 0.3
+        self.read[place] = True
+        return torch.as_tensor(image)
+
+
+@pytest.mark.parametrize("kind", ["in place", "array in place", "once", "to norm 1", "in a copy", "filled anew"])
+def test_a_dataset_that_changes_what_it_holds_is_told(kind: str) -> None:
+    torch.manual_seed(0)
+    data = Data(kind)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            if kind == "filled anew" and isinstance(data.images, Tensor):
+                data.images.copy_(torch.rand(32, 1, 6, 6))
+            for inputs in DataLoader(Subset(data, range(32)), batch_size=16, shuffle=True):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(inputs), torch.ones(16, 1)).backward()
+                optimizer.step()
+    found = [finding for finding in watch.findings() if finding.code == "C16"]
+    assert [finding.name for finding in found] == (["inputs changed in place"] if "in place" in kind else [])
+    assert all("test_input_changes.py" in finding.where for finding in found)

@@ -92,5 +92,5 @@ def test_docs_lead_to_the_catalogue_else_to_the_documentation_of_torch() -> None
 
 def test_public_names_of_the_room() -> None:
     assert set(rislab.checkup.__all__) == {
-        "RULES", "Rule", "watch", "probe", "run_script", "Finding", "Findings",
+        "RULES", "Rule", "watch", "probe", "run_script", "Finding", "Findings", "assert_no_faults",
     }  # fmt: skip

@@ -1,0 +1,105 @@
+"""`rislab localise --data FILE`: positions from a measurement in a file, with standard errors and a word on the fit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rislab.cli import common
+from rislab.errors import InputError
+
+if TYPE_CHECKING:
+    from rislab.data.measurement import Measurement
+    from rislab.music.localisation import Localisation
+
+HEADER = "source       azimuth °            elevation °          range m              position m   power dB"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that name a file."""
+    formats = ".npz, .mat, .h5 or .csv"
+    parser.add_argument("--data", metavar="FILE", help=f"a measurement of your own ({formats}): its sources alone")
+    parser.add_argument("--template", metavar="FILE", help=f"write an example of such a file ({formats})")
+
+
+def run_template(path: str) -> int:
+    """Write a template; returns the exit code."""
+    from rislab.data import measurement_files
+
+    measurement_files.write_template(path)
+    print(f"{path}: a measurement of a 4×4 surface at two antennas; put your own numbers in, then")
+    print(f"rislab localise --data {path}")
+    return 0
+
+
+def run_data(path: str, counts: list[int] | None, as_json: bool) -> int:
+    """Localise the sources of each measurement in a file; returns the exit code: 1 if the model explains nothing."""
+    from rislab.data import measurement_files
+    from rislab.music import localisation, residual
+
+    if counts is not None and len(counts) != 1:
+        raise InputError(f"sources is {counts}; allowed with --data: one number, or none to have them counted")
+    batch = measurement_files.read_measurement(path)
+    say = common.printer(as_json)
+    say(common.origin())
+    say(f"{Path(path).name}: {describe(batch)}")
+    explained, plain = True, []
+    for number, measurement in enumerate(batch[each] for each in range(len(batch))):
+        if len(batch) > 1:
+            say(f"\nmeasurement {number}")
+        located = localisation.locate(measurement, counts[0] if counts else None)
+        say(position_table(located))
+        explained &= located.residual.explained > residual.NOTHING
+        plain.append(as_mapping(located))
+    if as_json:
+        print(json.dumps(common.strict_json({"measurements": plain} | common.measured_on()), indent=2))
+    return 0 if explained else 1
+
+
+def describe(batch: Measurement) -> str:
+    """Sizes of a measurement in one line."""
+    config = batch.config
+    count = f"{len(batch)} measurements of " if len(batch) > 1 else ""
+    sizes = f"{config.snapshots} snapshots at {config.antennas} antennas, {config.elements} elements"
+    return f"{count}{sizes}, {config.wavefront} waves of {config.wavelength:.4g} m, {config.symbols} symbols"
+
+
+def position_table(located: Localisation) -> str:
+    """Positions with standard errors, and what is to be known of them, a line each."""
+    rows = located.rows()
+    counted = "counted by MDL" if located.counted else "as given"
+    lines = [f"{len(rows)} source{'s' * (len(rows) != 1)} ({counted})", HEADER]
+    for number, row in enumerate(rows, start=1):
+        cells = [_with_error(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
+        spread = row["position_error"]
+        cells.append(f"± {spread:.3g}" if math.isfinite(spread) else "—")
+        lines.append(f"{number:<12} {cells[0]:<20} {cells[1]:<20} {cells[2]:<20} {cells[3]:<12} {row['power_db']:.1f}")
+    lines.append(located.residual.verdict())
+    lines += [located.hint] if located.hint else []
+    return "\n".join([*lines, *(f"note: {note}" for note in located.notes)])
+
+
+def _with_error(value: float, error: float) -> str:
+    """A value to the digits that its standard error leaves."""
+    if math.isnan(value):
+        return "—"
+    if error == 0:
+        return f"{value:.6g} (known)"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{min(digits, 12)}f} ± {error:.2g}"
+
+
+def as_mapping(located: Localisation) -> dict[str, Any]:
+    """The same for JSON."""
+    left = located.residual
+    numbers = {name: getattr(left, name) for name in ("share", "chance", "over_noise", "further", "further_chance")}
+    return {
+        "sources": located.rows(),
+        "counted": located.counted,
+        "residual": numbers | {"explained": left.explained, "verdict": left.verdict()},
+        "hint": located.hint,
+        "notes": located.notes,
+    }

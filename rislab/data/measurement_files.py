@@ -1,0 +1,347 @@
+"""Measurements in files: NPZ, MAT, HDF5 and CSV with named columns; a template of each is written.
+
+A file holds arrays by name. `snapshots` [L,M], `codes` [L,N] and `channel` [M,N] are those of Measurement; without
+codes and channel the snapshots are those of the elements themselves. `elements` [N,3] are positions in metres; or
+`rows`, `columns` and `spacing` (metres) make a surface in the y-z plane. `wavelength` (metres) or `frequency` (hertz)
+is needed; `wavefront`, `symbols`, `noise_power`, `pilots`, `azimuth`, `elevation` (radians) and `range` (metres) may be
+there too.
+
+A CSV file has a row for each number, with the columns quantity, row, column, real and imag, and scene for a batch.
+
+Nothing in a file is executed: no pickle is read, and no link of an HDF5 file to another is followed.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.measurement import Measurement
+from rislab.errors import InputError, check_number
+
+Array = NDArray[Any]
+LIGHT_SPEED = 299_792_458.0
+REQUIRED = ("snapshots", "elements", "wavelength")
+SURFACE = ("codes", "channel")
+WORDS = ("wavefront", "symbols")
+NAMES = (
+    *("snapshots", "codes", "channel", "elements", "rows", "columns", "spacing", "wavelength", "frequency"),
+    *("wavefront", "symbols", "noise_power", "pilots", "azimuth", "elevation", "range"),
+)
+COLUMNS = ("quantity", "row", "column", "real", "imag")
+
+
+def read_measurement(path: Path | str) -> Measurement:
+    """Read a measurement from a file; see the module for what it holds.
+
+    Args:
+        path: of a file that ends in .npz, .mat, .h5, .hdf5 or .csv.
+
+    Raises:
+        InputError: for a file that cannot be read, lacks something, or holds what Measurement refuses.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in READERS:
+        raise InputError(f"{file.name} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+    if not file.is_file():
+        raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
+    try:
+        return measurement_of(READERS[file.suffix.lower()](file))
+    except InputError as error:
+        raise InputError(f"{file.name}: {error}") from None
+
+
+def measurement_of(fields: Mapping[str, Any]) -> Measurement:
+    """The measurement that named arrays stand for; see the module.
+
+    Args:
+        fields: by name; other names than NAMES are left alone.
+    """
+    wavelength = _wavelength(fields)
+    if "snapshots" not in fields:
+        raise InputError(_lacks("snapshots", fields))
+    if ("codes" in fields) != ("channel" in fields):
+        raise InputError(_lacks(next(name for name in SURFACE if name not in fields), fields))
+    wavefront = _word(fields, "wavefront", "spherical")
+    array = ArrayGeometry(_elements(fields), wavelength, wavefront)
+    options: dict[str, Any] = {
+        name: _ends(name, fields[name]) for name in ("azimuth", "elevation", "range") if name in fields
+    }
+    options["symbols"] = _word(fields, "symbols", "varying")
+    if "pilots" in fields:
+        options["pilots"] = np.asarray(fields["pilots"]).reshape(-1)
+    noise = np.asarray(fields["noise_power"]).reshape(-1).real if "noise_power" in fields else None
+    snapshots = np.asarray(fields["snapshots"])
+    if "codes" in fields:
+        channel, codes = (_table(fields[name], array.count) for name in ("channel", "codes"))
+        return Measurement(_column(snapshots, channel), codes, channel, array, noise, **options)
+    return Measurement.direct(_table(snapshots, array.count), array, noise, **options)
+
+
+def _lacks(name: str, fields: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, [each for each in fields if each not in NAMES], n=1, cutoff=0.5)
+    meant = f", perhaps {close[0]!r}" if close else ""
+    held = ", ".join(fields) or "nothing"
+    return f"{name} is missing{meant}; it holds {held}; allowed: {', '.join(NAMES)}"
+
+
+def _wavelength(fields: Mapping[str, Any]) -> float:
+    if "wavelength" in fields:
+        return _number("wavelength", fields["wavelength"])
+    if "frequency" not in fields:
+        raise InputError(_lacks("wavelength", fields))
+    frequency = _number("frequency", fields["frequency"])
+    check_number("frequency", frequency, 1e6, 1e15)
+    return LIGHT_SPEED / frequency
+
+
+def _number(name: str, value: Any) -> float:
+    values = np.asarray(value).reshape(-1)
+    if values.size != 1 or values.dtype.kind not in "iufc":
+        raise InputError(f"{name} holds {values.size} values of type {values.dtype}; allowed: one number")
+    return float(values[0].real)
+
+
+def _ends(name: str, value: Any) -> float | tuple[float, float]:
+    values = np.asarray(value).reshape(-1)
+    if values.size not in (1, 2) or values.dtype.kind not in "iufc":
+        raise InputError(f"{name} holds {values.size} values; allowed: one number, or the smallest and the largest")
+    ends = [float(each) for each in values.real]
+    return ends[0] if len(ends) == 1 else (ends[0], ends[1])
+
+
+def _word(fields: Mapping[str, Any], name: str, usual: str) -> str:
+    if name not in fields:
+        return usual
+    value = np.asarray(fields[name]).reshape(-1)
+    word = value[0] if value.size else ""
+    return word.decode(errors="replace") if isinstance(word, bytes) else str(word)
+
+
+def _elements(fields: Mapping[str, Any]) -> Any:
+    if "elements" in fields:
+        elements = np.asarray(fields["elements"])
+        if np.iscomplexobj(elements) and elements.imag.any():
+            raise InputError("elements are complex; allowed: [N,3], x, y and z of each in metres")
+        return elements.real
+    if not {"rows", "columns", "spacing"} <= set(fields):
+        raise InputError(_lacks("elements", fields))
+    rows, columns = (int(_number(name, fields[name])) for name in ("rows", "columns"))
+    for name, count in (("rows", rows), ("columns", columns)):
+        check_number(name, count, 1, 4096, integer=True)
+    spacing = _number("spacing", fields["spacing"])
+    return np.asarray(ArrayGeometry.surface((rows, columns), 1.0, spacing=spacing).elements.double())
+
+
+def _table(values: Any, elements: int) -> Array:
+    """A list of N numbers as one row: files write a single antenna or code without its axis."""
+    table = np.asarray(values)
+    return table.reshape(1, -1) if table.ndim == 1 and table.size == elements else table
+
+
+def _column(snapshots: Array, channel: Array) -> Array:
+    """A list of L snapshots of one antenna as one column."""
+    return snapshots.reshape(-1, 1) if snapshots.ndim == 1 and channel.shape[0] == 1 else snapshots
+
+
+def _read_npz(file: Path) -> dict[str, Any]:
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files if name in NAMES} | {
+                name: None for name in content.files if name not in NAMES
+            }
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"it is no NPZ file of plain arrays ({str(error).splitlines()[0]})") from None
+
+
+def _read_mat(file: Path) -> dict[str, Any]:
+    scipy_io = _package("scipy.io", "MAT")
+    try:
+        content = scipy_io.loadmat(file, squeeze_me=False)
+    except NotImplementedError:
+        # Version 7.3 is an HDF5 file whose axes run the other way round.
+        return _read_hdf5(file)
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zlib.error, scipy_io.matlab.MatReadError) as error:
+        raise InputError(
+            f"it is no MAT file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+        ) from None
+    return {name: value for name, value in content.items() if not name.startswith("__")}
+
+
+def _read_hdf5(file: Path) -> dict[str, Any]:
+    h5py = _package("h5py", "HDF5")
+    fields: dict[str, Any] = {}
+    try:
+        with h5py.File(file, "r") as content:
+            for name in content:
+                if isinstance(content.get(name, getlink=True), h5py.ExternalLink):
+                    raise InputError(f"{name} is a link to another file; allowed: data in this file")
+                if name not in NAMES:
+                    fields[name] = None
+                    continue
+                data = content[name]
+                if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
+                    raise InputError(f"{name} is no plain table of this file; allowed: a dataset")
+                fields[name] = _plain(data)
+            fields |= {name: value for name, value in content.attrs.items() if name in NAMES}
+    except OSError as error:
+        raise InputError(f"it is no HDF5 file ({str(error).splitlines()[0]})") from None
+    return fields
+
+
+def _plain(data: Any) -> Any:
+    """The values of a dataset: complex numbers and texts as MATLAB writes them too."""
+    values = data[()]
+    kind = data.attrs.get("MATLAB_class")
+    if kind == b"char":
+        return "".join(chr(code) for code in np.asarray(values).reshape(-1))
+    if isinstance(values, np.ndarray) and values.dtype.names == ("real", "imag"):
+        values = values["real"] + 1j * values["imag"]
+    return values if kind is None else np.asarray(values).T
+
+
+def _read_csv(file: Path) -> dict[str, Any]:
+    cells: dict[str, dict[tuple[int, int, int], complex]] = {}
+    words: dict[str, str] = {}
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle)
+            names = reader.fieldnames or []
+            if missing := [name for name in COLUMNS[:4] if name not in names]:
+                raise InputError(
+                    f"columns {', '.join(missing)} are missing; it has {', '.join(names) or 'none'}; "
+                    f"allowed: {', '.join(COLUMNS)}, and scene"
+                )
+            for number, row in enumerate(reader, start=2):
+                name = (row["quantity"] or "").strip()
+                if name in WORDS:
+                    words[name] = (row["real"] or "").strip()
+                    continue
+                scene, across, along = (int(row.get(axis) or 0) for axis in ("scene", "row", "column"))
+                place = (scene, across, along)
+                value = complex(float(row["real"] or "nan"), float(row.get("imag") or 0.0))
+                if cells.setdefault(name, {}).setdefault(place, value) != value:
+                    raise InputError(f"line {number}: {name}{list(place)} stands in the file twice")
+    except (UnicodeDecodeError, csv.Error, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"it is no table of numbers ({str(error).splitlines()[0]})") from None
+    return {name: _dense(name, values) for name, values in cells.items()} | words
+
+
+def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:
+    """[scene, row, column], without axes of length 1 that the quantity has not."""
+    places = np.array(list(values))
+    if places.min() < 0:
+        raise InputError(f"{name} has a negative row, column or scene; allowed: counted from 0")
+    shape = tuple(int(size) for size in places.max(axis=0) + 1)
+    if math.prod(shape) != len(values):
+        raise InputError(
+            f"{name} has {len(values)} entries in a table of {' × '.join(map(str, shape))}; allowed: all of them"
+        )
+    table = np.empty(shape, dtype=complex)
+    table[tuple(places.T)] = list(values.values())
+    plain = table if table.imag.any() else table.real
+    return plain[0] if shape[0] == 1 else plain
+
+
+def _package(name: str, kind: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError:
+        package = name.split(".")[0]
+        raise InputError(f"{kind} files need {package}; install it with pip install 'rislab[data]'") from None
+
+
+READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
+    ".npz": _read_npz,
+    ".mat": _read_mat,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
+    ".csv": _read_csv,
+}
+
+
+def template_fields(seed: int = 0) -> dict[str, Any]:
+    """A small measurement of a 4×4 surface at two antennas, as an example of what a file holds."""
+    rng = np.random.default_rng(seed)
+    rows, columns, spacing, wavelength = 4, 4, 0.05, 0.1
+    length, antennas, elements = 24, 2, rows * columns
+
+    def normal(*shape: int) -> Array:
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / math.sqrt(2)
+
+    codes, channel = np.exp(2j * np.pi * rng.random((length, elements))), normal(antennas, elements)
+    number = np.arange(elements)
+    y, z = (number % columns - (columns - 1) / 2) * spacing, (number // columns - (rows - 1) / 2) * spacing
+    azimuth, elevation, distance = 0.4, -0.2, 1.0
+    source = distance * np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    path = np.sqrt(source[0] ** 2 + (source[1] - y) ** 2 + (source[2] - z) ** 2) - distance
+    steering = np.exp(-2j * np.pi * path / wavelength) / math.sqrt(elements)
+    clean = np.einsum("mn,ln,n->lm", channel, codes, steering)
+    noise_power = float(np.mean(np.abs(clean) ** 2)) / 100
+    return {
+        "snapshots": clean + math.sqrt(noise_power) * normal(length, antennas),
+        "codes": codes,
+        "channel": channel,
+        "rows": rows,
+        "columns": columns,
+        "spacing": spacing,
+        "wavelength": wavelength,
+        "symbols": "constant",
+        "noise_power": noise_power,
+    }
+
+
+def write_template(path: Path | str) -> None:
+    """Write template_fields() in the format that the name of the file ends in.
+
+    Raises:
+        InputError: for another ending, a file that is there already, or one that cannot be written.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in READERS:
+        raise InputError(f"{file.name} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+    if file.exists():
+        raise InputError(f"{file} is there already; allowed: a new name")
+    fields = template_fields()
+    try:
+        if file.suffix.lower() == ".npz":
+            np.savez(file, **fields)
+        elif file.suffix.lower() == ".mat":
+            _package("scipy.io", "MAT").savemat(file, fields)
+        elif file.suffix.lower() == ".csv":
+            _write_csv(file, fields)
+        else:
+            with _package("h5py", "HDF5").File(file, "w") as content:
+                for name, value in fields.items():
+                    content[name] = value
+    except OSError as error:
+        raise InputError(f"{file} could not be written: {error.strerror or error}") from None
+
+
+def _write_csv(file: Path, fields: Mapping[str, Any]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(COLUMNS)
+        for name, value in fields.items():
+            if isinstance(value, str):
+                writer.writerow((name, 0, 0, value, ""))
+                continue
+            table = np.atleast_2d(np.asarray(value))
+            for (row, column), each in np.ndenumerate(table):
+                writer.writerow((name, row, column, repr(float(each.real)), repr(float(each.imag))))

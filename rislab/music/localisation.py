@@ -1,0 +1,138 @@
+"""One measurement from its snapshots to places with standard errors, and to a word on whether to believe them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.data.measurement import Measurement, unknown_axes
+from rislab.errors import check_number
+from rislab.music.crb import Bound, crb
+from rislab.music.estimate import Estimate
+from rislab.music.likelihood import bounds_box, most_sources, points_of, polish
+from rislab.music.model_order import model_order
+from rislab.music.residual import Residual, convention_hint, residual
+from rislab.music.sparse import sparse
+
+# Most sources that are counted.
+MOST = 5
+# A place nearer to the end of its axis than this share of the axis lies at it.
+EDGE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Localisation:
+    """What one measurement says.
+
+    Args:
+        estimate: [1,K]; strongest source first.
+        bound: of the estimate, at the noise power that was given or that is left: standard errors.
+        residual: what the sources leave.
+        counted: whether K was counted, or given.
+        hint: see residual.convention_hint(); "" if the model explains the data.
+        notes: what else has to be known to read the numbers, one sentence each.
+    """
+
+    estimate: Estimate
+    bound: Bound
+    residual: Residual
+    counted: bool
+    hint: str
+    notes: list[str]
+
+    def rows(self) -> list[dict[str, float]]:
+        """Place, standard errors and power of each source; degrees and metres, NaN where nothing is known."""
+        rows = []
+        for slot in range(self.estimate.azimuth.shape[1]):
+            row: dict[str, float] = {}
+            for name, unit in (("azimuth", 180 / math.pi), ("elevation", 180 / math.pi), ("range", 1.0)):
+                deviation = float(getattr(self.bound, name)[0, slot]) * unit
+                finite = math.isfinite(deviation)
+                row[name] = float(getattr(self.estimate, name)[0, slot]) * unit if finite else math.nan
+                row[f"{name}_error"] = deviation if finite else math.nan
+            row["position_error"] = float(self.bound.position[0, slot])
+            row["power_db"] = 10 * math.log10(max(float(self.estimate.power[0, slot]), 1e-300))
+            rows.append(row)
+        return rows
+
+
+def locate(measurement: Measurement, sources: int | None = None, *, most: int = MOST) -> Localisation:
+    """Find the sources of one measurement by a sparse fit and maximum likelihood, and judge the fit.
+
+    Args:
+        measurement: one.
+        sources: K; counted by model_order() if None, at least 1.
+        most: largest number that is counted.
+
+    Raises:
+        InputError: for more sources than can be identified.
+    """
+    check_number("measurements", len(measurement), 1, 1, integer=True)
+    config = measurement.config
+    single = config.antennas == 1 and config.symbols == "varying"
+    number = 1 if single and sources is None else sources
+    if number is None:
+        number = max(
+            1, int(model_order(measurement, max(1, min(most, most_sources(measurement), config.elements - 1))))
+        )
+    estimate = _by_power(polish(measurement, sparse(measurement, number)))
+    left = residual(measurement, estimate)
+    # Where the model explains nearly nothing, the bound would be that of another world; it is shown all the same.
+    kind = "stochastic" if config.symbols == "varying" else "deterministic"
+    bound = crb(measurement, kind=kind, estimate=estimate)
+    notes = _notes(measurement, estimate, bound)
+    doubtful = not (left.explained > 0.9 or left.over_noise <= 1.5)
+    hint = convention_hint(measurement, number) if doubtful else ""
+    return Localisation(estimate, bound, left, sources is None and not single, hint, notes)
+
+
+def _by_power(estimate: Estimate) -> Estimate:
+    order = torch.where(estimate.active, estimate.power, -1.0).argsort(dim=1, descending=True)
+
+    def sorted_(values: Tensor) -> Tensor:
+        return values.gather(1, order)
+
+    return Estimate(*(sorted_(values) for values in vars(estimate).values()))
+
+
+def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[str]:
+    config = measurement.config
+    notes = []
+    low, high = (end.double() for end in bounds_box(measurement))
+    points, unknown = points_of(estimate)[0].double(), unknown_axes(config)
+    width = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
+    at_edge = ((points - low) / width < EDGE) | ((high - points) / width < EDGE)
+    for axis, name in enumerate(("azimuth", "elevation", "range")):
+        slots = [str(slot + 1) for slot in at_edge[:, axis].nonzero().flatten().tolist()]
+        if unknown[axis] and slots:
+            notes.append(f"{name} of source {', '.join(slots)} lies at the end of what was searched")
+        if not unknown[axis] and not (axis == 2 and config.wavefront == "planar"):
+            notes.append(f"{name} is known, not estimated")
+    if config.wavefront == "planar":
+        notes.append("plane waves have no range")
+    far = [
+        str(slot + 1)
+        for slot in range(points.shape[0])
+        if unknown[2] and not float(bound.range[0, slot]) < float(estimate.range[0, slot])
+    ]
+    if far:
+        notes.append(f"range of source {', '.join(far)} is not known: its standard error exceeds it")
+    notes += _lobes(measurement)
+    return notes
+
+
+def _lobes(measurement: Measurement) -> list[str]:
+    """A warning of directions that repeat, where neighbours stand more than half a wavelength apart."""
+    elements = measurement.array.elements.double()
+    if len(elements) > 4096:
+        return []
+    apart = torch.cdist(elements, elements)
+    nearest = torch.where(apart > 0, apart, torch.inf).amin(1)
+    uniform = float(nearest.max() - nearest.min()) < 1e-6 * float(nearest.max())
+    spacing = float(nearest.max()) / measurement.array.wavelength
+    if not uniform or spacing <= 0.5 + 1e-6:
+        return []
+    return [f"elements stand {spacing:.3g} wavelengths apart: other directions may look the same (grating lobes)"]

@@ -1,0 +1,215 @@
+"""Whether the model explains the data at all: what a fit leaves, what chance would leave, and which change helps.
+
+A mistake of convention (a conjugate, a transpose, elements counted in another order) leaves a measurement that no place
+explains. Each such change is tried, and named if it makes the residual fall. What only mirrors the place, such as the
+conjugate of everything that a planar array has received, no residual can show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rislab.data.covariance import frobenius_squared
+from rislab.data.measurement import Measurement
+from rislab.music.estimate import Estimate
+from rislab.music.likelihood import best_fit, most_sources, rss
+from rislab.music.sparse import sparse
+
+# Draws of noise that tell what chance explains.
+DRAWS = 3
+# A change is named if it leaves at most this share of what is left without it.
+HELPS = 0.75
+# Changes that leave at most this factor of the smallest residual help as much.
+ALIKE = 1.001
+# Between 0 (what chance explains) and 1 (everything): to the first it is nothing, from the second nearly all.
+NOTHING, NEARLY = 0.1, 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What a fit leaves of one measurement.
+
+    Args:
+        share: of the energy of the snapshots that is left, 0 … 1.
+        chance: the same, of noise that is fitted in the same way.
+        over_noise: what is left over what noise of the given power would leave; NaN if no noise power is given.
+        further: share of the residual that one more source would explain; NaN if no more can be fitted.
+        further_chance: the same, of noise.
+        fitted: B ŝ, [L,M], complex.
+        snapshots: r = y − B ŝ, [L,M], complex.
+    """
+
+    share: float
+    chance: float
+    over_noise: float
+    further: float
+    further_chance: float
+    fitted: Tensor
+    snapshots: Tensor
+
+    @property
+    def explained(self) -> float:
+        """Share of what chance would leave that the model explains: 0 for noise, 1 for a perfect fit."""
+        return 1 - self.share / self.chance if self.chance > 0 else math.nan
+
+    def verdict(self) -> str:
+        """Whether the model explains the data, in one sentence."""
+        left = (
+            f"{100 * self.share:.3g} % of the energy is left, where noise alone would leave {100 * self.chance:.3g} %"
+        )
+        if not self.explained > NOTHING:
+            return f"the model does not explain the data: {left}"
+        if self.over_noise > 2:
+            return f"the model explains the data in part: {left}, and that is {self.over_noise:.3g} times the noise"
+        if self.over_noise <= 2:
+            return f"the model explains the data down to the noise: {left}"
+        if self.further > 2 * self.further_chance + 0.05:
+            more = f"one more source would explain {100 * self.further:.3g} % of the rest"
+            return f"the model explains the data in part: {left}, and {more}"
+        how_far = "explains the data" if self.explained > NEARLY else "explains the data in part"
+        return f"the model {how_far}: {left}; without a noise power nobody can say how much of that is noise"
+
+
+def residual(measurement: Measurement, estimate: Estimate, *, seed: int = 0) -> Residual:
+    """What the sources of an estimate leave of one measurement, with the waveforms that fit best.
+
+    Args:
+        measurement: one.
+        estimate: [1,K]; of its sources.
+        seed: of the noise that is fitted for comparison.
+    """
+    sources = int(estimate.active.sum())
+    energy = float(frobenius_squared(measurement.snapshots))
+    fitted, left = (part[0] for part in best_fit(measurement, estimate))
+    remaining = float(torch.view_as_real(left).square().sum())
+    over_noise = further = further_chance = math.nan
+    if measurement.noise_power is not None:
+        waveforms = 1 if measurement.config.symbols == "constant" else measurement.config.snapshots
+        free = left.numel() - sources * waveforms
+        over_noise = remaining / (float(measurement.noise_power[0]) * free) if free > 0 else math.nan
+    noise = list(_noise_like(measurement, seed))
+    chance = _mean_share(noise, max(sources, 1))
+    if sources < most_sources(measurement) and remaining > 0:
+        further = 1 - float(rss(measurement, sparse(measurement, sources + 1))) / remaining
+        further_chance = 1 - _mean_share(noise, sources + 1) / chance if sources else 1 - chance
+    return Residual(remaining / energy, chance, over_noise, further, further_chance, fitted, left)
+
+
+def _noise_like(measurement: Measurement, seed: int) -> Iterator[Measurement]:
+    """The measurement with noise in place of its snapshots."""
+    generator = torch.Generator().manual_seed(seed)
+    snapshots = measurement.snapshots
+    for _ in range(DRAWS):
+        noise = torch.randn(snapshots.shape, generator=generator, dtype=torch.complex128)
+        yield measurement.changed(snapshots=noise.to(snapshots))
+
+
+def _mean_share(measurements: list[Measurement], sources: int) -> float:
+    return sum(energy_share(one, sources) for one in measurements) / len(measurements)
+
+
+def energy_share(measurement: Measurement, sources: int) -> float:
+    """Share of the energy of the snapshots that a sparse fit leaves, mean over the measurements."""
+    left = rss(measurement, sparse(measurement, sources))
+    return float((left / frobenius_squared(measurement.snapshots)).mean())
+
+
+Change = Callable[[Measurement], Measurement]
+
+
+def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
+    """The measurement after each change of convention that its shapes allow, by what is changed.
+
+    Args:
+        measurement: B measurements.
+    """
+    surface = not _is_direct(measurement)
+    changes: dict[str, Measurement] = {}
+    parts = {"snapshots": "the snapshots"} | ({"codes": "the codes", "channel": "the channel"} if surface else {})
+    for bits in range(1, 2 ** len(parts)):
+        chosen = [name for place, name in enumerate(parts) if bits >> place & 1]
+        names = " and ".join(parts[name] for name in chosen)
+        conjugated = {name: getattr(measurement, name).conj().resolve_conj() for name in chosen}
+        verb = "is" if chosen == ["channel"] else "are"
+        changes[f"{names} {verb} conjugated"] = measurement.changed(**conjugated)
+    snapshots, codes, channel = measurement.snapshots, measurement.codes, measurement.channel
+    if snapshots.shape[1] == snapshots.shape[2]:
+        changes["the snapshots are transposed"] = measurement.changed(snapshots=snapshots.mT)
+    if not surface:
+        return changes
+    if channel.shape[1] == channel.shape[2]:
+        changes["the channel is transposed"] = measurement.changed(channel=channel.mT)
+        changes["the channel is transposed and conjugated"] = measurement.changed(channel=channel.mH.resolve_conj())
+    for name, order in _orders(measurement).items():
+        where = {"codes": codes[..., order], "channel": channel[..., order]}
+        changes[f"the elements of codes and channel {name}"] = measurement.changed(**where)
+        for part, tensor in where.items():
+            changes[f"the elements of the {part} {name}"] = measurement.changed(**{part: tensor})
+    for step, words in ((1, "later"), (-1, "earlier")):
+        changes[f"each code belongs to the snapshot one {words}"] = measurement.changed(codes=codes.roll(step, dims=1))
+    for words, other in _other_codes(codes).items():
+        changes[words] = measurement.changed(codes=other)
+    return changes
+
+
+def _is_direct(measurement: Measurement) -> bool:
+    eye = torch.eye(measurement.config.elements).to(measurement.channel)
+    return measurement.channel.shape[1:] == eye.shape and bool((measurement.channel == eye).all())
+
+
+def _orders(measurement: Measurement) -> dict[str, Tensor]:
+    """Other orders in which the elements of a rectangular surface may have been counted."""
+    axes = measurement.array.axes()
+    if axes is None:
+        return {}
+    rows, columns = (len(axis) for axis in axes)
+    number = torch.arange(rows * columns).reshape(rows, columns)
+    orders = {"are counted from the other end of each row": number.flip(1)}
+    orders["are counted from the other end of each column"] = number.flip(0)
+    if rows > 1 and columns > 1:
+        orders["are counted column by column"] = torch.arange(rows * columns).reshape(columns, rows).T
+    return {name: order.flatten() for name, order in orders.items()}
+
+
+def _other_codes(codes: Tensor) -> dict[str, Tensor]:
+    """Codes that may have been meant, where those given look like phases or bits."""
+    other: dict[str, Tensor] = {}
+    values = torch.unique(torch.view_as_real(codes).flatten(0, -2), dim=0)
+    real = bool((codes.imag == 0).all())
+    if real and len(values) == 2 and values[:, 0].tolist() == [0.0, 1.0]:
+        other["the codes 0 and 1 stand for the factors 1 and −1"] = 1 - 2 * codes
+        other["the codes 0 and 1 change places"] = 1 - codes
+    if real and len(values) > 1:
+        other["the codes are phases in radians"] = torch.polar(torch.ones_like(codes.real), codes.real)
+    degrees = torch.arange(-360, 361, dtype=torch.float64)
+    if not real and len(values) <= len(degrees):
+        # Every phase is that of a whole number of radians, 0 … 360: nobody means those.
+        apart = torch.remainder(codes.angle().double().unsqueeze(-1) - degrees + math.pi, 2 * math.pi) - math.pi
+        closest = apart.abs().min(-1)
+        if bool((closest.values < 1e-4).all()):
+            meant = torch.deg2rad(degrees[closest.indices])
+            turned = torch.polar(torch.ones_like(meant), meant).to(codes)
+            other["the phases of the codes were degrees taken for radians"] = turned
+    return other
+
+
+def convention_hint(measurement: Measurement, sources: int) -> str:
+    """One sentence that names the change of convention which makes the residual fall most; "" if none helps.
+
+    Args:
+        measurement: one.
+        sources: K of the fits.
+    """
+    now = energy_share(measurement, sources)
+    shares = {name: energy_share(other, sources) for name, other in convention_changes(measurement).items()}
+    least = min(shares.values(), default=now)
+    if least > HELPS * now:
+        return ""
+    # Some changes differ by a mirrored place only.
+    alike = [name for name, share in shares.items() if share <= ALIKE * least]
+    return f"the residual falls from {100 * now:.3g} % to {100 * least:.3g} % of the energy if {', or if '.join(alike)}"

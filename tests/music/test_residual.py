@@ -1,0 +1,137 @@
+"""Whether the model explains the data, and which mistake of convention the residual shows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from rislab.data.measurement import Measurement
+from rislab.music.likelihood import polish, rss
+from rislab.music.localisation import locate
+from rislab.music.residual import convention_changes, convention_hint, residual
+from rislab.music.sparse import sparse
+from tests.data.own_arrays import CASES, Case, grid
+
+SURFACE = CASES["surface, one antenna"]
+TWO = CASES["surface, four antennas"]
+
+
+def test_what_is_left_is_what_the_noise_brought() -> None:
+    measurement = TWO.draw(1, 15.0)
+    left = residual(measurement, polish(measurement, sparse(measurement, 2)))
+    assert 0.8 < left.over_noise < 1.2
+    assert left.explained > 0.9
+    assert left.verdict().startswith("the model explains the data down to the noise")
+    torch.testing.assert_close(left.fitted + left.snapshots, measurement.snapshots[0])
+    assert left.share == pytest.approx(
+        float(left.snapshots.abs().square().sum() / measurement.snapshots.abs().square().sum())
+    )
+
+
+def test_noise_is_not_explained() -> None:
+    measurement = SURFACE.draw(1, -60.0)
+    for other in (measurement, measurement.changed(noise_power=None)):
+        left = residual(other, sparse(other, 1))
+        assert abs(left.explained) < 0.1
+        assert left.verdict().startswith("the model does not explain the data")
+
+
+def test_a_source_that_is_left_over_is_told() -> None:
+    measurement = TWO.draw(1, 25.0)
+    left = residual(measurement, polish(measurement, sparse(measurement, 1)))
+    assert "in part" in left.verdict() and "times the noise" in left.verdict()
+    blind = measurement.changed(noise_power=None)
+    left = residual(blind, polish(blind, sparse(blind, 1)))
+    assert np.isnan(left.over_noise) and left.further > left.further_chance
+    assert "in part" in left.verdict()
+
+
+def test_each_mistake_is_named_where_the_residual_shows_it() -> None:
+    measurement = dataclasses.replace(SURFACE, snapshots=80).draw(1, 20.0).to(dtype=torch.float32)
+    assert convention_hint(measurement, 1) == ""
+    changes = convention_changes(measurement)
+    mirrored = {name for name in changes if name.startswith("the elements of codes and channel")}
+    turned = {"one later": "one earlier", "one earlier": "one later"}
+    for name, wrong in changes.items():
+        hint = convention_hint(wrong, 1)
+        if name in mirrored:
+            # The same surface seen in a mirror or from the side: its places are, and nothing else is.
+            assert hint == ""
+            continue
+        for own, other in turned.items():
+            if name.endswith(own):
+                name = name.replace(own, other)
+                break
+        # A square surface that is transposed is a mirror too.
+        alternative = name.replace("the codes", "the channel") if "column by column" in name else name
+        assert name in hint or alternative in hint or name.replace("the channel", "the codes") in hint
+        assert hint.startswith("the residual falls from ") and "\n" not in hint
+
+
+def test_codes_in_other_forms_are_recognised() -> None:
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (200, 36))
+    base = SURFACE.draw(1, 30.0)
+    fields = base.array.steering(*torch.tensor(SURFACE.places[0]))
+    # What was applied, what was written down, and what is said of it.
+    whole = rng.integers(0, 360, (200, 36))
+    for applied, written, said in (
+        (1.0 - 2 * bits, bits, "the codes 0 and 1 stand for the factors 1 and −1"),
+        (1.0 - bits, bits, "the codes 0 and 1 change places"),
+        (np.exp(1j * np.deg2rad(whole)), np.exp(1j * whole), "were degrees taken for radians"),
+        (np.exp(1j * np.deg2rad(whole)), np.deg2rad(whole), "the codes are phases in radians"),
+    ):
+        clean = torch.as_tensor(applied, dtype=torch.complex128) * fields @ base.channel[0].mT
+        own = Measurement(clean, written, base.channel[0], base.array, symbols="constant")
+        assert said in convention_hint(own, 1)
+
+
+def test_square_tables_may_be_transposed() -> None:
+    case = Case(grid(4, 4, 0.05), 0.1, np.array([(0.3, -0.2, 0.6)]), antennas=16, snapshots=16)
+    measurement = case.draw(1, 20.0)
+    for name in (
+        "the channel is transposed",
+        "the channel is transposed and conjugated",
+        "the snapshots are transposed",
+    ):
+        assert name in convention_hint(convention_changes(measurement)[name], 1)
+
+
+def test_an_array_without_a_surface_shows_a_conjugate_in_the_near_field() -> None:
+    case = CASES["linear array, near field"]
+    measurement = case.draw(1, 20.0)
+    assert set(convention_changes(measurement)) == {"the snapshots are conjugated"}
+    wrong = measurement.changed(snapshots=measurement.snapshots.conj().resolve_conj())
+    assert "the snapshots are conjugated" in convention_hint(wrong, 2)
+
+
+def test_a_measurement_is_located_with_its_errors_and_notes() -> None:
+    found = locate(TWO.draw(1, 20.0))
+    assert found.counted and len(found.rows()) == 2 and found.hint == ""
+    for row in found.rows():
+        place = min(TWO.places, key=lambda each: abs(np.rad2deg(each[0]) - row["azimuth"]))
+        assert abs(row["azimuth"] - np.rad2deg(place[0])) < 5 * row["azimuth_error"]
+        assert abs(row["range"] - place[2]) < 5 * row["range_error"]
+    assert found.rows()[0]["power_db"] >= found.rows()[1]["power_db"]
+    planar = locate(CASES["circular array, planar"].draw(1, 20.0), 2)
+    assert all(np.isnan(row["range"]) for row in planar.rows()) and not planar.counted
+    assert {"plane waves have no range", "elevation is known, not estimated"} <= set(planar.notes)
+
+
+def test_what_a_number_hides_is_noted() -> None:
+    far = Case(grid(6, 6, 0.07), 0.1, np.array([(0.3, -0.2, 1e6)]), antennas=4)
+    notes = " ".join(locate(far.draw(1, 20.0), 1).notes)
+    assert "range of source 1 is not known" in notes
+    assert "elements stand 0.7 wavelengths apart" in notes
+    narrow = Case(grid(6, 6, 0.05), 0.1, np.array([(0.3, -0.2, 1.0)]), antennas=4, view={"azimuth": (-0.5, 0.1)})
+    assert any("azimuth of source 1 lies at the end" in note for note in locate(narrow.draw(1, 20.0), 1).notes)
+
+
+def test_the_energy_that_is_left_is_the_rss() -> None:
+    measurement = TWO.draw(1, 15.0)
+    estimate = sparse(measurement, 2)
+    left = residual(measurement, estimate)
+    assert float(left.snapshots.abs().square().sum()) == pytest.approx(float(rss(measurement, estimate)))
