@@ -55,10 +55,11 @@ soak: .venv/installed-test
 	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/tuning/test_search.py
 	$(MAKE) mutants
 
-# The reference, from docstrings: reports/out/docs/index.html.
+# The reference, from docstrings, and a page for each rule of the checkup: reports/out/docs/index.html, …/rules/index.html.
 docs: .venv/installed-test
 	$(call install,.[docs])
 	$(BIN)/python -m pdoc rislab --docformat google --output-directory reports/out/docs
+	$(BIN)/rislab explain --pages reports/out/docs/rules
 	@echo reports/out/docs/index.html
 
 # Known vulnerabilities of the tested set; red too where the list of them cannot be reached.

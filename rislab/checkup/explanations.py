@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from rislab.checkup.rule_examples import RuleExample
 from rislab.checkup.rules import RULES, Rule
 from rislab.checkup.silencing import names_of
 
@@ -31,6 +32,7 @@ def explain(rule: Rule, places: Mapping[str, str]) -> str:
     rows = {"what": rule.what, "why": rule.why, "needs": f"{rule.needs}.", "fix": f"{rule.fix}."}
     lines = [f"{rule.code} {rule.name} ({rule.severity})", ""]
     lines += [_row(label, text) for label, text in rows.items()]
+    lines += ["", "example", textwrap.indent(str(RuleExample.of(rule.code)), "  ")]
     lines += ["", "finds"]
     lines += [f"  {name}" + (f": {fix}" if fix else "") for name, fix in rule.fixes.items()]
     happened = [f"  {name}: {places[name]}" for name in rule.faults if places.get(name)]
@@ -42,6 +44,10 @@ def explain(rule: Rule, places: Mapping[str, str]) -> str:
 
 def silencing_of(rule: Rule) -> str:
     """How to silence what a rule finds, one sentence."""
+    if rule.code.startswith("P"):
+        return (
+            f"leave {rule.code} out of `only` of rislab.probe(), or --ignore {rule.code}, where the checkup tries it."
+        )
     comment = f"# rislab: ignore[{rule.code}]"
     return f"--ignore {rule.code}, the comment {comment} on the line that the finding names, or a baseline."
 

@@ -56,6 +56,9 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
     if samples < 2:
         return None
     answers = tensors_in(run(arguments))
+    # NaN differs from itself, whatever is exchanged.
+    if not all(bool(torch.isfinite(answer).all()) for answer in answers.values()):
+        return None
     changes = _changes(run, arguments, answers, 0, samples, SAME[precision])
     if not changes:
         return None

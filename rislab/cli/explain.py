@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from rislab import files
+from rislab.cli import common
 from rislab.errors import InputError
 
 
@@ -14,6 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="a code as C1, or the name of a rule or a finding")
     parser.add_argument("--all", action="store_true", help="explain all rules")
+    parser.add_argument("--pages", metavar="FOLDER", help="write a page for each rule, with what its example shows now")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -22,10 +26,21 @@ def run(options: argparse.Namespace) -> int:
     from rislab.checkup.rules import RULES
     from rislab.faults.catalogue import FAULTS
 
+    if options.pages is not None:
+        return _pages(Path(options.pages))
     if (options.name is None) != options.all:
         given = "nothing" if options.name is None else f"{options.name!r} and --all"
         raise InputError(f"CODE is {given}; allowed: a code, a name, or --all")
     places = {fault.name: fault.reference for fault in FAULTS}
     rules = [*RULES.values()] if options.all else rules_named(options.name)
     print("\n\n\n".join(explain(rule, places) for rule in rules))
+    return 0
+
+
+def _pages(out: Path) -> int:
+    common.require("explain --pages", "lab", "jinja2")
+    files.check_writable(out)
+    from rislab.reports.rule_pages import write_rule_pages
+
+    print(write_rule_pages(out, lambda code: print(code, end=" ", flush=True)))
     return 0

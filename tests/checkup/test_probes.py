@@ -301,6 +301,13 @@ def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     assert "as BatchNorm does" in findings[0].evidence
 
 
+def test_a_network_whose_answers_are_nan_mixes_nothing() -> None:
+    broken = network()
+    with torch.no_grad():
+        broken[0].weight.fill_(torch.nan)
+    assert names(probed(broken, only=["P3"]), "note") == ["not judged"]
+
+
 def test_attention_that_takes_the_batch_for_time_is_told_by_the_targets() -> None:
     class Forgotten(nn.Module):
         def __init__(self) -> None:

@@ -1,0 +1,74 @@
+"""An example of each rule of the checkup: a loop that it flags, and the same loop mended.
+
+They stand in the folder `examples`, one file a rule. A line that ends with `# wrong` is of the first, one with
+`# right` of the second, all others are of both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import runpy
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rislab.checkup.findings import Findings
+
+FOLDER = Path(__file__).parent / "examples"
+MARKS = {"# wrong": "-", "# right": "+"}
+
+
+@dataclass(frozen=True)
+class RuleExample:
+    """A loop, wrong and right.
+
+    Args:
+        lines: each with the mark "-" if it is of the wrong one alone, "+" of the right one alone, " " of both.
+    """
+
+    lines: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of(cls, code: str) -> RuleExample:
+        """The example of a rule."""
+        return cls(tuple(map(_marked, (FOLDER / f"{code}.txt").read_text(encoding="utf-8").splitlines())))
+
+    def source(self, mark: str) -> str:
+        """The source of the wrong loop, for "-", or of the right one, for "+"."""
+        return "".join(f"{line}\n" for own, line in self.lines if own in (mark, " "))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{mark} {line}".rstrip() for mark, line in self.lines)
+
+
+def _marked(line: str) -> tuple[str, str]:
+    for word, mark in MARKS.items():
+        if line.endswith(word):
+            return mark, line.removesuffix(word).rstrip()
+    return " ", line
+
+
+def findings_of(source: str) -> Findings:
+    """Run the source of an example, as `rislab checkup train.py` does, or for what it calls its `findings` itself."""
+    from rislab.checkup.script import run_script
+
+    with tempfile.TemporaryDirectory() as folder, _inside(folder):
+        path = Path("train.py")
+        path.write_text(source, encoding="utf-8")
+        if "\nfindings = " in source:
+            return Findings(runpy.run_path(str(path))["findings"]).relative_to(os.getcwd())
+        with contextlib.redirect_stdout(sys.stderr):
+            return run_script(path).findings
+
+
+@contextlib.contextmanager
+def _inside(folder: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
