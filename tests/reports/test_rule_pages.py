@@ -28,7 +28,7 @@ def test_a_page_for_each_rule_and_an_index(
         page = unescape((tmp_path / "rules" / f"{code}.html").read_text())
         for part in (rule.name, rule.what, rule.why, rule.needs, rule.reference, *rule.fixes, *rule.fixes.values()):
             assert part in page
-        assert 'class="wrong"' in page and "Of the right one: All checks passed." in page
+        assert 'class="right"' in page and "Of the right one: All checks passed." in page
         assert f"FAULT   {code} " in page and f"--ignore {code}," in page
     assert find_fault("never divided").reference in (tmp_path / "rules" / "C1.html").read_text()
     assert "α = 4" in (tmp_path / "rules" / "C1.html").read_text()
