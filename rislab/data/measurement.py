@@ -7,6 +7,7 @@ An ordinary array is the case H = I, c = 1. Positions are seen from the origin o
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Self
@@ -229,6 +230,25 @@ class Measurement:
     def received_fields(self, columns: Tensor) -> Tensor:
         """What the antennas receive in each snapshot of fields [B,N,C] on the array, [B,L,M,C]; see SceneBatch."""
         return received_fields(self.codes, self.channel, columns)
+
+    def leading(self, count: int) -> Measurement:
+        """The first snapshots alone, at most `count`."""
+        tensors = {name: self.__dict__[name][:, :count] for name in ("snapshots", "codes")}
+        other = self.changed(**tensors)
+        other.config = dataclasses.replace(self.config, snapshots=other.snapshots.shape[1])
+        return other
+
+    def centred(self) -> Measurement:
+        """The measurements without what does not change with the codes, such as paths past the surface.
+
+        Snapshots and codes less their means over the snapshots: the model holds as before. For constant symbols.
+        """
+        if self.config.symbols != "constant" or self.config.snapshots < 2:
+            raise InputError(
+                "symbols vary or there is one snapshot; allowed: constant symbols in at least two snapshots"
+            )
+        tensors = {name: self.__dict__[name] for name in ("snapshots", "codes")}
+        return self.changed(**{name: tensor - tensor.mean(1, keepdim=True) for name, tensor in tensors.items()})
 
     def grid(self, shape: tuple[int, int, int]) -> Grid:
         """Grid of azimuth × elevation × range over the field of view, for spectra."""

@@ -19,6 +19,8 @@ from rislab.music.sparse import sparse
 
 # Most sources that are counted.
 MOST = 5
+# If less than this is explained, changes of convention are tried.
+EXPLAINED = 0.85
 # A place nearer to the end of its axis than this share of the axis lies at it.
 EDGE = 1e-6
 
@@ -84,7 +86,7 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
     kind = "stochastic" if config.symbols == "varying" else "deterministic"
     bound = crb(measurement, kind=kind, estimate=estimate)
     notes = _notes(measurement, estimate, bound)
-    doubtful = not (left.explained > 0.9 or left.over_noise <= 1.5)
+    doubtful = not (left.explained > EXPLAINED or left.over_noise <= 1.5)
     hint = convention_hint(measurement, number) if doubtful else ""
     return Localisation(estimate, bound, left, sources is None and not single, hint, notes)
 

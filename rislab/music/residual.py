@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,8 +25,11 @@ from rislab.music.sparse import sparse
 DRAWS = 3
 # A change is named if it leaves at most this share of what is left without it.
 HELPS = 0.75
+# So many snapshots show what helps.
+ENOUGH = 400
 # Changes that leave at most this factor of the smallest residual help as much.
-ALIKE = 1.001
+ALIKE, ROUNDING = 1.001, 1e-6
+STATIC = "what does not change with the codes is subtracted, Measurement.centred()"
 # Between 0 (what chance explains) and 1 (everything): to the first it is nothing, from the second nearly all.
 NOTHING, NEARLY = 0.1, 0.8
 
@@ -152,6 +156,8 @@ def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
             changes[f"the elements of the {part} {name}"] = measurement.changed(**{part: tensor})
     for step, words in ((1, "later"), (-1, "earlier")):
         changes[f"each code belongs to the snapshot one {words}"] = measurement.changed(codes=codes.roll(step, dims=1))
+    if measurement.config.symbols == "constant" and measurement.config.snapshots > 2:
+        changes[STATIC] = measurement.centred()
     for words, other in _other_codes(codes).items():
         changes[words] = measurement.changed(codes=other)
     return changes
@@ -179,12 +185,12 @@ def _orders(measurement: Measurement) -> dict[str, Tensor]:
 def _other_codes(codes: Tensor) -> dict[str, Tensor]:
     """Codes that may have been meant, where those given look like phases or bits."""
     other: dict[str, Tensor] = {}
-    values = torch.unique(torch.view_as_real(codes).flatten(0, -2), dim=0)
-    real = bool((codes.imag == 0).all())
-    if real and len(values) == 2 and values[:, 0].tolist() == [0.0, 1.0]:
+    values = np.unique(codes.cpu().numpy())
+    real = not values.imag.any()
+    if real and values.tolist() == [0.0, 1.0]:
         other["the codes 0 and 1 stand for the factors 1 and −1"] = 1 - 2 * codes
         other["the codes 0 and 1 change places"] = 1 - codes
-    if real and len(values) > 1:
+    if real and len(np.unique(np.abs(values))) > 1:
         other["the codes are phases in radians"] = torch.polar(torch.ones_like(codes.real), codes.real)
     degrees = torch.arange(-360, 361, dtype=torch.float64)
     if not real and len(values) <= len(degrees):
@@ -205,11 +211,14 @@ def convention_hint(measurement: Measurement, sources: int) -> str:
         measurement: one.
         sources: K of the fits.
     """
+    measurement = measurement.leading(ENOUGH)
     now = energy_share(measurement, sources)
     shares = {name: energy_share(other, sources) for name, other in convention_changes(measurement).items()}
     least = min(shares.values(), default=now)
     if least > HELPS * now:
         return ""
     # Some changes differ by a mirrored place only.
-    alike = [name for name, share in shares.items() if share <= ALIKE * least]
+    alike = [name for name, share in shares.items() if share <= ALIKE * least + ROUNDING]
+    # Whatever adds a constant to the codes is undone by it too.
+    alike = [name for name in alike if name != STATIC] or alike
     return f"the residual falls from {100 * now:.3g} % to {100 * least:.3g} % of the energy if {', or if '.join(alike)}"

@@ -6,6 +6,7 @@ from . import diff as diff
 from . import faults as faults
 from . import gradient_attribution as gradient_attribution
 from . import map_history as map_history
+from . import measurement as measurement
 from . import precision as precision
 from . import scene as scene
 from . import spectra as spectra

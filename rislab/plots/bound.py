@@ -140,7 +140,7 @@ def _cloud(
     name = f"estimates of {style.name}"
     group = {"legendgroup": name, "showlegend": shown and len(points) > 0, "legendrank": 1001 + place}
     figure.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=look, name=name, **group, **shared)
-    outline = _ellipse(spread, middle)
+    outline = error_ellipse(spread, middle)
     line = {"color": GREY, "width": 2.5}
     once = {"showlegend": shown and place == 0}
     name = f"{SHARE * 100:g} % of the bound"
@@ -157,7 +157,7 @@ def _cloud(
             update(range=[-end, end] if wide else None, row=row, col=column)
 
 
-def _ellipse(spread: Array, middle: Array) -> Array:
+def error_ellipse(spread: Array, middle: Array) -> Array:
     """Outline of the share SHARE of normal errors, [T,2]; empty where the covariance is not finite."""
     if not np.isfinite(spread).all():
         return np.zeros((0, 2))

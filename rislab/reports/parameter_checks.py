@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
-from rislab.config import Config, choice, integer, number, same, switch
+from rislab.config import Config, choice, integer, number, same, switch, text
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_fields, check_number
@@ -161,6 +162,22 @@ class TuningParameters(Config):
         )
 
 
+@dataclass(frozen=True)
+class DataParameters(Config):
+    """Of 09: a measurement, from a file or made up."""
+
+    file: str = text("", "a measurement of your own (.npz, .mat, .h5, .csv); empty takes the twin")
+    sources: int = integer(1, 1, 64, "in each measurement")
+    positions: int = integer(9, 2, 100, "of the twin's transmitter")
+    configurations: int = integer(1000, 100, 20_000, "of the twin's surface; BRISC has about 10 000")
+    seed: int = integer(0, 0, 2**63 - 1, "of the twin")
+
+    def check(self) -> None:
+        """Refuse a file that is not there."""
+        if self.file and not Path(self.file).is_file():
+            raise InputError(f"file is {self.file!r}, which is not there; allowed: a file of measurements, or nothing")
+
+
 # The configuration whose fields are the parameters of a notebook, by the notebook's name without its number.
 PARAMETERS: dict[str, type] = {
     "start": StartParameters,
@@ -172,6 +189,7 @@ PARAMETERS: dict[str, type] = {
     "your_loop": LoopsConfig,
     "localise": LocaliseParameters,
     "tuning": TuningParameters,
+    "your_data": DataParameters,
 }
 
 

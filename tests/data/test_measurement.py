@@ -186,3 +186,18 @@ def test_constant_symbols_make_one_field() -> None:
     vector = torch.as_tensor(phases(grid(6, 6, 0.05), 0.1, np.array([0.3, -0.2, 0.6]), False))
     overlap = (vector.conj() @ factor[..., 0].mT).abs().square() / frobenius_squared(factor)
     assert bool((overlap > 0.85).all())
+
+
+def test_what_the_codes_do_not_change_is_taken_away_exactly() -> None:
+    measurement = CASES["surface, one antenna"].draw(2, 40.0)
+    moved = measurement.changed(snapshots=measurement.snapshots + 3.0 - 2.0j)
+    torch.testing.assert_close(moved.centred().snapshots, measurement.centred().snapshots)
+    torch.testing.assert_close(moved.centred().codes, measurement.codes - measurement.codes.mean(1, keepdim=True))
+    with pytest.raises(InputError, match="symbols vary or there is one snapshot"):
+        Measurement(**GIVEN).centred()
+
+
+def test_leading_snapshots() -> None:
+    part = Measurement(**GIVEN).leading(5)
+    assert part.snapshots.shape == (1, 5, M) and part.codes.shape == (1, 5, N) and part.config.snapshots == 5
+    assert Measurement(**GIVEN).leading(500).config.snapshots == L

@@ -11,7 +11,7 @@ import torch
 from rislab.data.measurement import Measurement
 from rislab.music.likelihood import polish, rss
 from rislab.music.localisation import locate
-from rislab.music.residual import convention_changes, convention_hint, residual
+from rislab.music.residual import STATIC, convention_changes, convention_hint, residual
 from rislab.music.sparse import sparse
 from tests.data.own_arrays import CASES, Case, grid
 
@@ -50,9 +50,11 @@ def test_a_source_that_is_left_over_is_told() -> None:
 
 
 def test_each_mistake_is_named_where_the_residual_shows_it() -> None:
-    measurement = dataclasses.replace(SURFACE, snapshots=80).draw(1, 20.0).to(dtype=torch.float32)
+    case = dataclasses.replace(SURFACE, elements=grid(4, 4, 0.05), snapshots=80)
+    measurement = case.draw(1, 20.0).to(dtype=torch.float32)
     assert convention_hint(measurement, 1) == ""
     changes = convention_changes(measurement)
+    del changes[STATIC]
     mirrored = {name for name in changes if name.startswith("the elements of codes and channel")}
     turned = {"one later": "one earlier", "one earlier": "one later"}
     for name, wrong in changes.items():
@@ -87,6 +89,13 @@ def test_codes_in_other_forms_are_recognised() -> None:
         clean = torch.as_tensor(applied, dtype=torch.complex128) * fields @ base.channel[0].mT
         own = Measurement(clean, written, base.channel[0], base.array, symbols="constant")
         assert said in convention_hint(own, 1)
+
+
+def test_a_path_past_the_surface_is_named() -> None:
+    measurement = SURFACE.draw(1, 20.0)
+    wrong = measurement.changed(snapshots=measurement.snapshots + 3 * measurement.snapshots.abs().max())
+    assert STATIC in convention_hint(wrong, 1)
+    assert convention_hint(measurement.centred(), 1) == ""
 
 
 def test_square_tables_may_be_transposed() -> None:

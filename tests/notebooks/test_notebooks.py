@@ -41,6 +41,7 @@ SMALL: dict[str, dict[str, object]] = {
     "localise": {"snrs_db": [10.0], "test_scenes": 8, "learned_scenes": 512, "epochs": 2},
     "tuning": {"scenes": 64, "epochs": 2, "trials": 4, "eval_scenes": 24, "skip_ladder": True, "confirm": 2},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
+    "your_data": {"positions": 3, "configurations": 300},
 }
 
 
