@@ -154,7 +154,7 @@ def write_twin(path: Path | str, **options: Any) -> Path:
     return file
 
 
-def main() -> None:
+def _main() -> None:
     """The script: `python -m rislab.data.brisc_twin FILE.npz`."""
     parser = argparse.ArgumentParser(description="Write a synthetic twin of the BRISC measurement.")
     parser.add_argument("file", metavar="FILE.npz")
@@ -167,4 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()
