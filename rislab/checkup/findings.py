@@ -116,25 +116,22 @@ class Findings(list[Finding]):
     def _repr_html_(self) -> str:
         return self.to_html(self.verdict) if self else "<p>nothing to report</p>"
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Titles of columns, and a row for each finding; columns without a word are left out."""
+        rows = [[f.severity, f.code, f.name, f.evidence, f.where, f.fix, f.docs, ", ".join(f.aliases)] for f in self]
+        # An empty column would take the width that another needs.
+        shown = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
+        return [COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows]
+
     def to_html(self, caption: str) -> str:
-        """A table.
+        """The table as HTML.
 
         Args:
             caption: that stands above it.
         """
-        rows = [
-            (Html(f"<b>{f.severity}</b>"), f.code, f.name, f.evidence, f.where, f.fix, f.docs, ", ".join(f.aliases))
-            for f in self
-        ]
-        # An empty column would take the width that another needs.
-        shown = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
-        return html_table(
-            [COLUMNS[place] for place in shown],
-            [[row[place] for place in shown] for row in rows],
-            label="findings",
-            caption=caption,
-            row_title=COLUMNS.index("what"),
-        )
+        head, rows = self.table()
+        strong = [[Html(f"<b>{severity}</b>"), *others] for severity, *others in rows]
+        return html_table(head, strong, label="findings", caption=caption, row_title=COLUMNS.index("what"))
 
 
 def is_unjudged(finding: Finding) -> bool:
