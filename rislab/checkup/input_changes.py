@@ -144,8 +144,9 @@ def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:
 def _samples_of(dataset: Any, depth: int = DEPTH) -> Iterator[tuple[str, str, Tensor]]:
     """Some samples of what a dataset holds, and those within it; each with its name, and where it is read."""
     reader = getattr(type(dataset), "__getitem__", None)
-    own = isinstance(reader, FunctionType) and not str(reader.__module__).startswith("torch.")
-    where = f"{reader.__code__.co_filename}:{reader.__code__.co_firstlineno}" if own else ""
+    where = ""
+    if isinstance(reader, FunctionType) and not str(reader.__module__).startswith("torch."):
+        where = f"{reader.__code__.co_filename}:{reader.__code__.co_firstlineno}"
     arrays = 0
     for name, value in list(getattr(dataset, "__dict__", {}).items()):
         for array in value if isinstance(value, tuple) and len(value) < SAMPLES else (value,):
