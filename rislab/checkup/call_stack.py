@@ -33,6 +33,15 @@ def caller() -> tuple[str, tuple[str, ...]]:
     return _in_words(tuple(frames))
 
 
+def by_library(stack: tuple[str, ...]) -> bool:
+    """Whether a library other than torch did it, for the loop.
+
+    Args:
+        stack: as caller() gives it.
+    """
+    return bool(stack) and _kind(stack[0].rpartition(":")[0]) == "library"
+
+
 @functools.lru_cache(maxsize=4096)
 def _kind(name: str) -> str:
     """Whose file this is: "loop", "library" or "" for torch and the checkup."""

@@ -32,12 +32,26 @@ class CurrentForward:
     training: bool = True
     types: list[torch.dtype] = field(default_factory=list)
     follows: bool = False
+    _under_way: bool = False
+    _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
     _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
+
+    def begin(self, training: bool) -> None:
+        """It begins.
+
+        Args:
+            training: whether the network is in training mode.
+        """
+        self.training, self._losses, self._under_way = training, [], True
 
     def end(self, call: ForwardEvent) -> None:
         """The forward is over."""
         first = next((value for value in call.inputs() if value.dim()), None)
         self.samples = 1 if first is None else int(first.shape[0])
+        for batch, counted in self._losses:
+            batch.samples = self.samples
+            batch.count = batch.count if counted else float(self.samples)
+        self._losses, self._under_way = [], False
         self.types = autocast_types("cpu" if first is None else first.device.type)
         self.types += call.dtypes
         self.follows = any(self._is_given(value) for value in call.inputs()) or _holds_state(call.module)
@@ -65,7 +79,7 @@ class CurrentForward:
         value = loss.detach()
         value = value.real if value.is_complex() else value
         number = float(value) if value.numel() == 1 else math.nan
-        return MicroBatch(
+        batch = MicroBatch(
             samples=self.samples,
             count=float(self.samples) if count is None else count,
             loss=number,
@@ -80,6 +94,10 @@ class CurrentForward:
             scale_free=scale_free,
             follows=self.follows,
         )
+        if self._under_way:
+            # What its samples are is known when it is over.
+            self._losses.append((batch, count is not None))
+        return batch
 
 
 def _holds_state(module: nn.Module) -> bool:

@@ -13,7 +13,15 @@ from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.gradients import compare_gradients
 from rislab.checkup.rules import Code
 from rislab.checkup.trace import MicroBatch
-from rislab.checkup.windows import LOOSE, StepComparison, WatchedRun, is_parallel, micro_batch_weights, near
+from rislab.checkup.windows import (
+    LOOSE,
+    StepComparison,
+    StepWindow,
+    WatchedRun,
+    is_parallel,
+    micro_batch_weights,
+    near,
+)
 
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
@@ -53,6 +61,11 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
         text = f"{len(infinite)} steps on a gradient of 0, as another optimiser's was infinite"
         findings.append(as_note(Code.CLIPPING, "clipped by an infinite norm", text))
     differing = [one for one in differing if one not in infinite and one.complete and not _weighed(one, run)]
+    made = [one for one in differing if made_by_library(one, run)]
+    own, differing = ([one for one in some if one not in made] for some in (own, differing))
+    if made:
+        text = f"{len(made)} steps on gradients that a library made after the backward, as of single samples, or noise"
+        findings.append(as_note(Code.DIRECTION, "gradient changed by hand", text))
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
     named += [finding for one in own if one.scale_free and one not in differing for finding in _wrong_weights(one, run)]
@@ -65,6 +78,15 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
         text = "gradients have the direction of their window, and one length"
         findings.append(as_note(Code.CLIPPING, "clipping assumed", text))
     return findings
+
+
+def made_by_library(one: StepWindow, run: WatchedRun) -> bool:
+    """Whether a library that steps for the loop has changed the direction of what the last backward left."""
+    last = one.step.backwards[-1].after if one.step.backwards else None
+    if not run.trace.by_library or last is None or one.step.gradient is None or one.step.norm == 0:
+        return False
+    same = len(last) == len(one.gradient) and is_parallel(compare_gradients(one.gradient, last), one.tolerance)
+    return not same
 
 
 def _weighed(one: StepComparison, run: WatchedRun) -> bool:
@@ -365,8 +387,11 @@ def _right_after_backward(one: StepComparison) -> bool:
 
 
 def _mostly_unequal(one: StepComparison) -> bool:
-    """Whether more than one micro-batch of the window differs from the rest: not just a smaller last one."""
-    counts = Counter(batch.count for batch in one.batches)
+    """Whether more than one micro-batch of the window has other samples than the rest: not just a smaller last one.
+
+    Where the tokens of equally many samples are unequal, a mean for each micro-batch may be meant.
+    """
+    counts = Counter(batch.samples for batch in one.batches)
     return one.size - counts.most_common(1)[0][1] > 1
 
 

@@ -295,7 +295,7 @@ class PatchedCalls:
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
-    """How many equal parts a loss is the mean of, None if it is one for each sample, and whether it is a sum instead.
+    """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
 
     Args:
         loss: a function of torch.nn.functional, a Module, or anything else.
@@ -308,7 +308,7 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
         settings = {**vars(loss), "weight": dict(loss.named_buffers()).get("weight"), **named}
         function = MODULES.get(type(loss))
     if settings.get("reduction", "mean") == "sum":
-        return None, True
+        return 1.0, True
     given = [*args, *named.values()]
     if function in ELEMENTS and isinstance(given[0], Tensor):
         return float(given[0].numel()), False

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
-from rislab.checkup.call_stack import caller
+from rislab.checkup.call_stack import by_library, caller
 from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward
 from rislab.checkup.events import ForwardEvent, tensors_of
@@ -150,7 +150,7 @@ class StepRecorder:
         if not forward.with_gradient:
             self._sampling.note_evaluation()
             return
-        forward.training = training
+        forward.begin(training)
         self._note_skipped_step()
         self._note_moved_weights()
         self.trace.forwards += 1
@@ -382,7 +382,9 @@ class StepRecorder:
         if gradient is not None:
             self._changes.at_step()
         finite = gradient is None or math.isfinite(norm)
-        self._end_window(gradient=gradient, norm=norm, applied=not skipped, finite=finite, where=caller()[0])
+        where, stack = caller()
+        self.trace.by_library |= by_library(stack)
+        self._end_window(gradient=gradient, norm=norm, applied=not skipped, finite=finite, where=where)
         if gradient is not None:
             own = self._samples.optimised()
             others = [value for value in self._clipped_with() if id(value) not in own]

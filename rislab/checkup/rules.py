@@ -304,7 +304,7 @@ _OF_THE_LOOP = (
     Rule(
         Code.DRIFT.value,
         "inputs that drift",
-        what="What inputs, and samples of datasets, hold is compared with what the same memory held when it came before.",
+        what="What inputs and samples of datasets hold is compared with what the same memory held before.",
         why="Data that are scaled or shifted in place each time they are read move away from epoch to epoch.",
         fix="change a copy of the data",
         needs="inputs that come again from the same memory, or a dataset of tensors or arrays, read by a DataLoader",

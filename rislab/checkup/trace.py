@@ -200,6 +200,7 @@ class Trace:
         only_frozen: whether all tensors of the optimiser ask for no gradient.
         crashed: whether an error ended the loop.
         stopped: whether the checkup ended it.
+        by_library: whether a library other than torch called the steps.
         failure: what went wrong in the recording itself, "" if nothing did.
     """
 
@@ -227,6 +228,7 @@ class Trace:
     only_frozen: bool = False
     crashed: bool = False
     stopped: bool = False
+    by_library: bool = False
     failure: str = ""
 
     def note_forward(self, use: ForwardUse) -> None:

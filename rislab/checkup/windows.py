@@ -248,7 +248,8 @@ def step_window(
 def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[float], Tensor | None]:
     """The share of each micro-batch, and the true gradient of the window, None if one of them is not known."""
     counts = [batch.count for batch in batches]
-    equal = mean == "batches" or sum(counts) <= 0
+    # Each sample of a sum counts once already.
+    equal = mean == "batches" or sum(counts) <= 0 or (not mean and all(batch.scale_free for batch in batches))
     shares = [1 / len(batches) if equal else count / sum(counts) for count in counts]
     known = [batch.gradient for batch in batches if batch.gradient is not None]
     if not batches or len(known) < len(batches) or len({len(gradient) for gradient in known}) > 1:

@@ -1,0 +1,150 @@
+"""What a step's gradient is held against where losses are computed in the network, and where a library makes it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rislab.checkup.findings import Findings
+from rislab.checkup.loop_watch import watch
+from rislab.checkup.process_watch import ProcessWatch
+
+K = 4
+Steps = Callable[[torch.optim.Optimizer, int], None]
+
+
+def noisy_step(optimizer: torch.optim.Optimizer, batches: int) -> None:
+    """Noise on what the window left, and a step."""
+    for group in optimizer.param_groups:
+        for value in group["params"]:
+            value.grad = value.grad / batches + torch.randn_like(value)
+    optimizer.step()
+
+
+def of_a_library(function: Steps) -> Steps:
+    """The same function, as if it stood in the folder in which libraries are installed."""
+    assert isinstance(function, FunctionType)
+    name = str(Path(torch.__file__).parent.parent / "private" / "step.py")
+    changed = function.__code__.replace(co_filename=name)
+    return functools.wraps(function)(FunctionType(changed, globals()))
+
+
+def watched(step: Steps, sizes: list[int], scale: float = 1.0, zeroed: bool = False) -> Findings:
+    """Findings on windows of some sizes, each micro-batch weighed by `scale`, and zeroed before if so asked."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for size in sizes:
+            for _ in range(size):
+                if zeroed:
+                    optimizer.zero_grad()
+                (scale * functional.mse_loss(model(torch.randn(6, 5)), torch.ones(6, 1))).backward()
+            step(optimizer, size)
+            optimizer.zero_grad()
+    return process.findings()
+
+
+@pytest.mark.parametrize("sizes", [[1] * 6, [K] * 6, [K, K, K + 1, K, K - 1, K]])
+def test_gradients_that_a_library_makes_are_a_note(sizes: list[int]) -> None:
+    findings = watched(of_a_library(noisy_step), sizes)
+    assert [(finding.severity, finding.name) for finding in findings] == [("note", "gradient changed by hand")]
+
+
+def test_gradients_that_the_loop_changes_are_a_warning() -> None:
+    findings = watched(noisy_step, [1] * 6)
+    assert [(finding.severity, finding.name) for finding in findings] == [("warning", "gradient changed by hand")]
+
+
+def plain_step(optimizer: torch.optim.Optimizer, batches: int) -> None:
+    """A step, and nothing else."""
+    optimizer.step()
+
+
+def test_a_library_that_only_steps_is_judged_as_the_loop_itself() -> None:
+    assert watched(of_a_library(plain_step), [K] * 6, 1 / K) == []
+    assert [finding.name for finding in watched(of_a_library(plain_step), [K] * 6).faults] == ["never divided"]
+    again = watched(of_a_library(plain_step), [K] * 6, 1 / K, zeroed=True)
+    assert [finding.name for finding in again.faults] == ["zeroed per micro-batch"]
+
+
+@pytest.mark.parametrize("divided", [True, False])
+def test_windows_of_many_sizes_are_right_if_each_is_one_mean(divided: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for size in (4, 4, 5, 4, 3, 4, 4):
+            for _ in range(size):
+                share = size if divided else K
+                (functional.mse_loss(model(torch.randn(6, 5)), torch.ones(6, 1)) / share).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert bool(process.findings()) is not divided
+
+
+class WithLoss(nn.Module):
+    """A network that computes its loss itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.multi_margin_loss(self.layer(x), x[:, :3].argmax(1))
+
+
+def test_samples_of_a_loss_within_the_forward_are_those_of_its_own_inputs() -> None:
+    torch.manual_seed(0)
+    model, sizes = WithLoss(), (2, 5, 9, 12)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            for size in sizes:
+                loss = model(torch.randn(size, 5))
+                (loss * size / sum(sizes)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert process.findings() == []
+
+
+@pytest.mark.parametrize("kind", ["declared", "of torch", "of the loop"])
+def test_sums_over_the_samples_of_a_window_are_right(kind: str) -> None:
+    torch.manual_seed(0)
+    model, sizes, loss = nn.Linear(5, 3), (2, 5, 9, 12), nn.CrossEntropyLoss(reduction="sum")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, loss=loss) if kind == "declared" else ProcessWatch() as process:
+        for _ in range(5):
+            for size in sizes:
+                x, target = torch.randn(size, 5), torch.randint(0, 3, (size,))
+                output = model(x)
+                own = (output - 1).pow(2).sum() if kind == "of the loop" else loss(output, target)
+                (own / sum(sizes)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert process.findings() == []
+
+
+@pytest.mark.parametrize("unequal", ["tokens", "samples"])
+def test_a_mean_for_each_micro_batch_is_a_fault_where_samples_are_unequal(unequal: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            for size in (2, 5, 9, 12):
+                x, target = torch.randn(12, 5), torch.randint(0, 3, (12,))
+                target[size:] = -100
+                x, target = (x[:size], target[:size]) if unequal == "samples" else (x, target)
+                (functional.cross_entropy(model(x), target) / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    severity = "fault" if unequal == "samples" else "warning"
+    assert [(one.severity, one.name) for one in process.findings()] == [(severity, "mean of means in the window")]
