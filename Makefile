@@ -1,4 +1,4 @@
-# make lab · report · quick · test · bench · mutants · soak · docs · audit · cover; each installs into .venv first if need be.
+# make lab · report · quick · test · bench · mutants · scoreboard · soak · docs · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
 # An environment of another Python is made anew; one of the same is brought up to date.
@@ -15,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report quick test bench mutants soak docs audit cover picture lint clean
+.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -50,9 +50,13 @@ bench: .venv/installed-bench
 mutants: .venv/installed-test
 	$(BIN)/python -m tests.mutation
 
+# What every tool says of every case of tests/corpus, into reports/: scoreboard.md, scoreboard.json.
+scoreboard: .venv/installed-test
+	$(BIN)/python -m tests.corpus
+
 # What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants.
 soak: .venv/installed-test
-	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/tuning/test_search.py
+	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py
 	$(MAKE) mutants
 
 # The reference, from docstrings, and a page for each rule of the checkup: reports/out/docs/index.html, …/rules/index.html.
@@ -90,4 +94,4 @@ picture: .venv/installed-test
 	$(BIN)/python -m tests.picture
 
 clean:
-	rm -rf .venv reports/out
+	rm -rf .venv .venv-rivals reports/out

@@ -83,6 +83,11 @@ class Pair:
         """The fixed script."""
         return FOLDER / "pairs" / self.name / "fixed.py"
 
+    @property
+    def scripts(self) -> dict[str, Path]:
+        """Both, by their roles."""
+        return {"faulty": self.faulty, "fixed": self.fixed}
+
 
 @dataclass(frozen=True)
 class Program:
@@ -101,6 +106,11 @@ class Program:
     split: str
     needs: tuple[str, ...]
     why: str
+
+    @property
+    def scripts(self) -> dict[str, Path]:
+        """The one, by its role."""
+        return {"clean": self.path}
 
 
 def pairs() -> Iterator[Pair]:

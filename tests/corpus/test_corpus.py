@@ -1,0 +1,112 @@
+"""The corpus holds what it says: faults with their measured effect, correct programs that run, known labels."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.corpus.cases import FOLDER, SPLITS, Pair, Program, clean, is_runnable, pairs
+
+PAIRS, PROGRAMS = list(pairs()), list(clean())
+SOAK = "RISLAB_SOAK" in os.environ
+# A sample for every test, from the whole alphabet.
+RUN = PAIRS if SOAK else PAIRS[:: max(1, len(PAIRS) // 12)][:12]
+RUN_PROGRAMS = PROGRAMS if SOAK else PROGRAMS[::20]
+KINDS, MOST_OF_A_KIND, LONGEST = 25, 12, 80
+FINAL = re.compile(r"final error: (\S+)")
+
+
+def run(script: Path, folder: Path, seed: int = 0) -> str:
+    """The standard output of a script that must end well."""
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SEED": str(seed), "TQDM_DISABLE": "1",
+    }  # fmt: skip
+    result = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return result.stdout
+
+
+def final_errors(script: Path, folder: Path, seeds: Sequence[int]) -> list[float]:
+    with ThreadPoolExecutor(2) as pool:
+        return [float(FINAL.findall(output)[-1]) for output in pool.map(lambda seed: run(script, folder, seed), seeds)]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("pair", RUN, ids=lambda pair: pair.name)
+def test_the_fault_has_its_measured_effect_and_the_fix_has_not(pair: Pair, tmp_path: Path) -> None:
+    """All five seeds where there is time; else the two on which the pair differs most, as it was measured."""
+    if not is_runnable(pair.needs):
+        pytest.skip(f"needs {', '.join(pair.needs)}")
+    effect = pair.effect
+    differences = [bad - good for bad, good in zip(effect.faulty_seeds, effect.fixed_seeds, strict=True)]
+    seeds = range(5) if SOAK else sorted(range(5), key=lambda seed: -differences[seed])[:2]
+    faulty, fixed = (final_errors(script, tmp_path, seeds) for script in (pair.faulty, pair.fixed))
+    worse = sum(bad > good for bad, good in zip(faulty, fixed, strict=True))
+    if pair.harmless:
+        assert faulty == pytest.approx(fixed, rel=0.05)
+    else:
+        assert worse >= (min(effect.faulty_worse_in, 4) if SOAK else 1), (faulty, fixed)
+        assert sum(faulty) > sum(fixed)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("program", RUN_PROGRAMS, ids=lambda program: program.name)
+def test_correct_programs_end_well(program: Program, tmp_path: Path) -> None:
+    if not is_runnable(program.needs):
+        pytest.skip(f"needs {', '.join(program.needs)}")
+    run(program.path, tmp_path)
+
+
+@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
+def test_a_case_says_all_that_it_should(pair: Pair) -> None:
+    labels = yaml.safe_load((FOLDER / "labels.yaml").read_text())
+    assert pair.labels and set(pair.labels) <= set(labels)
+    assert pair.names and pair.title and pair.seen and pair.checked and pair.kind
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", pair.source)
+    assert pair.split in SPLITS and pair.found_by in ("symptom", "name")
+    faulty, fixed = pair.faulty.read_text(), pair.fixed.read_text()
+    assert faulty != fixed
+    assert 1 <= pair.line <= faulty.count("\n") <= LONGEST + 10
+    assert faulty.splitlines()[pair.line - 1].strip()
+    for text in (faulty, fixed):
+        ast.parse(text)
+        assert "rislab" not in text and "set_num_threads(1)" in text
+    effect = pair.effect
+    assert len(effect.faulty_seeds) == len(effect.fixed_seeds) == 5
+    worse = sum(bad > good for bad, good in zip(effect.faulty_seeds, effect.fixed_seeds, strict=True))
+    assert worse == effect.faulty_worse_in
+    assert pair.harmless == (worse < 4)
+
+
+def test_there_are_many_kinds_and_none_rules() -> None:
+    kinds = Counter(pair.kind for pair in PAIRS)
+    assert len(kinds) >= KINDS
+    assert max(kinds.values()) <= MOST_OF_A_KIND
+    assert sum(pair.found_by == "symptom" for pair in PAIRS) >= len(PAIRS) / 3
+    assert min(Counter(pair.split for pair in PAIRS).values()) >= 20
+
+
+def test_correct_programs_say_why() -> None:
+    assert len(PROGRAMS) >= 100
+    for program in PROGRAMS:
+        assert program.path.is_file()
+        assert program.split in SPLITS
+        assert re.fullmatch(r"[A-Z].{30,}\.", program.why), program.name
+
+
+def test_no_person_is_named() -> None:
+    for path in FOLDER.rglob("*"):
+        if path.suffix in (".py", ".yaml", ".md"):
+            assert not re.search(
+                r"@[A-Za-z]\w+\b(?!\.)(?<!@dataclass)(?=\s+(said|wrote|reported))|[Aa]uthor:", path.read_text()
+            )
