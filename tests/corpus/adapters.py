@@ -1,8 +1,8 @@
 """Runs one script under a tool that takes no script: `TOOL SCRIPT OUT`; needs torch and the tool, and nothing of ours.
 
 A tool of the loop (torch-audit, anomaly) is switched on as its documentation says, and the script runs to its end.
-A tool of one batch (torchtest2, guardtower, pytest-torch) gets the first batch of the script, at the moment of the first
-step: the network whose output the first loss of torch was given, its inputs, that loss, its target, and the optimiser.
+A tool of one batch (torchtest2, guardtower, pytest-torch) gets the first batch of the script, before its first step:
+the network whose output the first loss of torch was given, its inputs, that loss, its target, the optimiser.
 """
 
 from __future__ import annotations
