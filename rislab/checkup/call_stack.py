@@ -11,6 +11,8 @@ import torch
 # Frames of files in these folders are not the loop's: torch's, the checkup's, and those of other libraries.
 _NEVER = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<frozen")
 _LIBRARIES = str(Path(torch.__file__).parent.parent)
+# Some are installed elsewhere than torch, as for one user.
+_PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 # So many frames tell one place of a loop from another.
 _DEPTH = 24
 
@@ -47,7 +49,8 @@ def _kind(name: str) -> str:
     """Whose file this is: "loop", "library" or "" for torch and the checkup."""
     if name.startswith(_NEVER):
         return ""
-    return "library" if name.startswith(_LIBRARIES) else "loop"
+    library = name.startswith(_LIBRARIES) or not _PACKAGE_FOLDERS.isdisjoint(Path(name).parts)
+    return "library" if library else "loop"
 
 
 @functools.lru_cache(maxsize=4096)

@@ -15,7 +15,9 @@ from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor, nn
+from torch.nn import DataParallel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -243,12 +245,14 @@ class EventSource:
     @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
         now = self._forwards
-        now.calls.append((module, module.training))
+        # A wrapper has a mode of its own, which changes nothing.
+        inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
+        now.calls.append((module, inner.training))
         if len(now.calls) == 1:
             now.inner, now.dtypes, now.computes = [], set(), False
             now.computes = _computes(module, inputs)
             if now.computes:
-                self._tell("on_forward", module, module.training)
+                self._tell("on_forward", module, inner.training)
         now.inner.append(module)
 
     @_harmless

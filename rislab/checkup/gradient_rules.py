@@ -25,6 +25,7 @@ from rislab.checkup.windows import (
 
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
+UNEQUAL = "mean of means in the window"
 
 
 def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
@@ -68,7 +69,10 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
         findings.append(as_note(Code.DIRECTION, "gradient changed by hand", text))
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
-    named += [finding for one in own if one.scale_free and one not in differing for finding in _wrong_weights(one, run)]
+    # Unequal micro-batches hide what their weights say.
+    hidden = [one for one, finding in zip(differing, named, strict=True) if finding.name == UNEQUAL]
+    weighed = [one for one in own if one.scale_free and (one in hidden or one not in differing)]
+    named += [finding for one in weighed for finding in _wrong_weights(one, run)]
     named += [_unclipped(one, run) for one in run.comparisons if _too_long(one, run)]
     # Where one window names its fault, what is left of it in the others says less.
     findings += [finding for finding in named if finding.name not in UNNAMED] or named
@@ -197,7 +201,7 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     if one.size < run.size and near(weights[0], 1 / run.size, 1e-3):
         others = [batch.weight for other in run.comparisons if other.size == run.size for batch in other.batches]
         if others and all(near(weight, 1 / run.size, 1e-3) for weight in others):
-            return [_scale_fault("ragged window divided by K", text, one)]
+            return [_ragged_window(text, one, run)]
     return _wrong_divisor(one, text, run) if means and one.size > 1 and one.size == run.size else []
 
 
@@ -263,6 +267,15 @@ def _scale_fault(name: str, text: str, one: StepComparison, *aliases: str) -> Fi
     return as_fault(Code.GRADIENT_SCALE, name, text, one.step.where, aliases)
 
 
+def _ragged_window(text: str, one: StepComparison, run: WatchedRun, *aliases: str) -> Finding:
+    """A smaller window divided by K; a warning where no line of the loop divides."""
+    name, library = "ragged window divided by K", run.declared.divides
+    if not library:
+        return _scale_fault(name, text, one, *aliases)
+    evidence = f"{text}: {library} divides by K in every window, so that this one counts {one.size}/{run.size}"
+    return as_warning(Code.GRADIENT_SCALE, name, evidence, one.step.where, aliases)
+
+
 def _each_mean_counts_one(one: StepComparison) -> bool:
     """Whether each mean of a window counts 1: a loss, the sum of its terms or the heaviest of them."""
     for batch in one.batches:
@@ -307,7 +320,7 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     if one.size > 1 and near(alpha, one.size, relative):
         return _scale_fault("never divided", text, one, "divided on the first batch only")
     if one.size < run.size and near(alpha, one.size / run.size, relative):
-        return _scale_fault("ragged window divided by K", text, one)
+        return _ragged_window(text, one, run)
     if run.size > 1 and near(alpha, 1 / run.size, relative):
         return _scale_fault("divided twice", text, one)
     samples = {batch.samples for batch in one.batches}
@@ -331,15 +344,16 @@ def _wrong_direction(one: StepComparison, text: str, run: WatchedRun) -> Finding
         return None
     counts = f"{text}; each micro-batch counts 1/{run.size}"
     if one.size < run.size and near(equal.alpha, one.size / run.size):
-        return _scale_fault("ragged window divided by K", counts, one, "mean of means in the window")
+        return _ragged_window(counts, one, run, UNEQUAL)
     if one.scale_free or equal.relative_error <= one.tolerance:
-        kind = as_fault if run.declared.mean or _mostly_unequal(one) else as_warning
+        meant = bool(run.declared.mean) and not run.declared.divides
+        kind = as_fault if meant or _mostly_unequal(one) else as_warning
         aliases = ("ragged window divided by K",)
-        return kind(Code.DIRECTION, "mean of means in the window", text, one.step.where, aliases)
+        return kind(Code.DIRECTION, UNEQUAL, text, one.step.where, aliases)
     if one.size > 1 and near(equal.alpha, one.size):
         return _scale_fault("never divided", counts, one, "divided on the first batch only")
     if one.size > 1 and near(equal.alpha, 1 / run.size):
-        return _scale_fault("divided twice", counts, one, "mean of means in the window")
+        return _scale_fault("divided twice", counts, one, UNEQUAL)
     return None
 
 

@@ -86,7 +86,10 @@ class Watch:
         epochs: int | None = None,
         scheduler_interval: str = "",
         select_loss: Callable[[Any], Tensor] = lambda loss: loss,
+        accelerator: Any = None,
     ) -> None:
+        if accelerator is not None:
+            accumulation_steps, scaler = _of_accelerator(accelerator, accumulation_steps, scaler)
         optimizer, scheduler = unwrapped(optimizer, "optimizer"), unwrapped(scheduler, "scheduler")
         for name, value, kind in (("model", model, nn.Module), ("optimizer", optimizer, torch.optim.Optimizer)):
             if not isinstance(value, kind):
@@ -103,7 +106,14 @@ class Watch:
         )
         enabled = None if scaler is None else bool(scaler.is_enabled())
         self.declared = Declared(
-            accumulation_steps, mean, clip_norm, enabled, scheduler is not None, scheduler_interval, epochs
+            accumulation_steps,
+            mean,
+            clip_norm,
+            enabled,
+            scheduler is not None,
+            scheduler_interval,
+            epochs,
+            "" if accelerator is None else "accelerate",
         )
         self._loss, self._select_loss = loss, select_loss
         recorder = StepRecorder(
@@ -164,6 +174,16 @@ class Watch:
         """
         findings = with_others(diagnose(self.trace, self.declared, reported), self._observers)
         return Findings([*findings, *self._failures])
+
+
+def _of_accelerator(accelerator: Any, size: int | None, scaler: Any) -> tuple[int, Any]:
+    """K and the gradient scaler of an Accelerator; K must be the declared one if there is one."""
+    steps = getattr(accelerator, "gradient_accumulation_steps", None)
+    if not isinstance(steps, int):
+        raise InputError(f"accelerator is a {type(accelerator).__name__}; allowed: an Accelerator of accelerate")
+    if size not in (None, steps):
+        raise InputError(f"accumulation_steps is {size!r}; allowed: {steps}, that of the accelerator, or none at all")
+    return steps, accelerator.scaler if scaler is None else scaler
 
 
 def standard_observers() -> list[Observer]:
@@ -232,6 +252,7 @@ def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -
         epochs: number of epochs that the loop is to make; None if not declared.
         scheduler_interval: "step" or "epoch", at which the scheduler is to tick; "" if not declared.
         select_loss: takes the raw loss, a scalar tensor, out of what `loss` returns; by default the value itself.
+        accelerator: Accelerator of the loop, from which K and the gradient scaler are read; None without one.
 
     Raises:
         InputError: for a value that is not allowed.

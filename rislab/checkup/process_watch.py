@@ -149,7 +149,7 @@ class ProcessWatch(LoopObserver):
         """Track a network that something moves which is no optimiser of torch."""
         if torch.is_grad_enabled() and self._networks.moved(module):
             tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
-            self._track(ForeignOptimizer(tensors), None, None, [module])
+            self.track(ForeignOptimizer(tensors), None, None, [module])
 
     def on_backward(self, roots: Roots) -> None:
         """A backward in which no optimiser is known may follow the making of one."""
@@ -208,12 +208,21 @@ class ProcessWatch(LoopObserver):
         scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
             schedulers = [one for one in _of_kind(objects, LRScheduler) if vars(one).get("optimizer") is optimizer]
-            self._track(optimizer, scaler, _outermost(schedulers), modules)
+            self.track(optimizer, scaler, _outermost(schedulers), modules)
         if optimizers:
             for tracked in self.tracked:
                 tracked.forget_networks()
 
-    def _track(self, optimizer: Optimizer, scaler: Any, scheduler: Any, modules: list[nn.Module]) -> None:
+    def track(self, optimizer: Any, scaler: Any, scheduler: Any, modules: list[nn.Module]) -> None:
+        """Track an optimiser from now on.
+
+        Args:
+            optimizer: wrapped ones are looked into.
+            scaler: gradient scaler of its loop, or None.
+            scheduler: of the optimiser, or None.
+            modules: among which its networks are.
+        """
+        optimizer, scheduler = unwrapped(optimizer, "optimizer"), unwrapped(scheduler, "scheduler")
         if self._replaces(optimizer):
             return
         own = {id(value) for value in tensors_held(optimizer)}

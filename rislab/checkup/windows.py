@@ -37,6 +37,7 @@ class Declared:
         scheduler: whether there is one.
         scheduler_interval: "step" or "epoch", at which it is to tick; "" if not declared.
         epochs: how many, None if not declared.
+        divides: the library that divides each loss by K, "" if the loop does it itself.
     """
 
     accumulation_steps: int | None = None
@@ -46,6 +47,7 @@ class Declared:
     scheduler: bool = False
     scheduler_interval: str = ""
     epochs: int | None = None
+    divides: str = ""
 
 
 @dataclass(frozen=True, eq=False)

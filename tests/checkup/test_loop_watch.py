@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -442,3 +445,46 @@ def test_a_schedule_that_has_ticked_before_the_watch_is_no_fault() -> None:
     ) as watch:
         epoch()
     assert watch.findings() == []
+
+
+def accelerated(samples: int, *, accumulate: bool = True, share: float = 1.0, **declared: Any) -> Findings:
+    """A loop as accelerate's documentation has it, watched."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
+    torch.manual_seed(0)
+    inputs = torch.randn(samples, 10)
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 1))
+    data = torch.utils.data.TensorDataset(inputs, inputs[:, :1].sin())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    loader = torch.utils.data.DataLoader(data, 16, shuffle=True)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    with rislab.watch(model, optimizer, accelerator=accelerator, **declared) as watch:
+        for _ in range(2):
+            for given, wanted in loader:
+                with accelerator.accumulate(model) if accumulate else nullcontext():
+                    accelerator.backward(share * nn.functional.mse_loss(model(given), wanted))
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+                    optimizer.step()
+                    optimizer.zero_grad()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return watch.findings()
+
+
+def test_an_accelerator_says_what_the_loop_is_meant_to_do() -> None:
+    assert [str(one) for one in accelerated(256) if one.severity != "note"] == []
+    assert [one.name for one in accelerated(256, share=0.25).faults] == ["divided twice"]
+    assert "step per micro-batch" in [one.name for one in accelerated(256, accumulate=False).faults]
+    # The library divides by K in every window.
+    (finding,) = (one for one in accelerated(288) if one.severity != "note")
+    assert (finding.severity, finding.name) == ("warning", "ragged window divided by K")
+    assert "accelerate divides by K in every window, so that this one counts 2/4" in finding.evidence
+
+
+def test_an_accelerator_that_is_none_or_that_contradicts_is_refused() -> None:
+    with pytest.raises(InputError, match=r"accumulation_steps is 8; allowed: 4, that of the accelerator, or none"):
+        accelerated(256, accumulation_steps=8)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="accelerator is a str; allowed: an Accelerator of accelerate"):
+        rislab.watch(model, optimizer, accelerator="cpu")
