@@ -225,7 +225,7 @@ def test_two_callbacks_report_once(
     with caplog.at_level(logging.CRITICAL):
         trained(tmp_path, first, second, trainer=OwnMean)
     text = capsys.readouterr().out
-    assert text.count("FAULT") == 1
+    assert text.count("FAULT   C1 never divided") == 1
     assert text.count("the trainer has another CheckupCallback before this one, which reports alone") == 1
     assert first.findings.faults and not second.findings
 
