@@ -88,9 +88,16 @@ def to_github(report: CheckupReport, setting: Setting) -> str:
         properties = ",".join(f"{name}={_escaped(value, ':,')}" for name, value in given.items())
         text = finding.evidence + (f"\nfix: {finding.fix}" if finding.fix else "")
         lines.append(f"::{COMMANDS[finding.severity]} {properties}::{_escaped(text)}")
+    if broken := _broken(report):
+        lines.append(f"::error title=rislab checkup::{_escaped(broken)}")
+    return "\n".join([*lines, report.verdict]).rstrip("\n")
+
+
+def _broken(report: CheckupReport) -> str:
+    """Why there is no full account of a run, "" if there is."""
     if report.failed:
-        lines.append(f"::error title=rislab checkup::{_escaped(f'{report.script} {report.ended}')}")
-    return "\n".join([*lines, report.verdict])
+        return f"{report.script} {report.ended}"
+    return "" if report.trained else f"{report.script}: no backward and no step was seen: there is nothing to judge"
 
 
 def _escaped(text: str, more: str = "") -> str:
@@ -107,11 +114,10 @@ def to_sarif(report: CheckupReport, setting: Setting) -> str:
         suppression = {"kind": SUPPRESSIONS[silenced.by], "justification": f"silenced by {silenced.by}"}
         results.append(_sarif_result(silenced.finding, report, setting) | {"suppressions": [suppression]})
     notifications = [{"level": "note", "message": {"text": text}} for text in report.remarks]
-    if report.failed or not report.trained:
-        text = f"{report.script} {report.ended}" if report.failed else "nothing was trained"
-        notifications.insert(0, {"level": "error", "message": {"text": text}})
+    if broken := _broken(report):
+        notifications.insert(0, {"level": "error", "message": {"text": broken}})
     invocation = {
-        "executionSuccessful": not report.failed and report.trained,
+        "executionSuccessful": not broken,
         "exitCode": setting.exit_code,
         "toolExecutionNotifications": notifications,
     }
@@ -167,7 +173,7 @@ def _uri(file: str) -> str:
 def to_junit(report: CheckupReport, setting: Setting) -> str:
     """A suite of JUnit with a case for each finding; what fails is a failure, what was not judged is skipped."""
     failing = report.findings.of(setting.fail_on)
-    broken = report.failed or not report.trained
+    broken = _broken(report)
     tests = report.tests or [report.script] * len(report.findings)
     suite = ElementTree.Element("testsuite", name="rislab")
     for finding, test in zip(report.findings, tests, strict=True):
@@ -178,12 +184,11 @@ def to_junit(report: CheckupReport, setting: Setting) -> str:
             part.attrib.update(type=finding.severity, message=_xml(finding.evidence))
         part.text = _xml(str(finding))
     if broken:
-        text = f"{report.script} {report.ended}" if report.failed else "nothing was trained"
         case = _junit_case(suite, "the script runs", report.script)
-        ElementTree.SubElement(case, "error", type="error", message=_xml(text))
+        ElementTree.SubElement(case, "error", type="error", message=_xml(broken))
     elif not report.findings:
         _junit_case(suite, "all checks", report.script)
-    counts = {"tests": len(suite), "failures": len(failing), "errors": int(broken)}
+    counts = {"tests": len(suite), "failures": len(failing), "errors": int(bool(broken))}
     suite.attrib.update(
         {name: str(count) for name, count in counts.items()}, skipped=str(len(report.findings.unjudged))
     )

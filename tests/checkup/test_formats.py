@@ -169,6 +169,7 @@ def test_annotations_of_github_are_escaped(tmp_path: Path) -> None:
     colon = Findings([Finding("C1", "never divided", "fault", "", where="a:b,c%.py:1")])
     assert "file=a%3Ab%2Cc%25.py,line=1," in written("github", tmp_path, {"findings": colon})
     assert "crashed: ZeroDivisionError" in written("github", tmp_path, REPORTS["crashed"])
+    assert "nothing to judge" in written("github", tmp_path, REPORTS["nothing trained"]).splitlines()[-1]
 
 
 @pytest.mark.parametrize(
