@@ -101,9 +101,13 @@ class TestAll:
     @pytest.mark.rislab(select=["C9"])
     def test_selected(self):
         train(divided=False)
+
+    @pytest.mark.rislab(accumulation_steps=2)
+    def test_the_nearest_marker_decides(self):
+        train()
 """,
     )
-    result.assert_outcomes(passed=3, failed=1)
+    result.assert_outcomes(passed=3, failed=2)
     result.stdout.fnmatch_lines(["FAILED test_train.py::test_not_as_declared - Failed: Found *"])
 
 

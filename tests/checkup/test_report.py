@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
-from rislab.checkup.report import CheckupReport
+from rislab.checkup.report import CheckupReport, Silenced
 from rislab.checkup.rules import Code
 
 FAULT = as_fault(Code.WINDOW_SIZE, "stepped twice", "2")
@@ -42,3 +42,5 @@ def test_a_run_that_was_broken_off_is_not_clean() -> None:
     assert replace(broken, findings=Findings([FAULT])).exit_code() == 1
     nothing = replace(CLEAN, steps=0)
     assert nothing.exit_code() == 2 and not nothing.trained and nothing.verdict == ""
+    # A loop that never stepped, and whose only fault is silenced.
+    assert replace(nothing, silenced=(Silenced(FAULT, "comment"),)).exit_code() == 0
