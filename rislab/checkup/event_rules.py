@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.gradient_rules import made_by_library
@@ -24,7 +25,7 @@ def unused_losses(run: WatchedRun) -> list[Finding]:
 
 
 def _without_losses(trace: Trace) -> list[Finding]:
-    counts = f"{trace.forwards} forwards with gradients, {len(trace.steps)} steps"
+    counts = f"{trace.forwards} forwards with gradients, {trace.step_count} steps"
     norms = [step.norm for step in trace.steps if not math.isnan(step.norm)]
     # Without any backward, as by a transform of functions, or by differences.
     if any(norms) and (trace.detached_losses or not trace.backwards):
@@ -44,8 +45,8 @@ def _without_losses(trace: Trace) -> list[Finding]:
 def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     """Why no step was taken, or why losses did not reach one."""
     trace = run.trace
-    used = sum(batch.backwards > 0 or batch.by_hand for batch in batches)
-    counts = f"{len(batches)} losses, {used} with a backward, {len(trace.steps)} steps"
+    used = sum(batch.backwards > 0 or batch.by_hand for batch in batches) + trace.merged.kinds_of_losses["used"]
+    counts = f"{len(batches) + trace.merged.losses} losses, {used} with a backward, {trace.step_count} steps"
     where = batches[0].where
     reasons = dict.fromkeys(batch.why for batch in batches if batch.why and "carries no gradient" not in batch.why)
     findings = [as_note(Code.GRADIENT_SCALE, "not judged", why) for why in reasons]
@@ -61,7 +62,7 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         aliases = ("singular vectors differentiated", "step gate too strict")
         return [*findings, as_fault(Code.NAN, "infinity in every step", text, where, aliases)]
     if not applied and len(trace.steps) > SKIPS:
-        text = f"{len(trace.steps)} steps, all of them skipped; the loss scale is {trace.steps[-1].scale:g}"
+        text = f"{trace.step_count} steps, all of them skipped; the loss scale is {trace.steps[-1].scale:g}"
         return [*findings, as_fault(Code.NAN, "infinity in every step", text, where, ("scaler bypassed",))]
     if not trace.steps and moved:
         text = f"{counts}, and the weights moved: steps are not judged"
@@ -105,7 +106,8 @@ def number_formats(run: WatchedRun) -> list[Finding]:
         evidence = f"{text}: gradients below 6e-8 are 0"
         findings.append(kind(Code.PRECISION, "scaler only where CUDA is", evidence, half.where))
     if scaler and batches and all(batch.precision in ("fp32", "fp64") for batch in batches):
-        text = f"the scaler is enabled, and all {len(batches)} losses are in {batches[0].precision}"
+        total = len(batches) + run.trace.merged.losses
+        text = f"the scaler is enabled, and all {total} losses are in {batches[0].precision}"
         findings.append(as_warning(Code.PRECISION, "scaler without autocast", text, batches[0].where))
     return findings
 
@@ -121,7 +123,9 @@ def nonfinite_losses(run: WatchedRun) -> list[Finding]:
         "squares overflow in half precision",
         "NaN dropped from the record",
     )
-    text = f"NaN or infinity in {len(lost)} of {len(batches)} losses, in {lost[0].precision}"
+    merged = run.trace.merged
+    count = len(lost) + merged.kinds_of_losses["not finite"]
+    text = f"NaN or infinity in {count} of {len(batches) + merged.losses} losses, in {lost[0].precision}"
     return [as_warning(Code.NAN, "losses that are no numbers", text, lost[0].where, aliases)]
 
 
@@ -133,8 +137,10 @@ def evaluation_mode(run: WatchedRun) -> list[Finding]:
     evaluated = [batch for batch in batches if not batch.training and (id(batch) in used or not run.trace.steps)]
     if not evaluated:
         return []
-    text = f"{len(evaluated)} of {len(batches)} training losses in evaluation mode"
-    kind = as_fault if len(evaluated) < len(batches) or run.trace.mode_dependent else as_warning
+    merged = run.trace.merged
+    count, total = len(evaluated) + merged.kinds_of_losses["evaluated"], len(batches) + merged.losses
+    text = f"{count} of {total} training losses in evaluation mode"
+    kind = as_fault if count < total or run.trace.mode_dependent else as_warning
     return [kind(Code.MODE, "eval never undone", text, evaluated[0].where)]
 
 
@@ -148,16 +154,18 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     findings = []
     empty = [step for step, _ in run.steps if not step.micro_batches]
     if empty:
-        text = f"{len(empty)} of {len(run.steps)} steps came without a new loss"
+        merged = run.trace.merged
+        text = f"{len(empty) + merged.sizes[0]} of {len(run.steps) + len(merged)} steps came without a new loss"
         findings.append(as_fault(Code.WINDOW_SIZE, "stepped twice", text, empty[0].where))
     # A loop that meets NaN may throw a window away: the places of the others then say nothing.
     sizes = [window.size for window in run.windows]
     if not sizes:
         return findings
-    text = f"windows of {listed(sizes, 8)} micro-batches, K = {run.size} ({run.source})"
+    text = f"windows of {listed(sizes, 8, len(run.trace.merged))} micro-batches, K = {run.size} ({run.source})"
     first = run.windows[0].step.where
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
-    if run.size > 1 and len(sizes) > 1 and sizes.count(1) > len(sizes) / 2:
+    counts = Counter(sizes) + run.trace.merged.sizes
+    if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:
         findings.append(as_fault(Code.WINDOW_SIZE, "window off by one", text, first))
@@ -242,7 +250,7 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
 
 
 def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Finding]:
-    text = f"{len(stuck)} tensors never moved in {len(moving)} steps: {listed(stuck)}"
+    text = f"{len(stuck)} tensors never moved in {len(moving) + len(trace.merged)} steps: {listed(stuck)}"
     rate = f"the largest learning rate was {max(max(step.rates) for step in moving):.2g}"
     if len(stuck) + len(trace.unoptimised) < trace.tensors:
         if len(stuck) == 1:

@@ -216,6 +216,7 @@ def error_text(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def listed(names: Sequence[object], shown: int = 4) -> str:
-    """The first few names, and how many there are besides."""
-    return ", ".join(map(str, names[:shown])) + (f" and {len(names) - shown} more" if len(names) > shown else "")
+def listed(names: Sequence[object], shown: int = 4, more: int = 0) -> str:
+    """The first few names, and how many there are besides, those that are not even given included."""
+    more += max(0, len(names) - shown)
+    return ", ".join(map(str, names[:shown])) + (f" and {more} more" if more else "")

@@ -226,6 +226,9 @@ def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None 
     first: dict[str, Finding] = {}
     if trace.failure:
         return Findings([as_note(Code.LOSSES, "not judged", f"the recording ended by {trace.failure}")])
+    if trace.merged.full:
+        text = f"what came after {trace.step_count} steps was not recorded"
+        first["full"] = as_note(Code.LOSSES, "not judged", text)
     for rule in RULE_FUNCTIONS:
         for finding in rule(run):
             first.setdefault(f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}", finding)

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 
 from rislab.checkup.findings import Finding, as_fault, as_note
+from rislab.checkup.merged_steps import Loss
 from rislab.checkup.rules import Code
 from rislab.checkup.windows import WatchedRun, near
 
 # Reported losses that forget the windows without a step.
 STEP_BRANCH = ("summed only when a step is taken", "summed inside the step branch")
-Loss = tuple[float, int, float]  # a raw loss, its samples, and the equal parts that it is the mean of
 SAMPLES, PARTS = 1, 2  # places in a Loss
 
 
@@ -22,8 +22,8 @@ def reported_loss(run: WatchedRun) -> list[Finding]:
     """What is wrong with the reported losses, one an epoch; the first epoch that is wrong speaks for the others."""
     if run.reported is None:
         return []
-    values, batches = list(map(float, run.reported)), run.trace.micro_batches
-    total, epochs = len(batches), len(values)
+    values, losses = list(map(float, run.reported)), run.trace.raw_losses()
+    total, epochs = len(losses), len(values)
     text = f"{epochs} numbers were reported, and {total} losses recorded"
     if total and not epochs:
         return [as_fault(Code.REPORT, "nothing reported", text)]
@@ -33,7 +33,6 @@ def reported_loss(run: WatchedRun) -> list[Finding]:
         return [as_fault(Code.REPORT, "another loss reported", text, "", aliases)]
     if not total:
         return [as_note(Code.REPORT, "not judged", text)]
-    losses = [(batch.loss, batch.samples, batch.count) for batch in batches]
     if any(step.evaluation for step in run.trace.steps):
         text = f"{text}, as a closure asks for its loss again and again"
         return _impossible(values, losses, run) or [as_note(Code.REPORT, "not judged", text)]
@@ -77,7 +76,10 @@ def _window_within_an_epoch(length: int, run: WatchedRun) -> list[Finding]:
     if size is None or trace.left or any(step.evaluation for step in trace.steps):
         return []
     place = 0
-    for step, batches in run.steps:
+    for number, (step, batches) in enumerate(run.steps, start=1):
+        if step.number != number:
+            # Between these, steps are merged, as many of their kind came before.
+            return []
         place += len(batches)
         if len(batches) < size and place % length and not any(batch.nonfinite for batch in step.micro_batches):
             text = f"a window of {len(batches)} within an epoch of {length} micro-batches, K = {size} (declared)"

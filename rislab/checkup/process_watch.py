@@ -74,7 +74,7 @@ class ProcessWatch(LoopObserver):
     @property
     def steps(self) -> int:
         """Steps taken, by all optimisers."""
-        return sum(len(tracked.recorder.trace.taken) for tracked in self.tracked)
+        return sum(tracked.recorder.trace.taken_count for tracked in self.tracked)
 
     def __enter__(self) -> ProcessWatch:
         self._source.__enter__()
@@ -91,7 +91,7 @@ class ProcessWatch(LoopObserver):
 
     def _stop(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         limit, own = self._steps, os.getpid() == self._source.process
-        if own and limit is not None and any(len(one.recorder.trace.taken) >= limit for one in self.tracked):
+        if own and limit is not None and any(one.recorder.trace.taken_count >= limit for one in self.tracked):
             for one in self.tracked:
                 one.recorder.trace.stopped = True
             raise StopWatching
@@ -126,7 +126,7 @@ class ProcessWatch(LoopObserver):
         if not free:
             return []
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
-        evidence = f"{text}; {len(trace.steps)} steps on others"
+        evidence = f"{text}; {trace.step_count} steps on others"
         return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
 
     # What happens in the watched code.

@@ -21,16 +21,17 @@ from rislab.checkup.events import ForwardEvent, tensors_of
 from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
+from rislab.checkup.kept_steps import StepKeeper
 from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
 from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
-from rislab.checkup.windows import Declared, StepComparison, step_window
+from rislab.checkup.windows import Declared
 
-# Bytes of gradients that are kept for the naming of faults, and of those in one window.
-_FOR_NAMES, _IN_A_WINDOW = 16 * 2**20, 32 * 2**20
+# Bytes of gradients that are kept in one window.
+_IN_A_WINDOW = 32 * 2**20
 
 
 class StepRecorder:
@@ -59,12 +60,12 @@ class StepRecorder:
         self.trace = Trace()
         self._samples = GradientSamples(weights, optimizer, scaler)
         self._changes = WeightChanges(self._samples)
-        self._ticks, self._declared, self._clipped_with = SchedulerTicks(scheduler), declared, clipped_with
+        self._ticks, self._clipped_with = SchedulerTicks(scheduler), clipped_with
         self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
         self._forward, self._window = CurrentForward(), OpenWindow()
         self._lines = LossLines()
         self._open: OpenBackward | None = None
-        self._scale, self._stored = self._samples.scale(), 0
+        self._scale, self._keeper = self._samples.scale(), StepKeeper(self.trace, declared)
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
 
     def tell(self, event: Callable[..., Any], *args: Any) -> None:
@@ -337,7 +338,7 @@ class StepRecorder:
     @property
     def _stepped(self) -> bool:
         """Whether a hook has reported a step."""
-        return self._evaluations >= 0 or (bool(self.trace.steps) and not self.trace.steps[-1].inferred)
+        return self._evaluations >= 0 or (bool(self.trace.steps) and not self.trace.last_inferred)
 
     def _note_skipped_step(self) -> None:
         """Record a step that a scaler left out: it has lowered its scale since."""
@@ -384,11 +385,16 @@ class StepRecorder:
         finite = gradient is None or math.isfinite(norm)
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
-        self._end_window(gradient=gradient, norm=norm, applied=not skipped, finite=finite, where=where)
-        if gradient is not None:
-            own = self._samples.optimised()
-            others = [value for value in self._clipped_with() if id(value) not in own]
-            self.trace.steps[-1].other_norm = self._samples.norm_of(others)
+        own = self._samples.optimised() if gradient is not None else set()
+        others = [value for value in self._clipped_with() if id(value) not in own] if gradient is not None else []
+        self._end_window(
+            gradient=gradient,
+            norm=norm,
+            applied=not skipped,
+            finite=finite,
+            where=where,
+            other_norm=self._samples.norm_of(others),
+        )
         self._scale = self._samples.scale()
         self._evaluations = max(0, self._evaluations) + 1
 
@@ -409,6 +415,7 @@ class StepRecorder:
         finite: bool,
         where: str,
         norm: float = math.nan,
+        other_norm: float = 0.0,
         inferred: bool = False,
     ) -> None:
         self._lines.trained |= self._window.by_hand_lines()
@@ -424,28 +431,13 @@ class StepRecorder:
             rates=[float(group["lr"]) for group in self._samples.optimizer.param_groups if "lr" in group],
             ticks=self._ticks.count(),
             where=where,
+            other_norm=other_norm,
             evaluation=max(0, self._evaluations),
             inferred=inferred,
         )
-        self.trace.steps.append(step)
-        self._compare(step)
+        self._keeper.keep(step, self._lines.trained, self._window.size)
         self._sampling.note_step(step)
         self._open_window()
-
-    def _compare(self, step: Step) -> None:
-        """Compare a step with its window at once, and keep the gradients only where they may name a fault."""
-        if step.gradient is None:
-            return
-        used = [batch for batch in step.micro_batches if batch.call_stack in self._lines.trained]
-        window = step_window(step, used, len(self.trace.steps), self._declared, self.trace.loss_declared)
-        needed = self._window.size + 2 * step.gradient.nbytes
-        spare = not self._stored or self._stored + needed <= _FOR_NAMES
-        if isinstance(window, StepComparison) and (window.exact() or not spare):
-            step.comparison = window.without_gradients()
-        elif spare:
-            self._stored += needed
-            return
-        step.release()
 
     def _open_window(self) -> None:
         self._window = OpenWindow(compared=self._sampling.wanted())

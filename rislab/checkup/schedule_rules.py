@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
+from rislab.checkup.merged_steps import StepNumbers
 from rislab.checkup.rules import Code
-from rislab.checkup.trace import Step, Trace
+from rislab.checkup.trace import Trace
 from rislab.checkup.windows import WatchedRun
 
 # Fewer steps show no curve.
@@ -34,7 +36,7 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
         return []
     applied = _applied(run.trace)
     findings = []
-    zero = [place for place, step in enumerate(applied) if step.rates and max(step.rates) == 0]
+    zero = [place for place, step in enumerate(applied) if step.rate == 0]
     if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:
         text = f"the last {len(zero)} of {len(applied)} steps"
         findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
@@ -46,7 +48,7 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
             findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
         else:
             findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[zero[0]].where, aliases))
-    rates = [max(step.rates) for step in applied]
+    rates = _rates(applied)
     lowest = [rate <= 1.001 * min(rates) for rate in rates]
     if zero or not rates or min(rates) > 0.05 * max(rates) or not lowest[-1]:
         return findings
@@ -62,13 +64,13 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
 
 def scheduler_ticks(run: WatchedRun) -> list[Finding]:
     """A scheduler that ticks at other times than the optimiser steps."""
-    steps, interval = run.trace.taken, run.declared.scheduler_interval
+    steps, interval = run.trace.numbers(), run.declared.scheduler_interval
     applied = [step for step in steps if step.applied]
     if not run.declared.scheduler or not applied:
         return []
     # A tick after a step that was not recorded is none too many.
     ticks = [max(0, (step.ticks or 0) - run.trace.missed) for step in steps]
-    batches = sum(len(step.micro_batches) for step in steps[:-1])
+    batches = sum(step.losses for step in steps[:-1])
     passed, where = ticks[-1] - ticks[0], applied[0].where
     counts = f"{ticks[-1]} ticks before step {len(ticks)}, {batches} micro-batches, {len(applied)} steps taken"
     if len(applied) > 1 and run.trace.ticks == steps[0].ticks:
@@ -78,12 +80,12 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
         text = f"{ticks[0]} ticks in {len(applied)} steps"
         return [kind(Code.SCHEDULER, "scheduler never stepped", text, where)]
     if ticks[0] >= 1 and steps[0].applied:
-        per_batch = ticks[0] >= len(steps[0].micro_batches) > 1
+        per_batch = ticks[0] >= steps[0].losses > 1
         name = "scheduler per micro-batch" if per_batch else "scheduler before the optimiser"
         return [as_fault(Code.SCHEDULER, name, f"{ticks[0]} ticks before the first step; {counts}", where)]
     if batches > len(ticks) - 1 > 0 and passed >= batches:
         return [as_fault(Code.SCHEDULER, "scheduler per micro-batch", counts, where)]
-    before = [sum(step.applied for step in steps[:place]) for place in range(len(ticks))]
+    before = [0, *itertools.accumulate(step.applied for step in steps[:-1])]
     ahead = [place for place, (tick, due) in enumerate(zip(ticks, before, strict=True)) if tick > due]
     if ahead:
         skipped = any(not step.applied for step in steps[: ahead[0] + 1])
@@ -104,7 +106,7 @@ def runs_past_its_end(run: WatchedRun) -> list[Finding]:
     if schedule is None or not schedule.length or not schedule.rises_after or len(applied) < 2:
         return []
     length, ticks = schedule.length, schedule.begun + (applied[-1].ticks or 0)
-    rates = [max(step.rates) for step in applied]
+    rates = _rates(applied)
     after = [rate for rate, step in zip(rates, applied, strict=True) if schedule.begun + (step.ticks or 0) > length]
     if ticks < 1.25 * length or max(after, default=0.0) < 2 * min(rates):
         return []
@@ -129,11 +131,11 @@ def hardly_begins(run: WatchedRun) -> list[Finding]:
     if schedule is None or not schedule.length or schedule.begun or trace.stopped or trace.crashed:
         return []
     length, ticks, steps = schedule.length, trace.ticks or 0, len(applied)
-    batches = sum(len(step.micro_batches) for step in applied)
+    batches = sum(step.losses for step in applied)
     if length < CURVE or not 0 < ticks <= length / 2:
         return []
     text = f"made for {length} ticks, it got {ticks} in all {steps} steps, of {batches} micro-batches"
-    rates = [max(step.rates) for step in applied]
+    rates = _rates(applied)
     text = f"{text}: the rates went from {rates[0]:.2g} to {rates[-1]:.2g}"
     if abs(length - steps) <= 0.05 * steps and ticks < steps / 2:
         kind, aliases = as_fault if abs(length - steps) <= 1 else as_warning, ("schedule stepped per epoch",)
@@ -151,7 +153,7 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
         return []
     name, where, steps = "warm-up never ends", applied[0].where, len(applied)
     ended = not trace.stopped and not trace.crashed
-    rates = [max(step.rates) for step in applied]
+    rates = _rates(applied)
     if schedule.warm_up and schedule.length and schedule.warm_up > schedule.length:
         text = (
             f"a warm-up of {schedule.warm_up} ticks in a schedule of {schedule.length}: the rates never reach the top"
@@ -170,12 +172,16 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
     return []
 
 
-def _applied(trace: Trace) -> list[Step]:
+def _applied(trace: Trace) -> list[StepNumbers]:
     """Steps whose rates are known; optimisers of other libraries say none."""
-    return [step for step in trace.taken if step.applied and step.rates]
+    return [step for step in trace.numbers() if step.applied and step.rate is not None]
 
 
-def _each_step(applied: list[Step]) -> bool:
+def _rates(steps: list[StepNumbers]) -> list[float]:
+    return [step.rate for step in steps if step.rate is not None]
+
+
+def _each_step(applied: list[StepNumbers]) -> bool:
     """Whether the scheduler ticked once, or more often, between any two steps."""
     ticks = [step.ticks or 0 for step in applied]
     return all(after > before for before, after in pairwise(ticks))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from rislab.checkup.merged_steps import Loss, MergedSteps, StepNumbers
 from rislab.checkup.schedules import Schedule
+
+_Numbers = TypeVar("_Numbers")
 
 
 @dataclass(eq=False, slots=True)
@@ -139,6 +142,7 @@ class Step:
         evaluation: 0, or which further evaluation of a closure within one step it is.
         inferred: whether it was not seen itself, and the weights have moved.
         comparison: of the gradient with that of the window, if it was found right at once.
+        number: from 1, over the whole run.
     """
 
     micro_batches: list[MicroBatch]
@@ -156,6 +160,12 @@ class Step:
     evaluation: int = 0
     inferred: bool = False
     comparison: Any = None
+    number: int = 0
+
+    def numbers(self) -> StepNumbers:
+        """What rules of schedules ask."""
+        rate = max(self.rates, default=None)
+        return StepNumbers(rate, self.ticks, len(self.micro_batches), self.applied, self.where)
 
     def release(self) -> None:
         """Keep the numbers, and let go of the gradients."""
@@ -176,7 +186,10 @@ class Trace:
     """All that was recorded of a loop and one optimiser.
 
     Args:
-        steps: in order.
+        steps: in order, but for those that are merged.
+        merged: of a long run, steps of which others of the kind are kept.
+        taken_count: number of steps, without further evaluations of their closures.
+        last_inferred: whether the last step was not seen itself.
         left: micro-batches after the last step.
         forwards: with gradients.
         backwards: their number.
@@ -205,6 +218,9 @@ class Trace:
     """
 
     steps: list[Step] = field(default_factory=list)
+    merged: MergedSteps = field(default_factory=MergedSteps)
+    taken_count: int = 0
+    last_inferred: bool = False
     left: list[MicroBatch] = field(default_factory=list)
     forwards: int = 0
     backwards: int = 0
@@ -243,6 +259,35 @@ class Trace:
         return [step for step in self.steps if not step.evaluation]
 
     @property
+    def step_count(self) -> int:
+        """Number of all steps, merged or not."""
+        return len(self.steps) + len(self.merged)
+
+    def numbers(self) -> list[StepNumbers]:
+        """Those of all steps, merged or not, without further evaluations of their closures."""
+        kept = ((step, step.numbers()) for step in self.steps)
+        return [
+            numbers for step, numbers in self._in_order(kept, self.merged.numbers()) if not step or not step.evaluation
+        ]
+
+    def raw_losses(self) -> list[Loss]:
+        """All raw losses of training, merged or not."""
+        kept = ((step, _losses(step.micro_batches)) for step in self.steps)
+        steps = self._in_order(kept, self.merged.raw_losses())
+        return [loss for _, losses in steps for loss in losses] + _losses(self.left)
+
+    def _in_order(
+        self, kept: Iterator[tuple[Step, _Numbers]], merged: Iterator[_Numbers]
+    ) -> Iterator[tuple[Step | None, _Numbers]]:
+        number = 1
+        for step, numbers in kept:
+            for _ in range(step.number - number):
+                yield None, next(merged)
+            yield step, numbers
+            number = step.number + 1
+        yield from ((None, numbers) for numbers in merged)
+
+    @property
     def micro_batches(self) -> list[MicroBatch]:
         """All micro-batches, in order."""
         return [batch for step in self.steps for batch in step.micro_batches] + self.left
@@ -251,6 +296,10 @@ class Trace:
     def stale(self) -> bool:
         """Whether the optimiser holds tensors that the network no longer has, and misses some that it has."""
         return bool(self.orphaned and self.unoptimised)
+
+
+def _losses(batches: Sequence[MicroBatch]) -> list[Loss]:
+    return [(batch.loss, batch.samples, batch.count) for batch in batches]
 
 
 def autocast_types(device_type: str) -> list[torch.dtype]:

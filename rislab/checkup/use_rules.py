@@ -61,8 +61,8 @@ def remade_optimizers(run: WatchedRun) -> list[Finding]:
     trace = run.trace
     if trace.remade < 3 or not trace.stateful:
         return []
-    every = len(trace.taken) / (trace.remade + 1)
-    text = f"{trace.remade + 1} optimisers in {len(trace.taken)} steps: the state is lost every {every:.3g} steps"
+    every = trace.taken_count / (trace.remade + 1)
+    text = f"{trace.remade + 1} optimisers in {trace.taken_count} steps: the state is lost every {every:.3g} steps"
     where = trace.taken[0].where if trace.taken else ""
     return [as_fault(Code.WEIGHTS, "optimiser made anew", text, where)]
 
@@ -71,5 +71,5 @@ def only_frozen(run: WatchedRun) -> list[Finding]:
     """An optimiser all of whose tensors ask for no gradient."""
     if not run.trace.only_frozen or not run.trace.taken:
         return []
-    text = f"{len(run.trace.taken)} steps, and no tensor of the optimiser asks for a gradient"
+    text = f"{run.trace.taken_count} steps, and no tensor of the optimiser asks for a gradient"
     return [as_fault(Code.WEIGHTS, "optimiser holds only frozen tensors", text, run.trace.taken[0].where)]

@@ -195,10 +195,7 @@ def watched_run(trace: Trace, declared: Declared, reported: Sequence[float] | No
         reported: the training losses that the loop reported, one an epoch; None if they are not known.
     """
     size, source = declared.accumulation_steps, "declared"
-    numbered = [
-        (number, step, micro_batches_of(step, step.micro_batches, size))
-        for number, step in enumerate(trace.steps, start=1)
-    ]
+    numbered = [(step.number, step, micro_batches_of(step, step.micro_batches, size)) for step in trace.steps]
     windows: list[StepWindow] = []
     for number, step, _ in numbered:
         if step.applied and step.micro_batches:
@@ -206,7 +203,8 @@ def watched_run(trace: Trace, declared: Declared, reported: Sequence[float] | No
             windows.append(known or step_window(step, step.micro_batches, number, declared, trace.loss_declared))
     steps = [(step, batches) for _, step, batches in numbered if not step.evaluation]
     if size is None:
-        sizes = Counter(len(batches) for step, batches in steps if step.micro_batches)
+        sizes = Counter(len(batches) for step, batches in steps if step.micro_batches) + trace.merged.sizes
+        del sizes[0]
         size, source = (sizes.most_common(1)[0][0] if sizes else 1), "as most windows have it"
     comparisons = [window for window in windows if isinstance(window, StepComparison)]
     return WatchedRun(trace, declared, reported, steps, windows, comparisons, size, source)

@@ -1,0 +1,113 @@
+"""Which steps of a run are kept in full: the first ones, and later those that are unlike any before."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Container
+from typing import Any
+
+from rislab.checkup.trace import MicroBatch, Step, Trace
+from rislab.checkup.windows import Declared, StepComparison, micro_batches_of, step_window
+
+# Steps and losses that are kept in full whatever they are, and those that are for being unlike others.
+FIRST, UNLIKE = 6144, 6144
+# So many of a kind are many; so many kinds are told apart.
+MANY, KINDS = 16, 1024
+# Bytes of gradients that are kept for the naming of faults.
+_FOR_NAMES = 16 * 2**20
+
+
+class StepKeeper:
+    """Enters steps in a trace.
+
+    Args:
+        trace: that they are entered in.
+        declared: what the loop is meant to do.
+    """
+
+    def __init__(self, trace: Trace, declared: Declared) -> None:
+        self._trace, self._declared = trace, declared
+        self._stored = self._records = 0
+        self._kinds: Counter[Any] = Counter()
+
+    def keep(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
+        """Enter a step, in full or as a few numbers.
+
+        Args:
+            step: that was taken.
+            trained: call stacks of losses that had a backward.
+            size: bytes of the gradients of its micro-batches.
+        """
+        trace = self._trace
+        if trace.merged.full:
+            # What comes now is not known any more.
+            trace.stopped = True
+            step.release()
+            return
+        step.number = trace.step_count + 1
+        used = [batch for batch in step.micro_batches if batch.call_stack in trained]
+        self._compare(step, used, size)
+        trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
+        trace.taken_count += not step.evaluation
+        if self._records >= FIRST and self._is_one_of_many(step, used):
+            self._merge(step, used)
+        else:
+            self._records += records
+            trace.steps.append(step)
+
+    def _is_one_of_many(self, step: Step, used: list[MicroBatch]) -> bool:
+        if not self._kinds:
+            self._kinds.update(map(_kind, self._trace.steps))
+        kind = _kind(step)
+        often = kind is not None and self._kinds[kind] >= MANY
+        if kind in self._kinds or len(self._kinds) < KINDS:
+            self._kinds[kind] += 1
+        return not step.evaluation and (often or self._records >= FIRST + UNLIKE)
+
+    def _merge(self, step: Step, used: list[MicroBatch]) -> None:
+        batches = micro_batches_of(step, used, self._declared.accumulation_steps) if used else []
+        losses = [(batch.loss, batch.samples, batch.count) for batch in used]
+        numbers = step.numbers()._replace(losses=len(losses))
+        kinds = ["used" for batch in used if batch.backwards]
+        kinds += ["evaluated" for batch in used if not batch.training and step.holds(batch)]
+        kinds += ["not finite" for batch in used if not math.isfinite(batch.loss)]
+        self._trace.merged.add(numbers, len(batches), losses, kinds)
+
+    def _compare(self, step: Step, used: list[MicroBatch], size: int) -> None:
+        """Compare a step with its window at once, and keep the gradients only where they may name a fault."""
+        if step.gradient is None:
+            return
+        window = step_window(step, used, step.number, self._declared, self._trace.loss_declared)
+        needed = size + 2 * step.gradient.nbytes
+        spare = not self._stored or self._stored + needed <= _FOR_NAMES
+        if isinstance(window, StepComparison) and (window.exact() or not spare):
+            step.comparison = window.without_gradients()
+        elif spare:
+            self._stored += needed
+            return
+        step.release()
+
+
+def _kind(step: Step) -> Any:
+    """What a rule may tell steps apart by; None for one whose gradient is not that of its window."""
+    if step.gradient is not None or (step.comparison is not None and not step.comparison.exact()):
+        return None
+    batches = tuple(
+        (
+            batch.call_stack,
+            batch.precision,
+            batch.training,
+            math.isfinite(batch.loss) and not batch.nonfinite,
+            batch.loss == 0,
+            batch.scale_free,
+            batch.backwards > 0,
+            batch.by_hand,
+            batch.why,
+            step.holds(batch),
+        )
+        for batch in step.micro_batches
+    )
+    clips = tuple((clip.own > 0, clip.tensors > 0, clip.foreign, clip.late) for clip in step.clips)
+    numbers = step.applied, step.finite, step.scale, step.norm == 0, step.inferred, step.where
+    return batches, clips, numbers, step.comparison is not None

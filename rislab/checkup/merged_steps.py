@@ -1,0 +1,101 @@
+"""Steps of a long run of which a few numbers each are kept, as many others of their kind are kept in full."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+# A raw loss, its samples, and the equal parts that it is the mean of.
+Loss = tuple[float, int, float]
+# So many steps, and losses, are kept as numbers.
+MOST = 2**20
+_NO_TICKS = -(2**31)
+
+
+class StepNumbers(NamedTuple):
+    """What rules of schedules ask of a step.
+
+    Args:
+        rate: largest of its learning rates, None if it has none.
+        ticks: of the scheduler so far, None without one.
+        losses: raw ones that came since the step before.
+        applied: False for a step that a scaler left out.
+        where: file and line of the step.
+    """
+
+    rate: float | None
+    ticks: int | None
+    losses: int
+    applied: bool
+    where: str
+
+
+class _Kind(NamedTuple):
+    """What steps have in common."""
+
+    rated: bool
+    losses: int
+    applied: bool
+    where: str
+
+
+class MergedSteps:
+    """Steps in order: 16 bytes each, and 20 for each of their losses."""
+
+    def __init__(self) -> None:
+        self._rates, self._ticks, self._places = array("d"), array("i"), array("i")
+        self._losses, self._counts, self._samples = array("d"), array("d"), array("i")
+        self._kinds: dict[_Kind, int] = {}
+        self.sizes: Counter[int] = Counter()  # steps that were taken, by the micro-batches of their windows
+        self.kinds_of_losses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def losses(self) -> int:
+        """Number of raw losses."""
+        return len(self._losses)
+
+    @property
+    def full(self) -> bool:
+        """Whether no more can be kept."""
+        return max(len(self), self.losses) >= MOST
+
+    def add(self, numbers: StepNumbers, size: int, losses: Sequence[Loss], kinds: Iterable[str]) -> None:
+        """Keep the numbers of one more step.
+
+        Args:
+            numbers: of it.
+            size: micro-batches of its window.
+            losses: as many as the numbers say.
+            kinds: what is to be counted of them, in words.
+        """
+        kind = _Kind(numbers.rate is not None, numbers.losses, numbers.applied, numbers.where)
+        self._places.append(self._kinds.setdefault(kind, len(self._kinds)))
+        self._rates.append(numbers.rate or 0.0)
+        self._ticks.append(_NO_TICKS if numbers.ticks is None else numbers.ticks)
+        self.sizes[size] += numbers.applied
+        self.kinds_of_losses.update(kinds)
+        for loss, samples, count in losses:
+            self._losses.append(loss)
+            self._samples.append(samples)
+            self._counts.append(count)
+
+    def numbers(self) -> Iterator[StepNumbers]:
+        """Those of each step."""
+        kinds = [*self._kinds]
+        for place, rate, ticks in zip(self._places, self._rates, self._ticks, strict=True):
+            rated, losses, applied, where = kinds[place]
+            yield StepNumbers(rate if rated else None, None if ticks == _NO_TICKS else ticks, losses, applied, where)
+
+    def raw_losses(self) -> Iterator[list[Loss]]:
+        """Those of each step."""
+        kinds, first = [*self._kinds], 0
+        for place in self._places:
+            last = first + kinds[place].losses
+            numbers = self._losses[first:last], self._samples[first:last], self._counts[first:last]
+            yield [*zip(*numbers, strict=True)]
+            first = last
