@@ -113,18 +113,19 @@ class Children:
             interruptible: whether the script may be stopped with the child, by SIGTERM.
         """
         watch = ProcessWatch(self.steps, every=self.every, declared=self.declared)
-        failed = stopped = False
+        stopped, failure = False, None
         watch.__enter__()
         try:
             with self.watched():
                 run()
         except StopWatching:
             stopped = True
-        except BaseException:
-            failed = True
+        except BaseException as error:
+            failure = error
             raise
         finally:
-            findings = list(last_findings(watch, failed=failed, crashed=failed))
+            failed = failure is not None
+            findings = list(last_findings(watch, failure, failed=failed, crashed=failed))
             report = ChildReport(watch.steps, [tracked.label() for tracked in watch.tracked], findings)
             self._write(f"{os.getpid()}.json", json.dumps(dataclasses.asdict(report)))
         if stopped:

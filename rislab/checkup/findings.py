@@ -186,22 +186,23 @@ class Watched(Protocol):
         """What is wrong with the loops."""
 
 
-def last_findings(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
+def last_findings(watch: Watched, error: BaseException | None, *, failed: bool, crashed: bool) -> Findings:
     """End a watch and judge its run, also one that was broken off; if the checkup itself fails, that is a finding.
 
     Args:
         watch: that is under way.
+        error: that ended the run, None if none did.
         failed: whether the run was broken off, from inside or outside.
         crashed: whether an exception ended it.
     """
     try:
-        watch.__exit__(None, None, None)
+        watch.__exit__(None if error is None else type(error), error, None)
         if not watch.steps and (crashed or (failed and watch.backwards < MANY)):
             return Findings()
         results = watch.findings()
     # Whatever goes wrong here is no error of the script's.
-    except Exception as error:
-        text = f"the checkup itself failed: {type(error).__name__}: {error_text(error)}"
+    except Exception as own:
+        text = f"the checkup itself failed: {type(own).__name__}: {error_text(own)}"
         return Findings([as_note(Code.LOSSES, UNJUDGED, text)])
     return Findings(
         finding
@@ -213,7 +214,10 @@ def last_findings(watch: Watched, *, failed: bool, crashed: bool) -> Findings:
 
 def error_text(error: BaseException) -> str:
     """The first line of an error's text, "" if it has none."""
-    return next(iter(str(error).splitlines()), "")
+    try:
+        return next(iter(str(error).splitlines()), "")
+    except Exception as own:
+        return f"an error without words: {type(own).__name__}"
 
 
 def listed(names: Sequence[object], shown: int = 4, more: int = 0) -> str:

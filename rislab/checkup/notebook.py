@@ -113,7 +113,7 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     error = result.error_in_exec
     endings = {type(None): TO_ITS_END, StopWatching: STOPPED, KeyboardInterrupt: INTERRUPTED}
     ending = endings.get(type(error)) or crash(error)
-    findings = last_findings(watch, failed=ending.failed, crashed=ending.crashed)
+    findings = last_findings(watch, error if ending.failed else None, failed=ending.failed, crashed=ending.crashed)
     optimisers = [tracked.label() for tracked in watch.tracked if tracked.recorder.trace.taken]
     remarks = remarks_on(ending, watch.steps, evaluated)
     report = CheckupReport("the cell", watch.steps, optimisers, ending.words, ending.failed, None, findings, remarks)

@@ -58,7 +58,7 @@ class WatchedTest:
         from rislab.checkup.silencing import names_of, silence
 
         if self.report is None:
-            findings = last_findings(self._watch, failed=failed, crashed=failed).relative_to(self._folder)
+            findings = last_findings(self._watch, None, failed=failed, crashed=failed).relative_to(self._folder)
             labels = [tracked.label() for tracked in self._watch.tracked]
             ended = "was broken off" if failed else "ran to its end"
             report = CheckupReport("pytest", self._watch.steps, labels, ended, failed, None, findings, [])

@@ -71,7 +71,8 @@ class CheckupReport:
     def head(self) -> list[str]:
         """What was watched and how it ended, in lines."""
         watched = ", ".join(self.optimisers) or "nothing"
-        lines = [f"{self.script} {self.ended} after {self.steps} steps; watched: {watched}", *self.remarks]
+        own = f" (exit code {self.code})" if self.code and str(self.code) not in self.ended else ""
+        lines = [f"{self.script} {self.ended}{own} after {self.steps} steps; watched: {watched}", *self.remarks]
         return lines if self.trained else [*lines, "no backward and no step was seen: there is nothing to judge"]
 
     def __str__(self) -> str:

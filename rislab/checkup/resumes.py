@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer
@@ -95,13 +96,14 @@ class LostState(Observer):
         self._courses: weakref.WeakKeyDictionary[Optimizer, Course] = weakref.WeakKeyDictionary()
         self._saved: list[Saved] = []
         self._resumed: list[Resumed] = []
+        self._handles: list[RemovableHandle] = []
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """The first step of an optimiser shows what it goes on from."""
         course = self._courses.get(optimizer)
         if course is None:
             course = self._courses[optimizer] = Course()
-            optimizer.register_state_dict_pre_hook(self._on_save)
+            self._handles.append(optimizer.register_state_dict_pre_hook(self._on_save))
             self._note_resume(optimizer, course)
         course.steps += 1
         if course.steps <= STEPS:
@@ -114,6 +116,12 @@ class LostState(Observer):
         course = self._courses.get(optimizer)
         if course is not None and course.steps == 1:
             course.stateful = bool(optimizer.state)
+
+    def end(self, error: BaseException | None) -> None:
+        """Listen to nothing any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _note_resume(self, optimizer: Optimizer, course: Course) -> None:
         own = {id(value) for group in optimizer.param_groups for value in group["params"]}

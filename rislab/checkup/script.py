@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -45,12 +45,14 @@ class Ending(NamedTuple):
         failed: whether it was broken off.
         crashed: whether by an exception.
         code: with which Python would have left; None for a script that was stopped.
+        error: that broke it off, None if none did.
     """
 
     words: str
     failed: bool = False
     crashed: bool = False
     code: int | None = 0
+    error: BaseException | None = None
 
 
 TO_ITS_END, STOPPED = Ending("ran to its end"), Ending("was stopped", code=None)
@@ -134,8 +136,8 @@ def remarks_on(ending: Ending, steps: int, evaluated: threading.Event) -> list[s
 def _watched(run: Callable[[], object], watch: ProcessWatch, children: Children) -> tuple[Ending, Findings]:
     """Run a script under a watch; how it ended, and what is wrong with its own loops."""
     threads = threading.enumerate()
-    watch.__enter__()
     try:
+        watch.__enter__()
         with children.watched(), _caught_exit(children.root):
             ending = _run_to_its_end(run, children.root)
             for thread in threading.enumerate():
@@ -144,7 +146,9 @@ def _watched(run: Callable[[], object], watch: ProcessWatch, children: Children)
                     thread.join()
     except (StopWatching, Terminated, KeyboardInterrupt) as leaving:
         ending = _ending_of(leaving)
-    return ending, last_findings(watch, failed=ending.failed, crashed=ending.crashed)
+        ending = ending._replace(error=leaving) if ending.failed else ending
+    with _undisturbed():
+        return ending, last_findings(watch, ending.error, failed=ending.failed, crashed=ending.crashed)
 
 
 def _run_to_its_end(run: Callable[[], object], process: int) -> Ending:
@@ -154,6 +158,7 @@ def _run_to_its_end(run: Callable[[], object], process: int) -> Ending:
     # Whatever a stranger's code may raise ends its run, and not the checkup of what came before.
     except BaseException as error:
         ending = _ending_of(error)
+        ending = ending._replace(error=error) if ending.failed else ending
     if os.getpid() != process:
         # A fork of the script that has come to its end; its parent gives the account.
         for stream in (sys.stdout, sys.stderr):
@@ -191,8 +196,9 @@ def _ending_of(error: BaseException) -> Ending:
             return TO_ITS_END
         if isinstance(code, int):
             return Ending(f"left with exit code {code}", failed=True, code=code)
-        print(code, file=sys.stderr)
-        return Ending(f"left with exit code 1: {str(code).splitlines()[0]}", failed=True, code=1)
+        with contextlib.suppress(OSError, ValueError):  # the script has closed it
+            print(code, file=sys.stderr)
+        return Ending(f"left with exit code 1: {error_text(error)}".removesuffix(": "), failed=True, code=1)
     if isinstance(error, BrokenPipeError) and _unread():
         return UNREAD
     _show(error)
@@ -223,9 +229,10 @@ def _show(error: BaseException) -> None:
         trace = trace.tb_next
     try:
         sys.excepthook(type(error), error.with_traceback(trace), trace)
-    # The script's own hook, or a stream that it has closed.
-    except Exception:
-        traceback.print_exception(error, file=sys.__stderr__)
+    # The script's own hook, which may leave as well, or a stream that it has closed.
+    except BaseException:
+        with contextlib.suppress(OSError, ValueError):
+            traceback.print_exception(error, file=sys.__stderr__)
 
 
 def _is_ours(trace: TracebackType) -> bool:
@@ -284,6 +291,27 @@ def _on_sigterm(children: Children) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A first SIGTERM, or Ctrl-C, does not end the judging: the script is over already."""
+    if os.name != "posix" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def once(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    try:
+        for number in before:
+            signal.signal(number, once)
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # set by other than Python
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

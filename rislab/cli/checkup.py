@@ -119,12 +119,21 @@ def run(options: argparse.Namespace) -> int:
     setting = Setting(folder, config.fail_on, code)
     if output:
         files.replace(output, f"{FORMATS[format_of_file(output, config.format)](report, setting)}\n".encode())
-    try:
-        print(_text(report, code) if config.format == "text" else FORMATS[config.format](report, setting), flush=True)
-    except BrokenPipeError:
-        # Nobody reads any more; what is left in the buffer must go somewhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _say(_text(report, code) if config.format == "text" else FORMATS[config.format](report, setting), report)
     return code
+
+
+def _say(text: str, report: CheckupReport) -> None:
+    """Print a report, on stderr if the script has left nobody to read the standard output."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left in the buffer must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if report.failed:
+            print(text, file=sys.stderr, flush=True)
+    except (OSError, ValueError):  # closed
+        print(text, file=sys.stderr, flush=True)
 
 
 def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupReport:

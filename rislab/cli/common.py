@@ -140,7 +140,8 @@ def has_colours() -> bool:
     """Whether the standard output is a terminal that shows colours; NO_COLOR and FORCE_COLOR decide if they are set."""
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or (sys.stdout.isatty() and os.environ.get("TERM") != "dumb")
+    terminal = not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    return bool(os.environ.get("FORCE_COLOR")) or terminal
 
 
 def printer(silent: bool) -> Callable[..., None]:

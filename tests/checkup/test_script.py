@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,15 @@ def names(result: CheckupReport) -> list[str]:
         ("raise BaseException('odd')", 2, 1, "crashed: BaseException: odd"),
         ("raise ValueError('one\\ntwo')", 2, 1, "crashed: ValueError: one"),
         ("raise KeyboardInterrupt", 2, 130, "was interrupted"),
+        ("sys.exit('')", 2, 1, "left with exit code 1"),
+        ("sys.excepthook = lambda *_: sys.exit(9)\n1 / 0", 2, 1, "crashed: ZeroDivisionError"),
+        ("sys.setrecursionlimit(200)\ndef f():\n    f()\nf()", 2, 1, "crashed: RecursionError"),
+        (
+            "class Odd(Exception):\n    def __str__(self):\n        raise OSError\nraise Odd",
+            2,
+            1,
+            "crashed: Odd: an error without words: OSError",
+        ),
     ],
 )
 def test_findings_so_far_are_given_however_a_script_ends(
@@ -70,6 +80,38 @@ def test_findings_so_far_are_given_however_a_script_ends(
         assert (result.exit_code(), result.code, result.steps) == (expected, own, 8)
         assert result.ended.startswith(ended) and "\n" not in result.ended
         assert ("never zeroed" in names(result)) == (text is FAULTY)
+
+
+@pytest.mark.parametrize("end", ["", "1 / 0", "sys.exit(3)", "os._exit(4)", "raise KeyboardInterrupt"])
+def test_nothing_is_tried_on_the_networks_of_a_run_that_was_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr("rislab.checkup.final_probes.network_probes", lambda *given: tried.append(given) or [])
+    run_script(script(tmp_path, PLAIN + end))
+    assert bool(tried) is (end == "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", ["begin", "findings"])
+def test_a_signal_ends_the_script_and_not_the_judging(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: signal.Signals
+) -> None:
+    original, handlers = getattr(ProcessWatch, place), [*map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))]
+
+    def interrupted(watch: ProcessWatch) -> Any:
+        os.kill(os.getpid(), number)
+        return original(watch)
+
+    monkeypatch.setattr(ProcessWatch, place, interrupted)
+    result = run_script(script(tmp_path, FAULTY))
+    if place == "begin":
+        assert (result.ended, result.steps) in {("was ended by SIGTERM", 0), ("was interrupted", 0)}
+        assert result.exit_code() == 2
+    else:
+        assert result.ended == "ran to its end" and names(result) == ["never zeroed"]
+    assert [*map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))] == handlers
 
 
 def test_an_error_is_shown_as_python_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,13 +266,21 @@ def test_a_module_runs_as_python_runs_it(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    "mode", ["autograd.set_detect_anomaly(True)", "profiler.profile()", "autograd.profiler.profile()"]
+    "mode",
+    [
+        "torch.autograd.set_detect_anomaly(True)",
+        "torch.profiler.profile()",
+        "torch.autograd.profiler.profile()",
+        "__import__('cProfile').Profile()",
+        "__import__('unittest.mock').mock.patch.object("
+        "torch.Tensor, 'backward', lambda *given, own=torch.Tensor.backward, **named: own(*given, **named))",
+    ],
 )
 def test_other_observers_may_look_on(tmp_path: Path, mode: str) -> None:
     head, loop = PLAIN.split("for i", 1)
     for text, faults in ((loop, []), (loop.replace(ZERO, ""), ["never zeroed"])):
         indented = "\n    ".join(f"for i{text}".splitlines())
-        result = run_script(script(tmp_path, f"{head}with torch.{mode}:\n    {indented}\n"))
+        result = run_script(script(tmp_path, f"{head}with {mode}:\n    {indented}\n"))
         assert result.ended == "ran to its end"
         assert [finding.name for finding in result.findings.faults] == faults
     assert not torch.is_anomaly_enabled()

@@ -60,9 +60,21 @@ def test_how_the_script_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "left with exit code 7 after 8 steps" in capsys.readouterr().out
     assert main(["checkup", script(tmp_path, FAULTY + "1 / 0\n")]) == 1
     said = capsys.readouterr().out
-    assert "crashed: ZeroDivisionError: division by zero after 8 steps" in said and "never zeroed" in said
+    assert "crashed: ZeroDivisionError: division by zero (exit code 1) after 8 steps" in said and "never zeroed" in said
     assert main(["checkup", "--steps", "3", script(tmp_path, CLEAN)]) == 0
     assert "stopped after 3 steps: what comes later, as an evaluation, was not seen\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["sys.stdout.close()\n", "sys.stdout.close()\n1 / 0\n"])
+def test_what_a_script_closes_does_not_silence_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", open(tmp_path / "out", "w"))  # noqa: SIM115 - the script closes it
+    assert main(["checkup", script(tmp_path, FAULTY + end)]) == 1
+    said = capsys.readouterr().err
+    assert "never zeroed" in said and ("ZeroDivisionError: division by zero (exit code 1) after 8" in said) is (
+        "1 / 0" in end
+    )
 
 
 def test_json_says_the_same(
@@ -239,7 +251,9 @@ def test_streams_of_a_real_process(tmp_path: Path) -> None:
         and plain["findings"][0]["where"] == "package/train.py:8"
     )
     assert {"python", "number", "original", "child", "language", "at exit"} <= set(errors.splitlines())
-    assert closed.wait(timeout=200) == 2 and closed.stderr is not None and closed.stderr.read() == ""
+    # Nobody reads the standard output any more.
+    assert closed.wait(timeout=200) == 2 and closed.stderr is not None
+    assert closed.stderr.read().splitlines()[1].startswith("long.py was cut off: nobody reads what it prints (exit")
     out, errors = ended.communicate(timeout=200)
-    assert (ended.returncode, errors) == (2, "") and "was ended by SIGTERM after 8 steps" in out
+    assert (ended.returncode, errors) == (2, "") and "was ended by SIGTERM (exit code 143) after 8 steps" in out
     assert json.loads((tmp_path / "o.json").read_text())["code"] == 128 + signal.SIGTERM
