@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,31 @@ def findings_of(source: str) -> Findings:
             return Findings(runpy.run_path(str(path))["findings"]).relative_to(os.getcwd())
         with contextlib.redirect_stdout(sys.stderr):
             return run_script(path).findings
+
+
+def numbers_of(source: str) -> dict[str, str]:
+    """Run the source of an example; what was counted, and what its steps got, by names; empty if it trains nothing."""
+    from rislab.checkup.process_watch import ProcessWatch
+    from rislab.checkup.windows import Declared, compare_steps
+
+    with ProcessWatch(every=1) as watch:
+        exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})
+    if not watch.tracked:
+        return {}
+    trace = watch.tracked[0].recorder.trace
+    compared = compare_steps(trace, Declared(mean=""))
+    counts = {"forwards with gradients": trace.forwards, "backwards": trace.backwards, "steps": len(trace.taken)}
+    numbers = {name: str(count) for name, count in counts.items()}
+    sizes = Counter(len(step.micro_batches) for step in trace.taken)
+    numbers["steps after so many losses"] = ", ".join(f"{count} after {size}" for size, count in sorted(sizes.items()))
+    numbers["α: 1 if the gradient is as long as its window's"] = _range([one.alpha for one in compared])
+    numbers["cosine: 1 if it points the same way"] = _range([one.comparison.cosine for one in compared])
+    return numbers
+
+
+def _range(values: list[float]) -> str:
+    ends = dict.fromkeys(f"{end:.4g}" for end in (min(values), max(values))) if values else ["not compared"]
+    return " to ".join(ends)
 
 
 @contextlib.contextmanager

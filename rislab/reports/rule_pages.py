@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rislab import files
 from rislab.checkup.explanations import silencing_of
-from rislab.checkup.rule_examples import RuleExample, findings_of
+from rislab.checkup.rule_examples import RuleExample, findings_of, numbers_of
 from rislab.checkup.rules import RULES
 from rislab.faults.catalogue import FAULTS
 from rislab.reports import html_export
@@ -30,12 +30,14 @@ def write_rule_pages(out: Path, on_page: Callable[[str], None] = lambda code: No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrong, right = (findings_of(example.source(mark)) for mark in "-+")
+            numbers = [numbers_of(example.source(mark)) for mark in "-+"] if code.startswith("C") else [{}, {}]
         body = html_export.render(
             "rule.html.j2",
             rule=rule,
             example=example,
             wrong=[finding for finding in wrong if finding.code == code],
             right=right.verdict,
+            rows=[(name, *(one.get(name, "") for one in numbers)) for name in numbers[1]],
             happened={name: faults[name].reference for name in rule.faults if faults[name].reference},
             silence=silencing_of(rule),
             before=codes[place - 1] if place else "",

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from rislab.checkup.rule_examples import FOLDER, RuleExample, findings_of
+from rislab.checkup.rule_examples import FOLDER, RuleExample, findings_of, numbers_of
 from rislab.checkup.rules import RULES
 
 # Rules whose findings are not all faults: the severity of what the example shows.
@@ -37,3 +37,17 @@ def test_an_example_is_short_and_its_two_loops_differ_little(code: str) -> None:
     assert max(len(line) for _, line in example.lines) <= 110
     assert "# wrong" not in str(example) and "# right" not in str(example)
     assert str(example).count("\n- ") == marks.count("-") and str(example).count("\n+ ") == marks.count("+")
+
+
+def test_the_numbers_of_an_example_show_what_its_rule_compares() -> None:
+    wrong, right = (numbers_of(RuleExample.of("C3").source(mark)) for mark in "-+")
+    assert (wrong["backwards"], wrong["steps"], wrong["steps after so many losses"]) == (
+        "16",
+        "4",
+        "1 after 1, 3 after 4",
+    )
+    assert right["steps after so many losses"] == "4 after 4"
+    assert [one["α: 1 if the gradient is as long as its window's"] for one in (wrong, right)] == ["0.25 to 1", "1"]
+    late = numbers_of(RuleExample.of("C9").source("-"))
+    assert (late["forwards with gradients"], late["backwards"]) == ("48", "3")
+    assert late["cosine: 1 if it points the same way"] == "not compared" and numbers_of("print('nothing')") == {}
