@@ -34,7 +34,7 @@ CONTRACTS = {
 # fmt: off
 CLASSES = [
     "SceneConfig", "SceneBatch", "ArrayGeometry", "Grid", "CovarianceNet", "TrainConfig", "StepRecord", "EpochRecord",
-    "Estimate", "Spectrum", "Bound", "Matching", "Finding", "Findings", "InputError",
+    "Measurement", "Estimate", "Spectrum", "Bound", "Matching", "Finding", "Findings", "InputError",
 ]
 WATCH = {
     "loss": None, "accumulation_steps": None, "scaler": None, "scheduler": None, "mean": "samples", "clip_norm": None,

@@ -76,10 +76,12 @@ def run(options: argparse.Namespace) -> int:
     if options.data:
         return own_data.run_data(options.data, options.sources, options.json)
 
+    from rislab.data.measurement import identifiable
     from rislab.music import benchmark
     from rislab.sanity import conventions
 
     model, config, seed = _model_and_scenes(options)
+    config, hidden = identifiable(config)
     cells = {
         "snr_db": options.snr,
         "sources": options.sources or list(range(config.sources[0], config.sources[1] + 1)),
@@ -92,6 +94,8 @@ def run(options: argparse.Namespace) -> int:
     say(common.origin())
     say(f"{options.preset}: {options.scenes} scenes a cell, seed {seed}, {options.threads} threads")
     say(report.headline() if report.passed else report)
+    if hidden:
+        say(hidden)
     tables: dict[str, list[dict[str, Any]]] = {"scores": [], "covariances": [], "counting": []}
     for shift, changes in (benchmark.SHIFTS if options.shifts else {"": {}}).items():
         area = SceneConfig.from_dict({**config.to_dict(), **changes})

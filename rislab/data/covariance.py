@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rislab.data.measurement import Measurement
+from rislab.data.measurement import Measured
 from rislab.data.scenes import SceneBatch
 from rislab.errors import check_number
 
@@ -64,20 +64,24 @@ def scale_to_trace(factor: Tensor) -> Tensor:
     return factor * torch.where(energy > 0, factor.shape[-2] / energy, 1.0).sqrt()
 
 
-def sample_covariance(measurement: Measurement, *, ridge: float = 0.1) -> Tensor:
-    """Sample covariance of a measurement, or its factor where that has fewer columns than rows, scaled to trace N.
+def sample_covariance(measurement: Measured, *, ridge: float = 0.1) -> Tensor:
+    """Sample covariance of scenes or measurements, or its factor where that has fewer columns than rows; of trace N.
 
     Codes of any modulus: x_l = G_l^H (G_l G_l^H + ρ I)^(−1) y_l, ρ a fraction of the mean eigenvalue of all G_l G_l^H.
-    If the symbols are constant, all snapshots are one measurement of one field, and the factor has one column.
+    If the symbols of a measurement are constant, all snapshots measure one field, and the factor has one column. Of
+    scenes it is sample_factor().
 
     Args:
-        measurement: B measurements.
+        measurement: B scenes or measurements.
         ridge: see back_projections().
 
     Returns:
         F [B,N,L] or [B,N,1], or R = F F^H [B,N,N] if L ≥ N.
     """
     check_number("ridge", ridge, 0.0, 1e6, exclusive=True)
+    if isinstance(measurement, SceneBatch):
+        factor = sample_factor(measurement, ridge=ridge)
+        return factor if factor.shape[-1] < factor.shape[-2] else factor @ factor.mH
     codes, channel, snapshots = measurement.codes, measurement.channel, measurement.snapshots
     scenes, length, antennas = snapshots.shape
     sensing = codes.unsqueeze(2) * channel.unsqueeze(1)  # G, [B, L, M, N]

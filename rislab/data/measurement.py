@@ -84,6 +84,35 @@ def unknown_axes(config: SceneConfig | MeasurementModel) -> tuple[bool, bool, bo
     return azimuth, elevation, far and curved
 
 
+def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
+    """The scenes with what their surface cannot tell set to the middle of its axis, and a sentence that says so.
+
+    A line of elements, a surface of one row or of one column, knows only the angle to itself.
+
+    Args:
+        config: of the scenes.
+
+    Returns:
+        The configuration itself and "" if both angles can be told, or one of them is known.
+
+    Raises:
+        InputError: for a surface of one element.
+    """
+    rows, columns = config.ris_shape
+    if rows * columns == 1:
+        raise InputError("ris_shape is (1, 1), and one element knows no direction; allowed: at least two elements")
+    azimuth, elevation, _ = unknown_axes(config)
+    if min(rows, columns) > 1 or not (azimuth and elevation):
+        return config, ""
+    name, line = ("elevation", "row") if rows == 1 else ("azimuth", "column")
+    low, high = getattr(config, name)
+    middle = (low + high) / 2
+    said = (
+        f"a surface of one {line} does not tell azimuth from elevation: {name} is {math.degrees(middle):g}° and known"
+    )
+    return config.changed(**{name: middle}), said
+
+
 class Measurement:
     """B measurements of one array; sparse(), polish(), model_order(), spectra and crb() take them as they take scenes.
 

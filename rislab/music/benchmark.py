@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import constant_baseline, effective_rank, identity_baseline, nmse, sample_factor
+from rislab.data.covariance import (
+    constant_baseline,
+    effective_rank,
+    identity_baseline,
+    nmse,
+    sample_covariance,
+    sample_factor,
+)
 from rislab.data.grid import Grid
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
@@ -83,7 +90,10 @@ def _random_places(batch: SceneBatch, sources: int) -> Estimate:
 
 
 # Where an estimator begins, and how it gets places from a covariance; see estimator_names.
-FACTORS: dict[str, Callable[[SceneBatch], Tensor]] = {"truth": lambda batch: batch.factor(), "sample": sample_factor}
+FACTORS: dict[str, Callable[[SceneBatch], Tensor]] = {
+    "truth": lambda batch: batch.factor(),
+    "sample": sample_covariance,
+}
 SPECTRA = {"beam": bartlett_spectrum, "MVDR": mvdr_spectrum, "MUSIC": music_spectrum}
 PLACES: dict[str, Callable[[SceneBatch, int], Estimate]] = {"random": _random_places, "sparse": sparse}
 

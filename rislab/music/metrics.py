@@ -71,11 +71,17 @@ class Matching:
         return {name: float(error.abs().median()) if error.numel() else math.nan for name, error in errors.items()}
 
     def ratio(self, bound: Bound) -> dict[str, float]:
-        """RMS over hits of error / √CRB by quantity, each error by the bound of its own source; NaN without hits."""
+        """RMS over hits of error / √CRB by quantity, each error by the bound of its own source.
+
+        NaN without hits, and of quantities that are known or cannot be known.
+        """
         ratios = {}
         for name in QUANTITIES:
-            error = getattr(self, name)[self.hit]
-            deviation = getattr(bound, name)[self.hit].to(error)
+            deviation = getattr(bound, name)
+            # What is known has no error, and what cannot be known has none that means anything.
+            counted = self.hit & (deviation > 0) & torch.isfinite(deviation)
+            error = getattr(self, name)[counted]
+            deviation = deviation[counted].to(error)
             ratios[name] = float((error / deviation).square().mean().sqrt())
         return ratios
 
@@ -88,7 +94,8 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     Args:
         estimate: [B,K'].
         batch: B scenes with the truth.
-        tolerances: azimuth and elevation in radians, range in metres, each > 0; infinity leaves a quantity out.
+        tolerances: azimuth and elevation in radians, range in metres, each > 0; infinity leaves a quantity out, whose
+            errors are NaN.
 
     Returns:
         Matching [B,K].
@@ -120,6 +127,8 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
     own = errors.gather(2, slot[..., None, None].expand(-1, -1, 1, 3)).squeeze(2)  # [B, K, 3]
     places = position(*estimated.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3)).unbind(-1))
     distance = (places - position(*truth.unbind(-1))).norm(dim=-1)
+    left_out = torch.isinf(torch.tensor(tolerances, device=own.device))
+    own = torch.where(left_out, torch.nan, own)
     own, distance = (
         torch.where(hit if part.ndim == 2 else hit.unsqueeze(-1), part, torch.nan) for part in (own, distance)
     )

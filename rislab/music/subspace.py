@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import frobenius_squared, sample_covariance, sample_factor, scale_to_trace
-from rislab.data.measurement import Measured, Measurement
-from rislab.data.scenes import SceneBatch
+from rislab.data.covariance import frobenius_squared, sample_covariance, scale_to_trace
+from rislab.data.measurement import Measured
 from rislab.errors import InputError, check_number
 
 # A matrix whose antihermitian part is larger than this share of it is no covariance, in any precision.
@@ -31,10 +30,8 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
     Raises:
         InputError: for a wrong dtype or shape, NaN, infinity, zero, or a matrix that is not Hermitian.
     """
-    if isinstance(covariance_or_factor, Measurement):
+    if not isinstance(covariance_or_factor, Tensor):
         covariance_or_factor = sample_covariance(covariance_or_factor)
-    elif isinstance(covariance_or_factor, SceneBatch):
-        covariance_or_factor = sample_factor(covariance_or_factor)
     matrix = covariance_or_factor.unsqueeze(0) if covariance_or_factor.ndim == 2 else covariance_or_factor
     if not matrix.is_complex():
         raise InputError(f"covariance or factor is {matrix.dtype}; allowed: complex64 or complex128")

@@ -11,7 +11,7 @@ import torch
 
 from rislab.data.covariance import frobenius_squared, sample_covariance, sample_factor
 from rislab.data.geometry import ArrayGeometry
-from rislab.data.measurement import Measurement, default_field_of_view, unknown_axes
+from rislab.data.measurement import Measurement, default_field_of_view, identifiable, unknown_axes
 from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
@@ -155,6 +155,22 @@ def test_an_array_of_one_place_and_a_transposed_table_are_refused() -> None:
         Measurement.direct(normal(4, 2), ArrayGeometry(np.zeros((2, 3)), 0.1))
     with pytest.raises(InputError, match=r"x has shape \(8, 20\); allowed: \[T,8\].*transpose fits"):
         Measurement.direct(normal(8, 20), ArrayGeometry.linear(8, 0.1))
+
+
+def test_what_a_line_cannot_tell_is_known_and_said() -> None:
+    row, said = identifiable(SceneConfig.preset("classroom", ris_shape=(1, 12)))
+    assert row.elevation == (0.0, 0.0) and "elevation is 0° and known" in said
+    column, said = identifiable(SceneConfig.preset("classroom", ris_shape=(12, 1)))
+    assert column.azimuth == (0.0, 0.0) and "one column" in said
+    for config in (SceneConfig.preset("full"), SceneConfig.preset("full", ris_shape=(1, 9), elevation=0.1)):
+        assert identifiable(config) == (config, "")
+    with pytest.raises(InputError, match="one element knows no direction"):
+        identifiable(SceneConfig.preset("full", ris_shape=(1, 1)))
+
+
+def test_scenes_of_many_snapshots_have_a_covariance_and_no_factor() -> None:
+    scenes = simulate(SceneConfig.preset("classroom", ris_shape=(2, 4)), 3, seed=0)
+    assert sample_covariance(scenes).shape == (3, 8, 8)
 
 
 def test_pilots_are_codes_of_a_constant_waveform() -> None:

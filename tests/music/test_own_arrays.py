@@ -18,7 +18,7 @@ from rislab.errors import InputError
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish
-from rislab.music.metrics import assign
+from rislab.music.metrics import assign, match, tolerances_of
 from rislab.music.model_order import model_order
 from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
@@ -156,6 +156,17 @@ def test_far_sources_are_planes_and_do_no_harm() -> None:
     assert float((estimate.azimuth - scenes.azimuth).abs().max()) < 0.05
     bound = crb(scenes)
     assert bool(torch.isfinite(bound.azimuth).all()) and float(bound.range.min()) > 1e3
+
+
+def test_known_and_unknowable_axes_have_no_ratio() -> None:
+    for changes, none in (({"range": 2.0}, ["range"]), ({"wavefront": "planar"}, ["range", "position"])):
+        config = SceneConfig.preset("classroom", sources=1, snr_db=20.0, **changes)
+        scenes = simulate(config, 12, seed=0)
+        matching = match(polish(scenes, sparse(scenes, 1)), scenes, tolerances=tolerances_of(config))
+        ratio = matching.ratio(crb(scenes))
+        assert {name for name, value in ratio.items() if math.isnan(value)} == set(none)
+        assert 0.5 < ratio["azimuth"] < 1.5
+        assert math.isnan(matching.median()["range"]) == (config.wavefront == "planar")
 
 
 def test_sixty_four_sources_are_assigned_at_lowest_cost() -> None:

@@ -21,6 +21,13 @@ from rislab.sanity import conventions
         {"wavefront": "fresnel", "symbols": "constant"},
         {"symbols": "coherent", "power_law": "free-space", "codes": "dft", "rician_factor": 10.0},
         {"ris_shape": (4, 7), "wavelength": 0.05, "range": (0.3, 2.0), "codes": "hadamard", "channel_error": 0.1},
+        # What is known, what a line cannot tell, and what is too far to be told.
+        {"ris_shape": (1, 12)},
+        {"ris_shape": (12, 1)},
+        {"range": 2.0},
+        {"elevation": 0.0},
+        {"range": (1e6, 1e9)},
+        {"spacing": 0.7},
     ],
 )
 def test_report_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
