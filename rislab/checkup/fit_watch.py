@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from torch import distributed, nn
 
 from rislab.checkup.findings import Finding, Findings, last_findings
+from rislab.checkup.loggers import counts_by_severity
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.windows import Declared
 from rislab.errors import InputError, check_choice, check_number
@@ -223,9 +224,7 @@ class FitWatch:
 
     def numbers(self) -> dict[str, int]:
         """How many findings of each kind, and of each rule that has a fault or a warning."""
-        counts = {
-            f"checkup/{name}s": sum(one.severity == name for one in self.findings) for name in ("fault", "warning")
-        }
+        counts = counts_by_severity(self.findings)
         for one in self.findings:
             if one.severity != "note":
                 counts[f"checkup/{one.code} {one.name}"] = counts.get(f"checkup/{one.code} {one.name}", 0) + 1

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -449,6 +449,7 @@ def test_a_schedule_that_has_ticked_before_the_watch_is_no_fault() -> None:
 
 def accelerated(samples: int, *, accumulate: bool = True, share: float = 1.0, **declared: Any) -> Findings:
     """A loop as accelerate's documentation has it, watched."""
+    GradientState._reset_state()
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=4)
     torch.manual_seed(0)
     inputs = torch.randn(samples, 10)
