@@ -10,14 +10,14 @@ from torch import Tensor
 
 
 def reporting_closures(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], report: Callable[[], None]
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], report: Callable[[Any], None]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """The arguments of a step with its closure made to report; None if there is no closure.
 
     Args:
         args: of the step.
         kwargs: of the step.
-        report: called after each evaluation of the closure.
+        report: called after each evaluation of the closure, with what it gave.
     """
     if not any(map(_is_closure, (*args, *kwargs.values()))):
         return None
@@ -28,7 +28,7 @@ def reporting_closures(
 
         def evaluated(*given: Any, **named: Any) -> Any:
             output = value(*given, **named)
-            report()
+            report(output)
             return output
 
         return evaluated

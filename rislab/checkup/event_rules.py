@@ -10,6 +10,7 @@ from rislab.checkup.gradient_rules import made_by_library
 from rislab.checkup.rules import Code
 from rislab.checkup.schedule_rules import ticks_instead_of_steps
 from rislab.checkup.trace import MicroBatch, Step, Trace
+from rislab.checkup.use_rules import is_running_sum
 from rislab.checkup.windows import LOOSE, StepComparison, StepWindow, WatchedRun, extra_micro_batches, near
 
 # A scaler begins at 2^16, and has gone down to 1 after so many skips.
@@ -256,6 +257,8 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
         if len(stuck) == 1:
             return [as_note(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", PARTLY_FROZEN)]
         return [as_warning(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", aliases=PARTLY_FROZEN)]
+    if is_running_sum(trace):
+        return []
     losses = [batch.loss for batch in trace.micro_batches]
     if losses and all(loss == 0 for loss in losses):
         return [as_fault(Code.WEIGHTS, "main loss weight 0", f"all {len(losses)} losses are 0; {text}")]

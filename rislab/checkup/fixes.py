@@ -70,6 +70,7 @@ FIXES = {
     "evaluation changes the network": "change what the network holds in training mode only: if self.training",
     "state outside of state_dict": "register the state as a buffer, and return it from state_dict",
     "a term of the loss trains nothing": "do not detach what the term is to train, or leave the term out",
+    "closure returns a running sum": "return the loss of this evaluation from the closure",
     "stop-gradient missing": "detach the side that is the target, or compute it under no_grad",
     "advantage not detached": "detach the advantage: advantage = (returns - value).detach()",
     "gradients of another loss": "zero the gradients of this optimiser before its own backward",

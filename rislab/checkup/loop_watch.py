@@ -53,6 +53,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     gradient_rules.wrong_gradients,
     gradient_rules.unequal_terms,
     gradient_rules.divided_in_vain,
+    use_rules.running_sums,
     use_rules.clipping_in_vain,
     use_rules.remade_optimizers,
     event_rules.unmoved_weights,

@@ -13,6 +13,8 @@ _MEANS = ("MeanBackward",)
 _SUMS = ("AddBackward", "SubBackward")
 # A sum of more terms than this is no sum of losses.
 _TERMS = 64
+# So many nodes of a graph are gone through.
+_NODES = 20_000
 
 
 def weighed_node(root: Tensor, known: Iterable[Node]) -> Node | None:
@@ -22,6 +24,25 @@ def weighed_node(root: Tensor, known: Iterable[Node]) -> Node | None:
     while node is not None and node not in known and (source := _factor_of(node)) is not None:
         node = source
     return node
+
+
+def depends_on(loss: Tensor, own: set[int]) -> bool:
+    """Whether a loss depends on one of some tensors, or on too much to tell.
+
+    Args:
+        loss: with or without a graph.
+        own: identities of the tensors.
+    """
+    waiting = [] if loss.grad_fn is None else [loss.grad_fn]
+    visited = {*waiting}
+    while waiting and len(visited) < _NODES:
+        node = waiting.pop()
+        if id(getattr(node, "variable", None)) in own:
+            return True
+        sources = {source for source, _ in node.next_functions if source is not None} - visited
+        waiting += sources
+        visited |= sources
+    return bool(waiting) or id(loss) in own
 
 
 def summands(node: Node) -> list[Node]:

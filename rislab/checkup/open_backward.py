@@ -107,6 +107,27 @@ class OpenBackward:
             batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
         self.reached = [(batch, self.factor / scale)]
 
+    def weigh_losses(self, growth: Tensor | None, why: str) -> int:
+        """Give the losses that it came to their weights, and what it added to the gradients; bytes that they hold.
+
+        Args:
+            growth: of the gradients, None if the window is not compared.
+            why: why the gradient is not to be kept, "" if it is.
+        """
+        total, finite = sum(weight for _, weight in self.reached), growth is None or bool(growth.isfinite().all())
+        reason = "" if math.isfinite(total) else "its weight is no number"
+        reason = (reason if total else "the loop gives it no weight") or why
+        gradient = growth / total if growth is not None and not reason else None
+        for batch, weight in self.reached:
+            batch.backwards += 1
+            batch.weight += weight
+            batch.last = self.record
+            batch.nonfinite |= not finite
+            batch.why = batch.why or reason
+            # Several losses with one backward share what it added.
+            batch.gradient = gradient
+        return 0 if gradient is None else gradient.nbytes
+
 
 def _total(root: Tensor, upstream: Tensor | None) -> float:
     """What a backward differentiates, for a root of any shape."""

@@ -73,7 +73,27 @@ class LossLines:
     Args:
         detached: losses that depend on none of the weights.
         trained: losses that had a backward.
+        mixed: losses some of which depend on the weights, and some do not, as those of several heads in turn.
     """
 
     detached: set[tuple[str, ...]] = field(default_factory=set)
     trained: set[tuple[str, ...]] = field(default_factory=set)
+    mixed: set[tuple[str, ...]] = field(default_factory=set)
+
+    def use(self, line: tuple[str, ...]) -> None:
+        """A loss of this line came to the weights."""
+        if line in self.detached:
+            self.detached.remove(line)
+            self.mixed.add(line)
+        self.trained.add(line)
+
+    def drop(self, line: tuple[str, ...]) -> None:
+        """A loss of this line came to none of the weights."""
+        (self.mixed if line in self.trained else self.detached).add(line)
+
+    def training(self, batches: list[MicroBatch]) -> list[MicroBatch]:
+        """Those of lines that were trained; of a mixed line, those that had a backward."""
+        if not self.trained:
+            return batches
+        used = [batch for batch in batches if batch.backwards or batch.call_stack not in self.mixed]
+        return [batch for batch in used if batch.call_stack in self.trained]

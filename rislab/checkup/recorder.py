@@ -22,6 +22,7 @@ from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.kept_steps import StepKeeper
+from rislab.checkup.loss_graph import depends_on
 from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
@@ -134,9 +135,7 @@ class StepRecorder:
         """Losses of a line that never had a backward, where others had one, are no training."""
         windows = [*(step.micro_batches for step in self.trace.steps), self.trace.left]
         for window in windows:
-            window[:] = [
-                batch for batch in window if batch.call_stack in self._lines.trained or not self._lines.trained
-            ]
+            window[:] = self._lines.training(window)
 
     # Forwards and losses.
 
@@ -203,20 +202,23 @@ class StepRecorder:
 
     # Backwards.
 
-    def on_backward(self, roots: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+    def on_backward(self, roots: Sequence[tuple[Tensor, Tensor | None]], reached: set[int]) -> None:
         """A backward of the loop begins.
 
         Args:
             roots: tensors that it starts from, each with the gradient that was given for it, or None.
+            reached: recorders to whose gradients it came, filled as they notice it.
         """
         self._note_moved_weights()
+        if self._lines.mixed and roots and not depends_on(roots[0][0], self._samples.optimised()):
+            return
         self._drop_window_of_nan()
         if not self._samples.dtypes:
             # Tensors that the first forward has made.
             self._samples.lay_out()
         before = self._samples.gradients() / self._samples.scale() if self._window.compared else None
         fresh = None if before is None else not bool(before.any())
-        record = Backward(self.trace.backwards, fresh, self._window.carried(before))
+        record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
         opened = self._open = OpenBackward(record, before, self._samples.missing())
         self._window.backwards.append(record)
@@ -273,9 +275,12 @@ class StepRecorder:
         # A loss without weight adds nothing, whatever it depends on.
         reached |= bool(opened.reached) and not any(weight for _, weight in opened.reached)
         for batch, _ in opened.reached:
+            if growth is not None and bool((growth != 0).any()):
+                self._lines.use(batch.call_stack)
             if not reached or batch.call_stack in self._lines.detached:
                 self._drop_detached(batch)
         if reached:
+            opened.record.reached.add(id(self) if growth is not None else 0)
             self._note_backward(opened, growth)
 
     def _growth(self, opened: OpenBackward) -> Tensor | None:
@@ -291,30 +296,17 @@ class StepRecorder:
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
         self.trace.detached_losses += 1
-        self._lines.detached.add(batch.call_stack)
+        self._lines.drop(batch.call_stack)
         if batch in self._window.micro_batches:
             self._window.micro_batches.remove(batch)
 
     def _note_backward(self, opened: OpenBackward, growth: Tensor | None) -> None:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
-        batches = [(batch, weight) for batch, weight in opened.reached if batch.call_stack not in self._lines.detached]
-        total, finite = sum(weight for _, weight in batches), growth is None or bool(torch.isfinite(growth).all())
-        why = "" if math.isfinite(total) else "its weight is no number"
-        why = why if total else "the loop gives it no weight"
-        if growth is not None and self._window.size + growth.nbytes > _IN_A_WINDOW:
-            why = why or f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
-        gradient = growth / total if growth is not None and not why else None
-        if gradient is not None:
-            self._window.size += gradient.nbytes
-        for batch, weight in batches:
-            batch.backwards += 1
-            batch.weight += weight
-            batch.last = opened.record
-            batch.nonfinite |= not finite
-            batch.why = batch.why or why
-            # Several losses with one backward share what it added.
-            batch.gradient = gradient
-            self._lines.trained.add(batch.call_stack)
+        spare = growth is None or self._window.size + growth.nbytes <= _IN_A_WINDOW
+        why = "" if spare else f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
+        opened.reached = [one for one in opened.reached if one[0].call_stack not in self._lines.detached]
+        self._window.size += opened.weigh_losses(growth, why)
+        self._lines.trained |= {batch.call_stack for batch, _ in opened.reached}
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:
         """torch.autograd.grad() begins: the loop may put what it gives into .grad itself."""
@@ -364,13 +356,14 @@ class StepRecorder:
         if self.trace.failure or torch.compiler.is_compiling():
             return None
         self._evaluations = 0
-        reporting = reporting_closures(args, kwargs, lambda: self.tell(StepRecorder._end_at_step))
+        reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         if reporting is None:
             self.tell(StepRecorder._end_at_step)
         return reporting
 
-    def _end_at_step(self) -> None:
-        """The optimiser has the gradients of a window."""
+    def _end_at_step(self, given: Any = None) -> None:
+        """The optimiser has the gradients of a window; a closure has given it a loss as well."""
+        self.trace.note_closure(self._evaluations, given, self._window.micro_batches)
         if self._open is not None:
             # An optimiser that steps in a hook of the backward itself.
             self.on_backward_end()

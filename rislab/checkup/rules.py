@@ -207,7 +207,7 @@ _OF_THE_LOOP = (
         others=(
             "nothing was trained", "a term of the loss trains nothing", "stop-gradient missing",
             "advantage not detached",
-            "steps without a forward", "forwards that reached no step", "closure",
+            "steps without a forward", "forwards that reached no step", "closure returns a running sum",
             "sampler without set_epoch", "not judged",
         ),
         reference=STEP,

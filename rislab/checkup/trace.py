@@ -24,12 +24,14 @@ class Backward:
         fresh: whether all gradients were 0 or None when it began; None if the window is not compared.
         carried: what was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they
             were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
+        reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one.
         after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
     """
 
     number: int
     fresh: bool | None = None
     carried: float | None = None
+    reached: set[int] = field(default_factory=set)
     after: Tensor | None = None
 
 
@@ -85,6 +87,8 @@ class MicroBatch:
 
 # So many forwards of one place are remembered.
 FORWARD_USES = 4096
+# So many evaluations of closures are.
+CLOSURES = 256
 
 
 class Clip(NamedTuple):
@@ -211,6 +215,7 @@ class Trace:
         remade: how often another optimiser took over the same tensors.
         stateful: whether the optimiser has a state of its own, as momentum.
         only_frozen: whether all tensors of the optimiser ask for no gradient.
+        returned: of the first evaluations of closures: which one in its step, from 0, what it returned, and the loss.
         crashed: whether an error ended the loop.
         stopped: whether the checkup ended it.
         by_library: whether a library other than torch called the steps.
@@ -242,6 +247,7 @@ class Trace:
     remade: int = 0
     stateful: bool = False
     only_frozen: bool = False
+    returned: list[tuple[int, float, float]] = field(default_factory=list)
     crashed: bool = False
     stopped: bool = False
     by_library: bool = False
@@ -252,6 +258,19 @@ class Trace:
         uses = self.forward_uses.setdefault(use.place, [])
         if len(uses) < FORWARD_USES:
             uses.append(use)
+
+    def note_closure(self, evaluation: int, given: Any, batches: Iterable[MicroBatch]) -> None:
+        """An evaluation of a closure is over; the first ones are remembered.
+
+        Args:
+            evaluation: which one in its step, from 0.
+            given: what it returned.
+            batches: whose losses it computed.
+        """
+        number = given.detach().item() if isinstance(given, Tensor) and given.numel() == 1 else given
+        if isinstance(number, int | float) and len(self.returned) < CLOSURES:
+            loss = sum(batch.loss * batch.weight for batch in batches if batch.backwards)
+            self.returned.append((evaluation, float(number), loss))
 
     @property
     def taken(self) -> list[Step]:

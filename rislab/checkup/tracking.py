@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.trace import Trace
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # So many modules are remembered.
@@ -118,8 +120,9 @@ class LoopObserver(Observer):
 
     def on_backward(self, roots: Roots) -> None:
         """A backward begins."""
+        reached: set[int] = set()
         for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_backward, roots)
+            tracked.recorder.tell(StepRecorder.on_backward, roots, reached)
 
     def on_backward_error(self) -> None:
         """The backward ends by an exception."""
@@ -148,6 +151,22 @@ class LoopObserver(Observer):
         for tracked in self.tracked:
             tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
             tracked.recorder.end(error)
+        _drop_losses_of_others([tracked.recorder.trace for tracked in self.tracked])
+
+
+def _drop_losses_of_others(traces: list[Trace]) -> None:
+    """Take away losses without a backward, if a backward of each loss of their line came to another optimiser's."""
+    lines = [Counter(batch.call_stack for batch in trace.micro_batches) for trace in traces]
+    used = [Counter(batch.call_stack for batch in trace.micro_batches if batch.backwards) for trace in traces]
+    for place, trace in enumerate(traces):
+        others = [counter for other, counter in enumerate(used) if other != place]
+        mixed = {
+            line
+            for line, count in lines[place].items()
+            if 0 < used[place][line] < count <= max((counter[line] for counter in others), default=0)
+        }
+        for window in (*(step.micro_batches for step in trace.steps), trace.left) if mixed else ():
+            window[:] = [batch for batch in window if batch.backwards or batch.call_stack not in mixed]
 
 
 def tensors_held(optimizer: Optimizer) -> list[Tensor]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rislab.checkup.findings import Finding, as_fault
 from rislab.checkup.rules import Code
-from rislab.checkup.trace import ForwardUse
-from rislab.checkup.windows import WatchedRun
+from rislab.checkup.trace import ForwardUse, Trace
+from rislab.checkup.windows import WatchedRun, near
 
 
 def unused_forwards(run: WatchedRun) -> list[Finding]:
@@ -33,6 +35,30 @@ def _unused_before_each_used(uses: list[ForwardUse]) -> list[int]:
             counts.append(unused)
         unused = 0 if use.reached else unused + 1
     return counts
+
+
+def running_sums(run: WatchedRun) -> list[Finding]:
+    """Closures that return the sum of the losses since the step began, where the optimiser asks for the loss."""
+    if not is_running_sum(run.trace):
+        return []
+    _, given, loss = max(run.trace.returned, key=lambda one: one[0])
+    text = (
+        f"what the closure returns grows by the loss at each evaluation within a step, here to {given:.4g}, where the "
+    )
+    text += f"loss is {loss:.4g}: the optimiser compares the numbers, and takes each of its steps for a worse one"
+    where = run.trace.taken[0].where if run.trace.taken else ""
+    return [as_fault(Code.LOSSES, "closure returns a running sum", text, where)]
+
+
+def is_running_sum(trace: Trace) -> bool:
+    """Whether each further evaluation of a closure within a step returned the loss, and what the one before had."""
+    pairs = [
+        (value - before, loss)
+        for (_, before, _), (evaluation, value, loss) in itertools.pairwise(trace.returned)
+        if evaluation > 0
+    ]
+    sums = [loss for growth, loss in pairs if loss and near(growth, loss, 1e-2)]
+    return len(sums) >= 3 and len(sums) == len(pairs)
 
 
 def clipping_in_vain(run: WatchedRun) -> list[Finding]:

@@ -347,3 +347,28 @@ def test_a_mean_over_the_batch_is_no_division_in_vain() -> None:
             (functional.mse_loss(model(inputs), target, reduction="sum") / 16).backward()
             optimizer.step()
     assert not [finding for finding in watch.findings() if finding.severity != "note"], str(watch.findings())
+
+
+@pytest.mark.parametrize("kind", ["running sum", "loss", "sum over chunks"])
+def test_a_closure_that_returns_a_running_sum_is_named(kind: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), torch.randn(32, 3)
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=8, line_search_fn="strong_wolfe")
+    total = 0.0
+
+    def closure() -> float:
+        nonlocal total
+        optimizer.zero_grad()
+        total = total if kind == "running sum" else 0.0
+        for chunk in inputs.chunk(2 if kind == "sum over chunks" else 1):
+            loss = functional.mse_loss(model(chunk), chunk[:, :1].sin())
+            loss.backward()
+            total += loss.item()
+        return total
+
+    with ProcessWatch() as process:
+        for _ in range(4):
+            total = 0.0
+            optimizer.step(closure)
+    wanted = ["closure returns a running sum"] if kind == "running sum" else []
+    assert [finding.name for finding in process.findings().faults if "never divided" not in finding.name] == wanted
