@@ -70,8 +70,7 @@ def counts_by_severity(findings: Findings, tag: str = "checkup") -> dict[str, in
         findings: of a checkup.
         tag: before the names.
     """
-    judged = findings.of("note")
-    counts = {f"{tag}/{name}s": sum(one.severity == name for one in judged) for name in SEVERITIES}
+    counts = {f"{tag}/{name}s": sum(one.severity == name for one in findings.of("note")) for name in SEVERITIES}
     return counts | {f"{tag}/unjudged": len(findings.unjudged)}
 
 
