@@ -44,8 +44,13 @@ class CurrentForward:
         """
         self.training, self._losses, self._under_way = training, [], True
 
-    def end(self, call: ForwardEvent) -> None:
-        """The forward is over."""
+    def end(self, call: ForwardEvent, compared: bool) -> None:
+        """The forward is over.
+
+        Args:
+            call: of the network.
+            compared: whether it stands in a window that is compared.
+        """
         first = next((value for value in call.inputs() if value.dim()), None)
         self.samples = 1 if first is None else int(first.shape[0])
         for batch, counted in self._losses:
@@ -54,9 +59,10 @@ class CurrentForward:
         self._losses, self._under_way = [], False
         self.types = autocast_types("cpu" if first is None else first.device.type)
         self.types += call.dtypes
-        self.follows = any(self._is_given(value) for value in call.inputs()) or _holds_state(call.module)
-        self._given = {value.data_ptr(): value.detach().reshape(-1)[:4].clone() for value in tensors_of(call.output)}
-        self.types += [value.dtype for value in tensors_of(call.output) if value.is_floating_point()][:1]
+        self.follows = compared and (any(map(self._is_given, call.inputs())) or _holds_state(call.module))
+        outputs = list(tensors_of(call.output))
+        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs if compared}
+        self.types += [value.dtype for value in outputs if value.is_floating_point()][:1]
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:

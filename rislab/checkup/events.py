@@ -24,6 +24,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note, error_text
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
+from rislab.checkup.looks import Looks
 from rislab.checkup.rules import Code
 
 # So deep is looked into nested arguments, and at so many tensors of them.
@@ -59,7 +60,8 @@ class ForwardEvent:
 
     def inputs(self) -> Iterator[Tensor]:
         """All tensors among the arguments, in order."""
-        return tensors_of((self.args, dict(self.kwargs)))
+        yield from tensors_of(self.args)
+        yield from tensors_of(self.kwargs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +128,19 @@ class Observer:
         return []
 
 
-class _ForwardsUnderWay(threading.local):
-    """Forwards that have begun and are not over; each thread has its own."""
+_EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
+
+
+class _ForwardUnderWay(threading.local):
+    """A forward that has begun and is not over; each thread has its own."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[nn.Module, bool]] = []  # the outermost first
+        self.outermost: nn.Module | None = None
+        self.training, self.depth = False, 0  # its mode, and how often it stands in its own forward
+        self.computes = False  # whether it works on numbers
+        self.looked_into = False
         self.inner: list[nn.Module] = []
         self.dtypes: set[torch.dtype] = set()
-        self.computes = False  # whether the outermost works on numbers
 
 
 def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
@@ -158,7 +165,8 @@ class EventSource:
     Args:
         observers: called in this order.
         losses: functions of torch whose calls are losses.
-        module: one whose calls are reported wherever they stand; None for none.
+        module: the loss of the loop, whose calls are reported wherever they stand; None for none. With one, other
+            losses are told only after forwards that are looked into.
         on_call: called with it, its arguments, those by name, and its output.
     """
 
@@ -170,7 +178,7 @@ class EventSource:
         on_call: OnCall = lambda *_: None,
     ) -> None:
         self.failures: list[str] = []
-        self._observers = list(observers)
+        self._listeners = {event: [one for one in observers if _takes(one, event)] for event in _EVENTS}
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         self._losses = LossInterceptor(losses, self._on_loss)
@@ -187,7 +195,9 @@ class EventSource:
                 lambda module, state: self._tell("on_load", module, state),
             ),
         )
-        self._forwards = _ForwardsUnderWay()
+        self._forward = _ForwardUnderWay()
+        self._looks = Looks()
+        self._dtypes: dict[int, frozenset[torch.dtype]] = {}  # in the last forward of each network that was looked into
         self._telling = threading.RLock()  # threads may train at once
         self._reported = False  # of the backward under way
 
@@ -209,22 +219,25 @@ class EventSource:
             interceptor.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
-        self._handles, self._forwards = [], _ForwardsUnderWay()
+        self._handles, self._forward = [], _ForwardUnderWay()
         self._tell("end", error)
-        self._observers = []
+        self._listeners = {event: [] for event in _EVENTS}
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
         if os.getpid() != self.process:
             return
-        # After a step that failed, the next event does it.
-        self._losses.resume()
+        if self._listeners[event]:
+            self._losses.outside(lambda: self._tell_all(event, args))
+
+    def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
         with self._telling:
-            for observer in list(self._observers):
+            for observer in list(self._listeners[event]):
                 try:
                     getattr(observer, event)(*args)
                 except Exception as error:
-                    self._observers.remove(observer)
+                    for listeners in self._listeners.values():
+                        listeners[:] = [one for one in listeners if one is not observer]
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
     def note_failure(self, place: str, error: Exception) -> None:
@@ -244,36 +257,57 @@ class EventSource:
 
     @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
-        now = self._forwards
-        # A wrapper has a mode of its own, which changes nothing.
-        inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
-        now.calls.append((module, inner.training))
-        if len(now.calls) == 1:
+        now = self._forward
+        if now.outermost is None:
+            # A wrapper has a mode of its own, which changes nothing.
+            inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
+            now.outermost, now.training, now.depth = module, inner.training, 1
+            now.looked_into = self._looks.wanted((id(module), inner.training))
             now.inner, now.dtypes, now.computes = [], set(), False
-            now.computes = _computes(module, inputs)
-            if now.computes:
-                self._tell("on_forward", module, inner.training)
-        now.inner.append(module)
+            self._listen()
+            self._losses.outside(lambda: self._begin_forward(module, inputs))
+        elif module is now.outermost:
+            now.depth += 1
+        if now.looked_into:
+            now.inner.append(module)
+
+    def _listen(self) -> None:
+        """All that is called of torch passes the mode that hears losses: it is there only where it is wanted."""
+        if self._module is None or self._forward.looked_into:
+            self._losses.resume()
+        else:
+            self._losses.pause()
+
+    def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
+        self._forward.computes = _computes(module, inputs)
+        if self._forward.computes:
+            self._tell("on_forward", module, self._forward.training)
 
     @_harmless
     def _on_forward_end(self, module: nn.Module, args: Any, *rest: Any) -> None:
         # After a forward that failed, torch hands on no named arguments.
         kwargs, output = ({}, *rest)[-2:]
-        now = self._forwards
-        if not now.calls:
-            return
         if module is self._module:
-            self._on_call(module, args, kwargs, output)
-        if isinstance(output, Tensor):
+            self._losses.outside(lambda: self._on_call(module, args, kwargs, output))
+        now = self._forward
+        if now.looked_into and isinstance(output, Tensor):
             now.dtypes.add(output.dtype)
-        outermost, training = now.calls[0]
-        # A forward that failed may have left inner ones without an end.
-        while now.calls and now.calls.pop()[0] is not module:
-            pass
-        if not now.calls and outermost is module and now.computes:
+        if module is not now.outermost:
+            return
+        now.depth -= 1
+        if now.depth == 0:
+            now.outermost = None
+            self._losses.outside(lambda: self._end_forward(module, args, kwargs, output))
+
+    def _end_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        now = self._forward
+        if now.looked_into:
+            self._dtypes[id(module)] = frozenset(now.dtypes)
+        # The weights may be those of a transform of functions.
+        if now.computes and all(map(has_numbers, islice(tensors_of(output), 1))):
             given = args if isinstance(args, tuple) else (args,)
-            dtypes = frozenset(now.dtypes)
-            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, training, dtypes, now.inner))
+            dtypes = self._dtypes.get(id(module), frozenset())
+            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, now.training, dtypes, now.inner))
 
     @_harmless
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
@@ -313,6 +347,12 @@ class EventSource:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if has_numbers_to_step(optimizer):
             self._tell("after_step", optimizer)
+        if self._module is None:
+            self._losses.resume()
+
+
+def _takes(observer: Observer, event: str) -> bool:
+    return getattr(type(observer), event) is not getattr(Observer, event)
 
 
 def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
@@ -350,5 +390,5 @@ def has_numbers_to_step(optimizer: Optimizer) -> bool:
 
 def _computes(module: nn.Module, inputs: Any) -> bool:
     """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory."""
-    first = next(nn.Module.parameters(module), None)
-    return (first is None or has_numbers(first)) and all(map(has_numbers, islice(tensors_of(inputs), _LOOKED_AT)))
+    given = list(islice(tensors_of(inputs), _LOOKED_AT)) or list(islice(nn.Module.parameters(module), 1))
+    return all(map(has_numbers, given))

@@ -53,6 +53,7 @@ class InputChanges(Observer):
 
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, ...], Tensor] = {}
+        self._looks = Looks()
         self._changes: list[tuple[float, float]] = []
         self._where = ""
         self._samples: dict[tuple[int, int], _Sample] = {}
@@ -84,6 +85,8 @@ class InputChanges(Observer):
         if first is None or not first.is_floating_point() or first.numel() < NUMBERS or first.requires_grad:
             return
         place = (first.data_ptr(), *first.shape)
+        if not self._looks.wanted(place):
+            return
         before = self._numbers.get(place)
         if before is None and len(self._numbers) >= PLACES:
             return

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode, handle_torch_function
+from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 # Called with function, arguments, named arguments and result.
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -91,19 +91,25 @@ class LossInterceptor(TorchFunctionMode):
             self._paused = True
 
     def resume(self) -> None:
-        """Hear again."""
-        if self._paused and self._thread == threading.get_ident():
+        """Hear again, unless within another's mode, which would be left in place of this one."""
+        foreign = _mode_is_active() and self._innermost() is None
+        if self._paused and self._thread == threading.get_ident() and not foreign:
             self._paused = False
             super().__enter__()
 
     @staticmethod
     def _innermost() -> LossInterceptor | None:
         """The mode that was entered last, if it is one of these: only the last one can be left."""
-        try:
-            innermost: LossInterceptor | None = handle_torch_function(_other_mode, ())
-        except TypeError:  # no mode is active at all, as within a hook of a backward
-            return None
+        # No mode is active at all within a hook of a backward.
+        innermost: LossInterceptor | None = handle_torch_function(_other_mode, ()) if _mode_is_active() else None
         return innermost
+
+    def outside(self, work: Callable[[], None]) -> None:
+        """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
+        if self._thread is None or self._paused:
+            work()
+        else:
+            _outside_of_modes(work)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -117,6 +123,18 @@ class LossInterceptor(TorchFunctionMode):
         if not torch.compiler.is_compiling():
             self._on_call(func, args, named, output)
         return output
+
+
+def _outside_of_modes(work: Callable[[], None]) -> None:
+    """Do work with all modes left: each mode that is handed a function is left while it calls it."""
+    if _mode_is_active():
+        handle_torch_function(_outside_of_modes, (), work)
+    else:
+        work()
+
+
+def _mode_is_active() -> bool:
+    return has_torch_function((None,))
 
 
 def _other_mode() -> None:
@@ -294,6 +312,10 @@ class PatchedCalls:
         return load_state_dict
 
 
+def _settings(loss: nn.Module) -> dict[str, Any]:
+    return {name: getattr(loss, name) for name in ("reduction", "ignore_index", "weight") if hasattr(loss, name)}
+
+
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
     """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
 
@@ -305,7 +327,7 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
     settings: Mapping[str, Any] = named
     function = loss
     if isinstance(loss, nn.Module):
-        settings = {**vars(loss), "weight": dict(loss.named_buffers()).get("weight"), **named}
+        settings = {**_settings(loss), **named}
         function = MODULES.get(type(loss))
     if settings.get("reduction", "mean") == "sum":
         return 1.0, True

@@ -24,7 +24,7 @@ class OpenBackward:
     Args:
         record: of it.
         before: the gradients when it began, unscaled; None if the window is not compared.
-        missing: number of tensors without a gradient when it began.
+        missing: number of tensors without a gradient when it began, 0 if the window is not compared.
         root: the raw loss in what backward() was called on; None if the losses are declared.
         factor: with which it stands there.
         reached: losses that it came to, each with the weight that the loop gave it.

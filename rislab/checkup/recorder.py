@@ -27,7 +27,7 @@ from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
-from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
+from rislab.checkup.trace import FORWARD_USES, Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared
 
@@ -158,9 +158,9 @@ class StepRecorder:
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward of the network is over; the first of its inputs counts the samples."""
         if self._forward.with_gradient:
-            if self._forward.training:
+            if self._forward.training and (self.trace.forwards <= FORWARD_USES or self._window.compared):
                 self._watch_output(call.output)
-            self._forward.end(call)
+            self._forward.end(call, self._window.compared)
 
     def _watch_output(self, output: Any) -> None:
         """Notice whether a backward comes to a forward in training mode."""
@@ -220,7 +220,8 @@ class StepRecorder:
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
-        opened = self._open = OpenBackward(record, before, self._samples.missing())
+        missing = 0 if before is None else self._samples.missing()
+        opened = self._open = OpenBackward(record, before, missing)
         self._window.backwards.append(record)
         if not self.trace.loss_declared and roots:
             opened.find_loss(roots, self._window.known(), self._new_micro_batch, self._window.compared)

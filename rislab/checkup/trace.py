@@ -85,8 +85,8 @@ class MicroBatch:
     term_factors: tuple[tuple[float, ...], ...] = ()
 
 
-# So many forwards of one place are remembered.
-FORWARD_USES = 4096
+# So many forwards are remembered, of each place and before only those of compared windows are.
+FORWARD_USES = 1024
 # So many evaluations of closures are.
 CLOSURES = 256
 
