@@ -92,8 +92,7 @@ class LossInterceptor(TorchFunctionMode):
 
     def resume(self) -> None:
         """Hear again, unless within another's mode, which would be left in place of this one."""
-        foreign = _mode_is_active() and self._innermost() is None
-        if self._paused and self._thread == threading.get_ident() and not foreign:
+        if self._paused and self._thread == threading.get_ident() and (self._innermost() or not _mode_is_active()):
             self._paused = False
             super().__enter__()
 
