@@ -198,7 +198,9 @@ class EventSource:
         self._forward = _ForwardUnderWay()
         self._looks = Looks()
         self._dtypes: dict[int, frozenset[torch.dtype]] = {}  # in the last forward of each network that was looked into
-        self._telling = threading.RLock()  # threads may train at once
+        self._telling = threading.RLock()
+        self._trainer: int | None = None  # the thread that is watched
+        self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
         self._reported = False  # of the backward under way
 
     def __enter__(self) -> EventSource:
@@ -225,7 +227,7 @@ class EventSource:
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
-        if os.getpid() != self.process:
+        if os.getpid() != self.process or self._stands_beside():
             return
         if self._listeners[event]:
             self._losses.outside(lambda: self._tell_all(event, args))
@@ -253,7 +255,22 @@ class EventSource:
 
     def unjudged(self) -> list[Finding]:
         """What could not be judged, as the checkup itself failed."""
-        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in self.failures]
+        others = [f"training in other threads than the watched one: {len(self._others)}"] if self._others else []
+        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.failures, *others]]
+
+    def _choose_thread(self) -> None:
+        """Watch the first thread that trains, and another one when it is over."""
+        here = threading.get_ident()
+        if here == self._trainer:
+            return
+        if self._trainer in {thread.ident for thread in threading.enumerate()}:
+            self._others.add(here)
+        else:
+            self._trainer = here
+            self._others.discard(here)
+
+    def _stands_beside(self) -> bool:
+        return threading.get_ident() in self._others
 
     @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
@@ -316,13 +333,16 @@ class EventSource:
 
     @_harmless
     def _on_backward(self, roots: Roots) -> None:
+        self._choose_thread()
+        if self._stands_beside():
+            return
         self._reported = all(has_numbers(root) for root, _ in roots)
         if self._reported:
             self._tell("on_backward", roots)
 
     @_harmless
     def _on_backward_end(self, failed: bool) -> None:
-        if not self._reported:
+        if not self._reported or self._stands_beside():
             return
         if failed:
             self._tell("on_backward_error")

@@ -208,7 +208,7 @@ class BackwardInterceptor:
             Replacement(torch.autograd, "backward", self._reporting),
             Replacement(torch.autograd, "grad", self._reporting_grad),
         )
-        self._depth = 0
+        self._local = threading.local()  # each thread has backwards of its own
 
     def __enter__(self) -> BackwardInterceptor:
         for one in self._replacements:
@@ -234,7 +234,7 @@ class BackwardInterceptor:
             if torch.compiler.is_compiling():
                 return original(tensors, grad_tensors, *args, **kwargs)
             # A checkpoint of activations runs backwards within the loop's own.
-            outermost, self._depth = self._depth == 0, self._depth + 1
+            outermost, self._local.under_way = not getattr(self._local, "under_way", False), True
             failed = True
             try:
                 tensors, grad_tensors = _as_tuple(tensors), _as_tuple(grad_tensors)
@@ -246,8 +246,8 @@ class BackwardInterceptor:
                 failed = False
                 return output
             finally:
-                self._depth -= 1
                 if outermost:
+                    self._local.under_way = False
                     self._on_backward_end(failed)
 
         return backward

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.report import CheckupReport
@@ -162,6 +164,7 @@ def script(folder: Path, text: str) -> Path:
 
 PLAIN = """
 import sys
+import threading
 import torch
 m = torch.nn.Linear(3, 1)
 o = torch.optim.SGD(m.parameters(), 0.1)
@@ -322,3 +325,26 @@ def test_an_optimiser_of_another_library_is_judged_by_what_its_tensors_do(diviso
             optimizer.zero_grad()
     names = [finding.name for finding in watch.findings() if finding.severity != "note"]
     assert names == ([] if divisor == 4 else ["never divided"])
+
+
+def test_threads_that_train_at_once_are_not_judged_beside_the_first() -> None:
+    barrier = threading.Barrier(2)
+
+    def train() -> None:
+        network = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        for _ in range(4):
+            barrier.wait()
+            optimizer.zero_grad()
+            functional.mse_loss(network(torch.ones(2, 3)), torch.ones(2, 1)).backward()
+            optimizer.step()
+
+    with ProcessWatch() as watch:
+        threads = [threading.Thread(target=train) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    findings = watch.findings()
+    assert not findings.faults
+    assert "training in other threads than the watched one: 1" in [one.evidence for one in findings]
