@@ -267,10 +267,10 @@ class EventSource:
             self._others.add(here)
         else:
             self._trainer = here
-            self._others.discard(here)
 
     def _stands_beside(self) -> bool:
-        return threading.get_ident() in self._others
+        here = threading.get_ident()
+        return here in self._others and here != self._trainer
 
     @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:

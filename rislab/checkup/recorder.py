@@ -7,6 +7,7 @@ backward adds to the gradients of the weights, over the weight of the loss, is t
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -67,6 +68,7 @@ class StepRecorder:
         self._lines = LossLines()
         self._open: OpenBackward | None = None
         self._scale, self._keeper = self._samples.scale(), StepKeeper(self.trace, declared)
+        self._thread: int | None = None  # of the last backward
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
 
     def tell(self, event: Callable[..., Any], *args: Any) -> None:
@@ -128,14 +130,9 @@ class StepRecorder:
         self._window.nodes = {}
         self.trace.left = self._window.micro_batches
         self.trace.ticks = self._ticks.count()
-        self._drop_evaluations()
+        for batches in (*(step.micro_batches for step in self.trace.steps), self.trace.left):
+            batches[:] = self._lines.training(batches)
         self._changes.end(self.trace)
-
-    def _drop_evaluations(self) -> None:
-        """Losses of a line that never had a backward, where others had one, are no training."""
-        windows = [*(step.micro_batches for step in self.trace.steps), self.trace.left]
-        for window in windows:
-            window[:] = self._lines.training(window)
 
     # Forwards and losses.
 
@@ -209,6 +206,7 @@ class StepRecorder:
             roots: tensors that it starts from, each with the gradient that was given for it, or None.
             reached: recorders to whose gradients it came, filled as they notice it.
         """
+        self._thread = threading.get_ident()
         self._note_moved_weights()
         if self._lines.mixed and roots and not depends_on(roots[0][0], self._samples.optimised()):
             return
@@ -356,6 +354,8 @@ class StepRecorder:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
         if self.trace.failure or torch.compiler.is_compiling():
             return None
+        if self._open is None and self._thread not in (None, threading.get_ident()):
+            self.trace.failure = "steps in another thread than the backwards that were heard"
         self._evaluations = 0
         reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         if reporting is None:
@@ -374,8 +374,6 @@ class StepRecorder:
         gradient = self._samples.gradients() / factor if self._window.compared else None
         skipped = fused_inf is not None and bool(fused_inf.item())
         norm = math.nan if gradient is None else self._samples.norm() / factor
-        if gradient is not None:
-            self._changes.at_step()
         finite = gradient is None or math.isfinite(norm)
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
