@@ -120,7 +120,6 @@ class StepRecorder:
         """
         for handle in self._handles:
             handle.remove()
-        self._handles = []
         self.trace.crashed = isinstance(error, Exception)
         self.tell(StepRecorder._end)
 
