@@ -373,6 +373,8 @@ class StepRecorder:
         gradient = self._samples.gradients() / factor if self._window.compared else None
         skipped = fused_inf is not None and bool(fused_inf.item())
         norm = math.nan if gradient is None else self._samples.norm() / factor
+        if gradient is not None:
+            self._changes.at_step()
         finite = gradient is None or math.isfinite(norm)
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
