@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
         return own_data.run_template(options.template)
     common.use_threads(options.threads)
     if options.data:
-        return own_data.run_data(options.data, options.sources, options.json)
+        return own_data.run_data(options.data, options.sources, options.json, centred=options.centred)
 
     from rislab.data.measurement import identifiable
     from rislab.music import benchmark

@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that name a file."""
     formats = ".npz, .mat, .h5 or .csv"
     parser.add_argument("--data", metavar="FILE", help=f"a measurement of your own ({formats}): its sources alone")
+    parser.add_argument("--centred", action="store_true", help="of --data: subtract what the codes do not change")
     parser.add_argument("--template", metavar="FILE", help=f"write an example of such a file ({formats})")
 
 
@@ -35,7 +36,7 @@ def run_template(path: str) -> int:
     return 0
 
 
-def run_data(path: str, counts: list[int] | None, as_json: bool) -> int:
+def run_data(path: str, counts: list[int] | None, as_json: bool, *, centred: bool = False) -> int:
     """Localise the sources of each measurement in a file; returns the exit code: 1 if the model explains nothing."""
     from rislab.data import measurement_files
     from rislab.music import localisation, residual
@@ -43,6 +44,7 @@ def run_data(path: str, counts: list[int] | None, as_json: bool) -> int:
     if counts is not None and len(counts) != 1:
         raise InputError(f"sources is {counts}; allowed with --data: one number, or none to have them counted")
     batch = measurement_files.read_measurement(path)
+    batch = batch.centred() if centred else batch
     say = common.printer(as_json)
     say(common.origin())
     say(f"{Path(path).name}: {describe(batch)}")

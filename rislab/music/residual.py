@@ -29,7 +29,7 @@ HELPS = 0.75
 ENOUGH = 400
 # Changes that leave at most this factor of the smallest residual help as much.
 ALIKE, ROUNDING = 1.001, 1e-6
-STATIC = "what does not change with the codes is subtracted, Measurement.centred()"
+STATIC = "what does not change with the codes is subtracted (Measurement.centred(), --centred)"
 # Between 0 (what chance explains) and 1 (everything): to the first it is nothing, from the second nearly all.
 NOTHING, NEARLY = 0.1, 0.8
 
