@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -24,6 +24,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from rislab.checkup.findings import Finding, as_note, last_findings
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
+from rislab.checkup.rank_differences import RankMarks, compare_ranks
 from rislab.checkup.rules import Code
 from rislab.checkup.windows import Declared
 
@@ -45,11 +46,13 @@ class ChildReport:
         steps: that it took.
         optimisers: that it watched, in words.
         findings: of its loops.
+        marks: of its part in a distributed training, None outside of one.
     """
 
     steps: int
     optimisers: list[str]
     findings: list[Finding]
+    marks: RankMarks | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,9 @@ class Children:
         finally:
             failed = failure is not None
             findings = list(last_findings(watch, failure, failed=failed, crashed=failed))
-            report = ChildReport(watch.steps, [tracked.label() for tracked in watch.tracked], findings)
+            report = ChildReport(
+                watch.steps, [tracked.label() for tracked in watch.tracked], findings, watch.rank_marks()
+            )
             self._write(f"{os.getpid()}.json", json.dumps(dataclasses.asdict(report)))
         if stopped:
             self._stop_script(interruptible)
@@ -138,6 +143,7 @@ class Children:
                 plain["steps"],
                 plain["optimisers"],
                 [Finding.from_dict(finding) for finding in plain["findings"]],
+                None if plain["marks"] is None else RankMarks(**plain["marks"]),
             )
             for plain in (json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json")))
         ]
@@ -229,16 +235,17 @@ def cpu_time() -> float:
     return times.children_user + times.children_system
 
 
-def merged(reports: Iterable[ChildReport]) -> list[Finding]:
-    """The findings of all children, each once."""
+def merged(reports: Sequence[ChildReport]) -> list[Finding]:
+    """The findings of all children, each once, and what differs between them."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for report in reports:
         for finding in report.findings:
             groups.setdefault((finding.code, finding.name, finding.severity, finding.where), []).append(finding)
-    return [
+    own = [
         dataclasses.replace(group[0], evidence=f"{group[0].evidence} (in {_processes(len(group))})")
         for group in groups.values()
     ]
+    return own + compare_ranks([report.marks for report in reports if report.marks is not None])
 
 
 def unjudged(unseen: int, seconds: float, trained: bool) -> list[Finding]:

@@ -356,7 +356,7 @@ class EventSource:
 
     @_harmless
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not has_numbers_to_step(optimizer):
+        if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
             return
         closure = any(map(callable, (*args[1:], *kwargs.values())))
         self._tell("before_step", optimizer, closure)
@@ -365,7 +365,7 @@ class EventSource:
 
     @_harmless
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if has_numbers_to_step(optimizer):
+        if has_numbers_to_step(optimizer) and inner_optimizer(optimizer) is None:
             self._tell("after_step", optimizer)
         if self._module is None:
             self._losses.resume()
@@ -406,6 +406,19 @@ def has_numbers(value: Tensor) -> bool:
 def has_numbers_to_step(optimizer: Optimizer) -> bool:
     """Whether an optimiser steps on tensors with numbers, and not for a plan of memory."""
     return all(has_numbers(value) for group in optimizer.param_groups for value in islice(group["params"], 1))
+
+
+def inner_optimizer(optimizer: Optimizer) -> Optimizer | None:
+    """The one that a wrapper holds, and that steps on its tensors; None if it is no wrapper."""
+    for value in vars(optimizer).values():
+        if issubclass(type(value), Optimizer) and value is not optimizer and _tensors(value) == _tensors(optimizer):
+            inner: Optimizer = value
+            return inner
+    return None
+
+
+def _tensors(optimizer: Optimizer) -> set[int]:
+    return {id(value) for group in getattr(optimizer, "param_groups", ()) for value in group["params"]}
 
 
 def _computes(module: nn.Module, inputs: Any) -> bool:

@@ -186,7 +186,7 @@ class Watched(Protocol):
         """What is wrong with the loops."""
 
 
-def last_findings(watch: Watched, error: BaseException | None, *, failed: bool, crashed: bool) -> Findings:
+def last_findings(watch: Watched, error: BaseException | None = None, *, failed: bool, crashed: bool) -> Findings:
     """End a watch and judge its run, also one that was broken off; if the checkup itself fails, that is a finding.
 
     Args:

@@ -34,6 +34,8 @@ FIXES = {
     "frozen weights move": "give the optimiser, and whatever decays weights, those with requires_grad only",
     "optimiser state lost at resume": "load the states of optimiser and scheduler beside that of the model",
     "loads its own weights": "keep a copy: copy.deepcopy(model.state_dict()); or load the state of the other network",
+    "weights differ between ranks": "call the DDP network, not its .module, and change gradients alike on all ranks",
+    "samplers differ between ranks": "give the samplers of all ranks one seed, and one epoch in each pass",
     "sampler without set_epoch": "call sampler.set_epoch(epoch) at the start of each epoch",
     "optimiser holds only frozen tensors": "give the optimiser the tensors that are trained",
     "optimiser made anew": "make the optimiser once, before the loop",

@@ -29,6 +29,7 @@ from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
 from rislab.checkup.options import check_options
+from rislab.checkup.rank_differences import RankObserver
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
@@ -189,12 +190,13 @@ def _of_accelerator(accelerator: Any, size: int | None, scaler: Any) -> tuple[in
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    targets = TokenTargets()
+    targets, samplers = TokenTargets(), RepeatedOrder()
     return [
         UnregisteredTensors(),
         OwnWeights(),
         LostState(),
-        RepeatedOrder(),
+        samplers,
+        RankObserver(samplers),
         MovingAverages(),
         FrozenTensors(),
         LossArguments(),

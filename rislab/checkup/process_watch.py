@@ -25,6 +25,7 @@ from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
+from rislab.checkup.rank_differences import RankMarks, RankObserver
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, tensors_held, unwrapped
@@ -115,6 +116,10 @@ class ProcessWatch(LoopObserver):
             findings.append(as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+
+    def rank_marks(self) -> RankMarks | None:
+        """What this process leaves of a distributed training; None outside of one."""
+        return next((one.marks() for one in self._observers if isinstance(one, RankObserver)), None)
 
     def _stale_parameters(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The fault of an optimiser that no loss depends on, where a network is trained that no optimiser holds."""

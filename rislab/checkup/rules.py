@@ -139,7 +139,8 @@ _OF_THE_LOOP = (
         others=(
             "not in the optimiser", "tensors that no optimiser holds", "optimiser holds only frozen tensors",
             "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
-            "average moves away from the weights", "frozen weights move", "optimiser state lost at resume",
+            "average moves away from the weights", "frozen weights move", "weights differ between ranks",
+            "optimiser state lost at resume",
         ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
@@ -208,7 +209,7 @@ _OF_THE_LOOP = (
             "nothing was trained", "a term of the loss trains nothing", "stop-gradient missing",
             "advantage not detached",
             "steps without a forward", "forwards that reached no step", "closure returns a running sum",
-            "sampler without set_epoch", "not judged",
+            "sampler without set_epoch", "samplers differ between ranks", "not judged",
         ),
         reference=STEP,
     ),

@@ -66,6 +66,10 @@ class RepeatedOrder(Observer):
         """Report no more."""
         self._iterators.__exit__()
 
+    def orders(self) -> list[list[list[int]]]:
+        """Epoch and seed of each pass, for each sampler in the order of their first passes."""
+        return [[[*order] for order in passes.orders] for passes in self._passes.values()]
+
     def findings(self) -> list[Finding]:
         """One for each sampler all of whose passes had one order."""
         results = []

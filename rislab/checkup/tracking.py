@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots, inner_optimizer
 from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.recorder import StepRecorder
@@ -191,7 +191,8 @@ def unwrapped(wrapper: Any, name: str) -> Any:
     visited: set[int] = set()
     while id(wrapper) not in visited:
         visited.add(id(wrapper))
-        inner = getattr(wrapper, name, None)
+        held = inner_optimizer(wrapper) if name == "optimizer" and isinstance(wrapper, Optimizer) else None
+        inner = getattr(wrapper, name, None) if held is None else held
         optimizer = name == "optimizer" and isinstance(inner, Optimizer)
         wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
     return wrapper

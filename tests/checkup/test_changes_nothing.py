@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,6 +70,10 @@ def loops(draw: st.DrawFn) -> dict[str, Any]:
         "checkpoint": draw(st.sampled_from(["", "", "reentrant", "plain"])),
         "own": draw(st.booleans()),  # a loss of the loop's own
     }
+
+
+def _numpy_state() -> Any:
+    return np.random.get_state()[1].astype(np.int64)  # type: ignore[index, union-attr]
 
 
 class Loop:
@@ -159,6 +165,8 @@ class Loop:
 
     def run(self, watch: contextlib.AbstractContextManager[Any]) -> list[Tensor]:
         torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)
         with watch:
             for _ in range(4):
                 if self.drawn["optimizer"] == "lbfgs":
@@ -171,7 +179,8 @@ class Loop:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         counts = torch.tensor([float(self.calls)])
-        return [*self.model.state_dict().values(), *self.losses, self.kept, counts, torch.get_rng_state()]
+        states = [torch.get_rng_state(), torch.tensor(random.getstate()[1]), torch.from_numpy(_numpy_state())]
+        return [*self.model.state_dict().values(), *self.losses, self.kept, counts, *states]
 
 
 WATCHES: dict[str, Callable[[Loop], Any]] = {
@@ -264,3 +273,40 @@ def test_compiled_parts_with_dropout_run_as_they_do_unwatched(backend: str, part
         return loop
 
     assert_unchanged(make)
+
+
+class Augmented(torch.utils.data.Dataset[Tensor]):
+    """Samples with noise of three kinds of random numbers."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, place: int) -> Tensor:
+        return place + torch.randn(4) + random.random() + float(np.random.rand())
+
+
+@pytest.mark.process
+def test_workers_of_a_data_loader_draw_what_they_draw_unwatched() -> None:
+    def run(watch: contextlib.AbstractContextManager[Any]) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+
+        def seed(worker: int) -> None:
+            random.seed(worker)
+            np.random.seed(worker)
+
+        loader = torch.utils.data.DataLoader(
+            Augmented(), batch_size=4, shuffle=True, num_workers=2, worker_init_fn=seed, persistent_workers=True
+        )
+        inputs = []
+        with watch:
+            for _ in range(2):
+                for batch in loader:
+                    optimizer.zero_grad()
+                    nn.functional.mse_loss(model(batch), batch[:, :1]).backward()
+                    optimizer.step()
+                    inputs.append(batch)
+        return [*model.state_dict().values(), *inputs, torch.get_rng_state()]
+
+    assert all(map(torch.equal, run(ProcessWatch(every=1)), run(contextlib.nullcontext())))

@@ -1211,6 +1211,28 @@ def compare(name: str) -> None:
         assert replaced() == before
 
 
+class Holding(torch.optim.Optimizer):
+    """A wrapper that reports steps of its own around those of what it holds."""
+
+    def __init__(self, values: Any) -> None:
+        super().__init__(values, {"lr": 0.1})
+        self._base = torch.optim.SGD(self.param_groups, lr=0.1)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self._base.step(closure)
+
+
+PROGRAMS["a wrapper with steps of its own"] = lambda: plain(make=Holding)
+
+
+@pytest.mark.parametrize("kind", WATCHES)
+def test_a_wrapper_and_what_it_holds_are_one_optimiser(kind: str) -> None:
+    model, optimizer, loop = plain(make=Holding)
+    with WATCHES[kind](model, optimizer) as watch:
+        loop()
+    assert not watch.findings(), str(watch.findings())
+
+
 def replaced() -> list[Any]:
     return [torch.autograd.backward, torch.autograd.grad, nn.utils.clip_grad_norm_, nn.Module.load_state_dict]
 
