@@ -110,7 +110,7 @@ def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
     said = (
         f"a surface of one {line} does not tell azimuth from elevation: {name} is {math.degrees(middle):g}° and known"
     )
-    return config.changed(**{name: middle}), said
+    return config.changed(**{name: middle}), sentence
 
 
 class Measurement:

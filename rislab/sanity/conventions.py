@@ -235,8 +235,8 @@ def check_bound(one: SceneBatch) -> Verdict:
     """The bound equals that of the definitions, their derivatives by finite differences."""
     places = [one.azimuth[0], one.elevation[0], one.range[0]]
     if float(one.range.max()) > FARTHEST_DIFFERENCE:
-        said = f"not computed: beyond {FARTHEST_DIFFERENCE:g} m finite differences of the range are rounding"
-        return Verdict(0.0, "<=", 1e-4, said)
+        sentence = f"not computed: beyond {FARTHEST_DIFFERENCE:g} m finite differences of the range are rounding"
+        return Verdict(0.0, "<=", 1e-4, sentence)
 
     def received(shift: int | None = None, step: float = 0.0) -> Tensor:
         moved = [place + step * (index == shift) for index, place in enumerate(places)]
