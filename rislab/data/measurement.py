@@ -107,7 +107,7 @@ def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
     name, line = ("elevation", "row") if rows == 1 else ("azimuth", "column")
     low, high = getattr(config, name)
     middle = (low + high) / 2
-    said = (
+    sentence = (
         f"a surface of one {line} does not tell azimuth from elevation: {name} is {math.degrees(middle):g}° and known"
     )
     return config.changed(**{name: middle}), sentence
