@@ -74,6 +74,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     weighed = [one for one in own if one.scale_free and (one in hidden or one not in differing)]
     named += [finding for one in weighed for finding in _wrong_weights(one, run)]
     named += [_unclipped(one, run) for one in run.comparisons if _too_long(one, run)]
+    told = [finding.name for finding in named]
+    named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in told[:place]]
     # Where one window names its fault, what is left of it in the others says less.
     findings += [finding for finding in named if finding.name not in UNNAMED] or named
     # As nonfinite_gradients() says more, clipping is then no matter.
@@ -382,6 +384,9 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
         )
     if _right_after_backward(one) and not bool((one.gradient.bfloat16() == one.gradient).all()):
         evidence = f"{text}: after the last backward, before the step"
+        if one.comparison.cosine > 0.99 and near(one.comparison.alpha, 1):
+            # A little noise.
+            return as_note(Code.DIRECTION, "gradient changed by hand", evidence)
         return as_warning(Code.DIRECTION, "gradient changed by hand", evidence, where)
     error, scale = one.comparison.relative_error, one.step.scale
     coarse = bool(((one.gradient * scale).bfloat16() == one.gradient * scale).all())
