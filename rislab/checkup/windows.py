@@ -279,7 +279,7 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
         groups += batches if summed or len(batches) == 1 else [_joined(batches)]
     by_line: dict[tuple[object, ...], list[MicroBatch]] = {}
     for batch in groups:
-        by_line.setdefault(_line_of(batch), []).append(batch)
+        by_line.setdefault(_line_of(batch, groups), []).append(batch)
     if len(by_line) == 1:
         return groups
     held = {line: [step.holds(batch) for batch in batches] for line, batches in by_line.items()}
@@ -287,13 +287,16 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
         by_line = {line: batches for line, batches in by_line.items() if any(held[line])}
     if len({len(batches) for batches in by_line.values()}) == 1 and len(by_line) > 1:
         return [_joined(terms) for terms in zip(*by_line.values(), strict=True)]
-    selected = [batch for batch in groups if _line_of(batch) in by_line]
+    selected = [batch for batch in groups if _line_of(batch, groups) in by_line]
     return selected if len(by_line) == 1 else [replace(batch, scale_free=True) for batch in selected]
 
 
-def _line_of(batch: MicroBatch) -> tuple[object, ...]:
+def _line_of(batch: MicroBatch, others: Sequence[MicroBatch]) -> tuple[object, ...]:
     """The line of a loss, and the optimisers that its backward came to: losses of several heads may share a line."""
-    reached = set() if batch.last is None else batch.last.reached
+    # A loss without a backward is one of those of its line.
+    same = (one.last for one in (batch, *others) if one.call_stack == batch.call_stack and one.last is not None)
+    last = next(same, None)
+    reached = set() if last is None else last.reached
     return batch.call_stack, frozenset() if 0 in reached else frozenset(reached)
 
 
