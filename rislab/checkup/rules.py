@@ -207,9 +207,8 @@ _OF_THE_LOOP = (
         faults=("loss detached", "loop tail in a branch never taken", "backward after the batch loop"),
         others=(
             "nothing was trained", "a term of the loss trains nothing", "stop-gradient missing",
-            "advantage not detached",
-            "steps without a forward", "forwards that reached no step", "closure returns a running sum",
-            "sampler without set_epoch", "samplers differ between ranks", "not judged",
+            "advantage not detached", "steps without a forward", "forwards that reached no step",
+            "closure returns a running sum", "sampler without set_epoch", "samplers differ between ranks", "not judged",
         ),
         reference=STEP,
     ),
