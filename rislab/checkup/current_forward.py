@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import ForwardEvent, tensors_of
+from rislab.checkup.events import ForwardEvent
+from rislab.checkup.tensors import tensors_of
 from rislab.checkup.trace import MicroBatch, autocast_types, precision_of
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Concatenate, ParamSpec
 
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import DataParallel
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -26,9 +26,10 @@ from rislab.checkup.findings import UNJUDGED, Finding, as_note, error_text
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.looks import Looks
 from rislab.checkup.rules import Code
+from rislab.checkup.tensors import has_numbers, tensors_of
 
-# So deep is looked into nested arguments, and at so many tensors of them.
-_DEPTH, _LOOKED_AT = 8, 4
+# So many tensors of the arguments are looked at.
+_LOOKED_AT = 4
 # So many failures of the checkup's own are told.
 _FAILURES = 16
 
@@ -128,6 +129,21 @@ class Observer:
         return []
 
 
+@dataclass(eq=False, slots=True)
+class _Network:
+    """A module whose forward stands in no other.
+
+    Args:
+        reference: to it.
+        looks: which of its forwards are looked into, by mode.
+        dtypes: of what the modules in it gave, in the last one that was.
+    """
+
+    reference: weakref.ref[nn.Module]
+    looks: Looks = field(default_factory=Looks)
+    dtypes: frozenset[torch.dtype] = frozenset()
+
+
 _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
 
 
@@ -196,8 +212,7 @@ class EventSource:
             ),
         )
         self._forward = _ForwardUnderWay()
-        self._looks = Looks()
-        self._dtypes: dict[int, frozenset[torch.dtype]] = {}  # in the last forward of each network that was looked into
+        self._networks: dict[int, _Network] = {}
         self._telling = threading.RLock()
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
@@ -279,7 +294,7 @@ class EventSource:
             # A wrapper has a mode of its own, which changes nothing.
             inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
             now.outermost, now.training, now.depth = module, inner.training, 1
-            now.looked_into = self._looks.wanted((id(module), inner.training))
+            now.looked_into = self._network(module).looks.wanted(inner.training)
             now.inner, now.dtypes, now.computes = [], set(), False
             self._listen()
             self._losses.outside(lambda: self._begin_forward(module, inputs))
@@ -296,7 +311,7 @@ class EventSource:
             self._losses.pause()
 
     def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
-        self._forward.computes = _computes(module, inputs)
+        self._forward.computes = _computes(module, inputs, self._forward.looked_into)
         if self._forward.computes:
             self._tell("on_forward", module, self._forward.training)
 
@@ -318,13 +333,22 @@ class EventSource:
 
     def _end_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         now = self._forward
+        network = self._network(module)
         if now.looked_into:
-            self._dtypes[id(module)] = frozenset(now.dtypes)
+            network.dtypes = frozenset(now.dtypes)
         # The weights may be those of a transform of functions.
         if now.computes and all(map(has_numbers, islice(tensors_of(output), 1))):
             given = args if isinstance(args, tuple) else (args,)
-            dtypes = self._dtypes.get(id(module), frozenset())
-            self._tell("on_forward_end", ForwardEvent(module, given, kwargs, output, now.training, dtypes, now.inner))
+            event = ForwardEvent(module, given, kwargs, output, now.training, network.dtypes, now.inner)
+            self._tell("on_forward_end", event)
+
+    def _network(self, module: nn.Module) -> _Network:
+        """What is known of a module; forgotten with it, since a loop may make ever new ones."""
+        place = id(module)
+        if place not in self._networks:
+            reference = weakref.ref(module, lambda _: self._networks.pop(place, None))
+            self._networks[place] = _Network(reference)
+        return self._networks[place]
 
     @_harmless
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
@@ -375,34 +399,6 @@ def _takes(observer: Observer, event: str) -> bool:
     return getattr(type(observer), event) is not getattr(Observer, event)
 
 
-def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries.
-
-    Args:
-        value: of any kind, which may hold itself.
-        depth: ≥ 0; how deep to look.
-    """
-    if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, Mapping | tuple | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_of(inner, depth - 1)
-
-
-def has_numbers(value: Tensor) -> bool:
-    """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
-    # The class of fake tensors has no public name; asked for its memory, one warns.
-    if is_lazy(value) or value.is_meta or value.is_nested or type(value).__name__ == "FakeTensor":
-        return False
-    if value.layout is not torch.strided:
-        return True
-    try:
-        # Within vmap(), grad() and jvp(), and under a fake mode, a tensor has no memory of its own.
-        return value.data_ptr() != 0 or value.numel() == 0
-    except RuntimeError:
-        return False
-
-
 def has_numbers_to_step(optimizer: Optimizer) -> bool:
     """Whether an optimiser steps on tensors with numbers, and not for a plan of memory."""
     return all(has_numbers(value) for group in optimizer.param_groups for value in islice(group["params"], 1))
@@ -421,7 +417,9 @@ def _tensors(optimizer: Optimizer) -> set[int]:
     return {id(value) for group in getattr(optimizer, "param_groups", ()) for value in group["params"]}
 
 
-def _computes(module: nn.Module, inputs: Any) -> bool:
+def _computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
     """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory."""
-    given = list(islice(tensors_of(inputs), _LOOKED_AT)) or list(islice(nn.Module.parameters(module), 1))
+    given = list(islice(tensors_of(inputs), _LOOKED_AT))
+    # The weights take longer to be asked.
+    given += islice(nn.Module.parameters(module), 1) if thorough or not given else ()
     return all(map(has_numbers, given))

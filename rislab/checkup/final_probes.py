@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, Observer, tensors_of
+from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
 from rislab.checkup.network_copies import copy_network
@@ -26,6 +26,7 @@ from rislab.checkup.network_probes import network_probes, one_seed, precision_in
 from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME
+from rislab.checkup.tensors import tensors_of
 from rislab.checkup.token_targets import TokenTargets, is_tokens
 
 # Larger networks and inputs are not tried, nor are more networks than these.

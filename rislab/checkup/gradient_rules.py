@@ -74,8 +74,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     weighed = [one for one in own if one.scale_free and (one in hidden or one not in differing)]
     named += [finding for one in weighed for finding in _wrong_weights(one, run)]
     named += [_unclipped(one, run) for one in run.comparisons if _too_long(one, run)]
-    told = [finding.name for finding in named]
-    named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in told[:place]]
+    names = [finding.name for finding in named]
+    named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in names[:place]]
     # Where one window names its fault, what is left of it in the others says less.
     findings += [finding for finding in named if finding.name not in UNNAMED] or named
     # As nonfinite_gradients() says more, clipping is then no matter.

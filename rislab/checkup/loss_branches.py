@@ -271,5 +271,5 @@ def _is_log_probability(node: Node) -> bool:
 
 def _regresses(near: Iterable[Node], tensors: dict[int, Tensor]) -> bool:
     """Whether a regression near the root trains one of some tensors."""
-    found = [node for node in near if _is(node, _REGRESSIONS)]
-    return bool(found) and not tensors.keys().isdisjoint(_tensors_behind(*found))
+    regressions = [node for node in near if _is(node, _REGRESSIONS)]
+    return bool(regressions) and not tensors.keys().isdisjoint(_tensors_behind(*regressions))

@@ -18,16 +18,17 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 from rislab.checkup.call_stack import by_library, caller
 from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward
-from rislab.checkup.events import ForwardEvent, tensors_of
+from rislab.checkup.events import ForwardEvent
 from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
-from rislab.checkup.kept_steps import StepKeeper
 from rislab.checkup.loss_graph import depends_on
 from rislab.checkup.open_backward import OpenBackward
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
+from rislab.checkup.step_storage import StepStorage
+from rislab.checkup.tensors import tensors_of
 from rislab.checkup.trace import FORWARD_USES, Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared
@@ -67,7 +68,7 @@ class StepRecorder:
         self._forward, self._window = CurrentForward(), OpenWindow()
         self._lines = LossLines()
         self._open: OpenBackward | None = None
-        self._scale, self._keeper = self._samples.scale(), StepKeeper(self.trace, declared)
+        self._scale, self._storage = self._samples.scale(), StepStorage(self.trace, declared)
         self._thread: int | None = None  # of the last backward
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
 
@@ -428,7 +429,7 @@ class StepRecorder:
             evaluation=max(0, self._evaluations),
             inferred=inferred,
         )
-        self._keeper.keep(step, self._lines.trained, self._window.size)
+        self._storage.enter(step, self._lines.trained, self._window.size)
         self._sampling.note_step(step)
         self._open_window()
 

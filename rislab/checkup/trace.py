@@ -284,22 +284,24 @@ class Trace:
 
     def numbers(self) -> list[StepNumbers]:
         """Those of all steps, merged or not, without further evaluations of their closures."""
-        kept = ((step, step.numbers()) for step in self.steps)
+        stored = ((step, step.numbers()) for step in self.steps)
         return [
-            numbers for step, numbers in self._in_order(kept, self.merged.numbers()) if not step or not step.evaluation
+            numbers
+            for step, numbers in self._in_order(stored, self.merged.numbers())
+            if not step or not step.evaluation
         ]
 
     def raw_losses(self) -> list[Loss]:
         """All raw losses of training, merged or not."""
-        kept = ((step, _losses(step.micro_batches)) for step in self.steps)
-        steps = self._in_order(kept, self.merged.raw_losses())
+        stored = ((step, _losses(step.micro_batches)) for step in self.steps)
+        steps = self._in_order(stored, self.merged.raw_losses())
         return [loss for _, losses in steps for loss in losses] + _losses(self.left)
 
     def _in_order(
-        self, kept: Iterator[tuple[Step, _Numbers]], merged: Iterator[_Numbers]
+        self, stored: Iterator[tuple[Step, _Numbers]], merged: Iterator[_Numbers]
     ) -> Iterator[tuple[Step | None, _Numbers]]:
         number = 1
-        for step, numbers in kept:
+        for step, numbers in stored:
             for _ in range(step.number - number):
                 yield None, next(merged)
             yield step, numbers

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rislab
-from rislab.checkup import kept_steps, merged_steps, trace
+from rislab.checkup import merged_steps, step_storage, trace
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watched_run
 from rislab.checkup.process_watch import ProcessWatch
@@ -101,9 +101,9 @@ LOOPS: dict[str, dict[str, Any]] = {
 def test_what_is_merged_changes_no_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, findings = loop(**LOOPS[name])
     assert not whole.trace.merged and len(whole.trace.steps) == 150
-    monkeypatch.setattr(kept_steps, "FIRST", 90)
-    monkeypatch.setattr(kept_steps, "UNLIKE", 60)
-    monkeypatch.setattr(kept_steps, "MANY", 4)
+    monkeypatch.setattr(step_storage, "FIRST", 90)
+    monkeypatch.setattr(step_storage, "UNLIKE", 60)
+    monkeypatch.setattr(step_storage, "MANY", 4)
     short, same = loop(**LOOPS[name])
     assert [finding.name for finding in findings] == [finding.name for finding in same]
     assert findings == same
@@ -116,7 +116,7 @@ def test_what_is_merged_changes_no_finding(name: str, monkeypatch: pytest.Monkey
 
 
 def test_closures_keep_all_their_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_steps, "FIRST", 20)
+    monkeypatch.setattr(step_storage, "FIRST", 20)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
 
@@ -133,7 +133,7 @@ def test_closures_keep_all_their_evaluations(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_steps, "FIRST", 30)
+    monkeypatch.setattr(step_storage, "FIRST", 30)
     monkeypatch.setattr(merged_steps, "MOST", 40)
     watch, findings = loop()
     text = f"what came after {watch.trace.step_count} steps was not recorded"
@@ -143,7 +143,7 @@ def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("every", [None, 1])
 def test_memory_does_not_grow_with_steps(every: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_steps, "FIRST", 300)
+    monkeypatch.setattr(step_storage, "FIRST", 300)
     monkeypatch.setattr(trace, "FORWARD_USES", 300)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)

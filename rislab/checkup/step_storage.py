@@ -18,7 +18,7 @@ MANY, KINDS = 16, 1024
 _FOR_NAMES = 16 * 2**20
 
 
-class StepKeeper:
+class StepStorage:
     """Enters steps in a trace.
 
     Args:
@@ -31,7 +31,7 @@ class StepKeeper:
         self._stored = self._records = 0
         self._kinds: Counter[Any] = Counter()
 
-    def keep(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
+    def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
         """Enter a step, in full or as a few numbers.
 
         Args:

@@ -1,0 +1,41 @@
+"""Which tensors there are in what a loop hands on, and whether they hold numbers that can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+# So deep is looked into nested values.
+_DEPTH = 8
+
+
+def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
+    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries.
+
+    Args:
+        value: of any kind, which may hold itself.
+        depth: ≥ 0; how deep to look.
+    """
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, Mapping | tuple | list):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(inner, depth - 1)
+
+
+def has_numbers(value: Tensor) -> bool:
+    """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
+    # The class of fake tensors has no public name; asked for its memory, one warns.
+    if is_lazy(value) or value.is_meta or value.is_nested or type(value).__name__ == "FakeTensor":
+        return False
+    if value.layout is not torch.strided:
+        return True
+    try:
+        # Within vmap(), grad() and jvp(), and under a fake mode, a tensor has no memory of its own.
+        return value.data_ptr() != 0 or value.numel() == 0
+    except RuntimeError:
+        return False
