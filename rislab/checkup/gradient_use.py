@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer, Roots
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.loss_graph import summands, weighed_node
+from rislab.checkup.loss_graph import sources_of, summands, weighed_node
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import tensors_held
 from rislab.checkup.unregistered import optimizers
@@ -139,8 +139,8 @@ class GradientUse(Observer):
                 loose |= number is None
                 if number is not None:
                     held.setdefault(number, []).append(value)
-            for source, _ in one.next_functions:
-                if source is not None and source not in visited:
+            for source in sources_of(one):
+                if source not in visited:
                     visited.add(source)
                     waiting.append(source)
             if len(visited) > NODES:

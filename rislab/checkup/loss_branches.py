@@ -14,6 +14,7 @@ from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer, Roots
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
+from rislab.checkup.loss_graph import sources_of
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import tensors_held
 
@@ -143,10 +144,6 @@ class LossBranches(Observer):
 # Graphs.
 
 
-def _sources(node: Node) -> list[Node]:
-    return [source for source, _ in node.next_functions if source is not None]
-
-
 def _is(node: Node, names: tuple[str, ...]) -> bool:
     return node.name().lstrip("_").startswith(names)
 
@@ -157,7 +154,7 @@ def _nodes_near(*starts: Node) -> Iterator[Node]:
     while waiting and len(visited) < NEAR:
         node = waiting.popleft()
         yield node
-        for source in _sources(node) if _is(node, _POINTWISE + _REGRESSIONS) else ():
+        for source in sources_of(node) if _is(node, _POINTWISE + _REGRESSIONS) else ():
             if source not in visited:
                 visited.add(source)
                 waiting.append(source)
@@ -172,7 +169,7 @@ def _tensors_behind(*starts: Node) -> dict[int, Tensor]:
         value = getattr(node, "variable", None)
         if isinstance(value, Tensor):
             tensors[id(value)] = value
-        for source in _sources(node):
+        for source in sources_of(node):
             if source not in visited:
                 visited.add(source)
                 waiting.append(source)
@@ -188,14 +185,14 @@ def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:
     while waiting:
         node, over_features = waiting.pop(), False
         # Factors, means and sums over features.
-        while _is(node, _POINTWISE) and not _is(node, ("Pow", "Sqrt", "Abs")) and len(_sources(node)) == 1:
+        while _is(node, _POINTWISE) and not _is(node, ("Pow", "Sqrt", "Abs")) and len(sources_of(node)) == 1:
             over_features = _is(node, ("SumBackward1",)) or (over_features and not _is(node, ("Mean", "Sum")))
-            node = _sources(node)[0]
+            node = sources_of(node)[0]
         visited += 1
         if visited > NEAR:
             return None
-        if _is(node, ("Add", "Sub", "Stack", "Cat")) and len(_sources(node)) > 1:
-            waiting += _sources(node)
+        if _is(node, ("Add", "Sub", "Stack", "Cat")) and len(sources_of(node)) > 1:
+            waiting += sources_of(node)
             continue
         pair = _compared(node, over_features)
         if pair is None:
@@ -208,23 +205,23 @@ def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:
 
 def _compared(node: Node, over_features: bool) -> list[Node] | None:
     """The two answers that a term compares, None if it is no such term."""
-    sources = _sources(node)
+    sources = sources_of(node)
     if _is(node, _DISTANCES):
         return sources if len(sources) == 2 else None
     if _is(node, ("Pow", "Abs", *_NORMS)) and len(sources) == 1 and _is(sources[0], ("SubBackward",)):
-        pair = _sources(sources[0])
+        pair = sources_of(sources[0])
         return pair if len(pair) == 2 else None
     if not over_features or not _is(node, ("MulBackward",)) or len(sources) != 2:
         return None
     if all(_is_normalised(one) for one in sources):
         return sources
     kinds = [[one for one in sources if _is(one, (kind,))] for kind in ("Softmax", "LogSoftmax")]
-    return sources if all(kinds) and _sources(sources[0]) != _sources(sources[1]) else None
+    return sources if all(kinds) and sources_of(sources[0]) != sources_of(sources[1]) else None
 
 
 def _is_normalised(node: Node) -> bool:
     """Whether something is divided by its norm."""
-    sources = _sources(node)
+    sources = sources_of(node)
     return (
         _is(node, ("DivBackward",)) and len(sources) == 2 and any(_is(one, _NORMS) for one in _nodes_near(sources[1]))
     )
@@ -232,9 +229,9 @@ def _is_normalised(node: Node) -> bool:
 
 def _advantage(near: Iterable[Node]) -> list[dict[int, Tensor]] | None:
     """What a value depends on, if the log-probability of a sample is multiplied with (constant - value)."""
-    products = [node for node in near if _is(node, ("MulBackward",)) and len(_sources(node)) == 2]
+    products = [node for node in near if _is(node, ("MulBackward",)) and len(sources_of(node)) == 2]
     for node in products[:PRODUCTS]:
-        sources = _sources(node)
+        sources = sources_of(node)
         behind = [[*_nodes_near(one)] for one in sources]
         sampled = [any(map(_is_log_probability, nodes)) for nodes in behind]
         if sampled.count(True) != 1:
@@ -253,7 +250,7 @@ def _subtracted(node: Node) -> list[Node]:
     if not _is(node, ("SubBackward",)) or len(node.next_functions) != 2:
         return []
     first, second = (source for source, _ in node.next_functions)
-    constant = first is None or (_is(first, ("AddBackward",)) and len(_sources(first)) == 1)
+    constant = first is None or (_is(first, ("AddBackward",)) and len(sources_of(first)) == 1)
     return [second] if constant and second is not None else []
 
 
@@ -261,7 +258,7 @@ def _is_log_probability(node: Node) -> bool:
     """Whether a node takes the log-probability of a sample that carries no gradient."""
     if _is(node, _SAMPLED):
         return True
-    sources = _sources(node)
+    sources = sources_of(node)
     if _is(node, ("Index",)):
         return any(_is(one, ("LogSoftmax", "Log")) for one in sources)
     # The square in the density of a normal distribution.

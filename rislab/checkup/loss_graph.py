@@ -26,6 +26,11 @@ def weighed_node(root: Tensor, known: Iterable[Node]) -> Node | None:
     return node
 
 
+def sources_of(node: Node) -> list[Node]:
+    """The nodes that a node takes its values from."""
+    return [source for source, _ in node.next_functions if source is not None]
+
+
 def depends_on(loss: Tensor, own: set[int]) -> bool:
     """Whether a loss depends on one of some tensors, or on too much to tell.
 
@@ -39,7 +44,7 @@ def depends_on(loss: Tensor, own: set[int]) -> bool:
         node = waiting.pop()
         if id(getattr(node, "variable", None)) in own:
             return True
-        sources = {source for source, _ in node.next_functions if source is not None} - visited
+        sources = {*sources_of(node)} - visited
         waiting += sources
         visited |= sources
     return bool(waiting) or id(loss) in own
@@ -51,7 +56,7 @@ def summands(node: Node) -> list[Node]:
     open_nodes = [node]
     while open_nodes and len(terms) + len(open_nodes) < _TERMS:
         one = open_nodes.pop()
-        sources = [source for source, _ in one.next_functions if source is not None]
+        sources = sources_of(one)
         if one.name().startswith(_SUMS) and sources:
             open_nodes += sources
         else:
@@ -79,7 +84,7 @@ def _factor_of(node: Node) -> Node | None:
     """What a factor is multiplied with, None if the node is no factor."""
     if not node.name().startswith(_FACTORS):
         return None
-    sources = [source for source, _ in node.next_functions if source is not None]
+    sources = sources_of(node)
     return sources[0] if len(sources) == 1 else None
 
 
@@ -88,5 +93,5 @@ def is_mean(node: Node | None) -> bool:
     if node is None:
         return False
     if node.name().startswith(_SUMS):
-        return any(source is not None and is_mean(source) for source, _ in node.next_functions)
+        return any(map(is_mean, sources_of(node)))
     return node.name().startswith(_MEANS)
