@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rislab.config import Config, declarations
-
-# The page counts in float64 and shows every digit: more than these help nobody.
-LARGEST_INTEGER = 2**31 - 1
-LARGEST_NUMBER = 1e6
 
 
 def labelled(kind: Any, label: str, width: str, **options: Any) -> Any:
@@ -29,43 +26,38 @@ def knob(
     slider: bool = False,
     log: bool = False,
     without: tuple[Any, ...] = (),
+    check: Callable[[Any], object] = lambda value: None,
 ) -> Any:
-    """The widget for a field: a box or a slider for numbers, a list for choices, a box to tick for a switch.
+    """The widget for a field: a NumberKnob for numbers, a list for choices, a box to tick for a switch.
 
     Args:
         config: that declares the field.
         name: of the field.
-        value: to be shown first; None, where it is allowed, shows the largest number.
+        value: to be shown first; None, where it is allowed, shows a large number.
         label: before the widget; the name in words if "". A unit follows in brackets.
         width: as of CSS.
-        low: smallest number of the widget, where the declared one cannot be shown; of a logarithmic slider its power
-            of ten.
-        high: largest number of the widget, where the declared one is of no use on a screen.
+        low: smallest number of a slider, where the declared one cannot be shown; of a logarithmic slider its power of
+            ten. Smaller ones can still be typed, if they are allowed.
+        high: largest number of a slider, in the same way.
         step: of numbers.
-        slider: a slider instead of a box.
+        slider: a slider beside the box.
         log: the slider is logarithmic.
         without: choices that are not to be had here.
+        check: further refusals of a number: raises InputError, whose sentence stands beside the widget.
     """
     import ipywidgets as widgets
 
+    from rislab.panels.number_knob import NumberKnob, tooltip
+
     one = declarations(config)[name]
     unit = f" ({one.unit})" if one.unit else ""
-    allowed = f" (allowed: {one.allowed})" if one.allowed and one.kind != "choice" else ""
     text = f"{label or name.replace('_', ' ')}{unit}"
-    shared: dict[str, Any] = {"tooltip": f"{one.help}{allowed}"}
     if one.kind == "choice":
         choices = [choice for choice in one.choices if choice not in without]
-        return labelled(widgets.Dropdown, text, width, options=choices, value=value, **shared)
+        return labelled(widgets.Dropdown, text, width, options=choices, value=value, tooltip=tooltip(one))
     if one.kind == "switch":
-        return labelled(widgets.Checkbox, text, width, value=value, indent=False, **shared)
+        return labelled(widgets.Checkbox, text, width, value=value, indent=False, tooltip=tooltip(one))
     if one.kind not in ("integer", "number"):
         raise TypeError(f"no knob for the {one.kind} {name!r}")
-    integer = one.kind == "integer"
-    least = one.low if low is None else low
-    most = min(one.high, LARGEST_INTEGER if integer else LARGEST_NUMBER) if high is None else high
-    shown = most if value is None else value
-    # A widget must not change the value that it is to show first.
-    bounds = {} if log else {"min": min(least, shown), "max": max(most, shown)}
-    options = (bounds or {"min": least, "max": most}) | ({} if step is None else {"step": step})
-    kinds = (widgets.BoundedIntText, widgets.IntSlider) if integer else (widgets.BoundedFloatText, widgets.FloatSlider)
-    return labelled(widgets.FloatLogSlider if log else kinds[slider], text, width, value=shown, **options, **shared)
+    ends = (one.low if low is None else low, one.high if high is None else high) if slider else None
+    return NumberKnob(name, one, value, label=text, width=width, step=step, ends=ends, log=log, check=check)

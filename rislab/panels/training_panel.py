@@ -157,23 +157,28 @@ def title(panel: OverfitPanel) -> str:
     return f"{panel.state}: {run.config.preset}, {run.config.precision}, step {run.history.windows}"
 
 
-def _knobs(config: OverfitConfig) -> dict[str, Any]:
+def _knobs(panel: OverfitPanel) -> dict[str, Any]:
     """The widgets of the configuration, by field."""
     looks: dict[str, tuple[str, str, dict[str, Any]]] = {
         "preset": ("", "150px", {}),
         "precision": ("", "140px", {}),
-        "accumulation_steps": ("accumulation", "150px", {"high": 512}),  # of more nothing is seen while one looks
-        "micro_batch": ("micro-batch", "150px", {"high": config.scenes}),  # the set holds no more
-        "lr": ("", "110px", {"low": 1e-6, "high": 10.0, "step": 1e-3}),  # a box includes its limits, and 0 is none
-        "clip_norm": ("clip", "110px", {"low": 1e-6, "step": 0.1}),
+        "accumulation_steps": ("accumulation", "150px", {}),
+        "micro_batch": ("micro-batch", "150px", {}),
+        "lr": ("", "110px", {"step": 1e-3}),
+        "clip_norm": ("clip", "110px", {"step": 0.1}),
         "curriculum": ("", "220px", {}),
-        "blend": ("β", "170px", {"high": 0.95, "step": 0.05, "slider": True}),  # the last whole step
-        "epochs": ("", "120px", {"high": 100_000}),
-        "validation": ("fresh scenes", "150px", {"high": 10_000}),  # more would take longer than the training
+        "blend": ("β", "170px", {"high": 0.95, "step": 0.05, "slider": True}),
+        "epochs": ("", "120px", {}),
+        "validation": ("fresh scenes", "150px", {}),
         "seed": ("", "100px", {}),
     }
+
+    def check(name: str) -> Callable[[Any], object]:
+        return lambda value: panel.config.changed(**{name: value})
+
+    values = vars(panel.config)
     return {
-        name: knob(OverfitConfig, name, vars(config)[name], label=label, width=width, **options)
+        name: knob(OverfitConfig, name, values[name], label=label, width=width, check=check(name), **options)
         for name, (label, width, options) in looks.items()
     }
 
@@ -190,7 +195,7 @@ class _View:
         self.log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
         self.line, self.numbers = widgets.Label(), widgets.HTML()
         self.plot = panel.plot(figure_dict((), panel.state))
-        fields = _knobs(panel.config)
+        fields = _knobs(panel)
         for name, field in fields.items():
             panel.user_input.observe(field, partial(self._change, name))
         panel.user_input.observe(self.log, lambda value: panel.redraw())

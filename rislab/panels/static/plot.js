@@ -16,6 +16,13 @@ function inTurn(work) {
   globalThis.rislabTurn = Promise.race([turn.catch(() => null), late(500)]).then(() => late(20));
   return turn;
 }
+// A slider of ipywidgets has no name of its own: the label beside it speaks for its handle.
+function nameSliders() {
+  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
+    const label = handle.closest(".rislab-knob, .widget-slider")?.querySelector("label");
+    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+  }
+}
 export default {
   async render({ model, el }) {
     const state = await model.widget_manager.get_model(model.get("state").slice("IPY_MODEL_".length));
@@ -50,6 +57,7 @@ export default {
         await Plotly.newPlot(node, data, layout, options);
         listening = false;
       }
+      nameSliders();
       if (!listening) { listen(); listening = true; }
       state.set("drawn", number);
       state.save_changes();
