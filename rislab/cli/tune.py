@@ -43,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Search the values with which a training localises best. The overfit ladder is climbed first. Ctrl-C, or any "
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
-        "it joins. Exit code 1 if the best is not better than the default when both are trained again."
+        "it joins. Exit code 1 if the best has no better mean than the default when both are trained again."
     )
     integer = common.to_integer
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
@@ -65,7 +65,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--confirm",
         type=integer,
-        default=3,
+        default=5,
         metavar="SEEDS",
         help="with which the top trials, then best and default, run again",
     )

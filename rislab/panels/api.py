@@ -162,7 +162,7 @@ def tuning(
     folder: Path | str | None = f"{RUNS}/tuning",
     workers: int | None = None,
     skip_ladder: bool = False,
-    confirm: int = 3,
+    confirm: int = 5,
 ) -> TuningPanel:
     """Start a hyper-parameter search, or go on with that of the folder; await it for its SearchProgress.
 

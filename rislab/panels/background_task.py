@@ -43,6 +43,7 @@ class BackgroundTask(Generic[Item]):
         self._stop = threading.Event()
         self._paused = threading.Event()
         self._ended = threading.Event()
+        self._cut = False  # ended by stop(), before its last item
         self._single = threading.Event()
         # OpenMP counts threads per thread: the worker would not inherit what the notebook has set.
         self._threads = torch.get_num_threads()
@@ -89,7 +90,7 @@ class BackgroundTask(Generic[Item]):
             return "paused" if self._paused.is_set() and not self._stop.is_set() else "running"
         if self.error is not None:
             return "failed"
-        return "stopped" if self._stop.is_set() else "finished"
+        return "stopped" if self._cut else "finished"
 
     def join(self, seconds: float) -> bool:
         """Wait until the task has ended and its last tick is over; returns whether that was so within some seconds."""
@@ -111,6 +112,7 @@ class BackgroundTask(Generic[Item]):
                     if isinstance(item, StepRecord):
                         self._wait_while_paused()
                     if self._stop.is_set():
+                        self._cut = True
                         break
         except BaseException as error:  # kept, and raised again where the panel is awaited
             self.error = error

@@ -133,9 +133,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """See BackgroundTask.state; of a run that was loaded and not started "finished" or "stopped"."""
-        if self.task.state != "waiting" or not self.history.windows:
-            return self.task.state
+        """See BackgroundTask.state; a run that has done its epochs is "finished", whenever Stop was pressed."""
+        state = self.task.state
+        if state not in ("waiting", "stopped") or not self.history.windows:
+            return state
         last = self.history.last
         return "finished" if last is not None and last.epoch == self.config.epochs else "stopped"
 

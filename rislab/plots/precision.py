@@ -195,8 +195,8 @@ def cell_hover(cell: PrecisionCell) -> str:
     mode = MODES[cell.mode]
     lines = [f"<b>{cell.mode}</b>, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"]
     lines += [
-        f"{'✗' if name in cell.red else '✓'} {name} {value:.2g}, alarm {level:.0e}"
-        for name, (value, level) in cell.measured.items()
+        f"{'✗' if name in cell.red else '✓'} {name} {_short(value)}, {_alarm_text(cell, name)}"
+        for name, (value, _) in cell.measured.items()
     ]
     lines += [
         f"1 − cos {cell.direction_error:.1e}; relative L2 against a replay in float64 {cell.replay_error:.1e}",
@@ -209,8 +209,7 @@ def cell_hover(cell: PrecisionCell) -> str:
 
 def cell_explanation(cell: PrecisionCell) -> str:
     """What passes its alarm in a cell, and why, as HTML."""
-    red = {name: cell.measured[name] for name in cell.red}
-    verdict = "; ".join(f"{name} {value:.2g}, alarm at {level:.0e}" for name, (value, level) in red.items())
+    verdict = "; ".join(f"{name} {_short(cell.measured[name][0])}, {_alarm_text(cell, name)}" for name in cell.red)
     colour = f" style='color:{ERROR_COLOUR}'" if cell.red else ""
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
     head = (
@@ -218,6 +217,12 @@ def cell_explanation(cell: PrecisionCell) -> str:
     )
     parts = [f"<i>{name}</i> {html.escape(text)}" for name, text in _reasons(cell.mode)]
     return f"<div style='line-height:1.35;font-size:13px'>{head}<br>{'<br>'.join(parts)}</div>"
+
+
+def _alarm_text(cell: PrecisionCell, name: str) -> str:
+    """The alarm of a quantity, and for one of the gradient the allowance that is in it."""
+    level, factor = cell.measured[name][1], cell.allowances.get(name)
+    return f"alarm {level:.1e}" + (f" = {level / factor:.0e} × allowance {factor:.3g}" if factor else "")
 
 
 def _reasons(name: str) -> list[tuple[str, str]]:

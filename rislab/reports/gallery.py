@@ -51,8 +51,21 @@ class NamedSet:
             check=parameter_checks.check_for(self.notebook),
             progress=progress,
             saved_as=self.name,
-            question=self.title,
+            question=self.question(values),
         )
+
+    def question(self, values: Mapping[str, object]) -> str:
+        """The title, if the set runs with these values as its file has it; else which of them are others.
+
+        Args:
+            values: that are given beyond the set's own.
+        """
+        defaults = notebooks.parameters(self.path)
+        own = {name: self.parameters.get(name, one.default) for name, one in defaults.items()}
+        other = [
+            f"{name} = {value!r} in place of {own[name]!r}" for name, value in values.items() if value != own.get(name)
+        ]
+        return self.title if not other or not self.title else f"{self.name} with {', '.join(other)}"
 
 
 def set_files(folder: Path | None = None) -> dict[str, Path]:

@@ -146,7 +146,7 @@ class TuningParameters(Config):
     objective: str = same(TuningConfig, "objective")
     pruner: str = same(TuningConfig, "pruner")
     skip_ladder: bool = switch(False, "do not climb the overfit ladder first; the record says so")
-    confirm: int = integer(2, 2, 100, "seeds with which best and default are trained again")
+    confirm: int = integer(5, 2, 100, "seeds with which best and default are trained again")
     seed: int = same(TuningConfig, "seed")
 
     def check(self) -> None:

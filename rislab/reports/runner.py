@@ -92,7 +92,8 @@ def run_notebook(
     path = find_notebook(name, folder)
     given, merged = checked_values(path, values or {}, check)
     files.check_writable(Path(out))
-    header = ({"question": question} if question else {}) | run_provenance(merged, path.parent)
+    header = ({"question": question} if question else {}) | {"parameters": differing(path, merged)}
+    header |= run_provenance(merged, path.parent)
     start = time.perf_counter()
     notebook, fault = _execute(path, given, progress)
     seconds = time.perf_counter() - start
@@ -104,6 +105,14 @@ def run_notebook(
     files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
     closing, unrun = _printed(notebook), _unrun(notebook)
     return Report(saved_as or name, page, executed, merged, seconds, not error, error, closing, unrun)
+
+
+def differing(path: Path, values: Mapping[str, object]) -> str:
+    """The values of a run that differ from the defaults of its notebook, in words."""
+    defaults = {name: one.default for name, one in parameters(path).items()}
+    return (
+        ", ".join(f"{name} = {value!r}" for name, value in values.items() if value != defaults[name]) or "the defaults"
+    )
 
 
 def checked_values(

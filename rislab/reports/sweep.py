@@ -183,7 +183,7 @@ def _report(chosen: gallery.NamedSet, cell: SweepCell, out: Path) -> CellResult:
         folder=chosen.path.parent,
         progress=False,
         saved_as=cell.name,
-        question=chosen.title,
+        question=chosen.question(cell.values),
     )
     numbers = measured.measured_numbers(notebooks.read_notebook(report.notebook))
     seconds = time.perf_counter() - began

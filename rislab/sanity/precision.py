@@ -148,13 +148,13 @@ class PrecisionCell:
 
     @property
     def relative_error(self) -> float:
-        """Largest of the applied windows."""
-        return _worst(window.relative_error for window in self.applied_windows)
+        """That of the applied window which uses most of its alarm."""
+        return self._of_alarm("relative_error")[0]
 
     @property
     def alpha_error(self) -> float:
-        """Largest |α − 1| of the applied windows."""
-        return _worst(window.alpha_error for window in self.applied_windows)
+        """|α − 1| of the applied window which uses most of its alarm."""
+        return self._of_alarm("alpha_error")[0]
 
     @property
     def direction_error(self) -> float:
@@ -193,16 +193,26 @@ class PrecisionCell:
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
-        """What is judged by name, each with its alarm level; errors of the gradient are divided by their allowance."""
+        """What decides the verdict by name, each with its alarm; see allowances() for what is in that of a gradient."""
         tolerance = MODES[self.mode].tolerance
-        gradient = _worst(window.relative_error / window.allowance for window in self.applied_windows)
-        scale = _worst(window.alpha_error / window.allowance for window in self.applied_windows)
+        factors = self.allowances
         return {
-            "relative L2": (gradient, tolerance.relative_error),
-            "|α − 1|": (scale, tolerance.alpha_error),
+            "relative L2": (self.relative_error, tolerance.relative_error * factors["relative L2"]),
+            "|α − 1|": (self.alpha_error, tolerance.alpha_error * factors["|α − 1|"]),
             "underflow": (self.underflow, tolerance.underflow),
             "stuck": (self.stuck, tolerance.stuck),
         }
+
+    @property
+    def allowances(self) -> dict[str, float]:
+        """Factors on the levels of a gradient's errors that are in `measured`: those of the windows that decided."""
+        return {"relative L2": self._of_alarm("relative_error")[1], "|α − 1|": self._of_alarm("alpha_error")[1]}
+
+    def _of_alarm(self, error: str) -> tuple[float, float]:
+        """An error and its allowance in the window that uses most of its alarm; one that is NaN uses all."""
+        pairs = [(float(getattr(window, error)), window.allowance) for window in self.applied_windows]
+        used = [math.inf if math.isnan(value) else value / allowance for value, allowance in pairs]
+        return pairs[used.index(max(used))] if pairs else (math.nan, 1.0)
 
     @property
     def red(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from rislab.tuning.tuning_config import TuningConfig
 
 TOP = 3
 SHUFFLES = 2000
+CHANCE = 0.05  # p below which a gain is called one
+FEWEST_SEEDS = 5  # the smallest p of n is 1/2ⁿ
 FEWEST = 8  # trials of which effects are computed
 # They say how long a training is, which a short one cannot show.
 LENGTHS = {"scenes", "epochs", "patience"}
@@ -77,17 +80,47 @@ def beats_default(reruns: Sequence[Rerun], config: TuningConfig) -> bool:
 
 
 def verdict(reruns: Sequence[Rerun], config: TuningConfig) -> str:
-    """Best against default on the test split, in one line; of one seed each no spread is known, and none is stated."""
+    """Best against default on the test split, in one line: "better" only beyond chance.
+
+    Of one seed each no spread is known, and none is stated.
+    """
     seeds = len(reruns) // 2
     means = {
         name: f"{mean:.4f}{f' ± {spread:.4f}' if seeds > 1 else ''}"
         for name, (mean, spread) in mean_scores(reruns, config.objective).items()
     }
-    word = "better" if beats_default(reruns, config) else "not better"
     each = f"{seeds} seeds each" if seeds > 1 else "one seed each"
     return (
-        f"{config.objective} on the test split, {each}: best {means['best']} against default {means['default']}: {word}"
+        f"{config.objective} on the test split, {each}: best {means['best']} against default {means['default']}: "
+        f"{_beyond_chance(reruns, config)}"
     )
+
+
+def chance_of_gain(reruns: Sequence[Rerun], config: TuningConfig) -> float:
+    """p of the paired permutation test: how often signs drawn at random give as large a gain over the same seeds.
+
+    All sign flips of up to 12 seeds are counted; of more, SHUFFLES drawn ones. n seeds give 1/2ⁿ at best.
+    """
+    scores = {(one.name, one.seed): float(getattr(one, config.objective)) for one in reruns}
+    sign = 1 if config.higher_is_better else -1
+    seeds = [seed for name, seed in scores if name == "best" and ("default", seed) in scores]
+    gains = sign * np.array([scores["best", seed] - scores["default", seed] for seed in seeds])
+    if len(gains) <= 12:
+        flips = np.array([*itertools.product((1.0, -1.0), repeat=len(gains))])
+    else:
+        drawn = np.random.default_rng(0).choice((1.0, -1.0), (SHUFFLES, len(gains)))
+        flips = np.concatenate([np.ones((1, len(gains))), drawn])
+    return float(np.mean(flips @ gains >= gains.sum() - 1e-12 * np.abs(gains).sum()))
+
+
+def _beyond_chance(reruns: Sequence[Rerun], config: TuningConfig) -> str:
+    """ "better" only where the test says so, with its name and p."""
+    seeds = len(reruns) // 2
+    if seeds < FEWEST_SEEDS:
+        return f"not tested (a paired permutation test needs {FEWEST_SEEDS} seeds to reach p ≤ {CHANCE:g})"
+    p = chance_of_gain(reruns, config)
+    word = "better" if p <= CHANCE else "not better beyond chance"
+    return f"{word} (paired permutation test over {seeds} seeds, p = {p:.2g})"
 
 
 @dataclass(frozen=True)

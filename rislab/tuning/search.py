@@ -76,7 +76,7 @@ def run_search(
     name: str = "tuning",
     workers: int | None = None,
     skip_ladder: bool = False,
-    confirm: int = 3,
+    confirm: int = 5,
 ) -> Generator[SearchProgress]:
     """Search, in worker processes of one thread each, and go on where an earlier search of this folder stopped.
 

@@ -122,6 +122,18 @@ def test_the_stop_button_ends_the_run_within_a_window(live: None) -> None:
     assert panel.state == "stopped"
 
 
+@pytest.mark.parametrize("running", [True, False])
+def test_stop_does_not_call_a_finished_run_stopped(live: None, running: bool) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    if running:  # pressed in the moment in which the last record comes
+        until(lambda: panel.runs[0].history.last is not None)
+    else:
+        asyncio.run(awaited(panel))
+    button(panel, "Stop").click()
+    asyncio.run(awaited(panel))
+    assert panel.state == "finished" and title(panel).startswith("finished")
+
+
 def test_pause_step_and_start_go_window_by_window(live: None) -> None:
     panel = panels.overfit(ENDLESS)
     until(lambda: len(panel.records()) >= 3)

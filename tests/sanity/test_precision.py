@@ -15,6 +15,7 @@ from torch import nn
 import rislab
 from rislab.checkup.gradients import compare_gradients, flat_gradient
 from rislab.errors import InputError
+from rislab.plots import precision as precision_plots
 from rislab.sanity import precision
 from rislab.sanity.checks import one_window
 from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
@@ -109,6 +110,21 @@ def test_the_alarm_grows_as_the_error_of_a_sound_run_does() -> None:
     assert cell.nmse < 1e-3
     assert cell.relative_error > 10 * cell.windows[0].relative_error
     assert cell.red == ()
+
+
+def test_one_number_is_printed_per_cell_and_the_allowance_is_named() -> None:
+    """The largest error of these is not the one that uses most of its alarm: every place shows the latter."""
+    late = window(step=1, relative_error=9e-5, loss=1e-4)  # allowance 100
+    early = window(step=2, relative_error=5e-5, loss=1.0)
+    cell = PrecisionCell("fp32", 1, (late, early), 0)
+    assert cell.red == ("relative L2",) and cell.relative_error == 5e-5
+    assert cell.measured["relative L2"] == (5e-5, FORMAT_TOLERANCES["fp32"].relative_error)
+    alone = PrecisionCell("fp32", 1, (dataclasses.replace(late, relative_error=9e-3),), 0)
+    places = [precision_plots.cell_hover(alone), precision_plots.cell_explanation(alone)]
+    assert all("relative L2 9e-3, alarm 1.0e-03 = 1e-05 × allowance 100" in text for text in places)
+    assert "L2 9.0e-03" in alone.line()
+    table = precision_plots.precision_table([alone])
+    assert table.data[0].text[0][0] == "✗9e-3"
 
 
 def window(**changes: Any) -> WindowComparison:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from rislab.tuning.analysis import Rerun, inert_dimensions, search_warnings, verdict
+from rislab.tuning.analysis import Rerun, chance_of_gain, inert_dimensions, search_warnings, verdict
 from rislab.tuning.space import DEFAULT_SPACE, Choice, Range
 from rislab.tuning.study import Trial
 from tests.tuning.small import BASE, SMALL, SPACE
@@ -17,16 +18,33 @@ def made(scores: dict[int, float], number: int, values: dict[str, Any], error: f
     return Trial(number, "complete", values, scores, scores[max(scores)], error, "", 1.0)
 
 
+def reruns(default: Sequence[float], best: Sequence[float]) -> list[Rerun]:
+    pairs = {"default": default, "best": best}
+    return [Rerun(name, seed, 0.5, peb) for name, pebs in pairs.items() for seed, peb in enumerate(pebs)]
+
+
 def test_the_verdict_states_what_was_measured_and_no_spread_of_one_seed() -> None:
-    two = [Rerun(name, seed, 0.5, peb) for name, pebs in (("default", (2.0, 3.0)), ("best", (1.0, 1.5))) for seed, peb
-           in enumerate(pebs)]  # fmt: skip
-    line = "peb on the test split, 2 seeds each: best 1.2500 ± 0.3536 against default 2.5000 ± 0.7071: better"
-    assert verdict(two, SMALL) == line
-    one = [rerun for rerun in two if rerun.seed == 0]
-    line = "peb on the test split, one seed each: best 1.0000 against default 2.0000: better"
-    assert verdict(one, SMALL) == line
-    # Equal is not better, and of recall more is better.
-    assert verdict(two, dataclasses.replace(SMALL, objective="recall")).endswith(": not better")
+    line = "peb on the test split, 2 seeds each: best 1.2500 ± 0.3536 against default 2.5000 ± 0.7071: not tested"
+    assert verdict(reruns((2.0, 3.0), (1.0, 1.5)), SMALL).startswith(line)
+    line = "peb on the test split, one seed each: best 1.0000 against default 2.0000: not tested"
+    assert verdict(reruns((2.0,), (1.0,)), SMALL).startswith(line)
+
+
+def test_better_is_said_only_beyond_chance_and_with_the_name_of_the_test() -> None:
+    five = reruns((2.0, 3.0, 2.5, 2.2, 2.1), (1.0, 1.5, 1.2, 1.1, 1.9))
+    assert chance_of_gain(five, SMALL) == 1 / 32
+    assert verdict(five, SMALL).endswith(": better (paired permutation test over 5 seeds, p = 0.031)")
+    one_worse = reruns((2.0, 3.0, 2.5, 2.2, 2.1), (1.0, 1.5, 1.2, 1.1, 2.9))
+    assert verdict(one_worse, SMALL).endswith(
+        ": not better beyond chance (paired permutation test over 5 seeds, p = 0.062)"
+    )
+    # Equal is no gain, and of recall more is better.
+    assert chance_of_gain(five, dataclasses.replace(SMALL, objective="recall")) == 1.0
+    # With names swapped over many seeds chance gives p ≤ 0.05 in one of twenty.
+    random = np.random.default_rng(0)
+    draws = [reruns(*random.normal(size=(2, 8))) for _ in range(400)]
+    assert 0.02 < np.mean([chance_of_gain(one, SMALL) <= 0.05 for one in draws]) < 0.08
+    assert chance_of_gain(reruns([2.0] * 20, [1.0] * 20), SMALL) < 0.001
 
 
 def test_a_dimension_that_reaches_nothing_is_named_and_one_that_does_is_not() -> None:
