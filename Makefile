@@ -63,7 +63,7 @@ soak: .venv/installed-test
 docs: .venv/installed-test
 	$(call install,.[docs])
 	$(BIN)/python -m pdoc rislab --docformat google --output-directory reports/out/docs
-	$(BIN)/rislab explain --pages reports/out/docs/rules
+	$(BIN)/rislab explain --out reports/out/docs/rules
 	@echo reports/out/docs/index.html
 
 # Known vulnerabilities of the tested set; red too where the list of them cannot be reached.

@@ -65,7 +65,22 @@ def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
     for name in given:
         if name not in names:
             shown = name if isinstance(name, str) and name.isidentifier() else _shown(name)
-            raise InputError(f"{shown} is not a field of {kind}; allowed: {', '.join(names)}")
+            raise InputError(f"{shown} is not a field of {kind}{did_you_mean(shown, names)}")
+
+
+def did_you_mean(name: str, allowed: Iterable[str], count: int = 1) -> str:
+    """The end of a sentence about an unknown name: the closest allowed ones, and all of them.
+
+    Args:
+        name: as it was given.
+        allowed: names.
+        count: the most close ones that are named.
+    """
+    import difflib
+
+    names = tuple(allowed)
+    close = " or ".join(map(repr, difflib.get_close_matches(name, names, count)))
+    return f"{f', did you mean {close}?' if close else ';'} allowed: {', '.join(names) or 'none'}"
 
 
 def check_device(device: object) -> None:

@@ -133,7 +133,7 @@ def test_other_commands_run_without_extras(environment: Path, tmp_path: Path) ->
         "2 of 2 checks hold": ["overfit", "--scenes", "64", "--epochs", "2", "--only", "oracle", "splits"],
         "sparse + polish": ["localise", "--preset", "classroom", "--snr", "10", "--sources", "1", "--scenes", "2"],
         "faults; rislab faults": ["faults"],
-        "[LOSS]": ["faults", "never divided", "--run", "--epochs", "1"],
+        "[LOSS]": ["faults", "never divided", "--records", "--epochs", "1"],
         "not a checkout": ["info"],
     }
     done = run(environment, tmp_path, "python", "-c", EACH, json.dumps(list(commands.values())))

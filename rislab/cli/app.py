@@ -8,11 +8,13 @@ from pathlib import Path
 
 from rislab.cli import common
 
+EXAMPLES = (("app music", "knobs and maps, without code"),)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = "Serve a notebook as a page without code, by Voilà (pip install 'rislab[app]')."
-    parser.add_argument("name", help="of a notebook without its number: music, overfit, …")
+    parser.add_argument("name", metavar="NAME", help="of a notebook without its number: music, overfit, …")
     common.add_address(parser, 8866)
 
 

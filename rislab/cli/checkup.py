@@ -23,13 +23,18 @@ from rislab.checkup.formats import FORMATS, Setting, format_of_file
 from rislab.checkup.options import OPTIONS
 from rislab.checkup.report import CheckupReport
 from rislab.checkup.silencing import Baseline, names_of, silence
-from rislab.cli import common
-from rislab.config import Config, Declaration, choice, declared, switch, text
+from rislab.cli import common, terminal
+from rislab.config import Config, Declaration, choice, declarations, declared, switch, text
 from rislab.errors import InputError
 
 # As terminals know them.
-COLOURS = {"fault": "1;31", "warning": "1;33", "note": "1;36"}
-FAINT, STRONG = "2", "1"
+COLOURS = {"fault": terminal.RED, "warning": terminal.YELLOW, "note": terminal.CYAN}
+EXAMPLES = (
+    ("checkup train.py -- --epochs 1", "what stands after -- belongs to the script"),
+    ("checkup -m package.train --accumulation-steps 4", "a module, and what it is meant to do"),
+    ("checkup train.py --format github --out report.sarif", "in a job of continuous integration"),
+    ("checkup train.py --baseline known.json --write-baseline", "what is known does not fail again"),
+)
 
 
 def _option(name: str, default: Any, **changes: Any) -> Any:
@@ -86,16 +91,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         "3: something was not judged, and it is said which rule and why. "
         "A comment `# rislab: ignore[C3]` on the line that a finding names silences it."
     )
-    parser.usage = "rislab checkup [options] (SCRIPT | -m MODULE) [-- arguments of the script]"
+    parser.usage = "rislab checkup [options] (SCRIPT | -m MODULE)\n       [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="Python file")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
-    common.add_fields(parser, CheckupConfig)
-    parser.add_argument("--json", dest="format", action="store_const", const="json", help="as --format json")
+    fields = [name for name in declarations(CheckupConfig) if name != "output"]
+    common.add_parameters(parser, CheckupConfig, fields)
+    parser.add_argument(
+        "-o", "--out", "--output", dest="output", metavar="FILE", default=argparse.SUPPRESS,
+        help=declarations(CheckupConfig)["output"].help,
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", dest="format", action="store_const", const="json", default=argparse.SUPPRESS,
+        help="as --format json",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    config = CheckupConfig(**common.fields_given(options, CheckupConfig))
+    config = common.configured(options, CheckupConfig)
     if (options.script is None) == (options.module is None):
         given = "nothing" if options.script is None else f"{options.script!r} and -m {options.module!r}"
         raise InputError(f"SCRIPT is {given}; allowed: the path of a Python file, or -m and the name of a module")
@@ -125,6 +138,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _say(text: str, report: CheckupReport) -> None:
     """Print a report, on stderr if the script has left nobody to read the standard output."""
+    text = terminal.printable(text)
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -166,10 +180,10 @@ def _text(report: CheckupReport, code: int) -> str:
     lines = ["", *report.head()]
     if not report.trained:
         return "\n".join(lines)
-    lines += [_coloured(finding) if common.has_colours() else str(finding) for finding in report.findings]
+    lines += [_coloured(finding) for finding in report.findings]
     if code == 3:
         lines += ["exit code 3, as something could not be judged; --allow-unjudged makes it 0"]
-    return "\n".join([*lines, _painted(report.verdict, STRONG) if common.has_colours() else report.verdict])
+    return "\n".join([*lines, terminal.painted(report.verdict, terminal.STRONG)])
 
 
 def _coloured(finding: Finding) -> str:
@@ -177,15 +191,11 @@ def _coloured(finding: Finding) -> str:
     first, *details = str(finding).splitlines()
     mark, title = MARKS[finding.severity], f"{finding.code} {finding.name}"
     rest = first.removeprefix(f"{mark} {title}")
-    lines = [f"{_painted(mark, COLOURS[finding.severity])} {_painted(title, STRONG)}{rest}"]
+    lines = [f"{terminal.painted(mark, COLOURS[finding.severity])} {terminal.painted(title, terminal.STRONG)}{rest}"]
     for line in details:
         label, colon, text = line.partition(":")
-        lines.append(f"{_painted(label + colon, FAINT)}{text}")
+        lines.append(f"{terminal.painted(label + colon, terminal.FAINT)}{text}")
     return "\n".join(lines)
-
-
-def _painted(text: str, colour: str) -> str:
-    return f"\033[{colour}m{text}\033[0m"
 
 
 @contextlib.contextmanager

@@ -6,15 +6,17 @@ import argparse
 import dataclasses
 import importlib.util
 import math
-import os
-import sys
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rislab.errors import InputError, check_number
+from rislab.errors import InputError, check_number, did_you_mean
 
 if TYPE_CHECKING:
-    from rislab.config import Config
+    from rislab.config import Config, Declaration
+
+C = TypeVar("C", bound="Config")
+THREADS = 1
 
 
 def to_integer(text: str) -> int:
@@ -32,6 +34,125 @@ def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:
         return kind(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}; allowed: {expected}") from None
+
+
+def add_parameters(
+    parser: argparse.ArgumentParser,
+    config: type[Config],
+    names: Collection[str] = (),
+    *,
+    defaults: Config | None = None,
+    group: argparse._ActionsContainer | None = None,
+) -> None:
+    """The options --config FILE, -p KEY VALUE, and one for each field; configured() makes the configuration of them.
+
+    Args:
+        parser: of the command.
+        config: that declares the fields.
+        names: of the fields; all of them if there are none.
+        defaults: configuration that holds the defaults; those of the fields if None.
+        group: of the options for fields; the parser itself if None.
+    """
+    add_config_file(parser)
+    add_fields(group or parser, config, names, optional=True, defaults=defaults)
+    add_parameter(parser, config, names)
+
+
+def add_parameter(
+    parser: argparse.ArgumentParser,
+    config: type[Config],
+    names: Collection[str] = (),
+    *,
+    others: str = "",
+    help: str = "set a parameter: -p some_name 4 is --some-name 4",
+) -> None:
+    """The option -p KEY VALUE.
+
+    Args:
+        parser: of the command.
+        config: that declares the fields.
+        names: of the fields; all of them if there are none.
+        others: where pairs of other names go, a list of the options; "" refuses them.
+        help: of the option.
+    """
+    fields = {name: one for name, one in config_declarations(config).items() if not names or name in names}
+    parser.add_argument(
+        "-p", nargs=2, action=_Parameter, dest=others or "parameters", fields=fields, others=others,
+        default=[] if others else argparse.SUPPRESS, metavar=("KEY", "VALUE"), help=help,
+    )  # fmt: skip
+
+
+def add_config_file(parser: argparse.ArgumentParser) -> None:
+    """The option --config."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file of parameters; options override it")
+
+
+def config_declarations(config: type[Config]) -> Mapping[str, Declaration]:
+    """The declarations of a configuration's fields, by name."""
+    from rislab.config import declarations
+
+    return declarations(config)
+
+
+class _Parameter(argparse.Action):
+    """-p KEY VALUE: what the option of the field would do; other names are refused, or go to the list `others`."""
+
+    def __init__(self, *words: Any, fields: Mapping[str, Declaration], others: str = "", **options: Any) -> None:
+        super().__init__(*words, **options)
+        self.fields, self.others = fields, others
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        name, text = values
+        if name in self.fields:
+            try:
+                setattr(namespace, name, self.fields[name].read(text))
+            except ValueError as error:
+                raise argparse.ArgumentError(self, f"{name} is {error}") from None
+        elif self.others:
+            setattr(namespace, self.others, [*getattr(namespace, self.others), (name, text)])
+        else:
+            raise InputError(f"{name} is no parameter of {parser.prog}{did_you_mean(name, self.fields)}")
+
+
+def configured(options: argparse.Namespace, config: type[C], names: Collection[str] = (), base: C | None = None) -> C:
+    """The configuration of add_parameters(): the file of --config, or `base`, with what else was given."""
+    start = config.from_file(options.config) if options.config else base or config()
+    return start.changed(**fields_given(options, config, names))
+
+
+def add_notebook_parameters(parser: argparse.ArgumentParser) -> None:
+    """The options --config FILE and -p KEY VALUE, for the parameters of a notebook; see notebook_values()."""
+    add_config_file(parser)
+    parser.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"),
+        help="set a parameter of the notebook; rislab report --list shows them",
+    )  # fmt: skip
+
+
+def notebook_values(options: argparse.Namespace, path: Path) -> dict[str, object]:
+    """Values of a notebook's parameters: those of --config, and over them those of -p."""
+    from rislab.reports import notebooks
+
+    values = notebooks.read_values(path, Path(options.config)) if options.config else {}
+    return values | notebooks.parse_values(path, dict(options.parameters))
+
+
+def add_run(parser: argparse.ArgumentParser, default: str | None, help: str) -> None:
+    """The option --run: a folder that can be resumed.
+
+    `--folder` is for `torchrun -m rislab.cli …`, which takes --run for an option of its own.
+    """
+    shown = "" if default is None else " (default %(default)s)"
+    parser.add_argument("--run", dest="folder", metavar="FOLDER", default=default, help=f"{help}{shown}")
+    parser.add_argument("--folder", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str = "FOLDER", default: str | None = None) -> None:
+    """The option --out: where results go."""
+    shown = "" if default is None else " (default %(default)s)"
+    parser.add_argument("-o", "--out", metavar=metavar, default=default, help=f"{help}{shown}")
 
 
 def add_fields(
@@ -54,11 +175,9 @@ def add_fields(
         optional: an option that is not given leaves no trace, so that it overrides nothing.
         defaults: configuration that holds the defaults; those of the fields if None.
     """
-    from rislab.config import declarations
-
     usual = {each.name: each.default for each in dataclasses.fields(config)}
     usual |= vars(defaults) if defaults is not None else {}
-    for name, declaration in declarations(config).items():
+    for name, declaration in config_declarations(config).items():
         if names and name not in names:
             continue
         flag, default = f"--{name.replace('_', '-')}", argparse.SUPPRESS if optional else usual[name]
@@ -67,7 +186,7 @@ def add_fields(
             continue
         shown = "" if usual[name] is None else f"default {usual[name]}"
         limits = "; ".join(part for part in (declaration.allowed, shown) if part)
-        parser.add_argument(
+        action = parser.add_argument(
             flag,
             dest=name,
             type=_reader(declaration.read),
@@ -75,6 +194,7 @@ def add_fields(
             metavar=declaration.metavar or {"integer": "N", "number": "X"}.get(declaration.kind),
             help=f"{declaration.help}{f' ({limits})' if limits else ''}".replace("%", "%%"),
         )
+        action.values = declaration.choices  # type: ignore[attr-defined]  # for completion
 
 
 def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -95,13 +215,13 @@ def fields_given(options: argparse.Namespace, config: type[Config], names: Colle
     return {name: getattr(options, name) for name in known if hasattr(options, name)}
 
 
-def add_threads(parser: argparse.ArgumentParser, default: int) -> None:
-    """The option --threads."""
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """The option --threads; one is enough for small networks, and leaves a result that is the same anywhere."""
     parser.add_argument(
         "--threads",
         type=to_integer,
         metavar="N",
-        default=default,
+        default=THREADS,
         help="intra-op threads of torch (default %(default)s)",
     )
 
@@ -134,14 +254,6 @@ def require(command: str, extra: str, *packages: str) -> None:
             raise InputError(
                 f"{command} needs {package}, which is not installed; install it with pip install 'rislab[{extra}]'"
             )
-
-
-def has_colours() -> bool:
-    """Whether the standard output is a terminal that shows colours; NO_COLOR and FORCE_COLOR decide if they are set."""
-    if os.environ.get("NO_COLOR"):
-        return False
-    terminal = not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    return bool(os.environ.get("FORCE_COLOR")) or terminal
 
 
 def printer(silent: bool) -> Callable[..., None]:

@@ -9,6 +9,13 @@ from rislab import files
 from rislab.cli import common
 from rislab.errors import InputError
 
+EXAMPLES = (
+    ("explain C1", "a rule"),
+    ('explain "never divided"', "the rule that names it"),
+    ("explain --all", "all rules"),
+    ("explain --out pages", "a page for each rule"),
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
@@ -17,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("name", metavar="CODE|NAME", nargs="?", help="a code as C1, or the name of a rule or a finding")
     parser.add_argument("--all", action="store_true", help="explain all rules")
-    parser.add_argument("--pages", metavar="FOLDER", help="write a page for each rule, with what its example shows now")
+    common.add_out(parser, "write a page for each rule, with what its example shows now")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
     from rislab.checkup.rules import RULES
     from rislab.faults.catalogue import FAULTS
 
-    if options.pages is not None:
-        return _pages(Path(options.pages))
+    if options.out is not None:
+        return _pages(Path(options.out))
     if (options.name is None) != options.all:
         given = "nothing" if options.name is None else f"{options.name!r} and --all"
         raise InputError(f"CODE is {given}; allowed: a code, a name, or --all")
@@ -38,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pages(out: Path) -> int:
-    common.require("explain --pages", "lab", "jinja2")
+    common.require("explain --out", "lab", "jinja2")
     files.check_writable(out)
     from rislab.reports.rule_pages import write_rule_pages
 

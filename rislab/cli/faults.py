@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.errors import InputError
 from rislab.faults.run_config import EPOCHS, FaultRunConfig
 
 if TYPE_CHECKING:
     from rislab.faults.fault import Fault
     from rislab.training.records import Record
+
+EXAMPLES = (
+    ("faults", "the list"),
+    ('faults "never divided"', "its story, its diff, and what it does"),
+    ('faults "never divided" --records --json', "the records of a run with it, a line each"),
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,9 +26,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "List the faults, each an edit of the real source; or show one: its story, its diff, and what a short run of "
         "the faulty and of the correct loop measures. Exit code 1 if a fault does not show its sign."
     )
-    parser.add_argument("name", nargs="?", help='of a fault, such as "never divided"')
-    parser.add_argument("--run", dest="records", action="store_true", help="print the records of the faulty loop")
-    common.add_fields(parser, FaultRunConfig)
+    parser.add_argument("name", metavar="NAME", nargs="?", help='of a fault, such as "never divided"')
+    parser.add_argument("--records", action="store_true", help="print the records of the faulty loop")
+    common.add_parameters(parser, FaultRunConfig)
     parser.add_argument("--json", action="store_true", help="print the list, or the records, as JSON")
 
 
@@ -30,12 +36,12 @@ def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     from rislab.faults import catalogue, comparison
 
-    config = FaultRunConfig(**common.fields_given(options, FaultRunConfig))
+    config = common.configured(options, FaultRunConfig)
     if config.quiz_key is not None:
         return _key(config.quiz_key)
     if options.name is None:
         if options.records:
-            raise InputError("--run is given without a fault; allowed: the name of one before it")
+            raise InputError("--records is given without a fault; allowed: the name of one before it")
         return _list(options.json)
     fault = catalogue.find_fault(options.name)
     if options.records or options.json:
@@ -111,7 +117,7 @@ def _show(fault: Fault, config: FaultRunConfig) -> int:
 
 def _coloured(diff: str) -> str:
     """The diff in green and red where a terminal reads it."""
-    if not common.has_colours():
-        return diff
-    colours: dict[str, Any] = {"+": "\033[32m", "-": "\033[31m"}
-    return "\n".join(f"{colours[line[0]]}{line}\033[0m" if line[:1] in colours else line for line in diff.split("\n"))
+    colours = {"+": terminal.GREEN, "-": terminal.RED}
+    return "\n".join(
+        terminal.painted(line, colours[line[0]]) if line[:1] in colours else line for line in diff.split("\n")
+    )

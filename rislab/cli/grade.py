@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rislab.cli import common
 
+EXAMPLES = (("grade hand-ins --out grades.csv", "a notebook or a folder for each student"),)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
@@ -14,8 +16,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Grade the exercises in the notebooks of a class and print a table as CSV. Answers are read; no code of the "
         "notebooks is run."
     )
-    parser.add_argument("folder", help="one folder or one notebook for each student")
-    parser.add_argument("-o", "--out", metavar="CSV", help="write the table to a file instead")
+    parser.add_argument("folder", metavar="FOLDER", help="one folder or one notebook for each student")
+    common.add_out(parser, "write the table to a file instead", metavar="CSV")
 
 
 def run(options: argparse.Namespace) -> int:

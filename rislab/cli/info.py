@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+EXAMPLES = (("info --json", "for a report of a bug"),)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""

@@ -8,6 +8,11 @@ from pathlib import Path
 from rislab.cli import common
 from rislab.errors import InputError
 
+EXAMPLES = (
+    ("lab", "opens a browser, or prints the address with its token"),
+    ("lab --classroom --prepare", "a working copy for students"),
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
@@ -15,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Open JupyterLab on the notebooks: on 127.0.0.1 and with a token, whatever a configuration of your own says."
     )
     parser.add_argument("--classroom", action="store_true", help="on a working copy, so that the originals stay clean")
-    parser.add_argument("--folder", metavar="FOLDER", help="of the working copy (default: classroom)")
+    common.add_run(parser, None, "of the working copy, in which work goes on (default classroom)")
     common.add_address(parser, 8888)
     parser.add_argument("--prepare", action="store_true", help="make the working copy, and start nothing")
 

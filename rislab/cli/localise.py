@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rislab import files
 from rislab.cli import common, own_data
-from rislab.data.scene_config import SceneConfig
-from rislab.errors import InputError, check_choice
+from rislab.cli.terminal import Column, Progress, Table
+from rislab.data.scene_config import PRESETS, SceneConfig
+from rislab.errors import InputError, check_choice, check_device
 from rislab.music.estimator_names import BASELINES, DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
 from rislab.training.learning_config import LearningConfig
 
@@ -20,11 +21,21 @@ if TYPE_CHECKING:
     from rislab.model.network import CovarianceNet
     from rislab.music import benchmark
 
-SCORE_HEADER = (
-    "                                            bound   median error of hits        error / √CRB, RMS\n"
-    "estimator                   dB  K  recall   allows  azim. °  elev. °  range m   azim.  elev.  range ms/scene"
+CELL = (Column("dB", 5, ".4g"), Column("K", 2))
+SCORES = (
+    Column("estimator", 23, left=True), *CELL, Column("recall", 6, ".3f"), Column("bound\nallows", 6, ".3f"),
+    Column("median\nazim. °", 7, ".3f"), Column("error of\nelev. °", 8, ".3f"), Column("hits\nrange m", 7, ".3f"),
+    Column("error\nazim.", 6, ".2f"), Column("/ √CRB\nelev.", 6, ".2f"), Column("RMS\nrange", 6, ".2f"),
+    Column("ms/\nscene", 7, ".2f"),
+)  # fmt: skip
+ORDERS = (*CELL, Column("learned", 10, ".3f"), Column("criterion", 10, ".3f"))
+EXAMPLES = (
+    ("localise --data mine.npz", "positions and standard errors from a measurement of your own"),
+    ("localise --template mine.npz", "an example of such a file"),
+    ("localise --snr 10 --sources 2 --estimators all", "one cell of the table, every estimator"),
+    ("localise --preset full --weights shipped", "the learned covariance beside them"),
+    ("localise -p rician_factor 10 --json", "other scenes, for programs"),
 )
-ORDER_HEADER = "    dB  K    learned  criterion"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +46,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "of your own; exit code 1 if the model does not explain it."
     )
     own_data.add_options(parser)
-    common.add_fields(parser, LearningConfig, ("preset", "device"))
+    common.add_config_file(parser)
+    common.add_fields(parser, LearningConfig, ("preset", "device"), optional=True)
     parser.add_argument(
         "--snr", type=common.to_number, nargs="+", default=[0.0, 10.0, 20.0], metavar="DB", help="SNRs in dB"
     )
@@ -47,7 +59,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     names = "; ".join(ESTIMATOR_NAMES)
     parser.add_argument("--estimators", nargs="+", metavar="NAME", help=f"any of: {names}; all")
-    parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of a network: adds its covariance")
+    common.add_run(parser, None, "of a trained network: adds its covariance")
     parser.add_argument(
         "--weights", metavar="FILE", help="of a network, or 'shipped': adds its covariance, with all that belongs to it"
     )
@@ -55,16 +67,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--separation", type=common.to_number, metavar="DEG", help="smallest angle between sources, in degrees"
     )
     parser.add_argument("--shifts", action="store_true", help="on scenes that no network was trained on, one by one")
-    parser.add_argument(
-        "--set", dest="fields", nargs=2, action="append", default=[], metavar=("FIELD", "VALUE"), help="of the scenes"
-    )
+    common.add_parameter(
+        parser, LearningConfig, ("preset", "device"), others="fields",
+        help="set preset, device or a field of the scenes, such as rician_factor",
+    )  # fmt: skip
     parser.add_argument(
         "--seed",
         type=common.to_integer,
         metavar="N",
         help="of the scenes; 2024 with weights, which no training has, else 0",
     )
-    common.add_threads(parser, 2)
+    common.add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -90,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     }
     estimators = _estimators(options, model)
     report = conventions.check_conventions(config, seed=seed)
-    say = common.printer(options.json)
+    say, progress = common.printer(options.json), Progress(options.json)
     say(common.origin())
     say(f"{options.preset}: {options.scenes} scenes a cell, seed {seed}, {options.threads} threads")
     say(report.headline() if report.passed else report)
@@ -103,14 +116,14 @@ def run(options: argparse.Namespace) -> int:
         if model is not None:
             say("NMSE of covariances, mean over scenes\n" + covariance_header(benchmark.COVARIANCES))
             errors = benchmark.covariance_errors(model, area, **cells)
-            tables["covariances"] += _rows(errors, covariance_line, say, shift=shift)
-        say(SCORE_HEADER)
+            tables["covariances"] += _rows(errors, covariance_line, say, progress, shift=shift)
+        say(score_header())
         scores = benchmark.compare(area, **cells, estimators=estimators, device=options.device)
-        tables["scores"] += _rows(scores, score_line, say, shift=shift)
+        tables["scores"] += _rows(scores, score_line, say, progress, shift=shift)
     if options.weights and model is not None and not options.shifts:
-        say(f"\nnumber of sources right, share of scenes\n{ORDER_HEADER}")
+        say(f"\nnumber of sources right, share of scenes\n{order_header()}")
         counted = benchmark.order_accuracy(model, config, **{**cells, "scenes": min(options.scenes, 50)})
-        tables["counting"] += _rows(counted, order_line, say)
+        tables["counting"] += _rows(counted, order_line, say, progress)
     if options.json:
         plain = {**tables, "config": config.to_dict(), "seed": seed}
         plain |= {"conventions": [dataclasses.asdict(check) for check in report.checks]}
@@ -119,26 +132,37 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None, SceneConfig, int]:
-    """The network whose covariance is compared, the scenes, and their seed."""
+    """The network whose covariance is compared, the scenes, and their seed; puts preset and device into the options."""
     from rislab.model import pretrained
     from rislab.training import run_folder
 
     if options.folder and options.weights:
         raise InputError(f"weights is {options.weights!r} beside a run folder; allowed: one of them")
-    model, trained_on = run_folder.load_model(options.folder) if options.folder else (None, None)
-    fields = {name: _yaml(name, text) for name, text in options.fields}
+    fields = files.read_mapping(options.config, "holds no mapping; allowed: fields of scenes") if options.config else {}
+    fields |= {name: _yaml(name, text) for name, text in options.fields}
+    fields |= common.fields_given(options, LearningConfig, ("preset", "device"))
+    named, options.device = fields.pop("preset", None), fields.pop("device", "cpu")
+    check_device(options.device)
     seed = options.seed if options.seed is not None else 0
+    model, trained_on = run_folder.load_model(options.folder) if options.folder else (None, None)
     if options.weights:
-        model, trained_on, _ = pretrained.load(options.weights, options.preset)
+        model, trained_on, _ = pretrained.load(options.weights, named or LearningConfig().preset)
         seed = LearningConfig.EVALUATION if options.seed is None else options.seed
         fields.setdefault("separation", math.radians(10))
     if options.separation is not None:
         fields["separation"] = math.radians(options.separation)
+    # A network's own preset, if it has one.
+    fitting = (name for name in PRESETS if trained_on and _sizes(SceneConfig.preset(name)) == _sizes(trained_on))
+    options.preset = named or next(fitting, LearningConfig().preset)
     config = SceneConfig.preset(options.preset, **fields)
-    if trained_on is not None and (trained_on.ris_shape, trained_on.antennas) != (config.ris_shape, config.antennas):
+    if trained_on is not None and _sizes(trained_on) != _sizes(config):
         source = options.folder or options.weights
         raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {source} knows")
     return model, config, seed
+
+
+def _sizes(config: SceneConfig) -> tuple[tuple[int, int], int]:
+    return config.ris_shape, config.antennas
 
 
 def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Mapping[str, benchmark.Estimator]:
@@ -152,40 +176,56 @@ def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Map
     return {name: benchmark.ESTIMATORS[name] for name in names} | learned
 
 
+def score_header() -> str:
+    """Titles of the columns of score_line()."""
+    return Table(SCORES).head()
+
+
 def score_line(score: benchmark.Score) -> str:
-    """A row of the table of estimators, under SCORE_HEADER."""
-    median, ratio = score.median, score.ratio
-    return (
-        f"{score.estimator:<24} {score.snr_db:>6.4g} {score.sources:>2} {score.recall:>7.3f} {score.allowed:>8.3f} "
-        f"{median['azimuth']:>8.3f} {median['elevation']:>8.3f} {median['range']:>8.3f}  "
-        f"{ratio['azimuth']:>6.2f} {ratio['elevation']:>6.2f} {ratio['range']:>6.2f} {score.milliseconds:>8.2f}"
-    )
+    """A row of the table of estimators."""
+    error, ratio = ([each[name] for name in ("azimuth", "elevation", "range")] for each in (score.median, score.ratio))
+    where = (score.estimator, score.snr_db, score.sources, score.recall, score.allowed)
+    return Table(SCORES).row(*where, *error, *ratio, score.milliseconds)
 
 
-def covariance_header(names: Sequence[str]) -> str:
-    """Names of the columns of covariance_line()."""
-    return f"{'dB':>6} {'real':>6} {'K':>2} " + " ".join(f"{name:>10}" for name in names)
+def covariance_header(names: Iterable[str]) -> str:
+    """Titles of the columns of covariance_line()."""
+    return _covariance_table(names).head()
 
 
 def covariance_line(error: benchmark.CovarianceError) -> str:
-    """A row of the table of covariances, under covariance_header()."""
-    columns = " ".join(f"{value:>10.4f}" for value in error.nmse.values())
-    return f"{error.snr_db:>6.4g} {error.realised_snr_db:>6.2f} {error.sources:>2} {columns}"
+    """A row of the table of covariances."""
+    return _covariance_table(error.nmse).row(error.snr_db, error.realised_snr_db, error.sources, *error.nmse.values())
+
+
+def _covariance_table(names: Iterable[str]) -> Table:
+    decibels, count = CELL
+    columns = (decibels, Column("real", 6, ".2f"), count, *(Column(name, max(9, len(name)), ".4f") for name in names))
+    return Table(columns)
+
+
+def order_header() -> str:
+    """Titles of the columns of order_line()."""
+    return Table(ORDERS).head()
 
 
 def order_line(accuracy: benchmark.OrderAccuracy) -> str:
-    """A row of the table of numbers of sources, under ORDER_HEADER."""
-    return f"{accuracy.snr_db:>6.4g} {accuracy.sources:>2} {accuracy.learned:>10.3f} {accuracy.criterion:>10.3f}"
+    """A row of the table of numbers of sources."""
+    return Table(ORDERS).row(accuracy.snr_db, accuracy.sources, accuracy.learned, accuracy.criterion)
 
 
 def _rows(
-    results: Iterable[Any], line: Callable[[Any], str], say: Callable[..., None], **beside: str
+    results: Iterable[Any], line: Callable[[Any], str], say: Callable[..., None], progress: Progress, **beside: str
 ) -> list[dict[str, Any]]:
     """Print each result as it comes; returns all as plain mappings."""
-    rows = []
+    rows: list[dict[str, Any]] = []
+    progress.show("…")
     for result in results:
         rows.append(dataclasses.asdict(result) | beside)
+        progress.clear()
         say(line(result))
+        progress.show(f"{len(rows)} rows …")
+    progress.clear()
     return rows
 
 

@@ -5,44 +5,60 @@ Exit code 0: fine; 1: something measured is wrong; 2: the input cannot be used; 
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 
-from rislab.errors import InputError
+from rislab.cli import terminal
+from rislab.cli.parser import CommandParser
+from rislab.errors import InputError, did_you_mean
 
 # Each command is the module of its name, imported when it is given: its options may need torch.
-COMMANDS = {
-    "overfit": "climb the overfit ladder on simulated RIS scenes",
-    "report": "run a notebook and write a self-contained HTML report",
-    "localise": "estimators side by side: recall, errors, ratio to the bound",
-    "train": "train a network on fresh scenes",
-    "tune": "search hyper-parameters, after the overfit ladder, on one machine or many",
-    "sweep": "reports of one notebook over a grid of parameters, compared on one page",
-    "lab": "open JupyterLab on the notebooks, or on a working copy",
-    "app": "serve a notebook as a page without code",
-    "grade": "grade the exercises of a class into a CSV",
-    "faults": "the catalogue of faults, each an edit of the real loop",
-    "checkup": "run a training script, watched, and name what is wrong with its loop",
-    "explain": "a rule of the checkup: what it compares, why, and how to mend or silence what it finds",
-    "info": "versions, devices, threads, and whether widgets can render",
+SECTIONS = {
+    "is a training loop right?": {
+        "checkup": "run a training script, watched, and name what is wrong with its loop",
+        "explain": "a rule of the checkup: what it compares, why, and how to mend or silence what it finds",
+        "faults": "the catalogue of faults, each an edit of the real loop",
+        "overfit": "climb the overfit ladder on simulated RIS scenes",
+    },
+    "where are the sources?": {
+        "localise": "estimators side by side: recall, errors, ratio to the bound; or a measurement of your own",
+        "train": "train a network on fresh scenes",
+        "tune": "search hyper-parameters, after the overfit ladder, on one machine or many",
+    },
+    "notebooks": {
+        "lab": "open JupyterLab on the notebooks, or on a working copy",
+        "report": "run a notebook and write a self-contained HTML report",
+        "sweep": "reports of one notebook over a grid of parameters, compared on one page",
+        "app": "serve a notebook as a page without code",
+        "grade": "grade the exercises of a class into a CSV",
+    },
+    "this program": {
+        "info": "versions, devices, threads, and whether widgets can render",
+        "completion": "completion of commands and options for bash, zsh or fish",
+    },
 }
+COMMANDS = {name: help for commands in SECTIONS.values() for name, help in commands.items()}
+GRAMMAR = (
+    "In every command: -p KEY VALUE sets a parameter, --config FILE reads a file of them, --run FOLDER is a run that "
+    "can be resumed, --out is where results go, and --json prints for programs. rislab COMMAND --help shows all "
+    "options, with examples."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # What stands after -- belongs to the script of `rislab checkup`.
-    own = given[: given.index("--")] if given[:1] == ["checkup"] and "--" in given else given
-    parser = _parser(next((word for word in own if not word.startswith("-")), ""))
-    options = parser.parse_args(own)
-    options.arguments = given[len(own) + 1 :]
-    if options.command is None:
-        parser.print_help()
-        return 0
+    # A script under `rislab checkup` prints as it would without.
+    terminal.allow_any_letter(*(() if given[:1] == ["checkup"] else (sys.stdout,)), sys.stderr)
     try:
-        return int(options.run(options))
+        code = _run(given)
+        # Here, and not at the exit of the interpreter, where nobody could catch it.
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()
+        return code
     except InputError as error:
         print(f"rislab: {error}", file=sys.stderr)
         return 2
@@ -50,21 +66,53 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rislab: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads any more.
-        sys.stderr.close()
+        # Nobody reads any more; what is left in the buffer must go somewhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
-    """The parser, with the options of the chosen command only."""
-    parser = argparse.ArgumentParser(
-        prog="rislab", description="An interactive lab for one question: is this training loop telling the truth?"
-    )
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    for name, help in COMMANDS.items():
-        command = commands.add_parser(name, help=help)
-        if name == chosen:
-            module = import_module(f"rislab.cli.{name}")
-            module.add(command)
-            command.set_defaults(run=module.run)
+def _run(given: list[str]) -> int:
+    name = given[0] if given else ""
+    if name in ("", "-h", "--help", "help"):
+        print(commands_page())
+        return 0
+    if name == "--version":
+        from rislab.provenance import versions
+
+        print(", ".join(f"{name} {version}" for name, version in sorted(versions(("rislab", "torch")).items())))
+        return 0
+    if name not in COMMANDS:
+        kind = "option" if name.startswith("-") else "command"
+        allowed = ["--help", "--version"] if kind == "option" else [*COMMANDS]
+        raise InputError(f"rislab has no {kind} {name}{did_you_mean(name, allowed)}")
+    # What stands after -- belongs to the script of `rislab checkup`.
+    own = given[: given.index("--")] if name == "checkup" and "--" in given else given
+    module = import_module(f"rislab.cli.{name}")
+    options = parser_of(name).parse_args(own[1:])
+    options.arguments = given[len(own) + 1 :]
+    return int(module.run(options))
+
+
+def parser_of(name: str) -> CommandParser:
+    """The parser of a command."""
+    module = import_module(f"rislab.cli.{name}")
+    parser = CommandParser(name, module.EXAMPLES, description=f"{COMMANDS[name][:1].upper()}{COMMANDS[name][1:]}.")
+    module.add(parser)
     return parser
+
+
+def commands_page() -> str:
+    """The help of `rislab` itself: all commands in their sections."""
+    width = terminal.width()
+    lines = ["usage: rislab COMMAND [options]", ""]
+    lines += textwrap.wrap("An interactive lab for one question: is this training loop telling the truth?", width)
+    for section, commands in SECTIONS.items():
+        lines += ["", terminal.painted(section, terminal.STRONG)]
+        for name, help in commands.items():
+            lines += textwrap.wrap(
+                help, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14, break_on_hyphens=False
+            )
+    lines += ["", *textwrap.wrap(GRAMMAR, width, break_on_hyphens=False)]
+    lines += ["", terminal.painted("examples:", terminal.STRONG)]
+    lines += [f"  rislab {words}" for words in ("checkup train.py", "overfit", "localise --data mine.npz", "--version")]
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import PRECISIONS
 
@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from rislab.sanity.precision import AccumulationCell
     from rislab.training.records import Record
 
+EXAMPLES = (
+    ("overfit", "the ladder, on the small preset"),
+    ("overfit --preset full --matrix", "with the precision × accumulation table"),
+    ("overfit -p accumulation_steps 8 -p micro_batch 8 --log", "another window, and the log of its training"),
+    ("overfit --run runs/today", "Ctrl-C, and the same command goes on where it stopped"),
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = "Climb the overfit ladder. Exit code 0 only if every check holds."
-    common.add_fields(parser, OverfitConfig)
-    common.add_threads(parser, 1)
+    common.add_parameters(parser, OverfitConfig)
+    common.add_threads(parser)
     parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="climb these checks only")
-    parser.add_argument("--run", dest="folder", metavar="FOLDER", help="run folder of the whole set: stop and resume")
+    common.add_run(parser, None, "of the training of the set: stop and resume")
     parser.add_argument("--matrix", action="store_true", help="add the precision × accumulation table")
     parser.add_argument("--log", action="store_true", help="print the training log of the whole set")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,8 +48,9 @@ def run(options: argparse.Namespace) -> int:
     from rislab.training import loop, run_folder
     from rislab.training.records import EpochRecord, console
 
-    config = OverfitConfig(**common.fields_given(options, OverfitConfig))
+    config = common.configured(options, OverfitConfig)
     say = common.printer(options.json)
+    progress = terminal.Progress(options.json)
     began = time.perf_counter()
     say(_headline(config))
     for warning in loop.config_warnings(config.training(), config.scenes):
@@ -56,15 +64,18 @@ def run(options: argparse.Namespace) -> int:
     def show(record: Record) -> None:
         if interrupted():
             raise KeyboardInterrupt(f"stopped after step {record.step}; the same command goes on with {options.folder}")
+        progress.show(f"epoch {record.epoch} of {config.epochs}, step {record.step}")
         log.append(record)
         if options.log and isinstance(record, EpochRecord):
+            progress.clear()
             say("\n".join(console(log)))
             log.clear()
 
     checks: list[CheckResult] = []
     for check in overfit_ladder.ladder(config, only=options.only, folder=options.folder, on_record=show):
         checks.append(check)
-        say(check.line())
+        progress.clear()
+        say(terminal.marked(check.line()))
         if interrupted():
             raise KeyboardInterrupt("stopped between two checks")
     cells = _matrix(config, say) if options.matrix else []
@@ -111,7 +122,7 @@ def _matrix(config: OverfitConfig, say: Callable[..., None]) -> list[Accumulatio
     cells = []
     for cell in accumulation_cells(config):
         cells.append(cell)
-        say(cell.line())
+        say(terminal.marked(cell.line()))
     return cells
 
 
@@ -124,5 +135,5 @@ def _one_batches(config: OverfitConfig, say: Callable[..., None]) -> list[CheckR
     for precision in PRECISIONS:
         for check in overfit_ladder.ladder(config.changed(precision=precision), only=["one batch"]):
             checks.append(dataclasses.replace(check, name=f"one batch {precision}"))
-            say(checks[-1].line())
+            say(terminal.marked(checks[-1].line()))
     return checks

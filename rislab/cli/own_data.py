@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
+from rislab.cli.terminal import Column, Table
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
     from rislab.data.measurement import Measurement
     from rislab.music.localisation import Localisation
 
-HEADER = "source       azimuth °            elevation °          range m              position m   power dB"
+COLUMNS = [
+    Column("source", 6, left=True), Column("azimuth °", 20, left=True), Column("elevation °", 20, left=True),
+    Column("range m", 20, left=True), Column("position m", 10, left=True), Column("power dB", 8),
+]  # fmt: skip
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -73,12 +77,13 @@ def position_table(located: Localisation) -> str:
     """Positions with standard errors, and what is to be known of them, a line each."""
     rows = located.rows()
     counted = "counted by MDL" if located.counted else "as given"
-    lines = [f"{len(rows)} source{'s' * (len(rows) != 1)} ({counted})", HEADER]
+    table = Table(COLUMNS)
+    lines = [f"{len(rows)} source{'s' * (len(rows) != 1)} ({counted})", table.head()]
     for number, row in enumerate(rows, start=1):
         cells = [_with_error(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
         spread = row["position_error"]
         cells.append(f"± {spread:.3g}" if math.isfinite(spread) else "—")
-        lines.append(f"{number:<12} {cells[0]:<20} {cells[1]:<20} {cells[2]:<20} {cells[3]:<12} {row['power_db']:.1f}")
+        lines.append(table.row(str(number), *cells, f"{row['power_db']:.1f}"))
     lines.append(located.residual.verdict())
     lines += [located.hint] if located.hint else []
     return "\n".join([*lines, *(f"note: {note}" for note in located.notes)])

@@ -5,13 +5,20 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rislab.cli import common
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
     from rislab.reports.gallery import NamedSet
+
+EXAMPLES = (
+    ("report --list", "notebooks, their parameters, and named sets"),
+    ("report overfit -p accumulation_steps 8", "one page, which opens offline"),
+    ("report music --config mine.yaml --out there", "parameters from a file"),
+    ("report --all", "every named set, and the gallery"),
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +27,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Run a notebook without a browser and write reports/out/NAME.html, which opens offline. "
         "Exit code 1 if a cell fails."
     )
-    parser.add_argument("name", nargs="?", help="of a notebook without its number (overfit, …), or of a named set")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
-    parser.add_argument("-f", dest="file", metavar="YAML", help="file with parameters")
-    parser.add_argument("-o", "--out", default="reports/out", metavar="FOLDER", help="default: %(default)s")
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="of a notebook without its number (overfit, …), or of a named set"
+    )
+    common.add_notebook_parameters(parser)
+    common.add_out(parser, "of the report", default="reports/out")
     parser.add_argument("--all", action="store_true", help="run every named set and write the gallery, index.html")
     parser.add_argument("--list", action="store_true", help="list the notebooks with their parameters, and the sets")
 
@@ -32,20 +40,16 @@ def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.require("report", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
 
-    from rislab.reports import gallery, notebooks
+    from rislab.reports import gallery
 
     if options.all:
-        if options.name or options.parameters or options.file or options.list:
+        if options.name or options.parameters or options.config or options.list:
             raise InputError("--all runs every named set as its file has it; allowed with it: --out alone")
         return _gallery(Path(options.out))
     if options.list or options.name is None:
         return _list()
     chosen = gallery.find_set(options.name)
-    values: dict[str, Any] = {}
-    if options.file is not None:
-        values |= notebooks.read_values(chosen.path, Path(options.file))
-    values |= notebooks.parse_values(chosen.path, dict(options.parameters))
-    report = chosen.run(values, Path(options.out))
+    report = chosen.run(common.notebook_values(options, chosen.path), Path(options.out))
     if report.closing:
         print(report.closing)
     print(f"{report.html}  ({report.seconds:.0f} s)")

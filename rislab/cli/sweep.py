@@ -11,6 +11,11 @@ from typing import Any
 from rislab.cli import common
 from rislab.errors import check_number
 
+EXAMPLES = (
+    ("sweep overfit --grid accumulation_steps=1,2,4", "three reports, and a page that compares them"),
+    ("sweep music --grid snr_db=0,10,20 -p sources 3", "with a parameter that all have"),
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
@@ -18,25 +23,28 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Run a notebook for every combination of a grid, each report in a process of its own, and write one page that "
         "compares them. Reports that are there already are reused: the same command goes on. Exit code 1 if one fails."
     )
-    parser.add_argument("name", help="of a notebook without its number, or of a named set")
+    parser.add_argument("name", metavar="NAME", help="of a notebook without its number, or of a named set")
     parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=A,B", help="accumulation_steps=1,2,4 …")
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("KEY", "VALUE"))
-    parser.add_argument("-o", "--out", metavar="FOLDER", help="default: reports/out/sweep-NAME")
+    common.add_notebook_parameters(parser)
+    common.add_out(parser, "of the reports and the page (default reports/out/sweep-NAME)")
     parser.add_argument(
-        "--figure", type=common.to_integer, help="which of each report is compared (default: that of the set, or 1)"
+        "--figure",
+        type=common.to_integer,
+        metavar="N",
+        help="which of each report is compared (default: that of the set, or 1)",
     )
-    parser.add_argument("--workers", type=common.to_integer, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=common.to_integer, metavar="N", help="processes (default: one a core)")
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.require("sweep", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
 
-    from rislab.reports import gallery, notebooks, sweep, sweep_page
+    from rislab.reports import gallery, sweep, sweep_page
 
     chosen = gallery.find_set(options.name)
     axes = sweep.parse_grid(chosen, options.grid)
-    base = notebooks.parse_values(chosen.path, dict(options.parameters))
+    base = common.notebook_values(options, chosen.path)
     figure = chosen.figure if options.figure is None else options.figure
     check_number("figure", figure, 1, 1000, integer=True)
     cells = sweep.sweep_cells(chosen, axes, base)

@@ -9,9 +9,15 @@ import json
 import time
 from pathlib import Path
 
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.errors import InputError
 from rislab.training.learning_config import LearningConfig
+
+EXAMPLES = (
+    ("train --export mine.safetensors", "then: rislab localise --weights mine.safetensors"),
+    ("train --preset full --epochs 20 --run runs/full", "Ctrl-C, and the same command goes on where it stopped"),
+    ("train --config runs/tuning/best.yaml -p scenes 4096", "the best of a search, on more scenes"),
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -20,12 +26,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Train a network on fresh scenes, made epoch by epoch. Ctrl-C, and the same command goes on where it stopped. "
         "Exit code 1 if the network ends no better than the best constant."
     )
-    parser.add_argument("--config", metavar="YAML", help="file with any of the fields below")
-    common.add_fields(parser, LearningConfig, optional=True)
-    # torchrun takes --run for an option of its own.
-    parser.add_argument("--run", "--folder", dest="folder", default="runs/learned", help="default: %(default)s")
+    common.add_parameters(parser, LearningConfig)
+    common.add_run(parser, "runs/learned", "of the training: stop and resume")
     parser.add_argument("--export", metavar="FILE", help="write the weights as safetensors when it is done")
-    common.add_threads(parser, 2)
+    common.add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON lines, one an epoch")
 
 
@@ -39,8 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from rislab.training.records import EpochRecord
     from rislab.training.streaming import train_streaming
 
-    config = LearningConfig() if options.config is None else LearningConfig.from_file(options.config)
-    config = config.changed(**common.fields_given(options, LearningConfig))
+    config = common.configured(options, LearningConfig)
     model, validation = config.model(), config.validation_data()
     line = constant_baseline(validation)
     rank, world = distributed.rank_and_world_size()
@@ -50,11 +53,14 @@ def run(options: argparse.Namespace) -> int:
     say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
     say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")
     last: EpochRecord | None = None
+    progress = terminal.Progress(options.json or rank > 0)
     began = time.perf_counter()
     with distributed.process_group(config.device) if world > 1 else contextlib.nullcontext():
         for record in (distributed.train_distributed if world > 1 else train_streaming)(options.folder, config, model):
             if not isinstance(record, EpochRecord):
+                progress.show(f"epoch {record.epoch} of {config.epochs}, step {record.step}")
                 continue
+            progress.clear()
             last = record
             losses = f"train {record.train:.4f}  validation {record.validation:.4f}"
             say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")

@@ -37,6 +37,12 @@ BASE = (
 )
 SEARCH = ("trials", "objective", "eval_scenes", "pruner", "seed")
 
+EXAMPLES = (
+    ("tune", "20 trials of short trainings"),
+    ("tune --search lr=1e-4:1e-2:log micro_batch=8,16,32 --objective recall", "dimensions of your own"),
+    ("tune --trials 200 --storage postgresql+psycopg://me@server/search", "the same on any number of machines"),
+)
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
@@ -47,19 +53,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     integer = common.to_integer
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
-    parser.add_argument("--space", metavar="YAML", help="file with the dimensions instead of --search")
+    parser.add_argument("--space", metavar="FILE", help="YAML file with the dimensions, instead of --search")
     common.add_fields(parser, TuningConfig, SEARCH, optional=True)
-    parser.add_argument("--config", metavar="YAML", help="file with the base, as `rislab train` takes it")
-    base = parser.add_argument_group("of every trial, if not searched")
-    common.add_fields(base, LearningConfig, BASE, optional=True, defaults=TuningConfig().base)
-    parser.add_argument("--folder", default="runs/tuning", help="of the study (default %(default)s)")
+    base = parser.add_argument_group("of every trial, if not searched; --config and -p set these")
+    common.add_parameters(parser, LearningConfig, BASE, defaults=TuningConfig().base, group=base)
+    common.add_run(parser, "runs/tuning", "of the study: stop and resume")
     parser.add_argument(
         "--storage",
         metavar="URL",
         default="",
         help="postgresql+psycopg://USER@HOST/DATABASE instead of a file in the folder; or in RISLAB_STORAGE",
     )
-    parser.add_argument("--study", default="tuning", help="its name in the storage (default %(default)s)")
+    parser.add_argument(
+        "--study", metavar="NAME", default="tuning", help="its name in the storage (default %(default)s)"
+    )
     parser.add_argument("--workers", type=integer, metavar="N", help="processes of one thread (default: one a core)")
     parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
     parser.add_argument(
@@ -85,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     storage = options.storage or os.environ.get("RISLAB_STORAGE", "")
     say = common.printer(options.json)
     searched = ", ".join(config.space)
-    say(f"{config.base.preset}: {config.trials} trials over {searched}; scored by {config.objective}, see --help")
+    say(f"{config.base.preset}: {config.trials} trials over {searched}; scored by {config.objective}")
     last: SearchProgress | None = None
     with closing(
         run_search(
@@ -112,8 +119,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _config(options: argparse.Namespace) -> TuningConfig:
     plain = TuningConfig()
-    base = LearningConfig.from_file(options.config) if options.config else plain.base
-    base = base.changed(**common.fields_given(options, LearningConfig, BASE))
+    base = common.configured(options, LearningConfig, BASE, plain.base)
     if options.search and options.space:
         raise InputError(f"search is given beside space {options.space!r}; allowed: one of them")
     searched = plain.space

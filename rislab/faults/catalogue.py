@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from rislab.errors import InputError
+from rislab.errors import InputError, did_you_mean
 from rislab.faults.accumulation import ACCUMULATION
 from rislab.faults.estimator import ESTIMATOR
 from rislab.faults.fault import Fault
@@ -31,8 +29,5 @@ def find_fault(name: str) -> Fault:
     """The fault of this name; raises InputError with the nearest ones for any other."""
     known = faults_by_name()
     if name not in known:
-        near = " or ".join(map(repr, difflib.get_close_matches(name, known, n=3)))
-        raise InputError(
-            f"unknown fault {name!r}{f', did you mean {near}?' if near else ';'} allowed: {', '.join(known)}"
-        )
+        raise InputError(f"unknown fault {name!r}{did_you_mean(name, known, 3)}")
     return known[name]

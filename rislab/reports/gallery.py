@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError, check_number
+from rislab.errors import InputError, check_number, did_you_mean
 from rislab.reports import html_export, miniatures, notebooks, runner
 
 KEYS = ("notebook", "title", "parameters", "figure")
@@ -95,7 +95,7 @@ def find_set(name: str, folder: Path | None = None) -> NamedSet:
     if name in sets:
         return read_set(sets[name], folder)
     if name not in known:
-        raise InputError(f"unknown report {name!r}{notebooks.did_you_mean(name, known | sets)}")
+        raise InputError(f"unknown report {name!r}{did_you_mean(name, known | sets)}")
     return NamedSet(name, name, known[name], "", {}, {}, 1)
 
 
@@ -161,12 +161,12 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
         raise InputError(f"the file's name is {name!r}; allowed: lower-case letters, digits, - and _, and not 'index'")
     for key in content:
         if key not in KEYS:
-            allowed = notebooks.did_you_mean(str(key), dict.fromkeys(KEYS))
+            allowed = did_you_mean(str(key), dict.fromkeys(KEYS))
             raise InputError(f"unknown key {key!r}{allowed}")
     values = {"parameters": {}, "figure": 1, **content}
     notebook, title, given = (values.get(key) for key in KEYS[:3])
     if not isinstance(notebook, str) or notebook not in known:
-        raise InputError(f"notebook is {notebook!r}{notebooks.did_you_mean(str(notebook), known)}")
+        raise InputError(f"notebook is {notebook!r}{did_you_mean(str(notebook), known)}")
     if not isinstance(title, str) or not title.strip() or len(title.strip().splitlines()) > 1:
         raise InputError(f"title is {title!r}; allowed: one line of text")
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):

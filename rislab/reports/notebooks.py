@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError
+from rislab.errors import InputError, did_you_mean
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ANNOTATION = re.compile(r"(list\[)?(int|float|str|bool)(?(1)\])")
@@ -213,13 +212,6 @@ def _convert(
         except ValueError:
             raise InputError(f"parameter {name} is {value!r}; allowed: {_wanted(annotation)}") from None
     return values
-
-
-def did_you_mean(name: str, allowed: Mapping[str, object]) -> str:
-    """The end of a sentence about an unknown name: the closest allowed one, and all of them."""
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} allowed: {', '.join(allowed) or 'none'}"
 
 
 def _wanted(annotation: str) -> str:

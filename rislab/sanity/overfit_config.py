@@ -35,7 +35,7 @@ class OverfitConfig(Config):
     clip_norm: float | None = same(TrainConfig, "clip_norm")
     validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
     device: str = same(TrainConfig, "device")
-    design: str = choice("memoriser", DESIGNS, "network, see CovarianceNet.build()")
+    design: str = choice("memoriser", DESIGNS, "kind of network; only memoriser can learn noise by heart")
 
     def check(self) -> None:
         """Refuse a micro-batch larger than the set, and what the loop refuses."""

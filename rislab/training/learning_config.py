@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 class LearningConfig(Config):
     """A training on fresh scenes; head and backbone have one learning rate, and no average of the weights is kept."""
 
-    preset: str = preset("full")
-    design: str = choice("unrolled", DESIGNS, "kind of network, see CovarianceNet.build()")
+    preset: str = preset("classroom")
+    design: str = choice(
+        "unrolled",
+        DESIGNS,
+        "kind of network: unrolled steps of a sparse fit, alone or with a residual network, or one that memorises",
+    )
     scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
     epochs: int = same(TrainConfig, "epochs", 40)
     validation: int = integer(1024, 1, 10**6, "fixed scenes, scored after each epoch")

@@ -41,7 +41,7 @@ class TuningConfig(Config):
     space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
     # Seeds of more would meet those of the trainings after the search.
     trials: int = integer(20, 1, 5_000, "in all")
-    objective: str = choice("peb", OBJECTIVES, "score of a trial, see rislab.tuning.objective")
+    objective: str = choice("peb", OBJECTIVES, "score of a trial: share of sources, or position error over its bound")
     eval_scenes: int = integer(
         512, 2, 10**6, "fixed validation scenes that score every trial; as many of the test split"
     )

@@ -115,7 +115,10 @@ class TestAll:
     ("marker", "said"),
     [
         ("accumulation_steps=0", "accumulation_steps is 0; allowed: a whole number"),
-        ("accumulate=4", "accumulate is not a field of pytest.mark.rislab; allowed: accumulation_steps, mean"),
+        (
+            "accumulate=4",
+            "accumulate is not a field of pytest.mark.rislab, did you mean 'accumulation_steps'? allowed: accum",
+        ),
         ("4", "pytest.mark.rislab has a value without a name; allowed: names"),
         ("ignore='C77'", "ignore is 'C77'"),
         ("fail_on='error'", "fail_on is 'error'; allowed: 'fault', 'warning', 'note'"),

@@ -14,8 +14,8 @@ import pytest
 from rislab.checkup.findings import Findings, as_note, as_warning
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.rules import Code
-from rislab.cli.common import has_colours
 from rislab.cli.main import main
+from rislab.cli.terminal import has_colours
 
 FAULTY = """
 import atexit, ctypes, os, signal, subprocess, sys, time

@@ -46,7 +46,7 @@ def test_the_exit_code_says_when_a_fault_does_not_show(
 
 
 def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["faults", "backward after the batch loop", "--run", "--epochs", "1"]) == 0
+    assert main(["faults", "backward after the batch loop", "--records", "--epochs", "1"]) == 0
     assert "[LOSS]" in capsys.readouterr().out
     assert main(["faults", "backward after the batch loop", "--json", "--epochs", "1", "--optimiser", "sgd"]) == 0
     told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -68,7 +68,7 @@ def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[s
         (["never devided"], "did you mean 'never divided'"),
         (["never divided", "--optimiser", "adagrad"], "optimiser is 'adagrad'; allowed: 'adam', 'sgd'"),
         (["never divided", "--epochs", "0"], "epochs is 0"),
-        (["--run"], "--run is given without a fault"),
+        (["--records"], "--records is given without a fault"),
         (["--quiz-key", "-1"], "quiz_key is -1"),
     ],
 )

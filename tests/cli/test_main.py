@@ -83,7 +83,7 @@ def test_notes_are_said(capsys: pytest.CaptureFixture[str]) -> None:
         (["report", "overfit", "-p", "accumulation_stepz", "8"], "accumulation_stepz"),
         (["report", "overfit", "-p", "accumulation_steps", "many"], "accumulation_steps"),
         (["report", "overfit", "-p", "accumulation_steps", "0"], "accumulation_steps"),
-        (["report", "overfit", "-f", "missing.yaml"], "missing.yaml"),
+        (["report", "overfit", "--config", "missing.yaml"], "missing.yaml"),
         (["report", "overfit-bf16", "-p", "accumulation_steps", "0"], "accumulation_steps"),
         (["report", "overfit-bf61"], "did you mean 'overfit-bf16'"),
         (["report", "music", "-p", "sources", "99"], "sources is 99; allowed"),

@@ -102,7 +102,7 @@ def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> 
     printed = capsys.readouterr().out
     assert "conventions: 16 of 16 checks hold" in printed
     assert [line.split("  ")[0] for line in printed.splitlines()[-2:]] == ["truth + MUSIC", "sparse + polish"]
-    assert main([*arguments, "--estimators", "sparse", "--json", "--set", "wavefront", "planar"]) == 0
+    assert main([*arguments, "--estimators", "sparse", "--json", "-p", "wavefront", "planar"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["config"]["wavefront"] == "planar"
     assert plain["scores"][0]["estimator"] == "sparse"
@@ -116,8 +116,8 @@ def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> 
         (["--estimators", "magic"], "estimators is 'magic'"),
         (["--preset", "huge"], "preset is 'huge'"),
         (["--threads", "0"], "threads is 0"),
-        (["--set", "rician", "3"], "rician is not a field"),
-        (["--set", "rician_factor", "[1"], "rician_factor"),
+        (["-p", "rician", "3"], "rician is not a field"),
+        (["-p", "rician_factor", "[1"], "rician_factor"),
         (["--sources", "0"], "sources is 0"),
         (["--run", "nowhere"], "nowhere"),
     ],

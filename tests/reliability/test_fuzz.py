@@ -142,7 +142,7 @@ HARD = (
 def test_hard_yaml(value: str, tmp_path: Path) -> None:
     for content in (value, f"seed: {value}", f"notebook: start\ntitle: Start\nparameters:\n  seed: {value}"):
         read_as_yaml(content.encode(), tmp_path)
-    refused_or_used(lambda: main(["localise", "--threads", "1", "--scenes", "0", "--set", "separation", value]))
+    refused_or_used(lambda: main(["localise", "--threads", "1", "--scenes", "0", "-p", "separation", value]))
     refused_or_used(lambda: notebooks.parse_values(notebooks.find_notebook("music"), {"estimators": value}))
 
 

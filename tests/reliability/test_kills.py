@@ -112,7 +112,7 @@ def whole_report(folder: Path) -> None:
     [
         (TRAIN, "--run", whole_training, sum_of_training, 9.0 if SOAK else 6.0),
         # Searches are killed in tests/tuning/test_search.py too; a report takes long.
-        *([(TUNE, "--folder", whole_search, sum_of_search, 12.0)] if SOAK else []),
+        *([(TUNE, "--run", whole_search, sum_of_search, 12.0)] if SOAK else []),
         *([(REPORT, "--out", whole_report, sum_of_report, 12.0)] if SOAK else []),
     ],
     ids=["train", *(["tune", "report"] if SOAK else [])],
@@ -203,11 +203,11 @@ def test_a_folder_that_may_only_be_read_is_one_sentence(tmp_path: Path) -> None:
         [*words, option, str(closed / "new")]
         for words, option in (
             (TRAIN, "--run"),
-            (TUNE, "--folder"),
+            (TUNE, "--run"),
             (REPORT, "--out"),
             (["sweep", "start", "--grid", "seed=0,1"], "--out"),
             (["overfit", "--only", "one scene", "whole set"], "--run"),
-            (["lab", "--classroom", "--prepare"], "--folder"),
+            (["lab", "--classroom", "--prepare"], "--run"),
             (["grade", str(Path(__file__).parents[2] / "notebooks")], "--out"),
         )
     ]

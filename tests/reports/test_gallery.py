@@ -188,7 +188,7 @@ def test_one_bad_set_refuses_all(here: Path, monkeypatch: pytest.MonkeyPatch, ca
 
 
 @pytest.mark.parametrize(
-    "beside", [["judge"], ["-p", "value", "3"], ["-f", "a.yaml"], ["--list"]], ids=["name", "p", "f", "list"]
+    "beside", [["judge"], ["-p", "value", "3"], ["--config", "a.yaml"], ["--list"]], ids=["name", "p", "config", "list"]
 )
 def test_all_goes_with_no_values_of_its_own(beside: list[str], here: Path, capsys: Any) -> None:
     assert main(["report", "--all", *beside]) == 2
@@ -235,7 +235,7 @@ def test_a_broken_set_does_not_stand_in_the_way_of_another(here: Path) -> None:
 @pytest.mark.process
 def test_values_on_the_command_line_come_last(here: Path, capsys: Any) -> None:
     (here / "values.yaml").write_text("word: file\nvalue: 4\n")
-    arguments = ["report", "a-good", "-f", "values.yaml", "-p", "value", "3", "--out", "there"]
+    arguments = ["report", "a-good", "--config", "values.yaml", "-p", "value", "3", "--out", "there"]
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("measured 1.0000 <b>file</b>\n")
     page = (here / "there" / "a-good.html").read_text(encoding="utf-8")

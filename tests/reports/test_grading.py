@@ -106,12 +106,12 @@ def test_folders_without_notebooks_are_named(tmp_path: Path) -> None:
 
 def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "my class"
-    assert main(["lab", "--classroom", "--folder", str(folder), "--prepare"]) == 0
+    assert main(["lab", "--classroom", "--run", str(folder), "--prepare"]) == 0
     names = {path.name for path in notebooks.available().values()}
     assert names <= {path.name for path in folder.iterdir()}
     (folder / "01_overfit.ipynb").write_text("mine")
     (folder / "02_precision.ipynb").unlink()
-    assert main(["lab", "--classroom", "--folder", str(folder), "--prepare"]) == 0
+    assert main(["lab", "--classroom", "--run", str(folder), "--prepare"]) == 0
     assert (folder / "01_overfit.ipynb").read_text() == "mine"
     assert (folder / "02_precision.ipynb").read_bytes() == notebooks.find_notebook("precision").read_bytes()
     assert "1 files copied" in capsys.readouterr().out
@@ -122,8 +122,8 @@ def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, caps
     (tmp_path / "file").write_text("")
     originals = notebooks.find_notebook("start").parent
     for words, said in (
-        (["lab", "--classroom", "--prepare", "--folder", str(tmp_path / "file" / "x")], "cannot be used"),
-        (["lab", "--classroom", "--prepare", "--folder", str(originals)], "holds the originals"),
+        (["lab", "--classroom", "--prepare", "--run", str(tmp_path / "file" / "x")], "cannot be used"),
+        (["lab", "--classroom", "--prepare", "--run", str(originals)], "holds the originals"),
         (["lab", "--prepare"], "belong to a working copy"),
         (["lab", "--ip", "everywhere"], "ip is 'everywhere'"),
         (["lab", "--port", "70000"], "port is 70000"),
@@ -205,8 +205,8 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
     for name in ("jupyter_server_config.py", "jupyter_lab_config.py"):
         (tmp_path / name).write_text(open_to_all)
     port = free_port()
-    assert main(["lab", "--classroom", "--folder", str(tmp_path / "work"), "--prepare"]) == 0
-    words = ["lab", "--classroom", "--folder", str(tmp_path / "work"), "--no-browser", "--port", str(port)]
+    assert main(["lab", "--classroom", "--run", str(tmp_path / "work"), "--prepare"]) == 0
+    words = ["lab", "--classroom", "--run", str(tmp_path / "work"), "--no-browser", "--port", str(port)]
     with running(words, tmp_path, JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_TOKEN="known"):
         address = f"http://127.0.0.1:{port}/api/contents"
         assert answer_of(address) == 403

@@ -19,7 +19,7 @@ def test_a_page_for_each_rule_and_an_index(
 ) -> None:
     shown = {code: RULES[code] for code in ("C1", "C2", "P3")}
     monkeypatch.setattr(rule_pages, "RULES", shown)
-    assert main(["explain", "--pages", str(tmp_path / "rules")]) == 0
+    assert main(["explain", "--out", str(tmp_path / "rules")]) == 0
     assert capsys.readouterr().out == f"C1 C2 P3 {tmp_path / 'rules' / 'index.html'}\n"
     assert {path.stem for path in (tmp_path / "rules").iterdir()} == {*shown, "index"}
     index = (tmp_path / "rules" / "index.html").read_text()

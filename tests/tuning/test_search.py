@@ -125,14 +125,14 @@ def test_bad_searches_are_one_sentence(
 ) -> None:
     shutil.copytree(undisturbed[0], tmp_path / "mine")
     (tmp_path / "file").write_text("")
-    mine = ["--folder", str(tmp_path / "mine")]
+    mine = ["--run", str(tmp_path / "mine")]
     for words, message in (
         ([*WORDS, *mine, "--search", "lr=1e-4:1e-2:log"], "space lr"),
         ([*WORDS, *mine, "--epochs", "5"], "base epochs is 5, and study 'tuning' was begun with 3"),
         ([*WORDS, *mine, "--objective", "loss"], "objective is 'loss'"),
         ([*WORDS, *mine, "--trials", "0"], "trials is 0"),
         ([*WORDS, *mine, "--workers", "0"], "workers is 0"),
-        ([*WORDS, "--folder", str(tmp_path / "file")], "cannot be used"),
+        ([*WORDS, "--run", str(tmp_path / "file")], "cannot be used"),
         ([*WORDS, *mine, "--storage", "mysql://a:pw@b/c"], "storage is of the kind 'mysql'"),
         ([*WORDS, *mine, "--storage", "nonsense pw"], "storage is no URL"),
         ([*WORDS, *mine, "--storage", "postgresql://u:pw@127.0.0.1:1/d"], "storage postgresql+psycopg://u:***@"),
@@ -171,7 +171,7 @@ def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, list[Trial]], tmp_pat
         task = Task(str(tmp_path / "reference"), dataclasses.replace(SMALL, trials=trials).to_dict(), "", "tuning")
         list(work_here(task))
         reference = trials_in(tmp_path / "reference")
-    words = [*WORDS, "--trials", str(trials), "--folder", str(tmp_path / "killed")]
+    words = [*WORDS, "--trials", str(trials), "--run", str(tmp_path / "killed")]
     command = [sys.executable, "-m", "rislab.cli", *words]
     for _ in range(kills):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

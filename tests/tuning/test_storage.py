@@ -110,7 +110,7 @@ def test_two_machines_share_a_search_through_a_database(
     """Two searches with a folder each, as on two machines: every trial once, in one of them."""
     here, there = tmp_path / "here", tmp_path / "there"
     process = subprocess.Popen(
-        [sys.executable, "-m", "rislab.cli", *WORDS, "--study", "shared", "--folder", str(here)],
+        [sys.executable, "-m", "rislab.cli", *WORDS, "--study", "shared", "--run", str(here)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -170,7 +170,7 @@ def test_a_database_that_cannot_be_used_is_one_sentence(
         database.replace("/postgres", "/nowhere"),
         database.replace(f":{postgres.PASSWORD}@", "@") + "?password=hidden-w0rd&connect_timeout=2",
     ):
-        words = [*WORDS, "--storage", address, "--study", "taken", "--folder", str(tmp_path / "b")]
+        words = [*WORDS, "--storage", address, "--study", "taken", "--run", str(tmp_path / "b")]
         assert main(words) == 2, address
         err = capsys.readouterr().err
         assert "cannot be used" in err and len(err.splitlines()) == 1

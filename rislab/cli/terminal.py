@@ -1,0 +1,158 @@
+"""What a terminal can show: colours, its width, its letters, tables that fit, and a line of progress."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import shutil
+import sys
+import time
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+WIDEST = 100  # columns; longer lines are hard to read
+RED, GREEN, YELLOW, CYAN, FAINT, STRONG = "1;31", "32", "1;33", "1;36", "2", "1"
+# Where a terminal knows no UTF-8; letters with accents lose them.
+PLAIN = str.maketrans(
+    {"…": "...", "×": "x", "·": ".", "—": "-", "–": "-", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "√": "sqrt ",
+     "°": "deg", "Δ": "d", "θ": "theta", "‖": "|", "β": "beta", "λ": "lambda", "σ": "sigma", "’": "'", "“": '"',
+     "”": '"', "−": "-", "∞": "inf", "∇": "grad ", "µ": "u"}
+)  # fmt: skip
+
+
+def width() -> int:
+    """Columns of the terminal, at most WIDEST; WIDEST if the output goes elsewhere."""
+    return max(20, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
+
+
+def has_colours(stream: TextIO | None = None) -> bool:
+    """Whether a stream, the standard output if None, is a terminal that shows colours.
+
+    NO_COLOR and FORCE_COLOR decide if they are set.
+    """
+    if os.environ.get("NO_COLOR"):
+        return False
+    stream = stream or sys.stdout
+    terminal = not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+    return bool(os.environ.get("FORCE_COLOR")) or terminal
+
+
+def painted(text: str, colour: str) -> str:
+    """The text in a colour, such as RED, where the standard output shows colours."""
+    return f"\033[{colour}m{text}\033[0m" if text and has_colours() else text
+
+
+def marked(line: str) -> str:
+    """A line of a check, which begins with ok or FAIL, with that word in colour."""
+    for word, colour in (("ok", GREEN), ("FAIL", RED)):
+        if line.startswith(f"{word} "):
+            return painted(word, colour) + line.removeprefix(word)
+    return line
+
+
+def allow_any_letter(*streams: TextIO) -> None:
+    """Print `x` for `×` and so on, instead of ending with an error, where the encoding of a stream lacks a letter."""
+    codecs.register_error("rislab.plain", _plain)
+    for stream in streams:
+        if hasattr(stream, "reconfigure") and not (stream.encoding or "").lower().startswith("utf"):
+            stream.reconfigure(errors="rislab.plain")
+
+
+def printable(text: str, stream: TextIO | None = None) -> str:
+    """The text with letters that the encoding of a stream has, which itself stays as it is."""
+    codecs.register_error("rislab.plain", _plain)
+    encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "rislab.plain").decode(encoding, "replace")
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end].translate(PLAIN)
+    letters = unicodedata.normalize("NFKD", text)
+    return "".join(each for each in letters if not unicodedata.combining(each)).encode("ascii", "replace").decode(), (
+        error.end
+    )
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Args:
+        title: its head; two lines if it holds a newline.
+        width: in characters.
+        format: of a value, as after the colon in an f-string.
+        left: whether values and title stand at its left.
+    """
+
+    title: str
+    width: int
+    format: str = ""
+    left: bool = False
+
+    def cell(self, text: str) -> str:
+        """A text in the width of the column, after a blank."""
+        return f" {text:{'<' if self.left else '>'}{self.width}}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table whose rows are printed as they come; where it is wider than the terminal, each row takes more lines.
+
+    Args:
+        columns: from left to right.
+        limit: in columns of the terminal.
+    """
+
+    columns: Sequence[Column]
+    limit: int = field(default_factory=width)
+
+    def head(self) -> str:
+        """The titles, strong where the terminal can."""
+        parts = [column.title.rpartition("\n") for column in self.columns]
+        above, below = [part[0] for part in parts], [part[2] for part in parts]
+        lines = [self._lines(titles) for titles in (above, below) if any(titles)]
+        return "\n".join(painted(line, STRONG) for each in zip(*lines, strict=True) for line in each if line)
+
+    def row(self, *values: Any) -> str:
+        """A row, as one text."""
+        cells = [format(value, column.format) for column, value in zip(self.columns, values, strict=True)]
+        return "\n".join(self._lines(cells))
+
+    def _lines(self, texts: Sequence[str]) -> list[str]:
+        lines, used = [""], 0
+        for column, text in zip(self.columns, texts, strict=True):
+            if used and used + column.width + 1 > self.limit:
+                lines.append("   ")
+                used = 3
+            lines[-1] += column.cell(text) if used else column.cell(text)[1:]
+            used = len(lines[-1])
+        return [line.rstrip() for line in lines]
+
+
+class Progress:
+    """A line on stderr that is written over, where that is a terminal; nothing elsewhere.
+
+    Args:
+        silent: show nothing.
+    """
+
+    def __init__(self, silent: bool = False) -> None:
+        self.shown = not silent and not sys.stderr.closed and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.last = 0.0
+
+    def show(self, text: str) -> None:
+        """Show a text, at most ten times a second."""
+        if self.shown and time.monotonic() - self.last > 0.1:
+            self.last = time.monotonic()
+            sys.stderr.write(f"\r\033[K{text[: width() - 1]}")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away, before something else is printed."""
+        if self.shown and self.last:
+            sys.stderr.write("\r\033[K")
+            sys.stderr.flush()
