@@ -15,6 +15,8 @@ from rislab.checkup.windows import LOOSE, StepComparison, StepWindow, WatchedRun
 
 # A scaler begins at 2^16, and has gone down to 1 after so many skips.
 SKIPS = 17
+# So many windows of one size are no ends of short epochs by accident.
+SHORT_WINDOWS = 3
 # Other names for tensors that stay where they are.
 PARTLY_FROZEN = ("head frozen", "weights kept in bf16", "warm-up counted in samples")
 
@@ -172,10 +174,18 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
         findings.append(as_fault(Code.WINDOW_SIZE, "window off by one", text, first))
     elif long and all(batch.backwards for window in run.windows for batch in window.step.micro_batches):
         findings += _too_long(run, text)
+    elif len(sizes) > SHORT_WINDOWS and len(counts) == 1 and sizes[0] < run.size:
+        # Epochs of fewer than K micro-batches end their only window early.
+        epochs = run.declared.epochs
+        kind = as_fault if epochs is not None and counts.total() > epochs else as_warning
+        aliases = ("window off by one", "step per micro-batch")
+        findings.append(kind(Code.WINDOW_SIZE, "window size", text, first, aliases))
     left = [batch for batch in run.trace.left if batch.backwards and not _thrown_away(batch, run.trace)]
     if left and len(left) < run.size and not findings and not any(batch.nonfinite for batch in left):
         text = f"{len(left)} micro-batches with a backward came after the last step, K = {run.size} ({run.source})"
-        kind = as_fault if run.source == "declared" else as_warning
+        # Whole windows over several epochs: they are carried over, and only the last of the run is lost.
+        carried = run.declared.epochs is not None and run.declared.epochs > 1
+        kind = as_fault if run.source == "declared" and not carried else as_warning
         findings.append(kind(Code.STEPS, "tail never stepped", text, left[-1].where, ("left-overs leak",)))
     return findings
 

@@ -8,6 +8,7 @@ FIXES = {
     "divided twice": "divide the loss once: either here or in the library that accumulates",
     "ragged window divided by K": "weigh by the samples that the last window really holds, not by K",
     "mean of means in the window": "weigh each micro-batch by its samples over those of the window",
+    "window size": "step after as many micro-batches as are declared, or declare as many as the loop accumulates",
     "window off by one": "end a window where (i + 1) % K == 0, with i from 0",
     "tail never stepped": "take a step for what is left at the end of an epoch",
     "left-overs leak": "step, or zero the gradients, at the end of an epoch",

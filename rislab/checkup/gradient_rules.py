@@ -367,18 +367,23 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     counts = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
     if one.size > 1 and _clipped_per_micro_batch(one):
         return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
-    if weights and all(abs(weight) < LOOSE * abs(weights[-1]) for weight in weights[:-1]):
+    zeroed = [abs(weight) < LOOSE * max(map(abs, weights)) for weight in weights]
+    if any(zeroed) and any(window.size == one.size and window.exact() for window in run.comparisons):
+        # Other windows hold all of theirs: an epoch begins here, and what the last one left was zeroed.
+        return as_fault(Code.ZEROING, "tail never stepped", counts, where, ("zeroed per micro-batch",))
+    if weights and all(zeroed[:-1]):
         other = "unscaled per micro-batch" if one.step.scale > 1 else "backward after the batch loop"
         return as_fault(Code.ZEROING, "zeroed per micro-batch", counts, where, (other,))
     if weights and near(weights[0], 1) and all(near(weight, one.size) for weight in weights[1:]):
         return _scale_fault("divided on the first batch only", counts, one, "never divided")
-    if before is not None and before.complete and len(before.gradient) == len(one.gradient):
+    if before is not None and before.step.gradient is not None and len(before.gradient) == len(one.gradient):
         rest = compare_gradients(one.gradient - one.expected, before.gradient)
         if rest.cosine > 0.99 and rest.alpha > LOOSE:
             name = "never zeroed" if near(rest.alpha, 1) else "left-overs leak"
-            evidence = f"{text}; the last step's gradient is in it {rest.alpha:.3g} times"
+            share = "whole" if name == "never zeroed" else f"{rest.alpha:.3g} times"
+            evidence = f"{text}; the last step's gradient is in it {share}"
             return as_fault(Code.DIRECTION, name, evidence, where)
-    if weights and min(map(abs, weights)) < LOOSE * max(map(abs, weights)):
+    if any(zeroed):
         return as_fault(
             Code.ZEROING, "zeroed per micro-batch", counts, where, ("left-overs leak", "tail never stepped")
         )

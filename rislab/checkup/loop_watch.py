@@ -20,7 +20,7 @@ from rislab.checkup import event_rules, gradient_rules, loss_report_rules, sched
 from rislab.checkup.averages import MovingAverages
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
-from rislab.checkup.findings import Finding, Findings, as_note
+from rislab.checkup.findings import SEVERITIES, Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.gradient_use import GradientUse
 from rislab.checkup.input_changes import InputChanges
@@ -234,7 +234,9 @@ def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None 
         first["full"] = as_note(Code.LOSSES, "not judged", text)
     for rule in RULE_FUNCTIONS:
         for finding in rule(run):
-            first.setdefault(f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}", finding)
+            key = f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}"
+            # Of one name, the first of the gravest stays.
+            first[key] = min(first.get(key, finding), finding, key=lambda one: SEVERITIES.index(one.severity))
     return Findings(first.values())
 
 

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Container
 from typing import Any
 
+from torch import Tensor
+
 from rislab.checkup.trace import MicroBatch, Step, Trace
 from rislab.checkup.windows import Declared, StepComparison, micro_batches_of, step_window
 
@@ -29,6 +31,7 @@ class StepStorage:
     def __init__(self, trace: Trace, declared: Declared) -> None:
         self._trace, self._declared = trace, declared
         self._stored = self._records = 0
+        self._before: tuple[Step, Tensor] | None = None
         self._kinds: Counter[Any] = Counter()
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
@@ -76,6 +79,7 @@ class StepStorage:
 
     def _compare(self, step: Step, used: list[MicroBatch], size: int) -> None:
         """Compare a step with its window at once, and keep the gradients only where they may name a fault."""
+        before, self._before = self._before, None
         if step.gradient is None:
             return
         window = step_window(step, used, step.number, self._declared, self._trace.loss_declared)
@@ -83,8 +87,12 @@ class StepStorage:
         spare = not self._stored or self._stored + needed <= _FOR_NAMES
         if isinstance(window, StepComparison) and (window.exact() or not spare):
             step.comparison = window.without_gradients()
+            self._before = (step, step.gradient)
         elif spare:
             self._stored += needed
+            if before is not None:
+                # What an exact step had may be left over in this one.
+                before[0].gradient = before[1]
             return
         step.release()
 

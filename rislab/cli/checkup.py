@@ -51,6 +51,10 @@ class CheckupConfig(Config):
     accumulation_steps: int | None = _option("accumulation_steps", None, metavar="K")
     mean: str | None = _option("mean", None, optional=True)
     clip_norm: float | None = _option("clip_norm", None, metavar="C")
+    epochs: int | None = _option("epochs", None)
+    scheduler_interval: str | None = _option(
+        "scheduler_interval", None, choices=("step", "epoch"), optional=True, metavar="INTERVAL"
+    )
     format: str = choice(
         "text", ("text", *FORMATS), "of the report; with json, sarif and junit, what the script prints goes to stderr",
         metavar="FORMAT",
@@ -160,7 +164,13 @@ def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupRepor
         module=options.module is not None,
         steps=config.steps,
         every=config.every,
-        declared=Declared(config.accumulation_steps, config.mean or "", config.clip_norm),
+        declared=Declared(
+            config.accumulation_steps,
+            config.mean or "",
+            config.clip_norm,
+            scheduler_interval=config.scheduler_interval or "",
+            epochs=config.epochs,
+        ),
     )
 
 

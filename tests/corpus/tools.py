@@ -19,7 +19,7 @@ ENVIRONMENTS = ROOT / ".venv-rivals"
 Command = Callable[[Path, Path, Mapping[str, Any]], list[str]]
 LEVELS = ("error", "warning")
 # Declarations that the command line takes; the others are for readers.
-DECLARED = ("accumulation_steps", "mean", "clip_norm")
+DECLARED = ("accumulation_steps", "mean", "clip_norm", "epochs", "scheduler_interval")
 
 
 @dataclass(frozen=True)

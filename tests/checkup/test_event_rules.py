@@ -1,0 +1,72 @@
+"""Windows of a size that was not declared, and what is left at the end of an epoch or of the run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import rislab
+from rislab.checkup.findings import Finding
+
+
+def trained(*, size: int, declared: int, batches: int, epochs: int, zero_each_epoch: bool = False) -> list[Finding]:
+    """What `watch` says of a loop that counts its micro-batches over the epochs, and steps after each `size`."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    count = 0
+    with rislab.watch(model, optimizer, accumulation_steps=declared, epochs=epochs) as watch:
+        for _ in range(epochs):
+            if zero_each_epoch:
+                optimizer.zero_grad()
+            for _ in range(batches):
+                x = torch.randn(4, 6)
+                (functional.mse_loss(model(x), x[:, :1]) / size).backward()
+                count += 1
+                if count % size == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    return [finding for finding in watch.findings() if finding.severity != "note"]
+
+
+def test_windows_that_go_on_over_the_epochs_are_correct() -> None:
+    assert not trained(size=4, declared=4, batches=6, epochs=4)
+
+
+def test_what_is_left_after_whole_windows_over_several_epochs_is_a_warning() -> None:
+    (finding,) = trained(size=4, declared=4, batches=5, epochs=3)
+    assert (finding.name, finding.severity) == ("tail never stepped", "warning")
+
+
+def test_what_is_left_after_one_epoch_is_a_fault() -> None:
+    (finding,) = trained(size=4, declared=4, batches=11, epochs=1)
+    assert (finding.name, finding.severity) == ("tail never stepped", "fault")
+
+
+def test_left_overs_zeroed_at_the_start_of_an_epoch_are_named() -> None:
+    first = trained(size=4, declared=4, batches=6, epochs=4, zero_each_epoch=True)[0]
+    assert (first.name, first.severity) == ("tail never stepped", "fault")
+
+
+@pytest.mark.parametrize("batches,severity", [(8, "fault"), (2, "warning")])
+def test_half_windows_throughout_are_named(batches: int, severity: str) -> None:
+    # Epochs of two micro-batches end each window early, which may be meant.
+    finding = trained(size=2, declared=4, batches=batches, epochs=5)[0]
+    assert (finding.name, finding.severity) == ("window size", severity)
+    assert "windows of 2, 2, 2" in finding.evidence and finding.fix
+
+
+def test_a_share_of_the_last_gradient_is_said_in_words() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with rislab.watch(model, optimizer, accumulation_steps=1) as watch:
+        for _ in range(2):
+            x = torch.randn(4, 6)
+            functional.mse_loss(model(x), x[:, :1]).backward()
+            optimizer.step()
+    first = watch.findings()[0]
+    assert first.name == "never zeroed"
+    assert first.evidence.endswith("the last step's gradient is in it whole")
