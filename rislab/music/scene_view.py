@@ -31,6 +31,7 @@ from rislab.music.subspace import eigh_psd, signal_subspace, validate_covariance
 
 COVARIANCE_KINDS = ("truth", "sample", "sparse", "learned", "blend")
 MAP = (181, 91)  # points of a map over azimuth and elevation
+COARSE_MAP = (61, 31)  # the same while something moves
 CUT = 200  # points of a range cut
 EIGENVALUES = 12
 # Grids that an explorer keeps: each may hold tens of megabytes of steering vectors.
@@ -54,7 +55,7 @@ class SceneSettings(Config):
     symbols: str = same(SceneConfig, "symbols")
     codes: str = same(SceneConfig, "codes")
     seed: int = integer(0, 0, 2**63 - 1, "of channel, phase profiles, symbols and noise")
-    covariance: str = choice("truth", COVARIANCE_KINDS, "covariance that the spectra are of")
+    covariance: str = choice("sample", COVARIANCE_KINDS, "covariance that the spectra are of")
     beta: float = number(0.2, 0.0, 1.0, "share β of the sample covariance in a blend with the learned one")
     loading: float = number(1e-3, 0.0, 1e6, "loading of MVDR over the mean eigenvalue", exclusive=True)
     chosen: int = integer(0, 0, 10**9, "source whose range the maps are taken at")
@@ -71,8 +72,8 @@ class SceneSettings(Config):
         config = self.config()
         check_number("sources", len(self.places), 1, config.antennas - 1, integer=True)
         for azimuth, elevation, range_ in self.places:
-            check_number("azimuth in degrees", azimuth, *map(math.degrees, config.azimuth))
-            check_number("elevation in degrees", elevation, *map(math.degrees, config.elevation))
+            check_number("azimuth in degrees", azimuth, *in_degrees(config.azimuth))
+            check_number("elevation in degrees", elevation, *in_degrees(config.elevation))
             check_number("range", range_, *config.range)
 
     @classmethod
@@ -83,6 +84,13 @@ class SceneSettings(Config):
         angles = ((-25.0, 10.0), (5.0, -15.0), (30.0, 5.0))
         places = tuple((*pair, round(range_, 2)) for pair, range_ in zip(angles, ranges, strict=True))
         return cls(**{"preset": preset, "places": places, **fields})
+
+    @classmethod
+    def like(cls, scene: SceneBatch, preset: str, **fields: Any) -> SceneSettings:
+        """The sources of one scene that simulate() made of a preset, split "test", with the seed among the fields."""
+        angles = [torch.rad2deg(values[0].double()) for values in (scene.azimuth, scene.elevation)]
+        places = zip(*(values[scene.active[0]].tolist() for values in (*angles, scene.range[0].double())), strict=True)
+        return cls(preset=preset, places=tuple(places), **fields)
 
     def config(self) -> SceneConfig:
         """Configuration of the scenes that this scene is one of."""
@@ -106,9 +114,9 @@ class SpectraView:
         settings: what was asked for.
         scene: one scene.
         factor: [1,N,J], complex; of the covariance that the settings name.
-        grid: of the maps, 181 × 91 directions at the range of the chosen source.
-        music: [181,91], linear; MUSIC on the grid.
-        mvdr: [181,91], linear; MVDR on the grid.
+        grid: of the maps, P × Q directions at the range of the chosen source.
+        music: [P,Q], linear; MUSIC on the grid.
+        mvdr: [P,Q], linear; MVDR on the grid.
         cut: both along the range through the chosen source, each [CUT], linear; by name, "MUSIC" and "MVDR".
         ranges: [CUT], metres; of the cut.
         eigenvalues: the largest 12 of the covariance, falling.
@@ -159,13 +167,21 @@ class SceneExplorer:
         """
         return self.complete(self.spectra(settings))
 
-    def spectra(self, settings: SceneSettings) -> SpectraView:
-        """The first part of analyse(), a quarter of its time: spectra, range cut and eigenvalues; raises as it does."""
-        scene = settings.scene()
+    def spectra(
+        self, settings: SceneSettings, shape: tuple[int, int] = MAP, scene: SceneBatch | None = None
+    ) -> SpectraView:
+        """The first part of analyse(), a quarter of its time: spectra, range cut and eigenvalues; raises as it does.
+
+        Args:
+            settings: what to show.
+            shape: points of the maps over azimuth and elevation.
+            scene: that of the settings, if it was made before.
+        """
+        scene = settings.scene() if scene is None else scene
         config = scene.config
         factor = self.factor(settings, scene)
         at = settings.places[settings.chosen][2]
-        maps = self._grid(config, at, lambda: config.grid((*MAP, 1), range=(at, at)))
+        maps = self._grid(config, (at, shape), lambda: config.grid((*shape, 1), range=(at, at)))
         line = Grid(
             maps.array,
             scene.azimuth[0, settings.chosen].reshape(1).double(),
@@ -216,8 +232,8 @@ class SceneExplorer:
             return predicted
         return shrink(predicted, sample_factor(scene), settings.beta)
 
-    def _grid(self, config: SceneConfig, at: float | None, make: Callable[[], Grid]) -> Grid:
-        """The grid of the maps at a range, or of the search if `at` is None; made once for each kind of scene."""
+    def _grid(self, config: SceneConfig, at: tuple[Any, ...] | None, make: Callable[[], Grid]) -> Grid:
+        """The grid of the maps at a range, or of the search if `at` is None; the last few that were used are there."""
         key = (
             config.ris_shape,
             config.spacing,
@@ -228,11 +244,11 @@ class SceneExplorer:
             config.range,
             at,
         )
-        if key not in self.grids:
-            while len(self.grids) >= GRIDS:
-                del self.grids[next(iter(self.grids))]
-            self.grids[key] = make()
-        return self.grids[key]
+        grid = self.grids.pop(key, None) or make()
+        self.grids[key] = grid  # as the last one that goes
+        while len(self.grids) > GRIDS:
+            del self.grids[next(iter(self.grids))]
+        return grid
 
 
 def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:
@@ -260,6 +276,12 @@ def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) 
     smallest = torch.finfo(power.dtype).eps
     music, mvdr = (1 - part.sum(0) for part in (power[:sources], power[sources:]))
     return 1 / music.clamp(min=smallest), loading / mvdr.clamp(min=smallest)
+
+
+def in_degrees(interval: tuple[float, float]) -> tuple[float, float]:
+    """An interval of radians in degrees, without what rounding adds: 60, not 59.99999999999999."""
+    low, high = (round(math.degrees(value), 9) for value in interval)
+    return low, high
 
 
 def _radians(degrees: tuple[float, ...], interval: tuple[float, float]) -> list[float]:

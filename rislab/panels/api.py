@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -60,22 +61,26 @@ def overfit(
     return OverfitPanel(chosen, live=live, folder=parent, on_epoch=on_epoch)
 
 
-def music(settings: SceneSettings | None = None, *, model: CovarianceNet | None = None) -> MusicPanel:
-    """The panel on one scene: drag its sources, turn its knobs, and watch the spectra follow.
+def music(
+    settings: SceneSettings | None = None, *, model: CovarianceNet | None = None, hide: Sequence[str] = ()
+) -> MusicPanel:
+    """The panel on one scene: drag its sources, turn its knobs, and watch the maps follow.
 
     Args:
         settings: where to begin; see SceneSettings, its defaults if None.
         model: network of the learned covariance; the shipped one for the surface of the settings if None.
+        hide: what is left out: controls by their names, such as "seed", or "scene", "cut", "table", "truth" (rings,
+            errors, and the knobs of the places), "estimates", "bound", "drag".
 
     Raises:
-        InputError: for anything that is not a SceneSettings.
+        InputError: for anything that is not a SceneSettings, and for a name that is neither.
     """
     from rislab.model import pretrained
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.music_panel import MusicPanel
 
     chosen = _checked("settings", SceneSettings() if settings is None else settings, SceneSettings)
-    return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live())
+    return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live(), hide=hide)
 
 
 def map_history(history: MapHistory) -> MapHistoryPanel:

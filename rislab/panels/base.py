@@ -14,11 +14,12 @@ from rislab.panels.background_task import POLL_SECONDS, BackgroundTask, LatestOn
 from rislab.plots.style import ERROR_COLOUR, templates
 
 if TYPE_CHECKING:
-    from rislab.panels.plot_widget import Drawing, PlotWidget
+    from rislab.panels.plot_widget import Drawing, DrawnWidget, PlotWidget
 
 JOIN_SECONDS = 5.0  # that an interrupted cell waits for the item in progress
 
 Result = TypeVar("Result")
+Plot = TypeVar("Plot", bound="DrawnWidget")
 
 
 class UserInput(threading.local):
@@ -66,7 +67,7 @@ class Panel(Generic[Result]):
         self.widget: Any = None
         self.alarm: Any = None
         self._draw: Callable[[], None] = lambda: None
-        self._plots: list[PlotWidget] = []
+        self._plots: list[DrawnWidget] = []
         self._stale = False
         self._drawing = threading.Lock()
         self.user_input = UserInput()
@@ -160,9 +161,13 @@ class Panel(Generic[Result]):
         """A live plot in both themes, whose drawing errors the panel says; see PlotWidget for the options."""
         from rislab.panels.plot_widget import PlotWidget
 
-        made = PlotWidget(figure, templates(), on_error=self._say_problem, **options)
-        self._plots.append(made)
-        return made
+        return self.add_plot(PlotWidget(figure, templates(), **options))
+
+    def add_plot(self, plot: Plot) -> Plot:
+        """Say the drawing errors of a plot from now on; returns it."""
+        plot.on_error = self._say_problem
+        self._plots.append(plot)
+        return plot
 
     def __await__(self) -> Generator[Any, None, Result]:
         return self._wait().__await__()

@@ -1,60 +1,141 @@
-"""The panel on one scene: sources that can be dragged, everything else by knobs, and the spectra that follow."""
+"""The panel on one scene: sources that can be dragged, everything else by knobs, and maps that follow meanwhile."""
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import plotly.graph_objects as go
 
-from rislab.data.scene_config import CODES, SYMBOLS
-from rislab.data.wavefronts import WAVEFRONTS
-from rislab.errors import InputError
+from rislab.data.scenes import SceneBatch
+from rislab.errors import InputError, check_choice, check_number
 from rislab.model.network import CovarianceNet
-from rislab.music.scene_view import COVARIANCE_KINDS, SceneAnalysis, SceneExplorer, SceneSettings, SpectraView
-from rislab.panels.base import RequestPanel, UserInput, say
-from rislab.plots.scene import criteria_table, error_table, scene_figure, scene_figure_dict
+from rislab.music.scene_view import (
+    COARSE_MAP,
+    COVARIANCE_KINDS,
+    MAP,
+    SceneAnalysis,
+    SceneExplorer,
+    SceneSettings,
+    SpectraView,
+)
+from rislab.panels.base import RequestPanel
+from rislab.panels.scene_controls import (
+    BUTTONS,
+    PARTS,
+    POSITION,
+    SHOW,
+    SPECTRA,
+    TIED,
+    control_groups,
+    separation_of,
+    settings_changed,
+)
+from rislab.plots.scene import criteria_table, scene_figure
+from rislab.plots.scene_content import scene_content
 from rislab.sanity import conventions
 
-MOST_SOURCES = 5
-ROWS = (
-    ("snr_db", "covariance", "beta", "loading"),
-    ("count", "chosen", "azimuth", "elevation", "range", "seed"),
-    ("wavefront", "symbols", "codes", "snapshots"),
-)
-# Knobs that set the field of their name.
-TIED = ("snr_db", "covariance", "beta", "loading", "seed", "wavefront", "symbols", "codes", "snapshots")
-POSITION = ("azimuth", "elevation", "range")
+OF_A_NETWORK = ("learned", "blend")
+SIDE_BY_SIDE = ("sample", "learned", "sparse", "truth")  # maps to begin with
+SLOW = ("sparse",)  # covariances whose maps wait until nothing moves
 
 
-class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
+@dataclass(frozen=True)
+class ViewRequest:
+    """What to show.
+
+    Args:
+        settings: of the scene; their covariance is the one of table and range cut.
+        kinds: covariances whose maps are shown.
+        coarse: whether it may be coarse, because something still moves.
+        number: of the user's change that it answers.
+    """
+
+    settings: SceneSettings
+    kinds: tuple[str, ...]
+    coarse: bool = False
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class ShownViews:
+    """What the page shows: views by covariance, those of the scene before, and how far the work has come.
+
+    Args:
+        request: that they answer.
+        views: by covariance.
+        stale: covariances whose view is of the scene before.
+        state: "coarse", "fine" (without all estimates) or "complete".
+    """
+
+    request: ViewRequest
+    views: dict[str, SpectraView]
+    stale: frozenset[str] = frozenset()
+    state: str = "complete"
+
+
+@dataclass
+class PanelInput:
+    """What the page has said, beyond the settings.
+
+    Args:
+        spectrum: of the maps.
+        depth: share of a map's spread that the colours cover, %.
+        request: number of the last change.
+        refused: by control: the value, and the sentence that says what is allowed.
+        presses: of each button.
+        note: HTML that a button asked for, and the settings that it is about.
+    """
+
+    spectrum: str = SPECTRA[0]
+    depth: float = 100.0
+    request: int = 0
+    refused: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    presses: dict[str, int] = field(default_factory=dict)
+    note: tuple[str, SceneSettings | None] = ("", None)
+
+
+class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
     """Knobs around one scene; awaiting it gives the analysis of the present settings.
 
-    New settings are shown in two drawings: their spectra at once, then the estimates, which take three times as long
-    and are left out while further settings wait. What is drawn is always of one scene.
+    While something moves, the maps are coarse, those of slow estimators wait, and nothing is searched for sources. Then
+    maps come first, the estimates follow, three times as long. What is drawn is always of one scene.
 
     Attributes:
         settings: what the knobs show.
-        spectra: what the figure shows.
-        analysis: the last spectra that were completed by estimates and bound.
+        kinds: covariances whose maps are shown side by side.
+        spectra: of the covariance of the settings, as the figure shows it.
+        analysis: the last spectra of that covariance that were completed by estimates and bound.
+        shown: all that the figure shows.
 
     Args:
         settings: where to begin.
         model: network of the learned covariance, or None.
         live: whether to make widgets; without them the panel shows a static figure.
+        hide: names of controls and of parts that are left out, see rislab.panels.scene_controls.
     """
 
-    def __init__(self, settings: SceneSettings, model: CovarianceNet | None, *, live: bool) -> None:
+    def __init__(
+        self, settings: SceneSettings, model: CovarianceNet | None, *, live: bool, hide: Sequence[str] = ()
+    ) -> None:
         self.explorer = SceneExplorer(model)
         self.settings = settings
+        self.offered = tuple(kind for kind in COVARIANCE_KINDS if model is not None or kind not in OF_A_NETWORK)
+        self.hidden = tuple(hide)
+        self.groups = control_groups(settings, self.offered, self.hidden)
+        first = [kind for kind in SIDE_BY_SIDE if kind in self.offered and (kind != "truth" or "truth" not in hide)]
+        self.kinds = tuple(dict.fromkeys([*first, settings.covariance]))
         self.analysis = self.explorer.analyse(settings)
         self.spectra: SpectraView = self.analysis
+        self.shown = ShownViews(ViewRequest(settings, (settings.covariance,)), {settings.covariance: self.analysis})
+        self.input = PanelInput()
         super().__init__(live=live)
+        if live:
+            self._ask()
 
     def change(self, **fields: Any) -> bool:
-        """Change fields of the settings; the spectra of the newest settings follow, made in a thread of their own.
+        """Change fields of the settings; the maps of the newest settings follow, made in a thread of their own.
 
         Returns:
             Whether the values are allowed; if not, nothing changes, and `problem` says why.
@@ -66,13 +147,44 @@ class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
             self._say_problem()
             return False
         self.input_error = ""
-        self.submit(self.settings)
+        self._ask()
         return True
 
-    def work(self, request: SceneSettings) -> Generator[object]:
-        self.spectra = self.explorer.spectra(request)
-        yield self.spectra
-        self.spectra = self.analysis = self.explorer.complete(self.spectra)
+    def receive(self, event: dict[str, Any]) -> None:
+        """Take in what the page says: `values` by control, `coarse`, and the number of the `request`.
+
+        A value that is not allowed changes nothing, and is shown with a sentence beside its control.
+        """
+        for name, value in event["values"].items():
+            try:
+                self._take(name, value)
+                self.input.refused.pop(name, None)
+            except InputError as error:
+                self.input.refused[name] = (value, str(error))
+        self.input.request = event["request"]
+        self._ask(coarse=event["coarse"])
+
+    def work(self, request: ViewRequest) -> Generator[object]:
+        scene, settings = request.settings.scene(), request.settings
+        order = sorted(dict.fromkeys((settings.covariance, *request.kinds)), key=lambda kind: kind in SLOW)
+        quick = [kind for kind in order if kind not in SLOW] or order[:1]
+        later = [kind for kind in order if kind not in quick]
+        views = {kind: view for kind, view in self.shown.views.items() if kind in later}
+        for kind in quick:
+            views[kind] = self._view(request, kind, scene)
+        stale = {kind for kind, view in views.items() if view.settings != settings.changed(covariance=kind)}
+        yield self._show(request, views, stale, "coarse" if request.coarse else "fine")
+        if request.coarse:
+            return
+        for kind in later:
+            views[kind] = self._view(request, kind, scene)
+            yield self._show(request, views, stale - {kind}, "fine")
+        for kind in order:
+            if not isinstance(views[kind], SceneAnalysis):
+                views[kind] = self.explorer.complete(views[kind])
+                if kind == settings.covariance:
+                    yield self._show(request, views, (), "fine")
+        self._show(request, views, (), "complete")
 
     def result(self) -> SceneAnalysis:
         return self.analysis
@@ -85,155 +197,92 @@ class MusicPanel(RequestPanel[SceneSettings, SceneAnalysis]):
         return dict(self.figure()._repr_mimebundle_())
 
     def build(self) -> tuple[Any, Callable[[], None]]:
-        controls = _Controls(self)
-        return controls.widget, controls.draw
-
-
-class _Controls:
-    """The knobs, the plot and the table of a MusicPanel."""
-
-    def __init__(self, panel: MusicPanel) -> None:
         import ipywidgets as widgets
 
-        self.panel = panel
-        self.user_input = UserInput()
-        self.angles = _angles(panel.settings)
-        has_network = panel.explorer.model is not None
-        kinds = [kind for kind in COVARIANCE_KINDS if has_network or kind not in ("learned", "blend")]
-        self.knobs = _knobs(panel.settings, kinds)
-        self.plot = panel.plot(scene_figure_dict(panel.spectra), edits={"shapePosition": True})
-        self.table, self.note = widgets.HTML(error_table(panel.spectra)), widgets.HTML()
-        say(self.note, "")
-        self.noted = panel.settings  # of the scene that the note is about
-        self._show_position()
-        rows = [[self.knobs[name] for name in row] for row in ROWS]
-        rows[-1] += [
-            self._button("Count sources", "Order criteria of the measurement", self._count_sources),
-            self._button("Conventions", "Check that the package agrees with the definitions", self._check_conventions),
-        ]
-        self._observe()
-        boxes = [widgets.HBox(row) for row in rows]
-        self.widget = widgets.VBox([*boxes, panel.alarm, self.note, self.plot, self.table])
+        from rislab.panels.scene_widget import SceneWidget
 
-    def draw(self) -> None:
-        """Show the present spectra."""
-        spectra = self.panel.spectra
-        self.plot.update(scene_figure_dict(spectra))
-        self.table.value = error_table(spectra)
-        if spectra.settings != self.noted:
-            say(self.note, "")
+        parts = {part: False for part in PARTS if part in self.hidden}
+        drawn = self.add_plot(SceneWidget(self.content(), self.groups, parts))
+        drawn.on_event("change", self.receive)
+        return widgets.VBox([self.alarm, drawn]), lambda: drawn.update(self.content)
 
-    def _button(self, name: str, tip: str, call: Callable[[], None]) -> Any:
-        import ipywidgets as widgets
+    def content(self) -> dict[str, Any]:
+        """What the page draws now."""
+        shown, settings = self.shown, self.settings
+        order = [kind for kind in COVARIANCE_KINDS if kind in shown.views]
+        order.sort(key=lambda kind: SIDE_BY_SIDE.index(kind) if kind in SIDE_BY_SIDE else len(SIDE_BY_SIDE))
+        note, about = self.input.note
+        values = {name: getattr(settings, name) for name in TIED}
+        values |= {
+            "sources": len(settings.places),
+            "chosen": settings.chosen + 1,
+            "separation": separation_of(settings),
+        }
+        values |= dict(zip(POSITION, settings.places[settings.chosen], strict=True))
+        values |= {SHOW + kind: kind in self.kinds for kind in self.offered}
+        values |= {"spectrum": self.input.spectrum, "depth": self.input.depth, **self.input.presses}
+        drawn = scene_content(
+            {kind: shown.views[kind] for kind in order}, spectrum=self.input.spectrum, stale=shown.stale
+        )
+        # After an error nothing more will come for the last change.
+        answers = shown.request.number if self.error is None else self.input.request
+        state = {"answers": answers, "state": shown.state, "note": note if about == shown.request.settings else ""}
+        return {**drawn, "values": values, "refused": dict(self.input.refused), **state}
 
-        button = widgets.Button(description=name, tooltip=tip, layout={"width": "120px"})
-        button.on_click(lambda clicked: call())
-        return button
+    def _ask(self, *, coarse: bool = False) -> None:
+        self.submit(ViewRequest(self.settings, self.kinds, coarse, self.input.request))
 
-    def _observe(self) -> None:
-        def set_field(name: str) -> Callable[[Any], object]:
-            return lambda value: self.panel.change(**{name: value})
+    def _view(self, request: ViewRequest, kind: str, scene: SceneBatch) -> SpectraView:
+        """Of one covariance; the one that is shown already, if it is of this scene and as fine as asked for."""
+        settings = replace(request.settings, covariance=kind)
+        before = self.shown.views.get(kind)
+        shape = COARSE_MAP if request.coarse else MAP
+        if before is not None and before.settings == settings and before.music.shape in (shape, MAP):
+            return before
+        return self.explorer.spectra(settings, shape, scene)
 
-        for name in TIED:
-            self.user_input.observe(self.knobs[name], set_field(name))
-        for name in POSITION:
-            self.user_input.observe(self.knobs[name], lambda value: self._move_to_boxes())
-        self.user_input.observe(self.knobs["count"], self._set_count)
-        self.user_input.observe(self.knobs["chosen"], self._choose)
-        self.plot.on_event("shape", self._drag)
+    def _show(
+        self, request: ViewRequest, views: dict[str, SpectraView], stale: set[str] | tuple[()], state: str
+    ) -> ShownViews:
+        self.shown = ShownViews(request, dict(views), frozenset(stale), state)
+        covariance = request.settings.covariance
+        if covariance in views and covariance not in stale:
+            self.spectra = views[covariance]
+            if isinstance(self.spectra, SceneAnalysis):
+                self.analysis = self.spectra
+        return self.shown
 
-    def _show_position(self) -> None:
-        """Put the position of the chosen source into the boxes, without moving it."""
-        settings = self.panel.settings
-        with self.user_input.paused():
-            self.knobs["chosen"].max = len(settings.places)
-            self.knobs["chosen"].value = settings.chosen + 1
-            for name, value in zip(POSITION, settings.places[settings.chosen], strict=True):
-                self.knobs[name].value = round(value, 3)
+    def _take(self, name: str, value: Any) -> None:
+        if name in BUTTONS:
+            if value > self.input.presses.get(name, 0):
+                self.input.presses[name] = value
+                self._answer(name)
+        elif name == "spectrum":
+            check_choice(name, value, SPECTRA)
+            self.input.spectrum = value
+        elif name == "depth":
+            check_number("colour depth in %", value, 1, 100)
+            self.input.depth = value
+        elif name.startswith(SHOW):
+            self._show_kind(name.removeprefix(SHOW), shown=value)
+        else:
+            self.settings = settings_changed(self.settings, name, value)
+            if name == "covariance":
+                self._show_kind(value, shown=True)
 
-    def _move(self, slot: int, place: tuple[float, ...]) -> None:
-        places = [*self.panel.settings.places]
-        places[slot] = (place[0], place[1], place[2])
-        self.panel.change(chosen=slot, places=tuple(places))
+    def _show_kind(self, kind: str, *, shown: bool) -> None:
+        check_choice("map", kind, self.offered)
+        kinds = tuple(each for each in self.offered if (shown if each == kind else each in self.kinds))
+        if not kinds:
+            raise InputError("no map is chosen; allowed: at least one")
+        self.kinds = kinds
+        if self.settings.covariance not in kinds:
+            self.settings = self.settings.changed(covariance=kinds[0])
 
-    def _move_to_boxes(self) -> None:
-        self._move(self.panel.settings.chosen, tuple(self.knobs[name].value for name in POSITION))
-
-    def _set_count(self, count: int) -> None:
-        settings = self.panel.settings
-        range_ = 0.5 * sum(settings.config().range)
-        further = [(-45.0 + 22.0 * slot, (-1) ** slot * 12.0, range_) for slot in range(MOST_SOURCES)]
-        places = settings.places[:count] + tuple(further[len(settings.places) : count])
-        self.panel.change(places=places, chosen=min(settings.chosen, count - 1))
-        self._show_position()
-
-    def _choose(self, number: int) -> None:
-        self.panel.change(chosen=min(number, len(self.panel.settings.places)) - 1)
-        self._show_position()
-
-    def _drag(self, event: dict[str, Any]) -> None:
-        """Move sources whose rings were dragged; a ring dropped outside the map stays at its edge."""
-        places = self.panel.settings.places
-        for slot, at in _dragged_shapes(event).items():
-            if slot < len(places) and {"xanchor", "yanchor"} <= set(at):
-                anchors = zip((at["xanchor"], at["yanchor"]), self.angles, strict=True)
-                self._move(slot, (*(min(max(angle, low), high) for angle, (low, high) in anchors), places[slot][2]))
-                self._show_position()
-
-    def _count_sources(self) -> None:
-        spectra = self.panel.spectra
-        self._say_of(spectra.settings, criteria_table(spectra))
-
-    def _check_conventions(self) -> None:
-        report = conventions.check_conventions(self.panel.settings.config())
-        self._say_of(self.panel.settings, report._repr_html_())
-
-    def _say_of(self, settings: SceneSettings, text: str) -> None:
-        self.noted = settings
-        say(self.note, text)
-
-
-def _angles(settings: SceneSettings) -> list[tuple[float, float]]:
-    """The field of view in azimuth and elevation, degrees."""
-    config = settings.config()
-    return [(math.degrees(low), math.degrees(high)) for low, high in (config.azimuth, config.elevation)]
-
-
-def _knobs(settings: SceneSettings, covariances: Sequence[str]) -> dict[str, Any]:
-    """A widget for each name in ROWS."""
-    import ipywidgets as widgets
-
-    (left, right), (bottom, top) = _angles(settings)
-    nearest, farthest = settings.config().range
-    integer, real, menu = widgets.BoundedIntText, widgets.BoundedFloatText, widgets.Dropdown
-    table: dict[str, tuple[Any, str, int, dict[str, Any]]] = {  # class, description, width in pixels, options
-        "snr_db": (widgets.FloatSlider, "SNR (dB)", 260, {"min": -10, "max": 40, "step": 0.5}),
-        "covariance": (menu, "covariance", 180, {"options": covariances}),
-        "beta": (widgets.FloatSlider, "β", 180, {"min": 0, "max": 1, "step": 0.05}),
-        "loading": (widgets.FloatLogSlider, "loading", 220, {"min": -6, "max": 0, "step": 0.5}),
-        "count": (integer, "sources", 110, {"min": 1, "max": MOST_SOURCES, "value": len(settings.places)}),
-        "chosen": (integer, "chosen", 110, {"min": 1, "max": MOST_SOURCES}),
-        "azimuth": (real, "azimuth (°)", 150, {"min": left, "max": right, "step": 0.5}),
-        "elevation": (real, "elevation (°)", 160, {"min": bottom, "max": top, "step": 0.5}),
-        "range": (real, "range (m)", 140, {"min": nearest, "max": farthest, "step": 0.1}),
-        "seed": (integer, "seed", 110, {"min": 0, "max": 2**31 - 1}),
-        "wavefront": (menu, "wave", 140, {"options": list(WAVEFRONTS)}),
-        "symbols": (menu, "symbols", 150, {"options": list(SYMBOLS)}),
-        "codes": (menu, "codes", 140, {"options": list(CODES)}),
-        "snapshots": (integer, "snapshots", 120, {"min": 1, "max": 256}),
-    }
-    shared = {"style": {"description_width": "initial"}}
-    knobs = {}
-    for name, (kind, description, width, options) in table.items():
-        start = {"value": getattr(settings, name)} if name in TIED else {}
-        knobs[name] = kind(description=description, layout={"width": f"{width}px"}, **shared, **start, **options)
-    return knobs
-
-
-def _dragged_shapes(event: dict[str, Any]) -> dict[int, dict[str, float]]:
-    """What a page tells of dragged shapes, such as "shapes[1].xanchor", by number and property."""
-    shapes: dict[int, dict[str, float]] = defaultdict(dict)
-    for name, value in event["moved"].items():
-        shape, _, part = name.partition("].")
-        shapes[int(shape.removeprefix("shapes["))][part] = float(value)
-    return shapes
+    def _answer(self, button: str) -> None:
+        """The note that a button asks for, about the scene that is shown."""
+        if button == "count_sources":
+            self.input.note = (criteria_table(self.spectra), self.shown.request.settings)
+        else:
+            report = conventions.check_conventions(self.settings.config())
+            self.input.note = (report._repr_html_(), self.shown.request.settings)

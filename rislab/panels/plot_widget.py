@@ -75,17 +75,18 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
             super().set_state(sync_data)
 
 
-class PlotWidget(anywidget.AnyWidget):
-    """A figure to be shown and redrawn.
+class DrawnWidget(anywidget.AnyWidget):
+    """What a page draws again and again: sent when the page has drawn the last one, and only the newest.
+
+    A subclass brings the script of the page, and encode().
 
     Args:
-        figure: what to show first; a template of its own is left out.
+        figure: what to show first.
         templates: the looks "light" and "dark"; the page takes the one of its theme.
         on_error: called when a figure could not be made, after `error` has been set.
-        options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
+        options: what the script needs to know besides.
     """
 
-    _esm = STATIC / "plot.js"
     templates = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     state = traitlets.Instance(PlotState).tag(sync=True, **ipywidgets.widget_serialization)
@@ -93,19 +94,21 @@ class PlotWidget(anywidget.AnyWidget):
     def __init__(
         self,
         figure: Drawing,
-        templates: dict[str, go.layout.Template],
+        templates: dict[str, Any],
         *,
         on_error: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> None:
-        library()
-        plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
         self.error: Exception | None = None  # of the figure that was to be drawn last
-        self._on_error = on_error
-        super().__init__(state=PlotState(_plain(figure, 1)), templates=plain, options=options)
+        self.on_error = on_error
+        super().__init__(state=PlotState(self.encode(figure, 1)), templates=templates, options=options)
         self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
         self._pending: Drawing | Callable[[], Drawing] | None = None
         self.state.observe(lambda change: self._answered(), "drawn")
+
+    def encode(self, figure: Drawing, number: int) -> dict[str, Any]:
+        """A figure as JSON for the page, with its number."""
+        raise NotImplementedError
 
     @property
     def figure(self) -> dict[str, Any]:
@@ -163,10 +166,10 @@ class PlotWidget(anywidget.AnyWidget):
             if self.state.drawn < self._number:
                 self._patience = min(2 * self._patience, LONGEST)
             try:
-                made = _plain(figure() if callable(figure) else figure, self._number + 1)
+                made = self.encode(figure() if callable(figure) else figure, self._number + 1)
             except Exception as error:  # often in a thread of nobody, where it would be lost
                 self.error = error
-                self._on_error()
+                self.on_error()
                 return
             self.error = None
             self._number += 1
@@ -174,10 +177,34 @@ class PlotWidget(anywidget.AnyWidget):
             self.state.figure = made
 
 
-def _plain(figure: Drawing, number: int) -> dict[str, Any]:
-    content = figure if isinstance(figure, dict) else figure.to_plotly_json()
-    layout = {name: value for name, value in content["layout"].items() if name != "template"}
-    return {"number": number, "data": _packed(content["data"]), "layout": _packed(layout)}
+class PlotWidget(DrawnWidget):
+    """A figure to be shown and redrawn.
+
+    Args:
+        figure: what to show first; a template of its own is left out.
+        templates: the looks "light" and "dark"; the page takes the one of its theme.
+        on_error: see DrawnWidget.
+        options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
+    """
+
+    _esm = STATIC / "plot.js"
+
+    def __init__(
+        self,
+        figure: Drawing,
+        templates: dict[str, go.layout.Template],
+        *,
+        on_error: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
+        library()
+        plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
+        super().__init__(figure, plain, on_error=on_error, **options)
+
+    def encode(self, figure: Drawing, number: int) -> dict[str, Any]:
+        content = figure if isinstance(figure, dict) else figure.to_plotly_json()
+        layout = {name: value for name, value in content["layout"].items() if name != "template"}
+        return {"number": number, "data": _packed(content["data"]), "layout": _packed(layout)}
 
 
 def _packed(value: Any) -> Any:

@@ -9,6 +9,7 @@ from . import map_history as map_history
 from . import measurement as measurement
 from . import precision as precision
 from . import scene as scene
+from . import scene_content as scene_content
 from . import spectra as spectra
 from . import story as story
 from . import style as style

@@ -15,7 +15,9 @@ from rislab.music.metrics import match
 from rislab.music.scene_view import MAP, SceneAnalysis, SceneExplorer, SceneSettings, music_and_mvdr
 from rislab.music.spectra import music_spectrum, mvdr_spectrum
 
-SETTINGS = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
+SETTINGS = SceneSettings(
+    preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0, covariance="truth"
+)
 
 
 def test_an_analysis_is_what_the_functions_say() -> None:
@@ -126,6 +128,6 @@ def test_a_learned_covariance_needs_a_network() -> None:
 
 @pytest.mark.parametrize("preset", ["classroom", "full"])
 def test_settings_can_begin_with_any_preset(preset: str) -> None:
-    settings = SceneSettings.of(preset, snr_db=15.0)
+    settings = SceneSettings.of(preset, snr_db=15.0, covariance="truth")
     assert settings.snr_db == 15.0 and len(settings.places) == 3
     assert SceneExplorer().analyse(settings).matching.recall == 1.0

@@ -10,7 +10,9 @@ from rislab.music.scene_view import SceneAnalysis, SceneExplorer, SceneSettings
 from rislab.plots.scene import error_table, scene_figure, scene_figure_dict
 from rislab.plots.style import template
 
-SETTINGS = SceneSettings(preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0)
+SETTINGS = SceneSettings(
+    preset="classroom", places=((-25.0, 10.0, 1.5), (20.0, -10.0, 2.0)), snr_db=20.0, covariance="truth"
+)
 
 
 @pytest.fixture(scope="module")
