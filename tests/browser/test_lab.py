@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,30 @@ CELLS = (
     "from rislab.plots.training import loss_curves\nrecords = await panel\nloss_curves({'the run': records})",
 )
 TITLE = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout.title?.text ?? '')"
-HEAT = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].layout.shapes.slice(0, 3).map(s => s.xanchor))"
-MAP = "JSON.stringify(document.querySelectorAll('.js-plotly-plot')[1].data[0].z)"
+SCENE = "document.querySelector('.rislab-scene')"
+PLACE = f"{SCENE}.querySelector('.source').ariaLabel"
+MAP = f"{SCENE}.querySelector('canvas').source"
+COMPLETE = f"{SCENE}.dataset.state === 'complete'"
+# Texts that lie upon each other, or are cut off.
+OVERLAPS = """(root) => {
+  const texts = [...root.querySelectorAll("svg text, label, th, td, legend, .title span, output, button")];
+  const boxes = texts.filter((node) => node.textContent.trim() && node.checkVisibility() && !node.querySelector("span"))
+    .map((node) => {
+      const range = document.createRange();
+      range.selectNodeContents(node);
+      return [range.getBoundingClientRect(), node];
+    });
+  const found = [];
+  boxes.forEach(([a, one], i) => boxes.slice(i + 1).forEach(([b, other]) => {
+    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+    if (across > 1.5 && down > 2.5) found.push(`${one.textContent} | ${other.textContent}`);
+  }));
+  const outer = root.getBoundingClientRect();
+  for (const [a, one] of boxes)
+    if (a.right > outer.right + 1 || a.left < outer.left - 1) found.push(`cut: ${one.textContent}`);
+  return found;
+}"""
 # anywidget gives models two seconds to get ready: on this page the time is up at once.
 NO_TIME = """
 const timeout = AbortSignal.timeout;
@@ -55,7 +76,7 @@ def run_all(page: Any) -> None:
     command(page, "notebook:clear-all-cell-outputs")
     page.wait_for_function(f"{PLOTS} === 0")
     command(page, "notebook:run-all-cells")
-    page.wait_for_function(f"{PLOTS} === 2")
+    page.wait_for_function(f"{PLOTS} === 1 && {SCENE}")
     page.wait_for_function(f"{TITLE}[0].startsWith('running')")
 
 
@@ -90,60 +111,73 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     page.wait_for_function(f"{TITLE}[0] !== {before!r} && {TITLE}[0].startsWith('paused')")
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
-    # A new SNR gives a new map, of a covariance that knows of noise; its time is printed.
-    page.locator(".js-plotly-plot").nth(1).scroll_into_view_if_needed()
-    page.wait_for_timeout(1000)  # outputs that scroll into view are attached anew
-    page.evaluate(f"() => {{ window.map = {MAP}; }}")
-    box(page, "covariance").select_option("sample")
-    page.wait_for_function(f"{MAP} !== window.map")
-    page.wait_for_timeout(1000)
-    handle = page.locator(".slider-container", has=page.locator(".noUi-handle")).nth(1).locator(".noUi-handle")
-    times = []
-    for _ in range(6):
-        handle.focus()
-        # Asked of the plot that is there now: an output that is attached anew brings another node.
-        page.evaluate(
-            f"() => {{ window.drawn = 0; window.map = {MAP}; window.began = performance.now(); "
-            "document.querySelectorAll('.js-plotly-plot')[1]"
-            ".once('plotly_afterplot', () => window.drawn = performance.now()); }"
-        )
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function(f"{MAP} !== window.map")
-        if drawn := page.evaluate("window.drawn"):
-            times.append(drawn - page.evaluate("window.began"))
-        page.wait_for_timeout(400)
-    assert times
-    print(f"slider to new 181×91 maps on the screen: {statistics.median(times):.0f} ms (target 150)")
-    # A ring that is dragged moves its source, and the estimate goes with it.
-    page.evaluate(f"() => {{ window.map = {MAP}; }}")
-    box(page, "covariance").select_option("truth")
-    page.wait_for_function(f"{MAP} !== window.map")
-    page.wait_for_timeout(1000)
-    places = page.evaluate(HEAT)
-    ring = page.locator(".js-plotly-plot").nth(1).locator(".shapelayer path").first.bounding_box()
-    page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(ring["x"] + 60, ring["y"] + 30, steps=8)
-    page.mouse.up()
-    page.wait_for_function(
-        f"{HEAT} !== {places!r} && Math.min(...document.querySelectorAll('.js-plotly-plot')[1]._fullData[2].x.map("
-        "x => Math.abs(x - document.querySelectorAll('.js-plotly-plot')[1].layout.shapes[0].xanchor))) < 0.1"
-    )
-    moved = page.evaluate(HEAT)
+    moved = scene_follows(page)
     command(page, "apputils:change-theme", theme="JupyterLab Dark")
-    page.wait_for_function(
-        "document.querySelectorAll('.js-plotly-plot')[1].layout.template.layout.paper_bgcolor === '#111111'"
-    )
+    page.wait_for_function(f"{SCENE}.classList.contains('dark')")
     shoot(page, "scene-dark")
     # A page that is loaded again shows the present state, not the first.
     command(page, "docmanager:save")
     page.wait_for_timeout(2000)
     page.reload()
-    page.wait_for_function(f"{PLOTS} >= 2")
+    page.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
-    assert page.evaluate(HEAT) == moved
+    page.evaluate(f"{SCENE}.scrollIntoView()")  # nothing is drawn where nobody looks
+    page.wait_for_function(COMPLETE)
+    assert page.evaluate(PLACE) == moved
     shoot(page, "reloaded")
     exported(page, folder)
+
+
+def scene_follows(page: Any) -> str:
+    """Knobs, a dragged source and the keyboard change the maps; returns where source 1 is in the end."""
+    scene = page.locator(".rislab-scene")
+    scene.scroll_into_view_if_needed()
+    page.wait_for_function(f"{COMPLETE} && {SCENE}.querySelectorAll('canvas').length === 4")
+    assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
+    box = scene.bounding_box()
+    assert box["height"] <= 680, "does not fit into JupyterLab on 800 lines"
+    # Every control has a name, and what cannot be is refused beside it.
+    assert (
+        page.evaluate(
+            f"[...{SCENE}.querySelectorAll('input, select, button, .source')].filter(one => "
+            "!(one.ariaLabel || one.labels?.length || one.textContent.trim())).length"
+        )
+        == 0
+    )
+    page.evaluate(f"() => {{ window.map = {MAP}; }}")
+    scene.get_by_label("snapshots").fill("0")
+    page.keyboard.press("Tab")
+    refusal = scene.locator(".refusal:visible")
+    refusal.wait_for()
+    assert "snapshots is 0; allowed: " in refusal.inner_text() and scene.get_by_label("snapshots").input_value() == "0"
+    assert page.evaluate(f"{MAP} === window.map")
+    scene.get_by_label("snapshots").fill("12")
+    page.keyboard.press("Tab")
+    refusal.wait_for(state="hidden")
+    page.wait_for_function(f"{MAP} !== window.map && {COMPLETE}")
+    # A source that is dragged on a map takes the maps with it before it is let go.
+    ring = scene.locator(".source[data-view='map learned'] .ring").first.bounding_box()
+    place = page.evaluate(PLACE)
+    page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(ring["x"] + 60, ring["y"] + 30, steps=8)
+    page.wait_for_function(f"{SCENE}.dataset.state === 'coarse' && {PLACE} !== {place!r}")
+    page.mouse.up()
+    page.wait_for_function(COMPLETE)
+    dragged = page.evaluate(PLACE)
+    # By keyboard half a degree at a time.
+    scene.locator(".source").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"{PLACE} !== {dragged!r} && {COMPLETE}")
+    # A sweep runs until its button is pressed again.
+    play = scene.get_by_role("button", name="play: sweep SNR")
+    before = float(scene.get_by_label("SNR in dB", exact=True).input_value())
+    play.click()
+    page.wait_for_function(f"Math.abs({SCENE}.querySelector('input[type=range][id$=snr_db]').value - {before}) > 2")
+    play.click()
+    page.wait_for_function(COMPLETE)
+    assert play.get_attribute("aria-pressed") == "false"
+    return str(page.evaluate(PLACE))
 
 
 def exported(page: Any, folder: Path) -> None:
@@ -193,10 +227,11 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
     page.reload()
     settle(page)
     run_all(page)
-    assert page.evaluate("window.timesUp") >= 3  # plotly.js and two plots
+    assert page.evaluate("window.timesUp") >= 3  # plotly.js, the plot and the scene
     wait_for_step(page, 20)
     page.evaluate(f"() => {{ window.map = {MAP}; }}")
-    box(page, "covariance").select_option("sample")
+    page.get_by_label("seed").fill("3")
+    page.keyboard.press("Tab")
     page.wait_for_function(f"{MAP} !== window.map")
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")

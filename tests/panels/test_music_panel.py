@@ -1,4 +1,4 @@
-"""The panel on one scene without a browser: every control, dragged sources, values that cannot be, what is drawn when."""
+"""The panel on one scene without a browser: every control, dragged sources, values that cannot be, what comes when."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def controls(panel: MusicPanel) -> dict[str, Any]:
         ("separation", 5.0, "places", ((-5.0, 10.0, 1.5), (0.0, -10.0, 2.0))),
     ],
 )
-def test_every_control_changes_the_analysis(panel: MusicPanel, name: str, value: Any, field: str, expected: Any) -> None:
+def test_every_control_changes_the_analysis(
+    panel: MusicPanel, name: str, value: Any, field: str, expected: Any
+) -> None:
     assert name in controls(panel)
     analysis = say(panel, **{name: value})
     assert getattr(analysis.settings, field) == expected

@@ -240,7 +240,9 @@ def test_values_on_the_command_line_come_last(here: Path, capsys: Any) -> None:
     assert capsys.readouterr().out.startswith("measured 1.0000 <b>file</b>\n")
     page = (here / "there" / "a-good.html").read_text(encoding="utf-8")
     # The set asks about 2; what ran is another question.
-    assert "<dt>question</dt><dd>a-good with word = 'file' in place of 'a&lt;b', value = 3.0 in place of 2.0</dd>" in page
+    assert (
+        "<dt>question</dt><dd>a-good with word = 'file' in place of 'a&lt;b', value = 3.0 in place of 2.0</dd>" in page
+    )
     assert "Is 2 small?" not in page and "<title>a-good</title>" in page
     assert "<dt>parameters</dt><dd>value = 3.0, word = 'file'</dd>" in page
     assert sorted(path.name for path in (here / "there").iterdir()) == ["a-good.html", "a-good.ipynb"]

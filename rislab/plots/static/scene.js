@@ -215,8 +215,8 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     requestAnimationFrame(() => { asked = false; repaint(); });
   }
   function repaint() {
-    if (!content || !root.clientWidth) return;
     root.classList.toggle("dark", dark());
+    if (!content || !root.clientWidth) return;
     for (const [name, one] of knobs) {
       const refused = changed.has(name) ? null : content.refused?.[name];
       one.set(refused ? refused[0] : value(name));
@@ -237,7 +237,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
 
   // Of labels beside points: the first free side, so that no two lie upon each other.
   function labels(svg, points, bounds) {
-    const taken = [];
+    const taken = points.map(({ x, y }) => [x - NEAR, y - NEAR, x + NEAR, y + NEAR]);
     for (const { x, y, text, reach = 10, halo } of points) {
       const width = 6.6 * text.length + 2, height = 12;
       const around = [[0, -reach - 3, "middle"], [reach + 2, 4, "start"], [-reach - 2, 4, "end"], [0, reach + 11, "middle"],
