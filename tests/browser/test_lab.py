@@ -229,8 +229,10 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
     run_all(page)
     assert page.evaluate("window.timesUp") >= 3  # plotly.js, the plot and the scene
     wait_for_step(page, 20)
+    page.evaluate(f"{SCENE}.scrollIntoView()")
+    page.wait_for_function(COMPLETE)
     page.evaluate(f"() => {{ window.map = {MAP}; }}")
-    page.get_by_label("seed").fill("3")
+    page.locator(".rislab-scene").get_by_label("seed").fill("3")
     page.keyboard.press("Tab")
     page.wait_for_function(f"{MAP} !== window.map")
     press(page, "Stop")
