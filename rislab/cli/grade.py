@@ -1,39 +1,61 @@
-"""`rislab grade`: the exercises of a class as a table."""
+"""`rislab grade`: the exercises of a class as a table, and as files for Gradescope."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rislab.cli import common
 
-EXAMPLES = (("grade hand-ins --out grades.csv", "a notebook or a folder for each student"),)
+EXAMPLES = (
+    ("grade hand-ins --out grades", "a notebook or a folder for each student; grades.csv and gradescope/"),
+    ("grade hand-ins --out grades --run", "code too, each function in a sandbox"),
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
+    from rislab.faults.quiz import SEED
+
     parser.description = (
-        "Grade the exercises in the notebooks of a class and print a table as CSV. Answers are read; no code of the "
-        "notebooks is run."
+        "Grade the exercises in the notebooks of a class: points for each exercise, and what is missing, as CSV. "
+        "Answers are read; no code of the notebooks is run unless --run asks for it."
     )
     parser.add_argument("folder", metavar="FOLDER", help="one folder or one notebook for each student")
-    common.add_out(parser, "write the table to a file instead", metavar="CSV")
+    common.add_out(parser, "write grades.csv and gradescope/STUDENT.json there")
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="judge code as well: each function in a process of its own, with limits of time, memory and network",
+    )
+    parser.add_argument(
+        "--seconds", type=common.to_number, metavar="X", help="that a function may take with --run (default 20)"
+    )
+    parser.add_argument(
+        "--quiz-seed", type=common.to_integer, metavar="N", default=SEED, help="of the quiz (default %(default)s)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     common.require("grade", "lab", "nbformat")
 
-    from rislab import files
+    from rislab.errors import InputError, check_number
     from rislab.reports import grading
 
+    if options.seconds is not None and not options.run:
+        raise InputError("--seconds belongs to code that is run; allowed: with --run")
+    seconds = grading.SECONDS if options.seconds is None else options.seconds
+    check_number("seconds", seconds, 1, 3600)
     # Toy models are run to measure the right answers.
     common.use_threads(1)
-    grades = grading.grade(options.folder)
-    table = grading.as_csv(grades)
+    grades, notes = grading.grade(options.folder, run=options.run, quiz_seed=options.quiz_seed, seconds=seconds)
     if options.out:
-        files.replace(Path(options.out), table.encode())
-        print(f"{options.out}: {len(grades)} students")
+        grading.write(grades, Path(options.out))
+        print(f"{options.out}: {len(grades)} students, grades.csv and gradescope/")
     else:
-        print(table, end="")
+        print(grading.as_csv(grades), end="")
+    for note in notes:
+        print(note, file=sys.stderr)
     return 0

@@ -33,7 +33,7 @@ SECTIONS = {
         "report": "run a notebook and write a self-contained HTML report",
         "sweep": "reports of one notebook over a grid of parameters, compared on one page",
         "app": "serve a notebook as a page without code",
-        "grade": "grade the exercises of a class into a CSV",
+        "grade": "grade the exercises of a class: CSV, and JSON for Gradescope",
     },
     "this program": {
         "info": "versions, devices, threads, and whether widgets can render",

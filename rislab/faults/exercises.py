@@ -2,56 +2,71 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import math
+import textwrap
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from rislab.errors import InputError, check_choice
-from rislab.faults import story
+from rislab.faults import code_checks, story
 from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import ComparisonCache, attribute_run
 from rislab.faults.fault import source_of
+from rislab.faults.lessons import Exercise, lessons
 from rislab.faults.loop_layout import statement_places
+from rislab.faults.quiz import COUNT, SEED, answer_key
 from rislab.faults.symptoms import OF_A_TRAINING
 
 ONE_EPOCH = {"epochs": 1}
+EXERCISES = lessons().exercises
+# Share of the truth by which a number may be off.
+TOLERANCE = 0.02
+TOLERANCES = {"last batch": 1e-5}
+NO_ANSWER = "no answer yet"
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a check says: `right` is None without an answer."""
+    """What a check says.
+
+    Args:
+        right: None without an answer.
+        text: one sentence.
+        share: of the points; None for all or nothing.
+    """
 
     right: bool | None
     text: str
+    share: float | None = None
 
     def __repr__(self) -> str:
         return self.text
 
-
-@dataclass(frozen=True)
-class Exercise:
-    """A question whose answer a run can give.
-
-    Args:
-        question: as in the notebook, in short.
-        truth: runs, and returns a number or a word.
-        hint: for a wrong answer.
-        tolerance: share of the truth by which a number may be off.
-    """
-
-    question: str
-    truth: Callable[[], float | str]
-    hint: str
-    tolerance: float = 0.02
+    @property
+    def earned(self) -> float:
+        """Share of the points that the answer earns."""
+        return float(self.right is True) if self.share is None else self.share
 
 
-def check(name: str, answer: float | str | None) -> Feedback:
+def points(exercise: Exercise) -> int:
+    """What an exercise is worth: 1 for a number or a word, the level for code, 1 for each question of the quiz."""
+    return COUNT if exercise.kind == "quiz" else exercise.level if exercise.kind == "code" else 1
+
+
+def check(name: str, answer: Any, *, quiz_seed: int = SEED) -> Feedback:
     """Check an answer; None says that there is none yet, and nothing is run.
+
+    Code is called here and now; whatever it raises becomes a sentence.
 
     Args:
         name: of an exercise.
-        answer: a number, or a word where the exercise asks for one.
+        answer: a number, a word, a list of names or a function, as the exercise asks.
+        quiz_seed: of the quiz that is answered.
 
     Raises:
         InputError: for an unknown exercise, or an answer of the wrong kind.
@@ -59,23 +74,78 @@ def check(name: str, answer: float | str | None) -> Feedback:
     check_choice("name", name, EXERCISES)
     exercise = EXERCISES[name]
     if answer is None:
-        return Feedback(None, "no answer yet")
-    truth = _truth(name)
+        return Feedback(None, NO_ANSWER)
+    if exercise.kind == "code":
+        if not callable(answer):
+            raise InputError(f"answer is {answer!r}; allowed: the function {exercise.function}")
+        return check_function(exercise, answer)
+    if exercise.kind == "quiz":
+        return _check_quiz(answer, quiz_seed)
+    truth = true_answer(name)
     if isinstance(truth, str):
         if not isinstance(answer, str):
             raise InputError(f"answer is {answer!r}; allowed: a word in quotes")
         right = answer.strip().lower() == truth
     else:
-        if isinstance(answer, str | bool) or not math.isfinite(answer):
+        if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
             raise InputError(f"answer is {answer!r}; allowed: a number")
-        right = abs(answer - truth) <= exercise.tolerance * abs(truth)
-    return Feedback(right, "right" if right else f"not yet: {exercise.hint}")
+        right = abs(answer - truth) <= TOLERANCES.get(name, TOLERANCE) * abs(truth)
+    return Feedback(right, "right" if right else "not yet")
+
+
+def check_function(exercise: Exercise, function: Callable[..., Any]) -> Feedback:
+    """Check the function that answers an exercise by calling it; whatever it raises becomes a sentence."""
+    if _is_start(exercise, function):
+        return Feedback(None, NO_ANSWER)
+    try:
+        problem = code_checks.problem_of(exercise, function)
+    except NotImplementedError:
+        return Feedback(None, NO_ANSWER)
+    except (Exception, SystemExit) as error:
+        problem = f"{exercise.function}() raised {in_short(error)}"
+    return Feedback(not problem, f"not yet: {problem}" if problem else "right")
+
+
+def _is_start(exercise: Exercise, function: Callable[..., Any]) -> bool:
+    """Whether a function is the one that the exercise begins with, comments and blanks aside."""
+    try:
+        source = textwrap.dedent(inspect.getsource(function))
+        return same_code(source, exercise.start)
+    except (OSError, TypeError, SyntaxError):
+        return False
+
+
+def same_code(source: str, start: str) -> bool:
+    """Whether the functions of two sources are the same, comments and blanks aside; raises SyntaxError."""
+    trees = [[node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)] for text in (source, start)]
+    return [ast.dump(node) for node in trees[0]] == [ast.dump(node) for node in trees[1]]
+
+
+def in_short(error: BaseException) -> str:
+    """The type and text of an exception, and the last line of the student's code that it passed."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)[1:] if _is_answer(frame.filename)]
+    text = " ".join(str(error).split())[:160]
+    where = f" (line {lines[-1]} of the cell)" if lines else ""
+    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+
+
+def _is_answer(filename: str) -> bool:
+    """Whether a frame is of a cell or of a hand-in, and not of a package."""
+    return "ipykernel" in filename or filename.startswith("<")
+
+
+def _check_quiz(answer: Any, seed: int) -> Feedback:
+    if not isinstance(answer, list | tuple) or not all(isinstance(one, str) for one in answer):
+        raise InputError(f"answer is {answer!r}; allowed: a list of names in quotes")
+    key = answer_key(seed)
+    right = sum(one.strip().lower() == name for one, name in zip(answer, key, strict=False))
+    return Feedback(right == len(key), f"{right} of {len(key)} right", right / len(key))
 
 
 @cache
-def _truth(name: str) -> float | str:
-    """Measured when first asked for: the runs that tell it are the same each time."""
-    return EXERCISES[name].truth()
+def true_answer(name: str) -> float | str:
+    """The right number or word, measured when first asked for: the runs that tell it are the same each time."""
+    return TRUTHS[name]()
 
 
 def _quantity(fault: str, quantity: str, **changes: object) -> float:
@@ -118,56 +188,19 @@ def _beside(*extra_faults: str) -> story.Replay:
     return story.replay(story.StoryConfig().short, extra_faults=extra_faults, curriculum="three-phase")
 
 
-EXERCISES = {
-    "suspect": Exercise(
-        'α of the first window with "divided on the first batch only" and one micro-batch a window',
-        lambda: _quantity("divided on the first batch only", "α of the first window", accumulation_steps=1),
-        "with one micro-batch in the window, what is the number that the loss should have been divided by?",
+TRUTHS: dict[str, Callable[[], float | str]] = {
+    "suspect": lambda: _quantity("divided on the first batch only", "α of the first window", accumulation_steps=1),
+    "ragged": _last_weight,
+    "zeroed": lambda: _quantity(
+        "zeroed per micro-batch", "share of micro-batches that reached a step", accumulation_steps=2
     ),
-    "ragged": Exercise(
-        'weight of the last micro-batch of an epoch with "ragged window divided by K"',
-        _last_weight,
-        "the last window has 20 scenes, its last micro-batch 4 of them: hold 1/K against that share",
+    "optimiser": _sensitive_optimiser,
+    "effective": lambda: float(attribute_run(find_fault("step per micro-batch"), ONE_EPOCH)[0].steps.sum()),
+    "last batch": lambda: story.replay(story.StoryConfig(), "stage two").batch_losses[6][-1],
+    "ticks": lambda: _ticks("correct loop") / _ticks("stage two"),
+    "column": lambda: float(_column() - _column("stage two")),
+    "undone": lambda: (
+        _beside("singular vectors differentiated", "sources supervised by slot").first_epoch.steps_applied
     ),
-    "zeroed": Exercise(
-        'share of the micro-batches that reach a step with "zeroed per micro-batch"',
-        lambda: _quantity("zeroed per micro-batch", "share of micro-batches that reached a step"),
-        "count the rows of the grid, and in each the micro-batches that no zero_grad comes after",
-    ),
-    "optimiser": Exercise(
-        'optimiser whose curves give "never divided" away: adam or sgd',
-        _sensitive_optimiser,
-        "which of the two divides a gradient by its own size before it steps?",
-    ),
-    "effective": Exercise(
-        'steps that an epoch takes with "step per micro-batch"',
-        lambda: float(attribute_run(find_fault("step per micro-batch"), ONE_EPOCH)[0].steps.sum()),
-        "84 scenes in micro-batches of 8: how many are there?",
-    ),
-    "last batch": Exercise(
-        "true loss of the last batch of epoch 3 of stage two",
-        lambda: story.replay(story.StoryConfig(), "stage two").batch_losses[2][-1],
-        "the log holds the loss of one batch over the number of all: six digits of it, times that number",
-        tolerance=1e-5,
-    ),
-    "ticks": Exercise(
-        "epochs of stage two for as many scheduler ticks as one epoch of the correct loop",
-        lambda: _ticks("correct loop") / _ticks("stage two"),
-        "the schedule is ticked once for each step that is applied: how many are in an epoch of each?",
-    ),
-    "column": Exercise(
-        "columns by which backward() of stage two must move to the right",
-        lambda: float(_column() - _column("stage two")),
-        "hold its column in the table of stage two against that in the table of the correct loop",
-    ),
-    "undone": Exercise(
-        "steps applied in epoch 1 with singular vectors differentiated and sources supervised by slot",
-        lambda: _beside("singular vectors differentiated", "sources supervised by slot").first_epoch.steps_applied,
-        "each of the two edits the subspace term: who still calls what the other has changed?",
-    ),
-    "leak": Exercise(
-        "true NMSE on fresh scenes over the last validation, with split leakage alone",
-        lambda: (leaky := _beside("split leakage")).fresh_nmse[-1] / leaky.validations[-1],
-        "the panel's sentence holds both: the second over the first, with the correct loop and one box ticked",
-    ),
+    "leak": lambda: (leaky := _beside("split leakage")).fresh_nmse[-1] / leaky.validations[-1],
 }

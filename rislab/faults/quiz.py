@@ -11,6 +11,8 @@ from rislab.faults.comparison import shows_in_training
 from rislab.faults.fault import Fault
 
 CHOICES = 4
+# What a panel asks, a key lists and a grade counts, unless somebody says otherwise.
+SEED, COUNT = 1, 6
 # A few tenths of a per cent: measured, and not to be seen in any picture.
 UNSEEN = ("accumulated in bf16", "rounded to four digits")
 
@@ -30,7 +32,7 @@ class Question:
     choices: tuple[str, ...]
 
 
-def questions(seed: int, count: int = 8) -> list[Question]:
+def questions(seed: int, count: int = COUNT) -> list[Question]:
     """The questions of a seed: the same on every machine. Asked are the faults that a training shows.
 
     Args:
@@ -72,7 +74,7 @@ class Quiz:
     """Answers to the questions of a seed, and the score."""
 
     seed: int
-    count: int = 8
+    count: int = COUNT
     answers: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,6 @@ class Quiz:
         return f"{head} {fault.story} {fault.description} ({self.score} of {len(self.answers)} right)"
 
 
-def answer_key(seed: int, count: int = 8) -> list[str]:
+def answer_key(seed: int, count: int = COUNT) -> list[str]:
     """The answers of a seed, for a teacher."""
     return [question.fault.name for question in questions(seed, count)]

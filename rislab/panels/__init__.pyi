@@ -1,5 +1,6 @@
 from .api import fault as fault
 from .api import is_live as is_live
+from .api import lesson as lesson
 from .api import map_history as map_history
 from .api import music as music
 from .api import overfit as overfit

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rislab.errors import InputError
+from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
 from rislab.sanity.overfit_config import OverfitConfig
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rislab.music.map_history import MapHistory
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.faults_panel import FaultPanel
+    from rislab.panels.lesson import Lesson
     from rislab.panels.map_history_panel import MapHistoryPanel
     from rislab.panels.music_panel import MusicPanel
     from rislab.panels.precision_panel import PrecisionPanel
@@ -131,7 +133,7 @@ def fault(name: str = "never divided", *, epochs: int = 4) -> FaultPanel:
     return FaultPanel(ComparisonConfig(fault=name, epochs=epochs), live=is_live())
 
 
-def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
+def quiz(seed: int = SEED, count: int = COUNT) -> QuizPanel:
     """Hidden faults one by one, each with what it shows and four names; the same seed asks the same everywhere.
 
     Args:
@@ -144,6 +146,22 @@ def quiz(seed: int = 1, count: int = 6) -> QuizPanel:
     from rislab.panels.quiz_panel import QuizPanel
 
     return QuizPanel(seed, count, live=is_live())
+
+
+def lesson(notebook: str, *, answers: bool = True, quiz_seed: int = SEED) -> Lesson:
+    """The questions of a notebook: `predict()` before a figure, `check()` below an exercise, and the score.
+
+    Args:
+        notebook: name of its report.
+        answers: without widgets, whether predictions show their answers; False in copies for students.
+        quiz_seed: of the quiz whose names are checked.
+
+    Raises:
+        InputError: for a notebook that asks nothing.
+    """
+    from rislab.panels.lesson import Lesson
+
+    return Lesson(notebook, live=is_live(), answers=answers, quiz_seed=quiz_seed)
 
 
 def story(config: StoryConfig | None = None) -> StoryPanel:

@@ -1,11 +1,13 @@
 from . import gallery as gallery
 from . import grading as grading
+from . import hand_ins as hand_ins
 from . import html_export as html_export
 from . import measured as measured
 from . import miniatures as miniatures
 from . import notebooks as notebooks
 from . import parameter_checks as parameter_checks
 from . import runner as runner
+from . import sandbox as sandbox
 from . import servers as servers
 from . import sweep as sweep
 from . import sweep_page as sweep_page

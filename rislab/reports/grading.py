@@ -1,21 +1,26 @@
-"""Exercises of a class, graded: answers are read from the notebooks as they stand, and no code of theirs is run."""
+"""Exercises of a class, graded: answers are read from the notebooks as they stand; code runs only if asked for."""
 
 from __future__ import annotations
 
 import ast
 import csv
 import io
+import json
 import operator
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rislab import files
 from rislab.errors import InputError
-from rislab.faults.exercises import EXERCISES, check
-from rislab.reports import notebooks
+from rislab.faults.exercises import EXERCISES, check, points, same_code
+from rislab.faults.quiz import SEED
+from rislab.reports.hand_ins import Answer, HandIn, hand_ins
+from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
-VERDICTS = ("right", "wrong", "no answer", "not readable", "not there")
+VERDICTS = ("right", "in part", "wrong", "no answer", "not readable", "not run", "not there")
 # A power of two numbers can fill the memory; sums and products of numbers that somebody typed cannot.
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -23,6 +28,22 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+MOST = sum(map(points, EXERCISES.values()))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What one answer is worth.
+
+    Args:
+        verdict: one of VERDICTS.
+        earned: points.
+        text: a sentence for the student; "" if the verdict says it all.
+    """
+
+    verdict: str
+    earned: float = 0.0
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,108 +51,124 @@ class Grade:
     """The answers of one student.
 
     Args:
-        student: name of the notebook's folder within the graded one, or of the notebook if it lies there itself.
-        verdicts: one of VERDICTS by exercise.
-        problem: why a notebook could not be read, or "".
+        student: see HandIn.
+        marks: by exercise, for all of EXERCISES.
+        missing: sentences on what was not handed in.
+        remarks: sentences on what could not be read, or is not as it was handed out.
     """
 
     student: str
-    verdicts: dict[str, str]
-    problem: str = ""
+    marks: dict[str, Mark]
+    missing: list[str]
+    remarks: list[str]
 
     @property
-    def points(self) -> int:
-        """Number of right answers."""
-        return sum(verdict == "right" for verdict in self.verdicts.values())
+    def points(self) -> float:
+        """Sum of what the answers earn."""
+        return sum(mark.earned for mark in self.marks.values())
 
 
-def grade(folder: Path | str) -> list[Grade]:
-    """Grade every notebook below a folder, by student.
+def grade(
+    folder: Path | str, *, run: bool = False, quiz_seed: int = SEED, seconds: float = SECONDS
+) -> tuple[list[Grade], list[str]]:
+    """Grade a class, by student.
 
-    An answer is what the last `answer = …` before `check("name", answer)` says in the same cell: a number, a text, or
-    sums and products of numbers. Anything else is "not readable"; nothing is executed.
+    An answer is what the last `answer = …` before `check("name", answer)` says in the same cell: a number, a text, a
+    list of texts, or sums and products of numbers. Code is the function that a check is handed.
 
     Args:
-        folder: one folder or one notebook for each student.
+        folder: see hand_ins().
+        run: call the functions of the students, each in a sandbox; otherwise they are "not run".
+        quiz_seed: of the quiz that the class was asked.
+        seconds: that a function may take.
+
+    Returns:
+        The grades, and sentences on how code was run.
 
     Raises:
-        InputError: if there is no such folder, or no notebook in it.
+        InputError: see hand_ins().
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{folder} is no folder; allowed: one that holds the notebooks of a class")
-    paths = [path for path in sorted(root.rglob("*.ipynb")) if not _hidden(path.relative_to(root))]
-    if not paths:
-        raise InputError(f"{folder} holds no notebook; allowed: one folder or one notebook for each student")
-    grades: dict[str, Grade] = {}
-    for path in paths:
-        inside = path.relative_to(root)
-        student = inside.parts[0] if len(inside.parts) > 1 else inside.stem
-        before = grades.get(student, Grade(student, dict.fromkeys(EXERCISES, "not there")))
-        try:
-            given = answers(notebooks.read_notebook(path))
-            verdicts, problem = {name: verdict_of(name, each) for name, each in given.items()}, before.problem
-        except InputError as error:
-            verdicts, problem = {}, "; ".join(part for part in (before.problem, f"{inside}: {error}") if part)
-        grades[student] = Grade(student, {**before.verdicts, **verdicts}, problem)
-    return list(grades.values())
+    class_ = hand_ins(folder)
+    marks = {one.student: {name: _mark(one, name, quiz_seed) for name in EXERCISES} for one in class_}
+    notes: list[str] = []
+    if run:
+        waiting = [(one, name) for one in class_ for name in EXERCISES if marks[one.student][name].verdict == "not run"]
+        jobs = [Job(name, tuple(dict.fromkeys(one.imports)), one.answers[name].source) for one, name in waiting]
+        outcomes = list(run_jobs(jobs, seconds=seconds)) if jobs else []
+        for (one, name), outcome in zip(waiting, outcomes, strict=True):
+            marks[one.student][name] = _mark_of_code(name, outcome)
+        notes = _how_it_ran(outcomes)
+    grades = []
+    for one in class_:
+        edited = _edited(one, marks[one.student])
+        remarks = one.remarks + ([f"the output says right, the answer is not: {', '.join(edited)}"] if edited else [])
+        grades.append(Grade(one.student, marks[one.student], one.missing(), remarks))
+    return grades, notes
 
 
-def _hidden(path: Path) -> bool:
-    """Checkpoints of JupyterLab and the like, which nobody handed in."""
-    return any(part.startswith(".") for part in path.parts)
+def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
+    """Sentences on the limits that held."""
+    judged = [one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process"))]
+    if not outcomes:
+        return ["no code was there to be run"]
+    network = (
+        "an empty network of its own"
+        if judged and all(one.own_network for one in judged)
+        else "no network of its own, which this kernel does not allow: sockets were refused by Python alone"
+    )
+    return [
+        f"{len(outcomes)} functions were run, each in a process of its own with limits of time and memory and {network}"
+    ]
 
 
-def answers(notebook: Any) -> dict[str, ast.expr]:
-    """The expression of each answer, by exercise; the last one counts."""
-    expressions: dict[str, ast.expr] = {}
-    for cell in notebook.cells:
-        if cell.cell_type != "code":
-            continue
-        answer: ast.expr = ast.Constant(None)
-        for statement in _statements(cell.source):
-            if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == [
-                "answer"
-            ]:
-                answer = statement.value
-            name = _checked(statement)
-            if name in EXERCISES:
-                expressions[name] = answer
-    return expressions
-
-
-def _statements(source: str) -> list[ast.stmt]:
-    """A cell that Python cannot read holds no answer: its exercise stays "not there"."""
+def _mark(hand_in: HandIn, name: str, quiz_seed: int) -> Mark:
+    """What can be said of an answer without running it."""
+    answer = hand_in.answers.get(name)
+    if answer is None:
+        return Mark("not there")
+    if EXERCISES[name].kind == "code":
+        return _mark_of_source(name, answer)
     try:
-        return ast.parse(source).body
+        feedback = check(name, _value(answer.expression), quiz_seed=quiz_seed)
+    except (InputError, ArithmeticError, RecursionError) as error:
+        return Mark("not readable", text=str(error) if isinstance(error, InputError) else "")
+    if feedback.right is None:
+        return Mark("no answer")
+    earned = feedback.earned * points(EXERCISES[name])
+    return Mark("right" if feedback.right else "in part" if earned else "wrong", earned, feedback.text)
+
+
+def _mark_of_source(name: str, answer: Answer) -> Mark:
+    try:
+        if same_code(answer.source, EXERCISES[name].start):
+            return Mark("no answer")
     except (SyntaxError, ValueError, RecursionError):
-        return []
+        return Mark("not readable")
+    return Mark("not run", text="code is judged by rislab grade --run")
 
 
-def _checked(statement: ast.stmt) -> str:
-    """The exercise that a statement checks: check("name", answer), by whatever name check was imported."""
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    if not isinstance(call, ast.Call) or ast.unparse(call.func).split(".")[-1] != "check" or len(call.args) != 2:
-        return ""
-    name, answer = call.args
-    if not isinstance(answer, ast.Name) or answer.id != "answer" or not isinstance(name, ast.Constant):
-        return ""
-    return str(name.value)
+def _mark_of_code(name: str, outcome: Outcome) -> Mark:
+    if outcome.right is None:
+        return Mark("no answer")
+    earned = points(EXERCISES[name]) if outcome.right else 0.0
+    return Mark("right" if outcome.right else "wrong", earned, outcome.text)
 
 
-def verdict_of(name: str, answer: ast.expr) -> str:
-    """One of VERDICTS for the expression that answers an exercise; nothing in it is run."""
-    try:
-        value = _value(answer)
-        feedback = check(name, value)
-    except (InputError, ArithmeticError):
-        return "not readable"
-    return "no answer" if feedback.right is None else "right" if feedback.right else "wrong"
+def _edited(hand_in: HandIn, marks: dict[str, Mark]) -> list[str]:
+    """Exercises whose output was not made by the answer above it: it says "right", and the answer is not."""
+    right = re.compile(r"\s*right\b")
+    return [
+        name
+        for name, answer in hand_in.answers.items()
+        if right.match(answer.output) and marks[name].verdict in ("wrong", "no answer", "not readable")
+    ]
 
 
 def _value(answer: ast.expr) -> Any:
     if isinstance(answer, ast.Constant) and (answer.value is None or isinstance(answer.value, int | float | str)):
         return answer.value
+    if isinstance(answer, ast.List | ast.Tuple):
+        return [_value(each) for each in answer.elts]
     if isinstance(answer, ast.UnaryOp) and isinstance(answer.op, ast.USub | ast.UAdd):
         value = _number(answer.operand)
         return -value if isinstance(answer.op, ast.USub) else value
@@ -147,17 +184,61 @@ def _number(answer: ast.expr) -> float:
     return float(value)
 
 
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
 def as_csv(grades: Sequence[Grade]) -> str:
-    """One line a student: name, points, each exercise, and what could not be read."""
+    """One line a student: name, points, the points of each exercise, what is missing, and what else is to be said.
+
+    An exercise without points for the lack of an answer says so in words.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["student", "points", "of", *EXERCISES, "problem"])
+    writer.writerow(["student", "points", "of", *EXERCISES, "missing", "remarks"])
     for one in grades:
-        cells = [one.student, one.points, len(EXERCISES), *(one.verdicts[name] for name in EXERCISES), one.problem]
-        writer.writerow(_plain(cells))
+        cells = [one.student, f"{one.points:g}", MOST, *(_cell(one.marks[name]) for name in EXERCISES)]
+        writer.writerow(_plain([*cells, "; ".join(one.missing), "; ".join(one.remarks)]))
     return text.getvalue()
+
+
+def _cell(mark: Mark) -> str:
+    return f"{mark.earned:g}" if mark.verdict in ("right", "in part", "wrong") else mark.verdict
 
 
 def _plain(cells: Iterable[object]) -> list[str]:
     """Cells that no spreadsheet takes for a formula: names come from whoever handed in."""
     return [f"'{text}" if (text := str(cell))[:1] in ("=", "+", "-", "@", "\t", "\r") else text for cell in cells]
+
+
+def as_gradescope(one: Grade) -> str:
+    """The results.json of Gradescope's autograder for one student."""
+    tests = []
+    for name, mark in one.marks.items():
+        exercise = EXERCISES[name]
+        passed = {"right": "passed", "wrong": "failed", "in part": "failed"}
+        tests.append(
+            {
+                "name": f"{exercise.notebook}: {name}",
+                "score": round(mark.earned, 4),
+                "max_score": points(exercise),
+                "status": passed.get(mark.verdict, "failed"),
+                "output": mark.text
+                if mark.verdict in passed
+                else f"{mark.verdict}{f': {mark.text}' if mark.text else ''}",
+                "tags": [exercise.mark],
+                "visibility": "visible",
+            }
+        )
+    remarks = "\n".join([*one.missing, *one.remarks])
+    report = {"score": round(one.points, 4), "output": remarks, "stdout_visibility": "hidden", "tests": tests}
+    return json.dumps(report, ensure_ascii=False, indent=1)
+
+
+def write(grades: Sequence[Grade], folder: Path) -> list[Path]:
+    """Write grades.csv, and a file for Gradescope for each student, into a folder; returns the files."""
+    contents = {folder / "grades.csv": as_csv(grades)}
+    for one in grades:
+        contents[folder / "gradescope" / f"{one.student}.json"] = as_gradescope(one)
+    for path, content in contents.items():
+        files.replace(path, content.encode())
+    return list(contents)

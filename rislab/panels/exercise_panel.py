@@ -1,0 +1,80 @@
+"""What a check says of an answer, and hints for those who ask."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rislab.faults.exercises import Feedback, points
+from rislab.faults.lessons import Exercise
+from rislab.panels.background_task import BackgroundTask
+from rislab.panels.base import Panel, say
+
+if TYPE_CHECKING:
+    from rislab.panels.lesson import Lesson
+
+MARKS = {True: ("✓", "#009e73"), False: ("✗", "#d55e00"), None: ("·", "#767676")}
+
+
+class ExercisePanel(Panel[Feedback]):
+    """The feedback to an answer; awaiting it gives that at once.
+
+    Attributes:
+        feedback: what the check said.
+
+    Args:
+        exercise: that was answered.
+        feedback: what the check said.
+        lesson: that counts the hints.
+        live: whether to make widgets.
+    """
+
+    def __init__(self, exercise: Exercise, feedback: Feedback, lesson: Lesson, *, live: bool) -> None:
+        self.exercise, self.feedback, self.lesson = exercise, feedback, lesson
+        super().__init__(live=live)
+        self.redraw()
+
+    @property
+    def task(self) -> BackgroundTask[Any] | None:
+        return None
+
+    def result(self) -> Feedback:
+        return self.feedback
+
+    async def _wait(self) -> Feedback:
+        return self.feedback
+
+    def ask_for_hint(self) -> None:
+        """Show one more hint, which the lesson counts."""
+        self.lesson.hint(self.exercise.name)
+        self.redraw()
+
+    def build(self) -> tuple[Any, Callable[[], None]]:
+        import ipywidgets as widgets
+
+        sentence, hints = widgets.HTML(), widgets.HTML()
+        button = widgets.Button(icon="lightbulb-o", layout={"width": "150px"})
+        button.on_click(lambda button: self.ask_for_hint())
+
+        def draw() -> None:
+            taken, number = self.lesson.hints_taken.get(self.exercise.name, 0), len(self.exercise.hints)
+            mark, colour = MARKS[self.feedback.right]
+            sentence.value = (
+                f"<div style='line-height:1.45;font-size:14px'><b style='color:{colour}'>{mark}</b> "
+                f"{html.escape(self.feedback.text)} <span style='opacity:.75'>({self._worth})</span></div>"
+            )
+            button.description = f"Hint ({taken} of {number})"
+            button.disabled = taken == number
+            rows = "".join(f"<li>{html.escape(hint)}</li>" for hint in self.exercise.hints[:taken])
+            say(hints, f"<ol style='margin:2px 0;line-height:1.45;font-size:14px'>{rows}</ol>" if rows else "")
+
+        return widgets.VBox([sentence, button, hints, self.alarm]), draw
+
+    @property
+    def _worth(self) -> str:
+        most = points(self.exercise)
+        return f"{self.exercise.mark}, {self.feedback.earned * most:g} of {most} {'point' if most == 1 else 'points'}"
+
+    def static(self) -> dict[str, Any]:
+        return {"text/plain": f"{self.feedback.text} ({self._worth})"}

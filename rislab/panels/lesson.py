@@ -1,0 +1,100 @@
+"""What a notebook asks: predictions, which lock an answer before a figure appears, and exercises with hints."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from rislab.errors import InputError, check_choice
+from rislab.faults.exercises import NO_ANSWER, Feedback, check, points
+from rislab.faults.lessons import Exercise, Prediction, lessons
+from rislab.faults.quiz import SEED
+from rislab.panels.exercise_panel import ExercisePanel
+from rislab.panels.prediction_panel import PredictionPanel
+
+Asked = TypeVar("Asked", Exercise, Prediction)
+
+
+class Lesson:
+    """The questions of one notebook, and the score; its text is the score.
+
+    Args:
+        notebook: name of its report.
+        live: whether to make widgets.
+        answers: without widgets, whether a prediction shows its answer; False in copies for students.
+        quiz_seed: of the quiz.
+    """
+
+    def __init__(self, notebook: str, *, live: bool, answers: bool = True, quiz_seed: int = SEED) -> None:
+        check_choice("notebook", notebook, lessons().preparations)
+        self.notebook, self.live, self.answers, self.quiz_seed = notebook, live, answers, quiz_seed
+        self.predictions: dict[str, PredictionPanel] = {}
+        self.feedback: dict[str, Feedback] = {}
+        self.hints_taken: dict[str, int] = {}
+
+    def predict(self, name: str) -> PredictionPanel:
+        """Ask a prediction of this notebook; asked again, it stays as it was answered.
+
+        Raises:
+            InputError: for a prediction that this notebook does not have.
+        """
+        known = of_notebook(lessons().predictions, self.notebook)
+        check_choice("name", name, known)
+        if name not in self.predictions:
+            self.predictions[name] = PredictionPanel(known[name], live=self.live, answers=self.answers)
+        return self.predictions[name]
+
+    def check(self, name: str, answer: Any) -> ExercisePanel:
+        """Check an answer; whatever is wrong with it is a sentence.
+
+        Args:
+            name: of an exercise of this notebook.
+            answer: see rislab.faults.exercises.check().
+
+        Raises:
+            InputError: for an exercise that this notebook does not have.
+        """
+        exercise = self._exercise(name)
+        try:
+            feedback = check(name, answer, quiz_seed=self.quiz_seed)
+        except InputError as error:
+            feedback = Feedback(None, str(error))
+        self.feedback[name] = feedback
+        return ExercisePanel(exercise, feedback, self, live=self.live)
+
+    def hint(self, name: str) -> str:
+        """The next hint of an exercise, which is counted; the last one again, uncounted, if there is no other.
+
+        Raises:
+            InputError: for an exercise that this notebook does not have.
+        """
+        hints, taken = self._exercise(name).hints, self.hints_taken.get(name, 0)
+        self.hints_taken[name] = min(taken + 1, len(hints))
+        return hints[self.hints_taken[name] - 1]
+
+    @property
+    def score(self) -> str:
+        """Where this notebook stands, in one sentence."""
+        exercises = of_notebook(lessons().exercises, self.notebook)
+        earned = sum(self.feedback[name].earned * points(exercises[name]) for name in self.feedback)
+        given = [panel for panel in self.predictions.values() if panel.answer]
+        right = sum(panel.is_right for panel in given)
+        predictions = of_notebook(lessons().predictions, self.notebook)
+        answered = sum(feedback.text != NO_ANSWER for feedback in self.feedback.values())
+        return (
+            f"predictions: {right} right of {len(given)} made, {len(predictions)} asked; exercises: "
+            f"{earned:g} of {sum(map(points, exercises.values()))} points, {answered} of {len(exercises)} answered, "
+            f"{sum(self.hints_taken.values())} hints"
+        )
+
+    def _exercise(self, name: str) -> Exercise:
+        known = of_notebook(lessons().exercises, self.notebook)
+        check_choice("name", name, known)
+        return known[name]
+
+    def __repr__(self) -> str:
+        return self.score
+
+
+def of_notebook(asked: dict[str, Asked], notebook: str) -> dict[str, Asked]:
+    """Those of the exercises or predictions that belong to a notebook."""
+    return {name: one for name, one in asked.items() if one.notebook == notebook}
