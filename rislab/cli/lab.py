@@ -10,7 +10,8 @@ from rislab.errors import InputError
 
 EXAMPLES = (
     ("lab", "opens a browser, or prints the address with its token"),
-    ("lab --classroom --prepare", "a working copy for students"),
+    ("lab --classroom --prepare", "copies for students, without answers"),
+    ("lab --teacher --prepare", "solutions, key and lesson plan"),
 )
 
 
@@ -19,10 +20,19 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Open JupyterLab on the notebooks: on 127.0.0.1 and with a token, whatever a configuration of your own says."
     )
-    parser.add_argument("--classroom", action="store_true", help="on a working copy, so that the originals stay clean")
-    common.add_run(parser, None, "of the working copy, in which work goes on (default classroom)")
+    edition = parser.add_mutually_exclusive_group()
+    edition.add_argument(
+        "--classroom", action="store_true", help="on students' copies: without answers, and the originals stay clean"
+    )
+    edition.add_argument(
+        "--teacher", action="store_true", help="on the teacher's edition: solutions, key.md and lesson_plan.md"
+    )
+    common.add_run(parser, None, "of the copies, in which work goes on (default classroom or teacher)")
     common.add_address(parser, 8888)
-    parser.add_argument("--prepare", action="store_true", help="make the working copy, and start nothing")
+    parser.add_argument("--prepare", action="store_true", help="make the copies, and start nothing")
+    parser.add_argument(
+        "--quiz-seed", type=common.to_integer, metavar="N", help="of the quiz in the copies (default 1)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,15 +41,33 @@ def run(options: argparse.Namespace) -> int:
 
     from rislab.reports import notebooks, servers
 
-    if (options.folder or options.prepare) and not options.classroom:
-        raise InputError("--folder and --prepare belong to a working copy; allowed: with --classroom")
+    if (options.folder or options.prepare or options.quiz_seed is not None) and not (
+        options.classroom or options.teacher
+    ):
+        raise InputError("--run, --prepare and --quiz-seed belong to copies; allowed: with --classroom or --teacher")
     folder = next(iter(notebooks.available().values())).parent.parent
-    if options.classroom:
-        folder = Path(options.folder or "classroom")
-        copied, present = servers.working_copy(folder)
-        print(f"{folder}: {len(copied)} files copied, {len(present)} there already and left as they are", flush=True)
+    if options.classroom or options.teacher:
+        folder = Path(options.folder or ("classroom" if options.classroom else "teacher"))
+        print(_prepare(folder, options), flush=True)
         if options.prepare:
             return 0
     return servers.exec_server(
         servers.lab_command(folder, address=options.ip, port=options.port, browser=not options.no_browser)
     )
+
+
+def _prepare(folder: Path, options: argparse.Namespace) -> str:
+    """Make the copies; returns what was done, in a sentence."""
+    from functools import partial
+
+    from rislab.faults.quiz import SEED, questions
+    from rislab.reports import classroom, servers
+
+    seed = SEED if options.quiz_seed is None else options.quiz_seed
+    questions(seed)
+    if options.classroom:
+        copied, present = servers.working_copy(folder, partial(classroom.student_notebook, quiz_seed=seed))
+        return f"{folder}: {len(copied)} files copied, {len(present)} there already and left as they are"
+    common.use_threads(1)
+    written = classroom.write_teachers_edition(folder, quiz_seed=seed)
+    return f"{folder}: {len(written) - 2} notebooks with solutions, key.md and lesson_plan.md"

@@ -138,7 +138,7 @@ def _check_quiz(answer: Any, seed: int) -> Feedback:
     if not isinstance(answer, list | tuple) or not all(isinstance(one, str) for one in answer):
         raise InputError(f"answer is {answer!r}; allowed: a list of names in quotes")
     key = answer_key(seed)
-    right = sum(one.strip().lower() == name for one, name in zip(answer, key, strict=False))
+    right = sum(one.strip().lower() == name.lower() for one, name in zip(answer, key, strict=False))
     return Feedback(right == len(key), f"{right} of {len(key)} right", right / len(key))
 
 

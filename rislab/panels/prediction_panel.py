@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,9 @@ from rislab.panels.base import Panel, say, see
 
 FRAME = "border-left:4px solid {};padding:6px 12px;line-height:1.45;font-size:14px"
 RIGHT_COLOUR, OTHER_COLOUR = "#009e73", "#0072b2"
+PLOTLY = "application/vnd.plotly.v1+json"
 SKIPPED = "shown without an answer"
+WITHHELD = 'This appears once an answer is locked; without widgets by .lock("…") in the cell of the question.'
 
 
 class PredictionPanel(Panel[str]):
@@ -27,13 +30,13 @@ class PredictionPanel(Panel[str]):
     Args:
         prediction: that is asked.
         live: whether to make widgets.
-        answers: without widgets, whether the right answer stands with the question.
+        answers: without widgets, whether the right answer stands with the question, and its figure below it.
     """
 
     def __init__(self, prediction: Prediction, *, live: bool, answers: bool) -> None:
         self.prediction, self.answers = prediction, answers
         self.answer = ""
-        self.shown = not live
+        self.shown = answers and not live
         self._hidden: list[Callable[[], None]] = []
         super().__init__(live=live)
         self.redraw()
@@ -54,7 +57,7 @@ class PredictionPanel(Panel[str]):
             InputError: for an answer that is not offered, or a second one.
         """
         check_choice("answer", answer, self.prediction.choices)
-        if self.shown and self.widget is not None:
+        if self.answer or (self.shown and self.widget is not None):
             raise InputError(f"answer is {answer!r}, and it is locked already; allowed: one answer, before the figure")
         self.answer = answer
         self._reveal()
@@ -76,12 +79,12 @@ class PredictionPanel(Panel[str]):
             things: figures and whatever else a notebook can show; texts are shown as they are printed.
 
         Returns:
-            What the cell shows: without widgets the last of the things, after the others were shown.
+            What the cell shows; None without widgets, where the things have been shown, or wait for an answer.
         """
         if self.widget is None:
             from IPython.display import display
 
-            for thing in things:
+            for thing in things if self.shown else (WITHHELD,):
                 _ = print(thing) if isinstance(thing, str) else display(thing)
             return None
         import ipywidgets as widgets
@@ -151,7 +154,7 @@ class PredictionPanel(Panel[str]):
         lines = [f"Predict: {prediction.question}", *(f"  – {choice}" for choice in prediction.choices)]
         rows = "".join(f"<li>{html.escape(choice)}</li>" for choice in prediction.choices)
         page = f"<b>Predict.</b> {self._asked}<ul style='margin:4px 0'>{rows}</ul>"
-        if self.answers:
+        if self.answers or self.shown:
             lines += [f"Answer: {prediction.right}. {prediction.because}"]
             answer = f"<b>{html.escape(prediction.right)}</b>. {html.escape(prediction.because)}"
             page += f"<details><summary>Answer</summary>{answer}</details>"
@@ -163,7 +166,10 @@ def _output(thing: Any) -> dict[str, Any]:
     """What a notebook stores for a thing that is displayed, or for a text that is printed."""
     if isinstance(thing, str):
         return {"output_type": "stream", "name": "stdout", "text": f"{thing}\n"}
-    if hasattr(thing, "_repr_mimebundle_"):
+    if hasattr(thing, "to_plotly_json"):
+        # Its own bundle depends on what plotly takes for the place where it is shown.
+        bundle = {PLOTLY: json.loads(thing.to_json())}
+    elif hasattr(thing, "_repr_mimebundle_"):
         bundle = thing._repr_mimebundle_()
     else:
         from IPython.core.formatters import DisplayFormatter

@@ -1,3 +1,4 @@
+from . import classroom as classroom
 from . import gallery as gallery
 from . import grading as grading
 from . import hand_ins as hand_ins

@@ -89,7 +89,7 @@ def grade(
         InputError: see hand_ins().
     """
     class_ = hand_ins(folder)
-    marks = {one.student: {name: _mark(one, name, quiz_seed) for name in EXERCISES} for one in class_}
+    marks = {one.student: {name: mark_of(one, name, quiz_seed) for name in EXERCISES} for one in class_}
     notes: list[str] = []
     if run:
         waiting = [(one, name) for one in class_ for name in EXERCISES if marks[one.student][name].verdict == "not run"]
@@ -108,12 +108,12 @@ def grade(
 
 def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
     """Sentences on the limits that held."""
-    judged = [one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process"))]
+    finished = [one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process"))]
     if not outcomes:
         return ["no code was there to be run"]
     network = (
         "an empty network of its own"
-        if judged and all(one.own_network for one in judged)
+        if finished and all(one.own_network for one in finished)
         else "no network of its own, which this kernel does not allow: sockets were refused by Python alone"
     )
     return [
@@ -121,7 +121,7 @@ def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _mark(hand_in: HandIn, name: str, quiz_seed: int) -> Mark:
+def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
     """What can be said of an answer without running it."""
     answer = hand_in.answers.get(name)
     if answer is None:

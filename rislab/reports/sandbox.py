@@ -153,7 +153,7 @@ def _run_in_child(job: Job, seconds: float, writing: int, token: str) -> None:
         own_network = _own_network()
         _limit(seconds)
         sys.addaudithook(_refuse)
-        right, text = _judged_here(job)
+        right, text = _checked_here(job)
         answer = Outcome(right, text[:TEXT], own_network)
         os.write(writing, json.dumps({**asdict(answer), "token": token}).encode())
         code = 0
@@ -161,7 +161,7 @@ def _run_in_child(job: Job, seconds: float, writing: int, token: str) -> None:
         os._exit(code)
 
 
-def _judged_here(job: Job) -> tuple[bool | None, str]:
+def _checked_here(job: Job) -> tuple[bool | None, str]:
     from rislab.faults.exercises import EXERCISES, check_function, in_short
 
     exercise = EXERCISES[job.exercise]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ipaddress
 import os
 import secrets
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,11 +148,12 @@ def _open_to(address: str) -> list[str]:
     ]
 
 
-def working_copy(folder: Path) -> tuple[list[str], list[str]]:
+def working_copy(folder: Path, content: Callable[[Path], bytes] = Path.read_bytes) -> tuple[list[str], list[str]]:
     """Copy the notebooks to work in, so that the originals stay clean; what is there already stays as it is.
 
     Args:
         folder: of the copies; made if there is none.
+        content: of the copy of a notebook.
 
     Returns:
         Names of the files that were copied, and of those that were there.
@@ -173,9 +174,7 @@ def working_copy(folder: Path) -> tuple[list[str], list[str]]:
             if target.exists():
                 present.append(path.name)
                 continue
-            half = folder / f".{path.name}.half"
-            shutil.copyfile(path, half)
-            os.replace(half, target)
+            files.replace(target, content(path) if path.suffix == ".ipynb" else path.read_bytes())
             copied.append(path.name)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,83 +21,127 @@ import nbformat
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.faults.exercises import EXERCISES
+from rislab.faults.exercises import EXERCISES, points, same_code
+from rislab.faults.quiz import answer_key
 from rislab.reports import grading, notebooks, servers
+from rislab.reports.classroom import student_notebook
+from rislab.reports.hand_ins import HandIn, answers_of
 
 
-def handed_in(path: Path, *cells: str) -> None:
+def handed_in(path: Path, *cells: str, outputs: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=[new_code_cell(cell) for cell in cells]), path)
+    code = [new_code_cell(cell) for cell in cells]
+    for cell in code if outputs else ():
+        cell.outputs = [new_output("stream", text=outputs)]
+    nbformat.write(new_notebook(cells=code), path)
 
 
-def told(text: str) -> dict[str, dict[str, str]]:
+def rows_of(text: str) -> dict[str, dict[str, str]]:
     return {row["student"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def solution_of(name: str) -> str:
+    return f"{EXERCISES[name].solution}\nlesson.check({name!r}, {EXERCISES[name].function})"
 
 
 # ----------------------------------------------------------------------------------------------------------- the grades
 
 
 def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    clinic = shutil.copyfile(notebooks.find_notebook("fault_clinic"), tmp_path / "nobody.ipynb")
-    assert clinic.exists()
+    class_ = tmp_path / "class"
     handed_in(
-        tmp_path / "ada" / "04.ipynb",
+        class_ / "ada" / "04.ipynb",
         "answer = 1  # a number\nexercises.check('suspect', answer)",
-        "answer = 'SGD'\nexercises.check(\"optimiser\", answer)",
+        "answer = 'SGD'\nlesson.check(\"optimiser\", answer)",
         "answer = 22 / 2\ncheck('effective', answer)",
         "answer = 1\nanswer = -(3 + 0)\ncheck('ragged', answer)",
+        f"answer = {answer_key(1)[:3] + ['x'] * 3!r}\nlesson.check('quiz', answer)",
+        solution_of("weights"),
+        "answer = 1\ncheck('from an older version', answer)",
     )
-    handed_in(tmp_path / "ada" / "again" / "03.ipynb", "answer = open('/etc/passwd').read()\ncheck('column', answer)")
-    handed_in(tmp_path / "ada" / ".ipynb_checkpoints" / "04.ipynb", "answer = 0\ncheck('suspect', answer)")
-    handed_in(tmp_path / "=cmd.ipynb", "answer = 'adam'\ncheck('optimiser', answer)", "answer = (\ncheck('suspect'")
-    (tmp_path / "broken.ipynb").write_text("{")
-    assert main(["grade", str(tmp_path), "-o", str(tmp_path / "out.csv")]) == 0
+    handed_in(class_ / "ada" / "again" / "03.ipynb", "answer = open('/etc/passwd').read()\ncheck('column', answer)")
+    handed_in(class_ / "ada" / ".ipynb_checkpoints" / "04.ipynb", "answer = 0\ncheck('suspect', answer)")
+    # An empty copy beside the one that was worked on takes nothing away.
+    handed_in(class_ / "ada" / "z.ipynb", "answer = None\ncheck('suspect', answer)")
+    handed_in(class_ / "=cmd.ipynb", "answer = 'adam'\ncheck('optimiser', answer)", "answer = (\ncheck('suspect'")
+    handed_in(class_ / "liar.ipynb", "answer = 'adam'\ncheck('optimiser', answer)", outputs="right (★, 1 point)\n")
+    (class_ / "broken.ipynb").write_text((class_ / "liar.ipynb").read_text()[:200])
+    (class_ / "blank.ipynb").write_text("")
+    (class_ / "nothing").mkdir()
+    with (class_ / "huge.ipynb").open("wb") as huge:
+        huge.truncate(100 << 20)
+    assert main(["grade", str(class_), "-o", str(tmp_path / "out")]) == 0
     capsys.readouterr()
-    rows = told((tmp_path / "out.csv").read_text())
-    assert set(rows) == {"ada", "nobody", "'=cmd", "broken"}
+    rows = rows_of((tmp_path / "out" / "grades.csv").read_text())
+    assert set(rows) == {"ada", "'=cmd", "liar", "broken", "blank", "nothing", "huge"}
     ada = rows["ada"]
-    assert (ada["suspect"], ada["optimiser"], ada["effective"]) == ("right", "right", "right")
-    assert (ada["ragged"], ada["column"], ada["zeroed"]) == ("wrong", "not readable", "not there")
-    assert ada["points"] == "3" and ada["of"] == str(len(EXERCISES))
-    assert {rows["nobody"][name] for name in ("suspect", "ragged", "zeroed")} == {"no answer"}
-    assert rows["'=cmd"]["optimiser"] == "wrong" and rows["'=cmd"]["suspect"] == "not there"
-    assert "not a notebook" in rows["broken"]["problem"]
+    assert (ada["suspect"], ada["optimiser"], ada["effective"], ada["quiz"]) == ("1", "1", "1", "3")
+    assert (ada["ragged"], ada["column"], ada["zeroed"], ada["weights"]) == (
+        "0",
+        "not readable",
+        "not there",
+        "not run",
+    )
+    assert ada["points"] == "6" and ada["of"] == str(grading.MOST)
+    assert "not handed in: localise, music" in ada["missing"] and "cells that are gone" in ada["missing"]
+    assert "does not know: from an older version" in ada["remarks"]
+    assert rows["'=cmd"]["optimiser"] == "0" and rows["'=cmd"]["suspect"] == "not there"
+    assert "the output says right, the answer is not: optimiser" in rows["liar"]["remarks"]
+    assert "not a notebook" in rows["broken"]["remarks"] and "is empty" in rows["blank"]["remarks"]
+    assert rows["nothing"]["missing"] == "nothing was handed in" and "has 100 MB" in rows["huge"]["remarks"]
+    report = json.loads((tmp_path / "out" / "gradescope" / "ada.json").read_text())
+    assert report["score"] == 6 and sum(test["max_score"] for test in report["tests"]) == grading.MOST
+    assert {"score": 1, "status": "passed"}.items() <= report["tests"][list(EXERCISES).index("suspect")].items()
 
 
 def test_the_exercises_of_the_notebooks_are_all_graded() -> None:
-    """Each is there once, unanswered: nothing is lost to grading by a change of a cell."""
-    found: list[str] = []
-    for path in notebooks.available().values():
-        found += grading.answers(notebooks.read_notebook(path))
-    assert sorted(found) == sorted(EXERCISES)
+    """Each is there once, unanswered, its difficulty above it: no change of a cell loses one."""
+    asked: list[str] = []
+    for report, path in notebooks.available().items():
+        notebook = notebooks.read_notebook(path)
+        given, unknown, _ = answers_of(notebook)
+        asked += given
+        assert not unknown and {EXERCISES[name].notebook for name in given} == {report}
+        for name, answer in given.items():
+            exercise, number = EXERCISES[name], points(EXERCISES[name])
+            assert same_code(answer.source, exercise.start) if exercise.kind == "code" else answer.empty
+            place = next(k for k, cell in enumerate(notebook.cells) if f'check("{name}"' in cell.source)
+            assert f"({exercise.mark}, {number} point{'s' * (number > 1)})" in notebook.cells[place - 1].source
+    assert sorted(asked) == sorted(EXERCISES)
 
 
-def test_no_code_of_a_student_runs(tmp_path: Path) -> None:
+def test_no_code_of_a_student_runs_unasked(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     evil = f"__import__('pathlib').Path({str(trap)!r}).touch()"
+    class_ = tmp_path / "class"
     for number, answer in enumerate((evil, f"[{evil}]", f"1 + len({evil})", "9**9**9", "'x' * 10**9", "1/0")):
-        handed_in(tmp_path / f"s{number}.ipynb", f"{evil}\nanswer = {answer}\ncheck('suspect', answer)")
-    assert {one.verdicts["suspect"] for one in grading.grade(tmp_path)} == {"not readable"}
+        handed_in(class_ / f"s{number}.ipynb", f"{evil}\nanswer = {answer}\ncheck('suspect', answer)")
+    assert {one.marks["suspect"].verdict for one in grading.grade(class_)[0]} == {"not readable"}
+    handed_in(class_ / "s.ipynb", f"{evil}\ndef weights(sizes):\n    {evil}\ncheck('weights', weights)")
+    assert grading.grade(class_)[0][0].marks["weights"].verdict == "not run"
     assert not trap.exists()
 
 
 @given(st.text(max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_any_cell_is_graded_without_an_exception(text: str) -> None:
-    notebook = new_notebook(cells=[new_code_cell(f"answer = {text}\ncheck('effective', answer)"), new_code_cell(text)])
-    for name, answer in grading.answers(notebook).items():
-        assert grading.verdict_of(name, answer) in grading.VERDICTS
+    cells = [new_code_cell(f"answer = {text}\ncheck('effective', answer)"), new_code_cell(text)]
+    hand_in = HandIn("any", answers_of(new_notebook(cells=cells))[0])
+    for name in hand_in.answers:
+        assert grading.mark_of(hand_in, name).verdict in grading.VERDICTS
 
 
-def test_folders_without_notebooks_are_named(tmp_path: Path) -> None:
+def test_folders_without_notebooks_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="holds no notebook"):
         grading.grade(tmp_path)
     with pytest.raises(InputError, match="is no folder"):
         grading.grade(tmp_path / "nowhere")
+    assert main(["grade", str(tmp_path), "--seconds", "3"]) == 2
+    assert "allowed: with --run" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------- the working copy
@@ -113,9 +156,9 @@ def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.
     (folder / "02_precision.ipynb").unlink()
     assert main(["lab", "--classroom", "--run", str(folder), "--prepare"]) == 0
     assert (folder / "01_overfit.ipynb").read_text() == "mine"
-    assert (folder / "02_precision.ipynb").read_bytes() == notebooks.find_notebook("precision").read_bytes()
+    assert (folder / "02_precision.ipynb").read_bytes() == student_notebook(notebooks.find_notebook("precision"))
     assert "1 files copied" in capsys.readouterr().out
-    assert not [path for path in folder.iterdir() if path.name.endswith(".half")]
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
@@ -124,7 +167,7 @@ def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, caps
     for words, said in (
         (["lab", "--classroom", "--prepare", "--run", str(tmp_path / "file" / "x")], "cannot be used"),
         (["lab", "--classroom", "--prepare", "--run", str(originals)], "holds the originals"),
-        (["lab", "--prepare"], "belong to a working copy"),
+        (["lab", "--prepare"], "belong to copies"),
         (["lab", "--ip", "everywhere"], "ip is 'everywhere'"),
         (["lab", "--port", "70000"], "port is 70000"),
         (["app", "localise"], "has no live panel"),

@@ -1,0 +1,50 @@
+"""What the notebooks ask: enough of it, declared in one place, answered nowhere in the notebooks."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from rislab.faults.lessons import KINDS, lessons
+from rislab.reports import notebooks
+
+LESSONS = lessons()
+
+
+def test_each_notebook_asks_enough() -> None:
+    for name in notebooks.available():
+        exercises = [one for one in LESSONS.exercises.values() if one.notebook == name]
+        assert sum(one.kind == "code" for one in exercises) >= 2
+        assert sum(one.notebook == name for one in LESSONS.predictions.values()) >= 3
+        assert LESSONS.preparations[name].minutes > 0
+    assert len(LESSONS.exercises) >= 20
+    for exercise in LESSONS.exercises.values():
+        assert exercise.kind in KINDS and 1 <= exercise.level <= 3 and exercise.hints and exercise.solution
+    for prediction in LESSONS.predictions.values():
+        assert prediction.right in prediction.choices and len(set(prediction.choices)) == len(prediction.choices) >= 2
+
+
+def test_plans_last_as_long_as_they_say() -> None:
+    assert set(LESSONS.plans) == {45, 90, 180}
+    for minutes, plan in LESSONS.plans.items():
+        assert sum(length for length, _, _ in plan) == minutes
+        names = {name for part in plan for name in re.findall(r"\*([a-z ]+)\*", part[2])}
+        assert names <= set(LESSONS.exercises)
+        assert {notebook for _, notebook, _ in plan} <= {*LESSONS.preparations, ""}
+
+
+@pytest.mark.parametrize("name", notebooks.available())
+def test_a_notebook_says_what_it_takes_and_asks_what_is_declared(name: str) -> None:
+    from rislab.faults.lessons import about
+
+    cells = notebooks.read_notebook(notebooks.find_notebook(name)).cells
+    text = "\n".join(cell.source for cell in cells)
+    rest = "\n".join(cell.source for cell in cells if cell.id != "about")
+    assert cells[1].id == "about" and cells[1].source == about(name, rest)
+    asked = re.findall(r'lesson\.predict\("([^"]+)"\)', text)
+    assert sorted(asked) == sorted(one.name for one in LESSONS.predictions.values() if one.notebook == name)
+    # Each hides something: a figure, a table or a sentence.
+    for number in range(1, len(asked) + 1):
+        assert f"prediction_{number} = " in text and f"prediction_{number}.shows(" in text
+    assert "Solutions" not in text and "<details>" not in text

@@ -1,0 +1,91 @@
+"""Predictions lock an answer before the figure appears; exercises give hints, which are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import plotly.graph_objects as go
+import pytest
+
+from rislab.errors import InputError
+from rislab.panels.lesson import Lesson
+from rislab.panels.prediction_panel import PredictionPanel
+
+
+async def awaited(panel: PredictionPanel) -> str:
+    return await panel
+
+
+def buttons(widget: object) -> dict[str, Any]:
+    found = {}
+    for child in getattr(widget, "children", ()):
+        if hasattr(child, "click"):
+            found[child.description.split(" (")[0]] = child
+        found |= buttons(child)
+    return found
+
+
+def test_a_figure_waits_for_the_answer_which_is_locked() -> None:
+    lesson = Lesson("start", live=True)
+    panel = lesson.predict("sixteen snapshots")
+    question, choices, _, outcome, _ = panel.widget.children
+    waiting, output = panel.shows("3 of 3", go.Figure()).children
+    assert "sixteen" in question.value and choices.value is None and outcome.value == ""
+    assert output.outputs == () and "Lock an answer" in waiting.value
+    assert buttons(panel.widget)["Lock my answer"].disabled
+    choices.value = "none"
+    buttons(panel.widget)["Lock my answer"].click()
+    assert output.outputs[0]["text"] == "3 of 3\n" and "application/vnd.plotly.v1+json" in output.outputs[1]["data"]
+    assert waiting.value == "" and choices.disabled and "some of them" in outcome.value
+    with pytest.raises(InputError, match="locked already"):
+        panel.lock("some of them")
+    # The same cell again asks nothing anew, and later figures are there at once.
+    assert lesson.predict("sixteen snapshots") is panel and asyncio.run(awaited(panel)) == "none"
+    assert panel.shows("x").children[1].outputs
+    assert repr(lesson).startswith("predictions: 0 right of 1 made, 3 asked")
+
+
+def test_nobody_has_to_answer() -> None:
+    panel = Lesson("start", live=True).predict("one indent")
+    output = panel.shows("x").children[1]
+    buttons(panel.widget)["Show without an answer"].click()
+    assert output.outputs and panel.answer == "" and "without an answer" in panel.widget.children[3].value
+
+
+def test_without_widgets_question_and_answer_are_shown_or_neither_figure_nor_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    teacher = Lesson("start", live=False).predict("one indent")
+    text = teacher.static()["text/plain"]
+    assert "Will the reported loss still fall?" in text and f"Answer: {teacher.prediction.right}" in text
+    teacher.shows("the figure")
+    assert capsys.readouterr().out == "the figure\n"
+    student = Lesson("start", live=False, answers=False).predict("one indent")
+    assert "Answer" not in student.static()["text/plain"] and "Answer" not in student.static()["text/html"]
+    student.shows("the figure")
+    assert "the figure" not in capsys.readouterr().out
+    student.lock("no, it rises")
+    student.shows("the figure")
+    assert capsys.readouterr().out == "the figure\n" and student.prediction.because in student.static()["text/plain"]
+
+
+def test_hints_are_counted_and_points_added() -> None:
+    lesson = Lesson("fault_clinic", live=True)
+    panel = lesson.check("weights", lambda sizes: [1.0] * len(sizes))
+    hint = buttons(panel.widget)["Hint"]
+    for _ in range(3):
+        hint.click()
+    assert hint.disabled and lesson.hints_taken == {"weights": 2}
+    assert all(text in panel.widget.children[2].value for text in panel.exercise.hints)
+    assert lesson.check("weights", lambda sizes: [size / sum(sizes) for size in sizes]).feedback.right
+    assert "2 of 16 points, 1 of 8 answered, 2 hints" in lesson.score
+    # What cannot be read is a sentence, not a traceback.
+    assert "allowed: a number" in lesson.check("suspect", "one").feedback.text
+    for call in (
+        lambda: lesson.check("steering", None),
+        lambda: lesson.predict("one indent"),
+        lambda: lesson.hint("x"),
+    ):
+        with pytest.raises(InputError, match="name is"):
+            call()

@@ -1,0 +1,97 @@
+"""Students' copies answer nothing; the teacher's edition answers everything, and its answers earn all points."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rislab.faults.lessons import lessons
+from rislab.faults.quiz import COUNT, SEED, questions
+from rislab.reports import classroom, grading, notebooks, runner
+from tests.notebooks.small import SMALL
+
+LESSONS = lessons()
+# All of them on `make soak`; a short one and that of the exercises and the quiz each time.
+RUN = list(SMALL) if os.environ.get("RISLAB_SOAK") else ["start", "fault_clinic"]
+
+
+def answers(name: str) -> list[str]:
+    """Sentences that answer what a notebook asks."""
+    given = [one.because for one in LESSONS.predictions.values() if one.notebook == name]
+    given += [f"Answer: {one.right}" for one in LESSONS.predictions.values() if one.notebook == name]
+    for one in LESSONS.exercises.values():
+        if one.notebook == name:
+            # Of code the body; a line of it that stands in the question as well is no answer.
+            lines = one.solution.splitlines() if one.kind == "code" else [one.solution]
+            given += [line.strip() for line in lines if line not in one.start.splitlines() and len(line.strip()) > 20]
+            given += one.hints
+    return given
+
+
+def shown(notebook: Any) -> str:
+    """Sources and outputs, figures too, as one text."""
+    parts = [cell.source for cell in notebook.cells]
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            parts += [output.get("text", ""), json.dumps(output.get("data", {}), ensure_ascii=False)]
+    return "\n".join(parts)
+
+
+def read(content: bytes) -> Any:
+    import nbformat
+
+    return nbformat.reads(content.decode(), as_version=4)
+
+
+@pytest.mark.parametrize("name", notebooks.available())
+def test_a_students_copy_answers_nothing(name: str) -> None:
+    original = notebooks.read_notebook(notebooks.find_notebook(name))
+    copy = read(classroom.student_notebook(notebooks.find_notebook(name), quiz_seed=7))
+    text = shown(copy)
+    assert [answer for answer in answers(name) if answer in text] == []
+    assert text.count("answers=False") == 1 and ("quiz_seed: int = 7 " in text) == (name == "fault_clinic")
+    assert copy.metadata["rislab"]["notebook"] == name
+    # Only what explains is gone.
+    removed = {cell.id for cell in original.cells} - {cell.id for cell in copy.cells}
+    assert removed == {cell.id for cell in notebooks.tagged(original, "answer")}
+    assert all(cell.cell_type == "markdown" for cell in notebooks.tagged(original, "answer"))
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", RUN)
+def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -> None:
+    path = tmp_path / notebooks.find_notebook(name).name
+    path.write_bytes(classroom.student_notebook(notebooks.find_notebook(name)))
+    done = runner.run_notebook(path, SMALL[name], out=tmp_path / "out", progress=False)
+    assert done.ok, done.error
+    text = shown(notebooks.read_notebook(done.notebook))
+    assert [answer for answer in answers(name) if answer in text] == []
+    predictions = [one for one in LESSONS.predictions.values() if one.notebook == name]
+    assert all(f"Predict: {one.question}" in text.replace('\\\\"', '"') for one in predictions)
+    assert text.count("appears once an answer is locked") >= len(predictions)
+
+
+@pytest.mark.process
+def test_the_teachers_edition_earns_all_points_and_the_students_none(tmp_path: Path) -> None:
+    classroom.write_teachers_edition(tmp_path / "class" / "teacher")
+    for path in notebooks.available().values():
+        student = tmp_path / "class" / "student" / path.name
+        student.parent.mkdir(exist_ok=True)
+        student.write_bytes(classroom.student_notebook(path))
+    (student, teacher), notes = grading.grade(tmp_path / "class", run=True)
+    assert teacher.points == grading.MOST, teacher
+    assert student.points == 0 and {mark.verdict for mark in student.marks.values()} == {"no answer"}
+    assert not [*teacher.missing, *teacher.remarks, *student.missing, *student.remarks]
+    assert re.match(r"\d+ functions were run, each in a process of its own", notes[0])
+    key = (tmp_path / "class" / "teacher" / "key.md").read_text()
+    for question in questions(SEED, COUNT):
+        assert f"{question.number}. **{question.fault.name}**" in key
+    assert all(f"**{one.name}**" in key for one in LESSONS.exercises.values())
+    assert all(one.because in key for one in LESSONS.predictions.values())
+    plan = (tmp_path / "class" / "teacher" / "lesson_plan.md").read_text()
+    assert all(f"## {minutes} minutes" in plan for minutes in (45, 90, 180))
