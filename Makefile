@@ -59,12 +59,9 @@ soak: .venv/installed-test
 	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py
 	$(MAKE) mutants
 
-# The reference, from docstrings, and a page for each rule of the checkup: reports/out/docs/index.html, …/rules/index.html.
+# The documentation as pages that open from disk: reports/out/docs/index.html. Red if a link leads nowhere.
 docs: .venv/installed-test
-	$(call install,.[docs])
-	$(BIN)/python -m pdoc rislab --docformat google --output-directory reports/out/docs
-	$(BIN)/rislab explain --out reports/out/docs/rules
-	@echo reports/out/docs/index.html
+	$(BIN)/python -m docs.site reports/out/docs
 
 # Known vulnerabilities of the tested set; red too where the list of them cannot be reached.
 audit: .venv/installed-test
