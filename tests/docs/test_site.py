@@ -87,8 +87,8 @@ def test_examples_run(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_arguments_results_and_errors_become_tables() -> None:
     html = reference.docstring_html(
-        "What it does.\n\nArgs:\n    first: [B,K], radians; one\n        that goes on.\n    *rest: others.\n\nReturns:\n"
-        "    A `Thing`.\n\nRaises:\n    InputError: for x < 1.\n\nExample:\n    >>> 1 + 1\n    2\n"
+        "What it does.\n\nArgs:\n    first: [B,K], radians; one\n        that goes on.\n    *rest: others.\n\n"
+        "Returns:\n    A `Thing`.\n\nRaises:\n    InputError: for x < 1.\n\nExample:\n    >>> 1 + 1\n    2\n"
     )
     assert "<code>first</code></td><td>[B,K], radians; one that goes on.</td>" in html
     assert "<code>*rest</code>" in html and "<code>InputError</code></td><td>for x &lt; 1.</td>" in html
