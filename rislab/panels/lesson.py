@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from typing import Any, TypeVar
 
 from rislab.errors import InputError, check_choice
@@ -30,6 +31,7 @@ class Lesson:
         self.predictions: dict[str, PredictionPanel] = {}
         self.feedback: dict[str, Feedback] = {}
         self.hints_taken: dict[str, int] = {}
+        self._scores: list[Any] = []
 
     def predict(self, name: str) -> PredictionPanel:
         """Ask a prediction of this notebook; asked again, it stays as it was answered.
@@ -40,7 +42,9 @@ class Lesson:
         known = of_notebook(lessons().predictions, self.notebook)
         check_choice("name", name, known)
         if name not in self.predictions:
-            self.predictions[name] = PredictionPanel(known[name], live=self.live, answers=self.answers)
+            self.predictions[name] = PredictionPanel(
+                known[name], live=self.live, answers=self.answers, on_answer=self._redraw
+            )
         return self.predictions[name]
 
     def check(self, name: str, answer: Any) -> ExercisePanel:
@@ -59,6 +63,7 @@ class Lesson:
         except InputError as error:
             feedback = Feedback(None, str(error))
         self.feedback[name] = feedback
+        self._redraw()
         return ExercisePanel(exercise, feedback, self, live=self.live)
 
     def hint(self, name: str) -> str:
@@ -69,6 +74,7 @@ class Lesson:
         """
         hints, taken = self._exercise(name).hints, self.hints_taken.get(name, 0)
         self.hints_taken[name] = min(taken + 1, len(hints))
+        self._redraw()
         return hints[self.hints_taken[name] - 1]
 
     @property
@@ -91,8 +97,25 @@ class Lesson:
         check_choice("name", name, known)
         return known[name]
 
+    def _redraw(self) -> None:
+        for field in self._scores:
+            field.value = self._as_html
+
+    @property
+    def _as_html(self) -> str:
+        return f"<div style='font-size:14px;line-height:1.45'>{html.escape(self.score)}</div>"
+
     def __repr__(self) -> str:
         return self.score
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        """The score, which follows what is answered later; without widgets its text."""
+        if not self.live:
+            return {"text/plain": self.score}
+        import ipywidgets as widgets
+
+        self._scores.append(widgets.HTML(self._as_html))
+        return self._scores[-1]._repr_mimebundle_(**options)
 
 
 def of_notebook(asked: dict[str, Asked], notebook: str) -> dict[str, Asked]:

@@ -31,10 +31,13 @@ class PredictionPanel(Panel[str]):
         prediction: that is asked.
         live: whether to make widgets.
         answers: without widgets, whether the right answer stands with the question, and its figure below it.
+        on_answer: called when an answer is locked, or nobody waits for one.
     """
 
-    def __init__(self, prediction: Prediction, *, live: bool, answers: bool) -> None:
-        self.prediction, self.answers = prediction, answers
+    def __init__(
+        self, prediction: Prediction, *, live: bool, answers: bool, on_answer: Callable[[], None] = lambda: None
+    ) -> None:
+        self.prediction, self.answers, self._on_answer = prediction, answers, on_answer
         self.answer = ""
         self.shown = answers and not live
         self._hidden: list[Callable[[], None]] = []
@@ -70,6 +73,7 @@ class PredictionPanel(Panel[str]):
         self.shown = True
         for show in self._hidden:
             show()
+        self._on_answer()
         self.redraw()
 
     def shows(self, *things: Any) -> Any:
@@ -143,10 +147,10 @@ class PredictionPanel(Panel[str]):
 
     def _outcome(self) -> str:
         """The answer that was locked beside the right one, as HTML."""
-        first = "Right." if self.is_right else "Not so." if self.answer else f"({SKIPPED}.)"
-        right = "" if self.is_right else f" <b>{html.escape(self.prediction.right)}</b>:"
+        right = f"{html.escape(self.prediction.right)}. "
+        first = "Right." if self.is_right else f"Not so: {right}" if self.answer else f"{right}({SKIPPED}) "
         colour = RIGHT_COLOUR if self.is_right else OTHER_COLOUR
-        text = f"<b>{first}</b>{right} {html.escape(self.prediction.because)}"
+        text = f"<b>{first}</b> {html.escape(self.prediction.because)}"
         return f"<div style='{FRAME.format(colour)}'>{text}</div>"
 
     def static(self) -> dict[str, Any]:

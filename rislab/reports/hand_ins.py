@@ -139,7 +139,7 @@ def _remarks(path: Path, mark: dict[str, Any], asked: set[str], unknown: list[st
     if not asked:
         yield "holds no exercise of this lab"
     named = {file.stem: report for report, file in notebooks.available().items()}
-    if asked and named.get(path.stem, "") not in asked and len(path.parts) > 1 and path.stem in named:
+    if asked and path.stem in named and named[path.stem] not in asked:
         yield f"is {', '.join(sorted(asked))} under another name"
 
 

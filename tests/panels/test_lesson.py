@@ -35,6 +35,7 @@ def test_a_figure_waits_for_the_answer_which_is_locked() -> None:
     assert output.outputs == () and "Lock an answer" in waiting.value
     assert buttons(panel.widget)["Lock my answer"].disabled
     choices.value = "none"
+    lesson._repr_mimebundle_()
     buttons(panel.widget)["Lock my answer"].click()
     assert output.outputs[0]["text"] == "3 of 3\n" and "application/vnd.plotly.v1+json" in output.outputs[1]["data"]
     assert waiting.value == "" and choices.disabled and "some of them" in outcome.value
