@@ -3,6 +3,8 @@ from .estimate import Estimate as Estimate
 from .likelihood import polish as polish
 from .metrics import Matching as Matching
 from .metrics import match as match
+from .posterior import Posterior as Posterior
+from .posterior import sample_posterior as sample_posterior
 from .spectra import Spectrum as Spectrum
 from .spectra import bartlett_spectrum as bartlett_spectrum
 from .spectra import music_spectrum as music_spectrum

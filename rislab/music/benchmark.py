@@ -30,6 +30,7 @@ from rislab.music.estimator_names import DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
 from rislab.music.likelihood import bounds_box, polish
 from rislab.music.metrics import crb_recall, match, tolerances_of
 from rislab.music.model_order import model_order
+from rislab.music.posterior import sample_posterior
 from rislab.music.sparse import dictionary, sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
 
@@ -96,6 +97,10 @@ FACTORS: dict[str, Callable[[SceneBatch], Tensor]] = {
 }
 SPECTRA = {"beam": bartlett_spectrum, "MVDR": mvdr_spectrum, "MUSIC": music_spectrum}
 PLACES: dict[str, Callable[[SceneBatch, int], Estimate]] = {"random": _random_places, "sparse": sparse}
+REFINEMENTS: dict[str, Callable[[SceneBatch, Estimate], Estimate]] = {
+    "polish": polish,
+    "Bayes": lambda batch, start: sample_posterior(batch, start).expected_hits(tolerances_of(batch.config)),
+}
 
 
 def make_estimator(name: str, factors: Mapping[str, Callable[[SceneBatch], Tensor]] = FACTORS) -> Estimator:
@@ -106,14 +111,16 @@ def make_estimator(name: str, factors: Mapping[str, Callable[[SceneBatch], Tenso
         factors: covariances to begin with, by name: functions from a batch to factors, [B,N,C].
     """
     first, *steps = name.split(" + ")
-    polished = steps[-1:] == ["polish"]
+    refined = steps[1:] if first in factors else steps
 
     def estimate(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
         if first in factors:
             places = SPECTRA[steps[0]](factors[first](batch), sources, grid).peaks
         else:
             places = PLACES[first](batch, sources)
-        return polish(batch, places) if polished else places
+        for step in refined:
+            places = REFINEMENTS[step](batch, places)
+        return places
 
     return estimate
 

@@ -12,6 +12,7 @@ ESTIMATOR_NAMES = (
     "random + polish",
     "sparse",
     "sparse + polish",
+    "sparse + Bayes",
 )
 DEFAULT_ESTIMATORS = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
 # To compare a learned covariance with, from the best covariance there is to polished random places.
