@@ -278,6 +278,21 @@ def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) 
     return 1 / music.clamp(min=smallest), loading / mvdr.clamp(min=smallest)
 
 
+def place_apart(settings: SceneSettings, degrees: float) -> SceneSettings:
+    """The settings with sources 1 and 2 at some distance in azimuth, around the middle between them.
+
+    Raises:
+        InputError: for one source alone, a distance out of range, or places outside the field of view.
+    """
+    check_number("separation in degrees", degrees, 0.0, 180.0)
+    if len(settings.places) < 2:
+        raise InputError("separation needs two sources; allowed: 2 sources or more")
+    first, second, *others = settings.places
+    middle, turn = (first[0] + second[0]) / 2, 0.5 if second[0] >= first[0] else -0.5
+    left, right = (middle - turn * degrees, *first[1:]), (middle + turn * degrees, *second[1:])
+    return settings.changed(places=(left, right, *others))
+
+
 def in_degrees(interval: tuple[float, float]) -> tuple[float, float]:
     """An interval of radians in degrees, without what rounding adds: 60, not 59.99999999999999."""
     low, high = (round(math.degrees(value), 9) for value in interval)

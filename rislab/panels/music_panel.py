@@ -34,6 +34,7 @@ from rislab.panels.scene_controls import (
 )
 from rislab.plots.scene import criteria_table, scene_figure
 from rislab.plots.scene_content import scene_content
+from rislab.reports.scene_page import scene_page
 from rislab.sanity import conventions
 
 OF_A_NETWORK = ("learned", "blend")
@@ -194,7 +195,12 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
         return scene_figure(self.analysis)
 
     def static(self) -> dict[str, Any]:
-        return dict(self.figure()._repr_mimebundle_())
+        """A scene with sliders that were computed before; of one source alone the plain figure."""
+        if len(self.settings.places) < 2:
+            return dict(self.figure()._repr_mimebundle_())
+        hidden = [part for part in self.hidden if part in PARTS]
+        page = scene_page(self.settings, self.explorer.model, hide=hidden)
+        return {"text/html": page, "text/plain": "one scene, with sliders"}
 
     def build(self) -> tuple[Any, Callable[[], None]]:
         import ipywidgets as widgets

@@ -8,7 +8,7 @@ from typing import Any
 from rislab.config import declarations
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice, check_number
-from rislab.music.scene_view import SceneSettings, in_degrees
+from rislab.music.scene_view import SceneSettings, in_degrees, place_apart
 
 MOST_SOURCES = 5
 SPECTRA = ("MUSIC", "MVDR")
@@ -96,7 +96,7 @@ def settings_changed(settings: SceneSettings, name: str, value: Any) -> SceneSet
         places = [*places[:value], *further[len(places) : value]]
         return settings.changed(places=tuple(places), chosen=min(settings.chosen, value - 1))
     if name == "separation":
-        return _separated(settings, value)
+        return place_apart(settings, value)
     if name in POSITION:
         slot, at = settings.chosen, POSITION.index(name)
         place = [*places[slot]]
@@ -111,17 +111,6 @@ def separation_of(settings: SceneSettings) -> float:
     """Degrees of azimuth between sources 1 and 2; 0 for one source alone."""
     places = settings.places
     return round(abs(places[1][0] - places[0][0]), 3) if len(places) > 1 else 0.0
-
-
-def _separated(settings: SceneSettings, degrees: Any) -> SceneSettings:
-    """Sources 1 and 2 at some distance in azimuth, around the middle between them."""
-    check_number("separation in degrees", degrees, 0.0, 180.0)
-    if len(settings.places) < 2:
-        raise InputError("separation needs two sources; allowed: 2 sources or more")
-    first, second, *others = settings.places
-    middle, turn = (first[0] + second[0]) / 2, 0.5 if second[0] >= first[0] else -0.5
-    moved = ((middle - turn * degrees, *first[1:]), (middle + turn * degrees, *second[1:]))
-    return settings.changed(places=(*moved, *others))
 
 
 def _number(name: str, label: str, step: float, help: str, **more: Any) -> dict[str, Any]:

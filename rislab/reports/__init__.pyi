@@ -9,6 +9,7 @@ from . import notebooks as notebooks
 from . import parameter_checks as parameter_checks
 from . import runner as runner
 from . import sandbox as sandbox
+from . import scene_page as scene_page
 from . import servers as servers
 from . import sweep as sweep
 from . import sweep_page as sweep_page

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rislab.reports.html_export import export_html
+from tests.browser.chromium import OVERLAPS
 from tests.browser.lab import SHOTS, box, command, opened, press, settle, shoot
 
 pytestmark = pytest.mark.process
@@ -24,26 +25,6 @@ SCENE = "document.querySelector('.rislab-scene')"
 PLACE = f"{SCENE}.querySelector('.source').ariaLabel"
 MAP = f"{SCENE}.querySelector('canvas').source"
 COMPLETE = f"{SCENE}.dataset.state === 'complete'"
-# Texts that lie upon each other, or are cut off.
-OVERLAPS = """(root) => {
-  const texts = [...root.querySelectorAll("svg text, label, th, td, legend, .title span, output, button")];
-  const boxes = texts.filter((node) => node.textContent.trim() && node.checkVisibility() && !node.querySelector("span"))
-    .map((node) => {
-      const range = document.createRange();
-      range.selectNodeContents(node);
-      return [range.getBoundingClientRect(), node];
-    });
-  const found = [];
-  boxes.forEach(([a, one], i) => boxes.slice(i + 1).forEach(([b, other]) => {
-    const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
-    const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
-    if (across > 1.5 && down > 2.5) found.push(`${one.textContent} | ${other.textContent}`);
-  }));
-  const outer = root.getBoundingClientRect();
-  for (const [a, one] of boxes)
-    if (a.right > outer.right + 1 || a.left < outer.left - 1) found.push(`cut: ${one.textContent}`);
-  return found;
-}"""
 # anywidget gives models two seconds to get ready: on this page the time is up at once.
 NO_TIME = """
 const timeout = AbortSignal.timeout;

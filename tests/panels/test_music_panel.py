@@ -12,6 +12,7 @@ import pytest
 from rislab import panels
 from rislab.errors import InputError
 from rislab.music.scene_view import COARSE_MAP, MAP, SceneAnalysis, SceneExplorer, SceneSettings
+from rislab.panels import music_panel
 from rislab.panels.music_panel import MusicPanel
 from rislab.panels.scene_controls import separation_of
 from rislab.panels.scene_widget import SceneWidget
@@ -212,15 +213,21 @@ def test_what_is_drawn_is_always_of_one_scene(panel: MusicPanel, monkeypatch: py
     assert exact["name"] == "truth" and min(abs(peak[0] + 10.0) for peak in exact["peaks"]) < 0.5
 
 
-def test_headless_the_panel_is_a_plain_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headless_the_panel_is_a_page_with_sliders_or_a_plain_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
-    panel = panels.music(SETTINGS)
+    monkeypatch.setattr(
+        music_panel, "scene_page", lambda settings, model, hide: f"{settings.snr_db} dB, without {hide}"
+    )
+    panel = panels.music(SETTINGS, hide=("cut", "seed"))
     assert panel.widget is None
     assert panel.change(snr_db=5.0)
     panel.settle()
     assert panel.analysis.settings.snr_db == 5.0
     assert isinstance(panel.figure(), go.Figure)
-    panel._repr_mimebundle_()
+    assert panel._repr_mimebundle_()["text/html"] == "5.0 dB, without ['cut']"
+    # One source alone has no separation.
+    assert panel.change(places=SETTINGS.places[:1])
+    assert "text/html" not in panel._repr_mimebundle_()
 
 
 def test_two_panels_do_not_disturb_each_other(panel: MusicPanel) -> None:

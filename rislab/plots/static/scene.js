@@ -200,7 +200,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     const count = content.maps.length, columns = count > 1 && right > 420 ? 2 : 1, rows = Math.ceil(count / columns);
     const across = (right - gap * (columns - 1)) / columns;
     // As high as the window lets it be, so that all of it is on one screen.
-    const most = Math.max(0.56 * window.innerHeight, 300) / Math.max(rows, 1) - 38;
+    const most = narrow ? Infinity : Math.max(0.56 * window.innerHeight, 300) / Math.max(rows, 1) - 38;
     const [a, e] = [content.limits.azimuth, content.limits.elevation];
     const aspect = (e[1] - e[0]) / (a[1] - a[0]);
     const inner = Math.min(across - 48, most / aspect);
@@ -474,7 +474,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
         put(axis, "line", { x1: at.left - 3, x2: at.left, y1: y(e), y2: y(e) });
         if (i && i < 4) put(axis, "text", { x: at.left - 5, y: y(e) + 4, "text-anchor": "end" }, minus(e, 0));
       }
-      const turned = { x: 9, y: at.top + high / 2, "text-anchor": "middle", transform: `rotate(-90 9 ${at.top + high / 2})` };
+      const turned = { x: 12, y: at.top + high / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${at.top + high / 2})` };
       put(axis, "text", turned, high > 90 ? "elevation (°)" : "elev. (°)");
       paintMarks(one.svg, map, x, y, [at.left, at.top, at.left + inner, at.top + high]);
       converters.set(`map ${map.name}`, (px, py, [, , range]) => [
@@ -527,7 +527,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     put(axis, "text", { x: (at.left + at.right) / 2, y: height - 4, "text-anchor": "middle" }, `range of source ${slot + 1} (m), uniform in 1/r`);
     for (const share of [0, 0.5, 1]) put(axis, "text", { x: at.left - 4, y: y(-deepest * share) + (share === 0 ? 9 : share === 1 ? 0 : 4),
       "text-anchor": "end" }, minus(-deepest * share, deepest < 10 ? 1 : 0));
-    put(axis, "text", { x: 8, y: (at.top + at.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 8 ${(at.top + at.bottom) / 2})` }, "dB");
+    put(axis, "text", { x: 12, y: (at.top + at.bottom) / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${(at.top + at.bottom) / 2})` }, "dB");
     if (parts.truth !== false && place(slot)) {
       const here = x(place(slot)[2]);
       if (content.reach?.[slot] && parts.bound !== false) {

@@ -1,0 +1,63 @@
+"""The scene as a page without a kernel: offline, by keyboard, in a narrow window, in both themes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rislab.errors import InputError
+from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
+from rislab.plots.scene_content import scene_content
+from rislab.reports.scene_page import PAGE_MAP, SEPARATIONS, SNRS_DB, scene_page, write_page_of, write_scene_page
+from tests.browser.chromium import OVERLAPS
+
+SETTINGS = SceneSettings.of("classroom", covariance="truth")
+LARGEST = 8e6  # bytes of the page with all its sliders
+SCENE = "document.querySelector('.rislab-scene')"
+MAP = f"{SCENE}.querySelector('canvas').source"
+
+
+@pytest.mark.process
+def test_a_page_shows_every_position_of_its_sliders_without_a_network(browser: Any, tmp_path: Path) -> None:
+    path = write_scene_page(tmp_path / "scene.html", SETTINGS, snrs_db=(0.0, 20.0), separations=(5.0, 30.0))
+    assert path.stat().st_size * len(SNRS_DB) * len(SEPARATIONS) / 4 < LARGEST
+    exact = SETTINGS.changed(covariance="sample", snr_db=20.0)
+    wanted = [
+        scene_content({"sample": SceneExplorer().spectra(place_apart(exact, degrees), PAGE_MAP)}, cut_points=80)[
+            "maps"
+        ][0]
+        for degrees in (30.0, 5.0)
+    ]
+    for width, theme in ((1280, "light"), (420, "dark")):
+        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=theme)
+        context.set_offline(True)
+        page, asked, errors = context.new_page(), [], []
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_function(f"{SCENE}?.dataset.state === 'complete'")
+        assert page.evaluate(f"{SCENE}.classList.contains('dark')") is (theme == "dark")
+        slider = page.get_by_label("SNR in dB")
+        slider.focus()
+        page.keyboard.press("ArrowRight")
+        for data in wanted:
+            page.wait_for_function(f"{MAP} === {data['data']!r}")
+            page.get_by_label("separation 1–2 in °").focus()
+            page.keyboard.press("ArrowLeft")
+        assert slider.get_attribute("aria-valuetext") == "20 dB"
+        page.get_by_role("button", name="play: sweep SNR").click()
+        page.wait_for_function(f"{MAP} !== {wanted[1]['data']!r}")
+        page.get_by_role("button", name="play: sweep SNR").click()
+        if width > 420:  # the table scrolls in a narrow window
+            assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert (asked, errors) == ([path.as_uri()], [])
+        context.close()
+
+
+def test_a_scene_of_one_source_has_no_separation(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="separation needs two sources"):
+        scene_page(SETTINGS.changed(places=SETTINGS.places[:1]))
+    assert write_page_of(["page.html", "unknown"]) == 2 and "unknown" in capsys.readouterr().err
