@@ -10,16 +10,19 @@ import plotly.graph_objects as go
 
 import rislab
 from docs.site.page import Page
+from rislab.model import pretrained
+from rislab.music.scene_view import SceneSettings
 from rislab.plots import bound, measurement, spectra, style, training
 from rislab.reports.html_export import figure_html
+from rislab.reports.scene_page import scene_page
 from rislab.sanity import ladder
 
 SMALL = {"height": 340, "margin": {"t": 50, "l": 64, "r": 16, "b": 56}}
 
 
 def pages() -> list[Page]:
-    """The gallery and the page on style."""
-    return [_gallery(), _style()]
+    """The gallery, a scene with sliders, and the page on style."""
+    return [_gallery(), _scene(), _style()]
 
 
 def _shown(figure: go.Figure) -> str:
@@ -66,6 +69,14 @@ def _gallery() -> Page:
         page = f"../reference/{room.split('.')[1]}.html#{room.split('.')[2]}"
         parts.append(f'<h2>{title}</h2>{_shown(figure)}<p><a href="{page}"><code>{room}.{function}()</code></a></p>')
     return Page("gallery/index.html", "What the figures show", "gallery", "\n".join(parts))
+
+
+def _scene() -> Page:
+    settings = SceneSettings.of("classroom", covariance="learned")
+    sliders = scene_page(settings, pretrained.load("shipped", settings.preset)[0], separations=(3.0, 8.0, 16.0, 30.0))
+    text = "<p>What <code>rislab.panels.music()</code> shows live; here SNR and separation were computed before.</p>"
+    title = "Where are the sources?"
+    return Page("gallery/scene.html", title, "gallery", f"<h1>{title}</h1>{text}{sliders}")
 
 
 def _style() -> Page:
