@@ -76,7 +76,7 @@ def describe(batch: Measurement) -> str:
 def position_table(located: Localisation) -> str:
     """Positions with standard errors, and what is to be known of them, a line each."""
     rows = located.rows()
-    counted = "counted by MDL" if located.counted else "as given"
+    counted = "counted by BIC" if located.counted else "as given"
     table = Table(COLUMNS)
     lines = [f"{len(rows)} source{'s' * (len(rows) != 1)} ({counted})", table.head()]
     for number, row in enumerate(rows, start=1):

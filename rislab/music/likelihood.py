@@ -50,6 +50,10 @@ class Parameters:
     def __getitem__(self, rows: Tensor) -> Parameters:
         return Parameters(self.points[rows], self.power[rows], self.noise_power[rows], self.active[rows])
 
+    def leading(self, slots: int) -> Parameters:
+        """Views of the first slots alone."""
+        return Parameters(self.points[:, :slots], self.power[:, :slots], self.noise_power, self.active[:, :slots])
+
     def replace_rows(self, rows: Tensor, other: Parameters) -> None:
         """Overwrite some scenes by those of other parameters, in place."""
         for name in ("points", "power", "noise_power", "active"):
@@ -180,7 +184,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
     check_number("steps", steps, 0, 100_000, integer=True)
     kind = kind or ("stochastic" if batch.config.symbols == "varying" else "deterministic")
     check_choice("kind", kind, KINDS)
-    if kind == "deterministic" and _single_antenna(batch):
+    if kind == "deterministic" and single_antenna(batch):
         raise InputError("kind is 'deterministic' with one antenna; allowed: 'stochastic', or symbols='constant'")
     _check_estimate(batch, estimate)
     low, high = bounds_box(batch)
@@ -243,7 +247,7 @@ def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Param
         points: [B,K,3]; see Parameters.
         active: [B,K], bool.
     """
-    if _single_antenna(batch):
+    if single_antenna(batch):
         level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))  # [B]
         gain = torch.view_as_real(stacked_steering(batch, points, active)).square().sum(-1).mean(dim=(1, 2))  # [B, K]
         share = level / (2 * active.sum(-1).clamp(min=1))
@@ -256,8 +260,12 @@ def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Param
     return Parameters(points, torch.where(active, power, 0), energy / (size - unknown).clamp(min=1), active)
 
 
-def _single_antenna(batch: Measured) -> bool:
-    """Whether one source with a waveform of its own would explain every snapshot exactly."""
+def single_antenna(batch: Measured) -> bool:
+    """Whether one source with a waveform of its own would explain every snapshot exactly.
+
+    Args:
+        batch: B scenes.
+    """
     return batch.config.antennas == 1 and batch.config.symbols == "varying"
 
 
@@ -351,7 +359,7 @@ def _check_estimate(batch: Measured, estimate: Estimate) -> None:
     estimate.check_finite()
     crowded = int(estimate.active.sum(-1).max())
     room = batch.config.antennas * (batch.config.snapshots if batch.config.symbols == "constant" else 1)
-    if crowded >= room and not _single_antenna(batch):
+    if crowded >= room and not single_antenna(batch):
         raise InputError(f"a scene has {crowded} estimates; allowed: fewer than {room}, the antennas that see them")
     if isinstance(batch, Measurement):
         check_identifiable(batch, crowded)

@@ -74,21 +74,20 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
     """
     check_number("measurements", len(measurement), 1, 1, integer=True)
     config = measurement.config
-    single = config.antennas == 1 and config.symbols == "varying"
-    number = 1 if single and sources is None else sources
+    number = sources
     if number is None:
-        number = max(
-            1, int(model_order(measurement, max(1, min(most, most_sources(measurement), config.elements - 1))))
-        )
+        number = int(model_order(measurement, max(1, min(most, most_sources(measurement), config.elements - 1))))
+    nothing, number = number == 0, max(number, 1)
     estimate = _by_power(polish(measurement, sparse(measurement, number)))
     left = residual(measurement, estimate)
     # Where the model explains nearly nothing, the bound would be that of another world; it is shown all the same.
     kind = "stochastic" if config.symbols == "varying" else "deterministic"
     bound = crb(measurement, kind=kind, estimate=estimate)
-    notes = _notes(measurement, estimate, bound)
+    notes = ["no source was counted: this is the strongest that noise may look like"] if nothing else []
+    notes += _notes(measurement, estimate, bound)
     doubtful = not (left.explained > EXPLAINED or left.over_noise <= 1.5)
     hint = convention_hint(measurement, number) if doubtful else ""
-    return Localisation(estimate, bound, left, sources is None and not single, hint, notes)
+    return Localisation(estimate, bound, left, sources is None, hint, notes)
 
 
 def _by_power(estimate: Estimate) -> Estimate:

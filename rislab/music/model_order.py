@@ -1,10 +1,14 @@
-"""Model order: how many sources a scene has, by the information criteria MDL and AIC.
+"""Model order: how many sources a scene has, by information criteria.
 
-model_order() counts by fits to the measurement, for any phase profiles. order_by_eigenvalues() is the textbook's way,
-right only where all snapshots share one phase profile.
+model_order() counts by fits to the measurement, for any phase profiles: on the stochastic likelihood, where a source
+has a place and a power ("bic"), or on what is left of the snapshots, where each has a waveform of its own besides
+("mdl", "aic"), at a price that weak sources do not pay. order_by_eigenvalues() is the textbook's way, right only where
+all snapshots share one phase profile.
 
 References:
     [1] M. Wax, T. Kailath, Detection of signals by information theoretic criteria, IEEE Trans. ASSP 33(2), 1985.
+    [2] P. Stoica, Y. Selén, Model-order selection: a review of information criterion rules, IEEE Signal Processing
+        Magazine 21(4), 2004.
 """
 
 from __future__ import annotations
@@ -16,24 +20,31 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import frobenius_squared
-from rislab.data.measurement import Measured
+from rislab.data.measurement import Measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
-from rislab.music.likelihood import most_sources, polish, rss
-from rislab.music.sparse import ProgressCallback, sparse
+from rislab.music.likelihood import most_sources, polish, rss, single_antenna
+from rislab.music.sparse import CHUNK, ProgressCallback, Pursuit, SearchGrid, sparse
 
-CRITERIA = ("mdl", "aic")
+CRITERIA = ("bic", "mdl", "aic")
+OF_EIGENVALUES = ("mdl", "aic")
+# A source on the grid that brings less than this share of its price is not worth a search off the grid.
+WORTH = 0.5
+# Before the next source is sought the fit must be at its maximum: what it leaves of a strong source looks like another.
+STEPS = 12
 
 
 def model_order(
-    batch: Measured, most: int, *, criterion: str = "mdl", progress: ProgressCallback | None = None
+    batch: Measured, most: int, *, criterion: str = "bic", progress: ProgressCallback | None = None
 ) -> Tensor:
-    """Number of sources that minimises information_criterion() over sparse and polished fits.
+    """Number of sources that minimises information_criterion() over fits of 0, 1, … sources.
+
+    By "bic" sources are added as long as the criterion falls. By "mdl" and "aic" all numbers are fitted.
 
     Args:
         batch: B scenes or measurements.
         most: largest number of sources tried, at least 1; fewer than antennas where symbols vary.
-        criterion: "mdl" (minimum description length) or "aic" (Akaike).
+        criterion: "bic" (Bayesian, on the stochastic likelihood), "mdl" (minimum description length) or "aic" (Akaike).
         progress: called as progress(numbers tried, most).
 
     Returns:
@@ -49,12 +60,47 @@ def model_order(
         >>> model_order(batch, 3).tolist()
         [2, 2, 2]
     """
-    if batch.config.antennas == 1 and batch.config.symbols == "varying":
-        raise InputError("antennas is 1 with varying symbols; allowed: at least 2, or symbols that are constant")
+    check_choice("criterion", criterion, CRITERIA)
+    if criterion != "bic" and single_antenna(batch):
+        raise InputError(f"criterion is {criterion!r} with one antenna and varying symbols; allowed: 'bic'")
     check_number("most", most, 1, most_sources(batch), integer=True)
-    energies = enumerate(rss_by_order(batch, most, progress=progress))
-    scores = [information_criterion(batch, energy, sources, criterion=criterion) for sources, energy in energies]
+    fits = (values_by_order if criterion == "bic" else rss_by_order)(batch, most, progress=progress)
+    scores = [information_criterion(batch, fit, sources, criterion=criterion) for sources, fit in enumerate(fits)]
     return torch.stack(scores).argmin(dim=0)
+
+
+def values_by_order(
+    batch: Measured, most: int, *, every: bool = False, progress: ProgressCallback | None = None
+) -> list[Tensor]:
+    """−ln L of fits of 0, 1, … most sources under the stochastic likelihood, the next one added to the last.
+
+    Args:
+        batch: B scenes.
+        most: see model_order().
+        every: go on where "bic" has stopped to fall.
+        progress: see model_order().
+
+    Returns:
+        most + 1 times [B], real; infinite where a fit was not tried.
+    """
+    price = float(information_criterion(batch, torch.zeros(1), 1))
+    search = SearchGrid.of(batch)
+    parts = []
+    for first in range(0, len(batch), CHUNK):
+        pursuit = Pursuit(batch[first : first + CHUNK], most, search)
+        rows = torch.arange(len(pursuit.value), device=batch.snapshots.device)
+        values = pursuit.value.new_full((most + 1, len(rows)), torch.inf)
+        values[0] = pursuit.value
+        for slot in range(most):
+            pursuit.add(rows, slot, least=-math.inf if every else WORTH * price)
+            rows = rows if every else rows[values[slot, rows] - pursuit.value[rows] > price]
+            if slot + 1 < most or every:
+                pursuit.converge(rows, slot + 1, STEPS)
+            values[slot + 1, rows] = pursuit.value[rows]
+            if progress is not None and first + CHUNK >= len(batch):
+                progress(slot + 1, most)
+        parts.append(values)
+    return list(torch.cat(parts, dim=1))
 
 
 def rss_by_order(batch: Measured, most: int, *, progress: ProgressCallback | None = None) -> Iterator[Tensor]:
@@ -76,16 +122,18 @@ def rss_by_order(batch: Measured, most: int, *, progress: ProgressCallback | Non
         yield energy
 
 
-def information_criterion(batch: Measured, rss: Tensor, sources: int, *, criterion: str = "mdl") -> Tensor:
-    """Criterion L·M·ln(RSS/LM) + penalty of k sources.
+def information_criterion(batch: Measured, fit: Tensor, sources: int, *, criterion: str = "bic") -> Tensor:
+    """Misfit + penalty of k sources: −ln L for "bic", L·M·ln(RSS/LM) for the others.
 
-    With u = 3k + 2Lk unknowns (3k + 2k if the symbols are constant) the penalty is ½ u ln(2LM) for "mdl", u for "aic".
+    With LM complex numbers, and a unknown axes of a place (three, if none is known), the penalty is ½ u ln(2LM) for
+    "bic" and "mdl" and u for "aic", where u counts the unknowns: (a + 1) k for "bic", (a + 2L) k else, or (a + 2) k if
+    the symbols are constant.
 
     Args:
-        batch: scenes, for their sizes L and M.
-        rss: [B], real, > 0; energy that k sources leave of the snapshots.
+        batch: scenes, for their sizes L and M and the axes.
+        fit: [B], real; −ln L or the energy > 0 that k sources leave of the snapshots.
         sources: k, ≥ 0.
-        criterion: "mdl" or "aic".
+        criterion: "bic", "mdl" or "aic".
 
     Returns:
         [B], real; the smaller the better.
@@ -96,26 +144,31 @@ def information_criterion(batch: Measured, rss: Tensor, sources: int, *, criteri
     check_choice("criterion", criterion, CRITERIA)
     snapshots, antennas = batch.config.snapshots, batch.config.antennas
     size = snapshots * antennas
+    axes = sum(unknown_axes(batch.config))
     waveforms = 1 if batch.config.symbols == "constant" else snapshots
-    unknowns = (3 + 2 * waveforms) * sources
-    penalty = unknowns * math.log(2 * size) / 2 if criterion == "mdl" else unknowns
-    return size * torch.log(rss / size) + penalty
+    unknowns = (axes + 1 if criterion == "bic" else axes + 2 * waveforms) * sources
+    penalty = unknowns if criterion == "aic" else unknowns * math.log(2 * size) / 2
+    return (fit if criterion == "bic" else size * torch.log(fit / size)) + penalty
 
 
-def order_criteria(scene: SceneBatch, most: int = 5) -> dict[str, list[float]]:
-    """Both criteria of 0 … most sources by sparse and polished fits, each less its smallest value.
+def order_criteria(scene: Measured, most: int = 5) -> dict[str, list[float]]:
+    """All criteria of 0 … most sources, each less its smallest value.
 
     Args:
         scene: one scene.
-        most: see model_order(); each number takes up to a fifth of a second.
+        most: largest number tried, or as many as the scene can tell apart; each takes up to a fifth of a second.
 
     Returns:
-        most + 1 values ≥ 0 by criterion; 0 marks the number that the criterion chooses.
+        most + 1 values ≥ 0 by criterion; 0 marks the number that the criterion chooses. With one antenna and varying
+        symbols "bic" alone.
     """
-    energies = list(rss_by_order(scene, most))
+    most = min(most, most_sources(scene))
+    fits = {"bic": values_by_order(scene, most, every=True)}
+    if not single_antenna(scene):
+        fits["mdl"] = fits["aic"] = list(rss_by_order(scene, most))
     criteria = {}
-    for criterion in CRITERIA:
-        values = [float(information_criterion(scene, rss, k, criterion=criterion)) for k, rss in enumerate(energies)]
+    for criterion, numbered in fits.items():
+        values = [float(information_criterion(scene, fit, k, criterion=criterion)) for k, fit in enumerate(numbered)]
         criteria[criterion] = [value - min(values) for value in values]
     return criteria
 
@@ -137,7 +190,7 @@ def order_by_eigenvalues(batch: SceneBatch, *, criterion: str = "mdl") -> Tensor
     Raises:
         InputError: for an unknown criterion, or fewer snapshots than antennas, where the smallest eigenvalues are 0.
     """
-    check_choice("criterion", criterion, CRITERIA)
+    check_choice("criterion", criterion, OF_EIGENVALUES)
     snapshots, antennas = batch.snapshots.shape[1:]
     if snapshots < antennas:
         raise InputError(f"snapshots is {snapshots}; allowed: at least {antennas}, the number of antennas")

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -115,58 +117,142 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
     """
     counts = check_sources(sources, len(batch), batch.config.elements, batch.snapshots.device)
     check_identifiable(batch, int(counts.max()))
-    grid = dictionary(batch.config)
-    atoms = grid.steering(batch.codes.dtype, batch.codes.device)  # [G, N]
+    search = SearchGrid.of(batch)
     parts = []
     for first in range(0, len(batch), CHUNK):
         rows = slice(first, first + CHUNK)
-        parts.append(_pursue(batch[rows], counts[rows], int(counts.max()), grid, atoms))
+        parts.append(_fit(batch[rows], counts[rows], int(counts.max()), search))
         if progress is not None:
             progress(min(first + CHUNK, len(batch)), len(batch))
     return Estimate.cat(parts)
 
 
-def _pursue(batch: Measured, counts: Tensor, most: int, grid: Grid, atoms: Tensor) -> Estimate:
-    """sparse() of one chunk, with K of each scene [B], the largest K, and the steering vectors of the grid [G,N]."""
-    low, high = bounds_box(batch)
-    level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
-    empty = torch.zeros(len(batch), most, device=low.device)
-    parameters = Parameters(((low + high) / 2).repeat(len(batch), most, 1), empty.to(low), level, empty.bool())
-    value = torch.full_like(level, torch.inf)
-    for slot in range(most):
-        rows = (counts > slot).nonzero().squeeze(-1)
-        if not len(rows):
-            break
-        candidate = _with_strongest(batch[rows], parameters[rows], slot, grid, atoms)
-        better, values = fisher_scoring(batch[rows], candidate, SCORING_STEPS)
-        parameters.replace_rows(rows, better)
-        value[rows] = values
-    rows = (counts > 1).nonzero().squeeze(-1)
-    for _ in range(SWEEPS):
-        changed = torch.zeros_like(rows, dtype=torch.bool)
-        for slot in range(most):
-            here = (counts[rows] > slot).nonzero().squeeze(-1)
-            some = rows[here]
-            if not len(some):
-                continue
-            candidate = _with_strongest(batch[some], parameters[some], slot, grid, atoms)
-            moved = (candidate.points != parameters.points[some]).flatten(1).any(-1).nonzero().squeeze(-1)
-            if not len(moved):
-                continue
-            some, here = some[moved], here[moved]
-            better, values = fisher_scoring(batch[some], candidate[moved], SCORING_STEPS)
-            won = values < value[some] - GAIN
-            parameters.replace_rows(some[won], better[won])
-            value[some[won]] = values[won]
-            changed[here[won]] = True
-        rows = rows[changed]
-        if not len(rows):
-            break
-    return parameters.estimate()
+def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Estimate:
+    """sparse() of one chunk, with K of each scene [B], and the largest K of all chunks."""
+    pursuit = Pursuit(batch, most, search)
+    for slot in range(int(counts.max())):
+        pursuit.add((counts > slot).nonzero().squeeze(-1), slot)
+    pursuit.exchange((counts > 1).nonzero().squeeze(-1))
+    return pursuit.parameters.estimate()
 
 
-def _with_strongest(batch: Measured, parameters: Parameters, slot: int, grid: Grid, atoms: Tensor) -> Parameters:
-    """The parameters with the source of one slot where it explains most, given the others; it may stay in its place."""
+@dataclass(frozen=True, eq=False)
+class SearchGrid:
+    """The dictionary of places in which sources are searched.
+
+    Args:
+        grid: its places.
+        atoms: their steering vectors, [G,N], complex.
+    """
+
+    grid: Grid
+    atoms: Tensor
+
+    @classmethod
+    def of(cls, batch: Measured) -> Self:
+        """That of scenes or measurements, in their precision."""
+        grid = dictionary(batch.config)
+        return cls(grid, grid.steering(batch.codes.dtype, batch.codes.device))
+
+
+class Pursuit:
+    """Sources of B scenes that are added, and exchanged for better ones, one by one.
+
+    Attributes:
+        parameters: of the stochastic likelihood, [B,K].
+        value: −ln L there, [B], real.
+    """
+
+    def __init__(self, batch: Measured, slots: int, search: SearchGrid) -> None:
+        """Begin without a source.
+
+        Args:
+            batch: B scenes.
+            slots: K, the most sources.
+            search: where they are searched.
+        """
+        self._batch, self._search = batch, search
+        low, high = bounds_box(batch)
+        level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
+        empty = torch.zeros(len(batch), slots, device=low.device)
+        places = ((low + high) / 2).repeat(len(batch), slots, 1)
+        self.parameters = Parameters(places, empty.to(low), level, empty.bool())
+        self.value = batch.snapshots[0].numel() * (level.log() + 1)
+
+    def add(self, rows: Tensor, slot: int, *, least: float = -math.inf) -> None:
+        """Add the source that raises the likelihood most to some scenes, and move all of theirs off the grid.
+
+        Args:
+            rows: scenes, [S], int64.
+            slot: of the source; those before it hold the others.
+            least: rise of ln L by the source on the grid, below which it is not added.
+        """
+        if not len(rows):
+            return
+        candidate, rise = self._with_strongest(rows, slot, slot + 1)
+        worth = (rise >= least).nonzero().squeeze(-1)
+        if len(worth):
+            self._replace(rows[worth], *self._climb(rows[worth], candidate[worth], SCORING_STEPS))
+
+    def converge(self, rows: Tensor, slots: int, steps: int) -> None:
+        """Move the sources in the first slots of some scenes on to the maximum of the likelihood.
+
+        Args:
+            rows: scenes, [S], int64.
+            slots: that hold their sources.
+            steps: most steps of fisher_scoring().
+        """
+        if len(rows):
+            self._replace(rows, *self._climb(rows, self.parameters.leading(slots)[rows], steps))
+
+    def exchange(self, rows: Tensor) -> None:
+        """Search each source again while the others stay, until no scene changes.
+
+        Args:
+            rows: scenes, [S], int64.
+        """
+        slots = int(self.parameters.active[rows].sum(-1).amax()) if len(rows) else 0
+        for _ in range(SWEEPS):
+            changed = torch.zeros_like(rows, dtype=torch.bool)
+            for slot in range(slots):
+                here = self.parameters.active[rows, slot].nonzero().squeeze(-1)
+                if not len(here):
+                    continue
+                some = rows[here]
+                candidate, _ = self._with_strongest(some, slot, slots)
+                moved = (
+                    (candidate.points != self.parameters.points[some, :slots]).flatten(1).any(-1).nonzero().squeeze(-1)
+                )
+                if not len(moved):
+                    continue
+                some, here = some[moved], here[moved]
+                better, values = self._climb(some, candidate[moved], SCORING_STEPS)
+                won = values < self.value[some] - GAIN
+                self._replace(some[won], better[won], values[won])
+                changed[here[won]] = True
+            rows = rows[changed]
+            if not len(rows):
+                break
+
+    def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
+        present = self.parameters.leading(slots)[rows]
+        return _with_strongest(self._batch[rows], present, slot, self._search)
+
+    def _climb(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
+        return fisher_scoring(self._batch[rows], parameters, steps)
+
+    def _replace(self, rows: Tensor, parameters: Parameters, value: Tensor) -> None:
+        self.parameters.leading(parameters.points.shape[1]).replace_rows(rows, parameters)
+        self.value[rows] = value
+
+
+def _with_strongest(
+    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid
+) -> tuple[Parameters, Tensor]:
+    """The parameters with the source of one slot where it explains most, given the others, and its rise of ln L, [B].
+
+    It may stay in its place.
+    """
     others = parameters.active.clone()
     others[:, slot] = False
     known = stacked_steering(batch, parameters.points, others)
@@ -179,11 +265,11 @@ def _with_strongest(batch: Measured, parameters: Parameters, slot: int, grid: Gr
     if surface.shape[-1] > surface.shape[-2]:
         # As many columns as rows have the same power in every direction: F^H = Q T, F F^H = T^H T.
         surface = torch.linalg.qr(surface.mH, mode="r").R.mH
-    matched = power_on_grid(surface, grid).flatten(1)
+    matched = power_on_grid(surface, search.grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
-    axes = [axis.to(parameters.points)[shortlist] for axis in grid.points()]
+    axes = [axis.to(parameters.points)[shortlist] for axis in search.grid.points()]
     points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
-    fields = stacked_fields(batch, atoms[shortlist].mT)  # [B, L, M, T]
+    fields = stacked_fields(batch, search.atoms[shortlist].mT)  # [B, L, M, T]
     # The present place of the source competes too, unless it has none.
     points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
     own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
@@ -197,9 +283,10 @@ def _with_strongest(batch: Measured, parameters: Parameters, slot: int, grid: Gr
     raised = 1 + power.unsqueeze(1) * g
     rise = (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
     best = rise.argmax(1, keepdim=True)
+    highest = rise.gather(1, best).squeeze(1)
     places, powers = parameters.points.clone(), parameters.power.clone()
     places[:, slot] = points.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
     smallest = 1e-3 * parameters.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
     powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
     others[:, slot] = True
-    return Parameters(places, powers, parameters.noise_power, others)
+    return Parameters(places, powers, parameters.noise_power, others), highest

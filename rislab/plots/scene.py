@@ -244,6 +244,6 @@ def criteria_table(spectra: SpectraView) -> str:
         [name.upper(), *(Html("<b>0</b>") if value == 0 else f"+{value:.1f}" for value in values)]
         for name, values in named.items()
     ]
-    counts = range(len(named["mdl"]))
+    counts = range(len(named["bic"]))
     numbers = range(1, len(counts) + 1)
     return html_table(("sources", *counts), rows, label="order criteria", numbers=numbers, row_title=0)

@@ -25,7 +25,7 @@ def test_a_template_is_written_and_located(suffix: str, tmp_path: Path, capsys: 
     assert main(["localise", "--data", file]) == 0
     out = capsys.readouterr().out
     assert "24 snapshots at 2 antennas, 16 elements, spherical waves of 0.1 m, constant symbols" in out
-    assert "1 source (counted by MDL)" in out
+    assert "1 source (counted by BIC)" in out
     row = next(line for line in out.splitlines() if line.startswith("1  "))
     assert abs(float(row.split()[1]) - np.rad2deg(0.4)) < 1 and row.count("±") == 4
     assert "the model explains the data down to the noise" in out

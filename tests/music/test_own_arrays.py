@@ -104,8 +104,9 @@ def test_one_antenna_and_varying_symbols_leave_the_powers() -> None:
     errors = (sorted_places(estimate, case)[0] - torch.as_tensor(case.places))[:, 0]
     bound = crb(measurement, kind="stochastic", estimate=estimate)
     assert float((errors[:, 0].abs() / bound.azimuth[:, 0]).max()) < 4
-    with pytest.raises(InputError, match="antennas is 1 with varying symbols"):
-        model_order(measurement, 1)
+    assert model_order(measurement, 2).tolist() == [1] * 6
+    with pytest.raises(InputError, match="criterion is 'mdl' with one antenna"):
+        model_order(measurement, 1, criterion="mdl")
     with pytest.raises(InputError, match="kind is 'deterministic' with one antenna"):
         polish(measurement, estimate, kind="deterministic")
 
