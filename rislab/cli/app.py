@@ -28,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
         server = servers.app_command(
             options.name, Path(scratch), address=options.ip, port=options.port, browser=not options.no_browser
         )
-        print(f"http://{options.ip}:{options.port}/", flush=True)
+        print(server.address, flush=True)
         return servers.run_server(server)

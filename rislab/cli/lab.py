@@ -9,7 +9,7 @@ from rislab.cli import common
 from rislab.errors import InputError
 
 EXAMPLES = (
-    ("lab", "opens a browser, or prints the address with its token"),
+    ("lab", "on a working copy; prints the address with its token, where no browser opens"),
     ("lab --classroom --prepare", "copies for students, without answers"),
     ("lab --teacher --prepare", "solutions, key and lesson plan"),
 )
@@ -18,7 +18,8 @@ EXAMPLES = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = (
-        "Open JupyterLab on the notebooks: on 127.0.0.1 and with a token, whatever a configuration of your own says."
+        "Open JupyterLab on a working copy of the notebooks: on 127.0.0.1 and with a token, whatever a configuration of "
+        "your own says."
     )
     edition = parser.add_mutually_exclusive_group()
     edition.add_argument(
@@ -27,7 +28,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     edition.add_argument(
         "--teacher", action="store_true", help="on the teacher's edition: solutions, key.md and lesson_plan.md"
     )
-    common.add_run(parser, None, "of the copies, in which work goes on (default classroom or teacher)")
+    edition.add_argument(
+        "--originals", action="store_true", help="on the notebooks themselves, for those who write them"
+    )
+    common.add_run(parser, None, "of the copies, in which work goes on (default work, classroom or teacher)")
     common.add_address(parser, 8888)
     parser.add_argument("--prepare", action="store_true", help="make the copies, and start nothing")
     parser.add_argument(
@@ -41,19 +45,21 @@ def run(options: argparse.Namespace) -> int:
 
     from rislab.reports import notebooks, servers
 
-    if (options.folder or options.prepare or options.quiz_seed is not None) and not (
-        options.classroom or options.teacher
-    ):
-        raise InputError("--run, --prepare and --quiz-seed belong to copies; allowed: with --classroom or --teacher")
-    folder = next(iter(notebooks.available().values())).parent.parent
-    if options.classroom or options.teacher:
-        folder = Path(options.folder or ("classroom" if options.classroom else "teacher"))
+    if (options.prepare or options.quiz_seed is not None) and not (options.classroom or options.teacher):
+        raise InputError(
+            "--prepare and --quiz-seed belong to copies for a class; allowed: with --classroom or --teacher"
+        )
+    edition = "classroom" if options.classroom else "teacher" if options.teacher else "work"
+    folder = Path(options.folder or edition)
+    if options.originals:
+        folder = next(iter(notebooks.available().values())).parent.parent
+    server = servers.lab_command(folder, address=options.ip, port=options.port, browser=not options.no_browser)
+    if not options.originals:
         print(_prepare(folder, options), flush=True)
-        if options.prepare:
-            return 0
-    return servers.exec_server(
-        servers.lab_command(folder, address=options.ip, port=options.port, browser=not options.no_browser)
-    )
+    if options.prepare:
+        return 0
+    print(servers.way_in(server), flush=True)
+    return servers.exec_server(server)
 
 
 def _prepare(folder: Path, options: argparse.Namespace) -> str:
@@ -63,6 +69,9 @@ def _prepare(folder: Path, options: argparse.Namespace) -> str:
     from rislab.faults.quiz import SEED, questions
     from rislab.reports import classroom, servers
 
+    if not (options.classroom or options.teacher):
+        copied, present = servers.working_copy(folder)
+        return f"working copy {folder}: {len(copied)} files copied, {len(present)} there already and left as they are"
     seed = SEED if options.quiz_seed is None else options.quiz_seed
     questions(seed)
     if options.classroom:

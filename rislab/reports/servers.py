@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from rislab import files
 from rislab.errors import InputError, check_number
 from rislab.reports import notebooks
+from rislab.reports.clean_notebook import cleaned
 from rislab.reports.notebooks import tagged
 
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
 COPIED = (".ipynb", ".png", ".svg")
+ORIGINALS = ".originals"  # in a working copy: what its files were made of
 
 
 @dataclass(frozen=True)
@@ -26,11 +31,13 @@ class ServerCommand:
 
     Args:
         command: words.
+        address: where a browser finds it, its token included.
         environment: variables beyond those there are; a token stands here, where `ps` shows it to nobody else.
         warnings: sentences.
     """
 
     command: list[str]
+    address: str
     environment: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
@@ -43,7 +50,7 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     Args:
         folder: that holds notebooks/, or is it.
         address: to listen on.
-        port: 0 takes a free one.
+        port: to listen on; the next free one if it is taken, and any free one for 0.
         browser: open one.
 
     Raises:
@@ -52,6 +59,7 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     warnings = _open_to(address)
     check_number("port", port, 0, 65535, integer=True)
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
+    port = free_port(address, port)
     root = folder.resolve()
     start = "notebooks/00_start.ipynb" if (root / "notebooks" / "00_start.ipynb").exists() else "00_start.ipynb"
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={address}", f"--ServerApp.port={port}"]
@@ -62,7 +70,7 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
         # JupyterLab refuses root unless it is told; containers have nobody else.
         command += ["--allow-root"]
         warnings.append("this is root, who may do anything on this machine; a user without such rights is safer")
-    return ServerCommand(command, {"JUPYTER_TOKEN": token}, warnings)
+    return ServerCommand(command, f"{_url(address, port)}lab?token={token}", {"JUPYTER_TOKEN": token}, warnings)
 
 
 def app_command(
@@ -89,7 +97,41 @@ def app_command(
     command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
     command += ["--VoilaConfiguration.strip_sources=True", "--VoilaConfiguration.show_tracebacks=False"]
     command += [] if browser else ["--no-browser"]
-    return ServerCommand(command, {}, warnings)
+    return ServerCommand(command, _url(address, port), {}, warnings)
+
+
+def free_port(address: str, port: int) -> int:
+    """The first free port from this one on, of fifty; any free one for 0.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for each in range(port, min(port + 50, 65536)) if port else (0,):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, each))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    continue
+                return port  # the server itself says what is wrong with the address
+            return int(probe.getsockname()[1])
+    raise InputError(f"port is {port}, and neither it nor one of the next is free on {address}; allowed: another one")
+
+
+def _url(address: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(address, f"[{address}]" if ":" in address else address)
+    return f"http://{shown}:{port}/"
+
+
+def way_in(server: ServerCommand) -> str:
+    """How a browser gets in where none opens by itself: the address with its token, and from elsewhere a tunnel."""
+    lines = [f"If no browser opens: {server.address}"]
+    if os.environ.get("SSH_CONNECTION"):
+        port = urlsplit(server.address).port
+        lines.append(f"From your own machine first: ssh -L {port}:127.0.0.1:{port} {socket.gethostname()}")
+    return "\n".join(lines)
 
 
 def page_of(name: str) -> str:
@@ -149,7 +191,9 @@ def _open_to(address: str) -> list[str]:
 
 
 def working_copy(folder: Path, content: Callable[[Path], bytes] = Path.read_bytes) -> tuple[list[str], list[str]]:
-    """Copy the notebooks to work in, so that the originals stay clean; what is there already stays as it is.
+    """Copy the notebooks to work in, so that the originals stay clean.
+
+    What is there already stays as it is, unless nobody changed it and the original is newer.
 
     Args:
         folder: of the copies; made if there is none.
@@ -170,12 +214,22 @@ def working_copy(folder: Path, content: Callable[[Path], bytes] = Path.read_byte
         for path in sorted(originals.iterdir()):
             if path.suffix not in COPIED or path.name.startswith("."):
                 continue
-            target = folder / path.name
-            if target.exists():
+            target, original = folder / path.name, folder / ORIGINALS / path.name
+            fresh = content(path) if path.suffix == ".ipynb" else path.read_bytes()
+            if target.exists() and not _untouched(target, original, fresh):
                 present.append(path.name)
                 continue
-            files.replace(target, content(path) if path.suffix == ".ipynb" else path.read_bytes())
+            for each in (target, original):
+                files.replace(each, fresh)
             copied.append(path.name)
     except OSError as error:
         raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
     return copied, present
+
+
+def _untouched(copy: Path, original: Path, fresh: bytes) -> bool:
+    """Whether a copy is as it was made, outputs aside, while what it was made of is now another."""
+    if not original.exists() or original.read_bytes() == fresh:
+        return False
+    before, now = (cleaned(path.read_bytes().decode("utf-8", "replace")) for path in (original, copy))
+    return before == now

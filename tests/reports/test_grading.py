@@ -158,7 +158,7 @@ def test_a_working_copy_keeps_what_was_worked_on(tmp_path: Path, capsys: pytest.
     assert (folder / "01_overfit.ipynb").read_text() == "mine"
     assert (folder / "02_precision.ipynb").read_bytes() == student_notebook(notebooks.find_notebook("precision"))
     assert "1 files copied" in capsys.readouterr().out
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert {path.name for path in folder.iterdir() if path.name.startswith(".")} == {servers.ORIGINALS}
 
 
 def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, capsys: Any) -> None:
@@ -167,7 +167,7 @@ def test_a_working_copy_that_cannot_be_made_is_one_sentence(tmp_path: Path, caps
     for words, said in (
         (["lab", "--classroom", "--prepare", "--run", str(tmp_path / "file" / "x")], "cannot be used"),
         (["lab", "--classroom", "--prepare", "--run", str(originals)], "holds the originals"),
-        (["lab", "--prepare"], "belong to copies"),
+        (["lab", "--prepare"], "belong to a class"),
         (["lab", "--ip", "everywhere"], "ip is 'everywhere'"),
         (["lab", "--port", "70000"], "port is 70000"),
         (["app", "localise"], "has no live panel"),
