@@ -170,7 +170,8 @@ def test_notebooks_are_clean(path: Path) -> None:
     assert {"widgets", "papermill"}.isdisjoint(content["metadata"])
     assert sum("parameters" in cell["metadata"].get("tags", []) for cell in code) == 1
     assert path.stat().st_size < 100_000
-    for cell in code:
+    # What a student repairs is as long as it is.
+    for cell in (cell for cell in code if not cell["id"].startswith("answer-of-")):
         for node in ast.walk(ast.parse("".join(cell["source"]).replace("await ", ""))):
             # The loop of the reader is what 07 is about.
             if isinstance(node, ast.FunctionDef) and (path.stem, node.name) != ("07_your_loop", "train"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rislab.music.map_history import MapHistory
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.faults_panel import FaultPanel
-    from rislab.panels.lesson import Lesson
+    from rislab.panels.lesson_panel import Lesson
     from rislab.panels.map_history_panel import MapHistoryPanel
     from rislab.panels.music_panel import MusicPanel
     from rislab.panels.precision_panel import PrecisionPanel
@@ -159,7 +159,7 @@ def lesson(notebook: str, *, answers: bool = True, quiz_seed: int = SEED) -> Les
     Raises:
         InputError: for a notebook that asks nothing.
     """
-    from rislab.panels.lesson import Lesson
+    from rislab.panels.lesson_panel import Lesson
 
     return Lesson(notebook, live=is_live(), answers=answers, quiz_seed=quiz_seed)
 

@@ -12,9 +12,9 @@ from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, say
 
 if TYPE_CHECKING:
-    from rislab.panels.lesson import Lesson
+    from rislab.panels.lesson_panel import Lesson
 
-MARKS = {True: ("✓", "#009e73"), False: ("✗", "#d55e00"), None: ("·", "#767676")}
+MARKS = {True: "✓", False: "✗", None: "·"}
 
 
 class ExercisePanel(Panel[Feedback]):
@@ -59,9 +59,8 @@ class ExercisePanel(Panel[Feedback]):
 
         def draw() -> None:
             taken, number = self.lesson.hints_taken.get(self.exercise.name, 0), len(self.exercise.hints)
-            mark, colour = MARKS[self.feedback.right]
             sentence.value = (
-                f"<div style='line-height:1.45;font-size:14px'><b style='color:{colour}'>{mark}</b> "
+                f"<div style='line-height:1.45;font-size:14px'><b>{MARKS[self.feedback.right]}</b> "
                 f"{html.escape(self.feedback.text)} <span style='opacity:.75'>({self._worth})</span></div>"
             )
             button.description = f"Hint ({taken} of {number})"

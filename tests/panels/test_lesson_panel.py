@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 
 from rislab.errors import InputError
-from rislab.panels.lesson import Lesson
+from rislab.panels.lesson_panel import Lesson
 from rislab.panels.prediction_panel import PredictionPanel
 
 
