@@ -150,6 +150,16 @@ def evaluation_mode(run: WatchedRun) -> list[Finding]:
 # Windows.
 
 
+def batch_statistics(run: WatchedRun) -> list[Finding]:
+    """Layers that normalise over a micro-batch, where one large batch would have other statistics."""
+    layers, used = run.trace.batch_norms, [batch for batch in run.trace.micro_batches if batch.training]
+    if not layers or run.size == 1 or not used:
+        return []
+    over = f"{used[0].samples} samples of a micro-batch, not over those of the window, K = {run.size} ({run.source})"
+    text = f"statistics of {layers} BatchNorm layers are over the {over}: one large batch would have others"
+    return [as_note(Code.DIRECTION, "batch statistics per micro-batch", text)]
+
+
 def window_sizes(run: WatchedRun) -> list[Finding]:
     """Windows that are larger or smaller than they should be, steps without a loss, and losses without a step."""
     if not run.steps or not run.trace.micro_batches:

@@ -50,6 +50,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     event_rules.nonfinite_losses,
     event_rules.evaluation_mode,
     event_rules.window_sizes,
+    event_rules.batch_statistics,
     gradient_rules.nonfinite_gradients,
     gradient_rules.wrong_gradients,
     gradient_rules.unequal_terms,

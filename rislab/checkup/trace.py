@@ -209,6 +209,7 @@ class Trace:
         ticks: of the scheduler at the end, None without one.
         schedule: what the scheduler was made for, None without one.
         mode_dependent: whether the network computes something else in training mode than in evaluation mode.
+        batch_norms: number of its layers that take statistics of their input, in the first forward in training mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
         forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
         missed: number of steps that were taken before the recording began.
@@ -241,6 +242,7 @@ class Trace:
     ticks: int | None = None
     schedule: Schedule | None = None
     mode_dependent: bool = False
+    batch_norms: int = 0
     loss_declared: bool = True
     forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
     missed: int = 0

@@ -99,6 +99,9 @@ class LoopObserver(Observer):
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward begins that stands in no other."""
         for tracked in self._training(module):
+            trace = tracked.recorder.trace
+            if training and not trace.forwards:
+                trace.batch_norms = sum(isinstance(part, NORMS) and part.training for part in module.modules())
             tracked.recorder.tell(StepRecorder.on_forward, training)
 
     def on_forward_end(self, call: ForwardEvent) -> None:

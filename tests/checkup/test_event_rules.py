@@ -70,3 +70,23 @@ def test_a_share_of_the_last_gradient_is_said_in_words() -> None:
     first = watch.findings()[0]
     assert first.name == "never zeroed"
     assert first.evidence.endswith("the last step's gradient is in it whole")
+
+
+@pytest.mark.parametrize("size,frozen,named", [(2, False, True), (1, False, False), (2, True, False)])
+def test_layers_that_normalise_over_a_micro_batch_are_noted_where_gradients_accumulate(
+    size: int, frozen: bool, named: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    model[1].train(not frozen)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with rislab.watch(model, optimizer, accumulation_steps=size) as watch:
+        for count in range(1, 5):
+            x = torch.randn(8, 6)
+            (functional.mse_loss(model(x), x[:, :1]) / size).backward()
+            if count % size == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    notes = [finding for finding in watch.findings() if finding.name == "batch statistics per micro-batch"]
+    assert [note.severity for note in notes] == ["note"] * named
+    assert not named or "1 BatchNorm layers are over the 8 samples of a micro-batch" in notes[0].evidence

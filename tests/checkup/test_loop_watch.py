@@ -390,13 +390,9 @@ def test_findings_render() -> None:
 
 # What watching a loop cannot show yet: it takes probes of the network, of its data or of its validation.
 NOT_SHOWN = {
-    "batch statistics per micro-batch",
-    "normalised over the batch",
     "dropout in training only",
     "scored against itself",
     "validation of the averaged weights only",
-    "NaN dropped from the record",
-    "weights kept in bf16",
 }
 SHOWN = [
     fault
