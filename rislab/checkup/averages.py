@@ -88,22 +88,26 @@ class CopiesOfOne:
             used |= {id(value) for state in states for value in state.values()}
         tensors = [one for one in objects if type(one) in (Tensor, nn.Parameter)]
         fitting = [one for one in tensors if one.shape in shapes and id(one) not in used and is_readable(one)]
-        values = [few_coordinates(weight) for weight in self._weights]
-        places = {weight.data_ptr() for weight in self._weights}
+        known = {shape: self._of_shape(shape) for shape in shapes}
+        storages = {weight.data_ptr() for weight in self._weights}
         results, counts = [], Counter[int]()
         for one in fitting:
-            if one.data_ptr() in places or one.grad_fn is not None:
+            if one.data_ptr() in storages or one.grad_fn is not None:
                 continue
-            own = few_coordinates(one)
-            distances = [
-                float((own - value).norm() / value.norm()) if one.shape == weight.shape and value.any() else torch.inf
-                for weight, value in zip(self._weights, values, strict=True)
-            ]
-            place = min(range(len(distances)), key=distances.__getitem__)
-            if distances[place] <= NEAR and counts[place] < COPIES:
+            places, values, norms = known[one.shape]
+            distances = ((values - few_coordinates(one)).norm(dim=1) / norms).nan_to_num(torch.inf)  # [weights]
+            nearest = int(distances.argmin())
+            place = places[nearest]
+            if distances[nearest] <= NEAR and counts[place] < COPIES:
                 counts[place] += 1
                 results.append((place, one))
         return results
+
+    def _of_shape(self, shape: torch.Size) -> tuple[list[int], Tensor, Tensor]:
+        """Places of the weights of a shape, a few coordinates of each, and their norms."""
+        places = [place for place, weight in enumerate(self._weights) if weight.shape == shape]
+        values = torch.stack([few_coordinates(self._weights[place]) for place in places])  # [weights, coordinates]
+        return places, values, values.norm(dim=1)
 
     def _read(self) -> None:
         if any(copy.copy() is None for copy in self._copies):

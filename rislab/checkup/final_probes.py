@@ -22,10 +22,11 @@ from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
 from rislab.checkup.network_copies import copy_network
-from rislab.checkup.network_probes import network_probes, one_seed, precision_in, runner
+from rislab.checkup.network_probes import network_probes, precision_in, runner
 from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME
+from rislab.checkup.seeds import one_seed
 from rislab.checkup.tensors import tensors_of
 from rislab.checkup.token_targets import TokenTargets, is_tokens
 

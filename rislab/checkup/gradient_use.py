@@ -15,7 +15,6 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.loss_graph import sources_of, summands, weighed_node
 from rislab.checkup.rules import Code
 from rislab.checkup.tracking import tensors_held
-from rislab.checkup.unregistered import optimizers
 
 # So many backwards are looked at, and so many nodes of the graph of each; so many must agree.
 BACKWARDS, NODES, AGREEING = 48, 20_000, 3
@@ -106,7 +105,7 @@ class GradientUse(Observer):
         if single is None or single.grad_fn is None or single.numel() != 1:
             return
         if not self._optimizers:
-            self._look_up()
+            return
         node = weighed_node(single, ())
         terms = summands(node) if node is not None else []
         where, stack = caller()
@@ -119,12 +118,6 @@ class GradientUse(Observer):
         if self._begun is not None:
             self._open.append(self._begun)
             self._begun = None
-
-    def _look_up(self) -> None:
-        self._optimizers = optimizers()
-        self._holder = {
-            id(value): number for number, optimizer in enumerate(self._optimizers) for value in tensors_held(optimizer)
-        }
 
     def _term(self, node: Node) -> _Term | None:
         """The tensors that a term depends on, those nearest to it first; None if there are too many nodes."""
@@ -176,12 +169,12 @@ class GradientUse(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """A step begins: on what gradients?"""
-        if not self._open:
-            return
         number = next((place for place, one in enumerate(self._optimizers) if one is optimizer), None)
         if number is None:
-            # Made later than the first look, or anew: what is open was looked up without it.
-            self._look_up()
+            # New: what is open was followed without it.
+            if self._backwards < BACKWARDS:
+                self._holder |= {id(value): len(self._optimizers) for value in tensors_held(optimizer)}
+                self._optimizers.append(optimizer)
             self._open = []
             return
         for use in self._open:
@@ -228,7 +221,7 @@ class GradientUse(Observer):
 
     def end(self, error: BaseException | None) -> None:
         """Hold no tensors."""
-        self._open, self._begun = [], None
+        self._open, self._begun, self._optimizers = [], None, []
 
 
 def _smallest(values: list[Tensor]) -> list[Tensor]:

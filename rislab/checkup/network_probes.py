@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -19,6 +16,7 @@ from rislab.checkup.network_copies import copy_network
 from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
+from rislab.checkup.seeds import one_seed
 from rislab.checkup.trace import precision_of
 
 MIXED = "the samples of a batch are mixed"
@@ -84,21 +82,6 @@ def runner(model: nn.Module, seed: int = 0) -> Run:
             return model(*args, **named)
 
     return run
-
-
-@contextmanager
-def one_seed(seed: int) -> Iterator[None]:
-    """All random states begin at a seed, and are as they were afterwards: those of torch, of numpy and of Python."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def evaluated_twice(model: nn.Module, arguments: Arguments) -> list[Finding]:

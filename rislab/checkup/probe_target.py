@@ -6,8 +6,7 @@ import copy
 import io
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from rislab.checkup.gradients import flat_gradient
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.probe_batches import apply_model, tensors_in
+from rislab.checkup.seeds import one_seed
 from rislab.checkup.trace import precision_of
 from rislab.errors import InputError
 
@@ -97,7 +97,7 @@ class ProbeTarget:
 
     def repeated_loss(self, output: Any, truth: Any) -> Tensor:
         """The same at the same random state each time."""
-        with seeded(self.seed):
+        with one_seed(self.seed):
             return self.loss_of(output, truth)
 
     def compute_loss(self, model: nn.Module, batch: Any) -> Tensor:
@@ -166,7 +166,7 @@ class ProbeTarget:
         """
         tried = []
         for rate in RATES:
-            with seeded(self.seed):
+            with one_seed(self.seed):
                 model = self.copy()
                 adam = torch.optim.Adam([value for value in model.parameters() if value.requires_grad], lr=rate)
                 losses: list[float] = []
@@ -197,11 +197,3 @@ def save_and_load(state: Any) -> Any:
     except pickle.UnpicklingError:
         # A state with objects of the loop's own, which no file may bring back.
         return copy.deepcopy(state)
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's random states begin at a seed, and are as they were afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning, listed
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.checkup.loss_probe import descend, loss_at_truth, observe_loss
-from rislab.checkup.network_probes import NAMES, described, evaluated_twice, not_tried, one_seed, runner
+from rislab.checkup.network_probes import NAMES, described, evaluated_twice, not_tried, runner
 from rislab.checkup.probe_batches import (
     apply_model,
     arguments_of,
@@ -37,10 +37,11 @@ from rislab.checkup.probe_batches import (
     sample_hashes,
     tensors_in,
 )
-from rislab.checkup.probe_target import ProbeTarget, Train, seeded
+from rislab.checkup.probe_target import ProbeTarget, Train
 from rislab.checkup.resume_probe import resumed_run
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import Mixing, find_mixing, why_meant
+from rislab.checkup.seeds import one_seed
 from rislab.checkup.trace import precision_of
 from rislab.errors import InputError, check_choice, check_number
 
@@ -354,7 +355,7 @@ def duplicates(target: ProbeTarget) -> list[Finding]:
         findings.append((as_fault if telling else as_note)(code, "split leakage", text))
     states = []
     for seed in (1, 2):
-        with seeded(seed):
+        with one_seed(seed):
             apply_model(target.copy(), target.data[0][0])
             states.append(torch.get_rng_state())
     if torch.equal(*states):
@@ -372,7 +373,7 @@ def window_as_one_batch(target: ProbeTarget) -> list[Finding]:
     one_batch = target.gradient(target.copy(), [concatenate(batches)], [1.0])
     model, parts = target.copy(), []
     for batch in batches:
-        with seeded(target.seed):
+        with one_seed(target.seed):
             parts.append(target.gradient(model, [batch], [1.0]))
     each = torch.stack(parts).double()
     limit = GRADIENT_TOLERANCES[target.precision(one_batch)][0]

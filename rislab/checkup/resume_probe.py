@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from rislab.checkup.findings import Finding, as_fault, as_note, listed
-from rislab.checkup.probe_target import ProbeTarget, save_and_load, seeded, state_bytes
+from rislab.checkup.probe_target import ProbeTarget, save_and_load, state_bytes
 from rislab.checkup.rules import Code
+from rislab.checkup.seeds import one_seed
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,7 @@ def resumed_run(target: ProbeTarget) -> list[Finding]:
     without = [part for part, own in _new(target).parts().items() if not hasattr(own, "state_dict")]
     if without:
         return [as_fault(code, name, f"{listed(without)} has no state_dict: nothing of it can be saved")]
-    with seeded(target.seed):
+    with one_seed(target.seed):
         half = _new(target)
         _go_on(target, half, range(2))
         random_state = torch.get_rng_state()
@@ -56,7 +57,7 @@ def resumed_run(target: ProbeTarget) -> list[Finding]:
         return []
     guilty = []
     for part in half.parts():
-        with seeded(target.seed):
+        with one_seed(target.seed):
             torch.set_rng_state(random_state)
             other = _loaded(target, half, (part,))
             _go_on(target, other, range(2, 4))
@@ -82,7 +83,7 @@ def _go_on(target: ProbeTarget, run: Resumable, places: range) -> None:
 
 
 def _four_steps(target: ProbeTarget) -> nn.Module:
-    with seeded(target.seed):
+    with one_seed(target.seed):
         run = _new(target)
         _go_on(target, run, range(4))
     return run.model
