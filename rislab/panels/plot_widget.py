@@ -1,15 +1,13 @@
 """A plotly figure that the kernel can redraw: its state survives a page reload, and a slow page slows nobody down.
 
 plotly's own FigureWidget forgets every update when the page is reloaded and never says when it has drawn. Here the
-whole figure is the synchronised state, drawn by Plotly.react(); the page answers each drawing with its number, and the
-next one is made and sent only then (or after a while, so that a closed page holds up nothing). plotly.js travels once
-for all.
+state of the widget is the present figure, made when a page asks for it; while it changes, one message a frame says what
+is new. The page answers each drawing with its number, and the next one is made and sent only then (or after a while, so
+that a closed page holds up nothing). plotly.js travels once for all.
 """
 
 from __future__ import annotations
 
-import base64
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +17,10 @@ from typing import Any, TypeAlias
 
 import anywidget
 import ipywidgets
-import numpy as np
 import plotly.graph_objects as go
 import traitlets
+
+from rislab.panels.figure_delta import content_of, delta, packed
 
 # A figure, or its data and layout as plain mappings.
 Drawing: TypeAlias = go.Figure | dict[str, Any]
@@ -34,6 +33,7 @@ PATIENCE = 1.0
 LONGEST = 16.0
 # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
 REST = 0.5
+EMPTY: dict[str, Any] = {"data": [], "layout": {}}
 
 
 class Library(anywidget.AnyWidget):
@@ -66,6 +66,15 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
         self.gate = threading.RLock()
         super().__init__(figure=figure)
 
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What was sent last."""
+        return dict(self.figure)
+
+    def show(self, figure: dict[str, Any]) -> None:
+        """Send a figure."""
+        self.figure = figure
+
     def set_state(self, sync_data: dict[str, Any]) -> None:
         """Take in what the page says, while no other thread sends a figure.
 
@@ -75,10 +84,42 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
             super().set_state(sync_data)
 
 
+class DeltaState(PlotState):
+    """The state of a figure of which only what is new is sent.
+
+    Args:
+        figure: number, data and layout; see content_of().
+    """
+
+    # What a page gets that asks for all there is; it is never sent by itself.
+    figure = traitlets.Dict().tag(sync=True, to_json=lambda value, widget: packed(widget.content))
+    # What turns the figure of number `base` into the next one; a base of 0 is an empty figure.
+    patch = traitlets.Dict().tag(sync=True)
+
+    def __init__(self, figure: dict[str, Any]) -> None:
+        self.content = figure
+        super().__init__({})
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        return self.content
+
+    def show(self, figure: dict[str, Any]) -> None:
+        # A page that has not answered may have missed what came before.
+        base = self.content["number"] if self.drawn >= self.content["number"] else 0
+        before, self.content = self.content if base else EMPTY, figure
+        self.patch = {"base": base, "number": figure["number"], **delta(before, figure)}
+
+    def show_all(self) -> None:
+        """Send all of it again, to a page that does not have what the last message was about."""
+        news = delta(EMPTY, self.content)
+        self.patch = {"base": 0, "number": self.content["number"], "again": time.time(), **news}
+
+
 class DrawnWidget(anywidget.AnyWidget):
     """What a page draws again and again: sent when the page has drawn the last one, and only the newest.
 
-    A subclass brings the script of the page, and encode().
+    A subclass brings the script of the page, and encode(), and perhaps another state.
 
     Args:
         figure: what to show first.
@@ -87,6 +128,7 @@ class DrawnWidget(anywidget.AnyWidget):
         options: what the script needs to know besides.
     """
 
+    kind_of_state: type[PlotState] = PlotState
     templates = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     state = traitlets.Instance(PlotState).tag(sync=True, **ipywidgets.widget_serialization)
@@ -101,7 +143,7 @@ class DrawnWidget(anywidget.AnyWidget):
     ) -> None:
         self.error: Exception | None = None  # of the figure that was to be drawn last
         self.on_error = on_error
-        super().__init__(state=PlotState(self.encode(figure, 1)), templates=templates, options=options)
+        super().__init__(state=self.kind_of_state(self.encode(figure, 1)), templates=templates, options=options)
         self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
         self._pending: Drawing | Callable[[], Drawing] | None = None
         self.state.observe(lambda change: self._answered(), "drawn")
@@ -113,7 +155,7 @@ class DrawnWidget(anywidget.AnyWidget):
     @property
     def figure(self) -> dict[str, Any]:
         """What the page was sent last, with its number."""
-        return self.state.figure
+        return dict(self.state.shown)
 
     def update(self, figure: Drawing | Callable[[], Drawing]) -> None:
         """Show a figure: at once if the page has drawn the last one, else when it has; only the newest waits.
@@ -174,7 +216,7 @@ class DrawnWidget(anywidget.AnyWidget):
             self.error = None
             self._number += 1
             self._pushed_at = time.monotonic()
-            self.state.figure = made
+            self.state.show(made)
 
 
 class PlotWidget(DrawnWidget):
@@ -188,6 +230,7 @@ class PlotWidget(DrawnWidget):
     """
 
     _esm = STATIC / "plot.js"
+    kind_of_state = DeltaState
 
     def __init__(
         self,
@@ -200,21 +243,7 @@ class PlotWidget(DrawnWidget):
         library()
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
         super().__init__(figure, plain, on_error=on_error, **options)
+        self.on_event("lost", lambda event: self.state.show_all())
 
     def encode(self, figure: Drawing, number: int) -> dict[str, Any]:
-        content = figure if isinstance(figure, dict) else figure.to_plotly_json()
-        layout = {name: value for name, value in content["layout"].items() if name != "template"}
-        return {"number": number, "data": _packed(content["data"]), "layout": _packed(layout)}
-
-
-def _packed(value: Any) -> Any:
-    """The value with arrays as base64, which plotly.js reads, and null for what JSON cannot say."""
-    if isinstance(value, dict):
-        return {name: _packed(part) for name, part in value.items()}
-    if isinstance(value, np.ndarray):
-        kind = value.dtype if value.dtype in (np.float32, np.float64) else np.dtype(np.float64)
-        packed = {"dtype": f"f{kind.itemsize}", "bdata": base64.b64encode(value.astype(kind).tobytes()).decode()}
-        return packed if value.ndim == 1 else {**packed, "shape": ", ".join(map(str, value.shape))}
-    if isinstance(value, list | tuple):
-        return [_packed(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return {"number": number, **content_of(figure)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rislab.panels import plot_widget
 from rislab.panels.plot_widget import PlotWidget
@@ -29,8 +31,7 @@ def curve(*y: float) -> go.Figure:
 
 
 def sent(plot: PlotWidget) -> tuple[int, list[float]]:
-    packed = plot.figure["data"][0]["y"]
-    return plot.figure["number"], np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"]).tolist()
+    return plot.figure["number"], plot.figure["data"][0]["y"].tolist()
 
 
 def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
@@ -42,7 +43,7 @@ def test_the_whole_figure_is_the_state_so_that_a_reload_shows_it() -> None:
     plot.state.drawn = 1
     plot.update(curve(3))
     assert sent(plot) == (2, [3.0])
-    assert plot.state.get_state()["figure"]["number"] == 2
+    assert plot.state.get_state()["figure"]["number"] == 2  # what a page gets that is loaded again
 
 
 def test_while_the_page_draws_only_the_newest_waits() -> None:
@@ -152,14 +153,72 @@ def test_events_reach_those_who_asked_for_their_kind() -> None:
     assert [click["at"] for click in clicks] == [1, 3]
 
 
-def test_maps_travel_packed_and_what_json_cannot_say_as_null() -> None:
-    z = np.arange(6, dtype=np.float64).reshape(2, 3)
-    figure = go.Figure(go.Heatmap(z=z, x=[0.0, float("nan"), 2.0]))
-    data = PlotWidget(figure, LOOKS).figure["data"][0]
-    assert data["z"]["shape"] == "2, 3"
-    assert base64.b64decode(data["z"]["bdata"]) == z.astype(data["z"]["dtype"]).tobytes()
+def test_maps_travel_in_binary_and_what_json_cannot_say_as_null() -> None:
+    z = np.arange(6, dtype=np.float32).reshape(2, 3)
+    data = PlotWidget(go.Figure(go.Heatmap(z=z, x=[0.0, float("nan"), 2.0])), LOOKS).state.get_state()["figure"]["data"]
+    assert data[0]["z"] == {"dtype": "f4", "shape": [2, 3], "buffer": z.tobytes()}
     again = PlotWidget(go.Figure(layout={"meta": [float("inf"), 1.0]}), LOOKS)
-    assert again.figure["layout"]["meta"] == [None, 1.0]
+    assert again.state.get_state()["figure"]["layout"]["meta"] == [None, 1.0]
+
+
+def applied(shown: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """What plot.js makes of a message, in Python."""
+    old = shown if patch["base"] else {"data": [], "layout": {}}
+    data = []
+    for place in range(patch["count"]):
+        changes = patch["traces"].get(str(place), {})
+        trace = {**(old["data"][place] if place < len(old["data"]) else {}), **changes.get("set", {})}
+        for name, tail in changes.get("tail", {}).items():
+            size = tail["from"] * int(tail["values"]["dtype"][1:])
+            whole = trace[name]["buffer"][:size] + tail["values"]["buffer"]
+            shape = [tail["from"] + tail["values"]["shape"][0]]
+            trace[name] = {"dtype": tail["values"]["dtype"], "shape": shape, "buffer": whole}
+        data.append({name: value for name, value in trace.items() if name not in changes.get("gone", [])})
+    return {"number": patch["number"], "data": data, "layout": patch.get("layout", old["layout"])}
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.lists(st.sampled_from([0.0, 1.0, math.nan, math.inf]), max_size=6).map(np.array), min_size=1, max_size=3
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.lists(st.booleans(), min_size=5, max_size=5),
+)
+@settings(deadline=None, max_examples=60)
+def test_all_messages_together_are_the_figure(frames: list[list[Any]], answered: list[bool]) -> None:
+    plot = PlotWidget(curve(1), LOOKS)
+    shown = plot.state.get_state()["figure"]
+    for curves, answer in zip(frames, answered, strict=False):
+        names = ["hovertext", "name", "customdata"]
+        plot.update({"data": [{"y": y, names[len(y) % 3]: "a"} for y in curves], "layout": {"height": len(curves)}})
+        plot.flush()
+        shown = applied(shown, plot.state.patch)
+        assert shown == plot.state.get_state()["figure"]
+        plot.state.drawn = shown["number"] if answer else 0
+
+
+def test_of_a_curve_that_grows_only_its_new_points_travel() -> None:
+    plot = PlotWidget(go.Figure(), LOOKS)
+    for count in (1000, 1003):
+        plot.state.drawn = plot.figure["number"]
+        plot.update({"data": [{"y": np.arange(count, dtype=np.float32), "name": "run"}], "layout": {"height": 1}})
+    tail = {
+        "from": 1000,
+        "values": {"dtype": "f4", "shape": [3], "buffer": np.arange(1000, 1003, dtype="f4").tobytes()},
+    }
+    assert plot.state.patch == {"base": 2, "number": 3, "count": 1, "traces": {"0": {"tail": {"y": tail}}}}
+
+
+def test_a_page_that_missed_a_message_gets_all_of_it() -> None:
+    plot = PlotWidget(curve(1, 2), LOOKS)
+    plot.state.drawn = 1
+    plot.update(curve(1, 2, 3))
+    plot.state.event = {"kind": "lost", "number": 1, "at": 1}
+    assert plot.state.patch["base"] == 0 and plot.state.patch["number"] == 2
+    assert applied({}, plot.state.patch) == plot.state.get_state()["figure"]
 
 
 def test_plotly_travels_once() -> None:

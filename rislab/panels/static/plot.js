@@ -1,4 +1,4 @@
-// Draws the figure that the kernel sends, answers with its number, and tells the kernel of clicks and moved shapes.
+// Draws the figure that the kernel sends, whole or what is new in it, answers with its number, and tells the kernel of clicks and moved shapes.
 // What changes is a model of its own, which gets the kernel's messages however late this one was ready (PlotState).
 function dark() {
   return document.body.dataset.jpThemeLight === "false";
@@ -15,6 +15,46 @@ function inTurn(work) {
   const turn = (globalThis.rislabTurn ?? Promise.resolve()).then(work);
   globalThis.rislabTurn = Promise.race([turn.catch(() => null), late(500)]).then(() => late(20));
   return turn;
+}
+const ARRAYS = {
+  f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array,
+  u1: Uint8Array, u2: Uint16Array, u4: Uint32Array,
+};
+function bytes({ buffer }) {
+  return new Uint8Array(buffer.buffer ?? buffer, buffer.byteOffset ?? 0, buffer.byteLength);
+}
+// What plotly.js takes in place of packed numbers.
+function unpacked(value) {
+  if (Array.isArray(value)) return value.map(unpacked);
+  if (value === null || typeof value !== "object") return value;
+  if (!("buffer" in value && "dtype" in value)) {
+    return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, unpacked(part)]));
+  }
+  const flat = new ARRAYS[value.dtype](bytes(value).slice().buffer), [rows, columns] = value.shape;
+  if (columns === undefined) return flat;
+  return Array.from({ length: rows }, (_, row) => flat.subarray(row * columns, (row + 1) * columns));
+}
+function longer(old, { from, values }) {
+  const size = ARRAYS[values.dtype].BYTES_PER_ELEMENT, joined = new Uint8Array(from * size + values.buffer.byteLength);
+  joined.set(bytes(old).subarray(0, from * size));
+  joined.set(bytes(values), from * size);
+  return { dtype: values.dtype, shape: [from + values.shape[0]], buffer: new DataView(joined.buffer) };
+}
+// Brings the figure of the model up to date; false if it is not the one that the news are about.
+function patched(state) {
+  const figure = state.get("figure"), { base, number, count, traces, layout, again } = state.get("patch");
+  if (!number || number < figure.number || (number === figure.number && (base || !again))) return true;
+  if (base && base !== figure.number) return false;
+  const old = base ? figure : { data: [], layout: {} };
+  const data = Array.from({ length: count }, (_, place) => {
+    const { set = {}, tail = {}, gone = [] } = traces[place] ?? {}, trace = { ...old.data[place], ...set };
+    for (const [name, part] of Object.entries(tail)) trace[name] = longer(trace[name], part);
+    for (const name of gone) delete trace[name];
+    return trace;
+  });
+  // Not by set(): the kernel would get it back.
+  state.attributes.figure = { number, data, layout: layout ?? old.layout };
+  return true;
 }
 // A slider of ipywidgets has no name of its own: the label beside it speaks for its handle.
 function nameSliders() {
@@ -45,7 +85,7 @@ export default {
       }
     }
     async function drawOnce() {
-      const { number, data, layout } = structuredClone(state.get("figure"));
+      const { number, ...packed } = state.get("figure"), { data, layout } = unpacked(packed);
       if (!layout) return;
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
@@ -78,8 +118,19 @@ export default {
     }
     const observer = new MutationObserver(draw);
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+    function take() {
+      if (patched(state)) draw();
+      else tell("lost", { number: state.get("figure").number });
+    }
     state.on("change:figure", draw);
+    state.on("change:patch", take);
+    patched(state);
     await draw();
-    return () => { observer.disconnect(); state.off("change:figure", draw); Plotly.purge(node); };
+    return () => {
+      observer.disconnect();
+      state.off("change:figure", draw);
+      state.off("change:patch", take);
+      Plotly.purge(node);
+    };
   },
 };
