@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from rislab.checkup.findings import Findings
-from rislab.checkup.loop_watch import watch
+from rislab.checkup.loop_watch import Watch, watch
 from rislab.config import Config, same, text
 from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
@@ -362,8 +362,22 @@ def watch_training(package: types.ModuleType, model: nn.Module, data: Any, confi
         What is wrong with the loop.
     """
     state = package.training.state.TrainState.begin(model, len(data), config)
+    with watched_loop(package, state, epochs=config.epochs) as observer:
+        records = [*package.training.loop.fit(model, data, config, validation=validation, resume=state)]
+    return observer.findings(reported=[record.train for record in records if hasattr(record, "train")])
+
+
+def watched_loop(package: types.ModuleType, state: Any, *, epochs: int | None = None) -> Watch:
+    """A watch of the loop of a package, which calls the loss through it from now on.
+
+    Args:
+        package: see patched(); its own copy of the loop is changed.
+        state: TrainState of the run.
+        epochs: that the loop is to make; None if it may end earlier.
+    """
+    config = state.config
     observer = watch(
-        model,
+        state.model,
         state.optimizer,
         loss=package.training.loop.compute_loss,
         select_loss=lambda loss: loss.total,
@@ -371,10 +385,8 @@ def watch_training(package: types.ModuleType, model: nn.Module, data: Any, confi
         scaler=state.scaler,
         scheduler=state.scheduler,
         clip_norm=config.clip_norm,
-        epochs=config.epochs,
+        epochs=epochs,
         scheduler_interval="step",
     )
     package.training.loop.compute_loss = observer.loss
-    with observer:
-        records = [*package.training.loop.fit(model, data, config, validation=validation, resume=state)]
-    return observer.findings(reported=[record.train for record in records if hasattr(record, "train")])
+    return observer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -18,14 +18,20 @@ from torch import nn
 from rislab.data import covariance
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
+from rislab.faults.fault import Fault
+from rislab.faults.patching import patched
 from rislab.panels.background_task import BackgroundTask
+from rislab.panels.live_checkup import LiveCheckup
 from rislab.sanity.overfit import FullTraining, config_of_run
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.records import EpochRecord, Record, StepRecord
+from rislab.training.run_folder import Observe
 
 Values = NDArray[np.float64]
 OnEpoch = Callable[[nn.Module, int], None]
+# How a field is written in a label, where its name is not needed.
+SHORT = {"precision": "{value}", "preset": "{value}", "design": "{value}", "curriculum": "{value}"}
 
 
 class RunHistory:
@@ -35,6 +41,7 @@ class RunHistory:
     """
 
     def __init__(self) -> None:
+        self.samples = 0
         self.skipped: list[tuple[int, str]] = []
         self.strange: list[tuple[int, str]] = []
         self.last: EpochRecord | None = None
@@ -53,12 +60,12 @@ class RunHistory:
     def replace(self, records: Sequence[Record]) -> None:
         """Forget everything, and take in these records."""
         with self._lock:
-            self.skipped, self.strange, self.last, self.windows, self._columns = [], [], None, 0, {}
+            self.skipped, self.strange, self.last, self.windows, self.samples, self._columns = [], [], None, 0, 0, {}
         for record in records:
             self.add(record)
 
     def column(self, name: str) -> Values:
-        """A copy of one column, empty if nothing came yet: "step", "loss", "loss scale", "gradient backbone", …"""
+        """A copy of one column, empty if nothing came yet: "step", "samples", "loss", "gradient backbone", …"""
         with self._lock:
             return np.array(self._columns.get(name, array("d")))
 
@@ -70,7 +77,9 @@ class RunHistory:
 
     def _window(self, window: StepRecord) -> None:
         self.windows += 1
-        self._append({"step": window.step, "loss": window.loss, "loss scale": window.loss_scale})
+        self.samples += window.samples
+        self._append({"step": window.step, "samples": self.samples, "loss": window.loss})
+        self._append({"loss scale": window.loss_scale})
         self._append({f"gradient {name}": norm for name, norm in window.grad_norm.items()})
         self._append({f"rate {name}": rate for name, rate in window.learning_rate.items()})
         if not window.applied:
@@ -80,7 +89,8 @@ class RunHistory:
 
     def _epoch(self, end: EpochRecord) -> None:
         self.last = end
-        self._append({"epoch end": end.step, "epoch": end.epoch, "train_eval": end.train_eval})
+        self._append({"epoch end": end.step, "epoch samples": self.samples, "epoch": end.epoch})
+        self._append({"train_eval": end.train_eval})
         self._append({f"count {name}": count for name, count in asdict(end.counters).items()})
         if end.validation is not None:
             self._append({"validation": end.validation})
@@ -100,6 +110,12 @@ class Run:
         on_tick: see BackgroundTask.
         on_epoch: called in the thread of the run with the model and 0 before the first window, then with the number of
             each epoch that has ended.
+        fault: with which the loop runs; its records stay in memory, for no folder should hold a broken run. None runs
+            the correct loop.
+        watched: whether the checkup watches.
+
+    Attributes:
+        checkup: of the last start; None before the first one, and where nothing watches.
     """
 
     def __init__(
@@ -109,8 +125,12 @@ class Run:
         folder: Path | None = None,
         on_tick: Callable[[], None] = lambda: None,
         on_epoch: OnEpoch = lambda model, epoch: None,
+        fault: Fault | None = None,
+        watched: bool = True,
     ) -> None:
-        self.name, self.config, self.folder, self.history = name, config, folder, RunHistory()
+        self.name, self.config, self.history = name, config, RunHistory()
+        self.fault, self.watched, self.folder = fault, watched, None if fault is not None else folder
+        self.checkup: LiveCheckup | None = None
         self.data: SceneBatch = config.data()
         self._on_tick, self._on_epoch = on_tick, on_epoch
         self._ready()
@@ -165,9 +185,18 @@ class Run:
         self.task.start()
 
     def label(self, first: OverfitConfig) -> str:
-        """The name with what differs from the first run."""
+        """The name with the fault, and with what differs from the first run; 4 × 16 are micro-batches of 16 scenes."""
         other, mine = asdict(first), asdict(self.config)
-        changed = [f"{name} {value}" for name, value in mine.items() if value != other[name]]
+        changed = [] if self.fault is None else [self.fault.name]
+        window = (self.config.accumulation_steps, self.config.micro_batch)
+        if window != (first.accumulation_steps, first.micro_batch):
+            changed.append(f"{window[0]} × {window[1]}")
+        plain = (name for name in mine if name not in ("accumulation_steps", "micro_batch"))
+        changed += [
+            SHORT.get(name, "{name} {value}").format(name=name.replace("_", " "), value=mine[name])
+            for name in plain
+            if mine[name] != other[name]
+        ]
         return f"{self.name}: {', '.join(changed)}" if changed else self.name
 
     def _ready(self) -> None:
@@ -176,10 +205,29 @@ class Run:
         self.task: BackgroundTask[Record] = BackgroundTask(self._stream, self._on_tick)
 
     def _stream(self) -> Generator[Record]:
+        if not self.watched and self.fault is None:
+            yield from self._records_of(self.training, lambda state: nullcontext())
+            return
+        with patched(*(() if self.fault is None else (self.fault,))) as package:
+            trained = (self.model, ())
+            if self.fault is None:
+                self.training = package.sanity.overfit.FullTraining(
+                    self.config, self.data, self.folder, trained=trained
+                )
+            else:
+                twin = package.sanity.OverfitConfig(**vars(self.config))
+                self.training = package.sanity.overfit.FullTraining(twin, twin.data())
+            self.checkup = LiveCheckup(package) if self.watched else None
+            observe = (lambda state: nullcontext()) if self.checkup is None else self.checkup.observe
+            yield from self._records_of(self.training, observe)
+
+    def _records_of(self, training: Any, observe: Observe) -> Generator[Record]:
         first = True
-        with closing(self.training.stream()) as stream:
+        with closing(training.stream(observe)) as stream:
             self._on_epoch(self.model, 0)
             for record in stream:
+                if self.checkup is not None:
+                    self.checkup.take(record)
                 if self.folder is None:
                     self._records.append(record)
                 if first and self.folder is not None:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from rislab.checkup.findings import Findings
 from rislab.errors import InputError
+from rislab.faults.catalogue import find_fault
+from rislab.faults.fault import Fault
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel
-from rislab.panels.knobs import knob, labelled
-from rislab.panels.run import OnEpoch, Run, folders, new_folder
-from rislab.panels.training_plot import figure_dict, table
+from rislab.panels.run import OnEpoch, Run, new_folder
 from rislab.sanity.overfit_config import OverfitConfig
-from rislab.training.records import Record, epoch_line
+from rislab.training.records import Record
 
 
 class OverfitPanel(Panel[list[Record]]):
     """Training on the full set of the overfit ladder, live; awaiting it gives the records of its last run.
+
+    Attributes:
+        fault: with which the next run is broken on purpose; None for the correct loop.
+        hold_batch: whether the micro-batch follows the accumulation, so that a step sees as many scenes as before.
+        watched: whether the checkup watches the next run.
 
     Args:
         config: what to train first; it starts at once.
@@ -40,6 +46,8 @@ class OverfitPanel(Panel[list[Record]]):
     ) -> None:
         self.config, self.folder = config, folder
         self.runs: list[Run] = []
+        self.fault: Fault | None = None
+        self.hold_batch, self.watched = True, True
         self._calls: dict[str, Any] = {"on_tick": self.redraw, "on_epoch": on_epoch}
         self._named = 0
         self._latest: Run | None = None
@@ -61,12 +69,50 @@ class OverfitPanel(Panel[list[Record]]):
         return self.runs[-1].state if self.runs else "reset"
 
     def change(self, **fields: Any) -> bool:
-        """Change the configuration of the next run.
+        """Change the configuration of the next run; see hold_batch for what follows the accumulation.
 
         Returns:
             Whether the values are allowed; if not, nothing changes, and `input_error` says why.
         """
-        return self.attempt(lambda: setattr(self, "config", self.config.changed(**fields)))
+        return self.attempt(lambda: setattr(self, "config", self.changed(**fields)))
+
+    def changed(self, **fields: Any) -> OverfitConfig:
+        """The configuration with some fields changed, as change() would make it; raises InputError."""
+        steps = fields.get("accumulation_steps", self.config.accumulation_steps)
+        if self.hold_batch and steps != self.config.accumulation_steps and "micro_batch" not in fields:
+            batch = self.config.accumulation_steps * self.config.micro_batch
+            if not isinstance(steps, int) or steps < 1 or batch % steps:
+                raise InputError(
+                    f"accumulation_steps is {steps!r}; allowed: a divisor of {batch}, the effective batch that is held"
+                )
+            fields["micro_batch"] = batch // steps
+        return self.config.changed(**fields)
+
+    def break_with(self, name: str) -> None:
+        """Choose the fault of the next run, "" for the correct loop; raises InputError for an unknown name."""
+        self.fault = find_fault(name) if name else None
+        self.redraw()
+
+    def batch_line(self) -> str:
+        """The effective batch of the next run, and how it is made."""
+        config = self.config
+        window = config.accumulation_steps * config.micro_batch
+        steps = math.ceil(math.ceil(config.scenes / config.micro_batch) / config.accumulation_steps)
+        parts = f"{config.accumulation_steps} × {config.micro_batch} scenes"
+        return f"effective batch {window} = {parts}, {steps} step{'' if steps == 1 else 's'} an epoch"
+
+    def verdict(self) -> str:
+        """What the checkup says of the last run, in one sentence; "" where nothing watches."""
+        run = self.runs[-1] if self.runs else None
+        if run is None or run.checkup is None:
+            return ""
+        hidden = run.fault is not None and run.state == "finished" and not run.checkup.findings.of("warning")
+        return run.checkup.summary + ("; with these knobs the fault changes nothing that it watches" if hidden else "")
+
+    def findings(self) -> Findings:
+        """Those of the checkup of the last run so far."""
+        checkup = self.runs[-1].checkup if self.runs else None
+        return Findings() if checkup is None else checkup.findings
 
     def start(self) -> None:
         """Begin a run with the present configuration, or let a paused one go on; a running one is left alone."""
@@ -131,7 +177,9 @@ class OverfitPanel(Panel[list[Record]]):
         return self.records() if self.runs or self._latest is None else self._latest.records()
 
     def build(self) -> tuple[Any, Callable[[], None]]:
-        view = _View(self)
+        from rislab.panels.training_view import TrainingView
+
+        view = TrainingView(self)
         return view.box, view.draw
 
     def static(self) -> dict[str, Any]:
@@ -139,8 +187,10 @@ class OverfitPanel(Panel[list[Record]]):
 
     def _begin(self) -> None:
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = None if self.folder is None else new_folder(self.folder, self.config, now)
-        self.runs.append(Run(self._name(), self.config, folder, **self._calls))
+        in_memory = self.folder is None or self.fault is not None
+        folder = None if in_memory or self.folder is None else new_folder(self.folder, self.config, now)
+        run = Run(self._name(), self.config, folder, fault=self.fault, watched=self.watched, **self._calls)
+        self.runs.append(run)
         self._latest = self.runs[-1]
         self._latest.go_on()
 
@@ -150,126 +200,9 @@ class OverfitPanel(Panel[list[Record]]):
 
 
 def title(panel: OverfitPanel) -> str:
-    """State, preset, precision and step of the last run."""
+    """State, preset, precision, fault and step of the last run."""
     if not panel.runs:
         return panel.state
     run = panel.runs[-1]
-    return f"{panel.state}: {run.config.preset}, {run.config.precision}, step {run.history.windows}"
-
-
-def _knobs(panel: OverfitPanel) -> dict[str, Any]:
-    """The widgets of the configuration, by field."""
-    looks: dict[str, tuple[str, str, dict[str, Any]]] = {
-        "preset": ("", "150px", {}),
-        "precision": ("", "140px", {}),
-        "accumulation_steps": ("accumulation", "150px", {}),
-        "micro_batch": ("micro-batch", "150px", {}),
-        "lr": ("", "110px", {"step": 1e-3}),
-        "clip_norm": ("clip", "110px", {"step": 0.1}),
-        "curriculum": ("", "220px", {}),
-        "blend": ("β", "170px", {"high": 0.95, "step": 0.05, "slider": True}),
-        "epochs": ("", "120px", {}),
-        "validation": ("fresh scenes", "150px", {}),
-        "seed": ("", "100px", {}),
-    }
-
-    def check(name: str) -> Callable[[Any], object]:
-        return lambda value: panel.config.changed(**{name: value})
-
-    values = vars(panel.config)
-    return {
-        name: knob(OverfitConfig, name, values[name], label=label, width=width, check=check(name), **options)
-        for name, (label, width, options) in looks.items()
-    }
-
-
-class _View:
-    """The widgets of a training panel."""
-
-    def __init__(self, panel: OverfitPanel) -> None:
-        import ipywidgets as widgets
-
-        self.panel = panel
-        self.runs = labelled(widgets.Dropdown, "run", "200px")
-        self.folders = labelled(widgets.Dropdown, "folder", "285px")
-        self.log = widgets.ToggleButton(value=True, description="log axis", layout={"width": "90px"})
-        self.line, self.numbers = widgets.Label(), widgets.HTML()
-        self.plot = panel.plot(figure_dict((), panel.state))
-        fields = _knobs(panel)
-        for name, field in fields.items():
-            panel.user_input.observe(field, partial(self._change, name))
-        panel.user_input.observe(self.log, lambda value: panel.redraw())
-        knobs = [*fields.values()]
-        press = self._buttons()
-        control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
-        history = [self.runs, press["Remove"], press["Go on"], self.folders, press["Load"], self.log]
-        rows = [widgets.HBox(row) for row in (knobs[:6], knobs[6:], [*control, self.line], history)]
-        self.box = widgets.VBox([*rows, panel.alarm, self.plot, self.numbers])
-
-    def draw(self) -> None:
-        if list(self.runs.options) != [run.name for run in self.panel.runs]:
-            self._offer()
-        self.plot.update(self._figure)
-        if self.panel.state not in ("running", "waiting"):
-            self.plot.flush()
-
-    def _figure(self) -> dict[str, Any]:
-        runs = self.panel.runs
-        last = runs[-1].history.last if runs else None
-        self.line.value = epoch_line(last) if last is not None else ""
-        self.numbers.value = table(runs)
-        return figure_dict(runs, title(self.panel), log=self.log.value)
-
-    def _offer(self) -> None:
-        """Bring the two lists up to date: the runs on the plot, and the folders of those that are not."""
-        panel = self.panel
-        names = [run.name for run in panel.runs]
-        if list(self.runs.options) != names:
-            self.runs.options = names
-            self.runs.index = len(names) - 1 if names else None
-        if panel.folder is not None:
-            shown = {run.folder for run in panel.runs}
-            names = [name for name in folders(panel.folder) if panel.folder / name not in shown]
-            if list(self.folders.options) != names:
-                self.folders.options = names
-                self.folders.index = 0 if names else None
-
-    def _buttons(self) -> dict[str, Any]:
-        import ipywidgets as widgets
-
-        panel = self.panel
-        calls: dict[str, tuple[str, str, Callable[[], object]]] = {
-            "Start": ("play", "Begin a run with these knobs, or go on after a pause", panel.start),
-            "Pause": ("pause", "Wait after the window in progress", panel.pause),
-            "Step": ("step-forward", "One window, then wait", panel.step),
-            "Stop": ("stop", "End the run after the window in progress", panel.stop),
-            "Reset": ("refresh", "Stop, and take all runs off the plot", panel.reset),
-            "Remove": ("trash", "Take the chosen run off the plot; its folder stays", self._with_run(panel.remove)),
-            "Go on": ("forward", "Let the chosen run go on where it was stopped", self._with_run(panel.go_on)),
-            "Load": ("folder-open", "Put the run of this folder on the plot", self._load),
-        }
-        made = {}
-        for name, (icon, tooltip, call) in calls.items():
-            width = {"width": "96px" if name == "Remove" else "86px"}
-            made[name] = widgets.Button(description=name, icon=icon, tooltip=tooltip, layout=width)
-            made[name].on_click(self._presses(call))
-        return made
-
-    def _presses(self, call: Callable[[], object]) -> Callable[[Any], None]:
-        def pressed(button: Any) -> None:
-            call()
-            self._offer()
-            self.panel.redraw()
-
-        return pressed
-
-    def _change(self, name: str, value: Any) -> None:
-        self.panel.change(**{name: value})
-
-    def _with_run(self, call: Callable[[int], object]) -> Callable[[], object]:
-        """A call about the run that is chosen, if there is one."""
-        return lambda: call(self.runs.index) if self.runs.index is not None and self.panel.runs else None
-
-    def _load(self) -> None:
-        if self.panel.folder is not None and self.folders.value is not None:
-            self.panel.load(self.panel.folder / self.folders.value)
+    fault = "" if run.fault is None else f", {run.fault.name}"
+    return f"{panel.state}: {run.config.preset}, {run.config.precision}{fault}, step {run.history.windows}"

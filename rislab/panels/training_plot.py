@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,46 +12,73 @@ from typing import Any
 import numpy as np
 
 from rislab.checkup.html import html_table
+from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, epoch_lines, evaluation, level_lines, loss_and_median, marks
-from rislab.plots.style import BLUE, COUNTER_STYLES, VERMILLION, TraceStyle, trace_styles
+from rislab.plots.style import BLUE, COUNTER_STYLES, GREY, SKY, VERMILLION, TraceStyle, trace_styles
+from rislab.sanity.overfit_config import OverfitConfig
 
-HEIGHT = 430
-VEIL = "rgba(128,128,128,0.12)"
-SMALL = {"font": {"size": 11}, "tracegroupgap": 0}
+HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
+LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
+ROOM = 1.42  # width of the axis over that of the curves: their labels stand behind their ends
+LABEL_ROWS = 17  # that fit one above the other beside the curves
+GAP = 0.6  # between the bars of two steps
+OFF = 0.02  # from 1, beyond which a weight is not the exact share
+BARS = 40  # micro-batches in the strip
+UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
 HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards", "backwards")
 
 
-def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True) -> dict[str, Any]:
-    """All runs as data and layout: losses; of the last run gradient norms, learning rates, loss scale and event counts.
+def figure_dict(
+    runs: Sequence[Run], title: str, *, log: bool = True, unit: str = "steps", first: OverfitConfig | None = None
+) -> dict[str, Any]:
+    """Losses of all runs; of the last one what fed its steps, gradient norms, learning rates, loss scale, event counts.
 
     Args:
         runs: oldest first.
         title: of the figure.
         log: whether the loss axis is logarithmic.
+        unit: of the axis across, a key of UNITS.
+        first: configuration that labels differ from; that of the first run if None.
     """
     data: list[dict[str, Any]] = []
-    for style, run in zip(trace_styles(run.name for run in runs), runs, strict=True):
-        data += _losses(run, run.label(runs[0].config), style)
-    for name in ("eval, same data", "validation"):
-        # One entry in the legend speaks for all runs.
-        for trace in [trace for trace in data if trace["name"] == name and len(trace["x"])][1:]:
-            trace["showlegend"] = False
+    ends: list[tuple[str, float, float]] = []  # label, x and y of its curve's end
+    styles = trace_styles(run.name for run in runs)
+    for place, (style, run) in enumerate(zip(styles, runs, strict=True)):
+        old = len(runs) - place > LABELLED
+        name = run.label(first or runs[0].config)
+        drawn = _losses(run, name, style, unit, thin=old)
+        data += drawn
+        if (end := _end_of(drawn[1])) is not None and not old:
+            ends.append((f"<span style='color:{style.colour}'>■</span> {_wrapped(name)}", *end))
+    reach = _rounded(max([1e-9, *(float(_across(run, unit)[-1]) for run in runs if run.history.windows)]))
     lines: list[dict[str, Any]] = []
     if runs:
-        reach = max(2.0, *(float(run.history.windows) for run in runs))
-        data += [*level_lines(runs[-1].levels, 1.0, reach, places=2), *_side(runs[-1])]
-        lines, _ = epoch_lines(runs[-1].history.column("epoch end").tolist())
-    layout = _layout(title, lines, log)
-    layout["legend"] |= _free_corner(runs, log)
+        levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
+        data += [{**level, "showlegend": False} for level in levels]
+        ends += [(level["name"], reach, level["y"][0]) for level in levels]
+        lines, _ = epoch_lines(_across(runs[-1], unit, "epoch end").tolist())
+        data += _side(runs[-1], unit)
+    span = _span([trace for trace in data if trace.get("yaxis", "y") == "y"], log)
+    strip, ticks = fed_strip(runs[-1] if runs else None)
+    data += [*_key(data, runs), _labels(ends, reach, span, log), *strip]
+    layout = _layout(title, [{**line, "y0": 0.36} for line in lines], log, unit)
+    layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
+    layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
+    layout["xaxis6"] |= ticks
     return {"data": data, "layout": layout}
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Final numbers of all runs, as HTML."""
+def table(runs: Sequence[Run], first: OverfitConfig | None = None) -> str:
+    """Final numbers of all runs, as HTML; of two, also their ratios.
+
+    Args:
+        runs: oldest first.
+        first: see figure_dict().
+    """
     rows = []
     for run in runs:
         end = run.history.last
@@ -59,75 +89,270 @@ def table(runs: Sequence[Run]) -> str:
             cells = [f"{end.epoch}/{end.epochs}", counters.steps_applied, counters.steps_skipped, f"{end.train:.3g}"]
             cells += [f"{end.train_eval:.3g}", fresh, counters.forwards, counters.backwards]
         where = "in memory" if run.folder is None else run.folder
-        rows.append([run.label(runs[0].config), run.state, *cells, where])
+        rows.append([run.label(first or runs[0].config), run.state, *cells, where])
+    if len(runs) == 2 and all(run.history.last is not None for run in runs):
+        rows.append(_ratios(runs[0], runs[1]))
     return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_title=0, size=12)
 
 
-def _layout(title: str, lines: list[dict[str, Any]], log: bool) -> dict[str, Any]:
-    rows = ([0.78, 1.0], [0.52, 0.7], [0.26, 0.44], [0.0, 0.18])
-    loss = {"domain": [0, 1], "type": "log" if log else "linear", "title": {"text": "NMSE (dimensionless)"}}
-    across = {"domain": [0, 0.58], "title": {"text": "optimiser step; thin lines: epochs"}, "showgrid": False}
+def _ratios(one: Run, other: Run) -> list[object]:
+    """A row of the table: how many times as large the numbers of the second run are."""
+    before, after = one.history.last, other.history.last
+    assert before is not None and after is not None
+    pairs = [
+        (before.counters.steps_applied, after.counters.steps_applied),
+        (before.counters.steps_skipped, after.counters.steps_skipped),
+        (before.train, after.train),
+        (before.train_eval, after.train_eval),
+        (before.validation or 0.0, after.validation or 0.0),
+        (before.counters.forwards, after.counters.forwards),
+        (before.counters.backwards, after.counters.backwards),
+    ]
+    return [f"{other.name} / {one.name}", "", "", *(f"× {b / a:.3g}" if a else "" for a, b in pairs), ""]
+
+
+def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> dict[str, Any]:
+    rows = ([0.8, 0.96], [0.54, 0.7], [0.28, 0.44], [0.02, 0.18])
+    small = {"size": 11}
+    loss = {"domain": [0.36, 1], "type": "log" if log else "linear", "title": {"text": "loss: NMSE (dimensionless)"}}
+    across = {"domain": [0, 0.66], "anchor": "y", "showgrid": False, "nticks": 6, "tickfont": small, "zeroline": False}
     layout: dict[str, Any] = {
         "height": HEIGHT,
-        "margin": {"t": 34, "b": 44, "l": 64, "r": 10},
-        "title": {"text": title},
-        "legend": {"x": 0.58, "xanchor": "right", "bgcolor": VEIL, **SMALL},
-        "uirevision": f"rislab {log}",
+        "autosize": True,
+        "margin": {"t": 64, "b": 40, "l": 64, "r": 12},
+        "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
+        "legend": {
+            "orientation": "h",
+            "traceorder": "normal",
+            "bgcolor": "rgba(0,0,0,0)",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.01,
+            "yanchor": "bottom",
+            "font": small,
+        },
+        "uirevision": f"rislab {log} {unit}",
         "shapes": lines,
-        "xaxis": across,
-        "yaxis": {**loss, "exponentformat": "power"} if log else {**loss, "rangemode": "tozero"},
+        "annotations": [],
+        "bargap": 0.15,
+        "xaxis": {**across, "title": {"text": f"{UNITS[unit]} (thin lines: epochs)", "standoff": 2, "font": small}},
+        "yaxis": loss,
+        "xaxis6": {"domain": [0, 0.66], "anchor": "y6", "showgrid": False, "fixedrange": True, "tickfont": small},
+        "yaxis6": {"domain": [0, 0.2], "anchor": "x6", "fixedrange": True, "nticks": 3, "rangemode": "tozero"},
+    }
+    layout["yaxis6"]["title"] = {"text": "weight", "font": small}
+    layout["xaxis6"]["title"] = {
+        "text": "optimiser step, and the micro-batches that fed it (dark: compared with the true gradient)",
+        "standoff": 2,
+        "font": small,
     }
     for number, (row, name) in enumerate(zip(rows, SIDES, strict=True), start=2):
-        below = {"domain": [0.7, 1.0], "anchor": f"y{number}", "matches": "x", "showticklabels": number == 5}
-        layout[f"xaxis{number}"] = below
-        named = {"text": name, "font": {"size": 11}}
-        layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "title": named, "nticks": 3}
-        layout[f"yaxis{number}"] |= {"type": "log", "dtick": 1} if number == 2 else {"rangemode": "tozero"}
+        below = {"domain": [0.76, 1.0], "anchor": f"y{number}", "showticklabels": number == 5}
+        below |= {"matches": "x2"} if number > 2 else {}
+        layout[f"xaxis{number}"] = {**below, "nticks": 4, "tickfont": small}
+        layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "nticks": 3, "tickfont": small}
+        layout[f"yaxis{number}"] |= {"type": "log", "nticks": 3} if number == 2 else {"rangemode": "tozero"}
+        above = {"x": 0.76, "xref": "paper", "xanchor": "left", "y": row[1], "yref": "paper", "yanchor": "bottom"}
+        text = {"text": name, "showarrow": False, "font": {"size": 12}}
+        layout["annotations"].append({**above, **text})
+    layout["xaxis5"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
     return layout
 
 
-def _free_corner(runs: Sequence[Run], log: bool) -> dict[str, Any]:
-    """Where on the right the legend hides least: above curves that fall far, below curves that stay high."""
-    above, below = {"y": 0.8, "yanchor": "top"}, {"y": 0.01, "yanchor": "bottom"}
-    pairs = [_pair(run, "step", "loss") for run in runs]
-    shown = [(at[loss > 0], loss[loss > 0]) for at, loss in pairs if (loss > 0).any()]
-    if not log or not shown:
-        return above
-    every = np.log(np.concatenate([loss for _, loss in shown]))
-    middle = max(float(at.max()) for at, _ in shown) / 2
-    late = [np.log(loss[at > middle]) for at, loss in shown if (at > middle).any()]
-    return below if np.median(np.concatenate(late)) > (every.min() + every.max()) / 2 else above
+def _rounded(reach: float) -> float:
+    """A little more than the reach of the curves, in steps of a fifth: the axis must not move all the time."""
+    return float(1.2 ** math.ceil(math.log(reach, 1.2)))
 
 
-def _pair(run: Run, x: str, y: str) -> tuple[Values, Values]:
-    """Two columns of one length, though the run goes on between reading one and the other."""
-    first, second = run.history.column(x), run.history.column(y)
-    length = min(len(first), len(second))
-    return first[:length], second[:length]
+def _span(traces: Sequence[dict[str, Any]], log: bool) -> list[float]:
+    """Range of the loss axis, in powers of ten on a logarithmic one, with room on both sides."""
+    values = np.concatenate([np.ones(1), *(np.asarray(trace["y"], dtype=np.float64) for trace in traces)])
+    known = values[np.isfinite(values) & ((values > 0) | (not log))]
+    shown = np.log10(known) if log else known
+    low, high = float(shown.min()), float(shown.max())
+    room = 0.06 * max(high - low, 0.5 if log else 0.1)
+    return [math.floor(20 * (low - room)) / 20 if log else min(0.0, low), math.ceil(20 * (high + room)) / 20]
 
 
-def _losses(run: Run, label: str, style: TraceStyle) -> list[dict[str, Any]]:
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis: 1, 2 and 5 in a short span, else whole decades, six at most.
+
+    Args:
+        low: power of ten at which the axis begins.
+        high: power of ten at which it ends.
+    """
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    if high - low < 1.7:
+        values = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+        return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
+    shown = [power for power in decades if power % math.ceil((high - low) / 5) == 0]
+    return {"tickvals": [10.0**power for power in shown], "ticktext": [f"10<sup>{power}</sup>" for power in shown]}
+
+
+def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:
+    """The last point of a curve that can be drawn."""
+    y = np.asarray(trace["y"], dtype=np.float64)
+    known = np.flatnonzero(np.isfinite(y) & (y > 0))
+    return (float(trace["x"][known[-1]]), float(y[known[-1]])) if len(known) else None
+
+
+def _wrapped(name: str) -> str:
+    """A label in lines that fit beside the curves."""
+    return "<br>".join(textwrap.wrap(name, 22)[:2])
+
+
+def _labels(ends: Sequence[tuple[str, float, float]], reach: float, span: Sequence[float], log: bool) -> dict[str, Any]:
+    """The names of curves and lines behind their ends, none over another."""
+    low, high = span
+    row = (high - low) / LABEL_ROWS
+    order = sorted(ends, key=lambda end: -end[2])
+    places: list[float] = []
+    free = high
+    for text, _, y in order:
+        height = row * (1 + text.count("<br>"))
+        free = min(free, math.log10(y) + height / 2 if log and y > 0 else y + height / 2) - height
+        places.append(free + height / 2)
+    # What would fall below the axis moves up, and pushes what is above it.
+    bottom = low
+    for place in reversed(range(len(order))):
+        height = row * (1 + order[place][0].count("<br>"))
+        places[place] = max(places[place], bottom + height / 2)
+        bottom = places[place] + height / 2
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": [1.01 * reach] * len(order),
+        "y": [10**place if log else place for place in places],
+        "text": [text for text, *_ in order],
+        "textposition": "middle right",
+        "textfont": {"size": 11},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "name": "labels",
+    }
+
+
+def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """What lines and symbols mean, for the legend: grey, since colours tell runs apart."""
+    names = {trace["name"] for trace in data}
+    skipped = sum(len(run.history.skipped) for run in runs)
+    strange = sum(len(run.history.strange) for run in runs)
+    entries: list[tuple[str, dict[str, Any], bool]] = [
+        ("each step", {"mode": "lines", "opacity": 0.6, "line": {"width": 1, "color": GREY}}, bool(runs)),
+        ("running median", {"mode": "lines", "line": {"width": 2.5, "color": GREY}}, bool(runs)),
+        ("eval, same data", {"mode": "markers", "marker": {"size": 8, "color": GREY}}, "eval, same data" in names),
+        ("validation", {"mode": "markers", "marker": {"symbol": "circle-open", "color": GREY}}, "validation" in names),
+        (f"{skipped} skipped", {"mode": "markers", "marker": {"symbol": "x", "color": GREY}}, bool(skipped)),
+        (
+            f"{strange} no loss",
+            {"mode": "markers", "marker": {"symbol": "triangle-down", "color": GREY}},
+            bool(strange),
+        ),
+    ]
+    return [
+        {"type": "scatter", "x": [None], "y": [None], "name": f"{name} ", "showlegend": True, **look}
+        for name, look, there in entries
+        if there
+    ]
+
+
+def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Which micro-batches fed the last steps of a run, as bars, and the ticks of their axis.
+
+    A bar is a micro-batch, its height the weight in its step: 1 is its exact share, 0 one that was lost.
+    """
+    steps: list[FedStep] = []
+    for step in reversed(list(run.checkup.fed) if run is not None and run.checkup is not None else []):
+        if steps and sum(len(one.weights) for one in (*steps, step)) > BARS:
+            break
+        steps.insert(0, step)
+    heights = [weight for step in steps for weight in step.weights]
+    owners = [step for step in steps for _ in step.weights]
+    colours = [
+        VERMILLION if abs(weight - 1) > OFF else (BLUE if step.compared else SKY)
+        for weight, step in zip(heights, owners, strict=True)
+    ]
+    gaps = [GAP * place for place, step in enumerate(steps) for _ in step.weights]
+    texts = [
+        f"step {step.number}, micro-batch {place} of {len(step.weights)}<br>weight {weight:.4g}"
+        f"{'' if step.compared else ', as the loop has it'}{'' if step.applied else '<br>the step was skipped'}"
+        for step in steps
+        for place, weight in enumerate(step.weights, start=1)
+    ]
+    on = {"xaxis": "x6", "yaxis": "y6", "showlegend": False}
+    at = np.arange(len(heights)) + np.array(gaps)
+    bars = {"type": "bar", "name": "fed", "x": at, "y": np.array(heights), "hovertext": texts, "hoverinfo": "text"}
+    lost = [float(place) for place, weight in zip(at, heights, strict=True) if abs(weight) < OFF]
+    cross = {"symbol": "x", "size": 8, "color": VERMILLION}
+    exact = {
+        "x": [-0.5, len(heights) - 0.5],
+        "y": [1, 1],
+        "mode": "lines",
+        "line": {"color": GREY, "dash": "dot", "width": 1},
+    }
+    edges = np.cumsum([0, *(len(step.weights) for step in steps)])
+    middles = [(left + right - 1) / 2 + GAP * place for place, (left, right) in enumerate(itertools.pairwise(edges))]
+    every = max(1, math.ceil(len(steps) / 14))
+    ticks = {
+        "tickvals": [float(middle) for middle in middles][::every],
+        "ticktext": [str(step.number) for step in steps][::every],
+        "range": [-0.6, max(8.0, float(at[-1]) + 1 if len(at) else 0.0) - 0.4],
+    }
+    return [
+        {**bars, "marker": {"color": colours}, **on},
+        {
+            "type": "scatter",
+            "name": "lost",
+            "mode": "markers",
+            "x": lost,
+            "y": [0.08] * len(lost),
+            "marker": cross,
+            "hoverinfo": "skip",
+            **on,
+        },
+        {"type": "scatter", "name": "exact share", "hoverinfo": "skip", **exact, **on},
+    ], ticks
+
+
+def _across(run: Run, unit: str, column: str = "step") -> Values:
+    """A column of the axis across: "step" for each step, "epoch end" for the ends of epochs, in a unit."""
+    names = {"step": "samples", "epoch end": "epoch samples"}
+    values = run.history.column(column if unit == "steps" else names[column])
+    return values / run.config.scenes if unit == "epochs" else values
+
+
+def _shortest(*columns: Values) -> list[Values]:
+    """Columns of one length, though the run goes on between reading one and the other."""
+    length = min(map(len, columns))
+    return [column[:length] for column in columns]
+
+
+def _losses(run: Run, label: str, style: TraceStyle, unit: str, *, thin: bool) -> list[dict[str, Any]]:
     """Loss of every window, its running median, evaluations, and marks for what is no loss."""
     config = "<br>".join(f"{name} {value}" for name, value in asdict(run.config).items())
-    hover = {"hovertext": config, "hoverlabel": {"align": "left"}}
-    steps, losses = _pair(run, "step", "loss")
-    raw, median = loss_and_median(style, label, steps, losses, points=POINTS, medians=MEDIANS)
-    traces = [{**raw, **hover}, {**median, **hover, "showlegend": False}]
+    hover = {"hovertext": config, "hoverlabel": {"align": "left"}, "showlegend": False}
+    at, losses = _shortest(_across(run, unit), run.history.column("loss"))
+    raw, median = loss_and_median(style, label, at, losses, points=POINTS, medians=MEDIANS)
+    traces = [{**raw, **hover}, {**median, **hover}]
+    if thin:
+        return [{**trace, "opacity": 0.35, "line": {**trace["line"], "width": 1}} for trace in traces]
     for field in ("train_eval", "validation"):
-        ends, values = _pair(run, "epoch end", field)
+        ends, values, epochs = _shortest(
+            _across(run, unit, "epoch end"), run.history.column(field), run.history.column("epoch")
+        )
         if len(values) or field == "train_eval":
-            epochs, _ = _pair(run, "epoch", field)
-            traces.append(evaluation(style, field, ends, values, epochs))
+            traces.append({**evaluation(style, field, ends, values, epochs), "showlegend": False})
     level = _floor(losses)
     for name, symbol, points in (
         ("skipped", "x", [*run.history.skipped]),
         ("not a loss", "triangle-down", [*run.history.strange]),
     ):
-        texts = {step: f"step {step}: {reason}" for step, reason in points}
+        texts = {float(at[step - 1]): f"step {step}: {reason}" for step, reason in points if step <= len(at)}
         if texts:
-            # The legend counts all, also those that are not drawn.
             look = {"symbol": symbol, "size": 9, "color": style.colour}
-            traces.append({**marks(f"{name} × {len(texts)}", texts, level, look), "legendgroup": style.name})
+            traces.append(
+                {**marks(f"{name} × {len(texts)}", texts, level, look), "legendgroup": style.name, "showlegend": False}
+            )
     return traces
 
 
@@ -137,28 +362,25 @@ def _floor(loss: Values) -> float:
     return float(known.min()) if len(known) else 1.0
 
 
-def _side(run: Run) -> list[dict[str, Any]]:
+def _side(run: Run, unit: str) -> list[dict[str, Any]]:
     """Gradient norms, learning rates, loss scale and event counts of one run."""
     line = {"mode": "lines", "showlegend": False}
-    steps = run.history.column("step")
+    at = _across(run, unit)
     traces: list[dict[str, Any]] = []
     for axis, kind in (("2", "gradient"), ("3", "rate")):
         groups = run.history.groups(kind).items()
         for (name, values), colour, dash in zip(groups, (BLUE, VERMILLION), ("solid", "dot"), strict=False):
-            length = min(len(steps), len(values))
-            style, look = (
-                TraceStyle(run.name, colour, dash, "circle"),
-                {"xaxis": f"x{axis}", "yaxis": f"y{axis}", **line},
-            )
-            drawn = curve(style, name, steps[:length], values[:length], points=POINTS, look=look, width=1.5)
-            traces.append(drawn)
+            style = TraceStyle(run.name, colour, dash, "circle")
+            look = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", **line}
+            traces.append(curve(style, name, *_shortest(at, values), points=POINTS // 2, look=look, width=1.5))
     style, look = TraceStyle(run.name, BLUE, "solid", "circle"), {"xaxis": "x4", "yaxis": "y4", **line}
-    scale = _pair(run, "step", "loss scale")
-    traces.append(curve(style, "loss scale", *scale, points=POINTS, look=look, width=1.5, shape="hv"))
-    below = {"xaxis": "x5", "yaxis": "y5", "showlegend": False, "mode": "lines+markers", "marker": {"size": 4}}
+    scale = _shortest(at, run.history.column("loss scale"))
+    traces.append(curve(style, "loss scale", *scale, points=POINTS // 2, look=look, width=1.5, shape="hv"))
+    below = {"xaxis": "x5", "yaxis": "y5", "showlegend": False, "mode": "lines"}
+    ends = _across(run, unit, "epoch end")
     for counters in COUNTER_STYLES.values():
         for name, (colour, pattern) in counters.items():
             style = TraceStyle(run.name, colour, COUNTER_DASHES[pattern], "circle")
-            counts = _pair(run, "epoch end", f"count {name}")
-            traces.append(curve(style, name.replace("_", " "), *counts, points=POINTS, look=below))
+            counts = _shortest(ends, run.history.column(f"count {name}"))
+            traces.append(curve(style, name.replace("_", " "), *counts, points=POINTS // 2, look=below))
     return traces

@@ -90,8 +90,10 @@ def loss_and_median(
         dash: of the thin line.
         opacity: of the thin line.
     """
-    width = min(101, max(3, len(losses) // 20)) | 1
-    at = np.unique(np.linspace(0, len(losses) - 1, min(len(losses), medians)).round().astype(np.intp))
+    # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
+    width = min(129, (1 << max(1, len(losses) // 20).bit_length()) + 1)
+    stride = 1 << (math.ceil(max(1, len(losses)) / medians) - 1).bit_length()
+    at = np.unique([*range(0, len(losses), stride), *([len(losses) - 1] if len(losses) else [])]).astype(np.intp)
     smooth, about = running_median(losses, width, at), None if detail is None else detail[at]
     return [
         curve(style, name, steps, losses, detail=detail, points=points, look={"opacity": opacity}, dash=dash, width=1),
@@ -173,7 +175,9 @@ def epoch_lines(ends: Sequence[float]) -> tuple[list[dict[str, Any]], int]:
     return [{**thin, "x0": end, "x1": end} for end in ends[every - 1 :: every]], every
 
 
-def marks(name: str, texts: Mapping[int, str], height: float, marker: Mapping[str, Any]) -> dict[str, Any]:
+def marks(
+    name: str, texts: Mapping[int, str] | Mapping[float, str], height: float, marker: Mapping[str, Any]
+) -> dict[str, Any]:
     """Marks at steps where there is something to say, which stands in the hover text.
 
     Args:

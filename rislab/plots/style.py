@@ -167,7 +167,8 @@ def decimation_indices(values: Array, points: int = 2000) -> NDArray[np.intp]:
         return np.arange(count)
     wrong = () if np.isfinite(values).all() else (np.isnan(values), np.isposinf(values), np.isneginf(values))
     kinds = [kind for kind in wrong if kind.any()]
-    width = math.ceil(count / ((points - 2) // (2 + len(kinds))))
+    # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
+    width = 1 << (math.ceil(count / ((points - 2) // (2 + len(kinds)))) - 1).bit_length()
     starts = np.arange(0, count, width)
 
     def rows(samples: NDArray[Any], fill: float) -> NDArray[Any]:

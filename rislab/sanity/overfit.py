@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -18,6 +18,8 @@ from rislab.training import run_folder
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord
+from rislab.training.run_folder import Observe
+from rislab.training.state import TrainState
 
 
 def config_of_run(folder: Path | str) -> OverfitConfig:
@@ -81,12 +83,20 @@ class FullTraining:
         self.records()
         return self.model
 
-    def stream(self) -> Generator[Record]:
-        """The records as they come; in a run folder it goes on where it was stopped."""
+    def stream(self, observe: Observe = lambda state: nullcontext()) -> Generator[Record]:
+        """The records as they come; in a run folder it goes on where it was stopped.
+
+        Args:
+            observe: see run_folder.train().
+        """
         training, fresh = self._config.training(), self._config.validation_data()
-        if self._folder is None:
-            return fit(self.model, self._data, training, validation=fresh)
-        return run_folder.train(self._folder, self.model, self._data, training, validation=fresh)
+        if self._folder is not None:
+            folder = self._folder
+            yield from run_folder.train(folder, self.model, self._data, training, validation=fresh, observe=observe)
+            return
+        state = TrainState.begin(self.model, len(self._data), training)
+        with observe(state):
+            yield from fit(self.model, self._data, training, validation=fresh, resume=state)
 
 
 def first_window(

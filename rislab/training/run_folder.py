@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from rislab.training.state import TrainProgress, TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
 
+Observe = Callable[[TrainState], AbstractContextManager[object]]
+
 
 def train(
     folder: Path | str,
@@ -36,6 +38,7 @@ def train(
     *,
     validation: SceneBatch | None = None,
     checkpoint_seconds: float = 5.0,
+    observe: Observe = lambda state: nullcontext(),
 ) -> Generator[Record]:
     """fit() with a memory: records are written as they come, and a run that was stopped goes on where it stopped.
 
@@ -51,6 +54,7 @@ def train(
         validation: see fit().
         checkpoint_seconds: write a checkpoint when the last one is this old, at every step if 0; and always on
             leaving at a step boundary.
+        observe: makes the context in which the loop runs, in the thread that runs it, from the state at its beginning.
 
     Yields:
         Records from where the run goes on; read_records() returns the earlier ones.
@@ -70,7 +74,8 @@ def train(
     }
 
     def make_stream(state: TrainState) -> Generator[Record]:
-        return fit(model, data, config, validation=validation, resume=state)
+        with observe(state):
+            yield from fit(model, data, config, validation=validation, resume=state)
 
     yield from run_with_checkpoints(folder, model, len(data), config, config_yaml, make_stream, checkpoint_seconds)
 

@@ -170,9 +170,9 @@ def applied(shown: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
         trace = {**(old["data"][place] if place < len(old["data"]) else {}), **changes.get("set", {})}
         for name, tail in changes.get("tail", {}).items():
             size = tail["from"] * int(tail["values"]["dtype"][1:])
-            whole = trace[name]["buffer"][:size] + tail["values"]["buffer"]
+            joined = trace[name]["buffer"][:size] + tail["values"]["buffer"]
             shape = [tail["from"] + tail["values"]["shape"][0]]
-            trace[name] = {"dtype": tail["values"]["dtype"], "shape": shape, "buffer": whole}
+            trace[name] = {"dtype": tail["values"]["dtype"], "shape": shape, "buffer": joined}
         data.append({name: value for name, value in trace.items() if name not in changes.get("gone", [])})
     return {"number": patch["number"], "data": data, "layout": patch.get("layout", old["layout"])}
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ import torch
 import rislab
 from rislab import panels
 from rislab.errors import InputError
-from rislab.panels import training_panel
+from rislab.panels import training_view
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import OverfitPanel, title
-from rislab.panels.training_plot import figure_dict, table
+from rislab.panels.training_plot import LABEL_ROWS, fed_strip, figure_dict, log_ticks, table
+from rislab.panels.training_view import CORRECT
+from rislab.plots.style import VERMILLION
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.loop import fit
@@ -68,12 +70,17 @@ def button(panel: OverfitPanel, name: str) -> Any:
 
 
 def knob(panel: OverfitPanel, name: str) -> Any:
-    rows = panel.widget.children[:4]
-    return next(one for row in rows for one in row.children if getattr(one, "description", "") == name)
+    return next(one for one in parts(panel.widget) if getattr(one, "description", "") == name)
+
+
+def parts(widget: Any) -> Iterator[Any]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from parts(child)
 
 
 def note(panel: OverfitPanel) -> str:
-    return str(panel.widget.children[4].value)
+    return str(panel.alarm.value)
 
 
 def plot_of(panel: OverfitPanel) -> PlotWidget:
@@ -179,22 +186,22 @@ def test_a_second_start_does_nothing_while_a_run_is_on(live: None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "field"),
+    ("name", "value", "field", "label"),
     [
-        ("accumulation", 4, "accumulation_steps"),
-        ("micro-batch", 8, "micro_batch"),
-        ("precision", "fp64", "precision"),
-        ("lr", 0.01, "lr"),
-        ("clip", 0.5, "clip_norm"),
-        ("curriculum", "three-phase", "curriculum"),
-        ("β", 0.3, "blend"),
-        ("epochs", 2, "epochs"),
-        ("fresh scenes", 32, "validation"),
-        ("seed", 3, "seed"),
+        ("accumulation", 4, "accumulation_steps", "4 × 4"),
+        ("micro-batch", 8, "micro_batch", "1 × 8"),
+        ("precision", "fp64", "precision", "fp64"),
+        ("lr", 0.01, "lr", "lr 0.01"),
+        ("clip", 0.5, "clip_norm", "clip norm 0.5"),
+        ("curriculum", "three-phase", "curriculum", "three-phase"),
+        ("β", 0.3, "blend", "blend 0.3"),
+        ("epochs", 2, "epochs", "epochs 2"),
+        ("fresh scenes", 32, "validation", "validation 32"),
+        ("seed", 3, "seed", "seed 3"),
     ],
 )
 def test_every_knob_sets_the_next_run_and_runs_stay_for_comparison(
-    live: None, name: str, value: Any, field: str
+    live: None, name: str, value: Any, field: str, label: str
 ) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
     asyncio.run(awaited(panel))
@@ -207,7 +214,7 @@ def test_every_knob_sets_the_next_run_and_runs_stay_for_comparison(
     expected = list(fit(config.model(), config.data(), config.training(), validation=config.validation_data()))
     assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
     labels = [trace["name"] for trace in figure_dict(panel.runs, title(panel))["data"]]
-    assert "run 1" in labels and f"run 2: {field} {value}" in labels
+    assert "run 1" in labels and f"run 2: {label}" in labels
     knob(panel, "run").index = 0
     button(panel, "Remove").click()
     assert [run.name for run in panel.runs] == ["run 2"]
@@ -218,7 +225,7 @@ def test_reset_takes_everything_off_and_start_begins_anew(live: None) -> None:
     until(lambda: len(panel.records()) >= 3)
     button(panel, "Reset").click()
     assert panel.runs == [] and panel.state == "reset" and panel.records() == []
-    assert figure_dict(panel.runs, title(panel))["data"] == []
+    assert all(len(trace["x"]) == 0 or trace["name"] == "exact share" for trace in plot_of(panel).figure["data"])
     knob(panel, "epochs").value = 1
     button(panel, "Start").click()
     assert len(epoch_records(asyncio.run(awaited(panel)))) == 1
@@ -231,6 +238,11 @@ def test_a_configuration_that_cannot_be_is_explained_and_loses_nothing(live: Non
     assert panel.change(micro_batch=1000) is False
     assert "micro_batch is 1000" in note(panel)
     assert panel.config.micro_batch == CONFIG.micro_batch
+    assert panel.change(seed=1) and note(panel) == ""
+    # Typed, it is refused beside its box.
+    knob(panel, "micro-batch").box.value = 1000
+    assert knob(panel, "micro-batch").problem == "micro_batch is 1000; allowed: a whole number in [1, 64]"
+    assert panel.config.micro_batch == CONFIG.micro_batch and note(panel) == ""
     assert panel.change(seed=2)
     assert note(panel) == ""
 
@@ -410,15 +422,112 @@ def test_runs_in_memory_cannot_go_on_after_a_stop(headless: None) -> None:
     assert "no run folder" in panel.input_error
 
 
-@pytest.mark.parametrize(("last", "side"), [(1e-4, "top"), (0.3, "bottom")])
-def test_the_legend_stands_where_curves_leave_room(last: float, side: str) -> None:
-    run = Run("run 1", CONFIG)
+def test_the_effective_batch_is_held_unless_it_is_switched_off(live: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    asyncio.run(awaited(panel))
+    knob(panel, "accumulation").value = 4
+    assert (panel.config.accumulation_steps, panel.config.micro_batch) == (4, 4)
+    assert panel.batch_line() == "effective batch 16 = 4 × 4 scenes, 4 steps an epoch"
+    assert any(panel.batch_line() in str(getattr(one, "value", "")) for one in parts(panel.widget))
+    assert knob(panel, "micro-batch").value == 4
+    assert knob(panel, "accumulation").options == (1, 2, 4, 8, 16)
+    assert panel.change(accumulation_steps=3) is False
+    assert "allowed: a divisor of 16, the effective batch that is held" in note(panel)
+    knob(panel, "hold the batch").value = False
+    knob(panel, "accumulation").value = 1
+    assert (panel.config.accumulation_steps, panel.config.micro_batch) == (1, 4)
+
+
+def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(live: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, micro_batch=8, accumulation_steps=2))
+    asyncio.run(awaited(panel))
+    assert panel.verdict().startswith("✓ nothing wrong in 16 steps, ") and panel.findings() == []
+    assert {weight for step in panel.runs[0].checkup.fed for weight in step.weights} == {1.0}
+    knob(panel, "break").value = "never divided"
+    texts = [str(getattr(one, "value", "")) for one in parts(panel.widget)]
+    assert any("weight = 1.0" in text for text in texts)
+    button(panel, "Start").click()
+    asyncio.run(awaited(panel))
+    assert title(panel) == "finished: classroom, fp32, never divided, step 16"
+    assert panel.verdict().startswith("✗ never divided")
+    fed, _ = fed_strip(panel.runs[1])
+    assert np.allclose(fed[0]["y"], 2.0) and set(fed[0]["marker"]["color"]) == {VERMILLION}
+    names = [trace["name"] for trace in plot_of(panel).figure["data"]]
+    assert "run 2: never divided" in names
+    assert len(folders(Path("runs"))) == 1
+    # The correct loop again: the fault was in a copy of the package.
+    knob(panel, "break").value = CORRECT
+    button(panel, "Start").click()
+    asyncio.run(awaited(panel))
+    assert panel.verdict().startswith("✓")
+
+
+def test_lost_micro_batches_are_marked_in_the_strip(headless: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, micro_batch=8, accumulation_steps=2, epochs=1))
+    panel.break_with("zeroed per micro-batch")
+    asyncio.run(awaited(panel))
+    panel.start()
+    asyncio.run(awaited(panel))
+    (bars, lost, _), ticks = fed_strip(panel.runs[1])
+    assert bars["y"].tolist() == pytest.approx([0.0, 1.0] * 4, abs=1e-3) and len(lost["x"]) == 4
+    assert ticks["ticktext"] == ["1", "2", "3", "4"]
+
+
+def test_two_runs_are_compared_by_one_click(live: None) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    for seed in (0, 1, 2):
+        panel.change(seed=seed)
+        panel.start()
+        asyncio.run(awaited(panel))
+    knob(panel, "compare").value = True
+    names = {trace["name"] for trace in plot_of(panel).figure["data"]}
+    assert {"run 2", "run 3: seed 2"} <= names and "run 1" not in names
+    knob(panel, "run").index = 0
+    knob(panel, "compare").value = False
+    knob(panel, "compare").value = True
+    assert "run 3 / run 1" in table([panel.runs[0], panel.runs[2]])
+    assert "run 1" in {trace["name"] for trace in plot_of(panel).figure["data"]}
+
+
+@pytest.mark.parametrize("unit", ["samples", "epochs", "steps"])
+def test_the_axis_across_counts_samples_epochs_or_steps(live: None, unit: str) -> None:
+    panel = panels.overfit(CONFIG)
+    asyncio.run(awaited(panel))
+    knob(panel, "x axis").value = unit
+    figure = plot_of(panel).figure
+    curve = next(trace for trace in figure["data"] if trace["name"] == "run 1")
+    assert curve["x"][-1] == {"samples": 256, "epochs": 4, "steps": 16}[unit]
+    assert len(figure["layout"]["shapes"]) == 4 and figure["layout"]["shapes"][0]["x0"] == curve["x"][3]
+
+
+def test_curves_are_labelled_at_their_ends_and_the_legend_has_six_entries_at_most(headless: None) -> None:
     window = step_records(straight())[0]
-    # One run falls far, or stays high after a single deep spike.
-    values = [1.0, 1e-4, *np.geomspace(0.8, last, 40)]
-    run.history.replace([dataclasses.replace(window, step=at, loss=float(v)) for at, v in enumerate(values, 1)])
-    assert figure_dict([run], "")["layout"]["legend"]["yanchor"] == side
-    assert figure_dict([run], "", log=False)["layout"]["legend"]["yanchor"] == "top"
+    runs = []
+    for number in range(9):  # all end in one point
+        run = Run(f"run {number + 1}", dataclasses.replace(CONFIG, seed=number))
+        run.history.replace([dataclasses.replace(window, step=step, loss=0.5) for step in range(1, 9)])
+        runs.append(run)
+    figure = figure_dict(runs, "")
+    labels = next(trace for trace in figure["data"] if trace["name"] == "labels")
+    low, high = figure["layout"]["yaxis"]["range"]
+    rows = sorted((np.log10(labels["y"]) - low) / (high - low) * LABEL_ROWS)
+    assert len(rows) == 9 and min(np.diff(rows)) >= 0.999  # six runs and three levels
+    assert labels["x"][0] >= 8 and figure["layout"]["xaxis"]["range"][1] > 1.3 * labels["x"][0]
+    shown = [trace for trace in figure["data"] if trace.get("showlegend", True)]
+    assert 1 <= len(shown) <= 6 and figure["layout"]["legend"]["y"] > 1
+
+
+def test_ticks_of_a_logarithmic_axis_have_room() -> None:
+    assert log_ticks(-1.0, 0.1)["ticktext"][:4] == ["0.1", "0.2", "0.5", "1"]
+    assert len(log_ticks(-32.0, 0.0)["tickvals"]) <= 7
+
+
+def test_stop_is_answered_in_text_before_the_figure(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    plot_of(panel).state.drawn = 0  # a page that does not answer
+    button(panel, "Stop").click()
+    panel.settle()
+    assert any(str(getattr(one, "value", "")).startswith("<b>stopped</b>") for one in parts(panel.widget))
 
 
 def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -426,7 +535,7 @@ def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no ink")
 
     panel = OverfitPanel(dataclasses.replace(CONFIG, epochs=10_000), live=True)
-    monkeypatch.setattr(training_panel, "figure_dict", broken)
+    monkeypatch.setattr(training_view, "figure_dict", broken)
     panel.stop()
     asyncio.run(awaited(panel))
     assert "no ink" in note(panel)

@@ -1,0 +1,250 @@
+"""The widgets of the training panel: two big knobs, the run, break mode, the checkup's verdict, and the figure."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from rislab.config import declarations
+from rislab.faults.catalogue import FAMILIES
+from rislab.faults.comparison import shows_in_training
+from rislab.panels.base import say, see
+from rislab.panels.knobs import knob, labelled
+from rislab.panels.run import Run, folders
+from rislab.panels.training_panel import OverfitPanel, title
+from rislab.panels.training_plot import UNITS, figure_dict, table
+from rislab.plots.diff import Diff
+from rislab.plots.style import ERROR_COLOUR
+from rislab.sanity.overfit_config import OverfitConfig
+from rislab.training.records import epoch_line
+
+CORRECT = "nothing: the correct loop"
+ACCUMULATION = (1, 2, 4, 8, 16, 32, 64)
+MORE = {  # field → label, width, options of knob()
+    "preset": ("", "150px", {}),
+    "lr": ("", "110px", {"step": 1e-3}),
+    "clip_norm": ("clip", "110px", {"step": 0.1}),
+    "curriculum": ("", "220px", {}),
+    "blend": ("β", "260px", {"high": 0.95, "step": 0.05, "slider": True}),  # the last whole step
+    "epochs": ("", "120px", {}),
+    "validation": ("fresh scenes", "150px", {}),
+    "seed": ("", "100px", {}),
+}
+
+
+class TrainingView:
+    """The widgets of a training panel, and what redraws them.
+
+    Args:
+        panel: whose methods the widgets call.
+    """
+
+    def __init__(self, panel: OverfitPanel) -> None:
+        import ipywidgets as widgets
+
+        self.panel = panel
+        self.steps = self._row_of_buttons("accumulation", [panel.config.accumulation_steps], "{} micro-batches a step")
+        self.micro_batch = self._knob("micro_batch", "micro-batch", "150px")
+        self.runs = labelled(widgets.Dropdown, "run", "230px")
+        self.folders = labelled(widgets.Dropdown, "folder", "285px")
+        self.unit = labelled(widgets.Dropdown, "x axis", "140px", options=[*UNITS], value="steps")
+        self.fault = labelled(widgets.Dropdown, "break", "250px", options=[CORRECT, *_faults()])
+        self.log, self.compare, self.diff = (
+            widgets.ToggleButton(value=name == "log axis", description=name, tooltip=tip, layout={"width": "90px"})
+            for name, tip in (
+                ("log axis", "Logarithmic axis of the loss"),
+                (
+                    "compare",
+                    "Show two runs alone, with their ratios: the last one, and the chosen one or the one before",
+                ),
+                ("show diff", "What the chosen fault changes in the source"),
+            )
+        )
+        self.texts = {name: widgets.HTML() for name in ("batch", "line", "verdict", "source", "numbers")}
+        self.plot = panel.plot(figure_dict((), panel.state))
+        self.box = self._built()
+
+    def _built(self) -> Any:
+        import ipywidgets as widgets
+
+        panel, observe = self.panel, self.panel.user_input.observe
+        precision = self._row_of_buttons("precision", declarations(OverfitConfig)["precision"].choices, "{}")
+        precision.value = panel.config.precision
+        hold = widgets.Checkbox(value=True, indent=False, description="hold the batch", layout={"width": "130px"})
+        hold.tooltip = "The micro-batch follows the accumulation, so that a step sees as many scenes as before"
+        watched = widgets.Checkbox(value=True, indent=False, description="checkup", layout={"width": "90px"})
+        watched.tooltip = "rislab.watch() beside the next run: it takes some time of each step, and changes nothing"
+        more = {name: self._knob(name, label, width, **how) for name, (label, width, how) in MORE.items()}
+        observe(precision, partial(self._change, "precision"))
+        observe(self.steps, partial(self._change, "accumulation_steps"))
+        observe(self.micro_batch, partial(self._change, "micro_batch"))
+        observe(hold, self._hold)
+        observe(watched, partial(setattr, panel, "watched"))
+        for name, field in more.items():
+            observe(field, partial(self._change, name))
+        observe(self.fault, self._break)
+        for field in (self.log, self.unit, self.compare, self.diff):
+            observe(field, lambda value: panel.redraw())
+        press = self._buttons()
+        control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
+        rows = {
+            "knobs": [precision, self.steps, self.micro_batch, hold, self.texts["batch"]],
+            "control": [*control, self.texts["line"]],
+            "view": [self.fault, self.diff, self.compare, self.unit, self.log],
+            "more": [*more.values(), watched],
+            "history": [self.runs, press["Remove"], press["Go on"], self.folders, press["Load"]],
+        }
+        boxes = {name: widgets.HBox(row, layout={"flex_flow": "row wrap"}) for name, row in rows.items()}
+        for name, text, tip in (
+            ("more", "knobs", "All other knobs"),
+            ("history", "runs", "Runs on the plot, and on disk"),
+        ):
+            fold = widgets.ToggleButton(description=text, icon="bars", tooltip=tip, layout={"width": "80px"})
+            boxes["view"].children = (*boxes["view"].children, fold)
+            see(boxes[name], False)
+            observe(fold, partial(see, boxes[name]))
+        shown = [boxes["knobs"], boxes["more"], boxes["control"], boxes["view"], boxes["history"], panel.alarm]
+        return widgets.VBox(
+            [*shown, *(self.texts[name] for name in ("source", "verdict")), self.plot, self.texts["numbers"]]
+        )
+
+    def draw(self) -> None:
+        """Show the present state; the figure follows when its page is ready for it, the texts at once."""
+        panel = self.panel
+        if list(self.runs.options) != [run.name for run in panel.runs]:
+            self._offer()
+        last = panel.runs[-1].history.last if panel.runs else None
+        self.texts["line"].value = f"<b>{panel.state}</b> {html.escape(epoch_line(last) if last is not None else '')}"
+        self.texts["batch"].value = html.escape(panel.batch_line())
+        self.texts["verdict"].value = self._verdict()
+        allowed = self._allowed_steps()
+        if tuple(self.steps.options) != allowed:
+            self.steps.options = allowed
+        self.steps.value, self.micro_batch.value = panel.config.accumulation_steps, panel.config.micro_batch
+        self.fault.value = CORRECT if panel.fault is None else panel.fault.name
+        see(self.diff, panel.fault is not None)
+        source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
+        say(self.texts["source"], source and f"<div style='max-height:190px;overflow:auto' tabindex='0'>{source}</div>")
+        self.plot.update(self._figure)
+        if panel.state not in ("running", "waiting"):
+            self.plot.flush()
+
+    def shown_runs(self) -> list[Run]:
+        """The runs on the figure: all of them, or the two that are compared."""
+        runs = self.panel.runs
+        if not self.compare.value or len(runs) < 2:
+            return runs
+        chosen = self.runs.index if self.runs.index is not None and self.runs.index < len(runs) - 1 else -2
+        return [runs[chosen], runs[-1]]
+
+    def _figure(self) -> dict[str, Any]:
+        runs = self.shown_runs()
+        self.texts["numbers"].value = table(runs)
+        return figure_dict(runs, title(self.panel), log=self.log.value, unit=self.unit.value)
+
+    def _verdict(self) -> str:
+        """The checkup's summary, and its faults and warnings with their numbers and what to change, as HTML."""
+        panel = self.panel
+        if not panel.verdict():
+            return ""
+        wrong = panel.findings().of("warning")
+        colour = f";color:{ERROR_COLOUR}" if wrong else ""
+        head = f"<b style='{colour}'>checkup: {html.escape(panel.verdict())}</b>"
+        lines = [f"<div role='status' style='line-height:1.35'>{head}"]
+        lines += [
+            f"<b>{html.escape(one.name)}</b>: {html.escape(one.evidence)}. <i>Fix:</i> {html.escape(one.fix)}"
+            for one in wrong[:3]
+        ]
+        return "<br>".join(lines) + "</div>"
+
+    def _allowed_steps(self) -> tuple[int, ...]:
+        config = self.panel.config
+        batch = config.accumulation_steps * config.micro_batch
+        able = {steps for steps in ACCUMULATION if not self.panel.hold_batch or batch % steps == 0}
+        return tuple(sorted({*able, config.accumulation_steps}))
+
+    def _offer(self) -> None:
+        """Bring the two lists up to date: the runs on the plot, and the folders of those that are not."""
+        panel = self.panel
+        names = [run.name for run in panel.runs]
+        if list(self.runs.options) != names:
+            self.runs.options = names
+            self.runs.index = len(names) - 1 if names else None
+        if panel.folder is not None:
+            shown = {run.folder for run in panel.runs}
+            names = [name for name in folders(panel.folder) if panel.folder / name not in shown]
+            if list(self.folders.options) != names:
+                self.folders.options = names
+                self.folders.index = 0 if names else None
+
+    def _row_of_buttons(self, name: str, options: Sequence[Any], tip: str) -> Any:
+        import ipywidgets as widgets
+
+        style = {"button_width": "auto", "description_width": "initial", "font_weight": "bold"}
+        tips = [tip.format(option) for option in options]
+        return widgets.ToggleButtons(
+            options=options, description=name, tooltips=tips, style=style, layout={"width": "auto"}
+        )
+
+    def _knob(self, name: str, label: str, width: str, **options: Any) -> Any:
+        panel = self.panel
+
+        def check(value: Any) -> object:
+            return panel.changed(**{name: value})
+
+        return knob(OverfitConfig, name, vars(panel.config)[name], label=label, width=width, check=check, **options)
+
+    def _buttons(self) -> dict[str, Any]:
+        import ipywidgets as widgets
+
+        panel = self.panel
+        calls: dict[str, tuple[str, str, Callable[[], object]]] = {
+            "Start": ("play", "Begin a run with these knobs, or go on after a pause", panel.start),
+            "Pause": ("pause", "Wait after the window in progress", panel.pause),
+            "Step": ("step-forward", "One window, then wait", panel.step),
+            "Stop": ("stop", "End the run after the window in progress", panel.stop),
+            "Reset": ("refresh", "Stop, and take all runs off the plot", panel.reset),
+            "Remove": ("trash", "Take the chosen run off the plot; its folder stays", self._with_run(panel.remove)),
+            "Go on": ("forward", "Let the chosen run go on where it was stopped", self._with_run(panel.go_on)),
+            "Load": ("folder-open", "Put the run of this folder on the plot", self._load),
+        }
+        made = {}
+        for name, (icon, tooltip, call) in calls.items():
+            width = {"width": "96px" if name == "Remove" else "86px"}
+            made[name] = widgets.Button(description=name, icon=icon, tooltip=tooltip, layout=width)
+            made[name].on_click(self._presses(call))
+        return made
+
+    def _presses(self, call: Callable[[], object]) -> Callable[[Any], None]:
+        def pressed(button: Any) -> None:
+            call()
+            self._offer()
+            self.panel.redraw()
+
+        return pressed
+
+    def _change(self, name: str, value: Any) -> None:
+        self.panel.change(**{name: value})
+
+    def _hold(self, held: bool) -> None:
+        self.panel.hold_batch = held
+        self.panel.redraw()
+
+    def _break(self, name: str) -> None:
+        self.diff.value = name != CORRECT
+        self.panel.break_with("" if name == CORRECT else name)
+
+    def _with_run(self, call: Callable[[int], object]) -> Callable[[], object]:
+        """A call about the run that is chosen, if there is one."""
+        return lambda: call(self.runs.index) if self.runs.index is not None and self.panel.runs else None
+
+    def _load(self) -> None:
+        if self.panel.folder is not None and self.folders.value is not None:
+            self.panel.load(self.panel.folder / self.folders.value)
+
+
+def _faults() -> list[str]:
+    """Names of the faults that a training shows, family by family."""
+    return [fault.name for family in FAMILIES.values() for fault in family if shows_in_training(fault)]
