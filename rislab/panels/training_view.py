@@ -106,9 +106,8 @@ class TrainingView:
             see(boxes[name], False)
             observe(fold, partial(see, boxes[name]))
         shown = [boxes["knobs"], boxes["more"], boxes["control"], boxes["view"], boxes["history"], panel.alarm]
-        return widgets.VBox(
-            [*shown, *(self.texts[name] for name in ("source", "verdict")), self.plot, self.texts["numbers"]]
-        )
+        beside = widgets.HBox([self.texts["source"], self.texts["verdict"]])
+        return widgets.VBox([*shown, beside, self.plot, self.texts["numbers"]])
 
     def draw(self) -> None:
         """Show the present state; the figure follows when its page is ready for it, the texts at once."""
@@ -125,8 +124,10 @@ class TrainingView:
         self.steps.value, self.micro_batch.value = panel.config.accumulation_steps, panel.config.micro_batch
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name
         see(self.diff, panel.fault is not None)
+        self.texts["source"].layout.width = "62%"
         source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
-        say(self.texts["source"], source and f"<div style='max-height:190px;overflow:auto' tabindex='0'>{source}</div>")
+        frame = "<div style='max-height:118px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
+        say(self.texts["source"], source and f"{frame}{source}</div>")
         self.plot.update(self._figure)
         if panel.state not in ("running", "waiting"):
             self.plot.flush()

@@ -36,6 +36,14 @@ AbortSignal.timeout = (milliseconds) => {
   return controller.signal;
 };
 """
+CURVE = "[...document.querySelector('.js-plotly-plot').data[0].y].join()"
+# Controls that a screen reader could not name.
+NAMELESS = """(() => {
+  const controls = document.querySelectorAll(".jp-OutputArea-output :is(input, select, button, [role=slider])");
+  return [...controls].filter(one => one.checkVisibility() && !one.closest(".js-plotly-plot")).filter(one => !(
+    one.textContent.trim() && one.tagName === "BUTTON" || one.labels?.[0]?.textContent.trim() || one.title ||
+    one.ariaLabel)).map(one => one.outerHTML.slice(0, 120));
+})()"""
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
 
@@ -61,6 +69,11 @@ def run_all(page: Any) -> None:
     page.wait_for_function(f"{TITLE}[0].startsWith('running')")
 
 
+def toggle(page: Any, group: str, name: str) -> None:
+    row = page.locator(".widget-toggle-buttons", has_text=group).first
+    row.get_by_role("button", name=name, exact=True).click()
+
+
 def wait_for_step(page: Any, step: int) -> None:
     page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) > {step}")
 
@@ -72,18 +85,31 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     shoot(page, "training")
     # A knob is heard more than once while a cell awaits the run.
     for steps in ("2", "8", "4"):
-        box(page, "accumulation").fill(steps)
-        page.keyboard.press("Tab")
-        page.wait_for_timeout(300)
+        toggle(page, "accumulation", steps)
+        page.wait_for_function(f"document.body.textContent.includes('effective batch 64 = {steps} × ')")
+    # What is not allowed is refused beside its box, and stays there.
+    box(page, "micro-batch").fill("0")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("[role=alert]:has-text('micro_batch is 0; allowed: a whole number in')")
+    assert box(page, "micro-batch").input_value() == "0"
+    box(page, "micro-batch").fill("16")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("[role=alert]:has-text('micro_batch')", state="detached")
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
-    # Another accumulation and precision, beside the first run.
-    box(page, "precision").select_option("fp64")
+    page.wait_for_selector("[role=status]:has-text('nothing wrong')")
+    # Another accumulation and precision, beside the first run; the loop is broken on purpose, and the verdict turns.
+    toggle(page, "precision", "fp64")
+    box(page, "break").select_option("never divided")
+    page.wait_for_selector("[role=region]:has-text('weight = 1.0')")
     press(page, "Start")
+    page.wait_for_selector("[role=status]:has-text('✗ never divided')")
     page.wait_for_function(
         "document.querySelector('.js-plotly-plot').data.some("
-        "trace => trace.name === 'run 2: accumulation_steps 4, precision fp64')"
+        "trace => trace.name === 'run 2: never divided, 4 × 16, fp64')"
     )
+    shoot(page, "broken")
+    assert page.evaluate(NAMELESS) == []
     page.wait_for_function(f"{TITLE}[0].includes('fp64') && Number({TITLE}[0].split('step ')[1]) > 5")
     press(page, "Pause")
     page.wait_for_function(f"{TITLE}[0].startsWith('paused')")
@@ -99,9 +125,13 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     # A page that is loaded again shows the present state, not the first.
     command(page, "docmanager:save")
     page.wait_for_timeout(2000)
+    curve = page.evaluate(CURVE)
     page.reload()
     page.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    # All of it, though it came in pieces.
+    page.wait_for_function(f"{CURVE} === {curve!r}")
+    page.wait_for_selector("[role=status]:has-text('✗ never divided')")
     page.evaluate(f"{SCENE}.scrollIntoView()")  # nothing is drawn where nobody looks
     page.wait_for_function(COMPLETE)
     assert page.evaluate(PLACE) == moved
