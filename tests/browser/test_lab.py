@@ -86,7 +86,7 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     # A knob is heard more than once while a cell awaits the run.
     for steps in ("2", "8", "4"):
         toggle(page, "accumulation", steps)
-        page.wait_for_function(f"document.body.textContent.includes('effective batch 64 = {steps} × ')")
+        page.wait_for_function(f"document.body.textContent.includes('effective batch 16 = {steps} × ')")
     # What is not allowed is refused beside its box, and stays there.
     box(page, "micro-batch").fill("0")
     page.keyboard.press("Tab")
