@@ -1,4 +1,4 @@
-"""What is new in a figure, as one message: what changed, and of curves that grow the new points alone, in binary."""
+"""What is new in a figure, as one message: what changed, and of growing curves the new points alone, in binary."""
 
 from __future__ import annotations
 
