@@ -210,7 +210,7 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
         parts = {part: False for part in PARTS if part in self.hidden}
         drawn = self.add_plot(SceneWidget(self.content(), self.groups, parts))
         drawn.on_event("change", self.receive)
-        return widgets.VBox([self.alarm, drawn]), lambda: drawn.update(self.content)
+        return widgets.VBox([self.alarm, drawn]), lambda: drawn.update(self.content())
 
     def content(self) -> dict[str, Any]:
         """What the page draws now."""

@@ -154,6 +154,7 @@ def test_buttons_answer_once_about_the_scene_that_is_shown(panel: MusicPanel) ->
 def test_what_a_teacher_hides_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "1")
     panel = panels.music(SETTINGS.changed(covariance="sample"), hide=("truth", "seed", "cut"))
+    panel.settle(30)
     assert {"seed", "azimuth", "separation"} & set(controls(panel)) == set() and "snr_db" in controls(panel)
     assert plot_of(panel).options["parts"] == {"truth": False, "cut": False}
     assert "truth" not in panel.kinds
@@ -201,7 +202,7 @@ def test_only_the_newest_of_many_settings_is_searched(panel: MusicPanel, monkeyp
 
 def test_what_is_drawn_is_always_of_one_scene(panel: MusicPanel, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict[str, Any]] = []
-    monkeypatch.setattr(SceneWidget, "update", lambda self, figure: drawn.append(figure()))
+    monkeypatch.setattr(SceneWidget, "update", lambda self, figure: drawn.append(figure))
     panel.change(places=((-10.0, 5.0, 1.5), (20.0, -10.0, 2.0)))
     panel.settle()
     assert [one["state"] for one in drawn] == ["fine"] * (len(drawn) - 1) + ["complete"]
