@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -94,9 +95,8 @@ class SceneSettings(Config):
 
     def config(self) -> SceneConfig:
         """Configuration of the scenes that this scene is one of."""
-        shared = ("snr_db", "snapshots", "wavefront", "symbols", "codes")
-        fields = {name: getattr(self, name) for name in shared}
-        return SceneConfig.preset(self.preset, sources=len(self.places), **fields)
+        shared = (self.snr_db, self.snapshots, self.wavefront, self.symbols, self.codes)
+        return _config(self.preset, len(self.places), *shared)
 
     def scene(self) -> SceneBatch:
         """The scene; channel, phase profiles, symbols and noise depend on the seed alone."""
@@ -291,6 +291,15 @@ def place_apart(settings: SceneSettings, degrees: float) -> SceneSettings:
     middle, turn = (first[0] + second[0]) / 2, 0.5 if second[0] >= first[0] else -0.5
     left, right = (middle - turn * degrees, *first[1:]), (middle + turn * degrees, *second[1:])
     return settings.changed(places=(left, right, *others))
+
+
+@lru_cache(maxsize=64)
+def _config(
+    preset: str, sources: int, snr_db: float, snapshots: int, wavefront: str, symbols: str, codes: str
+) -> SceneConfig:
+    """Checked once, not at every move of a source."""
+    fields = {"snr_db": snr_db, "snapshots": snapshots, "wavefront": wavefront, "symbols": symbols, "codes": codes}
+    return SceneConfig.preset(preset, sources=sources, **fields)
 
 
 def in_degrees(interval: tuple[float, float]) -> tuple[float, float]:

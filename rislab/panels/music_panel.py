@@ -170,10 +170,16 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
         order = sorted(dict.fromkeys((settings.covariance, *request.kinds)), key=lambda kind: kind in SLOW)
         quick = [kind for kind in order if kind not in SLOW] or order[:1]
         later = [kind for kind in order if kind not in quick]
-        views = {kind: view for kind, view in self.shown.views.items() if kind in later}
+        # While others are made, those of the scene before stay where they are.
+        views = {kind: view for kind, view in self.shown.views.items() if kind in order}
+        stale = {
+            kind for kind, view in views.items() if replace(view.settings, covariance=settings.covariance) != settings
+        }
         for kind in quick:
             views[kind] = self._view(request, kind, scene)
-        stale = {kind for kind, view in views.items() if view.settings != settings.changed(covariance=kind)}
+            stale.discard(kind)
+            if not request.coarse:
+                yield self._show(request, views, stale, "fine")
         yield self._show(request, views, stale, "coarse" if request.coarse else "fine")
         if request.coarse:
             return

@@ -79,7 +79,8 @@ def _measure(page: Any) -> dict[str, Any]:
     page.evaluate(f"{SCENE}.querySelector('input[type=range][id$=snr_db]').dispatchEvent(new Event('change'))")
     page.wait_for_function(complete)
     result["redraws"] = [_drag(page) for _ in range(3)]
-    result["outside"] = [url for url in asked if not url.startswith(("http://127.0.0.1", "blob:", "data:", "ws://127"))]
+    own = ("http://127.0.0.1", "ws://127.0.0.1", "blob:", "data:")
+    result["outside"] = [url for url in asked if not url.startswith(own)]
     return result
 
 

@@ -15,8 +15,9 @@ export default {
     function draw() {
       const content = structuredClone(state.get("figure"));
       if (!content.maps) return;
-      view.show(content);
+      // With what the user has changed meanwhile, in one message: JupyterLab redraws its own bars for each.
       state.set("drawn", content.number);
+      view.show(content);
       state.save_changes();
     }
     const observer = new MutationObserver(view.repaint);

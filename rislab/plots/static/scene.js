@@ -6,7 +6,7 @@
 function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   const SVG = "http://www.w3.org/2000/svg", WAIT = 400, NEAR = 7;
   const DEGREE = Math.PI / 180;
-  let content = null, request = 0, sentAt = 0, dirty = false, coarse = false, playing = null;
+  let content = null, request = 0, sent = 0, sentAt = 0, dirty = false, coarse = false, playing = null;
   const changed = new Map(); // name → [value, number of the request that said it]
   const knobs = new Map();
   root.classList.add("rislab-scene");
@@ -37,11 +37,11 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
   function flush() {
     if (!dirty) return;
-    const waiting = content.answers < request - 1 && performance.now() - sentAt < WAIT;
+    const waiting = content.answers < sent && performance.now() - sentAt < WAIT;
     if (waiting && coarse) return;
     dirty = false;
+    sent = request;
     sentAt = performance.now();
-    root.dataset.sent = request;
     send(Object.fromEntries([...changed].map(([key, [one]]) => [key, one])), coarse, request);
   }
   const ticking = setInterval(() => { if (content && performance.now() - sentAt > WAIT) flush(); }, 100);
@@ -230,7 +230,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     paintMaps(size);
     if (cut) paintCut(size);
     if (table) paintTable(size);
-    if (note.dataset.html !== (content.note ?? "")) { note.innerHTML = content.note ?? ""; note.dataset.html = content.note ?? ""; }
+    if (note.words !== content.note) note.innerHTML = note.words = content.note ?? "";
     root.dataset.state = content.state;
     root.dataset.answers = content.answers;
   }
@@ -313,13 +313,24 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     moved(slot, place(slot).map((one, i) => one + by[i]), false);
   });
 
-  // A view is drawn anew each time; the source that has the focus gets it back.
-  function fresh(svg, attributes) {
-    const focus = svg.contains(document.activeElement) ? document.activeElement.dataset?.slot : null;
-    svg.replaceChildren();
-    for (const [name, one] of Object.entries(attributes)) svg.setAttribute(name, one);
-    return () => { if (focus !== null) svg.querySelector(`.source[data-slot="${focus}"]`)?.focus({ preventScroll: true }); };
+  // A layer of a view is drawn anew only if what it shows is new; the source that has the focus gets it back.
+  function layer(svg, name, key, draw) {
+    const node = svg.querySelector(`:scope > .${name}`) ?? put(svg, "g", { class: name });
+    const text = JSON.stringify(key);
+    if (node.key === text) return;
+    node.key = text;
+    const focus = node.contains(document.activeElement) ? document.activeElement.dataset?.slot : null;
+    node.replaceChildren();
+    draw(node);
+    if (focus !== null) node.querySelector(`.source[data-slot="${focus}"]`)?.focus({ preventScroll: true });
   }
+  function resize(svg, width, height) {
+    if (svg.size === `${width} ${height}`) return;
+    svg.size = `${width} ${height}`;
+    for (const [name, one] of Object.entries({ width, height, viewBox: `0 0 ${width} ${height}` })) svg.setAttribute(name, one);
+  }
+  const text = (node, words) => { if (node.textContent !== words) node.textContent = words; };
+  const everywhere = () => content.places.map((_, slot) => place(slot));
   function svgOf(parent, name, title) {
     let box = parent.querySelector(`:scope > .${name}`);
     if (!box) {
@@ -331,7 +342,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     }
     return box.querySelector(":scope > svg");
   }
-  const aside = (svg, text) => { svg.parentNode.querySelector(".aside").textContent = text; };
+  const aside = (svg, words) => text(svg.parentNode.querySelector(".aside"), words);
 
   // ------------------------------------------------------------------------------------- the room, from above and beside
   function paintRoom({ left, inner, high, rows, narrow }) {
@@ -343,7 +354,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
   function wedge(name, title, width, height, limits, far, index) {
     const svg = svgOf(room, name, title);
-    const restore = fresh(svg, { width, height, viewBox: `0 0 ${width} ${height}` });
+    resize(svg, width, height);
     const [low, high] = limits.map((angle) => angle * DEGREE);
     const above = name === "plan";
     // Ahead is up from above, and to the right from the side; the surface stands at the origin.
@@ -354,38 +365,48 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       const along = reach * r / far * Math.cos(angle), aside_ = reach * r / far * Math.sin(angle);
       return above ? [origin[0] + aside_, origin[1] - along] : [origin[0] + along, origin[1] - aside_];
     };
-    const axis = put(svg, "g", { class: "axis" });
-    const arc = (r) => Array.from({ length: 25 }, (_, i) => at(low + (high - low) * i / 24, r).map((x) => x.toFixed(1)).join(",")).join(" ");
-    put(axis, "path", { d: `M${origin} L${at(low, far)} L${arc(far).replaceAll(" ", " L")} Z`, style: "fill:var(--fill)" });
-    const marks = [0.2, 0.4, 0.6, 0.8, 1].map((share) => share * far).map((r) => Number(r.toPrecision(2)));
-    for (const r of marks) put(axis, "path", { d: `M${arc(r).replaceAll(" ", " L")}`, "stroke-dasharray": r === far ? null : "2 3" });
-    // The surface, seen along its edge; and the base station that hears what it reflects, wherever that stands.
-    const half = Math.max(0.5 * content.surface[index] / far * reach, 8);
-    const ends = above ? [[origin[0] - half, origin[1]], [origin[0] + half, origin[1]]] : [[origin[0], origin[1] - half], [origin[0], origin[1] + half]];
-    put(svg, "line", { x1: ends[0][0], y1: ends[0][1], x2: ends[1][0], y2: ends[1][1], style: "stroke:var(--accent);stroke-width:5" });
-    const station = above ? [14, height - 22] : [14, height / 2];
-    put(svg, "path", { d: `M${station} L${above ? ends[0] : [origin[0] - 3, origin[1]]}`, style: "stroke:var(--soft);stroke-dasharray:3 3;fill:none" });
-    for (let i = 0; i < 4; i++) put(svg, "line", above ? { x1: 5 + 6 * i, x2: 5 + 6 * i, y1: station[1] - 5, y2: station[1] + 3, style: "stroke:var(--ink);stroke-width:1.5" }
-      : { x1: station[0] - 4, x2: station[0] + 4, y1: station[1] - 9 + 6 * i, y2: station[1] - 9 + 6 * i, style: "stroke:var(--ink);stroke-width:1.5" });
-    if (above) {
-      put(svg, "text", { x: 2, y: height - 5 }, `${content.antennas} antennas`);
-      put(svg, "text", { x: origin[0], y: height - 5, "text-anchor": "middle" }, "surface");
-    }
-    aside(svg, above ? `${parts.drag === false ? "" : "drag; "}arcs every ${marks[0]} m` : "");
+    layer(svg, "fixed", [width, height, limits, far, content.surface, content.antennas],
+      (group) => paintWalls(group, { above, width, height, low, high, far, reach, origin, at, index }));
     converters.set(name, (x, y, [azimuth, elevation]) => {
       const along = above ? origin[1] - y : x - origin[0], aside_ = above ? x - origin[0] : origin[1] - y;
       const angle = Math.atan2(aside_, Math.max(along, 1e-6)) / DEGREE, r = Math.hypot(along, aside_) / reach * far;
       return above ? [angle, elevation, r] : [azimuth, angle, r];
     });
-    const points = [];
-    if (parts.truth !== false) content.places.forEach((_, slot) => {
-      const [azimuth, elevation, r] = place(slot), point = at((above ? azimuth : elevation) * DEGREE, r);
-      handle(svg, slot, name, point, false);
-      points.push({ x: point[0], y: point[1], text: `${slot + 1}` });
+    const peaks = shownPeaks();
+    layer(svg, "marks", [width, height, everywhere(), value("chosen"), peaks], (group) => {
+      const points = [];
+      if (parts.truth !== false) everywhere().forEach(([azimuth, elevation, r], slot) => {
+        const point = at((above ? azimuth : elevation) * DEGREE, r);
+        handle(group, slot, name, point, false);
+        points.push({ x: point[0], y: point[1], text: `${slot + 1}` });
+      });
+      for (const peak of peaks) cross(group, at((above ? peak[0] : peak[1]) * DEGREE, peak[2]), false);
+      labels(group, points, [0, 0, width, height - (above ? 18 : 0)]);
     });
-    for (const peak of shownPeaks()) cross(svg, at((above ? peak[0] : peak[1]) * DEGREE, peak[2]), false);
-    labels(svg, points, [0, 0, width, height - (above ? 18 : 0)]);
-    restore();
+  }
+  function paintWalls(group, { above, width, height, low, high, far, reach, origin, at, index }) {
+    const axis = put(group, "g", { class: "axis" });
+    const arc = (r) => Array.from({ length: 25 }, (_, i) => at(low + (high - low) * i / 24, r).map((x) => x.toFixed(1))).join(" L");
+    put(axis, "path", { d: `M${origin} L${at(low, far)} L${arc(far)} Z`, style: "fill:var(--fill)" });
+    const marks = [0.2, 0.4, 0.6, 0.8, 1].map((share) => Number((share * far).toPrecision(2)));
+    for (const r of marks) put(axis, "path", { d: `M${arc(r)}`, "stroke-dasharray": r === far ? null : "2 3" });
+    // The surface, seen along its edge; and the base station that hears what it reflects, wherever that stands.
+    const half = Math.max(0.5 * content.surface[index] / far * reach, 8);
+    const ends = above ? [[origin[0] - half, origin[1]], [origin[0] + half, origin[1]]]
+      : [[origin[0], origin[1] - half], [origin[0], origin[1] + half]];
+    put(group, "line", { x1: ends[0][0], y1: ends[0][1], x2: ends[1][0], y2: ends[1][1], style: "stroke:var(--accent);stroke-width:5" });
+    const station = above ? [14, height - 22] : [14, height / 2];
+    const wire = `M${station} L${above ? ends[0] : [origin[0] - 3, origin[1]]}`;
+    put(group, "path", { d: wire, style: "stroke:var(--soft);stroke-dasharray:3 3;fill:none" });
+    for (let i = 0; i < 4; i++) {
+      const [x, y] = above ? [5 + 6 * i, station[1] - 5] : [station[0] - 4, station[1] - 9 + 6 * i];
+      put(group, "path", { d: `M${x},${y} ${above ? "v8" : "h8"}`, style: "stroke:var(--ink);stroke-width:1.5" });
+    }
+    if (above) {
+      put(group, "text", { x: 2, y: height - 5 }, `${content.antennas} antennas`);
+      put(group, "text", { x: origin[0], y: height - 5, "text-anchor": "middle" }, "surface");
+      aside(group.ownerSVGElement, `${parts.drag === false ? "" : "drag; "}arcs every ${marks[0]} m`);
+    }
   }
   const chosenMap = () => content.maps.find((map) => map.name === value("covariance")) ?? content.maps[0];
   const shownPeaks = () => (parts.estimates === false ? [] : chosenMap()?.peaks ?? []);
@@ -446,46 +467,53 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       }
       const one = drawn.get(map.name), at = { left: 42, top: 2 };
       one.box.style.order = number;
-      one.name.textContent = map.title;
-      one.aside.replaceChildren(map.stale ? "of the scene before, follows soon" : `−${depth(map).toFixed(depth(map) < 10 ? 1 : 0)} dB`);
-      if (!map.stale) {
-        put(one.aside, "span", { class: "scale", style: `background:linear-gradient(90deg,${look.ramp})`, "aria-hidden": "true" });
-        one.aside.append("0 dB");
-      }
+      text(one.name, map.title);
+      paintScale(one, map);
       one.body.classList.toggle("stale", map.stale);
-      const chosen = map.name === value("covariance");
-      one.name.style.textDecoration = chosen && content.maps.length > 1 ? "underline" : "none";
+      one.name.style.textDecoration = map.name === value("covariance") && content.maps.length > 1 ? "underline" : "none";
       Object.assign(one.canvas.style, { left: `${at.left}px`, top: `${at.top}px`, width: `${inner}px`, height: `${high}px` });
       paintHeat(one.canvas, map);
       const width = at.left + inner + 6, height = at.top + high + 18, { azimuth, elevation } = content.limits;
       one.svg.setAttribute("aria-label", `map of ${map.title} over azimuth and elevation`);
-      const restore = fresh(one.svg, { width, height, viewBox: `0 0 ${width} ${height}` });
+      resize(one.svg, width, height);
       const x = (angle) => at.left + (angle - azimuth[0]) / (azimuth[1] - azimuth[0]) * inner;
       const y = (angle) => at.top + (elevation[1] - angle) / (elevation[1] - elevation[0]) * high;
-      const axis = put(one.svg, "g", { class: "axis" });
-      put(axis, "rect", { x: at.left, y: at.top, width: inner, height: high });
-      const third = (azimuth[1] - azimuth[0]) / 4, fourth = (elevation[1] - elevation[0]) / 4;
-      for (let i = 0; i < 5; i++) {
-        const a = azimuth[0] + third * i, last = i === 4;
-        put(axis, "line", { x1: x(a), x2: x(a), y1: at.top + high, y2: at.top + high + 3 });
-        if (i !== 3 || inner > 330) put(axis, "text", { x: x(a), y: at.top + high + 14, "text-anchor": last ? "end" : "middle" },
-          last ? "azimuth (°)" : minus(a, 0));
-        const e = elevation[0] + fourth * i;
-        put(axis, "line", { x1: at.left - 3, x2: at.left, y1: y(e), y2: y(e) });
-        if (i && i < 4) put(axis, "text", { x: at.left - 5, y: y(e) + 4, "text-anchor": "end" }, minus(e, 0));
-      }
-      const turned = { x: 12, y: at.top + high / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${at.top + high / 2})` };
-      put(axis, "text", turned, high > 90 ? "elevation (°)" : "elev. (°)");
-      paintMarks(one.svg, map, x, y, [at.left, at.top, at.left + inner, at.top + high]);
+      layer(one.svg, "fixed", [inner, high, azimuth, elevation], (group) => paintAxes(group, at, inner, high, x, y));
+      const peaks = map.stale || parts.estimates === false ? [] : map.peaks ?? [];
+      layer(one.svg, "marks", [inner, high, everywhere(), value("chosen"), peaks, content.ellipses, map.cloud], (group) =>
+        paintMarks(group, map, peaks, x, y, [at.left, at.top, at.left + inner, at.top + high]));
       converters.set(`map ${map.name}`, (px, py, [, , range]) => [
         azimuth[0] + (px - at.left) / inner * (azimuth[1] - azimuth[0]),
         elevation[1] - (py - at.top) / high * (elevation[1] - elevation[0]), range]);
-      restore();
     });
   }
-  function paintMarks(svg, map, x, y, bounds) {
+  function paintScale({ aside }, map) {
+    const words = map.stale ? "of the scene before, follows soon" : `−${depth(map).toFixed(depth(map) < 10 ? 1 : 0)} dB`;
+    if (aside.words === words) return;
+    aside.words = words;
+    aside.replaceChildren(words);
+    if (map.stale) return;
+    put(aside, "span", { class: "scale", style: `background:linear-gradient(90deg,${look.ramp})`, "aria-hidden": "true" });
+    aside.append("0 dB");
+  }
+  function paintAxes(group, at, inner, high, x, y) {
+    const axis = put(group, "g", { class: "axis" }), { azimuth, elevation } = content.limits;
+    put(axis, "rect", { x: at.left, y: at.top, width: inner, height: high });
+    for (let i = 0; i < 5; i++) {
+      const a = azimuth[0] + (azimuth[1] - azimuth[0]) / 4 * i, last = i === 4;
+      put(axis, "line", { x1: x(a), x2: x(a), y1: at.top + high, y2: at.top + high + 3 });
+      if (i !== 3 || inner > 330) put(axis, "text", { x: x(a), y: at.top + high + 14, "text-anchor": last ? "end" : "middle" },
+        last ? "azimuth (°)" : minus(a, 0));
+      const e = elevation[0] + (elevation[1] - elevation[0]) / 4 * i;
+      put(axis, "line", { x1: at.left - 3, x2: at.left, y1: y(e), y2: y(e) });
+      if (i && i < 4) put(axis, "text", { x: at.left - 5, y: y(e) + 4, "text-anchor": "end" }, minus(e, 0));
+    }
+    const turned = { x: 12, y: at.top + high / 2, "text-anchor": "middle", transform: `rotate(-90 12 ${at.top + high / 2})` };
+    put(axis, "text", turned, high > 90 ? "elevation (°)" : "elev. (°)");
+  }
+  function paintMarks(svg, map, peaks, x, y, bounds) {
     if (map.cloud && parts.estimates !== false) {
-      const d = map.cloud.map(([a, e]) => `M${x(a) - 0.75},${y(e)} h1.5`).join(" ");
+      const d = map.cloud.map(([a, e]) => `M${(x(a) - 0.75).toFixed(1)},${y(e).toFixed(1)} h1.5`).join(" ");
       put(svg, "path", { class: "cloud", d, style: "stroke:#fff;stroke-width:1.5;opacity:.7;pointer-events:none" });
     }
     if (parts.bound !== false && parts.truth !== false) for (const outline of content.ellipses ?? []) {
@@ -493,12 +521,12 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       put(svg, "path", { d: `${d} Z`, style: "stroke:#56B4E9;stroke-width:1.5;fill:none;pointer-events:none" });
     }
     const points = [];
-    if (parts.truth !== false) content.places.forEach((_, slot) => {
-      const [azimuth, elevation] = place(slot), point = [x(azimuth), y(elevation)];
+    if (parts.truth !== false) everywhere().forEach(([azimuth, elevation], slot) => {
+      const point = [x(azimuth), y(elevation)];
       handle(svg, slot, `map ${map.name}`, point, true);
       points.push({ x: point[0], y: point[1], text: `${slot + 1}`, halo: true });
     });
-    if (parts.estimates !== false) for (const [a, e] of map.stale ? [] : map.peaks ?? []) cross(svg, [x(a), y(e)], true);
+    for (const [a, e] of peaks) cross(svg, [x(a), y(e)], true);
     labels(svg, points, bounds);
   }
 
@@ -507,8 +535,14 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     cut.style.width = `${left}px`;
     const slot = value("chosen") - 1, height = 132, at = { left: 46, top: 4, right: left - 8, bottom: height - 30 };
     const svg = svgOf(cut, "range", "");
-    fresh(svg, { width: left, height, viewBox: `0 0 ${left} ${height}`, role: "img",
-      "aria-label": `spectra over the range in the direction of source ${slot + 1}` });
+    resize(svg, left, height);
+    svg.setAttribute("role", "img");
+    svg.setAttribute("aria-label", `spectra over the range in the direction of source ${slot + 1}`);
+    const key = [left, slot, place(slot)?.[2], content.reach, content.maps.map((map) => [map.name, map.stale, map.cut.data, map.cut.low]),
+      value("covariance")];
+    layer(svg, "marks", key, (group) => paintCurves(group, svg, slot, at, height));
+  }
+  function paintCurves(svg, whole, slot, at, height) {
     const [near, far] = content.limits.range;
     const x = (r) => at.left + (1 / r - 1 / far) / (1 / near - 1 / far) * (at.right - at.left);
     const shown = content.maps.filter((map) => map.cut && !map.stale);
@@ -546,9 +580,9 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       put(svg, "path", { d, style: `stroke:${map.colour};stroke-width:1.8;fill:none;stroke-dasharray:${map.dash}` });
       legend.push([map.name, map.colour, map.dash]);
     }
-    const key = svg.parentNode.querySelector(".aside"), text = JSON.stringify(legend);
-    if (key.dataset.key !== text) {
-      key.dataset.key = text;
+    const key = whole.parentNode.querySelector(".aside"), words = JSON.stringify(legend);
+    if (key.words !== words) {
+      key.words = words;
       key.replaceChildren();
       for (const [title, colour, dash] of legend) {
         const entry = put(key, "span", { style: "margin-right:6px;white-space:nowrap" });
@@ -563,9 +597,9 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   function paintTable({ right }) {
     table.style.width = `${right}px`;
     const map = chosenMap(), rows = (!map?.stale && map?.rows) || content.places.map(() => null);
-    const text = JSON.stringify([rows, map?.title, value("chosen"), parts]);
-    if (table.dataset.text === text) return;
-    table.dataset.text = text;
+    const key = JSON.stringify([rows, map?.title, value("chosen")]);
+    if (table.key === key) return;
+    table.key = key;
     const bare = parts.truth === false, columns = ["estimate", ...(bare ? [] : ["error"]), ...(bare || parts.bound === false ? [] : ["bound"])];
     table.replaceChildren();
     const one = put(table, "table"), head = put(one, "thead"), top = put(head, "tr"), under = put(head, "tr");
