@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="judge code as well: each function in a process of its own, with limits of time, memory and network",
     )
     parser.add_argument(
-        "--seconds", type=common.to_number, metavar="X", help="that a function may take with --run (default 20)"
+        "--seconds", type=common.to_number, metavar="X", help="of the processor for a function, with --run (default 20)"
     )
     parser.add_argument(
         "--quiz-seed", type=common.to_integer, metavar="N", default=SEED, help="of the quiz (default %(default)s)"

@@ -80,7 +80,7 @@ def grade(
         folder: see hand_ins().
         run: call the functions of the students, each in a sandbox; otherwise they are "not run".
         quiz_seed: of the quiz that the class was asked.
-        seconds: that a function may take.
+        seconds: of the processor that a function may take.
 
     Returns:
         The grades, and sentences on how code was run.
@@ -108,7 +108,9 @@ def grade(
 
 def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
     """Sentences on the limits that held."""
-    finished = [one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process"))]
+    finished = [
+        one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process", "the sandbox"))
+    ]
     if not outcomes:
         return ["no code was there to be run"]
     network = (

@@ -16,7 +16,7 @@ HEAD = "def weights(sizes):\n"
 def test_what_code_does_ends_as_a_sentence(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     bodies = {
-        "while True: pass": "stopped after 3 s",
+        "while True: pass": "stopped, it took more than 3 s",
         f"import os; os.system('touch {trap}')": "os.system is not allowed",
         f"import subprocess; subprocess.run(['touch', '{trap}'])": "subprocess.Popen is not allowed",
         f"open('{trap}', 'w')": "writing a file is not allowed",
