@@ -28,9 +28,10 @@ from rislab.music.sparse import CHUNK, ProgressCallback, Pursuit, SearchGrid, sp
 
 CRITERIA = ("bic", "mdl", "aic")
 OF_EIGENVALUES = ("mdl", "aic")
-# A source on the grid that brings less than this share of its price is not worth a search off the grid.
+# A source that brings less than this share of its price on the grid is not added. Off the grid it may bring more, but so
+# does moving those before it to their maximum, and that makes no source.
 WORTH = 0.5
-# Before the next source is sought the fit must be at its maximum: what it leaves of a strong source looks like another.
+# Where a source is added all the same, steps that take those before it to their maximum.
 STEPS = 12
 
 
@@ -93,9 +94,10 @@ def values_by_order(
         values[0] = pursuit.value
         for slot in range(most):
             pursuit.add(rows, slot, least=-math.inf if every else WORTH * price)
-            rows = rows if every else rows[values[slot, rows] - pursuit.value[rows] > price]
-            if slot + 1 < most or every:
+            if every:
                 pursuit.converge(rows, slot + 1, STEPS)
+            else:
+                rows = rows[values[slot, rows] - pursuit.value[rows] > price]
             values[slot + 1, rows] = pursuit.value[rows]
             if progress is not None and first + CHUNK >= len(batch):
                 progress(slot + 1, most)
