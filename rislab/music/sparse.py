@@ -43,6 +43,8 @@ CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
 SWEEPS = 4
+# Added to the eigenvalues of H H^H, whose mean is 1, before the matched filter divides by them.
+LOADING = 0.1
 SCORING_STEPS = 4
 # A replacement must raise ln L by more than this to count.
 GAIN = 1e-2
@@ -96,7 +98,8 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
     With R_l the covariance of the sources so far and the noise, b_l the received field of an atom,
     g_l = b_l^H R_l⁻¹ b_l and h_l = b_l^H R_l⁻¹ y_l, adding the atom with power p raises ln L by
     Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is
-    one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H R_l⁻¹ y_l).
+    one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H W R_l⁻¹ y_l), where W takes away what the channel
+    prefers: nearly I without a line of sight.
 
     Args:
         batch: B scenes or measurements; snapshots, codes and channel are used, nothing of a truth.
@@ -171,7 +174,7 @@ class Pursuit:
             slots: K, the most sources.
             search: where they are searched.
         """
-        self._batch, self._search = batch, search
+        self._batch, self._search, self._balanced = batch, search, _balanced(batch)
         low, high = bounds_box(batch)
         level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
         empty = torch.zeros(len(batch), slots, device=low.device)
@@ -236,7 +239,7 @@ class Pursuit:
 
     def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
         present = self.parameters.leading(slots)[rows]
-        return _with_strongest(self._batch[rows], present, slot, self._search)
+        return _with_strongest(self._batch[rows], present, slot, self._search, self._balanced[rows])
 
     def _climb(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
         return fisher_scoring(self._batch[rows], parameters, steps)
@@ -246,8 +249,23 @@ class Pursuit:
         self.value[rows] = value
 
 
+def _balanced(batch: Measured) -> Tensor:
+    """W H with W = (H H^H / level + LOADING I)^(−1), [B,M,N]; H itself if the symbols are constant.
+
+    In line of sight all atoms arrive from one direction at the antennas. That tells little of them, and would outweigh
+    what does.
+    """
+    channel = batch.channel
+    if batch.config.symbols == "constant":
+        return channel
+    gram = channel @ channel.mH
+    level = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)[:, None, None]
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram / level + LOADING * eye, channel)
+
+
 def _with_strongest(
-    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid
+    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid, balanced: Tensor
 ) -> tuple[Parameters, Tensor]:
     """The parameters with the source of one slot where it explains most, given the others, and its rise of ln L, [B].
 
@@ -259,7 +277,7 @@ def _with_strongest(
     gain = mmse_gain(known, (parameters.power * others)[:, None], parameters.noise_power[:, None])
     _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
     residual_snapshots = residual.reshape(batch.snapshots.shape)  # [B, L, M]
-    surface = (batch.channel.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
+    surface = (balanced.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
         surface = surface.sum(-1, keepdim=True)
     if surface.shape[-1] > surface.shape[-2]:
