@@ -21,6 +21,8 @@ from rislab.reports.clean_notebook import cleaned
 from rislab.reports.notebooks import tagged
 
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
+# Of the pages without code: scripts and styles are from this server, and inside the page.
+FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
 COPIED = (".ipynb", ".png", ".svg")
 ORIGINALS = ".originals"  # in a working copy: what its files were made of
 
@@ -96,6 +98,8 @@ def app_command(
     files.replace(path, page.encode())
     command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
     command += ["--VoilaConfiguration.strip_sources=True", "--VoilaConfiguration.show_tracebacks=False"]
+    # Voilà's own template would fetch a font from elsewhere.
+    command += [f"--Voila.tornado_settings={{'headers': {{'Content-Security-Policy': {FROM_HERE!r}}}}}"]
     command += [] if browser else ["--no-browser"]
     return ServerCommand(command, _url(address, port), {}, warnings)
 

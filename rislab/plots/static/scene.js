@@ -119,7 +119,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
             input.value = stops.reduce((best, one, i) => Math.abs(one - now) < Math.abs(stops[best] - now) ? i : best, 0);
             input.setAttribute("aria-valuetext", `${now} ${unit}`);
           } else if (input !== document.activeElement || input.type !== "number" || !editing(input)) {
-            input.value = typeof now === "number" ? Number(now.toFixed(4)) : now;
+            input.value = typeof now === "number" ? Number(Math.abs(now) < 0.01 ? now.toPrecision(3) : now.toFixed(3)) : now;
           }
         }
       },
