@@ -26,11 +26,13 @@ from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.likelihood import polish
 from rislab.music.metrics import Matching, match, tolerances_of
+from rislab.music.posterior import Posterior, sample_posterior
+from rislab.music.posterior_view import density_cut, density_map
 from rislab.music.sparse import sparse
 from rislab.music.spectra import coarse_to_fine, power_on_grid
 from rislab.music.subspace import eigh_psd, signal_subspace, validate_covariance
 
-COVARIANCE_KINDS = ("truth", "sample", "sparse", "learned", "blend")
+COVARIANCE_KINDS = ("truth", "sample", "sparse", "posterior", "learned", "blend")
 MAP = (181, 91)  # points of a map over azimuth and elevation
 COARSE_MAP = (61, 31)  # the same while something moves
 CUT = 200  # points of a range cut
@@ -106,7 +108,7 @@ class SceneSettings(Config):
         return place(config, *angles, range_, seed=self.seed)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SpectraView:
     """Spectra of one scene, before they are searched for sources.
 
@@ -120,6 +122,8 @@ class SpectraView:
         cut: both along the range through the chosen source, each [CUT], linear; by name, "MUSIC" and "MVDR".
         ranges: [CUT], metres; of the cut.
         eigenvalues: the largest 12 of the covariance, falling.
+        posterior: distribution of the sources, if the settings name it: maps and cuts are its density then, and the
+            factor is that of its mean.
     """
 
     settings: SceneSettings
@@ -131,9 +135,10 @@ class SpectraView:
     cut: dict[str, Tensor]
     ranges: Tensor
     eigenvalues: Tensor
+    posterior: Posterior | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class SceneAnalysis(SpectraView):
     """Spectra of one scene with the sources in them.
 
@@ -179,7 +184,12 @@ class SceneExplorer:
         """
         scene = settings.scene() if scene is None else scene
         config = scene.config
-        factor = self.factor(settings, scene)
+        posterior = None
+        if settings.covariance == "posterior":
+            posterior = sample_posterior(scene, sparse(scene, len(settings.places)))
+            factor = posterior.mean().factor(config.array())
+        else:
+            factor = self.factor(settings, scene)
         at = settings.places[settings.chosen][2]
         maps = self._grid(config, (at, shape), lambda: config.grid((*shape, 1), range=(at, at)))
         line = Grid(
@@ -188,8 +198,13 @@ class SceneExplorer:
             scene.elevation[0, settings.chosen].reshape(1).double(),
             1 / torch.linspace(1 / config.range[1], 1 / config.range[0], CUT, dtype=torch.float64),
         )
-        music, mvdr = music_and_mvdr(factor, len(settings.places), maps, loading=settings.loading)
-        cuts = music_and_mvdr(factor, len(settings.places), line, loading=settings.loading)
+        if posterior is None:
+            music, mvdr = music_and_mvdr(factor, len(settings.places), maps, loading=settings.loading)
+            cuts = music_and_mvdr(factor, len(settings.places), line, loading=settings.loading)
+        else:
+            music = mvdr = density_map(posterior, maps).unsqueeze(-1)
+            slot = self._slot(posterior.mean(), scene, settings.chosen)
+            cuts = (density_cut(posterior, slot, line.range)[None, None],) * 2
         return SpectraView(
             settings=settings,
             scene=scene,
@@ -200,13 +215,17 @@ class SceneExplorer:
             cut={name: values[0, 0] for name, values in zip(("MUSIC", "MVDR"), cuts, strict=True)},
             ranges=line.range,
             eigenvalues=torch.linalg.svdvals(factor[0]).square()[:EIGENVALUES],
+            posterior=posterior,
         )
 
     def complete(self, spectra: SpectraView) -> SceneAnalysis:
         """The second part of analyse(): the search in three dimensions, the matching and the bound."""
         config = spectra.scene.config
-        volume = self._grid(config, None, lambda: search_grid(config))
-        peaks = coarse_to_fine(spectra.factor, len(spectra.settings.places), volume)
+        if spectra.posterior is None:
+            volume = self._grid(config, None, lambda: search_grid(config))
+            peaks = coarse_to_fine(spectra.factor, len(spectra.settings.places), volume)
+        else:
+            peaks = spectra.posterior.mean()
         return SceneAnalysis(
             **spectra.__dict__,
             peaks=peaks,
@@ -214,8 +233,13 @@ class SceneExplorer:
             bound=crb(spectra.scene),
         )
 
+    def _slot(self, estimate: Estimate, scene: SceneBatch, source: int) -> int:
+        """The slot of an estimate that belongs to a source of the scene, however far they are apart."""
+        matching = match(estimate, scene, tolerances=(math.pi, math.pi, 1e9))
+        return int(matching.slot[0, source].clamp(min=0))
+
     def factor(self, settings: SceneSettings, scene: SceneBatch) -> Tensor:
-        """Factor [1,N,J] of the covariance that the settings name."""
+        """Factor [1,N,J] of the covariance that the settings name; the posterior has none."""
         if settings.covariance == "truth":
             return scene.factor()
         if settings.covariance == "sample":
@@ -225,7 +249,8 @@ class SceneExplorer:
             return estimate.factor(scene.config.array())
         if self.model is None:
             raise InputError(
-                f"covariance is {settings.covariance!r}, and no network is given; allowed: truth, sample, sparse"
+                f"covariance is {settings.covariance!r}, and no network is given; "
+                "allowed: truth, sample, sparse, posterior"
             )
         predicted = self.model.predict(scene).to(scene.snapshots)
         if settings.covariance == "learned":

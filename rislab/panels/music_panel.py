@@ -38,8 +38,8 @@ from rislab.reports.scene_page import scene_page
 from rislab.sanity import conventions
 
 OF_A_NETWORK = ("learned", "blend")
-SIDE_BY_SIDE = ("sample", "learned", "sparse", "truth")  # maps to begin with
-SLOW = ("sparse",)  # covariances whose maps wait until nothing moves
+SIDE_BY_SIDE = ("sample", "learned", "sparse", "posterior")  # maps to begin with
+SLOW = ("sparse", "posterior")  # covariances whose maps wait until nothing moves
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
     ) -> None:
         self.explorer = SceneExplorer(model)
         self.settings = settings
-        self.offered = tuple(kind for kind in COVARIANCE_KINDS if model is not None or kind not in OF_A_NETWORK)
+        left_out = (*(OF_A_NETWORK if model is None else ()), *({"truth"} & set(hide)))
+        self.offered = tuple(kind for kind in COVARIANCE_KINDS if kind not in left_out)
+        check_choice("covariance", settings.covariance, self.offered)
         self.hidden = tuple(hide)
         self.groups = control_groups(settings, self.offered, self.hidden)
-        first = [kind for kind in SIDE_BY_SIDE if kind in self.offered and (kind != "truth" or "truth" not in hide)]
+        first = [kind for kind in SIDE_BY_SIDE if kind in self.offered]
         self.kinds = tuple(dict.fromkeys([*first, settings.covariance]))
         self.analysis = self.explorer.analyse(settings)
         self.spectra: SpectraView = self.analysis

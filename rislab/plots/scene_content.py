@@ -17,6 +17,7 @@ import plotly.express as px
 import torch
 from torch import Tensor
 
+from rislab.music.posterior_view import drawn_directions
 from rislab.music.scene_view import SceneAnalysis, SpectraView, in_degrees
 from rislab.plots.bound import REACH
 from rislab.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, Array
@@ -29,10 +30,11 @@ TITLES = {
     "learned": "learned covariance",
     "blend": "learned and sample",
     "sparse": "sparse fit",
+    "posterior": "posterior density",
 }
-COLOURS = dict(zip(TITLES, (GREY, BLUE, VERMILLION, ORANGE, GREEN), strict=True))
-PATTERNS = dict(zip(TITLES, ("6 3", "none", "2 2", "8 2 2 2", "5 2"), strict=True))
-OTHER = {"colour": PURPLE, "pattern": "1 2"}
+COLOURS = dict(zip(TITLES, (GREY, BLUE, VERMILLION, ORANGE, GREEN, PURPLE), strict=True))
+PATTERNS = dict(zip(TITLES, ("6 3", "none", "2 2", "8 2 2 2", "5 2", "9 3"), strict=True))
+CLOUD = 80  # directions drawn of each source
 
 
 @cache
@@ -106,9 +108,9 @@ def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points
     level = _levels(values)
     made = {
         "name": name,
-        "title": TITLES.get(name, name),
-        "colour": COLOURS.get(name, OTHER["colour"]),
-        "dash": PATTERNS.get(name, OTHER["pattern"]),
+        "title": TITLES[name],
+        "colour": COLOURS[name],
+        "dash": PATTERNS[name],
         "stale": stale,
         "shape": list(values.shape),
         # The colours end where the lowest twentieth of the map begins.
@@ -116,6 +118,8 @@ def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points
         "cut": _packed(_levels(cut[:: max(1, len(cut) // cut_points)])),
         **_packed(level),
     }
+    if view.posterior is not None:
+        made["cloud"] = _rounded(torch.rad2deg(drawn_directions(view.posterior, CLOUD)), 2)
     if isinstance(view, SceneAnalysis):
         active = view.peaks.active[0]
         angles = [torch.rad2deg(one[0][active].double()) for one in (view.peaks.azimuth, view.peaks.elevation)]

@@ -108,7 +108,7 @@ def test_from_the_pointer_to_the_map_on_the_screen(benchmark: Any, measured: dic
     redraws = statistics.median(measured["redraws"])
     benchmark.extra_info.update(coarse=coarse, fine=fine, redraws=redraws)
     print(
-        f"\n{PRESET} scene: slider to map {coarse:.0f} ms coarse (target ≤ 100), {fine:.0f} ms fine (≤ 150), medians of "
-        f"{REPEATS}; {redraws:.1f} redraws a second while a source is dragged (target ≥ 10); overlaps "
+        f"\n{PRESET} scene: slider to map {coarse:.0f} ms coarse (target ≤ 100), {fine:.0f} ms fine (≤ 150), "
+        f"medians of {REPEATS}; {redraws:.1f} redraws a second while a source is dragged (target ≥ 10); overlaps "
         f"{measured['overlaps']}; requests to the outside {measured['outside']}; {measured['height']:.0f} pixels high"
     )

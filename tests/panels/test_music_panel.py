@@ -24,7 +24,9 @@ SETTINGS = SceneSettings(
 
 @pytest.fixture
 def panel(monkeypatch: pytest.MonkeyPatch) -> MusicPanel:
+    """With three maps: the others take most of the time."""
     monkeypatch.setenv("RISLAB_LIVE", "1")
+    monkeypatch.setattr(music_panel, "SIDE_BY_SIDE", ("sample", "sparse"))
     made = panels.music(SETTINGS)
     made.settle(30)
     return made
@@ -90,7 +92,10 @@ def test_while_a_source_moves_maps_are_coarse_and_fine_when_it_rests(panel: Musi
     assert panel.settings.places == (SETTINGS.places[0], (33.0, 4.0, 2.0)) and panel.settings.chosen == 1
     maps = {one["name"]: one for one in panel.content()["maps"]}
     # The slow one waits, and says so; no estimate of another scene is shown.
-    assert {name: one["stale"] for name, one in maps.items()} == dict.fromkeys(maps, False) | {"sparse": True}
+    assert {name: one["stale"] for name, one in maps.items()} == dict.fromkeys(maps, False) | {
+        "sparse": True,
+        "posterior": True,
+    }
     assert maps["sample"]["shape"] == list(COARSE_MAP) and "peaks" not in maps["sample"]
     assert panel.content()["state"] == "coarse"
     analysis = say(panel, place1=[33.0, 4.0, 2.0])
@@ -125,12 +130,17 @@ def test_code_is_refused_in_a_sentence_too(panel: MusicPanel) -> None:
     assert panel.alarm.value == "" and panel.alarm.layout.display == "none"
 
 
-def test_maps_are_shown_side_by_side(panel: MusicPanel) -> None:
+def test_maps_are_shown_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RISLAB_LIVE", "1")
+    panel = panels.music(SETTINGS)
+    panel.settle(30)
+
     def names() -> list[str]:
         return [one["name"] for one in panel.content()["maps"]]
 
-    assert names() == ["sample", "learned", "sparse", "truth"]
-    say(panel, show_sparse=False, show_truth=False)
+    assert names() == ["sample", "learned", "sparse", "posterior", "truth"]
+    assert panel.content()["maps"][3]["cloud"]
+    say(panel, show_sparse=False, show_posterior=False, show_truth=False)
     # The table was of one that is not shown any more.
     assert names() == ["sample", "learned"] and panel.settings.covariance == "sample"
     say(panel, covariance="blend")
@@ -157,9 +167,11 @@ def test_what_a_teacher_hides_is_not_there(monkeypatch: pytest.MonkeyPatch) -> N
     panel.settle(30)
     assert {"seed", "azimuth", "separation"} & set(controls(panel)) == set() and "snr_db" in controls(panel)
     assert plot_of(panel).options["parts"] == {"truth": False, "cut": False}
-    assert "truth" not in panel.kinds
+    assert "truth" not in panel.offered and panel.kinds == ("sample", "learned", "sparse", "posterior")
     with pytest.raises(InputError, match="hide is 'everything'"):
         panels.music(SETTINGS, hide=("everything",))
+    with pytest.raises(InputError, match="covariance is 'truth'"):
+        panels.music(SETTINGS, hide=("truth",))
 
 
 @pytest.mark.parametrize("part", ["spectra", "complete"])
