@@ -43,6 +43,8 @@ CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
 SWEEPS = 4
+# Steering vectors of the dictionary, in bytes: those of 24×24 elements are 190 MB.
+LARGEST = 2**28
 # Added to the eigenvalues of H H^H, whose mean is 1, before the matched filter divides by them.
 LOADING = 0.1
 SCORING_STEPS = 4
@@ -153,8 +155,13 @@ class SearchGrid:
 
     @classmethod
     def of(cls, batch: Measured) -> Self:
-        """That of scenes or measurements, in their precision."""
+        """That of scenes or measurements, in their precision; every second place if all take more than LARGEST bytes."""
         grid = dictionary(batch.config)
+        while (
+            math.prod(grid.shape) * grid.array.count * batch.codes.element_size() > LARGEST
+            and grid.coarser.shape != grid.shape
+        ):
+            grid = grid.coarser
         return cls(grid, grid.steering(batch.codes.dtype, batch.codes.device))
 
 

@@ -17,7 +17,7 @@ from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish, rss
 from rislab.music.metrics import crb_recall, match
-from rislab.music.sparse import dictionary, sparse
+from rislab.music.sparse import SearchGrid, dictionary, sparse
 from tests.music.helpers import counted
 
 CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
@@ -144,3 +144,12 @@ def test_a_line_of_sight_hides_no_source() -> None:
     assert (
         match(polish(batch, sparse(batch, counted(batch))), batch).recall >= match(polish(batch, truth), batch).recall
     )
+
+
+def test_a_dictionary_that_is_too_large_is_thinned_and_sources_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = simulate(CLASSROOM, 12, seed=12)
+    full = SearchGrid.of(batch)
+    monkeypatch.setattr(module, "LARGEST", full.atoms.nbytes // 2)
+    thinned = SearchGrid.of(batch)
+    assert thinned.grid.shape == full.grid.coarser.shape and thinned.atoms.nbytes <= module.LARGEST
+    assert match(polish(batch, sparse(batch, counted(batch))), batch).recall == 1.0
