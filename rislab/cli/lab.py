@@ -18,8 +18,8 @@ EXAMPLES = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = (
-        "Open JupyterLab on a working copy of the notebooks: on 127.0.0.1 and with a token, whatever a configuration of "
-        "your own says."
+        "Open JupyterLab on a working copy of the notebooks: on 127.0.0.1 and with a token, whatever a configuration "
+        "of your own says."
     )
     edition = parser.add_mutually_exclusive_group()
     edition.add_argument(
@@ -78,5 +78,6 @@ def _prepare(folder: Path, options: argparse.Namespace) -> str:
         copied, present = servers.working_copy(folder, partial(classroom.student_notebook, quiz_seed=seed))
         return f"{folder}: {len(copied)} files copied, {len(present)} there already and left as they are"
     common.use_threads(1)
-    written = classroom.write_teachers_edition(folder, quiz_seed=seed)
-    return f"{folder}: {len(written) - 2} notebooks with solutions, key.md and lesson_plan.md"
+    written, present = classroom.write_teachers_edition(folder, quiz_seed=seed)
+    others = f"; {len(present)} were there already and left as they are" if present else ""
+    return f"{folder}: key.md, lesson_plan.md and {len(written)} notebooks with solutions{others}"

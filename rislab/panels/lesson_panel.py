@@ -32,6 +32,7 @@ class Lesson:
         self.feedback: dict[str, Feedback] = {}
         self.hints_taken: dict[str, int] = {}
         self._scores: list[Any] = []
+        self._waiting: list[str] = []
 
     def predict(self, name: str) -> PredictionPanel:
         """Ask a prediction of this notebook; asked again, it stays as it was answered.
@@ -76,6 +77,27 @@ class Lesson:
         self.hints_taken[name] = min(taken + 1, len(hints))
         self._redraw()
         return hints[self.hints_taken[name] - 1]
+
+    def prints(self, *values: object, **options: Any) -> None:
+        """print(), once all predictions of the notebook are answered; before, it says so, once."""
+        if self._is_answered():
+            print(*values, **options)
+
+    def displays(self, *things: Any) -> None:
+        """display(), once all predictions of the notebook are answered; before, it says so, once."""
+        if self._is_answered():
+            from IPython.display import display
+
+            display(*things)
+
+    def _is_answered(self) -> bool:
+        waiting = [name for name, panel in self.predictions.items() if not panel.shown]
+        if waiting and waiting != self._waiting:
+            print(
+                f"numbers appear here once these predictions are locked, and the cell is run again: {', '.join(waiting)}"
+            )
+        self._waiting = waiting
+        return not waiting
 
     @property
     def score(self) -> str:

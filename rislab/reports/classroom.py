@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError
 from rislab.faults.exercises import EXERCISES, points, true_answer
 from rislab.faults.lessons import Exercise, lessons
 from rislab.faults.quiz import COUNT, SEED, questions
 from rislab.provenance import versions
 from rislab.reports import notebooks
 from rislab.reports.hand_ins import MARK, answers_of
+from rislab.reports.servers import working_copy
 
 ANSWER = "answer"  # tag of cells that explain what a prediction asked
+SHOWN = re.compile(r"(?<![\w.])(print|display)\(")
 LESSON = re.compile(r"(rislab\.panels\.lesson\([^)]*)\)")
 
 
@@ -24,7 +26,7 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     """A notebook as a student gets it: nothing in it answers what it asks, and Run All shows no answer either.
 
     Cells that explain are left out, predictions keep their answers and figures to themselves until an answer is locked,
-    and there are no outputs.
+    the verdict its numbers until all are, and there are no outputs.
 
     Args:
         path: of the original.
@@ -34,6 +36,9 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     notebook.cells = [cell for cell in notebook.cells if ANSWER not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         cell.source = LESSON.sub(r"\1, answers=False)", _with_seed(cell, quiz_seed))
+    # The verdict sums up what the predictions ask.
+    verdict = next(cell for cell in reversed(notebook.cells) if cell.cell_type == "code")
+    verdict.source = SHOWN.sub(r"lesson.\1s(", verdict.source)
     return _written(notebook)
 
 
@@ -66,25 +71,23 @@ def solved(exercise: Exercise, quiz_seed: int) -> str:
     return f'answer = {answer!r}\nlesson.check("{exercise.name}", answer)'
 
 
-def write_teachers_edition(folder: Path, *, quiz_seed: int = SEED) -> list[Path]:
-    """Write the teacher's edition: notebooks with solutions, key.md and lesson_plan.md; returns the files.
+def write_teachers_edition(folder: Path, *, quiz_seed: int = SEED) -> tuple[list[str], list[str]]:
+    """Write the teacher's edition: notebooks with solutions, key.md and lesson_plan.md.
 
     Args:
-        folder: made if there is none; what is there by these names is written over.
+        folder: made if there is none; notebooks in it that somebody changed stay as they are.
         quiz_seed: of the quiz that the class is asked.
+
+    Returns:
+        Names of the notebooks that were written, and of those that were there.
 
     Raises:
         InputError: if the folder cannot be written, or is that of the originals.
     """
-    originals = notebooks.available()
-    if folder.resolve() in {path.parent.resolve() for path in originals.values()}:
-        raise InputError(f"{folder} holds the originals; allowed: another folder")
-    contents = {folder / path.name: teacher_notebook(path, quiz_seed=quiz_seed) for path in originals.values()}
-    contents[folder / "key.md"] = key(quiz_seed).encode()
-    contents[folder / "lesson_plan.md"] = lesson_plan().encode()
-    for path, content in contents.items():
-        files.replace(path, content)
-    return list(contents)
+    written, present = working_copy(folder, partial(teacher_notebook, quiz_seed=quiz_seed))
+    files.replace(folder / "key.md", key(quiz_seed).encode())
+    files.replace(folder / "lesson_plan.md", lesson_plan().encode())
+    return written, present
 
 
 # --------------------------------------------------------------------------------------------- key and lesson plan

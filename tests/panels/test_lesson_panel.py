@@ -62,11 +62,17 @@ def test_without_widgets_question_and_answer_are_shown_or_neither_figure_nor_ans
     assert "Will the reported loss still fall?" in text and f"Answer: {teacher.prediction.right}" in text
     teacher.shows("the figure")
     assert capsys.readouterr().out == "the figure\n"
-    student = Lesson("start", live=False, answers=False).predict("one indent")
+    lesson = Lesson("start", live=False, answers=False)
+    student = lesson.predict("one indent")
     assert "Answer" not in student.static()["text/plain"] and "Answer" not in student.static()["text/html"]
     student.shows("the figure")
     assert "the figure" not in capsys.readouterr().out
+    lesson.prints("the verdict")
+    lesson.prints("of it")
+    assert capsys.readouterr().out.count("\n") == 1
     student.lock("no, it rises")
+    lesson.prints("the verdict")
+    assert capsys.readouterr().out == "the verdict\n"
     student.shows("the figure")
     assert capsys.readouterr().out == "the figure\n" and student.prediction.because in student.static()["text/plain"]
 

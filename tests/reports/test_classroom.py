@@ -80,6 +80,12 @@ def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -
     predictions = [one for one in LESSONS.predictions.values() if one.notebook == name]
     assert all(f"Predict: {one.question}" in text.replace('\\\\"', '"') for one in predictions)
     assert text.count("appears once an answer is locked") >= len(predictions)
+    # The verdict is true, and says no number.
+    (verdict,) = executed.cells[-1].outputs
+    assert (
+        verdict.text.startswith("numbers appear here once these predictions are locked")
+        and verdict.text.count("\n") == 1
+    )
     # A number that is asked for is not printed anywhere; a whole one may be, of something else.
     numbers = [one.name for one in LESSONS.exercises.values() if one.notebook == name and one.kind == "number"]
     fractions = [answer for one in numbers if (answer := float(exercises.true_answer(one))) != int(answer)]
