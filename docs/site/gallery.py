@@ -35,7 +35,7 @@ def _figures() -> Iterator[tuple[str, str, go.Figure]]:
     runs = {}
     for steps in (1, 4):
         config = rislab.TrainConfig(epochs=12, micro_batch=16, accumulation_steps=steps)
-        runs[f"{steps} micro-batches a step"] = list(
+        runs[f"{steps} micro-batch{'es' * (steps > 1)} a step"] = list(
             rislab.fit(rislab.CovarianceNet.build(scenes.config, seed=0), scenes, config)
         )
     records = next(iter(runs.values()))

@@ -46,9 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from rislab.reports import notebooks, servers
 
     if (options.prepare or options.quiz_seed is not None) and not (options.classroom or options.teacher):
-        raise InputError(
-            "--prepare and --quiz-seed belong to copies for a class; allowed: with --classroom or --teacher"
-        )
+        raise InputError("--prepare and --quiz-seed belong to a class; allowed: with --classroom or --teacher")
     edition = "classroom" if options.classroom else "teacher" if options.teacher else "work"
     folder = Path(options.folder or edition)
     if options.originals:
