@@ -1,4 +1,4 @@
-# make lab · report · quick · test · bench · mutants · scoreboard · soak · docs · audit · cover; each installs into .venv first if need be.
+# make lab · report · quick · test · bench · mutants · scoreboard · soak · docs · figures · audit · cover; each installs into .venv first if need be.
 PYTHON ?= python3
 BIN := .venv/bin
 # An environment of another Python is made anew; one of the same is brought up to date.
@@ -15,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture lint clean
+.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -44,7 +44,12 @@ lint: .venv/installed-test
 	$(BIN)/mypy
 
 bench: .venv/installed-bench
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s
+	mkdir -p reports/out
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s --benchmark-json=reports/out/benchmarks.json
+
+# Asked and measured, into reports/figures.md; with the benchmarks of the last `make bench`.
+figures: .venv/installed-test
+	$(BIN)/python -m tests.figures
 
 # What the checkup says of every mutant of the loop, into reports/: mutants.md, confusion.md, innocent.md.
 mutants: .venv/installed-test
