@@ -25,7 +25,8 @@ def density_map(posterior: Posterior, grid: Grid) -> Tensor:
     shape = len(grid.azimuth), len(grid.elevation)
     counts = torch.zeros(shape[0] * shape[1], dtype=torch.float64)
     counts.index_add_(0, first * shape[1] + second, weights)
-    return _smoothed(_smoothed(counts.reshape(shape)).mT).mT + FLOOR * weights.max()
+    density = _smoothed(_smoothed(counts.reshape(shape)).mT).mT
+    return density + FLOOR * density.max()
 
 
 def density_cut(posterior: Posterior, source: int, ranges: Tensor) -> Tensor:
