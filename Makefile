@@ -29,11 +29,11 @@ unexport PYTHONDONTWRITEBYTECODE
 # Processes of one thread; a file stays in one of them, since its fixtures are costly.
 PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # One more than two cores: kernels and pages are often waited for.
-TESTS := $(PYTEST) -n 3
+TESTS := $(PYTEST) -n 3 --durations=25 --durations-min=3
 
-# What starts no kernel, browser, server or process that imports torch.
+# What starts no kernel, browser, server or process that imports torch, and of a test with many cases three.
 quick: lint
-	$(PYTEST) -n 2 -m "not process"
+	RISLAB_CASES=3 $(PYTEST) -n 2 -m "not process"
 
 test: lint
 	$(TESTS)

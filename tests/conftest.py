@@ -33,11 +33,26 @@ LONGEST = (
     "faults/test_catalogue.py",
 )
 TESTS = Path(__file__).parent
+# Of each test at most so many of its cases, from first to last; all of them if it is not set.
+CASES = os.environ.get("RISLAB_CASES")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if CASES:
+        keep = {item.nodeid for item in _spread(items, int(CASES))}
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in keep])
+        items[:] = [item for item in items if item.nodeid in keep]
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def _spread(items: list[pytest.Item], most: int) -> list[pytest.Item]:
+    """At most so many cases of each test, evenly spread."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        cases.setdefault(item.nodeid.split("[")[0], []).append(item)
+    counts = {test: min(most, len(same)) for test, same in cases.items()}
+    return [same[len(same) * k // counts[test]] for test, same in cases.items() for k in range(counts[test])]
 
 
 def pytest_collection_finish() -> None:

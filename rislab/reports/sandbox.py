@@ -215,5 +215,5 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "open":
         path, mode, flags = arguments
         writes = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & WRITING)
-        if writes and not os.path.realpath(str(path)).startswith(os.getcwd()):
+        if writes and not os.path.realpath(str(path)).startswith(os.getcwd() + os.sep):
             raise PermissionError("writing a file is not allowed in an answer")
