@@ -21,13 +21,14 @@ if TYPE_CHECKING:
     from rislab.model.network import CovarianceNet
     from rislab.music import benchmark
 
-CELL = (Column("dB", 5, ".4g"), Column("K", 2))
+CELL = (Column("dB", 4, ".4g"), Column("K", 2))
 SCORES = (
     Column("estimator", 23, left=True), *CELL, Column("recall", 6, ".3f"), Column("bound\nallows", 6, ".3f"),
-    Column("median\nazim. °", 7, ".3f"), Column("error of\nelev. °", 8, ".3f"), Column("hits\nrange m", 7, ".3f"),
-    Column("error\nazim.", 6, ".2f"), Column("/ √CRB\nelev.", 6, ".2f"), Column("RMS\nrange", 6, ".2f"),
-    Column("ms/\nscene", 7, ".2f"),
+    Column("median\nazim. °", 7, ".3f"), Column("error\nelev. °", 7, ".3f"), Column("of hits\nrange m", 7, ".3f"),
+    Column("error\nazim.", 5, ".2f"), Column("/√CRB\nelev.", 5, ".2f"), Column("RMS\nrange", 5, ".2f"),
+    Column("left/\nnoise", 5, ".2f"), Column("ms/\nscene", 6, ".2f"),
 )  # fmt: skip
+CELLS = (*CELL, Column("counted", 8, ".3f"), Column("range cut", 10, ".2f"))
 ORDERS = (*CELL, Column("learned", 10, ".3f"), Column("criterion", 10, ".3f"))
 EXAMPLES = (
     ("localise --data mine.npz", "positions and standard errors from a measurement of your own"),
@@ -117,9 +118,12 @@ def run(options: argparse.Namespace) -> int:
             say("NMSE of covariances, mean over scenes\n" + covariance_header(benchmark.COVARIANCES))
             errors = benchmark.covariance_errors(model, area, **cells)
             tables["covariances"] += _rows(errors, covariance_line, say, progress, shift=shift)
+        say(conditions(area))
         say(score_header())
         scores = benchmark.compare(area, **cells, estimators=estimators, device=options.device)
-        tables["scores"] += _rows(scores, score_line, say, progress, shift=shift)
+        rows = _rows(scores, score_line, say, progress, shift=shift)
+        say(cell_table(rows))
+        tables["scores"] += rows
     if options.weights and model is not None and not options.shifts:
         say(f"\nnumber of sources right, share of scenes\n{order_header()}")
         counted = benchmark.order_accuracy(model, config, **{**cells, "scenes": min(options.scenes, 50)})
@@ -185,7 +189,41 @@ def score_line(score: benchmark.Score) -> str:
     """A row of the table of estimators."""
     error, ratio = ([each[name] for name in ("azimuth", "elevation", "range")] for each in (score.median, score.ratio))
     where = (score.estimator, score.snr_db, score.sources, score.recall, score.allowed)
-    return Table(SCORES).row(*where, *error, *ratio, score.milliseconds)
+    return Table(SCORES).row(*where, *error, *ratio, score.residual, score.milliseconds)
+
+
+def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
+    """What is the same for all estimators of a cell: how often K is counted, and how far hits cut the errors of ranges.
+
+    Args:
+        scores: rows of benchmark.Score as mappings.
+    """
+    table = Table(CELLS)
+    names = ("snr_db", "sources", "counted", "truncation")
+    rows = dict.fromkeys(tuple(score[name] for name in names) for score in scores)
+    text = (
+        "counted: share of scenes in which model_order() has K right, which the estimators are given\n"
+        "range cut: ratio that normal errors would have in range, of which only the hits count"
+    )
+    return "\n".join(["", text, table.head(), *(table.row(*row) for row in rows)])
+
+
+def conditions(config: SceneConfig) -> str:
+    """What the numbers of the tables rest on, in a few lines."""
+    from rislab.music.metrics import tolerances_of
+
+    azimuth, elevation, far = tolerances_of(config)
+    apart = f"at least {math.degrees(config.separation):.3g}° apart" if config.separation else "at any distance"
+    metres = "any range" if math.isinf(far) else f"{far:g} m"
+    kind = "stochastic" if config.symbols == "varying" else "deterministic"
+    return (
+        f"{config.power_law} powers, sources {apart}, {config.symbols} symbols, κ = {config.rician_factor:g}\n"
+        "SNR: mean signal over noise power at the antennas, all sources together\n"
+        f"hits: within {math.degrees(azimuth):g}° / {math.degrees(elevation):g}° / {metres}; "
+        "bound allows: recall by the deterministic bound\n"
+        f"error/√CRB: of hits, by the {kind} bound; nan: known, or not to be known\n"
+        "left/noise: what the estimate leaves of the snapshots, over what noise would leave"
+    )
 
 
 def covariance_header(names: Iterable[str]) -> str:

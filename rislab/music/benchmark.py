@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.estimator_names import DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
-from rislab.music.likelihood import bounds_box, polish
-from rislab.music.metrics import crb_recall, match, tolerances_of
+from rislab.music.likelihood import bounds_box, most_sources, polish, rss, single_antenna
+from rislab.music.metrics import crb_recall, match, tolerances_of, truncated_ratio
 from rislab.music.model_order import model_order
 from rislab.music.posterior import sample_posterior
 from rislab.music.sparse import dictionary, sparse
@@ -64,7 +65,12 @@ class Score:
         precision: share of the estimates that are a source.
         allowed: recall that the bound allows, see crb_recall().
         median: median absolute error of the hits; azimuth and elevation in degrees, range and position in metres.
-        ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene.
+        ratio: RMS over the hits of error / √CRB, each by the bound of its own source and scene, which is the stochastic
+            one where symbols vary.
+        truncation: ratio that normal errors of the size of the bound would have, since only hits count, for the range;
+            NaN where it is known or cannot be known.
+        residual: mean of what the estimate leaves of the snapshots over what noise would leave; NaN with one antenna.
+        counted: share of the scenes of the cell in which model_order() has K right.
         milliseconds: time of the estimator alone for one scene.
     """
 
@@ -77,6 +83,9 @@ class Score:
     allowed: float
     median: dict[str, float]
     ratio: dict[str, float]
+    truncation: float
+    residual: float
+    counted: float
     milliseconds: float
 
 
@@ -170,7 +179,7 @@ def covariance_errors(
     """NMSE of the covariance that a network predicts, beside baselines.
 
     The baselines are the zero matrix, the identity, the best constant (fitted on the same scenes), the sample
-    covariance, and the sparse fit, which gets the number of sources; the network does not.
+    covariance, and the sparse fit with its own powers, which gets the number of sources; the network does not.
 
     Args:
         model: see Predictor.
@@ -190,7 +199,7 @@ def covariance_errors(
             identity_baseline(batch) * one,
             constant_baseline(batch) * one,
             nmse(sample_factor(batch), truth),
-            nmse(equal_power_factor(batch, sparse(batch, count)), truth),
+            nmse(sparse(batch, count).factor(batch.config.array()), truth),
             nmse(predicted_factor(model, batch).to(truth), truth),
         )
         named = dict(zip(COVARIANCES, errors, strict=True))
@@ -265,12 +274,6 @@ def predicted_factor(model: Predictor, batch: SceneBatch) -> Tensor:
     return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
 
 
-def equal_power_factor(batch: SceneBatch, estimate: Estimate) -> Tensor:
-    """Factor [B,N,K] of equal powers N/K towards the active places of an estimate."""
-    array = batch.config.array(dtype=estimate.azimuth.dtype, device=estimate.azimuth.device)
-    return replace(estimate, power=torch.ones_like(estimate.power)).factor(array)
-
-
 def search_grid(config: SceneConfig) -> Grid:
     """Grid over the field of view with about five points a beam width, 44 × 26 × 9 for the full preset."""
     return dictionary(config, density=2.0)
@@ -310,46 +313,69 @@ def compare(
     chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT_ESTIMATORS}
     grid = search_grid(config)
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
-        limit = crb(batch)
+        most = min(max(sources) + 1, most_sources(batch))
+        cell = _Cell(batch, snr, count, float((model_order(batch, most) == count).float().mean()))
         for name, estimator in chosen.items():
-            yield score(name, estimator, batch, limit, grid, snr, count)
+            yield _score(name, estimator, cell, grid)
 
 
-def score(
-    name: str, estimator: Estimator, batch: SceneBatch, limit: Bound, grid: Grid, snr_db: float, sources: int
-) -> Score:
-    """Measure one estimator on a batch.
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """The scenes of one SNR and number of sources, and the share in which model_order() is right."""
 
-    Args:
-        name: of the estimator.
-        estimator: runs in chunks of CHUNK scenes.
-        batch: B scenes.
-        limit: [B,K]; bound of the scenes.
-        grid: to search on.
-        snr_db: of the scenes, dB.
-        sources: K of the scenes.
-    """
+    batch: SceneBatch
+    snr_db: float
+    sources: int
+    counted: float
+
+    @cached_property
+    def limit(self) -> Bound:
+        """The bound that errors are compared with."""
+        return crb(self.batch, kind="stochastic" if self.batch.config.symbols == "varying" else "deterministic")
+
+    @cached_property
+    def allowed(self) -> float:
+        """Recall that the bound allows."""
+        limit = self.limit if single_antenna(self.batch) else crb(self.batch)
+        return crb_recall(self.batch, limit, tolerances=tolerances_of(self.batch.config))
+
+
+def _score(name: str, estimator: Estimator, cell: _Cell, grid: Grid) -> Score:
+    """Measure one estimator on the scenes of a cell, in chunks of CHUNK scenes."""
+    batch, tolerances = cell.batch, tolerances_of(cell.batch.config)
     # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
-    estimator(batch[:1], sources, grid)
+    estimator(batch[:1], cell.sources, grid)
     began = time.perf_counter()
-    parts = [estimator(batch[first : first + CHUNK], sources, grid) for first in range(0, len(batch), CHUNK)]
+    parts = [estimator(batch[first : first + CHUNK], cell.sources, grid) for first in range(0, len(batch), CHUNK)]
     if batch.snapshots.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
-    tolerances = tolerances_of(batch.config)
-    matching = match(Estimate.cat(parts), batch, tolerances=tolerances)
-    median, ratio = matching.median(), matching.ratio(limit)
+    estimate = Estimate.cat(parts)
+    matching = match(estimate, batch, tolerances=tolerances)
+    median = matching.median()
     return Score(
         estimator=name,
-        snr_db=snr_db,
-        sources=sources,
+        snr_db=cell.snr_db,
+        sources=cell.sources,
         scenes=len(batch),
         recall=matching.recall,
         precision=matching.precision,
-        allowed=crb_recall(batch, limit, tolerances=tolerances),
+        allowed=cell.allowed,
         median={
             key: math.degrees(value) if key in ("azimuth", "elevation") else value for key, value in median.items()
         },
-        ratio=ratio,
+        ratio=matching.ratio(cell.limit),
+        truncation=truncated_ratio(cell.limit.range[batch.active], tolerances[2]),
+        residual=_over_noise(batch, estimate),
+        counted=cell.counted,
         milliseconds=1e3 * seconds / len(batch),
     )
+
+
+def _over_noise(batch: SceneBatch, estimate: Estimate) -> float:
+    """Mean of what an estimate leaves of the snapshots over what noise would leave."""
+    if single_antenna(batch):
+        return math.nan
+    waveforms = 1 if batch.config.symbols == "constant" else batch.config.snapshots
+    free = batch.snapshots[0].numel() - estimate.active.sum(-1) * waveforms
+    return float((rss(batch, estimate) / (batch.noise_power * free)).mean())

@@ -225,3 +225,24 @@ def crb_recall(batch: SceneBatch, bound: Bound, *, tolerances: tuple[float, floa
         if tolerance < math.inf:
             chance = chance * torch.erf(tolerance / (math.sqrt(2) * deviation))
     return float(chance[batch.active].mean())
+
+
+def truncated_ratio(deviation: Tensor, tolerance: float) -> float:
+    """RMS of error / deviation over normal errors of which only those within a tolerance count.
+
+    Args:
+        deviation: [S], real; standard deviations. Those that are 0 or infinite do not count.
+        tolerance: > 0.
+
+    Returns:
+        1 where all errors are within the tolerance, less where it cuts them; NaN without a deviation.
+
+    Example:
+        >>> round(truncated_ratio(torch.tensor([1.0]), 1.0), 3), round(truncated_ratio(torch.tensor([0.1]), 1.0), 3)
+        (0.54, 1.0)
+    """
+    edge = tolerance / deviation[(deviation > 0) & torch.isfinite(deviation)].double()
+    inside = torch.erf(edge / math.sqrt(2))
+    density = torch.exp(-edge.square() / 2) / math.sqrt(2 * math.pi)
+    second = inside - torch.where(torch.isfinite(edge), 2 * edge * density, 0.0)  # ∫ x² over |x| < edge
+    return float((second.sum() / inside.sum()).sqrt())

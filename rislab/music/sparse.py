@@ -155,12 +155,10 @@ class SearchGrid:
 
     @classmethod
     def of(cls, batch: Measured) -> Self:
-        """That of scenes or measurements, in their precision; every second place if all take more than LARGEST bytes."""
+        """That of scenes or measurements, in their precision; thinned if it takes more than LARGEST bytes."""
         grid = dictionary(batch.config)
-        while (
-            math.prod(grid.shape) * grid.array.count * batch.codes.element_size() > LARGEST
-            and grid.coarser.shape != grid.shape
-        ):
+        size = grid.array.count * batch.codes.element_size()
+        while math.prod(grid.shape) * size > LARGEST and grid.coarser.shape != grid.shape:
             grid = grid.coarser
         return cls(grid, grid.steering(batch.codes.dtype, batch.codes.device))
 

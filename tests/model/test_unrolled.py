@@ -15,7 +15,6 @@ from rislab.data.simulation import simulate
 from rislab.model.designs import DESIGNS
 from rislab.model.network import CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
 from rislab.model.unrolled import FEATURES, Pursuit, SourcePaths, default_shape
-from rislab.music.benchmark import equal_power_factor
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import match
 
@@ -42,7 +41,7 @@ def test_sources_well_apart_are_found_at_20_db(count: int) -> None:
     # The bound allows 0.999 here; a cell of the coarse grid may be a trap for two or three scenes.
     assert match(found, batch).recall >= 0.95
     # Powers N/K at places whose beams are a small part of a beam width off.
-    assert float(nmse(equal_power_factor(batch, found), batch.factor()).median()) < 1e-2
+    assert float(nmse(found.factor(batch.config.array()), batch.factor()).median()) < 1e-2
 
 
 def test_places_are_in_the_field_of_view_and_vectors_are_unit() -> None:

@@ -20,6 +20,7 @@ from rislab.music import benchmark
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import crb_recall, match
+from rislab.music.model_order import model_order
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
 
@@ -52,7 +53,11 @@ def test_a_score_is_what_match_and_bound_say() -> None:
         assert score.precision == 1.0
         assert score.allowed == crb_recall(batch, limit)
         assert score.median["azimuth"] == pytest.approx(1.0, abs=1e-4)
-        assert score.ratio == matching.ratio(limit)
+        assert score.ratio == matching.ratio(crb(batch, kind="stochastic"))
+        assert 0.5 < score.truncation <= 1.0
+        # The truth with its first source missing leaves that source.
+        assert score.residual > 2
+        assert score.counted == float((model_order(batch, 4) == score.sources).float().mean())
         assert score.milliseconds >= 0
 
 
@@ -69,6 +74,7 @@ def test_every_estimator_runs_and_polishing_reaches_the_bound() -> None:
     # 40 errors scatter their RMS by 11 %; three times that.
     assert scores["sparse + polish"].recall >= scores["sparse + polish"].allowed - 0.03
     assert scores["sparse + polish"].ratio["azimuth"] < 1.35
+    assert scores["sparse + polish"].residual == pytest.approx(1.0, abs=0.05)
     assert scores["sample + beam"].ratio["azimuth"] > scores["sample + MUSIC + polish"].ratio["azimuth"]
 
 
@@ -101,7 +107,16 @@ def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> 
     assert main([*arguments, "--estimators", "truth + MUSIC", "sparse + polish"]) == 0
     printed = capsys.readouterr().out
     assert "conventions: 16 of 16 checks hold" in printed
-    assert [line.split("  ")[0] for line in printed.splitlines()[-2:]] == ["truth + MUSIC", "sparse + polish"]
+    assert "equal powers, sources at any distance" in printed and "within 5° / 5° / 1 m" in printed
+    lines = printed.splitlines()
+    assert [line.split("  ")[0] for line in lines if " + " in line] == ["truth + MUSIC", "sparse + polish"]
+    assert lines[-1].split() == ["20", "1", "1.000", "1.00"] and lines[-2].split() == [
+        "dB",
+        "K",
+        "counted",
+        "range",
+        "cut",
+    ]
     assert main([*arguments, "--estimators", "sparse", "--json", "-p", "wavefront", "planar"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["config"]["wavefront"] == "planar"

@@ -17,7 +17,17 @@ from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.metrics import MISS, QUANTITIES, TOLERANCES, Matching, assign, crb_recall, match, tolerances_of
+from rislab.music.metrics import (
+    MISS,
+    QUANTITIES,
+    TOLERANCES,
+    Matching,
+    assign,
+    crb_recall,
+    match,
+    tolerances_of,
+    truncated_ratio,
+)
 
 
 @pytest.fixture(scope="module")
@@ -156,3 +166,12 @@ def test_plane_waves_are_matched_without_a_range() -> None:
     assert crb_recall(batch, limit) == 0.0
     assert 0.9 < crb_recall(batch, limit, tolerances=tolerances) <= 1.0
     assert tolerances_of(SceneConfig.preset("classroom")) == TOLERANCES
+
+
+def test_a_truncated_ratio_is_that_of_drawn_errors() -> None:
+    deviation = torch.tensor([0.2, 0.7, 2.0, 0.0, math.inf], dtype=torch.float64)
+    drawn = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = (drawn * deviation[:3]).abs() < 1.0
+    assert truncated_ratio(deviation, 1.0) == pytest.approx(float(drawn[counts].square().mean().sqrt()), rel=0.01)
+    assert truncated_ratio(deviation, math.inf) == 1.0
+    assert math.isnan(truncated_ratio(deviation[3:], 1.0))
