@@ -116,7 +116,8 @@ class LiveCheckup:
             self._due = time.monotonic() + max(PACE, (time.monotonic() - began) / SHARE)
 
     def _summarised(self, when: str) -> str:
-        among = f"{self.steps} steps, {self.compared} of them compared with the true gradient"
+        count = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        among = f"{count}, {self.compared} of them compared with the true gradient"
         wrong = [finding.name for finding in self.findings.of("warning")]
         return f"✗ {', '.join(wrong)}: {when} {among}" if wrong else f"✓ nothing wrong {when} {among}"
 

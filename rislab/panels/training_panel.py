@@ -34,6 +34,7 @@ class OverfitPanel(Panel[list[Record]]):
         live: whether to make widgets.
         folder: where each run gets a run folder of its own; None keeps the records in memory.
         on_epoch: see Run.
+        watched: whether the checkup watches the first run.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class OverfitPanel(Panel[list[Record]]):
         live: bool,
         folder: Path | None = None,
         on_epoch: OnEpoch = lambda model, epoch: None,
+        watched: bool = True,
     ) -> None:
         self.config, self.folder = config, folder
         self.runs: list[Run] = []
         self.fault: Fault | None = None
-        self.hold_batch, self.watched = True, True
+        self.hold_batch, self.watched = True, watched
         self._calls: dict[str, Any] = {"on_tick": self.redraw, "on_epoch": on_epoch}
         self._named = 0
         self._latest: Run | None = None

@@ -74,7 +74,7 @@ class TrainingView:
         precision.value = panel.config.precision
         hold = widgets.Checkbox(value=True, indent=False, description="hold the batch", layout={"width": "130px"})
         hold.tooltip = "The micro-batch follows the accumulation, so that a step sees as many scenes as before"
-        watched = widgets.Checkbox(value=True, indent=False, description="checkup", layout={"width": "90px"})
+        watched = widgets.Checkbox(value=panel.watched, indent=False, description="checkup", layout={"width": "90px"})
         watched.tooltip = "rislab.watch() beside the next run: it takes some time of each step, and changes nothing"
         more = {name: self._knob(name, label, width, **how) for name, (label, width, how) in MORE.items()}
         observe(precision, partial(self._change, "precision"))
@@ -106,6 +106,7 @@ class TrainingView:
             see(boxes[name], False)
             observe(fold, partial(see, boxes[name]))
         shown = [boxes["knobs"], boxes["more"], boxes["control"], boxes["view"], boxes["history"], panel.alarm]
+        self.texts["source"].layout = {"flex": "0 0 62%", "display": "none"}
         beside = widgets.HBox([self.texts["source"], self.texts["verdict"]])
         return widgets.VBox([*shown, beside, self.plot, self.texts["numbers"]])
 
@@ -124,9 +125,8 @@ class TrainingView:
         self.steps.value, self.micro_batch.value = panel.config.accumulation_steps, panel.config.micro_batch
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name
         see(self.diff, panel.fault is not None)
-        self.texts["source"].layout.width = "62%"
         source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
-        frame = "<div style='max-height:118px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
+        frame = "<div style='max-height:150px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
         say(self.texts["source"], source and f"{frame}{source}</div>")
         self.plot.update(self._figure)
         if panel.state not in ("running", "waiting"):
