@@ -23,7 +23,7 @@ POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
-ROOM = 1.42  # width of the axis over that of the curves: their labels stand behind their ends
+ROOM = 1.55  # width of the axis over that of the curves: their labels stand behind their ends
 LABEL_ROWS = 17  # that fit one above the other beside the curves
 GAP = 0.6  # between the bars of two steps
 OFF = 0.02  # from 1, beyond which a weight is not the exact share
@@ -59,7 +59,7 @@ def figure_dict(
     if runs:
         levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
         data += [{**level, "showlegend": False} for level in levels]
-        ends += [(level["name"], reach, level["y"][0]) for level in levels]
+        ends += [(f"{name} {value:.3g}", reach, value) for name, value in runs[-1].levels.items()]
         lines, _ = epoch_lines(_across(runs[-1], unit, "epoch end").tolist())
         data += _side(runs[-1], unit)
     span = _span([trace for trace in data if trace.get("yaxis", "y") == "y"], log)
@@ -142,7 +142,7 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
     }
     layout["yaxis6"]["title"] = {"text": "weight", "font": small}
     layout["xaxis6"]["title"] = {
-        "text": "optimiser step, and the micro-batches that fed it (dark: compared with the true gradient)",
+        "text": "optimiser step and its micro-batches (dark: compared)",
         "standoff": 2,
         "font": small,
     }
@@ -198,7 +198,7 @@ def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:
 
 def _wrapped(name: str) -> str:
     """A label in lines that fit beside the curves."""
-    return "<br>".join(textwrap.wrap(name, 22)[:2])
+    return "<br>".join(textwrap.wrap(name, 19)[:2])
 
 
 def _labels(ends: Sequence[tuple[str, float, float]], reach: float, span: Sequence[float], log: bool) -> dict[str, Any]:
