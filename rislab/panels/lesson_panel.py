@@ -93,9 +93,8 @@ class Lesson:
     def _is_answered(self) -> bool:
         waiting = [name for name, panel in self.predictions.items() if not panel.shown]
         if waiting and waiting != self._waiting:
-            print(
-                f"numbers appear here once these predictions are locked, and the cell is run again: {', '.join(waiting)}"
-            )
+            names = ", ".join(waiting)
+            print(f"numbers appear here once these predictions are locked, and the cell is run again: {names}")
         self._waiting = waiting
         return not waiting
 
