@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -23,6 +24,8 @@ from rislab.reports.notebooks import tagged
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
 # Of the pages without code: scripts and styles are from this server, and inside the page.
 FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
+# A sentence about running cells, which a page without code has none of.
+RUN_ALL = re.compile(r"[ \n]?(?<![^\s])[^.:!?|\n]*\bRun All\b[^.!?|]*[.!?]")
 COPIED = (".ipynb", ".png", ".svg")
 ORIGINALS = ".originals"  # in a working copy: what its files were made of
 
@@ -152,6 +155,9 @@ def page_of(name: str) -> str:
         able = ", ".join(each for each, cells in pages.items() if cells)
         raise InputError(f"notebook {name} has no live panel to be served; allowed: {able}")
     notebook.cells = pages[name]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = RUN_ALL.sub("", cell.source)
     return str(nbformat.writes(notebook))
 
 

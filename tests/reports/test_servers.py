@@ -51,3 +51,8 @@ def test_a_copy_follows_its_original_unless_somebody_changed_it(
         (originals / f"{name}.ipynb").write_text(notebook("2"))
     assert servers.working_copy(copies) == (["a.ipynb"], ["b.ipynb"])
     assert (copies / "a.ipynb").read_text() == notebook("2") and "mine" in (copies / "b.ipynb").read_text()
+
+
+@pytest.mark.parametrize("name", ["start", "overfit", "precision", "fault_clinic", "music"])
+def test_a_page_without_code_says_nothing_of_cells_to_be_run(name: str) -> None:
+    assert "Run All" not in servers.page_of(name)
