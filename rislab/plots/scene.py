@@ -17,7 +17,7 @@ from rislab.plots.style import BAND, BLUE, GREEN, GREY, SKY, VERMILLION, WHITE, 
 
 FLOOR_DB = -40.0
 RING = 10  # pixels
-CROSS = {"symbol": "x", "size": 8, "color": VERMILLION}
+CROSS = {"symbol": "x-open", "size": 8, "color": VERMILLION}
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
 HEIGHT = 470
 # 95 % of normal errors of one quantity.
@@ -41,7 +41,9 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     """
     settings = spectra.settings
     here = settings.places[settings.chosen][2]
+    depths = [_spread(values) for values in (spectra.music, spectra.mvdr)]
     titles = [f"MUSIC, {settings.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
+    titles = [f"{title}: {depth:.1f} … 0 dB".replace("-", "−") for title, depth in zip(titles, depths, strict=True)]
     titles += [f"range, source {settings.chosen + 1}{_margin(spectra)}", "largest eigenvalues"]
     ends = [
         [float(axis[0]), float(axis[-1])] for axis in (degrees(spectra.grid.azimuth), degrees(spectra.grid.elevation))
@@ -49,7 +51,8 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if spectra.ranges.min() <= tick <= spectra.ranges.max()]
     across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
     layout: dict[str, Any] = {
-        "coloraxis": decibel_axis(FLOOR_DB, BAR),
+        "coloraxis": {**decibel_axis(depths[0], {}), "showscale": False},
+        "coloraxis2": {**decibel_axis(depths[1], {}), "showscale": False},
         "height": HEIGHT,
         "margin": {"t": 26, "b": 56, "l": 60, "r": 20},
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": -0.14, "yanchor": "top"},
@@ -94,6 +97,11 @@ def decibels(values: torch.Tensor) -> torch.Tensor:
     return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
 
 
+def _spread(values: torch.Tensor) -> float:
+    """The level of the lowest twentieth of a map in dB: it has the darkest colour."""
+    return min(float(torch.quantile(decibels(values).flatten(), 0.05)), -0.1)
+
+
 def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
     cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
     azimuth, elevation = _ellipses(spectra)
@@ -102,7 +110,7 @@ def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str
         "x": degrees(spectra.grid.azimuth),
         "y": degrees(spectra.grid.elevation),
         "z": np.ascontiguousarray(decibels(values).numpy().T),
-        "coloraxis": "coloraxis",
+        "coloraxis": f"coloraxis{axis}",
         "hovertemplate": "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>",
     }
     marks = {
@@ -187,7 +195,7 @@ def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
     box = {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -RING, "x1": RING, "y0": -RING, "y1": RING}
     spectra = {
         "line": {"color": WHITE, "width": 2.5},
-        "fillcolor": "rgba(0,0,0,0.15)" if editable else "rgba(0,0,0,0)",
+        "fillcolor": "rgba(0,0,0,0)",
     }
     return {"type": "circle", "editable": editable, **at, **box, **spectra}
 

@@ -44,7 +44,11 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     sentAt = performance.now();
     send(Object.fromEntries([...changed].map(([key, [one]]) => [key, one])), coarse, request);
   }
-  const ticking = setInterval(() => { if (content && performance.now() - sentAt > WAIT) flush(); }, 100);
+  let painted = 0; // width of the last painting: a page that changes its theme may have another one for a moment
+  const ticking = setInterval(() => {
+    if (content && performance.now() - sentAt > WAIT) flush();
+    if (root.clientWidth !== painted) paint();
+  }, 100);
 
   // ------------------------------------------------------------------------------------------------------- the knobs
   const bar = put(root, "div", { class: "knobs" });
@@ -217,6 +221,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   function repaint() {
     root.classList.toggle("dark", dark());
     if (!content || !root.clientWidth) return;
+    painted = root.clientWidth;
     for (const [name, one] of knobs) {
       const refused = changed.has(name) ? null : content.refused?.[name];
       one.set(refused ? refused[0] : value(name));
