@@ -13,7 +13,7 @@ from rislab import files
 from rislab.cli import common, own_data
 from rislab.cli.terminal import Column, Progress, Table
 from rislab.data.scene_config import PRESETS, SceneConfig
-from rislab.errors import InputError, check_choice, check_device
+from rislab.errors import InputError, check_choice, check_device, check_number
 from rislab.music.estimator_names import BASELINES, DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
 from rislab.training.learning_config import LearningConfig
 
@@ -67,6 +67,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--separation", type=common.to_number, metavar="DEG", help="smallest angle between sources, in degrees"
     )
+    parser.add_argument(
+        "--tolerances", type=common.to_number, nargs=3, metavar=("DEG", "DEG", "M"), help="of hits (default 5 5 1)"
+    )
     parser.add_argument("--shifts", action="store_true", help="on scenes that no network was trained on, one by one")
     common.add_parameter(
         parser, LearningConfig, ("preset", "device"), others="fields",
@@ -102,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         "scenes": options.scenes,
         "seed": seed,
     }
-    estimators = _estimators(options, model)
+    estimators, tolerances = _estimators(options, model), _tolerances(options, config)
     report = conventions.check_conventions(config, seed=seed)
     say, progress = common.printer(options.json), Progress(options.json)
     say(common.origin())
@@ -118,9 +121,9 @@ def run(options: argparse.Namespace) -> int:
             say("NMSE of covariances, mean over scenes\n" + covariance_header(benchmark.COVARIANCES))
             errors = benchmark.covariance_errors(model, area, **cells)
             tables["covariances"] += _rows(errors, covariance_line, say, progress, shift=shift)
-        say(conditions(area))
+        say(conditions(area, tolerances))
         say(score_header())
-        scores = benchmark.compare(area, **cells, estimators=estimators, device=options.device)
+        scores = benchmark.compare(area, **cells, estimators=estimators, tolerances=tolerances, device=options.device)
         rows = _rows(scores, score_line, say, progress, shift=shift)
         say(cell_table(rows))
         tables["scores"] += rows
@@ -163,6 +166,18 @@ def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None
         source = options.folder or options.weights
         raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {source} knows")
     return model, config, seed
+
+
+def _tolerances(options: argparse.Namespace, config: SceneConfig) -> tuple[float, float, float]:
+    """Those of the scenes, or as they were given."""
+    from rislab.music.metrics import tolerances_of
+
+    if options.tolerances is None:
+        return tolerances_of(config)
+    for value in options.tolerances:
+        check_number("tolerances", value, 0.0, exclusive=True)
+    azimuth, elevation, far = options.tolerances
+    return math.radians(azimuth), math.radians(elevation), math.inf if config.wavefront == "planar" else far
 
 
 def _sizes(config: SceneConfig) -> tuple[tuple[int, int], int]:
@@ -208,11 +223,9 @@ def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
     return "\n".join(["", text, table.head(), *(table.row(*row) for row in rows)])
 
 
-def conditions(config: SceneConfig) -> str:
+def conditions(config: SceneConfig, tolerances: tuple[float, float, float]) -> str:
     """What the numbers of the tables rest on, in a few lines."""
-    from rislab.music.metrics import tolerances_of
-
-    azimuth, elevation, far = tolerances_of(config)
+    azimuth, elevation, far = tolerances
     apart = f"at least {math.degrees(config.separation):.3g}° apart" if config.separation else "at any distance"
     metres = "any range" if math.isinf(far) else f"{far:g} m"
     kind = "stochastic" if config.symbols == "varying" else "deterministic"

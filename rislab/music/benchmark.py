@@ -287,6 +287,7 @@ def compare(
     scenes: int,
     seed: int = 0,
     estimators: Mapping[str, Estimator] | None = None,
+    tolerances: tuple[float, float, float] | None = None,
     device: str = "cpu",
 ) -> Iterator[Score]:
     """Run estimators over a table of SNR × number of sources, all on the same scenes of the split "test".
@@ -298,6 +299,7 @@ def compare(
         scenes: in each cell, ≥ 1.
         seed: of the scenes.
         estimators: by name, DEFAULT_ESTIMATORS if None; they get the number of sources.
+        tolerances: within which an estimate is a hit; see match().
         device: where they run.
 
     Yields:
@@ -314,7 +316,8 @@ def compare(
     grid = search_grid(config)
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
         most = min(max(sources) + 1, most_sources(batch))
-        cell = _Cell(batch, snr, count, float((model_order(batch, most) == count).float().mean()))
+        counted = float((model_order(batch, most) == count).float().mean())
+        cell = _Cell(batch, snr, count, counted, tolerances or tolerances_of(config))
         for name, estimator in chosen.items():
             yield _score(name, estimator, cell, grid)
 
@@ -327,6 +330,7 @@ class _Cell:
     snr_db: float
     sources: int
     counted: float
+    tolerances: tuple[float, float, float]
 
     @cached_property
     def limit(self) -> Bound:
@@ -337,12 +341,12 @@ class _Cell:
     def allowed(self) -> float:
         """Recall that the bound allows."""
         limit = self.limit if single_antenna(self.batch) else crb(self.batch)
-        return crb_recall(self.batch, limit, tolerances=tolerances_of(self.batch.config))
+        return crb_recall(self.batch, limit, tolerances=self.tolerances)
 
 
 def _score(name: str, estimator: Estimator, cell: _Cell, grid: Grid) -> Score:
     """Measure one estimator on the scenes of a cell, in chunks of CHUNK scenes."""
-    batch, tolerances = cell.batch, tolerances_of(cell.batch.config)
+    batch, tolerances = cell.batch, cell.tolerances
     # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
     estimator(batch[:1], cell.sources, grid)
     began = time.perf_counter()

@@ -134,6 +134,7 @@ def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> 
         (["-p", "rician", "3"], "rician is not a field"),
         (["-p", "rician_factor", "[1"], "rician_factor"),
         (["--sources", "0"], "sources is 0"),
+        (["--tolerances", "5", "5", "0"], "tolerances is 0"),
         (["--run", "nowhere"], "nowhere"),
     ],
 )
