@@ -224,6 +224,7 @@ def test_a_restarted_kernel_finds_its_run_again(page: Any) -> None:
     run_all(page)
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "runs")
     press(page, "Load")
     page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) >= 50")
     press(page, "Go on")
