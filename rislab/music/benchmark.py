@@ -49,6 +49,7 @@ SHIFTS: dict[str, dict[str, Any]] = {
     "3-bit codes": {"phase_bits": 3},
     "2 % dead elements": {"dead_elements": 0.02},
     "5° phase error": {"phase_error": math.radians(5)},
+    "free-space powers": {"power_law": "free-space"},
 }
 
 
