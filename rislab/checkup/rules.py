@@ -434,8 +434,7 @@ _OF_THE_PROBES = (
         Code.TWICE.value,
         "evaluation twice",
         what="One input is evaluated twice in evaluation mode, and the answers are compared.",
-        why="Answers that differ are drawn, not computed: a dropout is on, a layer is new in each call, or the network "
-        "changes as it is evaluated.",
+        why="Answers that differ are drawn: a dropout is on, a layer is new in each call, or evaluation changes it.",
         fix="pass training=self.training to functional dropout, make layers in __init__, change nothing in evaluation",
         needs="an input",
         severity="fault",
