@@ -16,4 +16,11 @@ ESTIMATOR_NAMES = (
 )
 DEFAULT_ESTIMATORS = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")
 # To compare a learned covariance with, from the best covariance there is to polished random places.
-BASELINES = ("truth + MUSIC", "sample + MUSIC + polish", "random + polish", "sparse", "sparse + polish")
+BASELINES = (
+    "truth + MUSIC",
+    "sample + MUSIC + polish",
+    "random + polish",
+    "sparse",
+    "sparse + polish",
+    "sparse + Bayes",
+)
