@@ -5,13 +5,15 @@ sources anywhere in the field of view, none closer to another than the separatio
 
 Each source has a bank of candidates. Given all other sources, the probabilities of its candidates are computed at once,
 and one is drawn: Gibbs sampling [1] over the banks, with several chains a scene. Banks are then drawn anew around what
-the chains hold likely [2], first by a flattened likelihood, so that other maxima than that of the fit are visited. The
-probabilities given the others, averaged over the chains, are the result: they scatter less than counts of draws.
+the chains hold likely [2], first by a flattened likelihood, so that other maxima than that of the fit are visited.
+Whenever it becomes steeper, the chains are drawn anew by their likelihood [3], so that each maximum has the chains that
+it deserves. Probabilities given the others, averaged over the chains, are the result: they scatter less than counts.
 
 References:
     [1] S. Geman, D. Geman, Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images, IEEE
         Trans. PAMI 6(6), 1984.
     [2] O. Cappé, A. Guillin, J. M. Marin, C. P. Robert, Population Monte Carlo, J. Comput. Graph. Stat. 13(4), 2004.
+    [3] P. Del Moral, A. Doucet, A. Jasra, Sequential Monte Carlo samplers, J. R. Stat. Soc. B 68(3), 2006.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ from rislab.music.proposals import Bank, Prior, Proposals, Scales
 # Scenes worked on at once: the banks and what the chains compare them with take about 40 MB.
 CHUNK = 4
 # Exponent of the likelihood, number of sweeps, and share of the next bank from anywhere, of the rounds before the last.
-ROUNDS = ((0.5, 3, 0.25), (1.0, 3, 0.1))
+ROUNDS = ((0.25, 3, 0.3), (0.4, 2, 0.25), (0.65, 2, 0.2), (1.0, 2, 0.1))
 # Size of the banks of these rounds over that of the last, and candidates of level and noise power.
-SMALLER = 0.5
+SMALLER = 1 / 3
 SCALES = 48
 # Sweeps of each round that do not count: the chains start where they were among other candidates.
 BURN_IN = 1
@@ -119,9 +121,9 @@ def sample_posterior(
     *,
     seed: int = 0,
     powers: str | None = None,
-    candidates: int = 512,
-    chains: int = 4,
-    sweeps: int = 4,
+    candidates: int = 768,
+    chains: int = 12,
+    sweeps: int = 3,
 ) -> Posterior:
     """Posterior distribution of K sources, started from an estimate such as that of sparse() or polish().
 
@@ -132,8 +134,8 @@ def sample_posterior(
         estimate: [B,K]; where to start. Inactive slots stay inactive.
         seed: of all draws, ≥ 0.
         powers: see Prior; of scenes their power law, of a measurement "independent", if None.
-        candidates: T of each source, at least 16.
-        chains: of each scene, at least 1; T is at least four times as many.
+        candidates: T of each source, at least 32; a third as many before the last round.
+        chains: of each scene, at least 1; T is at least eight times as many.
         sweeps: over all sources with the last banks, at least 2; all but the first are counted.
 
     Returns:
@@ -152,8 +154,8 @@ def sample_posterior(
         True
     """
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
-    check_number("candidates", candidates, 16, 2**20, integer=True)
-    check_number("chains", chains, 1, candidates // 4, integer=True)
+    check_number("candidates", candidates, 32, 2**20, integer=True)
+    check_number("chains", chains, 1, candidates // 8, integer=True)
     check_number("sweeps", sweeps, BURN_IN + 1, 10**6, integer=True)
     if len(estimate) != len(batch):
         raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
@@ -179,7 +181,9 @@ def _sample(state: Chains, proposals: Proposals, candidates: int, chains: int, s
     for number, (exponent, count, share) in enumerate(ROUNDS):
         state.use(bank, scales, which)
         weights = torch.stack([state.sweep(exponent) for _ in range(count)])[BURN_IN:].mean(0)
-        size = candidates if number == len(ROUNDS) - 1 else smaller
+        last = number == len(ROUNDS) - 1
+        state.resample((1.0 if last else ROUNDS[number + 1][0]) - exponent)
+        size = candidates if last else smaller
         bank = proposals.next(bank, weights, state.index, size, share)
         scales = proposals.scales(max(SCALES, 2 * chains), 1.0, state.scales.at(state.which).log())
         which = torch.arange(chains, device=which.device).expand_as(which).clone()
@@ -263,6 +267,19 @@ class Chains:
             weights.append(probability.mean(1))
         _, self.which = self._draw(exponent * self._log_likelihood() - self.scales.log_proposal.unsqueeze(1))
         return torch.stack(weights, dim=1)
+
+    def resample(self, exponent: float) -> None:
+        """Draw the chains of each scene anew, by their likelihood to a power: what a less flattened one asks for."""
+        if exponent == 0:
+            return
+        chains = self.which.shape[1]
+        likelihood = self._log_likelihood().gather(-1, self.which.unsqueeze(-1)).squeeze(-1)
+        cumulative = torch.softmax(exponent * likelihood, dim=-1).cumsum(-1)
+        uniform = torch.rand(len(cumulative), 1, generator=self._generator, dtype=cumulative.dtype)
+        evenly = (uniform + torch.arange(chains)).to(cumulative) / chains * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, evenly).clamp(max=chains - 1)
+        self.which = self.which.gather(1, chosen)
+        self.index = self.index.gather(1, chosen.unsqueeze(-1).expand_as(self.index))
 
     def _draw(self, logarithms: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of candidates [B,C,T], and one of them drawn, [B,C]."""

@@ -22,7 +22,7 @@ from rislab.music.posterior import Posterior, sample_posterior
 from rislab.music.sparse import sparse
 
 CLASSROOM = SceneConfig.preset("classroom", snr_db=0.0, sources=2)
-SCENES = 100
+SCENES = 70
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_nine_of_ten_regions_hold_their_source(noisy: tuple[SceneBatch, Estimate
     slot = match(posterior.expected_hits(), batch, tolerances=(9.0, 9.0, 99.0)).slot
     low, high = (end.gather(1, slot.unsqueeze(-1).expand(-1, -1, 3)) for end in posterior.interval(0.9))
     truth = torch.stack([batch.azimuth, batch.elevation, batch.range], dim=-1)
-    # 600 intervals: 0.9 scatters by 0.012.
+    # 420 intervals: 0.9 scatters by 0.015.
     assert 0.85 <= float(((low <= truth) & (truth <= high)).float().mean()) <= 0.95
 
 
@@ -72,10 +72,10 @@ def test_one_unknown_angle_is_distributed_as_on_a_dense_grid() -> None:
     # Uniform in the level, so that each step of its logarithm counts by the level.
     table = log_likelihood(batch, azimuth, level, noise) + level.log().unsqueeze(-1)
     density = torch.softmax(table.flatten(1).logsumexp(1), 0)
-    posterior = sample_posterior(batch, start, candidates=2048, sweeps=40)
+    posterior = sample_posterior(batch, start, candidates=4096, sweeps=10)
     below = posterior.points[0, 0, :, :1] <= azimuth + (azimuth[1] - azimuth[0]) / 2
     shares = posterior.weights[0, 0] @ below.double()
-    assert float((shares - density.cumsum(0)).abs().max()) < 0.05
+    assert float((shares - density.cumsum(0)).abs().max()) < 0.06
 
 
 def test_the_same_seed_gives_the_same_bits_and_leaves_other_random_numbers_alone() -> None:
