@@ -219,7 +219,7 @@ def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
     text = (
         "counted: share of scenes in which model_order() has K right, which the estimators are given\n"
         "range cut: ratio that normal errors would have in range, of which only the hits count\n"
-        "Bayes finds: recall of sparse + Bayes below 10 dB, where the bound says little of it"
+        "Bayes finds: recall of the Bayesian estimate below 10 dB, where the bound says little of it"
     )
     return "\n".join(["", text, table.head(), *(table.row(*row) for row in rows)])
 
