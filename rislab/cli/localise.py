@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 CELL = (Column("dB", 4, ".4g"), Column("K", 2))
 SCORES = (
-    Column("estimator", 23, left=True), *CELL, Column("recall", 6, ".3f"), Column("bound\nallows", 6, ".3f"),
-    Column("median\nazim. °", 7, ".3f"), Column("error\nelev. °", 7, ".3f"), Column("of hits\nrange m", 7, ".3f"),
+    Column("estimator", 24, left=True), *CELL, Column("recall", 6, ".3f"), Column("bound\nallows", 6, ".3f"),
+    Column("median\nazim. °", 7, ".3f"), Column("error\nelev.°", 6, ".3f"), Column("of hits\nrange m", 7, ".3f"),
     Column("error\nazim.", 5, ".2f"), Column("/√CRB\nelev.", 5, ".2f"), Column("RMS\nrange", 5, ".2f"),
     Column("left/\nnoise", 5, ".2f"), Column("ms/\nscene", 6, ".2f"),
 )  # fmt: skip
