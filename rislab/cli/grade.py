@@ -16,8 +16,6 @@ EXAMPLES = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
-    from rislab.faults.quiz import SEED
-
     parser.description = (
         "Grade the exercises in the notebooks of a class: points for each exercise, and what is missing, as CSV. "
         "Answers are read; no code of the notebooks is run unless --run asks for it."
@@ -32,9 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=common.to_number, metavar="X", help="of the processor for a function, with --run (default 20)"
     )
-    parser.add_argument(
-        "--quiz-seed", type=common.to_integer, metavar="N", default=SEED, help="of the quiz (default %(default)s)"
-    )
+    parser.add_argument("--quiz-seed", type=common.to_integer, metavar="N", help="of the quiz (default 1)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,6 +38,7 @@ def run(options: argparse.Namespace) -> int:
     common.require("grade", "lab", "nbformat")
 
     from rislab.errors import InputError, check_number
+    from rislab.faults.quiz import SEED
     from rislab.reports import grading
     from rislab.reports.sandbox import SECONDS
 
@@ -51,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
     check_number("seconds", seconds, 1, 3600)
     # Toy models are run to measure the right answers.
     common.use_threads(1)
-    grades, notes = grading.grade(options.folder, run=options.run, quiz_seed=options.quiz_seed, seconds=seconds)
+    seed = SEED if options.quiz_seed is None else options.quiz_seed
+    grades, notes = grading.grade(options.folder, run=options.run, quiz_seed=seed, seconds=seconds)
     if options.out:
         grading.write(grades, Path(options.out))
         print(f"{options.out}: {len(grades)} students, grades.csv and gradescope/")

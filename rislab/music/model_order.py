@@ -24,7 +24,7 @@ from rislab.data.measurement import Measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.likelihood import most_sources, polish, rss, single_antenna
-from rislab.music.sparse import CHUNK, ProgressCallback, Pursuit, SearchGrid, sparse
+from rislab.music.sparse import CHUNK, ProgressCallback, SearchGrid, SourceSearch, sparse
 
 CRITERIA = ("bic", "mdl", "aic")
 OF_EIGENVALUES = ("mdl", "aic")
@@ -88,7 +88,7 @@ def values_by_order(
     search = SearchGrid.of(batch)
     parts = []
     for first in range(0, len(batch), CHUNK):
-        pursuit = Pursuit(batch[first : first + CHUNK], most, search)
+        pursuit = SourceSearch(batch[first : first + CHUNK], most, search)
         rows = torch.arange(len(pursuit.value), device=batch.snapshots.device)
         values = pursuit.value.new_full((most + 1, len(rows)), torch.inf)
         values[0] = pursuit.value

@@ -134,7 +134,7 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
 
 def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Estimate:
     """sparse() of one chunk, with K of each scene [B], and the largest K of all chunks."""
-    pursuit = Pursuit(batch, most, search)
+    pursuit = SourceSearch(batch, most, search)
     for slot in range(int(counts.max())):
         pursuit.add((counts > slot).nonzero().squeeze(-1), slot)
     pursuit.exchange((counts > 1).nonzero().squeeze(-1))
@@ -163,7 +163,7 @@ class SearchGrid:
         return cls(grid, grid.steering(batch.codes.dtype, batch.codes.device))
 
 
-class Pursuit:
+class SourceSearch:
     """Sources of B scenes that are added, and exchanged for better ones, one by one.
 
     Attributes:
