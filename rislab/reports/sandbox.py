@@ -168,6 +168,8 @@ def _checked_here(job: Job) -> tuple[bool | None, str]:
     from rislab.faults.exercises import EXERCISES, check_function, in_short
 
     exercise = EXERCISES[job.exercise]
+    if "rislab.faults" in job.source:
+        return False, "not yet: an answer does without rislab.faults, where the solutions stand"
     namespace: dict[str, Any] = {"__name__": "answer"}
     try:
         for line in job.imports:

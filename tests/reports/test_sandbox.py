@@ -26,6 +26,7 @@ def test_what_code_does_ends_as_a_sentence(tmp_path: Path) -> None:
         "raise SystemExit": "raised SystemExit",
         "return 1 / 0": "ZeroDivisionError: division by zero (line 2 of the cell)",
         "print('right' * 10**6)": "returned None",
+        "from rislab.faults.lessons import lessons": "does without rislab.faults",
     }
     jobs = [Job("weights", (), f"{HEAD}    {body}\n") for body in bodies]
     jobs += [Job("weights", (), "def weights(:"), Job("weights", (), "weight = 1")]
