@@ -42,6 +42,7 @@ from rislab.plots.style import (
 from rislab.training.records import Counters, Record, StepRecord, epoch_records, step_records
 
 BARS = 40  # epochs; more would blur, and become lines
+ENTRIES = 6  # of a legend; more are not read
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def _layout(title: str, records: Sequence[Record], axis: Mapping[str, Any]) -> d
         "shapes": lines,
         "annotations": [] if step_records(records) else [empty],
         "xaxis": {"title": steps, "exponentformat": "none", "separatethousands": True},
-        "yaxis": dict(axis),
+        # More would put a 9 beside the 1 of the next decade.
+        "yaxis": {"nticks": 6, **axis},
     }
 
 
@@ -87,7 +89,9 @@ def _columns(windows: Sequence[StepRecord]) -> tuple[Array, NDArray[Any]]:
 def _finished(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> go.Figure:
     """The figure, with a title in the legend over the traces of each group."""
     titled = [
-        {**trace, "legendgrouptitle": {"text": trace["legendgroup"]}} if trace.get("showlegend", True) else trace
+        {**trace, "legendgrouptitle": {"text": trace["legendgroup"]}}
+        if trace.get("showlegend", True) and trace["name"] != trace["legendgroup"]
+        else trace
         for trace in data
     ]
     return go.Figure({"data": titled, "layout": layout}).update_layout(template=template())
@@ -169,6 +173,7 @@ def loss_curves(
         data += _run_traces(style, records)
         marked.append((style, _loss_marks(records)))
     under, lanes = _lanes(marked)
+    data, legend = _one_entry_a_run(data) if len(data) + len(lines or {}) > ENTRIES else (data, "")
     data += [*under, *_level_lines(lines or {}, windows)]
     switch = [{"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]} for kind in ("log", "linear")]
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "direction": "right"}
@@ -176,8 +181,24 @@ def loss_curves(
     rows = sum(trace.get("showlegend", True) for trace in data)
     layout = _layout("Loss and evaluation", everything, {"title": {"text": title}, "type": "log" if log else "linear"})
     layout["updatemenus"] = [{"type": "buttons", "active": 0 if log else 1, "buttons": switch, **place}]
+    layout["legend"] = {"title": {"text": legend, "font": {"size": 12}}}
     layout["height"] = max(520, 140 + 36 * (len(runs) + 1) + 20 * rows)
     return _finished(data, _with(layout, lanes))
+
+
+def _one_entry_a_run(data: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """Traces of which only the median of each run is in the legend, by the run's name, and what the legend says."""
+    said = ["thin: each window", "thick: its running median"]
+    for name, _, suffix, size, _ in EVALUATIONS.values():
+        if any(trace["name"] == name for trace in data):
+            said.append(f"{'small' if size < 8 else 'hollow' if suffix else 'filled'} marks: {name}")
+    shown = [
+        {**trace, "name": trace["legendgroup"]}
+        if trace["name"].startswith("median")
+        else {**trace, "showlegend": False}
+        for trace in data
+    ]
+    return shown, "<br>".join(said)
 
 
 def _run_traces(style: TraceStyle, records: Sequence[Record]) -> list[dict[str, Any]]:

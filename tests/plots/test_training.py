@@ -144,6 +144,16 @@ def test_loss_traces_hold_the_records_exactly() -> None:
     assert trace(figure, "validation").line.dash == "dash"
 
 
+@pytest.mark.parametrize("runs", range(1, 5))
+def test_a_legend_has_at_most_six_entries_and_names_each_run(runs: int) -> None:
+    records = {f"run {number}": run([0.9, 0.5, 0.2, 0.1]) for number in range(runs)}
+    figure = training_plots.loss_curves(records, lines={"zero matrix": 1.0})
+    shown = [one for one in figure.data if one.showlegend is not False]
+    assert len(shown) <= 6
+    assert set(records) <= {one.legendgroup for one in shown}
+    assert len({one.name for one in shown}) == len(shown) or runs == 1
+
+
 def test_hover_shows_six_digits_epoch_step_and_samples() -> None:
     text = trace(training_plots.loss_curves({"mine": run([0.5])}), "each window").hovertemplate
     assert all(part in text for part in ("mine", "%{y:.6g}", "epoch %{customdata[0]}", "%{x:d}", "samples"))
@@ -451,7 +461,7 @@ def test_numbers_of_the_matrix_are_readable_on_every_cell() -> None:
 
 def test_runs_are_drawn_in_their_own_style() -> None:
     figure = training_plots.loss_curves({"one": run([0.5] * 4), "two": run([0.4] * 4)})
-    one, two = (trace(figure, "median of last 3", name).line for name in ("one", "two"))
+    one, two = (trace(figure, name, name).line for name in ("one", "two"))  # the medians, by their run in the legend
     raw = trace(figure, "each window", "two")
     assert (raw.line.color, raw.line.dash) == (two.color, "solid")
     assert raw.line.width < two.width
