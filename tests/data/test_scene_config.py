@@ -14,7 +14,10 @@ from rislab.errors import InputError
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"antenas": 8}, "antenas is not a field of SceneConfig; allowed: wavelength, ris_shape"),
+        (
+            {"antenas": 8},
+            "antenas is not a field of SceneConfig, did you mean 'antennas'? allowed: wavelength, ris_shape",
+        ),
         ({"antennas": 0}, "antennas is 0; allowed: a whole number in [1, 4096]"),
         ({"antennas": 8.0}, "antennas is 8.0"),
         ({"antennas": True}, "antennas is True"),

@@ -167,7 +167,7 @@ def test_bad_input_is_named(changes: dict[str, object], message: str) -> None:
 def test_exercises_take_the_right_answer_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     once = functools.cache(replay)  # a replay is the same twice, as shown above
     monkeypatch.setattr(story, "replay", once)
-    logged = float(once(StoryConfig(), "stage two").log()[2].split("train ")[1].split()[0])
+    logged = float(once(StoryConfig(), "stage two").log()[6].split("train ")[1].split()[0])
     leaked = once(StoryConfig().short, extra_faults=("split leakage",), curriculum="three-phase")
     right = {"last batch": logged * 8, "ticks": 8, "column": 4, "undone": 8}
     right["leak"] = round(leaked.fresh_nmse[-1] / leaked.validations[-1], 1)

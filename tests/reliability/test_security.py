@@ -99,15 +99,13 @@ def test_no_line_of_ours_loads_code_from_data() -> None:
                 path,
                 number,
             )
-            assert "shell=True" not in code and "os.system" not in code, (path, number)
+            assert "shell=True" not in code and "os.system(" not in code, (path, number)
             if "torch.load(" in code:
                 assert "weights_only=True" in code, (path, number)
             if "yaml.load(" in code:
                 assert "SafeLoader" in code or "BaseLoader" in code, (path, number)
             if re.search(r"(?<![.\w])(eval|exec)\(", code):
-                # The package of a fault and the examples of rules are our own source; script.py runs the user's script.
-                assert path.name in {"patching.py", "example_loops.py", "rule_examples.py", "script.py"}, (
-                    path,
-                    number,
-                    line,
-                )
+                # The package of a fault, the examples of rules and the solutions of exercises are our own source;
+                # script.py runs the user's script, and sandbox.py a student's answer in a process with limits.
+                ours = {"patching.py", "example_loops.py", "rule_examples.py", "code_checks.py"}
+                assert path.name in ours | {"script.py", "sandbox.py"}, (path, number, line)
