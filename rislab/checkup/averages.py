@@ -23,7 +23,8 @@ from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readab
 # Copies are looked for before these steps, and read before so many steps, then in pairs of this distance.
 LOOKS, FIRST, DISTANCE = (2,), 40, 16
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
-WEIGHTS, COPIES, RENEWALS = 8, 3, 4
+# Stored states of a network are near it too, and never move: they must not take the place of its average.
+WEIGHTS, COPIES, RENEWALS = 8, 16, 4
 # So many optimisers are followed: a loop that makes them again and again has no average of one.
 OPTIMIZERS = 16
 # A copy is at most so far from its weight, relative to it, when it is found.

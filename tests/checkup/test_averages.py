@@ -96,6 +96,17 @@ def test_a_copy_that_moves_away_is_a_fault(kind: Callable[[float], Callable[[nn.
     assert finding.severity == "fault" and "copies of weights moved" in finding.evidence
 
 
+@pytest.mark.parametrize("sign,findings", [(-1.0, 1), (1.0, 0)])
+def test_stored_states_do_not_hide_the_average(sign: float, findings: int) -> None:
+    def average_of(model: nn.Module) -> Update:
+        before = [copy.deepcopy(model.state_dict()) for _ in range(5)]
+        update = target(sign)(model)
+        after = [copy.deepcopy(model.state_dict()) for _ in range(5)]
+        return lambda: (update(), before, after)
+
+    assert len(trained(average_of)) == findings
+
+
 @pytest.mark.parametrize("average_of", [in_place(1.0), replaced(1.0), target(1.0), hard_target, swa, twin])
 def test_a_copy_that_follows_is_none(average_of: Callable[[nn.Module], Update]) -> None:
     assert trained(average_of) == []
