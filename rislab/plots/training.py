@@ -188,17 +188,17 @@ def loss_curves(
 
 def _one_entry_a_run(data: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """Traces of which only the median of each run is in the legend, by the run's name, and what the legend says."""
-    said = ["thin: each window", "thick: its running median"]
+    texts = ["thin: each window", "thick: its running median"]
     for name, _, suffix, size, _ in EVALUATIONS.values():
         if any(trace["name"] == name for trace in data):
-            said.append(f"{'small' if size < 8 else 'hollow' if suffix else 'filled'} marks: {name}")
+            texts.append(f"{'small' if size < 8 else 'hollow' if suffix else 'filled'} marks: {name}")
     shown = [
         {**trace, "name": trace["legendgroup"]}
         if trace["name"].startswith("median")
         else {**trace, "showlegend": False}
         for trace in data
     ]
-    return shown, "<br>".join(said)
+    return shown, "<br>".join(texts)
 
 
 def _run_traces(style: TraceStyle, records: Sequence[Record]) -> list[dict[str, Any]]:
