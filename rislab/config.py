@@ -40,6 +40,7 @@ class Declaration:
         exclusive: whether `low` itself is not allowed.
         integer: whether the numbers of an interval are integers.
         choices: values of a "choice", all of one type.
+        former: what an earlier version called some of them, in files that from_dict() reads.
         optional: whether None is allowed.
         many: whether the field holds a tuple of such values, at least one and none twice.
         empty: whether that tuple may be empty.
@@ -55,6 +56,7 @@ class Declaration:
     exclusive: bool = False
     integer: bool = False
     choices: tuple[Any, ...] = ()
+    former: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
     many: bool = False
     empty: bool = False
@@ -254,7 +256,9 @@ class Config:
         needed = [each.name for each in declared if each.default is MISSING and each.default_factory is MISSING]
         if missing := [name for name in needed if name not in fields]:
             raise InputError(f"{cls.__name__} lacks {', '.join(missing)}; allowed: a mapping with {', '.join(needed)}")
-        return cls(**fields)
+        known = declarations(cls)
+        texts = {name: text for name, text in fields.items() if isinstance(text, str) and name in known}
+        return cls(**{**fields, **{name: known[name].former.get(text, text) for name, text in texts.items()}})
 
     @classmethod
     def from_file(cls, path: Path | str) -> Self:

@@ -9,7 +9,7 @@ from pathlib import Path
 from rislab import files
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.model.designs import check_design_in
+from rislab.model.designs import design_in, renamed
 from rislab.model.network import CovarianceNet, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -46,8 +46,7 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
         The network, the scenes that it was trained on, and the header of the file.
 
     Raises:
-        InputError: for a file that cannot be read, is damaged or is of an older version, and for a preset without
-            shipped weights.
+        InputError: for a file that cannot be read or is damaged, and for a preset without shipped weights.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -63,11 +62,11 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
         raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path} holds no weights of a rislab network; allowed: files that rislab wrote")
-    check_design_in(path, header.get("design"))
+    header["design"] = design_in(path, header.get("design"))
     try:
         scenes = SceneConfig.from_dict(json.loads(header["scenes"]))
         model = CovarianceNet.build(scenes, design=header["design"])
-        model.load_state_dict(tensors)
+        model.load_state_dict(renamed(tensors, model.state_dict()))
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     return model.eval(), scenes, header

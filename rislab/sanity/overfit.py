@@ -12,6 +12,7 @@ from rislab.checkup.gradients import flat_gradient
 from rislab.data.scene_config import PRESETS, SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
+from rislab.model.designs import design_in
 from rislab.sanity.checks import one_window
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
@@ -42,7 +43,7 @@ def config_of_run(folder: Path | str) -> OverfitConfig:
         preset=presets[0],
         scenes=plain.get("count"),  # type: ignore[arg-type]  # anything but a number is refused by name
         validation=plain.get("validation") or 0,
-        design=plain.get("design", "memoriser"),
+        design=design_in(folder, plain.get("design", "memoriser")),
         lr=training.lr_head,
         **{name: vars(training)[name] for name in (*same_names, "clip_norm", "device")},
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rislab.config import Config, choice, integer, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import check_number
-from rislab.model.designs import DESIGNS
+from rislab.model.designs import DESIGNS, FORMER_DESIGNS
 from rislab.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class OverfitConfig(Config):
     clip_norm: float | None = same(TrainConfig, "clip_norm")
     validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
     device: str = same(TrainConfig, "device")
-    design: str = choice("memoriser", DESIGNS, "kind of network; only memoriser can learn noise by heart")
+    design: str = choice(
+        "memoriser", DESIGNS, "kind of network; only memoriser can learn noise by heart", former=FORMER_DESIGNS
+    )
 
     def check(self) -> None:
         """Refuse a micro-batch larger than the set, and what the loop refuses."""

@@ -12,7 +12,7 @@ from rislab.config import Config, choice, declarations, integer, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import InputError
 from rislab.model.curriculum import LossWeights, loss_weights_at
-from rislab.model.designs import DESIGNS
+from rislab.model.designs import DESIGNS, FORMER_DESIGNS
 from rislab.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class LearningConfig(Config):
         "unrolled",
         DESIGNS,
         "kind of network: unrolled steps of a sparse fit, alone or with a residual network, or one that memorises",
+        former=FORMER_DESIGNS,
     )
     scenes: int = integer(4096, 1, 10**7, "fresh scenes in each epoch")
     epochs: int = same(TrainConfig, "epochs", 40)

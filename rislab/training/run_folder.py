@@ -18,7 +18,7 @@ from rislab import files
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
-from rislab.model.designs import check_design_in
+from rislab.model.designs import design_in, renamed
 from rislab.model.network import CovarianceNet, design_of
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
@@ -145,12 +145,10 @@ def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
     if not isinstance(plain.get("scenes"), dict):
         raise InputError(f"{Path(folder) / CONFIG} names no scenes; allowed: the file that rislab wrote")
     scenes = SceneConfig.from_dict(plain["scenes"])
-    design = plain.get("design", "memoriser")
-    check_design_in(Path(folder) / CONFIG, design)
-    model = CovarianceNet.build(scenes, design=design)
+    model = CovarianceNet.build(scenes, design=design_in(Path(folder) / CONFIG, plain.get("design", "memoriser")))
     checkpoint = Path(folder) / CHECKPOINT
     try:
-        model.load_state_dict(read_checkpoint(checkpoint)["model"])
+        model.load_state_dict(renamed(read_checkpoint(checkpoint)["model"], model.state_dict()))
     except (KeyError, RuntimeError) as error:
         raise InputError(f"{checkpoint} holds another network; allowed: CovarianceNet.build() of its scenes") from error
     return model, scenes
@@ -195,17 +193,16 @@ def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
         files.replace(path, yaml.safe_dump(dict(config_yaml), sort_keys=False).encode())
         return
     existing = read_config(path.parent)
-    for section in ("train", "scenes"):
-        fields = existing.get(section)
+    for section, kind in (("train", TrainConfig), ("scenes", SceneConfig)):
+        # A run of an earlier version has the defaults of the fields that came after it.
+        fields = kind.from_dict(existing.get(section)).to_dict()  # type: ignore[arg-type]  # refused if it is no mapping
         for name, value in config_yaml[section].items():
-            stored = fields.get(name) if isinstance(fields, dict) else fields
-            if stored != value:
+            if (stored := fields[name]) != value:
                 raise InputError(
                     f"{name} is {value!r}, and {path.parent} was begun with {stored!r}; allowed: the same value"
                 )
     # Runs of the first version name no design; it had only one.
-    design = existing.get("design", "memoriser")
-    check_design_in(path, design)
+    design = design_in(path, existing.get("design", "memoriser"))
     if design != config_yaml["design"]:
         raise InputError(
             f"design is {config_yaml['design']!r}, and {path.parent} was begun with {design!r}; allowed: the same value"

@@ -25,7 +25,7 @@ from rislab.training.learning_config import LearningConfig
 from rislab.tuning.analysis import Rerun, best_rerun, inert_dimensions, search_warnings, top_trials
 from rislab.tuning.processes import run_workers
 from rislab.tuning.storage import LOCKS, OpenStorage, open_storage
-from rislab.tuning.study import Trial, best_trial, open_study, read_trials, write_best
+from rislab.tuning.study import BEST, Trial, best_trial, open_study, read_trials, write_best
 from rislab.tuning.tuning_config import OBJECTIVES, TuningConfig
 from rislab.tuning.worker import Task
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import optuna
 
 RECORD, RUNOFF, CONFIRM = "study.yaml", "runoff", "confirm"
+FORMER_JOURNAL = "journal.log"
 # The positions of a fit alone cannot learn a scene by heart; with the free part of "unrolled+residual" they can.
 LADDER_DESIGNS = {"unrolled": "unrolled+residual"}
 
@@ -105,6 +106,11 @@ def run_search(
     check_number("workers", workers, 1, 1024, integer=True)
     check_number("confirm", confirm, 0, 100, integer=True)
     folder, began = Path(folder), time.monotonic()
+    if (folder / FORMER_JOURNAL).exists():
+        raise InputError(
+            f"{folder} holds a search of version 0.1, which cannot go on; allowed: another folder "
+            f"(`rislab train --config {folder / BEST}` trains what it found best)"
+        )
     for each in (folder, folder / LOCKS):
         files.check_writable(each)
     stored = open_storage(folder, storage, name)

@@ -104,8 +104,9 @@ def open_study(stored: OpenStorage, config: TuningConfig, name: str) -> optuna.S
         if theirs is None and empty:
             study.set_user_attr("config", mine)
             theirs = mine
-    if not isinstance(theirs, dict):
-        raise InputError(f"study {name!r} of {stored.name} was begun by another program; allowed: another name")
+    if not isinstance(theirs, dict) or "eval_scenes" not in theirs:
+        program = "version 0.1" if isinstance(theirs, dict) and "judged" in theirs else "another program"
+        raise InputError(f"study {name!r} of {stored.name} was begun by {program}; allowed: another name")
     _compare(theirs, mine, name)
     return study
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model import pretrained
-from rislab.model.designs import DESIGNS, FORMER_DESIGNS
+from rislab.model.designs import DESIGNS
 from rislab.model.network import CovarianceNet
 from rislab.training.learning_config import LearningConfig
 
@@ -63,14 +62,3 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
         pretrained.load(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="preset is 'huge'"):
         pretrained.load("shipped", "huge")
-
-
-@pytest.mark.parametrize(("former", "name"), FORMER_DESIGNS.items())
-def test_weights_of_a_former_design_are_refused_with_its_new_name(former: str, name: str, tmp_path: Path) -> None:
-    path = tmp_path / "old.safetensors"
-    save_file({"x": torch.zeros(1)}, path, {"format": pretrained.FORMAT, "design": former, "scenes": "{}"})
-    with pytest.raises(
-        InputError, match=f"design '{former}' is '{re.escape(name)}' now; allowed: files of this version"
-    ):
-        pretrained.load(path)
-    assert name in DESIGNS

@@ -9,7 +9,6 @@ import pickle
 import signal
 import textwrap
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +159,6 @@ def test_other_data_or_configuration_is_named(few: SceneBatch, tmp_path: Path) -
         next(run_folder.train(tmp_path, build(few), other, CONFIG))
     with pytest.raises(InputError, match="has shape"):
         next(run_folder.train(tmp_path, CovarianceNet.build(few.config, width=64), few, CONFIG))
-
-
-def test_a_run_of_a_former_design_is_refused_with_its_new_name(few: SceneBatch, tmp_path: Path) -> None:
-    train = partial(run_folder.train, tmp_path, build(few), few, CONFIG)
-    list(train())
-    path = tmp_path / run_folder.CONFIG
-    path.write_text(path.read_text().replace("design: memoriser", "design: beams"))
-    for use in (lambda: run_folder.load_model(tmp_path), lambda: next(train())):
-        with pytest.raises(InputError, match="design 'beams' is 'memoriser' now; allowed: files of this version"):
-            use()
 
 
 def spoil(path: Path, how: str) -> None:
