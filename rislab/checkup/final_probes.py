@@ -107,8 +107,9 @@ class FinalProbes(Observer):
         except RuntimeError:
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return
-        if call.network in self._targets.next_token_networks():
-            results += sees_next_token(call.network, call.args, call.named)
+        for shift in (0, 1):
+            if call.network in self._targets.networks_with_shift(shift):
+                results += tried_on_tokens(call.network, call.args, call.named, shift)
         for one in results:
             # A dropout that is never off matters where the network is evaluated.
             unused = one.name == "dropout in evaluation mode" and id(call.network) not in self._evaluated
@@ -224,13 +225,14 @@ def _outer_names(code: CodeType) -> tuple[set[str], bool]:
     return names, stores
 
 
-def sees_next_token(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[Finding]:
-    """A warning if answers change with later tokens, of a network whose targets are its inputs moved by one.
+def tried_on_tokens(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int) -> list[Finding]:
+    """A warning if answers do not change with other tokens as they should, of a network whose targets are its inputs.
 
     Args:
         network: that was trained so.
         args: with which it was called, by position.
         named: with which it was called, by name.
+        shift: by how many places the targets are the inputs moved, 0 or 1.
     """
     arguments = (args, named)
     tokens = [value for value in tensors_of(arguments) if is_tokens(value)]
@@ -238,30 +240,45 @@ def sees_next_token(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
         try:
             run, tolerance = runner(copy_network(network).eval()), SAME[precision_in(network, arguments)]
             before = run(arguments)
-            visited = [
-                change for value in tokens for change in [_change_before(run, arguments, value, before)] if change
+            changes = [
+                [_change(run, arguments, value, before, later, shift == 0) for value in tokens]
+                for later in (True, False)
             ]
         except Exception:
             # What cannot be tried tells nothing: this is no judgement of the loop.
             return []
     # One of several inputs that all count may be what the others are foretold from.
-    if len(visited) != 1 or visited[0] <= tolerance:
-        return []
-    text = "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, by "
-    return [as_warning(Code.ARGUMENTS, "the target is visible in the input", f"{text}{visited[0]:.2g} of itself")]
+    later, earlier = ([change for change in some if change] for some in changes)
+    if shift == 1 and len(later) == 1 and later[0] > tolerance:
+        text = (
+            "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, "
+        )
+        text += f"by {later[0]:.2g} of itself"
+        return [as_warning(Code.ARGUMENTS, "the target is visible in the input", text)]
+    if shift == 0 and max(later, default=0.0) <= tolerance and len(earlier) == 1 and earlier[0] > tolerance:
+        text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "
+        text += f"(by {earlier[0]:.2g} of itself), not with those after it: it learns to repeat what it is given"
+        return [as_warning(Code.ARGUMENTS, "labels never shifted", text)]
+    return []
 
 
-def _change_before(run: Any, arguments: Any, tokens: Tensor, before: Any) -> float:
-    """How much answers change with tokens that come after them, 0 if not at all."""
+def _change(run: Any, arguments: Any, tokens: Tensor, before: Any, later: bool, every: bool) -> float:
+    """How much answers change with tokens that come after them, or before them; 0 if not at all.
+
+    Tokens become those of other rows, or `every` one the next of the vocabulary, where rows may end alike.
+    """
     rows, columns = tokens.shape
     place = columns // 2
-    changed = tokens.clone()
-    changed[:, place:] = tokens[:, place:].roll(1, 0).flip(1)
+    changed, half, rest = tokens.clone(), slice(place, None), slice(place)
+    half, rest = (half, rest) if later else (rest, half)
+    lowest, count = tokens.min(), tokens.max() - tokens.min() + 1
+    others = lowest + (tokens - lowest + 1) % count if every else tokens.roll(1, 0)
+    changed[:, half] = others[:, half] if every else others[:, half].flip(1)
     after = run(map_leaves(arguments, lambda leaf: changed if leaf is tokens else leaf))
     largest = 0.0
     for one, two in zip(tensors_in(before).values(), tensors_in(after).values(), strict=True):
         if one.shape != two.shape or one.dim() != 3 or tuple(one.shape[:2]) != (rows, columns):
             continue
-        earlier = one[:, :place].double()
-        largest = max(largest, float((two[:, :place].double() - earlier).norm() / earlier.norm().clamp_min(1e-30)))
+        own = one[:, rest].double()
+        largest = max(largest, float((two[:, rest].double() - own).norm() / own.norm().clamp_min(1e-30)))
     return largest

@@ -23,14 +23,17 @@ from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import SEVERITIES, Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.gradient_use import GradientUse
+from rislab.checkup.graph_patterns import GraphPatterns
 from rislab.checkup.input_changes import InputChanges
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
+from rislab.checkup.network_modes import NetworkModes
 from rislab.checkup.options import check_options
 from rislab.checkup.rank_differences import RankObserver
 from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.repetitions import ClassesOfBatches, RepeatedSeeds
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
@@ -204,6 +207,10 @@ def standard_observers() -> list[Observer]:
         InputChanges(),
         GradientUse(),
         LossBranches(),
+        GraphPatterns(),
+        NetworkModes(),
+        RepeatedSeeds(),
+        ClassesOfBatches(),
         targets,
         FinalProbes(targets),
     ]

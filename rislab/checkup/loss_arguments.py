@@ -31,6 +31,16 @@ LOGITS = {
     functional.cross_entropy: "cross_entropy",
     functional.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
 }
+# Losses whose targets are 1 and -1, and the place of the target among their arguments.
+SIGNS = {
+    functional.soft_margin_loss: 1,
+    functional.hinge_embedding_loss: 1,
+    functional.margin_ranking_loss: 2,
+    functional.cosine_embedding_loss: 2,
+}
+# Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
+DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
+ORDERED = (*LOGITS, functional.binary_cross_entropy, functional.poisson_nll_loss)
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
 # So many rows of the argument are looked at.
@@ -41,6 +51,7 @@ _SHAPING = (
     "Select", "Index", "ToCopy", "Alias", "Expand", "MaskedSelect", "Split", "Unbind", "Narrow",
 )  # fmt: skip
 _DEPTH = 12
+_POSITIVE = ("ExpBackward", "Softplus", "Relu", "Sigmoid")
 _PROBABILITIES = ("SoftmaxBackward", "SigmoidBackward")
 
 
@@ -73,7 +84,8 @@ class LossArguments(Observer):
         """A loss was computed."""
         given = loss_arguments(call)
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
-        if given is None or not trained or not self._looks.wanted(call.function):
+        itself = given is not None and call.function in DISTANCES and _are_one(*given)
+        if given is None or not (trained or itself) or not self._looks.wanted((call.function, trained)):
             return
         where, stack = caller()
         if call.function in PAIRS and where not in self._broadcast:
@@ -81,7 +93,8 @@ class LossArguments(Observer):
             if finding is not None:
                 self._broadcast[where] = finding
         try:
-            for name, evidence in ranges(call, *given):
+            checks = ranges(call, *given) if trained else [("compared with itself", _itself(call, given[0]))]
+            for name, evidence in checks:
                 one = self._suspicions.setdefault((name, stack), _Suspicion(where))
                 one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
                 one.refuted |= not evidence
@@ -150,6 +163,15 @@ def _name(call: LossEvent) -> str:
     return getattr(call.function, "__name__", "a loss")
 
 
+def _are_one(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same memory."""
+    return first.shape == second.shape and first.stride() == second.stride() and first.data_ptr() == second.data_ptr()
+
+
+def _itself(call: LossEvent, first: Tensor) -> str:
+    return f"{_name(call)}() was given one tensor {tuple(first.shape)} as input and as target: it is always 0"
+
+
 def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
     """Names of what the values of arguments may be wrong by, each with the evidence; "" if they are right.
 
@@ -159,6 +181,21 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         second: its target.
     """
     name = _name(call)
+    if call.function in DISTANCES:
+        yield "compared with itself", _itself(call, first) if _are_one(first, second) else ""
+    if call.function in ORDERED:
+        exchanged = second.requires_grad and not first.requires_grad
+        text = f"{name}() was given a target that carries a gradient, and an input that carries none"
+        yield "input and target exchanged", text if exchanged else ""
+    if call.function in SIGNS:
+        yield from _of_signs(call, name)
+    if call.function is functional.poisson_nll_loss and setting(call, "log_input", 2, True):
+        made = _maker(first)
+        text = f"{name}() takes the logarithm of a rate, and was given what comes from {made.split('Backward')[0]}()"
+        yield "rates where their logarithm belongs", text if made.startswith(_POSITIVE) else ""
+    if call.function is functional.cross_entropy:
+        text = f"{name}() was given logits {tuple(first.shape)}, of one class alone: it is always 0"
+        yield "loss of one class", text if first.dim() > 1 and first.shape[1] == 1 else ""
     if call.function in LOGITS:
         rows, made = rows_of_classes(first), _maker(first)
         span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
@@ -179,11 +216,22 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text += f"{float(rows.max()):.3g}"
         probable = are_probabilities(rows)
         off = (rows.exp().sum(1) - 1).abs() > 0.2
-        raw = not probable and float(off.double().mean()) > 0.9
+        off_axis = first.dim() == 2 and len(first) > 1 and float(off.double().mean()) > 0.5
+        off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
+        raw = not probable and not off_axis and float(off.double().mean()) > 0.9
+        yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
         yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
         yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
+
+
+def _of_signs(call: LossEvent, name: str) -> Iterator[tuple[str, str]]:
+    target = setting(call, "target", SIGNS[call.function], None)
+    if isinstance(target, Tensor) and target.numel():
+        values = target.detach().unique()[:4].tolist()
+        text = f"{name}() takes targets of 1 and -1, and was given {', '.join(f'{value:g}' for value in values)}"
+        yield "targets other than 1 and -1", "" if {*values} <= {1, -1} else text
 
 
 def _of_divergence(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:

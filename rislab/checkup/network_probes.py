@@ -20,7 +20,8 @@ from rislab.checkup.seeds import one_seed
 from rislab.checkup.trace import precision_of
 
 MIXED = "the samples of a batch are mixed"
-NAMES = {"all": "normalised over the batch", "others": MIXED, "some": MIXED}
+OVER_THE_BATCH = "normalised over the batch"
+NAMES = {"all": OVER_THE_BATCH, "most": OVER_THE_BATCH, "others": MIXED, "some": MIXED, "following": MIXED}
 
 
 def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -46,7 +47,7 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
             copied = copy_network(model).eval()
             run = runner(copied)
             mixing = find_mixing(run, arguments, precision_in(model, arguments))
-            if mixing is None or mixing.kind not in ("all", "others") or why_meant(copied, run, arguments, mixing):
+            if mixing is None or mixing.kind in ("", "some") or why_meant(copied, run, arguments, mixing):
                 return []
             return [as_warning(Code.INDEPENDENCE, NAMES[mixing.kind], described(mixing))]
         except Exception as error:
@@ -63,6 +64,8 @@ def described(mixing: Mixing, mode: str = "evaluation") -> str:
     text = f"in {mode} mode, sample {mixing.sample + 1} of {mixing.samples} was exchanged"
     if mixing.kind == "all":
         return f"{text}, and all answers changed, those of others by {mixing.error:.2g} of themselves"
+    if mixing.kind == "following":
+        return f"{text}, and its answer and all after it changed: a recurrence runs along the batch"
     answers = listed([place + 1 for place in mixing.changed])
     return f"{text}, and the answers that changed are {answers}, by {mixing.error:.2g} of themselves"
 

@@ -7,6 +7,7 @@ schedulers and gradient scalers, are looked up among the objects that Python's c
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
@@ -45,6 +46,7 @@ class ProcessWatch(LoopObserver):
 
     Args:
         steps: StopWatching is raised after so many of one optimiser; None never.
+        patience: and not before so many seconds of the processor.
         every: compare each n-th window; None the first ones, then ever fewer, and again after a change.
         declared: what the loops are meant to do; None if nothing is declared.
         known: optimisers and gradient scalers that were made before and are watched from the first window on; others
@@ -55,6 +57,7 @@ class ProcessWatch(LoopObserver):
         self,
         steps: int | None = None,
         *,
+        patience: float = 0.0,
         every: int | None = None,
         declared: Declared | None = None,
         known: Iterable[object] = (),
@@ -63,6 +66,7 @@ class ProcessWatch(LoopObserver):
         self._known = set(map(id, known))
         self.backwards = 0
         self._steps, self._every = steps, every
+        self._until = time.process_time() + patience
         self._declared = declared or Declared(mean="")
         self._observers = standard_observers()
         self._source = EventSource([self, *self._observers], LOSSES)
@@ -92,7 +96,8 @@ class ProcessWatch(LoopObserver):
 
     def _stop(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         limit, own = self._steps, os.getpid() == self._source.process
-        if own and limit is not None and any(one.recorder.trace.taken_count >= limit for one in self.tracked):
+        due = own and limit is not None and time.process_time() >= self._until
+        if due and any(one.recorder.trace.taken_count >= (limit or 0) for one in self.tracked):
             for one in self.tracked:
                 one.recorder.trace.stopped = True
             raise StopWatching

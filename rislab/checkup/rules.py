@@ -74,7 +74,7 @@ class Rule:
     fix: str
     needs: str
     severity: str
-    faults: tuple[str, ...]
+    faults: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     reference: str = ""
 
@@ -209,7 +209,9 @@ _OF_THE_LOOP = (
         others=(
             "nothing was trained", "a term of the loss trains nothing", "stop-gradient missing",
             "advantage not detached", "steps without a forward", "forwards that reached no step",
-            "closure returns a running sum", "sampler without set_epoch", "samplers differ between ranks", "not judged",
+            "closure returns a running sum", "batches of one class", "the same random numbers again",
+            "ratio always 1", "gradient penalty per position", "sampler without set_epoch",
+            "samplers differ between ranks", "not judged",
         ),
         reference=STEP,
     ),
@@ -245,12 +247,15 @@ _OF_THE_LOOP = (
     Rule(
         Code.MODE.value,
         "training mode",
-        what="Training losses are counted that were computed in evaluation mode.",
-        why="In evaluation mode dropout drops nothing and BatchNorm learns no statistics: another network is trained.",
-        fix="call model.train() at the start of each epoch",
+        what="Training losses in evaluation mode are counted, evaluations in training mode, and statistics that move.",
+        why="Dropout drops, and BatchNorm learns statistics, in training mode alone: in another one, another network "
+        "is trained, or evaluated.",
+        fix="call model.train() at the start of each epoch, and model.eval() before an evaluation",
         needs="one loss",
         severity="fault",
         faults=("eval never undone",),
+        others=("evaluated in training mode", "frozen network in training mode", "statistics of frozen layers move",
+                "running statistics never moved"),
         reference=f"{DOCS}notes/autograd.html#evaluation-mode-nn-module-eval",
     ),
     Rule(
@@ -292,26 +297,26 @@ _OF_THE_LOOP = (
         fix="give the loss what its documentation says, in one shape",
         needs="a call of a loss of torch, with a gradient",
         severity="warning",
-        faults=(),
         others=(
             "arguments that broadcast", "probabilities where logits belong",
             "probabilities where their logarithm belongs", "logits where log-probabilities belong",
             "log-probabilities where probabilities belong", "logits that cannot be negative",
             "targets outside of 0 to 1", "padding counts in the loss", "labels shifted twice",
-            "the target is visible in the input",
+            "the target is visible in the input", "labels never shifted", "loss of one class",
+            "targets other than 1 and -1", "input and target exchanged", "compared with itself",
+            "rates where their logarithm belongs", "normalised along another axis",
         ),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(
         Code.DRIFT.value,
         "inputs that drift",
-        what="What inputs and samples of datasets hold is compared with what the same memory held before.",
+        what="Inputs are compared with what the same memory held before, and those of evaluation with training's.",
         why="Data that are scaled or shifted in place each time they are read move away from epoch to epoch.",
         fix="change a copy of the data",
         needs="inputs that come again from the same memory, or a dataset of tensors or arrays, read by a DataLoader",
         severity="warning",
-        faults=(),
-        others=("inputs changed in place",),
+        others=("inputs changed in place", "inputs of evaluation in another range"),
     ),
 )  # fmt: skip
 
@@ -357,7 +362,6 @@ _OF_THE_PROBES = (
         fix="pass the input on in the forward",
         needs="two samples that differ",
         severity="fault",
-        faults=(),
         others=("network never sees an input", "constant answer", "not judged"),
     ),
     Rule(
@@ -379,7 +383,6 @@ _OF_THE_PROBES = (
         fix="test the running statistics, and which weights the evaluation uses",
         needs="a network that learns its first micro-batch",
         severity="warning",
-        faults=(),
         others=("evaluation is another network", "not judged"),
     ),
     Rule(
@@ -391,7 +394,6 @@ _OF_THE_PROBES = (
         fix="register the state as a buffer, and save the optimiser too",
         needs="a forward that draws from torch's random generators only",
         severity="fault",
-        faults=(),
         others=("state outside of state_dict", "not judged"),
     ),
     Rule(
@@ -427,7 +429,6 @@ _OF_THE_PROBES = (
         fix="nothing, if it is meant",
         needs="two micro-batches in a window",
         severity="note",
-        faults=(),
         others=("in-batch coupling", "not judged"),
     ),
     Rule(
@@ -438,7 +439,6 @@ _OF_THE_PROBES = (
         fix="pass training=self.training to functional dropout, make layers in __init__, change nothing in evaluation",
         needs="an input",
         severity="fault",
-        faults=(),
         others=(
             "dropout in evaluation mode", "layers made in the forward", "evaluation changes the network",
             "state carried to the next call", "random answers in evaluation mode", "not judged",

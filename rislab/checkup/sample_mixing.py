@@ -26,8 +26,9 @@ class Mixing:
     """What was tried on the samples of a batch.
 
     Args:
-        kind: "" if each answer depends on its own sample alone; "all" if each sample changes all answers; "others" if
-            samples change answers that are not theirs, and not their own; "some" otherwise.
+        kind: "" if each answer depends on its own sample alone; "all" if each sample changes all answers, "most" if
+            most change half of them; "others" if samples change answers that are not theirs, and not their own;
+            "following" if each changes its own answer and all after it; "some" otherwise.
         error: the largest change of an answer that was not the sample's own, relative to the answers.
         changed: answers that one sample changed, from 0, as an example.
         sample: that changed them.
@@ -71,6 +72,10 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
         kind = "all"
     else:
         kind = "others" if sum(place not in changed for place, changed in moved) * 2 >= len(moved) else "some"
+        if kind == "some" and all(changed == {*range(place, samples)} for place, changed in moved):
+            kind = "following"
+        elif kind == "some" and 2 * sum(2 * len(changed) >= samples for _, changed in moved) >= len(moved):
+            kind = "most"
     return Mixing(
         kind, error, tuple(sorted(changed)), place, samples, _independent(run, arguments, answers, first, precision)
     )

@@ -67,6 +67,7 @@ def run_script(
     *,
     module: bool = False,
     steps: int | None = None,
+    patience: float = 0.0,
     every: int | None = None,
     declared: Declared | None = None,
 ) -> CheckupReport:
@@ -79,6 +80,7 @@ def run_script(
         arguments: of the script.
         module: whether `path` is the name of a module.
         steps: stop after so many of one optimiser; None runs to the end.
+        patience: seconds of the processor before which it is not stopped.
         every: n ≥ 1; take the gradients of each n-th window.
         declared: what its loops are meant to do; None if nothing is declared.
 
@@ -88,7 +90,7 @@ def run_script(
     if not module and not Path(path).is_file():
         raise InputError(f"SCRIPT is {str(path)!r}; allowed: the path of a Python file, or -m and the name of a module")
     folder, children_before, spent = os.getcwd(), multiprocessing.active_children(), child_processes.cpu_time()
-    watch = ProcessWatch(steps, every=every, declared=declared)
+    watch = ProcessWatch(steps, patience=patience, every=every, declared=declared)
     with tempfile.TemporaryDirectory(prefix="rislab-") as reports:
         children = Children(Path(reports).resolve(), os.getpid(), steps, every, declared)
         with _on_sigterm(children), _as_main(path, arguments, module) as run, evaluation_noticed() as evaluated:

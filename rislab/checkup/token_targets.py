@@ -98,13 +98,13 @@ class TokenTargets(Observer):
             # The tensors of vmap and of some compilers have no numbers that could be read.
             return
 
-    def next_token_networks(self) -> list[nn.Module]:
-        """Networks all of whose targets are their inputs moved by one."""
+    def networks_with_shift(self, shift: int) -> list[nn.Module]:
+        """Networks all of whose targets are their inputs moved by so many places."""
         networks = {id(place.network): place.network for place in self._places.values()}
         return [
             network
             for key, network in networks.items()
-            if all(_always(place.shifts, 1) for place in self._places.values() if id(place.network) == key)
+            if all(_always(place.shifts, shift) for place in self._places.values() if id(place.network) == key)
         ]
 
     def findings(self) -> list[Finding]:

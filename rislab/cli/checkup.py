@@ -29,6 +29,8 @@ from rislab.errors import InputError
 
 # As terminals know them.
 COLOURS = {"fault": terminal.RED, "warning": terminal.YELLOW, "note": terminal.CYAN}
+# Short scripts run to their end, so that their evaluation is part of what is watched.
+STEPS, PATIENCE = 100, 10
 EXAMPLES = (
     ("checkup train.py -- --epochs 1", "what stands after -- belongs to the script"),
     ("checkup -m package.train --accumulation-steps 4", "a module, and what it is meant to do"),
@@ -46,7 +48,9 @@ def _option(name: str, default: Any, **changes: Any) -> Any:
 class CheckupConfig(Config):
     """How a script is watched, and what of its findings is shown, where, and counts."""
 
-    steps: int = _option("steps", 100, optional=False)
+    steps: int | None = _option(
+        "steps", None, help=f"stop after so many steps of one optimiser; else after {STEPS}, once {PATIENCE} s are over"
+    )
     every: int = _option("every", 1, optional=False)
     accumulation_steps: int | None = _option("accumulation_steps", None, metavar="K")
     mean: str | None = _option("mean", None, optional=True)
@@ -162,7 +166,8 @@ def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupRepor
         options.script if options.module is None else options.module,
         options.arguments,
         module=options.module is not None,
-        steps=config.steps,
+        steps=config.steps or STEPS,
+        patience=0 if config.steps else PATIENCE,
         every=config.every,
         declared=Declared(
             config.accumulation_steps,

@@ -62,6 +62,17 @@ WRONG: list[tuple[str, Loss, int, nn.Module | None]] = [
     ("probabilities where their logarithm belongs", lambda out: functional.kl_div(out, SOFT), 4, SOFTMAX),
     ("log-probabilities where probabilities belong", lambda out: functional.kl_div(out, SOFT.log()), 4, LOG_SOFTMAX),
 ]
+SIGNS, RATES = 2 * YES - 1, VALUES.abs()
+WRONG += [
+    ("loss of one class", lambda out: CE(out, YES[:, None]), 1, None),
+    ("compared with itself", lambda out: functional.mse_loss(out, out.detach()), 4, None),
+    ("input and target exchanged", lambda out: BCE(YES, out.sigmoid().squeeze(1)), 1, None),
+    ("targets other than 1 and -1", lambda out: functional.soft_margin_loss(out.squeeze(1), YES), 1, None),
+    ("targets other than 1 and -1", lambda out: functional.margin_ranking_loss(out[:, 0], out[:, 1], YES), 2, None),
+    ("rates where their logarithm belongs", lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1,
+     nn.Softplus()),
+    ("normalised along another axis", lambda out: NLL(out, LABELS), 4, nn.LogSoftmax(0)),
+]  # fmt: skip
 RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: functional.mse_loss(out.squeeze(1), VALUES), 1, None),
     (lambda out: functional.mse_loss(out, VALUES[:, None]), 1, None),
@@ -72,6 +83,11 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: NLL(out, LABELS), 4, LOG_SOFTMAX),
     (lambda out: functional.kl_div(out, SOFT), 4, LOG_SOFTMAX),
     (lambda out: functional.kl_div(out, SOFT.log(), log_target=True), 4, LOG_SOFTMAX),
+    (lambda out: functional.soft_margin_loss(out.squeeze(1), SIGNS), 1, None),
+    (lambda out: functional.margin_ranking_loss(out[:, 0], out[:, 1], SIGNS), 2, None),
+    (lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1, None),
+    (lambda out: functional.poisson_nll_loss(out.view(-1), RATES, log_input=False), 1, nn.Softplus()),
+    (lambda out: functional.mse_loss(out, out.detach() + 1), 4, None),
 ]  # fmt: skip
 
 

@@ -73,8 +73,10 @@ def ignoring(answers: Tensor, tokens: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("places", [0, 1, 2])
-def test_labels_shifted_twice_are_named(places: int, inside: bool) -> None:
-    assert names(plain, shifted(places), inside) == (["labels shifted twice"] if places == 2 else [])
+def test_labels_are_shifted_once(places: int, inside: bool) -> None:
+    # Of a network that gives its loss alone, it cannot be tried whether it looks ahead.
+    expected = {0: [] if inside else ["labels never shifted"], 1: [], 2: ["labels shifted twice"]}
+    assert names(plain, shifted(places), inside) == expected[places]
 
 
 def test_a_second_head_for_the_token_after_the_next_is_right() -> None:
@@ -83,9 +85,10 @@ def test_a_second_head_for_the_token_after_the_next_is_right() -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_padding_that_counts_is_named(inside: bool) -> None:
-    assert names(padded, shifted(0), inside) == ["padding counts in the loss"]
-    assert names(padded, ignoring, inside) == []
+    assert "padding counts in the loss" in names(padded, shifted(0), inside)
+    assert "padding counts in the loss" not in names(padded, ignoring, inside)
 
 
 def test_a_token_that_also_stands_elsewhere_is_no_padding() -> None:
-    assert names(lambda: padded() * (torch.rand(16, 12) > 0.1), shifted(0), False) == []
+    scattered = names(lambda: padded() * (torch.rand(16, 12) > 0.1), shifted(0), False)
+    assert "padding counts in the loss" not in scattered

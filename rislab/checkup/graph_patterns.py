@@ -1,0 +1,103 @@
+"""Terms of a loss that cannot be meant: a ratio of one policy to itself, a norm of gradients at each pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import ForwardEvent, Observer, Roots
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.looks import Looks
+from rislab.checkup.loss_graph import sources_of
+from rislab.checkup.rules import Code
+
+# Nodes of a graph that are gone through, and backwards that must agree.
+NODES, AGREEING = 2000, 3
+# Dimensions of samples, channels and at least two of space.
+IMAGE = 4
+
+
+class GraphPatterns(Observer):
+    """Goes through the graphs of the first backwards, then of ever fewer.
+
+    What a node keeps for its backward is read by the attributes that torch documents, whose names begin with _saved.
+    """
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._inputs: tuple[int, ...] = ()
+        self._before: tuple[int, ...] = ()  # inputs of the step before
+        self._ones, self._others, self._again = 0, 0, 0
+        self._ratio_where = self._norm_where = ""
+        self._differentiated: list[torch.Size] = []
+        self._norms, self._shape = 0, torch.Size()
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Remember where the input of the last forward is."""
+        if torch.is_grad_enabled() and (first := next(call.inputs(), None)) is not None:
+            self._inputs = (first.data_ptr(), *first.shape)
+
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """Remember the shapes of what a loss is differentiated by."""
+        self._differentiated = [value.shape for value in islice(sources, IMAGE) if value.dim() >= IMAGE]
+
+    def on_backward(self, roots: Roots) -> None:
+        """A backward begins."""
+        shapes, self._differentiated = self._differentiated, []
+        if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
+            return
+        for node in _nodes_behind(roots[0][0].grad_fn):
+            kind = node.name()
+            if kind.startswith("ExpBackward") and _is_ratio(node):
+                ones = bool((node._saved_result == 1).all())  # type: ignore[attr-defined]
+                self._ones, self._others = self._ones + ones, self._others + (not ones)
+                self._again += ones and self._inputs == self._before
+                self._ratio_where = self._ratio_where or caller()[0]
+            elif shapes and kind.startswith("LinalgVectorNormBackward"):
+                shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
+                if shape in shapes and dims is not None and tuple(dims) == (1,):
+                    self._norms, self._shape = self._norms + 1, shape
+                    self._norm_where = self._norm_where or caller()[0]
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._before = self._inputs
+
+    def findings(self) -> list[Finding]:
+        """One for each of the two."""
+        results = []
+        if self._again >= AGREEING and not self._others:
+            text = (
+                f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of them "
+            )
+            text += "after a step on the same inputs: old is computed by the network that is trained"
+            results.append(as_warning(Code.LOSSES, "ratio always 1", text, self._ratio_where))
+        if self._norms >= AGREEING:
+            text = f"the norm of a gradient of shape {tuple(self._shape)} is taken over dimension 1 alone: "
+            text += f"{self._shape[2:].numel()} norms a sample"
+            results.append(as_warning(Code.LOSSES, "gradient penalty per position", text, self._norm_where))
+        return results
+
+
+def _is_ratio(node: Node) -> bool:
+    """Whether something is exp(new - old), where old carries no gradient."""
+    source = next(iter(sources_of(node)), None)
+    if source is None or not source.name().startswith("SubBackward") or len(source.next_functions) != 2:
+        return False
+    return source.next_functions[0][0] is not None and source.next_functions[1][0] is None
+
+
+def _nodes_behind(root: Node) -> Iterator[Node]:
+    waiting, visited = [root], {root}
+    while waiting and len(visited) < NODES:
+        node = waiting.pop()
+        yield node
+        sources = [one for one in sources_of(node) if one not in visited]
+        visited.update(sources)
+        waiting += sources

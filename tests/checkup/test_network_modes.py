@@ -1,0 +1,106 @@
+"""Networks in the wrong mode, and evaluations on other inputs, are named; what is meant so is not."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+X = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+
+
+def names(train: nn.Module, evaluate: object, prepare: object = None, steps: int = 24) -> list[str]:
+    """What is found of a network that is trained, and of what is called after every eighth step."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD([value for value in train.parameters() if value.requires_grad], lr=0.01)
+    with ProcessWatch(every=1) as process:
+        for step in range(steps):
+            if callable(prepare):
+                prepare()
+            optimizer.zero_grad()
+            train(X).square().mean().backward()
+            optimizer.step()
+            if step % 8 == 7 and callable(evaluate):
+                with torch.no_grad():
+                    evaluate(train)
+                train.train()
+    return [one.name for one in process.findings() if one.code in ("C12", "C16") and one.severity != "note"]
+
+
+def network(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), *layers, nn.Linear(8, 2))
+
+
+def twice(train: nn.Module) -> Tensor:
+    return train(X) + train(X)
+
+
+EVALUATIONS = [
+    (lambda train: train(X), ["evaluated in training mode"]),
+    (lambda train: train.eval()(X), []),
+    (twice, []),  # dropout by Monte Carlo
+    (lambda train: train.eval()(50 + 9 * X), ["inputs of evaluation in another range"]),
+    (lambda train: train.eval()(X.flip(0) + 0.5), []),
+]
+
+
+@pytest.mark.parametrize(("evaluate", "expected"), EVALUATIONS)
+def test_evaluation_in_training_mode_and_on_other_inputs(evaluate: object, expected: list[str]) -> None:
+    assert names(network(nn.Dropout(0.5)), evaluate) == expected
+
+
+def test_a_network_whose_mode_changes_nothing_may_be_in_any() -> None:
+    assert names(network(nn.ReLU()), lambda train: train(X)) == []
+
+
+@pytest.mark.parametrize("kind", ["frozen", "evaluated", "trained"])
+def test_statistics_of_frozen_layers_stay_only_in_evaluation_mode(kind: str) -> None:
+    train = network(nn.BatchNorm1d(8))
+    norm = train[1]
+    norm.requires_grad_(kind == "trained")
+
+    def prepare() -> None:
+        norm.train(kind != "evaluated")
+
+    assert names(train, None, prepare) == (["statistics of frozen layers move"] if kind == "frozen" else [])
+
+
+@pytest.mark.parametrize("kind", ["without buffers", "with buffers", "momentum 0"])
+def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> None:
+    train = network(nn.BatchNorm1d(8, momentum=0.0 if kind == "momentum 0" else 0.1))
+    average = copy.deepcopy(train)
+
+    def evaluate(network: nn.Module) -> None:
+        with torch.no_grad():
+            for mine, other in zip(average.parameters(), network.parameters(), strict=True):
+                mine.lerp_(other, 0.1)
+        if kind == "with buffers":
+            for mine, other in zip(average.buffers(), network.buffers(), strict=True):
+                mine.copy_(other)
+        (train if kind == "momentum 0" else average).eval()(X)
+
+    assert names(train, evaluate) == ([] if kind == "with buffers" else ["running statistics never moved"])
+
+
+@pytest.mark.parametrize("kind", ["in training mode", "in evaluation mode", "moving"])
+def test_a_teacher_that_is_not_trained_belongs_in_evaluation_mode(kind: str) -> None:
+    torch.manual_seed(0)
+    teacher, student = network(nn.Dropout(0.5)), network(nn.ReLU())
+    teacher.train(kind != "in evaluation mode")
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
+    with ProcessWatch(every=1) as process:
+        for _ in range(12):
+            with torch.no_grad():
+                target = teacher(X)
+                if kind == "moving":
+                    for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
+                        mine.lerp_(other, 0.1)
+            optimizer.zero_grad()
+            nn.functional.mse_loss(student(X), target).backward()
+            optimizer.step()
+    found = [one.name for one in process.findings() if one.code == "C12"]
+    assert found == (["frozen network in training mode"] if kind == "in training mode" else [])

@@ -1,0 +1,31 @@
+"""Seeds that are set again and again, and batches of one class, are named; what draws anew is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+
+@pytest.mark.parametrize("kind", ["same seed", "another seed", "apart", "shuffled"])
+def test_seeds_that_repeat_and_data_that_are_not_shuffled(kind: str) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat_interleave(16)
+    inputs = torch.randn(64, 5)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.2), nn.Linear(8, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    order = torch.randperm(64) if kind == "shuffled" else torch.arange(64)
+    with ProcessWatch(every=1) as process:
+        for epoch in range(5):
+            with torch.random.fork_rng(enabled=kind == "apart"):
+                if kind != "shuffled":
+                    torch.manual_seed(epoch if kind == "another seed" else 7)
+            for picks in order.split(16):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs[picks]), labels[picks]).backward()
+                optimizer.step()
+    found = {one.name for one in process.findings() if one.code == "C9"}
+    expected = set() if kind == "shuffled" else {"batches of one class"}
+    assert found == expected | ({"the same random numbers again"} if kind == "same seed" else set())
