@@ -1,4 +1,7 @@
-"""`python -m tests.corpus` (make scoreboard): runs every tool on every case; writes reports/scoreboard.md and .json."""
+"""`python -m tests.corpus` (make scoreboard): runs every tool on every case.
+
+Writes reports/scoreboard.md, .svg and .json.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import torch
 import yaml
 
 from tests.corpus.cases import FOLDER, SPLITS, clean, is_runnable, pairs
-from tests.corpus.scoreboard import Scoreboard, text
+from tests.corpus.scoreboard import Scoreboard, drawing, text
 from tests.corpus.tools import OURS, ROOT, TOOLS, Tool
 from tests.corpus.trials import Task, needed, trials
 
@@ -50,6 +53,7 @@ def main() -> None:
     page = text(board, head, reasons)
     options.folder.mkdir(exist_ok=True, parents=True)
     (options.folder / "scoreboard.md").write_text(page)
+    (options.folder / "scoreboard.svg").write_text(drawing(board))
     (options.folder / "scoreboard.json").write_text(json.dumps({"head": head, **board.plain()}, indent=1) + "\n")
     print(page.split("## Kinds")[0])
     print(f"{time.perf_counter() - began:.0f} s")

@@ -1,8 +1,8 @@
-"""Runs one script under a tool that takes no script: `TOOL SCRIPT OUT`; needs torch and the tool, and nothing of ours.
+"""Runs one script under a tool that takes no script: `TOOL SCRIPT OUT`; needs torch and the tool.
 
-A tool of the loop (torch-audit, anomaly) is switched on as its documentation says, and the script runs to its end.
-A tool of one batch (torchtest2, guardtower, pytest-torch) gets the first batch of the script, before its first step:
-the network whose output the first loss of torch was given, its inputs, that loss, its target, the optimiser.
+A tool of the loop (torch-audit, anomaly, watch) is switched on as its documentation says, and the script runs to its
+end. A tool of one batch (torchtest2, guardtower, pytest-torch, probe) gets the first batch of the script, before its
+first step: the network whose output the first loss of torch was given, inputs, that loss, its target, the optimiser.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-Said = list[dict[str, str]]
+Said = list[dict[str, Any]]
 LOSSES = (
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "gaussian_nll_loss", "huber_loss",
     "kl_div", "l1_loss", "mse_loss", "nll_loss", "poisson_nll_loss", "smooth_l1_loss", "soft_margin_loss",
@@ -34,7 +34,7 @@ class CannotRunError(Exception):
     """The tool cannot be put to work on this script."""
 
 
-def said(name: str, level: str, text: str) -> dict[str, str]:
+def said(name: str, level: str, text: str) -> dict[str, Any]:
     """One finding."""
     return {"name": name, "level": level, "text": text[:300]}
 
@@ -191,14 +191,11 @@ def pytest_torch(module: nn.Module, inputs: Any, loss: Callable[..., Any], targe
     return found
 
 
-def torch_audit(script: str) -> Said:
-    """autopatch() of each network that an optimiser holds, at every step, static and at the start too."""
+def at_each_optimizer(script: str, start: Callable[[nn.Module, torch.optim.Optimizer], None]) -> None:
+    """Run a script; for each optimiser, at the first forward after it was made, hand on the network that it holds."""
     import gc
 
-    import torch_audit as tool
-
     waiting: list[torch.optim.Optimizer] = []
-    auditors: list[Any] = []
     make, call = torch.optim.Optimizer.__init__, nn.Module.__call__
 
     @functools.wraps(make)
@@ -215,12 +212,25 @@ def torch_audit(script: str) -> Said:
             covered = [(sum(id(weight) in held for weight in each.parameters()), each) for each in modules]
             most = max((count for count, _ in covered), default=0)
             if most:
-                network = max((e for c, e in covered if c == most), key=lambda e: sum(1 for _ in e.modules()))
-                auditors.append(tool.autopatch(network, optimizer=optimizer, every_n_steps=1, reporters=[]))
+                start(max((e for c, e in covered if c == most), key=lambda e: sum(1 for _ in e.modules())), optimizer)
         return call(module, *args, **kwargs)
 
     torch.optim.Optimizer.__init__, nn.Module.__call__ = made, heard
-    run_script(script)
+    try:
+        run_script(script)
+    finally:
+        torch.optim.Optimizer.__init__, nn.Module.__call__ = make, call
+
+
+def torch_audit(script: str) -> Said:
+    """autopatch() of each network that an optimiser holds, at every step, static and at the start too."""
+    import torch_audit as tool
+
+    auditors: list[Any] = []
+    options: dict[str, Any] = {"every_n_steps": 1, "reporters": []}
+    at_each_optimizer(
+        script, lambda net, optimizer: auditors.append(tool.autopatch(net, optimizer=optimizer, **options))
+    )
     if not auditors:
         raise CannotRunError("no network is held by an optimiser of torch")
     levels = {"ERROR": "error", "FATAL": "error", "WARN": "warning", "WARNING": "warning"}
@@ -231,6 +241,37 @@ def torch_audit(script: str) -> Said:
         if one.severity.name in levels
     }
     return [said(name, level, text) for (name, level), text in found.items()]
+
+
+def watch(script: str) -> Said:
+    """`rislab.watch(network, optimizer)` of each optimiser and the network that it holds, from its first forward on."""
+    from rislab.checkup.loop_watch import watch as tool
+
+    watches: list[Any] = []
+    at_each_optimizer(script, lambda net, optimizer: watches.append(tool(net, optimizer).__enter__()))
+    if not watches:
+        raise CannotRunError("no network is held by an optimiser of torch")
+    for one in reversed(watches):
+        one.__exit__(None, None, None)
+    return ours(finding for one in watches for finding in one.findings())
+
+
+def probe(module: nn.Module, inputs: Any, loss: Callable[..., Any], target: Any, optimizer: Any) -> Said:
+    """`rislab.probe(network, loss, batches, optimizer=optimizer)` on the first batch."""
+    from rislab.checkup.probes import probe as tool
+
+    first = inputs[0] if len(inputs) == 1 else inputs
+    return ours(tool(module, loss, [(first, target)], optimizer=optimizer))
+
+
+def ours(findings: Any) -> Said:
+    """Faults and warnings, with the other names that they give."""
+    levels = {"fault": "error", "warning": "warning"}
+    return [
+        said(one.name, levels[one.severity], one.evidence) | {"aliases": list(one.aliases)}
+        for one in findings
+        if one.severity in levels
+    ]
 
 
 def anomaly(script: str) -> Said:
@@ -245,8 +286,8 @@ def anomaly(script: str) -> Said:
     return []
 
 
-OF_A_BATCH = {"torchtest2": torchtest2, "guardtower": guardtower, "pytest-torch": pytest_torch}
-OF_A_LOOP = {"torch-audit": torch_audit, "anomaly": anomaly}
+OF_A_BATCH = {"torchtest2": torchtest2, "guardtower": guardtower, "pytest-torch": pytest_torch, "probe": probe}
+OF_A_LOOP = {"torch-audit": torch_audit, "anomaly": anomaly, "watch": watch}
 
 
 def main() -> None:

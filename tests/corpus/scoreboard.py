@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.corpus.cases import SPLITS, Pair, Program
+from tests.corpus.picture import Point, picture
 from tests.corpus.tools import DECLARING, NOT_RUN, TOOLS, UNDECLARED, Said
 from tests.corpus.trials import Trial
 
@@ -179,6 +180,19 @@ class Scoreboard:
         }
 
 
+def drawing(board: Scoreboard) -> str:
+    """What each tool names, against what it says of correct programs, on both halves."""
+    points = []
+    for tool in board.tools:
+        rows = [board.row(tool, split) for split in SPLITS]
+        named, alarms = (
+            sum(getattr(row, name)[0] for row in rows) / max(1, sum(getattr(row, name)[1] for row in rows))
+            for name in ("named", "warned")
+        )
+        points.append(Point(tool, alarms, named, tool.startswith(UNDECLARED)))
+    return picture(points, "Faults that are named, against alarms on correct programs")
+
+
 VERDICTS = ("named", "flagged", "warned", "silent", "cannot")
 SIGNS = {"named": "●", "flagged": "◐", "warned": "○", "silent": "·", "cannot": "–"}
 
@@ -206,6 +220,7 @@ def text(board: Scoreboard, head: Sequence[str], reasons: Mapping[str, str]) -> 
         reasons: why ours misses a case, by the case's name.
     """
     lines = ["# Scoreboard: silent training faults, and who sees them", "", *head, "", WORDS, ""]
+    lines += ["![Faults that are named, against alarms on correct programs](scoreboard.svg)", ""]
     for split in SPLITS:
         lines += [
             f"## Half `{split}`",

@@ -80,3 +80,4 @@ def test_two_cases_from_the_command(tmp_path: Path) -> None:
         assert set(plain["cases"][name]["verdicts"]) == {"rislab", "anomaly"}
         assert plain["cases"][name]["verdicts"]["anomaly"] == "silent"
         assert (tmp_path / "scoreboard.md").read_text().startswith("# Scoreboard")
+        assert (tmp_path / "scoreboard.svg").read_text().count("<circle") == 2

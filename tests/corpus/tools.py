@@ -132,7 +132,10 @@ def _read_adapted(out: Path, stdout: str, code: int) -> Outcome:
         return Outcome(cannot=f"no report, exit code {code}")
     report = json.loads(out.read_text())
     return Outcome(
-        tuple(Said(one["name"], one["level"], (), one["text"]) for one in report["findings"]), report["cannot"]
+        tuple(
+            Said(one["name"], one["level"], tuple(one.get("aliases", ())), one["text"]) for one in report["findings"]
+        ),
+        report["cannot"],
     )
 
 
@@ -191,6 +194,13 @@ TOOLS = (
     Tool(
         DECLARING, "`rislab checkup SCRIPT` with the case's accumulation steps, mean and clip norm", "",
         _of_rislab(True), _read_rislab, OURS,
+    ),
+    Tool(
+        "rislab watch", "`rislab.watch()` of each optimiser and the network that it holds", "",
+        _adapted("watch"), _read_adapted, OURS,
+    ),
+    Tool(
+        "rislab probe", "`rislab.probe()` on the first batch", "", _adapted("probe"), _read_adapted, OURS,
     ),
     Tool(
         "torch-audit", "autopatch() of each network at its optimiser, every step", "torch-audit==0.3.0",
