@@ -139,7 +139,8 @@ def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[t
         ("only the last micro-batch", means[-1], ()),
         ("only the last micro-batch", _mean(lasts), ()),
         ("logged after the division", true / size, ("summed inside the step branch",)),
-        ("divided on the first batch only", true * size, ("never divided",)),
+        # K times the mean, as of losses that are added up over a window, divided there or not.
+        ("another loss reported", true * size, ("never divided", "divided on the first batch only")),
         ("sum of means over the set's size", sum(raw) / sum(samples), ()),
         ("sum of means over the set's size", sum(means) / sum(samples), ()),
     ]

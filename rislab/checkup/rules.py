@@ -282,7 +282,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=(
             "NaN replaced by the running mean", "rounded to four digits", "mean of unequal means", "last over n",
-            "only the last micro-batch", "logged after the division", "divided on the first batch only",
+            "only the last micro-batch", "logged after the division",
             "sum of means over the set's size", "loop tail in a branch never taken",
         ),
         others=("nothing reported", "another loss reported", "the same loss again", "not judged"),

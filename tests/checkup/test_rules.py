@@ -24,7 +24,6 @@ SHARED = {
     "scaler bypassed": {"C5", "C13"},
     "loss detached": {"C4", "C9"},
     "loop tail in a branch never taken": {"C9", "C14"},
-    "divided on the first batch only": {"C1", "C14"},
     "weights kept in bf16": {"C4", "P8"},
     "detached backbone": {"C4", "P5"},
     "NaN reached a step": {"C5", "P1"},
