@@ -16,6 +16,7 @@ from rislab.errors import InputError
 from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
+from rislab.plots.style import theme_css
 from rislab.sanity.overfit_config import OverfitConfig
 
 if TYPE_CHECKING:
@@ -218,13 +219,22 @@ def _checked(name: str, value: object, kind: type[Kind]) -> Kind:
 
 
 def is_live() -> bool:
-    """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said)."""
+    """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said).
+
+    Where they do, plain figures below them follow the theme of the page too.
+    """
     if os.environ.get("RISLAB_LIVE") == "0":
         return False
     able = widgets()
     if able != "yes":
         print(f"live panels: {able}")
-    return able == "yes"
+        return False
+    from IPython import get_ipython
+    from IPython.display import HTML, display
+
+    if get_ipython() is not None:
+        display(HTML(f"<style>{theme_css()}</style>"))
+    return True
 
 
 def widgets() -> str:

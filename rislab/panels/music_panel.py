@@ -169,7 +169,10 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
 
     def work(self, request: ViewRequest) -> Generator[object]:
         scene, settings = request.settings.scene(), request.settings
-        order = sorted(dict.fromkeys((settings.covariance, *request.kinds)), key=lambda kind: kind in SLOW)
+        # First what takes least time: the network takes three times as long as a map.
+        order = sorted(
+            dict.fromkeys((settings.covariance, *request.kinds)), key=lambda kind: (kind in SLOW, kind in OF_A_NETWORK)
+        )
         quick = [kind for kind in order if kind not in SLOW] or order[:1]
         later = [kind for kind in order if kind not in quick]
         # While others are made, those of the scene before stay where they are.

@@ -14,8 +14,8 @@ import numpy as np
 from rislab.checkup.html import html_table
 from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
-from rislab.plots.curves import curve, epoch_lines, evaluation, level_lines, loss_and_median, marks
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREY, SKY, VERMILLION, TraceStyle, trace_styles
+from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks
+from rislab.plots.style import BLUE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_styles
 from rislab.sanity.overfit_config import OverfitConfig
 
 HEIGHT = 440
@@ -24,7 +24,6 @@ SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
 ROOM = 1.55  # width of the axis over that of the curves: their labels stand behind their ends
-LABEL_ROWS = 17  # that fit one above the other beside the curves
 GAP = 0.6  # between the bars of two steps
 OFF = 0.02  # from 1, beyond which a weight is not the exact share
 BARS = 40  # micro-batches in the strip
@@ -64,7 +63,7 @@ def figure_dict(
         data += _side(runs[-1], unit)
     span = _span([trace for trace in data if trace.get("yaxis", "y") == "y"], log)
     strip, ticks = fed_strip(runs[-1] if runs else None)
-    data += [*_key(data, runs), _labels(ends, reach, span, log), *strip]
+    data += [*_key(data, runs), end_labels(ends, 1.01 * reach, span, log), *strip]
     layout = _layout(title, [{**line, "y0": 0.36} for line in lines], log, unit)
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
@@ -174,21 +173,6 @@ def _span(traces: Sequence[dict[str, Any]], log: bool) -> list[float]:
     return [math.floor(20 * (low - room)) / 20 if log else min(0.0, low), math.ceil(20 * (high + room)) / 20]
 
 
-def log_ticks(low: float, high: float) -> dict[str, Any]:
-    """Ticks of a logarithmic axis: 1, 2 and 5 in a short span, else whole decades, six at most.
-
-    Args:
-        low: power of ten at which the axis begins.
-        high: power of ten at which it ends.
-    """
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    if high - low < 1.7:
-        values = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
-        return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
-    shown = [power for power in decades if power % math.ceil((high - low) / 5) == 0]
-    return {"tickvals": [10.0**power for power in shown], "ticktext": [f"10<sup>{power}</sup>" for power in shown]}
-
-
 def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:
     """The last point of a curve that can be drawn."""
     y = np.asarray(trace["y"], dtype=np.float64)
@@ -201,44 +185,13 @@ def _wrapped(name: str) -> str:
     return "<br>".join(textwrap.wrap(name, 19)[:2])
 
 
-def _labels(ends: Sequence[tuple[str, float, float]], reach: float, span: Sequence[float], log: bool) -> dict[str, Any]:
-    """The names of curves and lines behind their ends, none over another."""
-    low, high = span
-    row = (high - low) / LABEL_ROWS
-    order = sorted(ends, key=lambda end: -end[2])
-    places: list[float] = []
-    free = high
-    for text, _, y in order:
-        height = row * (1 + text.count("<br>"))
-        free = min(free, math.log10(y) + height / 2 if log and y > 0 else y + height / 2) - height
-        places.append(free + height / 2)
-    # What would fall below the axis moves up, and pushes what is above it.
-    bottom = low
-    for place in reversed(range(len(order))):
-        height = row * (1 + order[place][0].count("<br>"))
-        places[place] = max(places[place], bottom + height / 2)
-        bottom = places[place] + height / 2
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [1.01 * reach] * len(order),
-        "y": [10**place if log else place for place in places],
-        "text": [text for text, *_ in order],
-        "textposition": "middle right",
-        "textfont": {"size": 11},
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "name": "labels",
-    }
-
-
 def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, Any]]:
     """What lines and symbols mean, for the legend: grey, since colours tell runs apart."""
     names = {trace["name"] for trace in data}
     skipped = sum(len(run.history.skipped) for run in runs)
     strange = sum(len(run.history.strange) for run in runs)
     entries: list[tuple[str, dict[str, Any], bool]] = [
-        ("each step", {"mode": "lines", "opacity": 0.6, "line": {"width": 1, "color": GREY}}, bool(runs)),
+        ("each step", {"mode": "lines", "line": {"width": 0.75, "color": GREY}}, bool(runs)),
         ("running median", {"mode": "lines", "line": {"width": 2.5, "color": GREY}}, bool(runs)),
         ("eval, same data", {"mode": "markers", "marker": {"size": 8, "color": GREY}}, "eval, same data" in names),
         ("validation", {"mode": "markers", "marker": {"symbol": "circle-open", "color": GREY}}, "validation" in names),
@@ -269,7 +222,7 @@ def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     heights = [weight for step in steps for weight in step.weights]
     owners = [step for step in steps for _ in step.weights]
     colours = [
-        VERMILLION if abs(weight - 1) > OFF else (BLUE if step.compared else SKY)
+        VERMILLION if abs(weight - 1) > OFF else (BLUE if step.compared else GREY)
         for weight, step in zip(heights, owners, strict=True)
     ]
     gaps = [GAP * place for place, step in enumerate(steps) for _ in step.weights]
@@ -335,7 +288,7 @@ def _losses(run: Run, label: str, style: TraceStyle, unit: str, *, thin: bool) -
     raw, median = loss_and_median(style, label, at, losses, points=POINTS, medians=MEDIANS)
     traces = [{**raw, **hover}, {**median, **hover}]
     if thin:
-        return [{**trace, "opacity": 0.35, "line": {**trace["line"], "width": 1}} for trace in traces]
+        return [{**trace, "line": {**trace["line"], "color": GREY, "width": 1}} for trace in traces]
     for field in ("train_eval", "validation"):
         ends, values, epochs = _shortest(
             _across(run, unit, "epoch end"), run.history.column(field), run.history.column("epoch")

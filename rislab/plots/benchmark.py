@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rislab.music.benchmark import CovarianceError, Score
-from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
+from rislab.plots.curves import end_labels
+from rislab.plots.style import GREY, TraceStyle, log_ticks, log_ticks_of, template, trace_styles
 
 
 def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
@@ -33,10 +35,10 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
         allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
         figure.add_scatter(
             x=list(allowed), y=list(allowed.values()), name="what the bound allows", mode="lines", legendgroup="bound",
-            showlegend=column == 1, line={"color": GREY, "dash": "dash"}, hoverinfo="skip", row=1, col=column,
+            line={"color": GREY, "dash": "dash"}, hoverinfo="skip", row=1, col=column,
         )  # fmt: skip
     figure.update_yaxes(range=[0, 1.03], row=1)
-    return _dressed(figure, "recall (share of sources)")
+    return _dressed(figure, "recall (share of sources)", (0, 1.03))
 
 
 def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
@@ -57,8 +59,10 @@ def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
             ]
             values = [one.nmse[style.name] for one in mine]
             figure.add_trace(_curve(style, mine, values, hover, column), row=1, col=column)
-    figure.update_yaxes(type="log", dtick=1, row=1)
-    return _dressed(figure, "NMSE of the covariance (mean)")
+    known = [math.log10(value) for one in errors for value in one.nmse.values() if value > 0]
+    span = (min(known, default=-1.0) - 0.1, max(known, default=0.0) + 0.1)
+    figure.update_yaxes(type="log", range=span, **log_ticks(*span), row=1)
+    return _dressed(figure, "NMSE of the covariance (mean)", span)
 
 
 def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
@@ -69,16 +73,22 @@ def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: flo
         line: NMSE of the best constant.
     """
     figure = go.Figure()
-    for style, pairs in zip(trace_styles(scores), scores.values(), strict=True):
+    curves = {name: [*pairs] for name, pairs in scores.items()}
+    for style, pairs in zip(trace_styles(curves), curves.values(), strict=True):
         x, y = zip(*pairs, strict=True)
         figure.add_scatter(
             x=x, y=y, name=style.name, mode="lines+markers", line={"color": style.colour, "dash": style.dash},
             marker={"symbol": style.symbol, "size": 7},
         )  # fmt: skip
-    level = {"color": GREY, "width": 1, "dash": "dash"}
-    figure.add_hline(y=line, line=level, annotation_text="best constant", annotation_position="bottom right")
+    ends = [
+        min(x for pairs in curves.values() for x, _ in pairs),
+        max(x for pairs in curves.values() for x, _ in pairs),
+    ]
+    level = {"color": GREY, "width": 1.5, "dash": "dash"}
+    figure.add_scatter(x=ends, y=[line, line], mode="lines", name="best constant", line=level)
     figure.update_xaxes(title="fresh scenes seen")
-    figure.update_yaxes(title="NMSE on the validation (mean)", type="log", dtick=1)
+    figure.update_yaxes(title="NMSE on the validation (mean)", type="log")
+    figure.update_yaxes(**log_ticks_of([line, *(score for pairs in curves.values() for _, score in pairs)]))
     return figure.update_layout(template=template(), height=380, autosize=True)
 
 
@@ -89,10 +99,10 @@ def _curve(
     hover: Sequence[str],
     column: int,
 ) -> go.Scatter:
-    """A curve over SNR, in the legend once for all charts."""
+    """A curve over SNR."""
     return go.Scatter(
         x=[one.snr_db for one in cells], y=values, name=style.name, mode="lines+markers", legendgroup=style.name,
-        showlegend=column == 1, line={"color": style.colour, "dash": style.dash},
+        line={"color": style.colour, "dash": style.dash},
         marker={"symbol": style.symbol, "size": 7}, hovertext=hover, hoverinfo="text",
     )  # fmt: skip
 
@@ -102,8 +112,21 @@ def _panes(counts: Sequence[int]) -> go.Figure:
     return make_subplots(1, len(counts), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.025)
 
 
-def _dressed(figure: go.Figure, title: str) -> go.Figure:
-    figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4})
+def _dressed(figure: go.Figure, title: str, span: tuple[float, float]) -> go.Figure:
+    """With the curves' names behind their ends in the last chart, since a legend holds no more than six."""
+    log = figure.layout.yaxis.type == "log"
+    last = [trace for trace in figure.data if trace.xaxis == figure.data[-1].xaxis and len(trace.x)]
+    names = [
+        (f"<span style='color:{trace.line.color}'>■</span> {trace.name}", trace.x[-1], trace.y[-1]) for trace in last
+    ]
+    right = max((x for _, x, _ in names), default=0.0)
+    left = min((trace.x[0] for trace in last), default=0.0)
+    edge = 0.04 * (right - left or 1.0)
+    labels = end_labels(names, 0.0, span, log)
+    at = {"xref": f"{last[0].xaxis} domain", "yref": last[0].yaxis, "x": 1, "xshift": 6, "xanchor": "left"}
+    for text, y in zip(labels["text"], labels["y"], strict=True):
+        figure.add_annotation(text=text, y=math.log10(y) if log else y, **at, yanchor="middle")
+    figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4}, range=[left - edge, right + edge])
     figure.update_yaxes(title=title, col=1)
-    margin = {"t": 40, "b": 100, "l": 64, "r": 16}
-    return figure.update_layout(template=template(), height=400, autosize=True, legend=LEGEND_BELOW, margin=margin)
+    margin = {"t": 56, "b": 60, "l": 64, "r": 190}
+    return figure.update_layout(template=template(), height=400, autosize=True, showlegend=False, margin=margin)

@@ -17,7 +17,7 @@ from rislab.errors import InputError
 from rislab.music.crb import Bound
 from rislab.music.metrics import Matching
 from rislab.plots.spectra import check_single_scene
-from rislab.plots.style import GREY, LEGEND_ABOVE, SKY, Array, TraceStyle, template, trace_styles
+from rislab.plots.style import GREY, LEGEND_BELOW, VIOLET, Array, TraceStyle, template, trace_styles
 
 # Levels of pairs of normal errors: 95 % lie within √5.99 standard deviations, since χ² has two degrees of freedom.
 SHARE = 0.95
@@ -66,7 +66,7 @@ def bound_ellipses(scene: SceneBatch, bound: Bound, draws: Matching | None = Non
     figure.update_yaxes(title_text="range error (m)", row=2, col=1)
     figure.update_yaxes(title_text="range error (m)", row=3, col=1)
     figure.update_annotations(font_size=14)
-    return figure.update_layout(template=template(), legend=LEGEND_ABOVE, height=1080, margin_t=80)
+    return figure.update_layout(template=template(), legend=LEGEND_BELOW, height=1080, margin_b=110)
 
 
 class _Source:
@@ -102,14 +102,14 @@ def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
     rows, across = scene.config.ris_shape
     for column, name, count in ((1, "y", across), (1 + columns, "z", rows)):
         half = count * scene.config.spacing * scene.config.wavelength / 2
-        line = {"color": SKY, "width": 7}
+        line = {"color": VIOLET, "width": 7}
         what = f"surface, {count} elements over {2 * half:g} m<extra></extra>"
         bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what}
         # With markers it keeps off the edge of the panel.
         figure.add_scatter(
             **bar,
             mode="lines+markers",
-            marker={"size": 2, "color": SKY},
+            marker={"size": 2, "color": VIOLET},
             name="surface (RIS)",
             showlegend=column == 1,
             row=1,
@@ -136,7 +136,7 @@ def _cloud(
     what = f"<b>{style.name}</b><br>%{{x:.4g}} {unit}, %{{y:.4g}} m<extra>%{{fullData.name}}</extra>"
     shared = {"hovertemplate": what, "row": row, "col": column}
     shown = row == 1 and column == 1
-    look = {"color": style.colour, "symbol": style.symbol, "size": 5, "opacity": 0.75}
+    look = {"color": style.colour, "symbol": style.symbol, "size": 5}
     name = f"estimates of {style.name}"
     group = {"legendgroup": name, "showlegend": shown and len(points) > 0, "legendrank": 1001 + place}
     figure.add_scatter(x=points[:, 0], y=points[:, 1], mode="markers", marker=look, name=name, **group, **shared)

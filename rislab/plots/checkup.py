@@ -57,7 +57,7 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
         figure.update_xaxes(title={"text": "optimiser step", "standoff": 2}, **every, row=1, col=column)
     figure.update_annotations(font_size=13)
     return figure.update_layout(
-        template=template(), height=330, autosize=True, margin={"t": 48, "b": 84, "l": 48, "r": 16}, legend=LEGEND_BELOW
+        template=template(), height=360, autosize=True, margin={"t": 74, "b": 84, "l": 48, "r": 16}, legend=LEGEND_BELOW
     )
 
 

@@ -13,6 +13,7 @@ from rislab.errors import check_number
 from rislab.plots.style import GREY, Array, TraceStyle, decimation_indices, trace_styles
 
 POINTS = 2000  # of a curve
+LABEL_ROWS = 17  # that fit one above the other beside the curves
 EPOCH_LINES = 30  # more than these are thinned
 MARKS = 500  # of one trace; more are thinned, and the hover text says so
 EVALUATIONS = {  # field of an EpochRecord → name, mode, suffix of its symbol, size, dash
@@ -77,7 +78,6 @@ def loss_and_median(
     points: int = POINTS,
     medians: int = POINTS,
     dash: str = "solid",
-    opacity: float = 0.5,
 ) -> list[dict[str, Any]]:
     """The loss of each window, thin, and its running median, thick.
 
@@ -88,7 +88,6 @@ def loss_and_median(
         losses: [n].
         medians: largest number of places at which the median is taken.
         dash: of the thin line.
-        opacity: of the thin line.
     """
     # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
     width = min(129, (1 << max(1, len(losses) // 20).bit_length()) + 1)
@@ -96,8 +95,9 @@ def loss_and_median(
     at = np.unique([*range(0, len(losses), stride), *([len(losses) - 1] if len(losses) else [])]).astype(np.intp)
     smooth, about = running_median(losses, width, at), None if detail is None else detail[at]
     return [
-        curve(style, name, steps, losses, detail=detail, points=points, look={"opacity": opacity}, dash=dash, width=1),
-        curve(style, f"median of last {width}", np.asarray(steps)[at], smooth, detail=about, width=2.5),
+        # Not paler than 3:1, so a hair line.
+        curve(style, name, steps, losses, detail=detail, points=points, dash=dash, width=0.75),
+        curve(style, f"median of last {width}", np.asarray(steps)[at], smooth, detail=about, width=3),
     ]
 
 
@@ -173,6 +173,44 @@ def epoch_lines(ends: Sequence[float]) -> tuple[list[dict[str, Any]], int]:
     every = max(1, math.ceil(len(ends) / EPOCH_LINES))
     thin = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
     return [{**thin, "x0": end, "x1": end} for end in ends[every - 1 :: every]], every
+
+
+def end_labels(ends: Sequence[tuple[str, float, float]], x: float, span: Sequence[float], log: bool) -> dict[str, Any]:
+    """The names of curves behind their ends, none over another, in an axis of some 280 pixels.
+
+    Args:
+        ends: of each its name, and x and y of its end.
+        x: where the names begin, within the axis.
+        span: ends of the y axis, as plotly takes them.
+        log: whether that axis is logarithmic.
+    """
+    low, high = span
+    row = (high - low) / LABEL_ROWS
+    order = sorted(ends, key=lambda end: -end[2])
+    places: list[float] = []
+    free = high
+    for text, _, y in order:
+        height = row * (1 + text.count("<br>"))
+        free = min(free, math.log10(y) + height / 2 if log and y > 0 else y + height / 2) - height
+        places.append(free + height / 2)
+    # What would fall below the axis moves up, and pushes what is above it.
+    bottom = low
+    for place in reversed(range(len(order))):
+        height = row * (1 + order[place][0].count("<br>"))
+        places[place] = max(places[place], bottom + height / 2)
+        bottom = places[place] + height / 2
+    return {
+        "type": "scatter",
+        "mode": "text",
+        "x": [x] * len(order),
+        "y": [10**place if log else place for place in places],
+        "text": [text for text, *_ in order],
+        "textposition": "middle right",
+        "textfont": {"size": 11},
+        "hoverinfo": "skip",
+        "showlegend": False,
+        "name": "labels",
+    }
 
 
 def marks(

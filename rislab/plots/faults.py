@@ -15,11 +15,18 @@ from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparis
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots.gradient_attribution import draw_grid, explain_grids, grid_titles, loop_styles
-from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, TraceStyle, template
+from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, TraceStyle, log_ticks, template
 from rislab.sanity.checks import CheckResult
 
 NAMES = ("correct", "faulty")
 MOVES = ("steps in the window", "learning rate at the step", "‖Δθ‖ / ‖θ‖")
+KINDS = (  # word in the names of traces → symbol and meaning
+    (", true", "circle-open", "hollow: true"),
+    (", epoch", "diamond", "mean of an epoch"),
+    (", validation", "square-open", "hollow: validation"),
+    (": ", "triangle-down", "at the foot: 0 or less, or no number"),
+    (" × ", "x", "told as skipped, or on NaN or infinity"),
+)
 LARGE = 20.0  # from here on, up or down, α needs a logarithmic axis
 
 
@@ -64,7 +71,7 @@ def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = N
         _chart(figure, top, [series for style, loop in pairs for series in _reported_and_true(style, loop)])
         _chart(figure, below, [series for style, loop in pairs for series in _evaluations(style, loop)])
         _epoch_lines(figure, run.correct, rows=(1, 2), column=column)
-    _once(figure)
+    _explain(figure, names)
     return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
 
 
@@ -80,7 +87,7 @@ def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     for row in (1, 2):
         for column in (1, 2, 3):
             _epoch_lines(figure, run.correct, rows=(row,), column=column)
-    _once(figure)
+    _explain(figure, names)
     return _dressed(figure, "Each window, told and measured", 480)
 
 
@@ -98,7 +105,8 @@ def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure
         draw_grid(figure, loop, style, {"row": 1, "col": place})
     explain_grids(figure)
     height = 170 + 18 * max(len(run.correct.step_records), len(run.faulty.step_records))
-    return _dressed(figure, "Which micro-batch reached which step", min(max(height, 360), 900))
+    _dressed(figure, "Which micro-batch reached which step", min(max(height, 380), 920))
+    return figure.update_layout(margin_t=86)
 
 
 def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
@@ -111,18 +119,18 @@ def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         specs=[[{"colspan": 2}, None] * 3, [{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2],
         subplot_titles=[*_titles(), *grid_titles(names)],
         row_heights=[190, 190, grid],
-        vertical_spacing=72 / (380 + grid + 144),
+        vertical_spacing=100 / (380 + grid + 200),
         horizontal_spacing=0.06,
     )
     places = [{"row": row, "col": column} for row in (1, 2) for column in (1, 3, 5)]
     _signals(figure, run, loop_styles(names), places)
     for place in places:
         _epoch_lines(figure, run.correct, rows=(place["row"],), column=place["col"])
-    _once(figure)
+    _explain(figure, names)
     for column, (style, loop) in enumerate(zip(loop_styles(names), (run.correct, run.faulty), strict=True)):
         draw_grid(figure, loop, style, {"row": 3, "col": 1 + 3 * column})
     explain_grids(figure)
-    return _dressed(figure, f"What the loop told and what it did, {_written(run.optimiser)}", 380 + grid + 320)
+    return _dressed(figure, f"What the loop told and what it did, {_written(run.optimiser)}", 380 + grid + 376)
 
 
 def check_table(report: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
@@ -331,11 +339,10 @@ def _chart(figure: go.Figure, axis: _Axis, series: Sequence[_Series]) -> None:
                 figure.add_trace(_marks(one, marked, foot, name, symbol), **axis.place)
     title = {"text": axis.title, "standoff": 2}
     if axis.log:
-        decades = math.log10(high / low)
-        # Some decades; 2 and 5 in between; or whatever fits.
-        ticks = math.ceil(decades / 4) if decades > 1.5 else "D2" if decades > 0.8 else None
-        figure.update_yaxes(type="log", dtick=ticks, **axis.place)
-    figure.update_yaxes(title=title, nticks=5, **axis.place)
+        figure.update_yaxes(type="log", **log_ticks(math.log10(low), math.log10(high)), **axis.place)
+    elif spread < 1e-3 * abs(high):  # rounding alone, which no tick could tell
+        figure.update_yaxes(range=[low - 1e-3 * abs(low), high + 1e-3 * abs(high)], **axis.place)
+    figure.update_yaxes(title=title, nticks=4, **axis.place)
     last = max(float(one.at[-1]) for one in series)
     every = {"tick0": 0, "dtick": math.ceil(last / 8), "range": [0.5, last + 0.5]}
     # The upper row shares its windows with the row below.
@@ -384,21 +391,35 @@ def _epoch_lines(figure: go.Figure, loop: GradientAttribution, *, rows: Sequence
             figure.add_vline(x=end, line=line, opacity=0.3, layer="below", row=row, col=column)
 
 
-def _once(figure: go.Figure) -> None:
-    """Each name once in the legend, for all charts."""
-    listed: set[str] = set()
-    for trace in figure.data:
-        trace.update(legendgroup=trace.name, showlegend=trace.name not in listed)
-        listed.add(trace.name)
+def _explain(figure: go.Figure, names: tuple[str, str]) -> None:
+    """What colours and marks mean, in the legend; what a curve is in particular, its hover text says."""
+    drawn = " ".join(trace.name for trace in figure.data)
+    figure.update_traces(showlegend=False)
+    for style in loop_styles(names):
+        look = {
+            "line": {"color": style.colour, "dash": style.dash},
+            "marker": {"symbol": style.symbol, "color": style.colour},
+        }
+        figure.add_scatter(x=[None], y=[None], mode="lines+markers", name=style.name, **look)
+    for word, symbol, meaning in KINDS:
+        if word in drawn:
+            figure.add_scatter(
+                x=[None], y=[None], mode="markers", name=meaning, marker={"symbol": symbol, "size": 8, "color": GREY}
+            )
 
 
 def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:
     figure.update_annotations(font_size=13)
+    below = {**LEGEND_BELOW, "font": {"size": 12}}
+    both = {"legend", "legend2"} <= {
+        trace.legend or "legend" for trace in figure.data if trace.type == "scatter" and trace.showlegend is None
+    }
     return figure.update_layout(
         template=template(),
         title={"text": title, "font": {"size": 15}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10}},
         height=height,
         autosize=True,
-        margin={"t": 62, "b": 96, "l": 62, "r": 16},
-        legend={**LEGEND_BELOW, "font": {"size": 11}},
+        margin={"t": 62, "b": 140 if both else 96, "l": 62, "r": 16},
+        legend={**below, "y": 44 / height if both else 0},
+        legend2=below,
     )

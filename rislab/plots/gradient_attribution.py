@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from rislab.faults.gradient_attribution import GradientAttribution
-from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, TraceStyle
+from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, TraceStyle, outlined
 
 # From lost through exact to counted four times, in square roots, so that a share that is a quarter off is visible.
 WEIGHTS = ((0.0, SKY), (1 / (1 + 3**0.5), PALE), (1.0, ORANGE))
@@ -35,7 +35,7 @@ def loop_styles(names: tuple[str, str]) -> tuple[TraceStyle, TraceStyle]:
 
 def grid_titles(names: tuple[str, str]) -> list[str]:
     """Of the two grids."""
-    return [f"{name}: weight in the steps of the window" for name in names]
+    return [f"{name}: weight in the steps of the window<br>bars: where it says that its windows end" for name in names]
 
 
 def draw_grid(figure: go.Figure, loop: GradientAttribution, style: TraceStyle, place: dict[str, int]) -> None:
@@ -53,7 +53,8 @@ def draw_grid(figure: go.Figure, loop: GradientAttribution, style: TraceStyle, p
         cells = [cell for cell in np.ndindex(*loop.micro_batch_weights.shape) if _sign(loop, spans, cell) == kind]
         if cells:
             figure.add_trace(_signed(cells, kind, symbol), **place)
-    figure.add_trace(_ends(loop, style), **place)
+    for trace in _ends(loop, style):
+        figure.add_trace(trace, **place)
     for row, span in enumerate(spans):
         box = {"x0": span.start + 0.5, "x1": span.stop + 0.5, "y0": row + 0.5, "y1": row + 1.5}
         if len(span):
@@ -63,9 +64,10 @@ def draw_grid(figure: go.Figure, loop: GradientAttribution, style: TraceStyle, p
         for row, window in enumerate(loop.step_records)
         if row == 0 or window.epoch != loop.step_records[row - 1].epoch
     ]
-    ticks = {"tickvals": starts, "ticktext": [f"epoch {loop.step_records[row - 1].epoch}" for row in starts]}
+    ticks = {"tickvals": starts, "ticktext": [str(loop.step_records[row - 1].epoch) for row in starts]}
     size = loop.micro_batch_weights.shape
-    figure.update_yaxes(range=[size[0] + 0.5, 0.5], showgrid=False, **ticks, **place)
+    title = {"text": "epoch", "standoff": 2}
+    figure.update_yaxes(range=[size[0] + 0.5, 0.5], showgrid=False, title=title, **ticks, **place)
     across = {"text": "micro-batch of the epoch", "standoff": 2}
     figure.update_xaxes(range=[0.5, size[1] + 0.7], dtick=max(1, size[1] // 12), showgrid=False, title=across, **place)
 
@@ -140,33 +142,32 @@ def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scat
     )
 
 
-def _ends(loop: GradientAttribution, style: TraceStyle) -> go.Scatter:
+def _ends(loop: GradientAttribution, style: TraceStyle) -> list[go.Scatter]:
     """Where the loop says that its windows end, on the micro-batches of their epoch."""
     ends: list[int] = []
     for row, window in enumerate(loop.step_records):
         before = ends[-1] if row and loop.step_records[row - 1].epoch == window.epoch else 0
         ends.append(before + window.micro_batches)
-    return go.Scatter(
-        x=[end + 0.5 for end in ends],
-        y=list(range(1, len(ends) + 1)),
-        mode="markers",
-        name=f"{style.name}: end of a window, as told",
-        marker={"symbol": "line-ns", "size": 12, "line": {"color": style.colour, "width": 4}},
-        hovertext=[
-            f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
-            for row, window in enumerate(loop.step_records)
-        ],
-        hoverinfo="text",
-    )
+    texts = [
+        f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
+        for row, window in enumerate(loop.step_records)
+    ]
+    at = {"x": [end + 0.5 for end in ends], "y": list(range(1, len(ends) + 1)), "hovertext": texts}
+    name = f"{style.name}: end of a window, as told"
+    markers = outlined({"symbol": "line-ns-open", "size": 12, "color": style.colour}, width=3)
+    return [
+        go.Scatter(**at, mode="markers", name=title, marker=marker, hoverinfo="text", showlegend=False)
+        for title, marker in zip(("", name), markers, strict=True)
+    ]
 
 
 def explain_grids(figure: go.Figure) -> None:
-    """What colours and signs of the grids mean, in the legend."""
+    """What colours and signs of the grids mean, in a legend of their own."""
     for symbol, colour, name in MEANING:
         marker = {"symbol": symbol, "size": 11, "color": colour, "line": {"color": GREY, "width": 1}}
-        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker)
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, legend="legend2")
     listed: set[str] = set()
     for trace in figure.data:
         if trace.type == "scatter" and trace.legendgroup in SIGNS:
-            trace.showlegend = trace.legendgroup not in listed
+            trace.update(legend="legend2", showlegend=None if trace.legendgroup not in listed else False)
             listed.add(trace.legendgroup)

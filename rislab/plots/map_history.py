@@ -11,14 +11,13 @@ import torch
 
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
-from rislab.plots.scene import BAR, CROSS, FLOOR_DB, STILL, decibels, degrees
-from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, template
+from rislab.plots.scene import BAR, STILL, decibels, degrees
+from rislab.plots.spectra import KEYS, marks_on_map
+from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, log_ticks_of, map_depth, template
 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
-RING = {"symbol": "circle-open", "size": 19, "color": "white", "line": {"width": 2.5}}
 ABOVE = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}}
-KEY = {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}}
 
 
 def map_history_figure(history: MapHistory, *, most: int = STEPS) -> go.Figure:
@@ -78,15 +77,16 @@ def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict
 
 def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     """What belongs to one snapshot: its map, its estimates, and where it stands on the curve."""
-    marks: dict[str, Any] = {"x": [None], "y": [None]}
-    if snapshot.peaks is not None and bool(snapshot.peaks.active.any()):
+    # As many traces whatever was found: the slider counts them.
+    azimuth, elevation = torch.zeros(0), torch.zeros(0)
+    if snapshot.peaks is not None:
         active = snapshot.peaks.active[0]
-        marks = {"x": degrees(snapshot.peaks.azimuth[0][active]), "y": degrees(snapshot.peaks.elevation[0][active])}
+        azimuth, elevation = snapshot.peaks.azimuth[0][active], snapshot.peaks.elevation[0][active]
     place = {"x": [snapshot.epoch], "y": [snapshot.nmse if _drawable(snapshot) else None]}
     spot = {"mode": "markers", "marker": {"size": 12, "color": BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
     return [
         _heat(history, snapshot.map, ""),
-        {"type": "scatter", "mode": "markers", "name": "estimate", "marker": CROSS, **marks},
+        *marks_on_map("estimate", azimuth, elevation),
         {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False, **spot, **place},
     ]
 
@@ -94,25 +94,19 @@ def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
 def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, Any]]:
     """What all snapshots share: the true map, the rings of the sources, and NMSE over epochs."""
     active = history.scene.active[0]
-    at = {"x": degrees(history.scene.azimuth[0][active]), "y": degrees(history.scene.elevation[0][active])}
-    ring = {
-        "type": "scatter",
-        "mode": "markers",
-        "marker": RING,
-        "showlegend": False,
-        "cliponaxis": False,
-        "name": "true source",
-        **at,
-    }
-    key = {"type": "scatter", "mode": "markers", "marker": KEY, "name": "true source", "x": [None], "y": [None]}
+    places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
+    keys = [
+        {"type": "scatter", "mode": "markers", "marker": marker, "name": name, "x": [None], "y": [None]}
+        for name, marker in KEYS.items()
+    ]
     curve = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
     known = [snapshot for snapshot in snapshots if _drawable(snapshot)]
     strange = [snapshot for snapshot in snapshots if not _drawable(snapshot)]
     return [
         _heat(history, history.truth, "2"),
-        ring,
-        {**ring, "xaxis": "x2", "yaxis": "y2"},
-        key,
+        *marks_on_map("true source", *places),
+        *marks_on_map("true source", *places, axis="2"),
+        *keys,
         {
             **curve,
             "mode": "lines+markers",
@@ -166,8 +160,9 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
     place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
     still = {"showgrid": False, **STILL}
+    ticks = log_ticks_of([one.nmse for one in history.snapshots()])
     return {
-        "coloraxis": decibel_axis(FLOOR_DB, {**BAR, "x": 0.96}),
+        "coloraxis": decibel_axis(map_depth(decibels(history.truth).numpy()), {**BAR, "x": 0.96}),
         "height": HEIGHT,
         "margin": {"t": 84, "b": 50, "l": 66, "r": 20},
         "title": {"text": "no epoch yet" if snapshot is None else snapshot.line(), **ABOVE},
@@ -178,7 +173,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
         "xaxis2": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[1], "anchor": "y2", **still},
         "yaxis2": {"range": ends[1], "domain": maps, "anchor": "x2", **still},
         "xaxis3": {"title": {"text": "epoch"}, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
-        "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", "nticks": 4, **STILL},
+        "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", **ticks, **STILL},
         "annotations": [
             {**place, "x": sum(span) / 2, "y": top[1], "text": text, "font": {"size": 13}} for span, top, text in titles
         ],

@@ -16,7 +16,8 @@ from rislab.errors import InputError
 from rislab.music.localisation import Localisation
 from rislab.music.residual import Residual
 from rislab.plots.bound import SHARE, error_ellipse
-from rislab.plots.style import BLUE, GREY, LEGEND_ABOVE, SKY, VERMILLION, Array, template
+from rislab.plots.spectra import KEYS
+from rislab.plots.style import BLUE, GREY, LEGEND_ABOVE, VERMILLION, VIOLET, Array, template
 
 # A point for each of so many snapshots is enough to see a line.
 POINTS = 2000
@@ -47,6 +48,7 @@ def element_order(measurement: Measurement, snapshot: int = 0) -> go.Figure:
         bar = {"x": 0.41 if column == 1 else 1.01, "len": 1.0, "thickness": 12}
         limits = {} if column == 1 else {"cmin": -180, "cmax": 180}
         look = {"color": value, "colorscale": scale, "size": size, "symbol": "square", "colorbar": bar, **limits}
+        look["line"] = {"color": GREY, "width": 1}  # some colours of the scale are as pale as the page
         what = "element %{customdata}<br>y %{x:.4g} m, z %{y:.4g} m<br>%{marker.color:.4g}<extra></extra>"
         figure.add_scatter(
             x=elements[:, 1],
@@ -100,7 +102,7 @@ def _measured_over_fitted(figure: go.Figure, left: Residual, column: int) -> Non
     step = -(-len(fitted) // POINTS)
     x, y = fitted.real[::step] / scale, measured.real[::step] / scale
     first = column == 1
-    dots = {"color": BLUE, "size": 4, "opacity": 0.5}
+    dots = {"color": BLUE, "size": 3}
     what = "fitted %{x:.3f}<br>measured %{y:.3f}<extra></extra>"
     figure.add_scatter(
         x=x, y=y, mode="markers", marker=dots, name="snapshots", showlegend=first, hovertemplate=what, row=1, col=column
@@ -148,7 +150,7 @@ def located_positions(located: Sequence[Localisation], *, true_positions: ArrayL
             x=[0],
             y=[0],
             mode="markers",
-            marker={"color": SKY, "symbol": "square", "size": 11},
+            marker={"color": VIOLET, "symbol": "square", "size": 11},
             name="array",
             showlegend=first,
             hoverinfo="skip",
@@ -157,7 +159,7 @@ def located_positions(located: Sequence[Localisation], *, true_positions: ArrayL
         )
         if true_positions is not None:
             truth = np.asarray(true_positions, dtype=np.float64)[:, axes]
-            ring = {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2}}
+            ring = KEYS["true source"]
             what = "surveyed<br>%{x:.3f} m, %{y:.3f} m<extra></extra>"
             at = {"x": truth[:, 0], "y": truth[:, 1], "mode": "markers", "marker": ring, "hovertemplate": what}
             figure.add_scatter(**at, name="surveyed position", showlegend=first, row=1, col=column)
@@ -173,7 +175,7 @@ def located_positions(located: Sequence[Localisation], *, true_positions: ArrayL
             row=1,
             col=column,
         )
-        cross = {"symbol": "x", "size": 8, "color": VERMILLION}
+        cross = KEYS["estimate"]
         what = "estimate<br>%{x:.3f} m, %{y:.3f} m<extra></extra>"
         at = {"x": spots[:, 0], "y": spots[:, 1], "mode": "markers", "marker": cross, "hovertemplate": what}
         figure.add_scatter(**at, name="estimate", showlegend=first, row=1, col=column)

@@ -19,6 +19,7 @@ from rislab.plots.style import (
     GREY,
     INK,
     MIST,
+    OCHRE,
     ORANGE,
     PALE,
     PURPLE,
@@ -26,6 +27,7 @@ from rislab.plots.style import (
     SKY,
     VERMILLION,
     empty_figure_dict,
+    log_ticks_of,
     number_text,
     template,
 )
@@ -267,18 +269,19 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
         thin = _line("", f"alarm of {name}", steps, limits, styles[name][0], "dash")
         data.append({**thin, "mode": "lines", "line": {**thin["line"], "width": 1}, "showlegend": False})
     data.append(_line("2", "underflow", steps, [window.underflow for window in windows], PURPLE, "solid"))
-    data.append(_line("2", "stuck", steps, [window.stuck for window in windows], ORANGE, "dot"))
+    data.append(_line("2", "stuck", steps, [window.stuck for window in windows], OCHRE, "dot"))
     scale = _line("3", "loss scale", steps, [window.loss_scale for window in windows], GREEN, "solid")
     data += [{**scale, "showlegend": False}, *_skips(windows)]
     if reference is not None and reference.mode != cell.mode:
         at = np.array([window.step for window in reference.windows], dtype=np.float64)
         beside = [window.loss for window in reference.windows]
         data.append(_line("4", f"NMSE of {reference.mode}", at, beside, GREY, "dash"))
-    data.append(_line("4", "NMSE", steps, [window.loss for window in windows], BLUE, "solid"))
+    own = _line("4", "NMSE", steps, [window.loss for window in windows], BLUE, "solid")
+    data.append({**own, "showlegend": False})
     layout = _curve_layout(cell, sum(not _drawable(value) for series in values.values() for value in series))
-    errors = [value for series in values.values() for value in series]
+    errors = [float(value) for trace in data if trace["yaxis"] == "y" for value in trace["y"]]
     for axis, shown in (("yaxis", errors), ("yaxis4", [window.loss for window in windows])):
-        layout[axis] |= {"type": "log", "dtick": _ticks([value for value in shown if _drawable(value)])}
+        layout[axis] |= {"type": "log", **log_ticks_of(shown)}
     return {"data": data, "layout": layout}
 
 
@@ -287,15 +290,10 @@ def _drawable(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
-def _ticks(values: Sequence[float]) -> int | str:
-    """Distance of the ticks of a logarithmic axis: some decades, or 2 and 5 in between."""
-    decades = math.log10(max(values) / min(values)) if values else 0.0
-    return math.ceil(decades / 4) if decades > 1.5 else "D2"
-
-
 def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes, window by window"
-    note = f"; {hidden} errors that are 0 or not finite are not drawn" if hidden else ""
+    skipped = f"; ✕: {cell.skipped} skipped" if cell.skipped else ""
+    note = f"{skipped}; {hidden} errors that are 0 or not finite are not drawn" if hidden else skipped
     layout: dict[str, Any] = {
         "title": {"text": f"{where} (thin dashes: alarm{note})", "font": {"size": 14}},
         "height": CURVES_HEIGHT,
@@ -347,6 +345,7 @@ def _skips(windows: Sequence[WindowComparison]) -> list[dict[str, Any]]:
         "xaxis": "x3",
         "yaxis": "y3",
         "marker": {"symbol": "x", "size": 9, "color": VERMILLION},
+        "showlegend": False,
     }
     return [marks] if skipped else []
 

@@ -11,15 +11,13 @@ import torch
 
 from rislab.checkup.html import Html, html_table
 from rislab.music.model_order import order_criteria
-from rislab.music.scene_view import Place, SceneAnalysis, SpectraView
+from rislab.music.scene_view import SceneAnalysis, SpectraView
 from rislab.plots.bound import REACH, SHARE
-from rislab.plots.style import BAND, BLUE, GREEN, GREY, SKY, VERMILLION, WHITE, decibel_axis, template
+from rislab.plots.spectra import FLOOR_DB, KEYS, marks_on_map
+from rislab.plots.style import BAND, BLUE, GREEN, GREY, decibel_axis, map_depth, template
 
-FLOOR_DB = -40.0
-RING = 10  # pixels
-CROSS = {"symbol": "x-open", "size": 8, "color": VERMILLION}
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
-HEIGHT = 470
+HEIGHT = 496
 # 95 % of normal errors of one quantity.
 INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
 # What an axis here never needs, and the page would measure at every drawing: a third of the time to the screen.
@@ -34,14 +32,11 @@ def scene_figure(spectra: SpectraView) -> go.Figure:
 def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     """Spectra as data and layout: MUSIC and MVDR maps with sources, estimates and bound; range cut; eigenvalues.
 
-    Spectra that are no SceneAnalysis are drawn without estimates and bound, with the same axes, so that nothing jumps
-    when they follow. The rings of the true sources on the first map are the first shapes, in the order of the sources:
-    a page can move them. Plain mappings, since plotly's objects check each property, which takes longer than all
-    spectra.
+    Spectra that are no SceneAnalysis are drawn without estimates and bound, with the same axes.
     """
     settings = spectra.settings
     here = settings.places[settings.chosen][2]
-    depths = [_spread(values) for values in (spectra.music, spectra.mvdr)]
+    depths = [map_depth(decibels(values).numpy()) for values in (spectra.music, spectra.mvdr)]
     titles = [f"MUSIC, {settings.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
     titles = [f"{title}: {depth:.1f} … 0 dB".replace("-", "−") for title, depth in zip(titles, depths, strict=True)]
     titles += [f"range, source {settings.chosen + 1}{_margin(spectra)}", "largest eigenvalues"]
@@ -54,7 +49,7 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
         "coloraxis": {**decibel_axis(depths[0], {}), "showscale": False},
         "coloraxis2": {**decibel_axis(depths[1], {}), "showscale": False},
         "height": HEIGHT,
-        "margin": {"t": 26, "b": 56, "l": 60, "r": 20},
+        "margin": {"t": 52, "b": 56, "l": 60, "r": 20},
         "legend": {"orientation": "h", "x": 1, "xanchor": "right", "y": -0.14, "yanchor": "top"},
         "uirevision": "rislab",
         "xaxis": {"title": {"text": "azimuth (°)"}, "range": ends[0]},
@@ -76,15 +71,17 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
         place = {"x": sum(across[column]) / 2, "y": down[row][1], "xref": "paper", "yref": "paper", "yanchor": "bottom"}
         place["xanchor"] = "center"
         layout["annotations"].append({**place, "text": title, "showarrow": False, "font": {"size": 13}})
-    rings = [[_ring(place, name, editable=not name) for place in settings.places] for name in ("", "2")]
-    lines = [_upright("3", here), _upright("4", len(settings.places) + 0.5)]
-    layout["shapes"] = [*rings[0], *rings[1], *lines, *_band(spectra)]
+    layout["shapes"] = [_upright("3", here), _upright("4", len(settings.places) + 0.5), *_band(spectra)]
     maps = [
         trace
         for name, spectrum in (("", spectra.music), ("2", spectra.mvdr))
         for trace in _map(spectra, spectrum, name)
     ]
-    return {"data": [*maps, *_cuts(spectra), _eigenvalues(spectra), _ranged(spectra)], "layout": layout}
+    keys = [
+        {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "name": name, "marker": marker}
+        for name, marker in KEYS.items()
+    ]
+    return {"data": [*maps, *_cuts(spectra), _eigenvalues(spectra), *keys, _ranged(spectra)], "layout": layout}
 
 
 def degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -95,11 +92,6 @@ def degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
 def decibels(values: torch.Tensor) -> torch.Tensor:
     """Linear power as dB below its largest value, not under FLOOR_DB, float32; NaN stays."""
     return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
-
-
-def _spread(values: torch.Tensor) -> float:
-    """The level of the lowest twentieth of a map in dB: it has the darkest colour."""
-    return min(float(torch.quantile(decibels(values).flatten(), 0.05)), -0.1)
 
 
 def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
@@ -113,31 +105,21 @@ def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str
         "coloraxis": f"coloraxis{axis}",
         "hovertemplate": "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>",
     }
-    marks = {
-        "type": "scatter",
-        **_crosses(spectra),
-        "mode": "markers",
-        "name": "estimate",
-        "marker": CROSS,
-    }
     outline = {
         "type": "scatter",
         "x": azimuth,
         "y": elevation,
         "mode": "lines",
         "name": "95 % of the bound",
-        "line": {"color": SKY, "width": 1.5},
+        "line": {"color": GREY, "width": 1.5},
         "hoverinfo": "skip",
     }
-    return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, {**marks, **cell}]
-
-
-def _crosses(spectra: SpectraView) -> dict[str, Any]:
-    # A gap, not nothing: a trace without points would leave the legend, and the legend would jump.
-    if not isinstance(spectra, SceneAnalysis) or not bool(spectra.peaks.active.any()):
-        return {"x": [None], "y": [None]}
-    active = spectra.peaks.active[0]
-    return {"x": degrees(spectra.peaks.azimuth[0][active]), "y": degrees(spectra.peaks.elevation[0][active])}
+    places = torch.deg2rad(torch.tensor(spectra.settings.places, dtype=torch.float64))
+    marks = marks_on_map("true source", places[:, 0], places[:, 1], axis)
+    if isinstance(spectra, SceneAnalysis):
+        active = spectra.peaks.active[0]
+        marks += marks_on_map("estimate", spectra.peaks.azimuth[0][active], spectra.peaks.elevation[0][active], axis)
+    return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, *marks]
 
 
 def _cuts(spectra: SpectraView) -> list[dict[str, Any]]:
@@ -160,7 +142,8 @@ def _ranged(spectra: SpectraView) -> dict[str, Any]:
     at: list[float | None] = [None]
     if isinstance(spectra, SceneAnalysis) and bool(spectra.matching.hit[0, spectra.settings.chosen]):
         at = [float(spectra.peaks.range[0, spectra.matching.slot[0, spectra.settings.chosen]])]
-    cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False, "marker": CROSS}
+    cell = {"type": "scatter", "mode": "markers", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
+    cell["marker"] = KEYS["estimate"]
     return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
 
 
@@ -187,17 +170,7 @@ def _band(spectra: SpectraView) -> list[dict[str, Any]]:
         return []
     ends = [min(max(here + turn * reach, float(spectra.ranges.min())), float(spectra.ranges.max())) for turn in (-1, 1)]
     box = {"type": "rect", "xref": "x3", "yref": "y3 domain", "x0": ends[0], "x1": ends[1], "y0": 0, "y1": 1}
-    return [{**box, "editable": False, "fillcolor": BAND, "line": {"color": SKY, "width": 1}}]
-
-
-def _ring(place: Place, axis: str, *, editable: bool) -> dict[str, Any]:
-    at = {"xref": f"x{axis}", "yref": f"y{axis}", "xanchor": place[0], "yanchor": place[1]}
-    box = {"xsizemode": "pixel", "ysizemode": "pixel", "x0": -RING, "x1": RING, "y0": -RING, "y1": RING}
-    spectra = {
-        "line": {"color": WHITE, "width": 2.5},
-        "fillcolor": "rgba(0,0,0,0)",
-    }
-    return {"type": "circle", "editable": editable, **at, **box, **spectra}
+    return [{**box, "editable": False, "fillcolor": BAND, "line": {"color": GREY, "width": 1}}]
 
 
 def _upright(axis: str, x: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from rislab.music.posterior_view import drawn_directions
 from rislab.music.scene_view import SceneAnalysis, SpectraView, in_degrees
 from rislab.plots.bound import REACH
-from rislab.plots.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, Array
+from rislab.plots.style import BLUE, GREEN, GREY, OCHRE, PURPLE, VERMILLION, Array
 
 STATIC = Path(__file__).parent / "static"
 DEEPEST = 120.0  # dB; below it is the rounding of single precision
@@ -32,7 +32,7 @@ TITLES = {
     "sparse": "sparse fit",
     "posterior": "posterior density",
 }
-COLOURS = dict(zip(TITLES, (GREY, BLUE, VERMILLION, ORANGE, GREEN, PURPLE), strict=True))
+COLOURS = dict(zip(TITLES, (GREY, BLUE, VERMILLION, OCHRE, GREEN, PURPLE), strict=True))
 PATTERNS = dict(zip(TITLES, ("6 3", "none", "2 2", "8 2 2 2", "5 2", "9 3"), strict=True))
 CLOUD = 80  # directions drawn of each source
 

@@ -20,7 +20,6 @@ from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
 from rislab.music.spectra import Spectrum
 from rislab.plots.style import (
-    BLACK,
     GREY,
     LEGEND_ABOVE,
     VERMILLION,
@@ -28,11 +27,23 @@ from rislab.plots.style import (
     Array,
     TraceStyle,
     decibel_axis,
+    log_ticks_of,
+    map_depth,
+    outlined,
     template,
     trace_styles,
 )
 
 Sources = tuple[ArrayLike, ArrayLike]
+FLOOR_DB = -40.0  # levels below are drawn as this one
+MARKS = {  # upon maps, hollow
+    "true source": {"symbol": "circle-open", "size": 16, "color": WHITE},
+    "estimate": {"symbol": "x-thin-open", "size": 10, "color": VERMILLION},
+}
+KEYS = {  # of the same in a legend, in colours that every page shows
+    "true source": {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}},
+    "estimate": {"symbol": "x-thin-open", "size": 9, "color": VERMILLION, "line": {"width": 2.5, "color": VERMILLION}},
+}
 METRES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0, 10.0, 20.0, 50.0, 100.0)
 
 
@@ -43,7 +54,7 @@ def beam_maps(
     *,
     sources: Sources | None = None,
     peaks: Mapping[str, Sources] | None = None,
-    floor_db: float = -40.0,
+    floor_db: float | None = None,
 ) -> go.Figure:
     """Maps of power over azimuth and elevation side by side, in dB below the peak of each, on one colour scale.
 
@@ -53,7 +64,7 @@ def beam_maps(
         elevation: [Q], radians; the axis shows degrees.
         sources: azimuth and elevation of the true sources, radians, drawn as rings.
         peaks: azimuth and elevation of estimates by title, radians, drawn as crosses.
-        floor_db: lower end of the colour scale, < 0.
+        floor_db: lower end of the colour scale, < 0; that of the maps if None, see style.map_depth().
 
     Returns:
         Heat maps, at most three to a row.
@@ -62,7 +73,8 @@ def beam_maps(
     for name in peaks or {}:
         if name not in named:
             raise InputError(f"peaks name {name!r}; allowed: {', '.join(map(repr, named))}")
-    levels = {name: _decibels(name, values, (len(x), len(y)), floor_db) for name, values in named.items()}
+    lowest = FLOOR_DB if floor_db is None else floor_db
+    levels = {name: _decibels(name, values, (len(x), len(y)), lowest) for name, values in named.items()}
     blanks = {name: int(np.isnan(level).sum()) for name, level in levels.items()}
     rows, columns = math.ceil(len(named) / 3) or 1, min(3, len(named)) or 1
     titles = [name + (f" ({count} × NaN)" if count else "") for name, count in blanks.items()]
@@ -73,17 +85,15 @@ def beam_maps(
         what = "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>"
         figure.add_heatmap(x=x, y=y, z=level.T, coloraxis="coloraxis", hovertemplate=what, **cell)
         if sources:
-            figure.add_traces([*_rings(*sources)], rows=cell["row"], cols=cell["col"])
+            figure.add_traces(marks_on_map("true source", *sources), rows=cell["row"], cols=cell["col"])
         if peaks and name in peaks:
-            figure.add_trace(_crosses(*peaks[name]), **cell)
-    if sources:
-        _key(figure, "true source", {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}})
-    if peaks:
-        _key(figure, "estimate", {"symbol": "x", "size": 9, "color": VERMILLION})
+            figure.add_traces(marks_on_map("estimate", *peaks[name]), rows=cell["row"], cols=cell["col"])
+    for name in ["true source"] * bool(sources) + ["estimate"] * bool(peaks):
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=KEYS[name], name=name, hoverinfo="skip")
     bar = {"title": {"text": "dB below the peak of each map", "side": "right"}}
-    scale = decibel_axis(floor_db, bar)
+    scale = decibel_axis(map_depth(*levels.values()) if floor_db is None else floor_db, bar)
     lines = max((title.count("<br>") for title in titles), default=0)
-    top = 40 + 18 * lines + (32 if sources or peaks else 0)
+    top = 56 + 18 * lines + (24 if sources or peaks else 0)
     figure.update_layout(
         template=template(), coloraxis=scale, legend=LEGEND_ABOVE, height=top + 60 + 330 * rows, margin_t=top
     )
@@ -98,7 +108,7 @@ def spectra(
     *,
     scene: SceneBatch | None = None,
     number: int = 0,
-    floor_db: float = -40.0,
+    floor_db: float | None = None,
 ) -> go.Figure:
     """Maps of spectra side by side with their peaks as crosses: the largest value over the ranges, see beam_maps().
 
@@ -107,7 +117,7 @@ def spectra(
         grid: that grid.
         scene: one scene, whose active sources are drawn as rings.
         number: which scene of the spectra.
-        floor_db: lower end of the colour scale, < 0.
+        floor_db: as of beam_maps().
     """
     peaks = {}
     for name, spectrum in named.items():
@@ -222,7 +232,8 @@ def sweep(
     ticks = {"tickvals": along, "ticktext": [f"{value:.3g}" for value in along]} if log_x else {}
     figure.update_xaxes(title_text=x_title, type="log" if log_x else "linear", **ticks)
     figure.update_yaxes(title_text=y_title)
-    return figure.update_yaxes(type="log", dtick=1) if log_y else figure
+    everything = np.concatenate([np.ravel(values) for _, values in [*grey, *enumerate(named.values())]])
+    return figure.update_yaxes(type="log", **log_ticks_of(everything)) if log_y else figure
 
 
 def recall_curves(
@@ -248,27 +259,19 @@ def recall_curves(
 # ------------------------------------------------------------------------------------------------------------- details
 
 
-def _rings(azimuth: ArrayLike, elevation: ArrayLike) -> list[go.Scatter]:
-    """A white ring on a dark one is seen at either end of the colour map."""
-    at = {"x": _degrees("azimuth of a source", azimuth), "y": _degrees("elevation of a source", elevation)}
-    rings = []
-    for colour, width in ((BLACK, 5), (WHITE, 2)):
-        look = {"symbol": "circle-open", "size": 16, "color": colour, "line": {"width": width}}
-        what = "true source<br>%{x:.2f}°, %{y:.2f}°<extra></extra>"
-        rings.append(go.Scatter(**at, mode="markers", marker=look, hovertemplate=what, showlegend=False))
-    return rings
+def marks_on_map(name: str, azimuth: ArrayLike, elevation: ArrayLike, axis: str = "") -> list[dict[str, Any]]:
+    """True sources or estimates upon a map of directions, hollow.
 
-
-def _crosses(azimuth: ArrayLike, elevation: ArrayLike) -> go.Scatter:
-    at = {"x": _degrees("azimuth of a peak", azimuth), "y": _degrees("elevation of a peak", elevation)}
-    look = {"symbol": "x", "size": 9, "color": VERMILLION, "line": {"width": 1, "color": WHITE}}
-    what = "estimate<br>%{x:.3f}°, %{y:.3f}°<extra></extra>"
-    return go.Scatter(**at, mode="markers", marker=look, hovertemplate=what, showlegend=False, cliponaxis=False)
-
-
-def _key(figure: go.Figure, name: str, marker: Mapping[str, Any]) -> None:
-    """An entry of the legend without points, in colours that every page shows."""
-    figure.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=name, hoverinfo="skip")
+    Args:
+        name: of MARKS.
+        azimuth: radians.
+        elevation: radians.
+        axis: number of the axes, "" for the first.
+    """
+    at = {"x": _degrees(f"azimuth, {name}", azimuth), "y": _degrees(f"elevation, {name}", elevation)}
+    at |= {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "hovertemplate": name + "<br>%{x:.3f}°, %{y:.3f}°<extra></extra>"}
+    look = {"type": "scatter", "mode": "markers", "name": name, "showlegend": False, "cliponaxis": False}
+    return [{**look, **at, "marker": marker} for marker in outlined(MARKS[name])]
 
 
 def check_single_scene(scene: SceneBatch) -> None:

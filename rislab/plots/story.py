@@ -68,7 +68,7 @@ def last_over_n(replay: Replay) -> go.Figure:
     spread = [[epoch] * count for epoch in numbers]
     reported = [end.train for end in replay.epoch_records]
     figure = go.Figure(layout={"template": template(), "title_text": "Whose loss is it?", "height": 440})
-    dots = {"symbol": "circle", "size": 5, "color": GREY, "opacity": 0.6}
+    dots = {"symbol": "circle", "size": 5, "color": GREY}
     flat = np.ravel(replay.batch_losses)
     figure.add_scatter(x=np.ravel(spread), y=flat, mode="markers", marker=dots, name=f"true loss of each of {count}")
     ring = {"symbol": "circle-open", "size": 13, "color": BLUE, "line": {"width": 2}}
@@ -79,7 +79,7 @@ def last_over_n(replay: Replay) -> go.Figure:
     figure.add_scatter(x=numbers, y=times, mode="markers", marker=cross, name=f"reported × {count}")
     figure.add_scatter(x=numbers, y=reported, mode="lines", line={"color": VERMILLION}, name="reported")
     figure.update_traces(hovertemplate="epoch %{x}<br>%{y:.6f}")
-    figure.update_xaxes(title_text="epoch", tickformat="d")
+    figure.update_xaxes(title_text="epoch", dtick=math.ceil(len(numbers) / 12))
     return figure.update_yaxes(title_text="loss (NMSE, dimensionless)", rangemode="tozero")
 
 
@@ -114,7 +114,7 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
     train = [fix.replay.epoch_records[-1].train for fix in fixes]
     for place, pair in enumerate(zip(reported, true, strict=True)):
         if all(math.isfinite(value) for value in pair):
-            bar = {"mode": "lines", "line": {"color": GREY, "width": 4}, "opacity": 0.5}
+            bar = {"mode": "lines", "line": {"color": GREY, "width": 2}}
             figure.add_scatter(x=pair, y=[place] * 2, **bar, hoverinfo="skip", showlegend=False)
     markers = {
         "train, told": (train, {"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": VERMILLION}}),
@@ -144,6 +144,7 @@ def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]
         replay: None gives the empty axes.
         title: what stands over the figure; the names of the faults if "".
     """
+    every = 1 if replay is None else math.ceil(len(replay.epoch_records) / 12)
     layout: dict[str, Any] = {
         "title": {"text": title or ("" if replay is None else replay_heading(replay)), "font": {"size": 14}},
         "height": TALL,
@@ -151,7 +152,7 @@ def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]
         "margin": {"t": 40, "b": 84, "l": 64, "r": 12},
         "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": -0.24, "yanchor": "top", "font": {"size": 12}},
         "bargap": 0.25,
-        "xaxis": {"domain": [0.0, 0.54], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "tickformat": "d"},
+        "xaxis": {"domain": [0.0, 0.54], "anchor": "y", "title": {"text": "epoch", "standoff": 2}, "dtick": every},
         "yaxis": {"anchor": "x", "title": {"text": "loss, NMSE"}, "rangemode": "tozero"},
         "xaxis2": {"domain": [0.62, 1.0], "anchor": "y2", "tickangle": 0, "tickfont": {"size": 11}},
         "yaxis2": {"anchor": "x2", "title": {"text": "events in epoch 1"}, "rangemode": "tozero"},

@@ -8,7 +8,7 @@ turns dark by `figure.update_layout(template=template("dark"))`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +20,13 @@ from rislab.errors import check_choice, check_number
 
 Array = NDArray[np.float64]
 
-# Okabe and Ito's colours. The first four keep 3:1 on white and on #111; orange and sky blue come last for that reason.
+# Okabe and Ito's colours. Their orange and sky blue are too pale for lines on white: they fill cells, and two others
+# take their places, so that each curve keeps 3:1 on white and on #111.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
-COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+OCHRE, VIOLET = "#998045", "#ab73ff"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, VIOLET)
 BLACK, WHITE = "#111111", "#ffffff"  # the darkest and the brightest page
+PRESSED = "#F4FAFF"  # of plotly.js
 GREY = "#767676"  # readable on white and on #111, for what belongs to no run
 PALE, INK = "#f4f1e4", "#222222"  # a cell without an error, and numbers on a coloured cell
 SAND, MIST = "#f3e0b3", "#f1f3f5"  # of other cells, pale enough for these numbers
@@ -39,7 +42,7 @@ PAGES = {
     "dark": {"paper": BLACK, "text": "#e0e0e0", "grid": "#363636", "line": "#9a9a9a"},
 }
 COUNTER_STYLES = {  # axis → counter → colour and pattern; the first two counters of each are a pair that should agree
-    "micro-batches (count)": {"forwards": (BLUE, ""), "backwards": (SKY, "/")},
+    "micro-batches (count)": {"forwards": (BLUE, ""), "backwards": (VIOLET, "/")},
     "optimiser steps (count)": {
         "steps_applied": (GREEN, ""),
         "scheduler_ticks": (PURPLE, "/"),
@@ -49,12 +52,12 @@ COUNTER_STYLES = {  # axis → counter → colour and pattern; the first two cou
 LEGEND_ABOVE = {
     "orientation": "h",
     "itemsizing": "constant",
-    "x": 1,
-    "xanchor": "right",
+    "x": 0,
+    "xanchor": "left",
     "yref": "container",
     "y": 1,
     "yanchor": "top",
-}
+}  # on the left: the buttons of plotly come up on the right
 LEGEND_BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
 
 
@@ -100,8 +103,10 @@ def template(theme: str = "light") -> go.layout.Template:
         "coloraxis": {"colorbar": bar},
         "annotationdefaults": {"font": small, "showarrow": False},
         "shapedefaults": {"line": {"color": line, "width": 1}},
-        # plotly.js paints the pressed button nearly white in every theme, so the text on it must stay dark.
-        "updatemenudefaults": {"bgcolor": "#dcdcdc", "bordercolor": line, "font": {**small, "color": INK}},
+        # plotly.js paints the pressed button in this colour in every theme, so the text on it must stay dark.
+        "updatemenudefaults": {"bgcolor": PRESSED, "bordercolor": line, "font": {**small, "color": INK}},
+        # What nobody needs here makes the row so wide that it lies over titles.
+        "modebar": {"remove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"]},
     }
     layout["title"]["pad"] = {"b": 14}
     return go.layout.Template(layout=layout)
@@ -110,6 +115,66 @@ def template(theme: str = "light") -> go.layout.Template:
 def templates() -> dict[str, go.layout.Template]:
     """The templates by theme, as a PlotWidget takes them."""
     return {theme: template(theme) for theme in PAGES}
+
+
+def outlined(marker: Mapping[str, Any], width: float = 2.0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A hollow marker in its colour upon a dark one that is wider: it is visible at either end of the colour map.
+
+    Args:
+        marker: of plotly, with its colour.
+        width: of the line in its colour, pixels.
+    """
+    under = {"color": BLACK, "line": {"width": width + 3, "color": BLACK}}
+    return {**marker, **under}, {**marker, "line": {"width": width, "color": marker["color"]}}
+
+
+def map_depth(*levels: NDArray[Any]) -> float:
+    """Lower end of the colour scale of maps in dB below their peaks, < 0: a twentieth of their cells lies below it."""
+    known = np.concatenate([level[np.isfinite(level)] for level in levels])
+    return min(float(np.quantile(known, 0.05)), -0.1) if len(known) else -0.1
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Ticks of a logarithmic axis: round steps in a short span, 1, 2 and 5 in a longer one, else whole decades.
+
+    Args:
+        low: power of ten at which the axis begins.
+        high: power of ten at which it ends.
+    """
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    if high - low < 0.6:
+        span = 10.0**high - 10.0**low or 10.0**high
+        power = 10.0 ** math.floor(math.log10(span / 4))
+        step = power * next(digit for digit in (1, 2, 5, 10) if digit * power >= span / 4)
+        values = [step * turn for turn in range(math.floor(10.0**low / step), math.ceil(10.0**high / step) + 1) if turn]
+    elif high - low < 1.7:
+        values = [digit * 10.0**power for power in decades for digit in (1, 2, 5)]
+    else:
+        shown = [power for power in decades if power % math.ceil((high - low) / 5) == 0]
+        words = [f"10<sup>{power}</sup>".replace("-", "−") for power in shown]
+        return {"tickvals": [10.0**power for power in shown], "ticktext": words}
+    return {"tickvals": values, "ticktext": [f"{value:.6g}" for value in values]}
+
+
+def log_ticks_of(values: ArrayLike) -> dict[str, Any]:
+    """log_ticks() of an axis that shows these values; plotly's own for none that it can show."""
+    known = np.asarray(values, dtype=np.float64)
+    known = known[np.isfinite(known) & (known > 0)]
+    return log_ticks(math.log10(known.min()), math.log10(known.max())) if len(known) else {}
+
+
+def theme_css() -> str:
+    """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone."""
+    light, dark = PAGES["light"], PAGES["dark"]
+
+    def rule(element: str, what: str, name: str) -> str:
+        red, green, blue = (int(light[name][place : place + 2], 16) for place in (1, 3, 5))
+        painted = f'{element}[style*="{what}: rgb({red}, {green}, {blue})"]'
+        return f'body[data-jp-theme-light="false"] .js-plotly-plot {painted} {{ {what}: {dark[name]} !important }}'
+
+    parts = [("svg", "background", "paper"), ("rect.bg", "fill", "paper"), ("text", "fill", "text")]
+    parts += [("path", "stroke", "grid"), ("path", "stroke", "line"), ("rect.bgborder", "stroke", "line")]
+    return "\n".join(rule(*part) for part in parts)
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:

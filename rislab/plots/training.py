@@ -35,6 +35,8 @@ from rislab.plots.style import (
     VERMILLION,
     Array,
     TraceStyle,
+    log_ticks,
+    log_ticks_of,
     number_text,
     template,
     trace_styles,
@@ -75,7 +77,6 @@ def _layout(title: str, records: Sequence[Record], axis: Mapping[str, Any]) -> d
         "shapes": lines,
         "annotations": [] if step_records(records) else [empty],
         "xaxis": {"title": steps, "exponentformat": "none", "separatethousands": True},
-        # More would put a 9 beside the 1 of the next decade.
         "yaxis": {"nticks": 6, **axis},
     }
 
@@ -94,6 +95,10 @@ def _finished(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> g
         else trace
         for trace in data
     ]
+    heights = [trace["y"] for trace in data if trace.get("yaxis", "y") == "y"]
+    ticks = log_ticks_of(np.concatenate([np.asarray(one, dtype=np.float64) for one in heights])) if heights else {}
+    mode = "array" if layout["yaxis"]["type"] == "log" and ticks else "auto"
+    layout = _with(dict(layout), {"yaxis": {**ticks, "tickmode": mode}})
     return go.Figure({"data": titled, "layout": layout}).update_layout(template=template())
 
 
@@ -158,7 +163,7 @@ def loss_curves(
     Args:
         runs: records by run name; runs differ by colour, dash and symbol.
         lines: reference levels by label, each > 0, such as {"zero matrix": 1.0}.
-        log: whether the figure opens on a logarithmic axis; its buttons switch.
+        log: whether the figure opens on a logarithmic axis; a button switches.
 
     Returns:
         Figure over the steps; skipped steps, NaN, infinities and values ≤ 0 are marked in lanes.
@@ -174,13 +179,17 @@ def loss_curves(
         marked.append((style, _loss_marks(records)))
     under, lanes = _lanes(marked)
     data, legend = _one_entry_a_run(data) if len(data) + len(lines or {}) > ENTRIES else (data, "")
-    data += [*under, *_level_lines(lines or {}, windows)]
-    switch = [{"label": kind, "method": "relayout", "args": [{"yaxis.type": kind}]} for kind in ("log", "linear")]
+    data = _few([*data, *under, *_level_lines(lines or {}, windows)])
+    # One button that goes to and fro: of two, plotly.js would paint the pressed one paler than any other colour.
+    modes = {"log": "array", "linear": "auto"}
+    order = ("linear", "log") if log else ("log", "linear")
+    kinds = [[{"yaxis.type": kind, "yaxis.tickmode": modes[kind]}] for kind in order]
+    switch = {"label": "log ⇄ linear", "method": "relayout", "args": kinds[0], "args2": kinds[1]}
     place = {"x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "pad": {"b": 6}, "direction": "right"}
     # A legend taller than its figure scrolls, and what is scrolled away is lost in a static report.
     rows = sum(trace.get("showlegend", True) for trace in data)
     layout = _layout("Loss and evaluation", everything, {"title": {"text": title}, "type": "log" if log else "linear"})
-    layout["updatemenus"] = [{"type": "buttons", "active": 0 if log else 1, "buttons": switch, **place}]
+    layout["updatemenus"] = [{"type": "buttons", "active": -1, "buttons": [switch], **place}]
     layout["legend"] = {"title": {"text": legend, "font": {"size": 12}}}
     layout["height"] = max(520, 140 + 36 * (len(runs) + 1) + 20 * rows)
     return _finished(data, _with(layout, lanes))
@@ -199,6 +208,26 @@ def _one_entry_a_run(data: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any
         for trace in data
     ]
     return shown, "<br>".join(texts)
+
+
+def _few(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Traces with no more entries in the legend than are read: lines share one, and so do the last of many runs."""
+    shown = [trace for trace in data if trace.get("showlegend", True)]
+    levels = [trace for trace in shown if trace["legendgroup"] == "levels"]
+    if len(shown) <= ENTRIES:
+        return data
+    for place, trace in enumerate(levels):
+        trace["showlegend"] = place == 0
+        trace["name"] = (
+            "from above:<br>" + "<br>".join(each["name"] for each in levels) if place == 0 else trace["name"]
+        )
+    runs = [trace for trace in shown if trace not in levels]
+    room = ENTRIES - bool(levels)
+    if len(runs) > room:
+        for trace in runs[room - 1 :]:
+            trace["showlegend"] = False
+        runs[room - 1] |= {"showlegend": True, "name": f"{len(runs) - room + 1} more, named by the pointer"}
+    return data
 
 
 def _run_traces(style: TraceStyle, records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -283,7 +312,7 @@ def epoch_counts(records: Sequence[Record]) -> go.Figure:
         tops = [max(row[place] for row in counts.values()) for place in uneven]
         font = {"size": 18 if len(pairs) <= 24 else 10}
         data = {"x": [numbers[place] for place in uneven], "y": tops, "text": ["≠"] * len(uneven), "textfont": font}
-        over = {"mode": "text", "textposition": "top center", "name": "≠"}
+        over = {"mode": "text", "textposition": "top center", "name": "≠", "cliponaxis": False}
         figure.add_scatter(**data, **over, hoverinfo="skip", showlegend=False, row=1, col=column)
         sign, share = "≠" if uneven else "=", len(uneven) or len(pairs)
         title = f"{one} {sign} {other}<br>in {share} of {len(pairs)} epochs" if pairs else "no epochs counted"
@@ -329,7 +358,8 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
     names = [f"{'✓' if check.passed else '✗'} {check.name}" for check in checks]
     rows = {"tickvals": list(range(len(checks))), "ticktext": names, "range": [len(checks) - 0.2, -0.4]}
     title = "share of the limit used (dimensionless)<br>≤, =: measured / limit; ≥: limit / measured"
-    across = {"type": "log", "title": {"text": title}, "range": [math.log10(low), math.log10(high)]}
+    ends = math.log10(low), math.log10(high)
+    across = {"type": "log", "title": {"text": title}, "range": ends, **log_ticks(*ends)}
     above = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"}
     return figure.update_layout(xaxis=across, yaxis={**rows, "fixedrange": True}, legend=above)
 

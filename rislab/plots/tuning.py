@@ -5,6 +5,7 @@ Optuna's own figures leave out the trials that were pruned, that fail or that ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +14,18 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.plots.style import BLUE, GREEN, GREY, LEGEND_BELOW, PURPLE, VERMILLION, template, trace_styles
+from rislab.plots.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LEGEND_BELOW,
+    PURPLE,
+    VERMILLION,
+    log_ticks,
+    log_ticks_of,
+    template,
+    trace_styles,
+)
 from rislab.training.records import epoch_records
 from rislab.training.run_folder import read_records
 from rislab.tuning.analysis import Rerun, effects
@@ -76,7 +88,7 @@ def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
         thin = trial.state == "pruned"
         figure.add_scatter(
             x=list(trial.scores), y=list(trial.scores.values()), mode="lines+markers", name=trial.state,
-            legendgroup=trial.state, showlegend=trial.state not in shown, opacity=0.7 if thin else 0.9,
+            legendgroup=trial.state, showlegend=trial.state not in shown,
             line={"color": colour, "width": 1 if thin else 1.5, "dash": "dot" if thin else "solid"},
             marker={"symbol": symbol, "size": 6}, **_hover([trial] * trial.epochs, config),
         )  # fmt: skip
@@ -124,6 +136,7 @@ def importance(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
     )  # fmt: skip
     if not rows:
         figure.add_annotation(text="too few trials to tell", x=0.5, y=0.5, xref="paper", yref="paper")
+        figure.update_xaxes(visible=False).update_yaxes(visible=False)
     ranked = rows[0][1].trials if rows else 0
     title = f"share of the order of {ranked} trials explained (R² of ranks)"
     figure.update_xaxes(title=title, tickformat=".0%", range=[0, 1.05])
@@ -153,7 +166,8 @@ def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Fi
             **_hover([trial for trial, _ in mine], config),
         )  # fmt: skip
     title = "training loss of the last epoch, by each trial's own weights (dimensionless)"
-    figure.update_xaxes(title=title, type="log")
+    ticks = log_ticks_of([loss for mine in by_curriculum.values() for _, loss in mine])
+    figure.update_xaxes(title=title, type="log", **ticks)
     return _dressed(figure, config).update_layout(showlegend=True)
 
 
@@ -202,7 +216,11 @@ def _axis(dimension: Choice | Range) -> dict[str, Any]:
     if isinstance(dimension, Choice):
         names = [str(value) for value in dimension.values]
         return {"type": "category", "categoryorder": "array", "categoryarray": names, "range": [-0.5, len(names) - 0.5]}
-    return {"type": "log", "nticks": 4} if dimension.log else {"nticks": 5}
+    if not dimension.log:
+        return {"nticks": 4, "tickangle": 0}
+    low, high = math.log10(dimension.low), math.log10(dimension.high)
+    room = 0.05 * (high - low)
+    return {"type": "log", "tickangle": 0, "range": [low - room, high + room], **log_ticks(low, high)}
 
 
 def _hover(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from rislab.reports.html_export import export_html
-from tests.browser.chromium import OVERLAPS
+from tests.browser.chromium import CHROMIUM, FLAGS, OVERLAPS
+from tests.browser.figures import figure_defects
 from tests.browser.lab import SHOTS, box, command, opened, press, settle, shoot
 
 pytestmark = pytest.mark.process
@@ -249,3 +250,46 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
     page.wait_for_function(f"{MAP} !== window.map")
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+
+
+def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: Any) -> None:
+    errors: list[str] = []
+    run_all(page)
+    press(page, "Stop")
+    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    command(page, "docmanager:save")
+    page.wait_for_timeout(2000)
+    # A browser of its own has no WebGL, and a window of 1024 pixels.
+    plain = page.context.browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-3d-apis"])
+    other = plain.new_page(viewport={"width": 1024, "height": 768})
+    other.set_default_timeout(90_000)
+    other.on("pageerror", lambda error: errors.append(str(error)))
+    other.goto(f"{page.url.partition('?')[0]}?token=lab")
+    other.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
+    assert other.evaluate("document.createElement('canvas').getContext('webgl')") is None
+    other.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    assert figure_defects(other) == {}
+    shoot(other, "small")
+    other.evaluate(f"{SCENE}.scrollIntoView()")
+    other.wait_for_function(COMPLETE)
+    assert other.evaluate(f"({OVERLAPS})({SCENE})") == []
+    assert other.evaluate(f"{SCENE}.scrollWidth <= {SCENE}.clientWidth + 1")
+    # What one tab changes, the other shows: they are of one kernel.
+    seed = other.locator(".rislab-scene").get_by_label("seed")
+    seed.fill("7")
+    other.keyboard.press("Tab")
+    page.evaluate(f"{SCENE}.scrollIntoView()")
+    page.wait_for_function(f"{SCENE}.querySelector('input[id$=seed]').value === '7' && {COMPLETE}")
+    press(other, "Start")
+    page.wait_for_function(f"{TITLE}[0].startsWith('running')")
+    press(page, "Stop")
+    other.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    plain.close()
+    # Nothing is lost with a page that was not saved: the kernel goes on, and its cells show it again.
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.reload()
+    settle(page)
+    run_all(page)
+    press(page, "Stop")
+    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    assert errors == []

@@ -24,9 +24,10 @@ from rislab.panels import training_view
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import OverfitPanel, title
-from rislab.panels.training_plot import LABEL_ROWS, fed_strip, figure_dict, log_ticks, table
+from rislab.panels.training_plot import fed_strip, figure_dict, table
 from rislab.panels.training_view import CORRECT
-from rislab.plots.style import VERMILLION
+from rislab.plots.curves import LABEL_ROWS
+from rislab.plots.style import VERMILLION, log_ticks
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.loop import fit

@@ -52,7 +52,7 @@ def report() -> FaultReport:
 
 
 def named(figure: go.Figure, name: str) -> list[go.Scatter]:
-    return [trace for trace in figure.data if trace.name == name]
+    return [trace for trace in figure.data if trace.name == name and list(trace.x) != [None]]  # no entry of the legend
 
 
 def grids(figure: go.Figure) -> list[go.Heatmap]:
@@ -81,6 +81,8 @@ def test_every_name_is_in_the_legend_once(never: OptimiserRun) -> None:
     for draw in DRAWN:
         shown = [trace.name for trace in draw(never).data if trace.type == "scatter" and trace.showlegend is not False]
         assert len(shown) == len(set(shown))
+        legends = [trace.legend for trace in draw(never).data if trace.name in shown and trace.showlegend is not False]
+        assert all(legends.count(legend) <= 6 for legend in legends)
 
 
 def test_signals_are_what_was_measured(never: OptimiserRun) -> None:

@@ -40,8 +40,6 @@ def test_the_bound_of_the_range_is_a_band_around_the_true_range(explorer: SceneE
         # 1.96 standard deviations to each side hold 95 % of normal errors.
         assert (band["x0"], band["x1"]) == pytest.approx((here - 1.96 * deviation, here + 1.96 * deviation), rel=1e-4)
         assert band["xref"] == "x3" and f"{1.96 * deviation:.2g} m" in layout["annotations"][2]["text"]
-        # A layer below would come first in the page, where the rings have to: they are dragged by their order.
-        assert all(shape.get("layer", "above") == "above" for shape in layout["shapes"])
     # Ten decibels less make it wider by √10: noise alone decides.
     loud = explorer.analyse(SETTINGS.changed(snr_db=0.0))
     assert float(loud.bound.range[0, 0] / quiet.bound.range[0, 0]) == pytest.approx(math.sqrt(10), rel=1e-3)
@@ -69,9 +67,9 @@ def test_the_figure_names_units_and_draws_what_the_analysis_says(analysis: Scene
     maps = [trace for trace in drawn.data if trace.type == "heatmap"]
     assert [trace.z.shape for trace in maps] == [(91, 181)] * 2
     assert all(trace.z.max() == 0 and trace.z.min() >= -40 for trace in maps)
-    rings = [shape for shape in drawn.layout.shapes if shape.editable]
-    assert [(ring.xanchor, ring.yanchor) for ring in rings] == [place[:2] for place in SETTINGS.places]
-    assert list(drawn.layout.shapes[: len(rings)]) == rings
+    rings = [trace for trace in drawn.data if trace.name == "true source" and trace.x[0] is not None]
+    assert len(rings) == 4  # white in dark, on two maps
+    assert [[*zip(ring.x, ring.y, strict=True)] for ring in rings] == [[place[:2] for place in SETTINGS.places]] * 4
     text = error_table(analysis)
     assert text.count("√CRB") == 6 and "not found" not in text
     drawn.update_layout(template=template("dark"))

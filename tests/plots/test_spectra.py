@@ -88,6 +88,12 @@ def test_beam_maps_share_one_scale_and_wrap_after_three() -> None:
     assert figure.layout.yaxis4.domain[1] < figure.layout.yaxis.domain[0]
 
 
+def test_the_colour_scale_follows_the_map() -> None:
+    power, azimuth, elevation = some_map()
+    flat, steep = (one_map(power**turn, azimuth, elevation).layout.coloraxis.cmin for turn in (0.1, 2))
+    assert steep == pytest.approx(20 * flat, rel=1e-4) and flat > -3
+
+
 def test_beam_map_accepts_the_grid_of_the_lab() -> None:
     grid = Grid.field_of_view(ArrayGeometry.surface((2, 2), 0.3), (-1.0, 1.0), (-0.5, 0.5), (1.0, 2.0), (5, 3, 1))
     figure = one_map(torch.rand(5, 3, 1), grid.azimuth, grid.elevation)
@@ -119,10 +125,11 @@ def test_peaks_are_crosses_on_their_own_map_and_named_in_the_legend() -> None:
     figure = spectrum_plots.beam_maps(
         {"one": power, "two": power}, azimuth, elevation, sources=([0.1], [0.2]), peaks=peaks
     )
-    crosses = [each for each in figure.data if each.type == "scatter" and each.marker.symbol == "x" and each.x[0]]
+    crosses = [each for each in figure.data if each.type == "scatter" and each.name == "estimate" and each.x[0]]
     assert [(each.xaxis, each.x[0], each.y[0]) for each in crosses] == [
         ("x2", pytest.approx(np.rad2deg(0.3)), pytest.approx(np.rad2deg(-0.1)))
-    ]
+    ] * 2  # a dark one below
+    assert {each.marker.symbol for each in crosses} == {"x-thin-open"}
     assert [each.name for each in figure.data if each.showlegend is not False and each.type == "scatter"] == [
         "true source",
         "estimate",
@@ -145,7 +152,7 @@ def test_spectra_draw_the_map_the_sources_and_the_peaks_of_one_scene() -> None:
     figure = spectrum_plots.spectra({"MUSIC": spectrum}, grid, scene=scenes[1], number=1)
     power = spectrum.map[1].numpy()
     assert np.allclose(figure.data[0].z, np.maximum(10 * np.log10(power / power.max()), -40).T, atol=1e-4)
-    cross = next(each for each in figure.data if each.type == "scatter" and each.marker.symbol == "x")
+    cross = next(each for each in figure.data if each.name == "estimate")
     assert np.allclose(sorted(cross.x), sorted(torch.rad2deg(scenes[1].azimuth[0]).tolist()), atol=1e-3)
     with pytest.raises(InputError, match="number for 'MUSIC' is 3"):
         spectrum_plots.spectra({"MUSIC": spectrum}, grid, number=3)
