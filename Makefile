@@ -59,9 +59,9 @@ mutants: .venv/installed-test
 scoreboard: .venv/installed-test
 	$(BIN)/python -m tests.corpus
 
-# What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants.
+# What takes too long for every test: a hundred kills, ten thousand fuzzed inputs, hours of a panel, all mutants, figures of all reports.
 soak: .venv/installed-test
-	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py
+	RISLAB_SOAK=1 RISLAB_KILLS=20 $(TESTS) tests/reliability tests/corpus tests/tuning/test_search.py tests/notebooks
 	$(MAKE) mutants
 
 # The documentation as pages that open from disk: reports/out/docs/index.html. Red if a link leads nowhere.

@@ -34,6 +34,7 @@ TITLES = {
 }
 COLOURS = dict(zip(TITLES, (GREY, BLUE, VERMILLION, OCHRE, GREEN, PURPLE), strict=True))
 PATTERNS = dict(zip(TITLES, ("6 3", "none", "2 2", "8 2 2 2", "5 2", "9 3"), strict=True))
+STALE = 60  # steps of azimuth in a map of the scene before
 CLOUD = 80  # directions drawn of each source
 
 
@@ -104,6 +105,8 @@ def bound_ellipse_outlines(analysis: SceneAnalysis) -> list[list[list[float]]]:
 
 def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points: int) -> dict[str, Any]:
     values = view.music if spectrum == "MUSIC" else view.mvdr
+    if stale:  # pale, and sent with every frame while something moves: as coarse as the others
+        values = values[:: max(1, values.shape[0] // STALE), :: max(1, values.shape[0] // STALE)]
     cut = view.cut[spectrum]
     level = _levels(values)
     made = {

@@ -268,7 +268,7 @@ def marks_on_map(name: str, azimuth: ArrayLike, elevation: ArrayLike, axis: str 
         elevation: radians.
         axis: number of the axes, "" for the first.
     """
-    at = {"x": _degrees(f"azimuth, {name}", azimuth), "y": _degrees(f"elevation, {name}", elevation)}
+    at: dict[str, Any] = {"x": _degrees(f"azimuth, {name}", azimuth), "y": _degrees(f"elevation, {name}", elevation)}
     at |= {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "hovertemplate": name + "<br>%{x:.3f}°, %{y:.3f}°<extra></extra>"}
     look = {"type": "scatter", "mode": "markers", "name": name, "showlegend": False, "cliponaxis": False}
     return [{**look, **at, "marker": marker} for marker in outlined(MARKS[name])]

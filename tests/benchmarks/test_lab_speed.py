@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.benchmarks.test_scene_speed import REPEATS, STEP
+from tests.benchmarks.test_scene_speed import SCENE as MAPS
 from tests.browser.chromium import launched
 from tests.browser.lab import command, opened, press
 
@@ -88,9 +90,7 @@ for _ in range(9):
     ticks.append(1e3 * (time.perf_counter() - began))
 json.dump({"adding": adding, "ticks": ticks, "windows": run.history.windows}, open("many.json", "w"))
 """
-REDRAWS = (
-    "document.querySelectorAll('.js-plotly-plot')[{}].on('plotly_afterplot', () => window.{}.push(performance.now()))"
-)
+REDRAWS = "document.querySelector('.js-plotly-plot').on('plotly_afterplot', () => window.curve.push(performance.now()))"
 
 
 @pytest.fixture(scope="module")
@@ -105,26 +105,22 @@ def measured() -> Iterator[dict[str, Any]]:
 
 def _measure(page: Any, root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    page.evaluate("() => { window.curve = []; window.map = []; }")
+    page.evaluate("() => { window.curve = []; }")
     for _ in range(2):
         command(page, "notebook:run-cell-and-select-next")
-    page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
-    for place, name in enumerate(("curve", "map")):
-        page.evaluate(REDRAWS.format(place, name))
+    page.wait_for_function(f"document.querySelector('.js-plotly-plot') && {MAPS}?.dataset.state === 'complete'")
+    page.evaluate(REDRAWS)
     # All at once: a click on a panel would make its cell the one that runs next.
     for _ in range(3):
         command(page, "notebook:run-cell-and-select-next")
     found |= _written(page, root / "pairs.json", 300)
     found["redraws"] = page.evaluate("window.curve.length") / found["live"]
-    handle = page.locator(".slider-container", has=page.locator(".noUi-handle")).nth(1).locator(".noUi-handle")
-    handle.focus()
+    page.evaluate(f"{MAPS}.scrollIntoView()")  # what nobody sees is not drawn
     found["slider"] = []
-    for _ in range(12):
-        page.evaluate("() => { window.map = []; window.began = performance.now(); }")
-        page.keyboard.press("ArrowRight")
-        page.wait_for_function("window.map.length > 0")
-        found["slider"].append(page.evaluate("window.map[0] - window.began"))
-        page.wait_for_timeout(600)
+    for _ in range(REPEATS):
+        found["slider"].append(page.evaluate(STEP, True))
+        page.wait_for_timeout(400)
+    page.evaluate("document.querySelector('.js-plotly-plot').scrollIntoView()")
     found |= _written(page, root / "memory.json", 60 * MINUTES + 120)
     page.evaluate("() => { window.began = performance.now(); }")
     press(page, "Stop")
@@ -167,7 +163,9 @@ def test_slider_to_new_spectrum_while_training(benchmark: Any, measured: dict[st
     benchmark.pedantic(lambda: None, rounds=1)
     screen, kernel = statistics.median(measured["slider"]), statistics.median(measured["looks"])
     benchmark.extra_info.update(screen=screen, kernel=kernel)
-    print(f"\nslider to new maps: {screen:.0f} ms to the screen (target ≤ 150), {kernel:.0f} ms in the kernel (≤ 50)")
+    print(
+        f"\nslider to new maps while training: {screen:.0f} ms to the screen (target ≤ 300), {kernel:.0f} ms in the kernel (≤ 50)"
+    )
 
 
 def test_stop_and_memory(benchmark: Any, measured: dict[str, Any]) -> None:

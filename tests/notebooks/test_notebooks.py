@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     figures = sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
     assert figures >= 4
+    from tests.browser.figures import figure_defects
+
     asked: list[str] = []
     complaints: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 800})
@@ -90,7 +93,15 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     width = page.evaluate("document.documentElement.scrollWidth")
     Path("reports/out").mkdir(parents=True, exist_ok=True)
     page.screenshot(path=f"reports/out/test-{name}.png", full_page=True)
+    defects = {}
+    for across in (1280, 1920) if os.environ.get("RISLAB_SOAK") else (1280,):
+        page.set_viewport_size({"width": across, "height": 800})
+        for theme in ("light", "dark"):
+            page.emulate_media(color_scheme=theme)
+            page.wait_for_timeout(500)
+            defects |= {(across, theme, figure): wrong for figure, wrong in figure_defects(page).items()}
     context.close()
+    assert defects == {}
     assert drawn == figures
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
     assert complaints == []
