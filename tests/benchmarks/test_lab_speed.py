@@ -164,7 +164,8 @@ def test_slider_to_new_spectrum_while_training(benchmark: Any, measured: dict[st
     screen, kernel = statistics.median(measured["slider"]), statistics.median(measured["looks"])
     benchmark.extra_info.update(screen=screen, kernel=kernel)
     print(
-        f"\nslider to new maps while training: {screen:.0f} ms to the screen (target ≤ 300), {kernel:.0f} ms in the kernel (≤ 50)"
+        f"\nslider to new maps while training: {screen:.0f} ms to the screen (target ≤ 300), "
+        f"{kernel:.0f} ms in the kernel (≤ 50)"
     )
 
 
