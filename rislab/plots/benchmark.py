@@ -121,12 +121,13 @@ def _dressed(figure: go.Figure, title: str, span: tuple[float, float]) -> go.Fig
     ]
     right = max((x for _, x, _ in names), default=0.0)
     left = min((trace.x[0] for trace in last), default=0.0)
+    snrs = sorted({x for trace in last for x in trace.x})
     edge = 0.04 * (right - left or 1.0)
     labels = end_labels(names, 0.0, span, log)
     at = {"xref": f"{last[0].xaxis} domain", "yref": last[0].yaxis, "x": 1, "xshift": 6, "xanchor": "left"}
     for text, y in zip(labels["text"], labels["y"], strict=True):
         figure.add_annotation(text=text, y=math.log10(y) if log else y, **at, yanchor="middle")
-    figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4}, range=[left - edge, right + edge])
+    figure.update_xaxes(title={"text": "SNR (dB)", "standoff": 4}, range=[left - edge, right + edge], tickvals=snrs)
     figure.update_yaxes(title=title, col=1)
-    margin = {"t": 56, "b": 60, "l": 64, "r": 190}
+    margin = {"t": 56, "b": 60, "l": 64, "r": 220}
     return figure.update_layout(template=template(), height=400, autosize=True, showlegend=False, margin=margin)
