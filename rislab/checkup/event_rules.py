@@ -87,7 +87,8 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
     if all(batch.backwards for batch in recorded):
         return []
     long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
-    if long and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
+    last = any(batches[-1].backwards for _, batches in long)
+    if last and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "backward after the batch loop", counts, long[0][0].where, aliases)]
     unused = [batch for step, _ in run.steps for batch in step.micro_batches if not batch.backwards]
@@ -166,18 +167,19 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
         return []
     findings = []
     empty = [step for step, _ in run.steps if not step.micro_batches]
-    if empty:
-        merged = run.trace.merged
-        text = f"{len(empty) + merged.sizes[0]} of {len(run.steps) + len(merged)} steps came without a new loss"
+    merged = run.trace.merged
+    again = len(empty) + merged.sizes[0] - run.trace.idle
+    if empty and again > 0:
+        text = f"{again} of {len(run.steps) + len(merged)} steps came without a new loss"
         findings.append(as_fault(Code.WINDOW_SIZE, "stepped twice", text, empty[0].where))
     # A loop that meets NaN may throw a window away: the places of the others then say nothing.
     sizes = [window.size for window in run.windows]
     if not sizes:
         return findings
-    text = f"windows of {listed(sizes, 8, len(run.trace.merged))} micro-batches, K = {run.size} ({run.source})"
+    text = f"windows of {listed(sizes, 8, len(merged))} micro-batches, K = {run.size} ({run.source})"
     first = run.windows[0].step.where
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
-    counts = Counter(sizes) + run.trace.merged.sizes
+    counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:
@@ -211,9 +213,11 @@ def _too_long(run: WatchedRun, text: str) -> list[Finding]:
     """Windows with more than K micro-batches: were the first ones lost, or do they leak into the step?"""
     long = [window for window in run.windows if window.size > run.size]
     if run.source != "declared" and (
-        all(map(_has_its_shares, long)) or any(made_by_library(window, run) for window in run.windows)
+        all(map(_has_its_shares, long))
+        or any(made_by_library(window, run) for window in run.windows)
+        or _in_stretches(long)
     ):
-        # Windows that are meant to differ, as those of so many tokens each.
+        # Windows that are meant to differ, as those of so many tokens each, or of a K that changes with the epochs.
         return []
     for window in run.windows:
         weights = extra_micro_batches(window, run.size)
@@ -228,6 +232,12 @@ def _too_long(run: WatchedRun, text: str) -> list[Finding]:
         return [as_fault(Code.WINDOW_SIZE, "window size", text, where, aliases)]
     aliases = ("tail never stepped", "step gate too strict")
     return [as_fault(Code.WINDOW_SIZE, "left-overs leak", text, where, aliases)]
+
+
+def _in_stretches(windows: list[StepWindow]) -> bool:
+    """Whether each window follows, or is followed by, one of its own size; what an epoch leaves over stands alone."""
+    sizes = {window.number: window.size for window in windows}
+    return all(size in (sizes.get(number - 1), sizes.get(number + 1)) for number, size in sizes.items())
 
 
 def _has_its_shares(window: StepWindow) -> bool:

@@ -193,12 +193,16 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
         return []
     means = not any(batch.scale_free for batch in one.batches)
     shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in _factors(batch)) for batch in one.batches]
+    if not means and run.source == "declared" and one.size == run.size > 2 and _divided_again(one, shared, run):
+        factors = " and ".join(f"{factor:.4g}" for factor in _factors(one.batches[0]) if not near(factor, 1, 1e-6))
+        alpha = f"α = {1 / one.size:.4g} at step {one.number}, window of {one.size}, K = {run.size} ({run.source})"
+        return [_scale_fault("divided twice", f"{alpha}; each loss has the factors {factors}", one)]
     if one.size > 1 and shared and set(shared) == {1}:
         # Besides a factor of its own, the loss has its share.
         return []
     if one.size > 1 and _each_mean_counts_one(one):
         return [_scale_fault("never divided", text, one, "divided on the first batch only")]
-    if one.size > 1 and means and one.size == run.size and near(weights[0], 1 / run.size**2, 1e-3):
+    if one.size > 1 and means and one.size == run.size and near(abs(weights[0]), 1 / run.size**2, 1e-3):
         return [_scale_fault("divided twice", text, one)]
     if one.size < run.size and near(weights[0], 1 / run.size, 1e-3):
         others = [batch.weight for other in run.comparisons if other.size == run.size for batch in other.batches]
@@ -219,6 +223,14 @@ def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Find
         return [_scale_fault("gradient scale", evidence, one)]
     either = f"windows of {one.size} are too long, or the divisor is too small" if divisor < one.size else "or meant"
     return [as_warning(Code.GRADIENT_SCALE, "gradient scale", f"{evidence}: {either}", one.step.where)]
+
+
+def _divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bool:
+    """Whether losses that are no means have the factor 1/K twice, or, as sums over items, once beside their number."""
+    sums = run.declared.counted and all(batch.scale_free and batch.count == 1 for batch in one.batches)
+    items = {min(_factors(batch), default=1.0) for batch in one.batches}
+    counted = sums and len(items) == 1 and not near(items.pop(), 1 / one.size, 1e-3)
+    return set(shared) == {2} or (counted and set(shared) == {1})
 
 
 def _one_sequence(one: StepComparison) -> bool:
@@ -371,6 +383,9 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     if any(zeroed) and any(window.size == one.size and window.exact() for window in run.comparisons):
         # Other windows hold all of theirs: an epoch begins here, and what the last one left was zeroed.
         return as_fault(Code.ZEROING, "tail never stepped", counts, where, ("zeroed per micro-batch",))
+    if weights and all(zeroed[:-1]) and one.step.inferred:
+        text = f"{counts}: what the optimiser of another library adds up itself is not known"
+        return as_note(Code.GRADIENT_SCALE, "not judged", text)
     if weights and all(zeroed[:-1]):
         other = "unscaled per micro-batch" if one.step.scale > 1 else "backward after the batch loop"
         return as_fault(Code.ZEROING, "zeroed per micro-batch", counts, where, (other,))

@@ -106,6 +106,10 @@ class GradientSamples:
         """Number of tensors without a gradient."""
         return sum(value.grad is None for value in self._tensors)
 
+    def present(self) -> bool:
+        """Whether any tensor of the optimiser has a gradient."""
+        return any(value.grad is not None for group in self.optimizer.param_groups for value in group["params"])
+
     def empty(self) -> bool:
         """Whether all gradients are 0 or None."""
         return all(value.grad is None or not bool(value.grad.any()) for value in self._tensors)

@@ -50,6 +50,11 @@ class CheckupCallback(_Callback):  # type: ignore[misc]
             known = package if package in PACKAGES else PACKAGES[0]
             self._fit.begin(Framework(known, OLDEST, NEWEST), lambda: _settings(trainer, pl_module))
 
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The epoch in which averaged weights get statistics of their own trains nothing."""
+        if any(trainer.current_epoch > one.swa_end for one in _averages(trainer)):
+            self.on_train_end(trainer, pl_module)
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """The last batch is over, and the loggers are still open."""
 
@@ -68,9 +73,18 @@ class CheckupCallback(_Callback):  # type: ignore[misc]
         self._fit.fail(exception)
 
 
+def _of_name(trainer: Any, name: str) -> list[Any]:
+    return [one for one in trainer.callbacks if type(one).__name__ == name]
+
+
+def _averages(trainer: Any) -> list[Any]:
+    return _of_name(trainer, "StochasticWeightAveraging")
+
+
 def _settings(trainer: Any, module: Any) -> TrainerSettings:
     """What a Trainer is set to do; in manual optimisation the module's own lines say it."""
-    schedules = trainer.lr_scheduler_configs
+    # An average of the weights brings a schedule of its own, in the midst of the training.
+    schedules = [] if _averages(trainer) else trainer.lr_scheduler_configs
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     by_optimizer = {id(one.scheduler.optimizer): one.scheduler for one in schedules}
     loops = [
@@ -81,7 +95,7 @@ def _settings(trainer: Any, module: Any) -> TrainerSettings:
         return TrainerSettings(loops, Declared(mean=""), f"manual optimisation, {kind}")
     size, limit = trainer.accumulate_grad_batches, trainer.gradient_clip_val
     # A callback that changes the size with the epochs, or a module that clips in a way of its own.
-    varied = any(type(one).__name__ == "GradientAccumulationScheduler" for one in trainer.callbacks)
+    varied = bool(_of_name(trainer, "GradientAccumulationScheduler"))
     own = module.configure_gradient_clipping.__func__.__module__.split(".")[0] not in PACKAGES
     by_value = str(getattr(trainer.gradient_clip_algorithm, "value", trainer.gradient_clip_algorithm)) == "value"
     intervals = {one.interval if one.frequency == 1 and not one.reduce_on_plateau else "" for one in schedules}
@@ -92,7 +106,6 @@ def _settings(trainer: Any, module: Any) -> TrainerSettings:
         scheduler_interval=intervals.pop() if len(intervals) == 1 else "",
         divides="Lightning",
     )
-    text = f"accumulate_grad_batches {size}, gradient_clip_val {limit}, {kind}"
-    return TrainerSettings(
-        loops, declared, f"{text}, schedule per {declared.scheduler_interval}" if schedules else text
-    )
+    text = f"accumulate_grad_batches {'varies' if varied else size}, gradient_clip_val {limit}, {kind}"
+    interval = declared.scheduler_interval
+    return TrainerSettings(loops, declared, f"{text}, schedule per {interval}" if interval else text)

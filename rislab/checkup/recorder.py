@@ -377,6 +377,8 @@ class StepRecorder:
         if gradient is not None:
             self._changes.at_step()
         finite = gradient is None or math.isfinite(norm)
+        if not self._window.micro_batches and not self._evaluations:
+            self.trace.idle += not self._samples.present()
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
         own = self._samples.optimised() if gradient is not None else set()

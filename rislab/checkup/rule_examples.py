@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rislab.checkup.findings import Findings
 
@@ -65,24 +66,48 @@ def findings_of(source: str) -> Findings:
             return run_script(path).findings
 
 
-def numbers_of(source: str) -> dict[str, str]:
-    """Run the source of an example; what was counted, and what its steps got, by names; empty if it trains nothing."""
+class LoopNumbers(NamedTuple):
+    """What was counted and compared in the loop of an example.
+
+    Args:
+        counts: of forwards with gradients, backwards and steps, by these names.
+        sizes: losses before each step.
+        alphas: of the steps that were compared; 1 if the gradient is as long as its window's.
+        cosines: of the same steps; 1 if it points the same way.
+    """
+
+    counts: dict[str, int]
+    sizes: list[int]
+    alphas: list[float]
+    cosines: list[float]
+
+    def rows(self) -> dict[str, str]:
+        """The numbers as text, by names."""
+        rows = {name: str(count) for name, count in self.counts.items()}
+        sizes = sorted(Counter(self.sizes).items())
+        rows["steps after so many losses"] = ", ".join(f"{count} after {size}" for size, count in sizes)
+        rows["α: 1 if the gradient is as long as its window's"] = _range(self.alphas)
+        rows["cosine: 1 if it points the same way"] = _range(self.cosines)
+        return rows
+
+
+def numbers_of(source: str) -> LoopNumbers | None:
+    """Run the source of an example; what was counted, and what its steps got; None if it trains nothing."""
     from rislab.checkup.process_watch import ProcessWatch
     from rislab.checkup.windows import Declared, compare_steps
 
     with ProcessWatch(every=1) as watch:
         exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})
     if not watch.tracked:
-        return {}
+        return None
     trace = watch.tracked[0].recorder.trace
     compared = compare_steps(trace, Declared(mean=""))
-    counts = {"forwards with gradients": trace.forwards, "backwards": trace.backwards, "steps": len(trace.taken)}
-    numbers = {name: str(count) for name, count in counts.items()}
-    sizes = Counter(len(step.micro_batches) for step in trace.taken)
-    numbers["steps after so many losses"] = ", ".join(f"{count} after {size}" for size, count in sorted(sizes.items()))
-    numbers["α: 1 if the gradient is as long as its window's"] = _range([one.alpha for one in compared])
-    numbers["cosine: 1 if it points the same way"] = _range([one.comparison.cosine for one in compared])
-    return numbers
+    return LoopNumbers(
+        {"forwards with gradients": trace.forwards, "backwards": trace.backwards, "steps": len(trace.taken)},
+        [len(step.micro_batches) for step in trace.taken],
+        [one.alpha for one in compared],
+        [one.comparison.cosine for one in compared],
+    )
 
 
 def _range(values: list[float]) -> str:

@@ -213,6 +213,7 @@ class Trace:
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
         forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
         missed: number of steps that were taken before the recording began.
+        idle: number of steps without a new loss, in which no tensor had a gradient: they change nothing.
         remade: how often another optimiser took over the same tensors.
         stateful: whether the optimiser has a state of its own, as momentum.
         only_frozen: whether all tensors of the optimiser ask for no gradient.
@@ -246,6 +247,7 @@ class Trace:
     loss_declared: bool = True
     forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
     missed: int = 0
+    idle: int = 0
     remade: int = 0
     stateful: bool = False
     only_frozen: bool = False

@@ -24,7 +24,7 @@ from rislab.checkup.windows import Declared
 
 TRANSFORMERS = Framework("transformers", (5, 24), (5, 24))
 # Faults of a loss that does not use the count of items which it is handed.
-OF_ITEMS = ("never divided", "divided twice", "mean of means in the window", "gradient scale")
+OF_ITEMS = ("never divided", "mean of means in the window", "gradient scale")
 FIX_OF_ITEMS = "add the losses of the items up, and divide the sum by num_items_in_batch: nothing else divides it"
 _Callback: Any = framework_class("TrainerCallback", ("transformers",))
 
@@ -67,6 +67,9 @@ def _settings(args: Any, trainer: Any, given: Any) -> TrainerSettings:
     scheduler, size, limit = given["lr_scheduler"], args.gradient_accumulation_steps, args.max_grad_norm
     # Then each item of a window counts the same, whichever micro-batch it stands in.
     counted = bool(trainer.model_accepts_loss_kwargs) or trainer.compute_loss_func is not None
+    # A Trainer whose own loss is a mean of the micro-batch, which is divided by K, or of the window, says so.
+    own = getattr(trainer, "loss_is_scaled_for_ga", None)
+    counted = counted and own is None
     sharded = trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
     loop = TrainedLoop(given["optimizer"], given["model"], scheduler, trainer.accelerator.scaler)
     declared = Declared(
@@ -74,9 +77,11 @@ def _settings(args: Any, trainer: Any, given: Any) -> TrainerSettings:
         mean="samples" if counted else "",
         clip_norm=float(limit) if limit and not sharded else None,
         scheduler_interval="" if hasattr(scheduler, "num_bad_epochs") else "step",
+        counted=counted,
     )
     text = f"gradient_accumulation_steps {size}, max_grad_norm {limit}, "
     text += "num_items_in_batch is handed to the loss" if counted else "num_items_in_batch is not used"
+    text += "" if own is None else f", loss_is_scaled_for_ga {own}"
     if args.world_size > 1:
         text += f", average_tokens_across_devices {args.average_tokens_across_devices}"
     return TrainerSettings([loop], declared, text, dict.fromkeys(OF_ITEMS, FIX_OF_ITEMS) if counted else {})

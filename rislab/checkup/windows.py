@@ -38,6 +38,7 @@ class Declared:
         scheduler_interval: "step" or "epoch", at which it is to tick; "" if not declared.
         epochs: how many, None if not declared.
         divides: the library that divides each loss by K, "" if the loop does it itself.
+        counted: whether each sum over items is to be divided by the items of its window, and by nothing else.
     """
 
     accumulation_steps: int | None = None
@@ -48,6 +49,7 @@ class Declared:
     scheduler_interval: str = ""
     epochs: int | None = None
     divides: str = ""
+    counted: bool = False
 
 
 @dataclass(frozen=True, eq=False)

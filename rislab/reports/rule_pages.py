@@ -12,6 +12,7 @@ from rislab.checkup.rule_examples import RuleExample, findings_of, numbers_of
 from rislab.checkup.rules import RULES
 from rislab.faults.catalogue import FAULTS
 from rislab.reports import html_export
+from rislab.reports.rule_pictures import rule_picture
 
 
 def write_rule_pages(out: Path, on_page: Callable[[str], None] = lambda code: None) -> Path:
@@ -30,14 +31,17 @@ def write_rule_pages(out: Path, on_page: Callable[[str], None] = lambda code: No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrong, right = (findings_of(example.source(mark)) for mark in "-+")
-            numbers = [numbers_of(example.source(mark)) for mark in "-+"] if code.startswith("C") else [{}, {}]
+            numbers = [numbers_of(example.source(mark)) for mark in "-+"] if code.startswith("C") else []
+        loops = [one for one in numbers if one is not None]
+        rows = [one.rows() for one in loops] if len(loops) == 2 else []
         body = html_export.render(
             "rule.html.j2",
             rule=rule,
             example=example,
             wrong=[finding for finding in wrong if finding.code == code],
             right=right.verdict,
-            rows=[(name, *(one.get(name, "") for one in numbers)) for name in numbers[1]],
+            rows=[(name, *(one[name] for one in rows)) for name in (rows[0] if rows else ())],
+            picture=rule_picture(*loops) if rows else "",
             happened={name: faults[name].reference for name in rule.faults if faults[name].reference},
             silence=silencing_of(rule),
             before=codes[place - 1] if place else "",

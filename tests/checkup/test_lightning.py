@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -51,6 +52,23 @@ class Regression(lightning.LightningModule):
 
 
 class DividedTwice(Regression):
+    factor = 0.25
+
+
+class LeavesBatchesOut(Regression):
+    """None instead of a loss: Lightning steps on no gradient, which changes nothing."""
+
+    def training_step(self, batch: list[Tensor], index: int) -> Any:
+        return None if index % 5 == 4 else super().training_step(batch, index)
+
+
+class PerEpoch(Regression):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+class PerEpochDividedTwice(PerEpoch):
     factor = 0.25
 
 
@@ -107,6 +125,32 @@ class NeverZeroed(Manual):
     clips = zeroes = False
 
 
+class TwoOptimisers(lightning.LightningModule):
+    """One network, two optimisers; `zeroes` only the first of them."""
+
+    zeroes = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.first, self.second = nn.Linear(10, 8), nn.Linear(8, 1)
+
+    def training_step(self, batch: list[Tensor], index: int) -> None:
+        optimizers = self.optimizers()
+        self.manual_backward(mse_loss(self.second(self.first(batch[0]).relu()), batch[1]))
+        for optimizer in optimizers:
+            optimizer.step()
+        for optimizer in optimizers[: self.zeroes]:
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), 1e-2) for part in (self.first, self.second)]
+
+
+class OneNeverZeroed(TwoOptimisers):
+    zeroes = 1
+
+
 class Gan(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -156,9 +200,9 @@ def loaders(samples: int = 256) -> list[DataLoader[Any]]:
 def trainer(*callbacks: Any, **given: Any) -> lightning.Trainer:
     settings: dict[str, Any] = {
         "max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "callbacks": [*callbacks],
+        "enable_progress_bar": False, "enable_model_summary": False,
     }  # fmt: skip
-    return lightning.Trainer(**settings | given)
+    return lightning.Trainer(**settings | given | {"callbacks": [*callbacks, *given.get("callbacks", ())]})
 
 
 def fitted(module: lightning.LightningModule, *callbacks: Any, samples: int = 256, **given: Any) -> Any:
@@ -174,6 +218,14 @@ def half_precision() -> dict[str, Any]:
 AUTOMATIC = {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}
 
 
+def more_and_more() -> dict[str, Any]:
+    return {"callbacks": [GradientAccumulationScheduler({0: 2, 1: 4})], "max_epochs": 4}
+
+
+def averaged() -> dict[str, Any]:
+    return {"callbacks": [StochasticWeightAveraging(1e-3, swa_epoch_start=1)], "max_epochs": 3}
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "name"),
     [
@@ -182,6 +234,8 @@ AUTOMATIC = {"accumulate_grad_batches": 4, "gradient_clip_val": 1.0}
         (StaleParameters, dict, "optimiser holds stale parameters"),
         (ClippedScaled, half_precision, "clipped before unscaling"),
         (NeverZeroed, dict, "never zeroed"),
+        (OneNeverZeroed, dict, "never zeroed"),
+        (PerEpochDividedTwice, more_and_more, "divided twice"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -204,15 +258,22 @@ def test_a_fault_is_named(kind: Any, given: Any, name: str, capsys: pytest.Captu
         (Manual, {}),
         (Manual, {"half": True}),
         (Gan, {}),
+        (Regression, {"precision": "64-true", "accumulate_grad_batches": 2}),
+        (TwoOptimisers, {}),
+        (LeavesBatchesOut, {}),
+        (PerEpoch, {"and": more_and_more}),
+        (Regression, {"and": averaged}),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_correct_fit_is_not_accused(kind: Any, given: dict[str, Any]) -> None:
     """Lightning divides by K in every window, the last of an epoch included: that is no fault of the module's."""
     callback = CheckupCallback()
-    settings = {name: value for name, value in given.items() if name != "half"}
-    fitted(kind(), callback, **settings | (half_precision() if given.get("half") else {}))
-    assert callback.findings.faults == []
+    settings = {name: value for name, value in given.items() if name not in ("half", "and")}
+    settings |= (half_precision() if given.get("half") else {}) | given.get("and", dict)()
+    fitted(kind(), callback, **settings)
+    severe = [str(finding) for finding in callback.findings if finding.severity != "note"]
+    assert severe == [] or (given.get("samples") and callback.findings[0].name == "ragged window divided by K")
     assert callback.findings.unjudged == []
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, logsigmoid
 from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
@@ -89,6 +93,29 @@ class DividedAgain(Trainer):
         return super().compute_loss(model, inputs, False, **given) / self.args.gradient_accumulation_steps
 
 
+class SumDividedAgain(Trainer):
+    """A sum that is divided by the count of items, and by K, which nothing asks for."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        return super().compute_loss(model, inputs, return_outputs, **given) / self.args.gradient_accumulation_steps
+
+
+class Preferred(Trainer):
+    """As in trl's DPO: a loss that is none of torch's, a mean of the micro-batch, which the Trainer divides by K."""
+
+    loss_is_scaled_for_ga = False
+    divisor = 1
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
+        labels = inputs.pop("labels").clamp(min=0)
+        chances = model(**inputs).logits.log_softmax(-1).gather(-1, labels[..., None]).sum((1, 2))
+        return -logsigmoid(0.1 * (chances[::2] - chances[1::2])).mean() / self.divisor
+
+
+class PreferredDividedAgain(Preferred):
+    divisor = 4
+
+
 class InEvaluationMode(Trainer):
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
         model.eval()
@@ -133,8 +160,10 @@ def trained(
         ({"trainer": OwnMean}, "never divided"),
         ({"trainer": DividedAgain, "classes": True}, "divided twice"),
         ({"trainer": InEvaluationMode}, "eval never undone"),
+        ({"trainer": SumDividedAgain}, "divided twice"),
+        ({"trainer": PreferredDividedAgain}, "divided twice"),
     ],
-    ids=["loss", "compute_loss", "divided again", "eval"],
+    ids=["loss", "compute_loss", "divided again", "eval", "sum divided again", "preferences divided again"],
 )
 def test_a_fault_is_named(given: dict[str, Any], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = CheckupCallback()
@@ -155,14 +184,63 @@ def test_a_fault_is_named(given: dict[str, Any], name: str, tmp_path: Path, caps
         {"loss": sum_over_the_items, "count": 61},
         {"classes": True, "max_grad_norm": 0.1},
         {"bf16": True, "label_smoothing_factor": 0.1},
+        {"gradient_checkpointing": True},
+        {"trainer": Preferred},
     ],
-    ids=["as it comes", "ragged", "one", "own loss", "classes", "bf16"],
+    ids=["as it comes", "ragged", "one", "own loss", "classes", "bf16", "checkpointing", "preferences"],
 )
 def test_a_correct_training_is_not_accused(given: dict[str, Any], tmp_path: Path) -> None:
     callback = CheckupCallback(every=1)
     trained(tmp_path, callback, **given)
     assert [str(finding) for finding in callback.findings if finding.severity != "note"] == []
     assert callback.findings.unjudged == []
+
+
+def test_a_resumed_training_is_not_accused(tmp_path: Path) -> None:
+    """Optimiser, schedule and the place in the data come from the checkpoint, before the watch begins."""
+    whole, callback = network(), CheckupCallback(every=1)
+    states = []
+    for callbacks in ([], [callback]):
+        one = Trainer(
+            model=network(), args=arguments(tmp_path / str(len(callbacks)), save_strategy="steps", save_steps=3),
+            train_dataset=Rows(64), data_collator=collate, callbacks=[*callbacks],
+        )  # fmt: skip
+        one.train()
+        one.model.load_state_dict(whole.state_dict())
+        one.train(resume_from_checkpoint=str(tmp_path / str(len(callbacks)) / "checkpoint-6"))
+        states.append(list(one.model.state_dict().values()))
+    assert [str(finding) for finding in callback.findings if finding.severity != "note"] == []
+    assert all(torch.equal(bare, watched) for bare, watched in zip(*states, strict=True))
+
+
+RANKS = """
+import pathlib, sys, warnings
+import torch
+warnings.simplefilter("ignore")
+from tests.checkup.test_transformers import CheckupCallback, DividedAgain, trained
+torch.set_num_threads(1)
+trained(pathlib.Path(sys.argv[1]), CheckupCallback(), trainer=DividedAgain, classes=True, ddp_backend="gloo")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.process
+def test_the_first_of_two_processes_reports_for_both(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(RANKS)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    place["PYTHONPATH"] = str(Path(__file__).parents[2])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "train.py", str(tmp_path)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    first, second = (one.communicate()[0] for one in ranks)
+    assert [one.returncode for one in ranks] == [0, 0]
+    assert first.count("rislab checkup of Trainer.train(), 4 steps") == first.count("FAULT   C1 divided twice") == 1
+    assert "(rank 0, 1)" in first and "rislab" not in second
 
 
 def test_a_training_is_bit_identical(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_a_page_for_each_rule_and_an_index(
         for part in (rule.name, rule.what, rule.why, rule.needs, rule.reference, *rule.fixes, *rule.fixes.values()):
             assert part in page
         assert 'class="right"' in page and "Of the right one: All checks passed." in page
-        assert ('<th scope="row">backwards</th>' in page) is code.startswith("C")
+        assert ('<th scope="row">backwards</th>' in page) is ('<svg class="rule"' in page) is code.startswith("C")
         assert f"FAULT   {code} " in page and f"--ignore {code}," in page
     assert find_fault("never divided").reference in (tmp_path / "rules" / "C1.html").read_text()
     assert "α = 4" in (tmp_path / "rules" / "C1.html").read_text()
