@@ -12,9 +12,10 @@ from typing import Any
 
 from rislab import files
 from rislab.errors import InputError, check_number, did_you_mean
-from rislab.reports import html_export, miniatures, notebooks, runner
+from rislab.reports import figure_content, html_export, miniatures, notebooks, runner
 
 KEYS = ("notebook", "title", "parameters", "figure")
+VERDICTS = ("passed", "failed", "partial", "not run")
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def write_gallery(
 def count_verdicts(verdicts: Iterable[str]) -> str:
     """How often each verdict occurs, such as "3 passed, 1 not run"."""
     counts = Counter(verdicts)
-    return ", ".join(f"{counts[kind]} {kind}" for kind in _MARKS if counts[kind])
+    return ", ".join(f"{counts[kind]} {kind}" for kind in VERDICTS if counts[kind])
 
 
 def _card(each: NamedSet, report: runner.Report | None) -> dict[str, Any]:
@@ -242,17 +243,8 @@ def _card(each: NamedSet, report: runner.Report | None) -> dict[str, Any]:
     caption, drawn = "", ""
     if figures:
         figure = figures[number - 1]
-        name = html_export.title_of(figure) or " · ".join(_headings(figure))
+        name = figure_content.title_of(figure) or " · ".join(figure_content.headings(figure))
         caption = f"figure {number} of {len(figures)}{f': {name}' if name else ''}"
-        drawn = html_export.figure_html(miniatures.miniature(figure), still=True, label=caption)
-    return {**card, "mark": _MARKS[verdict], "figure": drawn, "caption": caption}
-
-
-def _headings(figure: Mapping[str, Any]) -> list[str]:
-    """Titles of subplots, which plotly keeps as annotations that stand on the upper edge of their frames."""
-    notes = figure.get("layout", {}).get("annotations", [])
-    upper = [note["text"] for note in notes if note.get("xref") == "paper" and note.get("yanchor") == "bottom"]
-    return [re.sub("<[^>]*>", " ", text) for text in upper]
-
-
-_MARKS = {"passed": "✓", "failed": "✗", "partial": "✗", "not run": "–"}
+        label = f"figure {number} of {len(figures)}: {figure_content.describe_figure(figure)}"
+        drawn = html_export.figure_html(miniatures.miniature(figure), still=True, label=label)
+    return {**card, "figure": drawn, "caption": caption}

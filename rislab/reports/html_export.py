@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import base64
 import copy
+import gzip
 import json
 import re
 from collections.abc import Mapping
@@ -14,7 +16,9 @@ from typing import Any
 
 from rislab import files
 from rislab.errors import InputError
-from rislab.reports.notebooks import failed_cell, numbered, parameters_of, read_notebook, tagged
+from rislab.reports.figure_content import describe_figure
+from rislab.reports.notebooks import numbered, parameters_of, read_notebook, tagged
+from rislab.reports.summary import Summary
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -29,7 +33,7 @@ def export_html(
     title: str,
     header: Mapping[str, str],
     folder: Path | None = None,
-    error: str = "",
+    summary: Summary | None = None,
 ) -> None:
     """Write an executed notebook as one HTML file that needs no network: figures, formulas and images are inside.
 
@@ -37,14 +41,14 @@ def export_html(
         source: the notebook, as a path or an nbformat node; it is not changed.
         html_path: the file to write, atomically.
         title: the page's title, and its heading if the notebook begins without one.
-        header: label to text, shown under the heading.
+        header: label to text, shown under heading and summary.
         folder: where the notebook's relative images are; by default the folder of the path.
-        error: one line, shown in a box under the heading.
+        summary: what stands on top of the report of a run.
     """
     if isinstance(source, (str, Path)):
         folder = folder or Path(source).parent
         source = read_notebook(Path(source))
-    notebook = _presentable(copy.deepcopy(source), title, header, error)
+    notebook = _presentable(copy.deepcopy(source), title, header, summary)
     body, _ = _exporter().from_notebook_node(notebook, {"metadata": {"path": str(folder or "")}})
     files.replace(Path(html_path), html_page(title, body, style=_highlighting()).encode())
 
@@ -59,13 +63,17 @@ def html_page(title: str, body: str, *, style: str = "") -> str:
     """
     from markupsafe import Markup
 
-    scripts = []
-    if "data-plotly" in body:
-        from plotly.offline import get_plotlyjs
-
-        scripts = [Markup(get_plotlyjs()), Markup(static_text("figures.js"))]
+    drawing = {"plotly": _packed_plotly(), "script": Markup(static_text("figures.js"))} if "data-plotly" in body else {}
     style = Markup(static_text("page.css") + style)
-    return render("page.html.j2", title=title, body=Markup(body), style=style, scripts=scripts) + "\n"
+    return render("page.html.j2", title=title, body=Markup(body), style=style, drawing=drawing) + "\n"
+
+
+@cache
+def _packed_plotly() -> str:
+    """plotly.js, which is most of a page, at two fifths of its size; browsers unpack it since 2023."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def static_text(name: str) -> str:
@@ -110,12 +118,11 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
 
 
-def _presentable(notebook: Any, title: str, header: Mapping[str, str], error: str) -> Any:
+def _presentable(notebook: Any, title: str, header: Mapping[str, str], summary: Summary | None) -> Any:
     from nbformat.v4 import new_markdown_cell
 
     numbers = numbered(notebook)
     notebook.metadata.pop("widgets", None)
-    failed = failed_cell(notebook)
     _show_parameters(notebook)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -126,7 +133,7 @@ def _presentable(notebook: Any, title: str, header: Mapping[str, str], error: st
     if notebook.cells and notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# "):
         first, _, notebook.cells[0].source = notebook.cells[0].source.partition("\n")
         heading = new_markdown_cell(first)
-    notebook.cells[:0] = [heading, _html_cell(render("header.html.j2", header=header, error=error, failed=failed))]
+    notebook.cells[:0] = [heading, _html_cell(render("header.html.j2", header=header, summary=summary))]
     return notebook
 
 
@@ -181,7 +188,7 @@ def figure_html(content: Mapping[str, Any], *, still: bool = False, label: str =
     Args:
         content: data and layout.
         still: drawn, but deaf to the pointer.
-        label: what a screen reader reads; by default the title.
+        label: what a screen reader reads; by default what the figure shows.
     """
     from markupsafe import Markup
 
@@ -193,14 +200,8 @@ def figure_html(content: Mapping[str, Any], *, still: bool = False, label: str =
         content=Markup(inside),
         height=f"{float(layout.get('height') or 450):g}",
         still=still,
-        label=label or title_of(content) or "interactive figure",
+        label=label or describe_figure(content),
     )
-
-
-def title_of(content: Mapping[str, Any]) -> str:
-    """Title of a plotly figure as plain text; empty where it has none."""
-    title = content.get("layout", {}).get("title") or ""
-    return re.sub("<[^>]*>", " ", title.get("text") or "" if isinstance(title, Mapping) else title)
 
 
 def _formula(tex: str, *, block: bool) -> str:
@@ -252,9 +253,9 @@ def _highlighting() -> str:
     from pygments.formatters import HtmlFormatter
 
     # Of the styles of pygments, those whose every token has a contrast of 4.5:1 on the grounds of our pages.
-    styles = {"light": "xcode", "dark": "monokai"}
+    styles = {"print, (prefers-color-scheme: light)": "xcode", "screen and (prefers-color-scheme: dark)": "monokai"}
     rules = "\n".join(
-        f"@media (prefers-color-scheme: {theme}) {{\n{HtmlFormatter(style=style).get_style_defs('.highlight')}\n}}"
-        for theme, style in styles.items()
+        f"@media {media} {{\n{HtmlFormatter(style=style).get_style_defs('.highlight')}\n}}"
+        for media, style in styles.items()
     )
     return f"{rules}\n.highlight {{ background: none }}\n"

@@ -28,17 +28,18 @@ class Measured:
         self.numbers = dict(numbers)
 
     def _repr_mimebundle_(self, **options: Any) -> dict[str, Any]:
-        # JSON has no NaN and no infinity.
-        plain = {name: value if math.isfinite(value) else str(value) for name, value in self.numbers.items()}
+        # JSON has no NaN and no infinity, and notebooks sort the names of a mapping.
+        plain = [[name, value if math.isfinite(value) else str(value)] for name, value in self.numbers.items()]
         text = "\n".join(f"{name}: {value:.6g}" for name, value in self.numbers.items())
         return {MIME: plain, "text/plain": text}
 
 
 def measured_numbers(notebook: Any) -> dict[str, float]:
     """What an executed notebook holds, later cells last; empty if it measured nothing by that name."""
-    numbers: dict[str, float] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            content = output.get("data", {}).get(MIME, {})
-            numbers |= {str(name): float(value) for name, value in content.items()}
-    return numbers
+    return {name: value for cell in notebook.cells for name, value in numbers_in_cell(cell).items()}
+
+
+def numbers_in_cell(cell: Any) -> dict[str, float]:
+    """What one cell of an executed notebook measured."""
+    contents = [output.get("data", {}).get(MIME, []) for output in cell.get("outputs", [])]
+    return {str(name): float(value) for content in contents for name, value in content}

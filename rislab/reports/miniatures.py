@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rislab.reports import html_export, notebooks
+from rislab.reports.figure_content import axis_of, coordinates
 
 SCALE = 0.45  # height of a miniature, as a share of that of its figure
 HEIGHT = 240  # of a multiple, in pixels
@@ -92,7 +91,7 @@ def shared_ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]
         layout = figure.get("layout", {})
         for trace in figure.get("data", []):
             for letter in "xy":
-                name = f"{letter}axis{trace.get(f'{letter}axis', letter)[1:]}"
+                name = axis_of(trace, letter)
                 axis = layout.get(name, {})
                 values = coordinates(trace.get(letter))
                 if letter == "x" and "x" not in trace and (above := coordinates(trace.get("y"))) is not None:
@@ -109,14 +108,3 @@ def shared_ranges(figures: Sequence[Mapping[str, Any]]) -> dict[str, list[float]
             edge = 0.04 * (high - low) or 0.5
             limits[name] = [low - edge, high + edge]
     return limits
-
-
-def coordinates(content: Any) -> Any:
-    """Coordinates of a trace as an array, packed or not; None where they are no numbers."""
-    if isinstance(content, Mapping) and "bdata" in content:
-        return np.frombuffer(base64.b64decode(content["bdata"]), dtype=content["dtype"]).astype(np.float64)
-    if not isinstance(content, list | tuple) or not content:
-        return None
-    if not all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in content):
-        return None
-    return np.array([math.nan if value is None else value for value in content], dtype=np.float64)

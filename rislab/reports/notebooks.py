@@ -266,9 +266,19 @@ def failed_cell(notebook: Any) -> Any | None:
     return next(failed, None)
 
 
+def code_cells(notebook: Any) -> list[Any]:
+    """The cells of code that are not empty."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+
+
+def unrun(notebook: Any) -> int:
+    """Number of code cells that papermill never ran."""
+    return sum(not cell.metadata.papermill.start_time for cell in code_cells(notebook))
+
+
 def numbered(notebook: Any) -> dict[str, int]:
     """Number the code cells as Jupyter does on Run All of the original: neither empty nor injected cells count."""
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    code = code_cells(notebook)
     injected = [cell.id for cell in tagged(notebook, "injected-parameters")]
     return {cell.id: number for number, cell in enumerate((c for c in code if c.id not in injected), start=1)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from rislab.provenance import commit, processor, versions
 from rislab.reports.html_export import duration, export_html
 from rislab.reports.notebooks import (
     check_values,
+    code_cells,
     failed_cell,
     find_notebook,
     first_line,
@@ -25,7 +27,9 @@ from rislab.reports.notebooks import (
     parameters,
     read_notebook,
     tagged,
+    unrun,
 )
+from rislab.reports.summary import summarise, verdict_word, without_controls
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class Report:
     @property
     def verdict(self) -> str:
         """One of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run)."""
-        return "passed" if self.ok else "partial" if self.unrun else "failed"
+        return verdict_word(self.error, self.unrun)
 
 
 def run_notebook(
@@ -92,8 +96,7 @@ def run_notebook(
     path = find_notebook(name, folder)
     given, merged = checked_values(path, values or {}, check)
     files.check_writable(Path(out))
-    header = ({"question": question} if question else {}) | {"parameters": differing(path, merged)}
-    header |= run_provenance(merged, path.parent)
+    header = run_provenance(merged, path.parent)
     start = time.perf_counter()
     notebook, fault = _execute(path, given, progress)
     seconds = time.perf_counter() - start
@@ -101,17 +104,12 @@ def run_notebook(
     error = _error_line(notebook, fault)
     page = Path(out) / f"{saved_as or name}.html"
     executed = page.with_suffix(".ipynb")
-    export_html(notebook, page, title=saved_as or name, header=header, folder=path.parent, error=error)
+    top = summarise(notebook, name, parameters(path), merged, question=question, error=error)
+    shown = without_controls(copy.deepcopy(notebook))
+    export_html(shown, page, title=f"{top.run} · rislab", header=header, folder=path.parent, summary=top)
     files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
-    closing, unrun = _printed(notebook), _unrun(notebook)
-    return Report(saved_as or name, page, executed, merged, seconds, not error, error, closing, unrun)
-
-
-def differing(path: Path, values: Mapping[str, object]) -> str:
-    """The values of a run that differ from the defaults of its notebook, in words."""
-    defaults = {name: one.default for name, one in parameters(path).items()}
-    return (
-        ", ".join(f"{name} = {value!r}" for name, value in values.items() if value != defaults[name]) or "the defaults"
+    return Report(
+        saved_as or name, page, executed, merged, seconds, not error, error, _printed(notebook), unrun(notebook)
     )
 
 
@@ -213,13 +211,8 @@ def _error_line(notebook: Any, fault: str) -> str:
 
 
 def _printed(notebook: Any) -> str:
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    code = code_cells(notebook)
     return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
-
-
-def _unrun(notebook: Any) -> int:
-    code = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
-    return sum(not cell.metadata.papermill.start_time for cell in code)
 
 
 def _as_json(notebook: Any, source: str, executed: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from rislab.reports import html_export
+from rislab.reports.summary import Summary
 
 pytestmark = pytest.mark.process
 WIDTHS = (1280, 1920)
@@ -38,8 +39,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         displayed({"text/html": f"<table><tr>{'<td>12345678</td>' * 60}</tr></table>"}),
     ]
     path = tmp_path_factory.mktemp("report") / "report.html"
+    summary = Summary(
+        "r" * 400, "q" * 400, "failed", "e" * 400, "cell", (("n" * 400, 1.0, "cell"),), 0, (("p" * 400, 1, 2),)
+    )
     long = {"versions": "v" * 400, "commit": "a b " * 100}
-    html_export.export_html(new_notebook(cells=cells), path, title="Report", header=long, error="e" * 400)
+    html_export.export_html(new_notebook(cells=cells), path, title="Report", header=long, summary=summary)
     return path
 
 

@@ -240,11 +240,13 @@ def test_values_on_the_command_line_come_last(here: Path, capsys: Any) -> None:
     assert capsys.readouterr().out.startswith("measured 1.0000 <b>file</b>\n")
     page = (here / "there" / "a-good.html").read_text(encoding="utf-8")
     # The set asks about 2; what ran is another question.
-    assert (
-        "<dt>question</dt><dd>a-good with word = 'file' in place of 'a&lt;b', value = 3.0 in place of 2.0</dd>" in page
-    )
-    assert "Is 2 small?" not in page and "<title>a-good</title>" in page
-    assert "<dt>parameters</dt><dd>value = 3.0, word = 'file'</dd>" in page
+    asked = "a-good with word = &#39;file&#39; in place of &#39;a&lt;b&#39;, value = 3.0 in place of 2.0"
+    assert f'<p class="question">{asked}</p>' in page
+    run = "judge with value = 3.0, word = &#39;file&#39;"
+    assert "Is 2 small?" not in page and f"<title>{run} · rislab</title>" in page
+    links = re.findall(r'href="(#[^"]*)"><code>(\w+) = ', page)
+    assert links == [("#parameter-value", "value"), ("#parameter-word", "word")]
+    assert all(f'id="{target[1:]}"' in page for target, _ in links)
     assert sorted(path.name for path in (here / "there").iterdir()) == ["a-good.html", "a-good.ipynb"]
 
 
@@ -483,6 +485,4 @@ def test_a_still_figure_differs_from_a_live_one() -> None:
     assert 'data-plotly="still"' in html_export.figure_html(
         CURVE, still=True
     ) and 'aria-label="x"' in html_export.figure_html(CURVE, label="x")
-    assert 'data-plotly="live"' in html_export.figure_html(
-        CURVE
-    ) and 'aria-label="Loss  curve "' in html_export.figure_html(CURVE)
+    assert 'data-plotly="live"' in html_export.figure_html(CURVE) and 'role="img"' in html_export.figure_html(CURVE)

@@ -352,13 +352,13 @@ def test_a_page_escapes_what_users_wrote(good: runner.Report) -> None:
 @pytest.mark.process
 def test_a_page_shows_parameters_and_provenance(good: runner.Report) -> None:
     html = good.html.read_text(encoding="utf-8")
-    table = re.search(r'<table class="parameters">.*?</table>', html, re.DOTALL)
+    table = re.search(r'<table class="parameters" id="parameters">.*?</table>', html, re.DOTALL)
     assert table is not None
     assert '<code>8</code> <span class="was">default 4</span></td><td>micro-batches per optimiser' in table[0]
     assert "<code>seed</code></th><td><code>7</code></td>" in table[0]
     assert "# Parameters" not in html  # of the cell that holds them
     labels = re.findall(r"<dt>(.*?)</dt>", html)
-    assert labels == ["parameters", "seed", "date", "commit", "versions", "machine", "duration"]
+    assert labels == ["seed", "date", "commit", "versions", "machine", "duration"]
 
 
 @pytest.mark.process
@@ -384,7 +384,8 @@ def test_a_failing_cell_leaves_a_partial_report(failing: runner.Report) -> None:
 @pytest.mark.process
 def test_a_failing_cell_is_shown_with_its_traceback(failing: runner.Report) -> None:
     html = failing.html.read_text(encoding="utf-8")
-    assert "<strong>This report is partial.</strong> cell 3 (# the culprit): IndexError" in html
+    said = "cell 3 (# the culprit): IndexError: list index out of range; 1 of 4 code cells were not run."
+    assert f"<strong>✗ partial</strong></a> {said}" in html and 'class="summary partial"' in html
     anchor = re.search(r'<a href="#(cell-id=.*?)">', html)
     assert anchor is not None and f'id="{anchor[1]}"' in html
     assert "ansi-red-fg" in html and "\x1b" not in html
@@ -483,7 +484,8 @@ def test_a_run_can_be_saved_under_another_name(tolerant: runner.Report) -> None:
     folder = tolerant.html.parent
     assert tolerant.name == "other" and sorted(path.name for path in folder.iterdir()) == ["other.html", "other.ipynb"]
     html = tolerant.html.read_text(encoding="utf-8")
-    assert "<title>other</title>" in html and "<dt>question</dt><dd>Is 1 &lt; 2?</dd>" in html
+    assert "<title>tolerates with its defaults · rislab</title>" in html
+    assert '<p class="question">Is 1 &lt; 2?</p>' in html
 
 
 def test_bad_input_stops_a_run_before_it_starts(lab: Path, tmp_path: Path) -> None:

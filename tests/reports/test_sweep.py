@@ -15,7 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from rislab import provenance
 from rislab.cli.main import main
 from rislab.errors import InputError
-from rislab.reports import gallery, measured, miniatures, parameter_checks, sweep, sweep_page
+from rislab.reports import figure_content, gallery, measured, miniatures, parameter_checks, sweep, sweep_page
 
 SOURCE = """from IPython.display import display
 from rislab.reports.measured import Measured
@@ -146,7 +146,7 @@ def test_limits_leave_out_what_is_no_number() -> None:
     found = miniatures.shared_ranges(figures)
     assert set(found) == {"xaxis", "yaxis", "yaxis2"} and found["yaxis"][0] < 1 and found["yaxis"][1] > 5
     packed = {"dtype": "f8", "bdata": "AAAAAAAA8D8AAAAAAAAAQA=="}
-    np.testing.assert_array_equal(miniatures.coordinates(packed), [1.0, 2.0])
+    np.testing.assert_array_equal(figure_content.coordinates(packed), [1.0, 2.0])
 
 
 def test_numbers_survive_the_notebook() -> None:
