@@ -28,6 +28,7 @@ from rislab.sanity.overfit import first_window
 from rislab.sanity.overfit_config import BATCH, OverfitConfig
 from rislab.training.loop import HALF, evaluate, evaluate_in_mode, fit
 from rislab.training.records import Record, epoch_records, equal_but_time, step_records
+from rislab.training.shared_runs import shared_run
 from rislab.training.state import TrainState
 
 # NMSE that one batch must reach within 200 steps.
@@ -190,7 +191,9 @@ def one_batch(config: OverfitConfig, data: SceneBatch) -> list[Record]:
     training = config.training(
         epochs=200, micro_batch=BATCH, accumulation_steps=1, curriculum="no-curriculum", blend=0.0, ema=None
     )
-    return list(fit(config.model(), data[:BATCH], training))
+    made = {"preset": config.preset, "design": config.design, "seed": config.seed}
+    model, key = config.model(), {"one batch": vars(training), "model": made, "data": data[:BATCH].fingerprint()}
+    return shared_run(__name__, key, model, lambda: list(fit(model, data[:BATCH], training)))
 
 
 def check_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:

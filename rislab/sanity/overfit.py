@@ -20,6 +20,7 @@ from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
 from rislab.training.records import Record, StepRecord
 from rislab.training.run_folder import Observe
+from rislab.training.shared_runs import shared_run
 from rislab.training.state import TrainState
 
 
@@ -64,20 +65,28 @@ class FullTraining:
         trained: tuple[nn.Module, Sequence[Record]] | None = None,
     ) -> None:
         self._config, self._data, self._folder, self._on_record = config, data, folder, on_record
+        self._shared = folder is None and trained is None
         self.model, records = trained or (config.model(), ())
         self._records = list(records)
 
     def records(self) -> list[Record]:
         """All records of the run, earlier ones from the run folder included."""
-        if not self._records:
-            # Closed at once on an interrupt, so that a run folder gets its checkpoint.
-            with closing(self.stream()) as stream:
-                for record in stream:
-                    self._records.append(record)
-                    self._on_record(record)
-            if self._folder is not None:
-                self._records = run_folder.read_records(self._folder)
+        if not self._records and self._shared:
+            key = {"config": vars(self._config), "data": self._data.fingerprint()}
+            self._records = shared_run(__name__, key, self.model, self._train)
+        elif not self._records:
+            records = self._train()
+            self._records = records if self._folder is None else run_folder.read_records(self._folder)
         return self._records
+
+    def _train(self) -> list[Record]:
+        records = []
+        # Closed at once on an interrupt, so that a run folder gets its checkpoint.
+        with closing(self.stream()) as stream:
+            for record in stream:
+                records.append(record)
+                self._on_record(record)
+        return records
 
     def trained(self) -> nn.Module:
         """The model after the run."""
