@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rislab import provenance
 from rislab.cli import common
 from rislab.errors import InputError
 
@@ -33,6 +34,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     common.add_notebook_parameters(parser)
     common.add_out(parser, "of the report", default="reports/out")
     parser.add_argument("--all", action="store_true", help="run every named set and write the gallery, index.html")
+    parser.add_argument(
+        "--workers", type=common.to_integer, metavar="N", help="with --all: processes (default: one a core)"
+    )
     parser.add_argument("--list", action="store_true", help="list the notebooks with their parameters, and the sets")
 
 
@@ -44,8 +48,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.all:
         if options.name or options.parameters or options.config or options.list:
-            raise InputError("--all runs every named set as its file has it; allowed with it: --out alone")
-        return _gallery(Path(options.out))
+            raise InputError("--all runs every named set as its file has it; allowed with it: --out and --workers")
+        return _gallery(Path(options.out), provenance.cores() if options.workers is None else options.workers)
+    if options.workers is not None:
+        raise InputError(f"workers is {options.workers} for one report; allowed: with --all")
     if options.list or options.name is None:
         return _list()
     chosen = gallery.find_set(options.name)
@@ -59,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _gallery(out: Path) -> int:
+def _gallery(out: Path, workers: int) -> int:
     """All named sets, with a line on stderr as each begins and ends; those that failed are named again at the end."""
     from rislab.reports import gallery, html_export
 
@@ -72,8 +78,9 @@ def _gallery(out: Path) -> int:
         print(f"[{begun}/{len(sets)}] {chosen.name}: {chosen.title}", file=sys.stderr, flush=True)
 
     failed = []
-    for report in gallery.build_gallery(sets, out, on_begin=begin):
-        line = f"[{begun}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
+    reports = gallery.build_gallery(sets, out, on_begin=begin, workers=workers)
+    for ended, report in enumerate(reports, start=1):
+        line = f"[{ended}/{len(sets)}] {report.name} {report.verdict} in {report.seconds:.0f} s"
         print(line, file=sys.stderr, flush=True)
         failed += [report] if not report.ok else []
     print(f"{out / html_export.INDEX}  ({len(sets) - len(failed)} of {len(sets)} reports passed)")

@@ -136,7 +136,7 @@ def legend(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         contents: data and layout each.
 
     Returns:
-        Of each its name, kind (line, marker or bar), colour and dash, in the order of the figures; colour is "" where
+        Of each its name, kind (line, marker, bar or scale), colour and dash, in the order of the figures; colour is "" where
         the values have colours of their own.
     """
     entries: dict[str, dict[str, str]] = {}
@@ -158,4 +158,9 @@ def legend(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "dash": dash,
                 "colour": colour if isinstance(colour, str) else "",
             }
+        scale = content.get("layout", {}).get("coloraxis", {})
+        if "cmin" in scale and "cmax" in scale:
+            unit = _text(scale.get("colorbar", {}).get("title")) or "colour"
+            name = f"{unit}: dark is {_number(scale['cmin'])}, bright is {_number(scale['cmax'])}"
+            entries.setdefault(name, {"name": name, "kind": "scale", "dash": "solid", "colour": ""})
     return list(entries.values())

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rislab import files
 from rislab.errors import InputError, check_number, did_you_mean
 from rislab.reports import figure_content, html_export, miniatures, notebooks, runner
+from rislab.reports.processes import in_processes
+from rislab.training import shared_runs
 
 KEYS = ("notebook", "title", "parameters", "figure")
 VERDICTS = ("passed", "failed", "partial", "not run")
@@ -40,7 +44,14 @@ class NamedSet:
     changed: dict[str, tuple[object, object]]
     figure: int
 
-    def run(self, values: Mapping[str, object], out: Path, *, progress: bool = True) -> runner.Report:
+    def run(
+        self,
+        values: Mapping[str, object],
+        out: Path,
+        *,
+        progress: bool = True,
+        environment: Mapping[str, str] | None = None,
+    ) -> runner.Report:
         """Run the notebook with the set's values, and those given beyond them; see runner.run_notebook()."""
         from rislab.reports import parameter_checks
 
@@ -53,6 +64,7 @@ class NamedSet:
             progress=progress,
             saved_as=self.name,
             question=self.question(values),
+            environment=environment,
         )
 
     def question(self, values: Mapping[str, object]) -> str:
@@ -187,8 +199,9 @@ def build_gallery(
     *,
     on_begin: Callable[[NamedSet], None] = lambda each: None,
     progress: bool = True,
+    workers: int = 1,
 ) -> Iterator[runner.Report]:
-    """Run named sets one after the other; yields each report as soon as it is written.
+    """Run named sets; yields each report as soon as it is written. Trainings that several of them need are run once.
 
     `index.html` is written before the first and after each report, so that it is true whenever this is interrupted.
 
@@ -196,20 +209,32 @@ def build_gallery(
         sets: from named_sets().
         out: where reports and index go.
         on_begin: called with each set before it is run.
-        progress: show a progress bar for each on stderr.
+        progress: show a progress bar for each on stderr; only by one worker.
+        workers: processes, each with one report at a time; 1 runs them in this one.
 
     Raises:
-        InputError: a file could not be written.
+        InputError: a file could not be written, or a process was killed.
     """
+    check_number("workers", workers, 1, 1024, integer=True)
     began = time.perf_counter()
     header = runner.run_provenance({}, sets[0].path.parent if sets else None)
     done: dict[str, runner.Report] = {}
     write_gallery(sets, done, out, header)
-    for each in sets:
-        on_begin(each)
-        done[each.name] = each.run({}, out, progress=progress)
-        write_gallery(sets, done, out, {**header, "duration": html_export.duration(time.perf_counter() - began)})
-        yield done[each.name]
+    with tempfile.TemporaryDirectory() as scratch:
+        work = partial(_run_set, out, progress and workers == 1, {shared_runs.FOLDER: scratch})
+        # Sets of one notebook share trainings, and would wait for each other: first one of each.
+        earlier = {
+            each.name: sum(one.notebook == each.notebook for one in sets[:number]) for number, each in enumerate(sets)
+        }
+        order = list(sets) if workers == 1 else sorted(sets, key=lambda each: earlier[each.name])
+        for report in in_processes(work, order, workers, on_begin=on_begin):
+            done[report.name] = report
+            write_gallery(sets, done, out, {**header, "duration": html_export.duration(time.perf_counter() - began)})
+            yield report
+
+
+def _run_set(out: Path, progress: bool, environment: Mapping[str, str], chosen: NamedSet) -> runner.Report:
+    return chosen.run({}, out, progress=progress, environment=environment)
 
 
 def write_gallery(

@@ -74,6 +74,7 @@ def run_notebook(
     progress: bool = True,
     saved_as: str = "",
     question: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Report:
     """Run a notebook headless, in a fresh kernel of this interpreter, and write its report.
 
@@ -85,7 +86,8 @@ def run_notebook(
         check: called with all parameter values before anything runs, to refuse what types alone cannot.
         progress: show a progress bar on stderr.
         saved_as: name of the files, if it is not that of the notebook.
-        question: what this run asks, one sentence for the report's header.
+        question: what this run asks, one sentence for the report's summary.
+        environment: variables of the kernel beyond those there are.
 
     Returns:
         The report; a cell that failed, or a kernel that died or never started, gives `ok=False` and a partial report.
@@ -98,7 +100,7 @@ def run_notebook(
     files.check_writable(Path(out))
     header = run_provenance(merged, path.parent)
     start = time.perf_counter()
-    notebook, fault = _execute(path, given, progress)
+    notebook, fault = _execute(path, given, progress, environment or {})
     seconds = time.perf_counter() - start
     header["duration"] = duration(seconds)
     error = _error_line(notebook, fault)
@@ -136,7 +138,7 @@ def checked_values(
     return given, merged
 
 
-def _kernel_manager() -> type:
+def _kernel_manager(environment: Mapping[str, str]) -> type:
     from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
     from jupyter_client.manager import AsyncKernelManager
 
@@ -145,7 +147,7 @@ def _kernel_manager() -> type:
 
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
             spec = super().get_kernel_spec(kernel_name)
-            spec.env = {**spec.env, "RISLAB_LIVE": "0"}
+            spec.env = {**spec.env, "RISLAB_LIVE": "0", **environment}
             return spec
 
     class Manager(AsyncKernelManager):
@@ -155,7 +157,9 @@ def _kernel_manager() -> type:
     return Manager
 
 
-def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[Any, str]:
+def _execute(
+    path: Path, values: Mapping[str, object], progress: bool, environment: Mapping[str, str]
+) -> tuple[Any, str]:
     import zmq
     from jupyter_client.kernelspec import NoSuchKernel
     from nbclient.exceptions import DeadKernelError
@@ -177,7 +181,7 @@ def _execute(path: Path, values: Mapping[str, object], progress: bool) -> tuple[
                 language="python",
                 cwd=str(path.parent),
                 progress_bar=progress,
-                kernel_manager_class=_kernel_manager(),
+                kernel_manager_class=_kernel_manager(environment),
                 config=Config({"KernelManager": {"transport_encryption": encryption}}),
             )
         except PapermillExecutionError:

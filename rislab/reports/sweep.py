@@ -6,19 +6,18 @@ import dataclasses
 import hashlib
 import json
 import math
-import multiprocessing
-import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 
 from rislab import files, provenance
 from rislab.errors import InputError, check_number
 from rislab.reports import gallery, measured, notebooks, runner
+from rislab.reports.processes import in_processes
 
 MOST = 1000  # cells
 RECORDS = "cells"
@@ -155,25 +154,10 @@ def run_sweep(
             left.append(cell)
     if not left:
         return
-    # Fresh processes: kernels, and sockets to them, do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(left)), context, initializer=_alone) as pool:
-        waiting = {pool.submit(_report, chosen, cell, out): cell for cell in left}
-        try:
-            for done in as_completed(waiting):
-                yield done.result()
-        except BrokenExecutor:
-            raise InputError("a process of the sweep was killed; the same command goes on") from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+    yield from in_processes(partial(_report, chosen, out), left, workers)
 
 
-def _alone() -> None:
-    """One intra-op thread for this process and the kernels that it starts."""
-    os.environ |= {"RISLAB_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-
-
-def _report(chosen: gallery.NamedSet, cell: SweepCell, out: Path) -> CellResult:
+def _report(chosen: gallery.NamedSet, out: Path, cell: SweepCell) -> CellResult:
     began = time.perf_counter()
     # Its parameters were checked before, all cells at once.
     report = runner.run_notebook(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rislab.reports import gallery, html_export, miniatures, runner
+from rislab.reports.figure_content import describe_figure, legend
 from rislab.reports.sweep import CellResult, SweepCell
 
 
@@ -34,6 +35,7 @@ def write_sweep_page(
     fixed = {key: value for key, value in cells[0].parameters.items() if key not in axes}
     header["the same in all"] = " · ".join(f"{key} = {value!r}" for key, value in fixed.items())
     title = f"{chosen.name}: {' × '.join(axes)}"
+    asked = f"{chosen.title or chosen.name}, for {'; '.join(_axis(name, values) for name, values in axes.items())}"
     labels = {cell.name: ", ".join(f"{key} = {value}" for key, value in cell.values.items()) for cell in cells}
     drawn = {}
     for cell in cells:
@@ -46,6 +48,7 @@ def write_sweep_page(
         f"rislab: {title}",
         "sweep",
         title=title,
+        asked=asked,
         axes=list(axes),
         last=list(axes)[-1],
         columns=list(axes.values())[-1],
@@ -57,7 +60,15 @@ def write_sweep_page(
         header=header,
         number=figure,
         figures={
-            name: html_export.figure_html(miniatures.multiple(one, shared), still=True, label=labels[name])
+            name: html_export.figure_html(
+                miniatures.multiple(one, shared), still=True, label=f"{labels[name]}: {describe_figure(one)}"
+            )
             for name, one in drawn.items()
         },
+        legend=legend(list(drawn.values())),
+        failed=[cell for cell in cells if cell.name in results and results[cell.name].error],
     )
+
+
+def _axis(name: str, values: Sequence[object]) -> str:
+    return f"{name} = {', '.join(map(str, values))}"

@@ -1,0 +1,65 @@
+"""Reports side by side: each in a process of its own, with kernels of one intra-op thread."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+from typing import TypeVar
+
+from rislab.errors import InputError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+SINGLE_THREAD = {"RISLAB_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def in_processes(
+    work: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    workers: int,
+    *,
+    on_begin: Callable[[Task], None] = lambda task: None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Result]:
+    """Results as they come, of at most so many tasks at once; an interrupt ends those that are running.
+
+    Args:
+        work: of one task; a function of a module.
+        tasks: begun in their order.
+        workers: processes; 1 works in this one, with its environment.
+        on_begin: called with each task before it begins.
+        environment: variables of the processes beyond those there are.
+
+    Raises:
+        InputError: if a process was killed; what is finished stays.
+    """
+    if workers == 1:
+        for task in tasks:
+            on_begin(task)
+            yield work(task)
+        return
+    variables = {**SINGLE_THREAD, **(environment or {})}
+    waiting, running = list(tasks), set[Future[Result]]()
+    # Fresh processes: kernels, and sockets to them, do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, os.environ.update, (variables,)) as pool:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    task = waiting.pop(0)
+                    on_begin(task)
+                    running.add(pool.submit(work, task))
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for each in ended:
+                    yield each.result()
+        except BrokenExecutor:
+            raise InputError("a process of the reports was killed; the same command goes on") from None
+        except BaseException:
+            for process in multiprocessing.active_children():
+                os.kill(process.pid or 0, signal.SIGINT)
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
