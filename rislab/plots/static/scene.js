@@ -1,7 +1,7 @@
 // Draws one scene and its maps from what scene_content() says, with the knobs around them: in a live panel, where the
 // kernel answers, and on a page with everything computed before. No library, no WebGL: canvas and SVG.
 //
-// rislabScene(root, options) returns { show(content), repaint(), dispose() }. Of the options, `send(values, coarse)` is
+// rislabScene(root, options) returns { show(content), repaint(), repaintNow(), dispose() }. Of the options, `send(values, coarse)` is
 // called with what the user changed: at once while the last answer is there, and else when it comes.
 function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   const SVG = "http://www.w3.org/2000/svg", WAIT = 400, NEAR = 7;
@@ -634,6 +634,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       flush();
     },
     repaint: paint,
+    repaintNow: repaint, // before a page is printed no frame comes
     dispose() { halt(); clearInterval(ticking); resized.disconnect(); window.removeEventListener("resize", paint); },
   };
 }
