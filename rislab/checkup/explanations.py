@@ -22,23 +22,24 @@ def rules_named(name: str) -> list[Rule]:
     return [rule for rule in RULES.values() if known in (rule.code, rule.code[0], rule.name, *rule.fixes)]
 
 
-def explain(rule: Rule, places: Mapping[str, str]) -> str:
+def explain(rule: Rule, places: Mapping[str, str], width: int = WIDTH) -> str:
     """A rule in words.
 
     Args:
         rule: to be explained.
         places: where faults have happened, by their names.
+        width: of the lines, in characters; those of the example are as they are.
     """
     rows = {"what": rule.what, "why": rule.why, "needs": f"{rule.needs}.", "fix": f"{rule.fix}."}
     lines = [f"{rule.code} {rule.name} ({rule.severity})", ""]
-    lines += [_row(label, text) for label, text in rows.items()]
+    lines += [_row(label, text, width) for label, text in rows.items()]
     lines += ["", "example", textwrap.indent(str(RuleExample.of(rule.code)), "  ")]
     lines += ["", "finds"]
-    lines += [f"  {name}" + (f": {fix}" if fix else "") for name, fix in rule.fixes.items()]
-    happened = [f"  {name}: {places[name]}" for name in rule.faults if places.get(name)]
+    lines += [_folded(f"  {name}" + (f": {fix}" if fix else ""), width) for name, fix in rule.fixes.items()]
+    happened = [_folded(f"  {name}: {places[name]}", width) for name in rule.faults if places.get(name)]
     lines += ["", "happened in", *happened] if happened else []
-    lines += ["", _row("silence", silencing_of(rule))]
-    lines += [_row("read on", rule.reference)] if rule.reference else []
+    lines += ["", _row("silence", silencing_of(rule), width)]
+    lines += [_row("read on", rule.reference, width)] if rule.reference else []
     return "\n".join(lines)
 
 
@@ -52,8 +53,9 @@ def silencing_of(rule: Rule) -> str:
     return f"--ignore {rule.code}, the comment {comment} on the line that the finding names, or a baseline."
 
 
-def _row(label: str, text: str) -> str:
-    indent = " " * 9
-    return textwrap.fill(
-        f"{label:<9}{text}", WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    )
+def _row(label: str, text: str, width: int) -> str:
+    return _folded(f"{label:<9}{text}", width, 9)
+
+
+def _folded(text: str, width: int, indent: int = 4) -> str:
+    return textwrap.fill(text, width, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rislab import files
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.errors import InputError
 
 EXAMPLES = (
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"CODE is {given}; allowed: a code, a name, or --all")
     places = {fault.name: fault.reference for fault in FAULTS}
     rules = [*RULES.values()] if options.all else rules_named(options.name)
-    print("\n\n\n".join(explain(rule, places) for rule in rules))
+    print("\n\n\n".join(explain(rule, places, terminal.width()) for rule in rules))
     return 0
 
 

@@ -70,7 +70,7 @@ def _list(as_json: bool) -> int:
     for family, members in FAMILIES.items():
         print(f"\n{family} ({len(members)})")
         for fault in members:
-            print(f"  {fault.name:<44} {fault.description}")
+            print(terminal.entry(f"  {fault.name}", fault.description, 47))
     print(f'\n{len(FAULTS)} faults; rislab faults "{FAULTS[0].name}" shows one')
     return 0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rislab import provenance
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
@@ -95,9 +95,10 @@ def _list() -> int:
     for name, path in notebooks.available().items():
         print(f"{name:<12} {path.name}")
         for parameter in notebooks.parameters(path).values():
-            print(f"    {parameter.name} = {parameter.default!r}  {parameter.comment}")
+            print(terminal.entry(f"    {parameter.name} = {parameter.default!r} ", parameter.comment))
     print("\nnamed sets, each with values of its own; --all runs them all")
     for chosen in gallery.named_sets() if gallery.set_files() else []:
         changed = ", ".join(f"{name} = {value!r}" for name, (value, _) in chosen.changed.items())
-        print(f"{chosen.name:<22} {chosen.title}\n    {chosen.path.name}, {changed or 'defaults'}")
+        print(terminal.entry(chosen.name, chosen.title, 23))
+        print(terminal.entry(f"    {chosen.path.name},", changed or "defaults"))
     return 0

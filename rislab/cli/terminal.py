@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import functools
 import os
 import shutil
 import sys
+import textwrap
 import time
 import unicodedata
 from collections.abc import Sequence
@@ -18,7 +20,9 @@ RED, GREEN, YELLOW, CYAN, FAINT, STRONG = "1;31", "32", "1;33", "1;36", "2", "1"
 PLAIN = str.maketrans(
     {"…": "...", "×": "x", "·": ".", "—": "-", "–": "-", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "√": "sqrt ",
      "°": "deg", "Δ": "d", "θ": "theta", "‖": "|", "β": "beta", "λ": "lambda", "σ": "sigma", "’": "'", "“": '"',
-     "”": '"', "−": "-", "∞": "inf", "∇": "grad ", "µ": "u"}
+     "”": '"', "−": "-", "∞": "inf", "∇": "grad ", "µ": "u", "α": "alpha", "κ": "kappa", "φ": "phi", "ρ": "rho",
+     "Σ": "sum ", "⟨": "<", "⟩": ">", "✓": "ok", "✗": "FAIL", "★": "*", "▶": ">", "‘": "'", "≈": "~", "≠": "!=",
+     "∈": "in", "½": "1/2"}
 )  # fmt: skip
 
 
@@ -42,6 +46,21 @@ def has_colours(stream: TextIO | None = None) -> bool:
 def painted(text: str, colour: str) -> str:
     """The text in a colour, such as RED, where the standard output shows colours."""
     return f"\033[{colour}m{text}\033[0m" if text and has_colours() else text
+
+
+def entry(head: str, text: str, at: int = 0) -> str:
+    """A line of a list that fits the terminal: its head, then a text that begins in one column where there is room.
+
+    Args:
+        head: indented as it stands.
+        text: folded into further lines.
+        at: column of the text; 0 puts it after the head. Where less than half of the line is left, it stands below.
+    """
+    limit, indent = width(), len(head) - len(head.lstrip()) + 4
+    fold = functools.partial(textwrap.fill, width=limit, break_on_hyphens=False, break_long_words=False)
+    if at > limit // 2:
+        return f"{head}\n{fold(text, initial_indent=' ' * indent, subsequent_indent=' ' * indent)}"
+    return fold(f"{head:<{max(at - 1, 0)}} {text}", subsequent_indent=" " * (at or indent))
 
 
 def marked(line: str) -> str:

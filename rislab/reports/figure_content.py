@@ -136,8 +136,8 @@ def legend(contents: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         contents: data and layout each.
 
     Returns:
-        Of each its name, kind (line, marker, bar or scale), colour and dash, in the order of the figures; colour is "" where
-        the values have colours of their own.
+        Of each its name, kind (line, marker, bar or scale), colour and dash, in the order of the figures; colour is ""
+        where the values have colours of their own.
     """
     entries: dict[str, dict[str, str]] = {}
     for content in contents:

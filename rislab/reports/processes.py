@@ -45,7 +45,7 @@ def in_processes(
     waiting, running = list(tasks), set[Future[Result]]()
     # Fresh processes: kernels, and sockets to them, do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, os.environ.update, (variables,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, _take, (variables,)) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -63,3 +63,7 @@ def in_processes(
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _take(variables: Mapping[str, str]) -> None:
+    os.environ.update(variables)

@@ -410,7 +410,7 @@ def test_a_dead_kernel_is_named(lab: Path, tmp_path: Path) -> None:
     report = run(lab, "dies", tmp_path)
     assert report.error == "cell 2 (import os): the kernel died; it may have run out of memory"
     html = report.html.read_text(encoding="utf-8")
-    assert "before" in html and "3, not run" in html and "Go to the cell" in html
+    assert "before" in html and "3, not run" in html and "#cell-id=" in html
 
 
 def test_a_missing_kernel_is_named(lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,7 +543,10 @@ def test_figures_cannot_end_their_script(tmp_path: Path) -> None:
 
 def test_figures_have_a_label(tmp_path: Path) -> None:
     html = page(tmp_path, plot("<b>Loss</b> & bound"), plot(""))
-    assert re.findall(r'aria-label="(.*?)"', html) == [" Loss  &amp; bound", "interactive figure"]
+    assert re.findall(r'aria-label="(.*?)"', html) == [
+        "Loss &amp; bound. curve: 2 values from 1 to 2, least 1, greatest 2",
+        "curve: 2 values from 1 to 2, least 1, greatest 2",
+    ]
 
 
 def test_widgets_and_scripts_are_left_out(tmp_path: Path) -> None:
