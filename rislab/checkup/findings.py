@@ -73,7 +73,11 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """Findings, faults first; a table in a notebook, and lines in a terminal."""
+    """Findings, faults first; a table in a notebook, and lines in a terminal.
+
+    Args:
+        findings: in any order; those of one severity stay in theirs.
+    """
 
     def __init__(self, findings: Iterable[Finding] = ()) -> None:
         super().__init__(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -84,6 +84,9 @@ def run_script(
         every: n ≥ 1; take the gradients of each n-th window.
         declared: what its loops are meant to do; None if nothing is declared.
 
+    Returns:
+        Findings, how the script ended, and what was watched.
+
     Raises:
         InputError: for a path that is no file, and for a module that is not found.
     """

@@ -26,7 +26,14 @@ def faults_by_name() -> dict[str, Fault]:
 
 
 def find_fault(name: str) -> Fault:
-    """The fault of this name; raises InputError with the nearest ones for any other."""
+    """The fault of this name.
+
+    Args:
+        name: of a fault of the catalogue.
+
+    Raises:
+        InputError: for any other name, with the nearest ones.
+    """
     known = faults_by_name()
     if name not in known:
         raise InputError(f"unknown fault {name!r}{did_you_mean(name, known, 3)}")

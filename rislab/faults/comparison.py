@@ -192,6 +192,9 @@ def compare_runs(fault: Fault, *, optimiser: str | None = None, epochs: int = EP
         optimiser: see setting_of().
         epochs: see setting_of().
 
+    Returns:
+        Both runs, in one setting.
+
     Raises:
         InputError: for an unknown optimiser, or fewer than one epoch.
     """
@@ -199,7 +202,12 @@ def compare_runs(fault: Fault, *, optimiser: str | None = None, epochs: int = EP
 
 
 def fault_report(fault: Fault, *, epochs: int = EPOCHS) -> FaultReport:
-    """The fault with each optimiser; if no training shows it, symptoms, conventions and checks of the ladder."""
+    """The fault with each optimiser; if no training shows it, symptoms, conventions and checks of the ladder.
+
+    Args:
+        fault: of the catalogue.
+        epochs: see setting_of().
+    """
     return list(ComparisonCache().reports(fault, epochs=epochs))[-1]
 
 

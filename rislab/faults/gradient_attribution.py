@@ -106,6 +106,9 @@ def attribute_gradients(
         validation: scenes for the validation score, or None.
         true_gradients: compute the true gradient of every micro-batch before each window, most of the time that this
             takes; without them there are losses, steps and rates.
+
+    Returns:
+        Of each window what arrived and how it is made of the micro-batches' gradients; and the records of the loop.
     """
     state = package.training.state.TrainState.begin(model, len(data), config)
     data = data.to(config.device, config.dtype)

@@ -37,6 +37,9 @@ def patched(*faults: Fault) -> Iterator[types.ModuleType]:
     Args:
         faults: whose edits are made one after the other.
 
+    Yields:
+        The package, with the modules of rislab as attributes; it is gone on leaving.
+
     Raises:
         InputError: if an edit does not match exactly once, as where two edits do not go together.
     """

@@ -71,7 +71,13 @@ def _choices(fault: Fault, chance: random.Random) -> tuple[str, ...]:
 
 @dataclass
 class Quiz:
-    """Answers to the questions of a seed, and the score."""
+    """Answers to the questions of a seed, and the score.
+
+    Args:
+        seed: ≥ 0; the same one asks the same everywhere.
+        count: of questions, ≥ 1.
+        answers: names by the number of their question, counted from 1.
+    """
 
     seed: int
     count: int = COUNT

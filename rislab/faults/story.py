@@ -228,6 +228,9 @@ def replay(
         curriculum: "three-phase" for faults in the further terms of the loss, which the NMSE alone never calls.
         accumulation_steps: micro-batches in a window; None takes those of the variant.
 
+    Returns:
+        The records of the loop, and beside them what is true of each epoch.
+
     Raises:
         InputError: for an unknown name, or edits that do not go together.
     """

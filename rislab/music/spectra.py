@@ -116,7 +116,7 @@ def mvdr_spectrum(
 
     Args:
         covariance_or_factor: see music_spectrum().
-        sources: largest number of peaks; the values do not depend on it.
+        sources: one number or [B], ≥ 1; largest number of peaks, and the values do not depend on it.
         grid: see music_spectrum().
         loading: ε as a fraction of the mean eigenvalue, > 0.
         refine: see music_spectrum().
@@ -144,7 +144,7 @@ def bartlett_spectrum(
 
     Args:
         covariance_or_factor: see music_spectrum().
-        sources: largest number of peaks; the values do not depend on it.
+        sources: one number or [B], ≥ 1; largest number of peaks, and the values do not depend on it.
         grid: see music_spectrum().
         refine: see music_spectrum().
 

@@ -33,7 +33,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check: `value relation reference`, e.g. 0.0144 <= 0.05, with a sentence that says what was compared."""
+    """One check: `value relation reference`, e.g. 0.0144 <= 0.05, with a sentence that says what was compared.
+
+    Args:
+        name: of the check.
+        value: that was measured; its unit is in the sentence.
+        relation: one of "<=", ">=" and "==".
+        reference: that the value is compared with.
+        passed: whether the relation holds.
+        sentence: what was compared.
+        seconds: that the check took.
+    """
 
     name: str
     value: float

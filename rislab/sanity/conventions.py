@@ -40,7 +40,11 @@ FARTHEST_DIFFERENCE = 1e3  # metres
 
 @dataclass(frozen=True)
 class ConventionsReport:
-    """Results of all checks: green or red in a notebook, one line a check as text."""
+    """Results of all checks: green or red in a notebook, one line a check as text.
+
+    Args:
+        checks: in the order in which they were made.
+    """
 
     checks: tuple[CheckResult, ...]
 

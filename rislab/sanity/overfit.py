@@ -54,7 +54,15 @@ def config_of_run(folder: Path | str) -> OverfitConfig:
 
 
 class FullTraining:
-    """The training on the whole set, run once and when first asked for."""
+    """The training on the whole set, run once and when first asked for.
+
+    Args:
+        config: of network and loop.
+        data: the training scenes.
+        folder: run folder, in which it survives being stopped; None keeps it in memory.
+        on_record: called with each new record.
+        trained: model and records of a training that was done elsewhere; None trains here.
+    """
 
     def __init__(
         self,

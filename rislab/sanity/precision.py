@@ -129,7 +129,14 @@ class WindowComparison:
 
 @dataclass(frozen=True)
 class PrecisionCell:
-    """One mode with one number of accumulation steps: its windows, and peak memory in bytes (see peak_memory())."""
+    """One mode with one number of accumulation steps.
+
+    Args:
+        mode: name of the number format, see MODES.
+        accumulation_steps: micro-batches of a window, ≥ 1.
+        windows: compared one by one.
+        peak_bytes: largest memory of a window, see peak_memory().
+    """
 
     mode: str
     accumulation_steps: int
@@ -239,7 +246,11 @@ Progress: TypeAlias = WindowComparison | PrecisionCell
 
 
 def precision_cells(config: PrecisionConfig) -> Iterator[PrecisionCell]:
-    """All cells of a configuration, each as soon as its run is done."""
+    """All cells of a configuration, each as soon as its run is done.
+
+    Args:
+        config: modes, numbers of accumulation steps, scenes and windows.
+    """
     return (progress for progress in stream_cells(config) if isinstance(progress, PrecisionCell))
 
 
@@ -421,6 +432,9 @@ def accumulation_cells(
         config: scenes, network and loop.
         precisions: rows of the table.
         accumulation_steps: columns of the table, divisors of 64.
+
+    Yields:
+        Each cell of the table, row by row, as soon as it is measured.
 
     Raises:
         InputError: for a number of steps that does not divide 64.

@@ -109,6 +109,17 @@ class TrainState:
 
     Build it with begin(); fit(..., resume=state) advances it in place, so that its owner can save() it between two
     records.
+
+    Args:
+        config: of the run.
+        model: in training, on the device and in the dtype of the config.
+        optimizer: with a group for the backbone and one for the head.
+        scaler: of gradients in fp16; switched off elsewhere.
+        scheduler: of the learning rate, once a step.
+        ema: averaged weights, or None.
+        randomness: state of torch's generators.
+        counter: of forwards, backwards, steps and ticks.
+        progress: epoch, step, and place in the epoch.
     """
 
     config: TrainConfig

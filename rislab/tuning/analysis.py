@@ -143,6 +143,10 @@ def effects(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Effect]:
 
     Trials are ranked as the pruner ranks them: first those that were trained longest, among them by score. Values that
     the search preferred are not drawn at random, so this is a description of these trials, not an estimate for others.
+
+    Args:
+        trials: of a search, whatever their state.
+        config: of that search.
     """
     ranked = [trial for trial in trials if trial.state in ("complete", "pruned") and trial.scores]
     if len(ranked) < FEWEST:
@@ -206,6 +210,9 @@ def inert_dimensions(base: LearningConfig, space: Space) -> tuple[str, ...]:
     Args:
         base: what is not searched.
         space: each dimension is tried at its ends, all else at the base.
+
+    Returns:
+        One sentence for each such dimension; none if all reach the training.
     """
     micro_batch = min(base.micro_batch, 16)
     short = dataclasses.replace(base, epochs=3, validation=4, micro_batch=micro_batch, patience=0, device="cpu")

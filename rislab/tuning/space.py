@@ -57,7 +57,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, at least two."""
+    """One of several values.
+
+    Args:
+        values: at least two, each of them once.
+    """
 
     values: tuple[Any, ...]
 
