@@ -41,6 +41,11 @@ SIGNS = {
 # Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
 DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
 ORDERED = (*LOGITS, functional.binary_cross_entropy, functional.poisson_nll_loss)
+# What is looked at without gradients too, and what can be told there.
+EVALUATED = (*DISTANCES, *LOGITS, functional.nll_loss)
+OF_EVALUATION = (
+    "compared with itself", "probabilities where logits belong", "probabilities where their logarithm belongs",
+)  # fmt: skip
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
 # So many rows of the argument are looked at.
@@ -84,17 +89,18 @@ class LossArguments(Observer):
         """A loss was computed."""
         given = loss_arguments(call)
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
-        itself = given is not None and call.function in DISTANCES and _are_one(*given)
-        if given is None or not (trained or itself) or not self._looks.wanted((call.function, trained)):
+        evaluated = not torch.is_grad_enabled() and call.function in EVALUATED
+        if given is None or not (trained or evaluated) or not self._looks.wanted((call.function, trained)):
             return
         where, stack = caller()
-        if call.function in PAIRS and where not in self._broadcast:
+        if trained and call.function in PAIRS and where not in self._broadcast:
             finding = broadcast(call, *given, where)
             if finding is not None:
                 self._broadcast[where] = finding
         try:
-            checks = ranges(call, *given) if trained else [("compared with itself", _itself(call, given[0]))]
-            for name, evidence in checks:
+            for name, evidence in ranges(call, *given):
+                if not trained and name not in OF_EVALUATION:
+                    continue
                 one = self._suspicions.setdefault((name, stack), _Suspicion(where))
                 one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
                 one.refuted |= not evidence

@@ -99,7 +99,14 @@ class TokenTargets(Observer):
             return
 
     def networks_with_shift(self, shift: int) -> list[nn.Module]:
-        """Networks all of whose targets are their inputs moved by so many places."""
+        """Networks all of whose targets are their inputs moved by so many places.
+
+        Args:
+            shift: places, ≥ 0.
+
+        Returns:
+            Each once.
+        """
         networks = {id(place.network): place.network for place in self._places.values()}
         return [
             network

@@ -141,3 +141,20 @@ def test_a_softmax_now_and_then_is_no_finding() -> None:
         return CE(out.softmax(1) if len(calls) % 2 else out, LABELS)
 
     assert in_process(loss) == []
+
+
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "itself", "once itself"])
+def test_losses_of_an_evaluation_are_looked_at_too(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4)
+    with ProcessWatch() as process:
+        train(lambda out: CE(out, LABELS))
+        for number in range(4):
+            with torch.no_grad():
+                output = model(X)
+                if "itself" in kind:
+                    functional.mse_loss(output, output if number or kind == "itself" else output + 1)
+                else:
+                    CE(output if kind == "logits" else output.softmax(1), LABELS)
+    expected = {"probabilities": ["probabilities where logits belong"], "itself": ["compared with itself"]}
+    assert [name for _, name in named(process.findings())] == expected.get(kind, [])
