@@ -15,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures lint clean
+.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures readme lint clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -50,6 +50,10 @@ bench: .venv/installed-bench
 # Asked and measured, into reports/figures.md; with the benchmarks of the last `make bench`.
 figures: .venv/installed-test
 	$(BIN)/python -m tests.figures
+
+# The numbers of the README, from reports/readme.json.
+readme: .venv/installed-test
+	$(BIN)/python -m tests.readme
 
 # What the checkup says of every mutant of the loop, into reports/: mutants.md, confusion.md, innocent.md.
 mutants: .venv/installed-test

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def run_template(path: str) -> int:
 
     measurement_files.write_template(path)
     print(f"{path}: a measurement of a 4×4 surface at two antennas; put your own numbers in, then")
-    print(f"rislab localise --data {path}")
+    print(f"rislab localise --data {shlex.quote(path)}")
     return 0
 
 

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**dataclasses.asdict(last), "config": config.to_dict()}, indent=2))
     say(f"best: trial {last.best.number}, {trial_folder(Path(options.folder), last.best.number)}")
-    say(f"rislab train --config {options.folder}/{BEST}   trains it again")
+    say(f"rislab train --config {shlex.quote(f'{options.folder}/{BEST}')}   trains it again")
     return 0 if not last.finals or beats_default(last.finals, config) else 1
 
 
