@@ -9,6 +9,9 @@ from typing import Any
 
 from rislab.errors import InputError
 
+# What a file may hold, so that none fills the memory: bytes of YAML, and values that its aliases stand for.
+YAML_BYTES, YAML_VALUES = 2**20, 100_000
+
 
 def replace(path: Path, content: bytes) -> None:
     """Write a file by way of a temporary one in the same folder.
@@ -50,8 +53,17 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     """
     import yaml
 
+    if len(text) > YAML_BYTES:
+        raise ValueError(f"it has {len(text)} characters; allowed: {YAML_BYTES}")
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader if strings else yaml.SafeLoader)
+        loader = (yaml.BaseLoader if strings else yaml.SafeLoader)(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (values := _values(node, {})) > YAML_VALUES:
+            shown = values if values < 10**9 else "more than 10⁹"
+            raise yaml.YAMLError(f"it stands for {shown} values; allowed: {YAML_VALUES}")
+        return loader.construct_document(node)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
@@ -59,6 +71,19 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     # PyYAML lets other errors of its constructors through: for a date that no calendar has, for "!!bool perhaps".
     except (ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"a value in it cannot be built ({str(error).splitlines()[0]})") from error
+
+
+def _values(node: Any, known: dict[int, int]) -> int:
+    """How many values a node of YAML stands for, each alias counted as what it repeats."""
+    if id(node) not in known:
+        known[id(node)] = 1  # of a node that holds itself
+        # Of thousands of digits Python computes for minutes.
+        if isinstance(node.value, str) and node.tag.endswith((":int", ":float")) and len(node.value) > 1000:
+            return YAML_VALUES + 1
+        parts = node.value if isinstance(node.value, list) else []
+        inner = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_values(each, known) for each in inner)
+    return known[id(node)]
 
 
 def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
@@ -72,7 +97,8 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
         InputError: if it cannot be read, or holds no mapping.
     """
     try:
-        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        with open(path, encoding="utf-8") as file:
+            content = parse_yaml(file.read(YAML_BYTES + 1))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} could not be read: {error}") from error
     if not isinstance(content, dict):

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rislab.checkup.findings import Finding, Findings, is_unjudged
 from rislab.checkup.report import CheckupReport, Silenced
@@ -106,18 +106,21 @@ class Baseline:
         try:
             with open(path, encoding="utf-8") as file:
                 plain = json.load(file)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"baseline {path} could not be read: {error}; --write-baseline makes it") from error
         try:
-            if plain["version"] != VERSION:
-                raise InputError(f"baseline {path} has version {plain['version']!r}; allowed: {VERSION}")
-            rows = [
-                (KnownFinding(*(str(row[name]) for name in KnownFinding._fields)), row["count"])
-                for row in plain["findings"]
-            ]
-            return cls(known for known, count in rows for _ in range(count))
-        except (LookupError, TypeError) as error:
+            if plain["version"] == VERSION:
+                return cls._of_rows(plain["findings"])
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
             raise InputError(f"baseline {path} is none; allowed: a file that --write-baseline made") from error
+        raise InputError(f"baseline {path} has version {repr(plain['version'])[:20]}; allowed: {VERSION}")
+
+    @classmethod
+    def _of_rows(cls, rows: Any) -> Baseline:
+        baseline = cls()
+        for row in rows:
+            baseline.known[KnownFinding(*(str(row[name]) for name in KnownFinding._fields))] += int(row["count"])
+        return baseline
 
     def text(self) -> str:
         """JSON, sorted, so that a change of one finding is a change of one row."""

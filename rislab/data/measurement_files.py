@@ -16,6 +16,7 @@ from __future__ import annotations
 import csv
 import difflib
 import math
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -31,12 +32,20 @@ from rislab.errors import InputError, check_number
 
 Array = NDArray[Any]
 LIGHT_SPEED = 299_792_458.0
+# Of the numbers in a file: a small one may unpack to any size.
+MOST_BYTES = 2**28
 REQUIRED = ("snapshots", "elements", "wavelength")
 SURFACE = ("codes", "channel")
 WORDS = ("wavefront", "symbols")
 NAMES = (
     *("snapshots", "codes", "channel", "elements", "rows", "columns", "spacing", "wavelength", "frequency"),
     *("wavefront", "symbols", "noise_power", "pilots", "azimuth", "elevation", "range"),
+)
+MATLAB_TABLES = ("double", "single", "int", "uint", "logical", "char")
+# What readers raise for files that are none of theirs.
+READING = (
+    *(OSError, ValueError, TypeError, EOFError, LookupError, AttributeError, MemoryError, RuntimeError, OverflowError),
+    *(zlib.error, zipfile.BadZipFile),
 )
 COLUMNS = ("quantity", "row", "column", "real", "imag")
 
@@ -156,26 +165,56 @@ def _column(snapshots: Array, channel: Array) -> Array:
 
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(file) as archive:
+            _check_size(sum(part.file_size for part in archive.infolist()))
         with np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in content.files if name in NAMES} | {
                 name: None for name in content.files if name not in NAMES
             }
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except READING as error:
         raise InputError(f"it is no NPZ file of plain arrays ({str(error).splitlines()[0]})") from None
 
 
 def _read_mat(file: Path) -> dict[str, Any]:
     scipy_io = _package("scipy.io", "MAT")
     try:
-        content = scipy_io.loadmat(file, squeeze_me=False)
+        _check_size(_unpacked_bytes(file))
+        kinds = {name: (kind, shape) for name, shape, kind in scipy_io.whosmat(file)}
+        for name in NAMES:
+            kind, shape = kinds.get(name, ("double", ()))
+            if not kind.startswith(MATLAB_TABLES):
+                raise InputError(f"{name} is a {kind} of MATLAB; allowed: a table of numbers, or a text")
+            _check_size(16 * math.prod(shape))
+        content = scipy_io.loadmat(file, squeeze_me=False, variable_names=[name for name in kinds if name in NAMES])
     except NotImplementedError:
         # Version 7.3 is an HDF5 file whose axes run the other way round.
         return _read_hdf5(file)
-    except (OSError, ValueError, TypeError, EOFError, KeyError, zlib.error, scipy_io.matlab.MatReadError) as error:
+    except InputError:
+        raise
+    except (*READING, scipy_io.matlab.MatReadError) as error:
         raise InputError(
             f"it is no MAT file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
         ) from None
-    return {name: value for name, value in content.items() if not name.startswith("__")}
+    return dict.fromkeys(kinds) | {name: value for name, value in content.items() if name in NAMES}
+
+
+def _unpacked_bytes(file: Path) -> int:
+    """Bytes that the packed parts of a MAT file of version 5 unpack to; it stops where they are too many."""
+    count = 0
+    with file.open("rb") as handle:
+        handle.seek(128)
+        while count <= MOST_BYTES and len(tag := handle.read(8)) == 8:
+            kind, size = struct.unpack("<II", tag)
+            if kind == 15:
+                unpack, packed = zlib.decompressobj(), handle.read(min(size, MOST_BYTES))
+                while packed and count <= MOST_BYTES:
+                    count += len(unpack.decompress(packed, 2**20))
+                    packed = unpack.unconsumed_tail
+            else:
+                handle.seek(size, 1)
+    return count
 
 
 def _read_hdf5(file: Path) -> dict[str, Any]:
@@ -192,9 +231,12 @@ def _read_hdf5(file: Path) -> dict[str, Any]:
                 data = content[name]
                 if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
                     raise InputError(f"{name} is no plain table of this file; allowed: a dataset")
+                _check_size(data.nbytes)
                 fields[name] = _plain(data)
             fields |= {name: value for name, value in content.attrs.items() if name in NAMES}
-    except OSError as error:
+    except InputError:
+        raise
+    except READING as error:
         raise InputError(f"it is no HDF5 file ({str(error).splitlines()[0]})") from None
     return fields
 
@@ -211,6 +253,8 @@ def _plain(data: Any) -> Any:
 
 
 def _read_csv(file: Path) -> dict[str, Any]:
+    # A row of some twenty bytes becomes an entry of some two hundred.
+    _check_size(8 * file.stat().st_size)
     cells: dict[str, dict[tuple[int, int, int], complex]] = {}
     words: dict[str, str] = {}
     try:
@@ -253,6 +297,11 @@ def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:
     table[tuple(places.T)] = list(values.values())
     plain = table if table.imag.any() else table.real
     return plain[0] if shape[0] == 1 else plain
+
+
+def _check_size(size: int) -> None:
+    if size > MOST_BYTES:
+        raise InputError(f"it unpacks to more than {MOST_BYTES >> 20} MB; allowed: a measurement that is smaller")
 
 
 def _package(name: str, kind: str) -> Any:

@@ -13,6 +13,8 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError, did_you_mean
 
+# Those of the lab have less than one when they were run.
+NOTEBOOK_BYTES = 16 * 2**20
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ANNOTATION = re.compile(r"(list\[)?(int|float|str|bool)(?(1)\])")
 _EXAMPLES = {"int": "4", "float": "0.5 or 1e-3", "bool": "true or false", "str": "text"}
@@ -146,6 +148,8 @@ def read_notebook(path: Path) -> Any:
     import nbformat
 
     try:
+        if (size := path.stat().st_size) > NOTEBOOK_BYTES:
+            raise ValueError(f"it has {size >> 20} MB; allowed: {NOTEBOOK_BYTES >> 20}")
         # Older minor versions have no cell ids.
         return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
     except FileNotFoundError:

@@ -187,7 +187,7 @@ def earlier_result(cell: SweepCell, out: Path) -> CellResult | None:
         plain = json.loads(path.read_text(encoding="utf-8"))
         fields = {field.name: plain[field.name] for field in dataclasses.fields(CellResult)}
         same = plain["key"] == cell.key and plain["verdict"] == "passed"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return CellResult(**{**fields, "reused": True}) if same else None
 

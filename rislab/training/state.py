@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -283,6 +284,10 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             f"checkpoint {path} is truncated or damaged (its checksum does not match); allowed: a complete file"
         )
     try:
+        # torch writes its parts as they are: packed ones, or several in the same bytes, may be of any size.
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(part.file_size for part in archive.infolist()) > len(content):
+                raise ValueError("its parts are larger than the file")
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a spoilt pickle does to its reader; weights_only keeps it from doing more
         raise InputError(f"checkpoint {path} holds more than plain data, and is not loaded") from error

@@ -222,15 +222,19 @@ def _train_again(
     plain = {name: training.to_dict() for name, training in named.items()}
     again = dataclasses.replace(task, folder=str(place), reruns=plain, seeds=seeds, split=split)
     for _ in run_workers(again, min(workers, len(named) * len(seeds))):
-        scores = [json.loads(path.read_text()) for path in sorted(place.glob("*/score.json"))]
-        fresh = tuple(
-            Rerun(one["name"], one["seed"], one["recall"], one["peb"])
-            for one in scores
-            if one["name"] in named and one["seed"] in seeds
-        )
+        scores = [_score_in(path) for path in sorted(place.glob("*/score.json"))]
+        fresh = tuple(score for score in scores if score.name in named and score.seed in seeds)
         if fresh != reruns:
             reruns = fresh
             yield reruns
+
+
+def _score_in(path: Path) -> Rerun:
+    try:
+        plain = json.loads(path.read_text())
+        return Rerun(str(plain["name"]), int(plain["seed"]), float(plain["recall"]), float(plain["peb"]))
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged; allowed: what rislab wrote (without the file it is made anew)") from error
 
 
 def _inert(config: TuningConfig, study: optuna.Study) -> tuple[str, ...]:
