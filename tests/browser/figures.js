@@ -138,7 +138,7 @@ async (plot, picture) => {
       // Labels of cells, bars and points stand upon what they label.
       if (own && trace === own && kind !== "line") return false;
       if (kind === "map" && (node.closest(".heatmap-label") || contrast(commonest(pixels(inside)), paper) < 1.1)) return false;
-      return boxes.some((other) => other.length === 1 ? isWithin(inside, other[0], 0) && depth(box, other) > 0 : depth(box, other) > 1);
+      return boxes.some((other) => other.length === 1 ? isWithin(inside, other[0], 0) && depth(box, other) > -0.01 : depth(box, other) > 1);
     });
     if (hit) say("text upon data", text, `${hit.kind} ${hit.trace.__data__?.[0]?.trace?.name ?? ""}`);
   }

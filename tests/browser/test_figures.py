@@ -103,7 +103,7 @@ def spoiled() -> dict[str, go.Figure]:
         text="far to the right, and longer than the margin", x=1, xanchor="left", y=0.5, xref="paper", yref="paper"
     )
     made["text under the buttons"].add_annotation(
-        text="a title of its own", x=1, xanchor="right", y=1.2, xref="paper", yref="paper"
+        text="a title of its own", x=1, xanchor="right", y=1.35, xref="paper", yref="paper"
     )
     made["ticks without room"].update_xaxes(tickvals=x, tickangle=0, ticktext=[f"{one}.000" for one in x])
     made["tick with too many digits"].update_yaxes(tickvals=[1, 20], ticktext=["0.9999999999999901", "20"])
