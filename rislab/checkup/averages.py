@@ -20,8 +20,9 @@ from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readable
 
-# Copies are looked for before these steps, and read before so many steps, then in pairs of this distance.
-LOOKS, FIRST, DISTANCE = (2,), 40, 16
+# Copies are looked for before these steps, and read before so many steps, then in pairs of this distance, which
+# doubles with the number of steps from 2 to this power on.
+LOOKS, FIRST, DISTANCE, RARER = (2,), 40, 16, 8
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
 # Stored states of a network are near it too, and never move: they must not take the place of its average.
 WEIGHTS, COPIES, RENEWALS = 8, 16, 4
@@ -75,7 +76,9 @@ class CopiesOfOne:
             for place, value in self._search():
                 if id(value) not in known:
                     self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
-        if self._copies and (self._step <= FIRST or self._step % DISTANCE < 2):
+        # Ever more rarely: what moves at all has moved often by then.
+        distance = DISTANCE << max(0, self._step.bit_length() - RARER)
+        if self._copies and (self._step <= FIRST or self._step % distance < 2):
             self._read()
 
     def _search(self) -> list[tuple[int, Tensor]]:
@@ -160,11 +163,12 @@ class MovingAverages(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
-        if optimizer not in self._copies and self._visited < OPTIMIZERS:
+        copies = self._copies.get(optimizer)
+        if copies is None and self._visited < OPTIMIZERS:
             self._visited += 1
-            self._copies[optimizer] = CopiesOfOne(optimizer)
-        if optimizer in self._copies:
-            self._copies[optimizer].before_step()
+            copies = self._copies[optimizer] = CopiesOfOne(optimizer)
+        if copies is not None:
+            copies.before_step()
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
+from types import CodeType
 
 import torch
 
@@ -24,15 +25,17 @@ def caller() -> tuple[str, tuple[str, ...]]:
     """
     frame = inspect.currentframe()
     results = False
-    frames: list[tuple[str, int]] = []
-    while frame is not None and len(frames) < _DEPTH:
-        name = frame.f_code.co_filename
-        kind = _kind(name)
-        if kind == "loop" or (kind == "library" and not results):
-            frames.append((name, frame.f_lineno))
+    # To look a line number up takes longer than all else.
+    codes, places = _Codes(), list[int]()
+    while frame is not None and len(codes) < _DEPTH:
+        code = frame.f_code
+        kind = _kind(code.co_filename)
+        if kind and (kind == "loop" or not results):
+            codes.append(code)
+            places += id(code), frame.f_lasti
             results = results or kind == "loop"
         frame = frame.f_back
-    return _in_words(tuple(frames))
+    return _in_words(tuple(places), codes)
 
 
 def by_library(stack: tuple[str, ...]) -> bool:
@@ -53,8 +56,22 @@ def _kind(name: str) -> str:
     return "library" if library else "loop"
 
 
+class _Codes(list[CodeType]):
+    """Code of frames that is told apart by its addresses, beside it: a cache of them must hold it alive."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+
 @functools.lru_cache(maxsize=4096)
-def _in_words(frames: tuple[tuple[str, int], ...]) -> tuple[str, tuple[str, ...]]:
-    """The same objects for the same frames: a trace holds them a thousand times."""
-    where = next((f"{name}:{line}" for name, line in frames if _kind(name) == "loop"), "")
-    return where, tuple(f"{name}:{line}" for name, line in frames)
+def _in_words(places: tuple[int, ...], codes: _Codes) -> tuple[str, tuple[str, ...]]:
+    """The same objects for the same places, address and offset of each: a trace holds them a thousand times."""
+    lines = [
+        (code.co_filename, [*code.co_positions()][offset // 2][0])
+        for code, offset in zip(codes, places[1::2], strict=True)
+    ]
+    where = next((f"{name}:{line}" for name, line in lines if _kind(name) == "loop"), "")
+    return where, tuple(f"{name}:{line}" for name, line in lines)

@@ -52,7 +52,7 @@ class CurrentForward:
             call: of the network.
             compared: whether it stands in a window that is compared.
         """
-        first = next((value for value in call.inputs() if value.dim()), None)
+        first = next((value for value in call.inputs if value.dim()), None)
         self.samples = 1 if first is None else int(first.shape[0])
         for batch, counted in self._losses:
             batch.samples = self.samples
@@ -60,7 +60,7 @@ class CurrentForward:
         self._losses, self._under_way = [], False
         self.types = autocast_types("cpu" if first is None else first.device.type)
         self.types += call.dtypes
-        self.follows = compared and (any(map(self._is_given, call.inputs())) or _holds_state(call.module))
+        self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
         outputs = list(tensors_of(call.output))
         self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs if compared}
         self.types += [value.dtype for value in outputs if value.is_floating_point()][:1]
@@ -83,9 +83,10 @@ class CurrentForward:
             dtypes: of the weights.
         """
         where, call_stack = caller()
-        value = loss.detach()
-        value = value.real if value.is_complex() else value
-        number = float(value) if value.numel() == 1 else math.nan
+        number = math.nan
+        if loss.numel() == 1:
+            held = loss.item()
+            number = float(held.real if isinstance(held, complex) else held)
         batch = MicroBatch(
             samples=self.samples,
             count=float(self.samples) if count is None else count,
@@ -96,7 +97,7 @@ class CurrentForward:
             precision=precision_of((*dtypes, *self.types, *autocast_types(loss.device.type), loss.dtype)),
             where=where,
             call_stack=call_stack,
-            nonfinite=not math.isfinite(number) and not bool(torch.isfinite(value).all()),
+            nonfinite=not math.isfinite(number) and not bool(torch.isfinite(loss.detach()).all()),
             training=self.training,
             scale_free=scale_free,
             follows=self.follows,

@@ -59,10 +59,10 @@ class ForwardEvent:
     dtypes: frozenset[torch.dtype] = frozenset()
     inner: Sequence[nn.Module] = ()
 
-    def inputs(self) -> Iterator[Tensor]:
+    @functools.cached_property
+    def inputs(self) -> list[Tensor]:
         """All tensors among the arguments, in order."""
-        yield from tensors_of(self.args)
-        yield from tensors_of(self.kwargs)
+        return [*tensors_of(self.args), *tensors_of(self.kwargs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +136,12 @@ class _Network:
     Args:
         reference: to it.
         looks: which of its forwards are looked into, by mode.
+        alone: whether it is a layer of torch's own without weights, as a loss: no network.
         dtypes: of what the modules in it gave, in the last one that was.
     """
 
     reference: weakref.ref[nn.Module]
+    alone: bool
     looks: Looks = field(default_factory=Looks)
     dtypes: frozenset[torch.dtype] = frozenset()
 
@@ -194,7 +196,9 @@ class EventSource:
         on_call: OnCall = lambda *_: None,
     ) -> None:
         self.failures: list[str] = []
-        self._listeners = {event: [one for one in observers if _takes(one, event)] for event in _EVENTS}
+        self._listeners = {
+            event: [(one, getattr(one, event)) for one in observers if _takes(one, event)] for event in _EVENTS
+        }
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         self._losses = LossInterceptor(losses, self._on_loss)
@@ -217,6 +221,7 @@ class EventSource:
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
         self._reported = False  # of the backward under way
+        self._stepping: set[int] = set()  # optimisers whose steps are under way
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -242,19 +247,17 @@ class EventSource:
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
-        if os.getpid() != self.process or self._stands_beside():
-            return
-        if self._listeners[event]:
-            self._losses.outside(lambda: self._tell_all(event, args))
+        if self._listeners[event] and os.getpid() == self.process and not self._stands_beside():
+            self._losses.outside(self._tell_all, event, args)
 
     def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
         with self._telling:
-            for observer in list(self._listeners[event]):
+            for observer, told in self._listeners[event]:
                 try:
-                    getattr(observer, event)(*args)
+                    told(*args)
                 except Exception as error:
-                    for listeners in self._listeners.values():
-                        listeners[:] = [one for one in listeners if one is not observer]
+                    for name, listeners in self._listeners.items():
+                        self._listeners[name] = [one for one in listeners if one[0] is not observer]
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
     def note_failure(self, place: str, error: Exception) -> None:
@@ -284,24 +287,35 @@ class EventSource:
             self._trainer = here
 
     def _stands_beside(self) -> bool:
+        if not self._others:
+            return False
         here = threading.get_ident()
         return here in self._others and here != self._trainer
 
-    @_harmless
     def _on_forward(self, module: nn.Module, inputs: Any) -> None:
+        # torch.compile traces through this very function, which must not do more than this then.
+        if torch.compiler.is_compiling():
+            return
         now = self._forward
         if now.outermost is None:
-            # A wrapper has a mode of its own, which changes nothing.
-            inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
-            now.outermost, now.training, now.depth = module, inner.training, 1
-            now.looked_into = self._network(module).looks.wanted(inner.training)
-            now.inner, now.dtypes, now.computes = [], set(), False
-            self._listen()
-            self._losses.outside(lambda: self._begin_forward(module, inputs))
+            self._on_outermost_forward(module, inputs)
         elif module is now.outermost:
             now.depth += 1
         if now.looked_into:
             now.inner.append(module)
+
+    @_harmless
+    def _on_outermost_forward(self, module: nn.Module, inputs: Any) -> None:
+        now, network = self._forward, self._network(module)
+        if network.alone:
+            return
+        # A wrapper has a mode of its own, which changes nothing.
+        inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
+        now.outermost, now.training, now.depth = module, inner.training, 1
+        now.looked_into = network.looks.wanted(inner.training)
+        now.inner, now.dtypes, now.computes = [], set(), False
+        self._listen()
+        self._losses.outside(self._begin_forward, module, inputs)
 
     def _listen(self) -> None:
         """All that is called of torch passes the mode that hears losses: it is there only where it is wanted."""
@@ -315,26 +329,32 @@ class EventSource:
         if self._forward.computes:
             self._tell("on_forward", module, self._forward.training)
 
-    @_harmless
     def _on_forward_end(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        # After a forward that failed, torch hands on no named arguments.
-        kwargs, output = ({}, *rest)[-2:]
-        if module is self._module:
-            self._losses.outside(lambda: self._on_call(module, args, kwargs, output))
+        if torch.compiler.is_compiling():
+            return
         now = self._forward
-        if now.looked_into and isinstance(output, Tensor):
-            now.dtypes.add(output.dtype)
+        if now.looked_into and isinstance(rest[-1], Tensor):
+            now.dtypes.add(rest[-1].dtype)
+        if module is now.outermost or module is self._module:
+            # After a forward that failed, torch hands on no named arguments.
+            self._on_outermost_forward_end(module, args, *({}, *rest)[-2:])
+
+    @_harmless
+    def _on_outermost_forward_end(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
+        if module is self._module:
+            self._losses.outside(self._on_call, module, args, kwargs, output)
+        now = self._forward
         if module is not now.outermost:
             return
         now.depth -= 1
         if now.depth == 0:
-            now.outermost = None
-            self._losses.outside(lambda: self._end_forward(module, args, kwargs, output))
+            now.outermost, now.looked_into = None, False
+            self._losses.outside(self._end_forward, module, args, kwargs, output)
 
     def _end_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
         now = self._forward
         network = self._network(module)
-        if now.looked_into:
+        if now.inner:
             network.dtypes = frozenset(now.dtypes)
         # The weights may be those of a transform of functions.
         if now.computes and all(map(has_numbers, islice(tensors_of(output), 1))):
@@ -347,7 +367,7 @@ class EventSource:
         place = id(module)
         if place not in self._networks:
             reference = weakref.ref(module, lambda _: self._networks.pop(place, None))
-            self._networks[place] = _Network(reference)
+            self._networks[place] = _Network(reference, _is_function(module))
         return self._networks[place]
 
     @_harmless
@@ -382,6 +402,7 @@ class EventSource:
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
             return
+        self._stepping.add(id(optimizer))
         closure = any(map(callable, (*args[1:], *kwargs.values())))
         self._tell("before_step", optimizer, closure)
         if not closure:
@@ -389,14 +410,26 @@ class EventSource:
 
     @_harmless
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if has_numbers_to_step(optimizer) and inner_optimizer(optimizer) is None:
+        if id(optimizer) in self._stepping:
+            self._stepping.remove(id(optimizer))
             self._tell("after_step", optimizer)
         if self._module is None:
             self._losses.resume()
 
 
+def _is_function(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's own that holds no weights and no other module."""
+    own = type(module).__module__.startswith("torch.nn.modules.")
+    return own and not any(True for _ in (*module.children(), *nn.Module.parameters(module)))
+
+
 def _takes(observer: Observer, event: str) -> bool:
     return getattr(type(observer), event) is not getattr(Observer, event)
+
+
+def tensors_held(optimizer: Optimizer) -> list[Tensor]:
+    """All tensors of an optimiser."""
+    return [value for group in optimizer.param_groups for value in group["params"]]
 
 
 def has_numbers_to_step(optimizer: Optimizer) -> bool:
@@ -407,14 +440,15 @@ def has_numbers_to_step(optimizer: Optimizer) -> bool:
 def inner_optimizer(optimizer: Optimizer) -> Optimizer | None:
     """The one that a wrapper holds, and that steps on its tensors; None if it is no wrapper."""
     for value in vars(optimizer).values():
-        if issubclass(type(value), Optimizer) and value is not optimizer and _tensors(value) == _tensors(optimizer):
+        if issubclass(type(value), Optimizer) and value is not optimizer and _ids(value) == _ids(optimizer):
             inner: Optimizer = value
             return inner
     return None
 
 
-def _tensors(optimizer: Optimizer) -> set[int]:
-    return {id(value) for group in getattr(optimizer, "param_groups", ()) for value in group["params"]}
+def _ids(optimizer: Optimizer) -> set[int]:
+    # Before its __init__ is over, it has no groups.
+    return set(map(id, tensors_held(optimizer))) if hasattr(optimizer, "param_groups") else set()
 
 
 def _computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:

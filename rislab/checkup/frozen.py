@@ -73,23 +73,28 @@ class FrozenTensors(Observer):
     def __init__(self) -> None:
         self._held: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
         self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        self._any = False  # whether one was ever held
         self._where = ""
 
     def on_backward(self, roots: Roots) -> None:
         """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
-        for frozen in self._held.values():
+        for frozen in self._held.values() if self._any else ():
             if frozen:
                 frozen[:] = [one for one in frozen if not one.tensor.requires_grad]
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What has happened since the step before is not the optimiser's doing."""
-        number = self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
+        number = self._steps.get(optimizer, 0) + 1
+        if number > FIRST + 1:
+            return
+        self._steps[optimizer] = number
         if number == 1:
             held = [value for group in optimizer.param_groups for value in group["params"]]
             some = [value for value in held if not value.requires_grad and is_readable(value)][:TENSORS]
             # Where all are frozen, gradients come from elsewhere.
             if any(value.requires_grad for value in held):
                 self._held[optimizer] = [FrozenTensor(value, few_coordinates(value)) for value in some]
+                self._any |= bool(some)
         elif number <= FIRST:
             for one in self._held.get(optimizer, ()):
                 one.note_decay()

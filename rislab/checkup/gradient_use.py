@@ -10,11 +10,10 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import Observer, Roots
+from rislab.checkup.events import Observer, Roots, tensors_held
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.loss_graph import sources_of, summands, weighed_node
 from rislab.checkup.rules import Code
-from rislab.checkup.tracking import tensors_held
 
 # So many backwards are looked at, and so many nodes of the graph of each; so many must agree.
 BACKWARDS, NODES, AGREEING = 48, 20_000, 3

@@ -81,7 +81,7 @@ class InputChanges(Observer):
         if begun and self._looks.wanted("pass"):
             for name, where, sample in _samples_of(begun[0]):
                 self._compare(name, where, sample)
-        first = next(call.inputs(), None)
+        first = next(iter(call.inputs), None)
         if first is None or not first.is_floating_point() or first.numel() < NUMBERS or first.requires_grad:
             return
         place = (first.data_ptr(), *first.shape)

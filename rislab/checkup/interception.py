@@ -54,6 +54,10 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
+# What has no mode of its own.
+_NOTHING = (None,)
+
+
 class LossInterceptor(TorchFunctionMode):
     """Reports the calls of some functions.
 
@@ -65,7 +69,7 @@ class LossInterceptor(TorchFunctionMode):
     def __init__(self, functions: tuple[Callable[..., Any], ...], on_call: OnCall) -> None:
         super().__init__()
         # By identity: a function of somebody else may have no hash.
-        self._functions, self._on_call = {id(function): function for function in functions}, on_call
+        self._functions, self._on_call = {id(function) for function in functions}, on_call
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
 
@@ -79,7 +83,7 @@ class LossInterceptor(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         if self._thread == threading.get_ident() and not self._paused and self._innermost() is self:
             super().__exit__(*error)
-        self._thread, self._paused, self._functions = None, False, {}
+        self._thread, self._paused, self._functions = None, False, set()
         # One that was entered before this one, and left before it, could not be taken away until now.
         while (other := self._innermost()) is not None and other._thread is None:
             super(LossInterceptor, other).__exit__(*error)
@@ -103,12 +107,17 @@ class LossInterceptor(TorchFunctionMode):
         innermost: LossInterceptor | None = handle_torch_function(_other_mode, ()) if _mode_is_active() else None
         return innermost
 
-    def outside(self, work: Callable[[], None]) -> None:
-        """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
-        if self._thread is None or self._paused:
-            work()
+    def outside(self, work: Callable[..., None], *args: Any) -> None:
+        """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's.
+
+        Args:
+            work: to be done.
+            args: with which it is called.
+        """
+        if self._thread is None or self._paused or not _mode_is_active():
+            work(*args)
         else:
-            _outside_of_modes(work)
+            handle_torch_function(self.outside, (), work, *args)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         named = kwargs or {}
@@ -124,16 +133,8 @@ class LossInterceptor(TorchFunctionMode):
         return output
 
 
-def _outside_of_modes(work: Callable[[], None]) -> None:
-    """Do work with all modes left: each mode that is handed a function is left while it calls it."""
-    if _mode_is_active():
-        handle_torch_function(_outside_of_modes, (), work)
-    else:
-        work()
-
-
 def _mode_is_active() -> bool:
-    return has_torch_function((None,))
+    return has_torch_function(_NOTHING)
 
 
 def _other_mode() -> None:
@@ -337,7 +338,9 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
         target = given[1]
         if target.is_floating_point():
             return given[0].numel() / given[0].shape[1], False
-        counted = target[target != settings.get("ignore_index", -100)]
-        weight = settings.get("weight")
-        return float(counted.numel() if weight is None else weight[counted].sum()), False
+        ignored, weight = settings.get("ignore_index", -100), settings.get("weight")
+        if weight is None and ignored < 0 and target.numel() and target.min() >= 0:
+            return float(target.numel()), False
+        counted = target != ignored
+        return float(counted.sum() if weight is None else weight[target[counted]].sum()), False
     return None, False

@@ -11,12 +11,11 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import Observer, Roots
+from rislab.checkup.events import Observer, Roots, tensors_held
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
 from rislab.checkup.loss_graph import sources_of
 from rislab.checkup.rules import Code
-from rislab.checkup.tracking import tensors_held
 
 # So many steps must agree; nodes of a graph, and those near its root, that are gone through.
 AGREEING, NODES, NEAR = 3, 20_000, 400
@@ -90,9 +89,9 @@ class LossBranches(Observer):
         root = roots[0][0] if len(roots) == 1 else None
         if root is None or root.grad_fn is None or root.numel() != 1:
             return
-        where, stack = caller()
-        if not self._looks.wanted(stack):
+        if not self._looks.wanted(root.grad_fn.name()):
             return
+        where, stack = caller()
         near = [*_nodes_near(root.grad_fn)]
         for suspect in self._suspects:
             suspect.regressed |= _regresses(near, suspect.sides[-1])

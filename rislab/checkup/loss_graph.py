@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterator
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -17,9 +17,8 @@ _TERMS = 64
 _NODES = 20_000
 
 
-def weighed_node(root: Tensor, known: Iterable[Node]) -> Node | None:
+def weighed_node(root: Tensor, known: Container[Node]) -> Node | None:
     """The node below all factors of what backward() was called on, or the first of the known nodes on the way."""
-    known = set(known)
     node = root.grad_fn
     while node is not None and node not in known and (source := _factor_of(node)) is not None:
         node = source

@@ -68,13 +68,17 @@ class OpenBackward:
             self._value = None if root.is_complex() else float(root.detach())
             self.factor = 1.0 if upstream is None or upstream.is_complex() else float(upstream)
             if node is not None and node is not root.grad_fn:
-                self._handles.append(node.register_prehook(self._on_factor))
+                self.watch(node, self._on_factor)
         if compared:
             self._watch_terms(root.grad_fn)
 
+    def watch(self, node: Node, hook: Callable[..., None]) -> None:
+        """Call a hook with the gradients of what a node gave, when the backward comes to it."""
+        self._handles.append(node.register_prehook(hook))
+
     def _on_factor(self, upstream: Sequence[Tensor | None]) -> None:
         """The backward has come to the raw loss: its weight."""
-        self.factor = _number(upstream, self.factor)
+        self.factor = number_of(upstream, self.factor)
 
     def _watch_terms(self, node: Node) -> None:
         """Watch the factors of each term of a sum, or of a single loss."""
@@ -85,7 +89,7 @@ class OpenBackward:
             values: list[float] = []
             self._terms.append(values)
             for one in factors(term):
-                self._handles.append(one.register_prehook(lambda given, values=values: values.append(_number(given))))
+                self.watch(one, lambda given, values=values: values.append(number_of(given)))
 
     def close(self, scale: float) -> None:
         """The backward is over: what it has shown of the loss that was found from it.
@@ -135,6 +139,12 @@ def _total(root: Tensor, upstream: Tensor | None) -> float:
     return math.nan if value.is_complex() else float(value.sum())
 
 
-def _number(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
+def number_of(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
+    """The first gradient that a node was given, if it is a single real number.
+
+    Args:
+        given: gradients of what the node gave.
+        missing: what stands for one that is None, or no such number.
+    """
     first = given[0] if given else None
     return missing if first is None or first.numel() != 1 or first.is_complex() else float(first.detach())

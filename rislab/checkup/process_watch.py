@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.events import EventSource, Roots, has_numbers_to_step
+from rislab.checkup.events import EventSource, Roots, has_numbers_to_step, tensors_held
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
@@ -29,7 +29,7 @@ from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.rank_differences import RankMarks, RankObserver
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code
-from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, tensors_held, unwrapped
+from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.unregistered import UnregisteredTensors
 from rislab.checkup.windows import Declared
 

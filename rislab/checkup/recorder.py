@@ -6,6 +6,7 @@ backward adds to the gradients of the weights, over the weight of the loss, is t
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +23,19 @@ from rislab.checkup.events import ForwardEvent
 from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
-from rislab.checkup.loss_graph import depends_on
-from rislab.checkup.open_backward import OpenBackward
+from rislab.checkup.loss_graph import depends_on, weighed_node
+from rislab.checkup.open_backward import OpenBackward, number_of
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
 from rislab.checkup.step_storage import StepStorage
 from rislab.checkup.tensors import tensors_of
-from rislab.checkup.trace import FORWARD_USES, Backward, Clip, ForwardUse, MicroBatch, Step, Trace
+from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared
 
+# Forwards of which it is noticed whether a backward comes to them, besides those of windows that are compared.
+FORWARDS = 64
 # Bytes of gradients that are kept in one window.
 _IN_A_WINDOW = 32 * 2**20
 
@@ -155,7 +158,7 @@ class StepRecorder:
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward of the network is over; the first of its inputs counts the samples."""
         if self._forward.with_gradient:
-            if self._forward.training and (self.trace.forwards <= FORWARD_USES or self._window.compared):
+            if self._forward.training and (self.trace.forwards <= FORWARDS or self._window.compared):
                 self._watch_output(call.output)
             self._forward.end(call, self._window.compared)
 
@@ -189,10 +192,12 @@ class StepRecorder:
             self.trace.detached_losses += 1
             return
         self._window.micro_batches.append(batch)
-        if loss.grad_fn is not None:
-            hook = unserializable_hook(lambda upstream: self.tell(StepRecorder._on_loss_backward, batch, upstream))
-            loss.register_hook(hook)
-            self._window.nodes[loss.grad_fn] = batch
+        node = loss.grad_fn
+        if node is not None:
+            if loss.output_nr or node in self._window.nodes:
+                # Its node tells it from no other result.
+                loss.register_hook(unserializable_hook(lambda given: self._on_loss_backward(batch, [given])))
+            self._window.nodes[node] = batch
 
     def _new_micro_batch(self, loss: Tensor, count: float | None, scale_free: bool) -> MicroBatch:
         return self._forward.micro_batch(loss, count, scale_free, self._samples.dtypes)
@@ -225,6 +230,20 @@ class StepRecorder:
             opened.find_loss(roots, self._window.known(), self._new_micro_batch, self._window.compared)
             if opened.root is not None and opened.root not in self._window.micro_batches:
                 self._window.micro_batches.append(opened.root)
+        self._watch_losses(opened, roots)
+
+    def _watch_losses(self, opened: OpenBackward, roots: Sequence[tuple[Tensor, Tensor | None]]) -> None:
+        """Notice which losses the backward comes to, and how the loop weighs them."""
+        nodes = self._window.nodes
+        root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
+        node = None if root is None else weighed_node(root, nodes)
+        if root is None or node not in nodes:
+            for one, batch in nodes.items():
+                opened.watch(one, functools.partial(self._on_loss_backward, batch))
+        elif node is not root.grad_fn:
+            opened.watch(node, functools.partial(self._on_loss_backward, nodes[node]))
+        elif not root.output_nr:
+            self._on_loss_backward(nodes[node], [upstream], 1.0)
 
     def _drop_window_of_nan(self) -> None:
         """A loop that meets NaN may throw its window away: what has come before belongs to no step."""
@@ -238,12 +257,13 @@ class StepRecorder:
             self._end_window(gradient=None, applied=False, finite=False, where="")
             self._window.micro_batches, self._window.nodes = rest, nodes
 
-    def _on_loss_backward(self, batch: MicroBatch, upstream: Tensor) -> None:
-        """A backward of the loop has come to this loss."""
-        opened = self._open
-        if opened is None or upstream.numel() != 1:
+    def _on_loss_backward(
+        self, batch: MicroBatch, upstream: Sequence[Tensor | None], missing: float = math.nan
+    ) -> None:
+        """A backward of the loop comes to this loss, with a gradient, or with that which stands for a missing one."""
+        opened, weight = self._open, number_of(upstream, missing)
+        if opened is None or math.isnan(weight):
             return
-        weight = float(upstream.detach())
         if batch is opened.root:
             opened.factor = weight
         elif self.trace.loss_declared:
@@ -333,9 +353,10 @@ class StepRecorder:
 
     def _note_skipped_step(self) -> None:
         """Record a step that a scaler left out: it has lowered its scale since."""
+        if self._samples.scaler is None:
+            return
         scale = self._samples.scale()
-        used = any(batch.backwards for batch in self._window.micro_batches)
-        if self._samples.scaler is not None and scale < self._scale and used:
+        if scale < self._scale and any(batch.backwards for batch in self._window.micro_batches):
             self._end_window(gradient=None, applied=False, finite=False, where="")
             self._sampling.note_change()
         self._scale = scale

@@ -22,9 +22,14 @@ def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
     """
     if isinstance(value, Tensor):
         yield value
-    elif depth and isinstance(value, Mapping | tuple | list):
-        for inner in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_of(inner, depth - 1)
+    elif depth and isinstance(value, tuple | list):
+        for inner in value:
+            if isinstance(inner, Tensor):
+                yield inner
+            else:
+                yield from tensors_of(inner, depth - 1)
+    elif depth and isinstance(value, Mapping):
+        yield from tensors_of([*value.values()], depth)
 
 
 def has_numbers(value: Tensor) -> bool:

@@ -61,7 +61,7 @@ class TokenTargets(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward is over."""
         self._inside = False
-        tables = [value for value in call.inputs() if value.dim() == 2 and not value.is_floating_point()]
+        tables = [value for value in call.inputs if value.dim() == 2 and not value.is_floating_point()]
         self._last = (call.module, tables) if tables and torch.is_grad_enabled() else None
         for waiting in self._waiting:
             self._compare(*waiting)

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots, inner_optimizer
+from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots, inner_optimizer, tensors_held
 from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.recorder import StepRecorder
@@ -170,11 +170,6 @@ def _drop_losses_of_others(traces: list[Trace]) -> None:
         }
         for window in (*(step.micro_batches for step in trace.steps), trace.left) if mixed else ():
             window[:] = [batch for batch in window if batch.backwards or batch.call_stack not in mixed]
-
-
-def tensors_held(optimizer: Optimizer) -> list[Tensor]:
-    """All tensors of an optimiser."""
-    return [value for group in optimizer.param_groups for value in group["params"]]
 
 
 def is_mode_dependent(module: nn.Module) -> bool:
