@@ -35,7 +35,9 @@ class GradientSamples:
         self._places: dict[int, slice] = {}
         self._strides: list[int] = []
         self._dtype = torch.float32
+        self._zeros: Tensor | None = None  # what gradients() gives if there are none
         self.dtypes: set[torch.dtype] = set()  # of the weights
+        self.named: list[tuple[str, Tensor]] = []  # the weights when they were last laid out
 
     def weights(self) -> list[tuple[str, Tensor]]:
         """Names and tensors of the network, but those that the first forward makes."""
@@ -56,12 +58,13 @@ class GradientSamples:
     def lay_out(self) -> None:
         """Take the weights as they are now."""
         own, named = self.optimised(), self.weights()
+        self.named = named
         # A network that is frozen at times keeps its place; zeroing what no optimiser holds is not the loop's business.
         held = [value for _, value in named if id(value) in own]
         tensors = held or [value for _, value in named if value.requires_grad]
         if len(tensors) == len(self._tensors) and all(map(lambda a, b: a is b, tensors, self._tensors)):
             return
-        self._tensors = tensors
+        self._tensors, self._zeros = tensors, None
         self.dtypes = {value.dtype for value in tensors}
         limit = max(FEWEST, COORDINATES // max(1, len(tensors)))
         # An odd step does not read one column of a matrix again and again.
@@ -76,7 +79,12 @@ class GradientSamples:
 
     def gradients(self) -> Tensor:
         """The gradients as they are now; a missing one counts as zeros."""
-        return self._read([value.grad for value in self._tensors])
+        gradients = [value.grad for value in self._tensors]
+        if any(gradient is not None for gradient in gradients):
+            return self._read(gradients)
+        if self._zeros is None:
+            self._zeros = self._read(gradients)
+        return self._zeros
 
     def values(self) -> Tensor:
         """The weights as they are now."""
@@ -91,9 +99,13 @@ class GradientSamples:
         # cat() copies, so that what the loop writes later is not seen.
         return torch.cat(parts) if parts else torch.zeros(0)
 
-    def norm(self) -> float:
-        """Norm of the gradients, every coordinate of them."""
-        return self.norm_of(self._tensors)
+    def norm(self, gradients: Tensor) -> float:
+        """Norm of the gradients, every coordinate of them.
+
+        Args:
+            gradients: as gradients() has just read them.
+        """
+        return float(gradients.norm()) if max(self._strides, default=1) == 1 else self.norm_of(self._tensors)
 
     @staticmethod
     def norm_of(tensors: Iterable[Tensor]) -> float:

@@ -129,7 +129,6 @@ class Watch:
             scheduler,
             self.declared,
             every,
-            lambda: nn.Module.parameters(model),
         )
         recorder.trace.loss_declared = loss is not None
         self.trace = recorder.trace

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
@@ -118,7 +119,10 @@ class OpenBackward:
             growth: of the gradients, None if the window is not compared.
             why: why the gradient is not to be kept, "" if it is.
         """
-        total, finite = sum(weight for _, weight in self.reached), growth is None or bool(growth.isfinite().all())
+        total, finite = (
+            sum(weight for _, weight in self.reached),
+            growth is None or math.isfinite(growth.sum(dtype=torch.float64)),
+        )
         reason = "" if math.isfinite(total) else "its weight is no number"
         reason = (reason if total else "the loop gives it no weight") or why
         gradient = growth / total if growth is not None and not reason else None

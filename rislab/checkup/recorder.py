@@ -50,7 +50,8 @@ class StepRecorder:
         scheduler: of the loop, or None.
         declared: what the loop is meant to do.
         every: compare each n-th window; None for the first ones, then ever more rarely.
-        clipped_with: gives tensors whose gradients may be clipped together with those of the optimiser.
+        clipped_with: gives tensors whose gradients may be clipped together with those of the optimiser; None for all of
+            the network.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class StepRecorder:
         scheduler: Any,
         declared: Declared,
         every: int | None,
-        clipped_with: Callable[[], Iterable[Tensor]] = lambda: (),
+        clipped_with: Callable[[], Iterable[Tensor]] | None = None,
     ) -> None:
         self.trace = Trace()
         self._samples = GradientSamples(weights, optimizer, scaler)
         self._changes = WeightChanges(self._samples)
-        self._ticks, self._clipped_with = SchedulerTicks(scheduler), clipped_with
+        self._ticks = SchedulerTicks(scheduler)
+        self._clipped_with = clipped_with or (lambda: [value for _, value in self._samples.named])
         self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
         self._forward, self._window = CurrentForward(), OpenWindow()
         self._lines = LossLines()
@@ -165,7 +167,10 @@ class StepRecorder:
     def _watch_output(self, output: Any) -> None:
         """Notice whether a backward comes to a forward in training mode."""
         # A hook on a weight that is given as it is would stay there.
-        use, graphs = ForwardUse(caller()[1]), [value for value in tensors_of(output) if value.grad_fn is not None]
+        place = caller()[1]
+        if self.trace.used_at_once(place):
+            return
+        use, graphs = ForwardUse(place), [value for value in tensors_of(output) if value.grad_fn is not None]
         hook = unserializable_hook(lambda _: use.reach())
         for value in graphs:
             value.register_hook(hook)
@@ -219,7 +224,7 @@ class StepRecorder:
         if not self._samples.dtypes:
             # Tensors that the first forward has made.
             self._samples.lay_out()
-        before = self._samples.gradients() / self._samples.scale() if self._window.compared else None
+        before = self._unscaled_gradients() if self._window.compared else None
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
@@ -231,6 +236,10 @@ class StepRecorder:
             if opened.root is not None and opened.root not in self._window.micro_batches:
                 self._window.micro_batches.append(opened.root)
         self._watch_losses(opened, roots)
+
+    def _unscaled_gradients(self) -> Tensor:
+        scale = self._samples.scale()
+        return self._samples.gradients() if scale == 1 else self._samples.gradients() / scale
 
     def _watch_losses(self, opened: OpenBackward, roots: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Notice which losses the backward comes to, and how the loop weighs them."""
@@ -290,11 +299,12 @@ class StepRecorder:
             return
         opened.close(self._samples.scale())
         growth = self._growth(opened)
-        reached = growth is None or bool((growth != 0).any()) or self._samples.missing() < opened.missing
+        grown = growth is not None and bool(growth.any())
+        reached = growth is None or grown or self._samples.missing() < opened.missing
         # A loss without weight adds nothing, whatever it depends on.
         reached |= bool(opened.reached) and not any(weight for _, weight in opened.reached)
         for batch, _ in opened.reached:
-            if growth is not None and bool((growth != 0).any()):
+            if grown:
                 self._lines.use(batch.call_stack)
             if not reached or batch.call_stack in self._lines.detached:
                 self._drop_detached(batch)
@@ -306,11 +316,13 @@ class StepRecorder:
         """What a backward added to the gradients, None if the window is not compared."""
         if opened.before is None:
             return None
-        after = self._samples.gradients() / self._samples.scale()
+        after = self._unscaled_gradients()
         for earlier in self._window.backwards:
             earlier.after = None
         opened.record.after = after
-        return after - opened.before if len(after) == len(opened.before) else None
+        if len(after) != len(opened.before):
+            return None
+        return after if opened.record.fresh else after - opened.before
 
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
@@ -392,10 +404,12 @@ class StepRecorder:
         # Where the scaler leaves it to the optimiser to unscale.
         fused_scale, fused_inf = (vars(self._samples.optimizer).get(name) for name in ("grad_scale", "found_inf"))
         factor = 1.0 if fused_scale is None else float(fused_scale)
-        gradient = self._samples.gradients() / factor if self._window.compared else None
+        gradient = self._samples.gradients() if self._window.compared else None
         skipped = fused_inf is not None and bool(fused_inf.item())
-        norm = math.nan if gradient is None else self._samples.norm() / factor
+        norm = math.nan
         if gradient is not None:
+            norm = self._samples.norm(gradient) / factor
+            gradient = gradient if factor == 1 else gradient / factor
             self._changes.at_step()
         finite = gradient is None or math.isfinite(norm)
         if not self._window.micro_batches and not self._evaluations:

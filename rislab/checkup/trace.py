@@ -257,6 +257,11 @@ class Trace:
     by_library: bool = False
     failure: str = ""
 
+    def used_at_once(self, place: tuple[str, ...]) -> bool:
+        """Whether a backward has come to two forwards of a place in turn, or to its first: it wastes none by habit."""
+        uses = self.forward_uses.get(place, ())
+        return bool(uses) and (uses[0].reached or (uses[-1].reached and len(uses) > 1 and uses[-2].reached))
+
     def note_forward(self, use: ForwardUse) -> None:
         """A forward in training mode is over; the first ones of each place are remembered."""
         uses = self.forward_uses.setdefault(use.place, [])

@@ -35,8 +35,8 @@ class WeightChanges:
         held = self._samples.optimised()
         self._unheld |= {
             id(value): name
-            for name, value in self._samples.trainable()
-            if id(value) not in held and value.grad is not None
+            for name, value in self._samples.named
+            if id(value) not in held and value.requires_grad and value.grad is not None
         }
         groups = self._samples.optimizer.param_groups
         self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}

@@ -233,17 +233,18 @@ def step_window(
     window = StepWindow(step, number, batches, *_window_gradient(batches, declared.mean))
     if not step.applied or not window.complete or window.true is None:
         return window
-    if not bool(torch.isfinite(window.true).all()) or float(window.true.norm()) == 0:
+    true_norm = float(torch.linalg.vector_norm(window.true, dtype=torch.float64))
+    if not 0 < true_norm < math.inf:
         return window
     scale_free = not loss_declared or any(batch.scale_free or batch.term_weights for batch in batches)
     scale = sum(batch.weight for batch in batches) if scale_free else 1.0
     # A negative scale is no mistake: the loss may be one to be maximised.
-    true = scale * window.true if scale else window.true
+    true = scale * window.true if scale not in (0, 1) else window.true
     length = float(window.gradient.norm())
     ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
     comparison = compare_gradients(window.gradient, true)
     return StepComparison(
-        step, number, batches, window.shares, true, comparison, scale_free, scale, float(true.norm()) * ratio
+        step, number, batches, window.shares, true, comparison, scale_free, scale, true_norm * abs(scale or 1) * ratio
     )
 
 
@@ -256,6 +257,8 @@ def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[flo
     known = [batch.gradient for batch in batches if batch.gradient is not None]
     if not batches or len(known) < len(batches) or len({len(gradient) for gradient in known}) > 1:
         return shares, None
+    if len(known) == 1:
+        return shares, known[0]
     return shares, torch.stack([share * gradient for share, gradient in zip(shares, known, strict=True)]).sum(dim=0)
 
 
