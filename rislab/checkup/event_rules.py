@@ -177,7 +177,7 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     if not sizes:
         return findings
     text = f"windows of {listed(sizes, 8, len(merged))} micro-batches, K = {run.size} ({run.source})"
-    first = run.windows[0].step.where
+    first, epochs = run.windows[0].step.where, run.declared.epochs
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
     counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
@@ -188,7 +188,6 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
         findings += _too_long(run, text)
     elif len(sizes) > SHORT_WINDOWS and len(counts) == 1 and sizes[0] < run.size:
         # Epochs of fewer than K micro-batches end their only window early.
-        epochs = run.declared.epochs
         kind = as_fault if epochs is not None and counts.total() > epochs else as_warning
         aliases = ("window off by one", "step per micro-batch")
         findings.append(kind(Code.WINDOW_SIZE, "window size", text, first, aliases))
@@ -196,7 +195,7 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     if left and len(left) < run.size and not findings and not any(batch.nonfinite for batch in left):
         text = f"{len(left)} micro-batches with a backward came after the last step, K = {run.size} ({run.source})"
         # Whole windows over several epochs: they are carried over, and only the last of the run is lost.
-        carried = run.declared.epochs is not None and run.declared.epochs > 1
+        carried = epochs is not None and epochs > 1
         kind = as_fault if run.source == "declared" and not carried else as_warning
         findings.append(kind(Code.STEPS, "tail never stepped", text, left[-1].where, ("left-overs leak",)))
     return findings

@@ -379,7 +379,8 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     counts = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
     if one.size > 1 and _clipped_per_micro_batch(one):
         return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
-    zeroed = [abs(weight) < LOOSE * max(map(abs, weights)) for weight in weights]
+    largest = max(map(abs, weights), default=0.0)
+    zeroed = [abs(weight) < LOOSE * largest for weight in weights]
     if any(zeroed) and any(window.size == one.size and window.exact() for window in run.comparisons):
         # Other windows hold all of theirs: an epoch begins here, and what the last one left was zeroed.
         return as_fault(Code.ZEROING, "tail never stepped", counts, where, ("zeroed per micro-batch",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -12,11 +11,11 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer, Roots, tensors_held
 from rislab.checkup.findings import Finding, as_fault, as_warning
-from rislab.checkup.loss_graph import sources_of, summands, weighed_node
+from rislab.checkup.loss_graph import summands, tensors_behind, weighed_node
 from rislab.checkup.rules import Code
 
-# So many backwards are looked at, and so many nodes of the graph of each; so many must agree.
-BACKWARDS, NODES, AGREEING = 48, 20_000, 3
+# So many backwards are looked at; so many must agree.
+BACKWARDS, AGREEING = 48, 3
 # Tensors of each optimiser whose gradients are looked at.
 WITNESSES = 3
 # A gradient that was neither zeroed nor stepped on in so many further backwards is forgotten.
@@ -120,23 +119,15 @@ class GradientUse(Observer):
 
     def _term(self, node: Node) -> _Term | None:
         """The tensors that a term depends on, those nearest to it first; None if there are too many nodes."""
-        visited, waiting = {node}, deque([node])
         held: dict[int, list[Tensor]] = {}
         loose = False
-        while waiting:
-            one = waiting.popleft()
-            value = getattr(one, "variable", None)
-            if isinstance(value, Tensor):
-                number = self._holder.get(id(value))
-                loose |= number is None
-                if number is not None:
-                    held.setdefault(number, []).append(value)
-            for source in sources_of(one):
-                if source not in visited:
-                    visited.add(source)
-                    waiting.append(source)
-            if len(visited) > NODES:
+        for value in tensors_behind(node):
+            if value is None:
                 return None
+            number = self._holder.get(id(value))
+            loose |= number is None
+            if number is not None:
+                held.setdefault(number, []).append(value)
         return _Term({number: _smallest(values) for number, values in held.items()}, [*held], loose)
 
     def _note_zeroed(self) -> None:

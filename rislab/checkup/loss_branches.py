@@ -14,11 +14,11 @@ from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer, Roots, tensors_held
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
-from rislab.checkup.loss_graph import sources_of
+from rislab.checkup.loss_graph import sources_of, tensors_behind
 from rislab.checkup.rules import Code
 
-# So many steps must agree; nodes of a graph, and those near its root, that are gone through.
-AGREEING, NODES, NEAR = 3, 20_000, 400
+# So many steps must agree; nodes of a graph near its root that are gone through.
+AGREEING, NEAR = 3, 400
 # So many products of a loss are looked at.
 PRODUCTS = 32
 # Tensors whose gradients tell whether they were zeroed.
@@ -161,20 +161,9 @@ def _nodes_near(*starts: Node) -> Iterator[Node]:
 
 def _tensors_behind(*starts: Node) -> dict[int, Tensor]:
     """The tensors that nodes depend on, by identity; none if there are too many nodes."""
-    visited, waiting = {*starts}, deque(starts)
-    tensors: dict[int, Tensor] = {}
-    while waiting:
-        node = waiting.popleft()
-        value = getattr(node, "variable", None)
-        if isinstance(value, Tensor):
-            tensors[id(value)] = value
-        for source in sources_of(node):
-            if source not in visited:
-                visited.add(source)
-                waiting.append(source)
-        if len(visited) > NODES:
-            return {}
-    return tensors
+    tensors = [*tensors_behind(*starts)]
+    whole = not tensors or tensors[-1] is not None
+    return {id(value): value for value in tensors if value is not None} if whole else {}
 
 
 def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:

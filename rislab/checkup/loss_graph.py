@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Container, Iterator
 
 from torch import Tensor
@@ -37,16 +38,30 @@ def depends_on(loss: Tensor, own: set[int]) -> bool:
         loss: with or without a graph.
         own: identities of the tensors.
     """
-    waiting = [] if loss.grad_fn is None else [loss.grad_fn]
-    visited = {*waiting}
-    while waiting and len(visited) < _NODES:
-        node = waiting.pop()
-        if id(getattr(node, "variable", None)) in own:
-            return True
-        sources = {*sources_of(node)} - visited
-        waiting += sources
-        visited |= sources
-    return bool(waiting) or id(loss) in own
+    if loss.grad_fn is None:
+        return id(loss) in own
+    return any(value is None or id(value) in own for value in tensors_behind(loss.grad_fn))
+
+
+def tensors_behind(*starts: Node) -> Iterator[Tensor | None]:
+    """The tensors that nodes depend on, the nearest first; None at the end if there are too many nodes.
+
+    Args:
+        starts: nodes.
+    """
+    visited, waiting = {*starts}, deque(starts)
+    while waiting:
+        node = waiting.popleft()
+        value = getattr(node, "variable", None)
+        if isinstance(value, Tensor):
+            yield value
+        for source in sources_of(node):
+            if source not in visited:
+                visited.add(source)
+                waiting.append(source)
+        if len(visited) > _NODES:
+            yield None
+            return
 
 
 def summands(node: Node) -> list[Node]:

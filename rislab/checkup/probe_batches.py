@@ -117,13 +117,6 @@ def tensors_in(value: Any, name: str = "input") -> dict[str, Tensor]:
     return {key: tensor for label, inner in pairs for key, tensor in tensors_in(inner, f"{name} {label}").items()}
 
 
-def first_tensor(output: Any) -> Tensor:
-    """The first tensor of an output."""
-    for tensor in tensors_in(output).values():
-        return tensor
-    raise InputError(f"the network puts out a {type(output).__name__}; allowed: a tensor, or what holds one")
-
-
 def map_leaves(value: Any, call: Callable[[Any], Any]) -> Any:
     """Nested tuples, lists and mappings with a function applied to each tensor, and to each list of samples."""
     if isinstance(value, Tensor | SampleList):
@@ -168,20 +161,6 @@ def sample_count(batch: Any) -> int:
 def by_sample(leaf: Any, samples: int) -> bool:
     """Whether a tensor, or a list, has an entry for each sample."""
     return (isinstance(leaf, SampleList) or leaf.dim() > 0) and len(leaf) == samples
-
-
-def select_samples(batch: Any, places: Tensor) -> Any:
-    """Some samples of a micro-batch, in this order."""
-    samples = sample_count(batch)
-
-    def select(leaf: Any) -> Any:
-        if not by_sample(leaf, samples):
-            return leaf
-        return leaf[places.to(leaf.device)] if isinstance(leaf, Tensor) else SampleList(leaf[at] for at in places)
-
-    if isinstance(batch[0], PackedSequence):
-        raise InputError("inputs is a PackedSequence; allowed where samples are chosen: padded tensors, or a list")
-    return map_leaves(batch, select)
 
 
 def concatenate(batches: Sequence[Any]) -> Any:

@@ -259,7 +259,7 @@ class Trace:
 
     def used_at_once(self, place: tuple[str, ...]) -> bool:
         """Whether a backward has come to two forwards of a place in turn, or to its first: it wastes none by habit."""
-        uses = self.forward_uses.get(place, ())
+        uses = self.forward_uses.get(place, [])
         return bool(uses) and (uses[0].reached or (uses[-1].reached and len(uses) > 1 and uses[-2].reached))
 
     def note_forward(self, use: ForwardUse) -> None:
