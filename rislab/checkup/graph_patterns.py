@@ -40,7 +40,7 @@ class GraphPatterns(Observer):
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
-        if torch.is_grad_enabled() and (first := next(call.inputs(), None)) is not None:
+        if torch.is_grad_enabled() and (first := next(iter(call.inputs), None)) is not None:
             self._inputs = (first.data_ptr(), *first.shape)
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ class _Forwards:
         self.count += 1
         self.steps.add(step)
         self.where = caller()[0]
-        given = [*islice(call.inputs(), INPUTS)]
+        given = call.inputs[:INPUTS]
         self.inputs.append([_spread(value) for value in given if value.is_floating_point()])
         place = (given[0].data_ptr() if given else 0, step)
         self.repeated |= bool(given) and place == self.places
@@ -136,7 +135,7 @@ class NetworkModes(Observer):
 
     def _connect(self, key: int, call: ForwardEvent) -> None:
         """Note that the output of one network is the input of another, as in adversarial training."""
-        for value in islice(call.inputs(), INPUTS):
+        for value in call.inputs[:INPUTS]:
             source = self._outputs.get(value.data_ptr(), key)
             if source != key and source in self._networks:
                 self._networks[source].feeds = True
