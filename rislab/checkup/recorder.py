@@ -198,11 +198,11 @@ class StepRecorder:
             return
         self._window.micro_batches.append(batch)
         node = loss.grad_fn
-        if node is not None:
-            if loss.output_nr or node in self._window.nodes:
-                # Its node tells it from no other result.
-                loss.register_hook(unserializable_hook(lambda given: self._on_loss_backward(batch, [given])))
+        if node is not None and not loss.output_nr and node not in self._window.nodes:
             self._window.nodes[node] = batch
+        elif node is not None:
+            # Its node gave others as well.
+            loss.register_hook(unserializable_hook(lambda given: self._on_loss_backward(batch, [given])))
 
     def _new_micro_batch(self, loss: Tensor, count: float | None, scale_free: bool) -> MicroBatch:
         return self._forward.micro_batch(loss, count, scale_free, self._samples.dtypes)

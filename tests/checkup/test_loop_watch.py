@@ -485,3 +485,29 @@ def test_an_accelerator_that_is_none_or_that_contradicts_is_refused() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(InputError, match="accelerator is a str; allowed: an Accelerator of accelerate"):
         rislab.watch(model, optimizer, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("weighed", "weight"),
+    [
+        (lambda a, b: (a + b).backward(), 1.0),
+        (lambda a, b: (0.5 * (a + b) / 2).backward(), 0.25),
+        (lambda a, b: torch.autograd.backward([a, b], [torch.tensor(3.0)] * 2), 3.0),
+    ],
+)
+@pytest.mark.parametrize("one_node", [False, True])
+def test_a_backward_comes_to_all_losses_of_its_sum(
+    one_node: bool, weighed: Callable[[Tensor, Tensor], None], weight: float
+) -> None:
+    """Whether a node gave one of them or all, and in windows that are not compared as in those that are."""
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    with rislab.watch(model, optimizer, loss=lambda value: value, every=2) as watch:
+        for _ in range(4):
+            optimizer.zero_grad()
+            losses = model(torch.randn(2, 4))[:, 0].square()
+            parts = losses.unbind() if one_node else (losses[0], losses[1])
+            weighed(*map(watch.loss, parts))
+            optimizer.step()
+    batches = [batch for step in watch.trace.steps for batch in step.micro_batches]
+    assert [(batch.backwards, batch.weight) for batch in batches] == [(1, weight)] * 8
