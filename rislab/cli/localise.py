@@ -105,7 +105,8 @@ def run(options: argparse.Namespace) -> int:
         "scenes": options.scenes,
         "seed": seed,
     }
-    estimators, tolerances = _estimators(options, model), _tolerances(options, config)
+    tolerances = _tolerances(options, config)
+    estimators = _estimators(options, model, tolerances)
     report = conventions.check_conventions(config, seed=seed)
     say, progress = common.printer(options.json), Progress(options.json)
     say(common.origin())
@@ -184,7 +185,9 @@ def _sizes(config: SceneConfig) -> tuple[tuple[int, int], int]:
     return config.ris_shape, config.antennas
 
 
-def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Mapping[str, benchmark.Estimator]:
+def _estimators(
+    options: argparse.Namespace, model: CovarianceNet | None, tolerances: tuple[float, float, float]
+) -> Mapping[str, benchmark.Estimator]:
     from rislab.music import benchmark
 
     usual = BASELINES if options.weights else DEFAULT_ESTIMATORS
@@ -192,7 +195,7 @@ def _estimators(options: argparse.Namespace, model: CovarianceNet | None) -> Map
     for name in names:
         check_choice("estimators", name, ESTIMATOR_NAMES)
     learned = benchmark.learned_estimators(model) if model is not None else {}
-    return {name: benchmark.ESTIMATORS[name] for name in names} | learned
+    return {name: benchmark.make_estimator(name, tolerances=tolerances) for name in names} | learned
 
 
 def score_header() -> str:
@@ -283,6 +286,16 @@ def _rows(
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return files.parse_yaml(text)
+        return _with_numbers(files.parse_yaml(text))
     except ValueError:
         raise InputError(f"{name} is {text!r}; allowed: a number, text, or a list such as [0.5, 3]") from None
+
+
+def _with_numbers(value: Any) -> Any:
+    """The value with 1e9 and 1.0e9 as numbers, which YAML takes for texts."""
+    if isinstance(value, list):
+        return [_with_numbers(each) for each in value]
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from rislab.data.covariance import back_project, beam_power
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
-from rislab.errors import check_choice, check_number
+from rislab.errors import InputError, check_choice, check_number
 from rislab.model.designs import DESIGNS
-from rislab.model.unrolled import FEATURES, Pursuit, default_shape
+from rislab.model.unrolled import FEATURES, LAWS, Pursuit, default_shape
 from rislab.rng import GLOBAL_RNG_LOCK
 
 
@@ -100,8 +100,9 @@ class Head(nn.Module):
 class PowerHead(nn.Module):
     """Power of each candidate position, from the features of all of them: an MLP-Mixer with a softmax at its end.
 
-    The softmax has one share more than there are candidates, for no source at all: powers add up to less than N, and
-    are small where the network is not sure. Untrained, that share is nearly everything.
+    What the softmax gets is the weight of the candidate's fit by each law of the powers (SourcePaths.log_weights), and
+    what the network adds to its logarithm. It has one share more, for no source at all: powers add up to less than N,
+    and are small where the network is not sure. Untrained, that share is nearly everything.
 
     Args:
         candidates: C, see SourcePaths.
@@ -111,6 +112,8 @@ class PowerHead(nn.Module):
     """
 
     NO_SOURCE_AT_START = 6.0
+    # One step of the optimiser moves that score as far as ten would, or no source keeps some of the power for long.
+    NO_SOURCE_SCALE = 10.0
 
     def __init__(self, candidates: int, features: int, width: int, elements: int) -> None:
         super().__init__()
@@ -122,20 +125,22 @@ class PowerHead(nn.Module):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(2)
         )
-        self.score = nn.Linear(width, 1)
+        self.score = nn.Linear(width, len(LAWS))
         nn.init.normal_(self.score.weight, std=0.02)
-        self.no_source = nn.Parameter(torch.tensor(self.NO_SOURCE_AT_START))
+        self.trust = nn.Parameter(torch.ones(()))
+        self.no_source = nn.Parameter(torch.tensor(self.NO_SOURCE_AT_START / self.NO_SOURCE_SCALE))
 
-    def forward(self, features: Tensor) -> Tensor:
-        """[B,C,F] to powers [B,C], in float32 or better."""
+    def forward(self, features: Tensor, log_weights: Tensor) -> Tensor:
+        """[B,C,F] and [B,C,3] to powers [B,C], in float32 or better."""
         hidden = self.embed(features) + self.embedding  # [B, C, width]
         for token_mixer, channel_mixer in zip(self.token_mixers, self.channel_mixers, strict=True):
             hidden = hidden + torch.tanh(token_mixer(hidden.mT)).mT
             hidden = hidden + channel_mixer(hidden)
-        scores = self.score(hidden).squeeze(-1)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        no_source = self.no_source.to(scores.dtype).expand(len(scores), 1)
-        return self.elements * torch.softmax(torch.cat([scores, no_source], dim=-1), dim=-1)[:, :-1]
+        scores = self.score(hidden)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + self.trust * log_weights
+        no_source = (self.NO_SOURCE_SCALE * self.no_source).to(scores.dtype).expand(len(scores), 1)
+        shares = torch.softmax(torch.cat([scores.flatten(1), no_source], dim=-1), dim=-1)[:, :-1]
+        return self.elements * shares.reshape(scores.shape).sum(-1)
 
 
 class CovarianceNet(nn.Module):
@@ -178,7 +183,8 @@ class CovarianceNet(nn.Module):
             ridge: see covariance.back_project().
 
         Raises:
-            InputError: for a seed, a design or a width that is not allowed.
+            InputError: for a seed, a design or a width that is not allowed, and for a single antenna, which unknown
+                waveforms explain, with an unrolled design.
         """
         check_number("seed", seed, 0, 2**63 - 1, integer=True)
         check_choice("design", design, DESIGNS)
@@ -190,6 +196,8 @@ class CovarianceNet(nn.Module):
             head = Head(width, config.elements, config.sources[1])
             if design == "memoriser":
                 return cls(backbone, head, maps)
+            if config.antennas < 2:
+                raise InputError(f"antennas is {config.antennas}; allowed: at least 2, or the design 'memoriser'")
             pursuit = Pursuit(config, default_shape(config))
             power_head = PowerHead(pursuit.candidates, FEATURES, 64, config.elements)
         if design == "unrolled":
@@ -234,6 +242,9 @@ class UnrolledNet(CovarianceNet):
         power_head: gives each a power.
     """
 
+    # Share of N that each candidate has at least, so that a subspace of any number of sources is defined.
+    SMALLEST_SHARE = 3e-5
+
     def __init__(self, pursuit: Pursuit, power_head: PowerHead) -> None:
         nn.Module.__init__(self)
         self.pursuit, self.power_head = pursuit, power_head
@@ -242,7 +253,8 @@ class UnrolledNet(CovarianceNet):
         """Factor F, [B,N,C]; its last columns belong to the fit with the most sources."""
         with torch.autocast(snapshots.device.type, enabled=False):
             paths = self.pursuit(snapshots, codes, channel)
-        return paths.factor * self.power_head(paths.features).sqrt().unsqueeze(-2)
+        power = self.power_head(paths.features, paths.log_weights) + self.SMALLEST_SHARE * self.power_head.elements
+        return paths.factor * power.sqrt().unsqueeze(-2)
 
 
 class UnrolledResidualNet(UnrolledNet):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from rislab import files
 from rislab.data.scene_config import SceneConfig
@@ -13,7 +17,9 @@ from rislab.model.designs import design_in, renamed
 from rislab.model.network import CovarianceNet, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
-FORMAT = "rislab weights 1"
+FORMAT = "rislab weights 2"
+# What weights of the designs with a PowerHead do not fit any more.
+FORMER_FORMATS = ("rislab weights 1",)
 
 
 def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, notes: Mapping[str, str]) -> None:
@@ -32,7 +38,18 @@ def save(path: Path | str, model: CovarianceNet, scenes: SceneConfig, notes: Map
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     header = {**notes, "format": FORMAT, "design": design_of(model), "scenes": json.dumps(scenes.to_dict())}
+    header["digest"] = digest(tensors)
     files.replace(Path(path), to_bytes(tensors, header))
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and numbers of tensors."""
+    hashed = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        hashed.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        hashed.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return hashed.hexdigest()
 
 
 def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, SceneConfig, dict[str, str]]:
@@ -60,13 +77,18 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
-    if header.get("format") != FORMAT:
+    former = header.get("format") in FORMER_FORMATS
+    if not former and header.get("format") != FORMAT:
         raise InputError(f"{path} holds no weights of a rislab network; allowed: files that rislab wrote")
     header["design"] = design_in(path, header.get("design"))
+    if former and header["design"] != "memoriser":
+        raise InputError(f"{path} is of an older version; allowed: files of this version (train it again)")
     try:
         scenes = SceneConfig.from_dict(json.loads(header["scenes"]))
         model = CovarianceNet.build(scenes, design=header["design"])
         model.load_state_dict(renamed(tensors, model.state_dict()))
+        if not former and header["digest"] != digest(tensors):
+            raise ValueError("its numbers are not those that were written")
     except (KeyError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
     return model.eval(), scenes, header

@@ -112,18 +112,18 @@ FACTORS: dict[str, Callable[[SceneBatch], Tensor]] = {
 }
 SPECTRA = {"beam": bartlett_spectrum, "MVDR": mvdr_spectrum, "MUSIC": music_spectrum}
 PLACES: dict[str, Callable[[SceneBatch, int], Estimate]] = {"random": _random_places, "sparse": sparse}
-REFINEMENTS: dict[str, Callable[[SceneBatch, Estimate], Estimate]] = {
-    "polish": polish,
-    "Bayes": lambda batch, start: sample_posterior(batch, start).expected_hits(tolerances_of(batch.config)),
-}
+Factors = Mapping[str, Callable[[SceneBatch], Tensor]]
 
 
-def make_estimator(name: str, factors: Mapping[str, Callable[[SceneBatch], Tensor]] = FACTORS) -> Estimator:
+def make_estimator(
+    name: str, factors: Factors = FACTORS, tolerances: tuple[float, float, float] | None = None
+) -> Estimator:
     """The estimator that a name describes, step by step: "sample + MUSIC + polish".
 
     Args:
         name: steps, with " + " between them.
         factors: covariances to begin with, by name: functions from a batch to factors, [B,N,C].
+        tolerances: of the hits that "Bayes" expects; those of the scenes if None.
     """
     first, *steps = name.split(" + ")
     refined = steps[1:] if first in factors else steps
@@ -134,7 +134,10 @@ def make_estimator(name: str, factors: Mapping[str, Callable[[SceneBatch], Tenso
         else:
             places = PLACES[first](batch, sources)
         for step in refined:
-            places = REFINEMENTS[step](batch, places)
+            if step == "polish":
+                places = polish(batch, places)
+            else:
+                places = sample_posterior(batch, places).expected_hits(tolerances or tolerances_of(batch.config))
         return places
 
     return estimate
@@ -318,14 +321,16 @@ def compare(
     for name, values in (("snr_db", snr_db), ("sources", sources)):
         if not values:
             raise InputError(f"{name} is empty; allowed: at least one value")
-    chosen = estimators if estimators is not None else {name: ESTIMATORS[name] for name in DEFAULT_ESTIMATORS}
+    if estimators is None:
+        estimators = {name: make_estimator(name, tolerances=tolerances) for name in DEFAULT_ESTIMATORS}
+    reference = make_estimator(REFERENCE, tolerances=tolerances)
     grid = search_grid(config)
     for snr, count, batch in _cells(config, snr_db, sources, scenes, seed, device):
         most = min(max(sources) + 1, most_sources(batch))
         counted = float((model_order(batch, most) == count).float().mean())
         cell = _Cell(batch, snr, count, counted, tolerances or tolerances_of(config))
-        best = _score(REFERENCE, ESTIMATORS[REFERENCE], cell, grid) if snr < THRESHOLD_DB else None
-        for name, estimator in chosen.items():
+        best = _score(REFERENCE, reference, cell, grid) if snr < THRESHOLD_DB else None
+        for name, estimator in estimators.items():
             one = best if best and name == REFERENCE else _score(name, estimator, cell, grid)
             yield replace(one, bayes=best.recall if best else math.nan)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -77,7 +78,17 @@ class Posterior:
         """Probability that each place of expected_hits() is a hit, [B,K], real; a little high, as a maximum of sums."""
         return self._windows(tolerances)[1]
 
+    @cached_property
+    def _windows_by_tolerances(self) -> dict[tuple[float, float, float], tuple[Tensor, Tensor]]:
+        return {}
+
     def _windows(self, tolerances: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+        """Places of expected_hits() and their probabilities, computed once."""
+        if tolerances not in self._windows_by_tolerances:
+            self._windows_by_tolerances[tolerances] = self._best_windows(tolerances)
+        return self._windows_by_tolerances[tolerances]
+
+    def _best_windows(self, tolerances: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
         scaled = self.points / torch.tensor(tolerances).to(self.points)
         likely = self.weights.topk(min(TRIES, self.weights.shape[-1]), dim=-1).indices
         centres = scaled.gather(2, likely.unsqueeze(-1).expand(-1, -1, -1, 3))

@@ -255,14 +255,22 @@ class SourceSearch:
 
 
 def _balanced(batch: Measured) -> Tensor:
-    """W H with W = (H H^H / level + LOADING I)^(−1), [B,M,N]; H itself if the symbols are constant.
+    """balanced_channel(); H itself if the symbols are constant."""
+    return batch.channel if batch.config.symbols == "constant" else balanced_channel(batch.channel)
+
+
+def balanced_channel(channel: Tensor) -> Tensor:
+    """W H with W = (H H^H / level + LOADING I)^(−1), for a matched filter.
 
     In line of sight all atoms arrive from one direction at the antennas. That tells little of them, and would outweigh
     what does.
+
+    Args:
+        channel: H, [B,M,N], complex.
+
+    Returns:
+        [B,M,N], complex.
     """
-    channel = batch.channel
-    if batch.config.symbols == "constant":
-        return channel
     gram = channel @ channel.mH
     level = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)[:, None, None]
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -24,7 +24,7 @@ from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import polish
+from rislab.music.likelihood import polish, single_antenna
 from rislab.music.metrics import match
 from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
@@ -228,7 +228,7 @@ def check_cell(peaks: Estimate, one: SceneBatch, grid: Grid) -> Verdict:
 
 def check_within_bound(estimate: Estimate, one: SceneBatch) -> Verdict:
     """An estimate from snapshots lies within five standard deviations of the bound."""
-    limit = crb(one)
+    limit = crb(one, kind="stochastic" if single_antenna(one) else "deterministic")
     names = _unknown(one)
     errors = [(getattr(estimate, name) - getattr(one, name)) / getattr(limit, name) for name in names]
     worst = float(torch.stack(errors).abs().max()) if errors else 0.0
@@ -240,6 +240,9 @@ def check_bound(one: SceneBatch) -> Verdict:
     places = [one.azimuth[0], one.elevation[0], one.range[0]]
     if float(one.range.max()) > FARTHEST_DIFFERENCE:
         sentence = f"not computed: beyond {FARTHEST_DIFFERENCE:g} m finite differences of the range are rounding"
+        return Verdict(0.0, "<=", 1e-4, sentence)
+    if single_antenna(one):
+        sentence = "not computed: unknown waveforms explain all that one antenna receives"
         return Verdict(0.0, "<=", 1e-4, sentence)
 
     def received(shift: int | None = None, step: float = 0.0) -> Tensor:

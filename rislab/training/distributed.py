@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rislab.data.scenes import SceneBatch
-from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.training import run_folder, streaming
@@ -85,7 +84,7 @@ class ShareConfig(LearningConfig):
     def draw(self, epoch: int) -> SceneBatch:
         """This process's scenes of an epoch; all processes have equally many."""
         start = (epoch - 1) * self.scenes + rank_and_world_size()[0] * self.drawn
-        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=start)
+        return self.mixed(self.drawn, start=start)
 
 
 def train_distributed(folder: Path | str, config: LearningConfig, model: CovarianceNet) -> Generator[Record]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from rislab.config import Config, choice, declarations, integer, same
+from rislab.config import Config, choice, declarations, integer, number, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import InputError
 from rislab.model.curriculum import LossWeights, loss_weights_at
@@ -18,6 +18,9 @@ from rislab.training.config import TrainConfig
 if TYPE_CHECKING:
     from rislab.data.scenes import SceneBatch
     from rislab.model.network import CovarianceNet
+
+# Rician factors of the channels; those after the first have a line of sight.
+KAPPAS = (0.0, 1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class LearningConfig(Config):
     precision: str = same(TrainConfig, "precision")
     device: str = same(TrainConfig, "device")
     lr: float = same(TrainConfig, "lr_head", 2e-3, help="peak learning rate")
+    separation: float = same(SceneConfig, "separation")
+    free_space: float = number(0.0, 0.0, 1.0, "share of the scenes whose powers fall with the square of the range")
+    line_of_sight: float = number(0.0, 0.0, 1.0, "share of the scenes with κ = 1, 3 and 10, a third of it each")
     curriculum: str = same(TrainConfig, "curriculum")
     blend: float = same(TrainConfig, "blend")
     seed: int = same(TrainConfig, "seed", 7, help="of scenes, weights and order; not 2024, that of the evaluations")
@@ -58,8 +64,8 @@ class LearningConfig(Config):
         return self.scenes
 
     def scene_config(self) -> SceneConfig:
-        """The preset's scenes."""
-        return SceneConfig.preset(self.preset)
+        """The scenes of the preset, which the network is built for."""
+        return SceneConfig.preset(self.preset, separation=self.separation)
 
     def training(self) -> TrainConfig:
         """The configuration of the loop."""
@@ -83,15 +89,34 @@ class LearningConfig(Config):
 
     def draw(self, epoch: int) -> SceneBatch:
         """Scenes of an epoch, counted from 1: a stretch of the training split that no other epoch has."""
-        from rislab.data.simulation import simulate
-
-        return simulate(self.scene_config(), self.drawn, seed=self.seed, start=(epoch - 1) * self.scenes)
+        return self.mixed(self.drawn, start=(epoch - 1) * self.scenes)
 
     def validation_data(self) -> SceneBatch:
         """The fixed scenes of the validation."""
+        return self.mixed(self.validation, split="validation")
+
+    def mixed(self, count: int, *, split: str = "train", start: int = 0) -> SceneBatch:
+        """Scenes with their shares of free-space powers and lines of sight, as scenes of scene_config().
+
+        Args:
+            count: of them.
+            split: see simulate().
+            start: number of the first one in its split.
+        """
+        from rislab.data.scenes import SceneBatch
         from rislab.data.simulation import simulate
 
-        return simulate(self.scene_config(), self.validation, seed=self.seed, split="validation")
+        base, done, parts = self.scene_config(), 0.0, []
+        for law, share_of_law in (("equal", 1 - self.free_space), ("free-space", self.free_space)):
+            for kappa in KAPPAS:
+                share = self.line_of_sight / (len(KAPPAS) - 1) if kappa else 1 - self.line_of_sight
+                first, done = round(done * count), done + share_of_law * share
+                size = round(done * count) - first
+                if size:
+                    scenes = base.changed(power_law=law, rician_factor=kappa)
+                    part = simulate(scenes, size, seed=self.seed, split=split, start=start + first)
+                    parts.append(replace(part, config=base))
+        return SceneBatch.cat(parts)
 
     def phase_starts(self) -> list[tuple[int, LossWeights]]:
         """First epoch and loss weights of each phase of the curriculum."""

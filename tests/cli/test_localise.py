@@ -83,3 +83,9 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         assert main(["localise", *words]) == 2
         error = capsys.readouterr().err
         assert said in error and error.count("\n") == 1
+
+
+def test_numbers_with_an_exponent_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = ["--scenes", "1", "--snr", "20", "--sources", "1", "--estimators", "truth + MUSIC", "--json"]
+    assert main(["localise", *cell, "-p", "range", "[0.5, 1e9]"]) == 0
+    assert json.loads(capsys.readouterr().out)["config"]["range"] == [0.5, 1e9]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rislab.data.covariance import constant_baseline, nmse
@@ -62,3 +63,18 @@ def test_bad_weights_are_named(tmp_path: Path) -> None:
         pretrained.load(tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="preset is 'huge'"):
         pretrained.load("shipped", "huge")
+
+
+def test_numbers_that_were_changed_and_weights_of_an_older_version_are_refused(tmp_path: Path) -> None:
+    scenes, path = SceneConfig.preset("classroom"), tmp_path / "w.safetensors"
+    model = CovarianceNet.build(scenes, design="unrolled")
+    pretrained.save(path, model, scenes, {})
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["power_head.trust"] += 1e-6
+    save_file(tensors, path, header)
+    with pytest.raises(InputError, match="w.safetensors is damaged: its numbers are not those that were written"):
+        pretrained.load(path)
+    save_file(tensors, path, {**header, "format": pretrained.FORMER_FORMATS[0]})
+    with pytest.raises(InputError, match=r"is of an older version; allowed: files of this version \(train it again\)"):
+        pretrained.load(path)

@@ -11,12 +11,14 @@ import torch
 from rislab.data.covariance import frobenius_squared, nmse
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
-from rislab.data.simulation import simulate
+from rislab.data.simulation import place, simulate
+from rislab.errors import InputError
 from rislab.model.designs import DESIGNS
 from rislab.model.network import CovarianceNet, PowerHead, UnrolledNet, design_of, parameter_count
-from rislab.model.unrolled import FEATURES, Pursuit, SourcePaths, default_shape
+from rislab.model.unrolled import FEATURES, LAWS, NEVER, Pursuit, SourcePaths, default_shape
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import match
+from rislab.music.subspace import is_rank_deficient
 
 CLASSROOM = SceneConfig.preset("classroom")
 
@@ -77,7 +79,7 @@ def test_the_step_goes_downhill() -> None:
         pursuit = Pursuit(CLASSROOM, default_shape(CLASSROOM), single_steps=steps, joint_steps=steps)
         level = pursuit.levels()[1]
         path = pursuit(batch.snapshots, batch.codes, batch.channel)
-        left.append(float(path.features[:, level.start, -3].mean()))  # ln of what is left
+        left.append(float(path.features[:, level.start, -5].mean()))  # ln of what is left
     assert left[2] < left[1] < left[0]
 
 
@@ -96,6 +98,27 @@ def test_nothing_but_noise_of_no_power_is_no_nan() -> None:
     assert bool(torch.isfinite(path.points).all()) and bool(torch.isfinite(path.features).all())
 
 
+def test_the_likelier_law_of_powers_weighs_more() -> None:
+    """Two sources, the nearer four times as far as the other: 16 times the power, or the same."""
+    config = SceneConfig.preset("classroom", sources=2)
+    for number, law in enumerate(("equal", "free-space")):
+        one = config.changed(power_law=law, snr_db=20.0)
+        batch = place(one, [-0.5, 0.5], [0.1, -0.1], [0.6, 2.4], seed=4)
+        pursuit, path = path_of(batch, config)
+        weights = path.log_weights[0, pursuit.levels()[1]].exp().sum(0)  # of the laws
+        assert float(weights[number]) > 100 * float(weights[1 - number])
+
+
+def test_a_scene_without_a_further_source_has_no_further_fits() -> None:
+    batch = simulate(SceneConfig.preset("classroom", sources=1, snr_db=20.0), 64, seed=3)
+    pursuit, path = path_of(batch)
+    made = [bool(path.log_weights[:, level].amax((1, 2)).gt(NEVER).float().mean() > 0.5) for level in pursuit.levels()]
+    assert made == [True, False, False]
+    # A factor of full rank all the same, so that MUSIC may be asked for any number of sources.
+    factor = CovarianceNet.build(CLASSROOM, design="unrolled").predict(batch)
+    assert not bool(is_rank_deficient(factor, 3).any())
+
+
 @pytest.mark.parametrize("design", DESIGNS)
 def test_designs_build_and_say_nothing_untrained(design: str) -> None:
     model = CovarianceNet.build(CLASSROOM, design=design)
@@ -111,11 +134,18 @@ def test_designs_build_and_say_nothing_untrained(design: str) -> None:
 
 def test_powers_add_up_to_less_than_n_and_all_get_a_gradient() -> None:
     weigher = PowerHead(6, FEATURES, 16, 36)
-    powers = weigher(torch.randn(5, 6, FEATURES, generator=torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(5, 6, len(LAWS), generator=generator)
+    powers = weigher(torch.randn(5, 6, FEATURES, generator=generator), weights)
     assert powers.shape == (5, 6)
     assert bool((powers > 0).all()) and bool((powers.sum(-1) < 36).all())
     powers.square().sum().backward()
     assert all(value.grad is not None and bool(value.grad.any()) for value in weigher.parameters())
+
+
+def test_a_single_antenna_is_refused() -> None:
+    with pytest.raises(InputError, match="antennas is 1; allowed: at least 2"):
+        CovarianceNet.build(SceneConfig.preset("classroom", antennas=1), design="unrolled")
 
 
 def test_columns_stay_on_the_manifold() -> None:

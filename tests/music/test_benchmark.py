@@ -21,6 +21,8 @@ from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
 from rislab.music.metrics import crb_recall, match
 from rislab.music.model_order import model_order
+from rislab.music.posterior import sample_posterior
+from rislab.music.sparse import sparse
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
 
@@ -163,3 +165,11 @@ def test_a_run_folder_adds_its_network(tmp_path: Path, capsys: pytest.CaptureFix
     assert "learned + MUSIC + polish" in capsys.readouterr().out
     assert main([*arguments, "--preset", "full", *folder]) == 2
     assert "preset is 'full'" in capsys.readouterr().err
+
+
+def test_the_bayesian_estimate_expects_hits_within_the_tolerances_of_the_table() -> None:
+    batch = simulate(SceneConfig.preset("classroom", sources=2, snr_db=0), 2, seed=0)
+    start, grid = sparse(batch, 2), batch.config.grid((3, 3, 3))
+    for tolerances in ((0.02, 0.02, 0.1), (0.3, 0.3, 2.0)):
+        places = benchmark.make_estimator("sparse + Bayes", tolerances=tolerances)(batch, 2, grid)
+        assert torch.equal(places.azimuth, sample_posterior(batch, start).expected_hits(tolerances).azimuth)

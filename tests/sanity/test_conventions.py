@@ -28,6 +28,7 @@ from rislab.sanity import conventions
         {"elevation": 0.0},
         {"range": (1e6, 1e9)},
         {"spacing": 0.7},
+        {"antennas": 1, "snapshots": 32},
     ],
 )
 def test_report_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:

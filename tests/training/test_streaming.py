@@ -129,3 +129,13 @@ def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pyt
     assert 0 <= plain["counting"][0]["learned"] <= 1
     assert main(["localise", "--preset", "full", "--weights", str(tmp_path / "w.safetensors"), *cell]) == 2
     assert "preset is 'full'" in capsys.readouterr().err
+
+
+def test_scenes_of_a_mixture_are_those_of_their_own_law_and_channel() -> None:
+    config = SMALL.changed(scenes=40, free_space=0.25, line_of_sight=0.6)
+    batch = config.draw(2)
+    assert batch.index.tolist() == list(range(40, 80)) and batch.config == config.scene_config()
+    for law, kappa, first, last in (("equal", 0.0, 40, 52), ("equal", 10.0, 64, 70), ("free-space", 3.0, 76, 78)):
+        alone = config.scene_config().changed(power_law=law, rician_factor=kappa)
+        own = simulate(alone, last - first, seed=config.seed, start=first)
+        assert torch.equal(own.snapshots, batch[first - 40 : last - 40].snapshots)
