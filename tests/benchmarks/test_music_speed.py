@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 import rislab
@@ -115,6 +116,39 @@ class Rival:
         self.music.locate_sources(bins, num_src=SOURCES, freq_bins=[1])
         # Its points run over colatitude first, azimuth fastest, both rising.
         return {(int(place) % SHAPE[0], SHAPE[1] - 1 - int(place) // SHAPE[0]) for place in self.music.src_idx}
+
+
+def leading_by_eigh(matrix: NDArray[Any]) -> NDArray[Any]:
+    """All eigenvectors, and of them the last K."""
+    return np.linalg.eigh(matrix)[1][..., -SOURCES:]
+
+
+def leading_by_blocks(matrix: NDArray[Any]) -> NDArray[Any]:
+    """The K leading eigenvectors alone, by twelve steps of a block power iteration."""
+    start = np.random.default_rng(0).standard_normal((2, matrix.shape[-1], SOURCES + 5)).astype(np.float32)
+    block = np.broadcast_to(start[0] + 1j * start[1], (len(matrix), *start.shape[1:]))
+    for _ in range(6):
+        block = np.linalg.qr(matrix @ (matrix @ block))[0]
+    turned = np.linalg.eigh(block.conj().swapaxes(1, 2) @ matrix @ block)[1]
+    return np.asarray(block @ turned[..., -SOURCES:])
+
+
+@pytest.mark.parametrize("refine", [False, True], ids=["cells", "refined"])
+@pytest.mark.parametrize("leading", [leading_by_eigh, leading_by_blocks], ids=["eigh", "blocks"])
+def test_against_numpy(benchmark: Any, leading: Callable[[NDArray[Any]], NDArray[Any]], refine: bool) -> None:
+    """The K highest cells by NumPy, from one product for all scenes; its cells may be neighbours on one peak."""
+    torch.set_num_threads(1)
+    batch = scenes()
+    grid, matrix = batch.config.grid(SHAPE), loaded(batch)
+    atoms = grid.steering(torch.complex64).numpy().conj()
+
+    def theirs() -> NDArray[Any]:
+        beams = atoms @ leading(matrix.numpy()).transpose(1, 0, 2).reshape(atoms.shape[1], -1)
+        power = (beams.real**2 + beams.imag**2).reshape(len(atoms), SCENES, SOURCES).sum(-1).T
+        return np.argpartition(1 / (1 - power), -SOURCES, axis=1)[:, -SOURCES:]
+
+    ours = lambda: rislab.music_spectrum(matrix, SOURCES, grid, refine=refine)  # noqa: E731
+    compare(benchmark, ours, theirs, 0.5 if refine else None, unit=SCENES)
 
 
 def far_fields(number: int) -> tuple[Tensor, Grid]:
