@@ -193,7 +193,9 @@ def _execute(
         except RuntimeError as error:
             fault = f"the kernel did not start: {first_line(str(error))}"
         except OSError as error:
-            # papermill writes the notebook after each cell.
+            # papermill writes the notebook after each cell; its bar does not end its line.
+            if progress:
+                print(file=sys.stderr)
             raise InputError(f"scratch folder {scratch} could not be written: {error.strerror}") from error
         notebook = read_notebook(executed)
     markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]

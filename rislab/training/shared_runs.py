@@ -49,7 +49,8 @@ def shared_run(
     stored = torch.load(path, weights_only=True)
     # A training may have given the model another number format.
     formats = {tensor.dtype for tensor in stored["weights"].values() if tensor.is_floating_point()}
-    model.to(*formats) if len(formats) == 1 else model
+    if len(formats) == 1:
+        model.to(*formats)
     model.load_state_dict(stored["weights"])
     model.train(stored["training"])
     return [from_dict(one) for one in stored["records"]]
