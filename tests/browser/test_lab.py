@@ -45,6 +45,7 @@ NAMELESS = """(() => {
     one.textContent.trim() && one.tagName === "BUTTON" || one.labels?.[0]?.textContent.trim() || one.title ||
     one.ariaLabel)).map(one => one.outerHTML.slice(0, 120));
 })()"""
+IDLE = "![...document.querySelectorAll('.jp-InputArea-prompt')].some(one => one.textContent.includes('*'))"
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
 
@@ -254,6 +255,7 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
 
 def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: Any) -> None:
     errors: list[str] = []
+    page.wait_for_function(IDLE)  # or a cell that awaits a stopped run would answer after its output was cleared
     run_all(page)
     press(page, "Stop")
     page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
