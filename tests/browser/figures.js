@@ -208,17 +208,16 @@ async (plot, picture) => {
   const maps = new Set(marks.filter(({ kind }) => kind === "map").map(({ id }) => id)), reported = new Set();
   for (const { id, node, trace, kind, inks, boxes } of marks) {
     if (!id || kind === "map" || !inks.length || !boxes.length) continue;
+    if (kind === "line" && maps.has(id)) continue;
     let ground = paper, colours = inks;
-    if (maps.has(id)) {
-      if (kind === "line") continue;
-      // Upon a map, marks at one place are one: a white ring in a dark one is seen everywhere.
-      const { left, right, top, bottom } = bounds(boxes[0]), x = (left + right) / 2, y = (top + bottom) / 2;
+    const { left, right, top, bottom } = bounds(boxes[0]), x = (left + right) / 2, y = (top + bottom) / 2;
+    // Marks at one place are one: a white ring in a dark one is seen everywhere.
+    if (kind === "mark")
       colours = marks.filter((other) => other.kind === "mark" && other.boxes.some((box) => {
         const b = bounds(box);
         return Math.hypot((b.left + b.right) / 2 - x, (b.top + b.bottom) / 2 - y) < 1;
       })).flatMap((other) => other.inks);
-      ground = commonest(pixels({ left: left - 4, right: right + 4, top: top - 4, bottom: top }));
-    }
+    if (maps.has(id)) ground = commonest(pixels({ left: left - 4, right: right + 4, top: top - 4, bottom: top }));
     const best = Math.max(...colours.map((ink) => contrast(over(ink, ground), ground)));
     const name = `${trace.__data__?.[0]?.trace?.name ?? ""} ${kind}`, key = `${name}${best.toFixed(2)}`;
     if (best < 2.995 && !reported.has(key)) say("mark without contrast", name, best.toFixed(2));

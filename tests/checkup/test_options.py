@@ -30,9 +30,10 @@ def test_the_command_line_declares_nothing_of_its_own() -> None:
     assert shared == set(OPTIONS)
     for name in shared:
         own, option = declared[name], OPTIONS[name]
-        # On the command line, what is not given is left out.
+        # On the command line, what is not given is left out, and a default of its own may be said after a semicolon.
         choices = tuple(filter(None, option.choices))
-        assert (own.kind, own.help, own.low, own.high) == (option.kind, option.help, option.low, option.high)
+        assert (own.kind, own.low, own.high) == (option.kind, option.low, option.high)
+        assert own.help.partition("; else ")[0] == option.help
         assert own.choices == choices
 
 

@@ -12,7 +12,7 @@ from rislab.faults import catalogue, quiz
 
 def test_the_list_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["faults"]) == 0
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())  # lines are folded to the terminal
     assert all(fault.name in said and fault.description in said for fault in catalogue.FAULTS)
     assert f"{len(catalogue.FAULTS)} faults" in said
     assert main(["faults", "--json"]) == 0
