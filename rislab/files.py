@@ -74,15 +74,17 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
-    """How many values a node of YAML stands for, each alias counted as what it repeats."""
+    """How many values a node of YAML stands for, each alias counted as what it repeats; ValueError without an end."""
     if id(node) not in known:
-        known[id(node)] = 1  # of a node that holds itself
+        known[id(node)] = 0  # until its parts are counted
         # Of thousands of digits Python computes for minutes.
         if isinstance(node.value, str) and node.tag.endswith((":int", ":float")) and len(node.value) > 1000:
             return YAML_VALUES + 1
         parts = node.value if isinstance(node.value, list) else []
         inner = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
         known[id(node)] = 1 + sum(_values(each, known) for each in inner)
+    elif not known[id(node)]:
+        raise ValueError("a part of it holds itself")
     return known[id(node)]
 
 

@@ -133,7 +133,7 @@ def test_a_block_is_run(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyP
     else:
         # Commands, the rooms, and a finding of the checkup, whose words are those of its registry.
         assert kind == ""
-        assert any(line.startswith(("rislab", "make", "pip")) for line in block.splitlines()) or re.match(
+        assert any(line.startswith(("rislab", "make", "pip", "!git")) for line in block.splitlines()) or re.match(
             r"library  data|FAULT   C1 divided twice", block
         )
 

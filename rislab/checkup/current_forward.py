@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import ForwardEvent
 from rislab.checkup.tensors import tensors_of
-from rislab.checkup.trace import MicroBatch, autocast_types, precision_of
+from rislab.checkup.trace import ForwardUse, MicroBatch, Trace, autocast_types, precision_of
 
 
 @dataclass
@@ -106,6 +107,25 @@ class CurrentForward:
             # What its samples are is known when it is over.
             self._losses.append((batch, count is not None))
         return batch
+
+
+def watch_use(output: Any, trace: Trace) -> None:
+    """Notice whether a backward comes to a forward in training mode.
+
+    Args:
+        output: of the forward.
+        trace: in which it is noted.
+    """
+    # A hook on a weight that is given as it is would stay there.
+    place = caller()[1]
+    if trace.used_at_once(place):
+        return
+    use, graphs = ForwardUse(place), [value for value in tensors_of(output) if value.grad_fn is not None]
+    hook = unserializable_hook(lambda _: use.reach())
+    for value in graphs:
+        value.register_hook(hook)
+    if graphs:
+        trace.note_forward(use)
 
 
 def _holds_state(module: nn.Module) -> bool:

@@ -25,6 +25,7 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup.findings import UNJUDGED, Finding, as_note, error_text
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.looks import Looks
+from rislab.checkup.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.rules import Code
 from rislab.checkup.tensors import has_numbers, tensors_of
 
@@ -252,9 +253,9 @@ class EventSource:
 
     def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
         with self._telling:
-            for observer, told in self._listeners[event]:
+            for observer, method in self._listeners[event]:
                 try:
-                    told(*args)
+                    method(*args)
                 except Exception as error:
                     for name, listeners in self._listeners.items():
                         self._listeners[name] = [one for one in listeners if one[0] is not observer]
@@ -425,30 +426,6 @@ def _is_function(module: nn.Module) -> bool:
 
 def _takes(observer: Observer, event: str) -> bool:
     return getattr(type(observer), event) is not getattr(Observer, event)
-
-
-def tensors_held(optimizer: Optimizer) -> list[Tensor]:
-    """All tensors of an optimiser."""
-    return [value for group in optimizer.param_groups for value in group["params"]]
-
-
-def has_numbers_to_step(optimizer: Optimizer) -> bool:
-    """Whether an optimiser steps on tensors with numbers, and not for a plan of memory."""
-    return all(has_numbers(value) for group in optimizer.param_groups for value in islice(group["params"], 1))
-
-
-def inner_optimizer(optimizer: Optimizer) -> Optimizer | None:
-    """The one that a wrapper holds, and that steps on its tensors; None if it is no wrapper."""
-    for value in vars(optimizer).values():
-        if issubclass(type(value), Optimizer) and value is not optimizer and _ids(value) == _ids(optimizer):
-            inner: Optimizer = value
-            return inner
-    return None
-
-
-def _ids(optimizer: Optimizer) -> set[int]:
-    # Before its __init__ is over, it has no groups.
-    return set(map(id, tensors_held(optimizer))) if hasattr(optimizer, "param_groups") else set()
 
 
 def _computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:

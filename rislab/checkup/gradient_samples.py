@@ -86,6 +86,11 @@ class GradientSamples:
             self._zeros = self._read(gradients)
         return self._zeros
 
+    def unscaled(self) -> Tensor:
+        """gradients() over the scale of the loss."""
+        scale = self.scale()
+        return self.gradients() if scale == 1 else self.gradients() / scale
+
     def values(self) -> Tensor:
         """The weights as they are now."""
         return self._read(self._tensors)

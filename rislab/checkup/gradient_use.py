@@ -9,9 +9,10 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import Observer, Roots, tensors_held
+from rislab.checkup.events import Observer, Roots
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.loss_graph import summands, tensors_behind, weighed_node
+from rislab.checkup.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
 # So many backwards are looked at; so many must agree.

@@ -11,10 +11,11 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import Observer, Roots, tensors_held
+from rislab.checkup.events import Observer, Roots
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.looks import Looks
 from rislab.checkup.loss_graph import sources_of, tensors_behind
+from rislab.checkup.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
 # So many steps must agree; nodes of a graph near its root that are gone through.
@@ -162,8 +163,8 @@ def _nodes_near(*starts: Node) -> Iterator[Node]:
 def _tensors_behind(*starts: Node) -> dict[int, Tensor]:
     """The tensors that nodes depend on, by identity; none if there are too many nodes."""
     tensors = [*tensors_behind(*starts)]
-    whole = not tensors or tensors[-1] is not None
-    return {id(value): value for value in tensors if value is not None} if whole else {}
+    complete = not tensors or tensors[-1] is not None
+    return {id(value): value for value in tensors if value is not None} if complete else {}
 
 
 def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:

@@ -112,6 +112,20 @@ class OpenBackward:
             batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
         self.reached = [(batch, self.factor / scale)]
 
+    def growth(self, after: Tensor, backwards: Sequence[Backward]) -> Tensor | None:
+        """What it added to the gradients, None if there are others than when it began.
+
+        Args:
+            after: the gradients now, unscaled.
+            backwards: of the window; only the last remembers its gradients.
+        """
+        for earlier in backwards:
+            earlier.after = None
+        self.record.after = after
+        if self.before is None or len(after) != len(self.before):
+            return None
+        return after if self.record.fresh else after - self.before
+
     def weigh_losses(self, growth: Tensor | None, why: str) -> int:
         """Give the losses that it came to their weights, and what it added to the gradients; bytes that they hold.
 

@@ -20,12 +20,13 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.events import EventSource, Roots, has_numbers_to_step, tensors_held
+from rislab.checkup.events import EventSource, Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
+from rislab.checkup.optimizers import has_numbers_to_step, tensors_held
 from rislab.checkup.rank_differences import RankMarks, RankObserver
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.rules import Code

@@ -18,7 +18,7 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from rislab.checkup.call_stack import by_library, caller
 from rislab.checkup.closures import reporting_closures
-from rislab.checkup.current_forward import CurrentForward
+from rislab.checkup.current_forward import CurrentForward, watch_use
 from rislab.checkup.events import ForwardEvent
 from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
@@ -29,8 +29,7 @@ from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
 from rislab.checkup.step_storage import StepStorage
-from rislab.checkup.tensors import tensors_of
-from rislab.checkup.trace import Backward, Clip, ForwardUse, MicroBatch, Step, Trace
+from rislab.checkup.trace import Backward, Clip, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared
 
@@ -161,21 +160,8 @@ class StepRecorder:
         """A forward of the network is over; the first of its inputs counts the samples."""
         if self._forward.with_gradient:
             if self._forward.training and (self.trace.forwards <= FORWARDS or self._window.compared):
-                self._watch_output(call.output)
+                watch_use(call.output, self.trace)
             self._forward.end(call, self._window.compared)
-
-    def _watch_output(self, output: Any) -> None:
-        """Notice whether a backward comes to a forward in training mode."""
-        # A hook on a weight that is given as it is would stay there.
-        place = caller()[1]
-        if self.trace.used_at_once(place):
-            return
-        use, graphs = ForwardUse(place), [value for value in tensors_of(output) if value.grad_fn is not None]
-        hook = unserializable_hook(lambda _: use.reach())
-        for value in graphs:
-            value.register_hook(hook)
-        if graphs:
-            self.trace.note_forward(use)
 
     def on_loss(self, loss: Tensor, count: float | None, scale_free: bool) -> None:
         """A loss was computed.
@@ -224,7 +210,7 @@ class StepRecorder:
         if not self._samples.dtypes:
             # Tensors that the first forward has made.
             self._samples.lay_out()
-        before = self._unscaled_gradients() if self._window.compared else None
+        before = self._samples.unscaled() if self._window.compared else None
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
@@ -236,10 +222,6 @@ class StepRecorder:
             if opened.root is not None and opened.root not in self._window.micro_batches:
                 self._window.micro_batches.append(opened.root)
         self._watch_losses(opened, roots)
-
-    def _unscaled_gradients(self) -> Tensor:
-        scale = self._samples.scale()
-        return self._samples.gradients() if scale == 1 else self._samples.gradients() / scale
 
     def _watch_losses(self, opened: OpenBackward, roots: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """Notice which losses the backward comes to, and how the loop weighs them."""
@@ -298,7 +280,7 @@ class StepRecorder:
         if opened is None:
             return
         opened.close(self._samples.scale())
-        growth = self._growth(opened)
+        growth = None if opened.before is None else opened.growth(self._samples.unscaled(), self._window.backwards)
         grown = growth is not None and bool(growth.any())
         reached = growth is None or grown or self._samples.missing() < opened.missing
         # A loss without weight adds nothing, whatever it depends on.
@@ -311,18 +293,6 @@ class StepRecorder:
         if reached:
             opened.record.reached.add(id(self) if growth is not None else 0)
             self._note_backward(opened, growth)
-
-    def _growth(self, opened: OpenBackward) -> Tensor | None:
-        """What a backward added to the gradients, None if the window is not compared."""
-        if opened.before is None:
-            return None
-        after = self._unscaled_gradients()
-        for earlier in self._window.backwards:
-            earlier.after = None
-        opened.record.after = after
-        if len(after) != len(opened.before):
-            return None
-        return after if opened.record.fresh else after - opened.before
 
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""

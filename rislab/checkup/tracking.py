@@ -11,9 +11,10 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots, inner_optimizer, tensors_held
+from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
+from rislab.checkup.optimizers import inner_optimizer, tensors_held
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.trace import Trace
 

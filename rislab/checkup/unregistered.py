@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, Observer, tensors_held
+from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_fault, listed
 from rislab.checkup.living_objects import living_objects
+from rislab.checkup.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
 # So many forwards of a network are looked into, and so many modules are remembered.

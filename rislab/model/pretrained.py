@@ -13,7 +13,7 @@ from torch import Tensor
 from rislab import files
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError, check_choice
-from rislab.model.designs import design_in, renamed
+from rislab.model.designs import design_in
 from rislab.model.network import CovarianceNet, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -86,7 +86,7 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
     try:
         scenes = SceneConfig.from_dict(json.loads(header["scenes"]))
         model = CovarianceNet.build(scenes, design=header["design"])
-        model.load_state_dict(renamed(tensors, model.state_dict()))
+        model.load_state_dict(tensors)
         if not former and header["digest"] != digest(tensors):
             raise ValueError("its numbers are not those that were written")
     except (KeyError, ValueError, RuntimeError) as error:

@@ -83,6 +83,13 @@ class Lesson:
         if self._is_answered():
             print(*values, **options)
 
+    def displays(self, *things: Any) -> None:
+        """display(), once all predictions of the notebook are answered; before, it says so, once."""
+        if self._is_answered():
+            from IPython.display import display
+
+            display(*things)
+
     def _is_answered(self) -> bool:
         waiting = [name for name, panel in self.predictions.items() if not panel.shown]
         if waiting and waiting != self._waiting:

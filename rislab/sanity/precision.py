@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from rislab.sanity.memory import peak_memory
 from rislab.sanity.number_formats import MODES, Mode
 from rislab.sanity.overfit import first_window
 from rislab.sanity.overfit_config import BATCH, OverfitConfig
+from rislab.sanity.underflow import Underflow
 from rislab.training.config import PRECISIONS, TrainConfig
 from rislab.training.loop import Window, fit, windows
 from rislab.training.records import Record, StepRecord
@@ -337,32 +338,6 @@ def exact_gradient(model: nn.Module, data: SceneBatch, micro_batches: Sequence[T
         predicted = model(batch.snapshots, batch.codes, batch.channel)
         (len(batch) / samples * compute_loss(predicted, batch, NO_CURRICULUM).total).backward()
     return flat_gradient(model)
-
-
-class Underflow:
-    """Counts entries of the gradient that flows back into a layer below the smallest normal number of their format."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self._small = self._all = 0
-        self._handle = layer.register_forward_hook(self._on_forward)
-
-    def share(self) -> float:
-        """Share of them since the last call; NaN if nothing flowed back."""
-        share = self._small / self._all if self._all else math.nan
-        self._small = self._all = 0
-        return share
-
-    def remove(self) -> None:
-        """Stop counting."""
-        self._handle.remove()
-
-    def _on_forward(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
-        if output.requires_grad:
-            output.register_hook(self._on_backward)
-
-    def _on_backward(self, gradient: Tensor) -> None:
-        self._small += int((gradient.abs() < torch.finfo(gradient.dtype).tiny).sum())
-        self._all += gradient.numel()
 
 
 def window_memory(config: PrecisionConfig, mode: Mode, accumulation_steps: int, data: SceneBatch) -> int:

@@ -18,7 +18,7 @@ from rislab import files
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_number
-from rislab.model.designs import design_in, renamed
+from rislab.model.designs import design_in
 from rislab.model.network import CovarianceNet, design_of
 from rislab.training.config import TrainConfig
 from rislab.training.loop import fit
@@ -148,9 +148,12 @@ def load_model(folder: Path | str) -> tuple[CovarianceNet, SceneConfig]:
     model = CovarianceNet.build(scenes, design=design_in(Path(folder) / CONFIG, plain.get("design", "memoriser")))
     checkpoint = Path(folder) / CHECKPOINT
     try:
-        model.load_state_dict(renamed(read_checkpoint(checkpoint)["model"], model.state_dict()))
+        model.load_state_dict(read_checkpoint(checkpoint)["model"])
     except (KeyError, RuntimeError) as error:
-        raise InputError(f"{checkpoint} holds another network; allowed: CovarianceNet.build() of its scenes") from error
+        raise InputError(
+            f"{checkpoint} holds another network, or one of an older version; "
+            "allowed: CovarianceNet.build() of its scenes (train it again)"
+        ) from error
     return model, scenes
 
 

@@ -19,7 +19,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab import files
 from rislab.errors import InputError
-from rislab.model.designs import renamed
 from rislab.rng import TorchRandomState
 from rislab.training.config import TrainConfig
 from rislab.training.records import Counters
@@ -241,9 +240,6 @@ class TrainState:
             raise InputError(
                 f"checkpoint {path} lacks {', '.join(sorted(missing))}; allowed: a file that a rislab run wrote"
             )
-        plain["model"] = renamed(plain["model"], self.model.state_dict())
-        if self.ema is not None:
-            plain["ema"] = renamed(plain["ema"], self.ema.state_dict())
         for name, value in self.config.to_dict().items():
             stored = plain["config"].get(name)
             if stored != value:
@@ -261,7 +257,7 @@ class TrainState:
             if shapes.get(name) != stored_shapes.get(name):
                 raise InputError(
                     f"{name} of the model has shape {shapes.get(name)}, and {stored_shapes.get(name)} in {path}; "
-                    "allowed: a checkpoint of the same model"
+                    "allowed: a checkpoint of the same model, and of the same version where its design has changed"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What version 0.1 wrote is read as if it had been written today; its searches are refused. The files are its own."""
+"""What version 0.1 wrote is read, or refused with what to do; the files are its own."""
 
 from __future__ import annotations
 
@@ -41,30 +41,30 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     assert losses == pytest.approx(json.loads((FILES / "straight.json").read_text()), rel=1e-5)
 
 
-def test_a_checkpoint_of_the_unrolled_design_is_loaded() -> None:
+def test_the_unrolled_design_is_another_now(tmp_path: Path) -> None:
     model = CovarianceNet.build(SCENES, design="unrolled")
     config = TrainConfig(epochs=1, micro_batch=8, optimiser="sgd", ema=None)
-    # It is complete: what resumes it has the weights and nothing to do.
-    assert list(fit(model, DATA, config, resume=FILES / "unrolled" / "checkpoint.pt")) == []
-    assert_answers(model)
-    assert_answers(run_folder.load_model(FILES / "unrolled")[0])
-
-
-def assert_answers(model: CovarianceNet) -> None:
-    """Covariances as version 0.1 computed them; a factor is free in its signs."""
-    factor = torch.load(FILES / "answers.pt", weights_only=True)
-    with torch.no_grad():
-        ours = model.eval()(DATA.snapshots, DATA.codes, DATA.channel)
-    torch.testing.assert_close(ours @ ours.mH, factor @ factor.mH, rtol=1e-4, atol=1e-6)
-
-
-def test_weights_are_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="of the same version where its design has changed"):
+        list(fit(model, DATA, config, resume=FILES / "unrolled" / "checkpoint.pt"))
+    with pytest.raises(InputError, match="train it again"):
+        run_folder.load_model(FILES / "unrolled")
     path = tmp_path / "weights.safetensors"
-    header = {"format": pretrained.FORMAT, "design": "places", "scenes": json.dumps(SCENES.to_dict())}
+    header = {"format": "rislab weights 1", "design": "places", "scenes": json.dumps(SCENES.to_dict())}
     save_file(dict(read_checkpoint(FILES / "unrolled" / "checkpoint.pt")["model"]), path, header)
-    model, scenes, read = pretrained.load(path)
-    assert scenes == SCENES and read["design"] == "unrolled"
-    assert_answers(model)
+    with pytest.raises(InputError, match="of an older version.*train it again"):
+        pretrained.load(path)
+
+
+def test_weights_of_the_memoriser_are_read(tmp_path: Path) -> None:
+    model = CovarianceNet.build(SCENES, design="memoriser").eval()
+    path = tmp_path / "weights.safetensors"
+    header = {"format": "rislab weights 1", "design": "beams", "scenes": json.dumps(SCENES.to_dict())}
+    save_file(model.state_dict(), path, header)
+    again, scenes, read = pretrained.load(path)
+    assert (scenes, read["design"]) == (SCENES, "memoriser")
+    given = DATA.snapshots, DATA.codes, DATA.channel
+    with torch.no_grad():
+        torch.testing.assert_close(again(*given), model(*given), rtol=0, atol=0)
 
 
 def test_configurations_are_read(tmp_path: Path) -> None:

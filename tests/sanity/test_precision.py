@@ -20,7 +20,8 @@ from rislab.sanity import precision
 from rislab.sanity.checks import one_window
 from rislab.sanity.number_formats import FORMAT_TOLERANCES, MODES
 from rislab.sanity.overfit_config import BATCH, OverfitConfig
-from rislab.sanity.precision import PrecisionCell, PrecisionConfig, Underflow, WindowComparison, accumulation_cells
+from rislab.sanity.precision import PrecisionCell, PrecisionConfig, WindowComparison, accumulation_cells
+from rislab.sanity.underflow import Underflow
 from rislab.training.loop import windows
 
 CONFIG = PrecisionConfig(scenes=64, windows=2, accumulation_steps=(1, 4))
