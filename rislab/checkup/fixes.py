@@ -58,7 +58,7 @@ FIXES = {
     "eval never undone": "call model.train() at the start of each epoch",
     "evaluated in training mode": "call model.eval() before the evaluation, and model.train() after it",
     "frozen network in training mode": "call .eval() on a network that is not trained",
-    "statistics of frozen layers move": "call eval() on frozen layers after each model.train()",
+    "statistics of frozen layers move": "call .eval() on frozen layers after each model.train()",
     "running statistics never moved": "copy buffers too, and leave the momentum of BatchNorm above 0",
     "batches of one class": "shuffle the samples: DataLoader(..., shuffle=True)",
     "the same random numbers again": "set the seed once, before the loop",
