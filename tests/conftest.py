@@ -27,6 +27,7 @@ LONGEST = (
     "notebooks/test_notebooks.py",
     "tuning/test_search.py",
     "reliability/test_kills.py",
+    "browser/test_figures.py",
     "browser/test_lab.py",
     "reports/test_sweep.py",
     "browser/test_accessibility.py",
