@@ -98,6 +98,8 @@ def test_nothing_is_tried_on_the_networks_of_a_run_that_was_broken_off(
 def test_a_signal_ends_the_script_and_not_the_judging(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: signal.Signals
 ) -> None:
+    # What a shell begins in the background ignores SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     original, handlers = getattr(ProcessWatch, place), [*map(signal.getsignal, (signal.SIGTERM, signal.SIGINT))]
 
     def interrupted(watch: ProcessWatch) -> Any:
