@@ -31,9 +31,9 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # One more than two cores: kernels and pages are often waited for.
 TESTS := $(PYTEST) -n 3 --durations=25 --durations-min=3
 
-# What starts no kernel, browser, server or process that imports torch, and of a test with many cases three.
+# What is fast, starts no kernel, browser, server or process that imports torch, and of a test with many cases two.
 quick: lint
-	RISLAB_CASES=3 $(PYTEST) -n 2 -m "not process"
+	RISLAB_CASES=2 $(PYTEST) -n 2 -m "not process and not slow"
 
 test: lint
 	$(TESTS)

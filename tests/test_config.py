@@ -78,6 +78,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(fields=st.fixed_dictionaries({}, optional=VALUES))
 def test_what_is_allowed_comes_back_from_yaml(fields: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ def test_replace_makes_the_folder_and_a_file_that_others_may_read(tmp_path: Path
     assert [entry.name for entry in path.parent.iterdir()] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -111,6 +111,7 @@ def attributes(node: ast.ClassDef) -> set[str]:
     return fields | set_on_self
 
 
+@pytest.mark.slow
 def test_no_two_public_things_have_one_name() -> None:
     """A function of the command line's files may be called as its neighbour: each has its add() and its run()."""
     places = defaultdict(list)

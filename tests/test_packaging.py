@@ -139,6 +139,7 @@ def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
         assert room == own or room in before, f"{path.name} imports {name}"
 
 
+@pytest.mark.slow
 def test_no_two_modules_import_each_other() -> None:
     """A module may be imported again only by those after it; imports within functions and for types are left out."""
     direct = {}

@@ -202,6 +202,7 @@ def assert_unchanged(make: Callable[[], Loop]) -> None:
         assert not [finding for finding in seen.findings() if "Error" in finding.evidence], name
 
 
+@pytest.mark.slow
 @settings(max_examples=8, derandomize=True, deadline=None)
 @given(drawn=loops())
 def test_a_loop_runs_as_it_does_unwatched(drawn: dict[str, Any]) -> None:

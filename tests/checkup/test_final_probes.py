@@ -88,6 +88,7 @@ BETWEEN: list[tuple[Callable[[Tensor], Tensor], str]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("between", "name"), BETWEEN)
 def test_networks_are_tried_when_the_run_is_over(between: Callable[[Tensor], Tensor], name: str) -> None:
     torch.manual_seed(0)
@@ -160,6 +161,7 @@ class Tagger(nn.Module):
         return answers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_target_that_the_network_sees_is_named(causal: bool) -> None:
     def tokens() -> tuple[Tensor, Tensor]:

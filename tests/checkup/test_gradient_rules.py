@@ -52,6 +52,7 @@ def watched(step: Steps, sizes: list[int], scale: float = 1.0, zeroed: bool = Fa
     return process.findings()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1] * 6, [K] * 6, [K, K, K + 1, K, K - 1, K]])
 def test_gradients_that_a_library_makes_are_a_note(sizes: list[int]) -> None:
     findings = watched(of_a_library(noisy_step), sizes)
@@ -77,6 +78,7 @@ def plain_step(optimizer: torch.optim.Optimizer, batches: int) -> None:
     optimizer.step()
 
 
+@pytest.mark.slow
 def test_a_library_that_only_steps_is_judged_as_the_loop_itself() -> None:
     assert watched(of_a_library(plain_step), [K] * 6, 1 / K) == []
     assert [finding.name for finding in watched(of_a_library(plain_step), [K] * 6).faults] == ["never divided"]
@@ -84,6 +86,7 @@ def test_a_library_that_only_steps_is_judged_as_the_loop_itself() -> None:
     assert [finding.name for finding in again.faults] == ["zeroed per micro-batch"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("divided", [True, False])
 def test_windows_of_many_sizes_are_right_if_each_is_one_mean(divided: bool) -> None:
     torch.manual_seed(0)
@@ -124,6 +127,7 @@ def test_samples_of_a_loss_within_the_forward_are_those_of_its_own_inputs() -> N
     assert process.findings() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["declared", "of torch", "of the loop"])
 def test_sums_over_the_samples_of_a_window_are_right(kind: str) -> None:
     torch.manual_seed(0)

@@ -41,6 +41,7 @@ def gan(detached: bool, zeroed_late: bool = False) -> list[tuple[str, str]]:
     return own(process.findings())
 
 
+@pytest.mark.slow
 def test_a_generator_whose_fakes_are_detached_is_named() -> None:
     assert gan(detached=True) == [("fault", "a term of the loss trains nothing")]
     assert gan(detached=False) == []
@@ -50,6 +51,7 @@ def test_a_discriminator_that_steps_on_the_generators_loss_is_named() -> None:
     assert gan(detached=False, zeroed_late=True) == [("warning", "gradients of another loss")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in turn", "in turn, computed in turn", "at the end", "together"])
 def test_terms_of_several_optimisers_are_right(kind: str) -> None:
     torch.manual_seed(0)

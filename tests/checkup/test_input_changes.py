@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from rislab.checkup.process_watch import ProcessWatch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normalised in place", "normalised in a copy", "buffer filled anew"])
 def test_inputs_that_are_changed_in_place_are_told(kind: str) -> None:
     torch.manual_seed(0)
@@ -59,6 +60,7 @@ class Data(Dataset[Tensor]):
         return torch.as_tensor(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in place", "array in place", "once", "to norm 1", "in a copy", "filled anew"])
 def test_a_dataset_that_changes_what_it_holds_is_told(kind: str) -> None:
     torch.manual_seed(0)

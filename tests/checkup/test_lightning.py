@@ -226,6 +226,7 @@ def averaged() -> dict[str, Any]:
     return {"callbacks": [StochasticWeightAveraging(1e-3, swa_epoch_start=1)], "max_epochs": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "given", "name"),
     [
@@ -246,6 +247,7 @@ def test_a_fault_is_named(kind: Any, given: Any, name: str, capsys: pytest.Captu
     assert f"FAULT   {callback.findings.faults[0].code}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "given"),
     [
@@ -277,6 +279,7 @@ def test_a_correct_fit_is_not_accused(kind: Any, given: Any) -> None:
     assert callback.findings.unjudged == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Regression, Manual, Gan])
 def test_a_fit_is_bit_identical(kind: Any) -> None:
     states = []
@@ -329,6 +332,7 @@ def test_an_exception_in_fit_is_the_users(capsys: pytest.CaptureFixture[str]) ->
     assert hooks() == 0
 
 
+@pytest.mark.slow
 def test_each_fit_is_judged_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
     callback = CheckupCallback()
     fitted(DividedTwice(), callback, **AUTOMATIC)

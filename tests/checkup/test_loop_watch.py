@@ -293,6 +293,7 @@ def test_clipping_that_was_not_declared_is_assumed_and_noted() -> None:
     assert [finding.name for finding in findings] == ["clipping assumed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["zeroed per micro-batch", "zeroed before the step", "never divided", "divided twice"])
 def test_without_a_declared_loss_it_follows_what_backward_is_called_on(name: str) -> None:
     edits, options = FAULTS[name]
@@ -413,6 +414,7 @@ def correct_findings(setting: tuple[tuple[str, Any], ...]) -> Findings:
     return comparison.diagnose_fault(None, dict(setting))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", SHOWN, ids=lambda fault: fault.name)
 def test_a_fault_of_the_catalogue_is_named_and_the_correct_loop_has_none(fault: catalogue.Fault) -> None:
     setting = setting_of(fault)
@@ -467,6 +469,7 @@ def accelerated(samples: int, *, accumulate: bool = True, share: float = 1.0, **
     return watch.findings()
 
 
+@pytest.mark.slow
 def test_an_accelerator_says_what_the_loop_is_meant_to_do() -> None:
     assert [str(one) for one in accelerated(256) if one.severity != "note"] == []
     assert [one.name for one in accelerated(256, share=0.25).faults] == ["divided twice"]

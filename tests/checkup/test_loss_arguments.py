@@ -91,12 +91,14 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("name", "loss", "outputs", "last"), WRONG)
 def test_a_wrong_argument_is_named(name: str, loss: Loss, outputs: int, last: nn.Module | None) -> None:
     assert [found for _, found in in_process(loss, outputs, last)] == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("loss", "outputs", "last"), RIGHT)
 def test_a_right_argument_is_not(loss: Loss, outputs: int, last: nn.Module | None) -> None:
@@ -143,6 +145,7 @@ def test_a_softmax_now_and_then_is_no_finding() -> None:
     assert in_process(loss) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logits", "probabilities", "itself", "once itself"])
 def test_losses_of_an_evaluation_are_looked_at_too(kind: str) -> None:
     torch.manual_seed(0)

@@ -48,6 +48,7 @@ EVALUATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("evaluate", "expected"), EVALUATIONS)
 def test_evaluation_in_training_mode_and_on_other_inputs(evaluate: object, expected: list[str]) -> None:
     assert names(network(nn.Dropout(0.5)), evaluate) == expected
@@ -57,6 +58,7 @@ def test_a_network_whose_mode_changes_nothing_may_be_in_any() -> None:
     assert names(network(nn.ReLU()), lambda train: train(X)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["frozen", "evaluated", "trained"])
 def test_statistics_of_frozen_layers_stay_only_in_evaluation_mode(kind: str) -> None:
     train = network(nn.BatchNorm1d(8))
@@ -69,6 +71,7 @@ def test_statistics_of_frozen_layers_stay_only_in_evaluation_mode(kind: str) -> 
     assert names(train, None, prepare) == (["statistics of frozen layers move"] if kind == "frozen" else [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["without buffers", "with buffers", "momentum 0"])
 def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> None:
     train = network(nn.BatchNorm1d(8, momentum=0.0 if kind == "momentum 0" else 0.1))
@@ -86,6 +89,7 @@ def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> 
     assert names(train, evaluate) == ([] if kind == "with buffers" else ["running statistics never moved"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["in training mode", "in evaluation mode", "moving"])
 def test_a_teacher_that_is_not_trained_belongs_in_evaluation_mode(kind: str) -> None:
     torch.manual_seed(0)

@@ -1237,6 +1237,7 @@ def replaced() -> list[Any]:
     return [torch.autograd.backward, torch.autograd.grad, nn.utils.clip_grad_norm_, nn.Module.load_state_dict]
 
 
+@pytest.mark.slow
 def test_all_is_as_it_was_in_whatever_order_watches_end() -> None:
     before = replaced()
     model, optimizer, loop = plain()

@@ -127,6 +127,7 @@ def start():
 """
 
 
+@pytest.mark.slow
 def test_a_scaler_of_an_earlier_cell_is_that_of_the_loop_if_the_cell_uses_it(shell: InteractiveShell) -> None:
     run(shell, SCALED)
     run(shell, "%%checkup\nstart()")

@@ -57,6 +57,7 @@ def run(project: pytest.Pytester, test: str, *words: str) -> pytest.RunResult:
     return project.runpytest_inprocess(*PLUGIN, "-p", "no:cacheprovider", *words)
 
 
+@pytest.mark.slow
 def test_a_sound_loop_passes_and_a_faulty_one_fails_by_its_finding(project: pytest.Pytester) -> None:
     result = run(
         project,
@@ -80,6 +81,7 @@ def test_faulty(rislab_watch):
     )
 
 
+@pytest.mark.slow
 def test_a_marker_declares_what_is_meant(project: pytest.Pytester) -> None:
     result = run(
         project,
@@ -111,6 +113,7 @@ class TestAll:
     result.stdout.fnmatch_lines(["FAILED test_train.py::test_not_as_declared - Failed: Found *"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("marker", "said"),
     [
@@ -130,6 +133,7 @@ def test_a_wrong_marker_is_one_sentence(project: pytest.Pytester, marker: str, s
     assert said in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_a_test_may_ask_for_the_findings_itself(project: pytest.Pytester) -> None:
     result = run(
         project,
@@ -149,6 +153,7 @@ def test_by_hand(rislab_watch):
     result.stdout.fnmatch_lines([">*assert_no_faults(rislab_watch.findings())", "E*FAULT   C1 never divided*"])
 
 
+@pytest.mark.slow
 def test_a_test_that_fails_otherwise_shows_what_is_wrong_with_its_loop(project: pytest.Pytester) -> None:
     result = run(project, "def test_it(rislab_watch):\n    train(divided=False)\n    assert 1 == 2\n")
     result.assert_outcomes(failed=1)
@@ -161,6 +166,7 @@ def test_a_test_without_training_is_not_green(project: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["*no backward and no step was seen in this test: there is nothing to judge"])
 
 
+@pytest.mark.slow
 def test_a_skipped_test_and_one_of_unittest(project: pytest.Pytester) -> None:
     result = run(
         project,
@@ -197,6 +203,7 @@ def test_without():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report.json", "new/report.sarif", "report.xml"])
 def test_a_report_holds_the_findings_of_all_tests(project: pytest.Pytester, name: str) -> None:
     result = run(project, REPORTED, f"--rislab-report={name}")
@@ -259,6 +266,7 @@ def test_assert_no_faults() -> None:
     assert rislab.checkup.assert_no_faults is assert_no_faults
 
 
+@pytest.mark.slow
 def test_the_example_of_the_readme(project: pytest.Pytester) -> None:
     text = (ROOT / "README.md").read_text()
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "mark.rislab" in block]

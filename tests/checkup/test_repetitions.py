@@ -9,6 +9,7 @@ from torch import nn
 from rislab.checkup.process_watch import ProcessWatch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["same seed", "another seed", "apart", "shuffled"])
 def test_seeds_that_repeat_and_data_that_are_not_shuffled(kind: str) -> None:
     torch.manual_seed(0)

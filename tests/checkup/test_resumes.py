@@ -112,6 +112,7 @@ def findings_of(run: Any, *args: Any) -> list[Finding]:
     return [finding for finding in watched.findings() if finding.name == "optimiser state lost at resume"]
 
 
+@pytest.mark.slow
 def test_what_is_not_loaded_is_told() -> None:
     (finding,) = findings_of(resumed, "model")
     assert finding.severity == "warning" and "Adam went on with an empty state" in finding.evidence
@@ -125,6 +126,7 @@ def test_a_schedule_that_begins_anew_is_told() -> None:
     assert "Adam went on with a rate of 0.003, where it had been 0.05" in finding.evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run", [fine_tuned_without_a_state, fine_tuned_by_another, folds, evaluated, copied], ids=lambda run: run.__name__
 )

@@ -18,6 +18,7 @@ def test_every_rule_has_an_example_and_every_example_a_rule() -> None:
     assert sorted(path.stem for path in FOLDER.iterdir()) == sorted(RULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", RULES)
 def test_the_wrong_loop_is_flagged_by_its_rule_and_the_right_one_is_clean(code: str) -> None:
     example, folder = RuleExample.of(code), os.getcwd()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -34,6 +35,7 @@ def trained(epochs: int, *, set_epoch: bool, shuffle: bool = True, valid_shuffle
     return Findings(finding for finding in watched.findings() if finding.name == "sampler without set_epoch")
 
 
+@pytest.mark.slow
 def test_one_order_in_all_epochs_is_a_fault_and_in_two_a_warning() -> None:
     (finding,) = trained(4, set_epoch=False)
     assert finding.severity == "fault" and "4 passes of training, each at epoch 0" in finding.evidence
@@ -41,6 +43,7 @@ def test_one_order_in_all_epochs_is_a_fault_and_in_two_a_warning() -> None:
     assert [finding.severity for finding in trained(2, set_epoch=False)] == ["warning"]
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_set_and_orders_that_are_not_drawn_are_none() -> None:
     before = DistributedSampler.__iter__
     assert not trained(4, set_epoch=True, valid_shuffled=True)

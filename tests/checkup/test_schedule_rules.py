@@ -121,12 +121,14 @@ CORRECT: dict[str, tuple[Make, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", FAULTY)
 def test_a_wrong_schedule_is_named(case: str) -> None:
     make, per, name, severity = FAULTY[case]
     assert of_schedules(trained(make, per)) == {name: severity}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CORRECT)
 def test_a_right_schedule_is_not(case: str) -> None:
     make, per = CORRECT[case]
@@ -145,6 +147,7 @@ def test_a_scheduler_in_place_of_the_optimiser_is_a_fault() -> None:
     assert "40 losses with a backward, 40 ticks" in findings[0].evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", ["epoch", "step"])
 def test_nothing_is_said_of_the_end_of_a_run_that_was_stopped(per: str) -> None:
     torch.manual_seed(0)

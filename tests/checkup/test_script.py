@@ -46,6 +46,7 @@ def names(result: CheckupReport) -> list[str]:
     return [finding.name for finding in result.findings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "code", "own", "ended"),
     [
@@ -266,6 +267,7 @@ def test_a_module_runs_as_python_runs_it(
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "mode",

@@ -66,6 +66,7 @@ def fitted(kind: Any, *callbacks: Any, **given: Any) -> Any:
     return net.fit(inputs, inputs[:, :3].argmax(1).astype("int64"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [(NeverDivided, "never divided"), (InEvaluationMode, "eval never undone")])
 def test_a_fault_is_named(kind: Any, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     callback = CheckupCallback()
@@ -77,6 +78,7 @@ def test_a_fault_is_named(kind: Any, name: str, capsys: pytest.CaptureFixture[st
         fitted(kind, CheckupCallback(on_fault="raise"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [NeuralNetClassifier, Accumulating])
 def test_a_correct_fit_is_bit_identical_and_not_accused(kind: Any) -> None:
     def others() -> list[Any]:
@@ -90,6 +92,7 @@ def test_a_correct_fit_is_bit_identical_and_not_accused(kind: Any) -> None:
     assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
 
 
+@pytest.mark.slow
 def test_an_exception_two_callbacks_and_a_second_fit(capsys: pytest.CaptureFixture[str]) -> None:
     callback, second = CheckupCallback(), CheckupCallback(on_fault="raise")
     with pytest.raises(ZeroDivisionError, match="in the step"):
@@ -102,6 +105,7 @@ def test_an_exception_two_callbacks_and_a_second_fit(capsys: pytest.CaptureFixtu
     assert not callback.findings and not second.findings
 
 
+@pytest.mark.slow
 def test_an_unknown_version_is_watched_by_hooks(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

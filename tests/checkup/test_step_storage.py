@@ -97,6 +97,7 @@ LOOPS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_what_is_merged_changes_no_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, findings = loop(**LOOPS[name])
@@ -132,6 +133,7 @@ def test_closures_keep_all_their_evaluations(monkeypatch: pytest.MonkeyPatch) ->
     assert watch.trace.taken_count == 60 and not watch.findings().faults
 
 
+@pytest.mark.slow
 def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_storage, "FIRST", 30)
     monkeypatch.setattr(merged_steps, "MOST", 40)
@@ -141,6 +143,7 @@ def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert watch.trace.step_count < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [None, 1])
 def test_memory_does_not_grow_with_steps(every: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_storage, "FIRST", 300)

@@ -71,6 +71,7 @@ def ignoring(answers: Tensor, tokens: Tensor) -> Tensor:
     return functional.cross_entropy(answers.reshape(-1, V), tokens.reshape(-1), ignore_index=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("places", [0, 1, 2])
 def test_labels_are_shifted_once(places: int, inside: bool) -> None:
@@ -79,16 +80,19 @@ def test_labels_are_shifted_once(places: int, inside: bool) -> None:
     assert names(plain, shifted(places), inside) == expected[places]
 
 
+@pytest.mark.slow
 def test_a_second_head_for_the_token_after_the_next_is_right() -> None:
     assert names(plain, lambda answers, tokens: shifted(1)(answers, tokens) + shifted(2)(answers, tokens), False) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inside", [False, True])
 def test_padding_that_counts_is_named(inside: bool) -> None:
     assert "padding counts in the loss" in names(padded, shifted(0), inside)
     assert "padding counts in the loss" not in names(padded, ignoring, inside)
 
 
+@pytest.mark.slow
 def test_a_token_that_also_stands_elsewhere_is_no_padding() -> None:
     scattered = names(lambda: padded() * (torch.rand(16, 12) > 0.1), shifted(0), False)
     assert "padding counts in the loss" not in scattered

@@ -75,6 +75,7 @@ def names(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["lightning", "transformers", "skorch", "ignite", "accelerator="])
 def test_an_example_runs_and_has_three_lines(
     word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

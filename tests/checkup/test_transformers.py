@@ -153,6 +153,7 @@ def trained(
     return one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "name"),
     [
@@ -175,6 +176,7 @@ def test_a_fault_is_named(given: dict[str, Any], name: str, tmp_path: Path, caps
     assert one.state.log_history[-1]["checkup/faults"] == len(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given",
     [
@@ -196,6 +198,7 @@ def test_a_correct_training_is_not_accused(given: dict[str, Any], tmp_path: Path
     assert callback.findings.unjudged == []
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_not_accused(tmp_path: Path) -> None:
     """Optimiser, schedule and the place in the data come from the checkpoint, before the watch begins."""
     whole, callback = network(), CheckupCallback(every=1)
@@ -243,6 +246,7 @@ def test_the_first_of_two_processes_reports_for_both(tmp_path: Path) -> None:
     assert "(rank 0, 1)" in first and "rislab" not in second
 
 
+@pytest.mark.slow
 def test_a_training_is_bit_identical(tmp_path: Path) -> None:
     states = []
     for callbacks in ([], [CheckupCallback()], [CheckupCallback(every=1)]):
@@ -254,6 +258,7 @@ def test_a_training_is_bit_identical(tmp_path: Path) -> None:
         assert torch.equal(state, after)
 
 
+@pytest.mark.slow
 def test_what_is_read_from_the_trainer_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path, CheckupCallback())
     text = capsys.readouterr().out
@@ -264,6 +269,7 @@ def test_what_is_read_from_the_trainer_is_said(tmp_path: Path, capsys: pytest.Ca
     assert "num_items_in_batch is not used\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_faults_are_raised_on_request(tmp_path: Path) -> None:
     callback = CheckupCallback(on_fault="raise")
     with pytest.raises(TrainingFaultError, match="C1 never divided") as caught:
@@ -272,6 +278,7 @@ def test_faults_are_raised_on_request(tmp_path: Path) -> None:
     assert "fix: add the losses of the items up, and divide the sum by num_items_in_batch" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_exception_in_training_is_the_users(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The Trainer tells no callback of it: the next forward, the next training, or the end of Python shows it."""
     callback = CheckupCallback(on_fault="raise")
@@ -285,6 +292,7 @@ def test_an_exception_in_training_is_the_users(tmp_path: Path, capsys: pytest.Ca
     assert not module._global_forward_hooks and not module._global_forward_pre_hooks
 
 
+@pytest.mark.slow
 def test_each_training_is_judged_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     callback = CheckupCallback()
     with pytest.raises(ZeroDivisionError):
@@ -296,6 +304,7 @@ def test_each_training_is_judged_by_itself(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.count("rislab checkup of Trainer.train()") == 3
 
 
+@pytest.mark.slow
 def test_two_callbacks_report_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -308,6 +317,7 @@ def test_two_callbacks_report_once(
     assert first.findings.faults and not second.findings
 
 
+@pytest.mark.slow
 def test_an_unknown_version_is_watched_by_hooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -322,6 +332,7 @@ def test_an_unknown_version_is_watched_by_hooks(
     assert "never divided" in [finding.name for finding in callback.findings.faults]
 
 
+@pytest.mark.slow
 def test_the_users_own_callbacks_are_called(tmp_path: Path) -> None:
     """Logs of the findings go to whatever logs the Trainer's numbers."""
     logs: list[dict[str, Any]] = []

@@ -160,6 +160,7 @@ def watched(loop: Callable[[], None]) -> Findings:
     return watch.findings()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
 def test_the_faulty_loop_is_named_and_its_twin_is_clean(name: str) -> None:
     loop, finding = LOOPS[name]
@@ -250,6 +251,7 @@ def copies_in_full_precision() -> None:
                 value.copy_(copy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "loop",
     [
@@ -267,6 +269,7 @@ def test_a_loop_that_is_unusual_and_right_has_no_fault(loop: Callable[[], None])
     assert not findings.unjudged, str(findings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("divisor", "size"), [(2, 4), (4, 8), (4, 16), (2, 8)])
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_divisor_that_is_not_the_window_is_told(divisor: int, size: int, declared: bool) -> None:
@@ -323,6 +326,7 @@ def test_a_loss_without_weight_is_no_missing_loss() -> None:
     assert [finding.name for finding in watch.findings().faults] == ["main loss weight 0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_a_loss_that_is_divided_for_a_window_of_one_is_warned_of(steps: int) -> None:
     model = network()
@@ -349,6 +353,7 @@ def test_a_mean_over_the_batch_is_no_division_in_vain() -> None:
     assert not [finding for finding in watch.findings() if finding.severity != "note"], str(watch.findings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["running sum", "loss", "sum over chunks"])
 def test_a_closure_that_returns_a_running_sum_is_named(kind: str) -> None:
     torch.manual_seed(0)

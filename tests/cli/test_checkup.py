@@ -36,6 +36,7 @@ def script(folder: Path, text: str, name: str = "script.py") -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_last_line_is_the_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_the_last_line_is_the_verdict(
     assert capsys.readouterr().out.endswith("\nFound no fault. Not judged: C9.\n")
 
 
+@pytest.mark.slow
 def test_how_the_script_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["checkup", script(tmp_path, CLEAN + "sys.exit(7)\n")]) == 2
     assert "left with exit code 7 after 8 steps" in capsys.readouterr().out
@@ -65,6 +67,7 @@ def test_how_the_script_ended_is_said(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "stopped after 3 steps: what comes later, as an evaluation, was not seen\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["sys.stdout.close()\n", "sys.stdout.close()\n1 / 0\n"])
 def test_what_a_script_closes_does_not_silence_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], end: str
@@ -77,6 +80,7 @@ def test_what_a_script_closes_does_not_silence_the_report(
     )
 
 
+@pytest.mark.slow
 def test_json_says_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,6 +99,7 @@ def test_json_says_the_same(
     assert json.loads(out.read_text())["remarks"] and [*out.parent.iterdir()] == [out]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "begins"),
     [("json", "{"), ("github", "::error file=script.py,line=8,"), ("sarif", "{"), ("junit", "<?xml")],
@@ -111,6 +116,7 @@ def test_each_format_is_printed_and_written(
     assert place["artifactLocation"]["uri"] == "script.py" and place["region"]["startLine"] == 8
 
 
+@pytest.mark.slow
 def test_findings_are_selected_and_silenced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +131,7 @@ def test_findings_are_selected_and_silenced(
     assert "Silenced: 1 by comment." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_baseline_is_written_and_holds_where_lines_move(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -144,6 +151,7 @@ def test_a_baseline_is_written_and_holds_where_lines_move(
     assert "no baseline was written" in capsys.readouterr().out and (tmp_path / "known.json").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_warning_fails_if_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warning = as_warning(Code.STEPS, "tail never stepped", "")
     monkeypatch.setattr(ProcessWatch, "findings", lambda watch: Findings([warning]))
@@ -152,6 +160,7 @@ def test_a_warning_fails_if_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.M
     assert codes == [0, 1, 1]
 
 
+@pytest.mark.slow
 def test_colours_are_for_terminals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ def test_the_list_names_every_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert {name for family in plain.values() for name in family} == set(catalogue.faults_by_name())
 
 
+@pytest.mark.slow
 def test_a_fault_is_shown_with_its_diff_and_what_was_measured(capsys: pytest.CaptureFixture[str]) -> None:
     fault = catalogue.find_fault("never divided")
     assert main(["faults", fault.name, "--epochs", "1"]) == 0
@@ -31,6 +32,7 @@ def test_a_fault_is_shown_with_its_diff_and_what_was_measured(capsys: pytest.Cap
     assert said.count("Epoch 001/001") == 2
 
 
+@pytest.mark.slow
 def test_the_exit_code_says_when_a_fault_does_not_show(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -45,6 +47,7 @@ def test_the_exit_code_says_when_a_fault_does_not_show(
     assert "not shown" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["faults", "backward after the batch loop", "--records", "--epochs", "1"]) == 0
     assert "[LOSS]" in capsys.readouterr().out

@@ -205,6 +205,7 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed("checkup", "ris") == ["rislab.bash"]
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     command = f"{shlex.quote(sys.executable)} -m rislab.cli faults | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)

@@ -46,6 +46,7 @@ def test_a_mistake_of_convention_is_named(tmp_path: Path, capsys: pytest.Capture
     assert "of the energy if the codes are conjugated" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_path_past_the_surface_is_named_and_taken_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = written(tmp_path / "mine.npz", snapshots=template_fields()["snapshots"] + 9.0)
     main(["localise", "--data", file, "--sources", "1"])
@@ -55,6 +56,7 @@ def test_a_path_past_the_surface_is_named_and_taken_away(tmp_path: Path, capsys:
     assert "the model explains the data down to the noise" in out and "if what does not change" not in out
 
 
+@pytest.mark.slow
 def test_noise_is_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(1)
     noise = rng.standard_normal((200, 2)) + 1j * rng.standard_normal((200, 2))

@@ -49,6 +49,7 @@ def test_exit_code_is_that_of_the_rungs(capsys: pytest.CaptureFixture[str]) -> N
     assert "0 of 1 checks hold" in said
 
 
+@pytest.mark.slow
 def test_json_stays_readable_when_a_number_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*QUICK, "--lr", "1e5", "--epochs", "40", "--only", "whole set", "--json"]) == 1
     found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

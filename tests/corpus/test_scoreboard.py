@@ -49,6 +49,7 @@ def test_interval_of_wilson() -> None:
     assert wilson(0, 10)[0] == 0 and wilson(10, 10)[1] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_figures_count_errors_apart_from_warnings_and_harmless_pairs_as_correct() -> None:
     pair, harmless = of_kind("trained in evaluation mode"), next(pair for pair in pairs() if pair.harmless)
     warning = Outcome((Said("eval never undone", "warning"),))

@@ -39,6 +39,7 @@ def test_it_shares_nothing_with_the_package() -> None:
     assert not any((module or "").startswith("rislab") for module in modules)
 
 
+@pytest.mark.slow
 def test_the_transmitter_is_located_to_centimetres_once_the_path_past_the_surface_is_gone() -> None:
     twin = brisc_twin.make_twin(3, 500)
     measurement = measurement_of(twin)

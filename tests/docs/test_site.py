@@ -39,6 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_link_leads_somewhere_and_nothing_is_fetched(site: Path) -> None:
     assert build.broken_links(site) == []
     for path in (site / "assets").glob("site.*"):

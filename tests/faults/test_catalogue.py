@@ -34,6 +34,7 @@ def test_the_catalogue_is_complete() -> None:
     assert len({(fault.module, fault.before, fault.after) for fault in FAULTS}) == len(FAULTS)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(*QUIET)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_shows_as_the_catalogue_says_and_the_correct_loop_does_not(
@@ -55,6 +56,7 @@ def test_a_fault_shows_as_the_catalogue_says_and_the_correct_loop_does_not(
             assert not report.passed and "red" in report._repr_html_() and "FAIL" in str(report)
 
 
+@pytest.mark.slow
 def test_every_check_holds_on_the_correct_package_and_is_made_red_by_a_fault() -> None:
     checks = list(ladder(OverfitConfig(**LONG)))
     assert [check.line() for check in checks if not check.passed] == []
@@ -92,6 +94,7 @@ def trained(package: ModuleType, accumulation_steps: int, optimiser: str) -> tup
     return lines, [parameter.detach().numpy().tobytes() for parameter in model.parameters()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_the_suspect_did_nothing_where_a_window_is_one_micro_batch(optimiser: str, correct: ModuleType) -> None:
     with patched(SUSPECT) as suspect:
@@ -105,6 +108,7 @@ def test_the_suspect_did_nothing_where_a_window_is_one_micro_batch(optimiser: st
     assert 3 < reported["train"] / true["train"] < 5
 
 
+@pytest.mark.slow
 def test_a_tail_in_a_branch_never_taken_reports_exactly_nothing() -> None:
     with patched(catalogue.find_fault("loop tail in a branch never taken")) as package:
         for steps in (1, 4):

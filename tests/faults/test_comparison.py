@@ -29,12 +29,14 @@ def edited(name: str, line: str) -> Fault:
     return Fault(name, "", "training.loop", before, f"{before}                    {line}\n", "")
 
 
+@pytest.mark.slow
 def test_an_edit_that_changes_nothing_changes_no_number(comparisons: ComparisonCache) -> None:
     run = comparisons.compare_runs(edited("renamed", "# and that is all"), optimiser="adam", epochs=1)
     assert run.differences() == []
     assert all(equal_but_time(one, other) for one, other in zip(run.correct.records, run.faulty.records, strict=True))
 
 
+@pytest.mark.slow
 def test_the_factor_of_a_missing_division_is_the_number_of_micro_batches(sgd: OptimiserRun) -> None:
     # Four micro-batches of eight in the full windows; float32 sums in another order, times about ten.
     np.testing.assert_allclose(sgd.faulty.alpha[[0, 1, 3, 4]], 4, rtol=1e-4)
@@ -51,6 +53,7 @@ def test_both_loops_begin_with_the_same_weights_and_scenes(sgd: OptimiserRun) ->
     assert sgd.correct.scenes == sgd.faulty.scenes
 
 
+@pytest.mark.slow
 def test_adam_hides_a_gradient_that_is_too_large_and_sgd_shows_it(
     sgd: OptimiserRun, comparisons: ComparisonCache
 ) -> None:
@@ -93,6 +96,7 @@ def test_warnings_of_python_are_part_of_the_run(comparisons: ComparisonCache) ->
     assert comparisons.compare_runs(loud, epochs=1).warnings == ("x",)
 
 
+@pytest.mark.slow
 def test_a_fault_of_the_physics_turns_checks_and_not_curves() -> None:
     report = comparison.fault_report(catalogue.find_fault("conjugated steering"))
     assert report.runs == {}
@@ -100,6 +104,7 @@ def test_a_fault_of_the_physics_turns_checks_and_not_curves() -> None:
     assert all(check.correct.passed for check in report.checks)
 
 
+@pytest.mark.slow
 def test_checks_of_the_ladder_stand_beside_the_conventions() -> None:
     fault = catalogue.find_fault("identity miscounted")
     report = comparison.fault_report(fault)
@@ -107,6 +112,7 @@ def test_checks_of_the_ladder_stand_beside_the_conventions() -> None:
     assert [check.name for check in report.checks if not check.faulty.passed] == list(fault.checks)
 
 
+@pytest.mark.slow
 def test_symptoms_are_those_of_the_catalogue_and_both_kinds_of_surprise_are_named() -> None:
     measured = comparison.compare_symptoms(NEVER)
     assert [one.quantity for one in measured] == [symptom.quantity for symptom in NEVER.symptoms]

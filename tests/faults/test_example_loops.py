@@ -17,6 +17,7 @@ def pairs() -> dict[str, example_loops.LoopPair]:
     return {name: example_loops.run_pair(name, example_loops.LoopsConfig(epochs=2)) for name in example_loops.LOOPS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", example_loops.LOOPS)
 def test_a_loop_is_not_accused_and_its_edit_is_named(name: str, pairs: dict[str, example_loops.LoopPair]) -> None:
     pair = pairs[name]

@@ -17,12 +17,14 @@ WRONG: dict[str, float | str] = {"suspect": 4, "ragged": 0.625, "zeroed": 1.0, "
 CODE = [name for name, exercise in EXERCISES.items() if exercise.kind == "code"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_and_wrong_are_told_apart_without_the_answer(name: str) -> None:
     assert check(name, RIGHT[name]) == exercises.Feedback(True, "right")
     assert check(name, WRONG[name]) == exercises.Feedback(False, "not yet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CODE)
 def test_a_solution_is_right_and_what_is_handed_out_is_not(name: str) -> None:
     exercise = EXERCISES[name]
@@ -33,6 +35,7 @@ def test_a_solution_is_right_and_what_is_handed_out_is_not(name: str) -> None:
     assert not feedback.right
 
 
+@pytest.mark.slow
 def test_a_wrong_loop_is_named_by_the_checkup_or_by_where_its_weights_end() -> None:
     texts = {}
     right = EXERCISES["ragged window"].solution

@@ -48,6 +48,7 @@ def test_being_examined_changes_nothing(correct: ModuleType) -> None:
     assert all(torch.equal(mine, its) for mine, its in zip(one.parameters(), other.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_every_quantity_reads_what_its_name_says_on_the_correct_loop(correct: ModuleType) -> None:
     run = symptoms.examine(correct, validation=16)
     zero = (
@@ -71,6 +72,7 @@ def test_every_quantity_reads_what_its_name_says_on_the_correct_loop(correct: Mo
         assert symptoms.OF_A_TRAINING[name](light) == symptoms.OF_A_TRAINING[name](run), name
 
 
+@pytest.mark.slow
 def test_a_poisoned_window_is_skipped_by_the_correct_loop_and_not_hidden(correct: ModuleType) -> None:
     run = symptoms.examine(correct, poison="overflow")
     assert symptoms.OF_A_TRAINING["skipped steps"](run) == 2  # once an epoch

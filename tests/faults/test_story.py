@@ -27,6 +27,7 @@ def variants() -> dict[str, Replay]:
     return {name: replay(SMALL, name) for name in LOOP_VARIANTS}
 
 
+@pytest.mark.slow
 def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(variants: dict[str, Replay]) -> None:
     assert variants["suspect"].same_as(variants["correct loop"])
     accused, correct = variants["suspect, K = 4"], replay(SMALL, accumulation_steps=4)
@@ -36,6 +37,7 @@ def test_the_suspect_is_innocent_at_one_batch_a_step_and_at_four_is_not(variants
     assert len(set(accused.validations)) == SMALL.epochs
 
 
+@pytest.mark.slow
 def test_the_checkup_names_the_faults_and_leaves_the_innocent_alone() -> None:
     findings = {name: story.diagnose_replay(StoryConfig(epochs=3), name) for name in LOOP_VARIANTS}
     assert findings["correct loop"] == findings["suspect"] == []
@@ -99,6 +101,7 @@ def test_a_replay_is_the_training_of_the_package() -> None:
     assert torch.equal(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]), mine.weights)
 
 
+@pytest.mark.slow
 def test_each_extra_fault_hides_the_next() -> None:
     rows = {repair.fixed: repair for repair in story.repairs(SMALL)}
     assert [*rows] == ["nothing", "the branch: stage two", "the loop", *REPAIR_ORDER]
@@ -164,6 +167,7 @@ def test_bad_input_is_named(changes: dict[str, object], message: str) -> None:
 
 # As the notebook has them: six digits of a log times 8, the batches of an epoch, one level, the
 # batches again, and one measured.
+@pytest.mark.slow
 def test_exercises_take_the_right_answer_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     once = functools.cache(replay)  # a replay is the same twice, as shown above
     monkeypatch.setattr(story, "replay", once)

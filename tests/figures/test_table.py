@@ -14,6 +14,7 @@ from tests.figures.table import Asked, asked, figures_page
 ROWS = asked()
 
 
+@pytest.mark.slow
 def test_every_source_is_one_that_exists() -> None:
     names = {row.source.split(" ", 1)[1].rpartition(" ")[0] for row in ROWS if row.source.startswith("benchmark ")}
     texts = "\n".join(path.read_text() for path in (ROOT / "tests" / "benchmarks").glob("test_*.py"))

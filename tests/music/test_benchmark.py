@@ -37,6 +37,7 @@ def nearly_true(batch: SceneBatch, sources: int, grid: Grid) -> Estimate:
     return Estimate(batch.azimuth + math.radians(1), batch.elevation, batch.range, batch.power, active)
 
 
+@pytest.mark.slow
 def test_a_score_is_what_match_and_bound_say() -> None:
     scores = list(
         benchmark.compare(
@@ -63,6 +64,7 @@ def test_a_score_is_what_match_and_bound_say() -> None:
         assert score.milliseconds >= 0
 
 
+@pytest.mark.slow
 def test_every_estimator_runs_and_polishing_reaches_the_bound() -> None:
     scores = {
         score.estimator: score
@@ -80,6 +82,7 @@ def test_every_estimator_runs_and_polishing_reaches_the_bound() -> None:
     assert scores["sample + beam"].ratio["azimuth"] > scores["sample + MUSIC + polish"].ratio["azimuth"]
 
 
+@pytest.mark.slow
 def test_scenes_are_the_same_for_every_estimator_and_do_not_depend_on_the_chunk(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -104,6 +107,7 @@ def test_bad_cells_are_named() -> None:
             list(benchmark.compare(CONFIG, **arguments))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*QUICK, "--scenes", "8"]
     assert main([*arguments, "--estimators", "truth + MUSIC", "sparse + polish"]) == 0
@@ -152,6 +156,7 @@ def test_a_failed_convention_gives_exit_code_1(
     assert "FAIL bound" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_folder_adds_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = simulate(CONFIG, 16, seed=0)
     model = CovarianceNet.build(CONFIG)
@@ -167,6 +172,7 @@ def test_a_run_folder_adds_its_network(tmp_path: Path, capsys: pytest.CaptureFix
     assert "preset is 'full'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_bayesian_estimate_expects_hits_within_the_tolerances_of_the_table() -> None:
     batch = simulate(SceneConfig.preset("classroom", sources=2, snr_db=0), 2, seed=0)
     start, grid = sparse(batch, 2), batch.config.grid((3, 3, 3))

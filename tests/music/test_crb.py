@@ -154,6 +154,7 @@ def test_order_of_sources_is_carried_along() -> None:
         torch.testing.assert_close(deviations(crb(turned, kind=kind)), deviations(crb(batch, kind=kind))[:, order])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("snapshots", "expected"), [(16, (0.324, 0.102, 0.032)), (64, (0.156, 0.050, 0.0155))])
 def test_published_values_are_reproduced(snapshots: int, expected: tuple[float, float, float]) -> None:
     config = SceneConfig.preset("full", sources=3, snapshots=snapshots)

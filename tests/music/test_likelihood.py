@@ -214,6 +214,7 @@ def test_polish_returns_to_the_truth_where_there_is_next_to_no_noise(kind: str, 
     assert torch.equal(ended.active, batch.active)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_polish_reaches_the_bound(kind: str) -> None:
     # The reference of the lab: three sources well inside the field of view. 200 scenes give 600 errors a coordinate,
@@ -237,6 +238,7 @@ def test_polish_takes_music_to_the_bound() -> None:
     assert after.ratio(crb(batch))["azimuth"] < 1.25 < before.ratio(crb(batch))["azimuth"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("symbols", ["varying", "constant"])
 def test_polish_never_makes_it_less_likely(kind: str, symbols: str) -> None:
@@ -255,6 +257,7 @@ def test_polish_never_makes_it_less_likely(kind: str, symbols: str) -> None:
             assert float((before - after).max()) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_polish_ends_wherever_it_starts(kind: str, dtype: torch.dtype) -> None:
@@ -276,6 +279,7 @@ def test_no_steps_leave_places_where_they_are(kind: str, classroom: SceneBatch) 
     assert float(errors(ended, start).abs().max()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_inactive_slots_stay_inactive_and_count_for_nothing(kind: str) -> None:
     batch = simulate(SceneConfig.preset("classroom", snr_db=15.0), 12, seed=5).to(dtype=torch.float64)

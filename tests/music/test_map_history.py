@@ -58,6 +58,7 @@ def take_snapshots(history: MapHistory, model: nn.Module, epochs: Any) -> list[i
     return [snapshot.epoch for snapshot in history.snapshots()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp64"])
 def test_a_history_does_not_change_training_by_a_bit(scenes: SceneBatch, precision: str) -> None:
     """Nor does looking at its snapshots from another thread meanwhile."""

@@ -37,6 +37,7 @@ def test_orders_out_of_range_are_refused(most: int) -> None:
         model_order(simulate(CLASSROOM, 2, seed=0), most)
 
 
+@pytest.mark.slow
 def test_sources_are_counted_where_they_are_weak() -> None:
     config = SceneConfig.preset("full", sources=(1, 3), snr_db=0.0, separation=math.radians(10))
     batch = simulate(config, 24, seed=9)
@@ -53,6 +54,7 @@ def test_what_a_fit_leaves_of_strong_sources_is_no_further_source() -> None:
     assert torch.equal(model_order(batch, 4), counted(batch))
 
 
+@pytest.mark.slow
 def test_order_is_the_smallest_criterion_of_its_own_fits() -> None:
     batch = simulate(SceneConfig.preset("classroom", snr_db=(0.0, 10.0)), 3, seed=10).to(dtype=torch.float64)
     energy = batch.snapshots.abs().square().sum((1, 2))

@@ -43,6 +43,7 @@ def test_positions_are_exact_without_noise(name: str) -> None:
     assert float(errors[..., : 2 if case.planar else 3].max()) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["circular array, planar", "surface, one antenna"])
 def test_errors_are_those_of_the_bound(name: str) -> None:
     """The slower arrays stand in tests/benchmarks/test_music_speed.py."""

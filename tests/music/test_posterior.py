@@ -32,6 +32,7 @@ def noisy() -> tuple[SceneBatch, Estimate, Posterior]:
     return batch, start, sample_posterior(batch, start, seed=3)
 
 
+@pytest.mark.slow
 def test_nine_of_ten_regions_hold_their_source(noisy: tuple[SceneBatch, Estimate, Posterior]) -> None:
     batch, _, posterior = noisy
     slot = match(posterior.expected_hits(), batch, tolerances=(9.0, 9.0, 99.0)).slot
@@ -62,6 +63,7 @@ def log_likelihood(batch: SceneBatch, azimuth: Tensor, level: Tensor, noise: Ten
     return -energy - torch.linalg.slogdet(covariance).logabsdet.sum(-1)
 
 
+@pytest.mark.slow
 def test_one_unknown_angle_is_distributed_as_on_a_dense_grid() -> None:
     config = dataclasses.replace(CLASSROOM, sources=(1, 1), elevation=(0.0, 0.0), range=(2.0, 2.0), snr_db=(-8.0, -8.0))
     batch = simulate(config, 1, seed=5).to(dtype=torch.float64)
@@ -78,6 +80,7 @@ def test_one_unknown_angle_is_distributed_as_on_a_dense_grid() -> None:
     assert float((shares - density.cumsum(0)).abs().max()) < 0.06
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_and_leaves_other_random_numbers_alone() -> None:
     batch = simulate(CLASSROOM, 3, seed=1)
     start = sparse(batch, 2)

@@ -31,6 +31,7 @@ def test_what_is_left_is_what_the_noise_brought() -> None:
     )
 
 
+@pytest.mark.slow
 def test_noise_is_not_explained() -> None:
     measurement = SURFACE.draw(1, -60.0)
     for other in (measurement, measurement.changed(noise_power=None)):
@@ -39,6 +40,7 @@ def test_noise_is_not_explained() -> None:
         assert left.verdict().startswith("the model does not explain the data")
 
 
+@pytest.mark.slow
 def test_a_source_that_is_left_over_is_told() -> None:
     measurement = TWO.draw(1, 25.0)
     left = residual(measurement, polish(measurement, sparse(measurement, 1)))
@@ -49,6 +51,7 @@ def test_a_source_that_is_left_over_is_told() -> None:
     assert "in part" in left.verdict()
 
 
+@pytest.mark.slow
 def test_each_mistake_is_named_where_the_residual_shows_it() -> None:
     case = dataclasses.replace(SURFACE, elements=grid(4, 4, 0.05), snapshots=80)
     measurement = case.draw(1, 20.0).to(dtype=torch.float32)
@@ -73,6 +76,7 @@ def test_each_mistake_is_named_where_the_residual_shows_it() -> None:
         assert hint.startswith("the residual falls from ") and "\n" not in hint
 
 
+@pytest.mark.slow
 def test_codes_in_other_forms_are_recognised() -> None:
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2, (200, 36))
@@ -91,6 +95,7 @@ def test_codes_in_other_forms_are_recognised() -> None:
         assert said in convention_hint(own, 1)
 
 
+@pytest.mark.slow
 def test_a_path_past_the_surface_is_named() -> None:
     measurement = SURFACE.draw(1, 20.0)
     wrong = measurement.changed(snapshots=measurement.snapshots + 3 * measurement.snapshots.abs().max())
@@ -98,6 +103,7 @@ def test_a_path_past_the_surface_is_named() -> None:
     assert convention_hint(measurement.centred(), 1) == ""
 
 
+@pytest.mark.slow
 def test_square_tables_may_be_transposed() -> None:
     case = Case(grid(4, 4, 0.05), 0.1, np.array([(0.3, -0.2, 0.6)]), antennas=16, snapshots=16)
     measurement = case.draw(1, 20.0)
@@ -117,6 +123,7 @@ def test_an_array_without_a_surface_shows_a_conjugate_in_the_near_field() -> Non
     assert "the snapshots are conjugated" in convention_hint(wrong, 2)
 
 
+@pytest.mark.slow
 def test_a_measurement_is_located_with_its_errors_and_notes() -> None:
     found = locate(TWO.draw(1, 20.0))
     assert found.counted and len(found.rows()) == 2 and found.hint == ""
@@ -130,6 +137,7 @@ def test_a_measurement_is_located_with_its_errors_and_notes() -> None:
     assert {"plane waves have no range", "elevation is known, not estimated"} <= set(planar.notes)
 
 
+@pytest.mark.slow
 def test_what_a_number_hides_is_noted() -> None:
     far = Case(grid(6, 6, 0.07), 0.1, np.array([(0.3, -0.2, 1e6)]), antennas=4)
     notes = " ".join(locate(far.draw(1, 20.0), 1).notes)
@@ -139,6 +147,7 @@ def test_what_a_number_hides_is_noted() -> None:
     assert any("azimuth of source 1 lies at the end" in note for note in locate(narrow.draw(1, 20.0), 1).notes)
 
 
+@pytest.mark.slow
 def test_the_energy_that_is_left_is_the_rss() -> None:
     measurement = TWO.draw(1, 15.0)
     estimate = sparse(measurement, 2)

@@ -40,6 +40,7 @@ def test_everything_is_found_where_noise_is_small(config: SceneConfig, scenes: i
     assert (matching.recall, matching.precision) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_nearly_everything_is_found_that_the_bound_allows_with_sources_anywhere() -> None:
     batch = simulate(SceneConfig.preset("full", snr_db=10.0, sources=(1, 3)), 60, seed=2)
     recall = match(polish(batch, sparse(batch, counted(batch))), batch).recall
@@ -95,6 +96,7 @@ def test_a_chunk_may_hold_fewer_sources_than_others() -> None:
     assert torch.equal(estimate.active.sum(-1), counts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "dtype"), [(0, torch.float32), (2, torch.float32), (0, torch.float64)])
 def test_more_sources_may_be_asked_for_than_there_are(seed: int, dtype: torch.dtype) -> None:
     batch = simulate(SceneConfig.preset("classroom"), 32, seed=seed).to(dtype=dtype)

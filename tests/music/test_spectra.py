@@ -73,6 +73,7 @@ def same_peaks(one: Estimate, other: Estimate, distance: float = 1e-2) -> Tensor
 # ---- the exact covariance ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "degrees", "metres", "watts"),
     [
@@ -163,6 +164,7 @@ def test_the_conventional_beam_is_the_power_of_the_covariance() -> None:
             torch.testing.assert_close(bartlett_spectrum(argument, 2, grid).values, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", SPECTRA)
 def test_scale_does_not_matter(estimator: Callable[..., Spectrum]) -> None:
     batch = simulate(CLASSROOM, 4, seed=3).to(dtype=torch.float64)
@@ -247,6 +249,7 @@ def test_gradients_do_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", SPECTRA)
 def test_scenes_do_not_depend_on_their_neighbours_nor_on_sources_given_together(
     estimator: Callable[..., Spectrum],
@@ -276,6 +279,7 @@ def tiny() -> tuple[Grid, Tensor]:
     return grid, torch.linalg.qr(torch.randn(9, 4, generator=generator, dtype=torch.complex128)).Q
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wavefront", ["spherical", "planar"])
 def test_gradients_by_a_factor_are_right_where_eigenvalues_coincide(wavefront: str) -> None:
     grid, basis = tiny()
@@ -286,12 +290,14 @@ def test_gradients_by_a_factor_are_right_where_eigenvalues_coincide(wavefront: s
     assert torch.autograd.gradcheck(lambda f: music_spectrum(f, 2, grid, refine=False).values, (factor,))
 
 
+@pytest.mark.slow
 def test_gradients_by_a_covariance_are_right_where_eigenvalues_coincide() -> None:
     grid, basis = tiny()
     half = (basis * torch.tensor([2.0, 2.0, 0.5, 0.5]) @ basis.mH / 2).unsqueeze(0).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: music_spectrum(x + x.mH, 2, grid, refine=False).values, (half,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [mvdr_spectrum, bartlett_spectrum])
 def test_the_other_spectra_are_differentiable_too(estimator: Callable[..., Spectrum]) -> None:
     grid, basis = tiny()
@@ -386,6 +392,7 @@ def test_a_source_is_found_among_phantoms_when_more_are_asked_for() -> None:
     assert float(overlaps(peaks, config.array()).max()) < SAME
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", SPECTRA)
 def test_no_two_refined_peaks_stand_at_one_place(estimator: Callable[..., Spectrum]) -> None:
     # Rare, so many scenes: candidates that are apart after the first steps and meet in the last ones.
@@ -460,6 +467,7 @@ def factors(batch: SceneBatch) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separation", [0.0, 15.0])
 def test_coarse_to_fine_finds_the_peaks_of_the_full_grid(separation: float) -> None:
     config = SceneConfig.preset("full", sources=(1, 3), snr_db=(5.0, 20.0), separation=math.radians(separation))

@@ -22,6 +22,7 @@ def test_the_whole_set_is_large_and_meets_every_value_in_every_way_of_watching()
         assert {getattr(case, name) for case in SAMPLE} == set(values)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")
 @pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.name)
 def test_a_correct_loop_is_not_flagged(case: CorrectLoop) -> None:
@@ -29,6 +30,7 @@ def test_a_correct_loop_is_not_flagged(case: CorrectLoop) -> None:
     assert [str(finding) for finding in found if finding.severity == "fault"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("feature", ["plain", "two optimisers", "tied weights", "checkpointing"])
 def test_without_its_division_it_is(feature: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:

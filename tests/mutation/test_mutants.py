@@ -19,6 +19,7 @@ def known(loop: str) -> dict[str, Mutant]:
     return {report.key(mutant): mutant for mutant in mutants(loop)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loop", FUNCTIONS)
 def test_every_operator_makes_mutants_that_compile_and_differ(loop: str) -> None:
     found = mutants(loop)
@@ -41,6 +42,7 @@ def test_a_mutant_is_one_edit() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_function_that_is_only_written_anew_trains_the_same() -> None:
     text = source("fit")
     fit = next(node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef) and node.name == "fit")
@@ -66,6 +68,7 @@ CAUGHT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CAUGHT)
 def test_a_mutant_that_breaks_the_loop_is_flagged(name: str) -> None:
     loop = "plain" if name.startswith("train") else "fit"
@@ -74,6 +77,7 @@ def test_a_mutant_that_breaks_the_loop_is_flagged(name: str) -> None:
     assert found.faults
 
 
+@pytest.mark.slow
 def test_verdicts_and_their_report() -> None:
     kinds = {
         "train delete `optimizer.zero_grad(set_to_none=True)`": "flagged",
@@ -93,6 +97,7 @@ def test_reasons_are_of_mutants_that_exist() -> None:
     assert set(report.REASONS) <= set().union(*(known(loop) for loop in FUNCTIONS))
 
 
+@pytest.mark.slow
 def test_the_confusion_table() -> None:
     fault = find_fault("divided twice")
     rows = [confusion.row((name, {"optimiser": "sgd"})) for name in (fault.name, "")]

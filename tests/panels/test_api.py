@@ -28,6 +28,7 @@ def test_a_missing_package_is_named_and_panels_are_static(
     assert f"{missing} not installed; figures are static" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_anywidget_the_same_cells_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
     monkeypatch.chdir(tmp_path)

@@ -43,6 +43,7 @@ def shown(panel: Any) -> str:
     return " ".join(widget.value for widget in of_kind(panel, "HTML") if widget.layout.display != "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["0", "1"])
 def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", setting)
@@ -56,6 +57,7 @@ def test_the_panel_gives_the_study_of_a_plain_run(setting: str, monkeypatch: pyt
     assert "text/plain" in panel._repr_mimebundle_()
 
 
+@pytest.mark.slow
 def test_choosing_running_and_looking(live: None) -> None:
     panel = panels.fault("never divided", epochs=1)
     panel.settle()
@@ -127,6 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ComparisonCache, "compare_runs", short)
 
 
+@pytest.mark.slow
 def test_a_quiz_from_the_first_question_to_the_score(live: None, quick: None) -> None:
     panel = panels.quiz(seed=1, count=2)
     names = of_kind(panel, "Button")[:4]

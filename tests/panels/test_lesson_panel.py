@@ -77,6 +77,7 @@ def test_without_widgets_question_and_answer_are_shown_or_neither_figure_nor_ans
     assert capsys.readouterr().out == "the figure\n" and student.prediction.because in student.static()["text/plain"]
 
 
+@pytest.mark.slow
 def test_hints_are_counted_and_points_added() -> None:
     lesson = Lesson("fault_clinic", live=True)
     panel = lesson.check("weights", lambda sizes: [1.0] * len(sizes))

@@ -99,6 +99,7 @@ def test_unticking_stays_at_the_present_snapshot(
     assert snapshot is not None and snapshot.epoch == 2
 
 
+@pytest.mark.slow
 def test_a_snapshot_that_was_let_go_gives_way_to_the_nearest(
     network: CovarianceNet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,7 @@ def controls(panel: MusicPanel) -> dict[str, Any]:
     return {control["name"]: control for group in panel.groups for control in group["controls"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "field", "expected"),
     [
@@ -77,6 +78,7 @@ def test_every_control_changes_the_analysis(
     assert panel.content()["values"][name] == value and panel.content()["state"] == "complete"
 
 
+@pytest.mark.slow
 def test_the_number_of_sources_grows_and_shrinks(panel: MusicPanel) -> None:
     assert len(say(panel, sources=4).settings.places) == 4
     say(panel, chosen=4)
@@ -149,6 +151,7 @@ def test_maps_are_shown_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert panel.content()["maps"][0]["data"] != before and panel.content()["values"]["depth"] == 50
 
 
+@pytest.mark.slow
 def test_buttons_answer_once_about_the_scene_that_is_shown(panel: MusicPanel) -> None:
     say(panel, conventions=1)
     assert "green: conventions" in panel.content()["note"]
@@ -171,6 +174,7 @@ def test_what_a_teacher_hides_is_not_there(monkeypatch: pytest.MonkeyPatch) -> N
         panels.music(SETTINGS, hide=("truth",))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["spectra", "complete"])
 def test_an_exception_while_computing_is_shown_and_the_next_works(
     panel: MusicPanel, monkeypatch: pytest.MonkeyPatch, part: str

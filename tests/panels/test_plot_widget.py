@@ -80,6 +80,7 @@ def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
     assert sent(plot) == (2, [2.0])
 
 
+@pytest.mark.slow
 def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "REST", 30.0)
     plot = PlotWidget(curve(1), LOOKS)
@@ -93,6 +94,7 @@ def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -
     assert sent(plot) == (2, [2.0])
 
 
+@pytest.mark.slow
 def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)
     plot = PlotWidget(curve(1), LOOKS)
@@ -177,6 +179,7 @@ def applied(shown: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return {"number": patch["number"], "data": data, "layout": patch.get("layout", old["layout"])}
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.lists(

@@ -53,6 +53,7 @@ def awaited(panel: PrecisionPanel) -> list[PrecisionCell]:
     return asyncio.run(wait())
 
 
+@pytest.mark.slow
 def test_the_panel_gives_the_cells_of_a_plain_run(monkeypatch: pytest.MonkeyPatch, plain: list[Progress]) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
     panel = panels.precision(SMALL)

@@ -35,6 +35,7 @@ def live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story_panel, "replay", remembered)
 
 
+@pytest.mark.slow
 def test_the_panel_replays_what_it_begins_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
     panel = panels.story(SMALL)
@@ -62,6 +63,7 @@ def parts(panel: StoryPanel) -> tuple[Any, dict[str, Any], Any, Any, Any]:
     return top.children[0], dict(zip(EXTRA_FAULTS, grid.children, strict=True)), log, summary, plot
 
 
+@pytest.mark.slow
 def test_boxes_switch_extra_faults_on_and_off(live: None) -> None:
     panel = panels.story(SMALL)
     awaited(panel)
@@ -78,6 +80,7 @@ def test_boxes_switch_extra_faults_on_and_off(live: None) -> None:
     assert panel.problem == ""
 
 
+@pytest.mark.slow
 def test_what_does_not_go_together_is_said_and_the_panel_goes_on(live: None) -> None:
     panel = panels.story(SMALL)
     awaited(panel)

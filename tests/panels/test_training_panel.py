@@ -49,6 +49,7 @@ async def awaited(panel: OverfitPanel) -> list[Record]:
     return await panel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("live", [True, False])
 def test_a_panel_trains_as_the_plain_loop_does(live: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -142,6 +143,7 @@ def test_stop_does_not_call_a_finished_run_stopped(live: None, running: bool) ->
     assert panel.state == "finished" and title(panel).startswith("finished")
 
 
+@pytest.mark.slow
 def test_pause_step_and_start_go_window_by_window(live: None) -> None:
     panel = panels.overfit(ENDLESS)
     until(lambda: len(panel.records()) >= 3)
@@ -186,6 +188,7 @@ def test_a_second_start_does_nothing_while_a_run_is_on(live: None) -> None:
     asyncio.run(awaited(panel))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "field", "label"),
     [
@@ -296,6 +299,7 @@ def test_curves_can_be_read_while_they_grow() -> None:
     assert list(curves.column("loss")) == [window.loss for window in windows] * 500
 
 
+@pytest.mark.slow
 def test_the_axis_turns_linear_and_back(live: None) -> None:
     panel = panels.overfit(CONFIG)
     asyncio.run(awaited(panel))
@@ -314,6 +318,7 @@ def test_fresh_scenes_are_a_curve_and_a_column(headless: None) -> None:
     assert ends == [record.step for record in epoch_records(records)]
 
 
+@pytest.mark.slow
 def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None:
     told: list[int] = []
 
@@ -327,6 +332,7 @@ def test_every_epoch_is_told_and_telling_changes_nothing(headless: None) -> None
     assert all(equal_but_time(one, other) for one, other in zip(records, straight(), strict=True))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> None:
     config = dataclasses.replace(CONFIG, epochs=40)
     panel = panels.overfit(config)
@@ -385,6 +391,7 @@ def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
     assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_two_panels_keep_their_runs_apart(live: None) -> None:
     one, other = panels.overfit(CONFIG), panels.overfit(CONFIG)
 
@@ -397,6 +404,7 @@ def test_two_panels_keep_their_runs_apart(live: None) -> None:
     assert len(folders(Path("runs"))) == 2
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_kind_is_refused_and_the_panel_goes_on(live: None, tmp_path: Path) -> None:
     panel = panels.overfit(CONFIG)
     asyncio.run(awaited(panel))
@@ -423,6 +431,7 @@ def test_runs_in_memory_cannot_go_on_after_a_stop(headless: None) -> None:
     assert "no run folder" in panel.input_error
 
 
+@pytest.mark.slow
 def test_the_effective_batch_is_held_unless_it_is_switched_off(live: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
     asyncio.run(awaited(panel))
@@ -439,6 +448,7 @@ def test_the_effective_batch_is_held_unless_it_is_switched_off(live: None) -> No
     assert (panel.config.accumulation_steps, panel.config.micro_batch) == (1, 4)
 
 
+@pytest.mark.slow
 def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(live: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, micro_batch=8, accumulation_steps=2))
     asyncio.run(awaited(panel))
@@ -463,6 +473,7 @@ def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(
     assert panel.verdict().startswith("✓")
 
 
+@pytest.mark.slow
 def test_lost_micro_batches_are_marked_in_the_strip(headless: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, micro_batch=8, accumulation_steps=2, epochs=1))
     panel.break_with("zeroed per micro-batch")
@@ -474,6 +485,7 @@ def test_lost_micro_batches_are_marked_in_the_strip(headless: None) -> None:
     assert ticks["ticktext"] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.slow
 def test_two_runs_are_compared_by_one_click(live: None) -> None:
     panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
     for seed in (0, 1, 2):
@@ -490,6 +502,7 @@ def test_two_runs_are_compared_by_one_click(live: None) -> None:
     assert "run 1" in {trace["name"] for trace in plot_of(panel).figure["data"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["samples", "epochs", "steps"])
 def test_the_axis_across_counts_samples_epochs_or_steps(live: None, unit: str) -> None:
     panel = panels.overfit(CONFIG)
@@ -557,6 +570,7 @@ def test_cancelling_the_wait_stops_the_run(headless: None) -> None:
     assert panel.state == "stopped"
 
 
+@pytest.mark.slow
 def test_missing_widgets_are_said_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def grids(figure: go.Figure) -> list[go.Heatmap]:
     return [trace for trace in figure.data if trace.type == "heatmap"]
 
 
+@pytest.mark.slow
 def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun, shifted: OptimiserRun) -> None:
     # The second column need not be of the same fault.
     figure = loss_comparison({"adam": never, "sgd": shifted})
@@ -77,6 +78,7 @@ def test_losses_of_both_loops_stand_on_the_same_axes(never: OptimiserRun, shifte
     assert [axis.type for axis in figure.select_yaxes()] == ["log"] * 4
 
 
+@pytest.mark.slow
 def test_every_name_is_in_the_legend_once(never: OptimiserRun) -> None:
     for draw in DRAWN:
         shown = [trace.name for trace in draw(never).data if trace.type == "scatter" and trace.showlegend is not False]
@@ -126,6 +128,7 @@ def test_frames_are_the_declared_windows_and_bars_what_was_reported(never: Optim
     assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
 
 
+@pytest.mark.slow
 def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun, never: OptimiserRun) -> None:
     figure = weight_grids(stuck)
     (signs,) = named(figure, "no step was taken")
@@ -140,6 +143,7 @@ def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun, never: OptimiserRu
     assert "epoch 1" in skipped.hovertext[0]
 
 
+@pytest.mark.slow
 def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_own(bypassed: OptimiserRun) -> None:
     figure = weight_grids(bypassed)
     assert named(figure, "the step was on NaN or infinity")
@@ -147,6 +151,7 @@ def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_o
     assert named(figure, "no step was taken")
 
 
+@pytest.mark.slow
 def test_what_a_logarithm_cannot_show_is_marked_with_its_value(bypassed: OptimiserRun) -> None:
     tail = run_of("loop tail in a branch never taken", epochs=1)
     marks = named(loss_comparison({"adam": tail}), "faulty: 0 or less")
@@ -155,6 +160,7 @@ def test_what_a_logarithm_cannot_show_is_marked_with_its_value(bypassed: Optimis
     assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "infinite"))
 
 
+@pytest.mark.slow
 def test_checks_show_both_packages(report: FaultReport) -> None:
     figure = fault_plots.check_table(report)
     (heat,) = figure.data
@@ -179,6 +185,7 @@ def test_a_hidden_fault_is_named_nowhere(draw: Callable[..., go.Figure], never: 
     assert "this loop" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", DRAWN)
 def test_figures_turn_dark_and_are_pure(draw: Callable[..., go.Figure], stuck: OptimiserRun) -> None:
     figure = draw(stuck)

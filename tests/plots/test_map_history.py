@@ -81,6 +81,7 @@ def test_a_snapshot_without_a_spectrum_is_drawn_as_that(history: MapHistory, net
     assert map_history_figure(history).layout.sliders[0].steps[2].args[1]["title.text"] == snapshot.line()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", [1, 5, 30])
 def test_each_step_of_the_figure_shows_one_snapshot(history: MapHistory, network: CovarianceNet, epochs: int) -> None:
     train(history, network, range(epochs))

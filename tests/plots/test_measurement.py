@@ -38,6 +38,7 @@ def test_a_good_fit_lies_on_the_diagonal() -> None:
         plots.residual_panels({})
 
 
+@pytest.mark.slow
 def test_estimates_stand_where_they_are_with_their_errors() -> None:
     located = [locate(one, 1) for one in (CASE.draw(1, 20.0, seed) for seed in (0, 1))]
     azimuth, elevation, distance = CASE.places[0]

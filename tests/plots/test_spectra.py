@@ -244,6 +244,7 @@ def test_every_map_carries_the_template_and_turns_dark() -> None:
         assert figure.layout.template.layout.font.color == style.PAGES["dark"]["text"], name
 
 
+@pytest.mark.slow
 def test_maps_do_not_change_their_input_and_repeat_exactly() -> None:
     one, two = every_map(), every_map()
     assert all(one[name].to_json() == two[name].to_json() for name in one)

@@ -45,6 +45,7 @@ def test_the_warm_up_is_drawn_over_the_batches(correct: Replay, fallen: Replay) 
     assert early.y[0] == late.y[0] and early.y[7] > 4 * late.y[0]
 
 
+@pytest.mark.slow
 def test_repairs_are_drawn_in_their_order() -> None:
     fixes = list(repairs(SMALL, ("split leakage",)))
     figure = story_plots.fix_scores(fixes)

@@ -87,6 +87,7 @@ def refused_or_used(call: Any) -> None:
         one_sentence(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_configurations(kind: str) -> None:
     made = KINDS[kind]
@@ -104,6 +105,7 @@ def test_configurations(kind: str) -> None:
     tried()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(notebooks.available()))
 def test_parameters_of_reports(name: str) -> None:
     path = notebooks.find_notebook(name)
@@ -138,6 +140,7 @@ HARD = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", HARD, ids=lambda text: text[:12])
 def test_hard_yaml(value: str, tmp_path: Path) -> None:
     for content in (value, f"seed: {value}", f"notebook: start\ntitle: Start\nparameters:\n  seed: {value}"):
@@ -189,6 +192,7 @@ def spoilt(content: bytes, spoils: list[tuple[int, int]], cut: int) -> bytes:
     return bytes(changed[: len(changed) - cut % len(changed)] if cut else changed)
 
 
+@pytest.mark.slow
 @cases(60)
 @given(spoils=SPOILS, cut=st.just(0) | st.integers(0, 10**9), inside=st.booleans())
 def test_checkpoints(
@@ -237,6 +241,7 @@ def test_weights(spoils: Any, cut: int, tmp_path: Path) -> None:
     refused_or_used(lambda: pretrained.load(str(path), "classroom"))
 
 
+@pytest.mark.slow
 @cases(50)
 @given(
     texts=st.lists(

@@ -29,6 +29,7 @@ def size(figure: dict[str, Any]) -> int:
     return len(json.dumps(figure, default=lambda numbers: " " * memoryview(numbers).nbytes))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
 def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -126,6 +126,7 @@ def test_no_code_of_a_student_runs_unasked(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_any_cell_is_graded_without_an_exception(text: str) -> None:

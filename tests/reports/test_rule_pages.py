@@ -14,6 +14,7 @@ from rislab.faults.catalogue import find_fault
 from rislab.reports import rule_pages
 
 
+@pytest.mark.slow
 def test_a_page_for_each_rule_and_an_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

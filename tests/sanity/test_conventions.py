@@ -13,6 +13,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.sanity import conventions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -38,6 +39,7 @@ def test_report_is_green_on_the_correct_house(changes: dict[str, Any]) -> None:
     assert report.headline() == f"conventions: {len(report.checks)} of {len(report.checks)} checks hold"
 
 
+@pytest.mark.slow
 def test_report_is_green_on_the_full_preset_and_another_seed() -> None:
     assert conventions.check_conventions(SceneConfig.preset("full"), seed=3).passed
 

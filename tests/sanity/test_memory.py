@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from rislab.sanity.memory import peak_memory
@@ -11,6 +12,7 @@ from rislab.sanity.memory import peak_memory
 CPU = torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_known_allocations() -> None:
     def prepare() -> Any:
         freed = [torch.zeros(1000)]  # freed in the call: takes nothing off what the call holds at once

@@ -36,6 +36,7 @@ def table() -> dict[tuple[str, int], PrecisionCell]:
         return {(cell.mode, cell.accumulation_steps): cell for cell in precision.precision_cells(CONFIG)}
 
 
+@pytest.mark.slow
 def test_every_cell_is_there_with_all_its_windows(table: dict[tuple[str, int], PrecisionCell]) -> None:
     assert list(table) == CONFIG.places()
     for cell in table.values():
@@ -104,6 +105,7 @@ def test_the_reference_is_the_gradient_of_the_loop_in_float64() -> None:
     assert compare_gradients(looped, half).relative_error > 0.1
 
 
+@pytest.mark.slow
 def test_the_alarm_grows_as_the_error_of_a_sound_run_does() -> None:
     """fp32 learns one batch almost by heart: relative L2 grows a hundredfold, its product with √NMSE does not."""
     config = PrecisionConfig(scenes=64, windows=80, modes=("fp32",), accumulation_steps=(1,))
@@ -173,6 +175,7 @@ def test_underflow_counts_what_lies_below_the_smallest_normal_number() -> None:
     assert math.isnan(underflow.share())
 
 
+@pytest.mark.slow
 def test_peak_memory_repeats_and_falls_with_smaller_micro_batches(table: dict[tuple[str, int], PrecisionCell]) -> None:
     data = CONFIG.data()
     assert precision.window_memory(CONFIG, MODES["fp32"], 4, data) == table["fp32", 4].peak_bytes

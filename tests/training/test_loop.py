@@ -108,6 +108,7 @@ def test_the_window_gradient_is_the_gradient_of_the_mean_loss(classroom: SceneBa
     assert compare_gradients(looped, direct).relative_error < 1e-12
 
 
+@pytest.mark.slow
 def test_whole_runs_agree_for_the_same_effective_batch(classroom: SceneBatch) -> None:
     finals = []
     for count in (1, 2, 4, 8):
@@ -330,6 +331,7 @@ def test_a_skipped_step_is_recorded_with_its_reason_and_moves_nothing(precision:
     assert "nan" in next(line for line in console(records) if line.startswith("Epoch")) or math.isinf(summary.train)
 
 
+@pytest.mark.slow
 def test_pure_functions_of_the_window_are_finite_in_every_precision(classroom: SceneBatch) -> None:
     scores = {}
     for precision in ("fp64", "fp32", "bf16", "fp16"):

@@ -64,6 +64,7 @@ def assert_resumes_to(straight: Run, folder: Path, data: SceneBatch) -> None:
     assert all(equal_but_time(one, other) for one, other in zip(records, straight[1], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", range(1, 12))
 def test_stopped_after_any_record_and_resumed_is_never_stopped(
     stop_after: int, few: SceneBatch, straight: Run, tmp_path: Path
@@ -75,6 +76,7 @@ def test_stopped_after_any_record_and_resumed_is_never_stopped(
     assert_resumes_to(straight, tmp_path / "run", few)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
 def test_resume_restores_every_part_of_the_state(

@@ -20,6 +20,7 @@ def runs(folder: Path) -> list[Path]:
     return list(folder.glob("*.pt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp64"])
 def test_a_training_is_run_once_and_comes_back_to_the_bit(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -42,6 +43,7 @@ def test_a_training_is_run_once_and_comes_back_to_the_bit(
     assert len(runs(tmp_path)) == 5
 
 
+@pytest.mark.slow
 def test_one_batch_is_shared_and_a_fault_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER, str(tmp_path))
     config = OverfitConfig(scenes=64, epochs=1, micro_batch=32)

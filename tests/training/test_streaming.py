@@ -32,6 +32,7 @@ def test_no_scene_comes_twice_and_none_of_those_that_judge() -> None:
     assert len({*seen, *judges, *test}) == 3 * 64 + 32 + 32
 
 
+@pytest.mark.slow
 def test_a_few_epochs_beat_the_best_constant() -> None:
     config = LearningConfig(preset="classroom", scenes=256, epochs=3, validation=64, lr=1e-2)
     model = config.model()
@@ -43,6 +44,7 @@ def test_a_few_epochs_beat_the_best_constant() -> None:
     assert told[-1].train < line
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_is_never_stopped(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     straight = SMALL.model()
@@ -110,6 +112,7 @@ def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
         LearningConfig.from_file(tmp_path / "date.yaml")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "classroom", "--scenes", "256", "--epochs", "2", "--validation", "64", "--threads", "1"]
     files = ["--run", str(tmp_path / "run"), "--export", str(tmp_path / "w.safetensors")]

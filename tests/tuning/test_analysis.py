@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rislab.tuning.analysis import Rerun, chance_of_gain, inert_dimensions, search_warnings, verdict
 from rislab.tuning.space import DEFAULT_SPACE, Choice, Range
@@ -47,6 +48,7 @@ def test_better_is_said_only_beyond_chance_and_with_the_name_of_the_test() -> No
     assert chance_of_gain(reruns([2.0] * 20, [1.0] * 20), SMALL) < 0.001
 
 
+@pytest.mark.slow
 def test_a_dimension_that_reaches_nothing_is_named_and_one_that_does_is_not() -> None:
     decoy = {
         "validation": Choice((8, 16)),
@@ -58,6 +60,7 @@ def test_a_dimension_that_reaches_nothing_is_named_and_one_that_does_is_not() ->
     assert sentence.startswith("validation does not reach the training")
 
 
+@pytest.mark.slow
 def test_warnings_know_effects_from_chance() -> None:
     """The score follows lr alone; of many draws, micro_batch is called an effect about one time in twenty."""
     config = dataclasses.replace(SMALL, trials=20)

@@ -55,6 +55,7 @@ def test_the_truth_scores_near_the_bound_and_nonsense_does_not() -> None:
     assert low.recall == pytest.approx(float(alone.sum()) / float(scenes.active.sum()), abs=0.02)
 
 
+@pytest.mark.slow
 def test_scoring_does_not_touch_the_training() -> None:
     scorer = SMALL.scorer()
 

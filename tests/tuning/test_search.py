@@ -43,6 +43,7 @@ def finished(
         return folder, last_progress(folder, confirm=2)
 
 
+@pytest.mark.slow
 def test_a_search_keeps_what_it_did(finished: tuple[Path, SearchProgress]) -> None:
     folder, progress = finished
     assert [trial.number for trial in progress.trials] == list(range(5))
@@ -106,6 +107,7 @@ def test_a_red_ladder_ends_the_search_before_it_begins(tmp_path: Path, monkeypat
     assert not list((tmp_path / "trials").glob("*")) and trials_in(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_here")
 def test_more_trials_go_on_with_the_same_study_on_one_green_ladder(
     undisturbed: tuple[Path, list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

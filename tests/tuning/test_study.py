@@ -15,6 +15,7 @@ from rislab.tuning.study import Trial, add_trial, open_study, read_trials
 from tests.tuning.small import SMALL
 
 
+@pytest.mark.slow
 def test_a_trial_is_added_with_its_values_or_not_at_all(
     undisturbed: tuple[Path, list[Trial]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

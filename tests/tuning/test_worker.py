@@ -32,6 +32,7 @@ def worked(folder: Path, config: TuningConfig = SMALL) -> list[Trial]:
     return trials_in(folder)
 
 
+@pytest.mark.slow
 def test_pruning_spares_epochs_and_the_records_show_it(tmp_path: Path) -> None:
     wide = {"lr": Range(1e-6, 3e-2, log=True)}
     trials = worked(tmp_path, dataclasses.replace(SMALL, space=wide, trials=8, pruner="halving"))
@@ -41,6 +42,7 @@ def test_pruning_spares_epochs_and_the_records_show_it(tmp_path: Path) -> None:
         assert len(epoch_records(read_records(trial_folder(tmp_path, trial.number)))) == trial.epochs
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ def test_a_loss_that_is_not_finite_is_a_failed_trial_with_the_step(
     assert best_trial(trials, SMALL) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("workers_here")
 def test_a_search_in_which_every_trial_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def exploding(folder: Path, config: LearningConfig, model: Any, **options: Any) -> Any:
@@ -72,6 +75,7 @@ def test_a_search_in_which_every_trial_fails_says_why(tmp_path: Path, monkeypatc
     assert reasons == {"RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_while_it_is_asked_for_is_not_trained_again(tmp_path: Path) -> None:
     """Another worker tells its end and lets go, between the look at the trials and the lock."""
     stored, config = open_storage(tmp_path), dataclasses.replace(SMALL, trials=2)
@@ -108,6 +112,7 @@ def files_up_to(size: int) -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("begun", "limit", "message"),
     [
