@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
 from typing import TypeVar
 
@@ -22,7 +22,6 @@ def in_processes(
     workers: int,
     *,
     on_begin: Callable[[Task], None] = lambda task: None,
-    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Result]:
     """Results as they come, of at most so many tasks at once; an interrupt ends those that are running.
 
@@ -31,7 +30,6 @@ def in_processes(
         tasks: begun in their order.
         workers: processes; 1 works in this one, with its environment.
         on_begin: called with each task before it begins.
-        environment: variables of the processes beyond those there are.
 
     Raises:
         InputError: if a process was killed; what is finished stays.
@@ -41,11 +39,10 @@ def in_processes(
             on_begin(task)
             yield work(task)
         return
-    variables = {**SINGLE_THREAD, **(environment or {})}
     waiting, running = list(tasks), set[Future[Result]]()
     # Fresh processes: kernels, and sockets to them, do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, _take, (variables,)) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, _single_thread) as pool:
         try:
             while waiting or running:
                 while waiting and len(running) < workers:
@@ -56,7 +53,7 @@ def in_processes(
                 for each in ended:
                     yield each.result()
         except BrokenExecutor:
-            raise InputError("a process of the reports was killed; the same command goes on") from None
+            raise InputError("a process of the reports was killed; what is finished stays") from None
         except BaseException:
             for process in multiprocessing.active_children():
                 os.kill(process.pid or 0, signal.SIGINT)
@@ -65,5 +62,5 @@ def in_processes(
             pool.shutdown(cancel_futures=True)
 
 
-def _take(variables: Mapping[str, str]) -> None:
-    os.environ.update(variables)
+def _single_thread() -> None:
+    os.environ.update(SINGLE_THREAD)
