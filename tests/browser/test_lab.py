@@ -11,7 +11,7 @@ import pytest
 from rislab.reports.html_export import export_html
 from tests.browser.chromium import CHROMIUM, FLAGS, OVERLAPS
 from tests.browser.figures import figure_defects
-from tests.browser.lab import SHOTS, box, command, opened, press, settle, shoot
+from tests.browser.lab import KERNEL, SHOTS, box, command, opened, press, settle, shoot
 
 pytestmark = pytest.mark.process
 CELLS = (
@@ -97,14 +97,13 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     box(page, "micro-batch").fill("16")
     page.keyboard.press("Tab")
     page.wait_for_selector("[role=alert]:has-text('micro_batch')", state="detached")
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     page.wait_for_selector("[role=status]:has-text('nothing wrong')")
     # Another accumulation and precision, beside the first run; the loop is broken on purpose, and the verdict turns.
     toggle(page, "precision", "fp64")
     box(page, "break").select_option("never divided")
     page.wait_for_selector("[role=region]:has-text('weight = 1.0')")
-    press(page, "Start")
+    press(page, "Start", f"{TITLE}[0].startsWith('running')")
     page.wait_for_selector("[role=status]:has-text('✗ never divided')")
     page.wait_for_function(
         "document.querySelector('.js-plotly-plot').data.some("
@@ -113,20 +112,17 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     shoot(page, "broken")
     assert page.evaluate(NAMELESS) == []
     page.wait_for_function(f"{TITLE}[0].includes('fp64') && Number({TITLE}[0].split('step ')[1]) > 5")
-    press(page, "Pause")
-    page.wait_for_function(f"{TITLE}[0].startsWith('paused')")
+    press(page, "Pause", f"{TITLE}[0].startsWith('paused')")
     before = page.evaluate(f"{TITLE}[0]")
-    press(page, "Step")
-    page.wait_for_function(f"{TITLE}[0] !== {before!r} && {TITLE}[0].startsWith('paused')")
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Step", f"{TITLE}[0] !== {before!r} && {TITLE}[0].startsWith('paused')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     moved = scene_follows(page)
     command(page, "apputils:change-theme", theme="JupyterLab Dark")
     page.wait_for_function(f"{SCENE}.classList.contains('dark')")
     shoot(page, "scene-dark")
     # A page that is loaded again shows the present state, not the first.
     command(page, "docmanager:save")
-    page.wait_for_timeout(2000)
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
     curve = page.evaluate(CURVE)
     page.reload()
     page.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
@@ -221,18 +217,14 @@ def exported(page: Any, folder: Path) -> None:
 def test_a_restarted_kernel_finds_its_run_again(page: Any) -> None:
     run_all(page)
     wait_for_step(page, 50)
-    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    page.evaluate(f"{KERNEL}.restart()")
     settle(page)
     run_all(page)
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     press(page, "runs")
-    press(page, "Load")
-    page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) >= 50")
-    press(page, "Go on")
-    page.wait_for_function(f"{TITLE}[0].startsWith('running') && Number({TITLE}[0].split('step ')[1]) > 60")
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Load", f"Number({TITLE}[0].split('step ')[1]) >= 50")
+    press(page, "Go on", f"{TITLE}[0].startsWith('running') && Number({TITLE}[0].split('step ')[1]) > 60")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     shoot(page, "restarted")
 
 
@@ -249,18 +241,16 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
     page.locator(".rislab-scene").get_by_label("seed").fill("3")
     page.keyboard.press("Tab")
     page.wait_for_function(f"{MAP} !== window.map")
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
 
 
 def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: Any) -> None:
     errors: list[str] = []
     page.wait_for_function(IDLE)  # or a cell that awaits a stopped run would answer after its output was cleared
     run_all(page)
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     command(page, "docmanager:save")
-    page.wait_for_timeout(2000)
+    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
     # A browser of its own has no WebGL, and a window of 1024 pixels.
     plain = page.context.browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-3d-apis"])
     other = plain.new_page(viewport={"width": 1024, "height": 768})
@@ -282,9 +272,8 @@ def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: 
     other.keyboard.press("Tab")
     page.evaluate(f"{SCENE}.scrollIntoView()")
     page.wait_for_function(f"{SCENE}.querySelector('input[id$=seed]').value === '7' && {COMPLETE}")
-    press(other, "Start")
-    page.wait_for_function(f"{TITLE}[0].startsWith('running')")
-    press(page, "Stop")
+    press(other, "Start", f"{TITLE}[0].startsWith('running')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     other.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
     plain.close()
     # Nothing is lost with a page that was not saved: the kernel goes on, and its cells show it again.
@@ -292,6 +281,5 @@ def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: 
     page.reload()
     settle(page)
     run_all(page)
-    press(page, "Stop")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     assert errors == []
