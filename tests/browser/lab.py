@@ -33,7 +33,7 @@ def opened(browser: Any, folder: Path, cells: Sequence[str], width: int = 1280, 
     with _served(folder, root) as address:
         context = browser.new_context(viewport={"width": width, "height": height})
         page = context.new_page()
-        page.set_default_timeout(90_000)
+        page.set_default_timeout(180_000)
         # Shown by pytest where a test fails.
         page.on("pageerror", lambda error: print(f"page: {error}"))
         page.on("console", lambda message: print(f"console: {message.text}") if message.type == "error" else None)

@@ -254,7 +254,7 @@ def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: 
     # A browser of its own has no WebGL, and a window of 1024 pixels.
     plain = page.context.browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-3d-apis"])
     other = plain.new_page(viewport={"width": 1024, "height": 768})
-    other.set_default_timeout(90_000)
+    other.set_default_timeout(180_000)
     other.on("pageerror", lambda error: errors.append(str(error)))
     other.goto(f"{page.url.partition('?')[0]}?token=lab")
     other.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
