@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rislab.faults.exercises import Feedback, points
 from rislab.faults.lessons import Exercise
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, say
-
-if TYPE_CHECKING:
-    from rislab.panels.lesson_panel import Lesson
 
 MARKS = {True: "✓", False: "✗", None: "·"}
 
@@ -26,12 +23,21 @@ class ExercisePanel(Panel[Feedback]):
     Args:
         exercise: that was answered.
         feedback: what the check said.
-        lesson: that counts the hints.
+        hints_taken: how many hints were asked for.
+        on_hint: called when one more is asked for.
         live: whether to make widgets.
     """
 
-    def __init__(self, exercise: Exercise, feedback: Feedback, lesson: Lesson, *, live: bool) -> None:
-        self.exercise, self.feedback, self.lesson = exercise, feedback, lesson
+    def __init__(
+        self,
+        exercise: Exercise,
+        feedback: Feedback,
+        hints_taken: Callable[[], int],
+        on_hint: Callable[[], object],
+        *,
+        live: bool,
+    ) -> None:
+        self.exercise, self.feedback, self.hints_taken, self.on_hint = exercise, feedback, hints_taken, on_hint
         super().__init__(live=live)
         self.redraw()
 
@@ -46,8 +52,8 @@ class ExercisePanel(Panel[Feedback]):
         return self.feedback
 
     def ask_for_hint(self) -> None:
-        """Show one more hint, which the lesson counts."""
-        self.lesson.hint(self.exercise.name)
+        """Show one more hint."""
+        self.on_hint()
         self.redraw()
 
     def build(self) -> tuple[Any, Callable[[], None]]:
@@ -58,7 +64,7 @@ class ExercisePanel(Panel[Feedback]):
         button.on_click(lambda button: self.ask_for_hint())
 
         def draw() -> None:
-            taken, number = self.lesson.hints_taken.get(self.exercise.name, 0), len(self.exercise.hints)
+            taken, number = self.hints_taken(), len(self.exercise.hints)
             sentence.value = (
                 f"<div style='line-height:1.45;font-size:14px'><b>{MARKS[self.feedback.right]}</b> "
                 f"{html.escape(self.feedback.text)} <span style='opacity:.75'>({self._worth})</span></div>"

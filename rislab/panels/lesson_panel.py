@@ -65,7 +65,9 @@ class Lesson:
             feedback = Feedback(None, str(error))
         self.feedback[name] = feedback
         self._redraw()
-        return ExercisePanel(exercise, feedback, self, live=self.live)
+        return ExercisePanel(
+            exercise, feedback, lambda: self.hints_taken.get(name, 0), lambda: self.hint(name), live=self.live
+        )
 
     def hint(self, name: str) -> str:
         """The next hint of an exercise, which is counted; the last one again, uncounted, if there is no other.

@@ -13,8 +13,8 @@ from rislab.faults.comparison import shows_in_training
 from rislab.panels.base import say, see
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import Run, folders
-from rislab.panels.training_panel import OverfitPanel, title
 from rislab.panels.training_plot import UNITS, figure_dict, table
+from rislab.panels.training_runs import TrainingRuns
 from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR
 from rislab.sanity.overfit_config import OverfitConfig
@@ -41,7 +41,7 @@ class TrainingView:
         panel: whose methods the widgets call.
     """
 
-    def __init__(self, panel: OverfitPanel) -> None:
+    def __init__(self, panel: TrainingRuns) -> None:
         import ipywidgets as widgets
 
         self.panel = panel
@@ -143,7 +143,7 @@ class TrainingView:
     def _figure(self) -> dict[str, Any]:
         runs = self.shown_runs()
         self.texts["numbers"].value = table(runs)
-        return figure_dict(runs, title(self.panel), log=self.log.value, unit=self.unit.value)
+        return figure_dict(runs, self.panel.title(), log=self.log.value, unit=self.unit.value)
 
     def _verdict(self) -> str:
         """The checkup's summary, and its faults and warnings with their numbers and what to change, as HTML."""

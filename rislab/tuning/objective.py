@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from rislab.data.scenes import SceneBatch
+from rislab.data.simulation import simulate
 from rislab.errors import check_choice
 from rislab.model.network import CovarianceNet
 from rislab.music import benchmark
@@ -17,7 +19,7 @@ from rislab.music.estimate import Estimate
 from rislab.music.metrics import Matching, match, tolerances_of
 from rislab.music.spectra import music_spectrum
 from rislab.music.subspace import is_rank_deficient
-from rislab.tuning.tuning_config import OBJECTIVES
+from rislab.tuning.tuning_config import OBJECTIVES, TuningConfig
 
 MISS_PENALTY = 10.0
 
@@ -55,6 +57,11 @@ class LocalisationObjective:
         self._grid = benchmark.search_grid(scenes.config)
         self._groups = [(int(count), scenes[counts == count]) for count in counts.unique()]
         self._limits = [crb(group).position for _, group in self._groups]  # [B, K]
+
+    @classmethod
+    def of(cls, config: TuningConfig, split: str = "validation") -> Self:
+        """On the fixed scenes of a split: "validation" during the search, "test" after it."""
+        return cls(simulate(config.base.scene_config(), config.eval_scenes, seed=config.seed, split=split))
 
     def __call__(self, model: CovarianceNet) -> Scores:
         """Scores of a network; NaN if what it predicts is not finite."""

@@ -1,4 +1,4 @@
-"""What is searched, and how; torch is imported where a score is made."""
+"""What is searched, and how."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from rislab.config import Config, choice, integer, part
 from rislab.training.learning_config import LearningConfig
 from rislab.tuning.space import DEFAULT_SPACE, Space, check_space, space_from_dict, space_to_dict
-
-if TYPE_CHECKING:
-    from rislab.tuning.objective import LocalisationObjective
 
 # Objective → whether more is better, and what it is called on an axis.
 OBJECTIVES = {
@@ -87,10 +84,3 @@ class TuningConfig(Config):
     def rerun_seeds(self, count: int, skip: int = 0) -> tuple[int, ...]:
         """Seeds of trainings after the search, which no trial has."""
         return tuple(5_000 + self.seed_of(skip + number) for number in range(count))
-
-    def scorer(self, split: str = "validation") -> LocalisationObjective:
-        """The objective on the fixed scenes of a split: "validation" during the search, "test" after it."""
-        from rislab.data.simulation import simulate
-        from rislab.tuning.objective import LocalisationObjective
-
-        return LocalisationObjective(simulate(self.base.scene_config(), self.eval_scenes, seed=self.seed, split=split))

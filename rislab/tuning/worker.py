@@ -73,7 +73,7 @@ def train_trials(stored: OpenStorage, config: TuningConfig, name: str, folder: P
         stopped: whether to stop at the next step boundary.
     """
     study = open_study(stored, config, name)
-    scorer = config.scorer()
+    scorer = LocalisationObjective.of(config)
     more = True
     while more and not stopped():
         with _taken(study, stored, config) as trial:
@@ -207,7 +207,7 @@ def train_reruns(task: Task, config: TuningConfig, folder: Path, stopped: Stoppe
             with suppress(Timeout), FileLock(place / "claim").acquire(blocking=False):
                 if stopped() or (place / "score.json").exists():
                     continue
-                scorer = scorer or config.scorer(task.split)
+                scorer = scorer or LocalisationObjective.of(config, task.split)
                 training = LearningConfig.from_dict({**fields, "seed": seed})
                 model = training.model()
                 for _ in train_streaming(place, training, model):

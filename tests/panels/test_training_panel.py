@@ -23,7 +23,7 @@ from rislab.errors import InputError
 from rislab.panels import training_view
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
-from rislab.panels.training_panel import OverfitPanel, title
+from rislab.panels.training_panel import OverfitPanel
 from rislab.panels.training_plot import fed_strip, figure_dict, table
 from rislab.panels.training_view import CORRECT
 from rislab.plots.curves import LABEL_ROWS
@@ -109,7 +109,7 @@ ENDLESS = OverfitConfig(scenes=64, micro_batch=16, epochs=10_000)
 def test_the_figure_holds_the_records_and_the_title_the_state(live: None) -> None:
     panel = panels.overfit(CONFIG)
     records = asyncio.run(awaited(panel))
-    drawn = figure_dict(panel.runs, title(panel))
+    drawn = figure_dict(panel.runs, panel.title())
     by_name = {trace["name"]: trace for trace in drawn["data"]}
     assert list(by_name["run 1"]["y"]) == [record.loss for record in step_records(records)]
     assert list(by_name["eval, same data"]["y"]) == [record.train_eval for record in epoch_records(records)]
@@ -140,7 +140,7 @@ def test_stop_does_not_call_a_finished_run_stopped(live: None, running: bool) ->
         asyncio.run(awaited(panel))
     button(panel, "Stop").click()
     asyncio.run(awaited(panel))
-    assert panel.state == "finished" and title(panel).startswith("finished")
+    assert panel.state == "finished" and panel.title().startswith("finished")
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_every_knob_sets_the_next_run_and_runs_stay_for_comparison(
     config = panel.config
     expected = list(fit(config.model(), config.data(), config.training(), validation=config.validation_data()))
     assert all(equal_but_time(one, other) for one, other in zip(records, expected, strict=True))
-    labels = [trace["name"] for trace in figure_dict(panel.runs, title(panel))["data"]]
+    labels = [trace["name"] for trace in figure_dict(panel.runs, panel.title())["data"]]
     assert "run 1" in labels and f"run 2: {label}" in labels
     knob(panel, "run").index = 0
     button(panel, "Remove").click()
@@ -459,7 +459,7 @@ def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(
     assert any("weight = 1.0" in text for text in texts)
     button(panel, "Start").click()
     asyncio.run(awaited(panel))
-    assert title(panel) == "finished: classroom, fp32, never divided, step 16"
+    assert panel.title() == "finished: classroom, fp32, never divided, step 16"
     assert panel.verdict().startswith("✗ never divided")
     fed, _ = fed_strip(panel.runs[1])
     assert np.allclose(fed[0]["y"], 2.0) and set(fed[0]["marker"]["color"]) == {VERMILLION}

@@ -21,9 +21,9 @@ def test_the_score_is_that_of_the_network_and_of_nothing_else() -> None:
     """Configurations that differ in every weight of the loss, and one network: one score."""
     model = BASE.model()
     scores = {
-        (curriculum, blend): dataclasses.replace(
-            SMALL, base=dataclasses.replace(BASE, curriculum=curriculum, blend=blend)
-        ).scorer()(model)
+        (curriculum, blend): LocalisationObjective.of(
+            dataclasses.replace(SMALL, base=dataclasses.replace(BASE, curriculum=curriculum, blend=blend))
+        )(model)
         for curriculum in ("no-curriculum", "three-phase")
         for blend in (0.0, 0.3)
     }
@@ -57,7 +57,7 @@ def test_the_truth_scores_near_the_bound_and_nonsense_does_not() -> None:
 
 @pytest.mark.slow
 def test_scoring_does_not_touch_the_training() -> None:
-    scorer = SMALL.scorer()
+    scorer = LocalisationObjective.of(SMALL)
 
     def weights(scored: bool) -> torch.Tensor:
         model = BASE.model()

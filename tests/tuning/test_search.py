@@ -24,6 +24,7 @@ from rislab.training.records import epoch_records
 from rislab.training.run_folder import load_model, read_config, read_records
 from rislab.tuning import processes, search
 from rislab.tuning.analysis import mean_scores
+from rislab.tuning.objective import LocalisationObjective
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.study import Trial, trial_folder
 from rislab.tuning.tuning_config import TuningConfig
@@ -64,7 +65,7 @@ def test_the_best_trains_again_to_its_score(finished: tuple[Path, SearchProgress
     assert best is not None and best.score is not None
     assert main(["train", "--config", str(folder / "best.yaml"), "--run", str(tmp_path / "run"), "--threads", "1"]) < 2
     model, _ = load_model(tmp_path / "run")
-    assert SMALL.scorer()(model).peb == pytest.approx(best.score, rel=1e-6)
+    assert LocalisationObjective.of(SMALL)(model).peb == pytest.approx(best.score, rel=1e-6)
 
 
 def test_the_winner_is_trained_again_with_seeds_of_its_own(
@@ -83,8 +84,8 @@ def test_the_winner_is_trained_again_with_seeds_of_its_own(
     # Scored anew: scenes of the test split, not those of the search.
     default = next(one for one in progress.finals if one.name == "default")
     model, _ = load_model(folder / search.CONFIRM / str(progress.best.number) / f"default-{default.seed}")
-    assert SMALL.scorer("test")(model).peb == pytest.approx(default.peb, rel=1e-6)
-    assert SMALL.scorer()(model).peb != pytest.approx(default.peb, rel=1e-6)
+    assert LocalisationObjective.of(SMALL, "test")(model).peb == pytest.approx(default.peb, rel=1e-6)
+    assert LocalisationObjective.of(SMALL)(model).peb != pytest.approx(default.peb, rel=1e-6)
 
 
 def short_ladder(monkeypatch: pytest.MonkeyPatch, red: str = "") -> list[Any]:
