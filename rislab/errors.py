@@ -6,9 +6,30 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+# Characters of a sentence; beyond that, what a file holds has filled it.
+LONGEST = 1000
+
 
 class InputError(ValueError):
-    """Raised for input that rislab cannot accept; its text is one clear sentence, and the command line exits with 2."""
+    """Raised for input that rislab cannot accept; its text is one clear sentence, and the command line exits with 2.
+
+    Args:
+        text: the sentence; what a stranger's file puts into it can neither break its line nor reach the terminal.
+    """
+
+    def __init__(self, text: str) -> None:
+        line = " ".join(part.strip() for part in text.splitlines())
+        if not line.isprintable():
+            line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}")
+
+
+def error_text(error: BaseException) -> str:
+    """The first line of an error's text, "" if it has none."""
+    try:
+        return next(iter(str(error).splitlines()), "")
+    except Exception as own:
+        return f"an error without words: {type(own).__name__}"
 
 
 def check_choice(field: str, value: object, allowed: Iterable[object]) -> None:

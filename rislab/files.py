@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 
 # What a file may hold, so that none fills the memory: bytes of YAML, and values that its aliases stand for.
 YAML_BYTES, YAML_VALUES = 2**20, 100_000
@@ -67,10 +67,10 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(error_text(error)) from error
     # PyYAML lets other errors of its constructors through: for a date that no calendar has, for "!!bool perhaps".
     except (ValueError, LookupError, AttributeError) as error:
-        raise ValueError(f"a value in it cannot be built ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"a value in it cannot be built ({error_text(error)})") from error
 
 
 def _values(node: Any, known: dict[int, int]) -> int:

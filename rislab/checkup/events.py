@@ -22,12 +22,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import UNJUDGED, Finding, as_note, error_text
+from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.looks import Looks
 from rislab.checkup.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.rules import Code
 from rislab.checkup.tensors import has_numbers, tensors_of
+from rislab.errors import error_text
 
 # So many tensors of the arguments are looked at.
 _LOOKED_AT = 4

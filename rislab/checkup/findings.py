@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from rislab.checkup.html import Html, html_table
 from rislab.checkup.rules import RULES, Code
+from rislab.errors import error_text
 
 SEVERITIES = ("fault", "warning", "note")
 MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
@@ -214,14 +215,6 @@ def last_findings(watch: Watched, error: BaseException | None = None, *, failed:
         if not (failed and watch.steps and finding.name in OF_THE_END)
         and not (crashed and finding.code == Code.WEIGHTS.value)
     )
-
-
-def error_text(error: BaseException) -> str:
-    """The first line of an error's text, "" if it has none."""
-    try:
-        return next(iter(str(error).splitlines()), "")
-    except Exception as own:
-        return f"an error without words: {type(own).__name__}"
 
 
 def listed(names: Sequence[object], shown: int = 4, more: int = 0) -> str:

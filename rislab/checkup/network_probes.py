@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, error_text, listed
+from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
 from rislab.checkup.seeds import one_seed
 from rislab.checkup.trace import precision_of
+from rislab.errors import error_text
 
 MIXED = "the samples of a batch are mixed"
 OVER_THE_BATCH = "normalised over the batch"

@@ -20,7 +20,6 @@ from rislab.checkup.call_stack import by_library, caller
 from rislab.checkup.closures import reporting_closures
 from rislab.checkup.current_forward import CurrentForward, watch_use
 from rislab.checkup.events import ForwardEvent
-from rislab.checkup.findings import error_text
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.loss_graph import depends_on, weighed_node
@@ -32,6 +31,7 @@ from rislab.checkup.step_storage import StepStorage
 from rislab.checkup.trace import Backward, Clip, MicroBatch, Step, Trace
 from rislab.checkup.weight_changes import WeightChanges
 from rislab.checkup.windows import Declared
+from rislab.errors import error_text
 
 # Forwards of which it is noticed whether a backward comes to them, besides those of windows that are compared.
 FORWARDS = 64

@@ -30,11 +30,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
-from rislab.checkup.findings import Findings, error_text, last_findings
+from rislab.checkup.findings import Findings, last_findings
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.report import CheckupReport
 from rislab.checkup.windows import Declared
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 
 
 class Ending(NamedTuple):

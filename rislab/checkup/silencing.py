@@ -22,8 +22,8 @@ from rislab.checkup.rules import RULES
 from rislab.errors import InputError
 
 COMMENT = re.compile(r"#\s*rislab:\s*ignore(?:\[([^\]]*)\])?")
-# Of the file that holds a baseline.
-VERSION = 1
+# Of the file that holds a baseline, and its most characters.
+VERSION, LONGEST = 1, 2**23
 
 
 class KnownFinding(NamedTuple):
@@ -105,7 +105,10 @@ class Baseline:
         """
         try:
             with open(path, encoding="utf-8") as file:
-                plain = json.load(file)
+                text = file.read(LONGEST + 1)
+            if len(text) > LONGEST:
+                raise ValueError(f"it has more than {LONGEST >> 20} million characters")
+            plain = json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"baseline {path} could not be read: {error}; --write-baseline makes it") from error
         try:

@@ -16,9 +16,10 @@ from __future__ import annotations
 import csv
 import difflib
 import math
-import struct
+import subprocess
+import sys
+import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rislab.data import foreign_files
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
-from rislab.errors import InputError, check_number
+from rislab.errors import InputError, check_number, error_text
 
 Array = NDArray[Any]
 LIGHT_SPEED = 299_792_458.0
@@ -36,16 +38,11 @@ LIGHT_SPEED = 299_792_458.0
 MOST_BYTES = 2**28
 REQUIRED = ("snapshots", "elements", "wavelength")
 SURFACE = ("codes", "channel")
+TABLES = ("snapshots", *SURFACE, "elements", "noise_power", "pilots")
 WORDS = ("wavefront", "symbols")
 NAMES = (
     *("snapshots", "codes", "channel", "elements", "rows", "columns", "spacing", "wavelength", "frequency"),
     *("wavefront", "symbols", "noise_power", "pilots", "azimuth", "elevation", "range"),
-)
-MATLAB_TABLES = ("double", "single", "int", "uint", "logical", "char")
-# What readers raise for files that are none of theirs.
-READING = (
-    *(OSError, ValueError, TypeError, EOFError, LookupError, AttributeError, MemoryError, RuntimeError, OverflowError),
-    *(zlib.error, zipfile.BadZipFile),
 )
 COLUMNS = ("quantity", "row", "column", "real", "imag")
 
@@ -66,7 +63,7 @@ def read_measurement(path: Path | str) -> Measurement:
         raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
     try:
         return measurement_of(READERS[file.suffix.lower()](file))
-    except InputError as error:
+    except (InputError, foreign_files.RefusedError) as error:
         raise InputError(f"{file.name}: {error}") from None
 
 
@@ -76,6 +73,9 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     Args:
         fields: by name; other names than NAMES are left alone.
     """
+    for name, value in fields.items():
+        if name in TABLES and (kind := np.asarray(value).dtype).kind not in "biufc":
+            raise InputError(f"{name} holds values of type {kind}; allowed: numbers")
     wavelength = _wavelength(fields)
     if "snapshots" not in fields:
         raise InputError(_lacks("snapshots", fields))
@@ -166,95 +166,35 @@ def _column(snapshots: Array, channel: Array) -> Array:
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
-            _check_size(sum(part.file_size for part in archive.infolist()))
+            foreign_files.check_size(sum(part.file_size for part in archive.infolist()), MOST_BYTES)
         with np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in content.files if name in NAMES} | {
                 name: None for name in content.files if name not in NAMES
             }
-    except InputError:
+    except foreign_files.RefusedError:
         raise
-    except READING as error:
-        raise InputError(f"it is no NPZ file of plain arrays ({str(error).splitlines()[0]})") from None
+    except Exception as error:
+        raise _not_read("NPZ file of plain arrays", error) from None
 
 
-def _read_mat(file: Path) -> dict[str, Any]:
-    scipy_io = _package("scipy.io", "MAT")
-    try:
-        _check_size(_unpacked_bytes(file))
-        kinds = {name: (kind, shape) for name, shape, kind in scipy_io.whosmat(file)}
-        for name in NAMES:
-            kind, shape = kinds.get(name, ("double", ()))
-            if not kind.startswith(MATLAB_TABLES):
-                raise InputError(f"{name} is a {kind} of MATLAB; allowed: a table of numbers, or a text")
-            _check_size(16 * math.prod(shape))
-        content = scipy_io.loadmat(file, squeeze_me=False, variable_names=[name for name in kinds if name in NAMES])
-    except NotImplementedError:
-        # Version 7.3 is an HDF5 file whose axes run the other way round.
-        return _read_hdf5(file)
-    except InputError:
-        raise
-    except (*READING, scipy_io.matlab.MatReadError) as error:
-        raise InputError(
-            f"it is no MAT file ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from None
-    return dict.fromkeys(kinds) | {name: value for name, value in content.items() if name in NAMES}
-
-
-def _unpacked_bytes(file: Path) -> int:
-    """Bytes that the packed parts of a MAT file of version 5 unpack to; it stops where they are too many."""
-    count = 0
-    with file.open("rb") as handle:
-        handle.seek(128)
-        while count <= MOST_BYTES and len(tag := handle.read(8)) == 8:
-            kind, size = struct.unpack("<II", tag)
-            if kind == 15:
-                unpack, packed = zlib.decompressobj(), handle.read(min(size, MOST_BYTES))
-                while packed and count <= MOST_BYTES:
-                    count += len(unpack.decompress(packed, 2**20))
-                    packed = unpack.unconsumed_tail
-            else:
-                handle.seek(size, 1)
-    return count
-
-
-def _read_hdf5(file: Path) -> dict[str, Any]:
-    h5py = _package("h5py", "HDF5")
-    fields: dict[str, Any] = {}
-    try:
-        with h5py.File(file, "r") as content:
-            for name in content:
-                if isinstance(content.get(name, getlink=True), h5py.ExternalLink):
-                    raise InputError(f"{name} is a link to another file; allowed: data in this file")
-                if name not in NAMES:
-                    fields[name] = None
-                    continue
-                data = content[name]
-                if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-                    raise InputError(f"{name} is no plain table of this file; allowed: a dataset")
-                _check_size(data.nbytes)
-                fields[name] = _plain(data)
-            fields |= {name: value for name, value in content.attrs.items() if name in NAMES}
-    except InputError:
-        raise
-    except READING as error:
-        raise InputError(f"it is no HDF5 file ({str(error).splitlines()[0]})") from None
-    return fields
-
-
-def _plain(data: Any) -> Any:
-    """The values of a dataset: complex numbers and texts as MATLAB writes them too."""
-    values = data[()]
-    kind = data.attrs.get("MATLAB_class")
-    if kind == b"char":
-        return "".join(chr(code) for code in np.asarray(values).reshape(-1))
-    if isinstance(values, np.ndarray) and values.dtype.names == ("real", "imag"):
-        values = values["real"] + 1j * values["imag"]
-    return values if kind is None else np.asarray(values).T
+def _read_foreign(file: Path) -> dict[str, Any]:
+    """Of a MAT or an HDF5 file, by a process of its own; see the module that it runs."""
+    _package(*(("scipy.io", "MAT") if file.suffix.lower() == ".mat" else ("h5py", "HDF5")))
+    with tempfile.TemporaryDirectory(prefix="rislab-") as folder:
+        target = Path(folder) / "tables.npz"
+        words = [foreign_files.__file__, str(file.absolute()), str(target), str(MOST_BYTES), *NAMES]
+        done = subprocess.run(
+            [sys.executable, "-P", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+        if done.returncode == 0:
+            return _read_npz(target)
+    reason = done.stdout.decode(errors="replace") if done.returncode == 1 else ""
+    raise InputError(reason or "it is damaged, or asks for too much memory or time: its reader did not come to an end")
 
 
 def _read_csv(file: Path) -> dict[str, Any]:
     # A row of some twenty bytes becomes an entry of some two hundred.
-    _check_size(8 * file.stat().st_size)
+    foreign_files.check_size(8 * file.stat().st_size, MOST_BYTES)
     cells: dict[str, dict[tuple[int, int, int], complex]] = {}
     words: dict[str, str] = {}
     try:
@@ -279,7 +219,7 @@ def _read_csv(file: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, csv.Error, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"it is no table of numbers ({str(error).splitlines()[0]})") from None
+        raise _not_read("table of numbers", error) from None
     return {name: _dense(name, values) for name, values in cells.items()} | words
 
 
@@ -299,9 +239,9 @@ def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:
     return plain[0] if shape[0] == 1 else plain
 
 
-def _check_size(size: int) -> None:
-    if size > MOST_BYTES:
-        raise InputError(f"it unpacks to more than {MOST_BYTES >> 20} MB; allowed: a measurement that is smaller")
+def _not_read(kind: str, error: Exception) -> InputError:
+    """What a reader of others raised for a file that is none of its own may be of any type."""
+    return InputError(f"it is no {kind} ({error_text(error) or type(error).__name__})")
 
 
 def _package(name: str, kind: str) -> Any:
@@ -316,9 +256,9 @@ def _package(name: str, kind: str) -> Any:
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npz": _read_npz,
-    ".mat": _read_mat,
-    ".h5": _read_hdf5,
-    ".hdf5": _read_hdf5,
+    ".mat": _read_foreign,
+    ".h5": _read_foreign,
+    ".hdf5": _read_foreign,
     ".csv": _read_csv,
 }
 

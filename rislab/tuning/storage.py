@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from rislab import files
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -150,7 +150,7 @@ def _errors(address: URL) -> Iterator[None]:
 def _reason(error: BaseException, address: URL) -> str:
     """The first line of what a database says, without the password."""
     cause = error.__cause__ or error
-    first = (str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__).splitlines()[0]
+    first = error_text(getattr(cause, "orig", None) or cause) or type(cause).__name__
     for secret in (address.password, *(text for text in address.query.values() if isinstance(text, str))):
         first = first.replace(str(secret), "***") if secret else first
     return first

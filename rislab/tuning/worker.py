@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from rislab import files
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 from rislab.training.learning_config import LearningConfig
 from rislab.training.records import EpochRecord, Record, StepRecord
 from rislab.training.streaming import train_streaming
@@ -143,7 +143,7 @@ def _train_trial(
     except InputError:
         raise  # A file that cannot be read or written says nothing about the trial.
     except FAILURES as error:
-        state, reason = TrialState.FAIL, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        state, reason = TrialState.FAIL, f"{type(error).__name__}: {error_text(error)}"
     if state is None:
         return
     if state != TrialState.FAIL and not scores:

@@ -133,6 +133,25 @@ def test_no_link_to_another_file_is_followed(tmp_path: Path) -> None:
         read_measurement(tmp_path / "none.h5")
 
 
+def test_a_file_that_ends_its_reader_is_refused(tmp_path: Path) -> None:
+    """A table of a type that MATLAB does not have: scipy's reader, in C, looks behind the end of its own table."""
+    pytest.importorskip("scipy")
+    write_template(tmp_path / "a.mat")
+    content = (tmp_path / "a.mat").read_bytes()
+    size = template_fields()["channel"].size * 8
+    doubles = (9).to_bytes(4, "little") + size.to_bytes(4, "little")
+    assert content.count(doubles) == 2  # real and imaginary parts
+    (tmp_path / "b.mat").write_bytes(content.replace(doubles, bytes(4) + doubles[4:]))
+    with pytest.raises(InputError, match="its reader did not come to an end"):
+        read_measurement(tmp_path / "b.mat")
+
+
+def test_a_table_of_anything_but_numbers_is_refused(tmp_path: Path) -> None:
+    for strange in (np.zeros(4, "f8,f8"), np.array(["a"]), np.zeros(2, "m8[s]")):
+        with pytest.raises(InputError, match="codes holds values of type .*; allowed: numbers"):
+            measurement_of({**template_fields(), "codes": strange})
+
+
 def test_matlab_7_3_writes_hdf5_with_its_axes_turned(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
     pytest.importorskip("scipy")
