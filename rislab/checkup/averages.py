@@ -66,6 +66,7 @@ class CopiesOfOne:
         held = [value for group in optimizer.param_groups for value in group["params"]]
         self._weights = [value for value in held if is_readable(value) and value.requires_grad][:WEIGHTS]
         self._copies: list[WeightCopy] = []
+        self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
         self._step = self._renewals = 0
 
     def before_step(self) -> None:
@@ -81,12 +82,17 @@ class CopiesOfOne:
         if self._copies and (self._step <= FIRST or self._step % distance < 2):
             self._read()
 
-    def _search(self) -> list[tuple[int, Tensor]]:
-        """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place."""
+    def _search(self, young: bool = False) -> list[tuple[int, Tensor]]:
+        """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place.
+
+        Args:
+            young: only among those that were made lately.
+        """
         shapes = {value.shape for value in self._weights}
-        used = set()
-        objects = living_objects((Optimizer, Tensor))
-        for optimizer in (one for one in objects if isinstance(one, Optimizer) and "param_groups" in vars(one)):
+        used = {id(copy.values) for copy in self._copies}
+        objects = living_objects((Optimizer, Tensor), young)
+        self._optimizers.update(one for one in objects if isinstance(one, Optimizer) and "param_groups" in vars(one))
+        for optimizer in self._optimizers:
             used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
             states = [state for state in optimizer.state.values() if isinstance(state, dict)]
             used |= {id(value) for state in states for value in state.values()}
@@ -133,8 +139,8 @@ class CopiesOfOne:
         dead = [copy for copy in self._copies if copy.copy() is None]
         alive = {id(copy.copy()) for copy in self._copies}
         self._renewals += 1
-        # Each search goes through all objects.
-        candidates = self._search() if self._renewals <= RENEWALS else []
+        # A search through all objects would take as long as many steps.
+        candidates = self._search(young=True) if self._renewals <= RENEWALS else []
         results = [(place, value) for place, value in candidates if id(value) not in alive]
         for copy in dead:
             fitting = [value for place, value in results if place == copy.place]

@@ -7,15 +7,17 @@ from itertools import compress
 from typing import Any
 
 
-def living_objects(kinds: tuple[type, ...]) -> list[Any]:
+def living_objects(kinds: tuple[type, ...], young: bool = False) -> list[Any]:
     """All objects of some classes and of their subclasses that Python's collector knows.
 
     Args:
         kinds: classes. Objects are asked by their type alone: some answer to isinstance() with code of their own.
+        young: only those that were made lately, which are few.
     """
     # Types are told apart by identity: some have a hash of their own.
     wanted = {id(kind) for one in kinds for kind in _with_subclasses(one)}
-    objects = gc.get_objects()
+    # A list under construction would stand in itself.
+    objects = gc.get_objects(0) + gc.get_objects(1) if young else gc.get_objects()
     # There are some hundred thousand: no line of Python for each.
     return [*compress(objects, map(wanted.__contains__, map(id, map(type, objects))))]
 
