@@ -65,7 +65,7 @@ def check_number(
     right = isinstance(value, types) and not isinstance(value, bool)
     # NaN fails both comparisons; an integer of any size can be compared.
     if not right or not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value == low):
-        raise InputError(f"{field} is {_shown(value)}; allowed: {allowed}")
+        raise InputError(f"{field} is {shown(value)}; allowed: {allowed}")
 
 
 def check_interval(field: str, value: object, low: float, high: float, *, integer: bool = False) -> None:
@@ -85,8 +85,8 @@ def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
         raise InputError(f"{kind} is given as a {type(given).__name__}; allowed: a mapping of {', '.join(names)}")
     for name in given:
         if name not in names:
-            shown = name if isinstance(name, str) and name.isidentifier() else _shown(name)
-            raise InputError(f"{shown} is not a field of {kind}{did_you_mean(shown, names)}")
+            text = name if isinstance(name, str) and name.isidentifier() else shown(name)
+            raise InputError(f"{text} is not a field of {kind}{did_you_mean(text, names)}")
 
 
 def did_you_mean(name: str, allowed: Iterable[str], count: int = 1) -> str:
@@ -127,7 +127,7 @@ def limit_text(value: float) -> str:
     return repr(value) if float(text) != value and float(text).is_integer() else text
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A value for a sentence, cut if it would fill the screen."""
     try:
         text = repr(value)

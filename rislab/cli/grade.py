@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="judge code as well: each function in a process of its own, with limits of time, memory and network",
     )
     parser.add_argument(
-        "--seconds", type=common.to_number, metavar="X", help="of the processor for a function, with --run (default 20)"
+        "--seconds", type=common.to_number, metavar="X", help="of the processor for a function, with --run (default 10)"
     )
     parser.add_argument("--quiz-seed", type=common.to_integer, metavar="N", help="of the quiz (default 1)")
 
@@ -44,6 +44,10 @@ def run(options: argparse.Namespace) -> int:
 
     if options.seconds is not None and not options.run:
         raise InputError("--seconds belongs to code that is run; allowed: with --run")
+    if options.out and Path(options.out).resolve().is_relative_to(Path(options.folder).resolve()):
+        raise InputError(
+            f"out is {options.out}; allowed: a folder outside of {options.folder}, which holds the hand-ins"
+        )
     seconds = SECONDS if options.seconds is None else options.seconds
     check_number("seconds", seconds, 1, 3600)
     # Toy models are run to measure the right answers.

@@ -129,7 +129,7 @@ def _difference(value: Any, expected: Any) -> str:
             return f"returned {_short(value)}; allowed: {len(expected)} tensors"
         return next((text for pair in zip(value, expected, strict=True) if (text := _difference(*pair))), "")
     if isinstance(expected, set):
-        return "" if value == expected else f"returned {_short(value)}"
+        return "" if type(value) is set and value == expected else f"returned {_short(value)}"
     try:
         given = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from rislab.errors import InputError, check_choice
+from rislab.errors import InputError, check_choice, shown
 from rislab.faults import code_checks, story
 from rislab.faults.catalogue import find_fault
 from rislab.faults.comparison import ComparisonCache, attribute_run
@@ -77,18 +77,18 @@ def check(name: str, answer: Any, *, quiz_seed: int = SEED) -> Feedback:
         return Feedback(None, NO_ANSWER)
     if exercise.kind == "code":
         if not callable(answer):
-            raise InputError(f"answer is {answer!r}; allowed: the function {exercise.function}")
+            raise InputError(f"answer is {shown(answer)}; allowed: the function {exercise.function}")
         return check_function(exercise, answer)
     if exercise.kind == "quiz":
         return _check_quiz(answer, quiz_seed)
     truth = true_answer(name)
     if isinstance(truth, str):
         if not isinstance(answer, str):
-            raise InputError(f"answer is {answer!r}; allowed: a word in quotes")
+            raise InputError(f"answer is {shown(answer)}; allowed: a word in quotes")
         right = answer.strip().lower() == truth
     else:
         if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-            raise InputError(f"answer is {answer!r}; allowed: a number")
+            raise InputError(f"answer is {shown(answer)}; allowed: a number")
         right = abs(answer - truth) <= TOLERANCES.get(name, TOLERANCE) * abs(truth)
     return Feedback(right, "right" if right else "not yet")
 
@@ -136,7 +136,7 @@ def _is_answer(filename: str) -> bool:
 
 def _check_quiz(answer: Any, seed: int) -> Feedback:
     if not isinstance(answer, list | tuple) or not all(isinstance(one, str) for one in answer):
-        raise InputError(f"answer is {answer!r}; allowed: a list of names in quotes")
+        raise InputError(f"answer is {shown(answer)}; allowed: a list of names in quotes")
     key = answer_key(seed)
     right = sum(one.strip().lower() == name.lower() for one, name in zip(answer, key, strict=False))
     return Feedback(right == len(key), f"{right} of {len(key)} right", right / len(key))

@@ -54,7 +54,7 @@ def teacher_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     for cell in notebook.cells:
         cells.append(cell)
         cell.source = _with_seed(cell, quiz_seed)
-        for name in answers_of(_holding(cell))[0] if cell.cell_type == "code" else ():
+        for name in answers_of({"cells": [cell]})[0] if cell.cell_type == "code" else ():
             exercise = EXERCISES[name]
             cell.source = solved(exercise, quiz_seed)
             if exercise.kind != "code":
@@ -175,13 +175,6 @@ def _with_seed(cell: Any, quiz_seed: int) -> str:
     if "parameters" not in cell.metadata.get("tags", []):
         return str(cell.source)
     return str(cell.source).replace(f"quiz_seed: int = {SEED} ", f"quiz_seed: int = {quiz_seed} ")
-
-
-def _holding(cell: Any) -> Any:
-    """A notebook of one cell."""
-    from nbformat.v4 import new_notebook
-
-    return new_notebook(cells=[cell])
 
 
 def _markdown(id: str, text: str) -> Any:

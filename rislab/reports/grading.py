@@ -8,16 +8,17 @@ import io
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError
-from rislab.faults.exercises import EXERCISES, check, points, same_code
+from rislab.errors import InputError, shown
+from rislab.faults.exercises import EXERCISES, check, points
 from rislab.faults.quiz import SEED
-from rislab.reports.hand_ins import Answer, HandIn, hand_ins
+from rislab.reports.hand_ins import Answer, HandIn, hand_ins, statements_of
 from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
 VERDICTS = ("right", "in part", "wrong", "no answer", "not readable", "not run", "not there")
@@ -93,33 +94,40 @@ def grade(
     notes: list[str] = []
     if run:
         waiting = [(one, name) for one in class_ for name in EXERCISES if marks[one.student][name].verdict == "not run"]
-        jobs = [Job(name, tuple(dict.fromkeys(one.imports)), one.answers[name].source) for one, name in waiting]
+        jobs = [Job(name, _imports(one, one.answers[name].source), one.answers[name].source) for one, name in waiting]
         outcomes = list(run_jobs(jobs, seconds=seconds)) if jobs else []
         for (one, name), outcome in zip(waiting, outcomes, strict=True):
             marks[one.student][name] = _mark_of_code(name, outcome)
         notes = _how_it_ran(outcomes)
     grades = []
     for one in class_:
-        edited = _edited(one, marks[one.student])
-        remarks = one.remarks + ([f"the output says right, the answer is not: {', '.join(edited)}"] if edited else [])
+        remarks = [*one.remarks, *_about_outputs(one, marks[one.student])]
         grades.append(Grade(one.student, marks[one.student], one.missing(), remarks))
     return grades, notes
 
 
+def _imports(hand_in: HandIn, source: str) -> tuple[str, ...]:
+    """The import statements of a student that bind a name which a source uses."""
+    nodes = (node for statement in statements_of(source) for node in ast.walk(statement))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    bound = {
+        line: {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        for line in dict.fromkeys(hand_in.imports)
+        for node in statements_of(line)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    return tuple(line for line, names in bound.items() if names & (used | {"*"}))
+
+
 def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
     """Sentences on the limits that held."""
-    finished = [
-        one for one in outcomes if one.text and not one.text.startswith(("stopped", "its process", "the sandbox"))
-    ]
     if not outcomes:
         return ["no code was there to be run"]
-    network = (
-        "an empty network of its own"
-        if finished and all(one.own_network for one in finished)
-        else "no network of its own, which this kernel does not allow: sockets were refused by Python alone"
-    )
+    by_kernel = any(one.by_kernel for one in outcomes)
+    who = "the kernel" if by_kernel else "Python alone, since this kernel offers no filter of system calls,"
     return [
-        f"{len(outcomes)} functions were run, each in a process of its own with limits of time and memory and {network}"
+        f"{len(outcomes)} functions were run, each in a process of its own with limits of time and memory; {who} "
+        "refused them programs, processes, signals, sockets and writing files"
     ]
 
 
@@ -129,7 +137,7 @@ def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
     if answer is None:
         return Mark("not there")
     if EXERCISES[name].kind == "code":
-        return _mark_of_source(name, answer)
+        return _mark_of_source(answer)
     try:
         feedback = check(name, _value(answer.expression), quiz_seed=quiz_seed)
     except (InputError, ArithmeticError, RecursionError) as error:
@@ -140,13 +148,8 @@ def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
     return Mark("right" if feedback.right else "in part" if earned else "wrong", earned, feedback.text)
 
 
-def _mark_of_source(name: str, answer: Answer) -> Mark:
-    try:
-        if same_code(answer.source, EXERCISES[name].start):
-            return Mark("no answer")
-    except (SyntaxError, ValueError, RecursionError):
-        return Mark("not readable")
-    return Mark("not run", text="code is judged by rislab grade --run")
+def _mark_of_source(answer: Answer) -> Mark:
+    return Mark("no answer") if answer.empty else Mark("not run", text="code is judged by rislab grade --run")
 
 
 def _mark_of_code(name: str, outcome: Outcome) -> Mark:
@@ -156,14 +159,13 @@ def _mark_of_code(name: str, outcome: Outcome) -> Mark:
     return Mark("right" if outcome.right else "wrong", earned, outcome.text)
 
 
-def _edited(hand_in: HandIn, marks: dict[str, Mark]) -> list[str]:
-    """Exercises whose output was not made by the answer above it: it says "right", and the answer is not."""
-    right = re.compile(r"\s*right\b")
-    return [
-        name
-        for name, answer in hand_in.answers.items()
-        if right.match(answer.output) and marks[name].verdict in ("wrong", "no answer", "not readable")
-    ]
+def _about_outputs(hand_in: HandIn, marks: dict[str, Mark]) -> Iterator[str]:
+    """Sentences on outputs that say "right" below an answer that is not."""
+    right = [name for name, answer in hand_in.answers.items() if re.match(r"\s*right\b", answer.output)]
+    if edited := [name for name in right if marks[name].verdict in ("wrong", "no answer")]:
+        yield f"the output says right, the answer is not: {', '.join(edited)}"
+    if unread := [name for name in right if marks[name].verdict == "not readable"]:
+        yield f"the output says right, the answer cannot be read: {', '.join(unread)}"
 
 
 def _value(answer: ast.expr) -> Any:
@@ -176,13 +178,15 @@ def _value(answer: ast.expr) -> Any:
         return -value if isinstance(answer.op, ast.USub) else value
     if isinstance(answer, ast.BinOp) and type(answer.op) in _BINARY:
         return _BINARY[type(answer.op)](_number(answer.left), _number(answer.right))
-    raise InputError("answer is an expression; allowed: a number, a text, or sums and products of numbers")
+    raise InputError(
+        "answer is an expression; allowed: in the cell of its check, a number, a text, or sums and products"
+    )
 
 
 def _number(answer: ast.expr) -> float:
     value = _value(answer)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"answer holds {value!r}; allowed: numbers")
+        raise InputError(f"answer holds {shown(value)}; allowed: numbers")
     return float(value)
 
 
@@ -239,8 +243,22 @@ def as_gradescope(one: Grade) -> str:
 def write(grades: Sequence[Grade], folder: Path) -> list[Path]:
     """Write grades.csv, and a file for Gradescope for each student, into a folder; returns the files."""
     contents = {folder / "grades.csv": as_csv(grades)}
-    for one in grades:
-        contents[folder / "gradescope" / f"{one.student}.json"] = as_gradescope(one)
+    for one, name in zip(grades, _file_names([one.student for one in grades]), strict=True):
+        contents[folder / "gradescope" / f"{name}.json"] = as_gradescope(one)
     for path, content in contents.items():
-        files.replace(path, content.encode())
+        # Names of files and texts of students may hold what is no letter.
+        files.replace(path, content.encode(errors="backslashreplace"))
     return list(contents)
+
+
+def _file_names(students: Sequence[str]) -> Iterator[str]:
+    """A name of a file for each student, of letters that can be shown, short enough, and another one for each."""
+    taken: set[str] = set()
+    for student in students:
+        visible = "".join(letter if letter.isprintable() else "_" for letter in student)
+        name = short = visible.encode()[:200].decode(errors="ignore")
+        # Some disks take small and capital letters, and two forms of one accent, for the same.
+        while (key := unicodedata.normalize("NFC", name).casefold()) in taken:
+            name = f"{short} ({len(taken)})"
+        taken.add(key)
+        yield name

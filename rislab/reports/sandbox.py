@@ -1,14 +1,13 @@
 """Code of hand-ins, judged where it can do little: a process of its own for each answer, with limits.
 
-Time, memory and the size of files are limited by the kernel; the network is an empty one of the process's own where the
-kernel allows that, and else sockets are refused by Python alone, which is said. Programs, other processes, native
-libraries and files beyond an empty folder are refused by Python alone: this stops carelessness and curiosity, and no
-expert, who may also tamper with what judges him, in the same process.
+Time and memory are limited by the kernel, which also refuses programs, processes, signals, sockets and writing files;
+where it is not Linux, Python alone does, which is said. Reading files, the solutions above all, is refused by Python
+alone: this stops carelessness and curiosity, and no expert, who may also tamper with what judges him, in one process.
 """
 
 from __future__ import annotations
 
-import ctypes
+import importlib.machinery
 import json
 import math
 import os
@@ -18,23 +17,37 @@ import select
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SECONDS, MEMORY, FILE_SIZE = 20, 1 << 30, 1 << 20
+from rislab.errors import InputError
+from rislab.reports import system_calls
+
+SECONDS, MEMORY = 10, 1 << 30
 # On a busy machine a process waits for others: its own time is limited, and that of the clock more generously.
 CLOCK = 4
+# So long it may do nothing at all.
+IDLE = 5
+READY = "ready\n"
 TEXT = 400
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 REFUSED = (
     "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "os.killpg", "os.remove",
     "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.putenv", "pty.spawn",
-    "subprocess.Popen", "ctypes.dlopen", "sys.addaudithook", "webbrowser.open", "signal.pthread_kill",
+    "subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "sys.addaudithook", "webbrowser.open", "signal.pthread_kill",
+    "gc.get_objects", "gc.get_referrers", "gc.get_referents",
 )  # fmt: skip
 REFUSED_ROOMS = ("socket.", "shutil.", "urllib.", "http.", "ftplib.", "smtplib.", "telnetlib.")
+SOLUTIONS = "rislab.faults."
+MODULES = (".pyi", *importlib.machinery.all_suffixes())
+PACKAGE = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir, "faults")) + os.sep
+SYSTEM = (
+    *(os.path.realpath(path) + os.sep for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())),
+    "/proc/self/", "/sys/", "/dev/", "/usr/",
+)  # fmt: skip
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -60,12 +73,12 @@ class Outcome:
     Args:
         right: None if there is no answer in it.
         text: one sentence.
-        own_network: whether the process had an empty network of its own.
+        by_kernel: whether the kernel refused what an answer has no need of.
     """
 
     right: bool | None
     text: str
-    own_network: bool = False
+    by_kernel: bool = False
 
 
 def run_jobs(jobs: Sequence[Job], *, seconds: float = SECONDS) -> Iterator[Outcome]:
@@ -76,26 +89,50 @@ def run_jobs(jobs: Sequence[Job], *, seconds: float = SECONDS) -> Iterator[Outco
         seconds: of the processor that each may take, > 0; four times that by the clock.
     """
     with tempfile.TemporaryDirectory() as folder:
-        paths = os.pathsep.join(path for path in sys.path if path)
-        environment = {"PATH": os.defpath, "PYTHONPATH": paths, "HOME": folder, "TMPDIR": folder}
-        # Without GPUs no thread is started by a backward, so that the process can be forked.
-        environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
-        command = [sys.executable, "-c", "from rislab.reports import sandbox; sandbox.serve()"]
-        server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=folder, env=environment, text=True
-        )
-        assert server.stdin is not None and server.stdout is not None
+        server = _started(folder)
         try:
             for job in jobs:
-                server.stdin.write(json.dumps([asdict(job), seconds]) + "\n")
-                server.stdin.flush()
-                line = server.stdout.readline()
-                yield Outcome(**json.loads(line)) if line else Outcome(False, "the sandbox could not be started")
+                outcome = _asked(server, job, seconds)
+                if outcome is None:
+                    _close(server)
+                    server = _started(folder)
+                yield outcome or Outcome(False, "its process ended, and with it the one that judges")
         finally:
-            server.stdin.close()
-            server.terminate()
-            server.wait()
-            server.stdout.close()
+            _close(server)
+
+
+def _started(folder: str) -> subprocess.Popen[str]:
+    """A process that judges, in an empty folder."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {"PATH": os.defpath, "PYTHONPATH": paths, "HOME": folder, "TMPDIR": folder}
+    # Without GPUs no thread is started by a backward, so that the process can be forked.
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", "from rislab.reports import sandbox; sandbox.serve()"]
+    pipe = subprocess.PIPE
+    server = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder, env=environment, text=True)
+    assert server.stdout is not None
+    if server.stdout.readline() != READY:
+        _close(server)
+        raise InputError("the process that judges code could not be started; allowed: without --run, answers are read")
+    return server
+
+
+def _asked(server: subprocess.Popen[str], job: Job, seconds: float) -> Outcome | None:
+    """What the process that judges says of a job; None if it is gone."""
+    assert server.stdin is not None and server.stdout is not None
+    try:
+        server.stdin.write(json.dumps([asdict(job), seconds]) + "\n")
+        server.stdin.flush()
+        line = server.stdout.readline()
+    except BrokenPipeError:
+        return None
+    return Outcome(**json.loads(line)) if line else None
+
+
+def _close(server: subprocess.Popen[str]) -> None:
+    server.kill()
+    # Closes both pipes, and does without the other end.
+    server.communicate()
 
 
 def serve() -> None:
@@ -110,6 +147,7 @@ def serve() -> None:
     for exercise in EXERCISES.values():
         if exercise.kind == "code":
             code_checks.problem_of(exercise, code_checks.reference(exercise))
+    print(READY, end="", flush=True)
     for line in sys.stdin:
         fields, seconds = json.loads(line)
         print(json.dumps(asdict(_forked(Job(**fields), seconds))), flush=True)
@@ -125,12 +163,17 @@ def _forked(job: Job, seconds: float) -> Outcome:
         _run_in_child(job, seconds, writing, token)
     os.close(writing)
     answer = b""
-    end = time.monotonic() + CLOCK * seconds
-    while (left := end - time.monotonic()) > 0 and len(answer) < 1 << 16:
-        if not select.select([reading], [], [], left)[0] or not (part := os.read(reading, 1 << 16)):
-            break
-        answer += part
-    timed_out = time.monotonic() >= end
+    now = time.monotonic()
+    end, busy, used = now + CLOCK * seconds, now, 0.0
+    while now < end and now < busy + IDLE and len(answer) < 1 << 16:
+        if select.select([reading], [], [], 0.2)[0]:
+            if not (part := os.read(reading, 1 << 16)):
+                break
+            answer += part
+        now = time.monotonic()
+        if (spent := _processor_time(child)) > used:
+            busy, used = now, spent
+    timed_out = now >= end or now >= busy + IDLE
     os.close(reading)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
@@ -141,8 +184,17 @@ def _forked(job: Job, seconds: float) -> Outcome:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     if timed_out or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
-        return Outcome(False, f"stopped, it took more than {seconds:g} s: does a loop in it never end?")
+        idle = " or waited for nothing" if now >= busy + IDLE else ""
+        return Outcome(False, f"stopped, it took more than {seconds:g} s{idle}: does a loop in it never end?")
     return Outcome(False, "its process ended before it was judged: does it exit, or take too much memory?")
+
+
+def _processor_time(process: int) -> float:
+    """Seconds of the processor that a process took; those of the clock where the system does not say."""
+    try:
+        return time.clock_gettime((~process << 3) | 2)
+    except OSError:
+        return time.monotonic()
 
 
 def _run_in_child(job: Job, seconds: float, writing: int, token: str) -> None:
@@ -150,14 +202,13 @@ def _run_in_child(job: Job, seconds: float, writing: int, token: str) -> None:
     code = 1
     try:
         os.setsid()
+        system_calls.end_with_parent(signal.SIGKILL)
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nothing, stream)
-        own_network = _own_network()
         _limit(seconds)
-        sys.addaudithook(_refuse)
-        right, text = _checked_here(job)
-        answer = Outcome(right, text[:TEXT], own_network)
+        by_kernel = system_calls.refuse_in_this_process()
+        answer = Outcome(*_checked_here(job), by_kernel)
         os.write(writing, json.dumps({**asdict(answer), "token": token}).encode())
         code = 0
     finally:
@@ -168,8 +219,10 @@ def _checked_here(job: Job) -> tuple[bool | None, str]:
     from rislab.faults.exercises import EXERCISES, check_function, in_short
 
     exercise = EXERCISES[job.exercise]
-    if "rislab.faults" in job.source:
-        return False, "not yet: an answer does without rislab.faults, where the solutions stand"
+    for name in [name for name in sys.modules if f"{name}.".startswith(SOLUTIONS)]:
+        del sys.modules[name]
+    vars(sys.modules["rislab"]).pop("faults", None)
+    sys.addaudithook(_refuse)
     namespace: dict[str, Any] = {"__name__": "answer"}
     try:
         for line in job.imports:
@@ -184,21 +237,12 @@ def _checked_here(job: Job) -> tuple[bool | None, str]:
     if not callable(function):
         return False, f"not yet: there is no function {exercise.function}"
     feedback = check_function(exercise, function)
-    return feedback.right, feedback.text
-
-
-def _own_network() -> bool:
-    """Move this process into an empty network of its own; whether the kernel allowed it."""
-    try:
-        return ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
-    except (OSError, AttributeError):
-        return False
+    return feedback.right, feedback.text[:TEXT]
 
 
 def _limit(seconds: float) -> None:
     """Limits that the kernel holds: time of the processor, memory beyond what is taken already, files, processes."""
-    limits = {resource.RLIMIT_FSIZE: FILE_SIZE, resource.RLIMIT_CORE: 0}
-    limits[resource.RLIMIT_NPROC] = 0
+    limits = {resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 0}
     try:
         with open("/proc/self/statm", encoding="ascii") as pages:
             limits[resource.RLIMIT_AS] = int(pages.read().split()[0]) * resource.getpagesize() + MEMORY
@@ -214,8 +258,18 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: what an answer has no need of is an error in it."""
     if event in REFUSED or event.startswith(REFUSED_ROOMS):
         raise PermissionError(f"{event} is not allowed in an answer")
+    if event == "import" and f"{arguments[0]}.".startswith(SOLUTIONS):
+        raise ImportError("an answer does without rislab.faults, where the solutions stand")
     if event == "open":
         path, mode, flags = arguments
-        writes = bool(set(mode or "") & set("wax+")) or bool((flags or 0) & WRITING)
-        if writes and not os.path.realpath(str(path)).startswith(os.getcwd() + os.sep):
+        if set(mode or "") & set("wax+") or (flags or 0) & WRITING:
             raise PermissionError("writing a file is not allowed in an answer")
+        if not isinstance(path, int) and not _is_of_python(os.path.realpath(os.fsdecode(path))):
+            raise PermissionError(f"reading {os.path.basename(os.fsdecode(path))} is not allowed in an answer")
+
+
+def _is_of_python(path: str) -> bool:
+    """Whether a file is one that imports need: a module, or what comes with Python, its packages and the system."""
+    if path.endswith(MODULES):
+        return True
+    return path.startswith(SYSTEM) and not path.startswith(PACKAGE)

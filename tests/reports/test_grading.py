@@ -98,6 +98,61 @@ def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert {"score": 1, "status": "passed"}.items() <= report["tests"][list(EXERCISES).index("suspect")].items()
 
 
+def test_whatever_is_handed_in_is_graded_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    """None of them ends the grading, or stands in the way of another one."""
+    class_, out = tmp_path / "class", tmp_path / "out"
+    right, blank = ("answer = 1\ncheck('suspect', answer)", "answer = None\ncheck('suspect', answer)")
+    handed_in(class_ / "twice.ipynb", right)
+    handed_in(class_ / "twice" / "x.ipynb", blank)
+    handed_in(class_ / "blank after.ipynb", right, blank, "def weights(sizes):\n    pass\ncheck('weights', weights)")
+    handed_in(class_ / "changed.ipynb", "answer = 2\ncheck('suspect', answer)", right)
+    handed_in(class_ / "elsewhere.ipynb", "answer = 1", "check('suspect', answer)", outputs="right\n")
+    handed_in(class_ / "added.ipynb", "answer = 1\nanswer += 1\ncheck('suspect', answer)")
+    handed_in(class_ / "not python.ipynb", "answer = )\ncheck('suspect', answer)")
+    handed_in(class_ / "hex.ipynb", f"answer = 0x{'f' * 9999}\ncheck('optimiser', answer)")
+    handed_in(class_ / "deep.ipynb", f"a{'.b' * 700} = 1", right)
+    handed_in(class_ / "surrogate.ipynb", right, "answer = 1\ncheck('\\ud800', answer)")
+    handed_in(class_ / "much.ipynb", "a = 1;" * 50_000)
+    handed_in(class_ / f"{'l' * 240}.ipynb", right)
+    handed_in(class_ / "Twice.IPYNB", right)
+    content = json.loads((class_ / "changed.ipynb").read_text())
+    shapes: list[Any] = [[], {"cells": 1}, {"cells": [{"cell_type": "code"}, [], None]}]
+    shapes.append({**content, "metadata": [], "cells": [{**content["cells"][1], "id": 5, "outputs": [None, {}]}]})
+    for number, shape in enumerate(shapes):
+        (class_ / f"shape {number}.ipynb").write_text(json.dumps(shape))
+    (class_ / "windows.ipynb").write_bytes(json.dumps(content).encode("utf-16"))
+    (class_ / "latin.ipynb").write_bytes(json.dumps(content).encode() + b"\xe9")
+    (class_ / "folder.ipynb").mkdir()
+    (class_ / "link.ipynb").symlink_to(class_ / "changed.ipynb")
+    (class_ / "report.pdf").write_text("")
+    os.mkfifo(class_ / "pipe.ipynb")
+    os.makedirs(os.fsencode(class_) + b"/caf\xe9")
+    grades, _ = grading.grade(class_)
+    grading.write(grades, out)
+    of = {one.student: (one.points, "; ".join([*one.missing, *one.remarks])) for one in grades}
+    for student in ("twice", "blank after", "changed", "deep", "surrogate", "l" * 240, "Twice", "shape 3", "windows"):
+        assert of[student][0] == 1, student
+    for student, sentence in {
+        "twice": "two hand-ins of one name",
+        "changed": "answered more than once, and the last counts: suspect",
+        "elsewhere": "the output says right, the answer cannot be read: suspect",
+        "much": "characters of code",
+        "shape 0": "no list of cells",
+        "shape 1": "no list of cells",
+        "shape 2": "holds no exercise",
+        "latin": "not UTF-8",
+        "folder.ipynb": "is a folder",
+        "link": "is a link",
+        "report": "is no notebook",
+        "pipe": "is no notebook",
+        "caf\udce9": "nothing was handed in",
+    }.items():
+        assert sentence in of[student][1], (student, of[student])
+    unread = {one.student for one in grades if "not readable" in {mark.verdict for mark in one.marks.values()}}
+    assert unread == {"elsewhere", "added", "not python", "hex"}
+    assert len(list((out / "gradescope").iterdir())) == len(grades)
+
+
 def test_the_exercises_of_the_notebooks_are_all_graded() -> None:
     """Each is there once, unanswered, its difficulty above it: no change of a cell loses one."""
     asked: list[str] = []
