@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.events import Observer
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import cosine, few_coordinates, is_readable
@@ -32,6 +32,8 @@ OPTIMIZERS = 16
 NEAR = 0.5
 # Cosine of a movement that is straight away from the weight; moves that make it certain; copies that must do it.
 AWAY, MOVES, TOGETHER = -0.99, 3, 2
+# An average moves a small share of the way; moves that make a large one certain.
+MOST_OF_IT, MOST_MOVES = 0.9, 8
 
 
 @dataclass(eq=False)
@@ -45,6 +47,7 @@ class WeightCopy:
         step: before which it was last read.
         moves: how often it moved.
         away: how often straight away from the weight.
+        shares: of the way to the weight that it moved, each time; 1 if it became the weight.
     """
 
     place: int
@@ -53,6 +56,12 @@ class WeightCopy:
     step: int
     moves: int = 0
     away: int = 0
+    shares: list[float] = field(default_factory=list)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether each move took nearly all of the way, and never all of it, as that of a hard copy does."""
+        return len(self.shares) >= MOST_MOVES and all(MOST_OF_IT < share < 1 for share in self.shares)
 
 
 class CopiesOfOne:
@@ -131,7 +140,11 @@ class CopiesOfOne:
             if copy.step == self._step - 1 and bool(change.any()):
                 copy.moves += 1
                 way = few_coordinates(self._weights[copy.place]) - copy.values
-                copy.away += cosine(change, way) < AWAY
+                alike = cosine(change, way)
+                copy.away += alike < AWAY
+                if len(copy.shares) < MOST_MOVES:
+                    share = 1.0 if torch.equal(change, way) else float(change @ way) / float(way @ way)
+                    copy.shares.append(share if alike > -AWAY else 0.0)
             copy.values, copy.step = values, self._step
 
     def _renew(self) -> None:
@@ -148,6 +161,16 @@ class CopiesOfOne:
                 nearest = min(fitting, key=lambda value: float((few_coordinates(value) - copy.values).norm()))
                 copy.copy = weakref.ref(nearest)
         self._copies = [copy for copy in self._copies if copy.copy() is not None or copy.moves >= MOVES]
+
+    def too_fast(self) -> str:
+        """What was measured of copies that keep next to nothing of what they were, "" if they do."""
+        fast = [copy for copy in self._copies if copy.overtaken]
+        if not fast or len(fast) < min(TOGETHER, len(self._weights)):
+            return ""
+        share = sum(fast[0].shares) / len(fast[0].shares)
+        return (
+            f"{len(fast)} copies of weights moved {share:.4g} of the way to the weights each time: nothing is averaged"
+        )
 
     def evidence(self) -> str:
         """What was measured of copies that move away, "" if they do not."""
@@ -179,4 +202,8 @@ class MovingAverages(Observer):
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""
         texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
-        return [as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text]
+        fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
+        return [
+            *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
+            *(as_warning(Code.WEIGHTS, "average of the last weights alone", text) for text in fast if text),
+        ]

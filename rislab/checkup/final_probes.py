@@ -108,8 +108,9 @@ class FinalProbes(Observer):
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return
         for shift in (0, 1):
-            if call.network in self._targets.networks_with_shift(shift):
-                results += tried_on_tokens(call.network, call.args, call.named, shift)
+            place = self._targets.input_with_shift(call.network, shift)
+            if place is not None:
+                results += tried_on_tokens(call.network, call.args, call.named, shift, place)
         for one in results:
             # A dropout that is never off matters where the network is evaluated.
             unused = one.name == "dropout in evaluation mode" and id(call.network) not in self._evaluated
@@ -225,7 +226,9 @@ def _outer_names(code: CodeType) -> tuple[set[str], bool]:
     return names, stores
 
 
-def tried_on_tokens(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int) -> list[Finding]:
+def tried_on_tokens(
+    network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int, place: int
+) -> list[Finding]:
     """A warning if answers do not change with other tokens as they should, of a network whose targets are its inputs.
 
     Args:
@@ -233,31 +236,29 @@ def tried_on_tokens(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
         args: with which it was called, by position.
         named: with which it was called, by name.
         shift: by how many places the targets are the inputs moved, 0 or 1.
+        place: of these inputs, among those that are rows of tokens.
     """
     arguments = (args, named)
-    tokens = [value for value in tensors_of(arguments) if is_tokens(value)]
+    tokens = [value for value in tensors_of(arguments) if is_tokens(value)][place:]
     with one_seed(0), torch.no_grad():
         try:
             run, tolerance = runner(copy_network(network).eval()), SAME[precision_in(network, arguments)]
             before = run(arguments)
-            changes = [
-                [_change(run, arguments, value, before, later, shift == 0) for value in tokens]
-                for later in (True, False)
-            ]
+            later, earlier = (
+                _change(run, arguments, tokens[0], before, is_later, shift == 0) for is_later in (True, False)
+            )
         except Exception:
             # What cannot be tried tells nothing: this is no judgement of the loop.
             return []
-    # One of several inputs that all count may be what the others are foretold from.
-    later, earlier = ([change for change in some if change] for some in changes)
-    if shift == 1 and len(later) == 1 and later[0] > tolerance:
+    if shift == 1 and later > tolerance:
         text = (
             "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, "
         )
-        text += f"by {later[0]:.2g} of itself"
+        text += f"by {later:.2g} of itself"
         return [as_warning(Code.ARGUMENTS, "the target is visible in the input", text)]
-    if shift == 0 and max(later, default=0.0) <= tolerance and len(earlier) == 1 and earlier[0] > tolerance:
+    if shift == 0 and later <= tolerance < earlier:
         text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "
-        text += f"(by {earlier[0]:.2g} of itself), not with those after it: it learns to repeat what it is given"
+        text += f"(by {earlier:.2g} of itself), not with those after it: it learns to repeat what it is given"
         return [as_warning(Code.ARGUMENTS, "labels never shifted", text)]
     return []
 

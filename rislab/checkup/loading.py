@@ -11,8 +11,9 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.rules import Code
+from rislab.checkup.tensor_coordinates import few_coordinates, is_readable
 
 
 class OwnWeights(Observer):
@@ -21,13 +22,17 @@ class OwnWeights(Observer):
     def __init__(self) -> None:
         self._stepped = False
         self._loads: dict[str, tuple[int, str]] = {}  # by line: how often, and what
+        # Loaded without a name that fits: module, a few of its numbers before, and what is to be said.
+        self._unfit: list[tuple[nn.Module, Tensor, str, str]] = []
+        self._nothing: dict[str, str] = {}
 
     def after_step(self, optimizer: Optimizer) -> None:
         """From now on there is something to be restored."""
         self._stepped = True
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
-        """Compare the addresses of the state with those of the module."""
+        """Compare the names of the state with those of the module, and the addresses."""
+        self._look_at_names(module, state)
         if not self._stepped:
             return
         given = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
@@ -41,9 +46,29 @@ class OwnWeights(Observer):
                 f"all {len(given)} tensors of the state are those of {type(module).__name__}",
             )
 
+    def _look_at_names(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        named = dict(nn.Module.named_parameters(module))
+        first = next((value for value in named.values() if is_readable(value)), None)
+        names = [*named, *(name for name, _ in nn.Module.named_buffers(module))]
+        where, frames = caller()
+        if state and first is not None and not any(name in state for name in names) and where in frames[:1]:
+            text = (
+                f"of {len(names)} names of {type(module).__name__}, as {names[0]}, none is among the {len(state)} of "
+            )
+            self._unfit.append((module, few_coordinates(first), f"{text}the state, as {next(iter(state))}", where))
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A module may rename what it loads: what has changed was loaded."""
+        unfit, self._unfit = self._unfit, []
+        for loaded, before, text, where in unfit:
+            first = next(value for value in nn.Module.parameters(loaded) if is_readable(value))
+            if torch.equal(few_coordinates(first), before):
+                self._nothing[where] = f"{text}: nothing changed"
+
     def findings(self) -> list[Finding]:
         """One for each line that loads."""
-        return [
+        nothing = [as_warning(Code.WEIGHTS, "nothing was loaded", text, where) for where, text in self._nothing.items()]
+        return nothing + [
             as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
             for where, (count, text) in self._loads.items()
         ]

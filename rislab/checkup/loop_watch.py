@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.checkup.averages import MovingAverages
+from rislab.checkup.class_weights import ClassWeights
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import SEVERITIES, Finding, Findings, as_note
@@ -26,6 +27,7 @@ from rislab.checkup.gradient_use import GradientUse
 from rislab.checkup.graph_patterns import GraphPatterns
 from rislab.checkup.input_changes import InputChanges
 from rislab.checkup.interception import LOSSES
+from rislab.checkup.loaders import LoaderPasses
 from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
@@ -210,6 +212,8 @@ def standard_observers() -> list[Observer]:
         NetworkModes(),
         RepeatedSeeds(),
         ClassesOfBatches(),
+        ClassWeights(),
+        LoaderPasses(),
         targets,
         FinalProbes(targets),
     ]

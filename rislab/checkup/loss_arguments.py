@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -40,6 +41,12 @@ SIGNS = {
 }
 # Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
 DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
+SEVERAL = (
+    functional.triplet_margin_loss,
+    functional.triplet_margin_with_distance_loss,
+    functional.cosine_embedding_loss,
+    functional.margin_ranking_loss,
+)
 ORDERED = (*LOGITS, functional.binary_cross_entropy, functional.poisson_nll_loss)
 # What is looked at without gradients too, and what can be told there.
 EVALUATED = (*DISTANCES, *LOGITS, functional.nll_loss)
@@ -48,6 +55,8 @@ OF_EVALUATION = (
 )  # fmt: skip
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
+# So many samples against all others are no accident.
+ALL = 6
 # So many rows of the argument are looked at.
 ROWS = 1024
 # Nodes of the graph that leave values as they are, and how many of them are gone through.
@@ -189,6 +198,11 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
     name = _name(call)
     if call.function in DISTANCES:
         yield "compared with itself", _itself(call, first) if _are_one(first, second) else ""
+    if call.function in SEVERAL:
+        third = setting(call, "negative", 2, None)
+        same = any(_are_one(one, two) for one, two in _pairs(first, second, third))
+        text = f"{name}() was given one tensor {tuple(first.shape)} as two of its arguments: their distance is always 0"
+        yield "compared with itself", text if same else ""
     if call.function in ORDERED:
         exchanged = second.requires_grad and not first.requires_grad
         text = f"{name}() was given a target that carries a gradient, and an input that carries none"
@@ -202,6 +216,9 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
     if call.function is functional.cross_entropy:
         text = f"{name}() was given logits {tuple(first.shape)}, of one class alone: it is always 0"
         yield "loss of one class", text if first.dim() > 1 and first.shape[1] == 1 else ""
+        text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
+        text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
+        yield "compared with itself", text if _is_unmasked(first, second) else ""
     if call.function in LOGITS:
         rows, made = rows_of_classes(first), _maker(first)
         span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
@@ -230,6 +247,23 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
+
+
+def _pairs(*values: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    return combinations((value for value in values if isinstance(value, Tensor)), 2)
+
+
+def _is_unmasked(logits: Tensor, target: Tensor) -> bool:
+    """Whether logits are similarities of normalised samples, each with itself among them, where no target is."""
+    logits, target = logits.detach(), target.detach()
+    rows = len(logits)
+    if logits.shape != (rows, rows) or rows < ALL or target.shape != (rows,) or target.is_floating_point():
+        return False
+    own = logits.diagonal()
+    constant = float(own[0]) > 0 and bool(((own - own[0]).abs() <= 1e-3 * own[0]).all())
+    largest = constant and bool((own >= logits.amax(1) - 1e-3 * own[0]).all())
+    others = bool((target != torch.arange(rows, device=target.device)).all())
+    return largest and others and bool((logits < 0.999 * own[0]).any())
 
 
 def _of_signs(call: LossEvent, name: str) -> Iterator[tuple[str, str]]:

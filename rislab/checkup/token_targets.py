@@ -34,13 +34,14 @@ class _Place:
     Args:
         where: file and line.
         network: in whose forward, or after which, the loss was computed.
-        shifts: that they had, None where there was none or more than one.
+        shifts: that they had, and of which of the tokens that the network was given; None where there was none, or
+            more than one.
         padding: token, share of the targets and share of the rows that end in it, for each call; None without one.
     """
 
     where: str
     network: nn.Module
-    shifts: list[int | None] = field(default_factory=list)
+    shifts: list[tuple[int, int] | None] = field(default_factory=list)
     padding: list[tuple[int, float, float] | None] = field(default_factory=list)
 
 
@@ -98,28 +99,28 @@ class TokenTargets(Observer):
             # The tensors of vmap and of some compilers have no numbers that could be read.
             return
 
-    def networks_with_shift(self, shift: int) -> list[nn.Module]:
-        """Networks all of whose targets are their inputs moved by so many places.
+    def input_with_shift(self, network: nn.Module, shift: int) -> int | None:
+        """Which of the tokens that a network is given are all its targets, moved by so many places; None if none are.
 
         Args:
+            network: that was trained.
             shift: places, ≥ 0.
 
         Returns:
-            Each once.
+            Their place among the inputs that are rows of tokens.
         """
-        networks = {id(place.network): place.network for place in self._places.values()}
-        return [
-            network
-            for key, network in networks.items()
-            if all(_always(place.shifts, shift) for place in self._places.values() if id(place.network) == key)
-        ]
+        places = [place for place in self._places.values() if place.network is network]
+        wanted = {one for place in places for one in place.shifts}
+        same = len(wanted) == 1 and all(_always(place.shifts, shift) for place in places)
+        only = wanted.pop() if same else None
+        return None if only is None else only[1]
 
     def findings(self) -> list[Finding]:
         """One for each line."""
         results = []
         for place in self._places.values():
             others = [other for other in self._places.values() if other.network is place.network and other is not place]
-            if _always(place.shifts, 2) and not any(1 in other.shifts for other in others):
+            if _always(place.shifts, 2) and not any(_has(other.shifts, 1) for other in others):
                 text = "each target is the input two places on: it is shifted twice, so that the network never learns "
                 text += "the next token"
                 results.append(as_warning(Code.ARGUMENTS, "labels shifted twice", text, place.where))
@@ -132,8 +133,12 @@ class TokenTargets(Observer):
         return results
 
 
-def _always(values: list[int | None], wanted: int) -> bool:
-    return len(values) >= CALLS and all(value == wanted for value in values)
+def _always(values: list[tuple[int, int] | None], wanted: int) -> bool:
+    return len(values) >= CALLS and all(value is not None and value[0] == wanted for value in values)
+
+
+def _has(values: list[tuple[int, int] | None], wanted: int) -> bool:
+    return any(value is not None and value[0] == wanted for value in values)
 
 
 def is_tokens(value: Tensor) -> bool:
@@ -156,22 +161,23 @@ def _aligned(target: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield target.reshape(-1, columns).t(), inputs.t()
 
 
-def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> int | None:
-    """By how many places targets are inputs moved, None if by none that can be told.
+def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int, int] | None:
+    """By how many places targets are inputs moved, and which of the inputs; None if that cannot be told.
 
     Args:
         target: tokens, (N, T) or flat.
         ignored: a target that does not count.
         inputs: tokens, each (N, T) or (T, N).
     """
-    results: set[int] = set()
-    for tokens in inputs:
+    results: set[tuple[int, int]] = set()
+    for place, tokens in enumerate(inputs):
         for wanted, given in _aligned(target, tokens):
             shares = {shift: _agreement(wanted, ignored, given, shift) for shift in SHIFTS}
             same = [shift for shift, share in shares.items() if share is not None and share >= SAME]
             near = [shift for shift, share in shares.items() if share is not None and share >= CHANCE]
-            results |= set(same) if same == near else {-1}
-    return results.pop() if len(results) == 1 and -1 not in results else None
+            results |= {(shift, place) for shift in same} if same == near else {(-1, place)}
+    only = results.pop() if len(results) == 1 else (-1, 0)
+    return None if only[0] == -1 else only
 
 
 def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:

@@ -32,7 +32,7 @@ def trained(average_of: Callable[[nn.Module], Update]) -> list[Finding]:
             optimizer.zero_grad()
             with torch.no_grad():
                 update()
-    return [finding for finding in watched.findings() if finding.name == "average moves away from the weights"]
+    return [finding for finding in watched.findings() if finding.name.startswith("average ")]
 
 
 def in_place(sign: float) -> Callable[[nn.Module], Update]:
@@ -94,6 +94,11 @@ def twin(model: nn.Module) -> Update:
 def test_a_copy_that_moves_away_is_a_fault(kind: Callable[[float], Callable[[nn.Module], Update]]) -> None:
     (finding,) = trained(kind(-1.0))
     assert finding.severity == "fault" and "copies of weights moved" in finding.evidence
+
+
+def test_a_copy_that_keeps_next_to_nothing_is_named() -> None:
+    (finding,) = trained(in_place(99.5))
+    assert finding.name == "average of the last weights alone" and "moved 0.995 of the way" in finding.evidence
 
 
 @pytest.mark.parametrize("sign,findings", [(-1.0, 1), (1.0, 0)])

@@ -53,3 +53,13 @@ def test_before_the_first_step_nothing_can_be_lost() -> None:
     with watch(model, torch.optim.SGD(model.parameters(), lr=0.01)) as watched:
         model.load_state_dict(model.state_dict())
     assert not any(finding.name == "loads its own weights" for finding in watched.findings())
+
+
+@pytest.mark.parametrize("prefix", ["module.", ""])
+def test_a_state_without_a_name_that_fits_is_named(prefix: str) -> None:
+    model = nn.Linear(3, 1)
+    state = {prefix + name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    with watch(model, torch.optim.SGD(model.parameters(), lr=0.01)) as watched:
+        model.load_state_dict(state, strict=False)
+        model(torch.randn(2, 3))
+    assert any(finding.name == "nothing was loaded" for finding in watched.findings()) is bool(prefix)

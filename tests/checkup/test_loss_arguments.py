@@ -62,6 +62,7 @@ WRONG: list[tuple[str, Loss, int, nn.Module | None]] = [
     ("probabilities where their logarithm belongs", lambda out: functional.kl_div(out, SOFT), 4, SOFTMAX),
     ("log-probabilities where probabilities belong", lambda out: functional.kl_div(out, SOFT.log()), 4, LOG_SOFTMAX),
 ]
+UNIT = functional.normalize
 SIGNS, RATES = 2 * YES - 1, VALUES.abs()
 WRONG += [
     ("loss of one class", lambda out: CE(out, YES[:, None]), 1, None),
@@ -71,6 +72,8 @@ WRONG += [
     ("targets other than 1 and -1", lambda out: functional.margin_ranking_loss(out[:, 0], out[:, 1], YES), 2, None),
     ("rates where their logarithm belongs", lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1,
      nn.Softplus()),
+    ("compared with itself", lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16).roll(1)), 4, None),
+    ("compared with itself", lambda out: functional.triplet_margin_loss(out, out, out.roll(1, 0)), 4, None),
     ("normalised along another axis", lambda out: NLL(out, LABELS), 4, nn.LogSoftmax(0)),
 ]  # fmt: skip
 RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
@@ -88,6 +91,9 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1, None),
     (lambda out: functional.poisson_nll_loss(out.view(-1), RATES, log_input=False), 1, nn.Softplus()),
     (lambda out: functional.mse_loss(out, out.detach() + 1), 4, None),
+    (lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16)), 4, None),
+    (lambda out: CE((5 * UNIT(out) @ UNIT(out).t()).fill_diagonal_(-9), torch.arange(16).roll(1)), 4, None),
+    (lambda out: functional.triplet_margin_loss(out, out + 0.1, out.roll(1, 0)), 4, None),
 ]  # fmt: skip
 
 

@@ -96,3 +96,25 @@ def test_padding_that_counts_is_named(inside: bool) -> None:
 def test_a_token_that_also_stands_elsewhere_is_no_padding() -> None:
     scattered = names(lambda: padded() * (torch.rand(16, 12) > 0.1), shifted(0), False)
     assert "padding counts in the loss" not in scattered
+
+
+class Translator(Tagger):
+    """A decoder that knows a source, of which the target is the reverse."""
+
+    def forward(self, tokens: Tensor, source: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(tokens) + self.out(self.rnn(self.embed(source))[0][:, -1:])
+
+
+@pytest.mark.parametrize("leak", [True, False])
+def test_the_source_of_a_decoder_may_hold_its_targets(leak: bool) -> None:
+    torch.manual_seed(0)
+    model = Translator()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            target = plain()
+            given = target if leak else torch.cat([torch.zeros(16, 1).long(), target[:, :-1]], 1)
+            optimizer.zero_grad()
+            functional.cross_entropy(model(given, target.flip(1)).reshape(-1, V), target.reshape(-1)).backward()
+            optimizer.step()
+    assert [one.name for one in process.findings()] == (["labels never shifted"] if leak else [])

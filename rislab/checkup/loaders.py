@@ -1,0 +1,123 @@
+"""Loaders that do not give what their dataset holds: the first batch at each step, no batch, a few samples alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, WeightedRandomSampler
+
+from rislab.checkup.call_stack import caller
+from rislab.checkup.events import ForwardEvent, Observer
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.interception import Replacement
+from rislab.checkup.rules import Code
+from rislab.checkup.tensor_coordinates import few_coordinates
+
+# So many passes that end after one step are no accident.
+CERTAIN = 8
+
+
+@dataclass
+class _Pass:
+    """A pass over a loader in its own order.
+
+    Args:
+        loader: identity of it.
+        batches: that it would give.
+        where: file and line of the loop.
+        first: a few numbers of the first input that was trained on, None before it.
+        steps: since it began.
+    """
+
+    loader: int
+    batches: int
+    where: str
+    first: Tensor | None = None
+    steps: int = 0
+
+
+class LoaderPasses(Observer):
+    """Listens to the iterators of loaders, and to the training that follows."""
+
+    def __init__(self) -> None:
+        self._iterators = Replacement(DataLoader, "__iter__", self._reporting)
+        self._begun: list[tuple[DataLoader[Any], str]] = []
+        self._now: _Pass | None = None
+        self._before: _Pass | None = None
+        self._again: dict[str, tuple[int, int]] = {}  # by line: passes of one step with one batch, and its batches
+        self._findings: dict[tuple[str, str], Finding] = {}
+
+    def begin(self) -> None:
+        """Report iterators from now on."""
+        self._iterators.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(loader: DataLoader[Any]) -> Any:
+            # Looked at later, where an error of the checkup's own does no harm.
+            self._begun = [*self._begun[-1:], (loader, caller()[0])]
+            return original(loader)
+
+        return reporting
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        self._look_at_begun()
+        now = self._now
+        if now is not None and now.first is None and call.training and torch.is_grad_enabled() and call.inputs:
+            now.first = few_coordinates(call.inputs[0])
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        if self._now is not None:
+            self._now.steps += 1
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._iterators.__exit__()
+        self._look_at_begun()
+
+    def _look_at_begun(self) -> None:
+        begun, self._begun = self._begun, []
+        for loader, where in begun:
+            if not isinstance(loader.dataset, IterableDataset):
+                self._look_at(loader, where)
+
+    def _look_at(self, loader: DataLoader[Any], where: str) -> None:
+        sampler = loader.sampler
+        if type(sampler) is WeightedRandomSampler and len(sampler.weights) < len(loader.dataset):  # type: ignore[arg-type]
+            few, all_of = len(sampler.weights), len(loader.dataset)  # type: ignore[arg-type]
+            text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
+            self._add("samples that are never drawn", f"{text}first {few} are never drawn", where)
+        if type(loader.batch_sampler) is not BatchSampler:
+            return
+        if not len(loader) and len(loader.sampler):  # type: ignore[arg-type]
+            text = f"{len(loader.sampler)} samples in batches of {loader.batch_size}, with drop_last: not one batch"  # type: ignore[arg-type]
+            self._add("loader without a batch", text, where)
+        if type(sampler) is SequentialSampler and len(loader) > 1:
+            self._compare(_Pass(id(loader), len(loader), where))
+
+    def _compare(self, new: _Pass) -> None:
+        """A new pass ends the one before."""
+        before, now, self._before = self._before, self._now, self._now
+        self._now = new
+        if now is None or now.steps != 1 or now.first is None:
+            return
+        same = before is not None and before.loader == now.loader and before.where == now.where
+        if same and before is not None and before.first is not None and torch.equal(before.first, now.first):
+            self._again[now.where] = self._again.get(now.where, (1, 0))[0] + 1, now.batches
+
+    def _add(self, name: str, text: str, where: str) -> None:
+        self._findings.setdefault((name, where), as_warning(Code.LOSSES, name, text, where))
+
+    def findings(self) -> list[Finding]:
+        """One for each line and kind."""
+        for where, (count, batches) in self._again.items():
+            if count >= CERTAIN:
+                text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "
+                self._add("always the first batch", f"{text}batch", where)
+        return [*self._findings.values()]
