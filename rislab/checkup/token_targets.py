@@ -162,22 +162,22 @@ def _aligned(target: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int, int] | None:
-    """By how many places targets are inputs moved, and which of the inputs; None if that cannot be told.
+    """By how many places targets are inputs moved, and the first of these inputs; None if that cannot be told.
 
     Args:
         target: tokens, (N, T) or flat.
         ignored: a target that does not count.
         inputs: tokens, each (N, T) or (T, N).
     """
-    results: set[tuple[int, int]] = set()
+    results: dict[int, int] = {}
     for place, tokens in enumerate(inputs):
         for wanted, given in _aligned(target, tokens):
             shares = {shift: _agreement(wanted, ignored, given, shift) for shift in SHIFTS}
             same = [shift for shift, share in shares.items() if share is not None and share >= SAME]
             near = [shift for shift, share in shares.items() if share is not None and share >= CHANCE]
-            results |= {(shift, place) for shift in same} if same == near else {(-1, place)}
-    only = results.pop() if len(results) == 1 else (-1, 0)
-    return None if only[0] == -1 else only
+            for shift in same if same == near else [-1]:
+                results.setdefault(shift, place)
+    return next(iter(results.items())) if len(results) == 1 and -1 not in results else None
 
 
 def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:
