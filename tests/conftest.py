@@ -6,6 +6,7 @@ import gc
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,15 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if skipped and os.environ.get("RISLAB_NO_SKIP") == "1":
         reporter.write_line(f"{skipped} tests were skipped, and here nothing may be skipped", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Python processes that a test starts are forks of one that has imported torch; see forks.py."""
+    from tests.forks import forking
+
+    with forking():
+        yield
 
 
 @pytest.fixture(scope="session")

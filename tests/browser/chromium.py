@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ FLAGS = [
     "--disable-quic",
     "--no-first-run",
 ]
+PATIENCE = 180_000  # milliseconds; a machine may be slow, and shared
 
 # Texts that lie upon each other, or are cut off.
 OVERLAPS = """(root) => {
@@ -45,10 +46,21 @@ OVERLAPS = """(root) => {
 }"""
 
 
+def _patient(make: Callable[..., Any]) -> Callable[..., Any]:
+    def made(**options: Any) -> Any:
+        one = make(**options)
+        one.set_default_timeout(PATIENCE)
+        return one
+
+    return made
+
+
 @contextmanager
 def launched() -> Iterator[Any]:
     """A browser of its own. Meanwhile this thread has a running event loop, in which asyncio.run() is not possible."""
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, timeout=PATIENCE)
+        for name in ("new_context", "new_page"):
+            setattr(browser, name, _patient(getattr(browser, name)))
         yield browser
         browser.close()

@@ -12,11 +12,20 @@ async (plot, picture) => {
     return points.map(([a, b]) => new DOMPoint(a, b).matrixTransform(matrix));
   };
   const bounds = (box) => {
-    const xs = box.map((point) => point.x), ys = box.map((point) => point.y);
-    return { left: Math.min(...xs), right: Math.max(...xs), top: Math.min(...ys), bottom: Math.max(...ys) };
+    const around = { left: Infinity, right: -Infinity, top: Infinity, bottom: -Infinity };
+    for (const { x, y } of box) {
+      if (x < around.left) around.left = x;
+      if (x > around.right) around.right = x;
+      if (y < around.top) around.top = y;
+      if (y > around.bottom) around.bottom = y;
+    }
+    return around;
   };
   const rectangle = ({ left, right, top, bottom }) =>
     [[left, top], [right, top], [right, bottom], [left, bottom]].map(([x, y]) => new DOMPoint(x, y));
+  // Whether two boxes that are not turned lie apart; then nothing else need be asked of what is within them.
+  const isApart = (one, other) =>
+    one.left > other.right || other.left > one.right || one.top > other.bottom || other.top > one.bottom;
   // How far two convex boxes reach into each other along the direction in which they do least; ≤ 0 if they are apart.
   const depth = (one, other) => {
     let least = Infinity;
@@ -41,7 +50,11 @@ async (plot, picture) => {
     const parts = text.match(/[\d.]+/g)?.map(Number);
     return text === "none" || !parts ? null : { rgb: parts.slice(0, 3), alpha: parts[3] ?? 1 };
   };
-  const opacity = (node) => node === plot ? 1 : Number(getComputedStyle(node).opacity) * opacity(node.parentElement);
+  const opacities = new Map([[plot, 1]]);
+  const opacity = (node) => {
+    if (!opacities.has(node)) opacities.set(node, Number(getComputedStyle(node).opacity) * opacity(node.parentElement));
+    return opacities.get(node);
+  };
   const over = ({ rgb, alpha }, ground) => rgb.map((part, i) => alpha * part + (1 - alpha) * ground[i]);
   const luminance = (rgb) => {
     const [r, g, b] = rgb.map((part) => part / 255).map((p) => p <= 0.04045 ? p / 12.92 : ((p + 0.055) / 1.055) ** 2.4);
@@ -63,11 +76,12 @@ async (plot, picture) => {
     const { data } = pen.getImageData(x, y, width, height);
     return Array.from({ length: width * height }, (_, i) => [data[4 * i], data[4 * i + 1], data[4 * i + 2]]);
   };
-  const commonest = (list) => {
+  const counted = (list) => {
     const counts = new Map();
-    for (const one of list) counts.set(String(one), (counts.get(String(one)) ?? 0) + 1);
-    return [...counts].sort((a, b) => b[1] - a[1])[0]?.[0].split(",").map(Number) ?? [255, 255, 255];
+    for (const [r, g, b] of list) counts.set((r << 16) | (g << 8) | b, (counts.get((r << 16) | (g << 8) | b) ?? 0) + 1);
+    return [...counts].map(([key, count]) => [[key >> 16, (key >> 8) & 255, key & 255], count]);
   };
+  const commonest = (list) => counted(list).sort((a, b) => b[1] - a[1])[0]?.[0] ?? [255, 255, 255];
 
   const paper = pixels({ left: frame.left + 2, right: frame.left + 3, top: frame.top + 2, bottom: frame.top + 3 })[0];
 
@@ -78,11 +92,11 @@ async (plot, picture) => {
       const lines = node.querySelectorAll("tspan.line");
       return [...(lines.length ? lines : [node])].filter((line) => line.textContent.trim()).map((line) => {
         const style = getComputedStyle(line), box = corners(line, 0.16);
-        return { node, line, box, size: parseFloat(style.fontSize), text: line.textContent, style };
+        return { node, line, box, inside: bounds(box), size: parseFloat(style.fontSize), text: line.textContent, style };
       });
     });
   texts.forEach((one, i) => texts.slice(i + 1).forEach((other) => {
-    if (one.node !== other.node && depth(one.box, other.box) > 1) say("text upon text", one.text, other.text);
+    if (one.node !== other.node && !isApart(one.inside, other.inside) && depth(one.box, other.box) > 1) say("text upon text", one.text, other.text);
   }));
 
   // ---- what is drawn
@@ -96,6 +110,36 @@ async (plot, picture) => {
   }));
   const isWithin = ({ left, right, top, bottom }, { x, y }, room) =>
     x > left - room && x < right + room && y > top - room && y < bottom + room;
+  // Points on the screen along a path, at most two pixels apart.
+  const pointsAlong = (node) => {
+    const matrix = node.getScreenCTM(), path = node.getAttribute("d"), points = [];
+    const add = (x, y) => points.push({ x: matrix.a * x + matrix.c * y + matrix.e, y: matrix.b * x + matrix.d * y + matrix.f });
+    if (/^(?:[ML][-\d.e, ]+|[HV][-\d.e]+|Z)+$/.test(path)) {
+      let x = 0, y = 0, first = [0, 0];
+      const straight = (toX, toY) => {
+        const count = Math.ceil(Math.hypot(toX - x, toY - y) / 2);
+        for (let i = 1; i <= count; i++) add(x + (toX - x) * i / count, y + (toY - y) * i / count);
+        [x, y] = [toX, toY];
+      };
+      for (const [, letter, rest] of path.matchAll(/([MLHVZ])([^MLHVZ]*)/g)) {
+        const numbers = rest.match(/-?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?/g)?.map(Number) ?? [];
+        if (letter === "Z") straight(...first);
+        else if (letter === "H") straight(numbers[0], y);
+        else if (letter === "V") straight(x, numbers[0]);
+        else for (let i = 0; i < numbers.length; i += 2) {
+          if (letter === "L" || i) straight(numbers[i], numbers[i + 1]);
+          else [x, y] = first = [numbers[0], numbers[1]], add(x, y);
+        }
+      }
+      return points;
+    }
+    const length = node.getTotalLength();
+    for (let i = 0; i <= Math.ceil(length / 2); i++) {
+      const { x, y } = node.getPointAtLength(Math.min(length, 2 * i));
+      add(x, y);
+    }
+    return points;
+  };
   const marks = [];
   for (const { id, rows, area } of subplots) {
     for (const row of rows) {
@@ -112,9 +156,7 @@ async (plot, picture) => {
         if (!inks.length && !isImage) continue;
         let boxes = [corners(node)];
         if (kind === "line") {
-          const matrix = node.getScreenCTM(), length = node.getTotalLength();
-          boxes = Array.from({ length: Math.min(3000, Math.ceil(length / 2)) + 1 }, (_, i) =>
-            [node.getPointAtLength(Math.min(length, 2 * i)).matrixTransform(matrix)]).filter(([p]) => isWithin(area, p, 1));
+          boxes = pointsAlong(node).filter((point) => isWithin(area, point, 1)).map((point) => [point]);
         } else {
           boxes = boxes.filter((box) => {
             const { left, right, top, bottom } = bounds(box);
@@ -128,13 +170,13 @@ async (plot, picture) => {
   for (const node of plot.querySelectorAll(".shapelayer path")) {
     const style = getComputedStyle(node), stroke = parsed(style.stroke);
     if (!stroke || stroke.alpha < 0.05 || !(parseFloat(style.strokeWidth) > 0) || !isPainted(node)) continue;
-    const matrix = node.getScreenCTM(), length = node.getTotalLength();
-    const boxes = Array.from({ length: Math.ceil(length / 2) + 1 }, (_, i) => [node.getPointAtLength(Math.min(length, 2 * i)).matrixTransform(matrix)]);
-    marks.push({ node, trace: node, kind: "line", inks: [], boxes });
+    marks.push({ node, trace: node, kind: "line", inks: [], boxes: pointsAlong(node).map((point) => [point]) });
   }
-  for (const { node, line, box, text } of texts) {
-    const inside = bounds(box), own = node.closest(".trace");
-    const hit = marks.find(({ node: mark, trace, kind, boxes }) => {
+  for (const mark of marks) mark.around = bounds(mark.boxes.flat());
+  for (const { node, box, inside, text } of texts) {
+    const own = node.closest(".trace");
+    const hit = marks.find(({ trace, kind, boxes, around }) => {
+      if (isApart(inside, around)) return false;
       // Labels of cells, bars and points stand upon what they label.
       if (own && trace === own && kind !== "line") return false;
       if (kind === "map" && (node.closest(".heatmap-label") || contrast(commonest(pixels(inside)), paper) < 1.1)) return false;
@@ -144,8 +186,7 @@ async (plot, picture) => {
   }
 
   // ---- cut off
-  for (const { node, line, box, text } of texts) {
-    const { left, right, top, bottom } = bounds(box);
+  for (const { node, inside: { left, right, top, bottom }, text } of texts) {
     const limits = [frame, { left: 0, right: document.documentElement.clientWidth, top: -1e6, bottom: 1e6 }];
     if (node.closest(".cartesianlayer") && node.closest("[clip-path]")) {
       const id = node.closest("[clip-path]").getAttribute("clip-path");
@@ -197,26 +238,29 @@ async (plot, picture) => {
   }
 
   // ---- contrast
-  for (const { node, line, box, text, size, style } of texts) {
+  for (const { node, inside, text, size, style } of texts) {
     const ink = parsed(style.fill);
     if (!ink) continue;
     const alpha = ink.alpha * opacity(node) * Number(style.fillOpacity);
-    const values = pixels(bounds(box)).map((ground) => contrast(over({ ...ink, alpha }, ground), ground)).sort((a, b) => a - b);
-    const worst = values[Math.floor(values.length / 10)], large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    const values = counted(pixels(inside)).map(([ground, count]) => [contrast(over({ ...ink, alpha }, ground), ground), count]);
+    values.sort((a, b) => a[0] - b[0]);
+    let left = Math.floor(values.reduce((sum, [, count]) => sum + count, 0) / 10);
+    const worst = values.find(([, count]) => (left -= count) < 0)?.[0], large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
     if (worst < (large ? 3 : 4.5)) say("text without contrast", text, worst.toFixed(2));
   }
+  // Marks at one place are one: a white ring in a dark one is seen everywhere.
+  const places = marks.filter(({ kind }) => kind === "mark").flatMap((mark) => mark.boxes.map((box) => {
+    const { left, right, top, bottom } = bounds(box);
+    return { mark, x: (left + right) / 2, y: (top + bottom) / 2 };
+  }));
   const maps = new Set(marks.filter(({ kind }) => kind === "map").map(({ id }) => id)), reported = new Set();
   for (const { id, node, trace, kind, inks, boxes } of marks) {
     if (!id || kind === "map" || !inks.length || !boxes.length) continue;
     if (kind === "line" && maps.has(id)) continue;
     let ground = paper, colours = inks;
     const { left, right, top, bottom } = bounds(boxes[0]), x = (left + right) / 2, y = (top + bottom) / 2;
-    // Marks at one place are one: a white ring in a dark one is seen everywhere.
     if (kind === "mark")
-      colours = marks.filter((other) => other.kind === "mark" && other.boxes.some((box) => {
-        const b = bounds(box);
-        return Math.hypot((b.left + b.right) / 2 - x, (b.top + b.bottom) / 2 - y) < 1;
-      })).flatMap((other) => other.inks);
+      colours = [...new Set(places.filter((one) => Math.hypot(one.x - x, one.y - y) < 1).map((one) => one.mark))].flatMap((one) => one.inks);
     if (maps.has(id)) ground = commonest(pixels({ left: left - 4, right: right + 4, top: top - 4, bottom: top }));
     const best = Math.max(...colours.map((ink) => contrast(over(ink, ground), ground)));
     const name = `${trace.__data__?.[0]?.trace?.name ?? ""} ${kind}`, key = `${name}${best.toFixed(2)}`;

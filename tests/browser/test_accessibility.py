@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     chosen = gallery.find_set("page", root / "notebooks")
     axes = sweep.parse_grid(chosen, ["word=a,b"])
     cells = sweep.sweep_cells(chosen, axes, {})
-    ended = {one.name: one for one in sweep.run_sweep(chosen, cells, root / "sweep", workers=2)}
+    ended = {one.name: one for one in sweep.run_sweep(chosen, cells, root / "sweep", workers=1)}
     page = sweep_page.write_sweep_page(chosen, axes, cells, ended, root / "sweep", figure=1, seconds=1.0)
     return {**made, "index": root / "out" / html_export.INDEX, "sweep": page}
-
-
-@pytest.fixture(params=["light", "dark"])
-def view(browser: Any, request: Any) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=request.param)
-    yield context.new_page()
-    context.close()
 
 
 def luminance(colour: str) -> float:
@@ -86,39 +78,48 @@ def contrast(one: str, other: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def test_a_warning_in_a_panel_can_be_read_in_both_themes(view: Any) -> None:
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_warning_in_a_panel_can_be_read_in_both_themes(browser: Any, theme: str) -> None:
+    view = browser.new_page(color_scheme=theme)
     view.set_content(
         f"<style>:root {{ color-scheme: light dark }}</style><p style='color:{ERROR_COLOUR}'>no effect</p>"
     )
     mixed = view.evaluate("getComputedStyle(document.querySelector('p')).color")
     parts = [round(255 * float(part)) for part in mixed.removeprefix("color(srgb ").rstrip(")").split()]
-    dark = view.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    view.close()
     # JupyterLab's darkest and brightest ground.
     assert (
-        contrast(f"rgb({parts[0]}, {parts[1]}, {parts[2]})", "rgb(17, 17, 17)" if dark else "rgb(255, 255, 255)") > 4.5
+        contrast(
+            f"rgb({parts[0]}, {parts[1]}, {parts[2]})", "rgb(17, 17, 17)" if theme == "dark" else "rgb(255, 255, 255)"
+        )
+        > 4.5
     )
 
 
-def test_pages_can_be_read_heard_and_walked_through(pages: dict[str, Path], view: Any) -> None:
+def test_pages_can_be_read_heard_and_walked_through(pages: dict[str, Path], browser: Any) -> None:
+    view = browser.new_page(viewport={"width": 1280, "height": 900})
     for name, path in pages.items():
         view.goto(path.as_uri())
         view.wait_for_selector(".js-plotly-plot .main-svg")
         view.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        texts = view.evaluate(TEXTS)
-        assert len(texts) > 10
-        # 4.5:1 for text, 3:1 from 24 pixels on.
-        poor = [text for text in texts if contrast(text[1], text[2]) < (3.0 if text[3] >= 24 else 4.5)]
-        assert poor == [], (name, poor)
+        wanted = view.locator("a[href]:visible, summary:visible").count()
+        for theme in ("light", "dark"):
+            view.emulate_media(color_scheme=theme)
+            texts = view.evaluate(TEXTS)
+            assert len(texts) > 10
+            # 4.5:1 for text, 3:1 from 24 pixels on.
+            poor = [text for text in texts if contrast(text[1], text[2]) < (3.0 if text[3] >= 24 else 4.5)]
+            assert poor == [], (name, theme, poor)
+            reached = walk(view)
+            assert len(reached) >= wanted > 0, (name, theme, reached)
+            assert all(visible for _, visible in reached), (name, theme, reached)
         assert view.evaluate("document.documentElement.lang") == "en" and view.title()
         nameless = "figure:not([aria-label]), img:not([alt]), svg[role=img]:not([aria-label])"
         assert view.locator(nameless).count() == 0
         levels = view.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map(node => +node.tagName[1])")
         assert levels[0] == 1 and levels.count(1) == 1
         assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), (name, levels)
-        reached = walk(view)
-        wanted = view.locator("a[href]:visible, summary:visible").count()
-        assert len(reached) >= wanted > 0, (name, reached)
-        assert all(visible for _, visible in reached), (name, reached)
+    view.close()
 
 
 def walk(view: Any) -> list[tuple[str, bool]]:

@@ -13,7 +13,7 @@ import pytest
 from rislab import plots
 from rislab.plots.style import template
 from rislab.reports.html_export import figure_html, html_page
-from tests.browser.figures import figure_defects
+from tests.browser.figures import change_theme, figure_defects
 from tests.plots.gallery import figures
 
 pytestmark = pytest.mark.process
@@ -29,10 +29,9 @@ def page_of(named: Iterable[tuple[str, go.Figure]], path: Path) -> Path:
     return path
 
 
-def shown(browser: Any, path: Path, width: int = 1280, theme: str = "light") -> Any:
+def shown(browser: Any, path: Path, width: int = 1280) -> Any:
     """The page of a file with all its figures drawn."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme).new_page()
-    page.set_default_timeout(120_000)
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light").new_page()
     page.goto(path.as_uri())
     count = page.locator("figure[data-plotly]").count()
     page.wait_for_function(
@@ -67,12 +66,15 @@ def test_every_function_that_draws_is_in_the_gallery(drawn: list[tuple[str, go.F
     assert draw - {name.partition(" ")[0].rstrip(",") for name, _ in drawn} == {"losses"}
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_figures_have_no_defect(browser: Any, gallery: Path, width: int, theme: str) -> None:
-    page = shown(browser, gallery, width, theme)
-    assert figure_defects(page) == {}
+def test_figures_have_no_defect(browser: Any, gallery: Path, width: int) -> None:
+    page = shown(browser, gallery, width)
+    defects = {}
+    for theme in ("light", "dark"):
+        change_theme(page, theme)
+        defects |= {(theme, figure): wrong for figure, wrong in figure_defects(page).items()}
     page.context.close()
+    assert defects == {}
 
 
 DEFECTS = (

@@ -95,7 +95,7 @@ def test_hovering_a_point_shows_its_value(browser: Any, page: Path) -> None:
         assert box is not None
         visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         label = visit.page.locator(".hoverlayer .hovertext")
-        label.wait_for(timeout=5000)
+        label.wait_for()
         assert "1" in label.first.text_content()
 
 
@@ -119,7 +119,7 @@ def test_figures_follow_the_colour_scheme(browser: Any, page: Path) -> None:
         light = visit.colour("body", "backgroundColor"), visit.colour("body", "color")
         assert light[0] != dark[0] and light[1] != dark[1]
         visit.page.wait_for_function(
-            "ink => getComputedStyle(document.querySelector('.gtitle')).fill == ink", arg=light[1], timeout=5000
+            "ink => getComputedStyle(document.querySelector('.gtitle')).fill == ink", arg=light[1]
         )
 
 

@@ -80,6 +80,7 @@ def test_the_checkup_brings_in_no_framework() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_fit_that_ends_with_python_is_reported() -> None:
     script = """
 import torch

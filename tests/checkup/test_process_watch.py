@@ -217,11 +217,12 @@ def test_a_missing_script_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.usefixtures("forked")
 def test_a_fork_reports_nothing_of_its_own(tmp_path: Path) -> None:
     text = PLAIN + "import os\npid = os.fork()\nif pid == 0:\n    sys.exit(0)\nassert os.waitpid(pid, 0)[1] == 0\n"
     path = script(tmp_path, text)
     done = subprocess.run(
-        [sys.executable, "-m", "rislab.cli", "checkup", str(path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "rislab.cli", "checkup", str(path)], capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("watched:") == 1
@@ -240,12 +241,13 @@ assert not any(name.startswith("rislab") for name in sys.modules)
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_watched_script_trains_bit_by_bit_as_an_unwatched_one(tmp_path: Path) -> None:
     paths = [tmp_path / f"{place}.py" for place in range(len(HEADS))]
     for path, head in zip(paths, HEADS, strict=True):
         path.write_text(WEIGHTS.replace("m = ", head + "m = ", 1).replace("torch.ones(2, 3)", "torch.randn(2, 3)"))
         run(path, arguments=(str(path.with_name(f"{path.stem} watched.pt")),), steps=None)
-    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", ALONE, *map(str, paths)], check=True, timeout=900)
     trained = [
         [torch.load(path.with_name(f"{path.stem} {how}.pt"), weights_only=True) for how in ("watched", "alone")]
         for path in paths

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rislab.checkup.rank_differences import RankMarks, compare_ranks
+from tests.forks import Forked
 
 SAME = {f"1, step {step}": "a" for step in (1, 2, 4, 8)}
 
@@ -91,7 +92,8 @@ def train(rank, kind, path):
 
 if __name__ == "__main__":
     for kind in sys.argv[2:]:
-        mp.spawn(train, (kind, f"{sys.argv[1]}/{kind}"), 2)
+        method = "spawn" if kind == "noise" else "fork"
+        mp.start_processes(train, (kind, f"{sys.argv[1]}/{kind}"), 2, start_method=method)
 """
 WATCHED = """
 import dataclasses, json, sys
@@ -121,11 +123,13 @@ def test_two_processes_over_gloo(tmp_path: Path) -> None:
     driver.write_text(WATCHED)
     for name in ("bare", "watched"):
         (tmp_path / name).mkdir()
-    subprocess.run([sys.executable, script, tmp_path / "bare", "plain", "accumulated"], check=True, timeout=300)
+    bare = Forked([sys.executable, script, tmp_path / "bare", "plain", "accumulated"])
     command = [sys.executable, driver, script, tmp_path / "watched", *KINDS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    lines = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    assert len(lines) == len(KINDS), done.stderr
+    with Forked(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watched:
+        said, errors = watched.communicate()
+    assert bare.wait() == 0
+    lines = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("RESULT")]
+    assert len(lines) == len(KINDS), errors
     for (kind, expected), (steps, ended, findings) in zip(KINDS.items(), lines, strict=True):
         assert (steps, ended) == (16 if kind == "accumulated" else 32, "ran to its end"), kind
         faults = [finding["name"] for finding in findings if finding["severity"] == "fault"]
@@ -134,5 +138,5 @@ def test_two_processes_over_gloo(tmp_path: Path) -> None:
     # Nothing is changed by the watching.
     for kind in ("plain", "accumulated"):
         for rank in range(2):
-            bare, watched = (torch.load(tmp_path / name / f"{kind}.{kind}.{rank}") for name in ("bare", "watched"))
-            assert all(map(torch.equal, bare, watched)), kind
+            one, other = (torch.load(tmp_path / name / f"{kind}.{kind}.{rank}") for name in ("bare", "watched"))
+            assert all(map(torch.equal, one, other)), kind

@@ -346,7 +346,7 @@ def in_one_process(folder: Path, texts: dict[str, str], steps: int = 50) -> dict
     """Exit code, ending, steps, names and evidence for each script; "" holds all that was printed."""
     paths = [str(script(folder, WORK + text, f"the {name}.py")) for name, text in texts.items()]
     command = [sys.executable, str(script(folder, EACH, "each.py")), str(steps), *paths]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     lines = [line.removeprefix("RESULT") for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert len(lines) == len(texts), done.stdout + done.stderr
     return dict(zip(texts, map(json.loads, lines), strict=True)) | {"": [done.stdout, done.stderr]}

@@ -252,7 +252,7 @@ def test_streams_of_a_real_process(tmp_path: Path) -> None:
     for _ in range(7):
         ended.stdout.readline()
     ended.send_signal(signal.SIGTERM)
-    out, errors = noisy.communicate(timeout=200)
+    out, errors = noisy.communicate(timeout=900)
     plain = json.loads(out)
     assert (
         noisy.returncode == 1
@@ -261,8 +261,8 @@ def test_streams_of_a_real_process(tmp_path: Path) -> None:
     )
     assert {"python", "number", "original", "child", "language", "at exit"} <= set(errors.splitlines())
     # Nobody reads the standard output any more.
-    assert closed.wait(timeout=200) == 2 and closed.stderr is not None
+    assert closed.wait(timeout=900) == 2 and closed.stderr is not None
     assert closed.stderr.read().splitlines()[1].startswith("long.py was cut off: nobody reads what it prints (exit")
-    out, errors = ended.communicate(timeout=200)
+    out, errors = ended.communicate(timeout=900)
     assert (ended.returncode, errors) == (2, "") and "was ended by SIGTERM (exit code 143) after 8 steps" in out
     assert json.loads((tmp_path / "o.json").read_text())["code"] == 128 + signal.SIGTERM

@@ -118,6 +118,7 @@ def test_the_installed_command_is_the_module() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -138,7 +139,7 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> No
         if line.startswith("Epoch 003"):
             break
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 130
     stopped = re.search(r"stopped after step (\d+); the same command goes on with", said)
     assert stopped is not None

@@ -8,16 +8,17 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.corpus.cases import FOLDER, SPLITS, Pair, Program, clean, is_runnable, pairs
+from tests.forks import Forked
 
 PAIRS, PROGRAMS = list(pairs()), list(clean())
+LABELS = set(yaml.safe_load((FOLDER / "labels.yaml").read_text()))
 SOAK = "RISLAB_SOAK" in os.environ
 # A sample for every test, from the whole alphabet of what runs here.
 RUN = PAIRS if SOAK else [one for one in PAIRS if is_runnable(one.needs)][:: max(1, len(PAIRS) // 12)][:12]
@@ -26,19 +27,17 @@ KINDS, MOST_OF_A_KIND, LONGEST = 25, 12, 80
 FINAL = re.compile(r"final error: (\S+)")
 
 
-def run(script: Path, folder: Path, seed: int = 0) -> str:
-    """The standard output of a script that must end well."""
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SEED": str(seed), "TQDM_DISABLE": "1",
-    }  # fmt: skip
-    result = subprocess.run([sys.executable, script], cwd=folder, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    return result.stdout
-
-
-def final_errors(script: Path, folder: Path, seeds: Sequence[int]) -> list[float]:
-    with ThreadPoolExecutor(2) as pool:
-        return [float(FINAL.findall(output)[-1]) for output in pool.map(lambda seed: run(script, folder, seed), seeds)]
+def outputs(scripts: Mapping[str, Path], folder: Path, seed: int = 0) -> dict[str, str]:
+    """The standard outputs of scripts that run beside each other and must end well, by their names."""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "SEED": str(seed), "TQDM_DISABLE": "1"}
+    begun = {}
+    for name, path in scripts.items():
+        (own := folder / f"{name}-{seed}").mkdir()
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        begun[name] = Forked([sys.executable, path], cwd=own, env=environment, **pipes)
+    ended = {name: process.communicate() for name, process in begun.items()}
+    assert [process.returncode for process in begun.values()] == [0] * len(begun), ended
+    return {name: output for name, (output, _) in ended.items()}
 
 
 @pytest.mark.process
@@ -50,7 +49,8 @@ def test_the_fault_has_its_measured_effect_and_the_fix_has_not(pair: Pair, tmp_p
     effect = pair.effect
     differences = [bad - good for bad, good in zip(effect.faulty_seeds, effect.fixed_seeds, strict=True)]
     seeds = range(5) if SOAK else [max(range(5), key=differences.__getitem__)]
-    faulty, fixed = (final_errors(script, tmp_path, seeds) for script in (pair.faulty, pair.fixed))
+    printed = [outputs(pair.scripts, tmp_path, seed) for seed in seeds]
+    faulty, fixed = ([float(FINAL.findall(one[role])[-1]) for one in printed] for role in ("faulty", "fixed"))
     worse = sum(bad > good for bad, good in zip(faulty, fixed, strict=True))
     if pair.harmless:
         assert faulty == pytest.approx(fixed, rel=0.05)
@@ -64,13 +64,12 @@ def test_the_fault_has_its_measured_effect_and_the_fix_has_not(pair: Pair, tmp_p
 def test_correct_programs_end_well(program: Program, tmp_path: Path) -> None:
     if not is_runnable(program.needs):
         pytest.skip(f"needs {', '.join(program.needs)}")
-    run(program.path, tmp_path)
+    outputs(program.scripts, tmp_path)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 def test_a_case_says_all_that_it_should(pair: Pair) -> None:
-    labels = yaml.safe_load((FOLDER / "labels.yaml").read_text())
-    assert pair.labels and set(pair.labels) <= set(labels)
+    assert pair.labels and set(pair.labels) <= LABELS
     assert pair.names and pair.title and pair.seen and pair.checked and pair.kind
     assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+", pair.source)
     assert pair.split in SPLITS and pair.found_by in ("symptom", "name")

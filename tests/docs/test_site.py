@@ -35,6 +35,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         # The figures themselves have tests of their own.
         patch.setattr(gallery, "_figures", lambda: iter(()))
+        # Nothing of reports that lie, or are being made, in reports/out.
+        patch.setattr(build, "ROOT", folder)
         build.build(folder, write_rules=small_rules)
     return folder
 

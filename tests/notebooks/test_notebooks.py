@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from rislab.reports import notebooks, parameter_checks, runner
+from tests.forks import forking
 from tests.notebooks.small import SMALL
 
 
@@ -25,7 +26,7 @@ class Ran(dict[str, runner.Report]):
     def __missing__(self, name: str) -> runner.Report:
         options = {"out": self._out, "check": parameter_checks.check_for(name), "progress": False}
         # The browser of these tests has an event loop in this thread, and only one may run there.
-        with ThreadPoolExecutor(1) as thread:
+        with ThreadPoolExecutor(1) as thread, forking():
             self[name] = thread.submit(runner.run_notebook, name, SMALL[name], **options).result()
         return self[name]
 
@@ -75,7 +76,7 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     figures = sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs)
     assert figures >= 4
-    from tests.browser.figures import figure_defects
+    from tests.browser.figures import change_theme, figure_defects
 
     asked: list[str] = []
     complaints: list[str] = []
@@ -86,9 +87,7 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(ran[name].html.as_uri())
-    page.wait_for_function(
-        f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}", timeout=60_000
-    )
+    page.wait_for_function(f"document.querySelectorAll('.js-plotly-plot .main-svg').length >= {figures}")
     drawn = page.locator(".js-plotly-plot").count()
     width = page.evaluate("document.documentElement.scrollWidth")
     Path("reports/out").mkdir(parents=True, exist_ok=True)
@@ -97,8 +96,7 @@ def test_a_report_opens_offline_with_all_its_plots(name: str, ran: Ran, browser:
     for across in (1280, 1920) if os.environ.get("RISLAB_SOAK") else (1280,):
         page.set_viewport_size({"width": across, "height": 800})
         for theme in ("light", "dark"):
-            page.emulate_media(color_scheme=theme)
-            page.wait_for_timeout(500)
+            change_theme(page, theme)
             defects |= {(across, theme, figure): wrong for figure, wrong in figure_defects(page).items()}
     context.close()
     assert defects == {}

@@ -70,7 +70,7 @@ class Squaring(RequestPanel[int, list[int]]):
     def work(self, request: int) -> Generator[object]:
         self.begun.append(request)
         yield
-        assert self.gate.wait(20)
+        assert self.gate.wait(120)
         if request < 0:
             raise ValueError(f"{request} is negative")
         yield
@@ -160,7 +160,7 @@ def test_an_interrupt_does_not_wait_for_an_item_that_takes_for_ever(monkeypatch:
     gate = threading.Event()
 
     def slow() -> Generator[int]:
-        yield int(gate.wait(20))
+        yield int(gate.wait(120))
 
     panel = Counting(slow)
     began = time.monotonic()
@@ -199,7 +199,7 @@ def test_the_worker_uses_the_threads_of_the_notebook() -> None:
     task = BackgroundTask(stream)
     task.start()
     task.start()
-    assert task.join(20) and threads == [torch.get_num_threads()]
+    assert task.join(120) and threads == [torch.get_num_threads()]
 
 
 @pytest.mark.parametrize(("costs", "ticks"), [(0.0, 81), (0.005, 77), (0.05, 11)])
@@ -224,7 +224,7 @@ def test_slow_drawings_come_less_often(costs: float, ticks: int, monkeypatch: py
     monkeypatch.setattr("rislab.panels.background_task.time", clock)
     task = BackgroundTask(stream, tick)
     task.start()
-    assert task.join(20)
+    assert task.join(120)
     # 10 s of items: a tick each 0.12 s, or as often as leaves 19/20 of the time to the work; and one at the end.
     assert abs(drawn[0] - ticks) <= 8
     assert (drawn[0] - 2) * costs <= clock.now / 20
@@ -363,7 +363,7 @@ def test_requests_from_many_threads_are_never_forgotten() -> None:
         requests.submit(request)
         if request % 3 == 0:
             time.sleep(0)
-    assert requests.task.join(20)
+    assert requests.task.join(120)
     assert done[-1] == 1999 and done == sorted(done)
 
 

@@ -140,7 +140,7 @@ def test_a_figure_waits_while_the_page_is_heard() -> None:
             return super().__iter__()
 
     plot.state.set_state(Message(event={"kind": "none"}))
-    drawer.join(30)
+    drawer.join(120)
     assert seen == [1]
     assert sent(plot) == (2, [2.0, 3.0])
 

@@ -123,7 +123,7 @@ def test_of_several_that_wait_the_newest_alone_is_replayed(live: None, monkeypat
 
     def counted(config: StoryConfig, fault: str, extra_faults: tuple[str, ...], *, curriculum: str) -> Replay:
         made.append(fault)
-        assert all_chosen.wait(60)
+        assert all_chosen.wait(120)
         return remembered(config, fault, extra_faults, curriculum=curriculum)
 
     monkeypatch.setattr(story_panel, "replay", counted)

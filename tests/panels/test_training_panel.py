@@ -364,6 +364,7 @@ def test_a_stopped_run_goes_on_in_its_folder_as_if_never_stopped(live: None) -> 
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_killed_kernel_leaves_a_run_that_goes_on(live: None) -> None:
     script = (
         "import time, rislab\n"

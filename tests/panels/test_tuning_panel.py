@@ -70,7 +70,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
         assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
         yield SearchProgress("confirm", {}, warnings=("<two> warnings",))
-        assert gate.wait(20)
+        assert gate.wait(120)
         yield SearchProgress("done", {}, finals=finals, warnings=("<two> warnings",))
 
     gate = threading.Event()

@@ -49,7 +49,7 @@ REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20" if SOAK 
 
 
 def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=400, check=False, **options)
+    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=900, check=False, **options)
 
 
 def sum_of_training(folder: Path) -> str:
@@ -117,6 +117,7 @@ def whole_report(folder: Path) -> None:
     ],
     ids=["train", *(["tune", "report"] if SOAK else [])],
 )
+@pytest.mark.usefixtures("forked")
 def test_kills_at_random_moments_lose_nothing(
     words: list[str],
     option: str,
@@ -189,7 +190,7 @@ for words in json.loads(sys.argv[1]):
 def each(prefix: Sequence[str], commands: Sequence[Sequence[str]], **options: Any) -> list[tuple[int, str]]:
     """Exit code and standard error of each command."""
     whole = [*prefix, sys.executable, "-c", EACH, json.dumps(commands)]
-    done = subprocess.run(whole, capture_output=True, text=True, timeout=400, check=False, **options)
+    done = subprocess.run(whole, capture_output=True, text=True, timeout=900, check=False, **options)
     assert done.returncode == 0, done.stderr
     told = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(told) == len(commands)
@@ -226,6 +227,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_jumping_clock_changes_nothing(tmp_path: Path) -> None:
     """Every call of the wall clock is years or hours off: records and checkpoints are those of a steady one."""
     words = ["overfit", "--scenes", "64", "--epochs", "4", "--only", "whole set"]
@@ -237,6 +239,7 @@ def test_a_jumping_clock_changes_nothing(tmp_path: Path) -> None:
     assert all(0 < seconds < 60 for seconds in took)
 
 
+@pytest.mark.usefixtures("forked")
 def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second is told who has it, and the records are those of the first alone."""
     monkeypatch.chdir(tmp_path)
@@ -258,7 +261,7 @@ def test_two_notebooks_on_one_run_folder_do_not_mix(tmp_path: Path, monkeypatch:
     while second.task.running:
         time.sleep(0.05)
     assert "in use by another process" in str(second.task.error)
-    first.communicate(timeout=300)
+    first.communicate(timeout=900)
     config = OverfitConfig(scenes=64, micro_batch=16, epochs=40)
     ends = epoch_records(run_folder.read_records(Path("shared")))
     assert [end.epoch for end in ends] == list(range(1, config.epochs + 1))

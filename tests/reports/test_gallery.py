@@ -388,7 +388,7 @@ def test_an_interrupt_leaves_an_index_that_is_true(here: Path) -> None:
             break
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=900)
     assert process.returncode == 130, said
     # A kernel stopped in the middle of a cell may complain of its sockets; a traceback of ours would name main().
     assert "rislab: interrupted" in said and "cli.py" not in said

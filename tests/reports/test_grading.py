@@ -278,17 +278,17 @@ def running(words: list[str], folder: Path, **environment: str) -> Iterator[None
         finally:
             os.killpg(process.pid, 15)
             try:
-                process.wait(20)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, 9)
             print((folder / "said").read_text()[-2000:])
 
 
-def answer_of(url: str, seconds: float = 60.0) -> int:
+def answer_of(url: str, seconds: float = 300.0) -> int:
     end = time.monotonic() + seconds
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=30) as reply:
+            with urllib.request.urlopen(url, timeout=300) as reply:
                 return int(reply.status)
         except urllib.error.HTTPError as error:
             return error.code

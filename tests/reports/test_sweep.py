@@ -95,7 +95,7 @@ def test_too_many_cells_and_values_out_of_range_are_refused_before_any_runs(
 
 @pytest.mark.process
 def test_every_cell_runs_once_and_the_page_shows_what_it_measured(
-    chosen: gallery.NamedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    chosen: gallery.NamedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     axes = sweep.parse_grid(chosen, ["length=3", "word=good,bad"])
     cells = sweep.sweep_cells(chosen, axes, {})
@@ -104,7 +104,8 @@ def test_every_cell_runs_once_and_the_page_shows_what_it_measured(
     printed = capsys.readouterr()
     assert "(1 of 2 reports passed)" in printed.out and "bad <word>" in printed.err and "reused" not in printed.err
     # What passed is there; what failed is tried again, and so is what was removed, half-written or of other values.
-    results = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=2)}
+    monkeypatch.setenv("RISLAB_THREADS", "1")
+    results = {one.name: one for one in sweep.run_sweep(chosen, cells, tmp_path, workers=1)}
     assert [results[cell.name].reused for cell in cells] == [True, False]
     assert [results[cell.name].verdict for cell in cells] == ["passed", "failed"]
     assert [results[cell.name].numbers["twice <the> length"] for cell in cells] == [6.0, 6.0]

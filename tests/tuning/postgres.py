@@ -42,7 +42,7 @@ def server() -> Iterator[str]:
 
         def call(program: str, *options: str) -> None:
             done = subprocess.run(
-                [place / program, *options], user=user, cwd=folder, text=True, capture_output=True, timeout=120
+                [place / program, *options], user=user, cwd=folder, text=True, capture_output=True, timeout=900
             )
             assert done.returncode == 0, done.stderr + done.stdout
 

@@ -151,6 +151,7 @@ def test_bad_searches_are_one_sentence(
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_search_that_is_stopped_goes_on_as_if_it_had_not(
     undisturbed: tuple[Path, list[Trial]], tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_search_that_is_stopped_goes_on_as_if_it_had_not(
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, list[Trial]], tmp_path: Path) -> None:
     """Every process of a search is killed at random moments; what it leaves is what an undisturbed one left."""
     kills, chance = int(os.environ.get("RISLAB_KILLS", "1")), random.Random(5)
@@ -189,6 +191,7 @@ def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, list[Trial]], tmp_pat
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_worker_that_is_killed_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two workers is killed with its trial half done: the other takes the trial over, under its own number."""
     begun: list[subprocess.Popen[str]] = []

@@ -121,7 +121,7 @@ def test_two_machines_share_a_search_through_a_database(
         listed += command_lines()
         time.sleep(0.3)
     progress = last_progress(there, storage=database, name="shared")
-    output = process.communicate(timeout=300)[0]
+    output = process.communicate(timeout=900)[0]
     assert process.returncode == 0, output
     assert b"rislab.tuning.worker" in listed and postgres.PASSWORD.encode() not in listed
     trials = trials_in(here, database, "shared")
@@ -138,6 +138,7 @@ def test_two_machines_share_a_search_through_a_database(
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_a_machine_that_dies_leaves_its_trial_to_the_others(database: str, tmp_path: Path) -> None:
     task = Task(str(tmp_path / "dying"), SMALL.to_dict(), database, "dying")
     process = subprocess.Popen([sys.executable, "-m", "rislab.tuning.worker"], stdin=subprocess.PIPE, text=True)

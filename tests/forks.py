@@ -1,0 +1,195 @@
+"""Python processes that start at once: forked from a process that has imported torch and its compiler.
+
+To import both takes four seconds of a core, and every optimiser needs them. A test of what a fresh interpreter imports
+must start one by subprocess.Popen.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+PRELOADED = ("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp")
+LOCK = threading.Lock()
+
+
+class Forked(subprocess.Popen[Any]):
+    """As subprocess.Popen, for `python -m module`, `python -c code` and `python script`.
+
+    Of the options, those that need the interpreter to start (preexec_fn, another PYTHONPATH) start it.
+    """
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
+        _, pass_fds, cwd, env, _, _, shell, *pipes = rest
+        path = os.environ.get("PYTHONPATH")
+        is_ours = isinstance(args, list) and args[0] == sys.executable and len(args) > 1
+        plain = not (executable or preexec_fn or pass_fds or shell) and (env or os.environ).get("PYTHONPATH") == path
+        if not (is_ours and plain and (args[1] in ("-m", "-c") or str(args[1])[0] != "-")):
+            super()._execute_child(args, executable, preexec_fn, *rest)  # type: ignore[misc]
+            return
+        p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *more = pipes
+        order = {
+            "words": [os.fspath(word) for word in args[1:]], "cwd": os.fspath(cwd or Path.cwd()),
+            "environment": dict(env or os.environ), "session": more[5],
+        }  # fmt: skip
+        streams = [own if own != -1 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]
+        self._status, status = os.pipe()
+        self.pid = _ask(order, [*streams, status])
+        os.close(status)
+        self._child_created = True
+        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        if not hasattr(self, "_status"):
+            return super()._try_wait(wait_flags)  # type: ignore[misc, no-any-return]
+        with selectors.DefaultSelector() as ready:
+            ready.register(self._status, selectors.EVENT_READ)
+            if not ready.select(0 if wait_flags else None):
+                return 0, 0
+        text = os.read(self._status, 16)
+        os.close(self._status)
+        return self.pid, int(text) if text else signal.SIGKILL
+
+    def _internal_poll(self, _deadstate: Any = None, **given: Any) -> int | None:
+        if not hasattr(self, "_status"):
+            return super()._internal_poll(_deadstate, **given)  # type: ignore[misc, no-any-return]
+        lock = self._waitpid_lock  # type: ignore[attr-defined]
+        if self.returncode is None and lock.acquire(blocking=False):  # else another thread waits
+            try:
+                if self.returncode is None and (ended := self._try_wait(os.WNOHANG))[0]:
+                    self._handle_exitstatus(ended[1])  # type: ignore[attr-defined]
+            finally:
+                lock.release()
+        return self.returncode
+
+
+# In a process that was forked, its line to the server; elsewhere the first order starts one.
+LINES: list[socket.socket] = []
+
+
+def _start_server() -> None:
+    here, there = socket.socketpair()
+    command = [sys.executable, "-m", "tests.forks", str(there.fileno())]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
+    there.close()
+    atexit.register(process.wait)
+    atexit.register(here.close)
+    LINES.append(here)
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Meanwhile all that is started by subprocess.Popen and subprocess.run, and all kernels, are forked if possible."""
+    from jupyter_client import launcher
+
+    with patch.object(subprocess, "Popen", Forked), patch.object(launcher, "Popen", Forked):
+        yield
+
+
+def _ask(order: dict[str, Any], descriptors: list[int]) -> int:
+    message = json.dumps(order).encode()
+    with LOCK:
+        if not LINES:
+            _start_server()
+        (server,) = LINES
+        socket.send_fds(server, [len(message).to_bytes(4, "big")], descriptors)
+        server.sendall(message)
+        return int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
+
+
+def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Fork a process for each order; returns in each of them with its order, and None once the first line is closed."""
+    selector = selectors.DefaultSelector()
+    selector.register(first, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.data:
+                pid, status = key.data
+                os.write(status, str(os.waitpid(pid, 0)[1]).encode())
+                selector.unregister(key.fd)
+                os.close(key.fd)
+                os.close(status)
+                continue
+            line = key.fileobj
+            assert isinstance(line, socket.socket)
+            length, descriptors, *_ = socket.recv_fds(line, 4, 4)
+            if not length:
+                if line is first:
+                    return None
+                selector.unregister(line)
+                line.close()
+                continue
+            order = json.loads(line.recv(int.from_bytes(length, "big"), socket.MSG_WAITALL))
+            mine, its = socket.socketpair()
+            *streams, status = descriptors
+            pid = os.fork()
+            if pid == 0:
+                for one in selector.get_map().values():
+                    os.close(one.fd)
+                    if one.data:
+                        os.close(one.data[1])
+                selector.close()
+                os.close(status)
+                mine.close()
+                LINES.append(its)
+                return order, streams
+            line.sendall(pid.to_bytes(4, "big"))
+            its.close()
+            for descriptor in streams:
+                os.close(descriptor)
+            selector.register(mine, selectors.EVENT_READ)
+            selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, status))
+
+
+def run(order: dict[str, Any], streams: list[int]) -> None:
+    """What Python does with these words."""
+    if order["session"]:
+        os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number, descriptor in enumerate(streams):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    os.chdir(order["cwd"])
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    first, *rest = order["words"]
+    if rest[:1] == ["ipykernel_launcher"]:
+        # Of what others start, a signal must reach the whole process group, to which a fork does not belong.
+        subprocess.Popen = Forked  # type: ignore[misc]
+    if first == "-m":
+        sys.argv, sys.path[0] = rest, os.getcwd()
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv, sys.path[0] = ["-c", *rest[1:]], ""
+        main = sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), main.__dict__)
+    else:
+        sys.argv, sys.path[0] = [first, *rest], str(Path(first).parent)
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    import torch
+
+    # The pytest process is interrupted itself, and ends this one by closing the socket.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    for name in PRELOADED:
+        importlib.import_module(name)
+    if (given := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        run(*given)
