@@ -7,6 +7,7 @@ must start one by subprocess.Popen.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -19,9 +20,9 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from unittest.mock import patch
 
 PRELOADED = ("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp")
@@ -120,7 +121,9 @@ def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
         for key, _ in selector.select():
             if key.data:
                 pid, status = key.data
-                os.write(status, str(os.waitpid(pid, 0)[1]).encode())
+                ended = str(os.waitpid(pid, 0)[1]).encode()
+                with suppress(BrokenPipeError):  # of a kernel that ended before what it started
+                    os.write(status, ended)
                 selector.unregister(key.fd)
                 os.close(key.fd)
                 os.close(status)
@@ -139,6 +142,10 @@ def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
             *streams, status = descriptors
             pid = os.fork()
             if pid == 0:
+                if order["session"]:
+                    os.setsid()
+                # Who knows of this process may at once signal its process group.
+                line.sendall(os.getpid().to_bytes(4, "big"))
                 for one in selector.get_map().values():
                     os.close(one.fd)
                     if one.data:
@@ -148,7 +155,6 @@ def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
                 mine.close()
                 LINES.append(its)
                 return order, streams
-            line.sendall(pid.to_bytes(4, "big"))
             its.close()
             for descriptor in streams:
                 os.close(descriptor)
@@ -158,8 +164,6 @@ def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 def run(order: dict[str, Any], streams: list[int]) -> None:
     """What Python does with these words."""
-    if order["session"]:
-        os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
@@ -183,6 +187,28 @@ def run(order: dict[str, Any], streams: list[int]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+def end(order: dict[str, Any], streams: list[int]) -> NoReturn:
+    """Run them and end as Python does, but let the memory be: to free it would first copy all that forks share."""
+    code: Any = None
+    try:
+        run(order, streams)
+    except SystemExit as leave:
+        code = leave.code
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
 if __name__ == "__main__":
     import torch
 
@@ -191,5 +217,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     for name in PRELOADED:
         importlib.import_module(name)
+    gc.freeze()
     if (given := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
-        run(*given)
+        end(*given)

@@ -1,7 +1,7 @@
 // What is wrong with one plotly figure as the browser painted it, as sentences: text upon text, text upon data, text
 // cut off, ticks without room, legends, contrast.
-// `picture` is a PNG of the figure without its texts, as a data: URL.
-async (plot, picture) => {
+// `image` is one of it without texts, in which it begins at `corner`.
+(plot, image, corner) => {
   const frame = plot.getBoundingClientRect(), layout = plot._fullLayout, wrong = [];
   const say = (kind, ...what) => wrong.push(`${kind}: ${what.map((one) => one.trim().slice(0, 60)).join(" | ")}`);
 
@@ -64,14 +64,12 @@ async (plot, picture) => {
     const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);
   };
-  const image = new Image();
-  image.src = picture;
-  await image.decode();
-  const canvas = new OffscreenCanvas(image.width, image.height), pen = canvas.getContext("2d", { willReadFrequently: true });
-  pen.drawImage(image, 0, 0);
+  const canvas = new OffscreenCanvas(Math.round(frame.width), Math.round(frame.height));
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.drawImage(image, ...corner.map((part) => -Math.round(part)));
   const pixels = ({ left, right, top, bottom }) => {
     const x = Math.max(0, Math.round(left - frame.left)), y = Math.max(0, Math.round(top - frame.top));
-    const width = Math.min(image.width - x, Math.round(right - left)), height = Math.min(image.height - y, Math.round(bottom - top));
+    const width = Math.min(canvas.width - x, Math.round(right - left)), height = Math.min(canvas.height - y, Math.round(bottom - top));
     if (width < 1 || height < 1) return [];
     const { data } = pen.getImageData(x, y, width, height);
     return Array.from({ length: width * height }, (_, i) => [data[4 * i], data[4 * i + 1], data[4 * i + 2]]);

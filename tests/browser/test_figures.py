@@ -31,7 +31,7 @@ def page_of(named: Iterable[tuple[str, go.Figure]], path: Path) -> Path:
 
 def shown(browser: Any, path: Path, width: int = 1280) -> Any:
     """The page of a file with all its figures drawn."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme="light").new_page()
+    page = browser.new_context(viewport={"width": width, "height": 3600}, color_scheme="light").new_page()
     page.goto(path.as_uri())
     count = page.locator("figure[data-plotly]").count()
     page.wait_for_function(

@@ -77,7 +77,7 @@ def parts(panel: PrecisionPanel) -> tuple[Any, Any, PlotWidget, Any, PlotWidget]
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -30,7 +30,7 @@ def size(figure: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 300)
+@pytest.mark.timeout(SECONDS + 1800)
 def test_a_panel_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RISLAB_LIVE", raising=False)

@@ -470,11 +470,14 @@ def test_the_index_opens_offline_and_every_link_works(ran: Any) -> None:
         assert page.locator(".js-plotly-plot .modebar").count() == 0
         for width in (1280, 1920, 700):
             page.set_viewport_size({"width": width, "height": 900})
-            page.wait_for_timeout(300)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
-            drawn = page.locator(".js-plotly-plot .main-svg").first.bounding_box()
-            frame = page.locator("article figure").first.bounding_box()
-            assert abs(drawn["width"] - frame["width"]) <= 1
+            page.wait_for_function(
+                """width => {
+                  const of = (selector) => document.querySelector(selector).getBoundingClientRect().width;
+                  return document.documentElement.scrollWidth <= width &&
+                    Math.abs(of(".js-plotly-plot .main-svg") - of("article figure")) <= 1;
+                }""",
+                arg=width,
+            )
         page.set_viewport_size({"width": 1280, "height": 900})
         Path("reports/out").mkdir(parents=True, exist_ok=True)
         page.screenshot(path="reports/out/test-gallery.png", full_page=True)

@@ -145,7 +145,7 @@ def test_a_machine_that_dies_leaves_its_trial_to_the_others(database: str, tmp_p
     assert process.stdin is not None
     process.stdin.write(json.dumps(dataclasses.asdict(task)) + "\n")
     process.stdin.flush()
-    for _ in range(1200):
+    for _ in range(6000):
         if list((tmp_path / "dying").glob("trials/*/records.jsonl")):
             break
         time.sleep(0.05)
