@@ -28,11 +28,17 @@ LONGEST = (
     "notebooks/test_notebooks.py",
     "tuning/test_search.py",
     "reliability/test_kills.py",
-    "browser/test_figures.py",
     "browser/test_lab.py",
-    "reports/test_sweep.py",
-    "browser/test_accessibility.py",
+    "browser/test_figures.py",
     "faults/test_catalogue.py",
+    "reports/test_classroom.py",
+    "reports/test_gallery.py",
+    "checkup/test_loop_watch.py",
+    "checkup/test_transformers.py",
+    "corpus/test_corpus.py",
+    "checkup/test_rank_differences.py",
+    "browser/test_accessibility.py",
+    "reports/test_sweep.py",
 )
 TESTS = Path(__file__).parent
 # Of each test at most so many of its cases, from first to last; all of them if it is not set.
