@@ -7,6 +7,7 @@ nor loses an exception. Without widgets (RISLAB_LIVE=0, as in reports, or no any
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from rislab.tuning.tuning_config import TuningConfig
 
 RUNS = "runs"  # beside the notebook
+THEME = Path(__file__).parent / "static" / "theme.js"
 
 Kind = TypeVar("Kind")
 
@@ -239,7 +241,7 @@ def _checked(name: str, value: object, kind: type[Kind]) -> Kind:
 def is_live() -> bool:
     """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said).
 
-    Where they do, plain figures below them follow the theme of the page too.
+    Where they do, plain figures on the same page follow its theme too.
     """
     if os.environ.get("RISLAB_LIVE") == "0":
         return False
@@ -251,7 +253,7 @@ def is_live() -> bool:
     from IPython.display import HTML, display
 
     if get_ipython() is not None:
-        display(HTML(f"<style>{theme_css()}</style>"))
+        display(HTML(f"<script>({THEME.read_text(encoding='utf-8')})({json.dumps(theme_css())})</script>"))
     return True
 
 

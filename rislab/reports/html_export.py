@@ -17,6 +17,7 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError
 from rislab.reports.figure_content import describe_figure
+from rislab.reports.hand_ins import statements_of
 from rislab.reports.notebooks import numbered, parameters_of, read_notebook, tagged
 from rislab.reports.summary import Summary
 
@@ -128,6 +129,9 @@ def _presentable(notebook: Any, title: str, header: Mapping[str, str], summary: 
         if cell.cell_type == "code":
             skipped = "papermill" in cell.metadata and not cell.metadata.papermill.start_time
             cell.metadata["number"] = f"{numbers.get(cell.id, '')}{', not run' if skipped else ''}"
+            if _shows_panel(cell.source):
+                # The words of a panel that still works; what came of it stands where it was awaited.
+                cell.outputs = [output for output in cell.outputs if set(output.get("data", ())) != {"text/plain"}]
             cell.outputs = [shown for output in cell.outputs for shown in _shown(output)]
     heading = _html_cell(f"<h1>{escape(title)}</h1>")
     if notebook.cells and notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# "):
@@ -135,6 +139,17 @@ def _presentable(notebook: Any, title: str, header: Mapping[str, str], summary: 
         heading = new_markdown_cell(first)
     notebook.cells[:0] = [heading, _html_cell(render("header.html.j2", header=header, summary=summary))]
     return notebook
+
+
+def _shows_panel(source: str) -> bool:
+    """Whether the value of a cell is a panel of rislab.panels that the cell has made."""
+    statements = statements_of(source)
+    last = statements[-1] if statements else None
+    value = last.value if isinstance(last, ast.Expr) else None
+    for statement in statements:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == getattr(value, "id", None):
+            value = statement.value
+    return isinstance(value, ast.Call) and ast.unparse(value.func).startswith("rislab.panels.")
 
 
 def _html_cell(html: str) -> Any:

@@ -25,7 +25,7 @@ class Summary:
         verdict: one of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run).
         because: what the verdict rests on, one sentence.
         cell: id of the cell that decided, or empty.
-        numbers: name, value, and id of the cell that measured it.
+        numbers: name, value, and id of the cell that computed it.
         parameters: number of them.
         changed: parameter, value and default, where they differ.
     """
@@ -54,11 +54,14 @@ def summarise(
         error: one line that names cell and exception, or empty.
     """
     changed = tuple((key, value, known[key].default) for key, value in values.items() if value != known[key].default)
+    cells = code_cells(notebook)
     measured = [
-        (label, value, cell.id) for cell in code_cells(notebook) for label, value in numbers_in_cell(cell).items()
+        (label, value, _evidence(cells[: place + 1], label))
+        for place, cell in enumerate(cells)
+        for label, value in numbers_in_cell(cell).items()
     ]
     first = notebook.cells[0].source.partition("\n")[0] if notebook.cells else ""
-    decided = failed_cell(notebook) or next(reversed(code_cells(notebook)), None)
+    decided = failed_cell(notebook) or next(reversed(cells), None)
     return Summary(
         run=f"{name} with {', '.join(f'{key} = {value!r}' for key, value, _ in changed) or 'its defaults'}",
         question=question or (first[2:] if first.startswith("# ") else ""),
@@ -90,6 +93,40 @@ def _because(notebook: Any, error: str) -> str:
     return (
         f"{len(cells)} code cells were run, and {f'the {claims} assertions' if claims != 1 else 'the assertion'} hold"
     )
+
+
+def _evidence(cells: list[Any], label: str) -> str:
+    """Id of the cell that computed a number which the last of these cells lists under a label.
+
+    That is the latest cell before it that sets a name of the number's expression; the last one itself if there is none.
+    """
+    nodes = _nodes(cells[-1].source)
+    pairs = [pair for node in nodes if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)]
+    listed = [value for key, value in pairs if key is not None and _can_be(key, label)]
+    listed += [node for node in nodes if isinstance(node, ast.DictComp) and _can_be(node.key, label)]
+    wanted = {name for value in listed[:1] for name in _names(value, ast.Load) - _names(value, ast.Store)}
+    # What the last cell sets itself rests on other names.
+    for node in reversed(nodes):
+        if isinstance(node, ast.Assign) and _names(node, ast.Store) & wanted:
+            wanted |= _names(node.value, ast.Load) - _names(node.value, ast.Store)
+    for cell in reversed(cells[:-1]):
+        if any(_names(node, ast.Store) & wanted for node in _nodes(cell.source) if isinstance(node, ast.stmt)):
+            return str(cell.id)
+    return str(cells[-1].id)
+
+
+def _can_be(key: ast.expr, label: str) -> bool:
+    """Whether a key of a mapping, as it is written, can stand for a label."""
+    parts = key.values if isinstance(key, ast.JoinedStr) else [key]
+    texts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else ".*" for part in parts]
+    return re.fullmatch("".join(texts), label) is not None
+
+
+def _names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
+    """Names that a statement or an expression sets (ast.Store), an item of them counted, or reads (ast.Load)."""
+    places = [each for each in ast.walk(node) if isinstance(getattr(each, "ctx", None), context)]
+    named = [each.value if isinstance(each, ast.Subscript) else each for each in places]
+    return {each.id for each in named if isinstance(each, ast.Name)}
 
 
 def _nodes(source: str) -> list[ast.AST]:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from rislab.errors import InputError
 from rislab.reports import html_export, notebooks, parameter_checks, runner
+from rislab.reports.measured import MIME
+from rislab.reports.summary import summarise
 
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d4944415478da63fcffff3f030005fe02fea7"
@@ -559,6 +562,34 @@ def test_widgets_and_scripts_are_left_out(tmp_path: Path) -> None:
     html = target.read_text(encoding="utf-8")
     assert not re.search(r"widget|Slider\(|alert\(|secret|Javascript", html)
     assert len(notebook.cells[0].outputs) == 1 and "widgets" in notebook.metadata
+
+
+def test_a_panel_shows_what_came_of_it_and_not_that_it_still_works(tmp_path: Path) -> None:
+    made = new_code_cell("panel = rislab.panels.precision(config)\npanel")
+    asked = new_code_cell("rislab.panels.map_history(movie)")
+    other = new_code_cell("cells = 7\ncells")
+    for cell in (made, asked, other):
+        cell.outputs = [new_output("execute_result", {"text/plain": f"words of {cell.source.split()[0]}"})]
+    drawn = plot("")
+    drawn.source = "panel = rislab.panels.quiz()\npanel"
+    html = page(tmp_path, made, asked, other, drawn)
+    assert re.findall("words of ([a-z.]+)", html) == ["cells"] and html.count('aria-label="curve:') == 1
+
+
+def test_a_number_is_linked_to_the_cell_that_computed_it() -> None:
+    verdict = """
+        ends = {"loop": last.nmse}
+        numbers = {"steps": sum(one.steps for one in runs), "worst": worst}
+        display(Measured(numbers | {f"NMSE, {name}": ends[name] for name in ("loop",)}))
+    """
+    sources = ["one = name = 0", "runs = {}", "runs['a'] = run()", "last = runs['a'][-1]", "x = 1", verdict]
+    cells = [new_code_cell(textwrap.dedent(source), id=str(place)) for place, source in enumerate(sources)]
+    numbers = [["steps", 5], ["worst", 1], ["NMSE, loop", 0.5]]
+    cells[-1].outputs = [new_output("display_data", {MIME: numbers})]
+    for cell in cells:
+        cell.metadata["papermill"] = {"start_time": "now"}
+    found = summarise(new_notebook(cells=cells), "a", {}, {}, question="", error="")
+    assert [cell for _, _, cell in found.numbers] == ["2", "5", "3"]
 
 
 def test_images_are_inside_and_described(tmp_path: Path) -> None:
