@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from rislab.checkup.rule_examples import RuleExample
 from rislab.checkup.rules import RULES, Rule
 from rislab.checkup.silencing import names_of
+from rislab.errors import InputError
 
 WIDTH = 100
 
@@ -18,8 +19,10 @@ def rules_named(name: str) -> list[Rule]:
     Raises:
         InputError: for a name that no rule has.
     """
-    (known,) = names_of("CODE", [name])
-    return [rule for rule in RULES.values() if known in (rule.code, rule.code[0], rule.name, *rule.fixes)]
+    known = names_of("CODE", [name])
+    if not known:
+        raise InputError(f"CODE is {name!r}; allowed: a code, or the name of a rule or a finding")
+    return [rule for rule in RULES.values() if known[0] in (rule.code, rule.code[0], rule.name, *rule.fixes)]
 
 
 def explain(rule: Rule, places: Mapping[str, str], width: int = WIDTH) -> str:

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rislab.cli.main import main
 from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
-from rislab.errors import InputError
 from rislab.faults.story import StoryConfig
 from rislab.model import pretrained
 from rislab.model.network import CovarianceNet
@@ -36,33 +34,8 @@ from rislab.training.state import MAGIC
 from rislab.tuning.space import KINDS as KINDS_SEARCHED
 from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.tuning_config import TuningConfig
+from tests.reliability.strange_inputs import NUMBERS, PLAIN, SPOILS, cases, refused_or_used, spoilt
 
-TIMES = 10 if os.environ.get("RISLAB_SOAK") == "1" else 1
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-
-
-def cases(count: int) -> Any:
-    """So many cases, ten times as many in a soak; the same ones each time."""
-    return settings(max_examples=count * TIMES, deadline=None, derandomize=True, suppress_health_check=QUIET)
-
-
-NUMBERS = st.one_of(
-    st.integers(-5, 70000),
-    st.integers(),
-    st.floats(),
-    st.sampled_from([0, -1, 1, 10**30, float("inf"), float("-inf"), float("nan"), -0.0, 1e-320, True, False, None]),
-)
-WORDS = st.one_of(
-    st.sampled_from(
-        ["fp32", "bf16", "adam", "cpu", "cuda:99", "full", "classroom", "spherical", "varying", "1e-3", ""]
-    ),
-    st.text(max_size=12),
-)
-PLAIN = st.recursive(
-    NUMBERS | WORDS,
-    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(max_size=8), inside, max_size=3),
-    max_leaves=6,
-)
 KINDS: dict[str, Any] = {
     "SceneConfig": SceneConfig,
     "TrainConfig": TrainConfig,
@@ -72,19 +45,6 @@ KINDS: dict[str, Any] = {
     "PrecisionConfig": PrecisionConfig,
     "StoryConfig": StoryConfig,
 }
-
-
-def one_sentence(error: InputError) -> None:
-    text = str(error)
-    assert text.strip() and "\n" not in text and "Traceback" not in text, text
-
-
-def refused_or_used(call: Any) -> None:
-    """Only an InputError of one line may come out; pytest shows anything else as what it is, a bug."""
-    try:
-        call()
-    except InputError as error:
-        one_sentence(error)
 
 
 @pytest.mark.slow
@@ -180,16 +140,6 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes,
     data = simulate(SceneConfig.preset("classroom"), 32, seed=0)
     list(run_folder.train(folder, CovarianceNet.build(data.config), data, TrainConfig(epochs=1, micro_batch=16)))
     return folder, (folder / run_folder.CHECKPOINT).read_bytes(), (folder / run_folder.RECORDS).read_bytes()
-
-
-SPOILS = st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 255)), max_size=4)
-
-
-def spoilt(content: bytes, spoils: list[tuple[int, int]], cut: int) -> bytes:
-    changed = bytearray(content)
-    for place, value in spoils:
-        changed[place % len(changed)] = value
-    return bytes(changed[: len(changed) - cut % len(changed)] if cut else changed)
 
 
 @pytest.mark.slow
