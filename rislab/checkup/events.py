@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note
-from rislab.checkup.interception import BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
+from rislab.checkup.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.looks import Looks
 from rislab.checkup.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.rules import Code
@@ -98,6 +98,9 @@ class Observer:
 
     def on_loss(self, call: LossEvent) -> None:
         """A loss was computed."""
+
+    def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
+        """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
 
     def on_backward(self, roots: Roots) -> None:
         """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
@@ -203,7 +206,8 @@ class EventSource:
         }
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
-        self._losses = LossInterceptor(losses, self._on_loss)
+        heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
+        self._losses = LossInterceptor(heard, self._on_loss)
         self._module, self._on_call = module, on_call
         self._interceptors = (
             BackwardInterceptor(
@@ -374,6 +378,10 @@ class EventSource:
 
     @_harmless
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        if function in SUMS:
+            if isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output):
+                self._tell("on_sum", args, output)
+            return
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
@@ -382,6 +390,7 @@ class EventSource:
         self._choose_thread()
         if self._stands_beside():
             return
+        self._losses.note_backward()
         self._reported = all(has_numbers(root) for root, _ in roots)
         if self._reported:
             self._tell("on_backward", roots)

@@ -42,6 +42,9 @@ OTHERS = (
     functional.triplet_margin_with_distance_loss,
 )
 LOSSES = (*ELEMENTS, *TARGETS, *OTHERS)
+# By which a loop adds up the terms of a loss; in so many backwards they are reported.
+SUMS: tuple[Callable[..., Any], ...] = (Tensor.add, Tensor.add_, torch.add, Tensor.sub, Tensor.sub_, torch.sub)
+BACKWARDS = 24
 MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.MSELoss: functional.mse_loss,
     nn.L1Loss: functional.l1_loss,
@@ -70,6 +73,7 @@ class LossInterceptor(TorchFunctionMode):
         super().__init__()
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
+        self._backwards = 0
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
 
@@ -87,6 +91,12 @@ class LossInterceptor(TorchFunctionMode):
         # One that was entered before this one, and left before it, could not be taken away until now.
         while (other := self._innermost()) is not None and other._thread is None:
             super(LossInterceptor, other).__exit__(*error)
+
+    def note_backward(self) -> None:
+        """After some backwards, sums are reported no more."""
+        self._backwards += 1
+        if self._backwards == BACKWARDS:
+            self._functions = self._functions - set(map(id, SUMS))
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.checkup.averages import MovingAverages
 from rislab.checkup.class_weights import ClassWeights
+from rislab.checkup.constant_terms import ConstantTerms
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import SEVERITIES, Finding, Findings, as_note
@@ -33,12 +34,14 @@ from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
 from rislab.checkup.network_modes import NetworkModes
 from rislab.checkup.options import check_options
+from rislab.checkup.printed_losses import PrintedLosses
 from rislab.checkup.rank_differences import RankObserver
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.repetitions import ClassesOfBatches, RepeatedSeeds
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
+from rislab.checkup.split_leakage import SplitLeakage
 from rislab.checkup.token_targets import TokenTargets
 from rislab.checkup.trace import Trace
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
@@ -209,10 +212,13 @@ def standard_observers() -> list[Observer]:
         GradientUse(),
         LossBranches(),
         GraphPatterns(),
+        ConstantTerms(),
         NetworkModes(),
         RepeatedSeeds(),
         ClassesOfBatches(),
         ClassWeights(),
+        SplitLeakage(),
+        PrintedLosses(),
         LoaderPasses(),
         targets,
         FinalProbes(targets),

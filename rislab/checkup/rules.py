@@ -282,7 +282,7 @@ _OF_THE_LOOP = (
         faults=("NaN replaced by the running mean", "rounded to four digits", "mean of unequal means", "last over n",
                 "only the last micro-batch", "logged after the division", "sum of means over the set's size",
                 "loop tail in a branch never taken"),
-        others=("nothing reported", "another loss reported", "the same loss again", "not judged"),
+        others=("nothing reported", "another loss reported", "the same loss again", "sum never set back", "not judged"),
     ),
     Rule(
         Code.ARGUMENTS.value,

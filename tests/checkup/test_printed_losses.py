@@ -1,0 +1,49 @@
+"""What a loop prints is named if it fits a wrong mean in all lines; a mean, a last loss and what fits nothing are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+BATCHES, SIZE, K = 6, 8, 2
+# Of the losses of an epoch, and of all so far.
+Printed = Callable[[list[float], list[float]], float]
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        (lambda own, all_of: sum(own) / BATCHES, []),
+        (lambda own, all_of: own[-1], []),
+        (lambda own, all_of: sum(own), []),
+        (lambda own, all_of: sum(all_of) / len(all_of), []),
+        (lambda own, all_of: sum(own) / (BATCHES * SIZE), ["sum of means over the set's size"]),
+        (lambda own, all_of: sum(all_of) / BATCHES, ["sum never set back"]),
+        (lambda own, all_of: sum(own) / K / BATCHES, ["logged after the division"]),
+        (lambda own, all_of: own[-1] / BATCHES, ["last over n"]),
+    ],
+)
+def test_printed_losses(printed: Printed, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    all_of: list[float] = []
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            own: list[float] = []
+            for number in range(1, BATCHES + 1):
+                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
+                (loss / K).backward()
+                own.append(loss.item())
+                if number % K == 0:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            all_of += own
+            print(f"epoch {epoch} loss {printed(own, all_of):.5f}")
+    assert [one.name for one in process.findings()] == expected
+    assert capsys.readouterr().out.count("epoch") == 4
