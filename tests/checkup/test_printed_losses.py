@@ -1,4 +1,4 @@
-"""What a loop prints is named if it fits a wrong mean in all lines; a mean, a last loss and what fits nothing are not."""
+"""What a loop prints is named if it fits a wrong mean in all lines; means and last losses are not."""
 
 from __future__ import annotations
 
