@@ -1,4 +1,4 @@
-"""Terms of a loss that cannot be meant: a ratio of one policy to itself, a norm of gradients at each pixel."""
+"""Terms of a loss that cannot be meant: a ratio of one policy to itself, a norm at each pixel, all pairs of a batch."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from rislab.checkup.rules import Code
 NODES, AGREEING = 2000, 3
 # Dimensions of samples, channels and at least two of space.
 IMAGE = 4
+# So many rows and columns are all pairs of a batch.
+SQUARE = 4
 
 
 class GraphPatterns(Observer):
@@ -37,9 +39,13 @@ class GraphPatterns(Observer):
         self._ratio_where = self._norm_where = ""
         self._differentiated: list[torch.Size] = []
         self._norms, self._shape = 0, torch.Size()
+        self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
+        self._pairs, self._pairs_text, self._pairs_where = 0, "", ""
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
+        if torch.is_grad_enabled() and isinstance(call.output, Tensor) and call.output.shape[1:] == (1,):
+            self._columns.add(len(call.output))
         if torch.is_grad_enabled() and (first := next(iter(call.inputs), None)) is not None:
             self._inputs = (first.data_ptr(), *first.shape)
 
@@ -50,6 +56,7 @@ class GraphPatterns(Observer):
     def on_backward(self, roots: Roots) -> None:
         """A backward begins."""
         shapes, self._differentiated = self._differentiated, []
+        columns, self._columns = self._columns, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
             return
         for node in _nodes_behind(roots[0][0].grad_fn):
@@ -59,6 +66,13 @@ class GraphPatterns(Observer):
                 self._ones, self._others = self._ones + ones, self._others + (not ones)
                 self._again += ones and self._inputs == self._before
                 self._ratio_where = self._ratio_where or caller()[0]
+            elif columns and kind.startswith(("PowBackward", "AbsBackward")) and (rows := _all_pairs(node)) in columns:
+                self._pairs += 1
+                self._pairs_text = (
+                    f"a difference of a column ({rows}, 1) that a network gave and {rows} numbers without "
+                )
+                self._pairs_text += f"a gradient has the shape ({rows}, {rows})"
+                self._pairs_where = self._pairs_where or caller()[0]
             elif shapes and kind.startswith("LinalgVectorNormBackward"):
                 shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
                 if shape in shapes and dims is not None and tuple(dims) == (1,):
@@ -70,8 +84,11 @@ class GraphPatterns(Observer):
         self._before = self._inputs
 
     def findings(self) -> list[Finding]:
-        """One for each of the two."""
+        """One for each of the three."""
         results = []
+        if self._pairs >= AGREEING:
+            text = f"in {self._pairs} backwards {self._pairs_text}: all pairs are compared"
+            results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs_where))
         if self._again >= AGREEING and not self._others:
             text = (
                 f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of them "
@@ -91,6 +108,18 @@ def _is_ratio(node: Node) -> bool:
     if source is None or not source.name().startswith("SubBackward") or len(source.next_functions) != 2:
         return False
     return source.next_functions[0][0] is not None and source.next_functions[1][0] is None
+
+
+def _all_pairs(node: Node) -> int:
+    """How many rows and columns the square of a difference has, of which one side carries no gradient; else 0."""
+    source = next(iter(sources_of(node)), None)
+    if source is None or not source.name().startswith("SubBackward") or len(sources_of(source)) != 1:
+        return 0
+    try:
+        shape = node._saved_self.shape  # type: ignore[attr-defined]
+    except RuntimeError:  # changed in place
+        return 0
+    return int(shape[0]) if len(shape) == 2 and shape[0] == shape[1] >= SQUARE else 0
 
 
 def _nodes_behind(root: Node) -> Iterator[Node]:

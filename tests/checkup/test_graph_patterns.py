@@ -43,3 +43,19 @@ def test_a_penalty_takes_one_norm_a_sample(per_sample: bool) -> None:
             optimizer.step()
     names = [one.name for one in process.findings() if one.severity != "note"]
     assert names == ([] if per_sample else ["gradient penalty per position"])
+
+
+@pytest.mark.parametrize("kind", ["column", "vector", "both trained"])
+def test_a_difference_of_all_pairs_is_named(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            values = network(torch.randn(16, 3))
+            others = values.t() if kind == "both trained" else torch.randn(16)
+            optimizer.zero_grad()
+            ((values.squeeze(1) if kind == "vector" else values) - others).square().mean().backward()
+            optimizer.step()
+    names = [one.name for one in process.findings() if one.code == "C15"]
+    assert names == (["arguments that broadcast"] if kind == "column" else [])
