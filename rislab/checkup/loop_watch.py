@@ -41,6 +41,7 @@ from rislab.checkup.repetitions import ClassesOfBatches, RepeatedSeeds
 from rislab.checkup.resumes import LostState
 from rislab.checkup.rules import Code
 from rislab.checkup.samplers import RepeatedOrder
+from rislab.checkup.saved_networks import SavedNetworks
 from rislab.checkup.split_leakage import SplitLeakage
 from rislab.checkup.token_targets import TokenTargets
 from rislab.checkup.trace import Trace
@@ -219,6 +220,7 @@ def standard_observers() -> list[Observer]:
         ClassWeights(),
         SplitLeakage(),
         PrintedLosses(),
+        SavedNetworks(),
         LoaderPasses(),
         targets,
         FinalProbes(targets),

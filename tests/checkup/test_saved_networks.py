@@ -1,0 +1,36 @@
+"""Weights that are saved while a copy of them is evaluated are named, unless either is done with both."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+
+@pytest.mark.parametrize(
+    ("saved", "evaluated", "named"),
+    [("raw", "copy", True), ("copy", "copy", False), ("raw", "raw", False), ("both", "copy", False)],
+)
+def test_what_is_saved_was_evaluated(saved: str, evaluated: str, named: bool) -> None:
+    torch.manual_seed(0)
+    networks = {"raw": nn.Linear(3, 2)}
+    networks["copy"] = copy.deepcopy(networks["raw"]).requires_grad_(False)
+    optimizer = torch.optim.SGD(networks["raw"].parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for step in range(20):
+            optimizer.zero_grad()
+            networks["raw"](torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                for own, value in zip(networks["copy"].parameters(), networks["raw"].parameters(), strict=True):
+                    own.lerp_(value, 0.1)
+                if step % 5 == 4:
+                    networks[evaluated](torch.randn(4, 3))
+                    chosen = networks.items() if saved == "both" else [(saved, networks[saved])]
+                    torch.save({name: one.state_dict() for name, one in chosen}, io.BytesIO())
+    assert [one.name for one in process.findings()] == (["evaluation is another network"] if named else [])
