@@ -17,8 +17,9 @@ from rislab.checkup.interception import BACKWARDS
 from rislab.checkup.loss_graph import sources_of, weighed_node
 from rislab.checkup.rules import Code
 
-# Backwards of one line that must agree; sums between two of them that are held; spread of a term that is no constant.
-AGREEING, HELD, SPREAD = 6, 64, 1e-4
+# Backwards of one line that must agree; sums between two of them that are held; nodes of a loss that are gone through;
+# spread of a term that is no constant.
+AGREEING, HELD, NODES, SPREAD = 6, 8, 64, 1e-4
 _SUMS = ("AddBackward", "SubBackward")
 
 
@@ -47,7 +48,9 @@ class ConstantTerms(Observer):
         """A number was computed as a sum."""
         tensors = [value for value in given if isinstance(value, Tensor)]
         constants = [value for value in tensors if not value.requires_grad]
-        if len(tensors) == 2 and len(constants) == 1 and output.grad_fn is not None and len(self._sums) < HELD:
+        if len(tensors) == 2 and len(constants) == 1 and output.grad_fn is not None:
+            # Each holds the graph behind it, of which no backward may ever come.
+            self._sums = {} if len(self._sums) >= HELD else self._sums
             self._sums[output.grad_fn] = constants[0].detach().clone()
 
     def on_backward(self, roots: Roots) -> None:
@@ -87,7 +90,7 @@ class ConstantTerms(Observer):
 def _sums_behind(root: Tensor) -> Iterator[Node]:
     """The sums that a loss consists of."""
     waiting = [weighed_node(root, ())]
-    for _ in range(HELD):
+    for _ in range(NODES):
         node = waiting.pop() if waiting else None
         if node is None:
             return
