@@ -6,10 +6,12 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import IPython.display
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from rislab.panels.api import is_live
 from rislab.plots.style import ERROR_COLOUR
 from rislab.reports import gallery, html_export, sweep, sweep_page
 
@@ -94,6 +96,20 @@ def test_a_warning_in_a_panel_can_be_read_in_both_themes(browser: Any, theme: st
         )
         > 4.5
     )
+
+
+def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser: Any, monkeypatch: Any) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(IPython, "get_ipython", object)
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.delenv("RISLAB_LIVE", raising=False)
+    assert is_live()
+    figure = "<div class='js-plotly-plot'><svg style='background: rgb(255, 255, 255)'></svg></div>"
+    view = browser.new_page()
+    view.set_content(f"<body data-jp-theme-light='false'><div id='cell'>{shown[0].data}</div>{figure}</body>")
+    view.evaluate("document.getElementById('cell').remove()")
+    assert view.evaluate("getComputedStyle(document.querySelector('svg')).backgroundColor") == "rgb(17, 17, 17)"
+    view.close()
 
 
 def test_pages_can_be_read_heard_and_walked_through(pages: dict[str, Path], browser: Any) -> None:

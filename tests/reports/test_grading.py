@@ -313,6 +313,9 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
         assert answer_of(f"{address}?token=known") == 200
         with urllib.request.urlopen(f"{address}?token=known") as reply:
             assert "01_overfit.ipynb" in {one["name"] for one in json.load(reply)["content"]}
+        # Plain figures follow the theme before any panel was shown.
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/custom/custom.css?token=known") as reply:
+            assert "js-plotly-plot" in reply.read().decode()
         own = {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)}
         for other in own - {"127.0.0.1", "127.0.1.1"}:
             with socket.socket() as probe:
