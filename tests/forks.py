@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 from unittest.mock import patch
 
 PRELOADED = ("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp")
+PATH = os.environ.get("PYTHONPATH")
 LOCK = threading.Lock()
 
 
@@ -37,9 +38,9 @@ class Forked(subprocess.Popen[Any]):
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
         _, pass_fds, cwd, env, _, _, shell, *pipes = rest
-        path = os.environ.get("PYTHONPATH")
-        is_ours = isinstance(args, list) and args[0] == sys.executable and len(args) > 1
-        plain = not (executable or preexec_fn or pass_fds or shell) and (env or os.environ).get("PYTHONPATH") == path
+        able = hasattr(os, "pidfd_open")  # on Linux
+        is_ours = able and isinstance(args, list) and args[0] == sys.executable and len(args) > 1
+        plain = not (executable or preexec_fn or pass_fds or shell) and (env or os.environ).get("PYTHONPATH") == PATH
         if not (is_ours and plain and (args[1] in ("-m", "-c") or str(args[1])[0] != "-")):
             super()._execute_child(args, executable, preexec_fn, *rest)  # type: ignore[misc]
             return
@@ -83,14 +84,17 @@ class Forked(subprocess.Popen[Any]):
 LINES: list[socket.socket] = []
 
 
-def _start_server() -> None:
-    here, there = socket.socketpair()
-    command = [sys.executable, "-m", "tests.forks", str(there.fileno())]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
-    there.close()
-    atexit.register(process.wait)
-    atexit.register(here.close)
-    LINES.append(here)
+def _line() -> socket.socket:
+    if not LINES:
+        here, there = socket.socketpair()
+        command = [sys.executable, "-m", "tests.forks", str(there.fileno())]
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
+        there.close()
+        atexit.register(process.wait)
+        atexit.register(here.close)
+        here.recv(1)  # once it has imported all
+        LINES.append(here)
+    return LINES[0]
 
 
 @contextmanager
@@ -98,6 +102,8 @@ def forking() -> Iterator[None]:
     """Meanwhile all that is started by subprocess.Popen and subprocess.run, and all kernels, are forked if possible."""
     from jupyter_client import launcher
 
+    with LOCK:
+        _line()
     with patch.object(subprocess, "Popen", Forked), patch.object(launcher, "Popen", Forked):
         yield
 
@@ -105,9 +111,7 @@ def forking() -> Iterator[None]:
 def _ask(order: dict[str, Any], descriptors: list[int]) -> int:
     message = json.dumps(order).encode()
     with LOCK:
-        if not LINES:
-            _start_server()
-        (server,) = LINES
+        server = _line()
         socket.send_fds(server, [len(message).to_bytes(4, "big")], descriptors)
         server.sendall(message)
         return int.from_bytes(server.recv(4, socket.MSG_WAITALL), "big")
@@ -218,5 +222,7 @@ if __name__ == "__main__":
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()
-    if (given := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+    to_pytest = socket.socket(fileno=int(sys.argv[1]))
+    to_pytest.sendall(b".")
+    if (given := serve(to_pytest)) is not None:
         end(*given)

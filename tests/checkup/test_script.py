@@ -354,6 +354,7 @@ def in_one_process(folder: Path, texts: dict[str, str], steps: int = 50) -> dict
 
 @pytest.mark.process
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.usefixtures("forked")
 def test_forks_and_signals(tmp_path: Path) -> None:
     end = "assert os.waitpid(pid, 0)[1] == 3 << 8\n"
     fork = 'multiprocessing.get_context("fork")'
@@ -405,6 +406,7 @@ def test_forks_and_signals(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_processes_that_are_spawned(tmp_path: Path) -> None:
     main = 'if __name__ == "__main__":\n    '
     workers = "num_workers=1, multiprocessing_context='spawn'"

@@ -228,11 +228,11 @@ torch.distributed.destroy_process_group()
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_the_first_of_two_processes_reports_for_both(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(RANKS)
+    (tmp_path / "train.py").write_text(f"import sys\nsys.path.append({str(Path(__file__).parents[2])!r})\n{RANKS}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    place["PYTHONPATH"] = str(Path(__file__).parents[2])
     ranks = [
         subprocess.Popen(
             [sys.executable, "train.py", str(tmp_path)], cwd=tmp_path, stdout=subprocess.PIPE, text=True,

@@ -80,6 +80,7 @@ def test_every_public_name_has_an_example(place: str) -> None:
     "place",
     [pytest.param(each, marks=pytest.mark.process if each == "tuning" else []) for each in WITH_EXAMPLES],
 )
+@pytest.mark.usefixtures("forked")
 def test_examples_run(place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("RISLAB_LIVE", "0")
     monkeypatch.chdir(tmp_path)

@@ -51,6 +51,7 @@ def test_the_page_in_the_repository_has_every_figure() -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_names_of_benchmarks_are_collected() -> None:
     words = [
         "-m",

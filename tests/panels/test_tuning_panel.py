@@ -36,6 +36,7 @@ def parts(panel: TuningPanel) -> tuple[Any, Any, Any, Any]:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RISLAB_LIVE", raising=False)

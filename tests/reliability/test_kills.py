@@ -108,12 +108,12 @@ def whole_report(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "option", "whole", "sum_of", "longest"),
+    ("words", "option", "whole", "sum_of"),
     [
-        (TRAIN, "--run", whole_training, sum_of_training, 9.0 if SOAK else 6.0),
+        (TRAIN, "--run", whole_training, sum_of_training),
         # Searches are killed in tests/tuning/test_search.py too; a report takes long.
-        *([(TUNE, "--run", whole_search, sum_of_search, 12.0)] if SOAK else []),
-        *([(REPORT, "--out", whole_report, sum_of_report, 12.0)] if SOAK else []),
+        *([(TUNE, "--run", whole_search, sum_of_search)] if SOAK else []),
+        *([(REPORT, "--out", whole_report, sum_of_report)] if SOAK else []),
     ],
     ids=["train", *(["tune", "report"] if SOAK else [])],
 )
@@ -123,16 +123,17 @@ def test_kills_at_random_moments_lose_nothing(
     option: str,
     whole: Callable[[Path], None],
     sum_of: Callable[[Path], str],
-    longest: float,
     tmp_path: Path,
 ) -> None:
     chance = random.Random(11)
     straight, struck = tmp_path / "straight", tmp_path / "struck"
+    began = time.monotonic()
     assert run([*words, option, str(straight)]).returncode in (0, 1)
+    taken = time.monotonic() - began
     for _ in range(KILLS):
         command = [*CLI, *words, option, str(struck)]
         process = subprocess.Popen(command, start_new_session=True, stdout=-3, stderr=-3)
-        time.sleep(chance.uniform(0.5, longest))
+        time.sleep(chance.uniform(0.1, 1.0) * taken)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         whole(struck)
