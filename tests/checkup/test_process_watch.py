@@ -241,7 +241,6 @@ assert not any(name.startswith("rislab") for name in sys.modules)
 
 
 @pytest.mark.process
-@pytest.mark.usefixtures("forked")
 def test_a_watched_script_trains_bit_by_bit_as_an_unwatched_one(tmp_path: Path) -> None:
     paths = [tmp_path / f"{place}.py" for place in range(len(HEADS))]
     for path, head in zip(paths, HEADS, strict=True):
