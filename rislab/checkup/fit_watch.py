@@ -91,9 +91,10 @@ class Framework(NamedTuple):
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         if self.oldest <= numbers <= self.newest:
             return ""
-        known = " to ".join(".".join(map(str, one)) for one in (self.oldest, self.newest))
+        ends = dict.fromkeys(".".join(map(str, one)) for one in (self.oldest, self.newest))
+        known = f"{' to '.join(ends)} {'are' if len(ends) == 2 else 'is'}"
         return (
-            f"{self.package} {version} is not known to work, {known} are: "
+            f"{self.package} {version} is not known to work, {known}: "
             f"the settings of the trainer are not used, its loop is watched by hooks alone"
         )
 

@@ -21,7 +21,7 @@ from rislab.checkup.fit_watch import (
 from rislab.checkup.windows import Declared
 
 PACKAGES = ("lightning", "pytorch_lightning")
-OLDEST, NEWEST = (2, 6), (2, 6)
+OLDEST, NEWEST = (2, 5), (2, 6)
 _Callback: Any = framework_class("Callback", ("lightning.pytorch", "pytorch_lightning"))
 
 

@@ -362,7 +362,7 @@ def test_an_unknown_version_is_watched_by_hooks(
     callback = CheckupCallback()
     fitted(DividedTwice(), callback, **AUTOMATIC)
     assert (
-        "lightning 9.1.2 is not known to work, 2.6 to 2.6 are: the settings of the trainer are not used"
+        "lightning 9.1.2 is not known to work, 2.5 to 2.6 are: the settings of the trainer are not used"
         in capsys.readouterr().out
     )
     assert [finding.name for finding in callback.findings.faults] == ["divided twice"]
