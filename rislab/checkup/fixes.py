@@ -86,6 +86,7 @@ FIXES = {
     "logged after the division": "log the raw loss, before it is divided",
     "mean of unequal means": "weigh each batch mean by its samples",
     "sum of means over the set's size": "divide by the number of batches, or multiply each mean by its samples",
+    "plateau looked for the other way": 'give ReduceLROnPlateau mode="min" for losses, mode="max" for scores',
     "sum never set back": "set the running sum to 0 at the start of each epoch",
     "NaN replaced by the running mean": "report NaN as NaN",
     "the loss is not smallest at the truth": "make the loss smallest where output and target agree",

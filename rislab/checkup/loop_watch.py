@@ -34,6 +34,7 @@ from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
 from rislab.checkup.network_modes import NetworkModes
 from rislab.checkup.options import check_options
+from rislab.checkup.plateaus import PlateauModes
 from rislab.checkup.printed_losses import PrintedLosses
 from rislab.checkup.rank_differences import RankObserver
 from rislab.checkup.recorder import StepRecorder
@@ -221,6 +222,7 @@ def standard_observers() -> list[Observer]:
         SplitLeakage(),
         PrintedLosses(),
         SavedNetworks(),
+        PlateauModes(),
         LoaderPasses(),
         targets,
         FinalProbes(targets),

@@ -240,7 +240,7 @@ _OF_THE_LOOP = (
         faults=("scheduler per micro-batch", "scheduler before the optimiser", "schedule runs over skipped steps",
                 "schedule stepped per epoch"),
         others=("scheduler never stepped", "scheduler stepped instead of the optimiser", "schedule hardly begins",
-                "epoch schedule stepped per batch", "schedule runs past its end"),
+                "epoch schedule stepped per batch", "schedule runs past its end", "plateau looked for the other way"),
         reference=LEARNING_RATE,
     ),
     Rule(

@@ -1,0 +1,39 @@
+"""A schedule that waits for larger losses, or for smaller accuracies, is named; a loss that rises is not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from rislab.checkup.process_watch import ProcessWatch
+
+FALLING, ACCURACY = [1 / (2.3 + k) for k in range(9)], [(30 + k) / 64 for k in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("mode", "metrics", "named"),
+    [
+        ("max", FALLING, True),
+        ("min", FALLING, False),
+        ("min", ACCURACY, True),
+        ("max", ACCURACY, False),
+        ("min", FALLING[::-1], False),
+        ("max", ACCURACY[::-1], False),
+    ],
+)
+def test_a_plateau_is_looked_for_where_the_metric_goes(mode: str, metrics: list[float], named: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = ReduceLROnPlateau(optimizer, mode=mode, patience=1)  # type: ignore[arg-type]
+    with ProcessWatch() as process:
+        for metric in metrics:
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                model(torch.randn(64, 3))
+            scheduler.step(metric)
+    assert any(one.name == "plateau looked for the other way" for one in process.findings()) is named
