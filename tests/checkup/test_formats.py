@@ -12,13 +12,14 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from rislab.checkup import formats
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
 from rislab.checkup.formats import FORMATS, Setting, format_of_file
 from rislab.checkup.report import CheckupReport, Silenced
 from rislab.checkup.rules import RULES, Code
 
 SCHEMAS = Path(__file__).parent / "schemas"
-OWN = Path(__file__).parents[2] / "rislab" / "checkup" / "report.schema.json"
+OWN = Path(formats.__file__).with_name("report.schema.json")
 AWKWARD = 'α = 4 < 5 & "6", 7: 100 %\nsecond line \x1b[31m \u2028'
 
 
