@@ -27,13 +27,15 @@ def caller() -> tuple[str, tuple[str, ...]]:
     results = False
     # To look a line number up takes longer than all else.
     codes, places = _Codes(), list[int]()
-    while frame is not None and len(codes) < _DEPTH:
+    while frame is not None:
         code = frame.f_code
         kind = _kind(code.co_filename)
         if kind and (kind == "loop" or not results):
             codes.append(code)
             places += id(code), frame.f_lasti
             results = results or kind == "loop"
+            if len(codes) == _DEPTH:
+                break
         frame = frame.f_back
     return _in_words(tuple(places), codes)
 

@@ -53,7 +53,7 @@ class CurrentForward:
             call: of the network.
             compared: whether it stands in a window that is compared.
         """
-        first = next((value for value in call.inputs if value.dim()), None)
+        first = next(filter(Tensor.dim, call.inputs), None)
         self.samples = 1 if first is None else int(first.shape[0])
         for batch, counted in self._losses:
             batch.samples = self.samples
@@ -63,8 +63,8 @@ class CurrentForward:
         self.types += call.dtypes
         self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
         outputs = list(tensors_of(call.output))
-        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs if compared}
-        self.types += [value.dtype for value in outputs if value.is_floating_point()][:1]
+        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs} if compared else {}
+        self.types += [value.dtype for value in filter(Tensor.is_floating_point, outputs)][:1]
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:

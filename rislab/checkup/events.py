@@ -17,14 +17,14 @@ from typing import Any, Concatenate, ParamSpec
 import torch
 from torch import Tensor, nn
 from torch.nn import DataParallel
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note
+from rislab.checkup.forwards import ForwardInterceptor, Network
 from rislab.checkup.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
-from rislab.checkup.looks import Looks
+from rislab.checkup.looks import FIRST
 from rislab.checkup.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.rules import Code
 from rislab.checkup.tensors import has_numbers, tensors_of
@@ -39,7 +39,7 @@ _P = ParamSpec("_P")
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class ForwardEvent:
     """A forward of a network that stands in no other network's forward.
 
@@ -51,6 +51,7 @@ class ForwardEvent:
         training: whether it was in training mode when it began.
         dtypes: of what the modules in it gave.
         inner: modules that were called in it, itself included; empty if nobody asked for them.
+        inputs: all tensors among the arguments, in order.
     """
 
     module: nn.Module
@@ -60,14 +61,13 @@ class ForwardEvent:
     training: bool
     dtypes: frozenset[torch.dtype] = frozenset()
     inner: Sequence[nn.Module] = ()
+    inputs: list[Tensor] = field(init=False)
 
-    @functools.cached_property
-    def inputs(self) -> list[Tensor]:
-        """All tensors among the arguments, in order."""
-        return [*tensors_of(self.args), *tensors_of(self.kwargs)]
+    def __post_init__(self) -> None:
+        self.inputs = [*tensors_of(self.args), *(tensors_of(self.kwargs) if self.kwargs else ())]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class LossEvent:
     """A call of a loss.
 
@@ -134,36 +134,7 @@ class Observer:
         return []
 
 
-@dataclass(eq=False, slots=True)
-class _Network:
-    """A module whose forward stands in no other.
-
-    Args:
-        reference: to it.
-        looks: which of its forwards are looked into, by mode.
-        alone: whether it is a layer of torch's own without weights, as a loss: no network.
-        dtypes: of what the modules in it gave, in the last one that was.
-    """
-
-    reference: weakref.ref[nn.Module]
-    alone: bool
-    looks: Looks = field(default_factory=Looks)
-    dtypes: frozenset[torch.dtype] = frozenset()
-
-
 _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
-
-
-class _ForwardUnderWay(threading.local):
-    """A forward that has begun and is not over; each thread has its own."""
-
-    def __init__(self) -> None:
-        self.outermost: nn.Module | None = None
-        self.training, self.depth = False, 0  # its mode, and how often it stands in its own forward
-        self.computes = False  # whether it works on numbers
-        self.looked_into = False
-        self.inner: list[nn.Module] = []
-        self.dtypes: set[torch.dtype] = set()
 
 
 def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
@@ -209,7 +180,10 @@ class EventSource:
         heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
         self._losses = LossInterceptor(heard, self._on_loss)
         self._module, self._on_call = module, on_call
+        calls = ForwardInterceptor(self._on_forward, self._on_forward_end, module, self._on_module_loss)
+        self._forward = calls.now
         self._interceptors = (
+            calls,
             BackwardInterceptor(
                 self._on_backward,
                 self._on_backward_end,
@@ -221,8 +195,7 @@ class EventSource:
                 lambda module, state: self._tell("on_load", module, state),
             ),
         )
-        self._forward = _ForwardUnderWay()
-        self._networks: dict[int, _Network] = {}
+        self._networks: dict[int, Network] = {}
         self._telling = threading.RLock()
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
@@ -232,8 +205,6 @@ class EventSource:
     def __enter__(self) -> EventSource:
         self._tell("begin")
         self._handles = [
-            register_module_forward_pre_hook(self._on_forward),
-            register_module_forward_hook(self._on_forward_end, with_kwargs=True, always_call=True),
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
         ]
@@ -247,14 +218,17 @@ class EventSource:
             interceptor.__exit__(None, None, None)
         for handle in self._handles:
             handle.remove()
-        self._handles, self._forward = [], _ForwardUnderWay()
+        self._handles = []
         self._tell("end", error)
         self._listeners = {event: [] for event in _EVENTS}
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
-        if self._listeners[event] and os.getpid() == self.process and not self._stands_beside():
-            self._losses.outside(self._tell_all, event, args)
+        if self._listeners[event] and os.getpid() == self.process and not (self._others and self._stands_beside()):
+            if self._losses.active:
+                self._losses.outside(self._tell_all, event, args)
+            else:
+                self._tell_all(event, args)
 
     def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
         with self._telling:
@@ -293,94 +267,73 @@ class EventSource:
             self._trainer = here
 
     def _stands_beside(self) -> bool:
-        if not self._others:
-            return False
         here = threading.get_ident()
         return here in self._others and here != self._trainer
 
-    def _on_forward(self, module: nn.Module, inputs: Any) -> None:
-        # torch.compile traces through this very function, which must not do more than this then.
-        if torch.compiler.is_compiling():
-            return
-        now = self._forward
-        if now.outermost is None:
-            self._on_outermost_forward(module, inputs)
-        elif module is now.outermost:
-            now.depth += 1
-        if now.looked_into:
-            now.inner.append(module)
-
     @_harmless
-    def _on_outermost_forward(self, module: nn.Module, inputs: Any) -> None:
+    def _on_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         now, network = self._forward, self._network(module)
         if network.alone:
             return
         # A wrapper has a mode of its own, which changes nothing.
         inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
-        now.outermost, now.training, now.depth = module, inner.training, 1
-        now.looked_into = network.looks.wanted(inner.training)
-        now.inner, now.dtypes, now.computes = [], set(), False
-        self._listen()
-        self._losses.outside(self._begin_forward, module, inputs)
-
-    def _listen(self) -> None:
-        """All that is called of torch passes the mode that hears losses: it is there only where it is wanted."""
-        if self._module is None or self._forward.looked_into:
+        now.begin(module, inner.training, network.looks.wanted(inner.training))
+        # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
+        if now.looked_into or (self._module is None and network.computes_loss):
             self._losses.resume()
         else:
             self._losses.pause()
+        self._losses.outside(self._begin_forward, module, inputs)
 
-    def _begin_forward(self, module: nn.Module, inputs: Any) -> None:
-        self._forward.computes = _computes(module, inputs, self._forward.looked_into)
-        if self._forward.computes:
-            self._tell("on_forward", module, self._forward.training)
-
-    def _on_forward_end(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
+    def _begin_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         now = self._forward
-        if now.looked_into and isinstance(rest[-1], Tensor):
-            now.dtypes.add(rest[-1].dtype)
-        if module is now.outermost or module is self._module:
-            # After a forward that failed, torch hands on no named arguments.
-            self._on_outermost_forward_end(module, args, *({}, *rest)[-2:])
+        now.computes = _computes(module, inputs, now.looked_into)
+        if now.computes:
+            self._tell("on_forward", module, now.training)
 
     @_harmless
-    def _on_outermost_forward_end(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        if module is self._module:
-            self._losses.outside(self._on_call, module, args, kwargs, output)
-        now = self._forward
-        if module is not now.outermost:
-            return
-        now.depth -= 1
-        if now.depth == 0:
-            now.outermost, now.looked_into = None, False
-            self._losses.outside(self._end_forward, module, args, kwargs, output)
+    def _on_module_loss(self, *call: Any) -> None:
+        if self._forward.outermost is not None:
+            self._network(self._forward.outermost).computes_loss = True
+        self._losses.outside(self._on_call, *call)
 
-    def _end_forward(self, module: nn.Module, args: Any, kwargs: Mapping[str, Any], output: Any) -> None:
-        now = self._forward
-        network = self._network(module)
+    @_harmless
+    def _on_forward_end(self, module: Any, *call: Any) -> None:
+        self._losses.outside(self._end_forward, module, *call)
+        if self._module is None and not self._losses.resume():
+            # The loop has a mode of its own, within which this one must stand already.
+            self._forward.hears_between = True
+
+    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        now, network = self._forward, self._network(module)
         if now.inner:
             network.dtypes = frozenset(now.dtypes)
         # The weights may be those of a transform of functions.
         if now.computes and all(map(has_numbers, islice(tensors_of(output), 1))):
-            given = args if isinstance(args, tuple) else (args,)
-            event = ForwardEvent(module, given, kwargs, output, now.training, network.dtypes, now.inner)
+            event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, now.inner)
             self._tell("on_forward_end", event)
 
-    def _network(self, module: nn.Module) -> _Network:
+    def _network(self, module: nn.Module) -> Network:
         """What is known of a module; forgotten with it, since a loop may make ever new ones."""
         place = id(module)
         if place not in self._networks:
             reference = weakref.ref(module, lambda _: self._networks.pop(place, None))
-            self._networks[place] = _Network(reference, _is_function(module))
+            self._networks[place] = Network(reference, _is_function(module))
         return self._networks[place]
 
     @_harmless
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
-        if function in SUMS:
-            if isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output):
-                self._tell("on_sum", args, output)
+        summed = function in SUMS
+        if summed and not (
+            isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output)
+        ):
+            return
+        now = self._forward
+        if now.outermost is not None:
+            self._network(now.outermost).computes_loss = True
+        now.hears_between |= now.stepped
+        if summed:
+            self._tell("on_sum", args, output)
             return
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
@@ -388,7 +341,7 @@ class EventSource:
     @_harmless
     def _on_backward(self, roots: Roots) -> None:
         self._choose_thread()
-        if self._stands_beside():
+        if self._others and self._stands_beside():
             return
         self._losses.note_backward()
         self._reported = all(has_numbers(root) for root, _ in roots)
@@ -397,7 +350,7 @@ class EventSource:
 
     @_harmless
     def _on_backward_end(self, failed: bool) -> None:
-        if not self._reported or self._stands_beside():
+        if not self._reported or (self._others and self._stands_beside()):
             return
         if failed:
             self._tell("on_backward_error")
@@ -408,6 +361,7 @@ class EventSource:
         # What else is given, torch refuses.
         if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
             self._tell("on_clip", tensors, float(limit))
+            self._losses.pause()
 
     @_harmless
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -424,7 +378,9 @@ class EventSource:
         if id(optimizer) in self._stepping:
             self._stepping.remove(id(optimizer))
             self._tell("after_step", optimizer)
-        if self._module is None:
+        now = self._forward
+        now.stepped, now.steps = True, now.steps + 1
+        if self._module is None and (now.looked_into or now.hears_between or now.steps < FIRST):
             self._losses.resume()
 
 

@@ -160,6 +160,8 @@ class GradientUse(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """A step begins: on what gradients?"""
+        if self._backwards >= BACKWARDS and not self._open:
+            return
         number = next((place for place, one in enumerate(self._optimizers) if one is optimizer), None)
         if number is None:
             # New: what is open was followed without it.

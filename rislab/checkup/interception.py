@@ -76,18 +76,19 @@ class LossInterceptor(TorchFunctionMode):
         self._backwards = 0
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
+        self.active = False  # whether it stands among the modes of its thread
 
     def __enter__(self) -> LossInterceptor:
         # Every call of torch passes through a mode; without functions there is nothing to hear.
         if self._functions:
-            self._thread = threading.get_ident()
+            self._thread, self.active = threading.get_ident(), True
             super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         if self._thread == threading.get_ident() and not self._paused and self._innermost() is self:
             super().__exit__(*error)
-        self._thread, self._paused, self._functions = None, False, set()
+        self._thread, self._paused, self.active, self._functions = None, False, False, set()
         # One that was entered before this one, and left before it, could not be taken away until now.
         while (other := self._innermost()) is not None and other._thread is None:
             super(LossInterceptor, other).__exit__(*error)
@@ -100,15 +101,16 @@ class LossInterceptor(TorchFunctionMode):
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
-        if self._thread == threading.get_ident() and not self._paused and self._innermost() is self:
+        if self.active and self._thread == threading.get_ident() and self._innermost() is self:
             super().__exit__(None, None, None)
-            self._paused = True
+            self._paused, self.active = True, False
 
-    def resume(self) -> None:
-        """Hear again, unless within another's mode, which would be left in place of this one."""
+    def resume(self) -> bool:
+        """Hear again, unless within another's mode, which would be left in place of this one; whether it does."""
         if self._paused and self._thread == threading.get_ident() and (self._innermost() or not _mode_is_active()):
-            self._paused = False
+            self._paused, self.active = False, True
             super().__enter__()
+        return not self._paused
 
     @staticmethod
     def _innermost() -> LossInterceptor | None:
@@ -124,7 +126,7 @@ class LossInterceptor(TorchFunctionMode):
             work: to be done.
             args: with which it is called.
         """
-        if self._thread is None or self._paused or not _mode_is_active():
+        if not self.active or not _mode_is_active():
             work(*args)
         else:
             handle_torch_function(self.outside, (), work, *args)
@@ -323,7 +325,8 @@ class PatchedCalls:
 
 
 def _settings(loss: nn.Module) -> dict[str, Any]:
-    return {name: getattr(loss, name) for name in ("reduction", "ignore_index", "weight") if hasattr(loss, name)}
+    values = [(name, getattr(loss, name, None)) for name in ("reduction", "ignore_index", "weight")]
+    return {name: value for name, value in values if value is not None}
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
@@ -349,7 +352,7 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
         if target.is_floating_point():
             return given[0].numel() / given[0].shape[1], False
         ignored, weight = settings.get("ignore_index", -100), settings.get("weight")
-        if weight is None and ignored < 0 and target.numel() and target.min() >= 0:
+        if weight is None and ignored < 0 and target.numel() and target.min().item() >= 0:
             return float(target.numel()), False
         counted = target != ignored
         return float(counted.sum() if weight is None else weight[target[counted]].sum()), False

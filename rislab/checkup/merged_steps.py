@@ -62,7 +62,7 @@ class MergedSteps:
     @property
     def full(self) -> bool:
         """Whether no more can be kept."""
-        return max(len(self), self.losses) >= MOST
+        return len(self._places) >= MOST or len(self._losses) >= MOST
 
     def add(self, numbers: StepNumbers, size: int, losses: Sequence[Loss], kinds: Iterable[str]) -> None:
         """Keep the numbers of one more step.

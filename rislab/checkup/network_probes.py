@@ -74,7 +74,7 @@ def described(mixing: Mixing, mode: str = "evaluation") -> str:
 def precision_in(model: nn.Module, arguments: Arguments) -> str:
     """The coarsest precision among weights and inputs."""
     types = {value.dtype for value in (*model.parameters(), *tensors_in(arguments).values())}
-    return precision_of(types)
+    return precision_of(tuple(types))
 
 
 def runner(model: nn.Module, seed: int = 0) -> Run:

@@ -93,7 +93,7 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     from rislab.checkup.findings import last_findings
     from rislab.checkup.process_watch import ProcessWatch, StopWatching
     from rislab.checkup.report import CheckupReport
-    from rislab.checkup.script import INTERRUPTED, STOPPED, TO_ITS_END, crash, evaluation_noticed, remarks_on
+    from rislab.checkup.script import INTERRUPTED, STOPPED, TO_ITS_END, crash, remarks_on
     from rislab.checkup.silencing import silence
     from rislab.checkup.windows import Declared
 
@@ -104,7 +104,7 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     )
     watch.__enter__()
     try:
-        with evaluation_noticed() as evaluated, _without_traceback(shell, StopWatching):
+        with _without_traceback(shell, StopWatching):
             result = shell.run_cell(cell)
     except BaseException as leaving:
         watch.__exit__(type(leaving), leaving, leaving.__traceback__)
@@ -119,7 +119,7 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     ending = endings.get(type(error)) or crash(error)
     findings = last_findings(watch, error if ending.failed else None, failed=ending.failed, crashed=ending.crashed)
     optimisers = [tracked.label() for tracked in watch.tracked if tracked.recorder.trace.taken]
-    remarks = remarks_on(ending, watch.steps, evaluated)
+    remarks = remarks_on(ending, watch.steps, watch.evaluated)
     report = CheckupReport("the cell", watch.steps, optimisers, ending.words, ending.failed, None, findings, remarks)
     return _with_cell_names(silence(report, ""), shell), None if ending is STOPPED else error
 

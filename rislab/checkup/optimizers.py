@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
-
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
@@ -17,7 +15,11 @@ def tensors_held(optimizer: Optimizer) -> list[Tensor]:
 
 def has_numbers_to_step(optimizer: Optimizer) -> bool:
     """Whether an optimiser steps on tensors with numbers, and not for a plan of memory."""
-    return all(has_numbers(value) for group in optimizer.param_groups for value in islice(group["params"], 1))
+    for group in optimizer.param_groups:
+        first = next(iter(group["params"]), None)
+        if first is not None and not has_numbers(first):
+            return False
+    return True
 
 
 def inner_optimizer(optimizer: Optimizer) -> Optimizer | None:

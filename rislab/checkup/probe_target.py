@@ -115,7 +115,7 @@ class ProbeTarget:
 
     def precision(self, *tensors: Tensor) -> str:
         """The coarsest among the weights and some tensors."""
-        return precision_of({value.dtype for value in (*self.model.parameters(), *tensors)})
+        return precision_of(tuple(value.dtype for value in (*self.model.parameters(), *tensors)))
 
     def gradient(self, model: nn.Module, batches: Sequence[Any], shares: Sequence[float]) -> Tensor:
         """The gradient that micro-batches leave on a network, each with its share; flat, real."""

@@ -300,7 +300,7 @@ def half_precision(target: ProbeTarget) -> list[Finding]:
     code, name = Code.HALF_PRECISION, "squares overflow in half precision"
     model, batch = target.copy(), target.data[0]
     types = {value.dtype for value in model.parameters()}
-    half = precision_of(types) if types & {torch.float16, torch.bfloat16} else ""
+    half = precision_of(tuple(types)) if types & {torch.float16, torch.bfloat16} else ""
     findings = []
     full = target.raw_loss(batch, model)
     if half and not math.isfinite(full):

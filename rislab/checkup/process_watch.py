@@ -65,7 +65,7 @@ class ProcessWatch(LoopObserver):
     ) -> None:
         super().__init__()
         self._known = set(map(id, known))
-        self.backwards = 0
+        self.backwards, self.evaluated = 0, False  # and whether a network was run without gradients
         self._steps, self._every = steps, every
         self._until = time.process_time() + patience
         self._declared = declared or Declared(mean="")
@@ -148,6 +148,7 @@ class ProcessWatch(LoopObserver):
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
+        self.evaluated |= not torch.is_grad_enabled()
         new = id(module) not in self._models and len(self._models) < MODELS
         if new and next(nn.Module.parameters(module), None) is not None:
             self._models[id(module)] = module

@@ -240,7 +240,7 @@ class StepRecorder:
         """A loop that meets NaN may throw its window away: what has come before belongs to no step."""
         window = self._window
         used = [batch for batch in window.micro_batches if batch.backwards]
-        if any(batch.nonfinite for batch in used) and self._samples.empty():
+        if used and any(batch.nonfinite for batch in used) and self._samples.empty():
             last = window.micro_batches.index(used[-1])
             rest = window.micro_batches[last + 1 :]
             window.micro_batches = window.micro_batches[: last + 1]
@@ -372,7 +372,8 @@ class StepRecorder:
             # An optimiser that steps in a hook of the backward itself.
             self.on_backward_end()
         # Where the scaler leaves it to the optimiser to unscale.
-        fused_scale, fused_inf = (vars(self._samples.optimizer).get(name) for name in ("grad_scale", "found_inf"))
+        attributes = vars(self._samples.optimizer)
+        fused_scale, fused_inf = attributes.get("grad_scale"), attributes.get("found_inf")
         factor = 1.0 if fused_scale is None else float(fused_scale)
         gradient = self._samples.gradients() if self._window.compared else None
         skipped = fused_inf is not None and bool(fused_inf.item())
@@ -386,15 +387,17 @@ class StepRecorder:
             self.trace.idle += not self._samples.present()
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
-        own = self._samples.optimised() if gradient is not None else set()
-        others = [value for value in self._clipped_with() if id(value) not in own] if gradient is not None else []
+        other_norm = 0.0
+        if gradient is not None:
+            own = self._samples.optimised()
+            other_norm = self._samples.norm_of(value for value in self._clipped_with() if id(value) not in own)
         self._end_window(
             gradient=gradient,
             norm=norm,
             applied=not skipped,
             finite=finite,
             where=where,
-            other_norm=self._samples.norm_of(others),
+            other_norm=other_norm,
         )
         self._scale = self._samples.scale()
         self._evaluations = max(0, self._evaluations) + 1

@@ -24,10 +24,6 @@ from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NamedTuple, NoReturn
 
-import torch
-from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
-
 from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
 from rislab.checkup.findings import Findings, last_findings
@@ -96,7 +92,7 @@ def run_script(
     watch = ProcessWatch(steps, patience=patience, every=every, declared=declared)
     with tempfile.TemporaryDirectory(prefix="rislab-") as reports:
         children = Children(Path(reports).resolve(), os.getpid(), steps, every, declared)
-        with _on_sigterm(children), _as_main(path, arguments, module) as run, evaluation_noticed() as evaluated:
+        with _on_sigterm(children), _as_main(path, arguments, module) as run:
             ending, own = _watched(run, watch, children)
             try:
                 child_processes.wait_for(children_before, None if ending is TO_ITS_END else child_processes.GRACE)
@@ -119,19 +115,19 @@ def run_script(
         ending.failed,
         ending.code,
         findings,
-        remarks_on(ending, taken, evaluated),
+        remarks_on(ending, taken, watch.evaluated),
     )
 
 
-def remarks_on(ending: Ending, steps: int, evaluated: threading.Event) -> list[str]:
+def remarks_on(ending: Ending, steps: int, evaluated: bool) -> list[str]:
     """What the end of a run left unseen, in sentences.
 
     Args:
         ending: how it ended.
         steps: that were taken.
-        evaluated: set if a network was run without gradients.
+        evaluated: whether a network was run without gradients.
     """
-    if ending is STOPPED and not evaluated.is_set():
+    if ending is STOPPED and not evaluated:
         return [f"stopped after {steps} steps: what comes later, as an evaluation, was not seen"]
     if ending.crashed and steps:
         return ["it was broken off by an error: what the weights did is not judged"]
@@ -336,19 +332,3 @@ def _caught_exit(process: int) -> Iterator[None]:
         yield
     finally:
         os._exit = _EXIT
-
-
-@contextlib.contextmanager
-def evaluation_noticed() -> Iterator[threading.Event]:
-    """Yields what is set when a network is run without gradients."""
-    noticed = threading.Event()
-
-    def on_forward(network: nn.Module, inputs: Any) -> None:
-        if not torch.compiler.is_compiling() and not torch.is_grad_enabled():
-            noticed.set()
-
-    handle = register_module_forward_pre_hook(on_forward)
-    try:
-        yield noticed
-    finally:
-        handle.remove()

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+# Classes that are neither lazy nor fake.
+_PLAIN = (Tensor, nn.Parameter)
 # So deep is looked into nested values.
 _DEPTH = 8
 
@@ -34,6 +36,12 @@ def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
 
 def has_numbers(value: Tensor) -> bool:
     """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
+    if type(value) in _PLAIN:
+        try:
+            if value.data_ptr() and not value.is_nested:
+                return True
+        except RuntimeError:
+            return value.layout is not torch.strided
     # The class of fake tensors has no public name; asked for its memory, one warns.
     if is_lazy(value) or value.is_meta or value.is_nested or type(value).__name__ == "FakeTensor":
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -276,6 +277,8 @@ class Trace:
             given: what it returned.
             batches: whose losses it computed.
         """
+        if given is None:
+            return
         number = given.detach().item() if isinstance(given, Tensor) and given.numel() == 1 else given
         if isinstance(number, int | float) and len(self.returned) < CLOSURES:
             loss = sum(batch.loss * batch.weight for batch in batches if batch.backwards)
@@ -337,10 +340,10 @@ def autocast_types(device_type: str) -> list[torch.dtype]:
     return [torch.get_autocast_dtype(device_type)] if torch.is_autocast_enabled(device_type) else []
 
 
-def precision_of(dtypes: Iterable[torch.dtype]) -> str:
+@functools.lru_cache
+def precision_of(dtypes: tuple[torch.dtype, ...]) -> str:
     """The coarsest precision among the types of weights, outputs and losses, and of autocast."""
-    dtypes = set(dtypes)
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         if dtype in dtypes:
             return name
-    return "fp32" if dtypes & {torch.float32, torch.complex64} else "fp64"
+    return "fp32" if {torch.float32, torch.complex64}.intersection(dtypes) else "fp64"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 import rislab
+from rislab.checkup import loop_watch
 from rislab.checkup.loop_watch import Watch
 from rislab.model.curriculum import NO_CURRICULUM
 from rislab.model.losses import compute_loss
@@ -105,6 +107,24 @@ def test_a_watch_over_a_thousand_steps(
         f"\n{benchmark.name}: {min(bare):.3f} ms a step bare, {min(watched):.3f} ms watched; ratio {ratio:.3g}, "
         f"target ≤ {target}; torch.profiler {profiled / min(bare):.3g}"
     )
+
+
+def test_each_observer_alone(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one observer adds to a watch that has none, over 300 steps of a small network; no target."""
+    run, make = plain_loop(64, 16, 300), loop_watch.standard_observers
+    names = ["none", *(type(one).__name__ for one in make()), "all"]
+    least = dict.fromkeys(names, math.inf)
+    for _ in range(3):
+        for name in names:
+            monkeypatch.setattr(
+                loop_watch,
+                "standard_observers",
+                lambda name=name: [one for one in make() if name in ("all", type(one).__name__)],
+            )
+            least[name] = min(least[name], run(rislab.watch))
+    benchmark.extra_info |= least
+    benchmark.pedantic(lambda: None, rounds=1)
+    print("".join(f"\n{name:22} {1e6 * (least[name] - least['none']) / 300:+7.1f} µs a step" for name in names))
 
 
 MEMORY = """

@@ -1,0 +1,130 @@
+"""Forwards of networks, heard through the hooks of all modules."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from rislab.checkup.interception import OnCall
+from rislab.checkup.looks import Looks
+
+
+@dataclass(eq=False, slots=True)
+class Network:
+    """A module whose forward stands in no other.
+
+    Args:
+        reference: to it.
+        alone: whether it is a layer of torch's own without weights, as a loss: no network.
+        looks: which of its forwards are looked into, by mode.
+        dtypes: of what the modules in it gave, in the last one that was.
+        computes_loss: whether a loss was computed within one.
+    """
+
+    reference: weakref.ref[nn.Module]
+    alone: bool
+    looks: Looks = field(default_factory=Looks)
+    dtypes: frozenset[torch.dtype] = frozenset()
+    computes_loss: bool = False
+
+
+class ForwardUnderWay(threading.local):
+    """A forward that has begun, or the last that was; each thread has its own.
+
+    `outermost` is its module, None when it is over; `training` its mode; `computes` says whether it works on numbers,
+    `looked_into` whether `inner`, the modules that are called in it, and `dtypes`, of what they give, are noted.
+    `stepped` says whether a step came since it began, `steps` counts them all, and `hears_between` says whether losses
+    are to be heard between a step and the next forward, as one has come there.
+    """
+
+    def __init__(self) -> None:
+        self.outermost: nn.Module | None = None
+        self.depth = 0  # how often it stands in its own forward
+        self.training = self.computes = self.stepped = self.hears_between = False
+        self.looked_into, self.steps = True, 0
+        self.inner: list[nn.Module] = []
+        self.dtypes: set[torch.dtype] = set()
+
+    def begin(self, module: nn.Module, training: bool, looked_into: bool) -> None:
+        """A forward begins.
+
+        Args:
+            module: outermost one.
+            training: whether it is in training mode.
+            looked_into: whether what is called in it is noted.
+        """
+        self.outermost, self.depth, self.training, self.looked_into = module, 1, training, looked_into
+        self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
+
+
+class ForwardInterceptor:
+    """Reports forwards that stand in no other.
+
+    Args:
+        on_forward: called before each with its module and arguments; calls now.begin() if it is one of a network.
+        on_forward_end: called after it, with its arguments by name and its output as well, None after an exception.
+        loss: module whose calls are reported wherever they stand, None for none.
+        on_loss: called with it, its arguments, those by name, and its output.
+    """
+
+    def __init__(
+        self,
+        on_forward: Callable[[nn.Module, tuple[Any, ...]], None],
+        on_forward_end: OnCall,
+        loss: nn.Module | None,
+        on_loss: OnCall,
+    ) -> None:
+        self.now = ForwardUnderWay()
+        self._on_forward, self._on_forward_end = on_forward, on_forward_end
+        self._loss, self._on_loss = loss, on_loss
+        self._handles: list[RemovableHandle] = []
+
+    def __enter__(self) -> ForwardInterceptor:
+        self._handles = [
+            register_module_forward_pre_hook(self._begin),
+            register_module_forward_hook(self._end, with_kwargs=True, always_call=True),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self.now.outermost = None
+
+    def _begin(self, module: nn.Module, inputs: Any) -> None:
+        # torch.compile traces through this very function, which must not do more than this then.
+        if torch.compiler.is_compiling():
+            return
+        now = self.now
+        if now.outermost is None:
+            self._on_forward(module, inputs)
+        elif module is now.outermost:
+            now.depth += 1
+        if now.looked_into and now.outermost is not None:
+            now.inner.append(module)
+
+    def _end(self, module: nn.Module, args: Any, *rest: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        now = self.now
+        if now.looked_into and now.outermost is not None and isinstance(rest[-1], Tensor):
+            now.dtypes.add(rest[-1].dtype)
+        if module is not now.outermost and module is not self._loss:
+            return
+        # After a forward that failed, torch hands on no named arguments.
+        call = (args if isinstance(args, tuple) else (args,), *({}, *rest)[-2:])
+        if module is self._loss:
+            self._on_loss(module, *call)
+        if module is now.outermost:
+            now.depth -= 1
+            if now.depth == 0:
+                now.outermost = None
+                self._on_forward_end(module, *call)
