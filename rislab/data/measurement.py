@@ -25,6 +25,10 @@ from rislab.errors import InputError, check_choice, check_interval, check_number
 NEAREST, FARTHEST = 0.2, 1e9
 # An element whose distance from a line or a plane is below this share of the aperture lies in it.
 FLAT = 1e-6
+# A matrix that differs from its conjugate transpose by less than this share of its largest entry is a covariance.
+HERMITIAN = 1e-6
+# Snapshots beyond these moduli overflow in single precision once they are multiplied.
+SMALL, LARGE = 1e-12, 1e12
 SYMBOLS = ("varying", "constant")
 LIMITS = {"azimuth": (-math.pi, math.pi), "elevation": (-math.pi / 2, math.pi / 2), "range": (1e-6, FARTHEST)}
 
@@ -185,6 +189,7 @@ class Measurement:
         self.codes = _for_each_scene(self.codes, scenes)
         self.channel = _for_each_scene(self.channel, scenes)
         _refuse_zeros("snapshots", self.snapshots)
+        _refuse_covariance(self.snapshots)
         _refuse_zeros("channel", self.channel)
         _refuse_zeros("codes", self.codes)
         _check_codes(self.codes, antennas)
@@ -216,11 +221,15 @@ class Measurement:
         """
         snapshots = _complex("x", x)
         if snapshots.shape[-1] != array.count:
-            hint = "; its transpose fits" if snapshots.ndim > 1 and snapshots.shape[-2] == array.count else ""
+            turned = snapshots.ndim > 1 and snapshots.shape[-2] == array.count
+            hint = "; its transpose fits" if turned else ""
+            if turned and snapshots.ndim == 3 and snapshots.shape[-1] == 2 and not snapshots.imag.any():
+                hint = "; real and imaginary parts are one number, x[..., 0] + 1j * x[..., 1]"
             raise InputError(
                 f"x has shape {tuple(snapshots.shape)}; allowed: [T,{array.count}], snapshots by elements{hint}"
             )
-        length = snapshots.shape[-2]
+        _refuse_covariance(snapshots)
+        length = snapshots.shape[-2] if snapshots.ndim > 1 else 1
         one = torch.ones(length, array.count)
         return cls(snapshots, one, torch.eye(array.count), array, noise_power, **options)
 
@@ -288,7 +297,10 @@ Measured = SceneBatch | Measurement
 
 
 def _complex(name: str, values: ArrayLike | Tensor) -> Tensor:
-    """The values as a complex tensor of finite numbers: complex64 if they come in single precision or less."""
+    """The values as a complex tensor of finite numbers: complex64 if they come in single precision or less.
+
+    Numbers whose squares single precision does not hold become complex128.
+    """
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -300,7 +312,8 @@ def _complex(name: str, values: ArrayLike | Tensor) -> Tensor:
     if not bool(torch.isfinite(torch.view_as_real(tensor)).all()):
         place = torch.isfinite(torch.view_as_real(tensor)).all(-1).logical_not().nonzero()[0].tolist()
         raise InputError(f"{name}{place} is NaN or infinite; allowed: finite values")
-    return tensor
+    largest = float(tensor.abs().max())
+    return tensor.to(torch.complex128) if largest > LARGE or 0 < largest < SMALL else tensor
 
 
 def _check_degrees(codes: ArrayLike | Tensor) -> None:
@@ -347,6 +360,18 @@ def _refuse_zeros(name: str, tensor: Tensor) -> None:
     zero = (tensor == 0).flatten(1).all(-1)
     if bool(zero.any()):
         raise InputError(f"{name} of measurement {int(zero.nonzero()[0, 0])} is zero everywhere; allowed: a signal")
+
+
+def _refuse_covariance(snapshots: Tensor) -> None:
+    """Refuse a Hermitian matrix in the place of snapshots."""
+    square = snapshots.ndim > 1 and snapshots.shape[-1] == snapshots.shape[-2] > 1
+    if not square or not snapshots.imag.any():
+        return
+    if float((snapshots - snapshots.mH).abs().max()) <= HERMITIAN * float(snapshots.abs().max()):
+        raise InputError(
+            f"snapshots of shape {tuple(snapshots.shape)} are Hermitian, as a covariance is; "
+            "allowed: snapshots, or music_spectrum() of the covariance"
+        )
 
 
 def _check_codes(codes: Tensor, antennas: int) -> None:

@@ -231,7 +231,8 @@ def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:
     shape = tuple(int(size) for size in places.max(axis=0) + 1)
     if math.prod(shape) != len(values):
         raise InputError(
-            f"{name} has {len(values)} entries in a table of {' × '.join(map(str, shape))}; allowed: all of them"
+            f"{name} has {len(values)} entries in a table of {' × '.join(map(str, shape))}; "
+            "allowed: all of them, rows and columns counted from 0"
         )
     table = np.empty(shape, dtype=complex)
     table[tuple(places.T)] = list(values.values())

@@ -12,6 +12,7 @@ ESTIMATOR_NAMES = (
     "random + polish",
     "sparse",
     "sparse + polish",
+    "sparse + quick Bayes",
     "sparse + Bayes",
 )
 DEFAULT_ESTIMATORS = ("truth + MUSIC", "sample + MUSIC", "sample + MUSIC + polish", "sparse + polish")

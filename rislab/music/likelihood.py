@@ -26,7 +26,8 @@ from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 STEPS = 30
 FULL_CIRCLE = 1e-6
-# Powers are searched from SMALLEST to LARGEST times the mean power of a snapshot entry: more than that only cancels.
+# Powers are searched from SMALLEST to LARGEST times that of a source which makes the mean power of a snapshot entry by
+# itself: more than that only cancels.
 SMALLEST, LARGEST = 1e-12, 1e2
 
 
@@ -215,8 +216,9 @@ def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple
     slots = parameters.points.shape[1]
     level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2)).unsqueeze(-1)  # [B, 1]
     quiet = level * torch.finfo(level.dtype).eps
-    floor = torch.cat([(SMALLEST * level).expand(-1, slots), quiet], dim=-1).log()
-    ceiling = (LARGEST * level).log().expand(-1, slots + 1)
+    alone = (level / _mean_gain(batch).unsqueeze(-1)).expand(-1, slots)
+    floor = torch.cat([SMALLEST * alone, quiet], dim=-1).log()
+    ceiling = torch.cat([LARGEST * alone, LARGEST * level], dim=-1).log()
     powers = torch.cat([parameters.power, parameters.noise_power.unsqueeze(-1)], dim=-1).log()
     start = torch.cat([parameters.points.flatten(1), powers], dim=-1)
     smallest = torch.cat([low.repeat(len(level), slots), floor], dim=-1)
@@ -231,6 +233,12 @@ def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple
 
     minimum = _minimum(model, start.clamp(smallest, largest), smallest, largest, steps)
     return unpacked(minimum.point, parameters.active), minimum.value
+
+
+def _mean_gain(batch: Measured) -> Tensor:
+    """Mean power of a snapshot entry that a source of power 1 makes, over all directions, [B]."""
+    powers = [torch.view_as_real(part).square().sum(-1).mean(1) for part in (batch.codes, batch.channel)]  # [B, N]
+    return (powers[0] * powers[1]).mean(-1)
 
 
 def _minimum(model: Model, start: Tensor, low: Tensor, high: Tensor, steps: int) -> Minimum:

@@ -23,6 +23,10 @@ MOST = 5
 EXPLAINED = 0.85
 # A place nearer to the end of its axis than this share of the axis lies at it.
 EDGE = 1e-6
+# Half a wavelength, as it comes out with 3e8 m/s for the speed of light or a rounded frequency.
+ROUNDED_HALF = 0.505
+# An array that spans less than SMALL wavelengths, or whose elements stand more than WIDE apart, is one of wrong units.
+SMALL, WIDE = 0.05, 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,9 +78,8 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
     """
     check_number("measurements", len(measurement), 1, 1, integer=True)
     config = measurement.config
-    number = sources
-    if number is None:
-        number = int(model_order(measurement, max(1, min(most, most_sources(measurement), config.elements - 1))))
+    limit = max(1, min(most, most_sources(measurement), config.elements - 1))
+    number = int(model_order(measurement, limit)) if sources is None else sources
     nothing, number = number == 0, max(number, 1)
     estimate = _by_power(polish(measurement, sparse(measurement, number)))
     left = residual(measurement, estimate)
@@ -84,6 +87,11 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
     kind = "stochastic" if config.symbols == "varying" else "deterministic"
     bound = crb(measurement, kind=kind, estimate=estimate)
     notes = ["no source was counted: this is the strongest that noise may look like"] if nothing else []
+    if sources is None and number == limit > 1:
+        notes.append(
+            f"no more than {limit} sources were tried, and as many were counted: others, errors of the array, waves of "
+            "another form or noise that differs between antennas may be among them"
+        )
     notes += _notes(measurement, estimate, bound)
     doubtful = not (left.explained > EXPLAINED or left.over_noise <= 1.5)
     hint = convention_hint(measurement, number) if doubtful else ""
@@ -121,19 +129,30 @@ def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[s
     ]
     if far:
         notes.append(f"range of source {', '.join(far)} is not known: its standard error exceeds it")
-    notes += _lobes(measurement)
-    return notes
+    if not measurement.snapshots.imag.any():
+        notes.append(
+            "the snapshots are real, and tell no direction from its mirror image: of a recording take "
+            "scipy.signal.hilbert(x, axis=0)"
+        )
+    silent = (measurement.snapshots[0] == 0).all(0).nonzero().flatten().tolist()
+    if silent:
+        notes.append(f"antenna {', '.join(map(str, silent))} (counted from 0) received nothing: leave it out")
+    return notes + _spacing_notes(measurement)
 
 
-def _lobes(measurement: Measurement) -> list[str]:
-    """A warning of directions that repeat, where neighbours stand more than half a wavelength apart."""
+def _spacing_notes(measurement: Measurement) -> list[str]:
+    """Warnings of an array that is too small, and of directions that repeat between elements far apart."""
     elements = measurement.array.elements.double()
+    aperture = float(measurement.array.extent().norm()) / measurement.array.wavelength
+    if aperture < SMALL:
+        return [f"the array spans {aperture:.3g} wavelengths and tells no directions: are all lengths in metres?"]
     if len(elements) > 4096:
         return []
     apart = torch.cdist(elements, elements)
     nearest = torch.where(apart > 0, apart, torch.inf).amin(1)
     uniform = float(nearest.max() - nearest.min()) < 1e-6 * float(nearest.max())
     spacing = float(nearest.max()) / measurement.array.wavelength
-    if not uniform or spacing <= 0.5 + 1e-6:
+    if not uniform or spacing <= ROUNDED_HALF:
         return []
-    return [f"elements stand {spacing:.3g} wavelengths apart: other directions may look the same (grating lobes)"]
+    unit = "; are all lengths in metres?" if spacing > WIDE else ""
+    return [f"elements stand {spacing:.3g} wavelengths apart: other directions may look the same (grating lobes){unit}"]

@@ -37,6 +37,7 @@ from rislab.music.proposals import Bank, Prior, Proposals, Scales
 CHUNK = 4
 # Exponent of the likelihood, number of sweeps, and share of the next bank from anywhere, of the rounds before the last.
 ROUNDS = ((0.25, 3, 0.3), (0.4, 2, 0.25), (0.65, 2, 0.2), (1.0, 2, 0.1))
+ONE_ROUND = ((1.0, 2, 0.3),)
 # Size of the banks of these rounds over that of the last, and candidates of level and noise power.
 SMALLER = 1 / 3
 SCALES = 48
@@ -135,6 +136,7 @@ def sample_posterior(
     candidates: int = 768,
     chains: int = 12,
     sweeps: int = 3,
+    flattened: bool = True,
 ) -> Posterior:
     """Posterior distribution of K sources, started from an estimate such as that of sparse() or polish().
 
@@ -148,6 +150,7 @@ def sample_posterior(
         candidates: T of each source, at least 32; a third as many before the last round.
         chains: of each scene, at least 1; T is at least eight times as many.
         sweeps: over all sources with the last banks, at least 2; all but the first are counted.
+        flattened: begin with flattened likelihoods; without them one round remains, which is quick.
 
     Returns:
         Posterior [B,K] in the precision of the batch.
@@ -179,21 +182,29 @@ def sample_posterior(
         rows = slice(first, first + CHUNK)
         some, active = batch[rows], estimate.active[rows]
         proposals = Proposals(some, prior, initial_parameters(some, points[rows], active), generator)
-        parts.append(_sample(Chains(some, prior, active, generator), proposals, candidates, chains, sweeps))
+        chain = Chains(some, prior, active, generator)
+        parts.append(_sample(chain, proposals, candidates, chains, sweeps, ROUNDS if flattened else ONE_ROUND))
     return Posterior(*(torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])))
 
 
-def _sample(state: Chains, proposals: Proposals, candidates: int, chains: int, sweeps: int) -> Posterior:
+def _sample(
+    state: Chains,
+    proposals: Proposals,
+    candidates: int,
+    chains: int,
+    sweeps: int,
+    rounds: tuple[tuple[float, int, float], ...],
+) -> Posterior:
     """sample_posterior() of one chunk."""
     smaller = max(int(SMALLER * candidates), 2 * chains + 8)
-    exponent = ROUNDS[0][0]
+    exponent = rounds[0][0]
     bank, scales = proposals.first(smaller, chains, exponent), proposals.scales(SCALES, exponent)
     which = torch.zeros_like(bank.start[..., 0])
-    for number, (exponent, count, share) in enumerate(ROUNDS):
+    for number, (exponent, count, share) in enumerate(rounds):
         state.use(bank, scales, which)
         weights = torch.stack([state.sweep(exponent) for _ in range(count)])[BURN_IN:].mean(0)
-        last = number == len(ROUNDS) - 1
-        state.resample((1.0 if last else ROUNDS[number + 1][0]) - exponent)
+        last = number == len(rounds) - 1
+        state.resample((1.0 if last else rounds[number + 1][0]) - exponent)
         size = candidates if last else smaller
         bank = proposals.next(bank, weights, state.index, size, share)
         scales = proposals.scales(max(SCALES, 2 * chains), 1.0, state.scales.at(state.which).log())

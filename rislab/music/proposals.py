@@ -171,8 +171,9 @@ class Proposals:
         # ln of the level; independent powers are counted from their mean.
         fitted = (start.power * start.active).sum(1)
         bare = prior.coordinates(start.points, torch.zeros_like(start.power))
-        self.log_level = (fitted / (prior.relative_power(bare) * start.active).sum(1)).clamp(min=1e-30).log()
-        log_power = start.power.clamp(min=1e-30).log() - self.log_level.unsqueeze(-1)
+        tiny = torch.finfo(fitted.dtype).tiny
+        self.log_level = (fitted / (prior.relative_power(bare) * start.active).sum(1)).clamp(min=tiny).log()
+        log_power = start.power.clamp(min=tiny).log() - self.log_level.unsqueeze(-1)
         self._fit = prior.coordinates(start.points, torch.where(start.active, log_power, 0))  # [B, K, D]
         if prior.size == 3:
             power = prior.relative_power(self._fit) * self.log_level.exp().unsqueeze(-1) * start.active

@@ -317,7 +317,7 @@ def _with_strongest(
     highest = rise.gather(1, best).squeeze(1)
     places, powers = parameters.points.clone(), parameters.power.clone()
     places[:, slot] = points.gather(1, best.unsqueeze(-1).expand(-1, -1, 3)).squeeze(1)
-    smallest = 1e-3 * parameters.noise_power / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
+    smallest = 1e-3 / g.mean((1, 2)).clamp(min=torch.finfo(g.dtype).tiny)
     powers[:, slot] = torch.maximum(power.gather(1, best).squeeze(1), smallest)
     others[:, slot] = True
     return Parameters(places, powers, parameters.noise_power, others), highest

@@ -39,6 +39,12 @@ def test_numpy_and_torch_give_the_same_in_their_own_precision() -> None:
     assert "B=1, L=12, M=3, N=16" in repr(one)
 
 
+def test_numbers_whose_squares_single_precision_does_not_hold_become_double() -> None:
+    for scale, dtype in ((1e-22, torch.complex128), (1e-9, torch.complex64), (1e20, torch.complex128)):
+        snapshots = (scale * GIVEN["snapshots"]).astype(np.complex64)
+        assert Measurement(**GIVEN | {"snapshots": snapshots}).snapshots.dtype == dtype
+
+
 def test_a_batch_shares_codes_and_channel() -> None:
     batch = Measurement(**GIVEN | {"snapshots": normal(5, L, M)}, noise_power=2.0)
     assert batch.codes.shape == (5, L, N) and batch.channel.shape == (5, M, N)
@@ -155,6 +161,11 @@ def test_an_array_of_one_place_and_a_transposed_table_are_refused() -> None:
         Measurement.direct(normal(4, 2), ArrayGeometry(np.zeros((2, 3)), 0.1))
     with pytest.raises(InputError, match=r"x has shape \(8, 20\); allowed: \[T,8\].*transpose fits"):
         Measurement.direct(normal(8, 20), ArrayGeometry.linear(8, 0.1))
+    x = normal(20, 8)
+    with pytest.raises(InputError, match=r"real and imaginary parts are one number, x\[..., 0\] \+ 1j"):
+        Measurement.direct(np.stack([x.real, x.imag], -1), ArrayGeometry.linear(8, 0.1))
+    with pytest.raises(InputError, match=r"snapshots of shape \(8, 8\) are Hermitian, as a covariance is"):
+        Measurement.direct(x.T @ x.conj(), ArrayGeometry.linear(8, 0.1))
 
 
 def test_what_a_line_cannot_tell_is_known_and_said() -> None:

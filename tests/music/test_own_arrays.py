@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -41,6 +42,23 @@ def test_positions_are_exact_without_noise(name: str) -> None:
     found, _ = sorted_places(polish(measurement, sparse(measurement, count)), case)
     errors = (found - torch.as_tensor(case.places)).abs()
     assert float(errors[..., : 2 if case.planar else 3].max()) < 1e-6
+
+
+@pytest.mark.parametrize(("snapshots", "channel", "codes"), [(1e10, 1.0, 1.0), (1.0, 1e-5, 1.0), (1e-9, 1e3, 1e-2)])
+@pytest.mark.parametrize("symbols", ["varying", "constant"])
+def test_no_unit_of_snapshots_channel_or_codes_changes_a_place(
+    snapshots: float, channel: float, codes: float, symbols: str
+) -> None:
+    """Volts or converter steps, a channel with its path loss or without."""
+    one = dataclasses.replace(CASES["surface, four antennas"], symbols=symbols).draw(1, 15.0)
+    scaled = {"snapshots": snapshots * one.snapshots, "channel": channel * one.channel, "codes": codes * one.codes}
+    other = one.changed(**scaled, noise_power=None)
+    assert model_order(other, 3).tolist() == model_order(one, 3).tolist() == [2]
+    here, there = (polish(each, sparse(each, 2)) for each in (one, other))
+    torch.testing.assert_close(there.azimuth, here.azimuth, rtol=0, atol=1e-5)
+    torch.testing.assert_close(1 / there.range, 1 / here.range, rtol=1e-4, atol=0)
+    gain = (snapshots / channel / codes) ** 2
+    torch.testing.assert_close(there.power, gain * here.power, rtol=1e-3, atol=0)
 
 
 @pytest.mark.slow

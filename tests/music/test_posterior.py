@@ -49,6 +49,9 @@ def test_expected_hits_are_hits_and_more_than_those_of_the_start(
     recall = match(posterior.expected_hits(), batch).recall
     assert recall > match(start, batch).recall
     assert float(posterior.hit_probability().mean()) == pytest.approx(recall, abs=0.08)
+    quick = sample_posterior(batch, start, candidates=96, chains=4, sweeps=2, flattened=False)
+    torch.testing.assert_close(quick.weights.sum(-1), torch.ones_like(quick.weights[..., 0]))
+    assert match(start, batch).recall < match(quick.expected_hits(), batch).recall < recall
 
 
 def log_likelihood(batch: SceneBatch, azimuth: Tensor, level: Tensor, noise: Tensor) -> Tensor:

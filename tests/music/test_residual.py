@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
+from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
 from rislab.music.likelihood import polish, rss
 from rislab.music.localisation import locate
@@ -145,6 +148,29 @@ def test_what_a_number_hides_is_noted() -> None:
     assert "elements stand 0.7 wavelengths apart" in notes
     narrow = Case(grid(6, 6, 0.05), 0.1, np.array([(0.3, -0.2, 1.0)]), antennas=4, view={"azimuth": (-0.5, 0.1)})
     assert any("azimuth of source 1 lies at the end" in note for note in locate(narrow.draw(1, 20.0), 1).notes)
+
+
+def test_an_array_that_is_not_as_described_is_noted() -> None:
+    """Units, a dead antenna, and gains that nobody calibrated: more sources than are tried would be needed."""
+    elements = np.c_[np.zeros(6), 0.05 * np.arange(6), np.zeros(6)]
+    line = Case(elements, 0.1, np.array([(0.3, 0.0, 1.0)]), planar=True, snapshots=64)
+    measurement = line.draw(1, 20.0)
+    assert "tells no directions: are all lengths in metres" in " ".join(_notes_of(measurement, elements, 100.0))
+    assert "are all lengths in metres" in " ".join(_notes_of(measurement, 1e3 * elements, 0.1))
+    real = measurement.snapshots.real.to(torch.complex128)
+    # Half a wavelength with 3e8 m/s for the speed of light.
+    assert not any("grating" in note for note in _notes_of(measurement, elements, 0.09993))
+    assert any("snapshots are real" in note for note in locate(measurement.changed(snapshots=real), most=2).notes)
+    alive = torch.tensor([1, 1, 0, 1, 1, 1])
+    assert any("antenna 2 (counted from 0)" in note for note in _notes_of(measurement, elements, 0.1, alive))
+    gains = torch.polar(torch.ones(6), torch.tensor([0.0, 2.0, -1.0, 2.5, -2.0, 1.0]))
+    assert any("no more than 2 sources were tried" in note for note in _notes_of(measurement, elements, 0.1, gains))
+    assert not any("were tried" in note for note in locate(measurement, most=2).notes)
+
+
+def _notes_of(measurement: Measurement, elements: Any, wavelength: float, gains: Tensor | None = None) -> list[str]:
+    snapshots = measurement.snapshots if gains is None else measurement.snapshots * gains
+    return locate(Measurement.direct(snapshots, ArrayGeometry(elements, wavelength, "planar")), most=2).notes
 
 
 @pytest.mark.slow
