@@ -17,7 +17,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
 from rislab.model.designs import DESIGNS
-from rislab.model.unrolled import FEATURES, LAWS, Pursuit, default_shape
+from rislab.model.unrolled import FEATURES, Pursuit, default_shape
 from rislab.rng import GLOBAL_RNG_LOCK
 
 
@@ -100,12 +100,14 @@ class Head(nn.Module):
 class PowerHead(nn.Module):
     """Power of each candidate position, from the features of all of them: an MLP-Mixer with a softmax at its end.
 
-    What the softmax gets is the weight of the candidate's fit by each law of the powers (SourcePaths.log_weights), and
-    what the network adds to its logarithm. It has one share more, for no source at all: powers add up to less than N,
-    and are small where the network is not sure. Untrained, that share is nearly everything.
+    What the softmax gets is the weight of the candidate's fit by each law of the powers (SourcePaths.log_weights). The
+    network raises or lowers whole fits, and says how much their likelihoods count; within a fit the shares of the
+    candidates and the laws stay as likely as they are, so that equal powers come out equal. There is one share more,
+    for no source at all: powers add up to less than N, and are small where the network is not sure. Untrained, that
+    share is nearly everything.
 
     Args:
-        candidates: C, see SourcePaths.
+        candidates: C = 1 + 2 + …, see SourcePaths.
         features: F, of each candidate.
         width: of the hidden layers.
         elements: N, of the surface.
@@ -114,6 +116,8 @@ class PowerHead(nn.Module):
     NO_SOURCE_AT_START = 6.0
     # One step of the optimiser moves that score as far as ten would, or no source keeps some of the power for long.
     NO_SOURCE_SCALE = 10.0
+
+    same_fit: Tensor
 
     def __init__(self, candidates: int, features: int, width: int, elements: int) -> None:
         super().__init__()
@@ -125,10 +129,13 @@ class PowerHead(nn.Module):
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(2)
         )
-        self.score = nn.Linear(width, len(LAWS))
+        self.score = nn.Linear(width, 1)
         nn.init.normal_(self.score.weight, std=0.02)
         self.trust = nn.Parameter(torch.ones(()))
         self.no_source = nn.Parameter(torch.tensor(self.NO_SOURCE_AT_START / self.NO_SOURCE_SCALE))
+        most = (math.isqrt(8 * candidates + 1) - 1) // 2
+        blocks = torch.block_diag(*(torch.ones(count, count) for count in range(1, most + 1)))  # [C, C]
+        self.register_buffer("same_fit", blocks, persistent=False)
 
     def forward(self, features: Tensor, log_weights: Tensor) -> Tensor:
         """[B,C,F] and [B,C,3] to powers [B,C], in float32 or better."""
@@ -137,7 +144,11 @@ class PowerHead(nn.Module):
             hidden = hidden + torch.tanh(token_mixer(hidden.mT)).mT
             hidden = hidden + channel_mixer(hidden)
         scores = self.score(hidden)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) + self.trust * log_weights
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        with torch.autocast(features.device.type, enabled=False):
+            of_fit = self.same_fit.to(scores) / self.same_fit.to(scores).sum(-1, keepdim=True) @ scores  # [B, C, 1]
+            likely = (self.same_fit.to(log_weights) @ log_weights.exp().sum(-1, keepdim=True)).log()
+        scores = log_weights + (self.trust - 1) * likely + of_fit
         no_source = (self.NO_SOURCE_SCALE * self.no_source).to(scores.dtype).expand(len(scores), 1)
         shares = torch.softmax(torch.cat([scores.flatten(1), no_source], dim=-1), dim=-1)[:, :-1]
         return self.elements * shares.reshape(scores.shape).sum(-1)
