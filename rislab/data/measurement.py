@@ -228,7 +228,6 @@ class Measurement:
             raise InputError(
                 f"x has shape {tuple(snapshots.shape)}; allowed: [T,{array.count}], snapshots by elements{hint}"
             )
-        _refuse_covariance(snapshots)
         length = snapshots.shape[-2] if snapshots.ndim > 1 else 1
         one = torch.ones(length, array.count)
         return cls(snapshots, one, torch.eye(array.count), array, noise_power, **options)
@@ -364,13 +363,11 @@ def _refuse_zeros(name: str, tensor: Tensor) -> None:
 
 def _refuse_covariance(snapshots: Tensor) -> None:
     """Refuse a Hermitian matrix in the place of snapshots."""
-    square = snapshots.ndim > 1 and snapshots.shape[-1] == snapshots.shape[-2] > 1
-    if not square or not snapshots.imag.any():
+    if snapshots.shape[-1] != snapshots.shape[-2] or not snapshots.imag.any():
         return
     if float((snapshots - snapshots.mH).abs().max()) <= HERMITIAN * float(snapshots.abs().max()):
         raise InputError(
-            f"snapshots of shape {tuple(snapshots.shape)} are Hermitian, as a covariance is; "
-            "allowed: snapshots, or music_spectrum() of the covariance"
+            "snapshots are Hermitian, as a covariance is; allowed: snapshots, or music_spectrum() of the covariance"
         )
 
 

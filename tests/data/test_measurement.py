@@ -164,7 +164,7 @@ def test_an_array_of_one_place_and_a_transposed_table_are_refused() -> None:
     x = normal(20, 8)
     with pytest.raises(InputError, match=r"real and imaginary parts are one number, x\[..., 0\] \+ 1j"):
         Measurement.direct(np.stack([x.real, x.imag], -1), ArrayGeometry.linear(8, 0.1))
-    with pytest.raises(InputError, match=r"snapshots of shape \(8, 8\) are Hermitian, as a covariance is"):
+    with pytest.raises(InputError, match="snapshots are Hermitian, as a covariance is"):
         Measurement.direct(x.T @ x.conj(), ArrayGeometry.linear(8, 0.1))
 
 
