@@ -29,10 +29,9 @@ def unused_losses(run: WatchedRun) -> list[Finding]:
 
 def _without_losses(trace: Trace) -> list[Finding]:
     counts = f"{trace.forwards} forwards with gradients, {trace.step_count} steps"
-    norms = [step.norm for step in trace.steps if not math.isnan(step.norm)]
-    # Without any backward, as by a transform of functions, or by differences.
+    norms = _norms(trace)
     if any(norms) and (trace.detached_losses or not trace.backwards):
-        return [as_note(Code.STEPS, "gradients by hand", f"{counts}; what puts the gradients there was not seen")]
+        return [_by_hand(counts)]
     if trace.detached_losses:
         text = f"{counts}; {trace.detached_losses} losses were intercepted, and none of them depends on the weights"
         return [as_fault(Code.LOSSES, "loss detached", text)]
@@ -43,6 +42,15 @@ def _without_losses(trace: Trace) -> list[Finding]:
         return [as_fault(Code.LOSSES, "steps without a forward", text, trace.steps[0].where)]
     why = "no loss was intercepted: give watch() the loss, or call watch.loss in the loop"
     return [as_note(Code.LOSSES, "not judged", f"{counts}, and {why}")]
+
+
+def _norms(trace: Trace) -> list[float]:
+    return [step.norm for step in trace.steps if not math.isnan(step.norm)]
+
+
+def _by_hand(counts: str) -> Finding:
+    """Gradients without any backward, as by a transform of functions, by differences, or within a compiled step."""
+    return as_note(Code.STEPS, "gradients by hand", f"{counts}; what puts the gradients there was not seen")
 
 
 def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
@@ -86,6 +94,8 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
         return [as_note(Code.STEPS, "gradients by hand", text)]
     if all(batch.backwards for batch in recorded):
         return []
+    if any(_norms(run.trace)) and not any(step.backwards for step in run.trace.steps):
+        return [_by_hand(counts)]
     long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
     last = any(batches[-1].backwards for _, batches in long)
     if last and not any(batch.backwards for _, batches in long for batch in batches[:-1]):

@@ -341,6 +341,9 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     if len(samples) == 1 and near(alpha, 1 / min(samples), 1e-3):
         evidence = f"{text}: the loss seems to be a sum over {min(samples)} samples"
         return as_note(Code.GRADIENT_SCALE, "not judged", evidence)
+    if run.declared.accumulation_steps is None and changed_after and all(batch.scale_free for batch in one.batches):
+        evidence = f"{text}: the losses are sums, and the gradients were divided after the backwards"
+        return as_note(Code.GRADIENT_SCALE, "not judged", evidence)
     if run.declared.accumulation_steps is None:
         evidence = f"{text}: meant, if the loss has a factor of its own"
         return as_warning(Code.GRADIENT_SCALE, "gradient scale", evidence, where)

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import rislab
 from rislab.checkup.findings import Finding
+from rislab.checkup.process_watch import ProcessWatch
 
 
 def trained(*, size: int, declared: int, batches: int, epochs: int, zero_each_epoch: bool = False) -> list[Finding]:
@@ -90,3 +91,23 @@ def test_layers_that_normalise_over_a_micro_batch_are_noted_where_gradients_accu
     notes = [finding for finding in watch.findings() if finding.name == "batch statistics per micro-batch"]
     assert [note.severity for note in notes] == ["note"] * named
     assert not named or "1 BatchNorm layers are over the 8 samples of a micro-batch" in notes[0].evidence
+
+
+def test_backwards_within_a_compiled_step_are_no_forgotten_ones() -> None:
+    """Gradients come, and no backward is heard: what the loop does is not known, so that nothing is said against it."""
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+
+    @torch.compile(backend="eager")
+    def gradients(x: torch.Tensor) -> torch.Tensor:
+        loss = functional.mse_loss(model(x), x[:, :1])
+        loss.backward()
+        return loss.detach()
+
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            gradients(torch.randn(4, 6))
+            optimizer.step()
+    assert not process.findings().of("warning")

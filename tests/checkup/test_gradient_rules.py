@@ -161,3 +161,22 @@ def test_a_mean_for_each_micro_batch_is_a_fault_where_samples_are_unequal(unequa
             optimizer.zero_grad()
     severity = "fault" if unequal == "samples" else "warning"
     assert [(one.severity, one.name) for one in process.findings()] == [(severity, "mean of means in the window")]
+
+
+def test_sums_that_are_divided_by_what_they_count_after_the_backwards_are_correct() -> None:
+    """Token losses: each window is divided by its number of targets, which no loss knows."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 7)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            targets = [torch.randint(-1, 7, (12,)) for _ in range(K)]
+            for target in targets:
+                output = model(torch.randn(12, 5))
+                functional.cross_entropy(output, target, ignore_index=-1, reduction="sum").backward()
+            for value in model.parameters():
+                assert value.grad is not None
+                value.grad /= sum(int((target >= 0).sum()) for target in targets)
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not process.findings().of("warning")
