@@ -68,7 +68,9 @@ def transformers_fit(watched: bool, folder: Path, steps: int) -> float:
     return time.process_time() - began
 
 
-@pytest.mark.parametrize(("fit", "steps"), [(lightning_fit, 300), (transformers_fit, 150)])
+@pytest.mark.parametrize(
+    ("fit", "steps"), [(lightning_fit, 300), (transformers_fit, 150)], ids=("lightning_fit", "transformers_fit")
+)
 def test_a_watched_fit(benchmark: Any, fit: Any, steps: int, tmp_path: Path) -> None:
     """Short fits cost the most for each of their steps, since the first ones are looked at more closely."""
     torch.set_num_threads(1)

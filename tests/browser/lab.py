@@ -18,7 +18,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tests.browser.chromium import sync_api
 
 KERNEL = "window.jupyterapp.shell.currentWidget?.sessionContext.session?.kernel"
-PRESSES = 3
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
 
 
@@ -75,7 +74,7 @@ def settle(page: Any) -> None:
     """Wait until the notebook is open and its kernel has answered, and runs no cell."""
     page.wait_for_selector(".jp-Notebook")
     page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
-    page.wait_for_function(f"{KERNEL}?.status === 'idle'")
+    until(page, f"{KERNEL}?.status === 'idle'")
 
 
 def command(page: Any, name: str, **options: Any) -> None:
@@ -83,24 +82,25 @@ def command(page: Any, name: str, **options: Any) -> None:
     page.evaluate("([name, options]) => void window.jupyterapp.commands.execute(name, options)", [name, options])
 
 
-def press(page: Any, name: str, until: str = "true") -> None:
-    """Click the first button of a panel that carries this name, and wait for what it brings about.
+def until(page: Any, condition: str) -> None:
+    """Wait until JavaScript becomes true.
 
-    Args:
-        page: of JupyterLab.
-        name: of the button.
-        until: JavaScript that becomes true. As long as it does not the button is clicked again, as a user does:
-            ipykernel 7 may leave a message unread until the next one comes (issue 1554 of its repository).
+    Meanwhile the kernel is asked something now and then, as whoever uses the page does: ipykernel 7 may leave a message
+    unread until the next one comes (issue 1554 of its repository).
     """
-    button = page.locator("button.jupyter-button", has_text=name).first
-    for _ in range(PRESSES - 1):
-        button.click()
+    for _ in range(9):
         with suppress(sync_api.TimeoutError):
-            page.wait_for_function(until, timeout=30_000)
+            page.wait_for_function(condition, timeout=20_000)
             return
-        print(f"{name} is pressed again: not yet {until}")
-    button.click()
-    page.wait_for_function(until)
+        print(f"the kernel is asked something: not yet {condition}")
+        page.evaluate(f"() => void {KERNEL}?.requestKernelInfo().catch(() => null)")
+    page.wait_for_function(condition)
+
+
+def press(page: Any, name: str, condition: str = "true") -> None:
+    """Click the first button of a panel that carries this name, and wait until JavaScript becomes true."""
+    page.locator("button.jupyter-button", has_text=name).first.click()
+    until(page, condition)
 
 
 def box(page: Any, label: str) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from rislab.reports.html_export import export_html
 from tests.browser.chromium import CHROMIUM, FLAGS, OVERLAPS
 from tests.browser.figures import figure_defects
-from tests.browser.lab import KERNEL, SHOTS, box, command, opened, press, settle, shoot
+from tests.browser.lab import KERNEL, SHOTS, box, command, opened, press, settle, shoot, until
 
 pytestmark = pytest.mark.process
 CELLS = (
@@ -65,10 +65,10 @@ def page(browser: Any, folder: Path) -> Iterator[Any]:
 def run_all(page: Any) -> None:
     # What ran before is still there, and would answer for the new run.
     command(page, "notebook:clear-all-cell-outputs")
-    page.wait_for_function(f"{PLOTS} === 0")
+    until(page, f"{PLOTS} === 0")
     command(page, "notebook:run-all-cells")
-    page.wait_for_function(f"{PLOTS} === 1 && {SCENE}")
-    page.wait_for_function(f"{TITLE}[0].startsWith('running')")
+    until(page, f"{PLOTS} === 1 && {SCENE}")
+    until(page, f"{TITLE}[0].startsWith('running')")
 
 
 def toggle(page: Any, group: str, name: str) -> None:
@@ -77,7 +77,7 @@ def toggle(page: Any, group: str, name: str) -> None:
 
 
 def wait_for_step(page: Any, step: int) -> None:
-    page.wait_for_function(f"Number({TITLE}[0].split('step ')[1]) > {step}")
+    until(page, f"Number({TITLE}[0].split('step ')[1]) > {step}")
 
 
 def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
@@ -88,7 +88,7 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     # A knob is heard more than once while a cell awaits the run.
     for steps in ("2", "8", "4"):
         toggle(page, "accumulation", steps)
-        page.wait_for_function(f"document.body.textContent.includes('effective batch 16 = {steps} × ')")
+        until(page, f"document.body.textContent.includes('effective batch 16 = {steps} × ')")
     # What is not allowed is refused beside its box, and stays there.
     box(page, "micro-batch").fill("0")
     page.keyboard.press("Tab")
@@ -105,33 +105,33 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     page.wait_for_selector("[role=region]:has-text('weight = 1.0')")
     press(page, "Start", f"{TITLE}[0].startsWith('running')")
     page.wait_for_selector("[role=status]:has-text('✗ never divided')")
-    page.wait_for_function(
+    until(
+        page,
         "document.querySelector('.js-plotly-plot').data.some("
-        "trace => trace.name === 'run 2: never divided, 4 × 16, fp64')"
+        "trace => trace.name === 'run 2: never divided, 4 × 16, fp64')",
     )
     shoot(page, "broken")
     assert page.evaluate(NAMELESS) == []
-    page.wait_for_function(f"{TITLE}[0].includes('fp64') && Number({TITLE}[0].split('step ')[1]) > 5")
+    until(page, f"{TITLE}[0].includes('fp64') && Number({TITLE}[0].split('step ')[1]) > 5")
     press(page, "Pause", f"{TITLE}[0].startsWith('paused')")
     before = page.evaluate(f"{TITLE}[0]")
     press(page, "Step", f"{TITLE}[0] !== {before!r} && {TITLE}[0].startsWith('paused')")
     press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
     moved = scene_follows(page)
     command(page, "apputils:change-theme", theme="JupyterLab Dark")
-    page.wait_for_function(f"{SCENE}.classList.contains('dark')")
+    until(page, f"{SCENE}.classList.contains('dark')")
     shoot(page, "scene-dark")
     # A page that is loaded again shows the present state, not the first.
-    command(page, "docmanager:save")
-    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
     curve = page.evaluate(CURVE)
     page.reload()
-    page.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
-    page.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    until(page, f"{PLOTS} >= 1 && {SCENE}")
+    until(page, f"{TITLE}[0].startsWith('stopped')")
     # All of it, though it came in pieces.
-    page.wait_for_function(f"{CURVE} === {curve!r}")
+    until(page, f"{CURVE} === {curve!r}")
     page.wait_for_selector("[role=status]:has-text('✗ never divided')")
     page.evaluate(f"{SCENE}.scrollIntoView()")  # nothing is drawn where nobody looks
-    page.wait_for_function(COMPLETE)
+    until(page, COMPLETE)
     assert page.evaluate(PLACE) == moved
     shoot(page, "reloaded")
     exported(page, folder)
@@ -141,7 +141,7 @@ def scene_follows(page: Any) -> str:
     """Knobs, a dragged source and the keyboard change the maps; returns where source 1 is in the end."""
     scene = page.locator(".rislab-scene")
     scene.scroll_into_view_if_needed()
-    page.wait_for_function(f"{COMPLETE} && {SCENE}.querySelectorAll('canvas').length === 4")
+    until(page, f"{COMPLETE} && {SCENE}.querySelectorAll('canvas').length === 4")
     assert page.evaluate(f"({OVERLAPS})({SCENE})") == []
     box = scene.bounding_box()
     assert box["height"] <= 680, "does not fit into JupyterLab on 800 lines"
@@ -163,28 +163,28 @@ def scene_follows(page: Any) -> str:
     scene.get_by_label("snapshots").fill("12")
     page.keyboard.press("Tab")
     refusal.wait_for(state="hidden")
-    page.wait_for_function(f"{MAP} !== window.map && {COMPLETE}")
+    until(page, f"{MAP} !== window.map && {COMPLETE}")
     # A source that is dragged on a map takes the maps with it before it is let go.
     ring = scene.locator(".source[data-view='map learned'] .ring").first.bounding_box()
     place = page.evaluate(PLACE)
     page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
     page.mouse.down()
     page.mouse.move(ring["x"] + 60, ring["y"] + 30, steps=8)
-    page.wait_for_function(f"{SCENE}.dataset.state === 'coarse' && {PLACE} !== {place!r}")
+    until(page, f"{SCENE}.dataset.state === 'coarse' && {PLACE} !== {place!r}")
     page.mouse.up()
-    page.wait_for_function(COMPLETE)
+    until(page, COMPLETE)
     dragged = page.evaluate(PLACE)
     # By keyboard half a degree at a time.
     scene.locator(".source").first.focus()
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(f"{PLACE} !== {dragged!r} && {COMPLETE}")
+    until(page, f"{PLACE} !== {dragged!r} && {COMPLETE}")
     # A sweep runs until its button is pressed again.
     play = scene.get_by_role("button", name="play: sweep SNR")
     before = float(scene.get_by_label("SNR in dB", exact=True).input_value())
     play.click()
-    page.wait_for_function(f"Math.abs({SCENE}.querySelector('input[type=range][id$=snr_db]').value - {before}) > 2")
+    until(page, f"Math.abs({SCENE}.querySelector('input[type=range][id$=snr_db]').value - {before}) > 2")
     play.click()
-    page.wait_for_function(COMPLETE)
+    until(page, COMPLETE)
     assert play.get_attribute("aria-pressed") == "false"
     return str(page.evaluate(PLACE))
 
@@ -236,34 +236,33 @@ def test_plots_change_in_a_page_that_was_too_slow_for_anywidget(page: Any) -> No
     assert page.evaluate("window.timesUp") >= 3  # plotly.js, the plot and the scene
     wait_for_step(page, 20)
     page.evaluate(f"{SCENE}.scrollIntoView()")
-    page.wait_for_function(COMPLETE)
+    until(page, COMPLETE)
     page.evaluate(f"() => {{ window.map = {MAP}; }}")
     page.locator(".rislab-scene").get_by_label("seed").fill("3")
     page.keyboard.press("Tab")
-    page.wait_for_function(f"{MAP} !== window.map")
+    until(page, f"{MAP} !== window.map")
     press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
 
 
 def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: Any) -> None:
     errors: list[str] = []
-    page.wait_for_function(IDLE)  # or a cell that awaits a stopped run would answer after its output was cleared
+    until(page, IDLE)  # or a cell that awaits a stopped run would answer after its output was cleared
     run_all(page)
     press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
-    command(page, "docmanager:save")
-    page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty")
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.context.save()")
     # A browser of its own has no WebGL, and a window of 1024 pixels.
     plain = page.context.browser.browser_type.launch(executable_path=CHROMIUM, args=[*FLAGS, "--disable-3d-apis"])
     other = plain.new_page(viewport={"width": 1024, "height": 768})
     other.set_default_timeout(180_000)
     other.on("pageerror", lambda error: errors.append(str(error)))
     other.goto(f"{page.url.partition('?')[0]}?token=lab")
-    other.wait_for_function(f"{PLOTS} >= 1 && {SCENE}")
+    until(other, f"{PLOTS} >= 1 && {SCENE}")
     assert other.evaluate("document.createElement('canvas').getContext('webgl')") is None
-    other.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    until(other, f"{TITLE}[0].startsWith('stopped')")
     assert figure_defects(other) == {}
     shoot(other, "small")
     other.evaluate(f"{SCENE}.scrollIntoView()")
-    other.wait_for_function(COMPLETE)
+    until(other, COMPLETE)
     assert other.evaluate(f"({OVERLAPS})({SCENE})") == []
     assert other.evaluate(f"{SCENE}.scrollWidth <= {SCENE}.clientWidth + 1")
     # What one tab changes, the other shows: they are of one kernel.
@@ -271,10 +270,10 @@ def test_two_tabs_a_reload_before_saving_and_a_small_window_without_webgl(page: 
     seed.fill("7")
     other.keyboard.press("Tab")
     page.evaluate(f"{SCENE}.scrollIntoView()")
-    page.wait_for_function(f"{SCENE}.querySelector('input[id$=seed]').value === '7' && {COMPLETE}")
+    until(page, f"{SCENE}.querySelector('input[id$=seed]').value === '7' && {COMPLETE}")
     press(other, "Start", f"{TITLE}[0].startsWith('running')")
     press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
-    other.wait_for_function(f"{TITLE}[0].startsWith('stopped')")
+    until(other, f"{TITLE}[0].startsWith('stopped')")
     plain.close()
     # Nothing is lost with a page that was not saved: the kernel goes on, and its cells show it again.
     page.once("dialog", lambda dialog: dialog.accept())
