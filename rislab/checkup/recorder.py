@@ -69,8 +69,7 @@ class StepRecorder:
         self._ticks = SchedulerTicks(scheduler)
         self._clipped_with = clipped_with or (lambda: [value for _, value in self._samples.named])
         self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
-        self._forward, self._window = CurrentForward(), OpenWindow()
-        self._lines = LossLines()
+        self._forward, self._window, self._lines = CurrentForward(), OpenWindow(), LossLines()
         self._open: OpenBackward | None = None
         self._scale, self._storage = self._samples.scale(), StepStorage(self.trace, declared)
         self._thread: int | None = None  # of the last backward

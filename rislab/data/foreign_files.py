@@ -115,7 +115,7 @@ def _limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-def write(target: Path, fields: Mapping[str, Any]) -> None:
+def write_npz(target: Path, fields: Mapping[str, Any]) -> None:
     """Write fields as the parts of an NPZ file, whatever their names are."""
     with zipfile.ZipFile(target, "w") as archive:
         for name, value in fields.items():
@@ -124,12 +124,12 @@ def write(target: Path, fields: Mapping[str, Any]) -> None:
                 np.lib.format.write_array(part, array.astype("S") if array.dtype == object else array)
 
 
-def main(file: str, target: str, most: str, *names: str) -> int:
+def convert(file: str, target: str, most: str, *names: str) -> int:
     """Read a file and write its tables; returns the exit code."""
     kind, read = ("MAT", read_mat) if file.lower().endswith(".mat") else ("HDF5", read_hdf5)
     _limit(resource.RLIMIT_CPU, SECONDS)
     try:
-        write(Path(target), read(Path(file), int(most), names))
+        write_npz(Path(target), read(Path(file), int(most), names))
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         text = reason if isinstance(error, RefusedError) else f"it is no {kind} file ({reason})"
@@ -139,4 +139,4 @@ def main(file: str, target: str, most: str, *names: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(convert(*sys.argv[1:]))

@@ -18,7 +18,8 @@ from rislab import files
 from rislab.errors import InputError, shown
 from rislab.faults.exercises import EXERCISES, check, points
 from rislab.faults.quiz import SEED
-from rislab.reports.hand_ins import Answer, HandIn, hand_ins, statements_of
+from rislab.reports.hand_ins import Answer, HandIn, hand_ins
+from rislab.reports.notebooks import statements_of
 from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
 VERDICTS = ("right", "in part", "wrong", "no answer", "not readable", "not run", "not there")

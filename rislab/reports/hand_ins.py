@@ -15,6 +15,7 @@ from rislab.errors import InputError
 from rislab.faults.exercises import EXERCISES, same_code
 from rislab.provenance import versions
 from rislab.reports import notebooks
+from rislab.reports.notebooks import statements_of
 
 # Of one notebook: characters of code, which Python turns into some hundred times as many bytes. Those of the lab have
 # a tenth of it.
@@ -274,14 +275,6 @@ def _is_start(source: str, start: str) -> bool:
         return same_code(source, start)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-
-
-def statements_of(source: str) -> list[ast.stmt]:
-    """The statements of a cell; one that Python cannot read holds no answer."""
-    try:
-        return ast.parse(source).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return []
 
 
 def _assigned(statement: ast.stmt, before: ast.expr) -> ast.expr:

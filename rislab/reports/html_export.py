@@ -17,8 +17,7 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError
 from rislab.reports.figure_content import describe_figure
-from rislab.reports.hand_ins import statements_of
-from rislab.reports.notebooks import numbered, parameters_of, read_notebook, tagged
+from rislab.reports.notebooks import numbered, parameters_of, read_notebook, statements_of, tagged
 from rislab.reports.summary import Summary
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*[34]8;[25];[0-9;]*m")

@@ -290,3 +290,11 @@ def numbered(notebook: Any) -> dict[str, int]:
 def first_line(text: str) -> str:
     """The first line of a text that is not blank."""
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def statements_of(source: str) -> list[ast.stmt]:
+    """The statements of a cell; none of one that Python cannot read."""
+    try:
+        return ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []

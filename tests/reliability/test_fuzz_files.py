@@ -89,7 +89,7 @@ def forked(words: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         os.dup2(to_say, 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         foreign_files.sys.stdout = open(1, "w")  # noqa: SIM115
-        code = foreign_files.main(*words[3:])
+        code = foreign_files.convert(*words[3:])
         foreign_files.sys.stdout.flush()
         os._exit(code)
     os.close(to_say)
