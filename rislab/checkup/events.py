@@ -256,6 +256,11 @@ class EventSource:
         others = [f"training in other threads than the watched one: {len(self._others)}"] if self._others else []
         return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.failures, *others]]
 
+    @property
+    def one_thread_trains(self) -> bool:
+        """Whether gradients of all optimisers may be read: those of another thread change while they are."""
+        return not self._others
+
     def _choose_thread(self) -> None:
         """Watch the first thread that trains, and another one when it is over."""
         here = threading.get_ident()

@@ -247,8 +247,9 @@ class ProcessWatch(LoopObserver):
         self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder))
 
     def _all_tensors(self) -> list[Tensor]:
-        """The tensors of all optimisers."""
-        return [value for tracked in self.tracked for value in tracked.tensors()]
+        """The tensors of all optimisers, none while several threads train."""
+        tracked = self.tracked if self._source.one_thread_trains else []
+        return [value for one in tracked for value in one.tensors()]
 
     def _names(self, optimizer: Optimizer, roots: list[nn.Module]) -> Callable[[], list[tuple[str, Tensor]]]:
         """The tensors of an optimiser's networks that no other optimiser holds, and the loose ones of its own."""
