@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -82,25 +82,35 @@ def command(page: Any, name: str, **options: Any) -> None:
     page.evaluate("([name, options]) => void window.jupyterapp.commands.execute(name, options)", [name, options])
 
 
-def until(page: Any, condition: str) -> None:
+def until(page: Any, condition: str, again: Callable[[], object] | None = None) -> None:
     """Wait until JavaScript becomes true.
 
-    Meanwhile the kernel is asked something now and then, as whoever uses the page does: ipykernel 7 may leave a message
-    unread until the next one comes (issue 1554 of its repository).
+    Args:
+        page: of JupyterLab.
+        condition: JavaScript.
+        again: called every 20 s meanwhile, None to ask the kernel something, as whoever uses the page does: ipykernel 7
+            may leave a message unread until the next one comes (issue 1554 of its repository).
     """
     for _ in range(9):
         with suppress(sync_api.TimeoutError):
             page.wait_for_function(condition, timeout=20_000)
             return
-        print(f"the kernel is asked something: not yet {condition}")
-        page.evaluate(f"() => void {KERNEL}?.requestKernelInfo().catch(() => null)")
+        print(f"once more, since not yet {condition}")
+        if again is not None:
+            again()
+        else:
+            page.evaluate(f"() => void {KERNEL}?.requestKernelInfo().catch(() => null)")
     page.wait_for_function(condition)
 
 
 def press(page: Any, name: str, condition: str = "true") -> None:
-    """Click the first button of a panel that carries this name, and wait until JavaScript becomes true."""
-    page.locator("button.jupyter-button", has_text=name).first.click()
-    until(page, condition)
+    """Click the first button of a panel that carries this name, until JavaScript becomes true.
+
+    A button that moves between the press and the release of the mouse, as a row above it grows, takes no click.
+    """
+    button = page.locator("button.jupyter-button", has_text=name).first
+    button.click()
+    until(page, condition, button.click)
 
 
 def box(page: Any, label: str) -> Any:
