@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -63,6 +64,8 @@ class PlateauModes(Observer):
         self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
         self._ticks: dict[int, _Ticks] = {}
         self._samples = 0  # that were evaluated since the last tick
+        # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
+        self._pending: list[tuple[Any, Any, list[Any], str]] = []
 
     def begin(self) -> None:
         """Report ticks from now on."""
@@ -70,35 +73,49 @@ class PlateauModes(Observer):
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(scheduler: Any, *args: Any, **named: Any) -> Any:
-            rate = scheduler.optimizer.param_groups[0]["lr"]
+            before = _rates(scheduler)
             result = original(scheduler, *args, **named)
             metric = args[0] if args else named.get("metrics")
-            self._note(scheduler, metric, bool(scheduler.optimizer.param_groups[0]["lr"] < rate))
+            self._pending = [*self._pending[-7:], (scheduler, metric, [*before, *_rates(scheduler)], caller()[0])]
             return result
 
         return step
 
-    def _note(self, scheduler: Any, metric: Any, lowered: bool) -> None:
-        ticks = self._ticks.setdefault(id(scheduler), _Ticks(scheduler.mode, caller()[0]))
+    def _look_at_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for scheduler, metric, rates, where in pending:
+            self._note(scheduler, metric, len(rates) == 2 and bool(rates[1] < rates[0]), where)
+
+    def _note(self, scheduler: Any, metric: Any, lowered: bool, where: str) -> None:
+        ticks = self._ticks.setdefault(id(scheduler), _Ticks(scheduler.mode, where))
         number = isinstance(metric, int | float) or (isinstance(metric, Tensor) and metric.numel() == 1)
         if number and len(ticks.metrics) < TICKS:
             value, count = float(metric), self._samples
             ticks.metrics.append(value)
-            ticks.shares.append(count >= SAMPLES and abs(value * count - round(value * count)) < 1e-3)
+            is_integer = math.isfinite(value) and abs(value * count - round(value * count)) < 1e-3
+            ticks.shares.append(count >= SAMPLES and is_integer)
             ticks.cuts += lowered
         self._samples = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward is over."""
+        self._look_at_pending()
         if not torch.is_grad_enabled() and call.inputs and call.inputs[0].dim():
             self._samples += len(call.inputs[0])
 
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
         self._steps.__exit__()
+        self._look_at_pending()
 
     def findings(self) -> list[Finding]:
         """One for each scheduler."""
         texts = [(ticks.evidence(), ticks.where) for ticks in self._ticks.values()]
         name = "plateau looked for the other way"
         return [as_warning(Code.SCHEDULER, name, text, where) for text, where in texts if text]
+
+
+def _rates(scheduler: Any) -> list[Any]:
+    """The rate of the first group, none of a scheduler that was never made."""
+    groups = getattr(vars(scheduler).get("optimizer"), "param_groups", [])
+    return [group["lr"] for group in groups[:1] if "lr" in group]

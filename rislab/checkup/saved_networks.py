@@ -57,6 +57,8 @@ class SavedNetworks(Observer):
         self._networks: dict[int, _Evaluated] = {}
         self._trained: dict[int, list[Tensor]] = {}
         self._step = 0
+        # Looked at later, where an error of the checkup's own does no harm.
+        self._pending: list[tuple[Any, str]] = []
         self._evidence = ("", "")
 
     def begin(self) -> None:
@@ -66,13 +68,19 @@ class SavedNetworks(Observer):
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def reporting(obj: Any, *args: Any, **named: Any) -> Any:
             if self._step:
-                self._saved |= dict.fromkeys(_places_in(obj), caller()[0])
+                self._pending.append((obj, caller()[0]))
             return original(obj, *args, **named)
 
         return reporting
 
+    def _look_at_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for saved, where in pending:
+            self._saved |= dict.fromkeys(_places_in(saved), where)
+
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward is over."""
+        self._look_at_pending()
         if torch.is_grad_enabled() or not self._step:
             return
         key = id(call.module)
@@ -92,6 +100,7 @@ class SavedNetworks(Observer):
     def end(self, error: BaseException | None) -> None:
         """Report no more, and hold no weights."""
         self._save.__exit__()
+        self._look_at_pending()
         for held in self._trained.values() if self._saved else ():
             own = {value.data_ptr() for value in held}
             if any(one.places() & own for one in self._networks.values()):

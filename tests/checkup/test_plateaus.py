@@ -37,3 +37,19 @@ def test_a_plateau_is_looked_for_where_the_metric_goes(mode: str, metrics: list[
                 model(torch.randn(64, 3))
             scheduler.step(metric)
     assert any(one.name == "plateau looked for the other way" for one in process.findings()) is named
+
+
+@pytest.mark.parametrize("metric", [float("nan"), float("inf"), torch.tensor(float("nan"))])
+def test_a_metric_that_is_no_number_ends_no_training(metric: float) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scheduler = ReduceLROnPlateau(optimizer, patience=1)
+    with ProcessWatch() as process:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                model(torch.randn(64, 3))
+            scheduler.step(metric)
+    assert process.steps == 2

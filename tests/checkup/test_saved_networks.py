@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +35,21 @@ def test_what_is_saved_was_evaluated(saved: str, evaluated: str, named: bool) ->
                     chosen = networks.items() if saved == "both" else [(saved, networks[saved])]
                     torch.save({name: one.state_dict() for name, one in chosen}, io.BytesIO())
     assert [one.name for one in process.findings()] == (["evaluation is another network"] if named else [])
+
+
+class Closed(dict[str, int]):
+    """A mapping whose values nobody may have."""
+
+    def values(self) -> Any:
+        raise RuntimeError("closed")
+
+
+def test_what_cannot_be_looked_into_is_saved_all_the_same() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    target = io.BytesIO()
+    with ProcessWatch():
+        model(torch.randn(4, 3)).square().mean().backward()
+        optimizer.step()
+        torch.save(Closed(a=1), target)
+    assert target.getvalue()
