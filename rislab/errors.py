@@ -18,10 +18,14 @@ class InputError(ValueError):
     """
 
     def __init__(self, text: str) -> None:
-        line = " ".join(part.strip() for part in text.splitlines())
-        if not line.isprintable():
-            line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+        line = one_line(text)
         super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} … {line[-LONGEST // 2 :]}")
+
+
+def one_line(text: str) -> str:
+    """A text that can neither break its line nor reach the terminal: lines are joined, control characters escaped."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    return line if line.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
 
 
 def error_text(error: BaseException) -> str:

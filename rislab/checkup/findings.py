@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from rislab.checkup.html import Html, html_table
 from rislab.checkup.rules import RULES, Code
-from rislab.errors import error_text
+from rislab.errors import error_text, one_line
 
 SEVERITIES = ("fault", "warning", "note")
 MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
@@ -56,7 +56,8 @@ class Finding:
         lines += [f"        fix: {self.fix}"] if self.fix else []
         lines += [f"        read on: {self.docs}"] if self.docs else []
         lines += [f"        may also be: {', '.join(self.aliases)}"] if self.aliases else []
-        return "\n".join(lines)
+        # Names of a stranger's tensors and files stand in them.
+        return "\n".join(line[:8] + one_line(line[8:]) for line in lines)
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Finding:
@@ -124,6 +125,7 @@ class Findings(list[Finding]):
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Titles of columns, and a row for each finding; columns without a word are left out."""
         rows = [[f.severity, f.code, f.name, f.evidence, f.where, f.fix, f.docs, ", ".join(f.aliases)] for f in self]
+        rows = [[one_line(cell) for cell in row] for row in rows]
         # An empty column would take the width that another needs.
         shown = [place for place in range(len(COLUMNS)) if place < ALWAYS or any(row[place] for row in rows)]
         return [COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows]

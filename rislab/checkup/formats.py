@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +19,13 @@ from rislab.checkup.findings import Finding, is_unjudged
 from rislab.checkup.report import CheckupReport
 from rislab.checkup.rules import RULES, Code
 from rislab.checkup.silencing import file_and_line, known_finding
+from rislab.errors import one_line
 
 SARIF_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 VERSION = 1
 LEVELS = {"fault": "error", "warning": "warning", "note": "note"}
 COMMANDS = {"fault": "error", "warning": "warning", "note": "notice"}
 SUPPRESSIONS = {"comment": "inSource", "baseline": "external", "selection": "external"}
-# Characters that XML 1.0 has no place for.
-NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +99,7 @@ def _broken(report: CheckupReport) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
+    text = _printable(text)
     for letter in ("%", "\r", "\n", *more):
         text = text.replace(letter, f"%{ord(letter):02X}")
     return text
@@ -156,7 +155,9 @@ def _sarif_result(finding: Finding, report: CheckupReport, setting: Setting, tes
         **level,
         "message": {"text": text},
         "locations": [location],
-        "partialFingerprints": {"findingLine/v1": hashlib.sha256("\0".join(known).encode()).hexdigest()},
+        "partialFingerprints": {
+            "findingLine/v1": hashlib.sha256("\0".join(known).encode(errors="backslashreplace")).hexdigest()
+        },
     }
 
 
@@ -167,7 +168,7 @@ def _script_file(report: CheckupReport, setting: Setting) -> str:
 
 
 def _uri(file: str) -> str:
-    return Path(file).as_uri() if Path(file).is_absolute() else quote(file)
+    return f"{'file://' if Path(file).is_absolute() else ''}{quote(file, errors='backslashreplace')}"
 
 
 def to_junit(report: CheckupReport, setting: Setting) -> str:
@@ -181,11 +182,11 @@ def to_junit(report: CheckupReport, setting: Setting) -> str:
         what = "failure" if finding in failing else "skipped" if is_unjudged(finding) else "system-out"
         part = ElementTree.SubElement(case, what)
         if what != "system-out":
-            part.attrib.update(type=finding.severity, message=_xml(finding.evidence))
-        part.text = _xml(str(finding))
+            part.attrib.update(type=finding.severity, message=_printable(finding.evidence))
+        part.text = _printable(str(finding))
     if broken:
         case = _junit_case(suite, "the script runs", report.script)
-        ElementTree.SubElement(case, "error", type="error", message=_xml(broken))
+        ElementTree.SubElement(case, "error", type="error", message=_printable(broken))
     elif not report.findings:
         _junit_case(suite, "all checks", report.script)
     counts = {"tests": len(suite), "failures": len(failing), "errors": int(bool(broken))}
@@ -193,7 +194,7 @@ def to_junit(report: CheckupReport, setting: Setting) -> str:
         {name: str(count) for name, count in counts.items()}, skipped=str(len(report.findings.unjudged))
     )
     if report.remarks:
-        ElementTree.SubElement(suite, "system-out").text = _xml("\n".join(report.remarks))
+        ElementTree.SubElement(suite, "system-out").text = _printable("\n".join(report.remarks))
     suites = ElementTree.Element("testsuites", name="rislab")
     suites.append(suite)
     ElementTree.indent(suites)
@@ -201,11 +202,12 @@ def to_junit(report: CheckupReport, setting: Setting) -> str:
 
 
 def _junit_case(suite: ElementTree.Element, name: str, subject: str) -> ElementTree.Element:
-    return ElementTree.SubElement(suite, "testcase", name=_xml(name), classname=_xml(subject), time="0")
+    return ElementTree.SubElement(suite, "testcase", name=_printable(name), classname=_printable(subject), time="0")
 
 
-def _xml(text: str) -> str:
-    return NO_XML.sub("�", text)
+def _printable(text: str) -> str:
+    """The text with its control characters escaped, most of which XML has no place for; line feeds stay."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 FORMATS: Mapping[str, Callable[[CheckupReport, Setting], str]] = {

@@ -139,7 +139,9 @@ class Watch:
         )
         recorder.trace.loss_declared = loss is not None
         self.trace = recorder.trace
-        self._observer = LoopObserver([TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder)], loss)
+        self._observer = LoopObserver(
+            [TrackedOptimizer(optimizer, scaler, scheduler, [model], recorder, self.declared)], loss
+        )
         self._observers = standard_observers()
         self._source: EventSource | None = None
         self._failures: list[Finding] = []

@@ -113,7 +113,7 @@ class ProcessWatch(LoopObserver):
             if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
-            declared = replace(self._declared, scaler=enabled, scheduler=tracked.scheduler is not None)
+            declared = replace(tracked.declared, scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
@@ -220,12 +220,14 @@ class ProcessWatch(LoopObserver):
         scaler = self._scalers[-1] if self._scalers else None
         for optimizer in optimizers:
             schedulers = [one for one in _of_kind(objects, LRScheduler) if vars(one).get("optimizer") is optimizer]
-            self.track(optimizer, scaler, _outermost(schedulers), modules)
+            self.track(optimizer, scaler, _outermost(schedulers), modules, _accelerated(optimizer, objects))
         if optimizers:
             for tracked in self.tracked:
                 tracked.forget_networks()
 
-    def track(self, optimizer: Any, scaler: Any, scheduler: Any, modules: list[nn.Module]) -> None:
+    def track(
+        self, optimizer: Any, scaler: Any, scheduler: Any, modules: list[nn.Module], size: int | None = None
+    ) -> None:
         """Track an optimiser from now on.
 
         Args:
@@ -233,6 +235,7 @@ class ProcessWatch(LoopObserver):
             scaler: gradient scaler of its loop, or None.
             scheduler: of the optimiser, or None.
             modules: among which its networks are.
+            size: K to which the Accelerator of the optimiser is set, > 1; None without one.
         """
         optimizer, scheduler = unwrapped(optimizer, "optimizer"), unwrapped(scheduler, "scheduler")
         if self._replaces(optimizer):
@@ -241,10 +244,12 @@ class ProcessWatch(LoopObserver):
         roots = _roots([module for module in modules if _shares(module, own)])
         names = self._names(optimizer, roots)
         declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)
+        if size is not None:
+            declared = replace(declared, accumulation_steps=declared.accumulation_steps or size, divides="accelerate")
         recorder = StepRecorder(names, optimizer, scaler, scheduler, declared, self._every, self._all_tensors)
         recorder.trace.loss_declared = False
         recorder.begin()
-        self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder))
+        self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder, declared))
 
     def _all_tensors(self) -> list[Tensor]:
         """The tensors of all optimisers, none while several threads train."""
@@ -285,6 +290,15 @@ def _without_repetitions(findings: list[Finding]) -> list[Finding]:
 
 def _of_kind(objects: list[Any], kind: type) -> list[Any]:
     return [one for one in objects if issubclass(type(one), kind)]
+
+
+def _accelerated(optimizer: Optimizer, objects: list[Any]) -> int | None:
+    """K of accelerate's Accelerator that has prepared an optimiser; None if none has, or if it is 1."""
+    for one in _of_kind(objects, Optimizer):
+        state = vars(one).get("gradient_state")
+        if state is not None and unwrapped(one, "optimizer") is optimizer and state.num_steps > 1:
+            return int(state.num_steps)
+    return None
 
 
 def _shares(module: nn.Module, own: set[int]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from rislab.checkup.findings import Finding, Findings
+from rislab.errors import one_line
 
 
 class Silenced(NamedTuple):
@@ -73,6 +74,7 @@ class CheckupReport:
         watched = ", ".join(self.optimisers) or "nothing"
         own = f" (exit code {self.code})" if self.code and str(self.code) not in self.ended else ""
         lines = [f"{self.script} {self.ended}{own} after {self.steps} steps; watched: {watched}", *self.remarks]
+        lines = [*map(one_line, lines)]
         return lines if self.trained else [*lines, "no backward and no step was seen: there is nothing to judge"]
 
     def __str__(self) -> str:

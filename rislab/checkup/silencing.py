@@ -146,8 +146,11 @@ def line_text(finding: Finding, folder: str) -> str:
     """
     file, line = file_and_line(finding)
     path = os.path.join(folder, file)
-    linecache.checkcache(path)
-    return linecache.getline(path, line).strip() if line else ""
+    try:
+        linecache.checkcache(path)
+        return linecache.getline(path, line).strip() if line else ""
+    except ValueError:  # a name that no file can have
+        return ""
 
 
 def known_finding(finding: Finding, folder: str) -> KnownFinding:

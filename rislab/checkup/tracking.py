@@ -17,6 +17,8 @@ from rislab.checkup.interception import count_averaged
 from rislab.checkup.optimizers import inner_optimizer, tensors_held
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.trace import Trace
+from rislab.checkup.windows import Declared
+from rislab.errors import one_line
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # So many modules are remembered.
@@ -34,6 +36,7 @@ class TrackedOptimizer:
         scheduler: of the optimiser, None without one.
         roots: networks that hold its tensors and are no part of another.
         recorder: of its steps.
+        declared: what its loop is meant to do.
     """
 
     optimizer: Optimizer
@@ -41,13 +44,15 @@ class TrackedOptimizer:
     scheduler: Any
     roots: list[nn.Module]
     recorder: StepRecorder
+    declared: Declared
     _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
     def label(self) -> str:
         """Kind of the optimiser, of its networks, and its first tensors."""
         networks = [type(root).__name__ for root in self.roots] or ["loose tensors"]
         names = self.names()
-        return f"{type(self.optimizer).__name__} over {listed(networks)}" + (f": {listed(names, 2)}" if names else "")
+        label = f"{type(self.optimizer).__name__} over {listed(networks)}" + (f": {listed(names, 2)}" if names else "")
+        return one_line(label)
 
     def names(self) -> list[str]:
         """Names of its tensors in its networks."""

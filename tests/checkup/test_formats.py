@@ -164,13 +164,27 @@ def test_annotations_of_github_are_escaped(tmp_path: Path) -> None:
     lines = written("github", tmp_path, {}).split("\n")
     assert len(lines) == 6 and lines[-1].startswith("Found 2 faults")
     assert lines[0].startswith("::error file=a b/train.py,line=3,title=C1 never divided::α = 4")
-    assert "100 %25%0Asecond line" in lines[0] and "%0Afix: multiply" in lines[0]
+    assert r"100 %25%0Asecond line \x1b[31m%0Afix: multiply" in lines[0]
     assert [line.split(" ")[0] for line in lines[:-1]] == ["::error", "::error", "::warning", "::notice", "::notice"]
     assert "file=" not in lines[3]
     colon = Findings([Finding("C1", "never divided", "fault", "", where="a:b,c%.py:1")])
     assert "file=a%3Ab%2Cc%25.py,line=1," in written("github", tmp_path, {"findings": colon})
     assert "crashed: ZeroDivisionError" in written("github", tmp_path, REPORTS["crashed"])
     assert "nothing to judge" in written("github", tmp_path, REPORTS["nothing trained"]).splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["text", *FORMATS])
+def test_no_format_lets_a_name_reach_the_terminal_or_break_its_line(name: str, tmp_path: Path) -> None:
+    """Tensors, files and scripts have names of anybody's choice: each letter that cannot be printed, once in each."""
+    letters = "".join(filter(lambda letter: not letter.isprintable(), map(chr, range(0x10000))))
+    own = replace(findings()[0], evidence=letters, where=f"{letters}.py:1", aliases=(letters,))
+    odd = report(
+        tmp_path, findings=Findings([own]), remarks=[letters], script=letters, optimisers=[letters], silenced=()
+    )
+    text = str(odd) if name == "text" else FORMATS[name](odd, Setting(str(tmp_path), "fault", 1))
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert text.encode()
+    assert len([line for line in str(odd).split("\n") if line]) == 8
 
 
 @pytest.mark.parametrize(
