@@ -155,6 +155,11 @@ def test_a_changed_number_is_put_right() -> None:
     assert other != TEXT and refreshed(other) == TEXT
 
 
+def test_what_shows_that_it_is_secure_is_there() -> None:
+    named = set(re.findall(r"`(tests/[\w/]+\.py)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
+    assert len(named) > 10 and all((ROOT / name).exists() for name in named)
+
+
 def test_what_is_counted_in_words() -> None:
     text = " ".join(TEXT.lower().split())
     probes = import_module("rislab.checkup.probes")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rislab.errors import InputError
 from rislab.faults.quiz import COUNT, SEED
+from rislab.panels.page import page_folder
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
 from rislab.plots.style import theme_css
@@ -50,6 +51,8 @@ def overfit(
 ) -> OverfitPanel:
     """Start training the full set of the overfit ladder; show it as the last value of a cell, await it in the next.
 
+    Where `rislab app` shows it, it goes on with the run of the page that is loaded again.
+
     Args:
         config: see OverfitConfig; its defaults if None.
         folder: where live runs get a run folder each, so that they outlive the kernel; None keeps them in memory, as
@@ -66,7 +69,8 @@ def overfit(
     chosen = _checked("config", OverfitConfig() if config is None else config, OverfitConfig)
     live = is_live()
     parent = Path(folder) if folder is not None and live else None
-    return OverfitPanel(chosen, live=live, folder=parent, on_epoch=on_epoch)
+    page = None if parent is None else page_folder(parent)
+    return OverfitPanel(chosen, live=live, folder=page or parent, on_epoch=on_epoch, resume=page is not None)
 
 
 def music(

@@ -9,15 +9,19 @@ from typing import Any
 
 from torch import nn
 
+from rislab import files
 from rislab.checkup.findings import Findings
 from rislab.errors import InputError
 from rislab.faults.catalogue import find_fault
 from rislab.faults.fault import Fault
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel
-from rislab.panels.run import OnEpoch, Run, new_folder
+from rislab.panels.run import OnEpoch, Run, folders, new_folder
+from rislab.sanity.overfit import config_of_run
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import Record
+
+RESTS = "rests"  # a file in the folder of a run that was stopped or paused by hand, where runs are resumed
 
 
 class TrainingRuns(Panel[list[Record]]):
@@ -34,6 +38,8 @@ class TrainingRuns(Panel[list[Record]]):
         folder: where each run gets a run folder of its own; None keeps the records in memory.
         on_epoch: see Run.
         watched: whether the checkup watches the first run.
+        resume: whether to show the runs of the folder, if it holds some, and to let the newest go on, unless it was
+            stopped or paused by hand, in place of a first run.
     """
 
     def __init__(
@@ -44,8 +50,10 @@ class TrainingRuns(Panel[list[Record]]):
         folder: Path | None = None,
         on_epoch: OnEpoch = lambda model, epoch: None,
         watched: bool = True,
+        resume: bool = False,
     ) -> None:
-        self.config, self.folder = config, folder
+        saved = [folder / name for name in reversed(folders(folder))] if resume and folder is not None else []
+        self.config, self.folder, self._resume = config_of_run(saved[-1]) if saved else config, folder, resume
         self.runs: list[Run] = []
         self.fault: Fault | None = None
         self.hold_batch, self.watched = True, watched
@@ -53,7 +61,12 @@ class TrainingRuns(Panel[list[Record]]):
         self._named = 0
         self._latest: Run | None = None
         super().__init__(live=live)
-        self.start()
+        for each in saved:
+            self.load(each)
+        if not saved:
+            self.start()
+        elif self.state == "stopped" and not (saved[-1] / RESTS).exists():
+            self.go_on(len(self.runs) - 1)
 
     @property
     def model(self) -> nn.Module:
@@ -126,6 +139,7 @@ class TrainingRuns(Panel[list[Record]]):
     def start(self) -> None:
         """Begin a run with the present configuration, or let a paused one go on; a running one is left alone."""
         if self.state == "paused":
+            self._note_rest(False)
             self.runs[-1].task.resume()
         elif self.state not in ("running", "waiting"):
             self.attempt(self._begin)
@@ -133,11 +147,17 @@ class TrainingRuns(Panel[list[Record]]):
     def pause(self) -> None:
         """Wait after the window in progress."""
         if self.runs:
+            self._note_rest(True)
             self.runs[-1].task.pause()
+
+    def stop(self) -> None:
+        self._note_rest(True)
+        super().stop()
 
     def step(self) -> None:
         """One window, then pause."""
         if self.runs:
+            self._note_rest(True)
             self.runs[-1].task.step()
 
     def remove(self, number: int) -> None:
@@ -172,6 +192,7 @@ class TrainingRuns(Panel[list[Record]]):
             if self.state in ("running", "paused"):
                 raise InputError(f"{self.runs[-1].name} is {self.state}; allowed: one run at a time")
             self.runs.append(self.runs.pop(number))
+            self._note_rest(False)
             self._latest = self.runs[-1]
             self._latest.go_on()
 
@@ -196,6 +217,15 @@ class TrainingRuns(Panel[list[Record]]):
         self.runs.append(run)
         self._latest = self.runs[-1]
         self._latest.go_on()
+
+    def _note_rest(self, rests: bool) -> None:
+        """Note in its folder whether the last run is to rest when it is resumed."""
+        if not self._resume or not self.runs or self.runs[-1].folder is None:
+            return
+        if rests:
+            files.replace(self.runs[-1].folder / RESTS, b"")
+        else:
+            (self.runs[-1].folder / RESTS).unlink(missing_ok=True)
 
     def _name(self) -> str:
         self._named += 1

@@ -22,6 +22,7 @@ from rislab.reports.clean_notebook import cleaned
 from rislab.reports.notebooks import tagged
 
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
+TEMPLATE = Path(__file__).parent / "static" / "voila.html.j2"
 # Of the pages without code: scripts and styles are from this server, and inside the page.
 FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
 # A sentence about running cells, which a page without code has none of.
@@ -85,7 +86,7 @@ def app_command(
 
     Args:
         name: of a notebook without its number; its cells tagged "app" make the page.
-        folder: where the notebook of the page is written.
+        folder: where the notebook of the page and its template are written, and the runs of its visitors.
         address: to listen on.
         port: to listen on, from 1.
         browser: open one.
@@ -101,10 +102,18 @@ def app_command(
     files.replace(path, page.encode())
     command = [sys.executable, "-m", "voila", str(path), f"--Voila.ip={address}", f"--Voila.port={port}"]
     command += ["--VoilaConfiguration.strip_sources=True", "--VoilaConfiguration.show_tracebacks=False"]
-    # Voilà's own template would fetch a font from elsewhere.
-    command += [f"--Voila.tornado_settings={{'headers': {{'Content-Security-Policy': {FROM_HERE!r}}}}}"]
+    command += ["--VoilaConfiguration.template=rislab"]
+    template = folder / "share" / "voila" / "templates" / "rislab"
+    files.replace(template / "conf.json", b'{"base_template": "lab"}')
+    files.replace(template / "index.html.j2", TEMPLATE.read_bytes())
+    paths = [str(folder / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    # A page that is left ends its kernel: Voilà sends no cookie of the kind that this would ask for, and to know the
+    # kernel's random name is enough. Kernels of pages that cannot say so end after two minutes without a page.
+    settings = {"headers": {"Content-Security-Policy": FROM_HERE}, "disable_check_xsrf": True}
+    command += [f"--Voila.tornado_settings={settings!r}"]
+    command += [f"--MappingKernelManager.cull_{name}" for name in ("idle_timeout=120", "interval=30")]
     command += [] if browser else ["--no-browser"]
-    return ServerCommand(command, _url(address, port), {}, warnings)
+    return ServerCommand(command, _url(address, port), {"JUPYTER_PATH": os.pathsep.join(paths)}, warnings)
 
 
 def free_port(address: str, port: int) -> int:

@@ -586,3 +586,33 @@ def test_missing_widgets_are_said_in_one_sentence(
 def test_bad_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="config is a dict"):
         panels.overfit({"preset": "full"})  # type: ignore[arg-type]
+
+
+def test_a_page_that_is_loaded_again_finds_its_runs(live: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest goes on, unless somebody stopped it; its configuration is that of the knobs."""
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    monkeypatch.setenv("QUERY_STRING", f"page={'a' * 32}")
+    first = panels.overfit(ENDLESS)
+    until(lambda: len(first.records()) >= 3)
+    first.runs[0].task.stop()  # as it ends with its kernel
+    first.settle()
+    taken, folder = len(first.records()), first.runs[0].folder
+    assert folder is not None and folder.parent == Path("runs") / ("a" * 32)
+    again = panels.overfit(CONFIG)
+    assert again.config == ENDLESS and [run.folder for run in again.runs] == [folder]
+    until(lambda: len(again.records()) > taken)
+    button(again, "Stop").click()
+    again.settle()
+    stopped = panels.overfit(CONFIG)
+    assert stopped.state == "stopped" and not stopped.input_error
+    assert stopped.go_on(0)
+    stopped.runs[0].task.stop()
+    stopped.settle()
+    other = panels.overfit(CONFIG)
+    until(lambda: other.state == "running")
+    button(other, "Pause").click()
+    other.runs[0].task.stop()
+    other.settle()
+    assert panels.overfit(CONFIG).state == "stopped"
+    monkeypatch.setenv("QUERY_STRING", f"page={'b' * 32}")
+    assert asyncio.run(awaited(panels.overfit(CONFIG))) and len(folders(Path("runs") / ("b" * 32))) == 1

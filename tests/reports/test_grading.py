@@ -27,9 +27,10 @@ from rislab.cli.main import main
 from rislab.errors import InputError
 from rislab.faults.exercises import EXERCISES, points, same_code
 from rislab.faults.quiz import answer_key
-from rislab.reports import grading, notebooks, servers
+from rislab.reports import grading, notebooks, servers, system_calls
 from rislab.reports.classroom import student_notebook
 from rislab.reports.hand_ins import HandIn, answers_of
+from rislab.reports.sandbox import Outcome
 
 
 def handed_in(path: Path, *cells: str, outputs: str = "") -> None:
@@ -181,6 +182,14 @@ def test_no_code_of_a_student_runs_unasked(tmp_path: Path) -> None:
     assert not trap.exists()
 
 
+def test_it_is_said_where_no_kernel_refuses_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(system_calls.platform, "machine", lambda: "another")
+    assert not system_calls.refuse_in_this_process()
+    monkeypatch.setattr(grading, "run_jobs", lambda jobs, seconds: [Outcome(True, "right") for _ in jobs])
+    handed_in(tmp_path / "ada.ipynb", solution_of("weights"))
+    assert "Python alone, since this kernel offers no filter" in grading.grade(tmp_path, run=True)[1][0]
+
+
 @pytest.mark.slow
 @given(st.text(max_size=80))
 @settings(max_examples=300, deadline=None)
@@ -263,11 +272,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(words: list[str], folder: Path, **environment: str) -> Iterator[None]:
-    """`rislab …` until the block ends; what it says is shown where a test fails."""
+def running(command: list[str], folder: Path, **environment: str) -> Iterator[None]:
+    """A server until the block ends; what it says is shown where a test fails."""
     with (folder / "said").open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "rislab.cli", *words],
+            command,
             stdout=said,
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
@@ -305,7 +314,8 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
         (tmp_path / name).write_text(open_to_all)
     port = free_port()
     assert main(["lab", "--classroom", "--run", str(tmp_path / "work"), "--prepare"]) == 0
-    words = ["lab", "--classroom", "--run", str(tmp_path / "work"), "--no-browser", "--port", str(port)]
+    words = [sys.executable, "-m", "rislab.cli", "lab", "--classroom", "--run", str(tmp_path / "work")]
+    words += ["--no-browser", "--port", str(port)]
     with running(words, tmp_path, JUPYTER_CONFIG_DIR=str(tmp_path), JUPYTER_TOKEN="known"):
         address = f"http://127.0.0.1:{port}/api/contents"
         assert answer_of(address) == 403
@@ -323,17 +333,48 @@ def test_a_lab_is_closed_whatever_the_users_own_configuration_says(tmp_path: Pat
                 assert probe.connect_ex((other, port)) != 0
 
 
+# Beside the panel of the music page.
+TRAINING = """
+panel = rislab.panels.overfit(rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=9))
+panel
+"""
+# As a visitor may try it: code, and after it something that is answered.
+ASK = """trap => new Promise(done => {
+  const kernel = JSON.parse(document.getElementById("jupyter-config-data").textContent).kernelId;
+  const socket = new WebSocket(`ws://${location.host}/api/kernels/${kernel}/channels?session_id=visitor`);
+  const send = (kind, content) => socket.send(JSON.stringify({
+    header: {msg_id: kind, msg_type: kind, session: "visitor", username: "", version: "5.3", date: ""},
+    parent_header: {}, metadata: {}, content, channel: "shell", buffers: [],
+  }));
+  socket.onopen = () => {
+    send("execute_request", {code: `open(${JSON.stringify(trap)}, "w")`, silent: false});
+    send("kernel_info_request", {});
+  };
+  socket.onmessage = event => {
+    if (typeof event.data === "string" && event.data.includes("kernel_info_reply")) done("answered");
+  };
+})"""
+
+
 @pytest.mark.process
-def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
+def test_a_page_shows_panels_that_answer_and_no_code(tmp_path: Path) -> None:
+    """It asks for nothing from elsewhere, runs nothing that a visitor sends, and finds its run when loaded again."""
     from tests.browser.chromium import launched
 
-    port = free_port()
-    with running(["app", "music", "--no-browser", "--port", str(port)], tmp_path):
-        answer_of(f"http://127.0.0.1:{port}/voila/static/voila.js")
+    server = servers.app_command("music", tmp_path, port=free_port(), browser=False)
+    page_file = tmp_path / "music.ipynb"
+    notebook = nbformat.read(page_file, 4)
+    notebook.cells.append(new_code_cell(TRAINING))
+    nbformat.write(notebook, page_file)
+    with running(server.command, tmp_path, **server.environment):
+        answer_of(f"{server.address}voila/static/voila.js")
+        assert {answer_of(server.address + path) for path in ("voila/files/music.ipynb", "api/contents")} <= {403, 404}
         with launched() as browser:
             page = browser.new_page(viewport={"width": 1280, "height": 1000})
-            page.set_default_timeout(90_000)
-            page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
+            page.set_default_timeout(180_000)
+            asked: list[str] = []
+            page.on("request", lambda request: asked.append(request.url))
+            page.goto(server.address, wait_until="commit")
             scene = page.locator(".rislab-scene")
             scene.locator(".source .ring").first.wait_for()
             before = page.inner_text("body")
@@ -342,3 +383,16 @@ def test_a_page_shows_a_panel_that_answers_and_no_code(tmp_path: Path) -> None:
             snapshots.fill("4")
             snapshots.press("Enter")
             page.wait_for_function("before => document.body.innerText !== before", arg=before)
+            page.get_by_text("finished: classroom, fp32, step 36").wait_for()
+            assert page.evaluate(ASK, str(tmp_path / "trap")) == "answered" and not (tmp_path / "trap").exists()
+            page.reload(wait_until="commit")
+            page.get_by_text("finished: classroom, fp32, step 36").wait_for()
+            begun = [path.parent.parent for path in (tmp_path / "runs").glob("*/*/config.yaml")]
+            assert len(begun) == 1 and begun[0].name in page.url
+            assert [url for url in asked if not url.startswith((server.address, "data:", "blob:"))] == []
+
+
+def test_the_address_of_a_page_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(servers, "run_server", lambda server: 0)
+    assert main(["app", "music", "--port", "8123"]) == 0
+    assert capsys.readouterr().out == "http://127.0.0.1:8123/\n"
