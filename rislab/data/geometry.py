@@ -121,8 +121,13 @@ def path_difference(
     if wavefront == "fresnel":
         return -along + (squared - along.square()) * curvature / 2
     check_choice("wavefront", wavefront, WAVEFRONTS)
-    distance = torch.sqrt(1.0 - 2.0 * along * curvature + squared * curvature.square())  # ‖p − e‖ / r
+    distance = _root(1.0 - 2.0 * along * curvature + squared * curvature.square())  # ‖p − e‖ / r
     return (squared * curvature - 2.0 * along) / (distance + 1.0)
+
+
+def _root(squared: Tensor) -> Tensor:
+    """Square root that stays a number, and has a slope, at an element itself, where rounding leaves less than 0."""
+    return torch.sqrt(squared.clamp(min=torch.finfo(squared.dtype).eps ** 2))
 
 
 def path_and_gradient(
@@ -154,7 +159,7 @@ def path_and_gradient(
     squared = elements.square().sum(-1)
     if wavefront == "spherical":
         bend = squared * c - 2 * along
-        distance = torch.sqrt(1 + bend * c)  # q
+        distance = _root(1 + bend * c)  # q
         path = bend / (distance + 1)
         by_inverse = (squared + along * path) / ((distance + 1) * distance)
         return path, torch.cat([-turning / distance.unsqueeze(-2), by_inverse.unsqueeze(-2)], dim=-2)
@@ -211,6 +216,8 @@ class ArrayGeometry:
         check_choice("wavefront", self.wavefront, WAVEFRONTS)
         if not isinstance(self.elements, Tensor):
             object.__setattr__(self, "elements", _positions(self.elements))
+        elif self.elements.ndim < 2 or self.elements.shape[-1] != 3:
+            raise InputError(f"elements have shape {tuple(self.elements.shape)}; allowed: [N,3], metres")
 
     @classmethod
     def linear(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -18,19 +19,31 @@ from torch import Tensor
 
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
+from rislab.data.measurement_checks import (
+    FARTHEST,
+    check_shapes,
+    complex_tensor,
+    for_each_scene,
+    interval_of,
+    noise_power_of,
+    pilots_of,
+    refuse_covariance,
+    refuse_degrees,
+    refuse_equal_codes,
+    refuse_zeros,
+)
 from rislab.data.scene_config import Interval, SceneConfig
 from rislab.data.scenes import SceneBatch, received_fields
-from rislab.errors import InputError, check_choice, check_interval, check_number
+from rislab.errors import InputError, check_choice
 
-NEAREST, FARTHEST = 0.2, 1e9
+NEAREST = 0.2
 # An element whose distance from a line or a plane is below this share of the aperture lies in it.
 FLAT = 1e-6
-# A matrix that differs from its conjugate transpose by less than this share of its largest entry is a covariance.
-HERMITIAN = 1e-6
-# Snapshots beyond these moduli overflow in single precision once they are multiplied.
-SMALL, LARGE = 1e-12, 1e12
 SYMBOLS = ("varying", "constant")
-LIMITS = {"azimuth": (-math.pi, math.pi), "elevation": (-math.pi / 2, math.pi / 2), "range": (1e-6, FARTHEST)}
+REAL = (
+    "the snapshots are real, and tell no direction from its mirror image: of a recording take "
+    "scipy.signal.hilbert(x, axis=0)"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,32 +189,41 @@ class Measurement:
             raise InputError(f"array is a {type(array).__name__}; allowed: an ArrayGeometry")
         if array.elements.ndim != 2:
             raise InputError(f"array holds elements of shape {tuple(array.elements.shape)}; allowed: [N,3]")
+        if not bool(torch.isfinite(array.elements).all()):
+            raise InputError("array holds NaN or infinity; allowed: finite metres")
         self.array = array
-        self.snapshots = _complex("snapshots", snapshots)
+        self.snapshots = complex_tensor("snapshots", snapshots)
         dtype, device = self.snapshots.dtype, self.snapshots.device
-        _check_degrees(codes)
-        self.codes = _complex("codes", codes).to(device, dtype)
-        self.channel = _complex("channel", channel).to(device, dtype)
+        self.codes = complex_tensor("codes", codes).to(device, dtype)
+        refuse_degrees(codes)
+        self.channel = complex_tensor("channel", channel).to(device, dtype)
         if self.snapshots.ndim == 2:
             self.snapshots = self.snapshots.unsqueeze(0)
-        _check_shapes(self.snapshots, self.codes, self.channel, array.count)
+        check_shapes(self.snapshots, self.codes, self.channel, array.count)
         scenes, length, antennas = self.snapshots.shape
-        self.codes = _for_each_scene(self.codes, scenes)
-        self.channel = _for_each_scene(self.channel, scenes)
-        _refuse_zeros("snapshots", self.snapshots)
-        _refuse_covariance(self.snapshots)
-        _refuse_zeros("channel", self.channel)
-        _refuse_zeros("codes", self.codes)
-        _check_codes(self.codes, antennas)
+        self.codes = for_each_scene(self.codes, scenes)
+        self.channel = for_each_scene(self.channel, scenes)
+        refuse_zeros("snapshots", self.snapshots)
+        refuse_covariance(self.snapshots)
+        refuse_zeros("channel", self.channel)
+        refuse_zeros("codes", self.codes)
+        refuse_equal_codes(self.codes, antennas)
         if pilots is not None:
             symbols = "constant"
-            self.codes = self.codes * _pilots(pilots, scenes, length).to(device, dtype).unsqueeze(-1)
+            self.codes = self.codes * pilots_of(pilots, scenes, length).to(device, dtype).unsqueeze(-1)
         check_choice("symbols", symbols, SYMBOLS)
-        self.noise_power = _noise_power(noise_power, scenes, self.snapshots)
+        self.noise_power = noise_power_of(noise_power, scenes, self.snapshots)
         usual = default_field_of_view(array)
         given = {"azimuth": azimuth, "elevation": elevation, "range": range}
-        intervals = {name: _interval(name, value, usual[name]) for name, value in given.items()}
+        intervals = {name: interval_of(name, value, usual[name]) for name, value in given.items()}
         self.config = MeasurementModel(array, **intervals, symbols=symbols, antennas=antennas, snapshots=length)
+        if self.doubt:
+            warnings.warn(self.doubt, stacklevel=2)
+
+    @property
+    def doubt(self) -> str:
+        """What may be wrong with the snapshots though a fit can be made, in one sentence; "" if nothing is."""
+        return "" if bool(self.snapshots.imag.any()) else REAL
 
     @classmethod
     def direct(
@@ -219,7 +241,7 @@ class Measurement:
             noise_power: see Measurement.
             options: azimuth, elevation, range, symbols and pilots; see Measurement.
         """
-        snapshots = _complex("x", x)
+        snapshots = complex_tensor("x", x)
         if snapshots.shape[-1] != array.count:
             turned = snapshots.ndim > 1 and snapshots.shape[-2] == array.count
             hint = "; its transpose fits" if turned else ""
@@ -295,125 +317,10 @@ class Measurement:
 Measured = SceneBatch | Measurement
 
 
-def _complex(name: str, values: ArrayLike | Tensor) -> Tensor:
-    """The values as a complex tensor of finite numbers: complex64 if they come in single precision or less.
-
-    Numbers whose squares single precision does not hold become complex128.
-    """
-    try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} holds no numbers ({error}); allowed: a complex array") from None
-    narrow = (torch.complex64, torch.float32, torch.float16, torch.bfloat16)
-    tensor = tensor.detach().to(torch.complex64 if tensor.dtype in narrow else torch.complex128)
-    if not 1 <= tensor.ndim <= 3 or not tensor.numel():
-        raise InputError(f"{name} has shape {tuple(tensor.shape)}; allowed: a table with or without a batch axis")
-    if not bool(torch.isfinite(torch.view_as_real(tensor)).all()):
-        place = torch.isfinite(torch.view_as_real(tensor)).all(-1).logical_not().nonzero()[0].tolist()
-        raise InputError(f"{name}{place} is NaN or infinite; allowed: finite values")
-    largest = float(tensor.abs().max())
-    return tensor.to(torch.complex128) if largest > LARGE or 0 < largest < SMALL else tensor
-
-
-def _check_degrees(codes: ArrayLike | Tensor) -> None:
-    """Refuse phases in place of complex factors."""
-    tensor = codes if isinstance(codes, Tensor) else torch.as_tensor(codes)
-    if tensor.is_complex() or tensor.dtype == torch.bool or not tensor.numel():
-        return
-    largest = float(tensor.abs().max())
-    if largest > 2 * math.pi + 1e-6:
-        raise InputError(
-            f"codes are real and go up to {largest:g}, as phases in degrees do; "
-            "allowed: complex factors, np.exp(1j * np.deg2rad(codes))"
-        )
-
-
-def _check_shapes(snapshots: Tensor, codes: Tensor, channel: Tensor, elements: int) -> None:
-    if snapshots.ndim != 3:
-        raise InputError(f"snapshots have shape {tuple(snapshots.shape)}; allowed: [L,M] or [B,L,M]")
-    scenes, length, antennas = snapshots.shape
-    sizes = f"L = {length} snapshots, M = {antennas} antennas, N = {elements} elements"
-    turned = codes.shape[-2:] == (antennas, elements) and channel.shape[-2:] == (length, elements)
-    if turned and length != antennas:
-        raise InputError(
-            f"snapshots have shape {tuple(snapshots.shape[1:])}, and codes and channel say that there are {antennas} "
-            f"snapshots and {length} antennas; allowed: [L,M], the transpose"
-        )
-    axes = {"codes": (codes, (length, elements), "[L,N]"), "channel": (channel, (antennas, elements), "[M,N]")}
-    for name, (tensor, wanted, letters) in axes.items():
-        if tensor.shape[-2:] == wanted and (tensor.ndim == 2 or tensor.shape[0] in (1, scenes)):
-            continue
-        hint = "; its transpose fits" if tensor.ndim > 1 and tensor.mT.shape[-2:] == wanted else ""
-        batch = f", or [{scenes},{wanted[0]},{wanted[1]}]" if scenes > 1 or tensor.ndim == 3 else ""
-        raise InputError(
-            f"{name} has shape {tuple(tensor.shape)}; allowed: {letters} = {list(wanted)}{batch} with {sizes}{hint}"
-        )
-
-
-def _for_each_scene(tensor: Tensor, scenes: int) -> Tensor:
-    """[B,…] without a copy."""
-    return (tensor.unsqueeze(0) if tensor.ndim == 2 else tensor).expand(scenes, -1, -1)
-
-
-def _refuse_zeros(name: str, tensor: Tensor) -> None:
-    zero = (tensor == 0).flatten(1).all(-1)
-    if bool(zero.any()):
-        raise InputError(f"{name} of measurement {int(zero.nonzero()[0, 0])} is zero everywhere; allowed: a signal")
-
-
-def _refuse_covariance(snapshots: Tensor) -> None:
-    """Refuse a Hermitian matrix in the place of snapshots."""
-    if snapshots.shape[-1] != snapshots.shape[-2] or not snapshots.imag.any():
-        return
-    if float((snapshots - snapshots.mH).abs().max()) <= HERMITIAN * float(snapshots.abs().max()):
-        raise InputError(
-            "snapshots are Hermitian, as a covariance is; allowed: snapshots, or music_spectrum() of the covariance"
-        )
-
-
-def _check_codes(codes: Tensor, antennas: int) -> None:
-    """Refuse a surface that never changes, seen by fewer antennas than it has elements."""
-    length, elements = codes.shape[-2:]
-    same = (codes == codes[:, :1]).flatten(1).all(-1)
-    if length > 1 and antennas < elements and bool(same.any()):
-        raise InputError(
-            f"codes are equal in all {length} snapshots of measurement {int(same.nonzero()[0, 0])}, so that {antennas} "
-            f"antennas see {elements} elements in one way only; allowed: codes that change"
-        )
-
-
-def _pilots(pilots: ArrayLike | Tensor, scenes: int, length: int) -> Tensor:
-    tensor = _complex("pilots", pilots)
-    if tensor.shape not in ((length,), (scenes, length)):
-        raise InputError(f"pilots have shape {tuple(tensor.shape)}; allowed: [{length}], one for each snapshot")
-    return tensor
-
-
-def _noise_power(given: float | ArrayLike | Tensor | None, scenes: int, snapshots: Tensor) -> Tensor | None:
-    if given is None:
-        return None
-    tensor = torch.as_tensor(given, dtype=snapshots.real.dtype, device=snapshots.device)
-    if tensor.shape not in ((), (1,), (scenes,)):
-        raise InputError(f"noise_power has shape {tuple(tensor.shape)}; allowed: one number or [{scenes}]")
-    for value in tensor.flatten().tolist():
-        check_number("noise_power", value, 0.0, exclusive=True)
-    return tensor.expand(scenes)
-
-
-def _interval(name: str, given: Interval | float | None, usual: Interval) -> Interval:
-    """The interval of an axis, or its default."""
-    if given is None:
-        return usual
-    pair = tuple(float(end) for end in given) if isinstance(given, tuple | list) else (float(given), float(given))
-    low, high = LIMITS[name]
-    most = max(abs(end) for end in pair)
-    if name != "range" and high < most <= math.degrees(high):
-        raise InputError(
-            f"{name} is {given!r}, which looks like degrees; allowed: radians in [{low:.4g}, {high:.4g}], "
-            f"such as math.radians({most:g})"
-        )
-    check_interval(name, pair, low, high)
-    return pair[0], pair[-1]
+def check_measured(batch: object, name: str = "batch", others: str = "") -> None:
+    """Raise InputError for anything but scenes and measurements; `others` names what is allowed besides."""
+    if not isinstance(batch, SceneBatch | Measurement):
+        raise InputError(f"{name} is a {type(batch).__name__}; allowed: {others}a Measurement or a SceneBatch")
 
 
 def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:

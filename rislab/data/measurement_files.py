@@ -19,6 +19,7 @@ import math
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -62,7 +63,10 @@ def read_measurement(path: Path | str) -> Measurement:
     if not file.is_file():
         raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
     try:
-        return measurement_of(READERS[file.suffix.lower()](file))
+        with warnings.catch_warnings():
+            # What is doubtful stands among the notes of whoever reads a file.
+            warnings.simplefilter("ignore", UserWarning)
+            return measurement_of(READERS[file.suffix.lower()](file))
     except (InputError, foreign_files.RefusedError) as error:
         raise InputError(f"{file.name}: {error}") from None
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import ArrayGeometry, position_jacobian
-from rislab.data.measurement import Measured, unknown_axes
+from rislab.data.measurement import Measured, check_measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice
-from rislab.music.estimate import Estimate
+from rislab.music.estimate import Estimate, check_estimate
 from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 KINDS = ("deterministic", "stochastic")
@@ -95,6 +95,7 @@ def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | No
         10.0
     """
     check_choice("kind", kind, KINDS)
+    check_measured(batch)
     batch = batch.to(dtype=torch.float64)
     array = batch.config.array(dtype=torch.float64, device=batch.snapshots.device)
     if estimate is not None:
@@ -126,9 +127,7 @@ def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | No
 
 def _sources_at(batch: Measured, estimate: Estimate, array: ArrayGeometry) -> _Sources:
     """An estimate with the waveforms that explain the snapshots best there, and the noise that they leave."""
-    if len(estimate) != len(batch):
-        raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
-    estimate.check_finite()
+    check_estimate(estimate, len(batch))
     places = [axis.double() for axis in (estimate.azimuth, estimate.elevation, estimate.range)]
     active = estimate.active
     # What an inactive slot holds is never used, and must not be NaN.

@@ -76,3 +76,12 @@ class Estimate:
         total = power.sum(-1, keepdim=True)
         share = power / torch.where(total > 0, total, 1.0)
         return self.steering(array) * (array.count * share).sqrt().unsqueeze(-2)
+
+
+def check_estimate(estimate: object, scenes: int) -> None:
+    """Raise InputError for anything but an Estimate of so many scenes whose active places are finite."""
+    if not isinstance(estimate, Estimate):
+        raise InputError(f"estimate is a {type(estimate).__name__}; allowed: an Estimate, such as sparse() returns")
+    if len(estimate) != scenes:
+        raise InputError(f"estimate has {len(estimate)} scenes, and the batch {scenes}; allowed: the same number")
+    estimate.check_finite()

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.data.measurement import Measured, Measurement, unknown_axes
+from rislab.data.measurement import Measured, Measurement, check_measured, unknown_axes
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.crb import KINDS, stochastic_information
-from rislab.music.estimate import Estimate
+from rislab.music.estimate import Estimate, check_estimate
 from rislab.music.levenberg_marquardt import Minimum, Model, levenberg_marquardt
 from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
@@ -111,6 +111,11 @@ def check_identifiable(batch: Measured, sources: int) -> None:
     raise InputError(f"sources is {sources}; allowed: a whole number in [1, {most}], as many as {sizes} tell apart")
 
 
+def some(batch: Measured, rows: Tensor) -> Measured:
+    """The scenes of rising numbers [S], without a copy if these are all."""
+    return batch if len(rows) == len(batch) else batch[rows]
+
+
 def stacked_fields(batch: Measured, columns: Tensor) -> Tensor:
     """Received fields of columns; with constant symbols all snapshots are one long measurement.
 
@@ -182,6 +187,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
         [1] P. Stoica, A. Nehorai, Performance study of conditional and unconditional direction-of-arrival estimation,
             IEEE Trans. ASSP 38(10), 1990.
     """
+    check_measured(batch)
     check_number("steps", steps, 0, 100_000, integer=True)
     kind = kind or ("stochastic" if batch.config.symbols == "varying" else "deterministic")
     check_choice("kind", kind, KINDS)
@@ -195,7 +201,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
     slots = points.shape[1]
 
     def model(flat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return deterministic_terms(batch[rows], flat.unflatten(-1, (slots, 3)), estimate.active[rows])
+        return deterministic_terms(some(batch, rows), flat.unflatten(-1, (slots, 3)), estimate.active[rows])
 
     minimum = _minimum(model, points.flatten(1), low.repeat(slots), high.repeat(slots), steps)
     return initial_parameters(batch, minimum.point.unflatten(-1, (slots, 3)), estimate.active).estimate()
@@ -229,7 +235,7 @@ def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple
         return Parameters(flat[:, : 3 * slots].unflatten(-1, (slots, 3)), power, flat[:, -1].exp(), active)
 
     def model(flat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return stochastic_terms(batch[rows], unpacked(flat, parameters.active[rows]))
+        return stochastic_terms(some(batch, rows), unpacked(flat, parameters.active[rows]))
 
     minimum = _minimum(model, start.clamp(smallest, largest), smallest, largest, steps)
     return unpacked(minimum.point, parameters.active), minimum.value
@@ -362,9 +368,7 @@ def points_of(estimate: Estimate) -> Tensor:
 
 
 def _check_estimate(batch: Measured, estimate: Estimate) -> None:
-    if len(estimate) != len(batch):
-        raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
-    estimate.check_finite()
+    check_estimate(estimate, len(batch))
     crowded = int(estimate.active.sum(-1).max())
     room = batch.config.antennas * (batch.config.snapshots if batch.config.symbols == "constant" else 1)
     if crowded >= room and not single_antenna(batch):

@@ -129,11 +129,7 @@ def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[s
     ]
     if far:
         notes.append(f"range of source {', '.join(far)} is not known: its standard error exceeds it")
-    if not measurement.snapshots.imag.any():
-        notes.append(
-            "the snapshots are real, and tell no direction from its mirror image: of a recording take "
-            "scipy.signal.hilbert(x, axis=0)"
-        )
+    notes += [measurement.doubt] if measurement.doubt else []
     silent = (measurement.snapshots[0] == 0).all(0).nonzero().flatten().tolist()
     if silent:
         notes.append(f"antenna {', '.join(map(str, silent))} (counted from 0) received nothing: leave it out")

@@ -15,7 +15,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
 from rislab.music.crb import Bound
-from rislab.music.estimate import Estimate
+from rislab.music.estimate import Estimate, check_estimate
 
 # A source counts as found within these distances of azimuth, elevation (radians) and range (metres).
 TOLERANCES = (math.radians(5.0), math.radians(5.0), 1.0)
@@ -111,11 +111,9 @@ def match(estimate: Estimate, batch: SceneBatch, *, tolerances: tuple[float, flo
         >>> matching.recall, matching.precision
         (1.0, 1.0)
     """
-    if len(estimate.azimuth) != len(batch):
-        raise InputError(
-            f"estimate has {len(estimate.azimuth)} scenes, and the batch {len(batch)}; allowed: the same number"
-        )
-    estimate.check_finite()
+    if not isinstance(batch, SceneBatch):
+        raise InputError(f"batch is a {type(batch).__name__}; allowed: a SceneBatch, which has a truth")
+    check_estimate(estimate, len(batch))
     estimated = torch.stack([estimate.azimuth, estimate.elevation, estimate.range], dim=-1).double()  # [B, K', 3]
     truth = torch.stack([batch.azimuth, batch.elevation, batch.range], dim=-1).double()  # [B, K, 3]
     errors = estimated.unsqueeze(1) - truth.unsqueeze(2)  # [B, K, K', 3]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import frobenius_squared
-from rislab.data.measurement import Measured, unknown_axes
+from rislab.data.measurement import Measured, check_measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.likelihood import most_sources, polish, rss, single_antenna
@@ -30,7 +30,7 @@ CRITERIA = ("bic", "mdl", "aic")
 OF_EIGENVALUES = ("mdl", "aic")
 # A source that brings less than this share of its price on the grid is not added. Off the grid it may bring more, but
 # so does moving those before it to their maximum, and that makes no source.
-WORTH = 0.5
+WORTH = 0.6
 # Where a source is added all the same, steps that take those before it to their maximum.
 STEPS = 12
 
@@ -61,6 +61,7 @@ def model_order(
         >>> model_order(batch, 3).tolist()
         [2, 2, 2]
     """
+    check_measured(batch)
     check_choice("criterion", criterion, CRITERIA)
     if criterion != "bic" and single_antenna(batch):
         raise InputError(f"criterion is {criterion!r} with one antenna and varying symbols; allowed: 'bic'")

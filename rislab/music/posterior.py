@@ -26,9 +26,9 @@ import torch
 from torch import Generator, Tensor
 
 from rislab.data.geometry import direction
-from rislab.data.measurement import Measured
-from rislab.errors import InputError, check_number
-from rislab.music.estimate import Estimate
+from rislab.data.measurement import Measured, check_measured
+from rislab.errors import check_number
+from rislab.music.estimate import Estimate, check_estimate
 from rislab.music.likelihood import bounds_box, initial_parameters, points_of, stacked_fields, stacked_snapshots
 from rislab.music.metrics import TOLERANCES
 from rislab.music.proposals import Bank, Prior, Proposals, Scales
@@ -167,13 +167,12 @@ def sample_posterior(
         >>> bool(((low[..., 0] < batch.azimuth) & (batch.azimuth < high[..., 0])).all())
         True
     """
+    check_measured(batch)
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_number("candidates", candidates, 32, 2**20, integer=True)
     check_number("chains", chains, 1, candidates // 8, integer=True)
     check_number("sweeps", sweeps, BURN_IN + 1, 10**6, integer=True)
-    if len(estimate) != len(batch):
-        raise InputError(f"estimate has {len(estimate)} scenes, and the batch {len(batch)}; allowed: the same number")
-    estimate.check_finite()
+    check_estimate(estimate, len(batch))
     prior, generator = Prior.of(batch, powers), Generator().manual_seed(seed)
     low, high = bounds_box(batch)
     points = torch.where(estimate.active.unsqueeze(-1), points_of(estimate).to(low), (low + high) / 2).clamp(low, high)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.grid import Grid
-from rislab.data.measurement import Measured, MeasurementModel, unknown_axes
+from rislab.data.measurement import Measured, MeasurementModel, check_measured, unknown_axes
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
@@ -30,6 +30,7 @@ from rislab.music.likelihood import (
     bounds_box,
     check_identifiable,
     fisher_scoring,
+    some,
     stacked_fields,
     stacked_snapshots,
     stacked_steering,
@@ -120,6 +121,7 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
         >>> bool(((sparse(batch, 1).azimuth - batch.azimuth).abs() < 0.01).all())
         True
     """
+    check_measured(batch)
     counts = check_sources(sources, len(batch), batch.config.elements, batch.snapshots.device)
     check_identifiable(batch, int(counts.max()))
     search = SearchGrid.of(batch)
@@ -226,17 +228,17 @@ class SourceSearch:
                 here = self.parameters.active[rows, slot].nonzero().squeeze(-1)
                 if not len(here):
                     continue
-                some = rows[here]
-                candidate, _ = self._with_strongest(some, slot, slots)
+                those = rows[here]
+                candidate, _ = self._with_strongest(those, slot, slots)
                 moved = (
-                    (candidate.points != self.parameters.points[some, :slots]).flatten(1).any(-1).nonzero().squeeze(-1)
+                    (candidate.points != self.parameters.points[those, :slots]).flatten(1).any(-1).nonzero().squeeze(-1)
                 )
                 if not len(moved):
                     continue
-                some, here = some[moved], here[moved]
-                better, values = self._climb(some, candidate[moved], SCORING_STEPS)
-                won = values < self.value[some] - GAIN
-                self._replace(some[won], better[won], values[won])
+                those, here = those[moved], here[moved]
+                better, values = self._climb(those, candidate[moved], SCORING_STEPS)
+                won = values < self.value[those] - GAIN
+                self._replace(those[won], better[won], values[won])
                 changed[here[won]] = True
             rows = rows[changed]
             if not len(rows):
@@ -244,10 +246,10 @@ class SourceSearch:
 
     def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
         present = self.parameters.leading(slots)[rows]
-        return _with_strongest(self._batch[rows], present, slot, self._search, self._balanced[rows])
+        return _with_strongest(some(self._batch, rows), present, slot, self._search, self._balanced[rows])
 
     def _climb(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
-        return fisher_scoring(self._batch[rows], parameters, steps)
+        return fisher_scoring(some(self._batch, rows), parameters, steps)
 
     def _replace(self, rows: Tensor, parameters: Parameters, value: Tensor) -> None:
         self.parameters.leading(parameters.points.shape[1]).replace_rows(rows, parameters)
@@ -286,8 +288,11 @@ def _with_strongest(
     """
     others = parameters.active.clone()
     others[:, slot] = False
-    known = stacked_steering(batch, parameters.points, others)
-    gain = mmse_gain(known, (parameters.power * others)[:, None], parameters.noise_power[:, None])
+    # A source is added behind all others; slots without one would only cost.
+    present = bool(parameters.active[:, slot].any())
+    rest = parameters if present else parameters.leading(slot)
+    known = stacked_steering(batch, rest.points, others[:, : rest.points.shape[1]])
+    gain = mmse_gain(known, (rest.power * others[:, : rest.points.shape[1]])[:, None], parameters.noise_power[:, None])
     _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
     residual_snapshots = residual.reshape(batch.snapshots.shape)  # [B, L, M]
     surface = (balanced.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
@@ -301,10 +306,11 @@ def _with_strongest(
     axes = [axis.to(parameters.points)[shortlist] for axis in search.grid.points()]
     points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
     fields = stacked_fields(batch, search.atoms[shortlist].mT)  # [B, L, M, T]
-    # The present place of the source competes too, unless it has none.
-    points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
-    own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
-    fields = torch.cat([fields, own], dim=-1)
+    if present:
+        # The present place of the source competes too.
+        points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)
+        own = stacked_steering(batch, parameters.points[:, slot : slot + 1], parameters.active[:, slot : slot + 1])
+        fields = torch.cat([fields, own], dim=-1)
     _, outside = project(known, gain, fields)  # σ² R⁻¹ b
     noise = parameters.noise_power[:, None, None]
     g = (fields.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import frobenius_squared, sample_covariance, scale_to_trace
-from rislab.data.measurement import Measured
+from rislab.data.measurement import Measured, check_measured
 from rislab.errors import InputError, check_number
 
 # A matrix whose antihermitian part is larger than this share of it is no covariance, in any precision.
@@ -31,6 +31,7 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
         InputError: for a wrong dtype or shape, NaN, infinity, zero, or a matrix that is not Hermitian.
     """
     if not isinstance(covariance_or_factor, Tensor):
+        check_measured(covariance_or_factor, "covariance or factor", "a complex tensor, ")
         covariance_or_factor = sample_covariance(covariance_or_factor)
     matrix = covariance_or_factor.unsqueeze(0) if covariance_or_factor.ndim == 2 else covariance_or_factor
     if not matrix.is_complex():

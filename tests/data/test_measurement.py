@@ -119,6 +119,11 @@ def test_known_axes() -> None:
         ({"codes": normal(N, L)}, r"codes has shape \(16, 12\); allowed: \[L,N\] = \[12, 16\].*transpose fits"),
         ({"channel": normal(N, M)}, r"channel has shape \(16, 3\); allowed: \[M,N\] = \[3, 16\].*transpose fits"),
         ({"channel": normal(M, N + 1)}, r"channel has shape \(3, 17\); allowed: .* with L = 12 snapshots, M = 3"),
+        (
+            {"snapshots": normal(M, L), "codes": normal(N, L), "channel": normal(N, M)},
+            "the transposes of snapshots, codes, channel fit",
+        ),
+        ({"codes": normal(2, L, N)}, r"allowed: \[12, 16\], one for all, or \[1, 12, 16\]"),
         ({"snapshots": normal(2, 2, 2, 2)}, "snapshots has shape"),
         ({"snapshots": normal(L)}, r"snapshots have shape \(12,\); allowed: \[L,M\]"),
         ({"snapshots": np.full((L, M), np.nan)}, r"snapshots\[0, 0\] is NaN or infinite"),
@@ -134,6 +139,10 @@ def test_known_axes() -> None:
         ({"noise_power": -1.0}, "noise_power is -1"),
         ({"noise_power": [1.0, 2.0]}, r"noise_power has shape \(2,\)"),
         ({"symbols": "coherent"}, "symbols is 'coherent'"),
+        ({"array": ArrayGeometry(torch.full((N, 3), math.nan), 0.1)}, "array holds NaN"),
+        ({"azimuth": "broadside"}, "azimuth is 'broadside'; allowed: a number or a pair"),
+        ({"noise_power": "low"}, "noise_power is 'low'"),
+        ({"pilots": np.zeros(L)}, "pilots of measurement 0 is zero everywhere"),
         ({"pilots": [1.0]}, r"pilots have shape \(1,\); allowed: \[12\]"),
     ],
 )
@@ -149,6 +158,7 @@ def test_a_mistake_is_one_sentence(change: dict[str, Any], said: str) -> None:
         (np.ones((3, 8)), r"elements have shape \(3, 8\); allowed: \[N,3\].*transpose fits"),
         (np.full((4, 3), np.inf), "elements hold NaN or infinity"),
         ([["x"]], "elements are not numbers"),
+        (torch.ones(4, 2), r"elements have shape \(4, 2\); allowed: \[N,3\]"),
     ],
 )
 def test_elements_are_checked(elements: Any, said: str) -> None:
@@ -166,6 +176,12 @@ def test_an_array_of_one_place_and_a_transposed_table_are_refused() -> None:
         Measurement.direct(np.stack([x.real, x.imag], -1), ArrayGeometry.linear(8, 0.1))
     with pytest.raises(InputError, match="snapshots are Hermitian, as a covariance is"):
         Measurement.direct(x.T @ x.conj(), ArrayGeometry.linear(8, 0.1))
+
+
+def test_real_snapshots_are_doubted_in_one_sentence() -> None:
+    with pytest.warns(UserWarning, match="the snapshots are real, and tell no direction from its mirror image"):
+        Measurement(**GIVEN | {"snapshots": GIVEN["snapshots"].real})
+    assert Measurement(**GIVEN).doubt == ""
 
 
 def test_what_a_line_cannot_tell_is_known_and_said() -> None:

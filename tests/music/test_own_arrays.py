@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -167,6 +168,31 @@ def test_surfaces_of_one_row_and_of_one_column_are_searched() -> None:
         assert bool((getattr(bound, other) == 0).all()) and bool(torch.isfinite(bound.position).all())
         errors = (getattr(estimate, axis) - getattr(scenes, axis)).abs() / getattr(bound, axis)
         assert float(errors.median()) < 3
+
+
+def test_a_field_of_view_may_hold_the_elements() -> None:
+    """A line is as long as its nearest range is not: some places of the search lie on its last element."""
+    case = Case(grid(1, 14, 0.05), 0.1, np.array([(0.5, 0.0, 1.0)]), antennas=4, snapshots=32)
+    measurement = case.draw(2, 40.0)
+    estimate = polish(measurement, sparse(measurement, 1))
+    assert float((estimate.azimuth - 0.5).abs().max()) < 0.01
+    end = torch.tensor([math.pi / 2, 0.0, 0.325], dtype=torch.float64)
+    vector, slopes = case.geometry().steering_and_phase_gradient(end[0], end[1], 1 / end[2])
+    assert bool(torch.isfinite(torch.view_as_real(vector)).all()) and bool(torch.isfinite(slopes).all())
+
+
+def test_arrays_without_their_measurement_are_refused() -> None:
+    measurement, table = CASES["circular array, planar"].draw(1, 20.0), np.ones((3, 4))
+    calls: list[tuple[Any, ...]] = [
+        (sparse, table, 1),
+        (model_order, table, 2),
+        (polish, measurement, 3),
+        (music_spectrum, table, 1, measurement.grid((3, 3, 1))),
+        (match, sparse(measurement, 1), measurement),
+    ]
+    for function, *given in calls:
+        with pytest.raises(InputError, match=r" is an? \w+; allowed: "):
+            function(*given)
 
 
 def test_far_sources_are_planes_and_do_no_harm() -> None:
