@@ -6,6 +6,7 @@ Nothing here draws: the music panel puts knobs and a figure around it.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -155,7 +156,7 @@ class SceneAnalysis(SpectraView):
 
 @dataclass
 class SceneExplorer:
-    """Analyses one scene after another and keeps the grids between them.
+    """Analyses scenes, in several threads too, and keeps the grids between them.
 
     Args:
         model: network of the learned covariance; None where there is none.
@@ -163,6 +164,7 @@ class SceneExplorer:
 
     model: Predictor | None = None
     grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, init=False, repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def analyse(self, settings: SceneSettings) -> SceneAnalysis:
         """Everything about a scene.
@@ -269,10 +271,11 @@ class SceneExplorer:
             config.range,
             at,
         )
-        grid = self.grids.pop(key, None) or make()
-        self.grids[key] = grid  # as the last one that goes
-        while len(self.grids) > GRIDS:
-            del self.grids[next(iter(self.grids))]
+        with self.lock:
+            grid = self.grids.pop(key, None) or make()
+            self.grids[key] = grid  # as the last one that goes
+            while len(self.grids) > GRIDS:
+                del self.grids[next(iter(self.grids))]
         return grid
 
 

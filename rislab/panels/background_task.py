@@ -16,6 +16,7 @@ REDRAW_SECONDS = 0.12
 # Drawing may take this share of the time: figures that take longer come less often.
 DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05
+NO_NEWS = object()  # an item after which nothing is drawn
 
 Item = TypeVar("Item")
 Request = TypeVar("Request")
@@ -26,7 +27,7 @@ class BackgroundTask(Generic[Item]):
 
     Args:
         stream: called in that thread; returns the generator.
-        on_tick: called there after an item, and once at the end; must not raise.
+        on_tick: called there after an item other than NO_NEWS, and once at the end; must not raise.
         pace: least seconds between two ticks, which come less often still if they take more than a twentieth of the
             time; 0 for a tick after each item.
     """
@@ -105,7 +106,7 @@ class BackgroundTask(Generic[Item]):
             with closing(self._stream()) as stream:
                 for item in stream:
                     began = time.monotonic()
-                    if began >= due:
+                    if item is not NO_NEWS and began >= due:
                         self._on_tick()
                         taken = time.monotonic() - began
                         due = began + max(self._pace, taken / DRAWING_SHARE) if self._pace else 0.0
@@ -136,7 +137,8 @@ class LatestOnly(Generic[Request]):
     waits, and so is its exception.
 
     Args:
-        work: generator function of a request; yields whenever there is something new to be drawn.
+        work: generator function of a request; yields whenever there is something new to be drawn, and NO_NEWS where
+            it can be given up.
         on_tick: see BackgroundTask; called after each yield, and when no request is left.
     """
 

@@ -6,20 +6,25 @@ import asyncio
 import html
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import torch
+
 from rislab.errors import InputError
-from rislab.panels.background_task import POLL_SECONDS, BackgroundTask, LatestOnly, Request
+from rislab.panels.background_task import NO_NEWS, POLL_SECONDS, BackgroundTask, LatestOnly, Request
 from rislab.plots.style import ERROR_COLOUR, templates
 
 if TYPE_CHECKING:
     from rislab.panels.plot_widget import Drawing, DrawnWidget, PlotWidget
 
 JOIN_SECONDS = 5.0  # that an interrupted cell waits for the item in progress
+GIVE_UP_SECONDS = 0.01  # after which a newer request is looked for during a long part of the work
 
 Result = TypeVar("Result")
 Plot = TypeVar("Plot", bound="DrawnWidget")
+Part = TypeVar("Part")
 
 
 class UserInput(threading.local):
@@ -201,11 +206,26 @@ class RequestPanel(Panel[Result], Generic[Request, Result]):
 
     def __init__(self, *, live: bool) -> None:
         self.requests: LatestOnly[Request] = LatestOnly(self.work, self.redraw)
+        # OpenMP counts threads per thread.
+        self._parts = ThreadPoolExecutor(1, "rislab part", torch.set_num_threads, (torch.get_num_threads(),))
         super().__init__(live=live)
 
     def work(self, request: Request) -> Generator[object]:
         """Answer a request; yields whenever there is something new to be drawn. Given up there if a newer one waits."""
         raise NotImplementedError
+
+    def aside(self, part: Callable[[], Part]) -> Generator[object, None, Part]:
+        """What a long part of the work gives, made in another thread: a newer request need not wait for its end.
+
+        Of a work that is given up the part that has begun is finished, one after another, and forgotten.
+        """
+        made = self._parts.submit(part)
+        try:
+            while not wait([made], GIVE_UP_SECONDS).done:
+                yield NO_NEWS
+            return made.result()
+        finally:
+            made.cancel()
 
     @property
     def task(self) -> BackgroundTask[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -185,15 +186,16 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
             stale.discard(kind)
             if not request.coarse:
                 yield self._show(request, views, stale, "fine")
-        yield self._show(request, views, stale, "coarse" if request.coarse else "fine")
         if request.coarse:
+            yield self._show(request, views, stale, "coarse")
             return
         for kind in later:
-            views[kind] = self._view(request, kind, scene)
-            yield self._show(request, views, stale - {kind}, "fine")
+            views[kind] = yield from self.aside(partial(self._view, request, kind, scene))
+            stale.discard(kind)
+            yield self._show(request, views, stale, "fine")
         for kind in order:
             if not isinstance(views[kind], SceneAnalysis):
-                views[kind] = self.explorer.complete(views[kind])
+                views[kind] = yield from self.aside(partial(self.explorer.complete, views[kind]))
                 if kind == settings.covariance:
                     yield self._show(request, views, (), "fine")
         self._show(request, views, (), "complete")

@@ -15,6 +15,11 @@ from rislab.errors import InputError
 from rislab.plots.style import ERROR_COLOUR
 
 LARGEST = 1e6  # what is shown for "no limit"
+NOTE = (
+    "position:absolute;z-index:2000;width:max-content;max-width:320px;padding:2px 6px;line-height:1.2;"
+    f"color:{ERROR_COLOUR};background:var(--jp-layout-color1,#fff);border:1px solid;border-radius:3px;"
+    "pointer-events:none"
+)
 DIGITS = 12  # a slider counts in float64 and would show 0.30000000000000004
 
 
@@ -62,7 +67,8 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
         looks = {"style": {"description_width": "initial"}, "tooltip": tooltip(declaration)}
         self.box = ipywidgets.FloatText(_shown(value), step=arrows, description=label, **looks)
         self.box.layout.width = width if ends is None else "45%"
-        self.note = ipywidgets.HTML(layout={"display": "none", "max_width": "320px"})
+        # Without a height: what is said hangs over the rows below, and moves none of them.
+        self.note = ipywidgets.HTML(layout={"display": "none", "height": "0px", "overflow": "visible"})
         self.slider: Any = None
         row: list[Any] = [self.box]
         if ends is not None:
@@ -72,7 +78,8 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
             self.slider.value = self._position(_shown(value))
             row = [ipywidgets.HBox([self.box, self.slider])]
             self.slider.observe(self._slid, "value")
-        super().__init__([*row, self.note], value=value, layout={"width": "auto" if ends is None else width})
+        layout = {"width": "auto" if ends is None else width, "overflow": "visible"}
+        super().__init__([*row, self.note], value=value, layout=layout)
         self.add_class("rislab-knob")
         self.box.observe(lambda change: self._typed(change["new"]), "value")
 
@@ -132,8 +139,7 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
 
     def _say(self, problem: str) -> None:
         self.problem = problem
-        text = f"<b role='alert' style='color:{ERROR_COLOUR};line-height:1.2'>{html.escape(problem)}</b>"
-        self.note.value = text if problem else ""
+        self.note.value = f"<b role='alert' style='{NOTE}'>{html.escape(problem)}</b>" if problem else ""
         self.note.layout.display = "" if problem else "none"
 
 

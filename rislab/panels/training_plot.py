@@ -68,6 +68,7 @@ def figure_dict(
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
     layout["xaxis6"] |= ticks
+    layout["yaxis2"] |= _few_ticks([trace["y"] for trace in data if trace.get("yaxis") == "y2"])
     return {"data": data, "layout": layout}
 
 
@@ -171,6 +172,19 @@ def _span(traces: Sequence[dict[str, Any]], log: bool) -> list[float]:
     low, high = float(shown.min()), float(shown.max())
     room = 0.06 * max(high - low, 0.5 if log else 0.1)
     return [math.floor(20 * (low - room)) / 20 if log else min(0.0, low), math.ceil(20 * (high + room)) / 20]
+
+
+def _few_ticks(curves: Sequence[Any]) -> dict[str, Any]:
+    """Ticks of a low logarithmic axis: at most three, where its curves are."""
+    values = np.concatenate([np.ones(0), *curves])
+    known = values[np.isfinite(values) & (values > 0)]
+    if not len(known):
+        return {}
+    ticks = log_ticks(*np.log10([known.min(), known.max()]))
+    pairs = [*zip(ticks["tickvals"], ticks["ticktext"], strict=True)]
+    within = [pair for pair in pairs if 0.9 * known.min() <= pair[0] <= 1.1 * known.max()] or pairs
+    shown = within[:: math.ceil(len(within) / 3)]
+    return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
 
 
 def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:

@@ -63,6 +63,7 @@ class TrainingView:
             )
         )
         self.texts = {name: widgets.HTML() for name in ("batch", "line", "verdict", "source", "numbers")}
+        self.texts["line"].layout = {"flex": "1 1 0", "min_width": "0"}
         self.plot = panel.plot(figure_dict((), panel.state))
         self.box = self._built()
 
@@ -89,14 +90,22 @@ class TrainingView:
             observe(field, lambda value: panel.redraw())
         press = self._buttons()
         control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
+        # No text may move a control while the mouse is pressed on it: each has a room of its own.
+        precision.layout.width, self.steps.layout.width = "240px", "300px"
+        batch = widgets.VBox([widgets.HBox([self.micro_batch, hold]), self.texts["batch"]])
+        batch.layout = batch.children[0].layout = {"width": "430px", "overflow": "visible"}
         rows = {
-            "knobs": [precision, self.steps, self.micro_batch, hold, self.texts["batch"]],
             "control": [*control, self.texts["line"]],
+            "knobs": [precision, self.steps, batch],
             "view": [self.fault, self.diff, self.compare, self.unit, self.log],
             "more": [*more.values(), watched],
             "history": [self.runs, press["Remove"], press["Go on"], self.folders, press["Load"]],
         }
-        boxes = {name: widgets.HBox(row, layout={"flex_flow": "row wrap"}) for name, row in rows.items()}
+        wrapped = {"flex_flow": "row wrap", "overflow": "visible"}
+        boxes = {name: widgets.HBox(row, layout=wrapped) for name, row in rows.items()}
+        boxes["control"].layout.flex_flow = "row nowrap"
+        for button in control:
+            button.layout.flex = "0 0 auto"
         for name, text, tip in (
             ("more", "knobs", "All other knobs"),
             ("history", "runs", "Runs on the plot, and on disk"),
@@ -105,10 +114,10 @@ class TrainingView:
             boxes["view"].children = (*boxes["view"].children, fold)
             see(boxes[name], False)
             observe(fold, partial(see, boxes[name]))
-        shown = [boxes["knobs"], boxes["more"], boxes["control"], boxes["view"], boxes["history"], panel.alarm]
+        shown = [boxes["control"], boxes["knobs"], boxes["view"], boxes["more"], boxes["history"], panel.alarm]
         self.texts["source"].layout = {"flex": "0 0 62%", "display": "none"}
         beside = widgets.HBox([self.texts["source"], self.texts["verdict"]])
-        return widgets.VBox([*shown, beside, self.plot, self.texts["numbers"]])
+        return widgets.VBox([*shown, beside, self.plot, self.texts["numbers"]], layout={"overflow": "visible"})
 
     def draw(self) -> None:
         """Show the present state; the figure follows when its page is ready for it, the texts at once."""
@@ -116,15 +125,16 @@ class TrainingView:
         if list(self.runs.options) != [run.name for run in panel.runs]:
             self._offer()
         last = panel.runs[-1].history.last if panel.runs else None
-        self.texts["line"].value = f"<b>{panel.state}</b> {html.escape(epoch_line(last) if last is not None else '')}"
-        self.texts["batch"].value = html.escape(panel.batch_line())
+        epoch = "" if last is None else html.escape(epoch_line(last))
+        self.texts["line"].value = one_line(f"<b>{panel.state}</b> {epoch}")
+        self.texts["batch"].value = one_line(html.escape(panel.batch_line()))
         self.texts["verdict"].value = self._verdict()
         allowed = self._allowed_steps()
         if tuple(self.steps.options) != allowed:
             self.steps.options = allowed
         self.steps.value, self.micro_batch.value = panel.config.accumulation_steps, panel.config.micro_batch
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name
-        see(self.diff, panel.fault is not None)
+        self.diff.layout.visibility = "hidden" if panel.fault is None else "visible"
         source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
         frame = "<div style='max-height:150px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
         say(self.texts["source"], source and f"{frame}{source}</div>")
@@ -244,6 +254,11 @@ class TrainingView:
     def _load(self) -> None:
         if self.panel.folder is not None and self.folders.value is not None:
             self.panel.load(self.panel.folder / self.folders.value)
+
+
+def one_line(text: str) -> str:
+    """HTML that is cut where its room ends."""
+    return f"<div style='white-space:nowrap;overflow:hidden;text-overflow:ellipsis'>{text}</div>"
 
 
 def _faults() -> list[str]:

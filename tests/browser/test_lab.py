@@ -45,6 +45,13 @@ NAMELESS = """(() => {
     one.textContent.trim() && one.tagName === "BUTTON" || one.labels?.[0]?.textContent.trim() || one.title ||
     one.ariaLabel)).map(one => one.outerHTML.slice(0, 120));
 })()"""
+# Where the controls of the training panel stand in its output: nothing that appears may move one under the mouse.
+PLACES = """(() => {
+  const panel = document.querySelector(".jp-OutputArea-output"), { top } = panel.getBoundingClientRect();
+  const controls = [...panel.querySelectorAll("button.jupyter-button, select, input")];
+  const boxes = controls.filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect());
+  return boxes.map((box) => [box.left, box.top - top].map(Math.round));
+})()"""
 IDLE = "![...document.querySelectorAll('.jp-InputArea-prompt')].some(one => one.textContent.includes('*'))"
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
@@ -83,6 +90,7 @@ def wait_for_step(page: Any, step: int) -> None:
 def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     run_all(page)
     # The curve grows, and a run that is stopped says so.
+    places = page.evaluate(PLACES)
     wait_for_step(page, 100)
     shoot(page, "training")
     # A knob is heard more than once while a cell awaits the run.
@@ -93,7 +101,7 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     box(page, "micro-batch").fill("0")
     page.keyboard.press("Tab")
     page.wait_for_selector("[role=alert]:has-text('micro_batch is 0; allowed: a whole number in')")
-    assert box(page, "micro-batch").input_value() == "0"
+    assert box(page, "micro-batch").input_value() == "0" and page.evaluate(PLACES) == places
     box(page, "micro-batch").fill("16")
     page.keyboard.press("Tab")
     page.wait_for_selector("[role=alert]:has-text('micro_batch')", state="detached")
@@ -111,6 +119,7 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
         "trace => trace.name === 'run 2: never divided, 4 × 16, fp64')",
     )
     shoot(page, "broken")
+    assert page.evaluate(PLACES) == places
     assert page.evaluate(NAMELESS) == []
     until(page, f"{TITLE}[0].includes('fp64') && Number({TITLE}[0].split('step ')[1]) > 5")
     press(page, "Pause", f"{TITLE}[0].startsWith('paused')")
@@ -159,7 +168,7 @@ def scene_follows(page: Any) -> str:
     refusal = scene.locator(".refusal:visible")
     refusal.wait_for()
     assert "snapshots is 0; allowed: " in refusal.inner_text() and scene.get_by_label("snapshots").input_value() == "0"
-    assert page.evaluate(f"{MAP} === window.map")
+    assert page.evaluate(f"{MAP} === window.map") and scene.bounding_box()["height"] == box["height"]
     scene.get_by_label("snapshots").fill("12")
     page.keyboard.press("Tab")
     refusal.wait_for(state="hidden")

@@ -351,6 +351,29 @@ def test_only_the_newest_request_is_finished() -> None:
     assert panel.drawn[-1] == 2
 
 
+def test_a_newer_request_does_not_wait_for_a_long_part_of_the_one_before() -> None:
+    class Patient(Squaring):
+        def work(self, request: int) -> Generator[object]:
+            if request == 1:
+                yield from self.aside(long_part)
+            yield from super().work(request)
+
+    def long_part() -> None:
+        begun.set()
+        end.wait(120)
+
+    begun, end, panel = threading.Event(), threading.Event(), Patient()
+    panel.gate.set()
+    panel.submit(1)
+    assert begun.wait(120)
+    drawn = len(panel.drawn)
+    time.sleep(0.05)
+    assert len(panel.drawn) == drawn  # waiting is no news
+    panel.submit(2)
+    assert awaited(panel) == [4]
+    end.set()
+
+
 def test_requests_from_many_threads_are_never_forgotten() -> None:
     done: list[int] = []
 

@@ -6,7 +6,7 @@
 function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   const SVG = "http://www.w3.org/2000/svg", WAIT = 400, NEAR = 7;
   const DEGREE = Math.PI / 180;
-  let content = null, request = 0, sent = 0, sentAt = 0, dirty = false, coarse = false, playing = null;
+  let content = null, request = 0, sent = 0, before = 0, sentAt = 0, dirty = false, coarse = false, playing = null;
   const changed = new Map(); // name → [value, number of the request that said it]
   const knobs = new Map();
   root.classList.add("rislab-scene");
@@ -37,9 +37,11 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
   function flush() {
     if (!dirty) return;
-    const waiting = content.answers < sent && performance.now() - sentAt < WAIT;
+    // Two changes may be on their way: while one answer is painted, the next is computed.
+    const waiting = content.answers < before && performance.now() - sentAt < WAIT;
     if (waiting && coarse) return;
     dirty = false;
+    before = sent;
     sent = request;
     sentAt = performance.now();
     send(Object.fromEntries([...changed].map(([key, [one]]) => [key, one])), coarse, request);
@@ -112,7 +114,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
         "aria-label": `play: sweep ${label}`, title: `sweep ${label} from end to end` }, "▶");
       button.onclick = () => (playing?.name === name ? halt() : begin({ ...control, button }));
     }
-    const refusal = put(field, "div", { class: "refusal", id: `${id}-refusal`, role: "alert" });
+    const refusal = put(box, "div", { class: "refusal", id: `${id}-refusal`, role: "alert" });
     refusal.hidden = true;
     return {
       set(now) {
@@ -129,7 +131,12 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       },
       refuse(sentence) {
         refusal.hidden = !sentence;
-        if (refusal.textContent !== (sentence ?? "")) refusal.textContent = sentence ?? "";
+        if (refusal.textContent !== (sentence ?? "")) {
+          refusal.textContent = sentence ?? "";
+          refusal.style.left = 0;
+          const over = refusal.getBoundingClientRect().right - root.getBoundingClientRect().right + 4;
+          if (over > 0) refusal.style.left = `${-over}px`;
+        }
         for (const input of inputs) {
           input.setAttribute("aria-invalid", sentence ? "true" : "false");
           if (sentence) input.setAttribute("aria-describedby", refusal.id);
