@@ -82,6 +82,7 @@ class Panel(Generic[Result]):
             self.alarm = widgets.HTML()
             say(self.alarm, "")
             self.widget, self._draw = self.build()
+            self.widget.add_class("rislab-panel")
 
     # ------------------------------------------------------------------------------------------ of a subclass
 

@@ -89,6 +89,6 @@ class StoryPanel(RequestPanel[Combination, Replay]):
         user_input = UserInput()
         for field in (menu, *boxes.values()):
             user_input.observe(field, choose)
-        columns = {"grid_template_columns": "repeat(3, max-content)", "grid_gap": "0 22px"}
+        columns = {"grid_template_columns": "repeat(3, max-content)", "grid_gap": "0 22px", "overflow": "visible"}
         grid = widgets.GridBox([*boxes.values()], layout=columns)
         return widgets.VBox([widgets.HBox([menu, state]), grid, log, summary, self.alarm, plot]), draw

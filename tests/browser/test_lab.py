@@ -45,13 +45,14 @@ NAMELESS = """(() => {
     one.textContent.trim() && one.tagName === "BUTTON" || one.labels?.[0]?.textContent.trim() || one.title ||
     one.ariaLabel)).map(one => one.outerHTML.slice(0, 120));
 })()"""
+PANEL = "document.querySelector('.jp-OutputArea-output')"
 # Where the controls of the training panel stand in its output: nothing that appears may move one under the mouse.
-PLACES = """(() => {
-  const panel = document.querySelector(".jp-OutputArea-output"), { top } = panel.getBoundingClientRect();
+PLACES = f"""(() => {{
+  const panel = {PANEL}, {{ top }} = panel.getBoundingClientRect();
   const controls = [...panel.querySelectorAll("button.jupyter-button, select, input")];
   const boxes = controls.filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect());
   return boxes.map((box) => [box.left, box.top - top].map(Math.round));
-})()"""
+}})()"""
 IDLE = "![...document.querySelectorAll('.jp-InputArea-prompt')].some(one => one.textContent.includes('*'))"
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
@@ -105,7 +106,14 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     box(page, "micro-batch").fill("16")
     page.keyboard.press("Tab")
     page.wait_for_selector("[role=alert]:has-text('micro_batch')", state="detached")
-    press(page, "Stop", f"{TITLE}[0].startsWith('stopped')")
+    # A button that moves between press and release, as the page scrolls, takes the click.
+    stop = page.locator("button.jupyter-button", has_text="Stop").first.bounding_box()
+    page.mouse.move(stop["x"] + 40, stop["y"] + 20)
+    page.mouse.down()
+    page.evaluate(f"() => {{ {PANEL}.style.paddingTop = '80px'; }}")
+    page.mouse.up()
+    until(page, f"{TITLE}[0].startsWith('stopped')")
+    page.evaluate(f"() => {{ {PANEL}.style.paddingTop = ''; }}")
     page.wait_for_selector("[role=status]:has-text('nothing wrong')")
     # Another accumulation and precision, beside the first run; the loop is broken on purpose, and the verdict turns.
     toggle(page, "precision", "fp64")

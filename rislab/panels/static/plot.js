@@ -63,8 +63,28 @@ function nameSliders() {
     if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
   }
 }
+// A button that moves while the mouse is pressed on it, as JupyterLab scrolls or a text grows, still takes the click;
+// who moves the mouse away takes the press back.
+const PRESS = 30; // pixels
+function keepPresses() {
+  if (globalThis.rislabPresses) return;
+  globalThis.rislabPresses = true;
+  let pressed = null;
+  addEventListener("pointerdown", (event) => {
+    const button = event.target.closest?.(".rislab-panel button");
+    if (!button) return;
+    pressed = { button, x: event.clientX, y: event.clientY };
+    button.setPointerCapture(event.pointerId);
+  }, true);
+  addEventListener("pointermove", (event) => {
+    if (!pressed || Math.hypot(event.clientX - pressed.x, event.clientY - pressed.y) < PRESS) return;
+    if (pressed.button.hasPointerCapture(event.pointerId)) pressed.button.releasePointerCapture(event.pointerId);
+    pressed = null;
+  }, true);
+}
 export default {
   async render({ model, el }) {
+    keepPresses();
     const state = await model.widget_manager.get_model(model.get("state").slice("IPY_MODEL_".length));
     const Plotly = await library();
     const node = document.createElement("div");
