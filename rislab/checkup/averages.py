@@ -98,29 +98,38 @@ class CopiesOfOne:
             young: only among those that were made lately.
         """
         shapes = {value.shape for value in self._weights}
-        used = {id(copy.values) for copy in self._copies}
-        objects = living_objects((Optimizer, Tensor), young)
-        self._optimizers.update(one for one in objects if isinstance(one, Optimizer) and "param_groups" in vars(one))
-        for optimizer in self._optimizers:
-            used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
-            states = [state for state in optimizer.state.values() if isinstance(state, dict)]
-            used |= {id(value) for state in states for value in state.values()}
-        tensors = [one for one in objects if type(one) in (Tensor, nn.Parameter)]
-        fitting = [one for one in tensors if one.shape in shapes and id(one) not in used and is_readable(one)]
+        tensors = living_objects((Tensor, nn.Parameter), young, subclasses=False)
+        read = {id(copy.values) for copy in self._copies}
+        fitting = [one for one in tensors if one.shape in shapes and id(one) not in read and is_readable(one)]
         known = {shape: self._of_shape(shape) for shape in shapes}
         storages = {weight.data_ptr() for weight in self._weights}
-        results, counts = [], Counter[int]()
+        near = []
         for one in fitting:
             if one.data_ptr() in storages or one.grad_fn is not None:
                 continue
             places, values, norms = known[one.shape]
             distances = ((values - few_coordinates(one)).norm(dim=1) / norms).nan_to_num(torch.inf)  # [weights]
             nearest = int(distances.argmin())
-            place = places[nearest]
-            if distances[nearest] <= NEAR and counts[place] < COPIES:
+            if distances[nearest] <= NEAR:
+                near.append((places[nearest], one))
+        # In most loops nothing is near, and no optimiser need be looked for.
+        used = self._used(young) if near else set()
+        results, counts = [], Counter[int]()
+        for place, one in near:
+            if id(one) not in used and counts[place] < COPIES:
                 counts[place] += 1
                 results.append((place, one))
         return results
+
+    def _used(self, young: bool) -> set[int]:
+        """Tensors that optimisers hold or use, by identity."""
+        self._optimizers.update(one for one in living_objects((Optimizer,), young) if "param_groups" in vars(one))
+        used: set[int] = set()
+        for optimizer in self._optimizers:
+            used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
+            states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+            used |= {id(value) for state in states for value in state.values()}
+        return used
 
     def _of_shape(self, shape: torch.Size) -> tuple[list[int], Tensor, Tensor]:
         """Places of the weights of a shape, a few coordinates of each, and their norms."""

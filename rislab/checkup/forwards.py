@@ -1,4 +1,7 @@
-"""Forwards of networks, heard through the hooks of all modules."""
+"""Forwards of networks, reported where modules are called: hooks of all modules would slow each of them down.
+
+A network that Module.compile() has compiled runs its hooks within what is compiled, and is called like any other.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.interception import OnCall
+from rislab.checkup.interception import OnCall, Replacement
 from rislab.checkup.looks import Looks
 
 
@@ -85,42 +86,43 @@ class ForwardInterceptor:
         self.now = ForwardUnderWay()
         self._on_forward, self._on_forward_end = on_forward, on_forward_end
         self._loss, self._on_loss = loss, on_loss
-        self._handles: list[RemovableHandle] = []
+        self._calls = Replacement(nn.Module, "__call__", self._reporting)
 
     def __enter__(self) -> ForwardInterceptor:
-        self._handles = [
-            register_module_forward_pre_hook(self._begin),
-            register_module_forward_hook(self._end, with_kwargs=True, always_call=True),
-        ]
+        self._calls.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for handle in self._handles:
-            handle.remove()
+        self._calls.__exit__()
         self.now.outermost = None
 
-    def _begin(self, module: nn.Module, inputs: Any) -> None:
-        # torch.compile traces through this very function, which must not do more than this then.
-        if torch.compiler.is_compiling():
-            return
-        now = self.now
-        if now.outermost is None:
-            self._on_forward(module, inputs)
-        elif module is now.outermost:
-            now.depth += 1
-        if now.looked_into and now.outermost is not None:
-            now.inner.append(module)
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            # torch.compile traces through this very function, which must not do more than this then.
+            if torch.compiler.is_compiling():
+                return original(module, *args, **kwargs)
+            now = self.now
+            if now.outermost is None:
+                self._on_forward(module, args)
+            elif module is now.outermost:
+                now.depth += 1
+            elif not now.looked_into and module is not self._loss:
+                return original(module, *args, **kwargs)
+            if now.looked_into and now.outermost is not None:
+                now.inner.append(module)
+            output = None
+            try:
+                output = original(module, *args, **kwargs)
+                return output
+            finally:
+                self._end(module, args, kwargs, output)
 
-    def _end(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
+        return call
+
+    def _end(self, module: nn.Module, *call: Any) -> None:
         now = self.now
-        if now.looked_into and now.outermost is not None and isinstance(rest[-1], Tensor):
-            now.dtypes.add(rest[-1].dtype)
-        if module is not now.outermost and module is not self._loss:
-            return
-        # After a forward that failed, torch hands on no named arguments.
-        call = (args if isinstance(args, tuple) else (args,), *({}, *rest)[-2:])
+        if now.looked_into and now.outermost is not None and isinstance(call[-1], Tensor):
+            now.dtypes.add(call[-1].dtype)
         if module is self._loss:
             self._on_loss(module, *call)
         if module is now.outermost:

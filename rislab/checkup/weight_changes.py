@@ -27,7 +27,8 @@ class WeightChanges:
 
     def begin(self, trace: Trace) -> None:
         """Remember the values of the weights."""
-        self._first = {name: value.detach().clone() for name, value in self._samples.trainable()}
+        # With a dimension more: the search for averages of the weights must not take it for one.
+        self._first = {name: value.detach().clone()[None] for name, value in self._samples.trainable()}
         trace.tensors = len(self._first)
 
     def at_step(self) -> None:
@@ -52,7 +53,7 @@ class WeightChanges:
         missed = [(name, value) for name, value in trainable if id(value) not in held]
         # A network in half precision may follow copies of its weights in float32.
         copies = any(
-            name in self._first and not torch.equal(value, self._first[name]) and _follows(value, orphans)
+            name in self._first and not torch.equal(value, self._first[name][0]) and _follows(value, orphans)
             for name, value in missed
         )
         trace.orphaned = 0 if copies else len(orphans)
@@ -63,7 +64,9 @@ class WeightChanges:
         coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
         trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
         unchanged = [
-            (name, value) for name, value in trainable if name in self._first and torch.equal(value, self._first[name])
+            (name, value)
+            for name, value in trainable
+            if name in self._first and torch.equal(value, self._first[name][0])
         ]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]

@@ -250,7 +250,7 @@ def test_optimisers_in_hooks_of_the_backward_are_left_alone() -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.parametrize("part", ["network", "loss", "optimizer"])
+@pytest.mark.parametrize("part", ["network", "network in place", "loss", "optimizer"])
 def test_compiled_parts_with_dropout_run_as_they_do_unwatched(backend: str, part: str) -> None:
     drawn = {
         "layers": ["dropout", "linear", "relu"],
@@ -267,7 +267,9 @@ def test_compiled_parts_with_dropout_run_as_they_do_unwatched(backend: str, part
     def make() -> Loop:
         torch._dynamo.reset()
         loop = Loop(drawn, lambda model: torch.compile(model, backend=backend) if part == "network" else model)
-        if part == "loss":
+        if part == "network in place":
+            loop.network.compile(backend=backend)
+        elif part == "loss":
             loop._loss = torch.compile(loop._loss, backend=backend)  # type: ignore[method-assign]
         elif part == "optimizer":
             loop.optimizer.step = torch.compile(loop.optimizer.step, backend=backend)  # type: ignore[method-assign]

@@ -282,17 +282,16 @@ def test_what_was_there_before_is_of_no_concern(tmp_path: Path) -> None:
     assert len(result.optimisers) == 1 and result.exit_code() == 0, str(result.findings)
 
 
-COMPILED = PLAIN.replace("for i", "m = torch.compile(m, backend='eager')\nfor i")
-
-
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("compiled", ["m = torch.compile(m, backend='eager')", "m.compile(backend='eager')"])
 @pytest.mark.parametrize("change", [lambda text: text, lambda text: text.replace("    o.zero_grad()\n", "")])
-def test_a_compiled_network_is_watched_like_another(tmp_path: Path, change: Callable[[str], str]) -> None:
-    result = run(script(tmp_path, change(COMPILED)))
+def test_a_compiled_network_is_watched_like_another(
+    tmp_path: Path, change: Callable[[str], str], compiled: str
+) -> None:
+    source = change(PLAIN.replace("for i", f"{compiled}\nfor i"))
+    result = run(script(tmp_path, source))
     assert not result.failed, result.ended
-    assert [finding.name for finding in result.findings.faults] == (
-        [] if "zero_grad" in change(COMPILED) else ["never zeroed"]
-    )
+    assert [finding.name for finding in result.findings.faults] == ([] if "zero_grad" in source else ["never zeroed"])
 
 
 class OwnOptimizer:
