@@ -59,8 +59,9 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
     """
 
     figure = traitlets.Dict().tag(sync=True)
-    drawn = traitlets.Int(0).tag(sync=True)
-    event = traitlets.Dict().tag(sync=True)
+    # What the page says is not sent back to it.
+    drawn = traitlets.Int(0).tag(sync=True, echo_update=False)
+    event = traitlets.Dict().tag(sync=True, echo_update=False)
 
     def __init__(self, figure: dict[str, Any]) -> None:
         self.gate = threading.RLock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -143,14 +144,14 @@ class PredictionPanel(Panel[str]):
 
     @property
     def _asked(self) -> str:
-        return html.escape(self.prediction.question)
+        return _prose(self.prediction.question)
 
     def _outcome(self) -> str:
         """The answer that was locked beside the right one, as HTML."""
         right = f"{html.escape(self.prediction.right)}. "
         first = "Right." if self.is_right else f"Not so: {right}" if self.answer else f"{right}({SKIPPED}) "
         colour = RIGHT_COLOUR if self.is_right else OTHER_COLOUR
-        text = f"<b>{first}</b> {html.escape(self.prediction.because)}"
+        text = f"<b>{first}</b> {_prose(self.prediction.because)}"
         return f"<div style='{FRAME.format(colour)}'>{text}</div>"
 
     def static(self) -> dict[str, Any]:
@@ -160,10 +161,15 @@ class PredictionPanel(Panel[str]):
         page = f"<b>Predict.</b> {self._asked}<ul style='margin:4px 0'>{rows}</ul>"
         if self.answers or self.shown:
             lines += [f"Answer: {prediction.right}. {prediction.because}"]
-            answer = f"<b>{html.escape(prediction.right)}</b>. {html.escape(prediction.because)}"
+            answer = f"<b>{html.escape(prediction.right)}</b>. {_prose(prediction.because)}"
             page += f"<details><summary>Answer</summary>{answer}</details>"
         page = f"<div style='{FRAME.format(OTHER_COLOUR)}'>{page}</div>"
         return {"text/plain": "\n".join(lines), "text/html": page}
+
+
+def _prose(text: str) -> str:
+    """Text as HTML, with `code` as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
 
 
 def _output(thing: Any) -> dict[str, Any]:

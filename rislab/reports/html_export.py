@@ -257,7 +257,9 @@ def _exporter() -> Any:
                 path=context["resources"]["metadata"]["path"],
                 exclude_anchor_links=True,
             )
-            return str(MarkdownWithMath(renderer=renderer).render(source))
+            # A report shows at once what a lesson shows after an answer.
+            shown = re.sub(r"^<details><summary>.*?</summary>(.*?)</details>", r"\1", source, flags=re.DOTALL)
+            return str(MarkdownWithMath(renderer=renderer).render(shown))
 
     # No template from the folder that the command happens to run in.
     return Exporter(template_name="basic", raw_template=static_text("cells.html.j2"), extra_template_basedirs=[])

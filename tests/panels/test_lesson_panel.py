@@ -60,6 +60,8 @@ def test_without_widgets_question_and_answer_are_shown_or_neither_figure_nor_ans
     teacher = Lesson("start", live=False).predict("one indent")
     text = teacher.static()["text/plain"]
     assert "Will the reported loss still fall?" in text and f"Answer: {teacher.prediction.right}" in text
+    named = Lesson("your_loop", live=False).predict("exit code").static()
+    assert "<code>rislab checkup</code> runs" in named["text/html"] and "`rislab checkup`" in named["text/plain"]
     teacher.shows("the figure")
     assert capsys.readouterr().out == "the figure\n"
     lesson = Lesson("start", live=False, answers=False)

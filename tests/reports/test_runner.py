@@ -530,6 +530,11 @@ def test_formulas_survive_what_the_converter_lacks(tmp_path: Path) -> None:
     assert html.count("<math") == 3
 
 
+def test_what_a_lesson_folds_stands_open_in_a_report(tmp_path: Path) -> None:
+    html = page(tmp_path, new_markdown_cell("<details><summary>After</summary>\n\nIt *rises*.\n\n</details>"))
+    assert "<p>It <em>rises</em>.</p>" in html and "After" not in html
+
+
 def test_a_page_without_figures_has_no_scripts(tmp_path: Path) -> None:
     html = page(tmp_path, new_markdown_cell("# Title"), code("1"))
     assert "<script" not in html
