@@ -34,6 +34,7 @@ FIXES = {
     "average moves away from the weights": "move the average by (1 - decay) * (weight - average), not against it",
     "frozen weights move": "give the optimiser, and whatever decays weights, those with requires_grad only",
     "average of the last weights alone": "let the average keep its decay, and take 1 - decay of the new weights",
+    "requires_grad of a module": "call module.requires_grad_(False)",
     "nothing was loaded": "make the names of the state those of the module, and load it with strict=True",
     "always the first batch": "make the iterator once an epoch, outside of the loop over steps",
     "loader without a batch": "leave out drop_last where the dataset is smaller than a batch, as in an evaluation",

@@ -1,18 +1,20 @@
-"""Frozen tensors that an optimiser holds, and that move all the same: by decay, or by what is left in its state."""
+"""Freezing that has no effect: frozen tensors that move all the same, and modules that were given an attribute."""
 
 from __future__ import annotations
 
 import math
 import weakref
 from dataclasses import dataclass
+from types import FunctionType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import Observer, Roots
-from rislab.checkup.findings import Finding, as_warning, listed
+from rislab.checkup.events import ForwardEvent, Observer, Roots
+from rislab.checkup.findings import Finding, as_fault, as_warning, listed
+from rislab.checkup.looks import Looks
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import few_coordinates, is_readable
 
@@ -75,6 +77,16 @@ class FrozenTensors(Observer):
         self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
         self._any = False  # whether one was ever held
         self._where = ""
+        self._looks = Looks()
+        self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._stepped: set[int] = set()
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
+        if self._looks.wanted(id(call.module)):
+            for name, module in call.module.named_modules():
+                if vars(module).get("requires_grad") is False and not _mentions(type(module), "requires_grad"):
+                    self._frozen_modules[module] = name or type(module).__name__
 
     def on_backward(self, roots: Roots) -> None:
         """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
@@ -90,6 +102,8 @@ class FrozenTensors(Observer):
         self._steps[optimizer] = number
         if number == 1:
             held = [value for group in optimizer.param_groups for value in group["params"]]
+            if self._frozen_modules:
+                self._stepped.update(map(id, held))
             some = [value for value in held if not value.requires_grad and is_readable(value)][:TENSORS]
             # Where all are frozen, gradients come from elsewhere.
             if any(value.requires_grad for value in held):
@@ -109,17 +123,30 @@ class FrozenTensors(Observer):
     def findings(self) -> list[Finding]:
         """One for each optimiser whose frozen tensors move."""
         results = []
+        for module, name in self._frozen_modules.items():
+            own = list(nn.Module.parameters(module))
+            count = sum(id(value) in self._stepped for value in own)
+            if count and all(value.requires_grad for value in own):
+                text = f"{name}, a {type(module).__name__}, has an attribute requires_grad, which freezes nothing: "
+                text += f"the optimiser steps {count} of its tensors, and all ask for gradients"
+                results.append(as_fault(Code.WEIGHTS, "requires_grad of a module", text))
         for optimizer, frozen in self._held.items():
             decayed = [one for one in frozen if one.decayed >= MOVES and not one.tensor.requires_grad]
             stepped = [one for one in frozen if one.stepped >= MOVES and not one.tensor.requires_grad]
-            who, moved = ("", [])
-            if stepped:
-                moved, who = stepped, f"{type(optimizer).__name__}.step(), on gradients or moments of before"
-            elif decayed:
+            # A step that moves what is to get no gradient is wrong; a decay by hand may be meant, as of a temperature.
+            kind, moved = (as_fault, stepped) if stepped else (as_warning, decayed)
+            who = f"{type(optimizer).__name__}.step(), on gradients or moments of before"
+            if decayed and not stepped:
                 shrink = math.prod(one.shrunk for one in decayed) ** (1 / sum(one.decayed for one in decayed))
-                moved, who = decayed, f"a decay outside of the step, by a factor of {shrink:.6g} each time"
+                who = f"a decay outside of the step, by a factor of {shrink:.6g} each time"
             if moved:
                 shapes = listed(["×".join(map(str, one.tensor.shape)) for one in moved])
                 text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"
-                results.append(as_warning(Code.WEIGHTS, "frozen weights move", text, self._where))
+                results.append(kind(Code.WEIGHTS, "frozen weights move", text, self._where))
         return results
+
+
+def _mentions(kind: type, name: str) -> bool:
+    """Whether methods of a class, unless they are torch's, have a use of their own for an attribute."""
+    methods = [one for base in kind.__mro__ if not base.__module__.startswith("torch.") for one in vars(base).values()]
+    return any(name in one.__code__.co_names for one in methods if isinstance(one, FunctionType))

@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sequenti
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import ForwardEvent, Observer
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.interception import Replacement
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import few_coordinates
@@ -92,12 +92,14 @@ class LoaderPasses(Observer):
         if type(sampler) is WeightedRandomSampler and len(sampler.weights) < len(loader.dataset):  # type: ignore[arg-type]
             few, all_of = len(sampler.weights), len(loader.dataset)  # type: ignore[arg-type]
             text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
-            self._add("samples that are never drawn", f"{text}first {few} are never drawn", where)
+            # The sampler takes one weight a sample: whoever wants fewer samples gives the loader fewer.
+            text += f"first {few} are never drawn"
+            self._add(as_fault(Code.LOSSES, "samples that are never drawn", text, where))
         if type(loader.batch_sampler) is not BatchSampler:
             return
         if not len(loader) and len(loader.sampler):  # type: ignore[arg-type]
             text = f"{len(loader.sampler)} samples in batches of {loader.batch_size}, with drop_last: not one batch"  # type: ignore[arg-type]
-            self._add("loader without a batch", text, where)
+            self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
         if type(sampler) is SequentialSampler and len(loader) > 1:
             self._compare(_Pass(id(loader), len(loader), where))
 
@@ -111,13 +113,13 @@ class LoaderPasses(Observer):
         if same and before is not None and before.first is not None and torch.equal(before.first, now.first):
             self._again[now.where] = self._again.get(now.where, (1, 0))[0] + 1, now.batches
 
-    def _add(self, name: str, text: str, where: str) -> None:
-        self._findings.setdefault((name, where), as_warning(Code.LOSSES, name, text, where))
+    def _add(self, finding: Finding) -> None:
+        self._findings.setdefault((finding.name, finding.where), finding)
 
     def findings(self) -> list[Finding]:
         """One for each line and kind."""
         for where, (count, batches) in self._again.items():
             if count >= CERTAIN:
                 text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "
-                self._add("always the first batch", f"{text}batch", where)
+                self._add(as_warning(Code.LOSSES, "always the first batch", f"{text}batch", where))
         return [*self._findings.values()]

@@ -23,8 +23,8 @@ class OwnWeights(Observer):
         self._stepped = False
         self._loads: dict[str, tuple[int, str]] = {}  # by line: how often, and what
         # Loaded without a name that fits: module, a few of its numbers before, and what is to be said.
-        self._unfit: list[tuple[nn.Module, Tensor, str, str]] = []
-        self._nothing: dict[str, str] = {}
+        self._unfit: list[tuple[nn.Module, Tensor, str, str, bool]] = []
+        self._nothing: dict[str, tuple[str, bool]] = {}
 
     def after_step(self, optimizer: Optimizer) -> None:
         """From now on there is something to be restored."""
@@ -55,19 +55,25 @@ class OwnWeights(Observer):
             text = (
                 f"of {len(names)} names of {type(module).__name__}, as {names[0]}, none is among the {len(state)} of "
             )
-            self._unfit.append((module, few_coordinates(first), f"{text}the state, as {next(iter(state))}", where))
+            text = f"{text}the state, as {next(iter(state))}"
+            # A state of these very shapes is that of the network, under other names: no part of it is another's.
+            shapes = [sorted(map(_shape, one.values())) for one in (module.state_dict(), state)]
+            self._unfit.append((module, few_coordinates(first), text, where, shapes[0] == shapes[1]))
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A module may rename what it loads: what has changed was loaded."""
         unfit, self._unfit = self._unfit, []
-        for loaded, before, text, where in unfit:
+        for loaded, before, text, where, same in unfit:
             first = next(value for value in nn.Module.parameters(loaded) if is_readable(value))
             if torch.equal(few_coordinates(first), before):
-                self._nothing[where] = f"{text}: nothing changed"
+                self._nothing[where] = f"{text}: nothing changed", same
 
     def findings(self) -> list[Finding]:
         """One for each line that loads."""
-        nothing = [as_warning(Code.WEIGHTS, "nothing was loaded", text, where) for where, text in self._nothing.items()]
+        nothing = [
+            (as_fault if same else as_warning)(Code.WEIGHTS, "nothing was loaded", text, where)
+            for where, (text, same) in self._nothing.items()
+        ]
         return nothing + [
             as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
             for where, (count, text) in self._loads.items()
@@ -79,6 +85,10 @@ def _place(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
         return (id(value),)
     return value.data_ptr(), value.shape, value.stride(), value.device
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else (-1,)
 
 
 def _times(count: int) -> str:

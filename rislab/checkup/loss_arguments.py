@@ -53,6 +53,12 @@ EVALUATED = (*DISTANCES, *LOGITS, functional.nll_loss)
 OF_EVALUATION = (
     "compared with itself", "probabilities where logits belong", "probabilities where their logarithm belongs",
 )  # fmt: skip
+# What contradicts the documentation of the loss, or makes it always 0, can never be meant, where it is trained on. The
+# others may: bounded logits, a loss whose normalisation is added by hand, labels that are learned.
+CERTAIN = (
+    "probabilities where their logarithm belongs", "log-probabilities where probabilities belong",
+    "normalised along another axis", "targets outside of 0 to 1", "loss of one class",
+)  # fmt: skip
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
 # So many samples against all others are no accident.
@@ -78,12 +84,14 @@ class _Suspicion:
         evidence: of the last call.
         calls: that showed it.
         refuted: whether one did not.
+        certain: whether it can never be meant.
     """
 
     where: str
     evidence: str = ""
     calls: int = 0
     refuted: bool = False
+    certain: bool = False
 
 
 class LossArguments(Observer):
@@ -113,6 +121,7 @@ class LossArguments(Observer):
                 one = self._suspicions.setdefault((name, stack), _Suspicion(where))
                 one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
                 one.refuted |= not evidence
+                one.certain |= trained and _is_certain(name, call, first=given[0])
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
             return
@@ -122,8 +131,24 @@ class LossArguments(Observer):
         held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
         return [
             *self._broadcast.values(),
-            *(as_warning(Code.ARGUMENTS, name, one.evidence, one.where) for name, one in held),
+            *(
+                (as_fault if one.certain else as_warning)(Code.ARGUMENTS, name, one.evidence, one.where)
+                for name, one in held
+            ),
         ]
+
+
+def _is_certain(name: str, call: LossEvent, first: Tensor) -> bool:
+    """Whether what the arguments of a loss are wrong by can never be meant."""
+    if name == "probabilities where logits belong":
+        # A sigmoid that bounds the logits of several classes may be; one of two in a row, or a softmax, is not.
+        return call.function is not functional.cross_entropy or are_probabilities(rows_of_classes(first))
+    if name == "logits that cannot be negative":
+        # Of several classes, a difference can still be anything; of one, no answer is below one half.
+        return call.function is functional.binary_cross_entropy_with_logits
+    if name == "compared with itself":
+        return call.function in DISTANCES
+    return name in CERTAIN
 
 
 def loss_arguments(call: LossEvent) -> tuple[Tensor, Tensor] | None:

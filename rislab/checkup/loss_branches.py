@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import Observer, Roots
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.looks import Looks
 from rislab.checkup.loss_graph import sources_of, tensors_behind
 from rislab.checkup.optimizers import tensors_held
@@ -46,6 +46,7 @@ class _Suspect:
         stack: files and lines that led there.
         sides: by the identity of each tensor that each side of the loss depends on, the given one last.
         regressed: whether a loss of its own trains the given side.
+        apart: whether the given side has weights that the rest of the term has not.
     """
 
     name: str
@@ -53,6 +54,7 @@ class _Suspect:
     stack: tuple[str, ...]
     sides: list[dict[int, Tensor]]
     regressed: bool = True
+    apart: bool = False
 
     def alive(self) -> bool:
         """Whether its gradients have not been zeroed."""
@@ -68,6 +70,7 @@ class _Place:
     label: str = ""
     steps: int = 0
     others: int = 0
+    apart: bool = False
 
 
 @dataclass
@@ -101,10 +104,11 @@ class LossBranches(Observer):
             self._suspects.append(_Suspect("stop-gradient missing", where, stack, sides))
         else:
             self._place("stop-gradient missing", where, stack).others += 1
-        sides = _advantage(near)
-        if sides is not None:
-            regressed = _regresses(near, sides[-1])
-            self._suspects.append(_Suspect("advantage not detached", where, stack, sides, regressed))
+        advantage = _advantage(near)
+        if advantage is not None:
+            side, apart = advantage
+            regressed = _regresses(near, side)
+            self._suspects.append(_Suspect("advantage not detached", where, stack, [side], regressed, apart))
 
     def _place(self, name: str, where: str, stack: tuple[str, ...]) -> _Place:
         return self._places.setdefault((name, stack), _Place(where))
@@ -115,8 +119,9 @@ class LossBranches(Observer):
             return
         held = set(map(id, tensors_held(optimizer)))
         used = [one for one in self._suspects if all(held & side.keys() for side in one.sides) and one.alive()]
-        for name, stack in {(one.name, one.stack): one for one in used if one.regressed}:
-            place = self._place(name, next(one.where for one in used if one.stack == stack), stack)
+        for (name, stack), one in {(one.name, one.stack): one for one in used if one.regressed}.items():
+            place = self._place(name, one.where, stack)
+            place.apart = one.apart
             place.steps, place.label = place.steps + 1, f"{type(optimizer).__name__} of {len(held)} tensors"
         self._suspects = [one for one in self._suspects if one not in used]
 
@@ -127,13 +132,16 @@ class LossBranches(Observer):
             if place.steps < AGREEING or place.others:
                 continue
             text = f"in {place.steps} steps of the {place.label}, "
+            # A gradient of both answers may be meant, as in residual methods; a value that its own loss draws to the
+            # return, and the policy's loss away from it, is not.
+            kind = as_fault if place.apart else as_warning
             if name == "stop-gradient missing":
                 text += "all terms of the loss compare two answers that it trains both: the target moves to the answer"
                 text += " as well, and the loss is smallest where all inputs have one answer"
             else:
                 text += "the policy's loss is log-probability times (return - value), and its gradient goes into the "
                 text += "value too: what a regression trains, the policy's loss pushes away"
-            results.append(as_warning(Code.LOSSES, name, text, place.where))
+            results.append(kind(Code.LOSSES, name, text, place.where))
         return results
 
     def end(self, error: BaseException | None) -> None:
@@ -216,8 +224,11 @@ def _is_normalised(node: Node) -> bool:
     )
 
 
-def _advantage(near: Iterable[Node]) -> list[dict[int, Tensor]] | None:
-    """What a value depends on, if the log-probability of a sample is multiplied with (constant - value)."""
+def _advantage(near: Iterable[Node]) -> tuple[dict[int, Tensor], bool] | None:
+    """What a value depends on, if the log-probability of a sample is multiplied with (constant - value).
+
+    With it, whether the log-probability does not depend on that.
+    """
     products = [node for node in near if _is(node, ("MulBackward",)) and len(sources_of(node)) == 2]
     for node in products[:PRODUCTS]:
         sources = sources_of(node)
@@ -230,7 +241,7 @@ def _advantage(near: Iterable[Node]) -> list[dict[int, Tensor]] | None:
             tensors = _tensors_behind(*values)
             own = _tensors_behind(sources[sampled.index(True)])
             alone = {key: value for key, value in tensors.items() if key not in own}
-            return [alone or tensors] if tensors else None
+            return (alone or tensors, bool(alone)) if tensors else None
     return None
 
 

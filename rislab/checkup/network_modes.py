@@ -12,8 +12,8 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import ForwardEvent, Observer
-from rislab.checkup.findings import Finding, as_warning
-from rislab.checkup.looks import Looks
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.looks import FIRST, Looks
 from rislab.checkup.rules import Code
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -59,6 +59,11 @@ class _Forwards:
         self.repeated |= bool(given) and place == self.places
         self.places = place
 
+    def are_rare(self) -> bool:
+        """Whether steps lie between them: told by the first, since later ones are looked at ever more rarely."""
+        first = sorted(self.steps)[:FIRST]
+        return not first or first[-1] - first[0] >= STEPS_BETWEEN * (len(first) - 1)
+
 
 @dataclass(eq=False)
 class _Network:
@@ -69,6 +74,7 @@ class _Network:
         norms: its layers with running statistics.
         drops: whether it has a dropout.
         first: a number of its first weight, which tells whether it moves.
+        normalised: whether it was trained on the statistics of batches.
     """
 
     module: nn.Module
@@ -83,6 +89,7 @@ class _Network:
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
+    normalised: bool = False
 
     @classmethod
     def of(cls, module: nn.Module) -> _Network:
@@ -131,6 +138,8 @@ class NetworkModes(Observer):
             self._statistics_of(network, call.training)
         elif call.training:
             network.trained.note(call, self._step)
+            network.normalised |= any(one.training for one in network.norms)
+        if call.training:
             self._look_at_frozen(network)
 
     def _connect(self, key: int, call: ForwardEvent) -> None:
@@ -146,8 +155,10 @@ class NetworkModes(Observer):
 
     def _look_at_frozen(self, network: _Network) -> None:
         frozen = network.frozen()
-        others = frozen and any(value.requires_grad for value in nn.Module.parameters(network.module))
-        if not others:
+        weights = [*nn.Module.parameters(network.module)]
+        # A network that is trained in turns with another one is frozen for a while.
+        before_another = network.feeds and id(weights[0]) not in self._stepped
+        if not frozen or not (before_another or any(value.requires_grad for value in weights)):
             network.frozen_norms = 0
             return
         now = frozen[0].running_mean.detach().clone()
@@ -179,15 +190,18 @@ class NetworkModes(Observer):
         for network in self._networks.values():
             trained = any(id(value) in self._stepped for value in nn.Module.parameters(network.module))
             name = type(network.module).__name__
-            if trained:
-                results += self._of_trained(network, name)
-            elif not network.evaluated.count:
-                results += self._of_frozen(network, name)
+            results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
             if network.never_moved and (trained or self._is_copy(network)):
                 text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
                 where = network.never_moved.removeprefix("?")
-                results.append(as_warning(Code.MODE, "running statistics never moved", text, where))
+                # Trained on the statistics of batches, evaluated on none; a copy may be a fixed network of its own.
+                kind = as_fault if trained and network.normalised else as_warning
+                results.append(kind(Code.MODE, "running statistics never moved", text, where))
         return results
+
+    def _is_between(self, steps: set[int]) -> bool:
+        """Whether training went on before one of these steps and after it."""
+        return any(0 < step < self._step for step in steps)
 
     def _is_copy(self, network: _Network) -> bool:
         """Whether a trained network of the same make has statistics that moved."""
@@ -202,17 +216,16 @@ class NetworkModes(Observer):
     def _of_trained(self, network: _Network, name: str) -> list[Finding]:
         results = []
         wrong, depends = network.training_mode, network.drops or any(one.momentum for one in network.norms)
-        rare = self._step >= max(STEPS, STEPS_BETWEEN * len(wrong.steps))
-        meant = wrong.repeated or network.feeds
-        if wrong.count and depends and rare and network.trained.count and not network.evaluated.count and not meant:
+        rare = self._step >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
+        # After the training, statistics are taken once more, before an evaluation in evaluation mode.
+        meant = wrong.repeated or network.feeds or (network.evaluated.count and not self._is_between(wrong.steps))
+        in_turn = self._is_between(network.evaluated.steps)
+        if wrong.count and depends and rare and network.trained.count and not in_turn and not meant:
             layers = "dropout" if network.drops else "BatchNorm"
             text = f"{name} has {layers}, was run without gradients in training mode after {len(wrong.steps)} of "
-            text += f"{self._step} steps, and never in evaluation mode"
+            text += f"{self._step} steps, and never in evaluation mode while training went on"
             results.append(as_warning(Code.MODE, "evaluated in training mode", text, wrong.where))
-        if network.frozen_norms and network.statistics_moved and network.trained.count >= AGREEING:
-            text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
-            text += "their running statistics move"
-            results.append(as_warning(Code.MODE, "statistics of frozen layers move", text, network.trained.where))
+        results += _of_statistics(network, name, network.trained)
         away = _away(network)
         if away and not network.feeds:
             text = f"inputs of {name}: {away}"
@@ -222,14 +235,22 @@ class NetworkModes(Observer):
 
     def _of_frozen(self, network: _Network, name: str) -> list[Finding]:
         """A network that no optimiser steps, that never moves, and that answers in training mode at most steps."""
-        runs = network.training_mode
-        if len(runs.steps) < AGREEING or not (network.drops or network.norms) or network.feeds:
+        runs = max(network.training_mode, network.trained, key=lambda one: len(one.steps))
+        if len(runs.steps) < AGREEING or _first_weight(network.module) != network.first or runs.are_rare():
             return []
-        if _first_weight(network.module) != network.first or STEPS_BETWEEN * len(runs.steps) < self._step:
-            return []
+        if not (network.drops or network.norms) or self._is_between(network.evaluated.steps):
+            return _of_statistics(network, name, runs)
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
+
+
+def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Finding]:
+    if not network.frozen_norms or not network.statistics_moved or runs.count < AGREEING:
+        return []
+    text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
+    text += "their running statistics move"
+    return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
 
 
 def _first_weight(module: nn.Module) -> float:

@@ -22,7 +22,9 @@ from rislab.errors import error_text
 
 MIXED = "the samples of a batch are mixed"
 OVER_THE_BATCH = "normalised over the batch"
-NAMES = {"all": OVER_THE_BATCH, "most": OVER_THE_BATCH, "others": MIXED, "some": MIXED, "following": MIXED}
+NAMES = {"all": OVER_THE_BATCH, "most": OVER_THE_BATCH} | dict.fromkeys(
+    ("others", "some", "following", "fading", "place"), MIXED
+)
 
 
 def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any] | None = None) -> list[Finding]:
@@ -50,6 +52,9 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
             mixing = find_mixing(run, arguments, precision_in(model, arguments))
             if mixing is None or mixing.kind in ("", "some") or why_meant(copied, run, arguments, mixing):
                 return []
+            # Short convolutions along the first dimension fade as well, and may be meant.
+            if mixing.kind == "fading" and not any(isinstance(one, nn.RNNBase) for one in copied.modules()):
+                return []
             return [as_warning(Code.INDEPENDENCE, NAMES[mixing.kind], described(mixing))]
         except Exception as error:
             return [not_tried(Code.INDEPENDENCE, error)]
@@ -65,8 +70,11 @@ def described(mixing: Mixing, mode: str = "evaluation") -> str:
     text = f"in {mode} mode, sample {mixing.sample + 1} of {mixing.samples} was exchanged"
     if mixing.kind == "all":
         return f"{text}, and all answers changed, those of others by {mixing.error:.2g} of themselves"
-    if mixing.kind == "following":
-        return f"{text}, and its answer and all after it changed: a recurrence runs along the batch"
+    if mixing.kind == "place":
+        text = f"in {mode} mode, {mixing.samples} samples were turned by one place, and their answers changed by "
+        return f"{text}{mixing.error:.2g} of themselves: an answer depends on the place of its sample in the batch"
+    if mixing.kind in ("following", "fading"):
+        return f"{text}, and its answer and those after it changed: a recurrence runs along the batch"
     answers = listed([place + 1 for place in mixing.changed])
     return f"{text}, and the answers that changed are {answers}, by {mixing.error:.2g} of themselves"
 

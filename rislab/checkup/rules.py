@@ -142,6 +142,7 @@ _OF_THE_LOOP = (
             "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
             "average moves away from the weights", "frozen weights move", "weights differ between ranks",
             "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
+            "requires_grad of a module",
         ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),

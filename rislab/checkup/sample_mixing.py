@@ -28,7 +28,8 @@ class Mixing:
     Args:
         kind: "" if each answer depends on its own sample alone; "all" if each sample changes all answers, "most" if
             most change half of them; "others" if samples change answers that are not theirs, and not their own;
-            "following" if each changes its own answer and all after it; "some" otherwise.
+            "following" if each changes its own answer and all after it, "fading" if only some after it; "place" if
+            each answer depends on its own sample, and on where that stands; "some" otherwise.
         error: the largest change of an answer that was not the sample's own, relative to the answers.
         changed: answers that one sample changed, from 0, as an example.
         sample: that changed them.
@@ -64,7 +65,11 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
     if not changes:
         return None
     if all(changed <= {place} for place, changed, _ in changes):
-        return Mixing("", samples=samples)
+        error = _error_of_turning(run, arguments, answers, samples)
+        # Weights or states that belong to the rows, as to the nodes of a graph, fit no other number of them.
+        fixed = not error > SAME[precision] or not _takes_fewer(run, arguments, samples)
+        time_first = _independent(run, arguments, answers, first, precision) > 0
+        return Mixing("" if fixed or time_first else "place", error, samples=samples)
     others = [(error, place, changed) for place, changed, error in changes if changed - {place}]
     error, place, changed = max(others, key=lambda one: one[0])
     moved = [(place, changed) for place, changed, _ in changes if changed]
@@ -72,8 +77,8 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
         kind = "all"
     else:
         kind = "others" if sum(place not in changed for place, changed in moved) * 2 >= len(moved) else "some"
-        if kind == "some" and all(changed == {*range(place, samples)} for place, changed in moved):
-            kind = "following"
+        if kind == "some" and all(min(changed) == place for place, changed in moved):
+            kind = "following" if all(changed == {*range(place, samples)} for place, changed in moved) else "fading"
         elif kind == "some" and 2 * sum(2 * len(changed) >= samples for _, changed in moved) >= len(moved):
             kind = "most"
     return Mixing(
@@ -119,6 +124,30 @@ def _changes(
         if compared:
             changes.append((place, moved, largest))
     return changes
+
+
+def _error_of_turning(run: Run, arguments: Arguments, answers: dict[str, Tensor], samples: int) -> float:
+    """The largest relative change of an answer where the samples stand in another order, each with its answer."""
+
+    def turn(leaf: Any) -> Any:
+        if not _has(leaf, 0, samples):
+            return leaf
+        return SampleList([*leaf[1:], leaf[0]]) if isinstance(leaf, SampleList) else leaf.roll(-1, 0)
+
+    largest = 0.0
+    for one, two in zip(answers.values(), tensors_in(run(map_leaves(arguments, turn))).values(), strict=True):
+        if one.shape == two.shape and one.dim() and one.shape[0] == samples:
+            before, after = (answer.reshape(samples, -1).double() for answer in (one.roll(-1, 0), two))
+            largest = max(largest, float((after - before).norm() / before.norm().clamp_min(1e-30)))
+    return largest
+
+
+def _takes_fewer(run: Run, arguments: Arguments, samples: int) -> bool:
+    try:
+        run(map_leaves(arguments, lambda leaf: leaf[:-1] if _has(leaf, 0, samples) else leaf))
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return True
 
 
 def _by_place(answer: Tensor, dimension: int, size: int, lengths: tuple[int, ...]) -> Tensor | None:

@@ -68,6 +68,9 @@ class WeightChanges:
             for name, value in trainable
             if name in self._first and torch.equal(value, self._first[name][0])
         ]
+        if len(unchanged) < len(trainable) and not copies:
+            # A network that is called nowhere, and shares weights with this one, need not move.
+            unchanged = [(name, value) for name, value in unchanged if id(value) in held or name in trace.unoptimised]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]
         trace.rounding_only = [

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
 from rislab.checkup.findings import Finding
 from rislab.checkup.loop_watch import watch
+from rislab.checkup.process_watch import ProcessWatch
 
 
 class Loop:
@@ -83,3 +85,20 @@ def test_gradients_of_before_are_told() -> None:
 def test_frozen_tensors_that_stay_or_are_moved_on_purpose_are_none() -> None:
     for loop in (Loop(weight_decay=0.1), Follows(), ByHand(momentum=0.9), FrozenInBetween()):
         assert loop.findings() == [], type(loop).__name__
+
+
+@pytest.mark.parametrize("method", [False, True])
+def test_a_module_is_frozen_by_its_method_and_not_by_an_attribute(method: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    if method:
+        model[0].requires_grad_(False)
+    else:
+        model[0].requires_grad = False  # type: ignore[assignment]
+    with ProcessWatch() as process:
+        optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    named = [(one.severity, one.name) for one in process.findings() if one.name == "requires_grad of a module"]
+    assert named == ([] if method else [("fault", "requires_grad of a module")])

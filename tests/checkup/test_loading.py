@@ -55,11 +55,15 @@ def test_before_the_first_step_nothing_can_be_lost() -> None:
     assert not any(finding.name == "loads its own weights" for finding in watched.findings())
 
 
-@pytest.mark.parametrize("prefix", ["module.", ""])
-def test_a_state_without_a_name_that_fits_is_named(prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("prefix", "more", "expected"), [("module.", 0, ["fault"]), ("module.", 1, ["warning"]), ("", 0, [])]
+)
+def test_a_state_without_a_name_that_fits_is_named(prefix: str, more: int, expected: list[str]) -> None:
     model = nn.Linear(3, 1)
     state = {prefix + name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    # With parts of other networks, it may be that of all of them, given to each.
+    state |= {f"other.{number}": torch.zeros(2) for number in range(more)}
     with watch(model, torch.optim.SGD(model.parameters(), lr=0.01)) as watched:
         model.load_state_dict(state, strict=False)
         model(torch.randn(2, 3))
-    assert any(finding.name == "nothing was loaded" for finding in watched.findings()) is bool(prefix)
+    assert [one.severity for one in watched.findings() if one.name == "nothing was loaded"] == expected

@@ -101,7 +101,7 @@ def test_an_advantage_that_is_not_detached_is_told(kind: str, detached: bool) ->
     torch.manual_seed(0)
     actor, critic = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
     found = told([actor, critic], lambda: of_a_policy(actor, critic, kind, detached))
-    assert found == ([] if detached else [("warning", "advantage not detached")])
+    assert found == ([] if detached else [("fault", "advantage not detached")])
 
 
 @pytest.mark.parametrize("zeroed", [False, True])

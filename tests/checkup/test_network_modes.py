@@ -35,6 +35,10 @@ def network(*layers: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), *layers, nn.Linear(8, 2))
 
 
+def frozen(*layers: nn.Module) -> nn.Sequential:
+    return network(*layers).requires_grad_(False)
+
+
 def twice(train: nn.Module) -> Tensor:
     return train(X) + train(X)
 
@@ -90,21 +94,61 @@ def test_statistics_that_never_move_are_named_where_they_are_used(kind: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["in training mode", "in evaluation mode", "moving"])
+@pytest.mark.parametrize("kind", ["in training mode", "with a gradient", "in evaluation mode", "moving"])
 def test_a_teacher_that_is_not_trained_belongs_in_evaluation_mode(kind: str) -> None:
     torch.manual_seed(0)
     teacher, student = network(nn.Dropout(0.5)), network(nn.ReLU())
     teacher.train(kind != "in evaluation mode")
     optimizer = torch.optim.SGD(student.parameters(), lr=0.01)
     with ProcessWatch(every=1) as process:
-        for _ in range(12):
-            with torch.no_grad():
-                target = teacher(X)
+        # More steps than all of them are looked at.
+        for _ in range(120 if kind == "in training mode" else 12):
+            with torch.set_grad_enabled(kind == "with a gradient"):
+                target = teacher(X).detach()
                 if kind == "moving":
                     for mine, other in zip(teacher.parameters(), student.parameters(), strict=True):
                         mine.lerp_(other, 0.1)
             optimizer.zero_grad()
             nn.functional.mse_loss(student(X), target).backward()
             optimizer.step()
+        with torch.no_grad():
+            teacher.eval()(X)
     found = [one.name for one in process.findings() if one.code == "C12"]
-    assert found == (["frozen network in training mode"] if kind == "in training mode" else [])
+    assert found == (["frozen network in training mode"] if kind in ("in training mode", "with a gradient") else [])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_statistics_of_a_frozen_network_before_the_trained_one_stay(training: bool) -> None:
+    torch.manual_seed(0)
+    backbone, head = frozen(nn.BatchNorm1d(8)), nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for step in range(16):
+            backbone.train(training and step % 8 != 7)
+            with torch.no_grad():
+                features = backbone(X)
+            optimizer.zero_grad()
+            head(features).square().mean().backward()
+            optimizer.step()
+    found = [one.name for one in process.findings() if one.code == "C12"]
+    assert found == (["statistics of frozen layers move"] if training else [])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_statistics_that_are_taken_after_the_training_are_no_evaluation(again: bool) -> None:
+    torch.manual_seed(0)
+    train = network(nn.BatchNorm1d(8))
+    optimizer = torch.optim.SGD(train.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for step in range(16):
+            optimizer.zero_grad()
+            train(X).square().mean().backward()
+            optimizer.step()
+            if again and step == 8:
+                with torch.no_grad():
+                    train(X)
+        with torch.no_grad():
+            train(X)
+            train.eval()(X)
+    found = [one.name for one in process.findings() if one.code == "C12"]
+    assert found == (["evaluated in training mode"] if again else [])

@@ -214,7 +214,27 @@ MIXING: dict[str, tuple[Callable[[], Made], str]] = {
         ),
         MIXED,
     ),
+    "recurrence along the batch": (
+        lambda: (
+            Of(lambda p, x: p["head"](p["cell"](x)[0][:, -1]), cell=nn.LSTM(8, 6), head=nn.Linear(6, 3)),
+            (torch.randn(24, 5, 8),),
+        ),
+        MIXED,
+    ),
+    "places counted along the batch": (
+        lambda: (
+            Of(lambda p, x: p["a"](x) + p["place"](torch.arange(len(x))), a=nn.Linear(8, 3), place=nn.Embedding(64, 3)),
+            (torch.randn(16, 8),),
+        ),
+        MIXED,
+    ),
 }  # fmt: skip
+
+
+def test_rows_with_weights_of_their_own_may_stand_in_their_order_alone() -> None:
+    own = nn.ParameterList([torch.randn(16, 3)])
+    nodes = Of(lambda p, x: p["a"](x) + p["own"][0], a=nn.Linear(8, 3), own=own)
+    assert network_probes(nodes, (torch.randn(16, 8),)) == []
 
 
 @pytest.mark.parametrize("name", MIXING)
