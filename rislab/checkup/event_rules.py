@@ -17,6 +17,8 @@ from rislab.checkup.windows import LOOSE, StepComparison, StepWindow, WatchedRun
 SKIPS = 17
 # So many windows of one size are no ends of short epochs by accident.
 SHORT_WINDOWS = 3
+# So many steps tell that two factors that begin at 0 stay there, as a chain of them does not.
+DEAD = 8
 # Other names for tensors that stay where they are.
 PARTLY_FROZEN = ("head frozen", "weights kept in bf16", "warm-up counted in samples")
 
@@ -269,8 +271,7 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         text = f"trainable, and held by no group: {listed(trace.unoptimised)}"
         findings.append(as_warning(Code.WEIGHTS, "not in the optimiser", text))
     if trace.frozen:
-        text = f"{trace.frozen} ask for no gradient"
-        findings.append(as_note(Code.WEIGHTS, "frozen tensors", text, ("head frozen",)))
+        findings.append(_of_frozen(trace))
     trained = bool(trace.micro_batches)
     if trace.bf16_tensors and not trace.full_tensors and trained and any(step.applied for step in trace.steps):
         text = (
@@ -286,7 +287,22 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         why = "never moved, as their true gradient is 0, like that of a bias before BatchNorm"
         findings.append(as_note(Code.WEIGHTS, "gradient of rounding alone", f"{why}: {listed(trace.rounding_only)}"))
         stuck = [name for name in stuck if name not in trace.rounding_only]
+    dead = [name for name in stuck if name in trace.zeros]
+    if len(dead) > 1 and len(stuck) < trace.tensors and len(moving) >= DEAD:
+        # One of two factors may begin at 0: the other one passes it a gradient. Of both, no step moves either.
+        text = f"{listed(dead)} began at 0 throughout, and never moved in {len(moving) + len(trace.merged)} steps"
+        findings.append(as_fault(Code.WEIGHTS, "detached backbone", text))
+        stuck = [name for name in stuck if name not in dead]
     return [*findings, *(_why_unmoved(stuck, moving, trace) if stuck else [])]
+
+
+def _of_frozen(trace: Trace) -> Finding:
+    """A note that tensors are frozen; a warning if one of them, 0 throughout, lets nothing through."""
+    text, lost = f"{trace.frozen} ask for no gradient", [name for name in trace.zeros if name not in trace.unchanged]
+    if lost and len(trace.unchanged) < trace.tensors:
+        text += f", and of these {listed(lost)} {'is' if len(lost) == 1 else 'are'} 0 throughout: nothing comes through"
+        return as_warning(Code.WEIGHTS, "frozen tensors", text, aliases=("head frozen",))
+    return as_note(Code.WEIGHTS, "frozen tensors", text, ("head frozen",))
 
 
 def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Finding]:

@@ -27,6 +27,7 @@ from rislab.checkup.probe_batches import map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME
 from rislab.checkup.seeds import one_seed
+from rislab.checkup.sequence_probes import sequence_probes
 from rislab.checkup.tensors import tensors_of
 from rislab.checkup.token_targets import TokenTargets, is_tokens
 
@@ -107,6 +108,7 @@ class FinalProbes(Observer):
         except RuntimeError:
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return
+        results += sequence_probes(call.network, call.args, call.named)
         for shift in (0, 1):
             place = self._targets.input_with_shift(call.network, shift)
             if place is not None:

@@ -25,14 +25,20 @@ class OwnWeights(Observer):
         # Loaded without a name that fits: module, a few of its numbers before, and what is to be said.
         self._unfit: list[tuple[nn.Module, Tensor, str, str, bool]] = []
         self._nothing: dict[str, tuple[str, bool]] = {}
+        # Tensors that were one in a state, and are two in the module that it was loaded into; what to say, and where.
+        self._apart: list[tuple[Tensor, Tensor, str, str]] = []
+        self._stepped_on: set[int] = set()
 
     def after_step(self, optimizer: Optimizer) -> None:
         """From now on there is something to be restored."""
+        if self._apart or not self._stepped:
+            self._stepped_on.update(id(value) for group in optimizer.param_groups for value in group["params"])
         self._stepped = True
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Compare the names of the state with those of the module, and the addresses."""
         self._look_at_names(module, state)
+        self._look_at_ties(module, state)
         if not self._stepped:
             return
         given = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
@@ -60,6 +66,17 @@ class OwnWeights(Observer):
             shapes = [sorted(map(_shape, one.values())) for one in (module.state_dict(), state)]
             self._unfit.append((module, few_coordinates(first), text, where, shapes[0] == shapes[1]))
 
+    def _look_at_ties(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        weights = dict(nn.Module.named_parameters(module, remove_duplicate=False))
+        first: dict[tuple[Any, ...], str] = {}
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.dim() < 2 or name not in weights:
+                continue
+            other = first.setdefault(_place(value), name)
+            if weights[other] is not weights[name]:
+                text = f"{other} and {name} are one tensor in the state, and two in {type(module).__name__}"
+                self._apart.append((weights[other], weights[name], text, caller()[0]))
+
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A module may rename what it loads: what has changed was loaded."""
         unfit, self._unfit = self._unfit, []
@@ -74,10 +91,19 @@ class OwnWeights(Observer):
             (as_fault if same else as_warning)(Code.WEIGHTS, "nothing was loaded", text, where)
             for where, (text, same) in self._nothing.items()
         ]
-        return nothing + [
-            as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
-            for where, (count, text) in self._loads.items()
+        apart = [
+            as_warning(Code.WEIGHTS, "tied weights come apart", f"{text}: both are trained, and differ now", where)
+            for one, two, text, where in self._apart
+            if {id(one), id(two)} <= self._stepped_on and not torch.equal(one, two)
         ]
+        return (
+            nothing
+            + apart[:1]
+            + [
+                as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
+                for where, (count, text) in self._loads.items()
+            ]
+        )
 
 
 def _place(value: Any) -> tuple[Any, ...]:

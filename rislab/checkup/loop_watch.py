@@ -33,6 +33,7 @@ from rislab.checkup.loading import OwnWeights
 from rislab.checkup.loss_arguments import LossArguments
 from rislab.checkup.loss_branches import LossBranches
 from rislab.checkup.network_modes import NetworkModes
+from rislab.checkup.optimizer_arguments import OptimizerArguments
 from rislab.checkup.options import check_options
 from rislab.checkup.plateaus import PlateauModes
 from rislab.checkup.printed_losses import PrintedLosses
@@ -207,6 +208,7 @@ def standard_observers() -> list[Observer]:
         UnregisteredTensors(),
         OwnWeights(),
         LostState(),
+        OptimizerArguments(),
         samplers,
         RankObserver(samplers),
         MovingAverages(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import TracebackType
@@ -73,6 +74,7 @@ class ProcessWatch(LoopObserver):
         self._source = EventSource([self, *self._observers], LOSSES)
         self._limit: RemovableHandle | None = None
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
+        self._adopted: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._scalers: list[GradScaler] = []
         self._models: dict[int, nn.Module] = {}
         self._networks = MovedNetworks()
@@ -188,8 +190,11 @@ class ProcessWatch(LoopObserver):
         own = set(map(id, tensors_held(optimizer)))
         for tracked in self.tracked:
             if own == set(map(id, tracked.tensors())):
+                # Two that take turns are none that is made again and again.
+                anew = type(optimizer) is type(tracked.optimizer) and optimizer not in self._adopted
+                self._adopted.update((optimizer, tracked.optimizer))
                 tracked.optimizer = optimizer
-                tracked.recorder.adopt(optimizer)
+                tracked.recorder.adopt(optimizer, anew)
                 return True
         return False
 

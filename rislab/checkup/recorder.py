@@ -101,12 +101,12 @@ class StepRecorder:
         # What began before the recording is not known in full.
         self._window.compared &= self._samples.empty()
 
-    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
-        """Another optimiser has taken over the same tensors."""
+    def adopt(self, optimizer: torch.optim.Optimizer, anew: bool) -> None:
+        """Another optimiser has taken over the same tensors: one of the same kind that was made `anew`, or not."""
         for handle in self._handles:
             handle.remove()
         self._samples.optimizer = optimizer
-        self.trace.remade += 1
+        self.trace.remade += anew
         self._hook()
 
     def _hook(self) -> None:

@@ -142,7 +142,7 @@ _OF_THE_LOOP = (
             "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
             "average moves away from the weights", "frozen weights move", "weights differ between ranks",
             "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
-            "requires_grad of a module",
+            "requires_grad of a module", "tied weights come apart",
         ),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
@@ -168,7 +168,10 @@ _OF_THE_LOOP = (
         needs="one step that was taken",
         severity="fault",
         faults=("learning rate 0 at the first step", "schedule ends early"),
-        others=("schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for"),
+        others=(
+            "schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for",
+            "weight decay in place of the rate",
+        ),
         reference=LEARNING_RATE,
     ),
     Rule(
@@ -303,6 +306,7 @@ _OF_THE_LOOP = (
             "the target is visible in the input", "labels never shifted", "loss of one class",
             "targets other than 1 and -1", "input and target exchanged", "compared with itself",
             "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
+            "answers change with padding", "backward direction after one input",
         ),
         reference=f"{DOCS}nn.html#loss-functions",
     ),

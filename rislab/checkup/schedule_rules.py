@@ -39,7 +39,10 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
     zero = [place for place, step in enumerate(applied) if step.rate == 0]
     if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:
         text = f"the last {len(zero)} of {len(applied)} steps"
-        findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
+        if len(zero) >= max(CURVE, len(applied) / 4):
+            findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", f"{text} were at a rate of 0"))
+        else:
+            findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
     elif zero:
         text = f"learning rate 0 at {len(zero)} of {len(applied)} steps, the first at step {zero[0] + 1}"
         name, aliases = "learning rate 0 at the first step", ("warm-up counted in samples",)

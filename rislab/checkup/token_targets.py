@@ -207,22 +207,27 @@ def padding_in(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int,
             if min(wanted.shape) < 4 or bool((wanted == ignored).any()):
                 continue
             token = int(wanted[:, -1].mode().values)
-            tails, lengths = _tails(wanted, token)
-            if not bool(tails.any()) or len(lengths.unique()) < 3:
+            ends, lengths = tails(wanted, token)
+            if not bool(ends.any()) or len(lengths.unique()) < 3:
                 continue
             held, turned = wanted == token, given is not tokens
             share, rows = float(held.double().mean()), float((lengths > 1).double().mean())
             visited = [
-                (_tails(one, token)[0], one == token) for one in (value.t() if turned else value for value in inputs)
+                (tails(one, token)[0], one == token) for one in (value.t() if turned else value for value in inputs)
             ]
-            alone = bool((held == tails).all()) and all(bool((tail == all_of).all()) for tail, all_of in visited)
+            alone = bool((held == ends).all()) and all(bool((tail == all_of).all()) for tail, all_of in visited)
             also = any(bool(tail.any()) for tail, _ in visited)
             if alone and also and share >= PADDING and rows >= ROWS_PADDED:
                 return token, share, rows
     return None
 
 
-def _tails(rows: Tensor, token: int) -> tuple[Tensor, Tensor]:
-    """Where rows end in runs of a token, and how long those are."""
-    tails = (rows == token).flip(1).long().cumprod(1).flip(1).bool()
-    return tails, tails.sum(1)
+def tails(rows: Tensor, token: int) -> tuple[Tensor, Tensor]:
+    """Where rows end in runs of a token, and how long those are.
+
+    Args:
+        rows: tokens, (N, T).
+        token: that fills the ends.
+    """
+    ends = (rows == token).flip(1).long().cumprod(1).flip(1).bool()
+    return ends, ends.sum(1)

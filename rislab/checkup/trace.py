@@ -203,6 +203,7 @@ class Trace:
         tensors: number of trainable tensors at the beginning.
         unchanged: names of trainable tensors whose values are those of the beginning.
         rounding_only: names of those among them whose gradient was nothing but rounding.
+        zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
         unoptimised: names of trainable tensors that the optimiser does not hold.
         orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
         bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
@@ -237,6 +238,7 @@ class Trace:
     tensors: int = 0
     unchanged: list[str] = field(default_factory=list)
     rounding_only: list[str] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
     unoptimised: list[str] = field(default_factory=list)
     orphaned: int = 0
     bf16_tensors: int = 0

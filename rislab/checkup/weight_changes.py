@@ -71,6 +71,8 @@ class WeightChanges:
         if len(unchanged) < len(trainable) and not copies:
             # A network that is called nowhere, and shares weights with this one, need not move.
             unchanged = [(name, value) for name, value in unchanged if id(value) in held or name in trace.unoptimised]
+        used = [one for one in weights if id(one[1]) in self._trained or not one[1].requires_grad]
+        trace.zeros = [name for name, value in used if value.dim() > 1 and not bool(value.detach().any())]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]
         trace.rounding_only = [
