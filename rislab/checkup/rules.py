@@ -168,10 +168,8 @@ _OF_THE_LOOP = (
         needs="one step that was taken",
         severity="fault",
         faults=("learning rate 0 at the first step", "schedule ends early"),
-        others=(
-            "schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for",
-            "weight decay in place of the rate",
-        ),
+        others=("schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for",
+                "weight decay in place of the rate"),
         reference=LEARNING_RATE,
     ),
     Rule(

@@ -18,6 +18,8 @@ from rislab.checkup.token_targets import is_tokens, tails
 
 # Answers may change so much with padding: by what a convolution, or a state that fades, takes from beyond the end.
 FADING = 0.02
+# Padding that all rows have left: what a convolution takes from beyond the end is the same then.
+MARGIN = 4
 # Places, rows and lengths that tell anything.
 PLACES, ROWS, LENGTHS = 4, 2, 3
 
@@ -50,7 +52,9 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
     short = (lengths <= width // 2).nonzero().flatten()
     if len(short) < ROWS or any(value.dim() > 2 and width in value.shape for value in tensors_in(arguments).values()):
         return []
-    narrow = (int(lengths[short].max()) + width) // 2
+    narrow = int(lengths[short].max()) + MARGIN
+    if narrow >= width:
+        return []
 
     def shortened(leaf: Any, to: int) -> Any:
         rows = leaf[short] if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) == count else leaf

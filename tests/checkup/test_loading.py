@@ -12,6 +12,7 @@ from torch import nn
 
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import watch
+from rislab.checkup.process_watch import ProcessWatch
 
 
 def trained(then: Callable[[nn.Module, Mapping[str, Any]], object], keep: Callable[[Any], Any]) -> Findings:
@@ -67,3 +68,31 @@ def test_a_state_without_a_name_that_fits_is_named(prefix: str, more: int, expec
         model.load_state_dict(state, strict=False)
         model(torch.randn(2, 3))
     assert [one.severity for one in watched.findings() if one.name == "nothing was loaded"] == expected
+
+
+class Tied(nn.Module):
+    """A table of tokens that also reads them off, or two tables."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        if tied:
+            self.out.weight = self.table.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.out(self.table(tokens))
+        return result
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, False), (True, True), (False, False)])
+def test_weights_that_were_one_and_are_trained_apart_are_named(before: bool, after: bool) -> None:
+    model = Tied(after)
+    with ProcessWatch() as process:
+        model.load_state_dict(copy.deepcopy(Tied(before).state_dict()))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.arange(9))[:, 1:].square().mean().backward()
+            optimizer.step()
+    apart = any(one.name == "tied weights come apart" for one in process.findings())
+    assert apart is (before and not after)

@@ -93,6 +93,19 @@ def optimizer_made_anew(faulty: bool) -> None:
         optimizer.step()
 
 
+def factors_that_begin_at_zero(faulty: bool) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 1, bias=False))
+    nn.init.zeros_(model[2].weight)
+    if faulty:
+        nn.init.zeros_(model[1].weight)
+    optimizer = torch.optim.SGD([*model.parameters(), *(scale := nn.Linear(3, 1)).parameters()], lr=0.1)
+    for _ in range(12):
+        inputs = torch.randn(8, 3)
+        optimizer.zero_grad()
+        own_loss(model(inputs) + scale(inputs), inputs.sum(1, keepdim=True)).backward()
+        optimizer.step()
+
+
 class ListOfLayers(nn.Module):
     def __init__(self, faulty: bool) -> None:
         super().__init__()
@@ -148,6 +161,7 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "clipping of an exhausted generator": (clip_a_generator, "clipping changes nothing"),
     "clipping of another network": (clip_another_network, "clipping changes nothing"),
     "an optimiser for each batch": (optimizer_made_anew, "optimiser made anew"),
+    "two factors that begin at 0": (factors_that_begin_at_zero, "detached backbone"),
     "layers in a list": (layers_in_a_list, "tensors that no optimiser holds"),
     "frozen tensors alone": (only_frozen, "optimiser holds only frozen tensors"),
     "an auxiliary loss": (a_term_not_divided, "a term not divided"),
@@ -168,6 +182,16 @@ def test_the_faulty_loop_is_named_and_its_twin_is_clean(name: str) -> None:
     correct = watched(lambda: loop(False))
     assert not [one for one in correct if one.severity != "note"], str(correct)
     assert not correct.unjudged, str(correct)
+
+
+def two_optimizers_in_turns() -> None:
+    model = network()
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.01) for _ in range(2)]
+    for step in range(12):
+        inputs, target = batch()
+        optimizers[step % 2].zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizers[step % 2].step()
 
 
 def chunks_of_a_sequence() -> None:
@@ -255,6 +279,7 @@ def copies_in_full_precision() -> None:
 @pytest.mark.parametrize(
     "loop",
     [
+        two_optimizers_in_turns,
         chunks_of_a_sequence,
         gradients_by_hand,
         a_loss_for_each_sample,

@@ -1,0 +1,32 @@
+"""A weight decay that has the value of the rate is named, and one that is chosen is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        (torch.optim.Adam, {"weight_decay": 0.02}, True),
+        (torch.optim.RMSprop, {"weight_decay": 0.05}, True),
+        (torch.optim.Adam, {"weight_decay": 0.02, "lr": 0.003}, False),
+        (torch.optim.Adam, {"weight_decay": 1e-4}, False),
+        (torch.optim.AdamW, {"weight_decay": 0.05}, False),
+    ],
+)
+def test_a_decay_in_place_of_the_rate(kind: Any, options: dict[str, float], expected: bool) -> None:
+    model = nn.Linear(3, 1)
+    with ProcessWatch() as process:
+        optimizer = kind(model.parameters(), **options)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    assert any(one.name == "weight decay in place of the rate" for one in process.findings()) is expected

@@ -1,0 +1,106 @@
+"""Answers that change with padding, and backward directions that have met one input, are named; right ones are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rislab.checkup.sequence_probes import sequence_probes
+from tests.checkup.correct_networks import Of
+
+ROWS, WIDTH = 24, 20
+LENGTHS = 2 + torch.arange(ROWS) % 18
+TOKENS = (1 + torch.arange(ROWS * WIDTH).reshape(ROWS, WIDTH) % 11) * (torch.arange(WIDTH) < LENGTHS[:, None])
+
+
+def tokens_to(call: Callable[..., Tensor], **parts: nn.Module) -> nn.Module:
+    """A network of tokens, lengths and a mask."""
+    torch.manual_seed(0)
+    network = Of(call, table=nn.Embedding(12, 8, padding_idx=0), out=nn.Linear(8, 2, bias=False), **parts)
+    for name, value in network.named_parameters():
+        # As if it were trained: at first, biases hide what the tokens do.
+        value.data *= 0 if "bias" in name else 2
+    return network
+
+
+def attended(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    embedded = p["table"](tokens)
+    mixed, _ = p["attention"](embedded, embedded, embedded, key_padding_mask=mask == 0)
+    answer: Tensor = p["out"]((mixed * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
+    return answer
+
+
+def last(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    answer: Tensor = p["out"](p["cell"](p["table"](tokens))[0][:, -1])
+    return answer
+
+
+def last_real(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    answer: Tensor = p["out"](p["cell"](p["table"](tokens))[0][torch.arange(len(tokens)), lengths - 1])
+    return answer
+
+
+def largest(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    answer: Tensor = p["out"](p["convolution"](p["table"](tokens).transpose(1, 2)).relu().amax(2))
+    return answer
+
+
+def each_place(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    answer: Tensor = p["out"](p["cell"](p["table"](tokens))[0])
+    return answer
+
+
+def cell() -> nn.Module:
+    return nn.GRU(8, 8, batch_first=True)
+
+
+def attention() -> nn.Module:
+    return nn.MultiheadAttention(8, 2, batch_first=True)
+
+
+REAL = (TOKENS > 0).long()
+CASES: list[tuple[Callable[..., Tensor], Callable[[], dict[str, nn.Module]], Tensor, bool]] = [
+    (attended, lambda: {"attention": attention()}, torch.ones_like(TOKENS), True),
+    (attended, lambda: {"attention": attention()}, REAL, False),
+    (last, lambda: {"cell": cell()}, REAL, True),
+    (last_real, lambda: {"cell": cell()}, REAL, False),
+    (largest, lambda: {"convolution": nn.Conv1d(8, 8, 3)}, REAL, False),
+    (each_place, lambda: {"cell": cell()}, REAL, False),
+]
+
+
+@pytest.mark.parametrize(("call", "parts", "mask", "expected"), CASES)
+def test_padding_may_change_no_answer(
+    call: Callable[..., Tensor], parts: Callable[[], dict[str, nn.Module]], mask: Tensor, expected: bool
+) -> None:
+    findings = sequence_probes(tokens_to(call, **parts()), (TOKENS, LENGTHS, mask), {})
+    assert [one.name for one in findings] == (["answers change with padding"] if expected else [])
+
+
+def test_rows_of_one_length_have_no_padding() -> None:
+    network = tokens_to(last, cell=cell())
+    assert sequence_probes(network, (TOKENS.roll(1, 1), LENGTHS, REAL), {}) == []
+    assert sequence_probes(network, (TOKENS.clamp_min(1), LENGTHS, REAL), {}) == []
+
+
+BOTH: list[tuple[Callable[[Tensor, Tensor], Tensor], bool]] = [
+    (lambda places, states: places[:, -1], True),
+    (lambda places, states: torch.cat([places[:, -1, :4], places[:, 0, 4:]], 1), False),
+    (lambda places, states: states.transpose(0, 1).flatten(1), False),
+    (lambda places, states: places.mean(1), False),
+]
+
+
+@pytest.mark.parametrize(("read", "expected"), BOTH)
+def test_a_backward_direction_is_read_at_the_first_place(
+    read: Callable[[Tensor, Tensor], Tensor], expected: bool
+) -> None:
+    torch.manual_seed(0)
+    cell = nn.GRU(3, 4, bidirectional=True, batch_first=True)
+    network = Of(lambda p, x: p["out"](read(*p["cell"](x))), cell=cell, out=nn.Linear(8, 2))
+    findings = sequence_probes(network, (torch.randn(6, 9, 3),), {})
+    assert [one.name for one in findings] == (["backward direction after one input"] if expected else [])
