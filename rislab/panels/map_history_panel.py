@@ -8,6 +8,7 @@ from typing import Any
 
 from rislab.music.map_history import MapHistory, Snapshot
 from rislab.panels.base import RequestPanel, UserInput
+from rislab.panels.knobs import labelled
 from rislab.plots.map_history import snapshot_figure_dict
 
 REST_SECONDS = 0.2  # between two drawings beside a run
@@ -76,7 +77,7 @@ class MapHistoryPanel(RequestPanel[None, Snapshot | None]):
     def build(self) -> tuple[Any, Callable[[], None]]:
         import ipywidgets as widgets
 
-        slider = widgets.IntSlider(min=0, max=0, readout=False, layout={"width": "420px"})
+        slider = labelled(widgets.IntSlider, "map of", "470px", min=0, max=0, readout=False)
         play = widgets.Play(min=0, max=0, interval=500, show_repeat=False)
         label = widgets.Label(layout={"width": "150px"})
         newest = widgets.Checkbox(description="follow the newest", value=True, indent=False, layout={"width": "160px"})

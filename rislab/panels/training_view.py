@@ -126,8 +126,8 @@ class TrainingView:
             self._offer()
         last = panel.runs[-1].history.last if panel.runs else None
         epoch = "" if last is None else html.escape(epoch_line(last))
-        self.texts["line"].value = one_line(f"<b>{panel.state}</b> {epoch}")
-        self.texts["batch"].value = one_line(html.escape(panel.batch_line()))
+        self.texts["line"].value = cut_line(f"<b>{panel.state}</b> {epoch}")
+        self.texts["batch"].value = cut_line(html.escape(panel.batch_line()))
         self.texts["verdict"].value = self._verdict()
         allowed = self._allowed_steps()
         if tuple(self.steps.options) != allowed:
@@ -256,7 +256,7 @@ class TrainingView:
             self.panel.load(self.panel.folder / self.folders.value)
 
 
-def one_line(text: str) -> str:
+def cut_line(text: str) -> str:
     """HTML that is cut where its room ends."""
     return f"<div style='white-space:nowrap;overflow:hidden;text-overflow:ellipsis'>{text}</div>"
 

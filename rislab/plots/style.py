@@ -174,7 +174,12 @@ def theme_css() -> str:
 
     parts = [("svg", "background", "paper"), ("rect.bg", "fill", "paper"), ("text", "fill", "text")]
     parts += [("path", "stroke", "grid"), ("path", "stroke", "line"), ("rect.bgborder", "stroke", "line")]
-    return "\n".join(rule(*part) for part in parts)
+    bar = 'body[data-jp-theme-light="false"] .js-plotly-plot .modebar'
+    buttons = [f"{bar}-group {{ background: none !important }}"]
+    for state, opacity in (("", 0.5), (".active", 0.9), (":hover", 0.9)):
+        style = f"fill: {dark['text']} !important; opacity: {opacity}"
+        buttons.append(f"{bar}-btn{state}:not(.plotlyjsicon) .icon path {{ {style} }}")
+    return "\n".join([*(rule(*part) for part in parts), *buttons])
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:

@@ -104,11 +104,17 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
     monkeypatch.setattr(IPython.display, "display", shown.append)
     monkeypatch.delenv("RISLAB_LIVE", raising=False)
     assert is_live()
-    figure = "<div class='js-plotly-plot'><svg style='background: rgb(255, 255, 255)'></svg></div>"
+    figure = (
+        "<style>#own .modebar-group { background: rgba(255, 255, 255, 0.5) }</style>"
+        "<div class='js-plotly-plot' id='own'>"
+        "<svg style='background: rgb(255, 255, 255)'></svg>"
+        "<div class='modebar'><div class='modebar-group'></div></div></div>"
+    )
     view = browser.new_page()
     view.set_content(f"<body data-jp-theme-light='false'><div id='cell'>{shown[0].data}</div>{figure}</body>")
     view.evaluate("document.getElementById('cell').remove()")
-    assert view.evaluate("getComputedStyle(document.querySelector('svg')).backgroundColor") == "rgb(17, 17, 17)"
+    for part, ground in (("svg", "rgb(17, 17, 17)"), (".modebar-group", "rgba(0, 0, 0, 0)")):
+        assert view.evaluate(f"getComputedStyle(document.querySelector('{part}')).backgroundColor") == ground
     view.close()
 
 

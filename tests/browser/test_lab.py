@@ -94,6 +94,10 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     places = page.evaluate(PLACES)
     wait_for_step(page, 100)
     shoot(page, "training")
+    # The player of a map history has icons alone.
+    player = "<div class='widget-play'><button><i class='fa fa-play'></i></button></div>"
+    page.evaluate("(player) => document.querySelector('.rislab-panel').insertAdjacentHTML('beforeend', player)", player)
+    until(page, "document.querySelector('.widget-play button').title === 'play or pause'")
     # A knob is heard more than once while a cell awaits the run.
     for steps in ("2", "8", "4"):
         toggle(page, "accumulation", steps)

@@ -56,11 +56,17 @@ function patched(state) {
   state.attributes.figure = { number, data, layout: layout ?? old.layout };
   return true;
 }
-// A slider of ipywidgets has no name of its own: the label beside it speaks for its handle.
-function nameSliders() {
+// Sliders of ipywidgets and the buttons of its player have no name of their own: labels, tooltips and icons speak for them.
+const PLAYER = { "fa-play": "play or pause", "fa-pause": "play or pause", "fa-stop": "back to the beginning" };
+function nameControls() {
   for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
     const label = handle.closest(".rislab-knob, .widget-slider")?.querySelector("label");
-    if (label?.textContent) handle.setAttribute("aria-label", label.textContent);
+    const name = label?.textContent || handle.closest("[title]")?.title;
+    if (name) handle.setAttribute("aria-label", name);
+  }
+  for (const icon of document.querySelectorAll(".widget-play button:not([title]) > .fa")) {
+    const name = PLAYER[[...icon.classList].find((one) => one in PLAYER)];
+    if (name) icon.parentNode.title = name;
   }
 }
 // A button that moves while the mouse is pressed on it, as JupyterLab scrolls or a text grows, still takes the click;
@@ -117,7 +123,7 @@ export default {
         await Plotly.newPlot(node, data, layout, options);
         listening = false;
       }
-      nameSliders();
+      nameControls();
       if (!listening) { listen(); listening = true; }
       state.set("drawn", number);
       state.save_changes();
