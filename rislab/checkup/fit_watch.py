@@ -140,12 +140,18 @@ class TrainerWatch(ProcessWatch):
         super().__init__(every=every, declared=settings.declared)
         self._loops, self._fixes = settings.loops, settings.fixes
         self._running, self._abandon = running, abandon
+        self._parts = set[int]()  # of the trainer's networks, whose optimisers are known
+
+    def _is_new_network(self, module: nn.Module) -> bool:
+        return id(module) not in self._parts and super()._is_new_network(module)
 
     def begin(self) -> None:
         """Track the optimisers of the trainer from their first window on."""
         super().begin()
         for loop in self._loops:
-            self.track(loop.optimizer, loop.scaler, loop.scheduler, list(loop.network.modules()))
+            modules = list(loop.network.modules())
+            self.track(loop.optimizer, loop.scaler, loop.scheduler, modules)
+            self._parts.update(map(id, modules))
 
     def findings(self) -> Findings:
         """What is wrong with the loops, with what to change in such a trainer."""

@@ -151,13 +151,16 @@ class ProcessWatch(LoopObserver):
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
         self.evaluated |= not torch.is_grad_enabled()
-        new = id(module) not in self._models and len(self._models) < MODELS
-        if new and next(nn.Module.parameters(module), None) is not None:
+        if self._is_new_network(module):
             self._models[id(module)] = module
             self._look_around()
         if id(module) in self._models and not any(tracked.trains(module) for tracked in self.tracked):
             self._look_at_foreign(module)
         super().on_forward(module, training)
+
+    def _is_new_network(self, module: nn.Module) -> bool:
+        new = id(module) not in self._models and len(self._models) < MODELS
+        return new and next(nn.Module.parameters(module), None) is not None
 
     def _look_at_foreign(self, module: nn.Module) -> None:
         """Track a network that something moves which is no optimiser of torch."""
