@@ -54,6 +54,8 @@ def names_of(field: str, words: str | Sequence[str]) -> tuple[str, ...]:
     """
     given = words.split(",") if isinstance(words, str) else words
     names = tuple(_spelled(word.strip()) for word in given if word.strip())
+    if given and not names and words:
+        raise InputError(f"{field} is {words!r}; allowed: names, with commas between them")
     for name in names:
         if name not in _known_names():
             close = difflib.get_close_matches(name, _known_names(), 1)

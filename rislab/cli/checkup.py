@@ -31,6 +31,8 @@ from rislab.errors import InputError
 COLOURS = {"fault": terminal.RED, "warning": terminal.YELLOW, "note": terminal.CYAN}
 # Short scripts run to their end, so that their evaluation is part of what is watched.
 STEPS, PATIENCE = 100, 10
+# Options that hold names of findings.
+NAMES = ("select", "ignore")
 EXAMPLES = (
     ("checkup train.py -- --epochs 1", "what stands after -- belongs to the script"),
     ("checkup -m package.train --accumulation-steps 4", "a module, and what it is meant to do"),
@@ -78,8 +80,8 @@ class CheckupConfig(Config):
 
     def check(self) -> None:
         """Refuse files that cannot be written, and names that no rule has."""
-        names_of("select", self.select or "")
-        names_of("ignore", self.ignore or "")
+        for name in NAMES:
+            names_of(name, getattr(self, name) or "")
         if self.write_baseline and self.baseline is None:
             raise InputError("--write-baseline is given without a file; allowed: --baseline FILE beside it")
         for name, path in (("output", self.output), ("baseline", self.baseline if self.write_baseline else None)):
@@ -87,6 +89,15 @@ class CheckupConfig(Config):
                 if Path(path).is_dir():
                     raise InputError(f"{name} is {path!r}, a folder; allowed: the path of a file")
                 files.check_writable(Path(path).absolute().parent)
+
+
+class _Joined(argparse.Action):
+    """An option that may be given again: each time adds names."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, ",".join(filter(None, (getattr(namespace, self.dest, ""), values))))
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -102,8 +113,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.usage = "rislab checkup [options] (SCRIPT | -m MODULE)\n       [-- arguments of the script]"
     parser.add_argument("script", metavar="SCRIPT", nargs="?", help="Python file")
     parser.add_argument("-m", dest="module", metavar="MODULE", help="run a module, as python -m does")
-    fields = [name for name in declarations(CheckupConfig) if name != "output"]
+    fields = [name for name in declarations(CheckupConfig) if name not in ("output", *NAMES)]
     common.add_parameters(parser, CheckupConfig, fields)
+    for name in NAMES:
+        parser.add_argument(
+            f"--{name}", action=_Joined, metavar="NAMES", default=argparse.SUPPRESS,
+            help=declarations(CheckupConfig)[name].help,
+        )  # fmt: skip
     parser.add_argument(
         "-o", "--out", "--output", dest="output", metavar="FILE", default=argparse.SUPPRESS,
         help=declarations(CheckupConfig)["output"].help,

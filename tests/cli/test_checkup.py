@@ -124,7 +124,8 @@ def test_findings_are_selected_and_silenced(
     script(tmp_path, FAULTY)
     script(tmp_path, FAULTY.replace("o.step()", "o.step()  # rislab: ignore[C2]"), "silent.py")
     for words, code in {
-        ("--ignore", "C2"): 0, ("--select", "C2"): 1, ("--select", "P"): 0, ("--ignore", "never zeroed"): 0,
+        ("--ignore", "C2"): 0, ("--select", "P"): 0, ("--ignore", "never zeroed", "--ignore", "P"): 0,
+        ("--select", "C2", "--select", "P"): 1,
     }.items():  # fmt: skip
         assert main(["checkup", *words, "script.py"]) == code
     assert main(["checkup", "silent.py"]) == 0
@@ -200,6 +201,8 @@ def test_help_says_what_the_exit_codes_mean(capsys: pytest.CaptureFixture[str]) 
         (["script.py", "--format", "yaml"], "format is 'yaml'; allowed: 'text', 'json'"),
         (["script.py", "--fail-on", "error"], "fail_on is 'error'; allowed: 'fault', 'warning', 'note'"),
         (["script.py", "--select", "C1,X"], "select is 'X'; allowed: codes"),
+        (["script.py", "--select", "C1", "--select", "X"], "select is 'X'; allowed: codes"),
+        (["script.py", "--select", ","], "select is ','; allowed: names, with commas between them"),
         (["script.py", "--ignore", "never devided"], "did you mean 'never divided'"),
         (["script.py", "--baseline", "missing.json"], "baseline missing.json could not be read"),
         (["script.py", "--write-baseline"], "--write-baseline is given without a file"),
