@@ -22,7 +22,7 @@ UNJUDGED = "not judged"
 # They speak of what came after the last step: of a loop that was broken off, nothing could come.
 OF_THE_END = (
     "tail never stepped", "step in a branch never taken", "loop tail in a branch never taken",
-    "schedule hardly begins", "warm-up never ends", "rate below the one asked for",
+    "schedule hardly begins", "warm-up never ends", "rate below the one asked for", "classes that training never had",
 )  # fmt: skip
 # So many backwards without a step are no window any more that was broken off.
 MANY = 100

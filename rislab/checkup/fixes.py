@@ -39,6 +39,7 @@ FIXES = {
     "backward direction after one input": "take the backward direction at the first place, or the last states",
     "weight decay in place of the rate": "give the rate as lr",
     "tied weights come apart": "tie the weights again after loading, and before the optimiser is made",
+    "classes that training never had": "shuffle before the split, or split each class",
     "nothing was loaded": "make the names of the state those of the module, and load it with strict=True",
     "always the first batch": "make the iterator once an epoch, outside of the loop over steps",
     "loader without a batch": "leave out drop_last where the dataset is smaller than a batch, as in an evaluation",

@@ -1,4 +1,4 @@
-"""Loaders that do not give what their dataset holds: the first batch at each step, no batch, a few samples alone."""
+"""Loaders that do not give what they should: the first batch at each step, no batch, a few samples, other classes."""
 
 from __future__ import annotations
 
@@ -8,18 +8,33 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.optim.optimizer import Optimizer
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import ForwardEvent, Observer
-from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.events import ForwardEvent, LossEvent, Observer
+from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.interception import Replacement
+from rislab.checkup.looks import Looks
+from rislab.checkup.loss_arguments import loss_arguments
 from rislab.checkup.rules import Code
 from rislab.checkup.tensor_coordinates import few_coordinates
 
 # So many passes that end after one step are no accident.
 CERTAIN = 8
+# Samples of a dataset whose classes are looked at.
+SAMPLES = 200_000
 
 
 @dataclass
@@ -51,6 +66,11 @@ class LoaderPasses(Observer):
         self._before: _Pass | None = None
         self._again: dict[str, tuple[int, int]] = {}  # by line: passes of one step with one batch, and its batches
         self._findings: dict[tuple[str, str], Finding] = {}
+        # By the classes of a loader's samples, None if unknown: where it is read, and the steps in its passes.
+        self._classes: dict[frozenset[int] | None, list[Any]] = {}
+        self._reads: list[Any] = ["", 0]
+        self._outputs = 0
+        self._looks = Looks()
 
     def begin(self) -> None:
         """Report iterators from now on."""
@@ -71,8 +91,16 @@ class LoaderPasses(Observer):
         if now is not None and now.first is None and call.training and torch.is_grad_enabled() and call.inputs:
             now.first = few_coordinates(call.inputs[0])
 
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed: of how many classes?"""
+        if not self._outputs and call.function is functional.cross_entropy and torch.is_grad_enabled():
+            given = loss_arguments(call)
+            if given is not None and given[0].dim() == 2 and given[1].dim() == 1:
+                self._outputs = given[0].shape[1]
+
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""
+        self._reads[1] += 1
         if self._now is not None:
             self._now.steps += 1
 
@@ -89,6 +117,10 @@ class LoaderPasses(Observer):
 
     def _look_at(self, loader: DataLoader[Any], where: str) -> None:
         sampler = loader.sampler
+        if self._looks.wanted("classes"):
+            self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])
+        else:
+            self._reads = ["", 0]
         if type(sampler) is WeightedRandomSampler and len(sampler.weights) < len(loader.dataset):  # type: ignore[arg-type]
             few, all_of = len(sampler.weights), len(loader.dataset)  # type: ignore[arg-type]
             text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
@@ -122,4 +154,40 @@ class LoaderPasses(Observer):
             if count >= CERTAIN:
                 text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "
                 self._add(as_warning(Code.LOSSES, "always the first batch", f"{text}batch", where))
+        known = {classes: reads for classes, reads in self._classes.items() if classes is not None}
+        trained = frozenset[int]().union(*(classes for classes, (_, steps) in known.items() if steps))
+        for classes, (where, steps) in known.items():
+            missing = sorted(classes - trained)
+            unread = None in self._classes and self._classes[None][1]
+            if (
+                trained
+                and not steps
+                and not unread
+                and 2 * len(missing) >= len(classes)
+                and missing[-1] < self._outputs
+            ):
+                text = (
+                    f"classes {listed(missing)} are evaluated, of {self._outputs} that the network tells apart; it was "
+                )
+                text += f"trained on {listed(sorted(trained))} alone"
+                self._add(as_warning(Code.LOSSES, "classes that training never had", text, where))
         return [*self._findings.values()]
+
+
+def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
+    """The classes of all samples that a loader gives, None if they are not known."""
+    sampler, dataset, places = loader.sampler, loader.dataset, None
+    if type(sampler) is SubsetRandomSampler:
+        places = torch.as_tensor(list(sampler.indices))
+    elif type(sampler) not in (RandomSampler, SequentialSampler):
+        return None
+    while type(dataset) is Subset:
+        inner = torch.as_tensor(list(dataset.indices))
+        places, dataset = inner if places is None else inner[places], dataset.dataset
+    held = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
+    if not isinstance(held, Tensor | list) or not 0 < len(held) <= SAMPLES:
+        return None
+    targets = torch.as_tensor(held)
+    if targets.dim() != 1 or targets.is_floating_point() or targets.dtype is torch.bool:
+        return None
+    return frozenset((targets if places is None else targets[places.to(targets.device)]).unique().tolist())

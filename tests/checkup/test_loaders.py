@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -39,3 +39,39 @@ def test_what_a_loader_gives(loader: DataLoader[tuple[torch.Tensor, ...]], anew:
     assert [
         one.name for one in process.findings() if one.code == "C9" and one.name != "nothing was trained"
     ] == expected
+
+
+SORTED = TensorDataset(DATA.tensors[0], torch.arange(32) // 8)
+
+
+def by_sampler(places: range) -> DataLoader[tuple[torch.Tensor, ...]]:
+    return DataLoader(SORTED, 8, sampler=SubsetRandomSampler(places))
+
+
+def by_subset(places: range) -> DataLoader[tuple[torch.Tensor, ...]]:
+    return DataLoader(Subset(SORTED, places), 8)
+
+
+@pytest.mark.parametrize("make", [by_sampler, by_subset])
+@pytest.mark.parametrize(("trained", "evaluated", "outputs", "expected"), [
+    (range(16), range(16, 32), 4, True),
+    (range(16), range(16, 32), 2, False),  # a few new classes at a time, as in learning to learn
+    (range(0, 32, 2), range(1, 32, 2), 4, False),
+])  # fmt: skip
+def test_classes_of_an_evaluation_are_those_of_the_training(
+    make: object, trained: range, evaluated: range, outputs: int, expected: bool
+) -> None:
+    assert callable(make)
+    torch.manual_seed(0)
+    model = nn.Linear(3, outputs)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(3):
+            for inputs, targets in make(trained):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs), targets % outputs).backward()
+                optimizer.step()
+            with torch.no_grad():
+                for inputs, _ in make(evaluated):
+                    model(inputs).argmax(1)
+    assert any(one.name == "classes that training never had" for one in process.findings()) is expected

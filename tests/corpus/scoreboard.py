@@ -235,7 +235,8 @@ def text(board: Scoreboard, head: Sequence[str], reasons: Mapping[str, str]) -> 
                 f"{row.cannot[0]}/{row.cannot[1]}",
             ]  # fmt: skip
             lines.append(f"| {tool} | {' | '.join(cells)} |")
-        lines.append("")
+        whole = max((board.row(tool, split).cannot[1] for tool in board.tools), default=0)
+        lines += [*(f"| {name} | – | – | – | {whole}/{whole} |" for name in NOT_RUN), ""]
     return "\n".join([*lines, *_costs(board), *_matrix(board), *_cases(board, reasons), *_accusations(board), ""])
 
 
