@@ -175,16 +175,19 @@ def _span(traces: Sequence[dict[str, Any]], log: bool) -> list[float]:
 
 
 def _few_ticks(curves: Sequence[Any]) -> dict[str, Any]:
-    """Ticks of a low logarithmic axis: at most three, where its curves are."""
+    """Range and ticks of a low logarithmic axis: at most three ticks, where its curves are."""
     values = np.concatenate([np.ones(0), *curves])
     known = values[np.isfinite(values) & (values > 0)]
     if not len(known):
         return {}
-    ticks = log_ticks(*np.log10([known.min(), known.max()]))
-    pairs = [*zip(ticks["tickvals"], ticks["ticktext"], strict=True)]
-    within = [pair for pair in pairs if 0.9 * known.min() <= pair[0] <= 1.1 * known.max()] or pairs
-    shown = within[:: math.ceil(len(within) / 3)]
-    return {"tickvals": [value for value, _ in shown], "ticktext": [text for _, text in shown]}
+    low, high = np.log10([known.min(), known.max()]).tolist()
+    room = 0.05 + 0.06 * (high - low)
+    ticks = log_ticks(low - room, high + room)
+    pairs = zip(ticks["tickvals"], ticks["ticktext"], strict=True)
+    within = [pair for pair in pairs if low - room <= math.log10(pair[0]) <= high + room]
+    shown = within[:: max(1, math.ceil(len(within) / 3))]
+    places, texts = ([pair[side] for pair in shown] for side in (0, 1))
+    return {"tickvals": places, "ticktext": texts, "range": [low - room, high + room]}
 
 
 def _end_of(trace: dict[str, Any]) -> tuple[float, float] | None:

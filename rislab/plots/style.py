@@ -174,8 +174,10 @@ def theme_css() -> str:
 
     parts = [("svg", "background", "paper"), ("rect.bg", "fill", "paper"), ("text", "fill", "text")]
     parts += [("path", "stroke", "grid"), ("path", "stroke", "line"), ("rect.bgborder", "stroke", "line")]
-    bar = 'body[data-jp-theme-light="false"] .js-plotly-plot .modebar'
-    buttons = [f"{bar}-group {{ background: none !important }}"]
+    figure = 'body[data-jp-theme-light="false"] .js-plotly-plot'
+    bar, menu = f"{figure} .modebar", f"{figure} .updatemenu-item"
+    buttons = [f"{bar}-group {{ background: none !important }}", f"{menu}-rect {{ fill: {dark['grid']} !important }}"]
+    buttons.append(f"{menu}-text {{ fill: {dark['text']} !important }}")
     for state, opacity in (("", 0.5), (".active", 0.9), (":hover", 0.9)):
         style = f"fill: {dark['text']} !important; opacity: {opacity}"
         buttons.append(f"{bar}-btn{state}:not(.plotlyjsicon) .icon path {{ {style} }}")

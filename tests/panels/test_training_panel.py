@@ -537,6 +537,16 @@ def test_ticks_of_a_logarithmic_axis_have_room() -> None:
     assert len(log_ticks(-32.0, 0.0)["tickvals"]) <= 7
 
 
+def test_a_low_axis_has_at_most_three_ticks_within_its_range(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: panel.runs[0].history.windows > 3)
+    panel.stop()
+    panel.settle()
+    axis = figure_dict(panel.runs, "")["layout"]["yaxis2"]
+    assert 2 <= len(axis["tickvals"]) == len(axis["ticktext"]) <= 3
+    assert all(10 ** axis["range"][0] <= value <= 10 ** axis["range"][1] for value in axis["tickvals"])
+
+
 def test_stop_is_answered_in_text_before_the_figure(live: None) -> None:
     panel = panels.overfit(ENDLESS)
     plot_of(panel).state.drawn = 0  # a page that does not answer
