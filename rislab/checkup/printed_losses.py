@@ -74,6 +74,8 @@ class _Epoch:
             "logged after the division": mean / size,
             "last over n": self.losses[-1] / number,
             "sum never set back": mean + self.before / number,
+            # The last batch, a short one, times the size of a full one.
+            "mean of unequal means": sum(self.losses) * max(self.samples) / samples,
             "another loss reported": by_samples * samples / number,
         }
 

@@ -47,3 +47,21 @@ def test_printed_losses(printed: Printed, expected: list[str], capsys: pytest.Ca
             print(f"epoch {epoch} loss {printed(own, all_of):.5f}")
     assert [one.name for one in process.findings()] == expected
     assert capsys.readouterr().out.count("epoch") == 4
+
+
+@pytest.mark.parametrize("own_size", [True, False])
+def test_a_short_batch_is_weighed_by_its_own_size(own_size: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            total = 0.0
+            for size in (SIZE, SIZE, 3):
+                loss = nn.functional.mse_loss(model(torch.randn(size, 3)), torch.randn(size, 1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item() * (size if own_size else SIZE)
+            print(f"epoch {epoch} loss {total / (2 * SIZE + 3):.5f}")
+    assert [one.name for one in process.findings()] == ([] if own_size else ["mean of unequal means"])
