@@ -19,8 +19,8 @@ from rislab.music.sparse import sparse
 
 # Most sources that are counted.
 MOST = 5
-# If less than this is explained, changes of convention are tried.
-EXPLAINED = 0.85
+# If less than this is explained, changes of convention are tried; more where the noise is known to be less.
+EXPLAINED, EXPLAINED_OVER_NOISE = 0.85, 0.97
 # A place nearer to the end of its axis than this share of the axis lies at it.
 EDGE = 1e-6
 # Half a wavelength, as it comes out with 3e8 m/s for the speed of light or a rounded frequency.
@@ -93,7 +93,8 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
             "another form or noise that differs between antennas may be among them"
         )
     notes += _notes(measurement, estimate, bound)
-    doubtful = not (left.explained > EXPLAINED or left.over_noise <= 1.5)
+    least = EXPLAINED if measurement.noise_power is None else EXPLAINED_OVER_NOISE
+    doubtful = not (left.explained > least or left.over_noise <= 1.5)
     hint = convention_hint(measurement, number) if doubtful else ""
     return Localisation(estimate, bound, left, sources is None, hint, notes)
 

@@ -30,7 +30,7 @@ CRITERIA = ("bic", "mdl", "aic")
 OF_EIGENVALUES = ("mdl", "aic")
 # A source that brings less than this share of its price on the grid is not added. Off the grid it may bring more, but
 # so does moving those before it to their maximum, and that makes no source.
-WORTH = 0.6
+WORTH = 0.5
 # Where a source is added all the same, steps that take those before it to their maximum.
 STEPS = 12
 

@@ -146,9 +146,11 @@ def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
         changes["the snapshots are transposed"] = measurement.changed(snapshots=snapshots.mT)
     if not surface:
         return changes
-    if channel.shape[1] == channel.shape[2]:
-        changes["the channel is transposed"] = measurement.changed(channel=channel.mT)
-        changes["the channel is transposed and conjugated"] = measurement.changed(channel=channel.mH.resolve_conj())
+    for words, table in (("the channel is", channel), ("the codes are", codes)):
+        if table.shape[1] == table.shape[2]:
+            name = words.split()[1]
+            changes[f"{words} transposed"] = measurement.changed(**{name: table.mT})
+            changes[f"{words} transposed and conjugated"] = measurement.changed(**{name: table.mH.resolve_conj()})
     for name, order in _orders(measurement).items():
         where = {"codes": codes[..., order], "channel": channel[..., order]}
         changes[f"the elements of codes and channel {name}"] = measurement.changed(**where)

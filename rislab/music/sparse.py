@@ -30,12 +30,13 @@ from rislab.music.likelihood import (
     bounds_box,
     check_identifiable,
     fisher_scoring,
+    single_antenna,
     some,
     stacked_fields,
     stacked_snapshots,
     stacked_steering,
 )
-from rislab.music.spectra import power_on_grid
+from rislab.music.spectra import local_maxima, power_on_grid
 from rislab.music.subspace import check_sources
 from rislab.music.waveforms import mmse_gain, project
 
@@ -44,10 +45,17 @@ CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
 SWEEPS = 4
+# Of a single antenna: places from which the likelihood is climbed, and ratios of power to noise that rank them.
+STARTS = 8
+SHARES = (0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 # Steering vectors of the dictionary, in bytes: those of 24×24 elements are 190 MB.
 LARGEST = 2**28
 # Added to the eigenvalues of H H^H, whose mean is 1, before the matched filter divides by them.
 LOADING = 0.1
+# Codes have a part that never changes if their mean has so many times the energy that chance gives it.
+SHARED = 3.0
+# Beyond this share of the energy nothing but that part is there, as with an array without a surface.
+ALL = 0.999
 SCORING_STEPS = 4
 # A replacement must raise ln L by more than this to count.
 GAIN = 1e-2
@@ -137,8 +145,9 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
 def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Estimate:
     """sparse() of one chunk, with K of each scene [B], and the largest K of all chunks."""
     pursuit = SourceSearch(batch, most, search)
+    add = pursuit.add_by_powers if single_antenna(batch) else pursuit.add
     for slot in range(int(counts.max())):
-        pursuit.add((counts > slot).nonzero().squeeze(-1), slot)
+        add((counts > slot).nonzero().squeeze(-1), slot)
     pursuit.exchange((counts > 1).nonzero().squeeze(-1))
     return pursuit.parameters.estimate()
 
@@ -204,6 +213,21 @@ class SourceSearch:
         if len(worth):
             self._replace(rows[worth], *self._climb(rows[worth], candidate[worth], SCORING_STEPS))
 
+    def add_by_powers(self, rows: Tensor, slot: int) -> None:
+        """add() where each snapshot is one number, whose modulus alone tells: many places are nearly as likely.
+
+        Not for counting: the best of so many places is likelier than the price of a source allows for.
+        """
+        present = self.parameters.leading(slot + 1)[rows]
+        starts = _starts_by_powers(some(self._batch, rows), present, slot, self._search)
+        best, lowest = present, torch.full_like(present.noise_power, torch.inf)
+        for start in starts:
+            moved, value = self._climb(rows, start, SCORING_STEPS)
+            won = (value < lowest).nonzero().squeeze(-1)
+            best.replace_rows(won, moved[won])
+            lowest[won] = value[won]
+        self._replace(rows, best, lowest)
+
     def converge(self, rows: Tensor, slots: int, steps: int) -> None:
         """Move the sources in the first slots of some scenes on to the maximum of the likelihood.
 
@@ -246,7 +270,8 @@ class SourceSearch:
 
     def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
         present = self.parameters.leading(slots)[rows]
-        return _with_strongest(some(self._batch, rows), present, slot, self._search, self._balanced[rows])
+        channel, codes = self._balanced
+        return _with_strongest(some(self._batch, rows), present, slot, self._search, (channel[rows], codes[rows]))
 
     def _climb(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
         return fisher_scoring(some(self._batch, rows), parameters, steps)
@@ -256,9 +281,53 @@ class SourceSearch:
         self.value[rows] = value
 
 
-def _balanced(batch: Measured) -> Tensor:
-    """balanced_channel(); H itself if the symbols are constant."""
-    return batch.channel if batch.config.symbols == "constant" else balanced_channel(batch.channel)
+def _starts_by_powers(batch: Measured, present: Parameters, slot: int, search: SearchGrid) -> list[Parameters]:
+    """STARTS parameters with one more source, by the likelihood of every atom; for a single antenna.
+
+    With v_l the variance so far and g_l = |b_l|², the variance is α (v_l + ρ g_l). The best α is the mean of
+    |y_l|²/(v_l + ρ g_l); a few ρ are tried.
+    """
+    known = torch.view_as_real(stacked_steering(batch, present.points, present.active)).square().sum((-1, -3))
+    so_far = (known * present.power.unsqueeze(1)).sum(-1) + present.noise_power[:, None]  # v, [B, L]
+    energy = torch.view_as_real(batch.snapshots[..., 0]).square().sum(-1)
+    sensing = batch.codes * batch.channel  # [B, L, N]
+    lists = []
+    for v, y, rows in zip(so_far, energy, sensing, strict=True):
+        g = torch.view_as_real(rows @ search.atoms.T).square().sum(-1)  # [L, G]
+        ratio = v.mean() / g.mean(0)
+        tried = []
+        for share in SHARES:
+            raised = v.unsqueeze(-1) + share * ratio * g
+            tried.append(torch.log((y.unsqueeze(-1) / raised).mean(0)) + raised.log().mean(0))
+        misfit, which = torch.stack(tried).min(0)  # −ln L / L up to a constant, [G]
+        maxima = torch.where(local_maxima(-misfit.view(1, *search.grid.shape)).flatten(), -misfit, -torch.inf)
+        atoms = maxima.topk(min(STARTS, len(maxima))).indices
+        power = misfit.new_tensor(SHARES)[which[atoms]] * ratio[atoms]
+        alpha = (y.unsqueeze(-1) / (v.unsqueeze(-1) + power * g[:, atoms])).mean(0)
+        lists.append((atoms, power * alpha, alpha))
+    atoms, power, alpha = (torch.stack(part, dim=1) for part in zip(*lists, strict=True))  # [T, B]
+    axes = [axis.to(present.points) for axis in search.grid.points()]
+    starts = []
+    for which, own, scale in zip(atoms, power, alpha, strict=True):
+        points, powers, active = present.points.clone(), present.power * scale.unsqueeze(-1), present.active.clone()
+        points[:, slot] = torch.stack([axes[0][which], axes[1][which], 1 / axes[2][which]], dim=-1)
+        powers[:, slot], active[:, slot] = own, True
+        starts.append(Parameters(points, powers, present.noise_power * scale, active))
+    return starts
+
+
+def _balanced(batch: Measured) -> tuple[Tensor, Tensor]:
+    """balanced_channel() and the codes without a mean that all share; both themselves if the symbols are constant.
+
+    As a line of sight does, the part of the codes that never changes would outweigh what tells the places.
+    """
+    if batch.config.symbols == "constant":
+        return batch.channel, batch.codes
+    mean = batch.codes.mean(1, keepdim=True)
+    energy, of_mean = (torch.view_as_real(part).square().sum((-2, -1)).mean(1) for part in (batch.codes, mean))
+    # The mean of L codes that have none in common has 1/L of their energy.
+    shared = (of_mean > SHARED / batch.codes.shape[1] * energy) & (of_mean < ALL * energy)
+    return balanced_channel(batch.channel), batch.codes - shared[:, None, None] * mean
 
 
 def balanced_channel(channel: Tensor) -> Tensor:
@@ -280,7 +349,7 @@ def balanced_channel(channel: Tensor) -> Tensor:
 
 
 def _with_strongest(
-    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid, balanced: Tensor
+    batch: Measured, parameters: Parameters, slot: int, search: SearchGrid, balanced: tuple[Tensor, Tensor]
 ) -> tuple[Parameters, Tensor]:
     """The parameters with the source of one slot where it explains most, given the others, and its rise of ln L, [B].
 
@@ -295,7 +364,8 @@ def _with_strongest(
     gain = mmse_gain(known, (rest.power * others[:, : rest.points.shape[1]])[:, None], parameters.noise_power[:, None])
     _, residual = project(known, gain, stacked_snapshots(batch))  # σ² R⁻¹ y
     residual_snapshots = residual.reshape(batch.snapshots.shape)  # [B, L, M]
-    surface = (balanced.mH @ residual_snapshots.mT) * batch.codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
+    channel, codes = balanced
+    surface = (channel.mH @ residual_snapshots.mT) * codes.mT.conj()  # c* ⊙ H^H σ² R⁻¹ y, [B, N, L]
     if batch.config.symbols == "constant":
         surface = surface.sum(-1, keepdim=True)
     if surface.shape[-1] > surface.shape[-2]:

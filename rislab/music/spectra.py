@@ -323,12 +323,9 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
     heights, indices = [], []
     for rows in chunks(len(values), max(1, 4 * WORK // values[0].nbytes)):
         part = values[rows]
-        highest = part
-        for axis in (1, 2, 3):
-            highest = _highest_of_three(highest, axis)
         lowest, top = part.flatten(1).aminmax(dim=1)
         flat = (top - lowest <= FLAT * torch.finfo(part.dtype).eps * top) & (part[0].numel() > 1)
-        peak = (part == highest).flatten(1)
+        peak = local_maxima(part).flatten(1)
         flattened = torch.where(flat.unsqueeze(1), -torch.inf, part.flatten(1))
         size = flattened.shape[1]
         best = [torch.where(peak, flattened, -torch.inf).topk(min(maxima, size), dim=1)]
@@ -339,6 +336,14 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
     index = torch.cat(indices)
     _, elevations, ranges = values.shape[1:]
     return torch.cat(heights), [index // (elevations * ranges), index // ranges % elevations, index % ranges]
+
+
+def local_maxima(values: Tensor) -> Tensor:
+    """Cells of maps [B,P,Q,R] that none of the cells around them exceeds, [B,P,Q,R] bool."""
+    highest = values
+    for axis in (1, 2, 3):
+        highest = _highest_of_three(highest, axis)
+    return values == highest
 
 
 def _highest_of_three(values: Tensor, axis: int) -> Tensor:

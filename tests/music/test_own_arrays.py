@@ -24,7 +24,7 @@ from rislab.music.metrics import assign, match, tolerances_of
 from rislab.music.model_order import model_order
 from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
-from tests.data.own_arrays import CASES, Case, circle, grid
+from tests.data.own_arrays import CASES, Case, circle, grid, phases
 
 
 def sorted_places(estimate: Estimate, case: Case) -> tuple[Tensor, Tensor]:
@@ -193,6 +193,22 @@ def test_arrays_without_their_measurement_are_refused() -> None:
     for function, *given in calls:
         with pytest.raises(InputError, match=r" is an? \w+; allowed: "):
             function(*given)
+
+
+def test_codes_that_only_absorb_do_not_mislead_the_search() -> None:
+    """The part of the codes that never changes prefers some directions, as a line of sight does."""
+    rng, case = np.random.default_rng(1), Case(grid(5, 8, 0.05), 0.1, np.array([(-0.8, 0.3, 0.5)]))
+
+    def normal(*shape: int) -> np.ndarray:
+        return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / np.sqrt(2)
+
+    codes, channel = np.where(rng.random((24, 96, 40)) < 0.5, 0.2, 1.0), normal(24, 2, 40)
+    vector = phases(case.elements, case.wavelength, case.places[0], False)
+    clean = np.einsum("bmn,bln,n,bl->blm", channel, codes, vector, normal(24, 96))
+    noise = 0.1 * np.sqrt(np.mean(np.abs(clean) ** 2)) * normal(*clean.shape)
+    measurement = Measurement(clean + noise, codes, channel, case.geometry())
+    azimuth = sparse(measurement, 1).azimuth
+    assert float(((azimuth + 0.8).abs() < 0.1).double().mean()) >= 0.9
 
 
 def test_far_sources_are_planes_and_do_no_harm() -> None:

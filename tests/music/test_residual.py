@@ -16,7 +16,7 @@ from rislab.music.likelihood import polish, rss
 from rislab.music.localisation import locate
 from rislab.music.residual import STATIC, convention_changes, convention_hint, residual
 from rislab.music.sparse import sparse
-from tests.data.own_arrays import CASES, Case, grid
+from tests.data.own_arrays import CASES, Case, grid, phases
 
 SURFACE = CASES["surface, one antenna"]
 TWO = CASES["surface, four antennas"]
@@ -99,6 +99,19 @@ def test_codes_in_other_forms_are_recognised() -> None:
 
 
 @pytest.mark.slow
+def test_bits_for_signs_are_named_where_the_noise_is_known() -> None:
+    """They leave a seventh of the energy, which nobody would doubt without a noise power."""
+    array, rng = CASES["surface, one antenna"], np.random.default_rng(0)
+    bits = (rng.random((60, 36)) < 0.5).astype(float)
+    vector = phases(array.elements, array.wavelength, array.places[0], False)
+    channel = rng.standard_normal((2, 36)) + 1j * rng.standard_normal((2, 36))
+    clean = (1 - 2 * bits) * vector @ channel.T
+    noise = 1e-3 * (rng.standard_normal(clean.shape) + 1j * rng.standard_normal(clean.shape))
+    located = locate(Measurement(clean + noise, bits, channel, array.geometry(), 2e-6, symbols="constant"), 1)
+    assert "the codes 0 and 1 stand for the factors 1 and −1" in located.hint
+
+
+@pytest.mark.slow
 def test_a_path_past_the_surface_is_named() -> None:
     measurement = SURFACE.draw(1, 20.0)
     wrong = measurement.changed(snapshots=measurement.snapshots + 3 * measurement.snapshots.abs().max())
@@ -113,6 +126,7 @@ def test_square_tables_may_be_transposed() -> None:
     for name in (
         "the channel is transposed",
         "the channel is transposed and conjugated",
+        "the codes are transposed",
         "the snapshots are transposed",
     ):
         assert name in convention_hint(convention_changes(measurement)[name], 1)
