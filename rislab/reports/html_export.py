@@ -94,8 +94,15 @@ def _templates() -> Any:
 
     loader = FileSystemLoader(STATIC)
     made = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    made.filters |= {"repr": repr, "duration": duration}
+    made.filters |= {"repr": repr, "duration": duration, "code": _with_code}
     return made
+
+
+def _with_code(text: str) -> Any:
+    """HTML of a sentence in which names stand between backticks."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escape(text)))
 
 
 def write_index(out: Path, window: str, template: str, **values: Any) -> Path:
