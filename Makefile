@@ -75,7 +75,8 @@ docs: .venv/installed-test
 # Known vulnerabilities of the tested set; red too where the list of them cannot be reached.
 audit: .venv/installed-test
 	$(call install,.[audit])
-	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt
+	@$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --requirement constraints.txt 2>.venv/audit.log || \
+		{ tail -n 1 .venv/audit.log; echo "audit: a vulnerability is named above, or their list was not reached (.venv/audit.log)"; exit 1; }
 
 cover: .venv/installed-test
 	$(call install,.[cover])

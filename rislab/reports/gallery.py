@@ -18,7 +18,7 @@ from rislab.reports import figure_content, html_export, miniatures, notebooks, r
 from rislab.reports.processes import in_processes
 from rislab.training import shared_runs
 
-KEYS = ("notebook", "title", "parameters", "figure")
+KEYS = ("notebook", "title", "parameters", "figure", "seconds")
 VERDICTS = ("passed", "failed", "partial", "not run")
 
 
@@ -34,6 +34,7 @@ class NamedSet:
         parameters: values that the file gives.
         changed: those of them that differ from the defaults, with these.
         figure: which figure of the report stands for it in the gallery, counted from 1.
+        seconds: of the processor that it took once, so that the longest begin first; 0 if nobody measured it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class NamedSet:
     parameters: dict[str, object]
     changed: dict[str, tuple[object, object]]
     figure: int
+    seconds: int = 0
 
     def run(
         self,
@@ -132,7 +134,7 @@ def read_set(file: Path, folder: Path | None = None) -> NamedSet:
     """Read one named set and check it against its notebook, without running anything.
 
     Args:
-        file: YAML with the keys notebook and title, and perhaps parameters and figure.
+        file: YAML with the keys notebook and title, and perhaps parameters, figure and seconds.
         folder: of the notebooks; see notebooks.available().
 
     Raises:
@@ -176,7 +178,7 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
         if key not in KEYS:
             allowed = did_you_mean(str(key), dict.fromkeys(KEYS))
             raise InputError(f"unknown key {key!r}{allowed}")
-    values = {"parameters": {}, "figure": 1, **content}
+    values = {"parameters": {}, "figure": 1, "seconds": 0, **content}
     notebook, title, given = (values.get(key) for key in KEYS[:3])
     if not isinstance(notebook, str) or notebook not in known:
         raise InputError(f"notebook is {notebook!r}{did_you_mean(str(notebook), known)}")
@@ -185,12 +187,14 @@ def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSe
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise InputError(f"parameters is {given!r}; allowed: a mapping such as {{epochs: 30}}")
     check_number("figure", values["figure"], 1, 1000, integer=True)
+    check_number("seconds", values["seconds"], 0, 10**6, integer=True)
     parameters = runner.checked_values(known[notebook], given, parameter_checks.check_for(notebook))[0]
     defaults = {key: parameter.default for key, parameter in notebooks.parameters(known[notebook]).items()}
     changed = {key: (value, defaults[key]) for key, value in parameters.items() if value != defaults[key]}
     if name in known and (name != notebook or changed):
         raise InputError(f"the set is named as the notebook {name!r}; allowed: its defaults, or another name")
-    return NamedSet(name, notebook, known[notebook], title.strip(), parameters, changed, values["figure"])
+    shown, seconds = values["figure"], values["seconds"]
+    return NamedSet(name, notebook, known[notebook], title.strip(), parameters, changed, shown, seconds)
 
 
 def build_gallery(
@@ -222,11 +226,8 @@ def build_gallery(
     write_gallery(sets, done, out, header)
     with tempfile.TemporaryDirectory() as scratch:
         work = partial(_run_set, out, progress and workers == 1, {shared_runs.FOLDER: scratch})
-        # Sets of one notebook share trainings, and would wait for each other: first one of each.
-        earlier = {
-            each.name: sum(one.notebook == each.notebook for one in sets[:number]) for number, each in enumerate(sets)
-        }
-        order = list(sets) if workers == 1 else sorted(sets, key=lambda each: earlier[each.name])
+        # A long one that began last would keep one process at work alone.
+        order = list(sets) if workers == 1 else sorted(sets, key=lambda each: -each.seconds)
         for report in in_processes(work, order, workers, on_begin=on_begin):
             done[report.name] = report
             write_gallery(sets, done, out, {**header, "duration": html_export.duration(time.perf_counter() - began)})

@@ -215,6 +215,19 @@ def test_sets_follow_the_order_of_the_notebooks(here: Path) -> None:
     assert good.parameters == {"value": 2.0, "word": "a<b", "steps": [1, 2]}
 
 
+def test_the_longest_begins_first_where_several_run_at_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("a-good", 5), ("judge", 70), ("plain", 9)):
+        path = here / "reports" / f"{name}.yaml"
+        path.write_text(f"{path.read_text().rstrip()}\nseconds: {seconds}\n")
+    begun: list[list[str]] = []
+    monkeypatch.setattr(
+        gallery, "in_processes", lambda work, sets, *_, **__: begun.append([each.name for each in sets]) or ()
+    )
+    for workers in (1, 2):
+        assert list(gallery.build_gallery(gallery.named_sets(), here / "out", workers=workers)) == []
+    assert begun == [ORDER, ["judge", "plain", "a-good", "b-failed", "c-partial"]]
+
+
 def test_a_name_means_a_set_or_a_notebook(here: Path) -> None:
     assert gallery.find_set("a-good").notebook == "judge"
     (here / "reports" / "plain.yaml").unlink()
