@@ -34,6 +34,8 @@ NEAR = 0.5
 AWAY, MOVES, TOGETHER = -0.99, 3, 2
 # An average moves a small share of the way; moves that make a large one certain.
 MOST_OF_IT, MOST_MOVES = 0.9, 8
+# One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
+MUCH_OF_IT, MANY_MOVES = 0.3, 30
 
 
 @dataclass(eq=False)
@@ -47,7 +49,9 @@ class WeightCopy:
         step: before which it was last read.
         moves: how often it moved.
         away: how often straight away from the weight.
-        shares: of the way to the weight that it moved, each time; 1 if it became the weight.
+        shares: of the way to the weight that it moved, the first times; 1 if it became the weight.
+        share: the last one.
+        rested: whether it ever did not move between two steps.
     """
 
     place: int
@@ -57,11 +61,14 @@ class WeightCopy:
     moves: int = 0
     away: int = 0
     shares: list[float] = field(default_factory=list)
+    share: float = 0.0
+    rested: bool = False
 
     @property
     def overtaken(self) -> bool:
-        """Whether each move took nearly all of the way, and never all of it, as that of a hard copy does."""
-        return len(self.shares) >= MOST_MOVES and all(MOST_OF_IT < share < 1 for share in self.shares)
+        """Whether moves take nearly all of the way, or much of it for good, and never all, as those of a hard copy."""
+        first = len(self.shares) >= MOST_MOVES and all(MOST_OF_IT < share < 1 for share in self.shares)
+        return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
 
 
 class CopiesOfOne:
@@ -146,14 +153,17 @@ class CopiesOfOne:
                 continue
             values = few_coordinates(value)
             change = values - copy.values
-            if copy.step == self._step - 1 and bool(change.any()):
+            moved = bool(change.any())
+            copy.rested |= copy.step == self._step - 1 and not moved
+            if copy.step == self._step - 1 and moved:
                 copy.moves += 1
                 way = few_coordinates(self._weights[copy.place]) - copy.values
                 alike = cosine(change, way)
                 copy.away += alike < AWAY
+                share = 1.0 if torch.equal(change, way) else float(change @ way) / max(float(way @ way), 1e-30)
+                copy.share = share if alike > -AWAY else 0.0
                 if len(copy.shares) < MOST_MOVES:
-                    share = 1.0 if torch.equal(change, way) else float(change @ way) / float(way @ way)
-                    copy.shares.append(share if alike > -AWAY else 0.0)
+                    copy.shares.append(copy.share)
             copy.values, copy.step = values, self._step
 
     def _renew(self) -> None:
@@ -176,10 +186,8 @@ class CopiesOfOne:
         fast = [copy for copy in self._copies if copy.overtaken]
         if not fast or len(fast) < min(TOGETHER, len(self._weights)):
             return ""
-        share = sum(fast[0].shares) / len(fast[0].shares)
-        return (
-            f"{len(fast)} copies of weights moved {share:.4g} of the way to the weights each time: nothing is averaged"
-        )
+        text = f"{len(fast)} copies of weights moved {fast[0].share:.4g} of the way to the weights in the end"
+        return f"{text}: next to nothing is averaged"
 
     def evidence(self) -> str:
         """What was measured of copies that move away, "" if they do not."""

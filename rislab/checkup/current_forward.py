@@ -102,6 +102,7 @@ class CurrentForward:
             training=self.training,
             scale_free=scale_free,
             follows=self.follows,
+            kind="" if loss.grad_fn is None else loss.grad_fn.name(),
         )
         if self._under_way:
             # What its samples are is known when it is over.

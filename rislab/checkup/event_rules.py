@@ -15,6 +15,8 @@ from rislab.checkup.windows import LOOSE, StepComparison, StepWindow, WatchedRun
 
 # A scaler begins at 2^16, and has gone down to 1 after so many skips.
 SKIPS = 17
+# A larger share of losses that are no numbers is no rare overflow, which a scaler is there for.
+FEW = 0.05
 # So many windows of one size are no ends of short epochs by accident.
 SHORT_WINDOWS = 3
 # So many steps tell that two factors that begin at 0 stay there, as a chain of them does not.
@@ -140,8 +142,12 @@ def nonfinite_losses(run: WatchedRun) -> list[Finding]:
         "NaN dropped from the record",
     )
     merged = run.trace.merged
-    count = len(lost) + merged.kinds_of_losses["not finite"]
-    text = f"NaN or infinity in {count} of {len(batches) + merged.losses} losses, in {lost[0].precision}"
+    count, total = len(lost) + merged.kinds_of_losses["not finite"], len(batches) + merged.losses
+    text = f"NaN or infinity in {count} of {total} losses, in {lost[0].precision}"
+    skipped = [batch for step in run.trace.steps if not step.applied for batch in step.micro_batches]
+    if run.declared.scaler and count <= FEW * total and all(any(batch is one for one in skipped) for batch in lost):
+        text = f"{text}, whose steps the scaler skipped, at {lost[0].where}"
+        return [as_note(Code.NAN, "losses that are no numbers", text)]
     return [as_warning(Code.NAN, "losses that are no numbers", text, lost[0].where, aliases)]
 
 
@@ -270,6 +276,9 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
     if trace.unoptimised:
         text = f"trainable, and held by no group: {listed(trace.unoptimised)}"
         findings.append(as_warning(Code.WEIGHTS, "not in the optimiser", text))
+    if trace.of_one_storage:
+        text = f"the optimiser moves each of them on the gradient of a part of its uses: {listed(trace.of_one_storage)}"
+        findings.append(as_warning(Code.WEIGHTS, "tensors of one storage", text))
     if trace.frozen:
         findings.append(_of_frozen(trace))
     trained = bool(trace.micro_batches)
@@ -280,7 +289,7 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         )
         findings.append(as_warning(Code.WEIGHTS, "weights kept in bf16", text))
     moving = [step for step in trace.steps if step.applied and max(step.rates, default=0.0) > 0]
-    stuck = [name for name in trace.unchanged if name not in trace.unoptimised]
+    stuck = [name for name in trace.unchanged if name not in {*trace.unoptimised, *trace.set_aside}]
     if not moving or not stuck or not trained:
         return findings
     if trace.rounding_only and len(stuck) < trace.tensors:
@@ -308,8 +317,9 @@ def _of_frozen(trace: Trace) -> Finding:
 def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Finding]:
     text = f"{len(stuck)} tensors never moved in {len(moving) + len(trace.merged)} steps: {listed(stuck)}"
     rate = f"the largest learning rate was {max(max(step.rates) for step in moving):.2g}"
-    if len(stuck) + len(trace.unoptimised) < trace.tensors:
-        if len(stuck) == 1:
+    if len(stuck) + len({*trace.unoptimised, *trace.set_aside}) < trace.tensors:
+        # A bias, or an embedding that is not used, is no whole part of a network, as a codebook is.
+        if len(stuck) == 1 and stuck != trace.loose_matrices:
             return [as_note(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", PARTLY_FROZEN)]
         return [as_warning(Code.WEIGHTS, "detached backbone", f"{text}; {rate}", aliases=PARTLY_FROZEN)]
     if is_running_sum(trace):

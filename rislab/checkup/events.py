@@ -102,6 +102,9 @@ class Observer:
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
         """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
 
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
+
     def on_backward(self, roots: Roots) -> None:
         """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
 
@@ -178,7 +181,7 @@ class EventSource:
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
-        self._losses = LossInterceptor(heard, self._on_loss)
+        self._losses = LossInterceptor(heard, self._on_loss, self._on_result if self._listeners["on_result"] else None)
         self._module, self._on_call = module, on_call
         calls = ForwardInterceptor(self._on_forward, self._on_forward_end, module, self._on_module_loss)
         self._forward = calls.now
@@ -342,6 +345,12 @@ class EventSource:
             return
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
+
+    @_harmless
+    def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
+        if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
+            self._tell("on_result", [*args, *kwargs.values()], output)
 
     @_harmless
     def _on_backward(self, roots: Roots) -> None:

@@ -31,6 +31,7 @@ from rislab.checkup.sequence_probes import sequence_probes
 from rislab.checkup.tensors import tensors_of
 from rislab.checkup.token_targets import TokenTargets, is_tokens
 
+ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network")
 # Larger networks and inputs are not tried, nor are more networks than these.
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
 PLAIN = (Tensor, int, float, bool, str, type(None))
@@ -114,8 +115,8 @@ class FinalProbes(Observer):
             if place is not None:
                 results += tried_on_tokens(call.network, call.args, call.named, shift, place)
         for one in results:
-            # A dropout that is never off matters where the network is evaluated.
-            unused = one.name == "dropout in evaluation mode" and id(call.network) not in self._evaluated
+            # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.
+            unused = one.name in ONLY_EVALUATED and id(call.network) not in self._evaluated
             if one.severity != "note" and not unused:
                 self._findings.append(replace(one, where=one.where or _place_of(type(call.network))))
 

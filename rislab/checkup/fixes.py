@@ -32,6 +32,8 @@ FIXES = {
     "clipping changes nothing": "clip the tensors of the optimiser, between the last backward and the step",
     "tensors that no optimiser holds": "register the layers in the module (nn.ModuleList) before the optimiser is made",
     "average moves away from the weights": "move the average by (1 - decay) * (weight - average), not against it",
+    "tensors of one storage": "tie weights by the parameter itself: head.weight = embedding.weight",
+    "scheduler of another optimiser": "make a new scheduler for the new optimiser",
     "frozen weights move": "give the optimiser, and whatever decays weights, those with requires_grad only",
     "average of the last weights alone": "let the average keep its decay, and take 1 - decay of the new weights",
     "requires_grad of a module": "call module.requires_grad_(False)",

@@ -67,10 +67,14 @@ class LossInterceptor(TorchFunctionMode):
     Args:
         functions: of torch, whose calls are reported.
         on_call: called with function, arguments and result of each.
+        on_other: the same for all functions, in the first backwards; None if they are of no concern.
     """
 
-    def __init__(self, functions: tuple[Callable[..., Any], ...], on_call: OnCall) -> None:
+    def __init__(
+        self, functions: tuple[Callable[..., Any], ...], on_call: OnCall, on_other: OnCall | None = None
+    ) -> None:
         super().__init__()
+        self._on_other = on_other
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
         self._backwards = 0
@@ -94,10 +98,10 @@ class LossInterceptor(TorchFunctionMode):
             super(LossInterceptor, other).__exit__(*error)
 
     def note_backward(self) -> None:
-        """After some backwards, sums are reported no more."""
+        """After some backwards, sums and all others are reported no more."""
         self._backwards += 1
         if self._backwards == BACKWARDS:
-            self._functions = self._functions - set(map(id, SUMS))
+            self._functions, self._on_other = self._functions - set(map(id, SUMS)), None
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
@@ -132,16 +136,20 @@ class LossInterceptor(TorchFunctionMode):
             handle_torch_function(self.outside, (), work, *args)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if id(func) not in self._functions:
+        named, reported = kwargs or {}, id(func) in self._functions
+        if not reported:
             if func is torch.Tensor.backward:
                 # The method may be one that the loop has put there, and that is under way already.
                 return _backward(*args, **named)
-            return self if func is _other_mode else func(*args, **named)
+            if func is _other_mode:
+                return self
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if not torch.compiler.is_compiling():
-            self._on_call(func, args, named, output)
+        if (reported or self._on_other is not None) and not torch.compiler.is_compiling():
+            if self._on_other is not None:
+                self._on_other(func, args, named, output)
+            if reported:
+                self._on_call(func, args, named, output)
         return output
 
 

@@ -31,7 +31,7 @@ def sources_of(node: Node) -> list[Node]:
     return [source for source, _ in node.next_functions if source is not None]
 
 
-def depends_on(loss: Tensor, own: set[int]) -> bool:
+def depends_on(loss: Tensor, own: Container[int]) -> bool:
     """Whether a loss depends on one of some tensors, or on too much to tell.
 
     Args:

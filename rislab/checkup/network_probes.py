@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from rislab.checkup.call_stack import caller
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.network_copies import copy_network
-from rislab.checkup.probe_batches import map_leaves, tensors_in
+from rislab.checkup.probe_batches import exchange, map_leaves, tensors_in
 from rislab.checkup.rules import Code
 from rislab.checkup.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
 from rislab.checkup.seeds import one_seed
@@ -31,7 +31,7 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
     """Try a network on an input that it was called with, without loss and target; nothing that is given is changed.
 
     Evaluated twice on one input it must answer the same: a fault. Answers that change with the other samples of the
-    batch are a warning, and only where nothing speaks for that they are meant to.
+    batch are a warning, and only where nothing speaks for that they are meant to; so is an input that changes none.
 
     Args:
         model: that was called.
@@ -51,13 +51,34 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
             run = runner(copied)
             mixing = find_mixing(run, arguments, precision_in(model, arguments))
             if mixing is None or mixing.kind in ("", "some") or why_meant(copied, run, arguments, mixing):
-                return []
+                return _unused_inputs(model, arguments)
             # Short convolutions along the first dimension fade as well, and may be meant.
             if mixing.kind == "fading" and not any(isinstance(one, nn.RNNBase) for one in copied.modules()):
-                return []
+                return _unused_inputs(model, arguments)
             return [as_warning(Code.INDEPENDENCE, NAMES[mixing.kind], described(mixing))]
         except Exception as error:
             return [not_tried(Code.INDEPENDENCE, error)]
+
+
+def _unused_inputs(model: nn.Module, arguments: Arguments) -> list[Finding]:
+    """Inputs with an entry for each sample that change no answer in either mode, where others do."""
+    given = {f"input {place}": value for place, value in enumerate(arguments[0], start=1)} | {**arguments[1]}
+    inputs = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
+    samples = max((len(value) for value in inputs.values()), default=0)
+    runs = [runner(copy_network(model).train(mode)) for mode in (False, True)] if len(inputs) > 1 else []
+    answers = [run(arguments) for run in runs]
+    uses: dict[str, bool] = {}
+    for name, value in inputs.items():
+        # Masks and flags may well be alike in all that they change.
+        other = value.roll(1, 0) if len(value) == samples and value.dtype != torch.bool else value
+        if not torch.equal(other, value):
+            changed = exchange(arguments, value, other)
+            uses[name] = any(_difference(answer, run(changed)) > 0 for answer, run in zip(answers, runs, strict=True))
+    unused = [name for name, used in uses.items() if not used]
+    if not unused or len(unused) == len(uses):
+        return []
+    text = f"exchanged between samples, {listed(unused)} changes no answer in either mode, and the others do"
+    return [as_warning(Code.INPUTS, "network never sees an input", text)]
 
 
 def not_tried(code: Code, error: Exception) -> Finding:

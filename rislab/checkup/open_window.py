@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from rislab.checkup.gradients import compare_gradients
-from rislab.checkup.trace import Backward, Clip, MicroBatch
+from rislab.checkup.trace import STEPPED, Backward, Clip, MicroBatch
 from rislab.checkup.windows import is_parallel
 
 
@@ -48,6 +48,12 @@ class OpenWindow:
         for batch in marked:
             batch.by_hand = True
         return {batch.call_stack for batch in marked}
+
+    def stepped_on(self) -> list[Backward]:
+        """Its backwards, of which the last is marked for all recorders: an optimiser steps on what it gave."""
+        if self.backwards:
+            self.backwards[-1].reached.add(STEPPED)
+        return self.backwards
 
     def carried(self, before: Tensor | None) -> float | None:
         """What is left of the gradients of the last backward, see Backward.

@@ -37,6 +37,8 @@ from rislab.checkup.windows import Declared
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64
+# Ticks of a scheduler, and backwards, after its optimiser has stepped for the last time.
+TICKS = 3
 
 
 class StopWatching(BaseException):
@@ -118,6 +120,7 @@ class ProcessWatch(LoopObserver):
             declared = replace(tracked.declared, scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
+            own += self._scheduler_of_another(tracked)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         if self.backwards and not self.steps and not findings:
             text = f"{self.backwards} backwards, and no optimiser stepped"
@@ -141,6 +144,27 @@ class ProcessWatch(LoopObserver):
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
         evidence = f"{text}; {trace.step_count} steps on others"
         return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
+
+    def _scheduler_of_another(self, tracked: TrackedOptimizer) -> list[Finding]:
+        """The scheduler of an optimiser whose tensors another one, without a scheduler, steps on since."""
+        trace = tracked.recorder.trace
+        if not trace.steps:
+            return []
+        if tracked.ticks_before is not None and tracked.scheduler is not None:
+            over = unwrapped(vars(tracked.scheduler).get("optimizer"), "optimizer") is not tracked.optimizer
+            late, steps = (trace.ticks or 0) - tracked.ticks_before, trace.steps
+        else:
+            own = set(map(id, tracked.tensors()))
+            later = [one for one in self.tracked if one is not tracked and one.scheduler is None and _stepped(one)]
+            successor = next((one for one in later if own <= set(map(id, one.tensors()))), None)
+            over = successor is not None and sum(batch.backwards > 0 for batch in trace.left) >= TICKS
+            late, steps = (trace.ticks or 0) - (trace.steps[-1].ticks or 0), (successor or tracked).recorder.trace.steps
+        if not over or late < TICKS:
+            return []
+        text = (
+            f"{late} ticks of a scheduler came after another optimiser took over the tensors of its own, whose rates "
+        )
+        return [as_fault(Code.SCHEDULER, "scheduler of another optimiser", text + "it does not set", steps[-1].where)]
 
     # What happens in the watched code.
 
@@ -196,8 +220,7 @@ class ProcessWatch(LoopObserver):
                 # Two that take turns are none that is made again and again.
                 anew = type(optimizer) is type(tracked.optimizer) and optimizer not in self._adopted
                 self._adopted.update((optimizer, tracked.optimizer))
-                tracked.optimizer = optimizer
-                tracked.recorder.adopt(optimizer, anew)
+                tracked.adopt(optimizer, anew)
                 return True
         return False
 

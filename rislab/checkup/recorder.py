@@ -424,7 +424,7 @@ class StepRecorder:
         self._lines.trained |= self._window.by_hand_lines()
         step = Step(
             micro_batches=self._window.micro_batches,
-            backwards=self._window.backwards,
+            backwards=self._window.stepped_on(),
             clips=self._window.clips,
             gradient=gradient,
             norm=norm if gradient is None or math.isfinite(norm) or not finite else float(gradient.norm()),

@@ -14,6 +14,8 @@ from rislab.checkup.merged_steps import Loss, MergedSteps, StepNumbers
 from rislab.checkup.schedules import Schedule
 
 _Numbers = TypeVar("_Numbers")
+# Among the recorders that a backward came to, once an optimiser has stepped on its gradients.
+STEPPED = -1
 
 
 @dataclass(eq=False, slots=True)
@@ -25,7 +27,8 @@ class Backward:
         fresh: whether all gradients were 0 or None when it began; None if the window is not compared.
         carried: what was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they
             were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
-        reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one.
+        reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one, and STEPPED
+            if it was the last one before a step.
         after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
     """
 
@@ -60,6 +63,7 @@ class MicroBatch:
         term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
         by_hand: whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop.
         follows: whether the network was handed a state that its forward before had given.
+        kind: name of the node of the graph that gave it, "" for none.
         divisors: by which the loop divided it, if it is a single loss.
         term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
     """
@@ -82,6 +86,7 @@ class MicroBatch:
     term_weights: tuple[float, ...] = ()
     by_hand: bool = False
     follows: bool = False
+    kind: str = ""
     divisors: tuple[float, ...] = ()
     term_factors: tuple[tuple[float, ...], ...] = ()
 
@@ -202,14 +207,17 @@ class Trace:
         frozen: number of tensors of the network that ask for no gradient.
         tensors: number of trainable tensors at the beginning.
         unchanged: names of trainable tensors whose values are those of the beginning.
+        loose_matrices: names of those among them that are more than a vector, and no weight of a layer.
         rounding_only: names of those among them whose gradient was nothing but rounding.
         zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
         unoptimised: names of trainable tensors that the optimiser does not hold.
+        set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
         orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
         bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
         full_tensors: number of the other larger ones.
         ticks: of the scheduler at the end, None without one.
         schedule: what the scheduler was made for, None without one.
+        of_one_storage: names of tensors of the optimiser that lie where another one of them does.
         mode_dependent: whether the network computes something else in training mode than in evaluation mode.
         batch_norms: number of its layers that take statistics of their input, in the first forward in training mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
@@ -237,14 +245,17 @@ class Trace:
     frozen: int = 0
     tensors: int = 0
     unchanged: list[str] = field(default_factory=list)
+    loose_matrices: list[str] = field(default_factory=list)
     rounding_only: list[str] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     unoptimised: list[str] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
     orphaned: int = 0
     bf16_tensors: int = 0
     full_tensors: int = 0
     ticks: int | None = None
     schedule: Schedule | None = None
+    of_one_storage: list[str] = field(default_factory=list)
     mode_dependent: bool = False
     batch_norms: int = 0
     loss_declared: bool = True

@@ -16,6 +16,7 @@ from rislab.checkup.findings import listed
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.optimizers import inner_optimizer, tensors_held
 from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.tensor_coordinates import is_readable
 from rislab.checkup.trace import Trace
 from rislab.checkup.windows import Declared
 from rislab.errors import one_line
@@ -37,6 +38,7 @@ class TrackedOptimizer:
         roots: networks that hold its tensors and are no part of another.
         recorder: of its steps.
         declared: what its loop is meant to do.
+        ticks_before: of the scheduler, when another optimiser took over the tensors; None if none did.
     """
 
     optimizer: Optimizer
@@ -45,6 +47,7 @@ class TrackedOptimizer:
     roots: list[nn.Module]
     recorder: StepRecorder
     declared: Declared
+    ticks_before: int | None = None
     _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
     def label(self) -> str:
@@ -80,6 +83,22 @@ class TrackedOptimizer:
     def forget_networks(self) -> None:
         """Tensors or networks have changed: ask anew which modules hold them."""
         self._trains.clear()
+
+    def adopt(self, optimizer: Optimizer, anew: bool) -> None:
+        """Another optimiser has taken over the tensors, made anew for them or not."""
+        steps = self.recorder.trace.steps
+        self.ticks_before = (steps[-1].ticks or 0) if steps else 0
+        self.optimizer = optimizer
+        self.recorder.adopt(optimizer, anew)
+
+    def of_one_storage(self) -> list[str]:
+        """Names of its tensors that lie where another one of them does."""
+        named = {id(value): name for root in self.roots for name, value in root.named_parameters()}
+        places: dict[int, list[str]] = {}
+        for one, value in {id(value): value for value in self.tensors()}.items():
+            if value.numel() and is_readable(value):
+                places.setdefault(value.data_ptr(), []).append(named.get(one, "one without a name"))
+        return [name for names in places.values() if len(names) > 1 for name in names]
 
     def mode_dependent(self) -> bool:
         """Whether its networks compute something else in training mode than in evaluation mode."""
@@ -159,6 +178,7 @@ class LoopObserver(Observer):
         """The watching ends."""
         for tracked in self.tracked:
             tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
+            tracked.recorder.trace.of_one_storage = tracked.of_one_storage()
             tracked.recorder.end(error)
         _drop_losses_of_others([tracked.recorder.trace for tracked in self.tracked])
 

@@ -58,6 +58,7 @@ class WeightChanges:
         )
         trace.orphaned = 0 if copies else len(orphans)
         trace.unoptimised = [] if copies else [name for name, value in missed if id(value) in self._unheld or orphans]
+        trace.set_aside = [name for name, value in missed if id(value) not in self._unheld]
         trace.frozen = sum(not value.requires_grad for _, value in weights)
         if trace.crashed:
             return
@@ -75,6 +76,11 @@ class WeightChanges:
         trace.zeros = [name for name, value in used if value.dim() > 1 and not bool(value.detach().any())]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]
+        trace.loose_matrices = [
+            name
+            for name, value in unchanged
+            if sum(size > 1 for size in value.shape) > 1 and not name.endswith("weight")
+        ]
         trace.rounding_only = [
             name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.gradients import GRADIENT_TOLERANCES, GradientComparison, compare_gradients
-from rislab.checkup.trace import MicroBatch, Step, Trace
+from rislab.checkup.trace import STEPPED, MicroBatch, Step, Trace
 
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
 CONDITION = 1e8
@@ -273,8 +273,10 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
         micro_batches: those of the step that count as training.
         size: declared number of micro-batches in a window, None if not declared.
     """
+    # Where optimisers take turns, what another one has stepped on is zeroed, and no part of this window.
+    own = [batch for batch in micro_batches if step.holds(batch) or not _stepped_on(batch)]
     by_backward: dict[tuple[str, int], list[MicroBatch]] = {}
-    for batch in micro_batches:
+    for batch in own or micro_batches:
         key = ("alone", id(batch)) if batch.last is None else ("together", batch.last.number)
         by_backward.setdefault(key, []).append(batch)
     groups: list[MicroBatch] = []
@@ -296,13 +298,17 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
     return selected if len(by_line) == 1 else [replace(batch, scale_free=True) for batch in selected]
 
 
+def _stepped_on(batch: MicroBatch) -> bool:
+    return batch.last is not None and STEPPED in batch.last.reached
+
+
 def _line_of(batch: MicroBatch, others: Sequence[MicroBatch]) -> tuple[object, ...]:
-    """The line of a loss, and the optimisers that its backward came to: losses of several heads may share a line."""
+    """The line of a loss, its kind, and the optimisers that its backward came to: several heads may share a line."""
     # A loss without a backward is one of those of its line.
     same = (one.last for one in (batch, *others) if one.call_stack == batch.call_stack and one.last is not None)
     last = next(same, None)
     reached = set() if last is None else last.reached
-    return batch.call_stack, frozenset() if 0 in reached else frozenset(reached)
+    return batch.call_stack, batch.kind, frozenset() if 0 in reached else frozenset(reached - {STEPPED})
 
 
 def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:

@@ -21,12 +21,12 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def trained(average_of: Callable[[nn.Module], Update]) -> list[Finding]:
+def trained(average_of: Callable[[nn.Module], Update], steps: int = 12) -> list[Finding]:
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     update = average_of(model)
     with watch(model, optimizer) as watched:
-        for _ in range(12):
+        for _ in range(steps):
             nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -99,6 +99,21 @@ def test_a_copy_that_moves_away_is_a_fault(kind: Callable[[float], Callable[[nn.
 def test_a_copy_that_keeps_next_to_nothing_is_named() -> None:
     (finding,) = trained(in_place(99.5))
     assert finding.name == "average of the last weights alone" and "moved 0.995 of the way" in finding.evidence
+
+
+@pytest.mark.parametrize("every,share", [(1, 0.5), (5, 0.5), (1, 0.2)])
+def test_a_decay_of_one_half_is_none_unless_it_comes_rarely(every: int, share: float) -> None:
+    def average_of(model: nn.Module) -> Update:
+        other, calls = copy.deepcopy(model), [0]
+
+        def update() -> None:
+            calls[0] += 1
+            for own, value in zip(other.parameters(), model.parameters(), strict=True):
+                own.lerp_(value, 0.0 if calls[0] % every else share)
+
+        return update
+
+    assert len(trained(average_of, 40)) == (every == 1 and share == 0.5)
 
 
 @pytest.mark.parametrize("sign,findings", [(-1.0, 1), (1.0, 0)])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rislab.checkup.process_watch import ProcessWatch
 
+TEACHER = nn.Linear(1, 2)
 TRAINS_NOTHING = ["a term of the loss trains nothing"]
 
 
@@ -18,11 +19,25 @@ TRAINS_NOTHING = ["a term of the loss trains nothing"]
     [
         (lambda out, w: out.square().mean() + 0.1 * w.data.square().sum(), TRAINS_NOTHING),
         (lambda out, w: (out.detach().abs().mean() - out.square().mean()) * -1, TRAINS_NOTHING),
-        (lambda out, w: out.square().mean() + 0.1 * w.square().sum(), []),
+        (lambda out, w: out.square().mean() + 0.1 * out.abs().mean().item(), TRAINS_NOTHING),
+        (
+            lambda out, w: out.square().mean() + torch.autograd.grad(out.sum(), w, retain_graph=True)[0].norm(),
+            TRAINS_NOTHING,
+        ),
+        (lambda out, w: out.square().mean() + (TEACHER(torch.ones(1)) * 0).detach().mean(), TRAINS_NOTHING),
+        (lambda out, w: out.square().mean() + ((out > 0).float().mean() + 1) ** 2, TRAINS_NOTHING),
+        (lambda out, w: out.square().mean() - TEACHER(torch.randn(4, 1)).detach().square().mean(), []),
+        (lambda out, w: out.square().mean() - torch.randn(4).square().mean(), []),
+        (lambda out, w: out.square().mean() + float(torch.randn(1)), []),
+        (lambda out, w: torch.zeros(()) + out.square().mean() + 0.1 * w.square().sum(), []),
         (lambda out, w: out.square().mean() + torch.tensor(0.5) + 3, []),
         (lambda out, w: (out.square() + out.detach()).mean(), []),
     ],
-    ids=["of the data of weights", "detached", "with a gradient", "constants", "of each sample"],
+    ids=[
+        *("of the data of weights", "detached", "as a number", "of a gradient without a graph", "teacher with itself"),
+        *("of what is rounded", "entropy of a teacher", "noise", "noise as a number"),
+        *("with a gradient", "constants", "of each sample"),
+    ],
 )
 def test_terms_without_a_gradient(loss: Callable[[Tensor, Tensor], Tensor], expected: list[str]) -> None:
     torch.manual_seed(0)

@@ -93,6 +93,28 @@ def test_layers_that_normalise_over_a_micro_batch_are_noted_where_gradients_accu
     assert not named or "1 BatchNorm layers are over the 8 samples of a micro-batch" in notes[0].evidence
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_a_teacher_within_the_network_never_moves_and_is_no_finding(held: bool) -> None:
+    network = nn.ModuleDict({"teacher": nn.Linear(6, 2), "student": nn.Linear(6, 2)})
+    optimizer = torch.optim.SGD(network.parameters() if held else network["student"].parameters(), lr=0.05)
+    with rislab.watch(network, optimizer) as watch:
+        x = torch.randn(8, 6)
+        functional.mse_loss(network["student"](x), network["teacher"](x).detach()).backward()
+        optimizer.step()
+    assert [one.severity for one in watch.findings() if one.name == "detached backbone"] == ["warning"] * held
+
+
+@pytest.mark.parametrize("shape,severity", [((5, 6), "warning"), ((6,), "note"), ((1, 1, 6), "note")])
+def test_a_matrix_that_is_cut_off_is_warned_of_and_a_vector_noted(shape: tuple[int, ...], severity: str) -> None:
+    model = nn.Linear(6, 1)
+    model.register_parameter("codes", nn.Parameter(torch.randn(shape)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with rislab.watch(model, optimizer) as watch:
+        functional.mse_loss(model(torch.randn(8, 6) + model.codes.detach().mean()), torch.randn(8, 1)).backward()
+        optimizer.step()
+    assert [one.severity for one in watch.findings() if one.name == "detached backbone"] == [severity]
+
+
 def test_backwards_within_a_compiled_step_are_no_forgotten_ones() -> None:
     """Gradients come, and no backward is heard: what the loop does is not known, so that nothing is said against it."""
     torch.manual_seed(0)

@@ -97,9 +97,29 @@ def test_networks_are_tried_when_the_run_is_over(between: Callable[[Tensor], Ten
     assert all(__file__ in finding.where for finding in findings)
 
 
-def test_dropout_in_a_network_that_is_never_evaluated_is_no_finding() -> None:
+class Queue(nn.Module):
+    """Keeps some of its answers, and compares the next ones with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 3)
+        self.register_buffer("rows", torch.randn(10, 3))
+        self.place = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.first(x)
+        compared = answer - self.rows.mean(0)
+        self.rows[self.place : self.place + 5] = answer[:5].detach()
+        self.place = 5 - self.place
+        return compared  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_what_only_an_evaluation_shows_is_no_finding_without_one(evaluated: bool) -> None:
     torch.manual_seed(0)
     assert train(Net(functional.dropout), samples, evaluated=False) == []
+    names = [finding.name for finding in train(Queue(), samples, evaluated)]
+    assert names == ["evaluation changes the network"] * evaluated
 
 
 def test_what_is_tried_changes_nothing_of_the_run() -> None:

@@ -180,3 +180,44 @@ def test_sums_that_are_divided_by_what_they_count_after_the_backwards_are_correc
             optimizer.step()
             optimizer.zero_grad()
     assert not process.findings().of("warning")
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        (lambda i: [i % 2], []),
+        (lambda i: [i // 3 % 2], []),
+        (lambda i: [0, 1] if i % 4 == 3 else [], ["zeroed per micro-batch"]),
+    ],
+    ids=["in turn", "in stretches", "both at once"],
+)
+def test_optimisers_that_take_turns_lose_nothing(turn: Callable[[int], list[int]], expected: list[str]) -> None:
+    torch.manual_seed(0)
+    halves = nn.Linear(5, 3), nn.Linear(3, 5)
+    optimizers = [torch.optim.SGD(half.parameters(), lr=0.1) for half in halves]
+    with ProcessWatch(every=1) as watch:
+        for i in range(24):
+            x = torch.randn(8, 5)
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            functional.mse_loss(halves[1](halves[0](x)), x).backward()
+            for place in turn(i):
+                optimizers[place].step()
+    assert list(dict.fromkeys(one.name for one in watch.findings() if one.severity != "note")) == expected
+
+
+@pytest.mark.parametrize("alike", [False, True])
+def test_losses_of_two_kinds_on_one_line_are_two_tasks(alike: bool) -> None:
+    """Weights of 1/2 and 1 are those of tasks, unless the losses are of one kind."""
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tasks = [functional.mse_loss] * 2 if alike else [functional.mse_loss, functional.l1_loss]
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            optimizer.zero_grad()
+            for weight, task in zip((0.5, 1.0), tasks, strict=True):
+                (weight * task(model(torch.randn(8, 5)), torch.randn(8, 3))).backward()
+            optimizer.step()
+    faults = {one.name for one in watch.findings() if one.severity == "fault"}
+    assert faults == ({"divided on the first batch only"} if alike else set())

@@ -237,6 +237,26 @@ def test_rows_with_weights_of_their_own_may_stand_in_their_order_alone() -> None
     assert network_probes(nodes, (torch.randn(16, 8),)) == []
 
 
+def in_training(parts: nn.ModuleDict, x: Tensor, given: Tensor) -> Tensor:
+    return parts["a"](x) + given if parts.training else parts["a"](x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "use,second,named",
+    [
+        (lambda p, x, t: p["a"](x), torch.randn(16), True),
+        (lambda p, x, t: p["a"](x) + t[:, None], torch.randn(16), False),
+        (in_training, torch.randn(16, 4), False),
+        (lambda p, x, mask: p["a"](x), torch.ones(16, 8), False),
+    ],
+    ids=["unused", "used", "used in training", "the same for all"],
+)
+def test_an_input_that_changes_no_answer_is_warned_of(use: Any, second: Tensor, named: bool) -> None:
+    torch.manual_seed(0)
+    findings = network_probes(Of(use, a=nn.Linear(8, 4)), (torch.randn(16, 8), second))
+    assert [(one.severity, one.name) for one in findings] == [("warning", "network never sees an input")] * named
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_samples_that_change_the_answers_of_others_are_warned_of(name: str) -> None:
     torch.manual_seed(0)

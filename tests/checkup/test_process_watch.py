@@ -348,3 +348,40 @@ def test_threads_that_train_at_once_are_not_judged_beside_the_first() -> None:
     findings = watch.findings()
     assert not findings.faults
     assert "training in other threads than the watched one: 1" in [one.evidence for one in findings]
+
+
+@pytest.mark.parametrize(("taken_over", "scheduled"), [("all", False), ("more", False), ("all", True), ("more", True)])
+def test_a_scheduler_whose_optimiser_was_replaced_is_a_fault_unless_it_was_too(
+    taken_over: str, scheduled: bool
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    first = list(model.parameters() if taken_over == "all" else model[1].parameters())
+    optimizer = torch.optim.SGD(first, lr=0.1)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+    with ProcessWatch() as watch:
+        for epoch in range(8):
+            if epoch == 3:
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+                scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9) if scheduled else scheduler
+            for _ in range(2):
+                optimizer.zero_grad()
+                model(torch.randn(8, 3)).square().mean().backward()
+                optimizer.step()
+            scheduler.step()
+    names = [one.name for one in watch.findings() if one.severity == "fault"]
+    assert names == [] if scheduled else names == ["scheduler of another optimiser"]
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_tensors_of_one_storage_are_warned_of(copied: bool) -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False))
+    model[1].weight = nn.Parameter(model[0].weight) if copied else model[0].weight
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+    texts = [one.evidence for one in watch.findings() if one.severity != "note"]
+    assert [text.endswith(": 0.weight, 1.weight") for text in texts] == [True] * copied
