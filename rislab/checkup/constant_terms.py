@@ -126,8 +126,10 @@ class ConstantTerms(Observer):
         """A backward begins."""
         self._backwards += 1
         sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
+        if self._backwards >= BACKWARDS:
+            self._trained = {}
         root = roots[0][0] if len(roots) == 1 else None
-        if self._backwards >= BACKWARDS or not self._trained or root is None or root.grad_fn is None:
+        if not self._trained or root is None or root.grad_fn is None:
             return
         where, stack = caller()
         terms = [sums[node] for node in _sums_behind(root) if node in sums]
