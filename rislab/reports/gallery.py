@@ -34,7 +34,7 @@ class NamedSet:
         parameters: values that the file gives.
         changed: those of them that differ from the defaults, with these.
         figure: which figure of the report stands for it in the gallery, counted from 1.
-        seconds: of the processor that it took once, so that the longest begin first; 0 if nobody measured it.
+        seconds: of the processor, about, so that the longest begin first; 0 if nobody measured it.
     """
 
     name: str
