@@ -131,7 +131,8 @@ _OF_THE_LOOP = (
         what="The trainable tensors of the network are compared with those that the optimiser holds, and with their "
         "values at the end.",
         why="A tensor that no optimiser holds, or that steps leave where it was, is not trained. In bfloat16 a step of "
-        "less than 1/256 of a weight is lost.",
+        "less than 1/256 of a weight is lost. A tensor that no step can ever move, or that a step moves though it is "
+        "frozen, is a fault; one that a loop leaves out, or loads without its optimiser, may be meant.",
         fix="make the optimiser after the model has its last parameters, and keep the weights in float32",
         needs="one step at a learning rate above 0",
         severity="warning",
@@ -249,7 +250,7 @@ _OF_THE_LOOP = (
         "training mode",
         what="Training losses in evaluation mode are counted, evaluations in training mode, and statistics that move.",
         why="Dropout drops, and BatchNorm learns statistics, in training mode alone: in another one, another network "
-        "is trained, or evaluated.",
+        "is trained, or evaluated. Statistics that never moved are a fault; noise of a teacher may be meant.",
         fix="call model.train() at the start of each epoch, and model.eval() before an evaluation",
         needs="one loss",
         severity="fault",
@@ -291,20 +292,19 @@ _OF_THE_LOOP = (
         what="The shapes and ranges of what torch's losses are called with are compared with what they take; so are "
         "target tokens with the tokens that the network saw.",
         why="A loss computes a number from any arguments: all pairs of predictions and targets where shapes broadcast, "
-        "the softmax of a softmax where probabilities are taken for logits.",
+        "the softmax of a softmax where probabilities are taken for logits. What contradicts the documentation of the "
+        "loss, or makes it always 0, is a fault; bounded logits of many classes, or learned labels, may be meant.",
         fix="give the loss what its documentation says, in one shape",
         needs="a call of a loss of torch, with a gradient",
         severity="warning",
-        others=(
-            "arguments that broadcast", "probabilities where logits belong",
-            "probabilities where their logarithm belongs", "logits where log-probabilities belong",
-            "log-probabilities where probabilities belong", "logits that cannot be negative",
-            "targets outside of 0 to 1", "padding counts in the loss", "labels shifted twice",
-            "the target is visible in the input", "labels never shifted", "loss of one class",
-            "targets other than 1 and -1", "input and target exchanged", "compared with itself",
-            "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
-            "answers change with padding", "backward direction after one input",
-        ),
+        others=("arguments that broadcast", "probabilities where logits belong",
+                "probabilities where their logarithm belongs", "logits where log-probabilities belong",
+                "log-probabilities where probabilities belong", "logits that cannot be negative",
+                "targets outside of 0 to 1", "padding counts in the loss", "labels shifted twice",
+                "the target is visible in the input", "labels never shifted", "loss of one class",
+                "targets other than 1 and -1", "input and target exchanged", "compared with itself",
+                "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
+                "answers change with padding", "backward direction after one input"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

@@ -237,6 +237,6 @@ TOOLS = (
     ),
 )  # fmt: skip
 NOT_RUN = {
-    "TrainCheck 0.2.0": "learns its rules from a trace of a correct run of the same program, which nobody has who "
-    "looks for a fault; so it has no verdict about a script alone",
+    "TrainCheck 0.2.0": "it can be installed, takes its rules from traces of correct runs, of the same program or of "
+    "others, and brings none along: without a choice of such runs, which would be ours, it has no verdict",
 }
