@@ -59,12 +59,15 @@ class CurrentForward:
             batch.samples = self.samples
             batch.count = batch.count if counted else float(self.samples)
         self._losses, self._under_way = [], False
-        self.types = autocast_types("cpu" if first is None else first.device.type)
-        self.types += call.dtypes
+        output = call.output if isinstance(call.output, Tensor) else None
+        outputs = [*tensors_of(call.output)] if output is None else [output]
+        self.types = [
+            *autocast_types("cpu" if first is None else first.device.type),
+            *call.dtypes,
+            *[value.dtype for value in outputs if value.is_floating_point()][:1],
+        ]
         self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
-        outputs = list(tensors_of(call.output))
         self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs} if compared else {}
-        self.types += [value.dtype for value in filter(Tensor.is_floating_point, outputs)][:1]
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:

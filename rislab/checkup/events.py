@@ -35,6 +35,8 @@ _LOOKED_AT = 4
 # So many failures of the checkup's own are told.
 _FAILURES = 16
 
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
 _P = ParamSpec("_P")
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 
@@ -64,7 +66,8 @@ class ForwardEvent:
     inputs: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inputs = [*tensors_of(self.args), *(tensors_of(self.kwargs) if self.kwargs else ())]
+        self.inputs = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
+        self.inputs += tensors_of(self.kwargs) if self.kwargs else ()
 
 
 @dataclass(eq=False, slots=True)
@@ -85,7 +88,10 @@ class LossEvent:
 
 
 class Observer:
-    """Told of events in the order in which they happen; a subclass takes those that concern it."""
+    """Told of events in the order in which they happen; a subclass takes those that concern it.
+
+    One that gives back True for an event is not told of such an event again.
+    """
 
     def begin(self) -> None:
         """The watching begins."""
@@ -96,7 +102,7 @@ class Observer:
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Such a forward is over."""
 
-    def on_loss(self, call: LossEvent) -> None:
+    def on_loss(self, call: LossEvent) -> bool | None:
         """A loss was computed."""
 
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
@@ -105,22 +111,22 @@ class Observer:
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
 
-    def on_backward(self, roots: Roots) -> None:
+    def on_backward(self, roots: Roots) -> bool | None:
         """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
 
     def on_backward_error(self) -> None:
         """The backward ends by an exception; on_backward_end() comes then."""
 
-    def on_backward_end(self) -> None:
+    def on_backward_end(self) -> bool | None:
         """The backward is over."""
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:
         """torch.autograd.grad() begins, by these tensors."""
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def before_step(self, optimizer: Optimizer, closure: bool) -> bool | None:
         """A step of an optimiser begins, with a closure or without."""
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> bool | None:
         """A step of an optimiser is over."""
 
     def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
@@ -141,17 +147,27 @@ _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and 
 
 
 def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
-    """A method that torch calls within the watched code: no error leaves it, and it is deaf where torch only traces."""
+    """A method that torch calls within the watched code: no error leaves it."""
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        # torch.compile traces through hooks, which must not do more than this then.
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return
         try:
             method(source, *args, **kwargs)
         except Exception as error:
             source.note_failure(method.__name__.lstrip("_"), error)
+
+    return heard
+
+
+def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
+    """Such a method that is deaf where torch only traces."""
+    harmless = _harmless(method)
+
+    @functools.wraps(method)
+    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        # torch.compile traces through hooks, which must not do more than this then.
+        if not torch.compiler.is_compiling() and not is_tracing():
+            harmless(source, *args, **kwargs)
 
     return heard
 
@@ -227,17 +243,24 @@ class EventSource:
 
     def _tell(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
-        if self._listeners[event] and os.getpid() == self.process and not (self._others and self._stands_beside()):
-            if self._losses.active:
-                self._losses.outside(self._tell_all, event, args)
-            else:
-                self._tell_all(event, args)
+        if self._listeners[event] and os.getpid() == self.process:
+            self._tell_more(event, *args)
+
+    def _tell_more(self, event: str, *args: Any) -> None:
+        """Tell what comes after something that was told."""
+        if self._others and self._stands_beside():
+            return
+        if self._losses.active:
+            self._losses.outside(self._tell_all, event, args)
+        else:
+            self._tell_all(event, args)
 
     def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
         with self._telling:
             for observer, method in self._listeners[event]:
                 try:
-                    method(*args)
+                    if method(*args):
+                        self._listeners[event] = [one for one in self._listeners[event] if one[0] is not observer]
                 except Exception as error:
                     for name, listeners in self._listeners.items():
                         self._listeners[name] = [one for one in listeners if one[0] is not observer]
@@ -281,11 +304,11 @@ class EventSource:
     @_harmless
     def _on_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         now, network = self._forward, self._network(module)
-        if network.alone:
+        if network.alone or is_tracing():
             return
         # A wrapper has a mode of its own, which changes nothing.
-        inner = module.module if isinstance(module, DataParallel | DistributedDataParallel) else module
-        now.begin(module, inner.training, network.looks.wanted(inner.training))
+        training = module.module.training if network.wraps else module.training
+        now.begin(module, training, network.looks.wanted(training))
         # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):
             self._losses.resume()
@@ -301,6 +324,8 @@ class EventSource:
 
     @_harmless
     def _on_module_loss(self, *call: Any) -> None:
+        if is_tracing():
+            return
         if self._forward.outermost is not None:
             self._network(self._forward.outermost).computes_loss = True
         self._losses.outside(self._on_call, *call)
@@ -316,20 +341,22 @@ class EventSource:
         now, network = self._forward, self._network(module)
         if now.inner:
             network.dtypes = frozenset(now.dtypes)
+        first = output if isinstance(output, Tensor) else next(tensors_of(output), None)
         # The weights may be those of a transform of functions.
-        if now.computes and all(map(has_numbers, islice(tensors_of(output), 1))):
+        if now.computes and (first is None or has_numbers(first)):
             event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, now.inner)
-            self._tell("on_forward_end", event)
+            self._tell_more("on_forward_end", event)
 
     def _network(self, module: nn.Module) -> Network:
         """What is known of a module; forgotten with it, since a loop may make ever new ones."""
         place = id(module)
         if place not in self._networks:
             reference = weakref.ref(module, lambda _: self._networks.pop(place, None))
-            self._networks[place] = Network(reference, _is_function(module))
+            wraps = isinstance(module, DataParallel | DistributedDataParallel)
+            self._networks[place] = Network(reference, _is_function(module), wraps)
         return self._networks[place]
 
-    @_harmless
+    @_of_numbers
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         summed = function in SUMS
         if summed and not (
@@ -358,7 +385,7 @@ class EventSource:
         if self._others and self._stands_beside():
             return
         self._losses.note_backward()
-        self._reported = all(has_numbers(root) for root, _ in roots)
+        self._reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
         if self._reported:
             self._tell("on_backward", roots)
 
@@ -367,17 +394,17 @@ class EventSource:
         if not self._reported or (self._others and self._stands_beside()):
             return
         if failed:
-            self._tell("on_backward_error")
-        self._tell("on_backward_end")
+            self._tell_more("on_backward_error")
+        self._tell_more("on_backward_end")
 
-    @_harmless
+    @_of_numbers
     def _on_clip(self, tensors: list[Any], limit: Any) -> None:
         # What else is given, torch refuses.
         if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
             self._tell("on_clip", tensors, float(limit))
             self._losses.pause()
 
-    @_harmless
+    @_of_numbers
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
             return
@@ -387,11 +414,11 @@ class EventSource:
         if not closure:
             self._losses.pause()
 
-    @_harmless
+    @_of_numbers
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._stepping:
             self._stepping.remove(id(optimizer))
-            self._tell("after_step", optimizer)
+            self._tell_more("after_step", optimizer)
         now = self._forward
         now.stepped, now.steps = True, now.steps + 1
         if self._module is None and (now.looked_into or now.hears_between or now.steps < FIRST):
@@ -410,7 +437,8 @@ def _takes(observer: Observer, event: str) -> bool:
 
 def _computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
     """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory."""
-    given = list(islice(tensors_of(inputs), _LOOKED_AT))
+    plain = len(inputs) <= _LOOKED_AT and all(type(one) is Tensor for one in inputs)
+    given = [*inputs] if plain else [*islice(tensors_of(inputs), _LOOKED_AT)]
     # The weights take longer to be asked.
     given += islice(nn.Module.parameters(module), 1) if thorough or not given else ()
     return all(map(has_numbers, given))

@@ -25,6 +25,7 @@ class Network:
     Args:
         reference: to it.
         alone: whether it is a layer of torch's own without weights, as a loss: no network.
+        wraps: whether it is a wrapper of another module, for several devices or processes.
         looks: which of its forwards are looked into, by mode.
         dtypes: of what the modules in it gave, in the last one that was.
         computes_loss: whether a loss was computed within one.
@@ -32,6 +33,7 @@ class Network:
 
     reference: weakref.ref[nn.Module]
     alone: bool
+    wraps: bool
     looks: Looks = field(default_factory=Looks)
     dtypes: frozenset[torch.dtype] = frozenset()
     computes_loss: bool = False

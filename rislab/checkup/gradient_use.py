@@ -92,12 +92,16 @@ class GradientUse(Observer):
         self._fed: dict[str, list[str]] = {}
         self._begun: _Use | None = None
 
-    def on_backward(self, roots: Roots) -> None:
+    def on_backward(self, roots: Roots) -> bool:
         """A backward begins."""
         self._begun = None
-        if self._backwards >= BACKWARDS:
-            self._open = []
-            return
+        if self._backwards < BACKWARDS:
+            self._note_backward(roots)
+            return False
+        self._open = []
+        return True
+
+    def _note_backward(self, roots: Roots) -> None:
         self._backwards += 1
         self._note_zeroed()
         single = roots[0][0] if len(roots) == 1 else None
@@ -112,11 +116,12 @@ class GradientUse(Observer):
         if results and all(term is not None for term in results):
             self._begun = _Use(where, stack, [term for term in results if term is not None])
 
-    def on_backward_end(self) -> None:
+    def on_backward_end(self) -> bool:
         """The gradients of a backward are there."""
         if self._begun is not None:
             self._open.append(self._begun)
             self._begun = None
+        return self._backwards >= BACKWARDS
 
     def _term(self, node: Node) -> _Term | None:
         """The tensors that a term depends on, those nearest to it first; None if there are too many nodes."""
@@ -158,10 +163,14 @@ class GradientUse(Observer):
         held = [(type(self._optimizers[one]).__name__, len(tensors_held(self._optimizers[one]))) for one in numbers]
         return " and ".join(f"the {name} of {count} tensors" for name, count in held)
 
-    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+    def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
         """A step begins: on what gradients?"""
         if self._backwards >= BACKWARDS and not self._open:
-            return
+            return True
+        self._note_step(optimizer)
+        return False
+
+    def _note_step(self, optimizer: Optimizer) -> None:
         number = next((place for place, one in enumerate(self._optimizers) if one is optimizer), None)
         if number is None:
             # New: what is open was followed without it.

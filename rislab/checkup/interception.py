@@ -45,6 +45,7 @@ LOSSES = (*ELEMENTS, *TARGETS, *OTHERS)
 # By which a loop adds up the terms of a loss; in so many backwards they are reported.
 SUMS: tuple[Callable[..., Any], ...] = (Tensor.add, Tensor.add_, torch.add, Tensor.sub, Tensor.sub_, torch.sub)
 BACKWARDS = 24
+_FEW = 32
 MODULES: dict[type[nn.Module], Callable[..., Any]] = {
     nn.MSELoss: functional.mse_loss,
     nn.L1Loss: functional.l1_loss,
@@ -276,6 +277,8 @@ class BackwardInterceptor:
 
 def _as_tuple(given: Any) -> Any:
     """Tensors as torch takes them, one or many; a generator is used up by looking at it."""
+    if given is None or type(given) is tuple:
+        return given
     if isinstance(given, Tensor | GradientEdge):
         return (given,)
     # What is no collection, torch refuses in words of its own.
@@ -348,7 +351,7 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
     settings: Mapping[str, Any] = named
     function = loss
     if isinstance(loss, nn.Module):
-        settings = {**_settings(loss), **named}
+        settings = {**_settings(loss), **named} if named else _settings(loss)
         function = MODULES.get(type(loss))
     if settings.get("reduction", "mean") == "sum":
         return 1.0, True
@@ -360,8 +363,11 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
         if target.is_floating_point():
             return given[0].numel() / given[0].shape[1], False
         ignored, weight = settings.get("ignore_index", -100), settings.get("weight")
-        if weight is None and ignored < 0 and target.numel() and target.min().item() >= 0:
-            return float(target.numel()), False
+        if weight is None and ignored < 0 and target.numel():
+            # A few numbers are read in less time than an operation takes.
+            few = target.dim() == 1 and len(target) <= _FEW
+            if (min(target.tolist()) if few else target.min().item()) >= 0:
+                return float(target.numel()), False
         counted = target != ignored
         return float(counted.sum() if weight is None else weight[target[counted]].sum()), False
     return None, False

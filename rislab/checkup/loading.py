@@ -29,11 +29,12 @@ class OwnWeights(Observer):
         self._apart: list[tuple[Tensor, Tensor, str, str]] = []
         self._stepped_on: set[int] = set()
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> bool:
         """From now on there is something to be restored."""
         if self._apart or not self._stepped:
             self._stepped_on.update(id(value) for group in optimizer.param_groups for value in group["params"])
         self._stepped = True
+        return True
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Compare the names of the state with those of the module, and the addresses."""

@@ -59,9 +59,10 @@ class RepeatedSeeds(Observer):
         if len(states) < LOOKED:
             states.append(self._last)
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> bool:
         """A step of an optimiser is over."""
         self._stepped = True
+        return True
 
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
@@ -90,26 +91,28 @@ class ClassesOfBatches(Observer):
         self._steps: list[int] = []  # the class of each step, -1 if it had several
         self._where = ""
 
-    def on_loss(self, call: LossEvent) -> None:
+    def on_loss(self, call: LossEvent) -> bool:
         """A loss was computed."""
-        if len(self._steps) >= LOOKED or call.function not in (functional.cross_entropy, functional.nll_loss):
-            return
-        given = loss_arguments(call)
+        if len(self._steps) >= LOOKED:
+            return True
+        given = loss_arguments(call) if call.function in (functional.cross_entropy, functional.nll_loss) else None
         if given is None or not (isinstance(call.output, Tensor) and call.output.requires_grad):
-            return
+            return False
         target = given[1]
         if target.is_floating_point() or target.dim() != 1 or len(target) < SAMPLES:
             self._now.add(-1)
-            return
+            return False
         lowest, highest = (int(end) for end in target.aminmax())
         self._now |= {lowest, highest}
         self._where = self._where or caller()[0]
+        return False
 
-    def after_step(self, optimizer: Optimizer) -> None:
+    def after_step(self, optimizer: Optimizer) -> bool:
         """A step of an optimiser is over."""
-        if self._now and len(self._steps) < LOOKED:
+        if self._now:
             self._steps.append(self._now.pop() if len(self._now) == 1 else -1)
         self._now.clear()
+        return True if len(self._steps) >= LOOKED else ""
 
     def findings(self) -> list[Finding]:
         """One if nearly all steps had targets of one class each, and not always the same."""

@@ -28,7 +28,7 @@ class WeightChanges:
     def begin(self, trace: Trace) -> None:
         """Remember the values of the weights."""
         # With a dimension more: the search for averages of the weights must not take it for one.
-        self._first = {name: value.detach().clone()[None] for name, value in self._samples.trainable()}
+        self._first = {name: value.detach()[None].clone() for name, value in self._samples.trainable()}
         trace.tensors = len(self._first)
 
     def at_step(self) -> None:
