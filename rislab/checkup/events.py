@@ -307,7 +307,7 @@ class EventSource:
         if network.alone or is_tracing():
             return
         # A wrapper has a mode of its own, which changes nothing.
-        training = module.module.training if network.wraps else module.training
+        training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
         now.begin(module, training, network.looks.wanted(training))
         # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):

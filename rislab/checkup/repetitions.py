@@ -112,7 +112,7 @@ class ClassesOfBatches(Observer):
         if self._now:
             self._steps.append(self._now.pop() if len(self._now) == 1 else -1)
         self._now.clear()
-        return True if len(self._steps) >= LOOKED else ""
+        return len(self._steps) >= LOOKED
 
     def findings(self) -> list[Finding]:
         """One if nearly all steps had targets of one class each, and not always the same."""
