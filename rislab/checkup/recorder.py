@@ -366,8 +366,7 @@ class StepRecorder:
 
     def _end_at_step(self, given: Any = None) -> None:
         """The optimiser has the gradients of a window; a closure has given it a loss as well."""
-        if given is not None:
-            self.trace.note_closure(self._evaluations, given, self._window.micro_batches)
+        self.trace.note_closure(self._evaluations, given, self._window.micro_batches)
         if self._open is not None:
             # An optimiser that steps in a hook of the backward itself.
             self.on_backward_end()

@@ -290,6 +290,8 @@ class Trace:
             given: what it returned.
             batches: whose losses it computed.
         """
+        if given is None:
+            return
         number = given.detach().item() if isinstance(given, Tensor) and given.numel() == 1 else given
         if isinstance(number, int | float) and len(self.returned) < CLOSURES:
             loss = sum(batch.loss * batch.weight for batch in batches if batch.backwards)
