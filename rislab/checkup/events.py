@@ -373,7 +373,7 @@ class EventSource:
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
-    @_harmless
+    @_of_numbers
     def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
         if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
