@@ -21,6 +21,7 @@ from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
 from rislab.data.measurement_checks import (
     FARTHEST,
+    check_array,
     check_shapes,
     complex_tensor,
     for_each_scene,
@@ -185,12 +186,7 @@ class Measurement:
         Raises:
             InputError: for shapes that do not fit, NaN, infinity, zeros, equal codes, or values out of range.
         """
-        if not isinstance(array, ArrayGeometry):
-            raise InputError(f"array is a {type(array).__name__}; allowed: an ArrayGeometry")
-        if array.elements.ndim != 2:
-            raise InputError(f"array holds elements of shape {tuple(array.elements.shape)}; allowed: [N,3]")
-        if not bool(torch.isfinite(array.elements).all()):
-            raise InputError("array holds NaN or infinity; allowed: finite metres")
+        check_array(array)
         self.array = array
         self.snapshots = complex_tensor("snapshots", snapshots)
         dtype, device = self.snapshots.dtype, self.snapshots.device

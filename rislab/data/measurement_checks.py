@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rislab.data.geometry import ArrayGeometry
 from rislab.data.scene_config import Interval
 from rislab.errors import InputError, check_interval, check_number
 
@@ -41,6 +42,16 @@ def complex_tensor(name: str, values: ArrayLike | Tensor) -> Tensor:
         raise InputError(f"{name}{place} is NaN or infinite; allowed: finite values")
     largest = float(tensor.abs().max())
     return tensor.to(torch.complex128) if largest > LARGE or 0 < largest < SMALL else tensor
+
+
+def check_array(array: ArrayGeometry) -> None:
+    """Refuse what is no array, and elements that are no finite places."""
+    if not isinstance(array, ArrayGeometry):
+        raise InputError(f"array is a {type(array).__name__}; allowed: an ArrayGeometry")
+    if array.elements.ndim != 2:
+        raise InputError(f"array holds elements of shape {tuple(array.elements.shape)}; allowed: [N,3]")
+    if not bool(torch.isfinite(array.elements).all()):
+        raise InputError("array holds NaN or infinity; allowed: finite metres")
 
 
 def refuse_degrees(codes: ArrayLike | Tensor) -> None:
