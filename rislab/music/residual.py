@@ -63,18 +63,16 @@ class Residual:
 
     def verdict(self) -> str:
         """Whether the model explains the data, in one sentence."""
-        left = (
-            f"{100 * self.share:.3g} % of the energy is left, where noise alone would leave {100 * self.chance:.3g} %"
-        )
+        left = f"{100 * self.share:.3g} % of the energy is left; the same fit to noise would leave {100 * self.chance:.3g} %"
         if not self.explained > NOTHING:
             return f"the model does not explain the data: {left}"
         if self.over_noise > 2:
-            return f"the model explains the data in part: {left}, and that is {self.over_noise:.3g} times the noise"
+            return f"the model explains the data in part: {left}; what is left is {self.over_noise:.3g} times the noise"
         if self.over_noise <= 2:
             return f"the model explains the data down to the noise: {left}"
         if self.further > 2 * self.further_chance + 0.05:
             more = f"one more source would explain {100 * self.further:.3g} % of the rest"
-            return f"the model explains the data in part: {left}, and {more}"
+            return f"the model explains the data in part: {left}; {more}"
         how_far = "explains the data" if self.explained > NEARLY else "explains the data in part"
         return f"the model {how_far}: {left}; without a noise power nobody can say how much of that is noise"
 

@@ -47,4 +47,7 @@ def test_a_notebook_says_what_it_takes_and_asks_what_is_declared(name: str) -> N
     # Each hides something: a figure, a table or a sentence.
     for number in range(1, len(asked) + 1):
         assert f"prediction_{number} = " in text and f"prediction_{number}.shows(" in text
-    assert "Solutions" not in text and "<details>" not in text
+    assert "Solutions" not in text
+    # What explains a prediction is folded, and left out of the copies of students.
+    for cell in cells:
+        assert cell.source.startswith("<details>") == ("answer" in cell.metadata.get("tags", ()))
