@@ -63,7 +63,8 @@ class Residual:
 
     def verdict(self) -> str:
         """Whether the model explains the data, in one sentence."""
-        left = f"{100 * self.share:.3g} % of the energy is left; the same fit to noise would leave {100 * self.chance:.3g} %"
+        chance = f"the same fit to noise would leave {100 * self.chance:.3g} %"
+        left = f"{100 * self.share:.3g} % of the energy is left; {chance}"
         if not self.explained > NOTHING:
             return f"the model does not explain the data: {left}"
         if self.over_noise > 2:
