@@ -66,8 +66,8 @@ def names_of(field: str, words: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _spelled(word: str) -> str:
-    """A word with the capital letter of a code."""
-    return word.upper() if word.upper() in RULES or len(word) == 1 else word
+    """A word with the capitals of the name that it means."""
+    return {name.lower(): name for name in _known_names()}.get(word.lower(), word)
 
 
 def _known_names() -> set[str]:

@@ -33,7 +33,7 @@ def report(*findings: Finding) -> CheckupReport:
         ("c1, C10", [SCALE, STEPS]),
         ("C", [SCALE, SIZE, STEPS, UNJUDGED]),
         ("p", [PROBE]),
-        ("never divided", [SCALE]),
+        ("Never Divided", [SCALE]),
         ("gradient scale", [SCALE]),
         ("not judged", [PROBE, UNJUDGED]),
         ("", ALL),
@@ -49,7 +49,7 @@ def test_names_choose_findings(words: str, left: list[Finding], tmp_path: Path) 
 
 
 def test_a_name_that_no_rule_has_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^ignore is 'X'; allowed: codes such as C3"):
+    with pytest.raises(InputError, match=r"^ignore is 'x'; allowed: codes such as C3"):
         names_of("ignore", "C1,x")
     with pytest.raises(InputError, match="did you mean 'never divided'"):
         names_of("select", ["never devided"])

@@ -28,7 +28,7 @@ def test_all_rules_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ([], "CODE is nothing; allowed"),
         (["C1", "--all"], "CODE is 'C1' and --all; allowed"),
-        (["x"], "CODE is 'X'; allowed: codes such as C3"),
+        (["x"], "CODE is 'x'; allowed: codes such as C3"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
