@@ -126,7 +126,7 @@ class TrainingView:
             self._offer()
         last = panel.runs[-1].history.last if panel.runs else None
         epoch = "" if last is None else html.escape(epoch_line(last))
-        self.texts["line"].value = cut_line(f"<b>{panel.state}</b> {epoch}")
+        self.texts["line"].value = cut_line(f"<b>{panel.state}</b> {epoch}", 2)
         self.texts["batch"].value = cut_line(html.escape(panel.batch_line()))
         self.texts["verdict"].value = self._verdict()
         allowed = self._allowed_steps()
@@ -256,9 +256,12 @@ class TrainingView:
             self.panel.load(self.panel.folder / self.folders.value)
 
 
-def cut_line(text: str) -> str:
-    """HTML that is cut where its room ends."""
-    return f"<div style='white-space:nowrap;overflow:hidden;text-overflow:ellipsis'>{text}</div>"
+def cut_line(text: str, lines: int = 1) -> str:
+    """HTML that is cut where its room, as high as a button, ends."""
+    room = (
+        f"white-space:normal;display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:{lines};overflow:hidden"
+    )
+    return f"<div style='{room};line-height:{28 // lines}px'>{text}</div>"
 
 
 def _faults() -> list[str]:
