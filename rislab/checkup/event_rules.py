@@ -72,6 +72,9 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         aliases: tuple[str, ...] = ("loss detached", "backward after the batch loop")
         return [*findings, as_fault(Code.LOSSES, "loop tail in a branch never taken", counts, where, aliases)]
     applied = any(step.applied for step in trace.steps)
+    if not applied and 0 < len(trace.steps) <= SKIPS and _only_scaled(batches, trace):
+        text = f"{counts}, all of them skipped by the scaler, whose scale is {trace.steps[-1].scale:g} by now"
+        return [*findings, as_note(Code.GRADIENT_SCALE, "not judged", f"{text}: the losses are numbers")]
     if not applied and all(batch.nonfinite for batch in batches if batch.backwards):
         text = f"{counts}, none of them on numbers: every loss or gradient holds NaN or infinity"
         aliases = ("singular vectors differentiated", "step gate too strict")
@@ -89,6 +92,12 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         aliases = ("step gate too strict", "loop tail in a branch never taken")
         return [*findings, as_fault(Code.STEPS, "step in a branch never taken", counts, where, aliases)]
     return [*findings, *_without_a_backward(run, counts)]
+
+
+def _only_scaled(batches: list[MicroBatch], trace: Trace) -> bool:
+    """Whether the loss scale alone may have made the gradients infinite: it goes down as long as they are."""
+    scales = [step.scale for step in trace.steps]
+    return all(math.isfinite(batch.loss) for batch in batches) and scales[-1] > 1 and scales == sorted(scales)[::-1]
 
 
 def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:

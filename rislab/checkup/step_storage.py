@@ -33,6 +33,7 @@ class StepStorage:
         self._stored = self._records = 0
         self._before: tuple[Step, Tensor] | None = None
         self._kinds: Counter[Any] = Counter()
+        self._held: dict[tuple[str, ...], bool] = {}  # by line: whether any compared step had its gradients
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
         """Enter a step, in full or as a few numbers.
@@ -49,6 +50,7 @@ class StepStorage:
             step.release()
             return
         step.number = trace.step_count + 1
+        self._note_held(step)
         used = [batch for batch in step.micro_batches if batch.call_stack in trained]
         self._compare(step, used, size)
         trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
@@ -58,6 +60,14 @@ class StepStorage:
         else:
             self._records += records
             trace.steps.append(step)
+
+    def _note_held(self, step: Step) -> None:
+        """What was zeroed before a step is known of those that are compared, and taken over by the others."""
+        if any(backward.fresh is not None for backward in step.backwards):
+            for batch in step.micro_batches:
+                self._held[batch.call_stack] = self._held.get(batch.call_stack, False) or step.holds(batch)
+        elif not all(self._held.values()):
+            step.zeroed_lines = frozenset(line for line, held in self._held.items() if not held)
 
     def _is_one_of_many(self, step: Step, used: list[MicroBatch]) -> bool:
         if not self._kinds:

@@ -153,6 +153,7 @@ class Step:
         inferred: whether it was not seen itself, and the weights have moved.
         comparison: of the gradient with that of the window, if it was found right at once.
         number: from 1, over the whole run.
+        zeroed_lines: call stacks whose gradients were zeroed before each step that was compared; of one that is not.
     """
 
     micro_batches: list[MicroBatch]
@@ -171,6 +172,7 @@ class Step:
     inferred: bool = False
     comparison: Any = None
     number: int = 0
+    zeroed_lines: frozenset[tuple[str, ...]] = frozenset()
 
     def numbers(self) -> StepNumbers:
         """What rules of schedules ask."""
@@ -187,6 +189,8 @@ class Step:
 
     def holds(self, batch: MicroBatch) -> bool:
         """Whether the gradient of a micro-batch was still there at the step: no zeroing was observed after it."""
+        if batch.call_stack in self.zeroed_lines:
+            return False
         zeroed = max((backward.number for backward in self.backwards if backward.fresh), default=-1)
         return batch.last is not None and batch.last.number >= zeroed
 
