@@ -15,6 +15,8 @@ from rislab.checkup.windows import LOOSE, StepComparison, StepWindow, WatchedRun
 
 # A scaler begins at 2^16, and has gone down to 1 after so many skips.
 SKIPS = 17
+# With a scale of no more than this, gradients of float16 overflow only where they are larger than 64 themselves.
+LOW_SCALE = 1024
 # A larger share of losses that are no numbers is no rare overflow, which a scaler is there for.
 FEW = 0.05
 # So many windows of one size are no ends of short epochs by accident.
@@ -72,7 +74,7 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         aliases: tuple[str, ...] = ("loss detached", "backward after the batch loop")
         return [*findings, as_fault(Code.LOSSES, "loop tail in a branch never taken", counts, where, aliases)]
     applied = any(step.applied for step in trace.steps)
-    if not applied and 0 < len(trace.steps) <= SKIPS and _only_scaled(batches, trace):
+    if not applied and trace.steps and _only_scaled(batches, trace):
         text = f"{counts}, all of them skipped by the scaler, whose scale is {trace.steps[-1].scale:g} by now"
         return [*findings, as_note(Code.GRADIENT_SCALE, "not judged", f"{text}: the losses are numbers")]
     if not applied and all(batch.nonfinite for batch in batches if batch.backwards):
@@ -97,7 +99,7 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
 def _only_scaled(batches: list[MicroBatch], trace: Trace) -> bool:
     """Whether the loss scale alone may have made the gradients infinite: it goes down as long as they are."""
     scales = [step.scale for step in trace.steps]
-    return all(math.isfinite(batch.loss) for batch in batches) and scales[-1] > 1 and scales == sorted(scales)[::-1]
+    return all(math.isfinite(batch.loss) for batch in batches) and min(scales) > LOW_SCALE
 
 
 def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
