@@ -18,6 +18,7 @@ from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.page import page_folder
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
+from rislab.panels.unread_messages import read_unread_messages
 from rislab.plots.style import theme_css
 from rislab.sanity.overfit_config import OverfitConfig
 
@@ -245,7 +246,7 @@ def _checked(name: str, value: object, kind: type[Kind]) -> Kind:
 def is_live() -> bool:
     """Whether panels make widgets: not if RISLAB_LIVE is 0, nor where a package for them is missing (which is said).
 
-    Where they do, plain figures on the same page follow its theme too.
+    Where they do, plain figures on the same page follow its theme too, and no message of the page stays unread.
     """
     if os.environ.get("RISLAB_LIVE") == "0":
         return False
@@ -256,6 +257,7 @@ def is_live() -> bool:
     from IPython import get_ipython
     from IPython.display import HTML, display
 
+    read_unread_messages()
     if get_ipython() is not None:
         display(HTML(f"<script>({THEME.read_text(encoding='utf-8')})({json.dumps(theme_css())})</script>"))
     return True

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,35 +82,15 @@ def command(page: Any, name: str, **options: Any) -> None:
     page.evaluate("([name, options]) => void window.jupyterapp.commands.execute(name, options)", [name, options])
 
 
-def until(page: Any, condition: str, again: Callable[[], object] | None = None) -> None:
-    """Wait until JavaScript becomes true.
-
-    Args:
-        page: of JupyterLab.
-        condition: JavaScript.
-        again: called every 20 s meanwhile, None to ask the kernel something, as whoever uses the page does: ipykernel 7
-            may leave a message unread until the next one comes (issue 1554 of its repository).
-    """
-    for _ in range(9):
-        with suppress(sync_api.TimeoutError):
-            page.wait_for_function(condition, timeout=20_000)
-            return
-        print(f"once more, since not yet {condition}")
-        if again is not None:
-            again()
-        else:
-            page.evaluate(f"() => void {KERNEL}?.requestKernelInfo().catch(() => null)")
+def until(page: Any, condition: str) -> None:
+    """Wait until JavaScript becomes true."""
     page.wait_for_function(condition)
 
 
 def press(page: Any, name: str, condition: str = "true") -> None:
-    """Click the first button of a panel that carries this name, until JavaScript becomes true.
-
-    A button that moves between the press and the release of the mouse, as a row above it grows, takes no click.
-    """
-    button = page.locator("button.jupyter-button", has_text=name).first
-    button.click()
-    until(page, condition, button.click)
+    """Click the first button of a panel that carries this name, and wait until JavaScript becomes true."""
+    page.locator("button.jupyter-button", has_text=name).first.click()
+    until(page, condition)
 
 
 def box(page: Any, label: str) -> Any:
