@@ -10,7 +10,10 @@ from plotly.subplots import make_subplots
 
 from rislab.music.benchmark import CovarianceError, Score
 from rislab.plots.curves import end_labels
-from rislab.plots.style import GREY, TraceStyle, log_ticks, log_ticks_of, template, trace_styles
+from rislab.plots.style import GREY, SYMBOLS, TraceStyle, log_ticks, log_ticks_of, template, trace_styles
+
+# Two of eight curves share a colour, and differ in their markers.
+KEYS = dict(zip(SYMBOLS, "●■◆▲", strict=True))
 
 
 def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
@@ -116,8 +119,10 @@ def _dressed(figure: go.Figure, title: str, span: tuple[float, float]) -> go.Fig
     """With the curves' names behind their ends in the last chart, since a legend holds no more than six."""
     log = figure.layout.yaxis.type == "log"
     last = [trace for trace in figure.data if trace.xaxis == figure.data[-1].xaxis and len(trace.x)]
+    keys = [KEYS.get(trace.marker.symbol, "╌") for trace in last]
     names = [
-        (f"<span style='color:{trace.line.color}'>■</span> {trace.name}", trace.x[-1], trace.y[-1]) for trace in last
+        (f"<span style='color:{trace.line.color}'>{key}</span> {trace.name}", trace.x[-1], trace.y[-1])
+        for key, trace in zip(keys, last, strict=True)
     ]
     right = max((x for _, x, _ in names), default=0.0)
     left = min((trace.x[0] for trace in last), default=0.0)
