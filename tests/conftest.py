@@ -80,6 +80,13 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen_imports() -> None:
+    """What a file and the files before it have imported is not looked through by every collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def forked() -> Iterator[None]:
     """Python processes that a test starts are forks of one that has imported torch; see forks.py."""

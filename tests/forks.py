@@ -25,7 +25,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest.mock import patch
 
-PRELOADED = ("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp")
+PANELS = ("faults", "map_history", "music", "precision", "quiz", "story", "training", "tuning")
+PRELOADED = (
+    *("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp"),
+    # What each notebook imports.
+    *("nbformat", "plotly.io", *(f"rislab.panels.{name}_panel" for name in PANELS)),
+)
 PATH = os.environ.get("PYTHONPATH")
 LOCK = threading.Lock()
 
@@ -219,6 +224,8 @@ if __name__ == "__main__":
     # The pytest process is interrupted itself, and ends this one by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    # nbformat imports jsonschema, which builds 38 grammars of URIs: two seconds in each kernel that shows a figure.
+    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()

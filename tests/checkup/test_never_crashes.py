@@ -1168,14 +1168,6 @@ WATCHES: dict[str, Callable[[nn.Module, torch.optim.Optimizer], Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def few_objects() -> Iterator[None]:
-    """What the tests before have left is not looked through again and again."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def run(name: str, watch: Callable[[nn.Module, torch.optim.Optimizer], Any]) -> tuple[list[Tensor], Any]:
     """All that a program leaves behind, and its watch."""
     torch.manual_seed(0)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,16 +107,8 @@ def run(path: Path, **options: Any) -> CheckupReport:
     return run_script(path, **{"steps": 60, **options})
 
 
-@pytest.fixture(autouse=True, scope="module")
-def thawed() -> Iterator[None]:
-    yield
-    gc.unfreeze()
-
-
 @pytest.fixture(autouse=True)
-def small_heap() -> None:
-    """Leave what was made before out of the collector's lists, through which each watch goes; begin at one seed."""
-    gc.freeze()
+def one_seed() -> None:
     torch.manual_seed(0)
 
 
