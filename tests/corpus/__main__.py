@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 import yaml
 
-from tests.corpus.cases import FOLDER, SPLITS, clean, is_runnable, pairs
+from tests.corpus.cases import FOLDER, SPLITS, Pair, Program, clean, missing, pairs
 from tests.corpus.scoreboard import Scoreboard, drawing, text
-from tests.corpus.tools import OURS, ROOT, TOOLS, Tool
+from tests.corpus.tools import OURS, ROOT, TOOLS, Tool, install, interpreter
 from tests.corpus.trials import Task, needed, trials
 
 REPORTS = ROOT / "reports"
@@ -32,22 +32,21 @@ def main() -> None:
     began = time.perf_counter()
     chosen = [tool for tool in TOOLS if not options.tools or tool.name in options.tools.split(",")]
     failed = {tool.name: why for tool in chosen if (why := tool.install())}
+    interpreters = _interpreters(options, failed)
     for name, why in failed.items():
         print(f"{name}: {why}", file=sys.stderr)
     tools = [tool for tool in chosen if tool.name not in failed]
-    every = list(_tasks(tools, options))
+    every = list(_tasks(tools, interpreters))
     kept = ROOT / "reports" / "out" / "scoreboard.jsonl"
     found = list(trials(every, kept, options.limit, options.processes))
     labels, reasons = (yaml.safe_load((FOLDER / name).read_text()) or {} for name in ("labels.yaml", "misses.yaml"))
     board = Scoreboard(list(pairs()), list(clean()), found, labels)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    missing = [one.name for one in (*pairs(), *clean()) if not _interpreter(one.needs, options.frameworks)]
     head = [
         f"Commit {commit.strip()}, {OURS}, torch {torch.__version__}, Python {platform.python_version()}, "
         f"{os.cpu_count()} cores; {len(found)} runs, at most {options.limit:.0f} s of the processor each.",
         f"{len(board.faults())} faulty programs with an effect of {len({pair.kind for pair in board.faults()})} kinds, "
         f"{len({trial.case for trial in found if trial.role == 'clean'})} clean ones.",
-        *([f"Not run, as packages that they import are not installed: {', '.join(missing)}."] if missing else []),
         *(f"{name}: {why}." for name, why in failed.items()),
     ]
     page = text(board, head, reasons)
@@ -66,22 +65,30 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--split", choices=SPLITS, help="only this half")
     parser.add_argument("--limit", type=float, default=15.0, help="seconds of the processor for one run")
     parser.add_argument("--processes", type=int, default=2, help="that run at a time")
-    parser.add_argument("--frameworks", default="", help="an interpreter for the programs that need more packages")
+    parser.add_argument("--frameworks", default="", help="an interpreter for programs that need more packages")
     parser.add_argument("--folder", type=Path, default=REPORTS, help="where the page goes")
     return parser.parse_args()
 
 
-def _interpreter(needs: tuple[str, ...], frameworks: str) -> str:
-    """That has the packages; "" if none has."""
-    return sys.executable if is_runnable(needs) else frameworks
+def _interpreters(options: argparse.Namespace, failed: dict[str, str]) -> list[tuple[Pair | Program, str]]:
+    """The chosen programs, each with one that has what it imports, made where need be; the others go to `failed`."""
+    found: list[tuple[Pair | Program, str]] = []
+    for case in (*pairs(), *clean()):
+        if options.cases not in case.name or options.split not in (None, case.split):
+            continue
+        needs = missing(case.needs)
+        if not needs or options.frameworks:
+            found.append((case, options.frameworks if needs else sys.executable))
+        elif why := install("+".join(needs), *needs):
+            failed[case.name] = f"not run: {', '.join(needs)} {why}"
+        else:
+            found.append((case, str(interpreter("+".join(needs)))))
+    return found
 
 
-def _tasks(tools: list[Tool], options: argparse.Namespace) -> Iterator[Task]:
+def _tasks(tools: list[Tool], interpreters: list[tuple[Pair | Program, str]]) -> Iterator[Task]:
     for tool in tools:
-        for case in (*pairs(), *clean()):
-            python = _interpreter(case.needs, options.frameworks)
-            if options.cases not in case.name or options.split not in (None, case.split) or not python:
-                continue
+        for case, python in interpreters:
             for role, script in case.scripts.items():
                 task = Task(tool, script, role, case.name, getattr(case, "declarations", {}), python)
                 if needed(task):

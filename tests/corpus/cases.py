@@ -137,9 +137,9 @@ def clean() -> Iterator[Program]:
         yield Program(name, FOLDER.parent / "scripts" / f"{name}.py", "dev", (), why)
 
 
-def is_runnable(needs: tuple[str, ...]) -> bool:
-    """Whether the packages are installed here."""
-    return all(find_spec(package) for package in needs)
+def missing(needs: tuple[str, ...]) -> list[str]:
+    """The packages that are not installed here."""
+    return [package for package in needs if not find_spec(package)]
 
 
 def coin(name: str) -> str:

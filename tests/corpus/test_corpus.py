@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.corpus.cases import FOLDER, SPLITS, Pair, Program, clean, is_runnable, pairs
+from tests.corpus.cases import FOLDER, SPLITS, Pair, Program, clean, missing, pairs
 from tests.forks import Forked
 
 PAIRS, PROGRAMS = list(pairs()), list(clean())
 LABELS = set(yaml.safe_load((FOLDER / "labels.yaml").read_text()))
 SOAK = "RISLAB_SOAK" in os.environ
 # A sample for every test, from the whole alphabet of what runs here.
-RUN = PAIRS if SOAK else [one for one in PAIRS if is_runnable(one.needs)][:: max(1, len(PAIRS) // 12)][:12]
-RUN_PROGRAMS = PROGRAMS if SOAK else [one for one in PROGRAMS if is_runnable(one.needs)][::20]
+RUN = PAIRS if SOAK else [one for one in PAIRS if not missing(one.needs)][:: max(1, len(PAIRS) // 12)][:12]
+RUN_PROGRAMS = PROGRAMS if SOAK else [one for one in PROGRAMS if not missing(one.needs)][::20]
 KINDS, MOST_OF_A_KIND, LONGEST = 25, 12, 80
 FINAL = re.compile(r"final error: (\S+)")
 
@@ -44,7 +44,7 @@ def outputs(scripts: Mapping[str, Path], folder: Path, seed: int = 0) -> dict[st
 @pytest.mark.parametrize("pair", RUN, ids=lambda pair: pair.name)
 def test_the_fault_has_its_measured_effect_and_the_fix_has_not(pair: Pair, tmp_path: Path) -> None:
     """All five seeds where there is time; else the one on which the pair differs most, as it was measured."""
-    if not is_runnable(pair.needs):
+    if missing(pair.needs):
         pytest.skip(f"needs {', '.join(pair.needs)}")
     effect = pair.effect
     differences = [bad - good for bad, good in zip(effect.faulty_seeds, effect.fixed_seeds, strict=True)]
@@ -62,7 +62,7 @@ def test_the_fault_has_its_measured_effect_and_the_fix_has_not(pair: Pair, tmp_p
 @pytest.mark.process
 @pytest.mark.parametrize("program", RUN_PROGRAMS, ids=lambda program: program.name)
 def test_correct_programs_end_well(program: Program, tmp_path: Path) -> None:
-    if not is_runnable(program.needs):
+    if missing(program.needs):
         pytest.skip(f"needs {', '.join(program.needs)}")
     outputs(program.scripts, tmp_path)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,35 @@ Command = Callable[[Path, Path, Mapping[str, Any]], list[str]]
 LEVELS = ("error", "warning")
 # Declarations that the command line takes; the others are for readers.
 DECLARED = ("accumulation_steps", "mean", "clip_norm", "epochs", "scheduler_interval")
+
+
+def interpreter(name: str) -> Path:
+    """Of an environment."""
+    return ENVIRONMENTS / name / "bin" / "python"
+
+
+def site_packages(name: str) -> Path:
+    """Of an environment."""
+    python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    return ENVIRONMENTS / name / "lib" / python / "site-packages"
+
+
+def install(name: str, *packages: str) -> str:
+    """Make an environment, with this one's packages within reach; returns why that failed, or ""."""
+    done = site_packages(name) / "installed"
+    if done.exists() and done.read_text() == " ".join(packages):
+        return ""
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENTS / name], check=True)
+    here = [path for path in sys.path if path.endswith("site-packages")]
+    (site_packages(name) / "of_this_environment.pth").write_text("\n".join(here))
+    torch = f"torch=={version('torch').partition('+')[0]}"
+    command = [interpreter(name), "-m", "pip", "install", "--disable-pip-version-check", "-q", torch, *packages]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        return f"cannot be installed: {result.stderr.strip().splitlines()[-1][:200]}"
+    done.write_text(" ".join(packages))
+    return ""
 
 
 @dataclass(frozen=True)
@@ -70,30 +100,13 @@ class Tool:
     of_script: bool = True
 
     @property
-    def python(self) -> Path:
-        """Of its own environment."""
-        return ENVIRONMENTS / self.name / "bin" / "python"
-
-    @property
     def site_packages(self) -> Path:
         """Of its own environment."""
-        version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-        return ENVIRONMENTS / self.name / "lib" / version / "site-packages"
+        return site_packages(self.name)
 
     def install(self) -> str:
         """Make its environment, with this one's torch within reach; returns why that failed, or ""."""
-        if not self.package or (self.site_packages / "installed").exists():
-            return ""
-        ENVIRONMENTS.mkdir(exist_ok=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", self.python.parents[1]], check=True)
-        here = [path for path in sys.path if path.endswith("site-packages")]
-        (self.site_packages / "torch_of_this_environment.pth").write_text("\n".join(here))
-        command = [self.python, "-m", "pip", "install", "--disable-pip-version-check", "-q", self.package]
-        result = subprocess.run(command, capture_output=True, text=True)
-        if result.returncode:
-            return f"cannot be installed: {result.stderr.strip().splitlines()[-1][:200]}"
-        (self.site_packages / "installed").touch()
-        return ""
+        return install(self.name, self.package) if self.package else ""
 
 
 def _of_rislab(declared: bool) -> Command:
