@@ -14,6 +14,11 @@ from torch import Tensor
 from rislab.data.geometry import ArrayGeometry
 from rislab.errors import InputError, check_choice, check_interval, check_number
 
+# Interpolation is tried at so many points of an axis with so many beams; its largest error, in eps, and in double.
+TRIED, BEAMS = 16, 4
+EXACT, ROUNDING = 0.25, 1e-14
+# If the error is larger, it is tried with so many times the nodes.
+MORE = 1.25
 # Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
 CACHE_BYTES = 2**28
 
@@ -34,6 +39,7 @@ class Grid:
     elevation: Tensor
     range: Tensor
     _cache: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
+    _nodes: dict[torch.dtype, Interpolation] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("azimuth", "elevation", "range"):
@@ -114,6 +120,16 @@ class Grid:
             self, azimuth=thinned(self.azimuth), elevation=thinned(self.elevation), range=thinned(self.range)
         )
 
+    def interpolation(self, dtype: torch.dtype) -> Interpolation:
+        """Fewer points that determine the power of any beam at all points.
+
+        Args:
+            dtype: real dtype, to whose rounding error the interpolation is exact.
+        """
+        if dtype not in self._nodes:
+            self._nodes[dtype] = Interpolation.of(self, dtype)
+        return self._nodes[dtype]
+
     def points(self) -> tuple[Tensor, Tensor, Tensor]:
         """Azimuth, elevation and range of all P·Q·R points, each [P·Q·R], range running fastest."""
         mesh = torch.meshgrid(self.azimuth, self.elevation, self.range, indexing="ij")
@@ -162,6 +178,99 @@ class Grid:
             torch.cos(lag, out=planes[:, 0])
             torch.sin(lag, out=planes[:, 1]).neg_()
             yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolation:
+    """Polynomials through Chebyshev nodes, axis by axis, where a grid samples the power of beams finer than needed.
+
+    That power is a sum of oscillations, and along an axis none has a phase that turns by more than the phases of two
+    elements turn apart.
+
+    Args:
+        nodes: grid of the nodes; an axis that would not gain has its own points.
+        matrices: [n,m] of azimuth, elevation and range: from the nodes of an axis to its points, None without nodes.
+    """
+
+    nodes: Grid
+    matrices: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, grid: Grid, dtype: torch.dtype) -> Interpolation:
+        """The interpolation of a grid; see Grid.interpolation()."""
+        axes = [grid.azimuth.double().cpu(), grid.elevation.double().cpu(), 1 / grid.range.double().cpu()]
+        array = grid.array.to("cpu", torch.float64)
+        ends = [torch.stack([axis.min(), axis.max()]) for axis in axes]
+        mesh = torch.cartesian_prod(*(torch.stack([end[0], end.mean(), end[1]]) for end in ends))
+        slopes = array.steering_and_phase_gradient(*mesh.unbind(-1))[1]  # [27, 3, N]
+        turns = (slopes.amax(-1) - slopes.amin(-1)).amax(0)
+        nodes = [grid.azimuth, grid.elevation, grid.range]
+        matrices: list[Tensor | None] = [None, None, None]
+        for number, (axis, (low, high)) in enumerate(zip(axes, ends, strict=True)):
+            # Bessel's J_m of the turn is the m-th coefficient, and falls as Airy's function beyond m = turn.
+            turn = float(turns[number] * (high - low) / 2)
+            count = (
+                math.ceil(turn + (1.5 * math.log(1 / torch.finfo(dtype).eps)) ** (2 / 3) * (turn / 2) ** (1 / 3)) + 1
+            )
+            while 3 * count < 2 * len(axis):
+                line, matrix = _chebyshev(axis, low, high, count)
+                if _error(array, number, axis, line, matrix, ends) <= max(EXACT * torch.finfo(dtype).eps, ROUNDING):
+                    nodes[number], matrices[number] = 1 / line if number == 2 else line, matrix.to(dtype)
+                    break
+                count = math.ceil(MORE * count)
+        return cls(Grid(grid.array, *nodes), tuple(matrices))
+
+    def __bool__(self) -> bool:
+        return any(matrix is not None for matrix in self.matrices)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """Values at all points of the grid, from those at the nodes.
+
+        Args:
+            values: [B,P',Q',R'], real.
+
+        Returns:
+            [B,P,Q,R], real.
+        """
+        across, up, deep = (matrix if matrix is None else matrix.to(values) for matrix in self.matrices)
+        if deep is not None:
+            values = values @ deep.T
+        if up is not None:
+            values = up @ values
+        if across is None:
+            return values
+        flat = values.flatten(2)
+        shape = len(values), len(across), *values.shape[2:]
+        if torch.is_grad_enabled() and values.requires_grad:
+            return (across @ flat).view(shape)
+        result = empty_huge((*shape[:2], flat.shape[2]), values.dtype, values.device)
+        return torch.bmm(across.expand(len(values), -1, -1), flat, out=result).view(shape)
+
+
+def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Chebyshev nodes [m] between the ends of an axis [n], and the values there to those at its points, [n,m]."""
+    order = torch.arange(count, dtype=axis.dtype)
+    angles = (order + 0.5) * math.pi / count
+    half = torch.where(high > low, (high - low) / 2, 1.0)
+    points = ((axis - (low + high) / 2) / half).clamp(-1, 1).acos()
+    sums = torch.cos(torch.outer(points, order)) * torch.where(order > 0, 2.0, 1.0)
+    return (low + high) / 2 + angles.cos() * (high - low) / 2, sums @ torch.cos(torch.outer(order, angles)) / count
+
+
+def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix: Tensor, ends: list[Tensor]) -> float:
+    """Largest error of the powers of some random beams of norm 1 along an axis, in the middle and at all corners."""
+    tried = torch.linspace(0, len(axis) - 1, min(TRIED, len(axis))).round().long()
+    others = [end for other, end in enumerate(ends) if other != number]
+    corners = torch.cartesian_prod(*(torch.stack([end[0], end.mean(), end[1]]) for end in others))[::2]  # [5, 2]
+    along = torch.cat([axis[tried], line]).expand(len(corners), -1)
+    places = [corner.unsqueeze(-1).expand_as(along) for corner in corners.T]
+    places.insert(number, along)
+    vectors = array.steering(places[0], places[1], 1 / places[2])  # [5, n' + m, N]
+    generator = torch.Generator().manual_seed(0)
+    beams = torch.randn(array.count, BEAMS, dtype=vectors.dtype, generator=generator)
+    power = (vectors @ (beams / torch.linalg.vector_norm(beams, dim=0)).conj()).abs().square()
+    exact, at_nodes = power.split([len(tried), len(line)], dim=1)
+    return float((matrix[tried] @ at_nodes - exact).abs().max())
 
 
 def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:

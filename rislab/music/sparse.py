@@ -36,7 +36,8 @@ from rislab.music.likelihood import (
     stacked_snapshots,
     stacked_steering,
 )
-from rislab.music.spectra import local_maxima, power_on_grid
+from rislab.music.peaks import local_maxima
+from rislab.music.spectra import power_on_grid
 from rislab.music.subspace import check_sources
 from rislab.music.waveforms import mmse_gain, project
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rislab.data.covariance import frobenius_squared, sample_covariance, scale_to_trace
+from rislab.data.covariance import sample_covariance, scale_to_trace
+from rislab.data.grid import chunks
 from rislab.data.measurement import Measured, check_measured
 from rislab.errors import InputError, check_number
 
@@ -13,6 +14,8 @@ from rislab.errors import InputError, check_number
 ANTIHERMITIAN = 1e-4
 # Columns iterated beyond the wanted ones: the gap that counts is the one behind the last of them.
 SPARE = 5
+# Bytes of covariances worked on at once.
+WORK = 2**20
 ITERATIONS = 6
 
 
@@ -41,19 +44,27 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
             f"covariance or factor has shape {tuple(covariance_or_factor.shape)}; allowed: [B,{elements},{elements}] "
             f"or [B,{elements},J] with J below {elements}, as many rows as the array has elements"
         )
-    energy = frobenius_squared(matrix.detach())
-    _refuse(~torch.isfinite(energy), "holds NaN or infinity; allowed: finite values")
-    _refuse(energy == 0, "is zero; allowed: a rank of at least K")
+    norm = _norm(matrix)
+    _refuse(~torch.isfinite(norm), "holds NaN or infinity; allowed: finite values")
+    _refuse(norm == 0, "is zero; allowed: a rank of at least K")
     if matrix.shape[-1] < elements:
         return scale_to_trace(matrix)
-    # A product with the scale comes with the sum: each pass over N² entries counts.
     trace = matrix.diagonal(dim1=-2, dim2=-1).real.sum(-1)
     _refuse(trace <= 0, "has a trace of 0 or below; allowed: above 0")
-    scaled = matrix * (elements / trace)[:, None, None]
-    hermitian = torch.lerp(scaled, scaled.mH, 0.5)
-    odd = frobenius_squared((scaled - hermitian).detach()) > ANTIHERMITIAN**2 * frobenius_squared(hermitian.detach())
-    _refuse(odd, "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
-    return hermitian
+    scale = (elements / trace)[:, None, None]
+    parts, odd = [], []
+    # A few at once: each pass over N² entries counts, and these stay in the cache.
+    for rows in chunks(len(matrix), max(1, WORK // matrix[0].nbytes)):
+        scaled = matrix[rows] * scale[rows]
+        parts.append(torch.lerp(scaled, scaled.mH, 0.5))
+        odd.append(_norm(scaled - parts[-1]) > ANTIHERMITIAN * _norm(parts[-1]))
+    _refuse(torch.cat(odd), "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
+    return torch.cat(parts)
+
+
+def _norm(matrix: Tensor) -> Tensor:
+    """Frobenius norms, [B], without a gradient."""
+    return torch.linalg.vector_norm(torch.view_as_real(matrix.detach()).flatten(1), dim=1)
 
 
 def _refuse(bad: Tensor, why: str) -> None:
@@ -174,8 +185,8 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(elements, width, generator=generator, dtype=torch.float64).to(covariance)
     eps = torch.finfo(covariance.real.dtype).eps
-    # Twice, so that a floor of noise well below the sources is gone at the first look.
-    block = torch.linalg.qr(covariance @ (covariance @ start)).Q  # [B, N, K']
+    # Three times, so that a floor of noise well below the sources is gone at the first look.
+    block = torch.linalg.qr(covariance @ (covariance @ (covariance @ start))).Q  # [B, N, K']
     for turn in range(ITERATIONS):
         product = covariance @ block
         if turn:

@@ -53,3 +53,32 @@ def test_ranges_are_above_zero(smallest: float) -> None:
         Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (smallest, 2.0), (2, 2, 2))
     with pytest.raises(InputError, match="grid shape is 0"):
         Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (1.0, 2.0), (2, 0, 2))
+
+
+@pytest.mark.parametrize("wavefront", ["spherical", "planar"])
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_powers_between_few_nodes_are_exact_to_rounding(wavefront: str, dtype: torch.dtype, error: float) -> None:
+    arrays = {
+        "surface": ArrayGeometry.surface((6, 8), 0.3, wavefront),
+        "circle": ArrayGeometry.circular(7, 0.1, wavefront, radius=0.06),
+        "any": ArrayGeometry(torch.rand(9, 3, generator=torch.Generator().manual_seed(0)), 0.5, wavefront),
+    }
+    for name, array in arrays.items():
+        grid = Grid.field_of_view(array, (-math.pi, math.pi), (-0.5, 0.6), (0.7, 30.0), (180, 70, 2))
+        # An axis of other spacing, and one too short to gain.
+        grid = Grid(array, grid.azimuth.sin(), grid.elevation, grid.range)
+        interpolation = grid.interpolation(dtype)
+        nodes = interpolation.nodes
+        assert interpolation and math.prod(nodes.shape) < 0.6 * math.prod(grid.shape), name
+        generator = torch.Generator().manual_seed(1)
+        beams = torch.linalg.qr(torch.randn(array.count, 2, dtype=torch.complex128, generator=generator)).Q
+        at_nodes, exact = ((one.steering(torch.complex128).conj() @ beams).abs().square() for one in (nodes, grid))
+        values = interpolation(at_nodes.to(dtype).sum(-1).view(1, *nodes.shape))
+        assert float((values.flatten() - exact.sum(-1)).abs().max()) < error, name
+
+
+def test_a_grid_near_the_width_of_a_beam_has_no_fewer_nodes() -> None:
+    array = ArrayGeometry.surface((12, 12), 0.3)
+    grid = Grid.field_of_view(array, (-1.0, 1.0), (-0.5, 0.5), (1.0, 10.0), (29, 17, 7))
+    assert not grid.interpolation(torch.float32)
+    assert grid.interpolation(torch.float32).nodes.shape == grid.shape

@@ -25,8 +25,9 @@ from rislab.music import spectra
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish
 from rislab.music.metrics import match
+from rislab.music.peaks import SAME
 from rislab.music.sparse import sparse
-from rislab.music.spectra import SAME, Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
+from rislab.music.spectra import Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
 from tests.music.helpers import counted
 
 SPECTRA = (music_spectrum, mvdr_spectrum, bartlett_spectrum)
