@@ -31,6 +31,8 @@ STATIC = Path(__file__).parent / "static"
 # to the last figure. What is sent to a slow page regardless would pile up there, and its buttons would seem dead.
 PATIENCE = 1.0
 LONGEST = 16.0
+# A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
+REST = 0.5
 EMPTY: dict[str, Any] = {"data": [], "layout": {}}
 
 
@@ -128,8 +130,6 @@ class DrawnWidget(anywidget.AnyWidget):
     """
 
     kind_of_state: type[PlotState] = PlotState
-    # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for its user.
-    longest_rest = 0.5
     templates = traitlets.Dict().tag(sync=True)
     options = traitlets.Dict().tag(sync=True)
     state = traitlets.Instance(PlotState).tag(sync=True, **ipywidgets.widget_serialization)
@@ -188,7 +188,7 @@ class DrawnWidget(anywidget.AnyWidget):
                 return
             self._patience = PATIENCE
             now = time.monotonic()
-            self._due = now + min((now - self._pushed_at) / 2, self.longest_rest)
+            self._due = now + min((now - self._pushed_at) / 2, REST)
             if self._pending is not None:
                 self._push_at(self._due)
 

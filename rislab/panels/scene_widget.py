@@ -22,7 +22,6 @@ class SceneWidget(DrawnWidget):
         parts: parts of the display that are left out, by name, each False.
     """
 
-    longest_rest = 0.0  # a canvas takes a few milliseconds
     _esm = scene_script() + (STATIC / "scene_live.js").read_text(encoding="utf-8")
     css = traitlets.Unicode().tag(sync=True)
 

@@ -23,7 +23,7 @@ LOOKS = {theme: template(theme) for theme in ("light", "dark")}
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PlotWidget, "longest_rest", 0.0)
+    monkeypatch.setattr(plot_widget, "REST", 0.0)
 
 
 def curve(*y: float) -> go.Figure:
@@ -82,7 +82,7 @@ def test_a_figure_is_made_when_the_page_is_ready_for_it() -> None:
 
 @pytest.mark.slow
 def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PlotWidget, "longest_rest", 30.0)
+    monkeypatch.setattr(plot_widget, "REST", 30.0)
     plot = PlotWidget(curve(1), LOOKS)
     time.sleep(0.6)
     plot.state.drawn = 1
