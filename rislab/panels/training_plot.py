@@ -142,7 +142,7 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
     }
     layout["yaxis6"]["title"] = {"text": "weight", "font": small}
     layout["xaxis6"]["title"] = {
-        "text": "optimiser step and its micro-batches (dark: compared)",
+        "text": "optimiser step and its micro-batches (grey: not compared)",
         "standoff": 2,
         "font": small,
     }

@@ -79,7 +79,9 @@ class TuningPanel(Panel[SearchProgress]):
         left = "" if now.left is None or now.stage != "search" else f", about {now.left:.0f} s left"
         best = ""
         if now.best is not None:
-            best = f"; best: trial {now.best.number}, {self.config.objective} {now.best.score:.4f}"
+            # After the run-off it need not be the one with the best score.
+            which = "best of the run-off" if now.stage in ("confirm", "done") and now.runoff else "best"
+            best = f"; {which}: trial {now.best.number}, {self.config.objective} {now.best.score:.4f}"
         return f"{self.state}, {STAGES[now.stage]}: {now.ended()} of {self.config.trials} trials{left}{best}"
 
     def verdict(self) -> str:

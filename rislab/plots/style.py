@@ -164,7 +164,10 @@ def log_ticks_of(values: ArrayLike) -> dict[str, Any]:
 
 
 def theme_css() -> str:
-    """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone."""
+    """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone.
+
+    Long lines of printed text are broken between words.
+    """
     light, dark = PAGES["light"], PAGES["dark"]
 
     def rule(element: str, what: str, name: str) -> str:
@@ -181,7 +184,8 @@ def theme_css() -> str:
     for state, opacity in (("", 0.5), (".active", 0.9), (":hover", 0.9)):
         style = f"fill: {dark['text']} !important; opacity: {opacity}"
         buttons.append(f"{bar}-btn{state}:not(.plotlyjsicon) .icon path {{ {style} }}")
-    return "\n".join([*(rule(*part) for part in parts), *buttons])
+    lines = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere }"
+    return "\n".join([*(rule(*part) for part in parts), *buttons, lines])
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:

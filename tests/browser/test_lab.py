@@ -98,6 +98,9 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     player = "<div class='widget-play'><button><i class='fa fa-play'></i></button></div>"
     page.evaluate("(player) => document.querySelector('.rislab-panel').insertAdjacentHTML('beforeend', player)", player)
     until(page, "document.querySelector('.widget-play button').title === 'play or pause'")
+    # Long lines of printed text are broken between words.
+    page.evaluate("document.querySelector('.rislab-panel').insertAdjacentHTML('beforeend', '<pre></pre>')")
+    assert page.evaluate("getComputedStyle(document.querySelector('.rislab-panel pre')).wordBreak") == "normal"
     # A knob is heard more than once while a cell awaits the run.
     for steps in ("2", "8", "4"):
         toggle(page, "accumulation", steps)
