@@ -74,9 +74,15 @@ class TuningPanel(Panel[SearchProgress]):
         now = self.progress
         if now is None:
             return "opening the study"
+        if now.stage == "ladder" and now.ladder.get("skipped"):
+            return "the overfit ladder is skipped"
         if now.stage == "ladder":
             return f"climbing the overfit ladder: {len(now.ladder.get('checks', []))} checks"
-        left = "" if now.left is None or now.stage != "search" else f", about {now.left:.0f} s left"
+        left = (
+            ""
+            if now.left is None or now.stage != "search" or self.state != "running"
+            else f", about {now.left:.0f} s left"
+        )
         best = ""
         if now.best is not None:
             # After the run-off it need not be the one with the best score.

@@ -69,6 +69,8 @@ def history(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
         )  # fmt: skip
     # All that are to come have their place, so that the axis stands still.
     figure.update_xaxes(title="trial", range=[-0.5, max(config.trials, len(trials)) - 0.5])
+    if not any(trial.scores or trial.state == "failed" for trial in trials):
+        _say(figure, "no trial has a score yet")
     return _dressed(figure, config)
 
 
@@ -135,8 +137,7 @@ def importance(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
         marker={"symbol": "line-ns-open", "size": 22, "color": VERMILLION, "line": {"width": 3}},
     )  # fmt: skip
     if not rows:
-        figure.add_annotation(text="too few trials to tell", x=0.5, y=0.5, xref="paper", yref="paper")
-        figure.update_xaxes(visible=False).update_yaxes(visible=False)
+        _say(figure, "too few trials to tell")
     ranked = rows[0][1].trials if rows else 0
     title = f"share of the order of {ranked} trials explained (R² of ranks)"
     figure.update_xaxes(title=title, tickformat=".0%", range=[0, 1.05])
@@ -190,7 +191,15 @@ def reruns(finals: Sequence[Rerun], config: TuningConfig) -> go.Figure:
     figure.update_xaxes(title=f"{_title(config)}, test split")
     margin = {"t": 16, "b": 56, "l": 90, "r": 16}
     _dressed(figure, config).update_yaxes(title="", range=[-0.6, len(names) - 0.4])
+    if not finals:
+        _say(figure, "best and default are not trained again yet")
     return figure.update_layout(height=220, margin=margin, showlegend=False)
+
+
+def _say(figure: go.Figure, text: str) -> None:
+    """Why there is nothing to draw, in place of the axes."""
+    figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper")
+    figure.update_xaxes(visible=False).update_yaxes(visible=False)
 
 
 def _add_markers(

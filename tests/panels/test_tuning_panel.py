@@ -50,7 +50,7 @@ def test_it_stops_goes_on_and_shows_every_trial(tmp_path: Path, monkeypatch: pyt
     stop.click()
     progress = asyncio.run(awaited(panel))
     assert panel.state == "stopped" and progress.ended() < CONFIG.trials
-    assert stop.disabled and not go_on.disabled
+    assert stop.disabled and not go_on.disabled and "left" not in headline.value
     go_on.click()
     progress = asyncio.run(awaited(panel))
     assert panel.state == "finished" and [trial.state for trial in progress.trials] == ["complete"] * CONFIG.trials
