@@ -18,11 +18,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 from unittest.mock import patch
 
 PANELS = ("faults", "map_history", "music", "precision", "quiz", "story", "training", "tuning")
@@ -35,54 +37,115 @@ PATH = os.environ.get("PYTHONPATH")
 LOCK = threading.Lock()
 
 
-class Forked(subprocess.Popen[Any]):
+OPTIONS = {"cwd", "env", "start_new_session", "stderr", "stdin", "stdout", "text"}
+POPEN = subprocess.Popen
+
+
+class Forked:
     """As subprocess.Popen, for `python -m module`, `python -c code` and `python script`.
 
-    Of the options, those that need the interpreter to start (preexec_fn, another PYTHONPATH) start it.
+    What needs the interpreter to start (other options, another PYTHONPATH) starts it, and is a Popen.
     """
 
-    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, *rest: Any) -> None:
-        _, pass_fds, cwd, env, _, _, shell, *pipes = rest
+    __class_getitem__ = classmethod(types.GenericAlias)
+
+    def __new__(cls, args: Any, **options: Any) -> Any:
         able = hasattr(os, "pidfd_open")  # on Linux
         is_ours = able and isinstance(args, list) and args[0] == sys.executable and len(args) > 1
-        plain = not (executable or preexec_fn or pass_fds or shell) and (env or os.environ).get("PYTHONPATH") == PATH
-        if not (is_ours and plain and (args[1] in ("-m", "-c") or str(args[1])[0] != "-")):
-            super()._execute_child(args, executable, preexec_fn, *rest)  # type: ignore[misc]
-            return
-        p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *more = pipes
+        plain = options.keys() <= OPTIONS and (options.get("env") or os.environ).get("PYTHONPATH") == PATH
+        if is_ours and plain and (args[1] in ("-m", "-c") or str(args[1])[0] != "-"):
+            return object.__new__(cls)
+        return POPEN(args, **options)
+
+    def __init__(
+        self, args: list[Any], stdin: Any = None, stdout: Any = None, stderr: Any = None, text: bool = False,
+        cwd: Any = None, env: Any = None, start_new_session: bool = False,
+    ) -> None:  # fmt: skip
+        self.args, self.returncode = args, None
+        self._lock = threading.RLock()
+        self.stdin, first = _stream(stdin, 0, text)
+        self.stdout, second = _stream(stdout, 1, text)
+        self.stderr, third = _stream(second if stderr == subprocess.STDOUT else stderr, 2, text)
         order = {
             "words": [os.fspath(word) for word in args[1:]], "cwd": os.fspath(cwd or Path.cwd()),
-            "environment": dict(env or os.environ), "session": more[5],
+            "environment": dict(env or os.environ), "session": start_new_session,
         }  # fmt: skip
-        streams = [own if own != -1 else number for number, own in enumerate((p2cread, c2pwrite, errwrite))]
         self._status, status = os.pipe()
-        self.pid = _ask(order, [*streams, status])
-        os.close(status)
-        self._child_created = True
-        self._close_pipe_fds(p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite)  # type: ignore[attr-defined]
+        its = [first, second, third, status]
+        self.pid = _ask(order, its)
+        for descriptor in its:
+            os.close(descriptor)
 
-    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
-        if not hasattr(self, "_status"):
-            return super()._try_wait(wait_flags)  # type: ignore[misc, no-any-return]
-        with selectors.DefaultSelector() as ready:
-            ready.register(self._status, selectors.EVENT_READ)
-            if not ready.select(0 if wait_flags else None):
-                return 0, 0
-        text = os.read(self._status, 16)
-        os.close(self._status)
-        return self.pid, int(text) if text else signal.SIGKILL
+    def wait(self, timeout: float | None = None) -> int:
+        with self._lock:
+            if self.returncode is None:
+                if not connection.wait([self._status], timeout):
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+                ended = os.read(self._status, 16)
+                os.close(self._status)
+                self.returncode = os.waitstatus_to_exitcode(int(ended)) if ended else -signal.SIGKILL
+            return self.returncode
 
-    def _internal_poll(self, _deadstate: Any = None, **given: Any) -> int | None:
-        if not hasattr(self, "_status"):
-            return super()._internal_poll(_deadstate, **given)  # type: ignore[misc, no-any-return]
-        lock = self._waitpid_lock  # type: ignore[attr-defined]
-        if self.returncode is None and lock.acquire(blocking=False):  # else another thread waits
-            try:
-                if self.returncode is None and (ended := self._try_wait(os.WNOHANG))[0]:
-                    self._handle_exitstatus(ended[1])  # type: ignore[attr-defined]
-            finally:
-                lock.release()
+    def poll(self) -> int | None:
+        if self._lock.acquire(blocking=False):  # else another thread waits
+            with suppress(subprocess.TimeoutExpired):
+                self.wait(0)
+            self._lock.release()
         return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        read: dict[int, Any] = {}
+
+        def drain(number: int, stream: IO[Any]) -> None:
+            read[number] = stream.read()
+
+        outputs = [(number, stream) for number, stream in enumerate((self.stdout, self.stderr)) if stream]
+        threads = [threading.Thread(target=drain, args=each, daemon=True) for each in outputs]
+        for thread in threads:
+            thread.start()
+        if self.stdin:
+            with suppress(BrokenPipeError):
+                if input:
+                    self.stdin.write(input)
+                self.stdin.close()
+        last = None if timeout is None else time.monotonic() + timeout
+        for thread in threads:
+            thread.join(None if last is None else max(0.0, last - time.monotonic()))
+            if thread.is_alive():
+                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        self.wait(None if last is None else max(0.0, last - time.monotonic()))
+        return read.get(0), read.get(1)
+
+    def __enter__(self) -> Forked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self.stdin, self.stdout, self.stderr):
+            if stream:
+                with suppress(BrokenPipeError):
+                    stream.close()
+        self.wait()
+
+
+def _stream(given: Any, number: int, text: bool) -> tuple[IO[Any] | None, int]:
+    """Our end of a standard stream where it is a pipe, and a descriptor of the other end."""
+    if given == subprocess.PIPE:
+        ends = os.pipe()
+        ours, its = ends if number else ends[::-1]
+        return open(ours, ("r" if number else "w") + ("" if text else "b")), its
+    if given == subprocess.DEVNULL:
+        return None, os.open(os.devnull, os.O_RDWR)
+    return None, os.dup(number if given is None else given if isinstance(given, int) else given.fileno())
 
 
 # In a process that was forked, its line to the server; elsewhere the first order starts one.
@@ -93,7 +156,7 @@ def _line() -> socket.socket:
     if not LINES:
         here, there = socket.socketpair()
         command = [sys.executable, "-m", "tests.forks", str(there.fileno())]
-        process = subprocess.Popen(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
+        process = POPEN(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
         there.close()
         atexit.register(process.wait)
         atexit.register(here.close)
@@ -181,9 +244,11 @@ def run(order: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     first, *rest = order["words"]
-    if rest[:1] == ["ipykernel_launcher"]:
+    if rest[:1] in (["ipykernel_launcher"], ["jupyterlab"]):
         # Of what others start, a signal must reach the whole process group, to which a fork does not belong.
-        subprocess.Popen = Forked  # type: ignore[misc]
+        from jupyter_client import launcher
+
+        subprocess.Popen = launcher.Popen = Forked  # type: ignore[assignment, misc]
     if first == "-m":
         sys.argv, sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -206,9 +271,8 @@ def end(order: dict[str, Any], streams: list[int]) -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
         code = 1
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
-            thread.join()
+    if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        sys.exit(code)  # Python ends those of its own pools, and waits for the others
     atexit._run_exitfuncs()
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
@@ -224,8 +288,6 @@ if __name__ == "__main__":
     # The pytest process is interrupted itself, and ends this one by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    # nbformat imports jsonschema, which builds 38 grammars of URIs: two seconds in each kernel that shows a figure.
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
     for name in PRELOADED:
         importlib.import_module(name)
     gc.freeze()

@@ -28,8 +28,8 @@ SMALL: dict[str, dict[str, object]] = {
     },
     "whodunnit": {"epochs": 3, "repair_epochs": 3, "batches": 4, "warmup": 6},
     "your_loop": {"epochs": 2},
-    "localise": {"snrs_db": [10.0], "test_scenes": 4, "learned_scenes": 256, "epochs": 2},
-    "tuning": {"scenes": 32, "epochs": 2, "trials": 4, "eval_scenes": 8, "skip_ladder": True, "confirm": 2},
+    "localise": {"snrs_db": [10.0], "test_scenes": 2, "learned_scenes": 256, "epochs": 2},
+    "tuning": {"scenes": 32, "epochs": 2, "trials": 3, "eval_scenes": 8, "skip_ladder": True, "confirm": 2},
     "fault_clinic": {"epochs": 1, "compared": ["zeroed per micro-batch"]},
     "your_data": {"positions": 3, "configurations": 300},
 }

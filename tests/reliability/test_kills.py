@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -48,8 +47,9 @@ TUNE = [
 REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20" if SOAK else "8"]
 
 
-def run(words: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*CLI, *words], capture_output=True, text=True, timeout=900, check=False, **options)
+def run(words: Sequence[str], command: Sequence[str] = CLI) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}  # of kernels too
+    return subprocess.run([*command, *words], capture_output=True, text=True, timeout=900, env=environment)
 
 
 def sum_of_training(folder: Path) -> str:
@@ -143,14 +143,16 @@ def test_kills_at_random_moments_lose_nothing(
     assert sum_of(struck) == sum_of(straight)
 
 
-def small_files(limit: int) -> Callable[[], None]:
-    """No file may grow beyond a limit, which is what a full disk looks like to a program."""
-
-    def limited() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-
-    return limited
+# A command while no file may grow beyond 20 kB, which is what a full disk looks like to a program. Python would replace
+# the byte code of a module by what of it fits into the file, and not read it again.
+FULL = """
+import resource, signal, sys
+sys.dont_write_bytecode = True
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+from rislab.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -158,10 +160,9 @@ def small_files(limit: int) -> Callable[[], None]:
     [(TRAIN, "--run"), (REPORT, "--out")],
     ids=["train", "report"],
 )
+@pytest.mark.usefixtures("forked")
 def test_a_full_disk_is_one_sentence(words: list[str], option: str, tmp_path: Path) -> None:
-    # Python would replace the byte code of a module by what of it fits into the file, and not read it again.
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = run([*words, option, str(tmp_path / "here")], preexec_fn=small_files(20_000), env=environment)
+    done = run([*words, option, str(tmp_path / "here")], [sys.executable, "-c", FULL])
     assert done.returncode == 2, done.stderr
     said = [line for line in done.stderr.splitlines() if line and not line.lstrip().startswith(("Executing", "\r"))]
     assert "Traceback" not in done.stderr and "could not be written" in said[-1]
@@ -302,7 +303,8 @@ def test_nothing_needs_a_network_or_asks_for_one(tmp_path: Path) -> None:
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     calls = tmp_path / "calls"
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "guard"), "RISLAB_CALLS": str(calls)}
+    paths = f"{tmp_path / 'guard'}{os.pathsep}{os.environ['PYTHONPATH']}"
+    environment = {**os.environ, "PYTHONPATH": paths, "RISLAB_CALLS": str(calls)}
     works = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
     assert subprocess.run([sys.executable, "-c", works], env=environment, capture_output=True).returncode != 0
     assert calls.read_text().strip()  # the guard itself works
