@@ -76,6 +76,7 @@ FIXES = {
     "running statistics never moved": "copy buffers too, and leave the momentum of BatchNorm above 0",
     "batches of one class": "shuffle the samples: DataLoader(..., shuffle=True)",
     "the same random numbers again": "set the seed once, before the loop",
+    "straight-through without detach": "write z + (q - z).detach()",
     "ratio always 1": "take the old log-probabilities when the actions are drawn, before the first step on them",
     "gradient penalty per position": "take the norm of the gradient of each sample: grad.flatten(1).norm(dim=1)",
     "labels never shifted": "compare the answer at each place with the next token: logits[:, :-1], labels[:, 1:]",

@@ -119,6 +119,11 @@ class GradientSamples:
         dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
         return float(torch.nn.utils.get_total_norm(dense)) if dense else 0.0
 
+    def norm_of_others(self, tensors: Iterable[Tensor]) -> float:
+        """Norm of the gradients of those tensors that the optimiser does not hold."""
+        own = self.optimised()
+        return self.norm_of(value for value in tensors if id(value) not in own)
+
     def missing(self) -> int:
         """Number of tensors without a gradient."""
         return sum(value.grad is None for value in self._tensors)

@@ -1,4 +1,4 @@
-"""Terms of a loss that cannot be meant: a ratio of one policy to itself, a norm at each pixel, all pairs of a batch."""
+"""Terms that cannot be meant: a ratio of one policy to itself, a norm at each pixel, all pairs, sums that cancel."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class GraphPatterns(Observer):
         self._norms, self._shape = 0, torch.Size()
         self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
         self._pairs, self._pairs_text, self._pairs_where = 0, "", ""
+        self._cancelled, self._cancelled_where = 0, ""
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
@@ -59,8 +60,10 @@ class GraphPatterns(Observer):
         columns, self._columns = self._columns, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
             return
+        cancelled = False
         for node in _nodes_behind(roots[0][0].grad_fn):
             kind = node.name()
+            cancelled |= _cancels(node)
             if kind.startswith("ExpBackward") and _is_ratio(node):
                 ones = bool((node._saved_result == 1).all())  # type: ignore[attr-defined]
                 self._ones, self._others = self._ones + ones, self._others + (not ones)
@@ -79,13 +82,22 @@ class GraphPatterns(Observer):
                     self._norms, self._shape = self._norms + 1, shape
                     self._norm_where = self._norm_where or caller()[0]
 
+        self._cancelled += cancelled
+        self._cancelled_where = self._cancelled_where or (caller()[0] if cancelled else "")
+
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""
         self._before = self._inputs
 
     def findings(self) -> list[Finding]:
-        """One for each of the three."""
+        """One for each of the four."""
         results = []
+        if self._cancelled >= AGREEING:
+            text = (
+                f"in {self._cancelled} backwards z + (q - z) was computed, with a gradient in both places of z: they "
+            )
+            text += "cancel each other, and what z comes from is not trained by what is computed of the sum"
+            results.append(as_warning(Code.LOSSES, "straight-through without detach", text, self._cancelled_where))
         if self._pairs >= AGREEING:
             text = f"in {self._pairs} backwards {self._pairs_text}: all pairs are compared"
             results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs_where))
@@ -100,6 +112,23 @@ class GraphPatterns(Observer):
             text += f"{self._shape[2:].numel()} norms a sample"
             results.append(as_warning(Code.LOSSES, "gradient penalty per position", text, self._norm_where))
         return results
+
+
+def _cancels(node: Node) -> bool:
+    """Whether something is z + (q - z), or q with z added and taken away in another order."""
+    given = node.next_functions
+    if not node.name().startswith(("AddBackward", "SubBackward")) or len(given) != 2:
+        return False
+    added = node.name().startswith("Add")
+    for own, other in (given, given[::-1]) if added else (given,):
+        inner = other[0]
+        if own[0] is not None and inner is not None and inner.name().startswith("SubBackward"):
+            # z + (q - z), and z - (z - q).
+            taken = inner.next_functions[1 if added else 0]
+            weights = (getattr(one, "_saved_alpha", 1) for one in (node, inner))
+            if taken == own and all(weight == 1 for weight in weights):
+                return True
+    return False
 
 
 def _is_ratio(node: Node) -> bool:

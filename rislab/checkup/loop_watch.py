@@ -22,7 +22,7 @@ from rislab.checkup.class_weights import ClassWeights
 from rislab.checkup.constant_terms import ConstantTerms
 from rislab.checkup.events import EventSource, LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
-from rislab.checkup.findings import SEVERITIES, Finding, Findings, as_note
+from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
 from rislab.checkup.gradient_use import GradientUse
 from rislab.checkup.graph_patterns import GraphPatterns
@@ -50,7 +50,7 @@ from rislab.checkup.trace import Trace
 from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.unregistered import UnregisteredTensors
 from rislab.checkup.windows import Declared, WatchedRun, watched_run
-from rislab.errors import InputError
+from rislab.errors import InputError, error_text
 
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
@@ -242,6 +242,15 @@ def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findi
     )
 
 
+def _findings_of(rule: Callable[[WatchedRun], list[Finding]], run: WatchedRun) -> list[Finding]:
+    """What a rule says of a run; a rule that fails says so, and the others are asked all the same."""
+    try:
+        return rule(run)
+    except Exception as error:
+        text = f"{rule.__name__} failed: {type(error).__name__}: {error_text(error)}"
+        return [as_note(Code.LOSSES, UNJUDGED, text)]
+
+
 def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:
     """What is wrong with a loop, by all rules in order.
 
@@ -258,7 +267,7 @@ def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None 
         text = f"what came after {trace.step_count} steps was not recorded"
         first["full"] = as_note(Code.LOSSES, "not judged", text)
     for rule in RULE_FUNCTIONS:
-        for finding in rule(run):
+        for finding in _findings_of(rule, run):
             key = f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}"
             # Of one name, the first of the gravest stays.
             first[key] = min(first.get(key, finding), finding, key=lambda one: SEVERITIES.index(one.severity))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from rislab.checkup.gradients import compare_gradients
-from rislab.checkup.trace import STEPPED, Backward, Clip, MicroBatch
+from rislab.checkup.trace import STEPPED, Backward, Clip, MicroBatch, Trace
 from rislab.checkup.windows import is_parallel
 
 
@@ -27,6 +27,7 @@ class OpenWindow:
         size: bytes of gradients.
         clips: calls of clip_grad_norm_().
         by_hand: whether gradients by the weights were taken by torch.autograd.grad().
+        partial: whether some of it came before the recording began.
     """
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
@@ -37,10 +38,36 @@ class OpenWindow:
     size: int = 0
     clips: list[Clip] = field(default_factory=list)
     by_hand: bool = False
+    partial: bool = False
 
     def known(self) -> dict[Node, MicroBatch]:
         """Losses that may be in what backward() is called on, by their nodes."""
         return {node: batch for node, batch in self.nodes.items() if batch in self.micro_batches}
+
+    def drop_earlier(self, trace: Trace, recorder: int) -> None:
+        """A first forward: backwards before it are those of forwards that began before the recording.
+
+        Args:
+            trace: of the recorder.
+            recorder: its identity.
+        """
+        self.partial |= any(recorder in backward.reached for backward in self.backwards)
+        if len(trace.steps) == 1 and any(recorder in backward.reached for backward in trace.steps[0].backwards):
+            trace.drop_steps()
+
+    def unheard(self, trace: Trace) -> bool:
+        """Whether nothing has come that could give gradients, since the recording began."""
+        return not (trace.forwards or trace.backwards or trace.step_count or trace.missed or self.micro_batches)
+
+    def used_nan(self) -> bool:
+        """Whether a backward came to a loss that is NaN or infinite."""
+        return any(batch.backwards and batch.nonfinite for batch in self.micro_batches)
+
+    def take_unused(self) -> list[MicroBatch]:
+        """Take out the losses after the last one that a backward came to."""
+        used = max(place for place, batch in enumerate(self.micro_batches, start=1) if batch.backwards)
+        rest, self.micro_batches = self.micro_batches[used:], self.micro_batches[:used]
+        return rest
 
     def by_hand_lines(self) -> set[tuple[str, ...]]:
         """Mark the losses whose gradients the loop itself put into .grad; their call stacks."""

@@ -34,3 +34,18 @@ def inner_optimizer(optimizer: Optimizer) -> Optimizer | None:
 def _ids(optimizer: Optimizer) -> set[int]:
     # Before its __init__ is over, it has no groups.
     return set(map(id, tensors_held(optimizer))) if hasattr(optimizer, "param_groups") else set()
+
+
+def has_stepped(optimizer: Optimizer) -> bool:
+    """Whether the state of an optimiser says that it has stepped; without a state none can."""
+    entries = [entry for entry in optimizer.state.values() if isinstance(entry, dict) and entry]
+    return any(
+        not isinstance(step := entry.get("step", 1), int | float | Tensor) or bool(step > 0) for entry in entries
+    )
+
+
+def fused_scaling(optimizer: Optimizer) -> tuple[float, bool]:
+    """The scale that a scaler leaves to an optimiser, 1 for none, and whether it is to skip its step."""
+    attributes = vars(optimizer)
+    scale, infinite = attributes.get("grad_scale"), attributes.get("found_inf")
+    return 1.0 if scale is None else float(scale), infinite is not None and bool(infinite.item())

@@ -210,7 +210,7 @@ class ProcessWatch(LoopObserver):
         if self._is_new(optimizer):
             self._look_around(optimizer)
             for tracked in self.tracked:
-                tracked.recorder.trace.missed += tracked.optimizer is optimizer
+                tracked.recorder.trace.missed |= tracked.optimizer is optimizer
 
     def _replaces(self, optimizer: Optimizer) -> bool:
         """Whether an optimiser has taken over the tensors of another one."""

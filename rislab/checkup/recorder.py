@@ -25,6 +25,7 @@ from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.loss_graph import depends_on, weighed_node
 from rislab.checkup.open_backward import OpenBackward, number_of
 from rislab.checkup.open_window import LossLines, OpenWindow
+from rislab.checkup.optimizers import fused_scaling, has_stepped
 from rislab.checkup.sampling import Sampling
 from rislab.checkup.schedules import SchedulerTicks
 from rislab.checkup.step_storage import StepStorage
@@ -99,12 +100,17 @@ class StepRecorder:
         self._hook()
         self._open_window()
         # What began before the recording is not known in full.
-        self._window.compared &= self._samples.empty()
+        self._window.partial = not self._samples.empty()
+        self._window.compared &= not self._window.partial
+        self.trace.missed = int(self._window.partial or has_stepped(self._samples.optimizer))
 
     def adopt(self, optimizer: torch.optim.Optimizer, anew: bool) -> None:
         """Another optimiser has taken over the same tensors: one of the same kind that was made `anew`, or not."""
         for handle in self._handles:
             handle.remove()
+        if isinstance(self._samples.optimizer, ForeignOptimizer):  # itself it was there before, unknown
+            self._window.partial = True
+            self.trace.drop_steps()
         self._samples.optimizer = optimizer
         self.trace.remade += anew
         self._hook()
@@ -151,6 +157,8 @@ class StepRecorder:
             self._sampling.note_evaluation()
             return
         forward.begin(training)
+        if not self.trace.forwards:
+            self._window.drop_earlier(self.trace, id(self))
         self._note_skipped_step()
         self._note_moved_weights()
         self.trace.forwards += 1
@@ -209,6 +217,8 @@ class StepRecorder:
         if not self._samples.dtypes:
             # Tensors that the first forward has made.
             self._samples.lay_out()
+        if not self.trace.backwards:
+            self._window.partial = not self._samples.empty()
         before = self._samples.unscaled() if self._window.compared else None
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
@@ -237,14 +247,10 @@ class StepRecorder:
 
     def _drop_window_of_nan(self) -> None:
         """A loop that meets NaN may throw its window away: what has come before belongs to no step."""
-        window = self._window
-        used = [batch for batch in window.micro_batches if batch.backwards]
-        if used and any(batch.nonfinite for batch in used) and self._samples.empty():
-            last = window.micro_batches.index(used[-1])
-            rest = window.micro_batches[last + 1 :]
-            window.micro_batches = window.micro_batches[: last + 1]
-            nodes = window.nodes
-            self._end_window(gradient=None, applied=False, finite=False, where="")
+        nodes = self._window.nodes
+        if self._window.used_nan() and self._samples.empty():
+            rest = self._window.take_unused()
+            self._end_window()
             self._window.micro_batches, self._window.nodes = rest, nodes
 
     def _on_loss_backward(
@@ -338,7 +344,7 @@ class StepRecorder:
             return
         scale = self._samples.scale()
         if scale < self._scale and any(batch.backwards for batch in self._window.micro_batches):
-            self._end_window(gradient=None, applied=False, finite=False, where="")
+            self._end_window()
             self._sampling.note_change()
         self._scale = scale
 
@@ -350,7 +356,7 @@ class StepRecorder:
         values = self._samples.values()
         if len(values) == len(window.values) and not torch.equal(values, window.values):
             last = window.backwards[-1].after if window.backwards else None
-            self._end_window(gradient=last, applied=True, finite=True, where="", inferred=True)
+            self._end_window(last, applied=True, finite=True, inferred=True)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
@@ -370,34 +376,20 @@ class StepRecorder:
         if self._open is not None:
             # An optimiser that steps in a hook of the backward itself.
             self.on_backward_end()
-        # Where the scaler leaves it to the optimiser to unscale.
-        attributes = vars(self._samples.optimizer)
-        fused_scale, fused_inf = attributes.get("grad_scale"), attributes.get("found_inf")
-        factor = 1.0 if fused_scale is None else float(fused_scale)
+        factor, skipped = fused_scaling(self._samples.optimizer)
         gradient = self._samples.gradients() if self._window.compared else None
-        skipped = fused_inf is not None and bool(fused_inf.item())
-        norm = math.nan
+        norm, other_norm = math.nan, 0.0
         if gradient is not None:
             norm = self._samples.norm(gradient) / factor
             gradient = gradient if factor == 1 else gradient / factor
             self._changes.at_step()
+            other_norm = self._samples.norm_of_others(self._clipped_with())
         finite = gradient is None or math.isfinite(norm)
         if not self._window.micro_batches and not self._evaluations:
             self.trace.idle += not self._samples.present()
         where, stack = caller()
         self.trace.by_library |= by_library(stack)
-        other_norm = 0.0
-        if gradient is not None:
-            own = self._samples.optimised()
-            other_norm = self._samples.norm_of(value for value in self._clipped_with() if id(value) not in own)
-        self._end_window(
-            gradient=gradient,
-            norm=norm,
-            applied=not skipped,
-            finite=finite,
-            where=where,
-            other_norm=other_norm,
-        )
+        self._end_window(gradient, norm=norm, applied=not skipped, finite=finite, where=where, other_norm=other_norm)
         self._scale = self._samples.scale()
         self._evaluations = max(0, self._evaluations) + 1
 
@@ -407,20 +399,28 @@ class StepRecorder:
         if self._evaluations == 0:
             # A closure that was not called.
             self._end_at_step()
+        elif self._evaluations < 0 and not self.trace.step_count:
+            # A step that began before the recording.
+            self._window.partial = True
+            self._end_window()
         self._evaluations = -1
         self.trace.stateful |= bool(self._samples.optimizer.state)
 
     def _end_window(
         self,
+        gradient: Tensor | None = None,
         *,
-        gradient: Tensor | None,
-        applied: bool,
-        finite: bool,
-        where: str,
+        applied: bool = False,
+        finite: bool = False,
+        where: str = "",
         norm: float = math.nan,
         other_norm: float = 0.0,
         inferred: bool = False,
     ) -> None:
+        if self._window.partial or (self._window.unheard(self.trace) and self._samples.present()):
+            self.trace.missed = 1
+            self._open_window()
+            return
         self._lines.trained |= self._window.by_hand_lines()
         step = Step(
             micro_batches=self._window.micro_batches,

@@ -213,7 +213,7 @@ _OF_THE_LOOP = (
             "closure returns a running sum", "batches of one class", "the same random numbers again",
             "ratio always 1", "gradient penalty per position", "sampler without set_epoch",
             "samplers differ between ranks", "not judged", "always the first batch", "loader without a batch",
-            "samples that are never drawn", "classes that training never had",
+            "samples that are never drawn", "classes that training never had", "straight-through without detach",
         ),
         reference=STEP,
     ),

@@ -72,7 +72,8 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
     if not run.declared.scheduler or not applied:
         return []
     # A tick after a step that was not recorded is none too many.
-    ticks = [max(0, (step.ticks or 0) - run.trace.missed) for step in steps]
+    late = min(run.trace.missed, steps[0].ticks or 0)
+    ticks = [(step.ticks or 0) - late for step in steps]
     batches = sum(step.losses for step in steps[:-1])
     passed, where = ticks[-1] - ticks[0], applied[0].where
     counts = f"{ticks[-1]} ticks before step {len(ticks)}, {batches} micro-batches, {len(applied)} steps taken"

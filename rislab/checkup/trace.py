@@ -226,7 +226,7 @@ class Trace:
         batch_norms: number of its layers that take statistics of their input, in the first forward in training mode.
         loss_declared: whether the loss was declared; False if losses are found from the backwards.
         forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
-        missed: number of steps that were taken before the recording began.
+        missed: 1 if a step was taken, or under way, when the recording began.
         idle: number of steps without a new loss, in which no tensor had a gradient: they change nothing.
         remade: how often another optimiser took over the same tensors.
         stateful: whether the optimiser has a state of its own, as momentum.
@@ -274,6 +274,10 @@ class Trace:
     stopped: bool = False
     by_library: bool = False
     failure: str = ""
+
+    def drop_steps(self) -> None:
+        """What was recorded so far had begun before."""
+        self.steps, self.taken_count, self.missed = [], 0, 1
 
     def used_at_once(self, place: tuple[str, ...]) -> bool:
         """Whether a backward has come to two forwards of a place in turn, or to its first: it wastes none by habit."""

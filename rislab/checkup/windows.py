@@ -91,6 +91,12 @@ class StepWindow:
         """How much each micro-batch counts by what the loop gave it; 0 for one that was zeroed."""
         return [batch.weight if self.step.holds(batch) else 0.0 for batch in self.batches]
 
+    def over_shares(self, weights: Sequence[float]) -> list[float] | None:
+        """Weights of its micro-batches over their shares; None if one holds nothing that could count."""
+        return (
+            [weight / share for weight, share in zip(weights, self.shares, strict=True)] if all(self.shares) else None
+        )
+
     @property
     def precision(self) -> str:
         """The coarsest among its micro-batches."""
@@ -343,12 +349,12 @@ def micro_batch_weights(window: StepWindow) -> list[float] | None:
     if not window.complete:
         # Gradients that are no longer kept were found right.
         exact = isinstance(window, StepComparison) and window.exact()
-        return [weight / share for weight, share in zip(held, window.shares, strict=True)] if exact else None
+        return window.over_shares(held) if exact else None
     # [m, parameters]
     known = torch.stack([batch.gradient for batch in window.batches if batch.gradient is not None]).double()
     given = (torch.tensor(held, dtype=torch.float64)[:, None] * known).sum(dim=0)
     if float((given - window.gradient.double()).norm()) <= window.tolerance * float(given.norm()):
-        return [weight / share for weight, share in zip(held, window.shares, strict=True)]
+        return window.over_shares(held)
     columns = torch.tensor(window.shares, dtype=torch.float64)[:, None] * known
     lengths = columns.norm(dim=1, keepdim=True)
     if not bool((lengths > 0).all()) or not bool(torch.isfinite(columns).all()):

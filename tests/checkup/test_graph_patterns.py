@@ -59,3 +59,26 @@ def test_a_difference_of_all_pairs_is_named(kind: str) -> None:
             optimizer.step()
     names = [one.name for one in process.findings() if one.code == "C15"]
     assert names == (["arguments that broadcast"] if kind == "column" else [])
+
+
+@pytest.mark.parametrize("kind", ["added", "taken away", "detached", "half of the way", "an average"])
+def test_what_is_added_and_taken_away_is_detached(kind: str) -> None:
+    torch.manual_seed(0)
+    network, book, layer = nn.Linear(3, 4), nn.Parameter(torch.randn(4)), nn.Linear(4, 1)
+    optimizer = torch.optim.SGD([*network.parameters(), book, *layer.parameters()], lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            z = network(torch.randn(16, 3))
+            q = z.round() + book
+            passed = {
+                "added": z + (q - z),
+                "taken away": z - (z - q),
+                "detached": z + (q - z).detach(),
+                "half of the way": z + 0.5 * (q - z),
+                "an average": torch.add(z, q - z, alpha=0.5),
+            }[kind]
+            optimizer.zero_grad()
+            (layer(passed).square().mean() + (z - 1).square().mean()).backward()
+            optimizer.step()
+    names = [one.name for one in process.findings() if one.severity != "note"]
+    assert names == (["straight-through without detach"] if kind in ("added", "taken away") else [])
