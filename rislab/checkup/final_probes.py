@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.events import ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.function_probes import function_probes
 from rislab.checkup.looks import Looks
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.network_probes import network_probes, precision_in, runner
@@ -110,6 +111,7 @@ class FinalProbes(Observer):
             # Tensors of a transformation that is over, as of vmap: they can be used no more.
             return
         results += sequence_probes(call.network, call.args, call.named)
+        results += function_probes(call.network, call.args, call.named)
         for shift in (0, 1):
             place = self._targets.input_with_shift(call.network, shift)
             if place is not None:

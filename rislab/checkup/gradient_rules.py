@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -31,7 +32,7 @@ UNEQUAL = "mean of means in the window"
 def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
     """NaN and infinity that were stepped on, or that were made into numbers."""
     findings = []
-    for window in () if run.gradients_explained else run.windows:
+    for window in () if run.trace.stale else run.windows:
         step = window.step
         if not step.finite:
             text = f"NaN or infinity in the gradient of step {window.number}, which was taken"
@@ -51,11 +52,12 @@ def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
 
 def wrong_gradients(run: WatchedRun) -> list[Finding]:
     """Steps whose gradient is not that of their window, each with the fault that makes such a gradient."""
-    if run.gradients_explained:
+    if run.trace.stale:
         return []
-    findings = []
-    # Windows that are too long are named as such.
+    findings, off = [], run.begins_off_by_one
+    # Windows that are too long are named as such. Off by one, whole windows show their scale, not whom they belong to.
     own = [one for one in run.comparisons if one.size <= run.size or (run.source != "declared" and run.size == 1)]
+    own = [one for one in own if one.size == run.size and one.parallel()] if off else own
     differing = [one for one in own if not one.exact() and not _clipped(one, run)]
     infinite = [one for one in differing if _norm(one) == 0 and not math.isfinite(one.step.other_norm)]
     if infinite:
@@ -78,6 +80,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in names[:place]]
     # Where one window names its fault, what is left of it in the others says less.
     findings += [finding for finding in named if finding.name not in UNNAMED] or named
+    if off:
+        findings = [replace(one, evidence=f"{one.evidence}; under windows that are off by one") for one in findings]
     # As nonfinite_gradients() says more, clipping is then no matter.
     evident = run.declared.clip_norm is None and any(not one.exact() for one in own)
     if evident and not findings and not nonfinite_gradients(run):

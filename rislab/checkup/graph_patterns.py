@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -25,6 +26,22 @@ IMAGE = 4
 SQUARE = 4
 
 
+@dataclass
+class _Pattern:
+    """What backwards have shown: in how many, where first, and what."""
+
+    count: int = 0
+    text: str = ""
+    where: str = ""
+
+    def note(self, text: str) -> None:
+        """One more."""
+        self.count, self.text, self.where = self.count + 1, text, self.where or caller()[0]
+
+    def __str__(self) -> str:
+        return f"in {self.count} backwards {self.text}"
+
+
 class GraphPatterns(Observer):
     """Goes through the graphs of the first backwards, then of ever fewer.
 
@@ -40,8 +57,7 @@ class GraphPatterns(Observer):
         self._differentiated: list[torch.Size] = []
         self._norms, self._shape = 0, torch.Size()
         self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
-        self._pairs, self._pairs_text, self._pairs_where = 0, "", ""
-        self._cancelled, self._cancelled_where = 0, ""
+        self._pairs, self._cancelled = _Pattern(), _Pattern()
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
@@ -70,20 +86,16 @@ class GraphPatterns(Observer):
                 self._again += ones and self._inputs == self._before
                 self._ratio_where = self._ratio_where or caller()[0]
             elif columns and kind.startswith(("PowBackward", "AbsBackward")) and (rows := _all_pairs(node)) in columns:
-                self._pairs += 1
-                self._pairs_text = (
-                    f"a difference of a column ({rows}, 1) that a network gave and {rows} numbers without "
-                )
-                self._pairs_text += f"a gradient has the shape ({rows}, {rows})"
-                self._pairs_where = self._pairs_where or caller()[0]
+                text = f"a difference of a column ({rows}, 1) that a network gave and {rows} numbers without "
+                self._pairs.note(f"{text}a gradient has the shape ({rows}, {rows})")
             elif shapes and kind.startswith("LinalgVectorNormBackward"):
                 shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
                 if shape in shapes and dims is not None and tuple(dims) == (1,):
                     self._norms, self._shape = self._norms + 1, shape
                     self._norm_where = self._norm_where or caller()[0]
 
-        self._cancelled += cancelled
-        self._cancelled_where = self._cancelled_where or (caller()[0] if cancelled else "")
+        if cancelled:
+            self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z")
 
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""
@@ -92,15 +104,12 @@ class GraphPatterns(Observer):
     def findings(self) -> list[Finding]:
         """One for each of the four."""
         results = []
-        if self._cancelled >= AGREEING:
-            text = (
-                f"in {self._cancelled} backwards z + (q - z) was computed, with a gradient in both places of z: they "
-            )
-            text += "cancel each other, and what z comes from is not trained by what is computed of the sum"
-            results.append(as_warning(Code.LOSSES, "straight-through without detach", text, self._cancelled_where))
-        if self._pairs >= AGREEING:
-            text = f"in {self._pairs} backwards {self._pairs_text}: all pairs are compared"
-            results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs_where))
+        if self._cancelled.count >= AGREEING:
+            text = f"{self._cancelled}: they cancel each other, and what is computed of the sum does not train z"
+            results.append(as_warning(Code.LOSSES, "straight-through without detach", text, self._cancelled.where))
+        if self._pairs.count >= AGREEING:
+            text = f"{self._pairs}: all pairs are compared"
+            results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs.where))
         if self._again >= AGREEING and not self._others:
             text = (
                 f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of them "

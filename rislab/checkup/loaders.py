@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,7 @@ class LoaderPasses(Observer):
         self._classes: dict[frozenset[int] | None, list[Any]] = {}
         self._reads: list[Any] = ["", 0]
         self._outputs = 0
+        self.sizes: set[int] = set()  # of datasets
         self._looks = Looks()
 
     def begin(self) -> None:
@@ -114,6 +115,8 @@ class LoaderPasses(Observer):
         for loader, where in begun:
             if not isinstance(loader.dataset, IterableDataset):
                 self._look_at(loader, where)
+                if isinstance(loader.dataset, Sized):
+                    self.sizes.add(len(loader.dataset))
 
     def _look_at(self, loader: DataLoader[Any], where: str) -> None:
         sampler = loader.sampler

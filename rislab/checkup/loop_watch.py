@@ -67,6 +67,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     gradient_rules.unequal_terms,
     gradient_rules.divided_in_vain,
     use_rules.running_sums,
+    use_rules.terms_without_weight,
     use_rules.clipping_in_vain,
     use_rules.remade_optimizers,
     event_rules.unmoved_weights,
@@ -203,7 +204,7 @@ def _of_accelerator(accelerator: Any, size: int | None, scaler: Any) -> tuple[in
 
 def standard_observers() -> list[Observer]:
     """What watches a loop besides the recorders of its optimisers, in the order in which findings are listed."""
-    targets, samplers = TokenTargets(), RepeatedOrder()
+    targets, samplers, loaders = TokenTargets(), RepeatedOrder(), LoaderPasses()
     return [
         UnregisteredTensors(),
         OwnWeights(),
@@ -224,10 +225,10 @@ def standard_observers() -> list[Observer]:
         ClassesOfBatches(),
         ClassWeights(),
         SplitLeakage(),
-        PrintedLosses(),
+        PrintedLosses(loaders),
         SavedNetworks(),
         PlateauModes(),
-        LoaderPasses(),
+        loaders,
         targets,
         FinalProbes(targets),
     ]

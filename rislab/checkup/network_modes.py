@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.optimizer import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from rislab.checkup.call_stack import caller
 from rislab.checkup.events import ForwardEvent, Observer
@@ -65,6 +66,25 @@ class _Forwards:
         return not first or first[-1] - first[0] >= STEPS_BETWEEN * (len(first) - 1)
 
 
+@dataclass(frozen=True, eq=False)
+class _Average:
+    """An evaluation of a network that may hold averages.
+
+    Args:
+        where: file and line.
+        weight: its weights in one number.
+        mean: its first running mean.
+        stale: evaluations so far in which its weights were others than before, and its statistics were not.
+        equal: whether it is an equal average of weights of several moments, with the statistics of the last one.
+    """
+
+    where: str
+    weight: float
+    mean: Tensor
+    stale: int = 0
+    equal: bool = False
+
+
 @dataclass(eq=False)
 class _Network:
     """One network, with the layers that depend on its mode.
@@ -75,6 +95,7 @@ class _Network:
         drops: whether it has a dropout.
         first: a number of its first weight, which tells whether it moves.
         normalised: whether it was trained on the statistics of batches.
+        average: what its evaluations in evaluation mode have shown, if it is one of another network's weights.
     """
 
     module: nn.Module
@@ -90,6 +111,7 @@ class _Network:
     never_moved: str = ""
     feeds: bool = False
     normalised: bool = False
+    average: _Average | None = None
 
     @classmethod
     def of(cls, module: nn.Module) -> _Network:
@@ -99,6 +121,16 @@ class _Network:
         drops = any(isinstance(one, DROPOUTS) and one.p > 0 for one in layers)
         drops |= any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0 for one in layers)
         return cls(module, norms, drops, _first_weight(module))
+
+    def note_statistics(self) -> None:
+        """An evaluation: have its weights moved since the last one, and its statistics not?"""
+        weight, mean = _first_weight(self.module), self.norms[0].running_mean.detach().clone()
+        before = self.average or _Average("", weight, mean)
+        stale = before.stale + (before.weight != weight and torch.equal(before.mean, mean))
+        # A moving average follows the last weights closely, and so do their statistics.
+        one = self.module if isinstance(self.module, AveragedModel) and not self.module.use_buffers else None
+        equal = one is not None and one.avg_fn is None and one.multi_avg_fn is None and bool(one.n_averaged > 1)
+        self.average = _Average(caller()[0], weight, mean, stale, equal)
 
     def frozen(self) -> list[Any]:
         """Layers in training mode that move their statistics, and whose own weights are frozen."""
@@ -170,6 +202,7 @@ class NetworkModes(Observer):
         """An evaluation with statistics that are those of the beginning, after many steps."""
         if training or not network.norms or self._step < STEPS or network.never_moved:
             return
+        network.note_statistics()
         first = all(
             not bool(one.running_mean.any()) and bool((one.running_var == 1).all()) and not one.training
             for one in network.norms
@@ -197,19 +230,28 @@ class NetworkModes(Observer):
                 # Trained on the statistics of batches, evaluated on none; a copy may be a fixed network of its own.
                 kind = as_fault if trained and network.normalised else as_warning
                 results.append(kind(Code.MODE, "running statistics never moved", text, where))
+            elif not trained and network.average is not None and not network.training_mode.count:
+                average = network.average
+                if average.equal or (average.stale >= AGREEING and self._is_copy(network, average.mean)):
+                    text = (
+                        f"{name} was evaluated with an average of weights, and with running statistics of the weights "
+                    )
+                    text += "of one moment: no forward in training mode has taken its own"
+                    results.append(as_warning(Code.MODE, "average without its statistics", text, average.where))
         return results
 
     def _is_between(self, steps: set[int]) -> bool:
         """Whether training went on before one of these steps and after it."""
         return any(0 < step < self._step for step in steps)
 
-    def _is_copy(self, network: _Network) -> bool:
-        """Whether a trained network of the same make has statistics that moved."""
+    def _is_copy(self, network: _Network, mean: Tensor | None = None) -> bool:
+        """Whether a trained network of the same make has statistics that moved, from a running mean, or from 0."""
         inner = getattr(network.module, "module", network.module)
         return any(
             type(other.module) is type(inner)
             and any(id(value) in self._stepped for value in nn.Module.parameters(other.module))
             and any(bool(one.running_mean.any()) for one in other.norms)
+            and (mean is None or not torch.equal(other.norms[0].running_mean, mean))
             for other in self._networks.values()
         )
 

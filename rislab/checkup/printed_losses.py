@@ -6,8 +6,9 @@ Only what fits a wrong mean in all lines, to its last digit, and the right one i
 from __future__ import annotations
 
 import builtins
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -20,12 +21,15 @@ from rislab.checkup.call_stack import caller
 from rislab.checkup.events import LossEvent, Observer, Roots
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.interception import ELEMENTS, TARGETS, Replacement
+from rislab.checkup.loaders import LoaderPasses
 from rislab.checkup.rules import Code
 
 # Losses, lines of one kind and kinds of lines that are held; lines, and losses before each, that tell anything.
 LOSSES, LINES, KINDS, FEWEST, BEFORE = 4096, 64, 32, 3, 2
 # The error of a printed number must be at most so large, relative to it; and that of the loop's own sum is this.
 PRECISE, ROUNDING = 0.01, 1e-5
+# A dataset of so much more or less than the samples that were used is another divisor.
+OTHER = 0.1
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
 
 
@@ -64,26 +68,37 @@ class _Epoch:
         weighed = sum(loss * count for loss, count in zip(self.losses, self.samples, strict=True))
         return sum(self.losses) / len(self.losses), weighed / sum(self.samples)
 
-    def wrong(self) -> dict[str, float]:
-        """What each fault would print."""
+    def wrong(self, sizes: Iterable[int]) -> list[tuple[str, float]]:
+        """What each fault would print.
+
+        Args:
+            sizes: of datasets, by which a sum over a part of their samples may be divided.
+        """
         mean, by_samples = self.means()
         number, samples = len(self.losses), sum(self.samples)
         size = number / self.steps if self.steps else 1.0
-        return {
-            "sum of means over the set's size": sum(self.losses) / samples,
-            "logged after the division": mean / size,
-            "last over n": self.losses[-1] / number,
-            "sum never set back": mean + self.before / number,
+        apart = {one: abs(one - samples) > OTHER * samples for one in sorted(sizes)}
+        return [
+            ("sum of means over the set's size", sum(self.losses) / samples),
+            ("logged after the division", mean / size),
+            ("last over n", self.losses[-1] / number),
+            ("sum never set back", mean + self.before / number),
             # The last batch, a short one, times the size of a full one.
-            "mean of unequal means": sum(self.losses) * max(self.samples) / samples,
-            "another loss reported": by_samples * samples / number,
-        }
+            ("mean of unequal means", sum(self.losses) * max(self.samples) / samples),
+            ("another loss reported", by_samples * samples / number),
+            *(("another loss reported", by_samples * samples / one if far else math.nan) for one, far in apart.items()),
+        ]
 
 
 class PrintedLosses(Observer):
-    """Listens to print(), and to the losses of torch that are means."""
+    """Listens to print(), and to the losses of torch that are means.
 
-    def __init__(self) -> None:
+    Args:
+        loaders: know how large the datasets are.
+    """
+
+    def __init__(self, loaders: LoaderPasses) -> None:
+        self._loaders = loaders
         self._print = Replacement(builtins, "print", self._reporting)
         self._lines: dict[tuple[str, str], list[_Line]] = {}
         self._losses: list[tuple[Tensor, int]] = []
@@ -149,11 +164,14 @@ class PrintedLosses(Observer):
                 for one, two in pairwise(ends)
             ]
             if len(lines) >= FEWEST and all(len(epoch.losses) >= BEFORE for epoch in epochs):
-                results += [as_warning(Code.REPORT, *named, where) for named in _wrong_columns(lines, epochs)][:1]
+                results += [
+                    as_warning(Code.REPORT, *named, where)
+                    for named in _wrong_columns(lines, epochs, self._loaders.sizes)
+                ][:1]
         return results
 
 
-def _wrong_columns(lines: list[_Line], epochs: list[_Epoch]) -> Iterator[tuple[str, str]]:
+def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
     """Names and evidence of the numbers of lines that are a wrong mean in all of them."""
     if len({len(line.numbers) for line in lines}) > 1:
         return
@@ -168,8 +186,8 @@ def _wrong_columns(lines: list[_Line], epochs: list[_Epoch]) -> Iterator[tuple[s
         ]
         if 2 * sum(right) > len(values):
             continue
-        for name in epochs[0].wrong():
-            guesses = [epoch.wrong()[name] for epoch in epochs]
+        for place, (name, _) in enumerate(epochs[0].wrong(sizes)):
+            guesses = [epoch.wrong(sizes)[place][1] for epoch in epochs]
             if all(abs(value - guess) <= error for value, guess, error in zip(values, guesses, errors, strict=True)):
                 text = (
                     f"{column[-1]} was printed, where the {len(epochs[-1].losses)} losses since the line before have "

@@ -109,7 +109,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("mean of means in the window", "accumulated in bf16", "never zeroed", "left-overs leak",
                 "batch statistics per micro-batch"),
-        others=("gradient direction", "gradient changed by hand"),
+        others=("gradient direction", "gradient changed by hand", "backward is not the derivative"),
         reference=ACCUMULATION,
     ),
     Rule(
@@ -256,7 +256,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("eval never undone",),
         others=("evaluated in training mode", "frozen network in training mode", "statistics of frozen layers move",
-                "running statistics never moved"),
+                "running statistics never moved", "average without its statistics"),
         reference=f"{DOCS}notes/autograd.html#evaluation-mode-nn-module-eval",
     ),
     Rule(
@@ -304,7 +304,7 @@ _OF_THE_LOOP = (
                 "the target is visible in the input", "labels never shifted", "loss of one class",
                 "targets other than 1 and -1", "input and target exchanged", "compared with itself",
                 "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
-                "answers change with padding", "backward direction after one input"),
+                "answers change with padding", "backward direction after one input", "attention to padding alone"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

@@ -1,4 +1,4 @@
-"""What is tried on networks of sequences: whether padding changes their answers, and which places are read."""
+"""What is tried on networks of sequences: whether padding changes their answers, or is all that is attended to."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.call_stack import caller
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.network_copies import copy_network
 from rislab.checkup.network_probes import runner
 from rislab.checkup.probe_batches import map_leaves, tensors_in
@@ -22,10 +25,12 @@ FADING = 0.02
 MARGIN = 4
 # Places, rows and lengths that tell anything.
 PLACES, ROWS, LENGTHS = 4, 2, 3
+# What is added to a score so that it counts nothing.
+NOTHING = -1e3
 
 
 def sequence_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[Finding]:
-    """Warnings of what was tried on a network and an input of it; what cannot be tried tells nothing.
+    """Faults and warnings of what was tried on a network and an input of it; what cannot be tried tells nothing.
 
     Args:
         network: that was trained.
@@ -33,7 +38,7 @@ def sequence_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
         named: with which it was called, by name.
     """
     findings = []
-    for probe in (_padding, _backward_direction):
+    for probe in (_attention, _padding, _backward_direction):
         try:
             findings += probe(network, (args, named))
         except Exception:  # of the network, on an input that it does not take
@@ -80,6 +85,68 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
     )
     text += f"places of padding less, and their answers changed by {largest:.2g} of themselves"
     return [as_warning(Code.ARGUMENTS, "answers change with padding", text)]
+
+
+def _attention(network: nn.Module, arguments: Arguments) -> list[Finding]:
+    """Attention that leaves out all real places of each row, and takes in all places of its padding."""
+    padded = [mask for value in tensors_in(arguments).values() if (mask := _padded_places(value)) is not None]
+    if not padded:
+        return []
+    # Without a graph, torch's own layers take another way, past the functions that are looked at.
+    masks = _Masks()
+    with torch.enable_grad(), masks:
+        runner(copy_network(network).eval().requires_grad_(True))(arguments)
+    for given, function, where in masks.calls:
+        if any(_is_inverse(given, places) for places in padded):
+            text = f"the mask of {function} leaves out each place that holds something, and none of the padding"
+            return [as_fault(Code.ARGUMENTS, "attention to padding alone", text, where)]
+    return []
+
+
+def _padded_places(value: Tensor) -> Tensor | None:
+    """Where rows of tokens, or of vectors, are padded at their ends; None if that is not to be seen."""
+    if value.dim() == 3 and value.is_floating_point():
+        empty = ~value.bool().any(2)
+        length = (~empty).sum(1)
+        places = torch.arange(value.shape[1], device=value.device) >= length[:, None]
+        known = torch.equal(empty, places) and len(length.unique()) >= LENGTHS and bool((length > 0).all())
+        return places if known else None
+    lengths = _lengths(value) if is_tokens(value) else None
+    return None if lengths is None else torch.arange(value.shape[1], device=value.device) >= lengths[:, None]
+
+
+def _is_inverse(left_out: Tensor, padded: Tensor) -> bool:
+    """Whether a mask, over rows and heads, queries and keys, leaves out all but the padding; rows without any aside."""
+    rows, width = padded.shape
+    if left_out.shape[-1] != width or left_out.dim() < 2 or left_out.shape[0] % rows:
+        return False
+    some = padded.any(1)
+    # A key is left out of a row if no head and no query takes it in; heads may stand beside each other.
+    by_row = left_out.reshape(rows, -1, width).all(1)
+    return int(some.sum()) >= LENGTHS and torch.equal(by_row[some], ~padded[some])
+
+
+class _Masks(TorchFunctionMode):
+    """Notes what attention leaves out: which keys, of which function, where."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Tensor, str, str]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name, mask = getattr(func, "__name__", ""), None
+        if func is functional.multi_head_attention_forward:
+            mask = kwargs.get("key_padding_mask")
+        elif func is functional.scaled_dot_product_attention:
+            mask = kwargs.get("attn_mask", args[3] if len(args) > 3 else None)
+            mask = ~mask if mask is not None and mask.dtype == torch.bool else mask
+        elif name == "softmax" and args and isinstance(args[0], Tensor) and args[0].dim() > 2:
+            mask = args[0]
+        if isinstance(mask, Tensor):
+            mask = mask.detach()
+            self.calls.append((mask if mask.dtype == torch.bool else mask < NOTHING, name, caller()[0]))
+        return func(*args, **kwargs)
 
 
 def _lengths(tokens: Tensor) -> Tensor | None:

@@ -13,11 +13,13 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.findings import listed
+from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.interception import count_averaged
 from rislab.checkup.optimizers import inner_optimizer, tensors_held
 from rislab.checkup.recorder import StepRecorder
 from rislab.checkup.tensor_coordinates import is_readable
 from rislab.checkup.trace import Trace
+from rislab.checkup.weight_changes import follows
 from rislab.checkup.windows import Declared
 from rislab.errors import one_line
 
@@ -180,6 +182,12 @@ class LoopObserver(Observer):
             tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
             tracked.recorder.trace.of_one_storage = tracked.of_one_storage()
             tracked.recorder.end(error)
+        stepping = [one for one in self.tracked if not isinstance(one.optimizer, ForeignOptimizer)]
+        held = [value for one in stepping for value in one.tensors()]
+        for tracked in self.tracked:
+            # A network in half precision whose weights are copied from those that an optimiser steps on.
+            if tracked not in stepping and held and all(follows(value, held) for value in tracked.tensors()):
+                tracked.recorder.trace.bf16_tensors = 0
         _drop_losses_of_others([tracked.recorder.trace for tracked in self.tracked])
 
 

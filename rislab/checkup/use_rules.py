@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.rules import Code
 from rislab.checkup.trace import ForwardUse, Trace
 from rislab.checkup.windows import WatchedRun, near
+
+# So many backwards tell that a weight stays 0.
+WITHOUT_WEIGHT = 8
 
 
 def unused_forwards(run: WatchedRun) -> list[Finding]:
@@ -99,3 +102,22 @@ def only_frozen(run: WatchedRun) -> list[Finding]:
         return []
     text = f"{run.trace.taken_count} steps, and no tensor of the optimiser asks for a gradient"
     return [as_fault(Code.WEIGHTS, "optimiser holds only frozen tensors", text, run.trace.taken[0].where)]
+
+
+def terms_without_weight(run: WatchedRun) -> list[Finding]:
+    """Sums of which one term has a graph, and a factor of 0 in all backwards up to the end."""
+    sums = [batch for batch in run.trace.micro_batches if len(batch.term_factors) > 1 and all(batch.term_factors)]
+    # A weight that is to rise may not have got that far, or have risen in steps that are merged.
+    ended = not run.trace.stopped and not run.trace.crashed and not len(run.trace.merged)
+    for line in {batch.call_stack for batch in sums} if ended else ():
+        terms = [batch.term_factors for batch in sums if batch.call_stack == line]
+        if len(terms) < WITHOUT_WEIGHT or len(set(map(len, terms))) > 1:
+            continue
+        lost = [all(term[0] and not term[-1] for term in places) for places in zip(*terms, strict=True)]
+        if any(lost) and not all(lost):
+            text = (
+                f"in all {len(terms)} backwards that were looked at, {sum(lost)} of {len(lost)} terms of the loss had "
+            )
+            text += "the factor 0"
+            return [as_warning(Code.LOSSES, "a term of the loss trains nothing", text, line[0] if line else "")]
+    return []

@@ -53,7 +53,7 @@ class WeightChanges:
         missed = [(name, value) for name, value in trainable if id(value) not in held]
         # A network in half precision may follow copies of its weights in float32.
         copies = any(
-            name in self._first and not torch.equal(value, self._first[name][0]) and _follows(value, orphans)
+            name in self._first and not torch.equal(value, self._first[name][0]) and follows(value, orphans)
             for name, value in missed
         )
         trace.orphaned = 0 if copies else len(orphans)
@@ -86,7 +86,7 @@ class WeightChanges:
         ]
 
 
-def _follows(value: Tensor, others: list[Tensor]) -> bool:
+def follows(value: Tensor, others: list[Tensor]) -> bool:
     """Whether a tensor holds, rounded, the values of another."""
     return any(
         value.shape == other.shape and torch.equal(value.detach(), other.detach().to(value.dtype)) for other in others

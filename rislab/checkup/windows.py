@@ -188,11 +188,6 @@ class WatchedRun:
         sizes = [window.size for window in self.windows]
         return len(sizes) > 1 and sizes[0] == 1 and sizes[1] == self.size > 1 and sizes.count(1) <= len(sizes) / 2
 
-    @property
-    def gradients_explained(self) -> bool:
-        """Whether another fault is the reason of wrong gradients: their tensors or the windows are the wrong ones."""
-        return self.trace.stale or self.begins_off_by_one
-
 
 def watched_run(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> WatchedRun:
     """What was recorded, with its windows and comparisons.

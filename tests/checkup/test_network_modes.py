@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -152,3 +153,30 @@ def test_statistics_that_are_taken_after_the_training_are_no_evaluation(again: b
             train.eval()(X)
     found = [one.name for one in process.findings() if one.code == "C12"]
     assert found == (["evaluated in training mode"] if again else [])
+
+
+@pytest.mark.parametrize("kind", ["equal", "taken anew", "with buffers", "moving", "by hand", "by hand, all"])
+def test_an_average_of_weights_has_statistics_of_its_own(kind: str) -> None:
+    trained = network(nn.BatchNorm1d(8))
+    trained(X + 1)  # so that its statistics are none of the beginning
+    by_hand = copy.deepcopy(trained).requires_grad_(False)
+    moving = get_ema_multi_avg_fn(0.9) if kind == "moving" else None
+    average = AveragedModel(trained, use_buffers=kind == "with buffers", multi_avg_fn=moving)
+
+    def follow() -> None:
+        average.update_parameters(trained)
+        pairs = [*zip(by_hand.parameters(), trained.parameters(), strict=True)]
+        with torch.no_grad():
+            for mine, other in pairs:
+                mine.lerp_(other, 0.1)
+            if kind == "by hand, all":
+                for mine, other in zip(by_hand.buffers(), trained.buffers(), strict=True):
+                    mine.copy_(other)
+
+    def evaluate(_: nn.Module) -> None:
+        if kind == "taken anew":
+            update_bn([X], average)
+        (by_hand if kind.startswith("by hand") else average).eval()(X)
+
+    expected = ["average without its statistics"] if kind in ("equal", "by hand") else []
+    assert names(trained, evaluate, follow, steps=48) == expected

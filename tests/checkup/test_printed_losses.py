@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -65,3 +66,24 @@ def test_a_short_batch_is_weighed_by_its_own_size(own_size: bool) -> None:
                 total += loss.item() * (size if own_size else SIZE)
             print(f"epoch {epoch} loss {total / (2 * SIZE + 3):.5f}")
     assert [one.name for one in process.findings()] == ([] if own_size else ["mean of unequal means"])
+
+
+@pytest.mark.parametrize(("divisor", "expected"), [(48, []), (64, ["another loss reported"]), (50, [])])
+def test_a_sum_over_a_part_is_divided_by_the_samples_of_the_part(divisor: int, expected: list[str]) -> None:
+    """Not by those of the whole dataset; a number that is no size of a dataset may be meant."""
+    torch.manual_seed(0)
+    data = TensorDataset(torch.randn(64, 3), torch.randn(64, 1))
+    loader = DataLoader(data, batch_size=SIZE, sampler=SubsetRandomSampler(range(48)))
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            total = 0.0
+            for inputs, target in loader:
+                loss = nn.functional.mse_loss(model(inputs), target)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += len(inputs) * loss.item()
+            print(f"epoch {epoch} loss {total / divisor:.5f}")
+    assert [one.name for one in process.findings() if one.code == "C14"] == expected

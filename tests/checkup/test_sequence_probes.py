@@ -1,4 +1,4 @@
-"""Answers that change with padding, and backward directions that have met one input, are named; right ones are not."""
+"""Padding that changes answers, or is all that is attended to, and backward directions that have met one input."""
 
 from __future__ import annotations
 
@@ -104,3 +104,41 @@ def test_a_backward_direction_is_read_at_the_first_place(
     network = Of(lambda p, x: p["out"](read(*p["cell"](x))), cell=cell, out=nn.Linear(8, 2))
     findings = sequence_probes(network, (torch.randn(6, 9, 3),), {})
     assert [one.name for one in findings] == (["backward direction after one input"] if expected else [])
+
+
+def by_hand(p: Any, queries: Tensor, real: Tensor, inverted: bool) -> Tensor:
+    scores = queries @ queries.mT
+    weights: Tensor = scores.masked_fill((real == inverted)[:, None, :], -1e9).softmax(-1) @ queries
+    return weights
+
+
+def by_torch(p: Any, queries: Tensor, real: Tensor, inverted: bool) -> Tensor:
+    mixed: Tensor = p["attention"](queries, queries, queries, key_padding_mask=real == inverted)[0]
+    return mixed
+
+
+def by_product(p: Any, queries: Tensor, real: Tensor, inverted: bool) -> Tensor:
+    heads = queries.unflatten(2, (2, 4)).transpose(1, 2)
+    mask = (real != inverted)[:, None, None, :]
+    return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("attend", [by_hand, by_torch, by_product])
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("vectors", [False, True])
+def test_attention_leaves_out_the_padding_and_not_the_rest(
+    attend: Callable[..., Tensor], inverted: bool, vectors: bool
+) -> None:
+    """Of tokens, and of vectors that are padded by zeros."""
+    table = nn.Embedding(12, 8, padding_idx=0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def call(p: Any, given: Tensor, real: Tensor) -> Tensor:
+        queries = given if vectors else p["table"](given)
+        answer: Tensor = queries + attend(p, queries, real, inverted)
+        return answer
+
+    network = Of(call, table=table, attention=attention)
+    given = table(TOKENS).detach() if vectors else TOKENS
+    names = [one.name for one in sequence_probes(network, (given, TOKENS > 0), {}) if one.severity == "fault"]
+    assert names == (["attention to padding alone"] if inverted else [])

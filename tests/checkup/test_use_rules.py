@@ -155,6 +155,20 @@ def a_term_not_divided(faulty: bool) -> None:
         optimizer.zero_grad()
 
 
+def a_weight_that_stays_0(faulty: bool) -> None:
+    """Of a warm-up whose length is a count of epochs, by whole numbers."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for epoch in range(6):
+        for _ in range(4):
+            inputs, target = batch()
+            output = model(inputs)
+            weight = epoch // 100 if faulty else epoch / 100
+            optimizer.zero_grad()
+            (own_loss(output, target) + weight * output.square().mean()).backward()
+            optimizer.step()
+
+
 LOOPS: dict[str, tuple[Loop, str]] = {
     "backward after the batches": (backward_after_the_batches, "backward after the batch loop"),
     "clipping after the step": (clip, "clipping changes nothing"),
@@ -164,6 +178,7 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "two factors that begin at 0": (factors_that_begin_at_zero, "detached backbone"),
     "layers in a list": (layers_in_a_list, "tensors that no optimiser holds"),
     "frozen tensors alone": (only_frozen, "optimiser holds only frozen tensors"),
+    "a weight of 0": (a_weight_that_stays_0, "a term of the loss trains nothing"),
     "an auxiliary loss": (a_term_not_divided, "a term not divided"),
 }
 
@@ -402,3 +417,20 @@ def test_a_closure_that_returns_a_running_sum_is_named(kind: str) -> None:
             optimizer.step(closure)
     wanted = ["closure returns a running sum"] if kind == "running sum" else []
     assert [finding.name for finding in process.findings().faults if "never divided" not in finding.name] == wanted
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_a_fault_of_all_windows_is_named_under_windows_that_are_off_by_one(share: float) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as watch:
+        for place in range(24):
+            inputs, target = batch()
+            (share * own_loss(model(inputs), target)).backward()
+            if place % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+    findings = {one.name: one.evidence for one in watch.findings() if one.severity == "fault"}
+    assert findings.pop("window off by one")
+    assert all("off by one" in evidence for evidence in findings.values())
+    assert [*findings] == (["never divided"] if share == 1 else [])
