@@ -42,18 +42,18 @@ class _Pass:
     """A pass over a loader in its own order.
 
     Args:
-        loader: identity of it.
         batches: that it would give.
         where: file and line of the loop.
         first: a few numbers of the first input that was trained on, None before it.
         steps: since it began.
+        forwards: in training, since it began.
     """
 
-    loader: int
     batches: int
     where: str
     first: Tensor | None = None
     steps: int = 0
+    forwards: int = 0
 
 
 class LoaderPasses(Observer):
@@ -89,8 +89,9 @@ class LoaderPasses(Observer):
         """A forward is over."""
         self._look_at_begun()
         now = self._now
-        if now is not None and now.first is None and call.training and torch.is_grad_enabled() and call.inputs:
-            now.first = few_coordinates(call.inputs[0])
+        if now is not None and call.training and torch.is_grad_enabled() and call.inputs:
+            now.forwards += 1
+            now.first = few_coordinates(call.inputs[0]) if now.first is None else now.first
 
     def on_loss(self, call: LossEvent) -> None:
         """A loss was computed: of how many classes?"""
@@ -136,15 +137,16 @@ class LoaderPasses(Observer):
             text = f"{len(loader.sampler)} samples in batches of {loader.batch_size}, with drop_last: not one batch"  # type: ignore[arg-type]
             self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
         if type(sampler) is SequentialSampler and len(loader) > 1:
-            self._compare(_Pass(id(loader), len(loader), where))
+            self._compare(_Pass(len(loader), where))
 
     def _compare(self, new: _Pass) -> None:
         """A new pass ends the one before."""
         before, now, self._before = self._before, self._now, self._now
         self._now = new
-        if now is None or now.steps != 1 or now.first is None:
+        # One step on all batches of a pass is none on the first.
+        if now is None or now.steps != 1 or now.first is None or now.forwards >= now.batches:
             return
-        same = before is not None and before.loader == now.loader and before.where == now.where
+        same = before is not None and before.batches == now.batches and before.where == now.where
         if same and before is not None and before.first is not None and torch.equal(before.first, now.first):
             self._again[now.where] = self._again.get(now.where, (1, 0))[0] + 1, now.batches
 

@@ -41,6 +41,22 @@ def test_what_a_loader_gives(loader: DataLoader[tuple[torch.Tensor, ...]], anew:
     ] == expected
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_one_step_on_all_batches_is_none_on_the_first(whole: bool) -> None:
+    """And a loader that is made anew for each step gives the first batch as well."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(12):
+            optimizer.zero_grad()
+            for inputs, targets in DataLoader(DATA, 8):
+                (nn.functional.mse_loss(model(inputs), targets) / 4).backward()
+                if not whole:
+                    break
+            optimizer.step()
+    assert [one.name for one in process.findings() if one.code == "C9"] == ([] if whole else [FIRST])
+
+
 SORTED = TensorDataset(DATA.tensors[0], torch.arange(32) // 8)
 
 

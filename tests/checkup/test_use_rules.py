@@ -421,9 +421,9 @@ def test_a_closure_that_returns_a_running_sum_is_named(kind: str) -> None:
 
 @pytest.mark.parametrize("share", [1.0, 0.25])
 def test_a_fault_of_all_windows_is_named_under_windows_that_are_off_by_one(share: float) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with ProcessWatch() as watch:
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for place in range(24):
             inputs, target = batch()
             (share * own_loss(model(inputs), target)).backward()
