@@ -157,15 +157,21 @@ class Grid:
         count = math.prod(self.shape)
         key = dtype, device
         if key in self._cache and count * 2 * self.array.count * dtype.itemsize <= CACHE_BYTES:
-            if not len(self._cache[key]):
-                planes = empty_huge((count, 2 * self.array.count), dtype, device)
-                for piece, part in self._computed(dtype, device, width):
-                    planes[piece] = part
-                self._cache[key] = planes
-            yield from ((piece, self._cache[key][piece]) for piece in chunks(count, width))
+            planes = self.planes(dtype, device)
+            yield from ((piece, planes[piece]) for piece in chunks(count, width))
             return
         yield from self._computed(dtype, device, width)
         self._cache.setdefault(key, torch.empty(0))
+
+    def planes(self, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """What iter_steering() yields of all points at once, [P·Q·R,2N]; computed once."""
+        key = dtype, device
+        if not len(self._cache.get(key, ())):
+            planes = empty_huge((math.prod(self.shape), 2 * self.array.count), dtype, device)
+            for piece, part in self._computed(dtype, device, len(planes)):
+                planes[piece] = part
+            self._cache[key] = planes
+        return self._cache[key]
 
     def _computed(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
         array = self.array.to(device, dtype)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.measurement import Measured, Measurement, check_measured, unknown_axes
+from rislab.data.scenes import received_fields
 from rislab.errors import InputError, check_choice, check_number
 from rislab.music.crb import KINDS, stochastic_information
 from rislab.music.estimate import Estimate, check_estimate
@@ -290,14 +291,15 @@ def _least_squares(batch: Measured, points: Tensor, active: Tensor) -> tuple[Ten
     return waveforms, torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4))
 
 
-def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-    """B [B,L,M,K], and its derivatives d by azimuth, elevation and 1/r, [B,L,M,3K]."""
+def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor, once: bool = False) -> tuple[Tensor, Tensor]:
+    """B [B,L,M,K], and its derivatives d by azimuth, elevation and 1/r, [B,L,M,3K]; of the first snapshot if `once`."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
     vectors, phases = array.steering_and_phase_gradient(azimuth, elevation, inverse)  # [B, K, N], [B, K, 3, N]
     vectors = vectors * active.unsqueeze(-1)
     slopes = -1j * phases * vectors.unsqueeze(-2)
-    fields = stacked_fields(batch, torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT)
+    columns = torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT
+    fields = received_fields(batch.codes[:, :1], batch.channel, columns) if once else stacked_fields(batch, columns)
     return fields[..., : points.shape[1]], fields[..., points.shape[1] :]
 
 
@@ -337,29 +339,39 @@ def stochastic_terms(batch: Measured, parameters: Parameters) -> tuple[Tensor, T
     Returns:
         [B], [B,4K+1] and [B,4K+1,4K+1], real; rows of inactive slots are 0.
     """
-    fields, slopes = _fields_and_slopes(batch, parameters.points, parameters.active)
-    slots, antennas = fields.shape[-1], fields.shape[-2]
+    # Snapshots of one code are columns of one measurement: nothing but them is computed for each.
+    once = _one_code(batch)
+    fields, slopes = _fields_and_slopes(batch, parameters.points, parameters.active, once)
+    snapshots = batch.snapshots.mT.unsqueeze(1) if once else stacked_snapshots(batch)  # [B, L, M, 1] or [B, 1, M, L]
+    slots, antennas, repeats = fields.shape[-1], fields.shape[-2], snapshots.shape[-1]
     sigma2 = parameters.noise_power[:, None]  # [B, 1]
     gain = mmse_gain(fields, parameters.power[:, None, :], sigma2)
-    snapshots = stacked_snapshots(batch)
     fitted, residuals = project(fields, gain, torch.cat([snapshots, fields, slopes], dim=-1))
-    waveforms, residual = fitted[..., 0], residuals[..., :1]  # ŝ [B, L, K] and r [B, L, M, 1]
+    waveforms, residual = fitted[..., :repeats], residuals[..., :repeats]  # ŝ [B, L, K, 1] and r [B, L, M, 1]
     owner = torch.arange(slots, device=fields.device).repeat_interleave(3)
-    own = fitted[..., 1 + slots :][..., owner, :].diagonal(dim1=-2, dim2=-1)  # (T B^H d)_k, [B, L, 3K]
-    pulled = (residual.mH @ slopes).squeeze(-2) / sigma2.unsqueeze(-1)  # r^H d / σ²
-    by_place = 2 * (own - waveforms[..., owner] * pulled).real.sum(1)
-    shared = fitted[..., 1 : 1 + slots].diagonal(dim1=-2, dim2=-1).real  # (T B^H B)_kk, [B, L, K]
-    answer = (fields.mH @ residual).squeeze(-1) / sigma2.unsqueeze(-1)  # B^H R⁻¹ y
-    by_power = (shared - (waveforms.conj() * answer).real).sum(1)
+    own = fitted[..., repeats + slots :][..., owner, :].diagonal(dim1=-2, dim2=-1)  # (T B^H d)_k, [B, L, 3K]
+    pulled = ((residual.mH @ slopes) * waveforms.mT[..., owner]).sum(-2) / sigma2.unsqueeze(-1)  # ŝ r^H d / σ²
+    by_place = 2 * (repeats * own - pulled).real.sum(1)
+    shared = fitted[..., repeats : repeats + slots].diagonal(dim1=-2, dim2=-1).real  # (T B^H B)_kk, [B, L, K]
+    answer = (waveforms.conj() * (fields.mH @ residual)).real.sum(-1) / sigma2.unsqueeze(-1)  # ŝ* B^H R⁻¹ y
+    by_power = (repeats * shared - answer).sum(1)
     whitened = (snapshots.conj() * residual).real.sum((-2, -1)) / sigma2  # y^H R⁻¹ y, [B, L]
     energy = torch.view_as_real(residual).square().sum((-3, -2, -1)) / sigma2
-    by_noise = (antennas - shared.sum(-1) - energy).sum(1, keepdim=True)
+    by_noise = (repeats * (antennas - shared.sum(-1)) - energy).sum(1, keepdim=True)
     scaled = fields * parameters.power.sqrt()[:, None, None, :]
     eye = torch.eye(slots, dtype=fields.dtype, device=fields.device)
     volume = torch.linalg.slogdet(scaled.mH @ scaled / sigma2[..., None, None] + eye).logabsdet  # [B, L]
-    value = (antennas * sigma2.log() + volume + whitened).sum(1)
-    information = stochastic_information(fields, slopes, parameters.power, parameters.noise_power)
+    value = (repeats * (antennas * sigma2.log() + volume) + whitened).sum(1)
+    information = repeats * stochastic_information(fields, slopes, parameters.power, parameters.noise_power)
     return value, torch.cat([by_place, by_power, by_noise], dim=-1), information
+
+
+def _one_code(batch: Measured) -> bool:
+    """Whether symbols vary while all snapshots share one code, as those of an array without a surface do."""
+    codes = batch.codes
+    if batch.config.symbols == "constant" or codes.shape[1] < 2 or not torch.equal(codes[:, 0], codes[:, 1]):
+        return False
+    return torch.equal(codes, codes[:, :1].expand_as(codes))
 
 
 def points_of(estimate: Estimate) -> Tensor:

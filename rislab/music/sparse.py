@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -159,20 +160,34 @@ class SearchGrid:
 
     Args:
         grid: its places.
-        atoms: their steering vectors, [G,N], complex.
+        planes: real and imaginary parts of their steering vectors side by side, [G,2N], real.
     """
 
     grid: Grid
-    atoms: Tensor
+    planes: Tensor
 
     @classmethod
     def of(cls, batch: Measured) -> Self:
-        """That of scenes or measurements, in their precision; thinned if it takes more than LARGEST bytes."""
-        grid = dictionary(batch.config)
-        size = grid.array.count * batch.codes.element_size()
-        while math.prod(grid.shape) * size > LARGEST and grid.coarser.shape != grid.shape:
-            grid = grid.coarser
-        return cls(grid, grid.steering(batch.codes.dtype, batch.codes.device))
+        """That of scenes or measurements, in their precision; thinned if it takes more than LARGEST bytes.
+
+        The last one is used again where the configuration is the same.
+        """
+        return cls(*_planes(batch.config, batch.snapshots.real.dtype, batch.codes.device, LARGEST))
+
+    def atoms(self, which: Tensor) -> Tensor:
+        """Steering vectors of places by their numbers [...], [...,N], complex."""
+        return torch.complex(*self.planes[which].chunk(2, dim=-1))
+
+
+@lru_cache(maxsize=1)
+def _planes(
+    config: SceneConfig | MeasurementModel, dtype: torch.dtype, device: torch.device, largest: int
+) -> tuple[Grid, Tensor]:
+    grid = dictionary(config)
+    size = 2 * grid.array.count * dtype.itemsize
+    while math.prod(grid.shape) * size > largest and grid.coarser.shape != grid.shape:
+        grid = grid.coarser
+    return grid, grid.planes(dtype, device)
 
 
 class SourceSearch:
@@ -293,8 +308,9 @@ def _starts_by_powers(batch: Measured, present: Parameters, slot: int, search: S
     energy = torch.view_as_real(batch.snapshots[..., 0]).square().sum(-1)
     sensing = batch.codes * batch.channel  # [B, L, N]
     lists = []
+    every = search.atoms(torch.arange(len(search.planes), device=sensing.device)).T
     for v, y, rows in zip(so_far, energy, sensing, strict=True):
-        g = torch.view_as_real(rows @ search.atoms.T).square().sum(-1)  # [L, G]
+        g = torch.view_as_real(rows @ every).square().sum(-1)  # [L, G]
         ratio = v.mean() / g.mean(0)
         tried = []
         for share in SHARES:
@@ -376,7 +392,7 @@ def _with_strongest(
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
     axes = [axis.to(parameters.points)[shortlist] for axis in search.grid.points()]
     points = torch.stack([axes[0], axes[1], 1 / axes[2]], dim=-1)  # [B, T, 3]
-    fields = stacked_fields(batch, search.atoms[shortlist].mT)  # [B, L, M, T]
+    fields = stacked_fields(batch, search.atoms(shortlist).mT)  # [B, L, M, T]
     if present:
         # The present place of the source competes too.
         points = torch.cat([points, parameters.points[:, slot : slot + 1]], dim=1)

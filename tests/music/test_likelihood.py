@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rislab.data.covariance import sample_factor
+from rislab.data.geometry import ArrayGeometry
+from rislab.data.measurement import Measurement
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
@@ -19,7 +21,7 @@ from rislab.errors import InputError
 from rislab.music import likelihood
 from rislab.music.crb import crb
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import Parameters, bounds_box, fisher_scoring, polish, rss
+from rislab.music.likelihood import Parameters, bounds_box, fisher_scoring, polish, rss, stochastic_terms
 from rislab.music.metrics import match
 from rislab.music.spectra import music_spectrum
 from tests.music.helpers import measured_again
@@ -383,3 +385,21 @@ def test_as_many_estimates_as_antennas_are_refused_unless_one_waveform_serves_al
         polish(batch, truth(batch))
     constant = simulate(dataclasses.replace(config, symbols="constant"), 2, seed=0)
     assert bool(torch.isfinite(polish(constant, truth(constant)).azimuth).all())
+
+
+def test_snapshots_of_one_code_add_up() -> None:
+    # An array without a surface: all snapshots together are computed at once, each by itself in the general way.
+    array = ArrayGeometry.linear(6, 0.1, "planar")
+    generator = torch.Generator().manual_seed(3)
+    snapshots = torch.randn(2, 5, 6, dtype=torch.complex128, generator=generator)
+    together = Measurement.direct(snapshots, array, elevation=0.0)
+    points = torch.tensor([[[0.2, 0.0, 0.1], [-0.4, 0.0, 0.1]]], dtype=torch.float64).repeat(2, 1, 1)
+    power = torch.tensor([[3.0, 1.0], [2.0, 5.0]], dtype=torch.float64)
+    noise_power = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    parameters = Parameters(points, power, noise_power, torch.tensor([[True, True], [True, False]]))
+    alone = [
+        stochastic_terms(Measurement.direct(snapshots[:, snapshot : snapshot + 1], array, elevation=0.0), parameters)
+        for snapshot in range(5)
+    ]
+    for whole, parts in zip(stochastic_terms(together, parameters), zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(whole, sum(parts), rtol=1e-10, atol=1e-10)

@@ -151,7 +151,7 @@ def test_a_line_of_sight_hides_no_source() -> None:
 def test_a_dictionary_that_is_too_large_is_thinned_and_sources_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = simulate(CLASSROOM, 12, seed=12)
     full = SearchGrid.of(batch)
-    monkeypatch.setattr(module, "LARGEST", full.atoms.nbytes // 2)
+    monkeypatch.setattr(module, "LARGEST", full.planes.nbytes // 2)
     thinned = SearchGrid.of(batch)
-    assert thinned.grid.shape == full.grid.coarser.shape and thinned.atoms.nbytes <= module.LARGEST
+    assert thinned.grid.shape == full.grid.coarser.shape and thinned.planes.nbytes <= module.LARGEST
     assert match(polish(batch, sparse(batch, counted(batch))), batch).recall == 1.0
