@@ -70,11 +70,12 @@ class FrozenTensor:
 
 
 class FrozenTensors(Observer):
-    """Looks at the frozen tensors of each optimiser in its first steps."""
+    """Looks at the frozen tensors of each optimiser in its first steps, and at those that are frozen later."""
 
     def __init__(self) -> None:
         self._held: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
-        self._steps: weakref.WeakKeyDictionary[Optimizer, int] = weakref.WeakKeyDictionary()
+        # Of each optimiser, its last step, and the one since which frozen tensors are followed.
+        self._steps: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._any = False  # whether one was ever held
         self._where = ""
         self._looks = Looks()
@@ -96,27 +97,37 @@ class FrozenTensors(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What has happened since the step before is not the optimiser's doing."""
-        number = self._steps.get(optimizer, 0) + 1
-        if number > FIRST + 1:
-            return
-        self._steps[optimizer] = number
-        if number == 1:
-            held = [value for group in optimizer.param_groups for value in group["params"]]
-            if self._frozen_modules:
-                self._stepped.update(map(id, held))
-            some = [value for value in held if not value.requires_grad and is_readable(value)][:TENSORS]
-            # Where all are frozen, gradients come from elsewhere.
-            if any(value.requires_grad for value in held):
-                self._held[optimizer] = [FrozenTensor(value, few_coordinates(value)) for value in some]
-                self._any |= bool(some)
-        elif number <= FIRST:
+        number, begun = self._steps.get(optimizer, (0, 1))
+        number += 1
+        if number == 1 or (number > begun + FIRST and self._looks.wanted(("step", id(optimizer)))):
+            begun = self._begin(optimizer, number, begun)
+        elif begun < number < begun + FIRST:
             for one in self._held.get(optimizer, ()):
                 one.note_decay()
             self._where = self._where or caller()[0]
+        self._steps[optimizer] = number, begun
+
+    def _begin(self, optimizer: Optimizer, number: int, begun: int) -> int:
+        """Follow what is frozen now for some steps; the number of the first, that of before if nothing is new."""
+        held = [value for group in optimizer.param_groups for value in group["params"]]
+        if number == 1 and self._frozen_modules:
+            self._stepped.update(map(id, held))
+        known = self._held.get(optimizer, [])
+        followed = {id(one.tensor) for one in known}
+        some = [one for one in held if not one.requires_grad and id(one) not in followed and is_readable(one)]
+        # Where all are frozen, gradients come from elsewhere.
+        if not some[:TENSORS] or not any(value.requires_grad for value in held):
+            return begun
+        for one in known:
+            one.values = few_coordinates(one.tensor)
+        self._held[optimizer] = [*known, *(FrozenTensor(value, few_coordinates(value)) for value in some[:TENSORS])]
+        self._any = True
+        return number
 
     def after_step(self, optimizer: Optimizer) -> None:
         """What has happened in the step is."""
-        if self._steps.get(optimizer, 0) <= FIRST:
+        number, begun = self._steps.get(optimizer, (1, 1))
+        if number < begun + FIRST:
             for one in self._held.get(optimizer, ()):
                 one.note_step()
 

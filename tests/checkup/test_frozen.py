@@ -87,6 +87,21 @@ def test_frozen_tensors_that_stay_or_are_moved_on_purpose_are_none() -> None:
         assert loop.findings() == [], type(loop).__name__
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+def test_what_is_frozen_later_stays_where_its_gradients_are_none(emptied: bool) -> None:
+    """A gradient of zeros is one: decay and momentum move on."""
+    torch.manual_seed(0)
+    body, head = nn.Linear(3, 8), nn.Linear(8, 1)
+    optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.01, momentum=0.9)
+    with ProcessWatch(known=[optimizer]) as process:
+        for step in range(24):
+            body.requires_grad_(step < 12)
+            nn.functional.mse_loss(head(body(torch.randn(8, 3))), torch.randn(8, 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=emptied)
+    assert [one.name for one in process.findings().faults] == ([] if emptied else ["frozen weights move"])
+
+
 @pytest.mark.parametrize("method", [False, True])
 def test_a_module_is_frozen_by_its_method_and_not_by_an_attribute(method: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
