@@ -70,7 +70,7 @@ def _own_functions(kind: type[Function]) -> Iterator[type[Function]]:
 def _noted(kinds: list[type[Function]], calls: dict[type[Function], tuple[Any, ...]]) -> Iterator[None]:
     """Note what each function is given when it is first called."""
     own = {kind: vars(kind).get("forward") for kind in kinds}
-    # A subclass has what it inherits under its own name, since the class of a call is not told.
+    # A subclass has what it inherits under its own name, since a call does not say its class.
     forwards = {kind: kind.forward for kind in kinds}
 
     def noting(kind: type[Function], forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,14 +129,14 @@ def _difference(kind: type[Function], given: tuple[Any, ...]) -> str:
                     return ""
                 change = [(w * (a - b)).sum() for w, a, b in zip(weights, *ends, strict=True)]
                 slopes.append(float(torch.stack(change).sum()) / (2 * step))
-            told, size = float((gradient * moves[place]).sum()), max(map(abs, slopes))
-            if size <= SMOOTH * abs(told) or abs(slopes[0] - slopes[1]) > SMOOTH * size:
+            claimed, size = float((gradient * moves[place]).sum()), max(map(abs, slopes))
+            if size <= SMOOTH * abs(claimed) or abs(slopes[0] - slopes[1]) > SMOOTH * size:
                 # A surrogate of what has no derivative.
                 return ""
-            if abs(told - slopes[1]) > WRONG * max(size, abs(told)):
+            if abs(claimed - slopes[1]) > WRONG * max(size, abs(claimed)):
                 text = text or (
                     f"along a direction of input {place + 1}, forward of {kind.__name__} rises by {slopes[1]:.5g}, and "
-                    f"its backward says {told:.5g}"
+                    f"its backward says {claimed:.5g}"
                 )
     return text
 
