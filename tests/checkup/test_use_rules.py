@@ -434,3 +434,7 @@ def test_a_fault_of_all_windows_is_named_under_windows_that_are_off_by_one(share
     assert findings.pop("window off by one")
     assert all("off by one" in evidence for evidence in findings.values())
     assert [*findings] == (["never divided"] if share == 1 else [])
+
+
+def test_a_network_in_half_precision_that_follows_copies_is_not_kept_in_it() -> None:
+    assert "weights kept in bf16" not in [one.name for one in watched(copies_in_full_precision)]
