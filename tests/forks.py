@@ -244,11 +244,9 @@ def run(order: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     first, *rest = order["words"]
-    if rest[:1] in (["ipykernel_launcher"], ["jupyterlab"]):
+    if rest[:1] == ["ipykernel_launcher"]:
         # Of what others start, a signal must reach the whole process group, to which a fork does not belong.
-        from jupyter_client import launcher
-
-        subprocess.Popen = launcher.Popen = Forked  # type: ignore[assignment, misc]
+        subprocess.Popen = Forked  # type: ignore[assignment, misc]
     if first == "-m":
         sys.argv, sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
