@@ -98,13 +98,13 @@ def _minima(
     ended, lowest = _refine(weighted, _select(_between(where, grid), chosen), chosen >= 0, grid, LAST_STEPS)
     apart = _distinct(-lowest, chosen >= 0, _overlap(ended, grid) > SAME, counts)
     result, there = _select(ended, apart), apart >= 0
-    whole = there.sum(1) == counts
-    highest = torch.where(whole, torch.where(chosen >= 0, lowest, -torch.inf).amax(1), torch.inf)
+    complete = there.sum(1) == counts
+    highest = torch.where(complete, torch.where(chosen >= 0, lowest, -torch.inf).amax(1), torch.inf)
     points = _at(place, grid, values)
     done = (torch.arange(valid.shape[1], device=valid.device) == chosen.unsqueeze(-1)).any(1)
     beside = ~_explained(points[:, maxima:], left(height[:, maxima:]), ended, lowest, grid)
     needed = valid & ~done & torch.cat([low <= highest.unsqueeze(1), beside], dim=1)
-    rest = (needed.any(1) | ~whole).nonzero().squeeze(-1)
+    rest = (needed.any(1) | ~complete).nonzero().squeeze(-1)
     if len(rest):
         delta = torch.full_like(height, torch.inf)
         scene, slot = (chosen >= 0).nonzero().unbind(-1)
