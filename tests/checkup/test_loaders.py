@@ -44,12 +44,13 @@ def test_what_a_loader_gives(loader: DataLoader[tuple[torch.Tensor, ...]], anew:
 @pytest.mark.parametrize("whole", [True, False])
 def test_one_step_on_all_batches_is_none_on_the_first(whole: bool) -> None:
     """And a loader that is made anew for each step gives the first batch as well."""
+    loader = DataLoader(DATA, 8)
     model = nn.Linear(3, 1)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     with ProcessWatch() as process:
         for _ in range(12):
             optimizer.zero_grad()
-            for inputs, targets in DataLoader(DATA, 8):
+            for inputs, targets in loader if whole else DataLoader(DATA, 8):
                 (nn.functional.mse_loss(model(inputs), targets) / 4).backward()
                 if not whole:
                     break
