@@ -93,10 +93,20 @@ class CopiesOfOne:
             for place, value in self._search():
                 if id(value) not in known:
                     self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
-        # Ever more rarely: what moves at all has moved often by then.
-        distance = DISTANCE << max(0, self._step.bit_length() - RARER)
-        if self._copies and (self._step <= FIRST or self._step % distance < 2):
+        if self._copies and self._is_read(self._step):
             self._read()
+
+    def reads_next(self) -> bool:
+        """Whether copies are read before the next step."""
+        return bool(self._copies) and self._is_read(self._step + 1)
+
+    def count_step(self) -> None:
+        """A step comes of which nothing is read."""
+        self._step += 1
+
+    def _is_read(self, step: int) -> bool:
+        # Ever more rarely: what moves at all has moved often by then.
+        return step <= FIRST or step % (DISTANCE << max(0, step.bit_length() - RARER)) < 2
 
     def _search(self, young: bool = False) -> list[tuple[int, Tensor]]:
         """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place.
@@ -215,6 +225,15 @@ class MovingAverages(Observer):
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
             copies.before_step()
+
+    def may_count(self) -> bool:
+        """Copies are read in pairs of steps."""
+        return not any(copies.reads_next() for copies in self._copies.values())
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        if optimizer in self._copies:
+            self._copies[optimizer].count_step()
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""

@@ -40,6 +40,14 @@ def caller() -> tuple[str, tuple[str, ...]]:
     return _in_words(tuple(places), codes)
 
 
+def innermost_line() -> str:
+    """File and line of the innermost frame of the loop, as caller() gives it."""
+    frame = inspect.currentframe()
+    while frame is not None and _kind(frame.f_code.co_filename) != "loop":
+        frame = frame.f_back
+    return "" if frame is None else _in_words((id(frame.f_code), frame.f_lasti), _Codes([frame.f_code]))[0]
+
+
 def by_library(stack: tuple[str, ...]) -> bool:
     """Whether a library other than torch did it, for the loop.
 

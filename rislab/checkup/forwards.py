@@ -9,13 +9,20 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import DataParallel
+from torch.nn.parallel import DistributedDataParallel
 
 from rislab.checkup.interception import OnCall, Replacement
 from rislab.checkup.looks import Looks
+from rislab.checkup.tensors import has_numbers, tensors_of
+
+# So many tensors of the arguments are looked at.
+_LOOKED_AT = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -39,19 +46,53 @@ class Network:
     computes_loss: bool = False
 
 
+class Networks(dict[int, Network]):
+    """What is known of modules; forgotten with them, since a loop may make ever new ones."""
+
+    def of(self, module: nn.Module) -> Network:
+        """What is known of a module."""
+        place = id(module)
+        if place not in self:
+            reference = weakref.ref(module, lambda _: self.pop(place, None))
+            wraps = isinstance(module, DataParallel | DistributedDataParallel)
+            self[place] = Network(reference, _is_function(module), wraps)
+        return self[place]
+
+
+def _is_function(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's own that holds no weights and no other module."""
+    own = type(module).__module__.startswith("torch.nn.modules.")
+    return own and not any(True for _ in (*module.children(), *nn.Module.parameters(module)))
+
+
+def computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
+    """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory.
+
+    Args:
+        module: that is called.
+        inputs: its arguments.
+        thorough: whether its weights are asked too, which takes longer.
+    """
+    plain = len(inputs) <= _LOOKED_AT and all(type(one) is Tensor for one in inputs)
+    given = [*inputs] if plain else [*islice(tensors_of(inputs), _LOOKED_AT)]
+    given += islice(nn.Module.parameters(module), 1) if thorough or not given else ()
+    return all(map(has_numbers, given))
+
+
 class ForwardUnderWay(threading.local):
     """A forward that has begun, or the last that was; each thread has its own.
 
     `outermost` is its module, None when it is over; `training` its mode; `computes` says whether it works on numbers,
     `looked_into` whether `inner`, the modules that are called in it, and `dtypes`, of what they give, are noted.
     `stepped` says whether a step came since it began, `steps` counts them all, and `hears_between` says whether losses
-    are to be heard between a step and the next forward, as one has come there.
+    are to be heard between a step and the next forward, as one has come there. `reported` says whether the backward
+    under way is.
     """
 
     def __init__(self) -> None:
         self.outermost: nn.Module | None = None
         self.depth = 0  # how often it stands in its own forward
-        self.training = self.computes = self.stepped = self.hears_between = False
+        self.training = self.computes = self.stepped = self.hears_between = self.reported = False
         self.looked_into, self.steps = True, 0
         self.inner: list[nn.Module] = []
         self.dtypes: set[torch.dtype] = set()
@@ -72,7 +113,7 @@ class ForwardInterceptor:
     """Reports forwards that stand in no other.
 
     Args:
-        on_forward: called before each with its module and arguments; calls now.begin() if it is one of a network.
+        on_forward: called before each with its module, arguments, and those by name; calls now.begin() for a network.
         on_forward_end: called after it, with its arguments by name and its output as well, None after an exception.
         loss: module whose calls are reported wherever they stand, None for none.
         on_loss: called with it, its arguments, those by name, and its output.
@@ -80,7 +121,7 @@ class ForwardInterceptor:
 
     def __init__(
         self,
-        on_forward: Callable[[nn.Module, tuple[Any, ...]], None],
+        on_forward: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None],
         on_forward_end: OnCall,
         loss: nn.Module | None,
         on_loss: OnCall,
@@ -105,7 +146,7 @@ class ForwardInterceptor:
                 return original(module, *args, **kwargs)
             now = self.now
             if now.outermost is None:
-                self._on_forward(module, args)
+                self._on_forward(module, args, kwargs)
             elif module is now.outermost:
                 now.depth += 1
             elif not now.looked_into and module is not self._loss:

@@ -25,12 +25,19 @@ class GradientSamples:
         weights: gives names and tensors of the network, asked anew for each window.
         optimizer: of the loop.
         scaler: gradient scaler of the loop, or None.
+        clipped_with: gives tensors whose gradients may be clipped together with those of the optimiser; None for all of
+            the network.
     """
 
     def __init__(
-        self, weights: Callable[[], Iterable[tuple[str, Tensor]]], optimizer: torch.optim.Optimizer, scaler: Any
+        self,
+        weights: Callable[[], Iterable[tuple[str, Tensor]]],
+        optimizer: torch.optim.Optimizer,
+        scaler: Any,
+        clipped_with: Callable[[], Iterable[Tensor]] | None = None,
     ) -> None:
         self._weights, self.optimizer, self.scaler = weights, optimizer, scaler
+        self._clipped_with = clipped_with or (lambda: [value for _, value in self.named])
         self._tensors: list[Tensor] = []
         self._places: dict[int, slice] = {}
         self._strides: list[int] = []
@@ -119,10 +126,10 @@ class GradientSamples:
         dense = [gradient.to_dense() if gradient.is_sparse else gradient for gradient in gradients]
         return float(torch.nn.utils.get_total_norm(dense)) if dense else 0.0
 
-    def norm_of_others(self, tensors: Iterable[Tensor]) -> float:
-        """Norm of the gradients of those tensors that the optimiser does not hold."""
+    def norm_of_others(self) -> float:
+        """Norm of the gradients that tensors of other optimisers hold."""
         own = self.optimised()
-        return self.norm_of(value for value in tensors if id(value) not in own)
+        return self.norm_of(value for value in self._clipped_with() if id(value) not in own)
 
     def missing(self) -> int:
         """Number of tensors without a gradient."""

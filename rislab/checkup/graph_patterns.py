@@ -101,6 +101,10 @@ class GraphPatterns(Observer):
         """A step of an optimiser is over."""
         self._before = self._inputs
 
+    def count_step(self, optimizer: Optimizer) -> None:
+        """The inputs of a step are not known."""
+        self._before = ()
+
     def findings(self) -> list[Finding]:
         """One for each of the four."""
         results = []

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
+from torch.utils.data import DataLoader
 
 # Called with function, arguments, named arguments and result.
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -286,23 +287,26 @@ def _as_tuple(given: Any) -> Any:
 
 
 class PatchedCalls:
-    """Reports calls of clip_grad_norm_() and of Module.load_state_dict(), which no hook of torch reports.
+    """Reports calls of clip_grad_norm_(), Module.load_state_dict() and iter(loader), which no hook of torch reports.
 
     Args:
         on_clip: called before each clipping with its tensors and its limit.
         on_load: called before each loading with the module and the state.
+        on_pass: called before each pass over a loader.
     """
 
     def __init__(
         self,
         on_clip: Callable[[list[Any], Any], None],
         on_load: Callable[[nn.Module, Mapping[str, Any]], None],
+        on_pass: Callable[[], None],
     ) -> None:
-        self._on_clip, self._on_load = on_clip, on_load
+        self._on_clip, self._on_load, self._on_pass = on_clip, on_load, on_pass
         self._replacements = (
             Replacement(nn.utils, "clip_grad_norm_", self._clipping),
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
+            Replacement(DataLoader, "__iter__", self._iterating),
         )
 
     def __enter__(self) -> PatchedCalls:
@@ -333,6 +337,13 @@ class PatchedCalls:
             return load(module, state_dict, *args, **kwargs)
 
         return load_state_dict
+
+    def _iterating(self, iterate: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(loader: Any) -> Any:
+            self._on_pass()
+            return iterate(loader)
+
+        return reporting
 
 
 def _settings(loss: nn.Module) -> dict[str, Any]:

@@ -106,6 +106,11 @@ class LoaderPasses(Observer):
         if self._now is not None:
             self._now.steps += 1
 
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over: of a pass that began before its first forward was met, nothing is known."""
+        self._begun = []
+        self.after_step(optimizer)
+
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
         self._iterators.__exit__()

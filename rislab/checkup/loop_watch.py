@@ -20,10 +20,12 @@ from rislab.checkup import event_rules, gradient_rules, loss_report_rules, sched
 from rislab.checkup.averages import MovingAverages
 from rislab.checkup.class_weights import ClassWeights
 from rislab.checkup.constant_terms import ConstantTerms
-from rislab.checkup.events import EventSource, LossEvent, Observer
+from rislab.checkup.event_source import EventSource
+from rislab.checkup.events import LossEvent, Observer
 from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
 from rislab.checkup.frozen import FrozenTensors
+from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.gradient_use import GradientUse
 from rislab.checkup.graph_patterns import GraphPatterns
 from rislab.checkup.input_changes import InputChanges
@@ -131,14 +133,8 @@ class Watch:
             "" if accelerator is None else "accelerate",
         )
         self._loss, self._select_loss = loss, select_loss
-        recorder = StepRecorder(
-            model.named_parameters,
-            optimizer,
-            scaler,
-            scheduler,
-            self.declared,
-            every,
-        )
+        samples = GradientSamples(model.named_parameters, optimizer, scaler)
+        recorder = StepRecorder(samples, scheduler, self.declared, every)
         recorder.trace.loss_declared = loss is not None
         self.trace = recorder.trace
         self._observer = LoopObserver(
@@ -167,10 +163,10 @@ class Watch:
     def __enter__(self) -> Watch:
         losses: tuple[Callable[..., Any], ...] = LOSSES
         # A hook on the module itself would be copied, and stored, with it.
-        module = self._loss if isinstance(self._loss, nn.Module) else None
-        if module is None and self._loss is not None and self._of_torch():
-            losses = (*LOSSES, self._loss)
-        self._source = EventSource([self._observer, *self._observers], losses, module, self._on_loss)
+        reported = self._loss if isinstance(self._loss, nn.Module) or self._of_torch() else None
+        if reported is not None and not isinstance(reported, nn.Module):
+            losses = (*LOSSES, reported)
+        self._source = EventSource([self._observer, *self._observers], losses, reported, self._on_loss)
         self._source.__enter__()
         return self
 

@@ -76,12 +76,13 @@ def _window_within_an_epoch(length: int, run: WatchedRun) -> list[Finding]:
     if size is None or trace.left or any(step.evaluation for step in trace.steps):
         return []
     place = 0
-    for number, (step, batches) in enumerate(run.steps, start=1):
-        if step.number != number:
-            # Between these, steps are merged, as many of their kind came before.
-            return []
-        place += len(batches)
-        if len(batches) < size and place % length and not any(batch.nonfinite for batch in step.micro_batches):
+    stored = {step.number: (step, batches) for step, batches in run.steps}
+    for number, numbers in enumerate(trace.numbers(), start=1):
+        # The others are merged, as many of their kind came before.
+        step, batches = stored.get(number, (None, ()))
+        place += numbers.losses if step is None else len(batches)
+        short = step is not None and len(batches) < size and place % length
+        if step is not None and short and not any(batch.nonfinite for batch in step.micro_batches):
             text = f"a window of {len(batches)} within an epoch of {length} micro-batches, K = {size} (declared)"
             aliases = ("window off by one", "step per micro-batch")
             return [as_fault(Code.WINDOW_SIZE, "window size", text, step.where, aliases)]

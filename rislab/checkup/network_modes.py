@@ -217,6 +217,10 @@ class NetworkModes(Observer):
             for group in optimizer.param_groups:
                 self._stepped.update(id(value) for value in group["params"])
 
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._step += 1
+
     def findings(self) -> list[Finding]:
         """What is wrong with each network."""
         results = []

@@ -73,6 +73,29 @@ class OpenBackward:
         if compared:
             self._watch_terms(root.grad_fn)
 
+    def watch_losses(
+        self,
+        roots: Sequence[tuple[Tensor, Tensor | None]],
+        nodes: Mapping[Node, MicroBatch],
+        report: Callable[[MicroBatch, Sequence[Tensor | None], float], None],
+    ) -> None:
+        """Notice which losses the backward comes to, and how the loop weighs them.
+
+        Args:
+            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
+            nodes: of the graph, each with the loss that it gave.
+            report: called with a loss, the gradients that come to it, and what stands for a missing one.
+        """
+        root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
+        node = None if root is None else weighed_node(root, nodes)
+        if root is None or node is None or node not in nodes:
+            for one, batch in nodes.items():
+                self.watch(one, lambda given, batch=batch: report(batch, given, math.nan))
+        elif node is not root.grad_fn:
+            self.watch(node, lambda given: report(nodes[node], given, math.nan))
+        elif not root.output_nr:
+            report(nodes[node], [upstream], 1.0)
+
     def watch(self, node: Node, hook: Callable[..., None]) -> None:
         """Call a hook with the gradients of what a node gave, when the backward comes to it."""
         self._handles.append(node.register_prehook(hook))

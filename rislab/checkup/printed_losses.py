@@ -142,6 +142,10 @@ class PrintedLosses(Observer):
         """A step of an optimiser is over."""
         self._steps += 1
 
+    def may_count(self) -> bool:
+        """All losses are read, as long as there are not too many, and none is a sum of others."""
+        return len(self._losses) >= LOSSES or abs(len(self._losses) - self._backwards) > 1
+
     def end(self, error: BaseException | None) -> None:
         """Report no more."""
         self._print.__exit__()

@@ -21,9 +21,11 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.events import EventSource, Roots
+from rislab.checkup.event_source import EventSource
+from rislab.checkup.events import Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
+from rislab.checkup.gradient_samples import GradientSamples
 from rislab.checkup.interception import LOSSES
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
@@ -277,7 +279,8 @@ class ProcessWatch(LoopObserver):
         declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)
         if size is not None:
             declared = replace(declared, accumulation_steps=declared.accumulation_steps or size, divides="accelerate")
-        recorder = StepRecorder(names, optimizer, scaler, scheduler, declared, self._every, self._all_tensors)
+        samples = GradientSamples(names, optimizer, scaler, self._all_tensors)
+        recorder = StepRecorder(samples, scheduler, declared, self._every)
         recorder.trace.loss_declared = False
         recorder.begin()
         self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder, declared))

@@ -78,6 +78,15 @@ class RankObserver(Observer):
         gradients = [value.grad for value in tensors if value.grad is not None and not value.grad.is_sparse]
         self._marks.gradients[key] = _mark(gradients[:TENSORS]) if gradients else ""
 
+    def may_count(self) -> bool:
+        """Ranks are compared at steps 1, 2, 4, 8 …."""
+        return not any((step + 1) & step == 0 for _, step in self._steps.values())
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        if id(optimizer) in self._steps:
+            self._steps[id(optimizer)] = optimizer, self._steps[id(optimizer)][1] + 1
+
     def end(self, error: BaseException | None) -> None:
         """Hold no optimisers."""
         self._steps = {}

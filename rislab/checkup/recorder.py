@@ -6,10 +6,9 @@ backward adds to the gradients of the weights, over the weight of the loss, is t
 
 from __future__ import annotations
 
-import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +17,12 @@ from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from rislab.checkup.call_stack import by_library, caller
 from rislab.checkup.closures import reporting_closures
+from rislab.checkup.counting import StepCounter
 from rislab.checkup.current_forward import CurrentForward, watch_use
 from rislab.checkup.events import ForwardEvent
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.gradient_samples import GradientSamples
-from rislab.checkup.loss_graph import depends_on, weighed_node
+from rislab.checkup.loss_graph import depends_on
 from rislab.checkup.open_backward import OpenBackward, number_of
 from rislab.checkup.open_window import LossLines, OpenWindow
 from rislab.checkup.optimizers import fused_scaling, has_stepped
@@ -44,31 +44,17 @@ class StepRecorder:
     """Records one optimiser's part in a loop; Watch and ProcessWatch call it.
 
     Args:
-        weights: gives names and tensors of the network, asked anew for each window.
-        optimizer: of the loop.
-        scaler: gradient scaler of the loop, or None.
+        samples: of the gradients of the weights.
         scheduler: of the loop, or None.
         declared: what the loop is meant to do.
         every: compare each n-th window; None for the first ones, then ever more rarely.
-        clipped_with: gives tensors whose gradients may be clipped together with those of the optimiser; None for all of
-            the network.
     """
 
-    def __init__(
-        self,
-        weights: Callable[[], Iterable[tuple[str, Tensor]]],
-        optimizer: torch.optim.Optimizer,
-        scaler: Any,
-        scheduler: Any,
-        declared: Declared,
-        every: int | None,
-        clipped_with: Callable[[], Iterable[Tensor]] | None = None,
-    ) -> None:
+    def __init__(self, samples: GradientSamples, scheduler: Any, declared: Declared, every: int | None) -> None:
         self.trace = Trace()
-        self._samples = GradientSamples(weights, optimizer, scaler)
-        self._changes = WeightChanges(self._samples)
+        self.counter: StepCounter | None = None  # while windows are only counted
+        self._samples, self._changes = samples, WeightChanges(samples)
         self._ticks = SchedulerTicks(scheduler)
-        self._clipped_with = clipped_with or (lambda: [value for _, value in self._samples.named])
         self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
         self._forward, self._window, self._lines = CurrentForward(), OpenWindow(), LossLines()
         self._open: OpenBackward | None = None
@@ -181,6 +167,10 @@ class StepRecorder:
         # A loss without a gradient, after a forward without one, is that of an evaluation.
         if not torch.is_grad_enabled() or (not self._forward.with_gradient and not loss.requires_grad):
             return
+        if self.counter is not None:
+            if self.counter.note_loss(loss, count):
+                return
+            self.counter.change()
         batch = self._new_micro_batch(loss, count, scale_free)
         if not loss.requires_grad:
             batch.why = "the loss carries no gradient"
@@ -230,20 +220,7 @@ class StepRecorder:
             opened.find_loss(roots, self._window.known(), self._new_micro_batch, self._window.compared)
             if opened.root is not None and opened.root not in self._window.micro_batches:
                 self._window.micro_batches.append(opened.root)
-        self._watch_losses(opened, roots)
-
-    def _watch_losses(self, opened: OpenBackward, roots: Sequence[tuple[Tensor, Tensor | None]]) -> None:
-        """Notice which losses the backward comes to, and how the loop weighs them."""
-        nodes = self._window.nodes
-        root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
-        node = None if root is None else weighed_node(root, nodes)
-        if root is None or node not in nodes:
-            for one, batch in nodes.items():
-                opened.watch(one, functools.partial(self._on_loss_backward, batch))
-        elif node is not root.grad_fn:
-            opened.watch(node, functools.partial(self._on_loss_backward, nodes[node]))
-        elif not root.output_nr:
-            self._on_loss_backward(nodes[node], [upstream], 1.0)
+        opened.watch_losses(roots, self._window.nodes, self._on_loss_backward)
 
     def _drop_window_of_nan(self) -> None:
         """A loop that meets NaN may throw its window away: what has come before belongs to no step."""
@@ -331,7 +308,30 @@ class StepRecorder:
         count, late = sum(id(value) in own for value in parameters), not self._window.backwards
         self._window.clips.append(Clip(max_norm, count, len(parameters), foreign, late))
 
+    # Windows that are only counted.
+
+    def may_count(self) -> bool:
+        """Whether the window that has begun is not compared, and many like the last one came."""
+        scaled = self._samples.scaler is not None and self._samples.scaler.is_enabled()
+        plain = not (scaled or self._lines.mixed or self.trace.failure)
+        return plain and self._stepped and not self._window.compared and self._storage.usual is not None
+
+    def begin_counting(self, change: Callable[[], None]) -> None:
+        """Windows are like the last one from now on, until end_counting(); change() brings it about."""
+        if self._storage.usual is not None:
+            self.counter = StepCounter(self._storage.usual, self.trace, change, self._forward.samples)
+
+    def end_counting(self, clips: int) -> None:
+        """The open window, in which so many calls of clip_grad_norm_() came, is recorded."""
+        counter, self.counter = self.counter, None
+        if counter is not None:
+            counter.resume(self._window, clips)
+            self._forward.samples, self._forward.with_gradient = counter.samples, True
+
     # Steps.
+
+    def _rates(self) -> list[float]:
+        return [float(group["lr"]) for group in self._samples.optimizer.param_groups if "lr" in group]
 
     @property
     def _stepped(self) -> bool:
@@ -364,6 +364,10 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
+        if self.counter is not None:
+            if self.counter.is_complete():
+                return None
+            self.counter.change()
         self._evaluations = 0
         reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         if reporting is None:
@@ -383,7 +387,7 @@ class StepRecorder:
             norm = self._samples.norm(gradient) / factor
             gradient = gradient if factor == 1 else gradient / factor
             self._changes.at_step()
-            other_norm = self._samples.norm_of_others(self._clipped_with())
+            other_norm = self._samples.norm_of_others()
         finite = gradient is None or math.isfinite(norm)
         if not self._window.micro_batches and not self._evaluations:
             self.trace.idle += not self._samples.present()
@@ -395,6 +399,10 @@ class StepRecorder:
 
     def _after_step(self) -> None:
         if torch.compiler.is_compiling():
+            return
+        if self.counter is not None:
+            self._storage.count(max(self._rates(), default=None), self._ticks.count(), self.counter.end_window())
+            self._open_window()
             return
         if self._evaluations == 0:
             # A closure that was not called.
@@ -431,7 +439,7 @@ class StepRecorder:
             applied=applied,
             scale=self._scale,
             finite=finite,
-            rates=[float(group["lr"]) for group in self._samples.optimizer.param_groups if "lr" in group],
+            rates=self._rates(),
             ticks=self._ticks.count(),
             where=where,
             other_norm=other_norm,

@@ -117,6 +117,12 @@ class LostState(Observer):
         if course is not None and course.steps == 1:
             course.stateful = bool(optimizer.state)
 
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A later step is over."""
+        course = self._courses.get(optimizer)
+        if course is not None:
+            course.steps += 1
+
     def end(self, error: BaseException | None) -> None:
         """Listen to nothing any more."""
         for handle in self._handles:

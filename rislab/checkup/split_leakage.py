@@ -79,6 +79,10 @@ class SplitLeakage(Observer):
             network.evaluated.append(frozenset(samples))
             network.where = network.where or caller()[0]
 
+    def may_count(self) -> bool:
+        """Samples are compared until there are too many."""
+        return not any(network.left[0] > 0 for network in self._networks.values())
+
     def findings(self) -> list[Finding]:
         """One for each network."""
         texts = [(network.evidence(), network.where) for network in self._networks.values()]

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from rislab.checkup.counting import is_simple
+from rislab.checkup.merged_steps import Loss, StepNumbers
 from rislab.checkup.trace import MicroBatch, Step, Trace
 from rislab.checkup.windows import Declared, StepComparison, micro_batches_of, step_window
 
@@ -34,6 +36,8 @@ class StepStorage:
         self._before: tuple[Step, Tensor] | None = None
         self._kinds: Counter[Any] = Counter()
         self._held: dict[tuple[str, ...], bool] = {}  # by line: whether any compared step had its gradients
+        self._simple: Counter[Any] = Counter()
+        self.usual: Step | None = None  # the last step, if many like it came, and later ones need only be counted
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
         """Enter a step, in full or as a few numbers.
@@ -52,11 +56,14 @@ class StepStorage:
         step.number = trace.step_count + 1
         self._note_held(step)
         used = [batch for batch in step.micro_batches if batch.call_stack in trained]
+        if step.gradient is None:
+            self.usual = step if is_simple(step, used) and self._is_usual(step) else None
         self._compare(step, used, size)
         trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
         trace.taken_count += not step.evaluation
         if self._records >= FIRST and self._is_one_of_many(step, used):
-            self._merge(step, used)
+            losses = [(batch.loss, batch.samples, batch.count) for batch in used]
+            self._merge(step, used, step.numbers()._replace(losses=len(losses)), losses)
         else:
             self._records += records
             trace.steps.append(step)
@@ -69,6 +76,30 @@ class StepStorage:
         elif not all(self._held.values()):
             step.zeroed_lines = frozenset(line for line, held in self._held.items() if not held)
 
+    def count(self, rate: float | None, ticks: int | None, losses: list[Loss]) -> None:
+        """Enter the numbers of a step that is like the usual one.
+
+        Args:
+            rate: largest of its learning rates.
+            ticks: of the scheduler so far.
+            losses: of its micro-batches.
+        """
+        trace, usual, self._before = self._trace, self.usual, None
+        if usual is None or trace.merged.full:
+            trace.stopped = True
+            return
+        trace.last_inferred, trace.taken_count = False, trace.taken_count + 1
+        self._merge(usual, usual.micro_batches, StepNumbers(rate, ticks, len(losses), True, usual.where), losses)
+
+    def _is_usual(self, step: Step) -> bool:
+        """Whether many windows like that of a step came before, each loss of the same weight and share."""
+        weights = tuple(float(f"{batch.weight:.5g}") for batch in step.micro_batches)
+        parts = tuple(batch.count / max(1, batch.samples) for batch in step.micro_batches)
+        kind = _kind(step), weights, () if self._trace.loss_declared else parts
+        if kind in self._simple or len(self._simple) < KINDS:
+            self._simple[kind] += 1
+        return self._simple[kind] >= MANY
+
     def _is_one_of_many(self, step: Step, used: list[MicroBatch]) -> bool:
         if not self._kinds:
             self._kinds.update(map(_kind, self._trace.steps))
@@ -78,10 +109,8 @@ class StepStorage:
             self._kinds[kind] += 1
         return not step.evaluation and (often or self._records >= FIRST + UNLIKE)
 
-    def _merge(self, step: Step, used: list[MicroBatch]) -> None:
+    def _merge(self, step: Step, used: list[MicroBatch], numbers: StepNumbers, losses: list[Loss]) -> None:
         batches = micro_batches_of(step, used, self._declared.accumulation_steps) if used else []
-        losses = [(batch.loss, batch.samples, batch.count) for batch in used]
-        numbers = step.numbers()._replace(losses=len(losses))
         kinds = ["used" for batch in used if batch.backwards]
         kinds += ["evaluated" for batch in used if not batch.training and step.holds(batch)]
         kinds += ["not finite" for batch in used if not math.isfinite(batch.loss)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,6 +175,32 @@ class LoopObserver(Observer):
         foreign = not any(id(value) in held for value in parameters)
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_clip, parameters, max_norm, foreign)
+
+    def may_count(self) -> bool:
+        """Only the windows of a single optimiser are counted."""
+        return len(self.tracked) == 1 and self.tracked[0].recorder.may_count()
+
+    def begin_counting(self, change: Callable[[], None]) -> None:
+        """From now on windows are only counted."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.begin_counting, change)
+
+    def end_counting(self, clips: int) -> None:
+        """From now on they are recorded again."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.end_counting, clips)
+
+    def count_forward(self, module: nn.Module, samples: int) -> bool:
+        """A forward begins."""
+        for tracked in self._training(module):
+            if tracked.recorder.counter is not None:
+                tracked.recorder.counter.note_forward(samples)
+        return True
+
+    def count_backward(self, root: Tensor) -> bool:
+        """A backward begins."""
+        counters = [tracked.recorder.counter for tracked in self.tracked]
+        return all(counter is not None and counter.note_backward(root) for counter in counters)
 
     def end(self, error: BaseException | None) -> None:
         """The watching ends."""
