@@ -216,6 +216,7 @@ class MovingAverages(Observer):
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
         self._visited = 0
+        self._reads_next = False  # of the optimiser that stepped last
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
@@ -225,15 +226,18 @@ class MovingAverages(Observer):
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
             copies.before_step()
+            self._reads_next = copies.reads_next()
 
     def may_count(self) -> bool:
         """Copies are read in pairs of steps."""
-        return not any(copies.reads_next() for copies in self._copies.values())
+        return not self._reads_next
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over."""
-        if optimizer in self._copies:
-            self._copies[optimizer].count_step()
+        copies = self._copies.get(optimizer)
+        if copies is not None:
+            copies.count_step()
+            self._reads_next = copies.reads_next()
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""

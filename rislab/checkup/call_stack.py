@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from pathlib import Path
-from types import CodeType
+from types import CodeType, FrameType
 
 import torch
 
@@ -40,12 +40,12 @@ def caller() -> tuple[str, tuple[str, ...]]:
     return _in_words(tuple(places), codes)
 
 
-def innermost_line() -> str:
-    """File and line of the innermost frame of the loop, as caller() gives it."""
+def innermost_frame() -> FrameType | None:
+    """The innermost frame of the loop."""
     frame = inspect.currentframe()
     while frame is not None and _kind(frame.f_code.co_filename) != "loop":
         frame = frame.f_back
-    return "" if frame is None else _in_words((id(frame.f_code), frame.f_lasti), _Codes([frame.f_code]))[0]
+    return frame
 
 
 def by_library(stack: tuple[str, ...]) -> bool:

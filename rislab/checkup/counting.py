@@ -9,11 +9,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from types import CodeType
 
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from rislab.checkup.call_stack import innermost_line
+from rislab.checkup.call_stack import innermost_frame
 from rislab.checkup.looks import Looks
 from rislab.checkup.loss_graph import weighed_node
 from rislab.checkup.merged_steps import Loss
@@ -21,7 +22,7 @@ from rislab.checkup.open_window import OpenWindow
 from rislab.checkup.trace import STEPPED, Backward, MicroBatch, Step, Trace
 
 # Windows of one kind that are observed; events of a window, and kinds of windows, that are remembered.
-ALIKE, EVENTS, KINDS = 64, 256, 64
+ALIKE, EVENTS, KINDS = 32, 256, 64
 # By how much a weighed loss may differ from its weight times the loss.
 ROUNDING = 1e-3
 # An event after which a window is like no other.
@@ -94,6 +95,20 @@ class StepCounter:
     backwards: int = 0
     losses: list[Loss] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    _places: dict[str, tuple[CodeType, int]] = field(default_factory=dict)  # where each line was last met
+
+    def _is_at(self, where: str) -> bool:
+        """Whether the innermost frame of the loop is at a file and line."""
+        frame = innermost_frame()
+        if frame is None:
+            return not where
+        code, offset = self._places.get(where, (None, 0))
+        if code is frame.f_code and offset == frame.f_lasti:
+            return True
+        same = f"{frame.f_code.co_filename}:{frame.f_lineno}" == where
+        if same:
+            self._places[where] = frame.f_code, frame.f_lasti
+        return same
 
     def note_forward(self, samples: int) -> None:
         """A forward of the network begins.
@@ -114,7 +129,7 @@ class StepCounter:
         if place >= len(self.like.micro_batches) or node is None or loss.output_nr:
             return False
         like = self.like.micro_batches[place]
-        if node.name() != like.kind or loss.dtype is not like.dtype or innermost_line() != like.where:
+        if node.name() != like.kind or loss.dtype is not like.dtype or not self._is_at(like.where):
             return False
         self.nodes.append(node)
         return self._add(float(loss.item()), float(self.samples) if count is None else count)
@@ -130,7 +145,7 @@ class StepCounter:
             return False
         like, value = self.like.micro_batches[place], float(root.item())
         if not self.trace.loss_declared:
-            if root.grad_fn is None or innermost_line() != like.where:
+            if root.grad_fn is None or not self._is_at(like.where):
                 return False
             self.nodes.append(root.grad_fn)
             fits = self._add(value / like.weight, self.samples * like.count / max(1, like.samples))
@@ -150,7 +165,7 @@ class StepCounter:
     def is_complete(self) -> bool:
         """Whether a step may come now."""
         number = len(self.like.micro_batches)
-        return len(self.losses) == self.backwards == number and innermost_line() == self.like.where
+        return len(self.losses) == self.backwards == number and self._is_at(self.like.where)
 
     def end_window(self) -> list[Loss]:
         """A step is over; the losses before it."""

@@ -52,13 +52,15 @@ def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[
 
 def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
     """Such a method that is deaf where torch only traces."""
-    harmless = _harmless(method)
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
         if not torch.compiler.is_compiling() and not is_tracing():
-            harmless(source, *args, **kwargs)
+            try:
+                method(source, *args, **kwargs)
+            except Exception as error:
+                source.note_failure(method.__name__.lstrip("_"), error)
 
     return heard
 
@@ -204,7 +206,7 @@ class EventSource:
     def _agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
         try:
-            return all([method(*args) for _, method in self._listeners[event]])
+            return all(method(*args) for _, method in self._listeners[event])
         except Exception as error:
             self.note_failure(event, error)
             return False

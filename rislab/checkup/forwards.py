@@ -142,10 +142,12 @@ class ForwardInterceptor:
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # torch.compile traces through this very function, which must not do more than this then.
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_dynamo_compiling():
                 return original(module, *args, **kwargs)
             now = self.now
             if now.outermost is None:
+                if torch.compiler.is_compiling():
+                    return original(module, *args, **kwargs)
                 self._on_forward(module, args, kwargs)
             elif module is now.outermost:
                 now.depth += 1

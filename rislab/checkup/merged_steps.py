@@ -64,14 +64,14 @@ class MergedSteps:
         """Whether no more can be kept."""
         return len(self._places) >= MOST or len(self._losses) >= MOST
 
-    def add(self, numbers: StepNumbers, size: int, losses: Sequence[Loss], kinds: Iterable[str]) -> None:
+    def add(self, numbers: StepNumbers, size: int, kinds: Iterable[str], losses: Sequence[Loss]) -> None:
         """Keep the numbers of one more step.
 
         Args:
             numbers: of it.
             size: micro-batches of its window.
+            kinds: what is to be counted of its losses, in words.
             losses: as many as the numbers say.
-            kinds: what is to be counted of them, in words.
         """
         kind = _Kind(numbers.rate is not None, numbers.losses, numbers.applied, numbers.where)
         self._places.append(self._kinds.setdefault(kind, len(self._kinds)))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
@@ -26,6 +27,8 @@ from rislab.checkup.rules import Code
 
 # Losses, lines of one kind and kinds of lines that are held; lines, and losses before each, that tell anything.
 LOSSES, LINES, KINDS, FEWEST, BEFORE = 4096, 64, 32, 3, 2
+# Backwards in a row that began at the same multiple of their losses.
+ALIKE = 16
 # The error of a printed number must be at most so large, relative to it; and that of the loop's own sum is this.
 PRECISE, ROUNDING = 0.01, 1e-5
 # A dataset of so much more or less than the samples that were used is another divisor.
@@ -101,8 +104,10 @@ class PrintedLosses(Observer):
         self._loaders = loaders
         self._print = Replacement(builtins, "print", self._reporting)
         self._lines: dict[tuple[str, str], list[_Line]] = {}
-        self._losses: list[tuple[Tensor, int]] = []
-        self._backwards = self._steps = 0
+        self._losses: list[tuple[Tensor | float, int]] = []
+        self._backwards = self._steps = self._samples = 0
+        self._share, self._same = 0.0, 0  # of a loss in what backward() is called on, and backwards that agree
+        self._counted = False  # whether the loss of the next backward may have come while windows were only counted
 
     def begin(self) -> None:
         """Report what is printed from now on."""
@@ -133,18 +138,50 @@ class PrintedLosses(Observer):
             return
         if isinstance(given, Tensor) and given.dim() and len(self._losses) < LOSSES:
             self._losses.append((output.detach(), len(given)))
+            self._counted = False
 
     def on_backward(self, roots: Roots) -> None:
         """A backward begins."""
-        self._backwards += len(self._losses) < LOSSES
+        root = roots[0][0] if len(roots) == 1 and roots[0][0].numel() == 1 else None
+        if self._counted and root is not None:
+            # Its loss came while windows were only counted.
+            self.count_backward(root)
+        elif len(self._losses) < LOSSES:
+            self._backwards += 1
+            value = 0.0 if root is None or root.is_complex() else float(root.detach())
+            share = float(self._losses[-1][0]) / value if value and self._losses else 0.0
+            same = share and abs(share - self._share) <= ROUNDING * abs(share)
+            self._share, self._same = share, self._same + 1 if same else 0
 
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""
         self._steps += 1
 
     def may_count(self) -> bool:
-        """All losses are read, as long as there are not too many, and none is a sum of others."""
-        return len(self._losses) >= LOSSES or abs(len(self._losses) - self._backwards) > 1
+        """Losses are known from the backwards, or not needed: there are many, or some are sums of others."""
+        known = self._same >= ALIKE or len(self._losses) >= LOSSES
+        return known or abs(len(self._losses) - self._backwards) > 1
+
+    def end_counting(self, clips: int) -> None:
+        """The loss of the next backward may have come already."""
+        self._counted = True
+
+    def count_forward(self, module: Module, samples: int) -> bool:
+        """A forward begins."""
+        self._samples = samples
+        return True
+
+    def count_backward(self, root: Tensor) -> bool:
+        """A backward begins, of which the loss is a share."""
+        self._counted = False
+        if len(self._losses) < LOSSES:
+            self._losses.append((root.item() * self._share, self._samples))
+            self._backwards += 1
+        return True
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._steps += 1
 
     def end(self, error: BaseException | None) -> None:
         """Report no more."""

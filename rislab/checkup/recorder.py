@@ -402,7 +402,9 @@ class StepRecorder:
             return
         if self.counter is not None:
             self._storage.count(max(self._rates(), default=None), self._ticks.count(), self.counter.end_window())
-            self._open_window()
+            self._window.compared = self._sampling.wanted()
+            if self._window.compared:
+                self._samples.lay_out()
             return
         if self._evaluations == 0:
             # A closure that was not called.

@@ -38,6 +38,7 @@ class StepStorage:
         self._held: dict[tuple[str, ...], bool] = {}  # by line: whether any compared step had its gradients
         self._simple: Counter[Any] = Counter()
         self.usual: Step | None = None  # the last step, if many like it came, and later ones need only be counted
+        self._of_usual: tuple[int, list[str]] = 0, []  # size of its window, and kinds of its losses
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
         """Enter a step, in full or as a few numbers.
@@ -58,12 +59,15 @@ class StepStorage:
         used = [batch for batch in step.micro_batches if batch.call_stack in trained]
         if step.gradient is None:
             self.usual = step if is_simple(step, used) and self._is_usual(step) else None
+            if self.usual is not None:
+                self._of_usual = self._size_and_kinds(step, used)
         self._compare(step, used, size)
         trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
         trace.taken_count += not step.evaluation
         if self._records >= FIRST and self._is_one_of_many(step, used):
             losses = [(batch.loss, batch.samples, batch.count) for batch in used]
-            self._merge(step, used, step.numbers()._replace(losses=len(losses)), losses)
+            numbers = step.numbers()._replace(losses=len(losses))
+            trace.merged.add(numbers, *self._size_and_kinds(step, used), losses)
         else:
             self._records += records
             trace.steps.append(step)
@@ -89,7 +93,7 @@ class StepStorage:
             trace.stopped = True
             return
         trace.last_inferred, trace.taken_count = False, trace.taken_count + 1
-        self._merge(usual, usual.micro_batches, StepNumbers(rate, ticks, len(losses), True, usual.where), losses)
+        trace.merged.add(StepNumbers(rate, ticks, len(losses), True, usual.where), *self._of_usual, losses)
 
     def _is_usual(self, step: Step) -> bool:
         """Whether many windows like that of a step came before, each loss of the same weight and share."""
@@ -109,12 +113,13 @@ class StepStorage:
             self._kinds[kind] += 1
         return not step.evaluation and (often or self._records >= FIRST + UNLIKE)
 
-    def _merge(self, step: Step, used: list[MicroBatch], numbers: StepNumbers, losses: list[Loss]) -> None:
+    def _size_and_kinds(self, step: Step, used: list[MicroBatch]) -> tuple[int, list[str]]:
+        """Micro-batches of its window, and what is to be counted of its losses, in words."""
         batches = micro_batches_of(step, used, self._declared.accumulation_steps) if used else []
         kinds = ["used" for batch in used if batch.backwards]
         kinds += ["evaluated" for batch in used if not batch.training and step.holds(batch)]
         kinds += ["not finite" for batch in used if not math.isfinite(batch.loss)]
-        self._trace.merged.add(numbers, len(batches), losses, kinds)
+        return len(batches), kinds
 
     def _compare(self, step: Step, used: list[MicroBatch], size: int) -> None:
         """Compare a step with its window at once, and keep the gradients only where they may name a fault."""
