@@ -16,7 +16,7 @@ from torch.autograd.graph import Node
 
 from rislab.checkup.call_stack import innermost_frame
 from rislab.checkup.looks import Looks
-from rislab.checkup.loss_graph import weighed_node
+from rislab.checkup.loss_graph import multiple, weighed_node
 from rislab.checkup.merged_steps import Loss
 from rislab.checkup.open_window import OpenWindow
 from rislab.checkup.trace import STEPPED, Backward, MicroBatch, Step, Trace
@@ -95,19 +95,21 @@ class StepCounter:
     backwards: int = 0
     losses: list[Loss] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    _places: dict[str, tuple[CodeType, int]] = field(default_factory=dict)  # where each line was last met
+    _frames: dict[tuple[str, int], tuple[CodeType, int]] = field(default_factory=dict)  # by line, or place
+    _multiples: dict[int, float] = field(default_factory=dict)  # of the losses in their places, where none is declared
 
-    def _is_at(self, where: str) -> bool:
-        """Whether the innermost frame of the loop is at a file and line."""
+    def _is_at(self, where: str, place: int = 0) -> bool:
+        """Whether the innermost frame of the loop is at a file and line; where it was in this place, if that is ""."""
         frame = innermost_frame()
         if frame is None:
             return not where
-        code, offset = self._places.get(where, (None, 0))
-        if code is frame.f_code and offset == frame.f_lasti:
+        now = frame.f_code, frame.f_lasti
+        code, offset = self._frames.get((where, place), (None, 0))
+        if code is now[0] and offset == now[1]:
             return True
-        same = f"{frame.f_code.co_filename}:{frame.f_lineno}" == where
+        same = f"{frame.f_code.co_filename}:{frame.f_lineno}" == where if where else code is None
         if same:
-            self._places[where] = frame.f_code, frame.f_lasti
+            self._frames[where, place] = now
         return same
 
     def note_forward(self, samples: int) -> None:
@@ -131,8 +133,7 @@ class StepCounter:
         like = self.like.micro_batches[place]
         if node.name() != like.kind or loss.dtype is not like.dtype or not self._is_at(like.where):
             return False
-        self.nodes.append(node)
-        return self._add(float(loss.item()), float(self.samples) if count is None else count)
+        return self._add(node, float(loss.item()), float(self.samples) if count is None else count)
 
     def note_backward(self, root: Tensor) -> bool:
         """Whether a backward is like the one in its place: of the loss there, with its weight.
@@ -145,10 +146,11 @@ class StepCounter:
             return False
         like, value = self.like.micro_batches[place], float(root.item())
         if not self.trace.loss_declared:
-            if root.grad_fn is None or not self._is_at(like.where):
+            node = root.grad_fn
+            weight = 0.0 if node is None else multiple(node)
+            if node is None or not self._is_at("", place) or self._multiples.setdefault(place, weight) != weight:
                 return False
-            self.nodes.append(root.grad_fn)
-            fits = self._add(value / like.weight, self.samples * like.count / max(1, like.samples))
+            fits = self._add(node, value / like.weight, self.samples * like.count / max(1, like.samples))
         else:
             fits = len(self.losses) == place + 1
             # Of a sum, the weight is not known.
@@ -158,9 +160,12 @@ class StepCounter:
         self.backwards += fits
         return fits
 
-    def _add(self, loss: float, count: float) -> bool:
-        self.losses.append((loss, self.samples, count))
-        return math.isfinite(loss)
+    def _add(self, node: Node, loss: float, count: float) -> bool:
+        finite = math.isfinite(loss)
+        if finite:
+            self.nodes.append(node)
+            self.losses.append((loss, self.samples, count))
+        return finite
 
     def is_complete(self) -> bool:
         """Whether a step may come now."""
@@ -184,7 +189,7 @@ class StepCounter:
         """
         for place, (loss, samples, count) in enumerate(self.losses):
             like = self.like.micro_batches[place]
-            batch = replace(like, loss=loss, samples=samples, count=count, nonfinite=not math.isfinite(loss))
+            batch = replace(like, loss=loss, samples=samples, count=count)
             batch.backwards, batch.last, batch.weight = 0, None, 0.0
             if place < self.backwards and like.last is not None:
                 batch.backwards, batch.weight = 1, like.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Container, Iterator
 
@@ -84,6 +85,16 @@ def factors(node: Node) -> Iterator[Node]:
     while (source := _factor_of(node)) is not None:
         node = source
         yield node
+
+
+def multiple(term: Node) -> float:
+    """The product of the factors of a term that are numbers, which a node keeps for its backward."""
+    product = 1.0
+    for node in factors(term):
+        other = getattr(node, "_saved_other", None)
+        if isinstance(other, Tensor) and other.numel() == 1 and not other.is_complex():
+            product *= other.item() if node.name().startswith("Mul") else 1 / (other.item() or math.nan)
+    return product
 
 
 def divisions(term: Node) -> list[int]:
