@@ -9,12 +9,13 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import Observer
+from rislab.checkup.events import MANY, Observer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
@@ -96,9 +97,9 @@ class CopiesOfOne:
         if self._copies and self._is_read(self._step):
             self._read()
 
-    def reads_next(self) -> bool:
-        """Whether copies are read before the next step."""
-        return bool(self._copies) and self._is_read(self._step + 1)
+    def steps_to_read(self) -> int:
+        """How many steps come before the next one at which copies are read."""
+        return next(place for place in count() if self._is_read(self._step + 1 + place)) if self._copies else MANY
 
     def count_step(self) -> None:
         """A step comes of which nothing is read."""
@@ -216,7 +217,6 @@ class MovingAverages(Observer):
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
         self._visited = 0
-        self._reads_next = False  # of the optimiser that stepped last
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
@@ -226,18 +226,16 @@ class MovingAverages(Observer):
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
             copies.before_step()
-            self._reads_next = copies.reads_next()
 
-    def may_count(self) -> bool:
+    def may_count(self) -> int:
         """Copies are read in pairs of steps."""
-        return not self._reads_next
+        return min((copies.steps_to_read() for copies in self._copies.values()), default=MANY)
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over."""
         copies = self._copies.get(optimizer)
         if copies is not None:
             copies.count_step()
-            self._reads_next = copies.reads_next()
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""

@@ -32,11 +32,13 @@ ODD = ("odd",)
 class ExpectedEvents:
     """The events from one step to the next, and whether they are those of many windows before.
 
-    `active` says that they are expected to be, and only counted; `passes` chooses passes over a loader that end it.
+    `active` says that they are expected to be, and only counted, in so many windows as are `left`. `usual` says whether
+    many like the last window came; `passes` chooses passes over a loader that end the counting.
     """
 
     def __init__(self) -> None:
-        self.active = False
+        self.active = self.usual = False
+        self.left = 0
         self.passes = Looks()
         self._events: list[tuple[Hashable, ...]] = []
         self._expected: tuple[tuple[Hashable, ...], ...] = ()
@@ -61,14 +63,14 @@ class ExpectedEvents:
         return events
 
     def end_window(self) -> bool:
-        """A window is over; whether the next one is expected to be like it, and many before."""
-        self._place = 0
+        """A window is over; whether the next one is only counted as well."""
+        self._place, self.left = 0, self.left - 1
         if not self.active:
             events, self._events = tuple(self._events), []
             known = events in self._kinds or len(self._kinds) < KINDS
             self._kinds[events if known and len(events) < EVENTS and ODD not in events else ()] += 1
-            self._expected = events
-        return bool(self._expected) and self._kinds[self._expected] >= ALIKE
+            self._expected, self.usual = events, bool(events) and self._kinds[events] >= ALIKE
+        return self.active and self.left > 0
 
 
 @dataclass(eq=False)

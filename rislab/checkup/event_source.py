@@ -217,13 +217,15 @@ class EventSource:
             self._tell("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _end_window(self) -> None:
-        """A step is over: is the next window only counted?"""
-        active, usual = self._expected.active, self._expected.end_window()
-        if not usual or self._others or not self._agree("may_count"):
-            self._end_counting()
-        elif not active:
-            self._tell("begin_counting", self._end_counting)
-            self._expected.active = True
+        """A step is over: are the next windows only counted?"""
+        if self._expected.end_window():
+            return
+        self._end_counting()
+        if self._expected.usual and not self._others:
+            self._expected.left = min(method() for _, method in self._listeners["may_count"])
+            if self._expected.left > 0:
+                self._tell("begin_counting", self._end_counting)
+                self._expected.active = True
 
     def _on_pass(self) -> None:
         """A pass over a loader begins."""

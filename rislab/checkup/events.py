@@ -14,6 +14,8 @@ from rislab.checkup.findings import Finding
 from rislab.checkup.tensors import tensors_of
 
 Roots = Sequence[tuple[Tensor, Tensor | None]]
+# More windows than any run has.
+MANY = 2**60
 
 
 @dataclass(eq=False, slots=True)
@@ -112,9 +114,9 @@ class Observer:
 
     # Windows like many before are only counted: these events are all that comes then.
 
-    def may_count(self) -> bool:
-        """Whether the next window need only be counted, if it is like those before."""
-        return True
+    def may_count(self) -> int:
+        """How many windows from now on need only be counted, if they are like those before."""
+        return MANY
 
     def begin_counting(self, change: Callable[[], None]) -> None:
         """Windows are counted from now on; change() ends it."""

@@ -48,6 +48,7 @@ class MergedSteps:
         self._rates, self._ticks, self._places = array("d"), array("i"), array("i")
         self._losses, self._counts, self._samples = array("d"), array("d"), array("i")
         self._kinds: dict[_Kind, int] = {}
+        self._last: tuple[int, int, bool, tuple[str, ...]] = 0, 0, False, ()  # kind, size and kinds of losses
         self.sizes: Counter[int] = Counter()  # steps that were taken, by the micro-batches of their windows
         self.kinds_of_losses: Counter[str] = Counter()
 
@@ -74,11 +75,24 @@ class MergedSteps:
             losses: as many as the numbers say.
         """
         kind = _Kind(numbers.rate is not None, numbers.losses, numbers.applied, numbers.where)
-        self._places.append(self._kinds.setdefault(kind, len(self._kinds)))
-        self._rates.append(numbers.rate or 0.0)
-        self._ticks.append(_NO_TICKS if numbers.ticks is None else numbers.ticks)
-        self.sizes[size] += numbers.applied
-        self.kinds_of_losses.update(kinds)
+        self._last = self._kinds.setdefault(kind, len(self._kinds)), size, numbers.applied, (*kinds,)
+        self.add_alike(numbers.rate, numbers.ticks, losses)
+
+    def add_alike(self, rate: float | None, ticks: int | None, losses: Sequence[Loss]) -> None:
+        """Keep the numbers of one more step of the kind of the one before.
+
+        Args:
+            rate: largest of its learning rates.
+            ticks: of the scheduler so far.
+            losses: as many as that one had.
+        """
+        place, size, applied, kinds = self._last
+        self._places.append(place)
+        self._rates.append(rate or 0.0)
+        self._ticks.append(_NO_TICKS if ticks is None else ticks)
+        self.sizes[size] += applied
+        for kind in kinds:
+            self.kinds_of_losses[kind] += 1
         for loss, samples, count in losses:
             self._losses.append(loss)
             self._samples.append(samples)

@@ -19,7 +19,7 @@ from torch.nn import Module
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import LossEvent, Observer, Roots
+from rislab.checkup.events import MANY, LossEvent, Observer, Roots
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.interception import ELEMENTS, TARGETS, Replacement
 from rislab.checkup.loaders import LoaderPasses
@@ -157,10 +157,10 @@ class PrintedLosses(Observer):
         """A step of an optimiser is over."""
         self._steps += 1
 
-    def may_count(self) -> bool:
+    def may_count(self) -> int:
         """Losses are known from the backwards, or not needed: there are many, or some are sums of others."""
         known = self._same >= ALIKE or len(self._losses) >= LOSSES
-        return known or abs(len(self._losses) - self._backwards) > 1
+        return MANY if known or abs(len(self._losses) - self._backwards) > 1 else 0
 
     def end_counting(self, clips: int) -> None:
         """The loss of the next backward may have come already."""

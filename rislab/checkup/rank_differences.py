@@ -16,7 +16,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import Observer
+from rislab.checkup.events import MANY, Observer
 from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.living_objects import living_objects
 from rislab.checkup.rules import Code
@@ -78,9 +78,9 @@ class RankObserver(Observer):
         gradients = [value.grad for value in tensors if value.grad is not None and not value.grad.is_sparse]
         self._marks.gradients[key] = _mark(gradients[:TENSORS]) if gradients else ""
 
-    def may_count(self) -> bool:
+    def may_count(self) -> int:
         """Ranks are compared at steps 1, 2, 4, 8 …."""
-        return not any((step + 1) & step == 0 for _, step in self._steps.values())
+        return min(((1 << step.bit_length()) - step - 1 for _, step in self._steps.values()), default=MANY)
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over."""

@@ -213,8 +213,7 @@ class StepRecorder:
         fresh = None if before is None else not bool(before.any())
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
-        missing = 0 if before is None else self._samples.missing()
-        opened = self._open = OpenBackward(record, before, missing)
+        opened = self._open = OpenBackward(record, before, 0 if before is None else self._samples.missing())
         self._window.backwards.append(record)
         if not self.trace.loss_declared and roots:
             opened.find_loss(roots, self._window.known(), self._new_micro_batch, self._window.compared)
@@ -308,13 +307,11 @@ class StepRecorder:
         count, late = sum(id(value) in own for value in parameters), not self._window.backwards
         self._window.clips.append(Clip(max_norm, count, len(parameters), foreign, late))
 
-    # Windows that are only counted.
-
     def may_count(self) -> bool:
-        """Whether the window that has begun is not compared, and many like the last one came."""
+        """Whether the window that has begun need only be counted."""
         scaled = self._samples.scaler is not None and self._samples.scaler.is_enabled()
-        plain = not (scaled or self._lines.mixed or self.trace.failure)
-        return plain and self._stepped and not self._window.compared and self._storage.usual is not None
+        odd = scaled or self._lines.mixed or self.trace.failure or self._window.compared
+        return not odd and self._stepped and self._storage.usual is not None
 
     def begin_counting(self, change: Callable[[], None]) -> None:
         """Windows are like the last one from now on, until end_counting(); change() brings it about."""
@@ -360,7 +357,7 @@ class StepRecorder:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
-        if self.trace.failure or torch.compiler.is_compiling():
+        if self.trace.failure or torch.compiler.is_dynamo_compiling():
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
@@ -398,13 +395,14 @@ class StepRecorder:
         self._evaluations = max(0, self._evaluations) + 1
 
     def _after_step(self) -> None:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return
         if self.counter is not None:
             self._storage.count(max(self._rates(), default=None), self._ticks.count(), self.counter.end_window())
-            self._window.compared = self._sampling.wanted()
-            if self._window.compared:
+            if self._sampling.wanted():
+                self._window.compared = True
                 self._samples.lay_out()
+                self.counter.change()
             return
         if self._evaluations == 0:
             # A closure that was not called.

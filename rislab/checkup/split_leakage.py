@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import ForwardEvent, Observer
+from rislab.checkup.events import MANY, ForwardEvent, Observer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.rules import Code
 
@@ -79,9 +79,9 @@ class SplitLeakage(Observer):
             network.evaluated.append(frozenset(samples))
             network.where = network.where or caller()[0]
 
-    def may_count(self) -> bool:
+    def may_count(self) -> int:
         """Samples are compared until there are too many."""
-        return not any(network.left[0] > 0 for network in self._networks.values())
+        return 0 if any(network.left[0] > 0 for network in self._networks.values()) else MANY
 
     def findings(self) -> list[Finding]:
         """One for each network."""

@@ -38,7 +38,7 @@ class StepStorage:
         self._held: dict[tuple[str, ...], bool] = {}  # by line: whether any compared step had its gradients
         self._simple: Counter[Any] = Counter()
         self.usual: Step | None = None  # the last step, if many like it came, and later ones need only be counted
-        self._of_usual: tuple[int, list[str]] = 0, []  # size of its window, and kinds of its losses
+        self._counted: Step | None = None  # the usual step, if the last one that was entered was counted
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
         """Enter a step, in full or as a few numbers.
@@ -54,13 +54,11 @@ class StepStorage:
             trace.stopped = True
             step.release()
             return
-        step.number = trace.step_count + 1
+        step.number, self._counted = trace.step_count + 1, None
         self._note_held(step)
         used = [batch for batch in step.micro_batches if batch.call_stack in trained]
         if step.gradient is None:
             self.usual = step if is_simple(step, used) and self._is_usual(step) else None
-            if self.usual is not None:
-                self._of_usual = self._size_and_kinds(step, used)
         self._compare(step, used, size)
         trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
         trace.taken_count += not step.evaluation
@@ -93,7 +91,12 @@ class StepStorage:
             trace.stopped = True
             return
         trace.last_inferred, trace.taken_count = False, trace.taken_count + 1
-        trace.merged.add(StepNumbers(rate, ticks, len(losses), True, usual.where), *self._of_usual, losses)
+        if self._counted is usual:
+            trace.merged.add_alike(rate, ticks, losses)
+            return
+        self._counted = usual
+        numbers = StepNumbers(rate, ticks, len(losses), True, usual.where)
+        trace.merged.add(numbers, *self._size_and_kinds(usual, usual.micro_batches), losses)
 
     def _is_usual(self, step: Step) -> bool:
         """Whether many windows like that of a step came before, each loss of the same weight and share."""

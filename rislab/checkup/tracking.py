@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.findings import listed
 from rislab.checkup.foreign import ForeignOptimizer
 from rislab.checkup.interception import count_averaged
@@ -176,9 +176,9 @@ class LoopObserver(Observer):
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_clip, parameters, max_norm, foreign)
 
-    def may_count(self) -> bool:
-        """Only the windows of a single optimiser are counted."""
-        return len(self.tracked) == 1 and self.tracked[0].recorder.may_count()
+    def may_count(self) -> int:
+        """Only the windows of a single optimiser are counted, until one is to be compared."""
+        return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
 
     def begin_counting(self, change: Callable[[], None]) -> None:
         """From now on windows are only counted."""
