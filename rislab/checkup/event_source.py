@@ -206,10 +206,14 @@ class EventSource:
     def _agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
         try:
-            return all(method(*args) for _, method in self._listeners[event])
+            for _, method in self._listeners[event]:
+                if not method(*args):
+                    break
+            else:
+                return True
         except Exception as error:
             self.note_failure(event, error)
-            return False
+        return False
 
     def _end_counting(self) -> None:
         if self._expected.active:

@@ -129,7 +129,7 @@ class ForwardInterceptor:
         self.now = ForwardUnderWay()
         self._on_forward, self._on_forward_end = on_forward, on_forward_end
         self._loss, self._on_loss = loss, on_loss
-        self._calls = Replacement(nn.Module, "__call__", self._reporting)
+        self._calls = Replacement(nn.Module, "__call__", self._reporting, direct=True)
 
     def __enter__(self) -> ForwardInterceptor:
         self._calls.__enter__()
@@ -140,9 +140,11 @@ class ForwardInterceptor:
         self.now.outermost = None
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        calls = self._calls
+
+        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             # torch.compile traces through this very function, which must not do more than this then.
-            if torch.compiler.is_dynamo_compiling():
+            if torch.compiler.is_dynamo_compiling() or not calls.active:
                 return original(module, *args, **kwargs)
             now = self.now
             if now.outermost is None:

@@ -177,13 +177,20 @@ class Replacement:
         owner: module or class that has the attribute.
         name: of the attribute, a function.
         reporting: makes what takes its place out of what it was.
+        direct: whether that asks itself whether the replacement is `active`, as somebody may have kept it.
     """
 
-    def __init__(self, owner: Any, name: str, reporting: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        self._owner, self._name, self._reporting = owner, name, reporting
+    def __init__(
+        self,
+        owner: Any,
+        name: str,
+        reporting: Callable[[Callable[..., Any]], Callable[..., Any]],
+        direct: bool = False,
+    ) -> None:
+        self._owner, self._name, self._reporting, self._direct = owner, name, reporting, direct
         self._original: Callable[..., Any] = lambda: None
         self._replaced: Callable[..., Any] | None = None
-        self._active = False
+        self.active = False
 
     def __enter__(self) -> Replacement:
         original = self._original = getattr(self._owner, self._name)
@@ -192,16 +199,17 @@ class Replacement:
         @functools.wraps(original)
         def replaced(*args: Any, **kwargs: Any) -> Any:
             # Somebody may have kept it, or put something of their own around it.
-            return (reporting if self._active else original)(*args, **kwargs)
+            return (reporting if self.active else original)(*args, **kwargs)
 
-        vars(replaced)["replacement"] = self
-        self._replaced, self._active = replaced, True
-        setattr(self._owner, self._name, replaced)
+        self._replaced = functools.wraps(original)(reporting) if self._direct else replaced
+        vars(self._replaced)["replacement"] = self
+        self.active = True
+        setattr(self._owner, self._name, self._replaced)
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._active = False
-        while (one := self._current()) is not None and not one._active:
+        self.active = False
+        while (one := self._current()) is not None and not one.active:
             setattr(self._owner, self._name, one._original)
 
     def _current(self) -> Replacement | None:

@@ -192,15 +192,15 @@ class LoopObserver(Observer):
 
     def count_forward(self, module: nn.Module, samples: int) -> bool:
         """A forward begins."""
-        for tracked in self._training(module):
-            if tracked.recorder.counter is not None:
-                tracked.recorder.counter.note_forward(samples)
+        [tracked] = self.tracked
+        if tracked.recorder.counter is not None and tracked.trains(module):
+            tracked.recorder.counter.note_forward(samples)
         return True
 
     def count_backward(self, root: Tensor) -> bool:
         """A backward begins."""
-        counters = [tracked.recorder.counter for tracked in self.tracked]
-        return all(counter is not None and counter.note_backward(root) for counter in counters)
+        counter = self.tracked[0].recorder.counter
+        return counter is not None and counter.note_backward(root)
 
     def end(self, error: BaseException | None) -> None:
         """The watching ends."""
