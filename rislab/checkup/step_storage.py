@@ -62,7 +62,7 @@ class StepStorage:
         self._compare(step, used, size)
         trace.last_inferred, records = step.inferred, 1 + len(step.micro_batches)
         trace.taken_count += not step.evaluation
-        if self._records >= FIRST and self._is_one_of_many(step, used):
+        if (self._records >= FIRST or len(trace.merged)) and self._is_one_of_many(step, used):
             losses = [(batch.loss, batch.samples, batch.count) for batch in used]
             numbers = step.numbers()._replace(losses=len(losses))
             trace.merged.add(numbers, *self._size_and_kinds(step, used), losses)

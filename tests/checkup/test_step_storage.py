@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import rislab
-from rislab.checkup import merged_steps, printed_losses, step_storage, trace
+from rislab.checkup import counting, merged_steps, printed_losses, step_storage, trace
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watched_run
 from rislab.checkup.process_watch import ProcessWatch
@@ -99,21 +99,26 @@ LOOPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOOPS)
-def test_what_is_merged_changes_no_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, findings = loop(**LOOPS[name])
-    assert not whole.trace.merged and len(whole.trace.steps) == 150
-    monkeypatch.setattr(step_storage, "FIRST", 90)
-    monkeypatch.setattr(step_storage, "UNLIKE", 60)
-    monkeypatch.setattr(step_storage, "MANY", 4)
-    short, same = loop(**LOOPS[name])
-    assert [finding.name for finding in findings] == [finding.name for finding in same]
-    assert findings == same
-    assert len(short.trace.merged) + len(short.trace.steps) == short.trace.step_count == 150
-    assert len(short.trace.merged) > 30
-    assert short.trace.numbers() == whole.trace.numbers()
-    assert [loss[1:] for loss in short.trace.raw_losses()] == [loss[1:] for loss in whole.trace.raw_losses()]
-    assert short.trace.taken_count == whole.trace.taken_count == 150
-    assert watched_run(short.trace, short.declared).size == watched_run(whole.trace, whole.declared).size
+def test_what_is_merged_or_counted_changes_no_finding(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(counting, "ALIKE", 150)
+        whole, findings = loop(**LOOPS[name])
+        assert not whole.trace.merged and len(whole.trace.steps) == 150
+        patch.setattr(step_storage, "FIRST", 90)
+        patch.setattr(step_storage, "UNLIKE", 60)
+        patch.setattr(step_storage, "MANY", 4)
+        merged = loop(**LOOPS[name])
+    counted = loop(**LOOPS[name])
+    for short, same in (merged, counted):
+        assert [finding.name for finding in findings] == [finding.name for finding in same]
+        assert findings == same
+        assert len(short.trace.merged) + len(short.trace.steps) == short.trace.step_count == 150
+        assert short.trace.numbers() == whole.trace.numbers()
+        assert [loss[1:] for loss in short.trace.raw_losses()] == [loss[1:] for loss in whole.trace.raw_losses()]
+        assert short.trace.taken_count == whole.trace.taken_count == 150
+        assert watched_run(short.trace, short.declared).size == watched_run(whole.trace, whole.declared).size
+    assert len(merged[0].trace.merged) > 30
+    assert len(counted[0].trace.merged) > 30 or name in ("evaluation mode", "often nan")
 
 
 def test_closures_keep_all_their_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
