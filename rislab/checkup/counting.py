@@ -16,7 +16,7 @@ from torch.autograd.graph import Node
 
 from rislab.checkup.call_stack import innermost_frame
 from rislab.checkup.looks import Looks
-from rislab.checkup.loss_graph import multiple, weighed_node
+from rislab.checkup.loss_graph import product_of_factors, weighed_node
 from rislab.checkup.merged_steps import Loss
 from rislab.checkup.open_window import OpenWindow
 from rislab.checkup.trace import STEPPED, Backward, MicroBatch, Step, Trace
@@ -149,7 +149,7 @@ class StepCounter:
         like, value = self.like.micro_batches[place], float(root.item())
         if not self.trace.loss_declared:
             node = root.grad_fn
-            weight = 0.0 if node is None else multiple(node)
+            weight = 0.0 if node is None else product_of_factors(node)
             if node is None or not self._is_at("", place) or self._multiples.setdefault(place, weight) != weight:
                 return False
             fits = self._add(node, value / like.weight, self.samples * like.count / max(1, like.samples))

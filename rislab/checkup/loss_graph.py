@@ -87,7 +87,7 @@ def factors(node: Node) -> Iterator[Node]:
         yield node
 
 
-def multiple(term: Node) -> float:
+def product_of_factors(term: Node) -> float:
     """The product of the factors of a term that are numbers, which a node keeps for its backward."""
     product = 1.0
     for node in factors(term):
