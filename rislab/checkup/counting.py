@@ -123,12 +123,18 @@ class StepCounter:
         self.samples, self.forwards = samples, self.forwards + 1
 
     def note_loss(self, loss: Tensor, count: float | None) -> bool:
-        """Whether a declared loss is like the one in its place.
+        """Whether a declared loss is like the one in its place; else the counting is over.
 
         Args:
             loss: raw.
             count: equal parts that it is the mean of, None for one a sample.
         """
+        fits = self._fits(loss, count)
+        if not fits:
+            self.change()
+        return fits
+
+    def _fits(self, loss: Tensor, count: float | None) -> bool:
         place, node = len(self.losses), loss.grad_fn
         if place >= len(self.like.micro_batches) or node is None or loss.output_nr:
             return False
@@ -170,9 +176,12 @@ class StepCounter:
         return finite
 
     def is_complete(self) -> bool:
-        """Whether a step may come now."""
+        """Whether a step may come now; else the counting is over."""
         number = len(self.like.micro_batches)
-        return len(self.losses) == self.backwards == number and self._is_at(self.like.where)
+        complete = len(self.losses) == self.backwards == number and self._is_at(self.like.where)
+        if not complete:
+            self.change()
+        return complete
 
     def end_window(self) -> list[Loss]:
         """A step is over; the losses before it."""

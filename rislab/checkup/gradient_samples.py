@@ -60,7 +60,15 @@ class GradientSamples:
 
     def scale(self) -> float:
         """Of the loss, 1 without a scaler."""
-        return float(self.scaler.get_scale()) if self.scaler is not None and self.scaler.is_enabled() else 1.0
+        return float(self.scaler.get_scale()) if self.is_scaled() else 1.0
+
+    def is_scaled(self) -> bool:
+        """Whether a scaler is at work."""
+        return self.scaler is not None and bool(self.scaler.is_enabled())
+
+    def rates(self) -> list[float]:
+        """Learning rates of the optimiser, one a group."""
+        return [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
     def lay_out(self) -> None:
         """Take the weights as they are now."""

@@ -167,10 +167,8 @@ class StepRecorder:
         # A loss without a gradient, after a forward without one, is that of an evaluation.
         if not torch.is_grad_enabled() or (not self._forward.with_gradient and not loss.requires_grad):
             return
-        if self.counter is not None:
-            if self.counter.note_loss(loss, count):
-                return
-            self.counter.change()
+        if self.counter is not None and self.counter.note_loss(loss, count):
+            return
         batch = self._new_micro_batch(loss, count, scale_free)
         if not loss.requires_grad:
             batch.why = "the loss carries no gradient"
@@ -292,8 +290,7 @@ class StepRecorder:
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:
         """torch.autograd.grad() begins: the loop may put what it gives into .grad itself."""
-        own = self._samples.optimised()
-        self._window.by_hand |= any(id(value) in own for value in sources)
+        self._window.by_hand |= not self._samples.optimised().isdisjoint(map(id, sources))
 
     def on_clip(self, parameters: Sequence[Tensor], max_norm: float, foreign: bool) -> None:
         """clip_grad_norm_() begins.
@@ -309,8 +306,7 @@ class StepRecorder:
 
     def may_count(self) -> bool:
         """Whether the window that has begun need only be counted."""
-        scaled = self._samples.scaler is not None and self._samples.scaler.is_enabled()
-        odd = scaled or self._lines.mixed or self.trace.failure or self._window.compared
+        odd = self._samples.is_scaled() or self._lines.mixed or self.trace.failure or self._window.compared
         return not odd and self._stepped and self._storage.usual is not None
 
     def begin_counting(self, change: Callable[[], None]) -> None:
@@ -326,9 +322,6 @@ class StepRecorder:
             self._forward.samples, self._forward.with_gradient = counter.samples, True
 
     # Steps.
-
-    def _rates(self) -> list[float]:
-        return [float(group["lr"]) for group in self._samples.optimizer.param_groups if "lr" in group]
 
     @property
     def _stepped(self) -> bool:
@@ -361,10 +354,8 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
-        if self.counter is not None:
-            if self.counter.is_complete():
-                return None
-            self.counter.change()
+        if self.counter is not None and self.counter.is_complete():
+            return None
         self._evaluations = 0
         reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         if reporting is None:
@@ -398,10 +389,11 @@ class StepRecorder:
         if torch.compiler.is_dynamo_compiling():
             return
         if self.counter is not None:
-            self._storage.count(max(self._rates(), default=None), self._ticks.count(), self.counter.end_window())
-            if self._sampling.wanted():
-                self._window.compared = True
-                self._samples.lay_out()
+            self._storage.count(
+                max(self._samples.rates(), default=None), self._ticks.count(), self.counter.end_window()
+            )
+            self._open_window()
+            if self._window.compared:
                 self.counter.change()
             return
         if self._evaluations == 0:
@@ -439,7 +431,7 @@ class StepRecorder:
             applied=applied,
             scale=self._scale,
             finite=finite,
-            rates=self._rates(),
+            rates=self._samples.rates(),
             ticks=self._ticks.count(),
             where=where,
             other_norm=other_norm,
