@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.call_stack import caller
-from rislab.checkup.events import ForwardEvent, Observer, Roots
+from rislab.checkup.events import MANY, ForwardEvent, Observer, Roots
 from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.looks import Looks
 from rislab.checkup.rules import Code
@@ -130,6 +130,11 @@ class FrozenTensors(Observer):
         if number < begun + FIRST:
             for one in self._held.get(optimizer, ()):
                 one.note_step()
+
+    def may_count(self) -> int:
+        """What was frozen lately is followed for some steps."""
+        following = any(number < begun + FIRST for number, begun in self._steps.values())
+        return 0 if self._any and following else MANY
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose frozen tensors move."""
