@@ -88,7 +88,8 @@ def train(rank, kind, path):
                 optimizer.zero_grad()
     weights = torch.cat([value.detach().flatten() for value in own.parameters()])
     torch.save([weights, torch.get_rng_state()], f"{path}.{kind}.{rank}")
-    dist.destroy_process_group()
+    # The group is left to the end of the process: where a reducer holds it last, torch joins its thread with the GIL held.
+    dist.barrier()
 
 if __name__ == "__main__":
     # What spawned processes report comes the same way: test_script.py.
