@@ -418,7 +418,7 @@ class StepRecorder:
         inferred: bool = False,
     ) -> None:
         if self._window.partial or (self._window.unheard(self.trace) and self._samples.present()):
-            self.trace.missed = 1
+            self.trace.missed, self.trace.taken_count = 1, self.trace.taken_count + applied
             self._open_window()
             return
         self._lines.trained |= self._window.by_hand_lines()
