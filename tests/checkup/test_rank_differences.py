@@ -88,7 +88,7 @@ def train(rank, kind, path):
                 optimizer.zero_grad()
     weights = torch.cat([value.detach().flatten() for value in own.parameters()])
     torch.save([weights, torch.get_rng_state()], f"{path}.{kind}.{rank}")
-    # The group is left to the end of the process: where a reducer holds it last, torch joins its thread with the GIL held.
+    # The group is left to the end of the process: where a reducer holds it last, torch joins its thread with the GIL.
     dist.barrier()
 
 if __name__ == "__main__":
