@@ -71,8 +71,9 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
         return [*findings, as_fault(Code.LOSSES, "loss detached", counts, where)]
     moved = len(trace.unchanged) < trace.tensors
     if used == 0 and not moved:
-        aliases: tuple[str, ...] = ("loss detached", "backward after the batch loop")
-        return [*findings, as_fault(Code.LOSSES, "loop tail in a branch never taken", counts, where, aliases)]
+        # Backwards that came to none of the losses began at something else.
+        name, other = ("loop tail in a branch never taken", "loss detached")[:: -1 if trace.backwards else 1]
+        return [*findings, as_fault(Code.LOSSES, name, counts, where, (other, "backward after the batch loop"))]
     applied = any(step.applied for step in trace.steps)
     if not applied and trace.steps and _only_scaled(batches, trace):
         text = f"{counts}, all of them skipped by the scaler, whose scale is {trace.steps[-1].scale:g} by now"
