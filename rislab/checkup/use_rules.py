@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from rislab.checkup.call_stack import by_library
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.rules import Code
 from rislab.checkup.trace import ForwardUse, Trace
@@ -109,7 +110,8 @@ def terms_without_weight(run: WatchedRun) -> list[Finding]:
     sums = [batch for batch in run.trace.micro_batches if len(batch.term_factors) > 1 and all(batch.term_factors)]
     # A weight that is to rise may not have got that far, or have risen in steps that are merged.
     ended = not run.trace.stopped and not run.trace.crashed and not len(run.trace.merged)
-    for line in {batch.call_stack for batch in sums} if ended else ():
+    # A weight of 0 in a library is an option of it.
+    for line in {batch.call_stack for batch in sums if not by_library(batch.call_stack)} if ended else ():
         terms = [batch.term_factors for batch in sums if batch.call_stack == line]
         if len(terms) < WITHOUT_WEIGHT or len(set(map(len, terms))) > 1:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -181,6 +182,13 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "a weight of 0": (a_weight_that_stays_0, "a term of the loss trains nothing"),
     "an auxiliary loss": (a_term_not_divided, "a term not divided"),
 }
+
+
+def test_a_weight_of_0_in_a_library_is_an_option_of_it() -> None:
+    source = inspect.getsource(a_weight_that_stays_0)
+    library = dict(globals())
+    exec(compile(source, "site-packages/trainer/losses.py", "exec"), library)
+    assert not [one for one in watched(lambda: library["a_weight_that_stays_0"](True)) if one.severity != "note"]
 
 
 def watched(loop: Callable[[], None]) -> Findings:
