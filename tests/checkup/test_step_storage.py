@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import tracemalloc
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import rislab
-from rislab.checkup import counting, merged_steps, printed_losses, step_storage, trace
+from rislab.checkup import counting, merged_steps, step_storage
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watched_run
-from rislab.checkup.process_watch import ProcessWatch
+from tests.forks import Forked
 
 Change = Callable[[int, Any], None]
 
@@ -148,27 +149,41 @@ def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) ->
     assert watch.trace.step_count < 60
 
 
+# In a process of its own, whose memory no other test has a part in.
+GROWTH = """
+import gc, sys, torch, tracemalloc
+from torch import nn
+from rislab.checkup import printed_losses, step_storage, trace
+from rislab.checkup.process_watch import ProcessWatch
+
+step_storage.FIRST = trace.FORWARD_USES = printed_losses.LOSSES = 300
+model = nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+# From the beginning: what was there before, and is replaced one by one, is no growth.
+tracemalloc.start(1)
+with ProcessWatch(every=eval(sys.argv[1])) as watch:
+    for _ in range(3):
+        for _ in range(600):
+            optimizer.zero_grad()
+            # A new module each time, as a loss often is.
+            nn.MSELoss()(model(torch.ones(2, 3)), torch.zeros(2, 1)).backward()
+            optimizer.step()
+        gc.collect()
+        print(tracemalloc.get_traced_memory()[0])
+tracemalloc.stop()
+print(watch.steps, len(watch.findings().faults))
+"""
+
+
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.parametrize("every", [None, 1])
-def test_memory_does_not_grow_with_steps(every: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_storage, "FIRST", 300)
-    monkeypatch.setattr(trace, "FORWARD_USES", 300)
-    monkeypatch.setattr(printed_losses, "LOSSES", 300)
-    model = nn.Linear(3, 1)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    sizes = []
-    # From the beginning: what was there before, and is replaced one by one, is no growth.
-    tracemalloc.start(1)
-    with ProcessWatch(every=every) as watch:
-        for _ in range(3):
-            for _ in range(600):
-                optimizer.zero_grad()
-                # A new module each time, as a loss often is.
-                nn.MSELoss()(model(torch.ones(2, 3)), torch.zeros(2, 1)).backward()
-                optimizer.step()
-            gc.collect()
-            sizes.append(tracemalloc.get_traced_memory()[0])
-    tracemalloc.stop()
+def test_memory_does_not_grow_with_steps(every: int | None, tmp_path: Path) -> None:
+    script = tmp_path / "growth.py"
+    script.write_text(GROWTH)
+    with Forked([sys.executable, script, str(every)], stdout=subprocess.PIPE, text=True) as watched:
+        said, _ = watched.communicate()
+    _, before, after, steps, faults = map(int, said.split())
     # 36 bytes of numbers, what an array takes in advance, and ever fewer objects that torch has not made before.
-    assert (sizes[2] - sizes[1]) / 600 < 80, sizes
-    assert watch.steps == 1799 and not watch.findings().faults
+    assert (after - before) / 600 < 80, said
+    assert (steps, faults) == (1799, 0)
