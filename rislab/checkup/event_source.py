@@ -52,15 +52,13 @@ def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[
 
 def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
     """Such a method that is deaf where torch only traces."""
+    harmless = _harmless(method)
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
         if not torch.compiler.is_compiling() and not is_tracing():
-            try:
-                method(source, *args, **kwargs)
-            except Exception as error:
-                source.note_failure(method.__name__.lstrip("_"), error)
+            harmless(source, *args, **kwargs)
 
     return heard
 

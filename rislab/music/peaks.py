@@ -175,8 +175,7 @@ def _forecast(values: Tensor, left: Callable[[Tensor], Tensor], place: list[Tens
     free = sizes > 2
     units = torch.diag_embed(free.long())
     steps = torch.cat([torch.zeros_like(units[:1]), units, -units, units + units.roll(1, 0), -units - units.roll(1, 0)])
-    index = centre.unsqueeze(2) + steps  # [B, C, 13, 3]
-    index = (index[..., 0] * sizes[1] + index[..., 1]) * sizes[2] + index[..., 2]
+    index = _number(centre.unsqueeze(2) + steps, sizes)  # [B, C, 13]
     delta = left(values.flatten(1).gather(1, index.flatten(1)).view(index.shape))
     middle, up, down, both, none = delta.split([1, 3, 3, 3, 3], dim=-1)
     slope = (up - down) / 2
@@ -198,10 +197,14 @@ def _forecast(values: Tensor, left: Callable[[Tensor], Tensor], place: list[Tens
     where = torch.minimum(where.clamp(min=0), (sizes - 1).to(delta))
     step = where - cell
     change = (slope * step).sum(-1) + (step * (hessian @ step.unsqueeze(-1)).squeeze(-1)).sum(-1) / 2
-    index = (cell[..., 0] * sizes[1] + cell[..., 1]) * sizes[2] + cell[..., 2]
-    here = left(values.flatten(1).gather(1, index))
+    here = left(values.flatten(1).gather(1, _number(cell, sizes)))
     change = change.clamp(max=0)
     return where, here + change, torch.where(convex, here + UNSURE * change, -torch.inf)
+
+
+def _number(cell: Tensor, sizes: Tensor) -> Tensor:
+    """Numbers of cells [...,3] among all of a map, [...]."""
+    return (cell[..., 0] * sizes[1] + cell[..., 1]) * sizes[2] + cell[..., 2]
 
 
 def _axes(grid: Grid, like: Tensor) -> list[Tensor]:
