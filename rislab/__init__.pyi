@@ -17,7 +17,7 @@ from .checkup.findings import Finding as Finding
 from .checkup.findings import Findings as Findings
 from .checkup.loop_watch import watch as watch
 from .checkup.notebook import load_ipython_extension as load_ipython_extension
-from .checkup.probes import probe as probe
+from .checkup.probes.suite import probe as probe
 from .data.geometry import ArrayGeometry as ArrayGeometry
 from .data.grid import Grid as Grid
 from .data.measurement import Measurement as Measurement

@@ -22,9 +22,9 @@ SETS = sorted((ROOT / "reports").glob("*.yaml"))
 LINES, FUNCTION_LINES, ATTRIBUTES = 450, 60, 15
 # Larger on purpose, each with its reason.
 LARGER: dict[str, str] = {
-    "rislab/checkup/trace.py:MicroBatch": "a row of what was recorded: its columns are its content",
-    "rislab/checkup/trace.py:Step": "a row of what was recorded: its columns are its content",
-    "rislab/checkup/trace.py:Trace": "the whole record of a loop",
+    "rislab/checkup/recording/trace.py:MicroBatch": "a row of what was recorded: its columns are its content",
+    "rislab/checkup/recording/trace.py:Step": "a row of what was recorded: its columns are its content",
+    "rislab/checkup/recording/trace.py:Trace": "the whole record of a loop",
     "rislab/training/records.py:StepRecord": "a row of the table of records: its columns are its content",
 }
 

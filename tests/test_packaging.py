@@ -24,6 +24,9 @@ ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SOURCES = sorted(path for path in (ROOT / "rislab").rglob("*.py") if "static" not in path.parts)
 ROOMS = [room for rooms in rislab.ROOMS.values() for room in rooms]
+# Parts of the checkup in the order of its charter; these modules stand before them, all others of the room after.
+PARTS = re.search(r"\w+(?: → \w+)+", (ROOT / "rislab/checkup/__init__.py").read_text())[0].split(" → ")
+BEFORE_PARTS = ("findings", "fixes", "html", "options", "rules")
 # What every room may use; the rooms themselves are not theirs to use.
 COMMON = ("errors", "config", "files", "provenance", "rng")
 
@@ -137,6 +140,25 @@ def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
             continue
         assert "." in module, f"{path.name} imports {name} from a room, and not from the module that holds it"
         assert room == own or room in before, f"{path.name} imports {name}"
+
+
+def test_the_checkup_has_the_parts_that_its_charter_names() -> None:
+    assert {path.parent.name for path in (ROOT / "rislab/checkup").glob("*/__init__.py")} == set(PARTS)
+
+
+@pytest.mark.parametrize("part", [*BEFORE_PARTS, *PARTS])
+def test_a_part_of_the_checkup_imports_only_from_parts_before_it(part: str) -> None:
+    """Imports within functions count too."""
+    before = {*BEFORE_PARTS, *(PARTS[: PARTS.index(part) + 1] if part in PARTS else ())}
+    paths = [
+        path
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "rislab/checkup" / part) or path == ROOT / f"rislab/checkup/{part}.py"
+    ]
+    assert paths
+    for path in paths:
+        names = [module_of(name).split(".") for name in imports(path) if name.startswith("checkup.")]
+        assert {name[1] for name in names} <= before, path.name
 
 
 @pytest.mark.slow

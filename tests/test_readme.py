@@ -162,7 +162,7 @@ def test_what_shows_that_it_is_secure_is_there() -> None:
 
 def test_what_is_counted_in_words() -> None:
     text = " ".join(TEXT.lower().split())
-    probes = import_module("rislab.checkup.probes")
+    probes = import_module("rislab.checkup.probes.suite")
     with pytest.raises(InputError, match="allowed: ") as refused:
         next(ladder(OverfitConfig(scenes=64), only=["none"]))
     counted = {

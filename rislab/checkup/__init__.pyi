@@ -2,7 +2,7 @@ from .findings import Finding as Finding
 from .findings import Findings as Findings
 from .findings import assert_no_faults as assert_no_faults
 from .loop_watch import watch as watch
-from .probes import probe as probe
+from .probes.suite import probe as probe
 from .rules import RULES as RULES
 from .rules import Rule as Rule
 from .script import run_script as run_script

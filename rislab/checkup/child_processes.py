@@ -23,10 +23,10 @@ from typing import Any
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from rislab.checkup.findings import Finding, as_note, last_findings
+from rislab.checkup.observers.rank_differences import RankMarks, compare_ranks
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
-from rislab.checkup.rank_differences import RankMarks, compare_ranks
+from rislab.checkup.recording.windows import Declared
 from rislab.checkup.rules import Code
-from rislab.checkup.windows import Declared
 
 # A child that was told to stop has so long to leave, seconds.
 GRACE = 10.0

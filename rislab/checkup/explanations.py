@@ -5,9 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+from rislab.checkup.output.silencing import names_of
 from rislab.checkup.rule_examples import RuleExample
 from rislab.checkup.rules import RULES, Rule
-from rislab.checkup.silencing import names_of
 from rislab.errors import InputError
 
 WIDTH = 100

@@ -21,7 +21,7 @@ from torch import distributed, nn
 from rislab.checkup.findings import Finding, Findings, last_findings
 from rislab.checkup.loggers import counts_by_severity
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 from rislab.errors import InputError, check_choice, check_number
 
 ON_FAULT = ("print", "raise")

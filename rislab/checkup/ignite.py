@@ -9,7 +9,7 @@ from torch import nn
 
 from rislab.checkup.findings import Findings
 from rislab.checkup.fit_watch import FitWatch, Framework, RunningCall, TrainedLoop, TrainerSettings
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 
 IGNITE = Framework("ignite", (0, 5), (0, 5))
 

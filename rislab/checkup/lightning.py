@@ -18,7 +18,7 @@ from rislab.checkup.fit_watch import (
     is_first,
     needs,
 )
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 
 PACKAGES = ("lightning", "pytorch_lightning")
 OLDEST, NEWEST = (2, 5), (2, 6)

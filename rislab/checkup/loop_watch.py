@@ -16,42 +16,42 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
-from rislab.checkup.averages import MovingAverages
-from rislab.checkup.class_weights import ClassWeights
-from rislab.checkup.constant_terms import ConstantTerms
-from rislab.checkup.event_source import EventSource
-from rislab.checkup.events import LossEvent, Observer
-from rislab.checkup.final_probes import FinalProbes
 from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
-from rislab.checkup.frozen import FrozenTensors
-from rislab.checkup.gradient_samples import GradientSamples
-from rislab.checkup.gradient_use import GradientUse
-from rislab.checkup.graph_patterns import GraphPatterns
-from rislab.checkup.input_changes import InputChanges
-from rislab.checkup.interception import LOSSES
-from rislab.checkup.loaders import LoaderPasses
-from rislab.checkup.loading import OwnWeights
-from rislab.checkup.loss_arguments import LossArguments
-from rislab.checkup.loss_branches import LossBranches
-from rislab.checkup.network_modes import NetworkModes
-from rislab.checkup.optimizer_arguments import OptimizerArguments
+from rislab.checkup.observers.averages import MovingAverages
+from rislab.checkup.observers.class_weights import ClassWeights
+from rislab.checkup.observers.constant_terms import ConstantTerms
+from rislab.checkup.observers.frozen import FrozenTensors
+from rislab.checkup.observers.gradient_use import GradientUse
+from rislab.checkup.observers.graph_patterns import GraphPatterns
+from rislab.checkup.observers.input_changes import InputChanges
+from rislab.checkup.observers.loaders import LoaderPasses
+from rislab.checkup.observers.loading import OwnWeights
+from rislab.checkup.observers.loss_arguments import LossArguments
+from rislab.checkup.observers.loss_branches import LossBranches
+from rislab.checkup.observers.network_modes import NetworkModes
+from rislab.checkup.observers.optimizer_arguments import OptimizerArguments
+from rislab.checkup.observers.plateaus import PlateauModes
+from rislab.checkup.observers.printed_losses import PrintedLosses
+from rislab.checkup.observers.rank_differences import RankObserver
+from rislab.checkup.observers.repetitions import ClassesOfBatches, RepeatedSeeds
+from rislab.checkup.observers.resumes import LostState
+from rislab.checkup.observers.samplers import RepeatedOrder
+from rislab.checkup.observers.saved_networks import SavedNetworks
+from rislab.checkup.observers.split_leakage import SplitLeakage
+from rislab.checkup.observers.token_targets import TokenTargets
+from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.options import check_options
-from rislab.checkup.plateaus import PlateauModes
-from rislab.checkup.printed_losses import PrintedLosses
-from rislab.checkup.rank_differences import RankObserver
-from rislab.checkup.recorder import StepRecorder
-from rislab.checkup.repetitions import ClassesOfBatches, RepeatedSeeds
-from rislab.checkup.resumes import LostState
+from rislab.checkup.probes.final_probes import FinalProbes
+from rislab.checkup.recording.event_source import EventSource
+from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.interception import LOSSES
+from rislab.checkup.recording.recorder import StepRecorder
+from rislab.checkup.recording.trace import Trace
+from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
+from rislab.checkup.recording.windows import Declared, WatchedRun, watched_run
 from rislab.checkup.rules import Code
-from rislab.checkup.samplers import RepeatedOrder
-from rislab.checkup.saved_networks import SavedNetworks
-from rislab.checkup.split_leakage import SplitLeakage
-from rislab.checkup.token_targets import TokenTargets
-from rislab.checkup.trace import Trace
-from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
-from rislab.checkup.unregistered import UnregisteredTensors
-from rislab.checkup.windows import Declared, WatchedRun, watched_run
+from rislab.checkup.step_rules import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.errors import InputError, error_text
 
 # In the order in which their findings are listed.

@@ -19,7 +19,7 @@ from rislab.checkup.options import OPTIONS, check_options
 from rislab.errors import InputError
 
 if TYPE_CHECKING:
-    from rislab.checkup.report import CheckupReport
+    from rislab.checkup.output.report import CheckupReport
 
 # Those of `rislab checkup` that say how a loop is watched; a cell that is not stopped runs to its end.
 WATCHING = ("accumulation_steps", "mean", "clip_norm", "every", "steps")
@@ -91,11 +91,11 @@ def load_ipython_extension(shell: Any) -> None:
 def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[CheckupReport | None, BaseException | None]:
     """Run a cell; returns its report, None if it could not begin, and the error that ended it, None if none did."""
     from rislab.checkup.findings import last_findings
+    from rislab.checkup.output.report import CheckupReport
+    from rislab.checkup.output.silencing import silence
     from rislab.checkup.process_watch import ProcessWatch, StopWatching
-    from rislab.checkup.report import CheckupReport
+    from rislab.checkup.recording.windows import Declared
     from rislab.checkup.script import INTERRUPTED, STOPPED, TO_ITS_END, crash, remarks_on
-    from rislab.checkup.silencing import silence
-    from rislab.checkup.windows import Declared
 
     declared = Declared(options["accumulation_steps"], options["mean"] or "", options["clip_norm"])
     # Not kept in a variable: what the cell lets go must go.
@@ -183,7 +183,7 @@ def _awaits(shell: Any, cell: str) -> bool:
 def _with_cell_names(report: CheckupReport, shell: Any) -> CheckupReport:
     """The report with places in cells as tracebacks name them, and paths as seen from the working directory."""
     from rislab.checkup.findings import Findings
-    from rislab.checkup.silencing import file_and_line
+    from rislab.checkup.output.silencing import file_and_line
 
     findings = []
     for finding in report.findings:

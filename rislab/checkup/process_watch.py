@@ -21,21 +21,21 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.event_source import EventSource
-from rislab.checkup.events import Roots
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
-from rislab.checkup.foreign import ForeignOptimizer, MovedNetworks
-from rislab.checkup.gradient_samples import GradientSamples
-from rislab.checkup.interception import LOSSES
-from rislab.checkup.living_objects import living_objects
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
-from rislab.checkup.optimizers import has_numbers_to_step, tensors_held
-from rislab.checkup.rank_differences import RankMarks, RankObserver
-from rislab.checkup.recorder import StepRecorder
+from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
+from rislab.checkup.observers.unregistered import UnregisteredTensors
+from rislab.checkup.recording.event_source import EventSource
+from rislab.checkup.recording.events import Roots
+from rislab.checkup.recording.foreign import ForeignOptimizer, MovedNetworks
+from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.interception import LOSSES
+from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.optimizers import has_numbers_to_step, tensors_held
+from rislab.checkup.recording.recorder import StepRecorder
+from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
+from rislab.checkup.recording.windows import Declared
 from rislab.checkup.rules import Code
-from rislab.checkup.tracking import LoopObserver, TrackedOptimizer, unwrapped
-from rislab.checkup.unregistered import UnregisteredTensors
-from rislab.checkup.windows import Declared
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64

@@ -22,8 +22,8 @@ import pytest
 
 if TYPE_CHECKING:
     from rislab.checkup.findings import Findings
+    from rislab.checkup.output.report import CheckupReport
     from rislab.checkup.process_watch import ProcessWatch
-    from rislab.checkup.report import CheckupReport
 
 FIXTURE = "rislab_watch"
 DECLARATIONS = ("accumulation_steps", "mean", "clip_norm", "epochs", "scheduler_interval")
@@ -54,8 +54,8 @@ class WatchedTest:
             failed: whether an exception ended the test.
         """
         from rislab.checkup.findings import last_findings
-        from rislab.checkup.report import CheckupReport
-        from rislab.checkup.silencing import names_of, silence
+        from rislab.checkup.output.report import CheckupReport
+        from rislab.checkup.output.silencing import names_of, silence
 
         if self.report is None:
             findings = last_findings(self._watch, None, failed=failed, crashed=failed).relative_to(self._folder)
@@ -114,7 +114,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 def rislab_watch(request: pytest.FixtureRequest) -> Iterator[WatchedTest]:
     """Watches whatever trains in this test, and fails it by faults; `.findings()` leaves it to the test what fails."""
     from rislab.checkup.process_watch import ProcessWatch
-    from rislab.checkup.windows import Declared
+    from rislab.checkup.recording.windows import Declared
 
     options = _options_of(request.node)
     declared = Declared(**{"mean": ""} | {name: options[name] for name in DECLARATIONS if name in options})
@@ -134,7 +134,7 @@ def _options_of(item: pytest.Item) -> dict[str, Any]:
     """
     from rislab.checkup.findings import SEVERITIES
     from rislab.checkup.options import OPTIONS, check_options
-    from rislab.checkup.silencing import names_of
+    from rislab.checkup.output.silencing import names_of
     from rislab.errors import InputError, check_choice, check_fields
 
     markers = [*item.iter_markers("rislab")][::-1]
@@ -208,7 +208,7 @@ class FindingsReport:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Write the file, and say so."""
-        from rislab.checkup.formats import FORMATS, Setting, format_of_file
+        from rislab.checkup.output.formats import FORMATS, Setting, format_of_file
 
         report = self._report()
         setting = Setting(self._folder, "fault", report.exit_code())
@@ -220,7 +220,7 @@ class FindingsReport:
 
     def _report(self) -> CheckupReport:
         from rislab.checkup.findings import Finding, Findings
-        from rislab.checkup.report import CheckupReport, Silenced
+        from rislab.checkup.output.report import CheckupReport, Silenced
 
         rows = [(Finding.from_dict(plain), test) for test, own in self._tests for plain in own["findings"]]
         findings = Findings(finding for finding, _ in rows)

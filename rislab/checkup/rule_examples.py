@@ -94,7 +94,7 @@ class LoopNumbers(NamedTuple):
 def numbers_of(source: str) -> LoopNumbers | None:
     """Run the source of an example; what was counted, and what its steps got; None if it trains nothing."""
     from rislab.checkup.process_watch import ProcessWatch
-    from rislab.checkup.windows import Declared, compare_steps
+    from rislab.checkup.recording.windows import Declared, compare_steps
 
     with ProcessWatch(every=1) as watch:
         exec(compile(source, "train.py", "exec"), {"__name__": "__main__"})

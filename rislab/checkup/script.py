@@ -27,9 +27,9 @@ from typing import Any, NamedTuple, NoReturn
 from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
 from rislab.checkup.findings import Findings, last_findings
+from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
-from rislab.checkup.report import CheckupReport
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 from rislab.errors import InputError, error_text
 
 

@@ -15,7 +15,7 @@ from rislab.checkup.fit_watch import (
     is_first,
     needs,
 )
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 
 SKORCH = Framework("skorch", (1, 4), (1, 4))
 _Callback: Any = framework_class("Callback", ("skorch.callbacks",))

@@ -20,7 +20,7 @@ from rislab.checkup.fit_watch import (
     needs,
     owner_of,
 )
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 
 TRANSFORMERS = Framework("transformers", (5, 24), (5, 24))
 # Faults of a loss that does not use the count of items which it is handed.

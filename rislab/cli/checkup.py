@@ -19,10 +19,10 @@ from typing import Any
 
 from rislab import files
 from rislab.checkup.findings import MARKS, SEVERITIES, Finding
-from rislab.checkup.formats import FORMATS, Setting, format_of_file
 from rislab.checkup.options import OPTIONS
-from rislab.checkup.report import CheckupReport
-from rislab.checkup.silencing import Baseline, names_of, silence
+from rislab.checkup.output.formats import FORMATS, Setting, format_of_file
+from rislab.checkup.output.report import CheckupReport
+from rislab.checkup.output.silencing import Baseline, names_of, silence
 from rislab.cli import common, terminal
 from rislab.config import Config, Declaration, choice, declarations, declared, switch, text
 from rislab.errors import InputError
@@ -175,8 +175,8 @@ def _say(text: str, report: CheckupReport) -> None:
 
 
 def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupReport:
+    from rislab.checkup.recording.windows import Declared
     from rislab.checkup.script import run_script
-    from rislab.checkup.windows import Declared
 
     return run_script(
         options.script if options.module is None else options.module,

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import compare_gradients, flat_gradient
+from rislab.checkup.recording.gradients import compare_gradients, flat_gradient
 from rislab.training import records
 from rislab.training.loop import windows
 from rislab.training.records import EpochRecord, Record, StepRecord, epoch_records, step_records

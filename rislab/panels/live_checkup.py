@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from rislab.checkup.findings import OF_THE_END, Findings
-from rislab.checkup.gradients import compare_gradients
 from rislab.checkup.loop_watch import Watch, diagnose
-from rislab.checkup.rules import Code
-from rislab.checkup.trace import Step
-from rislab.checkup.windows import (
+from rislab.checkup.recording.gradients import compare_gradients
+from rislab.checkup.recording.trace import Step
+from rislab.checkup.recording.windows import (
     Declared,
     StepComparison,
     StepWindow,
@@ -25,6 +24,7 @@ from rislab.checkup.windows import (
     micro_batch_weights,
     step_window,
 )
+from rislab.checkup.rules import Code
 from rislab.faults.comparison import watched_loop
 from rislab.training.records import EpochRecord, Record, StepRecord
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rislab.checkup.loop_watch import Watch
-from rislab.checkup.windows import StepComparison, compare_steps, micro_batch_weights
+from rislab.checkup.recording.windows import StepComparison, compare_steps, micro_batch_weights
 from rislab.faults.example_loops import LOOPS, LoopPair
 from rislab.plots.style import GREY, LEGEND_BELOW, TraceStyle, template, trace_styles
 

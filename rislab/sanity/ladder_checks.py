@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients
+from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.data.covariance import (
     constant_baseline,
     covariance,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from rislab.checkup.gradients import flat_gradient
+from rislab.checkup.recording.gradients import flat_gradient
 from rislab.data.scene_config import PRESETS, SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
+from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.config import Config, choice, integer, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.data.scenes import SceneBatch

@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from rislab.checkup.findings import Findings
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import rislab
-from rislab.checkup import counting
 from rislab.checkup.loop_watch import Watch
+from rislab.checkup.recording import counting
 
 STEPS, CHANGE = 90, 75
 

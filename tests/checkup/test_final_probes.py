@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook
 
-from rislab.checkup.final_probes import keeps_outside
 from rislab.checkup.findings import Findings
+from rislab.checkup.probes.final_probes import keeps_outside
 from rislab.checkup.process_watch import ProcessWatch
 
 CALLS: list[int] = []

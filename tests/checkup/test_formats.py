@@ -12,10 +12,10 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from rislab.checkup import formats
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
-from rislab.checkup.formats import FORMATS, Setting, format_of_file
-from rislab.checkup.report import CheckupReport, Silenced
+from rislab.checkup.output import formats
+from rislab.checkup.output.formats import FORMATS, Setting, format_of_file
+from rislab.checkup.output.report import CheckupReport, Silenced
 from rislab.checkup.rules import RULES, Code
 
 SCHEMAS = Path(__file__).parent / "schemas"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from rislab.checkup.function_probes import function_probes
+from rislab.checkup.probes.function_probes import function_probes
 from tests.checkup.correct_networks import Of
 
 Formula = Callable[[Tensor], Tensor]

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from rislab.checkup.gradients import compare_gradients
+from rislab.checkup.recording.gradients import compare_gradients
 
 
 def test_gradients_are_compared_in_scale_and_direction() -> None:

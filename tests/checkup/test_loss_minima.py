@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rislab.checkup.loss_minima import BOUNDED, MINIMISERS, LossCalls
+from rislab.checkup.probes.loss_minima import BOUNDED, MINIMISERS, LossCalls
 
 GENERATOR = torch.Generator().manual_seed(4)
 REAL = torch.randn(6, 4, generator=GENERATOR)

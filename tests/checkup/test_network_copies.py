@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import rislab
-from rislab.checkup.network_copies import copy_network
+from rislab.checkup.probes.network_copies import copy_network
 
 CALLS: list[str] = []
 COUNT = 0

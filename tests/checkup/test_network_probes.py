@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import pack_sequence
 
-from rislab.checkup.network_probes import MIXED, network_probes
+from rislab.checkup.probes.network_probes import MIXED, network_probes
 from tests.checkup.correct_networks import CORRECT_NETWORKS, Of
 
 # A network and its arguments.

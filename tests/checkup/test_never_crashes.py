@@ -1288,7 +1288,10 @@ def test_an_error_of_the_checkup_is_a_finding(kind: str, monkeypatch: pytest.Mon
     def broken(*_: Any) -> None:
         raise LookupError("none such")
 
-    for module, name in (("input_changes.InputChanges", "on_forward_end"), ("event_source", "has_numbers")):
+    for module, name in (
+        ("observers.input_changes.InputChanges", "on_forward_end"),
+        ("recording.event_source", "has_numbers"),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(f"rislab.checkup.{module}.{name}", broken)
             with WATCHES[kind](model, optimizer) as watch:

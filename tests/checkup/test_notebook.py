@@ -20,7 +20,7 @@ from traitlets.config import Config
 import rislab
 from rislab.checkup.notebook import WATCHING, CellError, load_ipython_extension
 from rislab.checkup.options import OPTIONS
-from rislab.checkup.report import CheckupReport
+from rislab.checkup.output.report import CheckupReport
 from tests.checkup.test_html import Cells
 
 SETUP = """

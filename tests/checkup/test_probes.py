@@ -15,8 +15,8 @@ from torch.nn import functional
 
 import rislab
 from rislab.checkup.findings import Findings
-from rislab.checkup.probe_target import state_bytes
-from rislab.checkup.probes import PROBES
+from rislab.checkup.probes.probe_target import state_bytes
+from rislab.checkup.probes.suite import PROBES
 from rislab.errors import InputError
 from rislab.faults.catalogue import FAULTS
 from rislab.faults.patching import patched

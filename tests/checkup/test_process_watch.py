@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.report import CheckupReport
+from rislab.checkup.recording.windows import Declared
 from rislab.checkup.script import run_script
-from rislab.checkup.windows import Declared
 from rislab.cli.main import main
 from rislab.errors import InputError
 

@@ -15,8 +15,9 @@ import pytest
 import torch._dynamo  # a run within this process takes away what it imports, and torch cannot be imported twice
 
 import rislab
-from rislab.checkup import formats, process_watch, script
+from rislab.checkup import process_watch, script
 from rislab.checkup.findings import Findings, as_fault, as_note, as_warning, assert_no_faults
+from rislab.checkup.output import formats
 from rislab.checkup.rules import Code
 
 pytest_plugins = ["pytester"]

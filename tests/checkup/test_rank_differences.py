@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rislab.checkup.rank_differences import RankMarks, compare_ranks
+from rislab.checkup.observers.rank_differences import RankMarks, compare_ranks
 from tests.forks import Forked
 
 SAME = {f"1, step {step}": "a" for step in (1, 2, 4, 8)}

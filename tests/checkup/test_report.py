@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
-from rislab.checkup.report import CheckupReport, Silenced
+from rislab.checkup.output.report import CheckupReport, Silenced
 from rislab.checkup.rules import Code
 
 FAULT = as_fault(Code.WINDOW_SIZE, "stepped twice", "2")

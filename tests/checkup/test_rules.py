@@ -64,7 +64,7 @@ def test_faults_of_a_rule_are_in_the_catalogue_and_its_other_names_are_not(code:
 def test_every_finding_that_the_source_can_make_is_of_its_rule() -> None:
     """Calls such as as_fault(Code.CLIPPING, "never clipped", ...); computed names fail in the call if unknown."""
     calls = 0
-    for path in ROOM.glob("*.py"):
+    for path in ROOM.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and len(node.args) >= 2):
                 continue

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from rislab.checkup.findings import Findings, as_note
+from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.report import CheckupReport
 from rislab.checkup.rules import Code
 from rislab.checkup.script import run_script
 from rislab.errors import InputError
@@ -88,7 +88,7 @@ def test_nothing_is_tried_on_the_networks_of_a_run_that_was_broken_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     tried: list[Any] = []
-    monkeypatch.setattr("rislab.checkup.final_probes.network_probes", lambda *given: tried.append(given) or [])
+    monkeypatch.setattr("rislab.checkup.probes.final_probes.network_probes", lambda *given: tried.append(given) or [])
     run_script(script(tmp_path, PLAIN + end))
     assert bool(tried) is (end == "")
 

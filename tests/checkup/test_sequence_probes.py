@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rislab.checkup.sequence_probes import sequence_probes
+from rislab.checkup.probes.sequence_probes import sequence_probes
 from tests.checkup.correct_networks import Of
 
 ROWS, WIDTH = 24, 20

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
-from rislab.checkup.report import CheckupReport
+from rislab.checkup.output.report import CheckupReport
+from rislab.checkup.output.silencing import Baseline, file_and_line, names_of, silence
 from rislab.checkup.rules import Code
-from rislab.checkup.silencing import Baseline, file_and_line, names_of, silence
 from rislab.errors import InputError
 
 SCALE = as_fault(Code.GRADIENT_SCALE, "never divided", "α = 4", "train.py:2")

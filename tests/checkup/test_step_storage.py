@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import rislab
-from rislab.checkup import counting, merged_steps, step_storage
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import Watch, watched_run
+from rislab.checkup.recording import counting, merged_steps, step_storage
 from tests.forks import Forked
 
 Change = Callable[[int, Any], None]
@@ -153,7 +153,8 @@ def test_the_end_of_what_can_be_kept_is_said(monkeypatch: pytest.MonkeyPatch) ->
 GROWTH = """
 import gc, sys, torch, tracemalloc
 from torch import nn
-from rislab.checkup import printed_losses, step_storage, trace
+from rislab.checkup.observers import printed_losses
+from rislab.checkup.recording import step_storage, trace
 from rislab.checkup.process_watch import ProcessWatch
 
 step_storage.FIRST = trace.FORWARD_USES = printed_losses.LOSSES = 300

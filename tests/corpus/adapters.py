@@ -258,7 +258,7 @@ def watch(script: str) -> Said:
 
 def probe(module: nn.Module, inputs: Any, loss: Callable[..., Any], target: Any, optimizer: Any) -> Said:
     """`rislab.probe(network, loss, batches, optimizer=optimizer)` on the first batch."""
-    from rislab.checkup.probes import probe as tool
+    from rislab.checkup.probes.suite import probe as tool
 
     first = inputs[0] if len(inputs) == 1 else inputs
     return ours(tool(module, loss, [(first, target)], optimizer=optimizer))

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from rislab.checkup.findings import Finding
 from rislab.checkup.loop_watch import watch
 from rislab.checkup.process_watch import ProcessWatch
-from rislab.checkup.windows import Declared
+from rislab.checkup.recording.windows import Declared
 from tests.mutation.report import header, table
 from tests.mutation.trial import workers
 

@@ -22,7 +22,7 @@ import scipy.io
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rislab.checkup.silencing import Baseline, KnownFinding
+from rislab.checkup.output.silencing import Baseline, KnownFinding
 from rislab.data import foreign_files
 from rislab.data.measurement_files import read_measurement, template_fields, write_template
 from rislab.data.scene_config import SceneConfig

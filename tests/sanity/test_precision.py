@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import rislab
-from rislab.checkup.gradients import compare_gradients, flat_gradient
+from rislab.checkup.recording.gradients import compare_gradients, flat_gradient
 from rislab.errors import InputError
 from rislab.plots import precision as precision_plots
 from rislab.sanity import precision

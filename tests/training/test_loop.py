@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from rislab.checkup.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
+from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients, flat_gradient
 from rislab.data.covariance import nmse
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch

@@ -1,0 +1,247 @@
+"""Copies of trained weights that follow them: averages, target networks. One that moves away is looked for.
+
+A copy c of a weight p that is averaged moves along p − c. Whatever else a copy may do, it does not move against it,
+step by step.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.events import MANY, Observer
+from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.tensor_coordinates import cosine, few_coordinates, is_readable
+from rislab.checkup.rules import Code
+
+# Copies are looked for before these steps, and read before so many steps, then in pairs of this distance, which
+# doubles with the number of steps from 2 to this power on.
+LOOKS, FIRST, DISTANCE, RARER = (2,), 40, 16, 8
+# Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
+# Stored states of a network are near it too, and never move: they must not take the place of its average.
+WEIGHTS, COPIES, RENEWALS = 8, 16, 4
+# So many optimisers are followed: a loop that makes them again and again has no average of one.
+OPTIMIZERS = 16
+# A copy is at most so far from its weight, relative to it, when it is found.
+NEAR = 0.5
+# Cosine of a movement that is straight away from the weight; moves that make it certain; copies that must do it.
+AWAY, MOVES, TOGETHER = -0.99, 3, 2
+# An average moves a small share of the way; moves that make a large one certain.
+MOST_OF_IT, MOST_MOVES = 0.9, 8
+# One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
+MUCH_OF_IT, MANY_MOVES = 0.3, 30
+
+
+@dataclass(eq=False)
+class WeightCopy:
+    """A copy of a weight.
+
+    Args:
+        place: of the weight, among those that are looked at.
+        copy: itself, as long as it lives.
+        values: a few, when it was last read.
+        step: before which it was last read.
+        moves: how often it moved.
+        away: how often straight away from the weight.
+        shares: of the way to the weight that it moved, the first times; 1 if it became the weight.
+        share: the last one.
+        rested: whether it ever did not move between two steps.
+    """
+
+    place: int
+    copy: weakref.ReferenceType[Tensor]
+    values: Tensor
+    step: int
+    moves: int = 0
+    away: int = 0
+    shares: list[float] = field(default_factory=list)
+    share: float = 0.0
+    rested: bool = False
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether moves take nearly all of the way, or much of it for good, and never all, as those of a hard copy."""
+        first = len(self.shares) >= MOST_MOVES and all(MOST_OF_IT < share < 1 for share in self.shares)
+        return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
+
+
+class CopiesOfOne:
+    """Copies of the weights of one optimiser.
+
+    Args:
+        optimizer: whose weights may be copied.
+    """
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        held = [value for group in optimizer.param_groups for value in group["params"]]
+        self._weights = [value for value in held if is_readable(value) and value.requires_grad][:WEIGHTS]
+        self._copies: list[WeightCopy] = []
+        self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
+        self._step = self._renewals = 0
+
+    def before_step(self) -> None:
+        """Look for copies, or at those that are known."""
+        self._step += 1
+        if self._step in LOOKS:
+            known = {id(copy.copy()) for copy in self._copies}
+            for place, value in self._search():
+                if id(value) not in known:
+                    self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
+        if self._copies and self._is_read(self._step):
+            self._read()
+
+    def steps_to_read(self) -> int:
+        """How many steps come before the next one at which copies are read."""
+        return next(place for place in count() if self._is_read(self._step + 1 + place)) if self._copies else MANY
+
+    def count_step(self) -> None:
+        """A step comes of which nothing is read."""
+        self._step += 1
+
+    def _is_read(self, step: int) -> bool:
+        # Ever more rarely: what moves at all has moved often by then.
+        return step <= FIRST or step % (DISTANCE << max(0, step.bit_length() - RARER)) < 2
+
+    def _search(self, young: bool = False) -> list[tuple[int, Tensor]]:
+        """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place.
+
+        Args:
+            young: only among those that were made lately.
+        """
+        shapes = {value.shape for value in self._weights}
+        tensors = living_objects((Tensor, nn.Parameter), young, subclasses=False)
+        read = {id(copy.values) for copy in self._copies}
+        fitting = [one for one in tensors if one.shape in shapes and id(one) not in read and is_readable(one)]
+        known = {shape: self._of_shape(shape) for shape in shapes}
+        storages = {weight.data_ptr() for weight in self._weights}
+        near = []
+        for one in fitting:
+            if one.data_ptr() in storages or one.grad_fn is not None:
+                continue
+            places, values, norms = known[one.shape]
+            distances = ((values - few_coordinates(one)).norm(dim=1) / norms).nan_to_num(torch.inf)  # [weights]
+            nearest = int(distances.argmin())
+            if distances[nearest] <= NEAR:
+                near.append((places[nearest], one))
+        # In most loops nothing is near, and no optimiser need be looked for.
+        used = self._used(young) if near else set()
+        results, counts = [], Counter[int]()
+        for place, one in near:
+            if id(one) not in used and counts[place] < COPIES:
+                counts[place] += 1
+                results.append((place, one))
+        return results
+
+    def _used(self, young: bool) -> set[int]:
+        """Tensors that optimisers hold or use, by identity."""
+        self._optimizers.update(one for one in living_objects((Optimizer,), young) if "param_groups" in vars(one))
+        used: set[int] = set()
+        for optimizer in self._optimizers:
+            used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
+            states = [state for state in optimizer.state.values() if isinstance(state, dict)]
+            used |= {id(value) for state in states for value in state.values()}
+        return used
+
+    def _of_shape(self, shape: torch.Size) -> tuple[list[int], Tensor, Tensor]:
+        """Places of the weights of a shape, a few coordinates of each, and their norms."""
+        places = [place for place, weight in enumerate(self._weights) if weight.shape == shape]
+        values = torch.stack([few_coordinates(self._weights[place]) for place in places])  # [weights, coordinates]
+        return places, values, values.norm(dim=1)
+
+    def _read(self) -> None:
+        if any(copy.copy() is None for copy in self._copies):
+            self._renew()
+        for copy in self._copies:
+            value = copy.copy()
+            if value is None:
+                continue
+            values = few_coordinates(value)
+            change = values - copy.values
+            moved = bool(change.any())
+            copy.rested |= copy.step == self._step - 1 and not moved
+            if copy.step == self._step - 1 and moved:
+                copy.moves += 1
+                way = few_coordinates(self._weights[copy.place]) - copy.values
+                alike = cosine(change, way)
+                copy.away += alike < AWAY
+                share = 1.0 if torch.equal(change, way) else float(change @ way) / max(float(way @ way), 1e-30)
+                copy.share = share if alike > -AWAY else 0.0
+                if len(copy.shares) < MOST_MOVES:
+                    copy.shares.append(copy.share)
+            copy.values, copy.step = values, self._step
+
+    def _renew(self) -> None:
+        """An average may be a new tensor each time, in the place of the old one."""
+        dead = [copy for copy in self._copies if copy.copy() is None]
+        alive = {id(copy.copy()) for copy in self._copies}
+        self._renewals += 1
+        # A search through all objects would take as long as many steps.
+        candidates = self._search(young=True) if self._renewals <= RENEWALS else []
+        results = [(place, value) for place, value in candidates if id(value) not in alive]
+        for copy in dead:
+            fitting = [value for place, value in results if place == copy.place]
+            if fitting:
+                nearest = min(fitting, key=lambda value: float((few_coordinates(value) - copy.values).norm()))
+                copy.copy = weakref.ref(nearest)
+        self._copies = [copy for copy in self._copies if copy.copy() is not None or copy.moves >= MOVES]
+
+    def too_fast(self) -> str:
+        """What was measured of copies that keep next to nothing of what they were, "" if they do."""
+        fast = [copy for copy in self._copies if copy.overtaken]
+        if not fast or len(fast) < min(TOGETHER, len(self._weights)):
+            return ""
+        text = f"{len(fast)} copies of weights moved {fast[0].share:.4g} of the way to the weights in the end"
+        return f"{text}: next to nothing is averaged"
+
+    def evidence(self) -> str:
+        """What was measured of copies that move away, "" if they do not."""
+        moving = [copy for copy in self._copies if copy.moves >= MOVES]
+        away = [copy for copy in moving if copy.away == copy.moves]
+        if not away or len(away) < min(TOGETHER, len(self._weights)) or 2 * len(away) < len(moving):
+            return ""
+        moves = sum(copy.away for copy in away)
+        return f"{len(away)} copies of weights moved {moves} times, each time straight away from the weights"
+
+
+class MovingAverages(Observer):
+    """Looks for copies of the weights of each optimiser that steps."""
+
+    def __init__(self) -> None:
+        # What dies with its optimiser is of no concern any more.
+        self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
+        self._visited = 0
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """Between two steps, the weights stay, and their averages move."""
+        copies = self._copies.get(optimizer)
+        if copies is None and self._visited < OPTIMIZERS:
+            self._visited += 1
+            copies = self._copies[optimizer] = CopiesOfOne(optimizer)
+        if copies is not None:
+            copies.before_step()
+
+    def may_count(self) -> int:
+        """Copies are read in pairs of steps."""
+        return min((copies.steps_to_read() for copies in self._copies.values()), default=MANY)
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        copies = self._copies.get(optimizer)
+        if copies is not None:
+            copies.count_step()
+
+    def findings(self) -> list[Finding]:
+        """One for each optimiser whose weights have such copies."""
+        texts = dict.fromkeys(copies.evidence() for copies in self._copies.values())
+        fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
+        return [
+            *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
+            *(as_warning(Code.WEIGHTS, "average of the last weights alone", text) for text in fast if text),
+        ]

@@ -1,0 +1,184 @@
+"""Terms of a loss that carry no gradient, and were to train something: numbers that come from what is trained.
+
+What comes from elsewhere may vary, as the entropy of a teacher does, and is right unless it is always 0.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import Module
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.interception import BACKWARDS
+from rislab.checkup.recording.loss_graph import depends_on, sources_of, weighed_node
+from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.rules import Code
+
+# Backwards of one line that must agree; sums between two of them that are held; nodes of a loss that are gone through;
+# spread of a term that is no constant; relative error of a multiple.
+AGREEING, HELD, NODES, SPREAD, EXACT = 6, 8, 64, 1e-4, 1e-5
+# So many tensors and numbers between two backwards are followed.
+FOLLOWED, NUMBERS = 4096, 64
+_SUMS = ("AddBackward", "SubBackward")
+
+
+@dataclass
+class _Term:
+    """A number that carries no gradient, and is added to a loss.
+
+    Args:
+        value: itself.
+        trained: whether it comes from what is trained; None if from another network.
+        shares: of each number that was read of what is trained; empty if it is a tensor.
+    """
+
+    value: float
+    trained: bool | None
+    shares: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Place:
+    """What backwards of one line have shown.
+
+    Args:
+        where: file and line.
+        terms: those without a gradient, for each backward.
+    """
+
+    where: str
+    terms: list[list[_Term]] = field(default_factory=list)
+
+
+class ConstantTerms(Observer):
+    """Looks at the sums behind the first backwards, and at what their numbers were computed from."""
+
+    def __init__(self) -> None:
+        self._sums: dict[Node, _Term] = {}  # what carries no gradient, by the node of the sum
+        self._places: dict[tuple[str, ...], _Place] = {}
+        self._backwards = 0
+        self._trained: dict[int, Tensor] = {}  # what optimisers have stepped on
+        # What carries no gradient, and comes from what is trained, or else from another network.
+        self._followed: dict[int, tuple[weakref.ReferenceType[Tensor], bool]] = {}
+        self._numbers: list[float] = []  # that were read of what is trained
+
+    def _origin(self, given: Iterable[Any]) -> bool | None:
+        """Whether numbers come from what is trained, None if from other networks, False if from neither."""
+        other = False
+        for value in tensors_of(given):
+            reference, trained = self._followed.get(id(value), (None, False))
+            known = reference is not None and reference() is value
+            if (known and trained) or (value.requires_grad and depends_on(value, self._trained.keys())):
+                return True
+            other |= known or value.requires_grad
+        return None if other else False
+
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        """Something without a gradient was computed."""
+        if not self._trained:
+            return
+        origin = self._origin(given)
+        if isinstance(output, float):
+            self._numbers += [output] if origin and len(self._numbers) < NUMBERS else []
+        elif origin is not False:
+            self._follow(output, bool(origin))
+
+    def _follow(self, output: Any, trained: bool) -> None:
+        for value in tensors_of(output):
+            if not value.requires_grad and len(self._followed) < FOLLOWED:
+                self._followed[id(value)] = weakref.ref(value), trained
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A network may give what carries no gradient."""
+        if self._trained and self._backwards < BACKWARDS:
+            own = [*Module.parameters(call.module)]
+            if own:
+                self._follow(call.output, any(id(value) in self._trained for value in own))
+
+    def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
+        """A number was computed as a sum."""
+        constants = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]
+        if not self._trained or len(given) != 2 or len(constants) != 1 or output.grad_fn is None:
+            return
+        # Each holds the graph behind it, of which no backward may ever come.
+        self._sums = {} if len(self._sums) >= HELD else self._sums
+        value = float(constants[0])
+        shares = [] if isinstance(constants[0], Tensor) else [value / one for one in self._numbers if one]
+        self._sums[output.grad_fn] = _Term(value, bool(shares) or self._origin(constants), shares)
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """What is stepped on is trained."""
+        if self._backwards < BACKWARDS:
+            self._trained |= {id(value): value for value in tensors_held(optimizer)}
+
+    def on_backward(self, roots: Roots) -> None:
+        """A backward begins."""
+        self._backwards += 1
+        sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
+        if self._backwards >= BACKWARDS:
+            self._trained = {}
+        root = roots[0][0] if len(roots) == 1 else None
+        if not self._trained or root is None or root.grad_fn is None:
+            return
+        where, stack = caller()
+        terms = [sums[node] for node in _sums_behind(root) if node in sums]
+        self._places.setdefault(stack, _Place(where)).terms.append(terms)
+
+    def end(self, error: BaseException | None) -> None:
+        """Hold no graphs, and no tensors."""
+        self._sums, self._trained, self._followed = {}, {}, {}
+
+    def findings(self) -> list[Finding]:
+        """One for each line of a backward."""
+        results = []
+        for place in self._places.values():
+            numbers = {len(terms) for terms in place.terms}
+            if len(place.terms) < AGREEING or len(numbers) > 1:
+                continue
+            for terms in zip(*place.terms, strict=True):
+                low, high = min(term.value for term in terms), max(term.value for term in terms)
+                if all(term.trained for term in terms) and high - low > SPREAD * max(abs(low), abs(high)):
+                    if terms[0].shares and not _are_multiples(terms):
+                        continue
+                    text = f"a term of {low:.4g} to {high:.4g} is added to the loss that comes from what is trained, "
+                    text += "and carries no gradient"
+                elif all(term.trained is None and term.value == 0 for term in terms):
+                    text = "a term that is computed from a network which is not trained is added to the loss, and is 0"
+                else:
+                    continue
+                text = f"in all {len(terms)} backwards that were looked at, {text}: 0 of it trains anything"
+                results.append(as_warning(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
+        return results[:1]
+
+
+def _are_multiples(terms: Sequence[_Term]) -> bool:
+    """Whether terms are one and the same multiple of a number that was read before each."""
+    return any(
+        all(any(abs(other - share) <= EXACT * abs(share) for other in term.shares) for term in terms)
+        for share in terms[0].shares
+    )
+
+
+def _sums_behind(root: Tensor) -> Iterator[Node]:
+    """The sums that a loss consists of."""
+    waiting = [weighed_node(root, ())]
+    for _ in range(NODES):
+        node = waiting.pop() if waiting else None
+        if node is None:
+            return
+        if node.name().startswith(_SUMS):
+            yield node
+            waiting += sources_of(node)
+        elif node.name().startswith(("MulBackward", "DivBackward", "NegBackward")):
+            waiting += islice(sources_of(node), 1)

@@ -1,0 +1,168 @@
+"""Freezing that has no effect: frozen tensors that move all the same, and modules that were given an attribute."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, as_warning, listed
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import MANY, ForwardEvent, Observer, Roots
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.rules import Code
+
+# Tensors that are looked at, steps that are, and moves that are no accident.
+TENSORS, FIRST, MOVES = 8, 8, 2
+# What a factor that all coordinates have in common may differ by.
+SAME = 1e-3
+
+
+@dataclass(eq=False)
+class FrozenTensor:
+    """A tensor that asks for no gradient.
+
+    Args:
+        tensor: itself.
+        values: a few, when they were last read.
+        gradient: a few coordinates of what stood in its `.grad` at the last step, None for none.
+        decayed: how often it was shrunk outside of the step, all coordinates alike.
+        stepped: how often it moved in a step, on no gradient or on one of before.
+        shrunk: by what factor, all in all.
+    """
+
+    tensor: Tensor
+    values: Tensor
+    gradient: Tensor | None = None
+    decayed: int = 0
+    stepped: int = 0
+    shrunk: float = 1.0
+
+    def note_decay(self) -> None:
+        """Read the values before a step, and ask whether they were shrunk since the step before."""
+        values = few_coordinates(self.tensor)
+        used = self.values.abs() > 0
+        if bool((values != self.values).any()) and bool(used.any()):
+            factors = values[used] / self.values[used]
+            factor = float(factors.median())
+            if 0.5 < factor < 1 and bool(((factors - factor).abs() <= SAME * (1 - factor) + 1e-6).all()):
+                self.decayed += 1
+                self.shrunk *= factor
+        self.values = values
+
+    def note_step(self) -> None:
+        """Read the values after a step."""
+        values, gradient = few_coordinates(self.tensor), self._gradient()
+        # One who puts gradients there by hand puts another one there each time.
+        left = gradient is None or not bool(gradient.any())
+        known = left or (gradient is not None and self.gradient is not None and torch.equal(gradient, self.gradient))
+        self.stepped += known and not torch.equal(values, self.values)
+        self.values, self.gradient = values, gradient
+
+    def _gradient(self) -> Tensor | None:
+        return None if self.tensor.grad is None or self.tensor.grad.is_sparse else few_coordinates(self.tensor.grad)
+
+
+class FrozenTensors(Observer):
+    """Looks at the frozen tensors of each optimiser in its first steps, and at those that are frozen later."""
+
+    def __init__(self) -> None:
+        self._held: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
+        # Of each optimiser, its last step, and the one since which frozen tensors are followed.
+        self._steps: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
+        self._any = False  # whether one was ever held
+        self._where = ""
+        self._looks = Looks()
+        self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+        self._stepped: set[int] = set()
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
+        if self._looks.wanted(id(call.module)):
+            for name, module in call.module.named_modules():
+                if vars(module).get("requires_grad") is False and not _mentions(type(module), "requires_grad"):
+                    self._frozen_modules[module] = name or type(module).__name__
+
+    def on_backward(self, roots: Roots) -> None:
+        """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
+        for frozen in self._held.values() if self._any else ():
+            if frozen:
+                frozen[:] = [one for one in frozen if not one.tensor.requires_grad]
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """What has happened since the step before is not the optimiser's doing."""
+        number, begun = self._steps.get(optimizer, (0, 1))
+        number += 1
+        if number == 1 or (number > begun + FIRST and self._looks.wanted(("step", id(optimizer)))):
+            begun = self._begin(optimizer, number, begun)
+        elif begun < number < begun + FIRST:
+            for one in self._held.get(optimizer, ()):
+                one.note_decay()
+            self._where = self._where or caller()[0]
+        self._steps[optimizer] = number, begun
+
+    def _begin(self, optimizer: Optimizer, number: int, begun: int) -> int:
+        """Follow what is frozen now for some steps; the number of the first, that of before if nothing is new."""
+        held = [value for group in optimizer.param_groups for value in group["params"]]
+        if number == 1 and self._frozen_modules:
+            self._stepped.update(map(id, held))
+        known = self._held.get(optimizer, [])
+        followed = {id(one.tensor) for one in known}
+        some = [one for one in held if not one.requires_grad and id(one) not in followed and is_readable(one)]
+        # Where all are frozen, gradients come from elsewhere.
+        if not some[:TENSORS] or not any(value.requires_grad for value in held):
+            return begun
+        for one in known:
+            one.values = few_coordinates(one.tensor)
+        self._held[optimizer] = [*known, *(FrozenTensor(value, few_coordinates(value)) for value in some[:TENSORS])]
+        self._any = True
+        return number
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """What has happened in the step is."""
+        number, begun = self._steps.get(optimizer, (1, 1))
+        if number < begun + FIRST:
+            for one in self._held.get(optimizer, ()):
+                one.note_step()
+
+    def may_count(self) -> int:
+        """What was frozen lately is followed for some steps."""
+        following = any(number < begun + FIRST for number, begun in self._steps.values())
+        return 0 if self._any and following else MANY
+
+    def findings(self) -> list[Finding]:
+        """One for each optimiser whose frozen tensors move."""
+        results = []
+        for module, name in self._frozen_modules.items():
+            own = list(nn.Module.parameters(module))
+            count = sum(id(value) in self._stepped for value in own)
+            if count and all(value.requires_grad for value in own):
+                text = f"{name}, a {type(module).__name__}, has an attribute requires_grad, which freezes nothing: "
+                text += f"the optimiser steps {count} of its tensors, and all ask for gradients"
+                results.append(as_fault(Code.WEIGHTS, "requires_grad of a module", text))
+        for optimizer, frozen in self._held.items():
+            decayed = [one for one in frozen if one.decayed >= MOVES and not one.tensor.requires_grad]
+            stepped = [one for one in frozen if one.stepped >= MOVES and not one.tensor.requires_grad]
+            # A step that moves what is to get no gradient is wrong; a decay by hand may be meant, as of a temperature.
+            kind, moved = (as_fault, stepped) if stepped else (as_warning, decayed)
+            who = f"{type(optimizer).__name__}.step(), on gradients or moments of before"
+            if decayed and not stepped:
+                shrink = math.prod(one.shrunk for one in decayed) ** (1 / sum(one.decayed for one in decayed))
+                who = f"a decay outside of the step, by a factor of {shrink:.6g} each time"
+            if moved:
+                shapes = listed(["×".join(map(str, one.tensor.shape)) for one in moved])
+                text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"
+                results.append(kind(Code.WEIGHTS, "frozen weights move", text, self._where))
+        return results
+
+
+def _mentions(kind: type, name: str) -> bool:
+    """Whether methods of a class, unless they are torch's, have a use of their own for an attribute."""
+    methods = [one for base in kind.__mro__ if not base.__module__.startswith("torch.") for one in vars(base).values()]
+    return any(name in one.__code__.co_names for one in methods if isinstance(one, FunctionType))

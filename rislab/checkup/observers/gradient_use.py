@@ -1,0 +1,230 @@
+"""Which terms of a loss train anything: whether a step comes before their gradients are zeroed, and whose step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer, Roots
+from rislab.checkup.recording.loss_graph import summands, tensors_behind, weighed_node
+from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.rules import Code
+
+# So many backwards are looked at; so many must agree.
+BACKWARDS, AGREEING = 48, 3
+# Tensors of each optimiser whose gradients are looked at.
+WITNESSES = 3
+# A gradient that was neither zeroed nor stepped on in so many further backwards is forgotten.
+OPEN = 8
+
+
+@dataclass(eq=False)
+class _Term:
+    """A term of what backward() was called on.
+
+    Args:
+        held: for each optimiser, by its number, some of its tensors that the term depends on.
+        reached: numbers of these optimisers, that of the nearest tensor first.
+        loose: whether it depends on tensors that no optimiser holds.
+        steppers: numbers of the optimisers that stepped on its gradient.
+    """
+
+    held: dict[int, list[Tensor]]
+    reached: list[int]
+    loose: bool
+    steppers: list[int] = field(default_factory=list)
+
+    def note_zeroed(self) -> None:
+        """Forget the optimisers whose gradients are gone."""
+        for number, tensors in [*self.held.items()]:
+            if not any(value.grad is not None and bool(value.grad.any()) for value in tensors):
+                del self.held[number]
+
+
+@dataclass(eq=False)
+class _Use:
+    """A backward, and what became of its gradients.
+
+    Args:
+        where: file and line.
+        stack: files and lines that led there.
+        terms: of what it was called on.
+        age: how many backwards came after it.
+    """
+
+    where: str
+    stack: tuple[str, ...]
+    terms: list[_Term]
+    age: int = 0
+
+
+@dataclass
+class _Place:
+    """What backwards of one line have shown.
+
+    Args:
+        where: file and line.
+        wasted: for each backward, the places of the terms that nobody stepped on, while another one was.
+        terms: their number, for each backward.
+        reached: whom each wasted term reached.
+    """
+
+    where: str
+    wasted: list[set[int]] = field(default_factory=list)
+    terms: list[int] = field(default_factory=list)
+    reached: dict[int, str] = field(default_factory=dict)
+
+
+class GradientUse(Observer):
+    """Follows the gradients of the first backwards, until they are zeroed or stepped on."""
+
+    def __init__(self) -> None:
+        self._backwards = 0
+        self._optimizers: list[Optimizer] = []
+        self._holder: dict[int, int] = {}
+        self._open: list[_Use] = []
+        self._places: dict[tuple[str, ...], _Place] = {}
+        self._fed: dict[str, list[str]] = {}
+        self._begun: _Use | None = None
+
+    def on_backward(self, roots: Roots) -> bool:
+        """A backward begins."""
+        self._begun = None
+        if self._backwards < BACKWARDS:
+            self._note_backward(roots)
+            return False
+        self._open = []
+        return True
+
+    def _note_backward(self, roots: Roots) -> None:
+        self._backwards += 1
+        self._note_zeroed()
+        single = roots[0][0] if len(roots) == 1 else None
+        if single is None or single.grad_fn is None or single.numel() != 1:
+            return
+        if not self._optimizers:
+            return
+        node = weighed_node(single, ())
+        terms = summands(node) if node is not None else []
+        where, stack = caller()
+        results = [self._term(term) for term in terms]
+        if results and all(term is not None for term in results):
+            self._begun = _Use(where, stack, [term for term in results if term is not None])
+
+    def on_backward_end(self) -> bool:
+        """The gradients of a backward are there."""
+        if self._begun is not None:
+            self._open.append(self._begun)
+            self._begun = None
+        return self._backwards >= BACKWARDS
+
+    def _term(self, node: Node) -> _Term | None:
+        """The tensors that a term depends on, those nearest to it first; None if there are too many nodes."""
+        held: dict[int, list[Tensor]] = {}
+        loose = False
+        for value in tensors_behind(node):
+            if value is None:
+                return None
+            number = self._holder.get(id(value))
+            loose |= number is None
+            if number is not None:
+                held.setdefault(number, []).append(value)
+        return _Term({number: _smallest(values) for number, values in held.items()}, [*held], loose)
+
+    def _note_zeroed(self) -> None:
+        """See whose gradients are gone, and close what nobody can step on any more."""
+        for use in self._open:
+            use.age += 1
+            for term in use.terms:
+                term.note_zeroed()
+        for use in [*self._open]:
+            if not any(term.held for term in use.terms) or use.age > OPEN:
+                self._open.remove(use)
+                self._close(use)
+
+    def _close(self, use: _Use) -> None:
+        if use.age > OPEN and any(term.held for term in use.terms):
+            return
+        trained = [bool(term.steppers) for term in use.terms]
+        wasted = {place for place, done in enumerate(trained) if not done and use.terms[place].reached}
+        wasted = {place for place in wasted if not use.terms[place].loose} if any(trained) else set()
+        place = self._places.setdefault(use.stack, _Place(use.where))
+        place.wasted.append(wasted)
+        place.terms.append(len(use.terms))
+        for one in wasted:
+            place.reached[one] = self._label(use.terms[one].reached)
+
+    def _label(self, numbers: list[int]) -> str:
+        held = [(type(self._optimizers[one]).__name__, len(tensors_held(self._optimizers[one]))) for one in numbers]
+        return " and ".join(f"the {name} of {count} tensors" for name, count in held)
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
+        """A step begins: on what gradients?"""
+        if self._backwards >= BACKWARDS and not self._open:
+            return True
+        self._note_step(optimizer)
+        return False
+
+    def _note_step(self, optimizer: Optimizer) -> None:
+        number = next((place for place, one in enumerate(self._optimizers) if one is optimizer), None)
+        if number is None:
+            # New: what is open was followed without it.
+            if self._backwards < BACKWARDS:
+                self._holder |= {id(value): len(self._optimizers) for value in tensors_held(optimizer)}
+                self._optimizers.append(optimizer)
+            self._open = []
+            return
+        for use in self._open:
+            for term in use.terms:
+                term.note_zeroed()
+        live = [use for use in self._open if any(number in term.held for term in use.terms)]
+        self._note_fed(number, live)
+        for use in live:
+            for term in use.terms:
+                if number in term.held and number not in term.steppers:
+                    term.steppers.append(number)
+
+    def _note_fed(self, number: int, live: list[_Use]) -> None:
+        """A step on a gradient that another optimiser has stepped on already, and on one of its own loss alone."""
+        own = [use for use in live if all(term.reached == [number] for term in use.terms)]
+        for use in live:
+            for term in use.terms:
+                others = [one for one in term.steppers if one != number]
+                # The other's tensors lie behind its own, as a generator's behind the discriminator.
+                behind = bool(others) and term.reached[0] == number and number not in term.steppers
+                if behind and own and own[-1] is not use and own[-1].age < use.age:
+                    text = f"{self._label([number])} also steps on the gradient of the backward at {use.where}, on "
+                    text += f"which {self._label(others[:1])} has stepped before"
+                    self._fed.setdefault(own[-1].where, []).append(text)
+                    return
+
+    def findings(self) -> list[Finding]:
+        """One for each line of a backward."""
+        results = []
+        for place in self._places.values():
+            same = len(set(place.terms)) == 1 and len(place.terms) >= AGREEING
+            for one in sorted(set.intersection(*place.wasted)) if same else ():
+                text = f"term {one + 1} of {place.terms[0]} of what backward() was called on depends on tensors of "
+                text += (
+                    f"{place.reached.get(one, 'others')} alone, whose gradients were zeroed before a step, in all of "
+                )
+                text += f"{len(place.terms)} backwards: 0 of it trains anything"
+                results.append(as_fault(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
+        for where, texts in self._fed.items():
+            if len(texts) >= AGREEING:
+                text = f"in {len(texts)} steps {texts[-1]}"
+                results.append(as_warning(Code.ZEROING, "gradients of another loss", text, where))
+        return results
+
+    def end(self, error: BaseException | None) -> None:
+        """Hold no tensors."""
+        self._open, self._begun, self._optimizers = [], None, []
+
+
+def _smallest(values: list[Tensor]) -> list[Tensor]:
+    return sorted(values, key=Tensor.numel)[:WITNESSES]

@@ -1,0 +1,176 @@
+"""Inputs that hold other numbers each time they come: data that are changed in place, as by a dataset that reads them.
+
+Numbers that lie on one straight line over the old ones, and not on the identity, were scaled or shifted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.rules import Code
+
+# Numbers that are read of an input; inputs that are remembered; changes that make it certain.
+NUMBERS, PLACES, CHANGES = 32, 64, 3
+# Residual of the straight line from the old numbers to the new ones, as a share of their spread; and rounding.
+STRAIGHT, ROUNDING = 1e-3, 1e-6
+# Samples that are read of each array that a dataset holds; arrays, of datasets within datasets so deep.
+SAMPLES, ARRAYS, DEPTH = 4, 16, 4
+
+
+@dataclass
+class _Sample:
+    """Numbers of one sample that a dataset holds.
+
+    Args:
+        name: of the dataset and of what it holds.
+        where: file and line at which the dataset reads a sample.
+        numbers: that it held when it was read last.
+        changes: scale and shift of each change since then.
+    """
+
+    name: str
+    where: str
+    numbers: Tensor
+    changes: list[tuple[float, float]] = field(default_factory=list)
+
+
+class InputChanges(Observer):
+    """Compares inputs with what the same memory held when it came before, and samples of datasets with themselves."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, ...], Tensor] = {}
+        self._looks = Looks()
+        self._changes: list[tuple[float, float]] = []
+        self._where = ""
+        self._samples: dict[tuple[int, int], _Sample] = {}
+        self._begun: list[Any] = []  # the dataset of a pass that has met no forward
+        self._looks = Looks()
+        self._patch: Any = None
+
+    def begin(self) -> None:
+        """Report passes over datasets from now on."""
+        original = DataLoader.__iter__
+
+        @functools.wraps(original)
+        def reporting(loader: DataLoader[Any]) -> Any:
+            self._begun = [loader.dataset]
+            return original(loader)
+
+        self._patch = mock.patch.object(DataLoader, "__iter__", reporting)
+        self._patch.start()
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Look at the first input of a network in training mode, and at the dataset of a pass that has begun."""
+        begun, self._begun = self._begun, []
+        if not call.training or not torch.is_grad_enabled() or len(self._changes) >= CHANGES:
+            return
+        if begun and self._looks.wanted("pass"):
+            for name, where, sample in _samples_of(begun[0]):
+                self._compare(name, where, sample)
+        first = next(iter(call.inputs), None)
+        if first is None or not first.is_floating_point() or first.numel() < NUMBERS or first.requires_grad:
+            return
+        place = (first.data_ptr(), *first.shape)
+        if not self._looks.wanted(place):
+            return
+        before = self._numbers.get(place)
+        if before is None and len(self._numbers) >= PLACES:
+            return
+        now = _some(first)
+        self._numbers[place] = now
+        change = None if before is None else _change(before, now)
+        if change is not None:
+            self._changes.append(change)
+            self._where = self._where or caller()[0]
+
+    def _compare(self, name: str, where: str, sample: Tensor) -> None:
+        now = _some(sample)
+        known = self._samples.setdefault((sample.data_ptr(), sample.numel()), _Sample(name, where, now))
+        change = _change(known.numbers, now)
+        known.numbers = now
+        if change is not None:
+            known.changes.append(change)
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        if self._patch is not None:
+            self._patch.stop()
+        self._begun = []
+
+    def findings(self) -> list[Finding]:
+        """One if inputs were scaled or shifted again and again."""
+        again = next((one for one in self._samples.values() if len(one.changes) >= CHANGES), None)
+        if again is not None:
+            (scale, shift), where = again.changes[-1], again.where
+            text = f"{again.name}: between passes, a sample changed {len(again.changes)} times, at last to the numbers "
+        elif len(self._changes) >= CHANGES:
+            (scale, shift), where = self._changes[-1], self._where
+            text = f"{CHANGES} inputs came again from the same memory, each time with the numbers "
+        else:
+            return []
+        text += f"before times {scale:.4g} plus {shift:.4g}"
+        return [as_warning(Code.DRIFT, "inputs changed in place", text, where)]
+
+
+def _some(value: Tensor) -> Tensor:
+    flat = value.detach().reshape(-1)
+    return flat[:: max(1, len(flat) // NUMBERS)][:NUMBERS].double().cpu()
+
+
+def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:
+    """Scale and shift by which numbers became others; None if they are the same, or became others in another way."""
+    rounding = ROUNDING * float(now.norm())
+    old, new = before - before.mean(), now - now.mean()
+    square = float(old @ old)
+    if square == 0 or float((now - before).norm()) <= rounding:
+        return None
+    scale = float(old @ new) / square
+    shift = float(now.mean()) - scale * float(before.mean())
+    straight = float((new - scale * old).norm()) <= max(STRAIGHT * float(new.norm()), rounding)
+    return (scale, shift) if scale and straight else None
+
+
+def _samples_of(dataset: Any, depth: int = DEPTH) -> Iterator[tuple[str, str, Tensor]]:
+    """Some samples of what a dataset holds, and those within it; each with its name, and where it is read."""
+    reader = getattr(type(dataset), "__getitem__", None)
+    where = ""
+    if isinstance(reader, FunctionType) and not str(reader.__module__).startswith("torch."):
+        where = f"{reader.__code__.co_filename}:{reader.__code__.co_firstlineno}"
+    arrays = 0
+    for name, value in list(getattr(dataset, "__dict__", {}).items()):
+        for array in value if isinstance(value, tuple) and len(value) < SAMPLES else (value,):
+            if depth and hasattr(type(array), "__getitem__") and not isinstance(array, Tensor | np.ndarray | list):
+                yield from _samples_of(array, depth - 1)
+            elif arrays < ARRAYS:
+                arrays += 1
+                for sample in _samples_in(array):
+                    yield f"{type(dataset).__name__}.{name}", where, sample
+
+
+def _samples_in(array: Any) -> Iterator[Tensor]:
+    """Some samples of a tensor or an array of several dimensions, or of a list."""
+    if not isinstance(array, Tensor | np.ndarray | list) or len(getattr(array, "shape", (0, 0))) < 2:
+        return
+    for place in range(0, len(array), max(1, len(array) // SAMPLES)):
+        sample: Any = array[place]
+        # A pair of input and target.
+        sample = sample[0] if isinstance(sample, tuple | list) and sample else sample
+        if isinstance(sample, np.ndarray) and sample.dtype.kind == "f" and sample.flags.writeable:
+            sample = torch.from_numpy(sample)
+        plain = type(sample) is Tensor and sample.layout is torch.strided
+        if plain and sample.is_floating_point() and sample.numel() >= NUMBERS and not sample.requires_grad:
+            yield sample

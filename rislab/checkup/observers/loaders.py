@@ -1,0 +1,203 @@
+"""Loaders that do not give what they should: the first batch at each step, no batch, a few samples, other classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.optimizer import Optimizer
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from rislab.checkup.findings import Finding, as_fault, as_warning, listed
+from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensor_coordinates import few_coordinates
+from rislab.checkup.rules import Code
+
+# So many passes that end after one step are no accident.
+CERTAIN = 8
+# Samples of a dataset whose classes are looked at.
+SAMPLES = 200_000
+
+
+@dataclass
+class _Pass:
+    """A pass over a loader in its own order.
+
+    Args:
+        batches: that it would give.
+        where: file and line of the loop.
+        first: a few numbers of the first input that was trained on, None before it.
+        steps: since it began.
+        forwards: in training, since it began.
+    """
+
+    batches: int
+    where: str
+    first: Tensor | None = None
+    steps: int = 0
+    forwards: int = 0
+
+
+class LoaderPasses(Observer):
+    """Listens to the iterators of loaders, and to the training that follows."""
+
+    def __init__(self) -> None:
+        self._iterators = Replacement(DataLoader, "__iter__", self._reporting)
+        self._begun: list[tuple[DataLoader[Any], str]] = []
+        self._now: _Pass | None = None
+        self._before: _Pass | None = None
+        self._again: dict[str, tuple[int, int]] = {}  # by line: passes of one step with one batch, and its batches
+        self._findings: dict[tuple[str, str], Finding] = {}
+        # By the classes of a loader's samples, None if unknown: where it is read, and the steps in its passes.
+        self._classes: dict[frozenset[int] | None, list[Any]] = {}
+        self._reads: list[Any] = ["", 0]
+        self._outputs = 0
+        self.sizes: set[int] = set()  # of datasets
+        self._looks = Looks()
+
+    def begin(self) -> None:
+        """Report iterators from now on."""
+        self._iterators.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(loader: DataLoader[Any]) -> Any:
+            # Looked at later, where an error of the checkup's own does no harm.
+            self._begun = [*self._begun[-1:], (loader, caller()[0])]
+            return original(loader)
+
+        return reporting
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        self._look_at_begun()
+        now = self._now
+        if now is not None and call.training and torch.is_grad_enabled() and call.inputs:
+            now.forwards += 1
+            now.first = few_coordinates(call.inputs[0]) if now.first is None else now.first
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed: of how many classes?"""
+        if not self._outputs and call.function is functional.cross_entropy and torch.is_grad_enabled():
+            given = loss_arguments(call)
+            if given is not None and given[0].dim() == 2 and given[1].dim() == 1:
+                self._outputs = given[0].shape[1]
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._reads[1] += 1
+        if self._now is not None:
+            self._now.steps += 1
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over: of a pass that began before its first forward was met, nothing is known."""
+        self._begun = []
+        self.after_step(optimizer)
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._iterators.__exit__()
+        self._look_at_begun()
+
+    def _look_at_begun(self) -> None:
+        begun, self._begun = self._begun, []
+        for loader, where in begun:
+            if not isinstance(loader.dataset, IterableDataset):
+                self._look_at(loader, where)
+                if isinstance(loader.dataset, Sized):
+                    self.sizes.add(len(loader.dataset))
+
+    def _look_at(self, loader: DataLoader[Any], where: str) -> None:
+        sampler = loader.sampler
+        if self._looks.wanted("classes"):
+            self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])
+        else:
+            self._reads = ["", 0]
+        if type(sampler) is WeightedRandomSampler and len(sampler.weights) < len(loader.dataset):  # type: ignore[arg-type]
+            few, all_of = len(sampler.weights), len(loader.dataset)  # type: ignore[arg-type]
+            text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
+            # The sampler takes one weight a sample: whoever wants fewer samples gives the loader fewer.
+            text += f"first {few} are never drawn"
+            self._add(as_fault(Code.LOSSES, "samples that are never drawn", text, where))
+        if type(loader.batch_sampler) is not BatchSampler:
+            return
+        if not len(loader) and len(loader.sampler):  # type: ignore[arg-type]
+            text = f"{len(loader.sampler)} samples in batches of {loader.batch_size}, with drop_last: not one batch"  # type: ignore[arg-type]
+            self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
+        if type(sampler) is SequentialSampler and len(loader) > 1:
+            self._compare(_Pass(len(loader), where))
+
+    def _compare(self, new: _Pass) -> None:
+        """A new pass ends the one before."""
+        before, now, self._before = self._before, self._now, self._now
+        self._now = new
+        # One step on all batches of a pass is none on the first.
+        if now is None or now.steps != 1 or now.first is None or now.forwards >= now.batches:
+            return
+        same = before is not None and before.batches == now.batches and before.where == now.where
+        if same and before is not None and before.first is not None and torch.equal(before.first, now.first):
+            self._again[now.where] = self._again.get(now.where, (1, 0))[0] + 1, now.batches
+
+    def _add(self, finding: Finding) -> None:
+        self._findings.setdefault((finding.name, finding.where), finding)
+
+    def findings(self) -> list[Finding]:
+        """One for each line and kind."""
+        for where, (count, batches) in self._again.items():
+            if count >= CERTAIN:
+                text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "
+                self._add(as_warning(Code.LOSSES, "always the first batch", f"{text}batch", where))
+        known = {classes: reads for classes, reads in self._classes.items() if classes is not None}
+        trained = frozenset[int]().union(*(classes for classes, (_, steps) in known.items() if steps))
+        for classes, (where, steps) in known.items():
+            missing = sorted(classes - trained)
+            unread = None in self._classes and self._classes[None][1]
+            if (
+                trained
+                and not steps
+                and not unread
+                and 2 * len(missing) >= len(classes)
+                and missing[-1] < self._outputs
+            ):
+                text = (
+                    f"classes {listed(missing)} are evaluated, of {self._outputs} that the network tells apart; it was "
+                )
+                text += f"trained on {listed(sorted(trained))} alone"
+                self._add(as_warning(Code.LOSSES, "classes that training never had", text, where))
+        return [*self._findings.values()]
+
+
+def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
+    """The classes of all samples that a loader gives, None if they are not known."""
+    sampler, dataset, places = loader.sampler, loader.dataset, None
+    if type(sampler) is SubsetRandomSampler:
+        places = torch.as_tensor(list(sampler.indices))
+    elif type(sampler) not in (RandomSampler, SequentialSampler):
+        return None
+    while type(dataset) is Subset:
+        inner = torch.as_tensor(list(dataset.indices))
+        places, dataset = inner if places is None else inner[places], dataset.dataset
+    held = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
+    if not isinstance(held, Tensor | list) or not 0 < len(held) <= SAMPLES:
+        return None
+    targets = torch.as_tensor(held)
+    if targets.dim() != 1 or targets.is_floating_point() or targets.dtype is torch.bool:
+        return None
+    return frozenset((targets if places is None else targets[places.to(targets.device)]).unique().tolist())

@@ -1,0 +1,122 @@
+"""States that are loaded into the very tensors that they hold: nothing changes, where something was to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.rules import Code
+
+
+class OwnWeights(Observer):
+    """Listens to load_state_dict() after the first step: before it, a state of its own is no loss."""
+
+    def __init__(self) -> None:
+        self._stepped = False
+        self._loads: dict[str, tuple[int, str]] = {}  # by line: how often, and what
+        # Loaded without a name that fits: module, a few of its numbers before, and what is to be said.
+        self._unfit: list[tuple[nn.Module, Tensor, str, str, bool]] = []
+        self._nothing: dict[str, tuple[str, bool]] = {}
+        # Tensors that were one in a state, and are two in the module that it was loaded into; what to say, and where.
+        self._apart: list[tuple[Tensor, Tensor, str, str]] = []
+        self._stepped_on: set[int] = set()
+
+    def after_step(self, optimizer: Optimizer) -> bool:
+        """From now on there is something to be restored."""
+        if self._apart or not self._stepped:
+            self._stepped_on.update(id(value) for group in optimizer.param_groups for value in group["params"])
+        self._stepped = True
+        return True
+
+    def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """Compare the names of the state with those of the module, and the addresses."""
+        self._look_at_names(module, state)
+        self._look_at_ties(module, state)
+        if not self._stepped:
+            return
+        given = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
+        own = set(map(_place, module.state_dict(keep_vars=True).values()))
+        where, frames = caller()
+        # A state of which a part is new, and what a library does on its own account, is no mistake of the loop.
+        if given and all(_place(value) in own for value in given) and where in frames[:1]:
+            count, _ = self._loads.get(where, (0, ""))
+            self._loads[where] = (
+                count + 1,
+                f"all {len(given)} tensors of the state are those of {type(module).__name__}",
+            )
+
+    def _look_at_names(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        named = dict(nn.Module.named_parameters(module))
+        first = next((value for value in named.values() if is_readable(value)), None)
+        names = [*named, *(name for name, _ in nn.Module.named_buffers(module))]
+        where, frames = caller()
+        if state and first is not None and not any(name in state for name in names) and where in frames[:1]:
+            text = (
+                f"of {len(names)} names of {type(module).__name__}, as {names[0]}, none is among the {len(state)} of "
+            )
+            text = f"{text}the state, as {next(iter(state))}"
+            # A state of these very shapes is that of the network, under other names: no part of it is another's.
+            shapes = [sorted(map(_shape, one.values())) for one in (module.state_dict(), state)]
+            self._unfit.append((module, few_coordinates(first), text, where, shapes[0] == shapes[1]))
+
+    def _look_at_ties(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        weights = dict(nn.Module.named_parameters(module, remove_duplicate=False))
+        first: dict[tuple[Any, ...], str] = {}
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or value.dim() < 2 or name not in weights:
+                continue
+            other = first.setdefault(_place(value), name)
+            if weights[other] is not weights[name]:
+                text = f"{other} and {name} are one tensor in the state, and two in {type(module).__name__}"
+                self._apart.append((weights[other], weights[name], text, caller()[0]))
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A module may rename what it loads: what has changed was loaded."""
+        unfit, self._unfit = self._unfit, []
+        for loaded, before, text, where, same in unfit:
+            first = next(value for value in nn.Module.parameters(loaded) if is_readable(value))
+            if torch.equal(few_coordinates(first), before):
+                self._nothing[where] = f"{text}: nothing changed", same
+
+    def findings(self) -> list[Finding]:
+        """One for each line that loads."""
+        nothing = [
+            (as_fault if same else as_warning)(Code.WEIGHTS, "nothing was loaded", text, where)
+            for where, (text, same) in self._nothing.items()
+        ]
+        apart = [
+            as_warning(Code.WEIGHTS, "tied weights come apart", f"{text}: both are trained, and differ now", where)
+            for one, two, text, where in self._apart
+            if {id(one), id(two)} <= self._stepped_on and not torch.equal(one, two)
+        ]
+        return (
+            nothing
+            + apart[:1]
+            + [
+                as_fault(Code.WEIGHTS, "loads its own weights", f"{text} itself, {_times(count)}", where)
+                for where, (count, text) in self._loads.items()
+            ]
+        )
+
+
+def _place(value: Any) -> tuple[Any, ...]:
+    """Where a tensor lies in memory."""
+    if not isinstance(value, Tensor) or value.is_meta or value.layout is not torch.strided:
+        return (id(value),)
+    return value.data_ptr(), value.shape, value.stride(), value.device
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else (-1,)
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,349 @@
+"""What losses of torch are called with: shapes that broadcast, probabilities where logits belong, and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import functional
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.rules import Code
+
+PAIRS = (
+    functional.mse_loss,
+    functional.l1_loss,
+    functional.smooth_l1_loss,
+    functional.huber_loss,
+    functional.poisson_nll_loss,
+    functional.soft_margin_loss,
+    functional.kl_div,
+)
+# Names of losses that take logits.
+LOGITS = {
+    functional.cross_entropy: "cross_entropy",
+    functional.binary_cross_entropy_with_logits: "binary_cross_entropy_with_logits",
+}
+# Losses whose targets are 1 and -1, and the place of the target among their arguments.
+SIGNS = {
+    functional.soft_margin_loss: 1,
+    functional.hinge_embedding_loss: 1,
+    functional.margin_ranking_loss: 2,
+    functional.cosine_embedding_loss: 2,
+}
+# Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
+DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
+SEVERAL = (
+    functional.triplet_margin_loss,
+    functional.triplet_margin_with_distance_loss,
+    functional.cosine_embedding_loss,
+    functional.margin_ranking_loss,
+)
+ORDERED = (*LOGITS, functional.binary_cross_entropy, functional.poisson_nll_loss)
+# What is looked at without gradients too, and what can be told there.
+EVALUATED = (*DISTANCES, *LOGITS, functional.nll_loss)
+OF_EVALUATION = (
+    "compared with itself", "probabilities where logits belong", "probabilities where their logarithm belongs",
+)  # fmt: skip
+# What contradicts the documentation of the loss, or makes it always 0, can never be meant, where it is trained on. The
+# others may: bounded logits, a loss whose normalisation is added by hand, labels that are learned.
+CERTAIN = (
+    "probabilities where their logarithm belongs", "log-probabilities where probabilities belong",
+    "normalised along another axis", "targets outside of 0 to 1", "loss of one class",
+)  # fmt: skip
+# A range is that of a place once so many calls had it, and no other call that was looked at had another.
+CALLS = 3
+# So many samples against all others are no accident.
+ALL = 6
+# So many rows of the argument are looked at.
+ROWS = 1024
+# Nodes of the graph that leave values as they are, and how many of them are gone through.
+_SHAPING = (
+    "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Clone", "Slice",
+    "Select", "Index", "ToCopy", "Alias", "Expand", "MaskedSelect", "Split", "Unbind", "Narrow",
+)  # fmt: skip
+_DEPTH = 12
+_POSITIVE = ("ExpBackward", "Softplus", "Relu", "Sigmoid")
+_PROBABILITIES = ("SoftmaxBackward", "SigmoidBackward")
+
+
+@dataclass
+class _Suspicion:
+    """What calls of one place have shown so far.
+
+    Args:
+        where: file and line.
+        evidence: of the last call.
+        calls: that showed it.
+        refuted: whether one did not.
+        certain: whether it can never be meant.
+    """
+
+    where: str
+    evidence: str = ""
+    calls: int = 0
+    refuted: bool = False
+    certain: bool = False
+
+
+class LossArguments(Observer):
+    """Looks at the arguments of torch's losses: at the first calls of each, then ever more rarely."""
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._broadcast: dict[str, Finding] = {}
+        self._suspicions: dict[tuple[str, tuple[str, ...]], _Suspicion] = {}
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed."""
+        given = loss_arguments(call)
+        trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
+        evaluated = not torch.is_grad_enabled() and call.function in EVALUATED
+        if given is None or not (trained or evaluated) or not self._looks.wanted((call.function, trained)):
+            return
+        where, stack = caller()
+        if trained and call.function in PAIRS and where not in self._broadcast:
+            finding = broadcast(call, *given, where)
+            if finding is not None:
+                self._broadcast[where] = finding
+        try:
+            for name, evidence in ranges(call, *given):
+                if not trained and name not in OF_EVALUATION:
+                    continue
+                one = self._suspicions.setdefault((name, stack), _Suspicion(where))
+                one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
+                one.refuted |= not evidence
+                one.certain |= trained and _is_certain(name, call, first=given[0])
+        except RuntimeError:
+            # The tensors of vmap and of some compilers have no numbers that could be read.
+            return
+
+    def findings(self) -> list[Finding]:
+        """One for each place and kind."""
+        held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
+        return [
+            *self._broadcast.values(),
+            *(
+                (as_fault if one.certain else as_warning)(Code.ARGUMENTS, name, one.evidence, one.where)
+                for name, one in held
+            ),
+        ]
+
+
+def _is_certain(name: str, call: LossEvent, first: Tensor) -> bool:
+    """Whether what the arguments of a loss are wrong by can never be meant."""
+    if name == "probabilities where logits belong":
+        # A sigmoid that bounds the logits of several classes may be; one of two in a row, or a softmax, is not.
+        return call.function is not functional.cross_entropy or are_probabilities(rows_of_classes(first))
+    if name == "logits that cannot be negative":
+        # Of several classes, a difference can still be anything; of one, no answer is below one half.
+        return call.function is functional.binary_cross_entropy_with_logits
+    if name == "compared with itself":
+        return call.function in DISTANCES
+    return name in CERTAIN
+
+
+def loss_arguments(call: LossEvent) -> tuple[Tensor, Tensor] | None:
+    """What a loss was called with, input and target; None if it takes something else."""
+    first, second = setting(call, "input", 0, None), setting(call, "target", 1, None)
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return None
+    strided = first.layout is second.layout is torch.strided
+    return (first, second) if strided and first.numel() and second.numel() else None
+
+
+def setting(call: LossEvent, name: str, place: int, default: Any) -> Any:
+    """An argument of a loss, given by position or by name.
+
+    Args:
+        call: of the loss.
+        name: of the argument.
+        place: of it among all.
+        default: if it was not given.
+    """
+    return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
+
+
+def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str) -> Finding | None:
+    """A finding if the shapes broadcast to more than either holds, where one of them lacks a dimension.
+
+    Args:
+        call: of the loss.
+        first: its input.
+        second: its target.
+        where: it was called.
+    """
+    if first.dim() == second.dim():
+        return None
+    try:
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+    except RuntimeError:
+        return None
+    if shape.numel() <= max(first.numel(), second.numel()):
+        return None
+    name, shapes = _name(call), " against ".join(str(tuple(one.shape)) for one in (first, second))
+    text = f"{name}() was given {shapes}: it compares all pairs, {shape.numel()} numbers in place of {second.numel()}"
+    # A column against a vector of as many: a prediction a sample, and a target a sample.
+    column = sorted((tuple(first.shape), tuple(second.shape)), key=len)
+    sure = column == [(shape[0],), (shape[0], 1)] and first.requires_grad and not second.requires_grad
+    reduced = isinstance(call.output, Tensor) and call.output.numel() == 1
+    make = as_fault if sure and reduced else as_warning
+    return make(Code.ARGUMENTS, "arguments that broadcast", text, where)
+
+
+def _name(call: LossEvent) -> str:
+    return getattr(call.function, "__name__", "a loss")
+
+
+def _are_one(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same memory."""
+    return first.shape == second.shape and first.stride() == second.stride() and first.data_ptr() == second.data_ptr()
+
+
+def _itself(call: LossEvent, first: Tensor) -> str:
+    return f"{_name(call)}() was given one tensor {tuple(first.shape)} as input and as target: it is always 0"
+
+
+def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
+    """Names of what the values of arguments may be wrong by, each with the evidence; "" if they are right.
+
+    Args:
+        call: of the loss.
+        first: its input.
+        second: its target.
+    """
+    name = _name(call)
+    if call.function in DISTANCES:
+        yield "compared with itself", _itself(call, first) if _are_one(first, second) else ""
+    if call.function in SEVERAL:
+        third = setting(call, "negative", 2, None)
+        same = any(_are_one(one, two) for one, two in _pairs(first, second, third))
+        text = f"{name}() was given one tensor {tuple(first.shape)} as two of its arguments: their distance is always 0"
+        yield "compared with itself", text if same else ""
+    if call.function in ORDERED:
+        exchanged = second.requires_grad and not first.requires_grad
+        text = f"{name}() was given a target that carries a gradient, and an input that carries none"
+        yield "input and target exchanged", text if exchanged else ""
+    if call.function in SIGNS:
+        yield from _of_signs(call, name)
+    if call.function is functional.poisson_nll_loss and setting(call, "log_input", 2, True):
+        made = _maker(first)
+        text = f"{name}() takes the logarithm of a rate, and was given what comes from {made.split('Backward')[0]}()"
+        yield "rates where their logarithm belongs", text if made.startswith(_POSITIVE) else ""
+    if call.function is functional.cross_entropy:
+        text = f"{name}() was given logits {tuple(first.shape)}, of one class alone: it is always 0"
+        yield "loss of one class", text if first.dim() > 1 and first.shape[1] == 1 else ""
+        text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
+        text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
+        yield "compared with itself", text if _is_unmasked(first, second) else ""
+    if call.function in LOGITS:
+        rows, made = rows_of_classes(first), _maker(first)
+        span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
+        sums = call.function is functional.cross_entropy and are_probabilities(rows)
+        probable = sums or made.startswith(_PROBABILITIES)
+        how = "that sum to 1 over the classes" if sums else f"from {made.split('Backward')[0].lower()}()"
+        yield "probabilities where logits belong", f"{span}, {how}" if probable else ""
+        zeros = float((rows == 0).double().mean())
+        cut = made.startswith("Relu") and float(rows.min()) >= 0 and zeros > 0
+        yield "logits that cannot be negative", f"{span}, {zeros:.0%} of them 0, from relu()" if cut else ""
+    if call.function is functional.binary_cross_entropy_with_logits:
+        lowest, highest = (float(one) for one in second.detach().aminmax())
+        text = f"{name}() was given targets from {lowest:.3g} to {highest:.3g}"
+        yield "targets outside of 0 to 1", text if lowest < 0 or highest > 1 else ""
+    if call.function is functional.nll_loss:
+        rows = rows_of_classes(first)
+        text = f"{name}() takes log-probabilities, and was given values from {float(rows.min()):.3g} to "
+        text += f"{float(rows.max()):.3g}"
+        probable = are_probabilities(rows)
+        off = (rows.exp().sum(1) - 1).abs() > 0.2
+        off_axis = first.dim() == 2 and len(first) > 1 and float(off.double().mean()) > 0.5
+        off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
+        raw = not probable and not off_axis and float(off.double().mean()) > 0.9
+        yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
+        yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
+        yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
+    if call.function is functional.kl_div and first.shape == second.shape and first.dim():
+        yield from _of_divergence(call, first, second)
+
+
+def _pairs(*values: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    return combinations((value for value in values if isinstance(value, Tensor)), 2)
+
+
+def _is_unmasked(logits: Tensor, target: Tensor) -> bool:
+    """Whether logits are similarities of normalised samples, each with itself among them, where no target is."""
+    logits, target = logits.detach(), target.detach()
+    rows = len(logits)
+    if logits.shape != (rows, rows) or rows < ALL or target.shape != (rows,) or target.is_floating_point():
+        return False
+    own = logits.diagonal()
+    constant = float(own[0]) > 0 and bool(((own - own[0]).abs() <= 1e-3 * own[0]).all())
+    largest = constant and bool((own >= logits.amax(1) - 1e-3 * own[0]).all())
+    others = bool((target != torch.arange(rows, device=target.device)).all())
+    return largest and others and bool((logits < 0.999 * own[0]).any())
+
+
+def _of_signs(call: LossEvent, name: str) -> Iterator[tuple[str, str]]:
+    target = setting(call, "target", SIGNS[call.function], None)
+    if isinstance(target, Tensor) and target.numel():
+        values = target.detach().unique()[:4].tolist()
+        text = f"{name}() takes targets of 1 and -1, and was given {', '.join(f'{value:g}' for value in values)}"
+        yield "targets other than 1 and -1", "" if {*values} <= {1, -1} else text
+
+
+def _of_divergence(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
+    logarithmic = bool(setting(call, "log_target", 5, False))
+    for what, value in (("input", first), *([("target", second)] if logarithmic else [])):
+        text = f"kl_div() takes the logarithm of probabilities as {what}, and was given probabilities"
+        wrong = any(map(are_probabilities, _both_ways(value)))
+        yield "probabilities where their logarithm belongs", text if wrong else ""
+    if not logarithmic:
+        wrong = any(bool((rows <= 0).all()) and are_probabilities(rows.exp()) for rows in _both_ways(second))
+        text = "kl_div() takes probabilities as target, without log_target, and was given their logarithms"
+        yield "log-probabilities where probabilities belong", text if wrong else ""
+
+
+def _both_ways(value: Tensor) -> list[Tensor]:
+    """Rows over the last dimension, and over that of the classes."""
+    return [rows_of_classes(value), value.detach().reshape(-1, value.shape[-1])[:ROWS].float()]
+
+
+def rows_of_classes(value: Tensor) -> Tensor:
+    """Some rows of what has its classes in dimension 1, or in the only one.
+
+    Args:
+        value: (N, C) or (N, C, …) or (C,).
+
+    Returns:
+        [rows, classes], float.
+    """
+    value = value.detach()
+    if value.dim() < 2:
+        return value.reshape(1, -1).float()
+    some = value[:ROWS] if value.dim() == 2 else value[:4].movedim(1, -1)
+    return some.reshape(-1, some.shape[-1])[:ROWS].float()
+
+
+def are_probabilities(rows: Tensor) -> bool:
+    """Whether each row holds probabilities of all classes, at least two."""
+    if rows.shape[1] < 2 or not bool((rows >= 0).all()):
+        return False
+    return bool(((rows.sum(1) - 1).abs() < 1e-2).all())
+
+
+def _maker(value: Tensor) -> str:
+    """The name of the node that made values, below all that only change their shape; "" if there is none."""
+    node: Node | None = value.grad_fn
+    for _ in range(_DEPTH):
+        if node is None or not node.name().startswith(_SHAPING):
+            break
+        node = next((source for source, _ in node.next_functions if source is not None), None)
+    return "" if node is None else node.name().lstrip("_")

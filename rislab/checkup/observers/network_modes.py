@@ -1,0 +1,329 @@
+"""Networks in the wrong mode, and evaluations on other inputs: told by the first forwards of each network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.optimizer import Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.looks import FIRST, Looks
+from rislab.checkup.rules import Code
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# Networks that are followed; inputs of each, and numbers of each input that are read.
+NETWORKS, INPUTS, NUMBERS = 32, 4, 4096
+# An evaluation comes after at least so many steps, on average; and steps that tell anything.
+STEPS_BETWEEN, STEPS = 4, 8
+# Forwards that must agree.
+AGREEING = 3
+# Deviations of the training inputs by which those of an evaluation are away, or times their spread.
+FAR, WIDE = 6.0, 8.0
+
+
+@dataclass(eq=False)
+class _Forwards:
+    """What forwards of one kind have shown.
+
+    Args:
+        count: of those that were looked at.
+        steps: numbers of the steps before which they came.
+        where: file and line of the last.
+        inputs: mean, standard deviation and shape without the samples, of each input of each forward.
+        places: memory of the first inputs since the last step.
+        repeated: whether one input came twice in a row, as in dropout by Monte Carlo.
+    """
+
+    count: int = 0
+    steps: set[int] = field(default_factory=set)
+    where: str = ""
+    inputs: list[list[tuple[float, float, torch.Size]]] = field(default_factory=list)
+    places: tuple[int, int] = (0, 0)
+    repeated: bool = False
+
+    def note(self, call: ForwardEvent, step: int) -> None:
+        """One more forward."""
+        self.count += 1
+        self.steps.add(step)
+        self.where = caller()[0]
+        given = call.inputs[:INPUTS]
+        self.inputs.append([_spread(value) for value in given if value.is_floating_point()])
+        place = (given[0].data_ptr() if given else 0, step)
+        self.repeated |= bool(given) and place == self.places
+        self.places = place
+
+    def are_rare(self) -> bool:
+        """Whether steps lie between them: told by the first, since later ones are looked at ever more rarely."""
+        first = sorted(self.steps)[:FIRST]
+        return not first or first[-1] - first[0] >= STEPS_BETWEEN * (len(first) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Average:
+    """An evaluation of a network that may hold averages.
+
+    Args:
+        where: file and line.
+        weight: its weights in one number.
+        mean: its first running mean.
+        stale: evaluations so far in which its weights were others than before, and its statistics were not.
+        equal: whether it is an equal average of weights of several moments, with the statistics of the last one.
+    """
+
+    where: str
+    weight: float
+    mean: Tensor
+    stale: int = 0
+    equal: bool = False
+
+
+@dataclass(eq=False)
+class _Network:
+    """One network, with the layers that depend on its mode.
+
+    Args:
+        module: itself.
+        norms: its layers with running statistics.
+        drops: whether it has a dropout.
+        first: a number of its first weight, which tells whether it moves.
+        normalised: whether it was trained on the statistics of batches.
+        average: what its evaluations in evaluation mode have shown, if it is one of another network's weights.
+    """
+
+    module: nn.Module
+    norms: list[Any]
+    drops: bool
+    first: float
+    trained: _Forwards = field(default_factory=_Forwards)
+    evaluated: _Forwards = field(default_factory=_Forwards)
+    training_mode: _Forwards = field(default_factory=_Forwards)
+    frozen_norms: int = 0
+    statistics: Tensor | None = None
+    statistics_moved: bool = False
+    never_moved: str = ""
+    feeds: bool = False
+    normalised: bool = False
+    average: _Average | None = None
+
+    @classmethod
+    def of(cls, module: nn.Module) -> _Network:
+        """What is to be known of a module."""
+        layers = list(module.modules())
+        norms = [one for one in layers if isinstance(one, NORMS) and one.running_mean is not None]
+        drops = any(isinstance(one, DROPOUTS) and one.p > 0 for one in layers)
+        drops |= any(isinstance(one, nn.RNNBase | nn.MultiheadAttention) and one.dropout > 0 for one in layers)
+        return cls(module, norms, drops, _first_weight(module))
+
+    def note_statistics(self) -> None:
+        """An evaluation: have its weights moved since the last one, and its statistics not?"""
+        weight, mean = _first_weight(self.module), self.norms[0].running_mean.detach().clone()
+        before = self.average or _Average("", weight, mean)
+        stale = before.stale + (before.weight != weight and torch.equal(before.mean, mean))
+        # A moving average follows the last weights closely, and so do their statistics.
+        one = self.module if isinstance(self.module, AveragedModel) and not self.module.use_buffers else None
+        equal = one is not None and one.avg_fn is None and one.multi_avg_fn is None and bool(one.n_averaged > 1)
+        self.average = _Average(caller()[0], weight, mean, stale, equal)
+
+    def frozen(self) -> list[Any]:
+        """Layers in training mode that move their statistics, and whose own weights are frozen."""
+        return [
+            one
+            for one in self.norms
+            if one.training and one.momentum and one.weight is not None and not one.weight.requires_grad
+        ]
+
+
+class NetworkModes(Observer):
+    """Looks at the first forwards of each network with and without gradients, then ever more rarely."""
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._networks: dict[int, _Network] = {}
+        self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
+        self._stepped: set[int] = set()
+        self._step = 0
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        module, gradients = call.module, torch.is_grad_enabled()
+        if isinstance(module, DataParallel | DistributedDataParallel):
+            module = module.module
+        key = id(module)
+        if not self._looks.wanted((key, gradients, call.training)):
+            return
+        if key not in self._networks:
+            if len(self._networks) >= NETWORKS or next(nn.Module.parameters(module), None) is None:
+                return
+            self._networks[key] = _Network.of(module)
+        network = self._networks[key]
+        self._connect(key, call)
+        if not gradients:
+            (network.training_mode if call.training else network.evaluated).note(call, self._step)
+            self._statistics_of(network, call.training)
+        elif call.training:
+            network.trained.note(call, self._step)
+            network.normalised |= any(one.training for one in network.norms)
+        if call.training:
+            self._look_at_frozen(network)
+
+    def _connect(self, key: int, call: ForwardEvent) -> None:
+        """Note that the output of one network is the input of another, as in adversarial training."""
+        for value in call.inputs[:INPUTS]:
+            source = self._outputs.get(value.data_ptr(), key)
+            if source != key and source in self._networks:
+                self._networks[source].feeds = True
+        if isinstance(call.output, Tensor):
+            if len(self._outputs) > NETWORKS:
+                self._outputs.clear()
+            self._outputs[call.output.data_ptr()] = key
+
+    def _look_at_frozen(self, network: _Network) -> None:
+        frozen = network.frozen()
+        weights = [*nn.Module.parameters(network.module)]
+        # A network that is trained in turns with another one is frozen for a while.
+        before_another = network.feeds and id(weights[0]) not in self._stepped
+        if not frozen or not (before_another or any(value.requires_grad for value in weights)):
+            network.frozen_norms = 0
+            return
+        now = frozen[0].running_mean.detach().clone()
+        if network.frozen_norms and network.statistics is not None:
+            network.statistics_moved |= not torch.equal(now, network.statistics)
+        network.frozen_norms, network.statistics = len(frozen), now
+
+    def _statistics_of(self, network: _Network, training: bool) -> None:
+        """An evaluation with statistics that are those of the beginning, after many steps."""
+        if training or not network.norms or self._step < STEPS or network.never_moved:
+            return
+        network.note_statistics()
+        first = all(
+            not bool(one.running_mean.any()) and bool((one.running_var == 1).all()) and not one.training
+            for one in network.norms
+        )
+        if first:
+            network.never_moved = caller()[0] or "?"
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._step += 1
+        if self._looks.wanted(("step", id(optimizer))):
+            for group in optimizer.param_groups:
+                self._stepped.update(id(value) for value in group["params"])
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._step += 1
+
+    def findings(self) -> list[Finding]:
+        """What is wrong with each network."""
+        results = []
+        for network in self._networks.values():
+            trained = any(id(value) in self._stepped for value in nn.Module.parameters(network.module))
+            name = type(network.module).__name__
+            results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
+            if network.never_moved and (trained or self._is_copy(network)):
+                text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
+                where = network.never_moved.removeprefix("?")
+                # Trained on the statistics of batches, evaluated on none; a copy may be a fixed network of its own.
+                kind = as_fault if trained and network.normalised else as_warning
+                results.append(kind(Code.MODE, "running statistics never moved", text, where))
+            elif not trained and network.average is not None and not network.training_mode.count:
+                average = network.average
+                if average.equal or (average.stale >= AGREEING and self._is_copy(network, average.mean)):
+                    text = (
+                        f"{name} was evaluated with an average of weights, and with running statistics of the weights "
+                    )
+                    text += "of one moment: no forward in training mode has taken its own"
+                    results.append(as_warning(Code.MODE, "average without its statistics", text, average.where))
+        return results
+
+    def _is_between(self, steps: set[int]) -> bool:
+        """Whether training went on before one of these steps and after it."""
+        return any(0 < step < self._step for step in steps)
+
+    def _is_copy(self, network: _Network, mean: Tensor | None = None) -> bool:
+        """Whether a trained network of the same make has statistics that moved, from a running mean, or from 0."""
+        inner = getattr(network.module, "module", network.module)
+        return any(
+            type(other.module) is type(inner)
+            and any(id(value) in self._stepped for value in nn.Module.parameters(other.module))
+            and any(bool(one.running_mean.any()) for one in other.norms)
+            and (mean is None or not torch.equal(other.norms[0].running_mean, mean))
+            for other in self._networks.values()
+        )
+
+    def _of_trained(self, network: _Network, name: str) -> list[Finding]:
+        results = []
+        wrong, depends = network.training_mode, network.drops or any(one.momentum for one in network.norms)
+        rare = self._step >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
+        # After the training, statistics are taken once more, before an evaluation in evaluation mode.
+        meant = wrong.repeated or network.feeds or (network.evaluated.count and not self._is_between(wrong.steps))
+        in_turn = self._is_between(network.evaluated.steps)
+        if wrong.count and depends and rare and network.trained.count and not in_turn and not meant:
+            layers = "dropout" if network.drops else "BatchNorm"
+            text = f"{name} has {layers}, was run without gradients in training mode after {len(wrong.steps)} of "
+            text += f"{self._step} steps, and never in evaluation mode while training went on"
+            results.append(as_warning(Code.MODE, "evaluated in training mode", text, wrong.where))
+        results += _of_statistics(network, name, network.trained)
+        away = _away(network)
+        if away and not network.feeds:
+            text = f"inputs of {name}: {away}"
+            where = (network.evaluated if network.evaluated.count else network.training_mode).where
+            results.append(as_warning(Code.DRIFT, "inputs of evaluation in another range", text, where))
+        return results
+
+    def _of_frozen(self, network: _Network, name: str) -> list[Finding]:
+        """A network that no optimiser steps, that never moves, and that answers in training mode at most steps."""
+        runs = max(network.training_mode, network.trained, key=lambda one: len(one.steps))
+        if len(runs.steps) < AGREEING or _first_weight(network.module) != network.first or runs.are_rare():
+            return []
+        if not (network.drops or network.norms) or self._is_between(network.evaluated.steps):
+            return _of_statistics(network, name, runs)
+        layers = "dropout" if network.drops else "BatchNorm"
+        text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
+        return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
+
+
+def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Finding]:
+    if not network.frozen_norms or not network.statistics_moved or runs.count < AGREEING:
+        return []
+    text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
+    text += "their running statistics move"
+    return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
+
+
+def _first_weight(module: nn.Module) -> float:
+    value = next(nn.Module.parameters(module), None)
+    return 0.0 if value is None or not value.numel() else float(value.detach().abs().double().sum())
+
+
+def _spread(value: Tensor) -> tuple[float, float, torch.Size]:
+    flat = value.detach().reshape(-1)
+    some = flat[:: max(1, len(flat) // NUMBERS)].double()
+    return float(some.mean()), float(some.std(unbiased=False)), value.shape[1:]
+
+
+def _away(network: _Network) -> str:
+    """How inputs of all evaluations differ from those of training, "" if they do not."""
+    evaluations = network.evaluated.inputs or network.training_mode.inputs
+    trained = network.trained.inputs
+    if len(trained) < AGREEING or not evaluations or network.training_mode.repeated:
+        return ""
+    for place, (_, _, shape) in enumerate(trained[-1]):
+        known = [one[place] for one in trained if len(one) > place and one[place][2] == shape]
+        others = [one[place] for one in evaluations if len(one) > place and one[place][2] == shape]
+        if len(known) < AGREEING or len(others) < len(evaluations):
+            continue
+        mean = sum(one[0] for one in known) / len(known)
+        spread = (sum(one[1] ** 2 + (one[0] - mean) ** 2 for one in known) / len(known)) ** 0.5
+        if spread and all(abs(m - mean) > FAR * spread or s > WIDE * spread for m, s, _ in others):
+            text = f"{mean:.3g} ± {spread:.2g} in training, "
+            return text + f"{others[-1][0]:.3g} ± {others[-1][1]:.2g} in all {len(others)} evaluations"
+    return ""

@@ -1,0 +1,50 @@
+"""Arguments of optimisers that have the value of another one."""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.rules import Code
+
+# Optimisers that add the decay to the gradient; others, as AdamW, multiply it by the rate.
+COUPLED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.SGD)
+# A decay that is large, and so many times the rate that nobody chose.
+LARGE, TIMES = 5e-3, 4
+
+
+class OptimizerArguments(Observer):
+    """Looks at the groups of each optimiser at its first step."""
+
+    def __init__(self) -> None:
+        self._known: set[int] = set()
+        self._findings: list[Finding] = []
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """A step begins."""
+        if id(optimizer) in self._known:
+            return
+        self._known.add(id(optimizer))
+        kind = type(optimizer)
+        default = inspect.signature(kind).parameters.get("lr")
+        rates = {float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups if "lr" in group}
+        if default is None or rates != {default.default}:
+            return
+        (rate,) = rates
+        decays = {float(group.get("weight_decay") or 0) for group in optimizer.param_groups}
+        coupled = kind in COUPLED and not any(group.get("decoupled_weight_decay") for group in optimizer.param_groups)
+        if coupled and min(decays) >= max(LARGE, TIMES * rate):
+            text = f"{kind.__name__} has its default rate of {rate:g}, and a weight decay of {min(decays):g}, "
+            text += f"{min(decays) / rate:.3g} times as large"
+            self._findings.append(
+                as_warning(Code.LEARNING_RATE, "weight decay in place of the rate", text, caller()[0])
+            )
+
+    def findings(self) -> list[Finding]:
+        """One for each optimiser."""
+        return self._findings

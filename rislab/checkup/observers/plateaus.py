@@ -1,0 +1,121 @@
+"""Schedules that wait for a plateau and look the wrong way: for larger losses, or for smaller accuracies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.rules import Code
+
+# Ticks that tell anything, and that are held; the share of them in one direction; samples of an evaluation.
+FEWEST, TICKS, SHARE, SAMPLES = 5, 200, 0.6, 20
+
+
+@dataclass
+class _Ticks:
+    """Ticks of one scheduler.
+
+    Args:
+        mode: "min" or "max".
+        where: file and line of the first.
+        metrics: that it was given.
+        shares: whether each is a share of the samples that were evaluated before, as an accuracy is.
+        cuts: how often it lowered the rate.
+    """
+
+    mode: str
+    where: str
+    metrics: list[float] = field(default_factory=list)
+    shares: list[bool] = field(default_factory=list)
+    cuts: int = 0
+
+    def evidence(self) -> str:
+        """How the metric went the other way, "" if it did not."""
+        changes = [after - before for before, after in pairwise(self.metrics)]
+        if len(self.metrics) < FEWEST or not self.cuts:
+            return ""
+        sign = 1 if self.mode == "min" else -1
+        against = sum(sign * change > 0 for change in changes) >= SHARE * len(changes)
+        best = sign * self.metrics[-1] > sign * self.metrics[0]
+        # A loss may rise, as in overfitting, and an accuracy may fall.
+        fits = all(self.shares) if self.mode == "min" else not any(self.shares)
+        if not against or not best or not fits:
+            return ""
+        kind = "a share of the samples, rose" if sign > 0 else "no share of the samples, fell"
+        text = f'mode="{self.mode}", and the metric, {kind} from {self.metrics[0]:.4g} to {self.metrics[-1]:.4g} in '
+        return f"{text}{len(self.metrics)} ticks: the rate was lowered {self.cuts} times"
+
+
+class PlateauModes(Observer):
+    """Listens to the ticks of ReduceLROnPlateau."""
+
+    def __init__(self) -> None:
+        self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
+        self._ticks: dict[int, _Ticks] = {}
+        self._samples = 0  # that were evaluated since the last tick
+        # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
+        self._pending: list[tuple[Any, Any, list[Any], str]] = []
+
+    def begin(self) -> None:
+        """Report ticks from now on."""
+        self._steps.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(scheduler: Any, *args: Any, **named: Any) -> Any:
+            before = _rates(scheduler)
+            result = original(scheduler, *args, **named)
+            metric = args[0] if args else named.get("metrics")
+            self._pending = [*self._pending[-7:], (scheduler, metric, [*before, *_rates(scheduler)], caller()[0])]
+            return result
+
+        return step
+
+    def _look_at_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for scheduler, metric, rates, where in pending:
+            self._note(scheduler, metric, len(rates) == 2 and bool(rates[1] < rates[0]), where)
+
+    def _note(self, scheduler: Any, metric: Any, lowered: bool, where: str) -> None:
+        ticks = self._ticks.setdefault(id(scheduler), _Ticks(scheduler.mode, where))
+        number = isinstance(metric, int | float) or (isinstance(metric, Tensor) and metric.numel() == 1)
+        if number and len(ticks.metrics) < TICKS:
+            value, count = float(metric), self._samples
+            ticks.metrics.append(value)
+            is_integer = math.isfinite(value) and abs(value * count - round(value * count)) < 1e-3
+            ticks.shares.append(count >= SAMPLES and is_integer)
+            ticks.cuts += lowered
+        self._samples = 0
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        self._look_at_pending()
+        if not torch.is_grad_enabled() and call.inputs and call.inputs[0].dim():
+            self._samples += len(call.inputs[0])
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._steps.__exit__()
+        self._look_at_pending()
+
+    def findings(self) -> list[Finding]:
+        """One for each scheduler."""
+        texts = [(ticks.evidence(), ticks.where) for ticks in self._ticks.values()]
+        name = "plateau looked for the other way"
+        return [as_warning(Code.SCHEDULER, name, text, where) for text, where in texts if text]
+
+
+def _rates(scheduler: Any) -> list[Any]:
+    """The rate of the first group, none of a scheduler that was never made."""
+    groups = getattr(vars(scheduler).get("optimizer"), "param_groups", [])
+    return [group["lr"] for group in groups[:1] if "lr" in group]

@@ -1,0 +1,245 @@
+"""Losses that a loop prints, one line an epoch, held against the raw losses since the line before.
+
+Only what fits a wrong mean in all lines, to its last digit, and the right one in none, is told.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.observers.loaders import LoaderPasses
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
+from rislab.checkup.recording.interception import ELEMENTS, TARGETS, Replacement
+from rislab.checkup.rules import Code
+
+# Losses, lines of one kind and kinds of lines that are held; lines, and losses before each, that tell anything.
+LOSSES, LINES, KINDS, FEWEST, BEFORE = 4096, 64, 32, 3, 2
+# Backwards in a row that began at the same multiple of their losses.
+ALIKE = 16
+# The error of a printed number must be at most so large, relative to it; and that of the loop's own sum is this.
+PRECISE, ROUNDING = 0.01, 1e-5
+# A dataset of so much more or less than the samples that were used is another divisor.
+OTHER = 0.1
+_NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
+
+
+class _Line(NamedTuple):
+    """A printed line.
+
+    Args:
+        numbers: with a point, as they are written.
+        losses: that had been computed before it.
+        steps: that had been taken.
+    """
+
+    numbers: list[str]
+    losses: int
+    steps: int
+
+
+@dataclass
+class _Epoch:
+    """What was printed of some losses.
+
+    Args:
+        losses: raw ones since the line before.
+        samples: of each.
+        steps: since the line before.
+        before: sum of all losses that came earlier.
+    """
+
+    losses: list[float]
+    samples: list[int]
+    steps: int
+    before: float
+
+    def means(self) -> tuple[float, float]:
+        """Over batches, and over samples."""
+        weighed = sum(loss * count for loss, count in zip(self.losses, self.samples, strict=True))
+        return sum(self.losses) / len(self.losses), weighed / sum(self.samples)
+
+    def wrong(self, sizes: Iterable[int]) -> list[tuple[str, float]]:
+        """What each fault would print.
+
+        Args:
+            sizes: of datasets, by which a sum over a part of their samples may be divided.
+        """
+        mean, by_samples = self.means()
+        number, samples = len(self.losses), sum(self.samples)
+        size = number / self.steps if self.steps else 1.0
+        apart = {one: abs(one - samples) > OTHER * samples for one in sorted(sizes)}
+        return [
+            ("sum of means over the set's size", sum(self.losses) / samples),
+            ("logged after the division", mean / size),
+            ("last over n", self.losses[-1] / number),
+            ("sum never set back", mean + self.before / number),
+            # The last batch, a short one, times the size of a full one.
+            ("mean of unequal means", sum(self.losses) * max(self.samples) / samples),
+            ("another loss reported", by_samples * samples / number),
+            *(("another loss reported", by_samples * samples / one if far else math.nan) for one, far in apart.items()),
+        ]
+
+
+class PrintedLosses(Observer):
+    """Listens to print(), and to the losses of torch that are means.
+
+    Args:
+        loaders: know how large the datasets are.
+    """
+
+    def __init__(self, loaders: LoaderPasses) -> None:
+        self._loaders = loaders
+        self._print = Replacement(builtins, "print", self._reporting)
+        self._lines: dict[tuple[str, str], list[_Line]] = {}
+        self._losses: list[tuple[Tensor | float, int]] = []
+        self._backwards = self._steps = self._samples = 0
+        self._share, self._same = 0.0, 0  # of a loss in what backward() is called on, and backwards that agree
+        self._counted = False  # whether the loss of the next backward may have come while windows were only counted
+
+    def begin(self) -> None:
+        """Report what is printed from now on."""
+        self._print.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(*args: Any, **named: Any) -> Any:
+            # Of other objects, to be asked twice may be noticed; torch.compile traces through this.
+            if not torch.compiler.is_compiling():
+                self._note(" ".join(str(one) if type(one) in (str, int, float) else "?" for one in args))
+            return original(*args, **named)
+
+        return reporting
+
+    def _note(self, text: str) -> None:
+        numbers = [one.group() for one in _NUMBER.finditer(text)]
+        key = (re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]) if numbers and self._losses else None
+        if key is not None and (key in self._lines or len(self._lines) < KINDS) and len(self._losses) < LOSSES:
+            lines = self._lines.setdefault(key, [])
+            if len(lines) < LINES:
+                lines.append(_Line(numbers, len(self._losses), self._steps))
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed."""
+        mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"
+        output, given = call.output, call.args[0] if len(call.args) in (1, 2) else None
+        if not mean or not isinstance(output, Tensor) or not output.requires_grad or output.dim():
+            return
+        if isinstance(given, Tensor) and given.dim() and len(self._losses) < LOSSES:
+            self._losses.append((output.detach(), len(given)))
+            self._counted = False
+
+    def on_backward(self, roots: Roots) -> None:
+        """A backward begins."""
+        root = roots[0][0] if len(roots) == 1 and roots[0][0].numel() == 1 else None
+        if self._counted and root is not None:
+            # Its loss came while windows were only counted.
+            self.count_backward(root)
+        elif len(self._losses) < LOSSES:
+            self._backwards += 1
+            value = 0.0 if root is None or root.is_complex() else float(root.detach())
+            share = float(self._losses[-1][0]) / value if value and self._losses else 0.0
+            same = share and abs(share - self._share) <= ROUNDING * abs(share)
+            self._share, self._same = share, self._same + 1 if same else 0
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._steps += 1
+
+    def may_count(self) -> int:
+        """Losses are known from the backwards, or not needed: there are many, or some are sums of others."""
+        known = self._same >= ALIKE or len(self._losses) >= LOSSES
+        return MANY if known or abs(len(self._losses) - self._backwards) > 1 else 0
+
+    def end_counting(self, clips: int) -> None:
+        """The loss of the next backward may have come already."""
+        self._counted = True
+
+    def count_forward(self, module: Module, samples: int) -> bool:
+        """A forward begins."""
+        self._samples = samples
+        return True
+
+    def count_backward(self, root: Tensor) -> bool:
+        """A backward begins, of which the loss is a share."""
+        self._counted = False
+        if len(self._losses) < LOSSES:
+            self._losses.append((root.item() * self._share, self._samples))
+            self._backwards += 1
+        return True
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._steps += 1
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._print.__exit__()
+
+    def findings(self) -> list[Finding]:
+        """One for each kind of line."""
+        if abs(len(self._losses) - self._backwards) > 1:
+            return []  # a loss is a sum of others
+        losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]
+        results = []
+        for (_, where), lines in self._lines.items():
+            ends = [_Line([], 0, 0), *lines]
+            epochs = [
+                _Epoch(
+                    losses[one.losses : two.losses],
+                    samples[one.losses : two.losses],
+                    two.steps - one.steps,
+                    sum(losses[: one.losses]),
+                )
+                for one, two in pairwise(ends)
+            ]
+            if len(lines) >= FEWEST and all(len(epoch.losses) >= BEFORE for epoch in epochs):
+                results += [
+                    as_warning(Code.REPORT, *named, where)
+                    for named in _wrong_columns(lines, epochs, self._loaders.sizes)
+                ][:1]
+        return results
+
+
+def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
+    """Names and evidence of the numbers of lines that are a wrong mean in all of them."""
+    if len({len(line.numbers) for line in lines}) > 1:
+        return
+    for column in zip(*(line.numbers for line in lines), strict=True):
+        values, errors = [float(one) for one in column], [_error(one) for one in column]
+        if any(error > PRECISE * abs(value) for value, error in zip(values, errors, strict=True)):
+            continue
+        right = [
+            abs(value - mean) <= 4 * error
+            for value, error, epoch in zip(values, errors, epochs, strict=True)
+            for mean in epoch.means()
+        ]
+        if 2 * sum(right) > len(values):
+            continue
+        for place, (name, _) in enumerate(epochs[0].wrong(sizes)):
+            guesses = [epoch.wrong(sizes)[place][1] for epoch in epochs]
+            if all(abs(value - guess) <= error for value, guess, error in zip(values, guesses, errors, strict=True)):
+                text = (
+                    f"{column[-1]} was printed, where the {len(epochs[-1].losses)} losses since the line before have "
+                )
+                text += f"the mean {epochs[-1].means()[1]:.6g}; all {len(values)} lines fit this fault"
+                yield name, text
+                break
+
+
+def _error(number: str) -> float:
+    """By how much a printed number may be off."""
+    match = _NUMBER.match(number)
+    digits = len(match.group(1)) - int((match.group(2) or "e0")[1:]) if match else 0
+    return max(0.51 * 10.0**-digits, ROUNDING * abs(float(number)))

@@ -1,0 +1,124 @@
+"""What comes again where it should not: the same random numbers in each epoch, batches of one class after another."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.rules import Code
+
+# Settings of one seed after which training began with the same numbers, and that are no accident.
+SETTINGS = 3
+# Steps whose targets are looked at, the fewest that tell anything, samples of each, and the share of one class.
+LOOKED, STEPS, SAMPLES, SHARE = 64, 6, 8, 0.8
+
+
+class RepeatedSeeds(Observer):
+    """Listens to torch.manual_seed(), and compares the random states at the forwards that follow."""
+
+    def __init__(self) -> None:
+        self._seeds = Replacement(torch, "manual_seed", self._reporting)
+        self._set: tuple[int, str] | None = None  # a seed that was set, and no training forward came since
+        self._states: dict[tuple[int, str], list[bytes]] = {}
+        self._drawn = False  # whether numbers were drawn between a forward and the next setting of the seed
+        self._last = b""
+        self._stepped = False
+
+    def begin(self) -> None:
+        """Report seeds from now on."""
+        self._seeds.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def manual_seed(seed: Any) -> Any:
+            if self._stepped:
+                self._drawn |= bool(self._last) and _state() != self._last
+                self._set = int(seed), caller()[0]
+            return original(seed)
+
+        return manual_seed
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """The first forward of training after a seed was set."""
+        if self._set is None or not training or not torch.is_grad_enabled():
+            return
+        key, self._set = self._set, None
+        states = self._states.setdefault(key, [])
+        self._last = _state()
+        if len(states) < LOOKED:
+            states.append(self._last)
+
+    def after_step(self, optimizer: Optimizer) -> bool:
+        """A step of an optimiser is over."""
+        self._stepped = True
+        return True
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._seeds.__exit__()
+
+    def findings(self) -> list[Finding]:
+        """One for each line that sets the same seed again and again while the network is trained."""
+        results = []
+        for (seed, where), states in self._states.items():
+            if len(states) >= SETTINGS and len(set(states)) == 1 and self._drawn:
+                text = f"the seed {seed} was set {len(states)} times between steps, and training went on with the same "
+                text += "random numbers each time"
+                results.append(as_warning(Code.LOSSES, "the same random numbers again", text, where))
+        return results
+
+
+def _state() -> bytes:
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).digest()
+
+
+class ClassesOfBatches(Observer):
+    """Looks at the classes of the first steps' targets."""
+
+    def __init__(self) -> None:
+        self._now: set[int] = set()
+        self._steps: list[int] = []  # the class of each step, -1 if it had several
+        self._where = ""
+
+    def on_loss(self, call: LossEvent) -> bool:
+        """A loss was computed."""
+        if len(self._steps) >= LOOKED:
+            return True
+        given = loss_arguments(call) if call.function in (functional.cross_entropy, functional.nll_loss) else None
+        if given is None or not (isinstance(call.output, Tensor) and call.output.requires_grad):
+            return False
+        target = given[1]
+        if target.is_floating_point() or target.dim() != 1 or len(target) < SAMPLES:
+            self._now.add(-1)
+            return False
+        lowest, highest = (int(end) for end in target.aminmax())
+        self._now |= {lowest, highest}
+        self._where = self._where or caller()[0]
+        return False
+
+    def after_step(self, optimizer: Optimizer) -> bool:
+        """A step of an optimiser is over."""
+        if self._now:
+            self._steps.append(self._now.pop() if len(self._now) == 1 else -1)
+        self._now.clear()
+        return len(self._steps) >= LOOKED
+
+    def findings(self) -> list[Finding]:
+        """One if nearly all steps had targets of one class each, and not always the same."""
+        single = [one for one in self._steps if one >= 0]
+        runs = sum(one != two for one, two in pairwise(single))
+        if len(self._steps) < STEPS or len(single) < SHARE * len(self._steps) or not runs:
+            return []
+        text = f"{len(single)} of {len(self._steps)} steps had targets of one class each, of {len(set(single))} classes"
+        return [as_warning(Code.LOSSES, "batches of one class", f"{text}: the samples are not shuffled", self._where)]

@@ -1,0 +1,206 @@
+"""Runs that go on from a checkpoint, and leave behind what the checkpoint holds of the optimiser and the schedule.
+
+A loop that saves the state of its optimiser means to load it. If its weights come back in a new network, and an
+optimiser of the same kind goes on with them whose state is empty, or whose rates begin anew, that state was lost.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.rules import Code
+
+# Tensors of an optimiser by which its weights are known again, and saved states that are remembered.
+TENSORS, SAVED = 4, 8
+# Steps of a resumed optimiser whose rates are looked at, and the least factors, up and down, that are a jump.
+STEPS, UP, DOWN = 2, 2.0, 12.0
+
+Weights = tuple[tuple[float, ...], ...]
+
+
+@dataclass(eq=False)
+class Course:
+    """The steps of one optimiser.
+
+    Args:
+        steps: so far.
+        stateful: whether it has a state.
+    """
+
+    steps: int = 0
+    stateful: bool = False
+
+
+@dataclass(eq=False)
+class Saved:
+    """A state of an optimiser that the loop asked for.
+
+    Args:
+        kind: class of the optimiser, and its settings but for the rate.
+        weights: a few of those that it had trained.
+        course: of the optimiser.
+        steps: that it had taken.
+        rate: of the optimiser, then.
+        networks: new ones that loaded these weights.
+    """
+
+    kind: tuple[Any, ...]
+    weights: Weights
+    course: Course
+    steps: int
+    rate: float
+    networks: list[weakref.ReferenceType[nn.Module]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Resumed:
+    """An optimiser that goes on with weights that were saved.
+
+    Args:
+        saved: what it should go on from.
+        course: its own.
+        empty: whether its state was empty before its first step.
+        rates: of its first steps.
+        where: file and line of the first.
+    """
+
+    saved: Saved
+    course: Course
+    empty: bool
+    where: str
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the rates begin anew; a schedule may let them fall by a factor of ten in one tick."""
+        rates = [self.saved.rate, *self.rates]
+        return any(after > UP * before or after < before / DOWN for before, after in pairwise(rates) if before > 0)
+
+
+class LostState(Observer):
+    """Listens to states that are saved and loaded, and to the first steps after that."""
+
+    def __init__(self) -> None:
+        self._courses: weakref.WeakKeyDictionary[Optimizer, Course] = weakref.WeakKeyDictionary()
+        self._saved: list[Saved] = []
+        self._resumed: list[Resumed] = []
+        self._handles: list[RemovableHandle] = []
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """The first step of an optimiser shows what it goes on from."""
+        course = self._courses.get(optimizer)
+        if course is None:
+            course = self._courses[optimizer] = Course()
+            self._handles.append(optimizer.register_state_dict_pre_hook(self._on_save))
+            self._note_resume(optimizer, course)
+        course.steps += 1
+        if course.steps <= STEPS:
+            for resumed in self._resumed:
+                if resumed.course is course:
+                    resumed.rates.append(_rate(optimizer))
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A state is there after the first step, or never."""
+        course = self._courses.get(optimizer)
+        if course is not None and course.steps == 1:
+            course.stateful = bool(optimizer.state)
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A later step is over."""
+        course = self._courses.get(optimizer)
+        if course is not None:
+            course.steps += 1
+
+    def end(self, error: BaseException | None) -> None:
+        """Listen to nothing any more."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _note_resume(self, optimizer: Optimizer, course: Course) -> None:
+        own = {id(value) for group in optimizer.param_groups for value in group["params"]}
+        for saved in reversed(self._saved):
+            networks = [network() for network in saved.networks]
+            known = any(
+                id(value) in own
+                for network in networks
+                if network is not None
+                for value in nn.Module.parameters(network)
+            )
+            if known and saved.kind == _kind(optimizer):
+                self._resumed.append(Resumed(saved, course, not optimizer.state, caller()[0]))
+                return
+
+    def _on_save(self, optimizer: Optimizer) -> None:
+        where, frames = caller()
+        course = self._courses.get(optimizer)
+        # What a library saves of its own accord says nothing about the loop's intent.
+        if course is None or not course.stateful or where not in frames[:1]:
+            return
+        weights = _weights(value for group in optimizer.param_groups for value in group["params"])
+        if weights:
+            self._saved = self._saved[1 - SAVED :]
+            self._saved.append(Saved(_kind(optimizer), weights, course, course.steps, _rate(optimizer)))
+
+    def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """Weights that come back in a network that is not the one they come from."""
+        if not self._saved:
+            return
+        given = {
+            tuple(few_coordinates(value).tolist())
+            for value in state.values()
+            if isinstance(value, Tensor) and is_readable(value)
+        }
+        trained = {id(v) for one in self._courses for group in one.param_groups for v in group["params"]}
+        if any(id(value) in trained for value in nn.Module.parameters(module)):
+            return
+        for saved in self._saved:
+            if given.issuperset(saved.weights):
+                saved.networks.append(weakref.ref(module))
+
+    def findings(self) -> list[Finding]:
+        """One for all that was lost alike."""
+        # An optimiser that steps on is no predecessor: its weights were copied.
+        ended = [one for one in self._resumed if one.saved.course.steps == one.saved.steps]
+        lost = [one for one in ended if one.empty or one.jumps]
+        if not lost:
+            return []
+        first = lost[0]
+        parts = []
+        if first.empty:
+            parts.append("an empty state, where the state after the steps before had been saved")
+        if first.jumps:
+            parts.append(f"a rate of {first.rates[-1]:.2g}, where it had been {first.saved.rate:.2g}")
+        text = (
+            f"weights of {first.saved.steps} steps were loaded into a new network, and {first.saved.kind[0].__name__}"
+        )
+        often = "" if len(lost) == 1 else f"; {len(lost)} times"
+        evidence = f"{text} went on with {' and '.join(parts)}{often}"
+        return [as_warning(Code.WEIGHTS, "optimiser state lost at resume", evidence, first.where)]
+
+
+def _kind(optimizer: Optimizer) -> tuple[Any, ...]:
+    """Class and settings of an optimiser; rates may differ, as schedules change them."""
+    settings = {name: value for name, value in optimizer.defaults.items() if name != "lr"}
+    return type(optimizer), repr(sorted(settings.items(), key=lambda item: item[0]))
+
+
+def _rate(optimizer: Optimizer) -> float:
+    return max((float(group["lr"]) for group in optimizer.param_groups), default=0.0)
+
+
+def _weights(tensors: Any) -> Weights:
+    readable = [value for value in tensors if is_readable(value) and value.requires_grad]
+    return tuple(tuple(few_coordinates(value).tolist()) for value in readable[:TENSORS])

@@ -1,0 +1,83 @@
+"""Samplers that draw the same order in each epoch: a DistributedSampler shuffles by its epoch, which the loop sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data.distributed import DistributedSampler
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.rules import Code
+
+# So many passes in one order are no accident, as a pass ahead of the first epoch may be.
+CERTAIN = 3
+
+
+@dataclass
+class Passes:
+    """Passes of one sampler that were trained on.
+
+    Args:
+        orders: epoch and seed of each.
+        where: file and line of the loop over the first.
+    """
+
+    orders: list[tuple[int, int]] = field(default_factory=list)
+    where: str = ""
+
+
+class RepeatedOrder(Observer):
+    """Listens to the iterators of shuffling DistributedSamplers, and to the forwards that follow."""
+
+    def __init__(self) -> None:
+        self._passes: dict[int, Passes] = {}
+        self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
+        self._iterators = Replacement(DistributedSampler, "__iter__", self._reporting)
+
+    def begin(self) -> None:
+        """Report iterators from now on."""
+        self._iterators.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(sampler: DistributedSampler[Any]) -> Any:
+            if getattr(sampler, "shuffle", False):
+                self._begun = sampler, caller()[0]
+            return original(sampler)
+
+        return reporting
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """The first forward of a pass tells whether it is one of training."""
+        if self._begun is None:
+            return
+        (sampler, where), self._begun = self._begun, None
+        if training and torch.is_grad_enabled():
+            passes = self._passes.setdefault(id(sampler), Passes(where=where))
+            passes.orders.append((int(sampler.epoch), int(sampler.seed)))
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more."""
+        self._iterators.__exit__()
+
+    def orders(self) -> list[list[list[int]]]:
+        """Epoch and seed of each pass, for each sampler in the order of their first passes."""
+        return [[[*order] for order in passes.orders] for passes in self._passes.values()]
+
+    def findings(self) -> list[Finding]:
+        """One for each sampler all of whose passes had one order."""
+        results = []
+        for passes in self._passes.values():
+            if len(passes.orders) < 2 or len(set(passes.orders)) > 1:
+                continue
+            epoch, count = passes.orders[0][0], len(passes.orders)
+            text = f"{count} passes of training, each at epoch {epoch} of the sampler: the order was always the same"
+            kind = as_fault if count >= CERTAIN else as_warning
+            results.append(kind(Code.LOSSES, "sampler without set_epoch", text, passes.where))
+        return results

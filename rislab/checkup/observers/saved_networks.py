@@ -1,0 +1,141 @@
+"""Weights that are saved and were never evaluated, where all evaluations were of a copy that follows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.rules import Code
+
+# An evaluation comes after at least so many steps, on average; evaluations that tell anything; networks and saved
+# objects that are looked at.
+STEPS_BETWEEN, EVALUATIONS, NETWORKS, SAVED = 4, 2, 4, 256
+
+
+class _Evaluated:
+    """A network that was run without gradients.
+
+    Args:
+        network: itself.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.weights = [value for value in nn.Module.parameters(network) if is_readable(value)]
+        self.name = type(network).__name__
+        self.steps: set[int] = set()
+        self.first = few_coordinates(self.weights[0]) if self.weights else torch.zeros(0)
+
+    def places(self) -> set[int]:
+        """Where its weights lie."""
+        return {value.data_ptr() for value in self.weights}
+
+    def moved(self) -> bool:
+        """Whether it is another one than at its first evaluation."""
+        return not torch.equal(few_coordinates(self.weights[0]), self.first)
+
+    def shapes(self) -> Counter[torch.Size]:
+        """Those of its weights."""
+        return Counter(value.shape for value in self.weights)
+
+
+class SavedNetworks(Observer):
+    """Listens to torch.save(), and to the forwards of evaluations."""
+
+    def __init__(self) -> None:
+        self._save = Replacement(torch, "save", self._reporting)
+        self._saved: dict[int, str] = {}  # places in memory of what was saved: file and line
+        self._networks: dict[int, _Evaluated] = {}
+        self._trained: dict[int, list[Tensor]] = {}
+        self._step = 0
+        # Looked at later, where an error of the checkup's own does no harm.
+        self._pending: list[tuple[Any, str]] = []
+        self._evidence = ("", "")
+
+    def begin(self) -> None:
+        """Report what is saved from now on."""
+        self._save.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(obj: Any, *args: Any, **named: Any) -> Any:
+            if self._step:
+                self._pending.append((obj, caller()[0]))
+            return original(obj, *args, **named)
+
+        return reporting
+
+    def _look_at_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for saved, where in pending:
+            self._saved |= dict.fromkeys(_places_in(saved), where)
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        self._look_at_pending()
+        if torch.is_grad_enabled() or not self._step:
+            return
+        key = id(call.module)
+        if key not in self._networks:
+            if len(self._networks) >= NETWORKS:
+                return
+            self._networks[key] = _Evaluated(call.module)
+        self._networks[key].steps.add(self._step)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._step += 1
+        if id(optimizer) not in self._trained and len(self._trained) < NETWORKS:
+            held = [value for group in optimizer.param_groups for value in group["params"]]
+            self._trained[id(optimizer)] = [value for value in held if is_readable(value)]
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._step += 1
+
+    def end(self, error: BaseException | None) -> None:
+        """Report no more, and hold no weights."""
+        self._save.__exit__()
+        self._look_at_pending()
+        for held in self._trained.values() if self._saved else ():
+            own = {value.data_ptr() for value in held}
+            if any(one.places() & own for one in self._networks.values()):
+                continue
+            shapes = Counter(value.shape for value in held)
+            for one in self._networks.values():
+                rare = len(one.steps) >= EVALUATIONS and self._step >= STEPS_BETWEEN * len(one.steps)
+                copied = one.shapes() == shapes and rare and one.moved() and not one.places() & self._saved.keys()
+                where = next((self._saved[place] for place in own if place in self._saved), None)
+                if copied and where is not None:
+                    text = f"the weights that are trained were saved and never evaluated: after {len(one.steps)} of "
+                    text += f"{self._step} steps {one.name} was, a copy that follows them and was never saved"
+                    self._evidence = text, where
+        self._trained, self._networks = {}, {}
+
+    def findings(self) -> list[Finding]:
+        """One if what was saved is not what was evaluated."""
+        text, where = self._evidence
+        return [as_warning(Code.EVALUATION, "evaluation is another network", text, where)] if text else []
+
+
+def _places_in(saved: Any) -> Iterator[int]:
+    """Where the first tensors of what is saved lie in memory."""
+    waiting, visited = [saved], 0
+    while waiting and visited < SAVED:
+        one, visited = waiting.pop(), visited + 1
+        if isinstance(one, Tensor) and is_readable(one):
+            yield one.data_ptr()
+        elif isinstance(one, nn.Module):
+            waiting += nn.Module.parameters(one)
+        elif isinstance(one, Mapping):
+            waiting += [*one.values()][:SAVED]
+        elif isinstance(one, tuple | list):
+            waiting += one[:SAVED]

@@ -1,0 +1,233 @@
+"""Target tokens against the tokens that the network saw: padding that counts, labels that are shifted twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.observers.loss_arguments import loss_arguments, setting
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.rules import Code
+
+TOKEN_LOSSES = (functional.cross_entropy, functional.nll_loss)
+# So many calls of one line must agree; targets and inputs with more tokens than that are not looked at.
+CALLS, TOKENS = 3, 1_000_000
+# Targets are inputs moved by so many places; the share of tokens that must agree, and that may by chance.
+SHIFTS, SAME, CHANCE = range(4), 0.995, 0.9
+# The fewest tokens, and the fewest rows and columns, that tell anything.
+FEWEST = 32
+# The share of all targets that padding must have, and that of the rows which must end in it.
+PADDING, ROWS_PADDED = 0.25, 0.5
+
+
+@dataclass
+class _Place:
+    """What calls of one line have shown.
+
+    Args:
+        where: file and line.
+        network: in whose forward, or after which, the loss was computed.
+        shifts: that they had, and of which of the tokens that the network was given; None where there was none, or
+            more than one.
+        padding: token, share of the targets and share of the rows that end in it, for each call; None without one.
+    """
+
+    where: str
+    network: nn.Module
+    shifts: list[tuple[int, int] | None] = field(default_factory=list)
+    padding: list[tuple[int, float, float] | None] = field(default_factory=list)
+
+
+class TokenTargets(Observer):
+    """Looks at the integer targets of losses: at the first calls of each line, then ever more rarely."""
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._places: dict[tuple[str, ...], _Place] = {}
+        self._inside = False
+        self._last: tuple[nn.Module, list[Tensor]] | None = None
+        self._waiting: list[tuple[Tensor, int, str, tuple[str, ...]]] = []
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A forward begins: losses within it are of its inputs, which are known when it is over."""
+        self._inside, self._waiting = True, []
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        self._inside = False
+        tables = [value for value in call.inputs if value.dim() == 2 and not value.is_floating_point()]
+        self._last = (call.module, tables) if tables and torch.is_grad_enabled() else None
+        for waiting in self._waiting:
+            self._compare(*waiting)
+        self._waiting = []
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed."""
+        given = loss_arguments(call) if call.function in TOKEN_LOSSES else None
+        trained = isinstance(call.output, Tensor) and call.output.requires_grad and call.output.numel() == 1
+        if given is None or not trained or given[1].is_floating_point() or given[1].numel() > TOKENS:
+            return
+        if self._looks.wanted((call.function, given[1].dim())):
+            where, stack = caller()
+            weighed = setting(call, "weight", 2, None) is not None
+            ignored = int(setting(call, "ignore_index", 4, -100))
+            waiting = (given[1].detach(), ignored if not weighed else -1, where, stack)
+            if self._inside:
+                self._waiting.append(waiting)
+            else:
+                self._compare(*waiting)
+
+    def _compare(self, target: Tensor, ignored: int, where: str, stack: tuple[str, ...]) -> None:
+        if self._last is None:
+            return
+        network, tables = self._last
+        inputs = [value for value in tables if is_tokens(value)]
+        if not inputs:
+            return
+        place = self._places.setdefault(stack, _Place(where, network))
+        try:
+            place.shifts.append(shift_between(target, ignored, inputs))
+            place.padding.append(None if ignored == -1 else padding_in(target, ignored, inputs))
+        except RuntimeError:
+            # The tensors of vmap and of some compilers have no numbers that could be read.
+            return
+
+    def input_with_shift(self, network: nn.Module, shift: int) -> int | None:
+        """Which of the tokens that a network is given are all its targets, moved by so many places; None if none are.
+
+        Args:
+            network: that was trained.
+            shift: places, ≥ 0.
+
+        Returns:
+            Their place among the inputs that are rows of tokens.
+        """
+        places = [place for place in self._places.values() if place.network is network]
+        wanted = {one for place in places for one in place.shifts}
+        same = len(wanted) == 1 and all(_always(place.shifts, shift) for place in places)
+        only = wanted.pop() if same else None
+        return None if only is None else only[1]
+
+    def findings(self) -> list[Finding]:
+        """One for each line."""
+        results = []
+        for place in self._places.values():
+            others = [other for other in self._places.values() if other.network is place.network and other is not place]
+            if _always(place.shifts, 2) and not any(_has(other.shifts, 1) for other in others):
+                text = "each target is the input two places on: it is shifted twice, so that the network never learns "
+                text += "the next token"
+                results.append(as_warning(Code.ARGUMENTS, "labels shifted twice", text, place.where))
+            visited = [one for one in place.padding if one is not None]
+            if len(visited) == len(place.padding) >= CALLS and len({token for token, _, _ in visited}) == 1:
+                token, share, rows = visited[-1]
+                text = f"target {token} fills the ends of {rows:.0%} of the rows and stands nowhere else: {share:.0%} "
+                text += "of all targets that the loss counts"
+                results.append(as_warning(Code.ARGUMENTS, "padding counts in the loss", text, place.where))
+        return results
+
+
+def _always(values: list[tuple[int, int] | None], wanted: int) -> bool:
+    return len(values) >= CALLS and all(value is not None and value[0] == wanted for value in values)
+
+
+def _has(values: list[tuple[int, int] | None], wanted: int) -> bool:
+    return any(value is not None and value[0] == wanted for value in values)
+
+
+def is_tokens(value: Tensor) -> bool:
+    """Whether a tensor may hold rows of tokens: whole numbers of more than two kinds, in two dimensions."""
+    integer = value.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    if not integer or value.dim() != 2 or not FEWEST <= value.numel() <= TOKENS or value.layout is not torch.strided:
+        return False
+    try:
+        return bool(value.max() - value.min() > 1)
+    except RuntimeError:
+        return False
+
+
+def _aligned(target: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of targets and of inputs over time, where time comes second, and where it comes first."""
+    rows, columns = inputs.shape
+    if target.numel() % rows == 0 and target.shape[0] in (rows, target.numel()):
+        yield target.reshape(rows, -1), inputs
+    if target.numel() % columns == 0 and (target.dim() == 1 or target.shape[1] == columns):
+        yield target.reshape(-1, columns).t(), inputs.t()
+
+
+def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int, int] | None:
+    """By how many places targets are inputs moved, and the first of these inputs; None if that cannot be told.
+
+    Args:
+        target: tokens, (N, T) or flat.
+        ignored: a target that does not count.
+        inputs: tokens, each (N, T) or (T, N).
+    """
+    results: dict[int, int] = {}
+    for place, tokens in enumerate(inputs):
+        for wanted, given in _aligned(target, tokens):
+            shares = {shift: _agreement(wanted, ignored, given, shift) for shift in SHIFTS}
+            same = [shift for shift, share in shares.items() if share is not None and share >= SAME]
+            near = [shift for shift, share in shares.items() if share is not None and share >= CHANCE]
+            for shift in same if same == near else [-1]:
+                results.setdefault(shift, place)
+    return next(iter(results.items())) if len(results) == 1 and -1 not in results else None
+
+
+def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:
+    """The share of targets that are the input some places on."""
+    length = min(wanted.shape[1], given.shape[1] - shift)
+    if length < 2:
+        return None
+    ends = wanted[:, :length].to(given.device), given[:, shift : shift + length]
+    counted = (ends[0] != ignored) & (ends[0] >= 0)
+    number = int(counted.sum())
+    return None if number < FEWEST else float((ends[0] == ends[1])[counted].double().mean())
+
+
+def padding_in(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int, float, float] | None:
+    """A token that fills the ends of rows of unequal lengths and stands nowhere else, in targets and in inputs.
+
+    Args:
+        target: tokens, (N, T) or flat.
+        ignored: a target that does not count.
+        inputs: tokens, each (N, T) or (T, N).
+
+    Returns:
+        Token, its share of the targets, and the share of the rows that end in it; None if there is none.
+    """
+    for tokens in inputs:
+        for wanted, given in _aligned(target, tokens):
+            if min(wanted.shape) < 4 or bool((wanted == ignored).any()):
+                continue
+            token = int(wanted[:, -1].mode().values)
+            ends, lengths = tails(wanted, token)
+            if not bool(ends.any()) or len(lengths.unique()) < 3:
+                continue
+            held, turned = wanted == token, given is not tokens
+            share, rows = float(held.double().mean()), float((lengths > 1).double().mean())
+            visited = [
+                (tails(one, token)[0], one == token) for one in (value.t() if turned else value for value in inputs)
+            ]
+            alone = bool((held == ends).all()) and all(bool((tail == all_of).all()) for tail, all_of in visited)
+            also = any(bool(tail.any()) for tail, _ in visited)
+            if alone and also and share >= PADDING and rows >= ROWS_PADDED:
+                return token, share, rows
+    return None
+
+
+def tails(rows: Tensor, token: int) -> tuple[Tensor, Tensor]:
+    """Where rows end in runs of a token, and how long those are.
+
+    Args:
+        rows: tokens, (N, T).
+        token: that fills the ends.
+    """
+    ends = (rows == token).flip(1).long().cumprod(1).flip(1).bool()
+    return ends, ends.sum(1)

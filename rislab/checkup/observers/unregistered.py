@@ -1,0 +1,89 @@
+"""Tensors that get a gradient, and that no optimiser holds: layers in a Python list, a head that was forgotten."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, listed
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.rules import Code
+
+# So many forwards of a network are looked into, and so many modules are remembered.
+FORWARDS, MODULES = 8, 64
+
+
+class UnregisteredTensors(Observer):
+    """Looks for modules in training mode that no other module holds, and whose tensors are in no optimiser."""
+
+    def __init__(self) -> None:
+        self._looked: dict[int, int] = {}
+        self._modules: dict[int, tuple[nn.Module, nn.Module]] = {}  # with the network in whose forward it was called
+        self._first: dict[int, tuple[Tensor, float]] = {}
+        self._stepped: dict[int, Optimizer] = {}
+        self._held: set[int] = set()  # tensors of optimisers
+        self._findings: list[Finding] = []
+        self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Look into the first forwards of each network."""
+        looks = self._looked.get(id(call.module), 0)
+        if looks >= FORWARDS or not call.inner or not call.training or not torch.is_grad_enabled():
+            return
+        self._looked[id(call.module)] = looks + 1
+        registered = set(map(id, call.module.modules())) - {id(call.module)}
+        for module in call.inner:
+            if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
+                self._modules[id(module)] = module, call.module
+                for value in nn.Module.parameters(module):
+                    self._first[id(value)] = value, _fingerprint(value)
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> None:
+        """What steps holds its tensors: for most loops, no other optimiser need be looked for."""
+        if id(optimizer) not in self._stepped:
+            self._stepped[id(optimizer)] = optimizer
+            self._held |= set(map(id, tensors_held(optimizer)))
+
+    def end(self, error: BaseException | None) -> None:
+        """Look at the gradients that are there, and at what optimisers hold."""
+        if any(self._missed(module) for module, _ in self._modules.values()):
+            self._held |= {id(value) for one in optimizers() for value in tensors_held(one)}
+        for module, caller in self._modules.values():
+            missed = self._missed(module)
+            trained = any(id(value) in self._held for value in nn.Module.parameters(module))
+            if missed and not trained:
+                self.missed += [f"{type(module).__name__}.{name}" for name in missed]
+                where = "" if module is caller else f", called in {type(caller).__name__}, which does not hold it"
+                text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
+                name = "tensors that no optimiser holds"
+                self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
+        self._stepped = {}
+
+    def _missed(self, module: nn.Module) -> list[str]:
+        """Names of tensors that got gradients, never moved, and that no known optimiser holds."""
+        return [
+            name
+            for name, value in module.named_parameters()
+            if value.grad is not None and id(value) not in self._held and self._never_moved(value)
+        ]
+
+    def _never_moved(self, value: Tensor) -> bool:
+        first = self._first.get(id(value))
+        return first is not None and _fingerprint(value) == first[1]
+
+    def findings(self) -> list[Finding]:
+        """One for each such module."""
+        return self._findings
+
+
+def optimizers() -> list[Optimizer]:
+    """All optimisers that are alive and made to their end."""
+    return [one for one in living_objects((Optimizer,)) if "param_groups" in vars(one)]
+
+
+def _fingerprint(value: Tensor) -> float:
+    held = value.detach()
+    return float(torch.view_as_real(held).double().sum()) if held.is_complex() else float(held.double().sum())

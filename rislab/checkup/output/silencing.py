@@ -1,0 +1,215 @@
+"""Which findings do not count: not selected, silenced by a comment on their line, or known by a baseline.
+
+A comment `# rislab: ignore[C3]` stands on the line that `where` names; without brackets it silences all findings there.
+A baseline knows a finding by code, name, file and the text of its line, so that moved lines change nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import linecache
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from rislab.checkup.findings import Finding, Findings, is_unjudged
+from rislab.checkup.output.report import CheckupReport, Silenced
+from rislab.checkup.rules import RULES
+from rislab.errors import InputError
+
+COMMENT = re.compile(r"#\s*rislab:\s*ignore(?:\[([^\]]*)\])?")
+# Of the file that holds a baseline, and its most characters.
+VERSION, LONGEST = 1, 2**23
+
+
+class KnownFinding(NamedTuple):
+    """What a baseline knows a finding by.
+
+    Args:
+        code: of its rule.
+        name: its own.
+        file: as seen from the working directory, "" if there is none.
+        text: of its line, without the space around it.
+    """
+
+    code: str
+    name: str
+    file: str
+    text: str
+
+
+def names_of(field: str, words: str | Sequence[str]) -> tuple[str, ...]:
+    """Names that choose findings: codes, the prefixes C and P, or names of rules and findings.
+
+    Args:
+        field: that holds them, for a message.
+        words: the names, or one text in which commas are between them.
+
+    Raises:
+        InputError: for a name that no rule has.
+    """
+    given = words.split(",") if isinstance(words, str) else words
+    names = tuple(_spelled(word.strip()) for word in given if word.strip())
+    if given and not names and words:
+        raise InputError(f"{field} is {words!r}; allowed: names, with commas between them")
+    for name in names:
+        if name not in _known_names():
+            close = difflib.get_close_matches(name, _known_names(), 1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            allowed = "codes such as C3, the prefixes C and P, names of rules and findings"
+            raise InputError(f"{field} is {name!r}{hint}; allowed: {allowed}")
+    return names
+
+
+def _spelled(word: str) -> str:
+    """A word with the capitals of the name that it means."""
+    return {name.lower(): name for name in _known_names()}.get(word.lower(), word)
+
+
+def _known_names() -> set[str]:
+    prefixes = {code[0] for code in RULES}
+    return prefixes.union(RULES, (rule.name for rule in RULES.values()), *(rule.fixes for rule in RULES.values()))
+
+
+def chosen_by(names: Iterable[str], finding: Finding) -> bool:
+    """Whether one of the names means the finding."""
+    rule = RULES.get(finding.code)
+    return any(
+        name in (finding.code, finding.name, finding.code[:1], rule.name if rule is not None else "") for name in names
+    )
+
+
+class Baseline:
+    """Findings that are known and do not count.
+
+    Args:
+        known: the findings; one that was made twice is there twice.
+    """
+
+    def __init__(self, known: Iterable[KnownFinding] = ()) -> None:
+        self.known = Counter(known)
+
+    @classmethod
+    def of(cls, findings: Findings, folder: str) -> Baseline:
+        """Of all findings but those that say what could not be judged."""
+        return cls(known_finding(one, folder) for one in findings if not is_unjudged(one))
+
+    @classmethod
+    def from_file(cls, path: str) -> Baseline:
+        """Read what text() made.
+
+        Raises:
+            InputError: for a file that cannot be read or is no baseline.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                text = file.read(LONGEST + 1)
+            if len(text) > LONGEST:
+                raise ValueError(f"it has more than {LONGEST >> 20} million characters")
+            plain = json.loads(text)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"baseline {path} could not be read: {error}; --write-baseline makes it") from error
+        try:
+            if plain["version"] == VERSION:
+                return cls._of_rows(plain["findings"])
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"baseline {path} is none; allowed: a file that --write-baseline made") from error
+        raise InputError(f"baseline {path} has version {repr(plain['version'])[:20]}; allowed: {VERSION}")
+
+    @classmethod
+    def _of_rows(cls, rows: Any) -> Baseline:
+        baseline = cls()
+        for row in rows:
+            baseline.known[KnownFinding(*(str(row[name]) for name in KnownFinding._fields))] += int(row["count"])
+        return baseline
+
+    def text(self) -> str:
+        """JSON, sorted, so that a change of one finding is a change of one row."""
+        rows = [known._asdict() | {"count": count} for known, count in sorted(self.known.items())]
+        return json.dumps({"version": VERSION, "findings": rows}, indent=2, ensure_ascii=False) + "\n"
+
+
+def file_and_line(finding: Finding) -> tuple[str, int]:
+    """File and line of a finding; ("", 0) if it has none."""
+    file, _, line = finding.where.rpartition(":")
+    return (file, int(line)) if file and line.isdigit() else (finding.where, 0)
+
+
+def line_text(finding: Finding, folder: str) -> str:
+    """The text of the line of a finding, "" if it has none.
+
+    Args:
+        finding: whose `where` is as seen from `folder`.
+        folder: working directory.
+    """
+    file, line = file_and_line(finding)
+    path = os.path.join(folder, file)
+    try:
+        linecache.checkcache(path)
+        return linecache.getline(path, line).strip() if line else ""
+    except ValueError:  # a name that no file can have
+        return ""
+
+
+def known_finding(finding: Finding, folder: str) -> KnownFinding:
+    """What a baseline knows a finding by."""
+    return KnownFinding(finding.code, finding.name, file_and_line(finding)[0], line_text(finding, folder))
+
+
+def silence(
+    report: CheckupReport,
+    folder: str,
+    *,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    baseline: Baseline | None = None,
+) -> CheckupReport:
+    """The report with those findings silenced that do not count.
+
+    Args:
+        report: with paths as seen from `folder`.
+        folder: working directory.
+        select: names of the findings that count, as names_of() gives them; all if there are none.
+        ignore: names of the findings that do not.
+        baseline: of findings that are known.
+    """
+    left = Counter() if baseline is None else Counter(baseline.known)
+    rows: list[tuple[Finding, str]] = []
+    silenced: list[Silenced] = []
+    remarks = list(report.remarks)
+    for finding, test in zip(report.findings, report.tests or [""] * len(report.findings), strict=True):
+        known = known_finding(finding, folder)
+        names, unknown = _commented(known.text)
+        if unknown:
+            remarks.append(f"{finding.where}: {unknown!r} in its comment is no code and no name: it silences nothing")
+        if (select and not chosen_by(select, finding)) or chosen_by(ignore, finding):
+            silenced.append(Silenced(finding, "selection"))
+        elif names is not None and (not names or chosen_by(names, finding)):
+            silenced.append(Silenced(finding, "comment"))
+        elif left[known] > 0:
+            left[known] -= 1
+            silenced.append(Silenced(finding, "baseline"))
+        else:
+            rows.append((finding, test))
+    return replace(
+        report,
+        findings=Findings(finding for finding, _ in rows),
+        tests=tuple(test for _, test in rows) if report.tests else (),
+        remarks=list(dict.fromkeys(remarks)),
+        silenced=(*report.silenced, *silenced),
+    )
+
+
+def _commented(text: str) -> tuple[list[str] | None, str]:
+    """The names in the comment of a line, None if it has no such comment; and the first name that no rule has."""
+    match = COMMENT.search(text)
+    if match is None:
+        return None, ""
+    if match[1] is None:
+        return [], ""
+    names = [_spelled(word.strip()) for word in match[1].split(",")]
+    return names, next((name for name in names if name not in _known_names()), "")

@@ -1,0 +1,290 @@
+"""What is tried at the end of a run on copies of the networks that were trained, with inputs that they were given."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import io
+import random
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.observers.token_targets import TokenTargets, is_tokens
+from rislab.checkup.probes.function_probes import function_probes
+from rislab.checkup.probes.network_copies import copy_network
+from rislab.checkup.probes.network_probes import network_probes, precision_in, runner
+from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
+from rislab.checkup.probes.sample_mixing import SAME
+from rislab.checkup.probes.seeds import one_seed
+from rislab.checkup.probes.sequence_probes import sequence_probes
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.rules import Code
+
+ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network")
+# Larger networks and inputs are not tried, nor are more networks than these.
+WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
+PLAIN = (Tensor, int, float, bool, str, type(None))
+# What a forward may keep outside of its network, where no copy can hold it.
+_KEEPING = (list, dict, set, bytearray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+@dataclass
+class _Call:
+    """The last call of a network that was looked at, in training mode.
+
+    Args:
+        network: that was called.
+        args: of the call, without a graph.
+        named: of the call, by name.
+    """
+
+    network: nn.Module
+    args: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+class FinalProbes(Observer):
+    """Tries each network that an optimiser stepped, when the run is over and no error has ended it.
+
+    Args:
+        targets: of the run, which tell what networks are to foresee the next token.
+    """
+
+    def __init__(self, targets: TokenTargets) -> None:
+        self._targets = targets
+        self._looks = Looks()
+        self._calls: dict[int, _Call] = {}
+        self._evaluated: set[int] = set()
+        self._stepped: dict[int, Tensor] = {}
+        self._findings: list[Finding] = []
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Keep the arguments of a small call."""
+        key = id(call.module)
+        if not call.training:
+            self._evaluated.add(key)
+        elif (
+            torch.is_grad_enabled() and (key in self._calls or len(self._calls) < NETWORKS) and self._looks.wanted(key)
+        ):
+            arguments = (call.args, dict(call.kwargs))
+            small = sum(value.numel() for value in tensors_of(arguments)) <= NUMBERS
+            if small and _is_plain(arguments):
+                args, named = map_leaves(arguments, lambda value: value.detach())
+                self._calls[key] = _Call(call.module, args, named)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        for group in optimizer.param_groups:
+            first = next(iter(group["params"]), None)
+            if first is not None:
+                self._stepped[id(first)] = first
+
+    def end(self, error: BaseException | None) -> None:
+        """Try the networks."""
+        alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
+        if error is None and alone:
+            with without_global_hooks(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                for call in self._calls.values():
+                    self._try(call)
+        self._calls, self._stepped = {}, {}
+
+    def _try(self, call: _Call) -> None:
+        trained = any(id(value) in self._stepped for value in nn.Module.parameters(call.network))
+        if not trained or not can_be_tried(call.network, call.args, call.named):
+            return
+        try:
+            results = network_probes(call.network, call.args, call.named)
+        except RuntimeError:
+            # Tensors of a transformation that is over, as of vmap: they can be used no more.
+            return
+        results += sequence_probes(call.network, call.args, call.named)
+        results += function_probes(call.network, call.args, call.named)
+        for shift in (0, 1):
+            place = self._targets.input_with_shift(call.network, shift)
+            if place is not None:
+                results += tried_on_tokens(call.network, call.args, call.named, shift, place)
+        for one in results:
+            # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.
+            unused = one.name in ONLY_EVALUATED and id(call.network) not in self._evaluated
+            if one.severity != "note" and not unused:
+                self._findings.append(replace(one, where=one.where or _place_of(type(call.network))))
+
+    def findings(self) -> list[Finding]:
+        """Faults and warnings; what could not be tried is none."""
+        return self._findings
+
+
+def _place_of(kind: type) -> str:
+    """File and line of the forward of a network, "" if it is torch's."""
+    forward = vars(kind).get("forward")
+    if not isinstance(forward, FunctionType) or str(forward.__module__).startswith("torch."):
+        return ""
+    return f"{forward.__code__.co_filename}:{forward.__code__.co_firstlineno}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return isinstance(value, PLAIN)
+
+
+@contextlib.contextmanager
+def without_global_hooks() -> Iterator[None]:
+    """Hooks that were registered for all modules hear nothing of what is tried."""
+    held: list[tuple[Any, list[tuple[Any, Any]]]] = []
+    for register in (register_module_forward_pre_hook, register_module_forward_hook):
+        handle = register(lambda *_: None)
+        hooks = handle.hooks_dict_ref() or {}
+        handle.remove()
+        held.append((hooks, [*hooks.items()]))
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, items in held:
+            hooks.update(items)
+
+
+def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
+    """Whether a network is small, runs in this process alone, and keeps nothing outside of itself.
+
+    Args:
+        network: to be tried.
+        args: with which, by position.
+        named: with which, by name.
+    """
+    kinds = {type(module) for module in network.modules()}
+    if any(kind.__name__ in ("OptimizedModule", "FullyShardedDataParallel") for kind in kinds):
+        return False
+    if any(issubclass(kind, nn.DataParallel | nn.parallel.DistributedDataParallel) for kind in kinds):
+        return False
+    weights = sum(value.numel() for value in nn.Module.parameters(network))
+    largest = max((value.shape[0] for value in tensors_of((args, named)) if value.dim()), default=0)
+    if weights > WEIGHTS or not largest > 0 or weights * largest > WORK:
+        return False
+    return not any(keeps_outside(kind) for kind in kinds)
+
+
+def keeps_outside(kind: type) -> bool:
+    """Whether methods of a module, or functions that they call, may change something that is not the module's.
+
+    Args:
+        kind: class of the module; those of torch change nothing.
+    """
+    visited: set[int] = set()
+    functions = [
+        one
+        for base in kind.__mro__
+        if not str(base.__module__).startswith("torch.") and base is not object
+        for one in vars(base).values()
+        if isinstance(one, FunctionType)
+    ]
+    while functions:
+        function = functions.pop()
+        if id(function) in visited or str(function.__module__).split(".")[0] == "torch":
+            continue
+        visited.add(id(function))
+        names, stores = _outer_names(function.__code__)
+        if stores:
+            return True
+        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+        values = [*cells, *(function.__globals__[name] for name in names if name in function.__globals__)]
+        if any(isinstance(value, _KEEPING) for value in values):
+            return True
+        functions += [value for value in values if isinstance(value, FunctionType)]
+    return False
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        return not isinstance(cell.cell_contents, ModuleType)
+    except ValueError:
+        return False
+
+
+def _outer_names(code: CodeType) -> tuple[set[str], bool]:
+    """Global names that code looks up, and whether it sets one, or a variable of a function around it."""
+    names: set[str] = set()
+    stores = False
+    for one in dis.get_instructions(code):
+        if one.opname == "LOAD_GLOBAL":
+            names.add(str(one.argval))
+        stores |= one.opname == "STORE_GLOBAL" or (one.opname == "STORE_DEREF" and one.argval in code.co_freevars)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names |= _outer_names(constant)[0]
+    return names, stores
+
+
+def tried_on_tokens(
+    network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int, place: int
+) -> list[Finding]:
+    """A warning if answers do not change with other tokens as they should, of a network whose targets are its inputs.
+
+    Args:
+        network: that was trained so.
+        args: with which it was called, by position.
+        named: with which it was called, by name.
+        shift: by how many places the targets are the inputs moved, 0 or 1.
+        place: of these inputs, among those that are rows of tokens.
+    """
+    arguments = (args, named)
+    tokens = [value for value in tensors_of(arguments) if is_tokens(value)][place:]
+    with one_seed(0), torch.no_grad():
+        try:
+            run, tolerance = runner(copy_network(network).eval()), SAME[precision_in(network, arguments)]
+            before = run(arguments)
+            later, earlier = (
+                _change(run, arguments, tokens[0], before, is_later, shift == 0) for is_later in (True, False)
+            )
+        except Exception:
+            # What cannot be tried tells nothing: this is no judgement of the loop.
+            return []
+    if shift == 1 and later > tolerance:
+        text = (
+            "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, "
+        )
+        text += f"by {later:.2g} of itself"
+        return [as_warning(Code.ARGUMENTS, "the target is visible in the input", text)]
+    if shift == 0 and later <= tolerance < earlier:
+        text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "
+        text += f"(by {earlier:.2g} of itself), not with those after it: it learns to repeat what it is given"
+        return [as_warning(Code.ARGUMENTS, "labels never shifted", text)]
+    return []
+
+
+def _change(run: Any, arguments: Any, tokens: Tensor, before: Any, later: bool, every: bool) -> float:
+    """How much answers change with tokens that come after them, or before them; 0 if not at all.
+
+    Tokens become those of other rows, or `every` one the next of the vocabulary, where rows may end alike.
+    """
+    rows, columns = tokens.shape
+    place = columns // 2
+    changed, half, rest = tokens.clone(), slice(place, None), slice(place)
+    half, rest = (half, rest) if later else (rest, half)
+    lowest, count = tokens.min(), tokens.max() - tokens.min() + 1
+    others = lowest + (tokens - lowest + 1) % count if every else tokens.roll(1, 0)
+    changed[:, half] = others[:, half] if every else others[:, half].flip(1)
+    after = run(map_leaves(arguments, lambda leaf: changed if leaf is tokens else leaf))
+    largest = 0.0
+    for one, two in zip(tensors_in(before).values(), tensors_in(after).values(), strict=True):
+        if one.shape != two.shape or one.dim() != 3 or tuple(one.shape[:2]) != (rows, columns):
+            continue
+        own = one[:, rest].double()
+        largest = max(largest, float((two[:, rest].double() - own).norm() / own.norm().clamp_min(1e-30)))
+    return largest

@@ -1,0 +1,235 @@
+"""Windows like many before are only counted: as long as each event is the expected one, a few numbers are read.
+
+Nothing else is looked at then. What is unlike the windows before, or is to be compared, ends it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from types import CodeType
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from rislab.checkup.recording.call_stack import innermost_frame
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.loss_graph import product_of_factors, weighed_node
+from rislab.checkup.recording.merged_steps import Loss
+from rislab.checkup.recording.open_window import OpenWindow
+from rislab.checkup.recording.trace import STEPPED, Backward, MicroBatch, Step, Trace
+
+# Windows of one kind that are observed; events of a window, and kinds of windows, that are remembered.
+ALIKE, EVENTS, KINDS = 32, 256, 64
+# By how much a weighed loss may differ from its weight times the loss.
+ROUNDING = 1e-3
+# An event after which a window is like no other.
+ODD = ("odd",)
+
+
+class ExpectedEvents:
+    """The events from one step to the next, and whether they are those of many windows before.
+
+    `active` says that they are expected to be, and only counted, in so many windows as are `left`. `usual` says whether
+    many like the last window came; `passes` chooses passes over a loader that end the counting.
+    """
+
+    def __init__(self) -> None:
+        self.active = self.usual = False
+        self.left = 0
+        self.passes = Looks()
+        self._events: list[tuple[Hashable, ...]] = []
+        self._expected: tuple[tuple[Hashable, ...], ...] = ()
+        self._place = 0
+        self._kinds: Counter[tuple[tuple[Hashable, ...], ...]] = Counter()
+
+    def note(self, event: tuple[Hashable, ...]) -> bool:
+        """Whether an event is the one that is expected."""
+        if self.active:
+            fits = self._place < len(self._expected) and self._expected[self._place] == event
+            self._place += fits
+            return fits
+        if len(self._events) < EVENTS:
+            self._events.append(event)
+        return False
+
+    def end(self) -> tuple[tuple[Hashable, ...], ...]:
+        """Expect nothing any more; the events of the window so far."""
+        self.active = False
+        events = self._expected[: self._place]
+        self._events = [*events]
+        return events
+
+    def end_window(self) -> bool:
+        """A window is over; whether the next one is only counted as well."""
+        self._place, self.left = 0, self.left - 1
+        if not self.active:
+            events, self._events = tuple(self._events), []
+            known = events in self._kinds or len(self._kinds) < KINDS
+            self._kinds[events if known and len(events) < EVENTS and ODD not in events else ()] += 1
+            self._expected, self.usual = events, bool(events) and self._kinds[events] >= ALIKE
+        return self.active and self.left > 0
+
+
+@dataclass(eq=False)
+class StepCounter:
+    """Counts the windows of one optimiser that are like another one.
+
+    Args:
+        like: the step of that one.
+        trace: in which forwards and backwards are counted. Without a declared loss, a loss is what backward() is called
+            on.
+        change: called when something is unlike it.
+        samples: of the last forward.
+        forwards: of the open window.
+        backwards: of it.
+        losses: of it.
+        nodes: of the graph, one for each loss.
+    """
+
+    like: Step
+    trace: Trace
+    change: Callable[[], None]
+    samples: int = 0
+    forwards: int = 0
+    backwards: int = 0
+    losses: list[Loss] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    _frames: dict[tuple[str, int], tuple[CodeType, int]] = field(default_factory=dict)  # by line, or place
+    _multiples: dict[int, float] = field(default_factory=dict)  # of the losses in their places, where none is declared
+
+    def _is_at(self, where: str, place: int = 0) -> bool:
+        """Whether the innermost frame of the loop is at a file and line; where it was in this place, if that is ""."""
+        frame = innermost_frame()
+        if frame is None:
+            return not where
+        now = frame.f_code, frame.f_lasti
+        code, offset = self._frames.get((where, place), (None, 0))
+        if code is now[0] and offset == now[1]:
+            return True
+        same = f"{frame.f_code.co_filename}:{frame.f_lineno}" == where if where else code is None
+        if same:
+            self._frames[where, place] = now
+        return same
+
+    def note_forward(self, samples: int) -> None:
+        """A forward of the network begins.
+
+        Args:
+            samples: of its first input.
+        """
+        self.samples, self.forwards = samples, self.forwards + 1
+
+    def note_loss(self, loss: Tensor, count: float | None) -> bool:
+        """Whether a declared loss is like the one in its place; else the counting is over.
+
+        Args:
+            loss: raw.
+            count: equal parts that it is the mean of, None for one a sample.
+        """
+        fits = self._fits(loss, count)
+        if not fits:
+            self.change()
+        return fits
+
+    def _fits(self, loss: Tensor, count: float | None) -> bool:
+        place, node = len(self.losses), loss.grad_fn
+        if place >= len(self.like.micro_batches) or node is None or loss.output_nr:
+            return False
+        like = self.like.micro_batches[place]
+        if node.name() != like.kind or loss.dtype is not like.dtype or not self._is_at(like.where):
+            return False
+        return self._add(node, float(loss.item()), float(self.samples) if count is None else count)
+
+    def note_backward(self, root: Tensor) -> bool:
+        """Whether a backward is like the one in its place: of the loss there, with its weight.
+
+        Args:
+            root: a real number with a graph.
+        """
+        place = self.backwards
+        if place >= len(self.like.micro_batches):
+            return False
+        like, value = self.like.micro_batches[place], float(root.item())
+        if not self.trace.loss_declared:
+            node = root.grad_fn
+            weight = 0.0 if node is None else product_of_factors(node)
+            if node is None or not self._is_at("", place) or self._multiples.setdefault(place, weight) != weight:
+                return False
+            fits = self._add(node, value / like.weight, self.samples * like.count / max(1, like.samples))
+        else:
+            fits = len(self.losses) == place + 1
+            # Of a sum, the weight is not known.
+            if fits and weighed_node(root, self.nodes[-1:]) is self.nodes[-1]:
+                weighed = like.weight * self.losses[-1][0]
+                fits = abs(value - weighed) <= ROUNDING * abs(weighed)
+        self.backwards += fits
+        return fits
+
+    def _add(self, node: Node, loss: float, count: float) -> bool:
+        finite = math.isfinite(loss)
+        if finite:
+            self.nodes.append(node)
+            self.losses.append((loss, self.samples, count))
+        return finite
+
+    def is_complete(self) -> bool:
+        """Whether a step may come now; else the counting is over."""
+        number = len(self.like.micro_batches)
+        complete = len(self.losses) == self.backwards == number and self._is_at(self.like.where)
+        if not complete:
+            self.change()
+        return complete
+
+    def end_window(self) -> list[Loss]:
+        """A step is over; the losses before it."""
+        losses = self.losses
+        self.trace.forwards += self.forwards
+        self.trace.backwards += self.backwards
+        self.forwards, self.backwards, self.losses, self.nodes = 0, 0, [], []
+        return losses
+
+    def resume(self, window: OpenWindow, clips: int) -> None:
+        """Enter in the open window what was counted of it.
+
+        Args:
+            window: that was not recorded.
+            clips: calls of clip_grad_norm_() in it.
+        """
+        for place, (loss, samples, count) in enumerate(self.losses):
+            like = self.like.micro_batches[place]
+            batch = replace(like, loss=loss, samples=samples, count=count)
+            batch.backwards, batch.last, batch.weight = 0, None, 0.0
+            if place < self.backwards and like.last is not None:
+                batch.backwards, batch.weight = 1, like.weight
+                batch.last = Backward(self.trace.backwards + place, reached=like.last.reached - {STEPPED})
+                window.backwards.append(batch.last)
+            window.micro_batches.append(batch)
+            window.nodes[self.nodes[place]] = batch
+        window.clips += self.like.clips[:clips]
+        self.end_window()
+
+
+def is_simple(step: Step, used: Sequence[MicroBatch]) -> bool:
+    """Whether all losses of a step had one backward each, in order, and all is known of it.
+
+    Args:
+        step: that was taken.
+        used: those of its micro-batches whose losses had backwards.
+    """
+    batches = step.micro_batches
+    return (
+        0 < len(batches) == len(used) == len(step.backwards)
+        and step.applied
+        and not (step.inferred or step.evaluation)
+        and all(
+            batch.last is backward
+            and batch.backwards == 1
+            and batch.training
+            and not (batch.nonfinite or batch.by_hand or batch.why or not batch.weight)
+            and math.isfinite(batch.loss + batch.weight)
+            for batch, backward in zip(batches, step.backwards, strict=True)
+        )
+    )

@@ -1,0 +1,141 @@
+"""The last forward of the network: what a loss that comes after it is a loss of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import unserializable_hook
+
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent
+from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.trace import ForwardUse, MicroBatch, Trace, autocast_types, precision_of
+
+
+@dataclass
+class CurrentForward:
+    """A forward of the network.
+
+    Args:
+        samples: size of the first dimension of its first input.
+        with_gradient: whether gradients were enabled.
+        training: whether the network was in training mode.
+        types: of autocast, and of the output.
+        follows: whether it was handed a state that the forward before had given.
+    """
+
+    samples: int = 0
+    with_gradient: bool = True
+    training: bool = True
+    types: list[torch.dtype] = field(default_factory=list)
+    follows: bool = False
+    _under_way: bool = False
+    _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
+    _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
+
+    def begin(self, training: bool) -> None:
+        """It begins.
+
+        Args:
+            training: whether the network is in training mode.
+        """
+        self.training, self._losses, self._under_way = training, [], True
+
+    def end(self, call: ForwardEvent, compared: bool) -> None:
+        """The forward is over.
+
+        Args:
+            call: of the network.
+            compared: whether it stands in a window that is compared.
+        """
+        first = next(filter(Tensor.dim, call.inputs), None)
+        self.samples = 1 if first is None else int(first.shape[0])
+        for batch, counted in self._losses:
+            batch.samples = self.samples
+            batch.count = batch.count if counted else float(self.samples)
+        self._losses, self._under_way = [], False
+        output = call.output if isinstance(call.output, Tensor) else None
+        outputs = [*tensors_of(call.output)] if output is None else [output]
+        self.types = [
+            *autocast_types("cpu" if first is None else first.device.type),
+            *call.dtypes,
+            *[value.dtype for value in outputs if value.is_floating_point()][:1],
+        ]
+        self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
+        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs} if compared else {}
+        self.with_gradient = torch.is_grad_enabled()
+
+    def _is_given(self, value: Tensor) -> bool:
+        """Whether a tensor is what the last forward gave, detached or not."""
+        numbers = self._given.get(value.data_ptr())
+        return numbers is not None and torch.equal(numbers, value.detach().reshape(-1)[:4])
+
+    def micro_batch(
+        self, loss: Tensor, count: float | None, scale_free: bool, dtypes: Iterable[torch.dtype]
+    ) -> MicroBatch:
+        """A micro-batch of a loss that was just computed.
+
+        Args:
+            loss: raw.
+            count: equal parts that it is the mean of, None for one a sample.
+            scale_free: whether it is no mean.
+            dtypes: of the weights.
+        """
+        where, call_stack = caller()
+        number = math.nan
+        if loss.numel() == 1:
+            held = loss.item()
+            number = float(held.real if isinstance(held, complex) else held)
+        batch = MicroBatch(
+            samples=self.samples,
+            count=float(self.samples) if count is None else count,
+            loss=number,
+            dtype=loss.dtype,
+            gradient=None,
+            why="",
+            precision=precision_of((*dtypes, *self.types, *autocast_types(loss.device.type), loss.dtype)),
+            where=where,
+            call_stack=call_stack,
+            nonfinite=not math.isfinite(number) and not bool(torch.isfinite(loss.detach()).all()),
+            training=self.training,
+            scale_free=scale_free,
+            follows=self.follows,
+            kind="" if loss.grad_fn is None else loss.grad_fn.name(),
+        )
+        if self._under_way:
+            # What its samples are is known when it is over.
+            self._losses.append((batch, count is not None))
+        return batch
+
+
+def watch_use(output: Any, trace: Trace) -> None:
+    """Notice whether a backward comes to a forward in training mode.
+
+    Args:
+        output: of the forward.
+        trace: in which it is noted.
+    """
+    # A hook on a weight that is given as it is would stay there.
+    place = caller()[1]
+    if trace.used_at_once(place):
+        return
+    use, graphs = ForwardUse(place), [value for value in tensors_of(output) if value.grad_fn is not None]
+    hook = unserializable_hook(lambda _: use.reach())
+    for value in graphs:
+        value.register_hook(hook)
+    if graphs:
+        trace.note_forward(use)
+
+
+def _holds_state(module: nn.Module) -> bool:
+    """Whether a network keeps tensors that are neither weights nor buffers, as the state of a sequence."""
+    return any(isinstance(value, Tensor) or _is_pair(value) for value in vars(module).values())
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and bool(value) and all(isinstance(one, Tensor) for one in value)

@@ -1,0 +1,406 @@
+"""What happens in a process that trains, heard through public hooks of torch, and told to whoever observes it.
+
+Nothing of the watched code is changed: an observer that fails is left out from then on, and its failure remembered.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
+
+from rislab.checkup.findings import UNJUDGED, Finding, as_note
+from rislab.checkup.recording.counting import ODD, ExpectedEvents
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
+from rislab.checkup.recording.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
+from rislab.checkup.recording.looks import FIRST
+from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
+from rislab.checkup.recording.tensors import has_numbers, tensors_of
+from rislab.checkup.rules import Code
+from rislab.errors import error_text
+
+# So many failures of the checkup's own are told.
+_FAILURES = 16
+
+is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+_P = ParamSpec("_P")
+
+_EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
+
+
+def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
+    """A method that torch calls within the watched code: no error leaves it."""
+
+    @functools.wraps(method)
+    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            method(source, *args, **kwargs)
+        except Exception as error:
+            source.note_failure(method.__name__.lstrip("_"), error)
+
+    return heard
+
+
+def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
+    """Such a method that is deaf where torch only traces."""
+    harmless = _harmless(method)
+
+    @functools.wraps(method)
+    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        # torch.compile traces through hooks, which must not do more than this then.
+        if not torch.compiler.is_compiling() and not is_tracing():
+            harmless(source, *args, **kwargs)
+
+    return heard
+
+
+class EventSource:
+    """Tells observers of the events of a `with` block.
+
+    Args:
+        observers: called in this order.
+        losses: functions of torch whose calls are losses.
+        loss: that of the loop, a module or a function of torch; None if it is another one, or not known. The calls of a
+            module are reported wherever they stand; other losses only after forwards that are looked into.
+        on_call: called with it, its arguments, those by name, and its output.
+    """
+
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        losses: tuple[Callable[..., Any], ...],
+        loss: Callable[..., Any] | None = None,
+        on_call: OnCall = lambda *_: None,
+    ) -> None:
+        self.failures: list[str] = []
+        self._listeners = {
+            event: [(one, getattr(one, event)) for one in observers if _takes(one, event)] for event in _EVENTS
+        }
+        self.process = os.getpid()
+        self._handles: list[RemovableHandle] = []
+        heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
+        self._losses = LossInterceptor(heard, self._on_loss, self._on_result if self._listeners["on_result"] else None)
+        self._loss, self._on_call = loss, on_call
+        calls = ForwardInterceptor(self._on_forward, self._on_forward_end, self._module, self._on_module_loss)
+        self._forward = calls.now
+        self._interceptors = (
+            calls,
+            BackwardInterceptor(self._on_backward, self._on_backward_end, self._on_grad),
+            self._losses,
+            PatchedCalls(self._on_clip, self._on_load, self._on_pass),
+        )
+        self._networks, self._expected = Networks(), ExpectedEvents()
+        self._telling = threading.RLock()
+        self._trainer: int | None = None  # the thread that is watched
+        self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
+        self._stepping: set[int] = set()  # optimisers whose steps are under way
+
+    def __enter__(self) -> EventSource:
+        self._tell("begin")
+        self._handles = [
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ]
+        for interceptor in self._interceptors:
+            interceptor.__enter__()
+        return self
+
+    def close(self, error: BaseException | None) -> None:
+        """Take all hooks away, after an error too."""
+        for interceptor in reversed(self._interceptors):
+            interceptor.__exit__(None, None, None)
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        self._end_counting()
+        self._tell("end", error)
+        self._listeners = {event: [] for event in _EVENTS}
+
+    def _tell(self, event: str, *args: Any) -> None:
+        # A fork of the watched process is another one.
+        if self._listeners[event] and os.getpid() == self.process:
+            self._tell_more(event, *args)
+
+    def _tell_more(self, event: str, *args: Any) -> None:
+        """Tell what comes after something that was told."""
+        if self._others and self._stands_beside():
+            return
+        if self._losses.active:
+            self._losses.outside(self._tell_all, event, args)
+        else:
+            self._tell_all(event, args)
+
+    def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
+        with self._telling:
+            for observer, method in self._listeners[event]:
+                try:
+                    if method(*args):
+                        self._listeners[event] = [one for one in self._listeners[event] if one[0] is not observer]
+                except Exception as error:
+                    for name, listeners in self._listeners.items():
+                        self._listeners[name] = [one for one in listeners if one[0] is not observer]
+                    self.note_failure(f"{type(observer).__name__}.{event}", error)
+
+    def note_failure(self, place: str, error: Exception) -> None:
+        """Remember an error of the checkup's own, once.
+
+        Args:
+            place: where it came up.
+            error: itself.
+        """
+        failure = f"{place}: {type(error).__name__}: {error_text(error)}"
+        if failure not in self.failures and len(self.failures) < _FAILURES:
+            self.failures.append(failure)
+
+    def unjudged(self) -> list[Finding]:
+        """What could not be judged, as the checkup itself failed."""
+        others = [f"training in other threads than the watched one: {len(self._others)}"] if self._others else []
+        return [as_note(Code.LOSSES, UNJUDGED, failure) for failure in [*self.failures, *others]]
+
+    @property
+    def one_thread_trains(self) -> bool:
+        """Whether gradients of all optimisers may be read: those of another thread change while they are."""
+        return not self._others
+
+    def _choose_thread(self) -> None:
+        """Watch the first thread that trains, and another one when it is over."""
+        here = threading.get_ident()
+        if here == self._trainer:
+            return
+        if self._trainer in {thread.ident for thread in threading.enumerate()}:
+            self._others.add(here)
+        else:
+            self._trainer = here
+
+    def _stands_beside(self) -> bool:
+        here = threading.get_ident()
+        return here in self._others and here != self._trainer
+
+    @property
+    def _module(self) -> nn.Module | None:
+        return self._loss if isinstance(self._loss, nn.Module) else None
+
+    # Windows that are only counted.
+
+    def _counts(self, *event: Hashable) -> bool:
+        """Whether an event is the one that is expected, and need only be counted."""
+        expected = self._expected
+        if not expected.active:
+            return expected.note(event)
+        if threading.get_ident() == self._trainer and os.getpid() == self.process and expected.note(event):
+            return True
+        self._end_counting()
+        return expected.note(event)
+
+    def _agree(self, event: str, *args: Any) -> bool:
+        """Whether all observers that are asked say yes."""
+        try:
+            for _, method in self._listeners[event]:
+                if not method(*args):
+                    break
+            else:
+                return True
+        except Exception as error:
+            self.note_failure(event, error)
+        return False
+
+    def _end_counting(self) -> None:
+        if self._expected.active:
+            events = self._expected.end()
+            self._tell("end_counting", sum(kind == "clip" for kind, *_ in events))
+
+    def _end_window(self) -> None:
+        """A step is over: are the next windows only counted?"""
+        if self._expected.end_window():
+            return
+        self._end_counting()
+        if self._expected.usual and not self._others:
+            self._expected.left = min(method() for _, method in self._listeners["may_count"])
+            if self._expected.left > 0:
+                self._tell("begin_counting", self._end_counting)
+                self._expected.active = True
+
+    def _on_pass(self) -> None:
+        """A pass over a loader begins."""
+        if self._expected.passes.wanted("pass"):
+            self._end_counting()
+
+    # What torch reports.
+
+    @_harmless
+    def _on_forward(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        now, network = self._forward, self._networks.of(module)
+        if network.alone or is_tracing():
+            return
+        # A wrapper has a mode of its own, which changes nothing.
+        training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
+        if self._counts("forward", id(module), training, torch.is_grad_enabled()):
+            now.begin(module, training, False)
+            if self._agree("count_forward", module, _samples(inputs, named)):
+                return
+            self._end_counting()
+        now.begin(module, training, network.looks.wanted(training))
+        # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
+        if now.looked_into or (self._module is None and network.computes_loss):
+            self._losses.resume()
+        else:
+            self._losses.pause()
+        self._losses.outside(self._begin_forward, module, inputs)
+
+    def _begin_forward(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        now = self._forward
+        now.computes = computes(module, inputs, now.looked_into)
+        if now.computes:
+            self._tell("on_forward", module, now.training)
+
+    @_harmless
+    def _on_module_loss(self, *call: Any) -> None:
+        if is_tracing():
+            return
+        if self._forward.outermost is not None:
+            self._networks.of(self._forward.outermost).computes_loss = True
+        self._losses.outside(self._on_call, *call)
+
+    @_harmless
+    def _on_forward_end(self, module: Any, *call: Any) -> None:
+        if self._expected.active and (self._loss is None or self._module is not None):
+            return
+        self._losses.outside(self._end_forward, module, *call)
+        if self._module is None and not self._losses.resume():
+            # The loop has a mode of its own, within which this one must stand already.
+            self._forward.hears_between = True
+
+    def _end_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        now, network = self._forward, self._networks.of(module)
+        if now.inner:
+            network.dtypes = frozenset(now.dtypes)
+        first = output if isinstance(output, Tensor) else next(tensors_of(output), None)
+        # The weights may be those of a transform of functions.
+        if now.computes and (first is None or has_numbers(first)):
+            event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, now.inner)
+            self._tell_more("on_forward_end", event)
+
+    @_of_numbers
+    def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        summed = function in SUMS
+        if summed and not (
+            isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output)
+        ):
+            return
+        now = self._forward
+        if now.outermost is not None:
+            self._networks.of(now.outermost).computes_loss = True
+        now.hears_between |= now.stepped
+        if self._expected.active:
+            if function is self._loss:
+                self._on_call(function, args, kwargs, output)
+            return
+        if summed:
+            self._tell("on_sum", args, output)
+            return
+        if not isinstance(output, Tensor) or has_numbers(output):
+            self._tell("on_loss", LossEvent(function, args, kwargs, output))
+
+    @_of_numbers
+    def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
+        if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
+            self._tell("on_result", [*args, *kwargs.values()], output)
+
+    @_harmless
+    def _on_backward(self, roots: Roots) -> None:
+        self._forward.reported = False
+        counts = self._counts(*_kind_of(roots))
+        if counts and self._agree("count_backward", roots[0][0]):
+            return
+        if counts:
+            self._end_counting()
+        self._choose_thread()
+        if self._others and self._stands_beside():
+            return
+        self._losses.note_backward()
+        self._forward.reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
+        if self._forward.reported:
+            self._tell("on_backward", roots)
+
+    @_harmless
+    def _on_backward_end(self, failed: bool) -> None:
+        if failed:
+            self._end_counting()
+        if not self._forward.reported or (self._others and self._stands_beside()):
+            return
+        if failed:
+            self._tell_more("on_backward_error")
+        self._tell_more("on_backward_end")
+
+    def _on_grad(self, sources: list[Tensor]) -> None:
+        self._counts(*ODD)
+        self._tell("on_grad", sources)
+
+    def _on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        self._counts(*ODD)
+        self._tell("on_load", module, state)
+
+    @_of_numbers
+    def _on_clip(self, tensors: list[Any], limit: Any) -> None:
+        # What else is given, torch refuses.
+        if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
+            if not self._counts("clip", len(tensors), float(limit)):
+                self._tell("on_clip", tensors, float(limit))
+            self._losses.pause()
+
+    @_of_numbers
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        closure = any(map(callable, (*args[1:], *kwargs.values())))
+        event = ODD if closure else ("step", id(optimizer))
+        if self._expected.active and self._counts(*event):
+            self._stepping.add(id(optimizer))
+            return
+        if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
+            return
+        self._counts(*event)
+        self._stepping.add(id(optimizer))
+        self._tell("before_step", optimizer, closure)
+        if not closure:
+            self._losses.pause()
+
+    @_of_numbers
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if id(optimizer) in self._stepping:
+            self._stepping.remove(id(optimizer))
+            self._tell_more("count_step" if self._expected.active else "after_step", optimizer)
+            self._end_window()
+        now = self._forward
+        now.stepped, now.steps = True, now.steps + 1
+        if self._expected.active and self._loss is None:
+            return
+        if self._module is None and (now.looked_into or now.hears_between or now.steps < FIRST):
+            self._losses.resume()
+
+
+def _kind_of(roots: Roots) -> tuple[Hashable, ...]:
+    """What tells a backward from others: odd unless it begins at a real number, with no gradient given for it."""
+    root, upstream = roots[0] if len(roots) == 1 else (None, None)
+    if root is None or root.grad_fn is None or upstream is not None or root.numel() != 1 or root.is_complex():
+        return ODD
+    return "backward", root.grad_fn.name(), root.dtype
+
+
+def _samples(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int:
+    """Size of the first dimension of the first argument that has one, else 1."""
+    plain = bool(inputs) and type(inputs[0]) is Tensor and inputs[0].dim() > 0
+    first = inputs[0] if plain else next(filter(Tensor.dim, tensors_of((inputs, named))), None)
+    return 1 if first is None else int(first.shape[0])
+
+
+def _takes(observer: Observer, event: str) -> bool:
+    return getattr(type(observer), event) is not getattr(Observer, event)

@@ -1,0 +1,143 @@
+"""What happens in a process that trains, and what may observe it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding
+from rislab.checkup.recording.tensors import tensors_of
+
+Roots = Sequence[tuple[Tensor, Tensor | None]]
+# More windows than any run has.
+MANY = 2**60
+
+
+@dataclass(eq=False, slots=True)
+class ForwardEvent:
+    """A forward of a network that stands in no other network's forward.
+
+    Args:
+        module: that was called.
+        args: its arguments.
+        kwargs: its arguments by name.
+        output: what it gave.
+        training: whether it was in training mode when it began.
+        dtypes: of what the modules in it gave.
+        inner: modules that were called in it, itself included; empty if nobody asked for them.
+        inputs: all tensors among the arguments, in order.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+    training: bool
+    dtypes: frozenset[torch.dtype] = frozenset()
+    inner: Sequence[nn.Module] = ()
+    inputs: list[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.inputs = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
+        self.inputs += tensors_of(self.kwargs) if self.kwargs else ()
+
+
+@dataclass(eq=False, slots=True)
+class LossEvent:
+    """A call of a loss.
+
+    Args:
+        function: of torch.nn.functional, a module, or the loop's own.
+        args: its arguments.
+        kwargs: its arguments by name.
+        output: what it gave.
+    """
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    output: Any
+
+
+class Observer:
+    """Told of events in the order in which they happen; a subclass takes those that concern it.
+
+    One that gives back True for an event is not told of such an event again.
+    """
+
+    def begin(self) -> None:
+        """The watching begins."""
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A forward begins that stands in no other."""
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Such a forward is over."""
+
+    def on_loss(self, call: LossEvent) -> bool | None:
+        """A loss was computed."""
+
+    def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
+        """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
+
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
+
+    def on_backward(self, roots: Roots) -> bool | None:
+        """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
+
+    def on_backward_error(self) -> None:
+        """The backward ends by an exception; on_backward_end() comes then."""
+
+    def on_backward_end(self) -> bool | None:
+        """The backward is over."""
+
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins, by these tensors."""
+
+    def before_step(self, optimizer: Optimizer, closure: bool) -> bool | None:
+        """A step of an optimiser begins, with a closure or without."""
+
+    def after_step(self, optimizer: Optimizer) -> bool | None:
+        """A step of an optimiser is over."""
+
+    def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
+        """clip_grad_norm_() begins on some tensors."""
+
+    def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        """Module.load_state_dict() begins."""
+
+    # Windows like many before are only counted: these events are all that comes then.
+
+    def may_count(self) -> int:
+        """How many windows from now on need only be counted, if they are like those before."""
+        return MANY
+
+    def begin_counting(self, change: Callable[[], None]) -> None:
+        """Windows are counted from now on; change() ends it."""
+
+    def end_counting(self, clips: int) -> None:
+        """All events are reported again; so many clippings came since the last step."""
+
+    def count_forward(self, module: nn.Module, samples: int) -> bool:
+        """A forward begins, with so many samples; whether it need only be counted, and so on."""
+        return True
+
+    def count_backward(self, root: Tensor) -> bool:
+        """A backward begins at a real number; whether it need only be counted."""
+        return True
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The watching ends, by an error or not."""
+
+    def findings(self) -> list[Finding]:
+        """What is wrong."""
+        return []

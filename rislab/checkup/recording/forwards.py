@@ -1,0 +1,179 @@
+"""Forwards of networks, reported where modules are called: hooks of all modules would slow each of them down.
+
+A network that Module.compile() has compiled runs its hooks within what is compiled, and is called like any other.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import DataParallel
+from torch.nn.parallel import DistributedDataParallel
+
+from rislab.checkup.recording.interception import OnCall, Replacement
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensors import has_numbers, tensors_of
+
+# So many tensors of the arguments are looked at.
+_LOOKED_AT = 4
+
+
+@dataclass(eq=False, slots=True)
+class Network:
+    """A module whose forward stands in no other.
+
+    Args:
+        reference: to it.
+        alone: whether it is a layer of torch's own without weights, as a loss: no network.
+        wraps: whether it is a wrapper of another module, for several devices or processes.
+        looks: which of its forwards are looked into, by mode.
+        dtypes: of what the modules in it gave, in the last one that was.
+        computes_loss: whether a loss was computed within one.
+    """
+
+    reference: weakref.ref[nn.Module]
+    alone: bool
+    wraps: bool
+    looks: Looks = field(default_factory=Looks)
+    dtypes: frozenset[torch.dtype] = frozenset()
+    computes_loss: bool = False
+
+
+class Networks(dict[int, Network]):
+    """What is known of modules; forgotten with them, since a loop may make ever new ones."""
+
+    def of(self, module: nn.Module) -> Network:
+        """What is known of a module."""
+        place = id(module)
+        if place not in self:
+            reference = weakref.ref(module, lambda _: self.pop(place, None))
+            wraps = isinstance(module, DataParallel | DistributedDataParallel)
+            self[place] = Network(reference, _is_function(module), wraps)
+        return self[place]
+
+
+def _is_function(module: nn.Module) -> bool:
+    """Whether a module is a layer of torch's own that holds no weights and no other module."""
+    own = type(module).__module__.startswith("torch.nn.modules.")
+    return own and not any(True for _ in (*module.children(), *nn.Module.parameters(module)))
+
+
+def computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
+    """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory.
+
+    Args:
+        module: that is called.
+        inputs: its arguments.
+        thorough: whether its weights are asked too, which takes longer.
+    """
+    plain = len(inputs) <= _LOOKED_AT and all(type(one) is Tensor for one in inputs)
+    given = [*inputs] if plain else [*islice(tensors_of(inputs), _LOOKED_AT)]
+    given += islice(nn.Module.parameters(module), 1) if thorough or not given else ()
+    return all(map(has_numbers, given))
+
+
+class ForwardUnderWay(threading.local):
+    """A forward that has begun, or the last that was; each thread has its own.
+
+    `outermost` is its module, None when it is over; `training` its mode; `computes` says whether it works on numbers,
+    `looked_into` whether `inner`, the modules that are called in it, and `dtypes`, of what they give, are noted.
+    `stepped` says whether a step came since it began, `steps` counts them all, and `hears_between` says whether losses
+    are to be heard between a step and the next forward, as one has come there. `reported` says whether the backward
+    under way is.
+    """
+
+    def __init__(self) -> None:
+        self.outermost: nn.Module | None = None
+        self.depth = 0  # how often it stands in its own forward
+        self.training = self.computes = self.stepped = self.hears_between = self.reported = False
+        self.looked_into, self.steps = True, 0
+        self.inner: list[nn.Module] = []
+        self.dtypes: set[torch.dtype] = set()
+
+    def begin(self, module: nn.Module, training: bool, looked_into: bool) -> None:
+        """A forward begins.
+
+        Args:
+            module: outermost one.
+            training: whether it is in training mode.
+            looked_into: whether what is called in it is noted.
+        """
+        self.outermost, self.depth, self.training, self.looked_into = module, 1, training, looked_into
+        self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
+
+
+class ForwardInterceptor:
+    """Reports forwards that stand in no other.
+
+    Args:
+        on_forward: called before each with its module, arguments, and those by name; calls now.begin() for a network.
+        on_forward_end: called after it, with its arguments by name and its output as well, None after an exception.
+        loss: module whose calls are reported wherever they stand, None for none.
+        on_loss: called with it, its arguments, those by name, and its output.
+    """
+
+    def __init__(
+        self,
+        on_forward: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None],
+        on_forward_end: OnCall,
+        loss: nn.Module | None,
+        on_loss: OnCall,
+    ) -> None:
+        self.now = ForwardUnderWay()
+        self._on_forward, self._on_forward_end = on_forward, on_forward_end
+        self._loss, self._on_loss = loss, on_loss
+        self._calls = Replacement(nn.Module, "__call__", self._reporting, direct=True)
+
+    def __enter__(self) -> ForwardInterceptor:
+        self._calls.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._calls.__exit__()
+        self.now.outermost = None
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        calls = self._calls
+
+        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            # torch.compile traces through this very function, which must not do more than this then.
+            if torch.compiler.is_dynamo_compiling() or not calls.active:
+                return original(module, *args, **kwargs)
+            now = self.now
+            if now.outermost is None:
+                if torch.compiler.is_compiling():
+                    return original(module, *args, **kwargs)
+                self._on_forward(module, args, kwargs)
+            elif module is now.outermost:
+                now.depth += 1
+            elif not now.looked_into and module is not self._loss:
+                return original(module, *args, **kwargs)
+            if now.looked_into and now.outermost is not None:
+                now.inner.append(module)
+            output = None
+            try:
+                output = original(module, *args, **kwargs)
+                return output
+            finally:
+                self._end(module, args, kwargs, output)
+
+        return call
+
+    def _end(self, module: nn.Module, *call: Any) -> None:
+        now = self.now
+        if now.looked_into and now.outermost is not None and isinstance(call[-1], Tensor):
+            now.dtypes.add(call[-1].dtype)
+        if module is self._loss:
+            self._on_loss(module, *call)
+        if module is now.outermost:
+            now.depth -= 1
+            if now.depth == 0:
+                now.outermost = None
+                self._on_forward_end(module, *call)

@@ -1,0 +1,191 @@
+"""A backward of the loop under way: which raw loss is in what it was called on, and how the loop weighs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.utils.hooks import RemovableHandle
+
+from rislab.checkup.recording.loss_graph import divisions, factors, is_mean, summands, weighed_node
+from rislab.checkup.recording.trace import Backward, MicroBatch
+
+# Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
+NewMicroBatch = Callable[[Tensor, float | None, bool], MicroBatch]
+
+
+@dataclass
+class OpenBackward:
+    """A backward under way.
+
+    Args:
+        record: of it.
+        before: the gradients when it began, unscaled; None if the window is not compared.
+        missing: number of tensors without a gradient when it began, 0 if the window is not compared.
+        root: the raw loss in what backward() was called on; None if the losses are declared.
+        factor: with which it stands there.
+        reached: losses that it came to, each with the weight that the loop gave it.
+    """
+
+    record: Backward
+    before: Tensor | None
+    missing: int
+    root: MicroBatch | None = None
+    factor: float = math.nan
+    reached: list[tuple[MicroBatch, float]] = field(default_factory=list)
+    _value: float | None = None  # of what backward() was called on
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _terms: list[list[float]] = field(default_factory=list)  # what arrives at the factors of each term
+    _divisions: list[int] = field(default_factory=list)  # which of the factors of a single loss are divisions
+
+    def find_loss(
+        self,
+        roots: Sequence[tuple[Tensor, Tensor | None]],
+        known: Mapping[Node, MicroBatch],
+        new_micro_batch: NewMicroBatch,
+        compared: bool,
+    ) -> None:
+        """Find the raw loss in what backward() was called on, and watch what weighs it.
+
+        Args:
+            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
+            known: losses that were intercepted, by their nodes.
+            new_micro_batch: makes one of a loss that was not.
+            compared: whether the window is compared.
+        """
+        root, upstream = roots[0]
+        if len(roots) > 1 or root.numel() != 1 or root.grad_fn is None:
+            self.root, self.factor = new_micro_batch(root, None, True), 1.0
+            self._value = sum(_total(one, given) for one, given in roots)
+            return
+        node = weighed_node(root, known)
+        self.root = None if node is None else known.get(node)
+        if self.root is None:
+            self.root = new_micro_batch(root, None, not is_mean(node))
+            self._value = None if root.is_complex() else float(root.detach())
+            self.factor = 1.0 if upstream is None or upstream.is_complex() else float(upstream)
+            if node is not None and node is not root.grad_fn:
+                self.watch(node, self._on_factor)
+        if compared:
+            self._watch_terms(root.grad_fn)
+
+    def watch_losses(
+        self,
+        roots: Sequence[tuple[Tensor, Tensor | None]],
+        nodes: Mapping[Node, MicroBatch],
+        report: Callable[[MicroBatch, Sequence[Tensor | None], float], None],
+    ) -> None:
+        """Notice which losses the backward comes to, and how the loop weighs them.
+
+        Args:
+            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
+            nodes: of the graph, each with the loss that it gave.
+            report: called with a loss, the gradients that come to it, and what stands for a missing one.
+        """
+        root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
+        node = None if root is None else weighed_node(root, nodes)
+        if root is None or node is None or node not in nodes:
+            for one, batch in nodes.items():
+                self.watch(one, lambda given, batch=batch: report(batch, given, math.nan))
+        elif node is not root.grad_fn:
+            self.watch(node, lambda given: report(nodes[node], given, math.nan))
+        elif not root.output_nr:
+            report(nodes[node], [upstream], 1.0)
+
+    def watch(self, node: Node, hook: Callable[..., None]) -> None:
+        """Call a hook with the gradients of what a node gave, when the backward comes to it."""
+        self._handles.append(node.register_prehook(hook))
+
+    def _on_factor(self, upstream: Sequence[Tensor | None]) -> None:
+        """The backward has come to the raw loss: its weight."""
+        self.factor = number_of(upstream, self.factor)
+
+    def _watch_terms(self, node: Node) -> None:
+        """Watch the factors of each term of a sum, or of a single loss."""
+        terms = summands(node)
+        if len(terms) == 1:
+            self._divisions = divisions(terms[0])
+        for term in terms:
+            values: list[float] = []
+            self._terms.append(values)
+            for one in factors(term):
+                self.watch(one, lambda given, values=values: values.append(number_of(given)))
+
+    def close(self, scale: float) -> None:
+        """The backward is over: what it has shown of the loss that was found from it.
+
+        Args:
+            scale: of the losses, of a gradient scaler.
+        """
+        for handle in self._handles:
+            handle.remove()
+        batch = self.root
+        if batch is None:
+            return
+        if self._value is not None:
+            batch.loss = self._value / (self.factor or 1.0)
+            batch.nonfinite = not math.isfinite(self._value)
+        batch.term_factors = tuple(tuple(value / scale for value in values) for values in self._terms)
+        if self._terms and self._divisions:
+            arrived = [*self._terms[0], math.nan]
+            batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
+        self.reached = [(batch, self.factor / scale)]
+
+    def growth(self, after: Tensor, backwards: Sequence[Backward]) -> Tensor | None:
+        """What it added to the gradients, None if there are others than when it began.
+
+        Args:
+            after: the gradients now, unscaled.
+            backwards: of the window; only the last remembers its gradients.
+        """
+        for earlier in backwards:
+            earlier.after = None
+        self.record.after = after
+        if self.before is None or len(after) != len(self.before):
+            return None
+        return after if self.record.fresh else after - self.before
+
+    def weigh_losses(self, growth: Tensor | None, why: str) -> int:
+        """Give the losses that it came to their weights, and what it added to the gradients; bytes that they hold.
+
+        Args:
+            growth: of the gradients, None if the window is not compared.
+            why: why the gradient is not to be kept, "" if it is.
+        """
+        total, finite = (
+            sum(weight for _, weight in self.reached),
+            growth is None or math.isfinite(growth.sum(dtype=torch.float64)),
+        )
+        reason = "" if math.isfinite(total) else "its weight is no number"
+        reason = (reason if total else "the loop gives it no weight") or why
+        gradient = growth / total if growth is not None and not reason else None
+        for batch, weight in self.reached:
+            batch.backwards += 1
+            batch.weight += weight
+            batch.last = self.record
+            batch.nonfinite |= not finite
+            batch.why = batch.why or reason
+            # Several losses with one backward share what it added.
+            batch.gradient = gradient
+        return 0 if gradient is None else gradient.nbytes
+
+
+def _total(root: Tensor, upstream: Tensor | None) -> float:
+    """What a backward differentiates, for a root of any shape."""
+    value = root.detach() if upstream is None else root.detach() * upstream.detach()
+    return math.nan if value.is_complex() else float(value.sum())
+
+
+def number_of(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
+    """The first gradient that a node was given, if it is a single real number.
+
+    Args:
+        given: gradients of what the node gave.
+        missing: what stands for one that is None, or no such number.
+    """
+    first = given[0] if given else None
+    return missing if first is None or first.numel() != 1 or first.is_complex() else float(first.detach())

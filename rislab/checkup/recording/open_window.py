@@ -1,0 +1,132 @@
+"""The window of a loop that is not over yet: what came since the last step of the optimiser."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from rislab.checkup.recording.gradients import compare_gradients
+from rislab.checkup.recording.trace import STEPPED, Backward, Clip, MicroBatch, Trace
+from rislab.checkup.recording.windows import is_parallel
+
+
+@dataclass
+class OpenWindow:
+    """What came since the last step.
+
+    Args:
+        micro_batches: raw losses.
+        nodes: of the graph, each with the loss that it gave.
+        backwards: of the loop.
+        values: of the weights when the window began, as long as no step was seen.
+        compared: whether gradients are taken.
+        size: bytes of gradients.
+        clips: calls of clip_grad_norm_().
+        by_hand: whether gradients by the weights were taken by torch.autograd.grad().
+        partial: whether some of it came before the recording began.
+    """
+
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    nodes: dict[Node, MicroBatch] = field(default_factory=dict)
+    backwards: list[Backward] = field(default_factory=list)
+    values: Tensor | None = None
+    compared: bool = False
+    size: int = 0
+    clips: list[Clip] = field(default_factory=list)
+    by_hand: bool = False
+    partial: bool = False
+
+    def known(self) -> dict[Node, MicroBatch]:
+        """Losses that may be in what backward() is called on, by their nodes."""
+        return {node: batch for node, batch in self.nodes.items() if batch in self.micro_batches}
+
+    def drop_earlier(self, trace: Trace, recorder: int) -> None:
+        """A first forward: backwards before it are those of forwards that began before the recording.
+
+        Args:
+            trace: of the recorder.
+            recorder: its identity.
+        """
+        self.partial |= any(recorder in backward.reached for backward in self.backwards)
+        if len(trace.steps) == 1 and any(recorder in backward.reached for backward in trace.steps[0].backwards):
+            trace.drop_steps()
+
+    def unheard(self, trace: Trace) -> bool:
+        """Whether nothing has come that could give gradients, since the recording began."""
+        return not (trace.forwards or trace.backwards or trace.step_count or trace.missed or self.micro_batches)
+
+    def used_nan(self) -> bool:
+        """Whether a backward came to a loss that is NaN or infinite."""
+        return any(batch.backwards and batch.nonfinite for batch in self.micro_batches)
+
+    def take_unused(self) -> list[MicroBatch]:
+        """Take out the losses after the last one that a backward came to."""
+        used = max(place for place, batch in enumerate(self.micro_batches, start=1) if batch.backwards)
+        rest, self.micro_batches = self.micro_batches[used:], self.micro_batches[:used]
+        return rest
+
+    def by_hand_lines(self) -> set[tuple[str, ...]]:
+        """Mark the losses whose gradients the loop itself put into .grad; their call stacks."""
+        marked = self.micro_batches if self.by_hand and not self.backwards else []
+        for batch in marked:
+            batch.by_hand = True
+        return {batch.call_stack for batch in marked}
+
+    def stepped_on(self) -> list[Backward]:
+        """Its backwards, of which the last is marked for all recorders: an optimiser steps on what it gave."""
+        if self.backwards:
+            self.backwards[-1].reached.add(STEPPED)
+        return self.backwards
+
+    def carried(self, before: Tensor | None) -> float | None:
+        """What is left of the gradients of the last backward, see Backward.
+
+        Args:
+            before: gradients that are there now; None if they were not read.
+        """
+        last = self.backwards[-1].after if self.backwards else None
+        if last is None or before is None or len(last) != len(before):
+            return None
+        if torch.equal(before, last):
+            return 1.0
+        if not bool(before.any()):
+            return 0.0
+        change = compare_gradients(before, last)
+        return change.alpha if is_parallel(change, 1e-3) else math.nan
+
+
+@dataclass
+class LossLines:
+    """What is known of the losses of each line, by its call stack.
+
+    Args:
+        detached: losses that depend on none of the weights.
+        trained: losses that had a backward.
+        mixed: losses some of which depend on the weights, and some do not, as those of several heads in turn.
+    """
+
+    detached: set[tuple[str, ...]] = field(default_factory=set)
+    trained: set[tuple[str, ...]] = field(default_factory=set)
+    mixed: set[tuple[str, ...]] = field(default_factory=set)
+
+    def use(self, line: tuple[str, ...]) -> None:
+        """A loss of this line came to the weights."""
+        if line in self.detached:
+            self.detached.remove(line)
+            self.mixed.add(line)
+        self.trained.add(line)
+
+    def drop(self, line: tuple[str, ...]) -> None:
+        """A loss of this line came to none of the weights."""
+        (self.mixed if line in self.trained else self.detached).add(line)
+
+    def training(self, batches: list[MicroBatch]) -> list[MicroBatch]:
+        """Those of lines that were trained; of a mixed line, those that had a backward."""
+        if not self.trained:
+            return batches
+        used = [batch for batch in batches if batch.backwards or batch.call_stack not in self.mixed]
+        return [batch for batch in used if batch.call_stack in self.trained]

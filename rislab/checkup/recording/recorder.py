@@ -1,0 +1,450 @@
+"""What a training loop does, recorded as it runs: forwards, raw losses, backwards, optimiser steps.
+
+No backward is run here. The weight of a raw loss is the gradient that the loop's own backward hands to it; what that
+backward adds to the gradients of the weights, over the weight of the loss, is the loss's true gradient.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle, unserializable_hook
+
+from rislab.checkup.recording.call_stack import by_library, caller
+from rislab.checkup.recording.closures import reporting_closures
+from rislab.checkup.recording.counting import StepCounter
+from rislab.checkup.recording.current_forward import CurrentForward, watch_use
+from rislab.checkup.recording.events import ForwardEvent
+from rislab.checkup.recording.foreign import ForeignOptimizer
+from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.loss_graph import depends_on
+from rislab.checkup.recording.open_backward import OpenBackward, number_of
+from rislab.checkup.recording.open_window import LossLines, OpenWindow
+from rislab.checkup.recording.optimizers import fused_scaling, has_stepped
+from rislab.checkup.recording.sampling import Sampling
+from rislab.checkup.recording.schedules import SchedulerTicks
+from rislab.checkup.recording.step_storage import StepStorage
+from rislab.checkup.recording.trace import Backward, Clip, MicroBatch, Step, Trace
+from rislab.checkup.recording.weight_changes import WeightChanges
+from rislab.checkup.recording.windows import Declared
+from rislab.errors import error_text
+
+# Forwards of which it is noticed whether a backward comes to them, besides those of windows that are compared.
+FORWARDS = 64
+# Bytes of gradients that are kept in one window.
+_IN_A_WINDOW = 32 * 2**20
+
+
+class StepRecorder:
+    """Records one optimiser's part in a loop; Watch and ProcessWatch call it.
+
+    Args:
+        samples: of the gradients of the weights.
+        scheduler: of the loop, or None.
+        declared: what the loop is meant to do.
+        every: compare each n-th window; None for the first ones, then ever more rarely.
+    """
+
+    def __init__(self, samples: GradientSamples, scheduler: Any, declared: Declared, every: int | None) -> None:
+        self.trace = Trace()
+        self.counter: StepCounter | None = None  # while windows are only counted
+        self._samples, self._changes = samples, WeightChanges(samples)
+        self._ticks = SchedulerTicks(scheduler)
+        self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
+        self._forward, self._window, self._lines = CurrentForward(), OpenWindow(), LossLines()
+        self._open: OpenBackward | None = None
+        self._scale, self._storage = self._samples.scale(), StepStorage(self.trace, declared)
+        self._thread: int | None = None  # of the last backward
+        self._evaluations = -1  # of the closure in the step under way; −1 outside of one
+
+    def tell(self, event: Callable[..., Any], *args: Any) -> None:
+        """Report an event; one that cannot be recorded ends the recording, and never the loop.
+
+        Args:
+            event: a method of this class.
+            args: of the method.
+        """
+        if self.trace.failure:
+            return
+        try:
+            event(self, *args)
+        except Exception as error:
+            self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
+
+    def begin(self) -> None:
+        """Begin to record the optimiser and the weights."""
+        self.tell(StepRecorder._begin)
+
+    def _begin(self) -> None:
+        self.trace.schedule = self._ticks.begin()
+        self._changes.begin(self.trace)
+        self._hook()
+        self._open_window()
+        # What began before the recording is not known in full.
+        self._window.partial = not self._samples.empty()
+        self._window.compared &= not self._window.partial
+        self.trace.missed = int(self._window.partial or has_stepped(self._samples.optimizer))
+
+    def adopt(self, optimizer: torch.optim.Optimizer, anew: bool) -> None:
+        """Another optimiser has taken over the same tensors: one of the same kind that was made `anew`, or not."""
+        for handle in self._handles:
+            handle.remove()
+        if isinstance(self._samples.optimizer, ForeignOptimizer):  # itself it was there before, unknown
+            self._window.partial = True
+            self.trace.drop_steps()
+        self._samples.optimizer = optimizer
+        self.trace.remade += anew
+        self._hook()
+
+    def _hook(self) -> None:
+        optimizer = self._samples.optimizer
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(lambda *_: self.tell(StepRecorder._after_step)),
+        ]
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Take all hooks away, and record what only the end shows.
+
+        Args:
+            error: that ended the loop, None if none did.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self.trace.crashed = isinstance(error, Exception)
+        self.tell(StepRecorder._end)
+
+    def _end(self) -> None:
+        self._note_skipped_step()
+        self._note_moved_weights()
+        self._window.nodes = {}
+        self.trace.left = self._window.micro_batches
+        self.trace.ticks = self._ticks.count()
+        for batches in (*(step.micro_batches for step in self.trace.steps), self.trace.left):
+            batches[:] = self._lines.training(batches)
+        self._changes.end(self.trace)
+
+    # Forwards and losses.
+
+    def on_forward(self, training: bool) -> None:
+        """A forward of the network begins.
+
+        Args:
+            training: whether the network is in training mode.
+        """
+        forward = self._forward
+        forward.with_gradient = torch.is_grad_enabled()
+        if not forward.with_gradient:
+            self._sampling.note_evaluation()
+            return
+        forward.begin(training)
+        if not self.trace.forwards:
+            self._window.drop_earlier(self.trace, id(self))
+        self._note_skipped_step()
+        self._note_moved_weights()
+        self.trace.forwards += 1
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward of the network is over; the first of its inputs counts the samples."""
+        if self._forward.with_gradient:
+            if self._forward.training and (self.trace.forwards <= FORWARDS or self._window.compared):
+                watch_use(call.output, self.trace)
+            self._forward.end(call, self._window.compared)
+
+    def on_loss(self, loss: Tensor, count: float | None, scale_free: bool) -> None:
+        """A loss was computed.
+
+        Args:
+            loss: raw.
+            count: equal parts that it is the mean of, None for one a sample.
+            scale_free: whether it is no mean.
+        """
+        # A loss without a gradient, after a forward without one, is that of an evaluation.
+        if not torch.is_grad_enabled() or (not self._forward.with_gradient and not loss.requires_grad):
+            return
+        if self.counter is not None and self.counter.note_loss(loss, count):
+            return
+        batch = self._new_micro_batch(loss, count, scale_free)
+        if not loss.requires_grad:
+            batch.why = "the loss carries no gradient"
+        elif loss.numel() != 1:
+            batch.why = "the loss is not a single number"
+        if batch.call_stack in self._lines.detached:
+            self.trace.detached_losses += 1
+            return
+        self._window.micro_batches.append(batch)
+        node = loss.grad_fn
+        if node is not None and not loss.output_nr and node not in self._window.nodes:
+            self._window.nodes[node] = batch
+        elif node is not None:
+            # Its node gave others as well.
+            loss.register_hook(unserializable_hook(lambda given: self._on_loss_backward(batch, [given])))
+
+    def _new_micro_batch(self, loss: Tensor, count: float | None, scale_free: bool) -> MicroBatch:
+        return self._forward.micro_batch(loss, count, scale_free, self._samples.dtypes)
+
+    # Backwards.
+
+    def on_backward(self, roots: Sequence[tuple[Tensor, Tensor | None]], reached: set[int]) -> None:
+        """A backward of the loop begins.
+
+        Args:
+            roots: tensors that it starts from, each with the gradient that was given for it, or None.
+            reached: recorders to whose gradients it came, filled as they notice it.
+        """
+        self._thread = threading.get_ident()
+        self._note_moved_weights()
+        if self._lines.mixed and roots and not depends_on(roots[0][0], self._samples.optimised()):
+            return
+        self._drop_window_of_nan()
+        if not self._samples.dtypes:
+            # Tensors that the first forward has made.
+            self._samples.lay_out()
+        if not self.trace.backwards:
+            self._window.partial = not self._samples.empty()
+        before = self._samples.unscaled() if self._window.compared else None
+        fresh = None if before is None else not bool(before.any())
+        record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
+        self.trace.backwards += 1
+        opened = self._open = OpenBackward(record, before, 0 if before is None else self._samples.missing())
+        self._window.backwards.append(record)
+        if not self.trace.loss_declared and roots:
+            opened.find_loss(roots, self._window.known(), self._new_micro_batch, self._window.compared)
+            if opened.root is not None and opened.root not in self._window.micro_batches:
+                self._window.micro_batches.append(opened.root)
+        opened.watch_losses(roots, self._window.nodes, self._on_loss_backward)
+
+    def _drop_window_of_nan(self) -> None:
+        """A loop that meets NaN may throw its window away: what has come before belongs to no step."""
+        nodes = self._window.nodes
+        if self._window.used_nan() and self._samples.empty():
+            rest = self._window.take_unused()
+            self._end_window()
+            self._window.micro_batches, self._window.nodes = rest, nodes
+
+    def _on_loss_backward(
+        self, batch: MicroBatch, upstream: Sequence[Tensor | None], missing: float = math.nan
+    ) -> None:
+        """A backward of the loop comes to this loss, with a gradient, or with that which stands for a missing one."""
+        opened, weight = self._open, number_of(upstream, missing)
+        if opened is None or math.isnan(weight):
+            return
+        if batch is opened.root:
+            opened.factor = weight
+        elif self.trace.loss_declared:
+            opened.reached.append((batch, weight / self._samples.scale()))
+        else:
+            # A term of what backward was called on.
+            if opened.root is not None and not batch.scale_free:
+                opened.root.term_weights = (*opened.root.term_weights, weight / self._samples.scale())
+            if batch in self._window.micro_batches:
+                self._window.micro_batches.remove(batch)
+
+    def on_backward_error(self) -> None:
+        """The backward has failed, as for want of memory: it says nothing of its loss."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close(self._samples.scale())
+            if opened.root is not None and not opened.root.backwards and opened.root in self._window.micro_batches:
+                self._window.micro_batches.remove(opened.root)
+
+    def on_backward_end(self) -> None:
+        """The backward has returned."""
+        opened, self._open = self._open, None
+        if opened is None:
+            return
+        opened.close(self._samples.scale())
+        growth = None if opened.before is None else opened.growth(self._samples.unscaled(), self._window.backwards)
+        grown = growth is not None and bool(growth.any())
+        reached = growth is None or grown or self._samples.missing() < opened.missing
+        # A loss without weight adds nothing, whatever it depends on.
+        reached |= bool(opened.reached) and not any(weight for _, weight in opened.reached)
+        for batch, _ in opened.reached:
+            if grown:
+                self._lines.use(batch.call_stack)
+            if not reached or batch.call_stack in self._lines.detached:
+                self._drop_detached(batch)
+        if reached:
+            opened.record.reached.add(id(self) if growth is not None else 0)
+            self._note_backward(opened, growth)
+
+    def _drop_detached(self, batch: MicroBatch) -> None:
+        """A loss that depends on none of the weights."""
+        self.trace.detached_losses += 1
+        self._lines.drop(batch.call_stack)
+        if batch in self._window.micro_batches:
+            self._window.micro_batches.remove(batch)
+
+    def _note_backward(self, opened: OpenBackward, growth: Tensor | None) -> None:
+        """Give the losses that a backward came to their weights, and what it added to the gradients."""
+        spare = growth is None or self._window.size + growth.nbytes <= _IN_A_WINDOW
+        why = "" if spare else f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
+        opened.reached = [one for one in opened.reached if one[0].call_stack not in self._lines.detached]
+        self._window.size += opened.weigh_losses(growth, why)
+        self._lines.trained |= {batch.call_stack for batch, _ in opened.reached}
+
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins: the loop may put what it gives into .grad itself."""
+        self._window.by_hand |= not self._samples.optimised().isdisjoint(map(id, sources))
+
+    def on_clip(self, parameters: Sequence[Tensor], max_norm: float, foreign: bool) -> None:
+        """clip_grad_norm_() begins.
+
+        Args:
+            parameters: its tensors.
+            max_norm: its limit.
+            foreign: whether no optimiser holds any of them.
+        """
+        own = self._samples.optimised()
+        count, late = sum(id(value) in own for value in parameters), not self._window.backwards
+        self._window.clips.append(Clip(max_norm, count, len(parameters), foreign, late))
+
+    def may_count(self) -> bool:
+        """Whether the window that has begun need only be counted."""
+        odd = self._samples.is_scaled() or self._lines.mixed or self.trace.failure or self._window.compared
+        return not odd and self._stepped and self._storage.usual is not None
+
+    def begin_counting(self, change: Callable[[], None]) -> None:
+        """Windows are like the last one from now on, until end_counting(); change() brings it about."""
+        if self._storage.usual is not None:
+            self.counter = StepCounter(self._storage.usual, self.trace, change, self._forward.samples)
+
+    def end_counting(self, clips: int) -> None:
+        """The open window, in which so many calls of clip_grad_norm_() came, is recorded."""
+        counter, self.counter = self.counter, None
+        if counter is not None:
+            counter.resume(self._window, clips)
+            self._forward.samples, self._forward.with_gradient = counter.samples, True
+
+    # Steps.
+
+    @property
+    def _stepped(self) -> bool:
+        """Whether a hook has reported a step."""
+        return self._evaluations >= 0 or (bool(self.trace.steps) and not self.trace.last_inferred)
+
+    def _note_skipped_step(self) -> None:
+        """Record a step that a scaler left out: it has lowered its scale since."""
+        if self._samples.scaler is None:
+            return
+        scale = self._samples.scale()
+        if scale < self._scale and any(batch.backwards for batch in self._window.micro_batches):
+            self._end_window()
+            self._sampling.note_change()
+        self._scale = scale
+
+    def _note_moved_weights(self) -> None:
+        """Record a step that no hook reported, as that of another library: the weights have moved since a backward."""
+        window = self._window
+        if self._stepped or window.values is None or not any(batch.backwards for batch in window.micro_batches):
+            return
+        values = self._samples.values()
+        if len(values) == len(window.values) and not torch.equal(values, window.values):
+            last = window.backwards[-1].after if window.backwards else None
+            self._end_window(last, applied=True, finite=True, inferred=True)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """A step begins; one with a closure is handed a closure that reports each evaluation."""
+        if self.trace.failure or torch.compiler.is_dynamo_compiling():
+            return None
+        if self._open is None and self._thread not in (None, threading.get_ident()):
+            self.trace.failure = "steps in another thread than the backwards that were heard"
+        if self.counter is not None and self.counter.is_complete():
+            return None
+        self._evaluations = 0
+        reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
+        if reporting is None:
+            self.tell(StepRecorder._end_at_step)
+        return reporting
+
+    def _end_at_step(self, given: Any = None) -> None:
+        """The optimiser has the gradients of a window; a closure has given it a loss as well."""
+        self.trace.note_closure(self._evaluations, given, self._window.micro_batches)
+        if self._open is not None:
+            # An optimiser that steps in a hook of the backward itself.
+            self.on_backward_end()
+        factor, skipped = fused_scaling(self._samples.optimizer)
+        gradient = self._samples.gradients() if self._window.compared else None
+        norm, other_norm = math.nan, 0.0
+        if gradient is not None:
+            norm = self._samples.norm(gradient) / factor
+            gradient = gradient if factor == 1 else gradient / factor
+            self._changes.at_step()
+            other_norm = self._samples.norm_of_others()
+        finite = gradient is None or math.isfinite(norm)
+        if not self._window.micro_batches and not self._evaluations:
+            self.trace.idle += not self._samples.present()
+        where, stack = caller()
+        self.trace.by_library |= by_library(stack)
+        self._end_window(gradient, norm=norm, applied=not skipped, finite=finite, where=where, other_norm=other_norm)
+        self._scale = self._samples.scale()
+        self._evaluations = max(0, self._evaluations) + 1
+
+    def _after_step(self) -> None:
+        if torch.compiler.is_dynamo_compiling():
+            return
+        if self.counter is not None:
+            self._storage.count(
+                max(self._samples.rates(), default=None), self._ticks.count(), self.counter.end_window()
+            )
+            self._open_window()
+            if self._window.compared:
+                self.counter.change()
+            return
+        if self._evaluations == 0:
+            # A closure that was not called.
+            self._end_at_step()
+        elif self._evaluations < 0 and not self.trace.step_count:
+            # A step that began before the recording.
+            self._window.partial = True
+            self._end_window()
+        self._evaluations = -1
+        self.trace.stateful |= bool(self._samples.optimizer.state)
+
+    def _end_window(
+        self,
+        gradient: Tensor | None = None,
+        *,
+        applied: bool = False,
+        finite: bool = False,
+        where: str = "",
+        norm: float = math.nan,
+        other_norm: float = 0.0,
+        inferred: bool = False,
+    ) -> None:
+        if self._window.partial or (self._window.unheard(self.trace) and self._samples.present()):
+            self.trace.missed, self.trace.taken_count = 1, self.trace.taken_count + applied
+            self._open_window()
+            return
+        self._lines.trained |= self._window.by_hand_lines()
+        step = Step(
+            micro_batches=self._window.micro_batches,
+            backwards=self._window.stepped_on(),
+            clips=self._window.clips,
+            gradient=gradient,
+            norm=norm if gradient is None or math.isfinite(norm) or not finite else float(gradient.norm()),
+            applied=applied,
+            scale=self._scale,
+            finite=finite,
+            rates=self._samples.rates(),
+            ticks=self._ticks.count(),
+            where=where,
+            other_norm=other_norm,
+            evaluation=max(0, self._evaluations),
+            inferred=inferred,
+        )
+        self._storage.enter(step, self._lines.trained, self._window.size)
+        self._sampling.note_step(step)
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._window = OpenWindow(compared=self._sampling.wanted())
+        if self._window.compared or not self._stepped:
+            self._samples.lay_out()
+        if not self._stepped and isinstance(self._samples.optimizer, ForeignOptimizer):
+            self._window.values = self._samples.values()

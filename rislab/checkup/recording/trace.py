@@ -1,0 +1,370 @@
+"""What was recorded of a training loop: raw losses, backwards and optimiser steps, each with its numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from rislab.checkup.recording.merged_steps import Loss, MergedSteps, StepNumbers
+from rislab.checkup.recording.schedules import Schedule
+
+_Numbers = TypeVar("_Numbers")
+# Among the recorders that a backward came to, once an optimiser has stepped on its gradients.
+STEPPED = -1
+
+
+@dataclass(eq=False, slots=True)
+class Backward:
+    """A backward of the loop.
+
+    Args:
+        number: from 0, over the whole run.
+        fresh: whether all gradients were 0 or None when it began; None if the window is not compared.
+        carried: what was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they
+            were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
+        reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one, and STEPPED
+            if it was the last one before a step.
+        after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
+    """
+
+    number: int
+    fresh: bool | None = None
+    carried: float | None = None
+    reached: set[int] = field(default_factory=set)
+    after: Tensor | None = None
+
+
+@dataclass(eq=False, slots=True)
+class MicroBatch:
+    """A raw loss that was computed in training, with its true gradient.
+
+    Args:
+        samples: size of the first dimension of the network's first input.
+        count: number of equal parts that the loss is the mean of, samples or elements.
+        loss: raw; NaN for one that is not a single number.
+        dtype: of the loss.
+        gradient: true one: what its backward added to the gradients, over the weight that the loop gave it; None if
+            it was not taken, or is no longer needed.
+        why: why it could not be taken, "" if it was.
+        precision: "fp64", "fp32", "bf16" or "fp16".
+        where: file and line of the loss.
+        call_stack: files and lines of the loop that led there, the innermost first.
+        nonfinite: whether the loss or the gradient holds NaN or infinity.
+        training: whether the network was in training mode.
+        scale_free: whether the loss is no mean, so that its right scale is not known.
+        backwards: how many of the loop's came to this loss.
+        weight: what they weighed it with in sum, unscaled.
+        last: the last of them.
+        term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
+        by_hand: whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop.
+        follows: whether the network was handed a state that its forward before had given.
+        kind: name of the node of the graph that gave it, "" for none.
+        divisors: by which the loop divided it, if it is a single loss.
+        term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
+    """
+
+    samples: int
+    count: float
+    loss: float
+    dtype: torch.dtype
+    gradient: Tensor | None
+    why: str
+    precision: str
+    where: str
+    call_stack: tuple[str, ...]
+    nonfinite: bool
+    training: bool
+    scale_free: bool = False
+    backwards: int = 0
+    weight: float = 0.0
+    last: Backward | None = None
+    term_weights: tuple[float, ...] = ()
+    by_hand: bool = False
+    follows: bool = False
+    kind: str = ""
+    divisors: tuple[float, ...] = ()
+    term_factors: tuple[tuple[float, ...], ...] = ()
+
+
+# So many forwards are remembered, of each place and before only those of compared windows are.
+FORWARD_USES = 1024
+# So many evaluations of closures are.
+CLOSURES = 256
+
+
+class Clip(NamedTuple):
+    """A call of clip_grad_norm_().
+
+    Args:
+        max_norm: its limit.
+        own: number of its tensors that the optimiser holds.
+        tensors: number of all its tensors.
+        foreign: whether no optimiser holds any of them.
+        late: whether no backward had come since the step before.
+    """
+
+    max_norm: float
+    own: int
+    tensors: int
+    foreign: bool
+    late: bool
+
+
+@dataclass(eq=False, slots=True)
+class ForwardUse:
+    """Whether a backward came to a forward in training mode.
+
+    Args:
+        place: files and lines of the loop that led there.
+        reached: whether a backward came to it.
+    """
+
+    place: tuple[str, ...]
+    reached: bool = False
+
+    def reach(self) -> None:
+        """A backward came."""
+        self.reached = True
+
+
+@dataclass(eq=False, slots=True)
+class Step:
+    """An optimiser step, or the place where one was left out.
+
+    Args:
+        micro_batches: whose losses came since the last step.
+        backwards: since the last step.
+        clips: calls of clip_grad_norm_() since the last step.
+        gradient: unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
+        norm: of the whole gradient, unscaled; NaN if the window is not compared.
+        applied: False for a step that a scaler left out.
+        scale: of the loss, at that time.
+        finite: whether the gradient holds neither NaN nor infinity.
+        rates: learning rates, one a group.
+        ticks: of the scheduler so far, None without one.
+        where: file and line of the step.
+        other_norm: norm of the gradients that tensors of other optimisers held at that moment.
+        evaluation: 0, or which further evaluation of a closure within one step it is.
+        inferred: whether it was not seen itself, and the weights have moved.
+        comparison: of the gradient with that of the window, if it was found right at once.
+        number: from 1, over the whole run.
+        zeroed_lines: call stacks whose gradients were zeroed before each step that was compared; of one that is not.
+    """
+
+    micro_batches: list[MicroBatch]
+    backwards: list[Backward]
+    clips: list[Clip]
+    gradient: Tensor | None
+    norm: float
+    applied: bool
+    scale: float
+    finite: bool
+    rates: list[float]
+    ticks: int | None
+    where: str
+    other_norm: float = 0.0
+    evaluation: int = 0
+    inferred: bool = False
+    comparison: Any = None
+    number: int = 0
+    zeroed_lines: frozenset[tuple[str, ...]] = frozenset()
+
+    def numbers(self) -> StepNumbers:
+        """What rules of schedules ask."""
+        rate = max(self.rates, default=None)
+        return StepNumbers(rate, self.ticks, len(self.micro_batches), self.applied, self.where)
+
+    def release(self) -> None:
+        """Keep the numbers, and let go of the gradients."""
+        self.gradient = None
+        for batch in self.micro_batches:
+            batch.gradient = None
+        for backward in self.backwards:
+            backward.after = None
+
+    def holds(self, batch: MicroBatch) -> bool:
+        """Whether the gradient of a micro-batch was still there at the step: no zeroing was observed after it."""
+        if batch.call_stack in self.zeroed_lines:
+            return False
+        zeroed = max((backward.number for backward in self.backwards if backward.fresh), default=-1)
+        return batch.last is not None and batch.last.number >= zeroed
+
+
+@dataclass(eq=False)
+class Trace:
+    """All that was recorded of a loop and one optimiser.
+
+    Args:
+        steps: in order, but for those that are merged.
+        merged: of a long run, steps of which others of the kind are kept.
+        taken_count: number of steps, without further evaluations of their closures.
+        last_inferred: whether the last step was not seen itself.
+        left: micro-batches after the last step.
+        forwards: with gradients.
+        backwards: their number.
+        detached_losses: number of losses that depend on none of the weights.
+        frozen: number of tensors of the network that ask for no gradient.
+        tensors: number of trainable tensors at the beginning.
+        unchanged: names of trainable tensors whose values are those of the beginning.
+        loose_matrices: names of those among them that are more than a vector, and no weight of a layer.
+        rounding_only: names of those among them whose gradient was nothing but rounding.
+        zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
+        unoptimised: names of trainable tensors that the optimiser does not hold.
+        set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
+        orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
+        bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
+        full_tensors: number of the other larger ones.
+        ticks: of the scheduler at the end, None without one.
+        schedule: what the scheduler was made for, None without one.
+        of_one_storage: names of tensors of the optimiser that lie where another one of them does.
+        mode_dependent: whether the network computes something else in training mode than in evaluation mode.
+        batch_norms: number of its layers that take statistics of their input, in the first forward in training mode.
+        loss_declared: whether the loss was declared; False if losses are found from the backwards.
+        forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
+        missed: 1 if a step was taken, or under way, when the recording began.
+        idle: number of steps without a new loss, in which no tensor had a gradient: they change nothing.
+        remade: how often another optimiser took over the same tensors.
+        stateful: whether the optimiser has a state of its own, as momentum.
+        only_frozen: whether all tensors of the optimiser ask for no gradient.
+        returned: of the first evaluations of closures: which one in its step, from 0, what it returned, and the loss.
+        crashed: whether an error ended the loop.
+        stopped: whether the checkup ended it.
+        by_library: whether a library other than torch called the steps.
+        failure: what went wrong in the recording itself, "" if nothing did.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    merged: MergedSteps = field(default_factory=MergedSteps)
+    taken_count: int = 0
+    last_inferred: bool = False
+    left: list[MicroBatch] = field(default_factory=list)
+    forwards: int = 0
+    backwards: int = 0
+    detached_losses: int = 0
+    frozen: int = 0
+    tensors: int = 0
+    unchanged: list[str] = field(default_factory=list)
+    loose_matrices: list[str] = field(default_factory=list)
+    rounding_only: list[str] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
+    unoptimised: list[str] = field(default_factory=list)
+    set_aside: list[str] = field(default_factory=list)
+    orphaned: int = 0
+    bf16_tensors: int = 0
+    full_tensors: int = 0
+    ticks: int | None = None
+    schedule: Schedule | None = None
+    of_one_storage: list[str] = field(default_factory=list)
+    mode_dependent: bool = False
+    batch_norms: int = 0
+    loss_declared: bool = True
+    forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
+    missed: int = 0
+    idle: int = 0
+    remade: int = 0
+    stateful: bool = False
+    only_frozen: bool = False
+    returned: list[tuple[int, float, float]] = field(default_factory=list)
+    crashed: bool = False
+    stopped: bool = False
+    by_library: bool = False
+    failure: str = ""
+
+    def drop_steps(self) -> None:
+        """What was recorded so far had begun before."""
+        self.steps, self.taken_count, self.missed = [], 0, 1
+
+    def used_at_once(self, place: tuple[str, ...]) -> bool:
+        """Whether a backward has come to two forwards of a place in turn, or to its first: it wastes none by habit."""
+        uses = self.forward_uses.get(place, [])
+        return bool(uses) and (uses[0].reached or (uses[-1].reached and len(uses) > 1 and uses[-2].reached))
+
+    def note_forward(self, use: ForwardUse) -> None:
+        """A forward in training mode is over; the first ones of each place are remembered."""
+        uses = self.forward_uses.setdefault(use.place, [])
+        if len(uses) < FORWARD_USES:
+            uses.append(use)
+
+    def note_closure(self, evaluation: int, given: Any, batches: Iterable[MicroBatch]) -> None:
+        """An evaluation of a closure is over; the first ones are remembered.
+
+        Args:
+            evaluation: which one in its step, from 0.
+            given: what it returned.
+            batches: whose losses it computed.
+        """
+        if given is None:
+            return
+        number = given.detach().item() if isinstance(given, Tensor) and given.numel() == 1 else given
+        if isinstance(number, int | float) and len(self.returned) < CLOSURES:
+            loss = sum(batch.loss * batch.weight for batch in batches if batch.backwards)
+            self.returned.append((evaluation, float(number), loss))
+
+    @property
+    def taken(self) -> list[Step]:
+        """The steps, without further evaluations of their closures."""
+        return [step for step in self.steps if not step.evaluation]
+
+    @property
+    def step_count(self) -> int:
+        """Number of all steps, merged or not."""
+        return len(self.steps) + len(self.merged)
+
+    def numbers(self) -> list[StepNumbers]:
+        """Those of all steps, merged or not, without further evaluations of their closures."""
+        stored = ((step, step.numbers()) for step in self.steps)
+        return [
+            numbers
+            for step, numbers in self._in_order(stored, self.merged.numbers())
+            if not step or not step.evaluation
+        ]
+
+    def raw_losses(self) -> list[Loss]:
+        """All raw losses of training, merged or not."""
+        stored = ((step, _losses(step.micro_batches)) for step in self.steps)
+        steps = self._in_order(stored, self.merged.raw_losses())
+        return [loss for _, losses in steps for loss in losses] + _losses(self.left)
+
+    def _in_order(
+        self, stored: Iterator[tuple[Step, _Numbers]], merged: Iterator[_Numbers]
+    ) -> Iterator[tuple[Step | None, _Numbers]]:
+        number = 1
+        for step, numbers in stored:
+            for _ in range(step.number - number):
+                yield None, next(merged)
+            yield step, numbers
+            number = step.number + 1
+        yield from ((None, numbers) for numbers in merged)
+
+    @property
+    def micro_batches(self) -> list[MicroBatch]:
+        """All micro-batches, in order."""
+        return [batch for step in self.steps for batch in step.micro_batches] + self.left
+
+    @property
+    def stale(self) -> bool:
+        """Whether the optimiser holds tensors that the network no longer has, and misses some that it has."""
+        return bool(self.orphaned and self.unoptimised)
+
+
+def _losses(batches: Sequence[MicroBatch]) -> list[Loss]:
+    return [(batch.loss, batch.samples, batch.count) for batch in batches]
+
+
+def autocast_types(device_type: str) -> list[torch.dtype]:
+    """The type that autocast casts to on a kind of device, as a list; empty outside of autocast."""
+    return [torch.get_autocast_dtype(device_type)] if torch.is_autocast_enabled(device_type) else []
+
+
+@functools.lru_cache
+def precision_of(dtypes: tuple[torch.dtype, ...]) -> str:
+    """The coarsest precision among the types of weights, outputs and losses, and of autocast."""
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        if dtype in dtypes:
+            return name
+    return "fp32" if {torch.float32, torch.complex64}.intersection(dtypes) else "fp64"

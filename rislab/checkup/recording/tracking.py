@@ -1,0 +1,256 @@
+"""Optimisers under observation, each with its recorder and the networks that it trains."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import listed
+from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.foreign import ForeignOptimizer
+from rislab.checkup.recording.interception import count_averaged
+from rislab.checkup.recording.optimizers import inner_optimizer, tensors_held
+from rislab.checkup.recording.recorder import StepRecorder
+from rislab.checkup.recording.tensor_coordinates import is_readable
+from rislab.checkup.recording.trace import Trace
+from rislab.checkup.recording.weight_changes import follows
+from rislab.checkup.recording.windows import Declared
+from rislab.errors import one_line
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# So many modules are remembered.
+MODULES = 1024
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(eq=False)
+class TrackedOptimizer:
+    """An optimiser, its recorder, and the networks that it trains.
+
+    Args:
+        optimizer: of the loop.
+        scaler: gradient scaler, None without one.
+        scheduler: of the optimiser, None without one.
+        roots: networks that hold its tensors and are no part of another.
+        recorder: of its steps.
+        declared: what its loop is meant to do.
+        ticks_before: of the scheduler, when another optimiser took over the tensors; None if none did.
+    """
+
+    optimizer: Optimizer
+    scaler: Any
+    scheduler: Any
+    roots: list[nn.Module]
+    recorder: StepRecorder
+    declared: Declared
+    ticks_before: int | None = None
+    _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
+
+    def label(self) -> str:
+        """Kind of the optimiser, of its networks, and its first tensors."""
+        networks = [type(root).__name__ for root in self.roots] or ["loose tensors"]
+        names = self.names()
+        label = f"{type(self.optimizer).__name__} over {listed(networks)}" + (f": {listed(names, 2)}" if names else "")
+        return one_line(label)
+
+    def names(self) -> list[str]:
+        """Names of its tensors in its networks."""
+        own = set(map(id, self.tensors()))
+        return [name for root in self.roots for name, value in root.named_parameters() if id(value) in own]
+
+    def tensors(self) -> list[Tensor]:
+        """All that the optimiser holds."""
+        return tensors_held(self.optimizer)
+
+    def trains(self, module: nn.Module) -> bool:
+        """Whether a module holds tensors of the optimiser, or those of its networks."""
+        known = self._trains.get(id(module))
+        if known is None or known[0]() is not module:
+            own = set(map(id, self.tensors())) | {
+                id(value) for root in self.roots for value in nn.Module.parameters(root)
+            }
+            known = weakref.ref(module), any(id(value) in own for value in nn.Module.parameters(module))
+            self._trains[id(module)] = known
+            # Modules that are made anew for each step are as many as there are steps.
+            if len(self._trains) > MODULES:
+                self._trains = {id(module): known}
+        return known[1]
+
+    def forget_networks(self) -> None:
+        """Tensors or networks have changed: ask anew which modules hold them."""
+        self._trains.clear()
+
+    def adopt(self, optimizer: Optimizer, anew: bool) -> None:
+        """Another optimiser has taken over the tensors, made anew for them or not."""
+        steps = self.recorder.trace.steps
+        self.ticks_before = (steps[-1].ticks or 0) if steps else 0
+        self.optimizer = optimizer
+        self.recorder.adopt(optimizer, anew)
+
+    def of_one_storage(self) -> list[str]:
+        """Names of its tensors that lie where another one of them does."""
+        named = {id(value): name for root in self.roots for name, value in root.named_parameters()}
+        places: dict[int, list[str]] = {}
+        for one, value in {id(value): value for value in self.tensors()}.items():
+            if value.numel() and is_readable(value):
+                places.setdefault(value.data_ptr(), []).append(named.get(one, "one without a name"))
+        return [name for names in places.values() if len(names) > 1 for name in names]
+
+    def mode_dependent(self) -> bool:
+        """Whether its networks compute something else in training mode than in evaluation mode."""
+        return any(is_mode_dependent(module) for root in self.roots for module in root.modules())
+
+
+class LoopObserver(Observer):
+    """Passes events on to the recorders of the optimisers that they concern.
+
+    Args:
+        tracked: optimisers; a subclass may add to them.
+        loss: whose calls are recorded; None for all losses.
+    """
+
+    def __init__(self, tracked: Sequence[TrackedOptimizer] = (), loss: Any = None) -> None:
+        self.tracked, self._recorded_loss = list(tracked), loss
+
+    def begin(self) -> None:
+        """Record all optimisers that are known."""
+        for tracked in self.tracked:
+            tracked.recorder.begin()
+
+    def on_forward(self, module: nn.Module, training: bool) -> None:
+        """A forward begins that stands in no other."""
+        for tracked in self._training(module):
+            trace = tracked.recorder.trace
+            if training and not trace.forwards:
+                trace.batch_norms = sum(isinstance(part, NORMS) and part.training for part in module.modules())
+            tracked.recorder.tell(StepRecorder.on_forward, training)
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Such a forward is over."""
+        for tracked in self._training(call.module):
+            tracked.recorder.tell(StepRecorder.on_forward_end, call)
+
+    def _training(self, module: nn.Module) -> Iterable[TrackedOptimizer]:
+        return [tracked for tracked in self.tracked if tracked.trains(module)]
+
+    def on_loss(self, call: LossEvent) -> None:
+        """A loss was computed."""
+        if self._recorded_loss is not None and call.function is not self._recorded_loss:
+            return
+        if isinstance(call.output, Tensor) and call.output.numel() == 1:
+            count, scale_free = count_averaged(call.function, call.args, call.kwargs)
+            for tracked in self.tracked:
+                tracked.recorder.tell(StepRecorder.on_loss, call.output, count, scale_free)
+
+    def on_backward(self, roots: Roots) -> None:
+        """A backward begins."""
+        reached: set[int] = set()
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward, roots, reached)
+
+    def on_backward_error(self) -> None:
+        """The backward ends by an exception."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward_error)
+
+    def on_backward_end(self) -> None:
+        """The backward is over."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_backward_end)
+
+    def on_grad(self, sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_grad, sources)
+
+    def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
+        """clip_grad_norm_() begins."""
+        held = {id(value) for tracked in self.tracked for value in tracked.tensors()}
+        foreign = not any(id(value) in held for value in parameters)
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.on_clip, parameters, max_norm, foreign)
+
+    def may_count(self) -> int:
+        """Only the windows of a single optimiser are counted, until one is to be compared."""
+        return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
+
+    def begin_counting(self, change: Callable[[], None]) -> None:
+        """From now on windows are only counted."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.begin_counting, change)
+
+    def end_counting(self, clips: int) -> None:
+        """From now on they are recorded again."""
+        for tracked in self.tracked:
+            tracked.recorder.tell(StepRecorder.end_counting, clips)
+
+    def count_forward(self, module: nn.Module, samples: int) -> bool:
+        """A forward begins."""
+        [tracked] = self.tracked
+        if tracked.recorder.counter is not None and tracked.trains(module):
+            tracked.recorder.counter.note_forward(samples)
+        return True
+
+    def count_backward(self, root: Tensor) -> bool:
+        """A backward begins."""
+        counter = self.tracked[0].recorder.counter
+        return counter is not None and counter.note_backward(root)
+
+    def end(self, error: BaseException | None) -> None:
+        """The watching ends."""
+        for tracked in self.tracked:
+            tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
+            tracked.recorder.trace.of_one_storage = tracked.of_one_storage()
+            tracked.recorder.end(error)
+        stepping = [one for one in self.tracked if not isinstance(one.optimizer, ForeignOptimizer)]
+        held = [value for one in stepping for value in one.tensors()]
+        for tracked in self.tracked:
+            # A network in half precision whose weights are copied from those that an optimiser steps on.
+            if tracked not in stepping and held and all(follows(value, held) for value in tracked.tensors()):
+                tracked.recorder.trace.bf16_tensors = 0
+        _drop_losses_of_others([tracked.recorder.trace for tracked in self.tracked])
+
+
+def _drop_losses_of_others(traces: list[Trace]) -> None:
+    """Take away losses without a backward, if a backward of each loss of their line came to another optimiser's."""
+    lines = [Counter(batch.call_stack for batch in trace.micro_batches) for trace in traces]
+    used = [Counter(batch.call_stack for batch in trace.micro_batches if batch.backwards) for trace in traces]
+    for place, trace in enumerate(traces):
+        others = [counter for other, counter in enumerate(used) if other != place]
+        mixed = {
+            line
+            for line, count in lines[place].items()
+            if 0 < used[place][line] < count <= max((counter[line] for counter in others), default=0)
+        }
+        for window in (*(step.micro_batches for step in trace.steps), trace.left) if mixed else ():
+            window[:] = [batch for batch in window if batch.backwards or batch.call_stack not in mixed]
+
+
+def is_mode_dependent(module: nn.Module) -> bool:
+    """Whether a module computes something else in training mode than in evaluation mode."""
+    if isinstance(module, DROPOUTS):
+        return module.p > 0
+    return isinstance(module, NORMS) and any(value.requires_grad for value in nn.Module.parameters(module))
+
+
+def unwrapped(wrapper: Any, name: str) -> Any:
+    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing.
+
+    Args:
+        wrapper: or the optimiser or scheduler itself.
+        name: of the attribute, "optimizer" or "scheduler".
+    """
+    visited: set[int] = set()
+    while id(wrapper) not in visited:
+        visited.add(id(wrapper))
+        held = inner_optimizer(wrapper) if name == "optimizer" and isinstance(wrapper, Optimizer) else None
+        inner = getattr(wrapper, name, None) if held is None else held
+        optimizer = name == "optimizer" and isinstance(inner, Optimizer)
+        wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
+    return wrapper

@@ -1,0 +1,106 @@
+"""What training does to the weights: which of them change, which the optimiser holds, and in how many digits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.trace import Trace
+
+# A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
+ROUNDING = 1e-5
+
+
+class WeightChanges:
+    """The weights of one optimiser's network, at the beginning and at the end.
+
+    Args:
+        samples: knows the weights and the optimiser.
+    """
+
+    def __init__(self, samples: GradientSamples) -> None:
+        self._samples = samples
+        self._first: dict[str, Tensor] = {}
+        self._trained: set[int] = set()
+        self._unheld: dict[int, str] = {}  # tensors that got a gradient and that the optimiser does not hold
+
+    def begin(self, trace: Trace) -> None:
+        """Remember the values of the weights."""
+        # With a dimension more: the search for averages of the weights must not take it for one.
+        self._first = {name: value.detach()[None].clone() for name, value in self._samples.trainable()}
+        trace.tensors = len(self._first)
+
+    def at_step(self) -> None:
+        """Note which tensors of the optimiser have a gradient."""
+        held = self._samples.optimised()
+        self._unheld |= {
+            id(value): name
+            for name, value in self._samples.named
+            if id(value) not in held and value.requires_grad and value.grad is not None
+        }
+        groups = self._samples.optimizer.param_groups
+        self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}
+
+    def end(self, trace: Trace) -> None:
+        """Write into a trace what only the end shows."""
+        weights, trainable, held = self._samples.weights(), self._samples.trainable(), self._samples.optimised()
+        values = [value for group in self._samples.optimizer.param_groups for value in group["params"]]
+        trace.only_frozen = bool(values) and not any(
+            value.requires_grad or id(value) in self._trained for value in values
+        )
+        orphans = [value for value in values if id(value) not in {id(own) for _, own in weights} | self._trained]
+        missed = [(name, value) for name, value in trainable if id(value) not in held]
+        # A network in half precision may follow copies of its weights in float32.
+        copies = any(
+            name in self._first and not torch.equal(value, self._first[name][0]) and follows(value, orphans)
+            for name, value in missed
+        )
+        trace.orphaned = 0 if copies else len(orphans)
+        trace.unoptimised = [] if copies else [name for name, value in missed if id(value) in self._unheld or orphans]
+        trace.set_aside = [name for name, value in missed if id(value) not in self._unheld]
+        trace.frozen = sum(not value.requires_grad for _, value in weights)
+        if trace.crashed:
+            return
+        coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
+        trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
+        unchanged = [
+            (name, value)
+            for name, value in trainable
+            if name in self._first and torch.equal(value, self._first[name][0])
+        ]
+        if len(unchanged) < len(trainable) and not copies:
+            # A network that is called nowhere, and shares weights with this one, need not move.
+            unchanged = [(name, value) for name, value in unchanged if id(value) in held or name in trace.unoptimised]
+        used = [one for one in weights if id(one[1]) in self._trained or not one[1].requires_grad]
+        trace.zeros = [name for name, value in used if value.dim() > 1 and not bool(value.detach().any())]
+        gradients = [step.gradient for step in trace.steps if step.gradient is not None]
+        trace.unchanged = [name for name, _ in unchanged]
+        trace.loose_matrices = [
+            name
+            for name, value in unchanged
+            if sum(size > 1 for size in value.shape) > 1 and not name.endswith("weight")
+        ]
+        trace.rounding_only = [
+            name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
+        ]
+
+
+def follows(value: Tensor, others: list[Tensor]) -> bool:
+    """Whether a tensor holds, rounded, the values of another."""
+    return any(
+        value.shape == other.shape and torch.equal(value.detach(), other.detach().to(value.dtype)) for other in others
+    )
+
+
+def _has_many_values(value: Tensor) -> bool:
+    """Whether a tensor holds so many different numbers that they are not all simple ones by chance."""
+    if not value.is_floating_point() or value.numel() < 16:
+        return False
+    return int(value.detach().flatten()[:64].unique().numel()) >= 8
+
+
+def _is_bfloat16(value: Tensor) -> bool:
+    """Whether all its numbers are numbers of bfloat16, whatever its type."""
+    held = value.detach()
+    return bool((held.bfloat16().to(held.dtype) == held).all())
