@@ -177,6 +177,20 @@ def test_a_correct_network_has_no_findings(name: str) -> None:
     assert [finding for finding in findings if "Error" in finding.evidence] == []
 
 
+def test_where_float16_does_not_run_the_rest_is_judged() -> None:
+    class Picky(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            if torch.is_autocast_enabled("cpu"):
+                raise RuntimeError("no such layer in float16")
+            return super().forward(x)
+
+    data = [(x, 1e4 * y) for x, y in batches()]
+    findings = probed(Picky(6, 3), data=data, only=["P8"])
+    assert [(finding.severity, finding.name) for finding in findings] == [
+        ("note", "not judged"), ("note", "squares overflow in half precision"),
+    ]  # fmt: skip
+
+
 def test_poison_that_a_loop_hides_is_found() -> None:
     first = nn.Sequential(nn.Linear(6, 3))
     options: dict[str, Any] = {"only": ["P1"], "optimizer": torch.optim.SGD(first.parameters(), lr=0.1)}

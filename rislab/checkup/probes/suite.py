@@ -43,7 +43,7 @@ from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.checkup.recording.trace import precision_of
 from rislab.checkup.rules import Code
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError, check_choice, check_number, one_line
 
 LARGEST_HALF = 65504.0
 # Samples that can differ in so many bits are not the same by chance.
@@ -307,18 +307,30 @@ def half_precision(target: ProbeTarget) -> list[Finding]:
         aliases: tuple[str, ...] = ("epsilon vanishes in half precision", "complex numbers in half precision")
         findings.append(as_fault(code, name, f"the weights are {half}, and the loss is {full}", "", aliases))
     if not half:
-        device = next((value.device.type for value in tensors_in(batch[0]).values()), "cpu")
-        with torch.autocast(device, dtype=torch.float16):
-            low = target.raw_loss(batch)
-        if math.isfinite(full) and not math.isfinite(low):
-            text = f"loss {full:.4g} as it is, and {low} under autocast to float16"
-            findings.append(as_note(code, name, text, ("epsilon vanishes in half precision",)))
+        findings += _under_autocast(target, full)
     truths = [part for part in tensors_in(batch[1]).values() if part.is_floating_point() or part.is_complex()]
     squares = float(sum(part.detach().abs().double().square().sum() for part in truths))
     if squares > LARGEST_HALF:
         text = f"the squares of a target batch sum up to {squares:.3g}; float16 ends at {LARGEST_HALF:g}"
         findings.append(as_note(code, name, text))
     return [*findings, *(_lost_updates(target, model, half) if half else [])]
+
+
+def _under_autocast(target: ProbeTarget, full: float) -> list[Finding]:
+    batch = target.data[0]
+    device = next((value.device.type for value in tensors_in(batch[0]).values()), "cpu")
+    try:
+        with torch.autocast(device, dtype=torch.float16):
+            low = target.raw_loss(batch)
+    except RuntimeError as error:
+        # Not every processor has every layer in float16: not an LSTM, for one.
+        text = f"under autocast to float16 the network does not run on this machine: {one_line(str(error))}"
+        return [as_note(Code.HALF_PRECISION, "not judged", text)]
+    if math.isfinite(low) or not math.isfinite(full):
+        return []
+    text = f"loss {full:.4g} as it is, and {low} under autocast to float16"
+    aliases = ("epsilon vanishes in half precision",)
+    return [as_note(Code.HALF_PRECISION, "squares overflow in half precision", text, aliases)]
 
 
 def _lost_updates(target: ProbeTarget, model: nn.Module, half: str) -> list[Finding]:
