@@ -245,7 +245,10 @@ TOOLS = (
     ),
     Tool(
         "mypy", "`mypy SCRIPT`, imports not followed: a floor", "",
-        _python("mypy", "--config-file=", "--follow-imports=skip", "--ignore-missing-imports", "--no-incremental"),
+        _python(
+            "mypy", "--config-file=", "--follow-imports=skip", "--ignore-missing-imports",
+            f"--cache-dir={ENVIRONMENTS / 'mypy'}",
+        ),
         _read_mypy, "of this environment", of_script=False,
     ),
 )  # fmt: skip
