@@ -196,28 +196,6 @@ def _ellipses(spectra: SpectraView) -> tuple[list[float | None], list[float | No
     return x, y
 
 
-def error_table(spectra: SpectraView) -> str:
-    """Errors of the estimates source by source, with the ratio to the bound, as HTML; of spectra the places only."""
-    rows = []
-    for slot, (azimuth, elevation, range_) in enumerate(spectra.settings.places):
-        cells = [f"{slot + 1}", f"{azimuth:.1f}°", f"{elevation:.1f}°", f"{range_:.2f} m"]
-        if not isinstance(spectra, SceneAnalysis):
-            cells += ["…", "…", "…"]
-        elif bool(spectra.matching.hit[0, slot]):
-            limit, matching = spectra.bound, spectra.matching
-            errors = (
-                (math.degrees(matching.azimuth[0, slot]), math.degrees(limit.azimuth[0, slot]), "°"),
-                (math.degrees(matching.elevation[0, slot]), math.degrees(limit.elevation[0, slot]), "°"),
-                (float(matching.range[0, slot]), float(limit.range[0, slot]), " m"),
-            )
-            cells += [f"{error:+.3f}{unit} ({abs(error) / bound:.1f} × √CRB)" for error, bound, unit in errors]
-        else:
-            cells += ["not found", "", ""]
-        rows.append(cells)
-    head = ("source", "azimuth", "elevation", "range", "error in azimuth", "in elevation", "in range")
-    return html_table(head, rows, label="errors of the estimates", numbers=range(7))
-
-
 def criteria_table(spectra: SpectraView) -> str:
     """Order criteria over the number of sources, above the smallest of each, as HTML."""
     named = order_criteria(spectra.scene)

@@ -7,7 +7,8 @@ import math
 import pytest
 
 from rislab.music.scene_view import SceneAnalysis, SceneExplorer, SceneSettings
-from rislab.plots.scene import error_table, scene_figure, scene_figure_dict
+from rislab.plots.scene import scene_figure, scene_figure_dict
+from rislab.plots.scene_content import source_rows
 from rislab.plots.style import template
 
 SETTINGS = SceneSettings(
@@ -23,12 +24,6 @@ def explorer() -> SceneExplorer:
 @pytest.fixture(scope="module")
 def analysis(explorer: SceneExplorer) -> SceneAnalysis:
     return explorer.analyse(SETTINGS)
-
-
-def test_spectra_alone_have_places_and_no_errors_in_their_table(explorer: SceneExplorer) -> None:
-    spectra = explorer.spectra(SETTINGS)
-    assert "√CRB" not in error_table(spectra) and "-25.0°" in error_table(spectra)
-    assert error_table(explorer.complete(spectra)).count("√CRB") == 6
 
 
 def test_the_bound_of_the_range_is_a_band_around_the_true_range(explorer: SceneExplorer) -> None:
@@ -70,8 +65,6 @@ def test_the_figure_names_units_and_draws_what_the_analysis_says(analysis: Scene
     rings = [trace for trace in drawn.data if trace.name == "true source" and trace.x[0] is not None]
     assert len(rings) == 4  # white in dark, on two maps
     assert [[*zip(ring.x, ring.y, strict=True)] for ring in rings] == [[place[:2] for place in SETTINGS.places]] * 4
-    text = error_table(analysis)
-    assert text.count("√CRB") == 6 and "not found" not in text
     drawn.update_layout(template=template("dark"))
 
 
@@ -79,4 +72,17 @@ def test_a_source_that_is_not_found_is_said(explorer: SceneExplorer) -> None:
     places = ((-5.0, 0.0, 1.0), (5.0, 0.0, 1.0))
     analysis = explorer.analyse(SETTINGS.changed(covariance="sample", snr_db=-10.0, places=places))
     missed = 2 - int(analysis.matching.hit.sum())
-    assert missed > 0 and error_table(analysis).count("not found") == missed
+    assert missed > 0 and source_rows(analysis).count("missed") == missed
+
+
+def test_a_row_of_a_source_is_its_estimate_error_and_bound(analysis: SceneAnalysis) -> None:
+    rows = source_rows(analysis)
+    assert len(rows) == len(SETTINGS.places)
+    numbers = [[float(cell.replace("−", "-").replace("±", "")) for cell in row] for row in rows]
+    for (azimuth, elevation, range_), row in zip(SETTINGS.places, numbers, strict=True):
+        for truth, (estimate, error, bound) in zip(
+            (azimuth, elevation, range_), (row[:3], row[3:6], row[6:]), strict=True
+        ):
+            # Estimates are rounded to hundredths.
+            assert estimate - error == pytest.approx(truth, abs=0.0056)
+            assert abs(error) < 10 * bound
