@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
-from rislab.checkup.html import Html, html_table
+from rislab.checkup.html_table import Html, html_table
 from rislab.checkup.rules import RULES, Code
 from rislab.errors import error_text, one_line
 

@@ -25,7 +25,6 @@ from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
 from rislab.checkup.observers.input_changes import InputChanges
 from rislab.checkup.observers.loaders import LoaderPasses
-from rislab.checkup.observers.loading import OwnWeights
 from rislab.checkup.observers.loss_arguments import LossArguments
 from rislab.checkup.observers.loss_branches import LossBranches
 from rislab.checkup.observers.network_modes import NetworkModes
@@ -38,6 +37,7 @@ from rislab.checkup.observers.resumes import LostState
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.observers.saved_networks import SavedNetworks
 from rislab.checkup.observers.split_leakage import SplitLeakage
+from rislab.checkup.observers.state_loading import OwnWeights
 from rislab.checkup.observers.token_targets import TokenTargets
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.options import check_options

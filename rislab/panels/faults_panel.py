@@ -8,7 +8,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from rislab.checkup.html import html_table
+from rislab.checkup.html_table import html_table
 from rislab.errors import check_choice
 from rislab.faults.catalogue import FAMILIES, find_fault
 from rislab.faults.comparison import (

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from rislab.checkup.findings import Findings
-from rislab.checkup.html import html_table
+from rislab.checkup.html_table import html_table
 from rislab.errors import check_choice, check_number
 from rislab.faults.comparison import ComparisonCache, OptimiserRun, diagnose_fault, event_counts
 from rislab.faults.quiz import Question, Quiz

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rislab.checkup.html import html_table
+from rislab.checkup.html_table import html_table
 from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks

@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 
-from rislab.checkup.html import Html, html_table
+from rislab.checkup.html_table import Html, html_table
 from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import SceneAnalysis, SpectraView
 from rislab.plots.bound import REACH, SHARE

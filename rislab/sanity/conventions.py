@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rislab.checkup.html import Html, html_table
+from rislab.checkup.html_table import Html, html_table
 from rislab.data.covariance import nmse, sample_factor
 from rislab.data.grid import Grid
 from rislab.data.measurement import identifiable, unknown_axes

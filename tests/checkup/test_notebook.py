@@ -21,7 +21,7 @@ import rislab
 from rislab.checkup.notebook import WATCHING, CellError, load_ipython_extension
 from rislab.checkup.options import OPTIONS
 from rislab.checkup.output.report import CheckupReport
-from tests.checkup.test_html import Cells
+from tests.checkup.test_html_table import Cells
 
 SETUP = """
 import torch

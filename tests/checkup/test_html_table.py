@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from rislab.checkup.html import Html, html_table
+from rislab.checkup.html_table import Html, html_table
 
 
 class Cells(HTMLParser):
