@@ -41,9 +41,10 @@ REQUIRED = ("snapshots", "elements", "wavelength")
 SURFACE = ("codes", "channel")
 TABLES = ("snapshots", *SURFACE, "elements", "noise_power", "pilots")
 WORDS = ("wavefront", "symbols")
+OPTIONAL = (*WORDS, "noise_power", "pilots", "azimuth", "elevation", "range")
 NAMES = (
     *("snapshots", "codes", "channel", "elements", "rows", "columns", "spacing", "wavelength", "frequency"),
-    *("wavefront", "symbols", "noise_power", "pilots", "azimuth", "elevation", "range"),
+    *OPTIONAL,
 )
 COLUMNS = ("quantity", "row", "column", "real", "imag")
 
@@ -75,8 +76,12 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     """The measurement that named arrays stand for; see the module.
 
     Args:
-        fields: by name; other names than NAMES are left alone.
+        fields: by name; other names than NAMES are left alone, but for one that is nearly one of OPTIONAL.
     """
+    for name in fields:
+        meant = difflib.get_close_matches(name, OPTIONAL, n=1, cutoff=0.85)
+        if meant and meant[0] not in fields:
+            raise InputError(f"{name} is no field, did you mean {meant[0]!r}? allowed: {', '.join(NAMES)}")
     for name, value in fields.items():
         if name in TABLES and (kind := np.asarray(value).dtype).kind not in "biufc":
             raise InputError(f"{name} holds values of type {kind}; allowed: numbers")
@@ -93,7 +98,7 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     options["symbols"] = _word(fields, "symbols", "varying")
     if "pilots" in fields:
         options["pilots"] = np.asarray(fields["pilots"]).reshape(-1)
-    noise = np.asarray(fields["noise_power"]).reshape(-1).real if "noise_power" in fields else None
+    noise = _real("noise_power", fields["noise_power"]) if "noise_power" in fields else None
     snapshots = np.asarray(fields["snapshots"])
     if "codes" in fields:
         channel, codes = (_table(fields[name], array.count) for name in ("channel", "codes"))
@@ -122,14 +127,22 @@ def _number(name: str, value: Any) -> float:
     values = np.asarray(value).reshape(-1)
     if values.size != 1 or values.dtype.kind not in "iufc":
         raise InputError(f"{name} holds {values.size} values of type {values.dtype}; allowed: one number")
-    return float(values[0].real)
+    return float(_real(name, values)[0])
+
+
+def _real(name: str, value: Any) -> Array:
+    """A list of real numbers; a file may hold all its numbers as complex ones."""
+    values = np.asarray(value).reshape(-1)
+    if np.iscomplexobj(values) and values.imag.any():
+        raise InputError(f"{name} is {complex(values[values.imag != 0][0])}; allowed: real numbers")
+    return values.real
 
 
 def _ends(name: str, value: Any) -> float | tuple[float, float]:
     values = np.asarray(value).reshape(-1)
     if values.size not in (1, 2) or values.dtype.kind not in "iufc":
         raise InputError(f"{name} holds {values.size} values; allowed: one number, or the smallest and the largest")
-    ends = [float(each) for each in values.real]
+    ends = [float(each) for each in _real(name, values)]
     return ends[0] if len(ends) == 1 else (ends[0], ends[1])
 
 
@@ -149,11 +162,15 @@ def _elements(fields: Mapping[str, Any]) -> Any:
         return elements.real
     if not {"rows", "columns", "spacing"} <= set(fields):
         raise InputError(_lacks("elements", fields))
-    rows, columns = (int(_number(name, fields[name])) for name in ("rows", "columns"))
-    for name, count in (("rows", rows), ("columns", columns)):
-        check_number(name, count, 1, 4096, integer=True)
+    rows, columns = (_whole(name, _number(name, fields[name])) for name in ("rows", "columns"))
     spacing = _number("spacing", fields["spacing"])
     return np.asarray(ArrayGeometry.surface((rows, columns), 1.0, spacing=spacing).elements.double())
+
+
+def _whole(name: str, value: float) -> int:
+    count = int(value) if value.is_integer() else value
+    check_number(name, count, 1, 4096, integer=True)
+    return int(count)
 
 
 def _table(values: Any, elements: int) -> Array:
@@ -210,21 +227,35 @@ def _read_csv(file: Path) -> dict[str, Any]:
                     f"columns {', '.join(missing)} are missing; it has {', '.join(names) or 'none'}; "
                     f"allowed: {', '.join(COLUMNS)}, and scene"
                 )
-            for number, row in enumerate(reader, start=2):
-                name = (row["quantity"] or "").strip()
+            for row in reader:
+                line, name = f"line {reader.line_num}", (row["quantity"] or "").strip()
+                if None in row:
+                    raise InputError(
+                        f"{line} has {len(names) + len(row[None])} columns; "
+                        f"allowed: {', '.join(names)}, with a point in 0.5"
+                    )
                 if name in WORDS:
                     words[name] = (row["real"] or "").strip()
                     continue
-                scene, across, along = (int(row.get(axis) or 0) for axis in ("scene", "row", "column"))
+                scene, across, along = (_cell(row, line, axis, int) for axis in ("scene", "row", "column"))
                 place = (scene, across, along)
-                value = complex(float(row["real"] or "nan"), float(row.get("imag") or 0.0))
-                if cells.setdefault(name, {}).setdefault(place, value) != value:
-                    raise InputError(f"line {number}: {name}{list(place)} stands in the file twice")
-    except (UnicodeDecodeError, csv.Error, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+                value = complex(_cell(row, line, "real", float), _cell(row, line, "imag", float))
+                before = cells.setdefault(name, {}).setdefault(place, value)
+                if before is not value and before != value:
+                    raise InputError(f"{line}: {name}{list(place)} stands in the file twice")
+    except (UnicodeDecodeError, csv.Error) as error:
         raise _not_read("table of numbers", error) from None
     return {name: _dense(name, values) for name, values in cells.items()} | words
+
+
+def _cell(row: Mapping[str, str | None], line: str, column: str, kind: type[Any]) -> Any:
+    """A number of a CSV file; only that of the column real has to be there."""
+    text = (row.get(column) or "").strip() or ("" if column == "real" else "0")
+    try:
+        return kind(text)
+    except ValueError:
+        example = "a whole number" if kind is int else "a number such as 0.5"
+        raise InputError(f"{line}: {column} of {row['quantity']} is {text!r}; allowed: {example}") from None
 
 
 def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:

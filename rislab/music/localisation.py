@@ -77,6 +77,8 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
         InputError: for more sources than can be identified.
     """
     check_number("measurements", len(measurement), 1, 1, integer=True)
+    if sources is not None:
+        check_number("sources", sources, 1, integer=True)
     config = measurement.config
     limit = max(1, min(most, most_sources(measurement), config.elements - 1))
     number = int(model_order(measurement, limit)) if sources is None else sources

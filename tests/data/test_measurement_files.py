@@ -67,6 +67,12 @@ def test_one_antenna_may_come_without_its_axis() -> None:
         ({"azimuth": [1.0, 2.0, 3.0]}, "azimuth holds 3 values"),
         ({"wavefront": "flat"}, "wavefront is 'flat'"),
         ({"elements": 1j * np.ones((16, 3))}, "elements are complex"),
+        ({"rows": 4.5}, r"rows is 4.5; allowed: a whole number in \[1, 4096\]"),
+        ({"columns": np.inf}, "columns is inf"),
+        ({"wavelength": 0.1 + 0.2j}, r"wavelength is \(0.1\+0.2j\); allowed: real numbers"),
+        ({"azimuth": [-1.0, 1j]}, "azimuth is 1j; allowed: real numbers"),
+        ({"noise_power": 1 + 1j}, r"noise_power is \(1\+1j\); allowed: real numbers"),
+        ({"noise_power": None, "noise_powr": 0.1}, "noise_powr is no field, did you mean 'noise_power'"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(changes: dict[str, Any], said: str) -> None:
@@ -79,7 +85,7 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     for name, content, said in (
         ("a.npz", b"no archive", "a.npz: it is no NPZ file"),
         ("a.csv", b"x,y\n1,2\n", "columns quantity, row, column, real are missing; it has x, y"),
-        ("b.csv", b"quantity,row,column,real\nsnapshots,0,zero,1\n", "b.csv: it is no table of numbers"),
+        ("b.csv", b"quantity,row,column,real\nsnapshots,0,zero,1\n", "line 2: column of snapshots is 'zero'; allowed"),
         (
             "c.csv",
             b"quantity,row,column,real\ncodes,0,0,1\ncodes,1,1,1\n",
@@ -87,6 +93,9 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         ),
         ("d.csv", b"quantity,row,column,real\ncodes,0,0,1\ncodes,0,0,2\n", r"line 3: codes\[0, 0, 0\] stands .* twice"),
         ("e.csv", b"quantity,row,column,real\ncodes,-1,0,1\n", "negative row"),
+        ("g.csv", b"quantity,row,column,real,imag\ncodes,0,0,1,\ncodes,0,1,0,5,0,1\n", "line 3 has 7 columns; allowed: quan"),
+        ("h.csv", b"quantity,row,column,real,imag\ncodes,0,0,1,abc\n", "line 2: imag of codes is 'abc'; allowed: a number"),
+        ("i.csv", b"quantity,row,column,real,imag\ncodes,0,0,,1\n", "line 2: real of codes is ''; allowed: a number"),
         ("f.csv", b"\xff\xfe\x00", "f.csv: it is no table of numbers"),
         ("a.txt", b"", r"ends in '.txt'; allowed: .npz, .mat"),
     ):
@@ -95,6 +104,16 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
             read_measurement(tmp_path / name)
     with pytest.raises(InputError, match="is no file"):
         read_measurement(tmp_path / "none.npz")
+
+
+def test_a_number_that_is_none_is_refused_as_such(tmp_path: Path) -> None:
+    """Not as one that stands in the file twice: it is equal to nothing, itself included."""
+    file = tmp_path / "example.csv"
+    write_template(file)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], "snapshots,0,0,nan,0", *lines[2:]]))
+    with pytest.raises(InputError, match=r"snapshots\[0, 0\] is NaN or infinite"):
+        read_measurement(file)
 
 
 def test_no_pickle_is_read(tmp_path: Path) -> None:

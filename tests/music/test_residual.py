@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
+from rislab.errors import InputError
 from rislab.music.likelihood import polish, rss
 from rislab.music.localisation import locate
 from rislab.music.residual import STATIC, convention_changes, convention_hint, residual
@@ -32,6 +33,12 @@ def test_what_is_left_is_what_the_noise_brought() -> None:
     assert left.share == pytest.approx(
         float(left.snapshots.abs().square().sum() / measurement.snapshots.abs().square().sum())
     )
+
+
+@pytest.mark.parametrize("sources", [0, -1, 1.5])
+def test_a_number_of_sources_that_is_none_is_refused(sources: Any) -> None:
+    with pytest.raises(InputError, match=f"sources is {sources}; allowed: a whole number in"):
+        locate(SURFACE.draw(1, 10.0), sources)
 
 
 @pytest.mark.slow
