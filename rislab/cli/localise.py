@@ -87,6 +87,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
+    parser = argparse.ArgumentParser()
+    add(parser)
+    own_data.check_options(options, parser)
     if options.template:
         return own_data.run_template(options.template)
     common.use_threads(options.threads)

@@ -31,6 +31,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", metavar="FILE", help=f"write an example of such a file ({formats})")
 
 
+def check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Raise InputError for an option that a file leaves nothing to do for.
+
+    Args:
+        options: as they were parsed.
+        parser: of the command, for what they are where they are not given.
+    """
+    # Those of a configuration leave no trace where they are not given.
+    usual = {"preset": None, "device": None, **vars(parser.parse_args([]))}
+    given = [name for name, value in vars(options).items() if name in usual and value != usual[name]]
+    for name, allowed in (("template", ()), ("data", ("sources", "centred", "threads", "json"))):
+        other = next((each for each in given if each not in (name, *allowed)), None)
+        if name in given and other is not None:
+            word = {"folder": "--run", "fields": "-p"}.get(other, f"--{other}")
+            flags = ", ".join(f"--{each}" for each in allowed) or "nothing else"
+            raise InputError(f"{word} is given with --{name}, where it has no effect; allowed: {flags}")
+    if options.centred and not options.data:
+        raise InputError("--centred is given without a measurement; allowed: with --data")
+
+
 def run_template(path: str) -> int:
     """Write a template; returns the exit code."""
     from rislab.data import measurement_files

@@ -79,6 +79,15 @@ def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--data", str(tmp_path / "none.npz")], "is no file"),
         (["--data", file, "--sources", "1", "2"], "sources is [1, 2]; allowed with --data: one number"),
         (["--data", file, "--sources", "40"], "sources is 40; allowed"),
+        (["--data", file, "--sources", "0"], "sources is 0; allowed"),
+        (
+            ["--data", file, "--weights", "shipped"],
+            "--weights is given with --data, where it has no effect; allowed: --sources",
+        ),
+        (["--data", file, "--preset", "full"], "--preset is given with --data"),
+        (["--data", file, "-p", "rician_factor", "1"], "-p is given with --data"),
+        (["--template", str(tmp_path / "new.npz"), "--data", file], "--data is given with --template"),
+        (["--centred"], "--centred is given without a measurement"),
         (["--data", written(tmp_path / "b.npz", codes=None)], "b.npz: codes is missing"),
         (["--template", str(tmp_path / "a.txt")], "ends in '.txt'"),
     ):

@@ -93,8 +93,16 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         ),
         ("d.csv", b"quantity,row,column,real\ncodes,0,0,1\ncodes,0,0,2\n", r"line 3: codes\[0, 0, 0\] stands .* twice"),
         ("e.csv", b"quantity,row,column,real\ncodes,-1,0,1\n", "negative row"),
-        ("g.csv", b"quantity,row,column,real,imag\ncodes,0,0,1,\ncodes,0,1,0,5,0,1\n", "line 3 has 7 columns; allowed: quan"),
-        ("h.csv", b"quantity,row,column,real,imag\ncodes,0,0,1,abc\n", "line 2: imag of codes is 'abc'; allowed: a number"),
+        (
+            "g.csv",
+            b"quantity,row,column,real,imag\ncodes,0,0,1,\ncodes,0,1,0,5,0,1\n",
+            "line 3 has 7 columns; allowed: quan",
+        ),
+        (
+            "h.csv",
+            b"quantity,row,column,real,imag\ncodes,0,0,1,abc\n",
+            "line 2: imag of codes is 'abc'; allowed: a number",
+        ),
         ("i.csv", b"quantity,row,column,real,imag\ncodes,0,0,,1\n", "line 2: real of codes is ''; allowed: a number"),
         ("f.csv", b"\xff\xfe\x00", "f.csv: it is no table of numbers"),
         ("a.txt", b"", r"ends in '.txt'; allowed: .npz, .mat"),
