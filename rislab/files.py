@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,17 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
-    """How many values a node of YAML stands for, each alias counted as what it repeats; ValueError without an end."""
+    """How many values a node of YAML stands for, each alias counted as what it repeats.
+
+    Raises:
+        ValueError: it has no end, or a mapping in it has a key twice, of which the loader takes the last without a word.
+    """
     if id(node) not in known:
         known[id(node)] = 0  # until its parts are counted
+        if node.id == "mapping":
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            if (twice := next((key for key, count in Counter(keys).items() if count > 1), None)) is not None:
+                raise ValueError(f"{twice} is given {keys.count(twice)} times; allowed: once")
         # Of thousands of digits Python computes for minutes.
         if isinstance(node.value, str) and node.tag.endswith((":int", ":float")) and len(node.value) > 1000:
             return YAML_VALUES + 1
@@ -123,3 +132,18 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise InputError(f"folder {folder} cannot be used: {error.strerror}") from error
+
+
+def check_file_writable(field: str, path: Path | str) -> None:
+    """Before long work whose result is to be written to a file.
+
+    Args:
+        field: that names the file.
+        path: of the file.
+
+    Raises:
+        InputError: if it is a folder, or its folder cannot be made or written to.
+    """
+    if Path(path).is_dir():
+        raise InputError(f"{field} is {str(path)!r}, a folder; allowed: the path of a file")
+    check_writable(Path(path).absolute().parent)

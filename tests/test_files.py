@@ -47,6 +47,8 @@ def test_replace_makes_the_folder_and_a_file_that_others_may_read(tmp_path: Path
         "a: !!timestamp perhaps",
         "!!python/object:os.system {}",
         "[" * 1500,
+        "lr: 0.1\nlr: 0.2",
+        "a: [{b: 1, c: 2, b: 3}]",
     ],
 )
 def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: Path) -> None:
@@ -61,6 +63,16 @@ def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: P
 def test_scalars_may_stay_strings() -> None:
     assert files.parse_yaml("{a: 1e-3, b: no}", strings=True) == {"a": "1e-3", "b": "no"}
     assert files.parse_yaml("{a: 1.0e-3, b: no}") == {"a": 1e-3, "b": False}
+
+
+def test_a_file_is_tried_before_long_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"export is '.*', a folder; allowed: the path of a file"):
+        files.check_file_writable("export", tmp_path)
+    with pytest.raises(InputError, match="cannot be used"):
+        files.check_file_writable("export", tmp_path / "file" / "weights.safetensors")
+    files.check_file_writable("export", tmp_path / "new" / "weights.safetensors")
+    assert (tmp_path / "new").is_dir() and (tmp_path / "file").read_text() == ""
 
 
 def test_a_folder_is_tried_before_long_work(tmp_path: Path) -> None:

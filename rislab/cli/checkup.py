@@ -86,9 +86,7 @@ class CheckupConfig(Config):
             raise InputError("--write-baseline is given without a file; allowed: --baseline FILE beside it")
         for name, path in (("output", self.output), ("baseline", self.baseline if self.write_baseline else None)):
             if path is not None:
-                if Path(path).is_dir():
-                    raise InputError(f"{name} is {path!r}, a folder; allowed: the path of a file")
-                files.check_writable(Path(path).absolute().parent)
+                files.check_file_writable(name, path)
 
 
 class _Joined(argparse.Action):

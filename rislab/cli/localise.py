@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
     parser = argparse.ArgumentParser()
     add(parser)
-    own_data.check_options(options, parser)
+    own_data.refuse_idle_options(options, parser)
     if options.template:
         return own_data.run_template(options.template)
     common.use_threads(options.threads)

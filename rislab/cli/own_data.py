@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--template", metavar="FILE", help=f"write an example of such a file ({formats})")
 
 
-def check_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+def refuse_idle_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Raise InputError for an option that a file leaves nothing to do for.
 
     Args:

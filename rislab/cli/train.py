@@ -9,6 +9,7 @@ import json
 import time
 from pathlib import Path
 
+from rislab import files
 from rislab.cli import common, terminal
 from rislab.errors import InputError
 from rislab.training.learning_config import LearningConfig
@@ -44,6 +45,8 @@ def run(options: argparse.Namespace) -> int:
     from rislab.training.streaming import train_streaming
 
     config = common.configured(options, LearningConfig)
+    if options.export:
+        files.check_file_writable("export", options.export)
     model, validation = config.model(), config.validation_data()
     line = constant_baseline(validation)
     rank, world = distributed.rank_and_world_size()

@@ -147,24 +147,14 @@ def read_set(file: Path, folder: Path | None = None) -> NamedSet:
 
 
 def _content(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        text = file.read_text(encoding="utf-8")
-        content = files.parse_yaml(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = files.parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"could not be read: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"not YAML ({error})") from None
-    if not isinstance(node, yaml.MappingNode) or not isinstance(content, dict):
+    if not isinstance(content, dict):
         raise InputError("holds no mapping; allowed: lines such as notebook: overfit")
-    # The loader takes the last of two equal keys without a word.
-    for each in (node, *(value for _, value in node.value if isinstance(value, yaml.MappingNode))):
-        keys = [key.value for key, _ in each.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise InputError(f"{key} is given {keys.count(key)} times; allowed: once")
     return content
 
 

@@ -112,6 +112,14 @@ def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
         LearningConfig.from_file(tmp_path / "date.yaml")
 
 
+def test_weights_that_cannot_be_written_are_refused_before_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--export", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert "export is" in said.err and "allowed: the path of a file" in said.err and said.out == ""
+
+
 @pytest.mark.slow
 def test_the_command_trains_and_its_weights_localise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--preset", "classroom", "--scenes", "256", "--epochs", "2", "--validation", "64", "--threads", "1"]
