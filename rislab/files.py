@@ -78,7 +78,7 @@ def _values(node: Any, known: dict[int, int]) -> int:
     """How many values a node of YAML stands for, each alias counted as what it repeats.
 
     Raises:
-        ValueError: it has no end, or a mapping in it has a key twice, of which the loader takes the last without a word.
+        ValueError: it has no end, or a mapping has a key twice, of which the loader takes the last without a word.
     """
     if id(node) not in known:
         known[id(node)] = 0  # until its parts are counted
