@@ -162,12 +162,12 @@ def _elements(fields: Mapping[str, Any]) -> Any:
         return elements.real
     if not {"rows", "columns", "spacing"} <= set(fields):
         raise InputError(_lacks("elements", fields))
-    rows, columns = (_whole(name, _number(name, fields[name])) for name in ("rows", "columns"))
+    rows, columns = (_count(name, _number(name, fields[name])) for name in ("rows", "columns"))
     spacing = _number("spacing", fields["spacing"])
     return np.asarray(ArrayGeometry.surface((rows, columns), 1.0, spacing=spacing).elements.double())
 
 
-def _whole(name: str, value: float) -> int:
+def _count(name: str, value: float) -> int:
     count = int(value) if value.is_integer() else value
     check_number(name, count, 1, 4096, integer=True)
     return int(count)
