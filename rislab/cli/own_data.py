@@ -103,6 +103,8 @@ def position_table(located: Localisation) -> str:
     for number, row in enumerate(rows, start=1):
         cells = [_with_error(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
         spread = row["position_error"]
+        if row["range_error"] > row["range"]:
+            cells[2], spread = "not known", math.inf
         cells.append(f"± {spread:.3g}" if math.isfinite(spread) else "—")
         lines.append(table.row(str(number), *cells, f"{row['power_db']:.1f}"))
     lines.append(located.residual.verdict())

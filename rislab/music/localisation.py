@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rislab.data.measurement import Measurement, unknown_axes
+from rislab.data.measurement import Measurement, default_field_of_view, unknown_axes
 from rislab.errors import check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate
@@ -117,26 +117,36 @@ def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[s
     points, unknown = points_of(estimate)[0].double(), unknown_axes(config)
     width = (high - low).clamp(min=torch.finfo(torch.float64).tiny)
     at_edge = ((points - low) / width < EDGE) | ((high - points) / width < EDGE)
+    far = ~(bound.range[0] < estimate.range[0])
+    at_edge[:, 2] &= ~far
+    view = default_field_of_view(measurement.array)
     for axis, name in enumerate(("azimuth", "elevation", "range")):
-        slots = [str(slot + 1) for slot in at_edge[:, axis].nonzero().flatten().tolist()]
+        slots = _numbers(at_edge[:, axis])
         if unknown[axis] and slots:
-            notes.append(f"{name} of source {', '.join(slots)} lies at the end of what was searched")
-        if not unknown[axis] and not (axis == 2 and config.wavefront == "planar"):
+            notes.append(f"{name} of source {slots} lies at the end of what was searched")
+        if unknown[axis] or (axis == 2 and config.wavefront == "planar"):
+            continue
+        if view[name] == getattr(config, name) == (0.0, 0.0):
+            notes.append(
+                f"a line of elements tells only the angle to itself: {name} is set to 0°, and a place mirrored at the "
+                "line fits as well"
+            )
+        else:
             notes.append(f"{name} is known, not estimated")
     if config.wavefront == "planar":
         notes.append("plane waves have no range")
-    far = [
-        str(slot + 1)
-        for slot in range(points.shape[0])
-        if unknown[2] and not float(bound.range[0, slot]) < float(estimate.range[0, slot])
-    ]
-    if far:
-        notes.append(f"range of source {', '.join(far)} is not known: its standard error exceeds it")
+    if unknown[2] and far.any():
+        notes.append(f"range of source {_numbers(far)} is not known: its standard error exceeds it")
     notes += [measurement.doubt] if measurement.doubt else []
     silent = (measurement.snapshots[0] == 0).all(0).nonzero().flatten().tolist()
     if silent:
         notes.append(f"antenna {', '.join(map(str, silent))} (counted from 0) received nothing: leave it out")
     return notes + _spacing_notes(measurement)
+
+
+def _numbers(chosen: Tensor) -> str:
+    """Which sources, counted from 1."""
+    return ", ".join(str(slot + 1) for slot in chosen.nonzero().flatten().tolist())
 
 
 def _spacing_notes(measurement: Measurement) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rislab.cli.own_data import position_table
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
 from rislab.errors import InputError
@@ -187,6 +188,19 @@ def test_an_array_that_is_not_as_described_is_noted() -> None:
     gains = torch.polar(torch.ones(6), torch.tensor([0.0, 2.0, -1.0, 2.5, -2.0, 1.0]))
     assert any("no more than 2 sources were tried" in note for note in _notes_of(measurement, elements, 0.1, gains))
     assert not any("were tried" in note for note in locate(measurement, most=2).notes)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.5 * np.pi])
+def test_a_line_says_what_it_cannot_tell(turn: float) -> None:
+    """Which side of it, the other angle, and a range beyond its near field; no number stands for what is not known."""
+    elements = 0.05 * (np.arange(8) - 3.5)[:, None] * np.array([np.cos(turn), np.sin(turn), 0.0])
+    measurement = Case(elements, 0.1, np.array([(turn - 1.1, 0.0, 1e6)]), snapshots=64).draw(1, 20.0)
+    located = locate(measurement, 1)
+    assert any("a place mirrored at the line fits as well" in note for note in located.notes)
+    assert not any("is known, not estimated" in note or "lies at the end" in note for note in located.notes)
+    assert located.rows()[0]["range_error"] > located.rows()[0]["range"]
+    row = position_table(located).splitlines()[2]
+    assert "not known" in row and "e+" not in row and "0 (known)" in row
 
 
 def _notes_of(measurement: Measurement, elements: Any, wavelength: float, gains: Tensor | None = None) -> list[str]:
