@@ -78,6 +78,11 @@ class BackgroundTask(Generic[Item]):
         return self._thread.is_alive() and not self._ended.is_set()
 
     @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop and is still at its item in progress; the last tick follows."""
+        return self._stop.is_set() and self.running
+
+    @property
     def busy(self) -> bool:
         """Whether items may still come, or the last tick is not over."""
         return self._thread.is_alive()
@@ -106,7 +111,8 @@ class BackgroundTask(Generic[Item]):
             with closing(self._stream()) as stream:
                 for item in stream:
                     began = time.monotonic()
-                    if item is not NO_NEWS and began >= due:
+                    # After a stop only the last tick is left, and comes at once.
+                    if item is not NO_NEWS and began >= due and not self._stop.is_set():
                         self._on_tick()
                         taken = time.monotonic() - began
                         due = began + max(self._pace, taken / DRAWING_SHARE) if self._pace else 0.0

@@ -32,6 +32,7 @@ STATIC = Path(__file__).parent / "static"
 PATIENCE = 1.0
 LONGEST = 16.0
 # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
+# Where it does not say how long that was, the way there and back counts too.
 REST = 0.5
 EMPTY: dict[str, Any] = {"data": [], "layout": {}}
 
@@ -62,6 +63,8 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
     # What the page says is not sent back to it.
     drawn = traitlets.Int(0).tag(sync=True, echo_update=False)
     event = traitlets.Dict().tag(sync=True, echo_update=False)
+    # Milliseconds that the page says its last drawing took, painting included; 0 where it does not say.
+    took = traitlets.Int(0).tag(sync=True, echo_update=False)
 
     def __init__(self, figure: dict[str, Any]) -> None:
         self.gate = threading.RLock()
@@ -188,7 +191,8 @@ class DrawnWidget(anywidget.AnyWidget):
                 return
             self._patience = PATIENCE
             now = time.monotonic()
-            self._due = now + min((now - self._pushed_at) / 2, REST)
+            drew = 1e-3 * self.state.took or now - self._pushed_at
+            self._due = now + min(drew / 2, REST)
             if self._pending is not None:
                 self._push_at(self._due)
 

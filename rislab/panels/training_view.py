@@ -138,7 +138,9 @@ class TrainingView:
         source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
         frame = "<div style='max-height:150px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
         say(self.texts["source"], source and f"{frame}{source}</div>")
-        self.plot.update(self._figure)
+        # A page that draws a last figure of the run would be late to say that it has stopped.
+        if panel.task is None or not panel.task.stopping:
+            self.plot.update(self._figure)
         if panel.state not in ("running", "waiting"):
             self.plot.flush()
 

@@ -25,6 +25,7 @@ TITLE = "[...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layo
 SCENE = "document.querySelector('.rislab-scene')"
 PLACE = f"{SCENE}.querySelector('.source').ariaLabel"
 MAP = f"{SCENE}.querySelector('canvas').source"
+RING = f"{SCENE}.querySelector('.source[data-view=\"map learned\"] .ring').getBoundingClientRect()"
 COMPLETE = f"{SCENE}.dataset.state === 'complete'"
 # anywidget gives models two seconds to get ready: on this page the time is up at once.
 NO_TIME = """
@@ -194,6 +195,9 @@ def scene_follows(page: Any) -> str:
     page.mouse.move(ring["x"] + ring["width"] / 2, ring["y"] + ring["height"] / 2)
     page.mouse.down()
     page.mouse.move(ring["x"] + 60, ring["y"] + 30, steps=8)
+    # The source stays under the pointer.
+    x, y = (ring[side] + shift - ring[size] / 2 for side, shift, size in (("x", 60, "width"), ("y", 30, "height")))
+    until(page, f"Math.hypot({RING}.x - {x}, {RING}.y - {y}) < 3")
     until(page, f"{SCENE}.dataset.state === 'coarse' && {PLACE} !== {place!r}")
     page.mouse.up()
     until(page, COMPLETE)

@@ -82,3 +82,10 @@ def test_a_grid_near_the_width_of_a_beam_has_no_fewer_nodes() -> None:
     grid = Grid.field_of_view(array, (-1.0, 1.0), (-0.5, 0.5), (1.0, 10.0), (29, 17, 7))
     assert not grid.interpolation(torch.float32)
     assert grid.interpolation(torch.float32).nodes.shape == grid.shape
+
+
+def test_a_line_of_few_points_is_not_searched_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = ArrayGeometry.surface((12, 12), 0.3)
+    monkeypatch.setattr(ArrayGeometry, "steering_and_phase_gradient", lambda *unused: pytest.fail("searched"))
+    line = Grid.field_of_view(array, (0.1, 0.1), (0.2, 0.2), (1.0, 10.0), (1, 1, 200))
+    assert not line.interpolation(torch.float32) and line.interpolation(torch.float32).nodes is line

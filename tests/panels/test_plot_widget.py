@@ -94,6 +94,19 @@ def test_a_page_rests_half_as_long_as_it_drew(monkeypatch: pytest.MonkeyPatch) -
     assert sent(plot) == (2, [2.0])
 
 
+def test_a_page_that_says_how_long_it_drew_rests_half_of_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot_widget, "REST", 1e6)
+    plot = PlotWidget(curve(1), LOOKS)
+    time.sleep(0.1)  # on the way, and in the kernel
+    plot.state.set_state({"drawn": 1, "took": 1})
+    time.sleep(0.001)
+    plot.update(curve(2))
+    assert sent(plot) == (2, [2.0])
+    plot.state.set_state({"drawn": 2, "took": 10**9})
+    plot.update(curve(3))
+    assert sent(plot) == (2, [2.0])
+
+
 @pytest.mark.slow
 def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)

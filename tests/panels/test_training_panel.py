@@ -555,6 +555,29 @@ def test_stop_is_answered_in_text_before_the_figure(live: None) -> None:
     assert any("<b>stopped</b>" in str(getattr(one, "value", "")) for one in parts(panel.widget))
 
 
+def test_after_stop_the_next_figure_says_that_it_has_stopped(live: None) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def work(model: Any, epoch: int) -> None:
+        at_work.set()
+        assert go_on.wait(300)
+
+    panel = panels.overfit(ENDLESS, on_epoch=work)
+    plot = plot_of(panel)
+    assert at_work.wait(300)
+    plot.update(plot.figure)  # a page that has drawn all there is, and has rested
+    plot.flush()
+    plot.state.set_state({"drawn": plot.figure["number"], "took": 1})
+    time.sleep(0.01)
+    number = plot.figure["number"]
+    button(panel, "Stop").click()
+    assert plot.figure["number"] == number
+    go_on.set()
+    panel.settle()
+    assert plot.figure["number"] == number + 1
+    assert plot.figure["layout"]["title"]["text"].startswith("stopped")
+
+
 def test_a_drawing_fault_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*unused: Any, **options: Any) -> Any:
         raise RuntimeError("no ink")

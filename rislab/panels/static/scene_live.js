@@ -12,13 +12,15 @@ export default {
       state.save_changes();
     };
     const view = rislabScene(root, { ...model.get("options"), dark, send });
+    let took = 0; // milliseconds that the last drawing took
     function draw() {
-      const content = structuredClone(state.get("figure"));
+      const began = performance.now(), content = structuredClone(state.get("figure"));
       if (!content.maps) return;
       // With what the user has changed meanwhile, in one message: JupyterLab redraws its own bars for each.
-      state.set("drawn", content.number);
+      state.set({ drawn: content.number, took });
       view.show(content);
       state.save_changes();
+      requestAnimationFrame(() => setTimeout(() => { took = Math.ceil(performance.now() - began); }));
     }
     const observer = new MutationObserver(view.repaint);
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });

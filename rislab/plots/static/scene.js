@@ -223,7 +223,18 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   function paint() {
     if (asked || !content) return;
     asked = true;
-    requestAnimationFrame(() => { asked = false; repaint(); });
+    requestAnimationFrame(() => {
+      asked = false;
+      if (drag?.moved) follow();
+      else repaint();
+    });
+  }
+  // Between two answers only the source under the pointer moves; the other views and the knobs follow with the maps.
+  function follow() {
+    const [x, y] = projections.get(drag.view)(place(drag.slot));
+    for (const node of drag.svg.querySelectorAll(`.marks > [data-slot="${drag.slot}"]`))
+      node.setAttribute("transform", `translate(${x - node.at[0]},${y - node.at[1]})`);
+    drag.svg.querySelector(".marks").key = null;
   }
   function repaint() {
     root.classList.toggle("dark", dark());
@@ -250,7 +261,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   // Of labels beside points: the first free side, so that no two lie upon each other.
   function labels(svg, points, bounds) {
     const taken = points.map(({ x, y }) => [x - NEAR, y - NEAR, x + NEAR, y + NEAR]);
-    for (const { x, y, text, reach = 10, halo } of points) {
+    for (const { x, y, text, slot, reach = 10, halo } of points) {
       const width = 6.6 * text.length + 2, height = 12;
       const around = [[0, -reach - 3, "middle"], [reach + 2, 4, "start"], [-reach - 2, 4, "end"], [0, reach + 11, "middle"],
         [reach, -reach, "start"], [-reach, -reach, "end"], [reach, reach + 8, "start"], [-reach, reach + 8, "end"],
@@ -261,8 +272,9 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
         if (box[0] < bounds[0] || box[1] < bounds[1] || box[2] > bounds[2] || box[3] > bounds[3]) continue;
         if (taken.some((one) => box[0] < one[2] && one[0] < box[2] && box[1] < one[3] && one[1] < box[3])) continue;
         taken.push(box);
-        put(svg, "text", { x: x + dx, y: y + dy, "text-anchor": anchor,
+        const label = put(svg, "text", { x: x + dx, y: y + dy, "text-anchor": anchor, "data-slot": slot,
           style: halo ? "fill:#fff;stroke:#111;stroke-width:2.5px;paint-order:stroke;pointer-events:none" : "pointer-events:none" }, text);
+        label.at = [x, y];
         break;
       }
     }
@@ -278,6 +290,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       ...(still ? { role: "img", "aria-label": about } : { tabindex: 0, role: "button",
         "aria-roledescription": "source that can be moved",
         "aria-label": `${about}; arrow keys move it, page up and page down change its range` }) });
+    group.at = [x, y];
     const chosen = slot + 1 === value("chosen");
     put(group, "circle", { cx: x, cy: y, r: 12, fill: "transparent" });
     if (halo) put(group, "circle", { cx: x, cy: y, r: NEAR, fill: "none", stroke: "#111", "stroke-width": 3.6, opacity: 0.75 });
@@ -293,6 +306,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
   }
   let drag = null;
   const converters = new Map(); // view → from a point of its SVG to a place
+  const projections = new Map(); // and back
   root.addEventListener("pointerdown", (event) => {
     const source = event.target.closest?.(".source");
     if (!source || parts.drag === false || event.button) return;
@@ -379,6 +393,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     };
     layer(svg, "fixed", [width, height, limits, far, content.surface, content.antennas],
       (group) => paintWalls(group, { above, width, height, low, high, far, reach, origin, at, index }));
+    projections.set(name, ([azimuth, elevation, r]) => at((above ? azimuth : elevation) * DEGREE, r));
     converters.set(name, (x, y, [azimuth, elevation]) => {
       const along = above ? origin[1] - y : x - origin[0], aside_ = above ? x - origin[0] : origin[1] - y;
       const angle = Math.atan2(aside_, Math.max(along, 1e-6)) / DEGREE, r = Math.hypot(along, aside_) / reach * far;
@@ -388,9 +403,9 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     layer(svg, "marks", [width, height, everywhere(), value("chosen"), peaks], (group) => {
       const points = [];
       if (parts.truth !== false) everywhere().forEach(([azimuth, elevation, r], slot) => {
-        const point = at((above ? azimuth : elevation) * DEGREE, r);
+        const point = projections.get(name)([azimuth, elevation, r]);
         handle(group, slot, name, point, false);
-        points.push({ x: point[0], y: point[1], text: `${slot + 1}` });
+        points.push({ x: point[0], y: point[1], slot, text: `${slot + 1}` });
       });
       for (const peak of peaks) cross(group, at((above ? peak[0] : peak[1]) * DEGREE, peak[2]), false);
       labels(group, points, [0, 0, width, height - (above ? 18 : 0)]);
@@ -494,6 +509,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
       const peaks = map.stale || parts.estimates === false ? [] : map.peaks ?? [];
       layer(one.svg, "marks", [inner, high, everywhere(), value("chosen"), peaks, content.ellipses, map.cloud], (group) =>
         paintMarks(group, map, peaks, x, y, [at.left, at.top, at.left + inner, at.top + high]));
+      projections.set(`map ${map.name}`, ([a, e]) => [x(a), y(e)]);
       converters.set(`map ${map.name}`, (px, py, [, , range]) => [
         azimuth[0] + (px - at.left) / inner * (azimuth[1] - azimuth[0]),
         elevation[1] - (py - at.top) / high * (elevation[1] - elevation[0]), range]);
@@ -536,7 +552,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     if (parts.truth !== false) everywhere().forEach(([azimuth, elevation], slot) => {
       const point = [x(azimuth), y(elevation)];
       handle(svg, slot, `map ${map.name}`, point, true);
-      points.push({ x: point[0], y: point[1], text: `${slot + 1}`, halo: true });
+      points.push({ x: point[0], y: point[1], slot, text: `${slot + 1}`, halo: true });
     });
     for (const [a, e] of peaks) cross(svg, [x(a), y(e)], true);
     labels(svg, points, bounds);
