@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rislab.errors import InputError
 from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.page import page_folder
+from rislab.panels.plain_figures import show_figures_at_once
 from rislab.panels.run import OnEpoch
 from rislab.panels.training_panel import OverfitPanel
 from rislab.panels.unread_messages import read_unread_messages
@@ -248,6 +249,8 @@ def is_live() -> bool:
 
     Where they do, plain figures on the same page follow its theme too, and no message of the page stays unread.
     """
+    if importlib.util.find_spec("IPython") is not None:
+        show_figures_at_once()
     if os.environ.get("RISLAB_LIVE") == "0":
         return False
     able = widgets()
