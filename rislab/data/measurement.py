@@ -41,6 +41,13 @@ NEAREST = 0.2
 # An element whose distance from a line or a plane is below this share of the aperture lies in it.
 FLAT = 1e-6
 SYMBOLS = ("varying", "constant")
+# Sines of 30° and 70°: a plane whose normal rises less is upright, and one whose normal rises more lies.
+UPRIGHT, LYING = 0.5, 0.94
+LEANING = (
+    "the plane of the array leans, and its two sides look alike: a place may be the mirror image of the source; "
+    "azimuth and elevation of one side tell them apart"
+)
+_AROUND, _UP_AND_DOWN = (-math.pi, math.pi), (-math.pi / 2, math.pi / 2)
 REAL = (
     "the snapshots are real, and tell no direction from its mirror image: of a recording take "
     "scipy.signal.hilbert(x, axis=0)"
@@ -136,7 +143,8 @@ class Measurement:
 
     Where the field of view is not given, it is the part of space that the array can tell apart: a line of elements
     knows only the angle to itself, so that one of the angles is set to 0, and a plane does not know its two sides
-    apart. Ranges go from NEAREST times the size of the array to FARTHEST.
+    apart. Of an upright plane the side towards x is searched, of one that lies the side towards z, of a plane that
+    leans between them both. Ranges go from NEAREST times the size of the array to FARTHEST.
 
     Attributes:
         snapshots: y, [B,L,M], complex.
@@ -218,8 +226,10 @@ class Measurement:
 
     @property
     def doubt(self) -> str:
-        """What may be wrong with the snapshots though a fit can be made, in one sentence; "" if nothing is."""
-        return "" if bool(self.snapshots.imag.any()) else REAL
+        """What may be wrong though a fit can be made, a sentence each; "" if nothing is."""
+        everywhere = (self.config.azimuth, self.config.elevation) == (_AROUND, _UP_AND_DOWN)
+        doubts = {LEANING: everywhere and _leans(*_principal_axes(self.array)), REAL: not self.snapshots.imag.any()}
+        return "; ".join(text for text, holds in doubts.items() if holds)
 
     @classmethod
     def direct(
@@ -328,26 +338,34 @@ def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:
     Raises:
         InputError: for an array of a single place, which knows no direction.
     """
-    centred = array.elements.double() - array.elements.double().mean(0)
-    _, spread, axes = torch.linalg.svd(centred, full_matrices=True)
-    spread = torch.nn.functional.pad(spread, (0, 3 - len(spread)))
-    if float(spread[0]) == 0:
+    rank, axes = _principal_axes(array)
+    if rank == 0:
         raise InputError("array has all its elements in one place; allowed: at least two places")
-    rank = int((spread > FLAT * spread[0]).sum())
     nearest = min(max(NEAREST * float(array.extent().norm()), array.wavelength / 4), FARTHEST)
     far = {"range": (nearest, FARTHEST)}
     half, quarter = math.pi, math.pi / 2
     if rank == 1:
         x, y, z = axes[0].tolist()
         if abs(z) > 1 - FLAT:
-            return {"azimuth": (0.0, 0.0), "elevation": (-quarter, quarter), **far}
+            return {"azimuth": (0.0, 0.0), "elevation": _UP_AND_DOWN, **far}
         # The half circle beside the line which holds the x axis, or begins at it.
         turn = math.atan2(y, x) % half
         return {"azimuth": (turn - half, turn), "elevation": (0.0, 0.0), **far}
+    if rank == 3 or _leans(rank, axes):
+        return {"azimuth": _AROUND, "elevation": _UP_AND_DOWN, **far}
     x, y, z = axes[2].tolist()  # the normal of the plane
-    if rank == 3:
-        return {"azimuth": (-half, half), "elevation": (-quarter, quarter), **far}
-    if abs(z) > 0.5:
-        return {"azimuth": (-half, half), "elevation": (0.0, quarter), **far}
+    if abs(z) >= LYING:
+        return {"azimuth": _AROUND, "elevation": (0.0, quarter), **far}
     turn = (math.atan2(y, x) + quarter) % half - quarter
-    return {"azimuth": (max(turn - quarter, -half), min(turn + quarter, half)), "elevation": (-quarter, quarter), **far}
+    return {"azimuth": (max(turn - quarter, -half), min(turn + quarter, half)), "elevation": _UP_AND_DOWN, **far}
+
+
+def _principal_axes(array: ArrayGeometry) -> tuple[int, Tensor]:
+    """In how many dimensions the elements extend, and their principal axes [3,3], one a row, the longest first."""
+    centred = array.elements.double() - array.elements.double().mean(0)
+    _, spread, axes = torch.linalg.svd(centred, full_matrices=True)
+    return int((spread > FLAT * spread[0]).sum()), axes
+
+
+def _leans(rank: int, axes: Tensor) -> bool:
+    return rank == 2 and UPRIGHT < abs(float(axes[2, 2])) < LYING

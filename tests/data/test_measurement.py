@@ -15,6 +15,8 @@ from rislab.data.measurement import Measurement, default_field_of_view, identifi
 from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
+from rislab.music.likelihood import polish
+from rislab.music.sparse import sparse
 from tests.data.own_arrays import CASES, circle, grid, phases
 
 L, M, N = 12, 3, 16
@@ -23,6 +25,17 @@ RNG = np.random.default_rng(0)
 
 def normal(*shape: int) -> Any:
     return RNG.standard_normal(shape) + 1j * RNG.standard_normal(shape)
+
+
+def leaning(angle: float) -> Any:
+    """A plane whose normal rises by an angle above the x axis."""
+    turn = [[math.cos(angle), 0, math.sin(angle)], [0, 1, 0], [-math.sin(angle), 0, math.cos(angle)]]
+    return grid(6, 6, 0.05) @ np.array(turn)
+
+
+def direction(azimuth: float, elevation: float) -> Any:
+    flat = math.cos(elevation)
+    return np.array([flat * math.cos(azimuth), flat * math.sin(azimuth), math.sin(elevation)])
 
 
 SURFACE = ArrayGeometry(grid(4, 4, 0.05), 0.1)
@@ -90,6 +103,9 @@ def test_spacing_is_a_field_of_the_scene() -> None:
         (grid(4, 4, 0.05), (-math.pi / 2, math.pi / 2), (-math.pi / 2, math.pi / 2)),
         (circle(8, 0.1), (-math.pi, math.pi), (0.0, math.pi / 2)),
         (np.eye(4, 3), (-math.pi, math.pi), (-math.pi / 2, math.pi / 2)),
+        (leaning(0.4), (-math.pi / 2, math.pi / 2), (-math.pi / 2, math.pi / 2)),
+        (leaning(0.8), (-math.pi, math.pi), (-math.pi / 2, math.pi / 2)),
+        (leaning(1.4), (-math.pi, math.pi), (0.0, math.pi / 2)),
     ],
 )
 def test_the_field_of_view_is_what_the_array_tells_apart(
@@ -99,6 +115,22 @@ def test_the_field_of_view_is_what_the_array_tells_apart(
     assert view["azimuth"] == pytest.approx(azimuth)
     assert view["elevation"] == pytest.approx(elevation)
     assert view["range"][1] == 1e9
+
+
+@pytest.mark.parametrize("place", [(0.2, -0.5, 2.0), (-0.9, 0.3, 1.0), (2.5, 1.0, 1.5)])
+def test_a_plane_that_leans_is_searched_on_both_sides(place: tuple[float, float, float]) -> None:
+    """No interval of azimuth and elevation holds just one side of it: the place, or its mirror image, is the answer."""
+    elements, rise = leaning(0.7), np.array([math.cos(0.7), 0.0, math.sin(0.7)])
+    x = normal(30, 1) * phases(elements, 0.1, place, False)
+    with pytest.warns(UserWarning, match="plane of the array leans"):
+        measurement = Measurement.direct(x, ArrayGeometry(elements, 0.1), range=(0.5, 4.0))
+    estimate = polish(measurement, sparse(measurement, 1))
+    angles = estimate.azimuth[0, 0].item(), estimate.elevation[0, 0].item()
+    truth = direction(*place[:2])
+    image = truth - 2 * (truth @ rise) * rise
+    # Rounding of the snapshots alone: there is no noise.
+    assert min(np.abs(direction(*angles) - one).max() for one in (truth, image)) < 1e-6
+    assert not Measurement.direct(x, ArrayGeometry(elements, 0.1), azimuth=(-1.0, 1.0)).doubt
 
 
 def test_known_axes() -> None:
