@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
 # Of the figures of rislab: blue for ours, grey that can be read on white and on black for the others.
 OURS, OTHERS = "#0072B2", "#767676"
-WIDTH, HEIGHT, LEFT, TOP, SIDE, LINE = 860, 560, 90, 60, 420, 17
+WIDTH, HEIGHT, LEFT, TOP, SIDE, LINE, DOT = 860, 560, 90, 60, 420, 17, 5
 STYLE = """  svg { background: #ffffff; }
-  text { fill: #333333; } .number { fill: #ffffff !important; } .axis { stroke: #767676; } .grid { stroke: #e3e3e3; }
+  text { fill: #333333; } .axis { stroke: #767676; } .grid { stroke: #e3e3e3; }
   @media (prefers-color-scheme: dark) {
     svg { background: #111111; } text { fill: #e0e0e0; } .axis { stroke: #9a9a9a; } .grid { stroke: #363636; }
   }"""
@@ -49,7 +50,7 @@ def picture(points: Sequence[Point], title: str) -> str:
     ]
     for part in range(6):
         share = part / 5
-        x, y = LEFT + SIDE * share, TOP + SIDE * (1 - share)
+        x, y = place_of(share, share)
         for ends in ((x, TOP, x, TOP + SIDE), (LEFT, y, LEFT + SIDE, y)):
             kind = "grid" if part else "axis"
             lines.append('<line class="{}" x1="{:.0f}" y1="{:.0f}" x2="{:.0f}" y2="{:.0f}"/>'.format(kind, *ends))
@@ -61,13 +62,46 @@ def picture(points: Sequence[Point], title: str) -> str:
         "something</text>",
         f'<text transform="translate(28 {middle}) rotate(-90)" text-anchor="middle">faults that it names</text>',
     ]
-    for place, one in enumerate(sorted(points, key=lambda point: (-point.named, point.alarms)), start=1):
-        x, y, row = LEFT + SIDE * one.alarms, TOP + SIDE * (1 - one.named), TOP + 4 + place * (LINE + 5)
-        colour = OURS if one.ours else OTHERS
+    ranked = sorted(points, key=lambda point: (-point.named, point.alarms))
+    marks = [place_of(one.alarms, one.named) for one in ranked]
+    for place, (one, (x, y), (across, down)) in enumerate(zip(ranked, marks, beside(marks), strict=True), start=1):
+        row, colour = TOP + 4 + place * (LINE + 5), OURS if one.ours else OTHERS
         text = f"{one.name}: names {one.named:.0%}, speaks of {one.alarms:.0%}"
         lines += [
-            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" fill="{colour}"><title>{escape(text)}</title></circle>',
-            f'<text class="number" x="{x:.1f}" y="{y + 4:.1f}" text-anchor="middle" font-size="11">{place}</text>',
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{DOT}" fill="{colour}"><title>{escape(text)}</title></circle>',
+            f'<text x="{across:.1f}" y="{down + 4:.1f}" text-anchor="middle" font-size="12">{place}</text>',
             f'<text x="{LEFT + SIDE + 30}" y="{row}">{place}  {escape(text)}</text>',
         ]
     return "\n".join([*lines, "</svg>", ""])
+
+
+def place_of(alarms: float, named: float) -> tuple[float, float]:
+    """Where two shares lie in the picture; beyond 0 % and 100 % there is room for numbers."""
+    return LEFT + SIDE * (0.05 + 0.9 * alarms), TOP + SIDE * (0.95 - 0.9 * named)
+
+
+def beside(marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where the number of each mark stands: as near to it as it touches no mark and no other number.
+
+    Args:
+        marks: their centres.
+    """
+    numbers: list[tuple[float, float]] = []
+    left, bottom = place_of(0, 0)
+    for x, y in marks:
+        around = [
+            (x + radius * math.cos(turn * math.pi / 6), y - radius * math.sin(turn * math.pi / 6))
+            for radius in range(DOT + 10, 20 * DOT, 4)
+            for turn in range(12)
+        ]
+        free = (
+            one
+            for one in around
+            if one[0] > LEFT + 6
+            and abs(one[0] - left) > 8  # from the axes, too
+            and abs(one[1] - bottom) > 8
+            and all(math.dist(one, mark) >= DOT + 10 for mark in marks)
+            and all(math.dist(one, number) >= 16 for number in numbers)
+        )
+        numbers.append(next(free, (x, y)))
+    return numbers

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from rislab.checkup.rules import RULES
 from tests.corpus import __main__
 from tests.corpus.cases import FOLDER, Pair, clean, pairs
+from tests.corpus.picture import DOT, beside, place_of
 from tests.corpus.scoreboard import Scoreboard, names_case, text, wilson
 from tests.corpus.tools import TOOLS, UNDECLARED, Outcome, Said
 from tests.corpus.trials import Trial
@@ -84,3 +87,12 @@ def test_two_cases_from_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert plain["cases"][name]["verdicts"]["anomaly"] == "silent"
         assert (tmp_path / "scoreboard.md").read_text().startswith("# Scoreboard")
         assert (tmp_path / "scoreboard.svg").read_text().count("<circle") == len(tools)
+
+
+def test_numbers_in_the_picture_touch_no_mark_and_no_other_number() -> None:
+    marks = [place_of(*shares) for shares in ((0.0, 0.0), (0.0, 0.0), (0.02, 0.02), (0.06, 0.01), (0.02, 0.68))]
+    numbers = beside(marks)
+    assert all(math.dist(number, mark) > DOT + 6 for number in numbers for mark in marks)
+    assert all(math.dist(one, other) > 12 for one, other in itertools.combinations(numbers, 2))
+    # Nor far from its own.
+    assert all(math.dist(number, mark) < 5 * DOT for number, mark in zip(numbers, marks, strict=True))
