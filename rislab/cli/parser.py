@@ -27,6 +27,10 @@ class CommandParser(argparse.ArgumentParser):
         self.examples = examples
         self.color = False  # argparse of Python 3.14 has colours of its own
 
+    def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
+        """Add one as argparse does; an option of several words that is given again adds to them."""
+        return super().add_argument(*names, **({"action": _Extended} if options.get("nargs") == "+" else {}), **options)
+
     def actions(self) -> list[argparse.Action]:
         """Options and positional arguments, those of groups too."""
         return list(self._actions)
@@ -75,6 +79,16 @@ class CommandParser(argparse.ArgumentParser):
             folded = textwrap.wrap(f"rislab {words}", terminal.width() - 6, break_on_hyphens=False)
             lines.append("  " + " \\\n    ".join(folded))
         return "\n".join([*lines, ""])
+
+
+class _Extended(argparse.Action):
+    """Words in place of the default, and after those that were given before."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*(() if before is self.default else before), *values])
 
 
 class _Formatter(argparse.HelpFormatter):

@@ -149,6 +149,15 @@ def test_a_parameter_is_the_option_of_its_name_and_both_override_the_file(tmp_pa
     assert config("--epochs", "3", "-p", "epochs", "7").epochs == 7
 
 
+def test_an_option_of_several_words_that_is_given_again_adds_to_them() -> None:
+    """The words before were dropped without a word."""
+    parser = parser_of("localise")
+    assert parser.parse_args([]).snr == [0, 10, 20]
+    assert parser.parse_args(["--snr", "5", "--sources", "1", "--snr", "7", "9"]).snr == [5, 7, 9]
+    assert parser.parse_args([]).snr == [0, 10, 20]
+    assert parser_of("sweep").parse_args(["overfit", "--grid", "a=1", "--grid", "b=2"]).grid == ["a=1", "b=2"]
+
+
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     import rislab
 

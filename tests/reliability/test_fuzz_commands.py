@@ -27,7 +27,11 @@ WORK = {
     "localise": ["rislab.sanity.conventions.check_conventions"],
     "train": ["rislab.training.learning_config.LearningConfig.model"],
     "tune": ["rislab.tuning.search.run_search"],
-    "lab": ["rislab.reports.servers.working_copy", "rislab.reports.classroom.write_teachers_edition"],
+    "lab": [
+        "rislab.reports.servers.working_copy",
+        "rislab.reports.classroom.write_teachers_edition",
+        "rislab.reports.servers.exec_server",
+    ],
     "report": ["rislab.reports.gallery.NamedSet.run", "rislab.reports.gallery.build_gallery"],
     "sweep": ["rislab.reports.sweep.run_sweep", "rislab.reports.sweep_page.write_sweep_page"],
     "app": ["rislab.reports.servers.run_server"],
