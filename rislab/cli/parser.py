@@ -29,7 +29,9 @@ class CommandParser(argparse.ArgumentParser):
 
     def add_argument(self, *names: Any, **options: Any) -> argparse.Action:
         """Add one as argparse does; an option of several words that is given again adds to them."""
-        return super().add_argument(*names, **({"action": _Extended} if options.get("nargs") == "+" else {}), **options)
+        if options.get("nargs") == "+":
+            options["action"] = _Extended
+        return super().add_argument(*names, **options)
 
     def actions(self) -> list[argparse.Action]:
         """Options and positional arguments, those of groups too."""
