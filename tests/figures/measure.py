@@ -16,13 +16,14 @@ import rislab
 from rislab import files
 
 ROOT = Path(__file__).resolve().parents[2]
+TIMED = ROOT / "reports" / "out" / "timed.json"
 ROUNDS = 4
 SOURCES = [path for path in sorted((ROOT / "rislab").rglob("*.py")) if "static" not in path.parts]
 
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """Figures of benchmarks by name, each with the commit and the machine it was taken on."""
+    """Figures of benchmarks, and of commands that were timed, by name, each with its commit and machine."""
 
     rows: dict[str, dict[str, Any]]
 
@@ -32,7 +33,9 @@ class Benchmarks:
         return cls(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
     def take(self, path: Path) -> None:
-        """Add those of a JSON file of pytest-benchmark, if there is one."""
+        """Add those of a JSON file of pytest-benchmark, and of commands beside it, where there are any."""
+        if TIMED.exists():
+            self.rows.update(json.loads(TIMED.read_text(encoding="utf-8")))
         if not path.exists():
             return
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,13 +52,13 @@ def value_of(source: str, benchmarks: Benchmarks, here: Mapping[str, float]) -> 
     """The value of a figure; None if it was not measured.
 
     Args:
-        source: "benchmark NAME KEY", "scoreboard TOOL SPLIT KEY" (a share), "page PATH REGEX" whose first group is a
-            number, or "here NAME".
+        source: "benchmark NAME KEY", "timed COMMAND KEY" (see timed.py), "scoreboard TOOL SPLIT KEY" (a share), "page
+            PATH REGEX" whose first group is a number, or "here NAME".
         benchmarks: by name.
         here: by name, see measure_here().
     """
     kind, _, rest = source.partition(" ")
-    if kind == "benchmark":
+    if kind in ("benchmark", "timed"):
         name, _, key = rest.rpartition(" ")
         value = benchmarks.rows.get(name, {}).get(key)
         return None if value is None else float(value)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.figures import measure, timed
 from tests.figures.measure import ROOT, Benchmarks, sizes, value_of
 from tests.figures.table import Asked, asked, figures_page
 
@@ -48,6 +50,18 @@ def test_the_page_says_reached_short_and_not_measured() -> None:
 def test_the_page_in_the_repository_has_every_figure() -> None:
     text = (ROOT / "reports" / "figures.md").read_text()
     assert re.findall(r"^\| (.*?) \| [≤≥=]", text, re.M) == [row.what for row in ROWS]
+
+
+@pytest.mark.process
+def test_a_command_is_timed_if_it_ends_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "TIMED", tmp_path / "timed.json")
+    monkeypatch.setattr(timed, "TIMED", tmp_path / "timed.json")
+    assert timed.main("make nothing", sys.executable, "-c", "raise SystemExit(3)") == 3
+    assert timed.main("make something", sys.executable, "-c", "") == 0
+    known = Benchmarks({})
+    known.take(tmp_path / "none.json")
+    assert value_of("timed make nothing minutes", known, {}) is None
+    assert (value_of("timed make something seconds", known, {}) or 0) > 0
 
 
 @pytest.mark.process

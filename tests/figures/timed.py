@@ -1,0 +1,45 @@
+"""Run a command and note for `make figures` how long it took: `python -m tests.figures.timed NAME COMMAND…`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+import time
+
+from rislab import files, provenance
+from tests.figures.measure import TIMED
+
+
+def main(name: str, *command: str) -> int:
+    """Run the command; its time is noted if it ends with 0.
+
+    Args:
+        name: of the row.
+        command: words.
+
+    Returns:
+        Its exit code.
+    """
+    began, used_before = time.monotonic(), os.times()
+    code = subprocess.run(command).returncode
+    used = os.times()
+    if code == 0:
+        rows = json.loads(TIMED.read_text(encoding="utf-8")) if TIMED.exists() else {}
+        rows[name] = {
+            "seconds": time.monotonic() - began,
+            "minutes": (time.monotonic() - began) / 60,
+            "processor minutes": (sum(used[:4]) - sum(used_before[:4])) / 60,
+            "commit": provenance.commit()[:12],
+            "machine": provenance.processor(),
+            "date": f"{datetime.date.today()}",
+        }
+        TIMED.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(TIMED, (json.dumps(rows, indent=1, sort_keys=True) + "\n").encode())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
