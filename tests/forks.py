@@ -137,6 +137,15 @@ class Forked:
         self.wait()
 
 
+def kill_group(process: Any) -> bool:
+    """Kill a process of a session of its own, with what it started there; False if it came to its end before."""
+    running = process.poll() is None
+    # It may end now, and one that was forked by another process is gone with its end.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return running
+
+
 def _stream(given: Any, number: int, text: bool) -> tuple[IO[Any] | None, int]:
     """Our end of a standard stream where it is a pipe, and a descriptor of the other end."""
     if given == subprocess.PIPE:

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from rislab.training import run_folder
 from rislab.training.records import epoch_records, to_dict
 from rislab.training.state import read_checkpoint
 from rislab.tuning.search import RECORD
+from tests.forks import kill_group
 from tests.tuning.small import trials_in
 
 pytestmark = pytest.mark.process
@@ -127,20 +127,26 @@ def test_kills_at_random_moments_lose_nothing(
 ) -> None:
     chance = random.Random(11)
     straight, struck = tmp_path / "straight", tmp_path / "struck"
+    command = [*CLI, *words, option]
     began = time.monotonic()
-    assert run([*words, option, str(straight)]).returncode in (0, 1)
+    assert run([*command, str(straight)], []).returncode in (0, 1)
     taken = time.monotonic() - began
-    for _ in range(KILLS):
-        command = [*CLI, *words, option, str(struck)]
-        process = subprocess.Popen(command, start_new_session=True, stdout=-3, stderr=-3)
+    result, kills, number = sum_of(straight), 0, 0
+    while kills < KILLS:
+        process = subprocess.Popen([*command, str(struck)], start_new_session=True, stdout=-3, stderr=-3)
         time.sleep(chance.uniform(0.1, 1.0) * taken)
-        os.killpg(process.pid, signal.SIGKILL)
+        running = kill_group(process)
         process.wait()
         whole(struck)
-    done = run([*words, option, str(struck)])
+        kills += running
+        if not running:  # it went on to its end: the next kill finds another one at work
+            assert sum_of(struck) == result
+            number += 1
+            struck = tmp_path / f"struck {number}"
+    done = run([*command, str(struck)], [])
     # A training that a late kill found complete says so.
     assert done.returncode in (0, 1) or "is complete" in done.stderr, done.stderr
-    assert sum_of(struck) == sum_of(straight)
+    assert sum_of(struck) == result
 
 
 # A command while no file may grow beyond 20 kB, which is what a full disk looks like to a program. Python would replace

@@ -29,6 +29,7 @@ from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.study import Trial, trial_folder
 from rislab.tuning.tuning_config import TuningConfig
 from rislab.tuning.worker import Task
+from tests.forks import kill_group
 from tests.tuning.small import BASE, SMALL, WORDS, last_progress, trials_in, what_counts, work_here
 
 
@@ -181,7 +182,7 @@ def test_nothing_is_lost_by_kills(undisturbed: tuple[Path, list[Trial]], tmp_pat
     for _ in range(kills):
         process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         time.sleep(chance.uniform(2.0, 9.0))
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_group(process)
         process.communicate()
     assert main(words) == 0
     assert what_counts(trials_in(tmp_path / "killed")) == what_counts(reference)
