@@ -67,7 +67,9 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
     port = free_port(address, port)
     root = folder.resolve()
-    start = "notebooks/00_start.ipynb" if (root / "notebooks" / "00_start.ipynb").exists() else "00_start.ipynb"
+    # Of a name that no disk can hold, exists() of pathlib raises an error; the copies then refuse it.
+    below = os.path.exists(root / "notebooks" / "00_start.ipynb")
+    start = "notebooks/00_start.ipynb" if below else "00_start.ipynb"
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={address}", f"--ServerApp.port={port}"]
     command += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{start}"]
     command += [f"--config={CONFIG}"]
