@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -24,6 +25,16 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ABSENT, *filter(None, paths)]))
     # Toy models: a second thread costs more than it brings, and one thread makes sums repeatable.
     torch.set_num_threads(1)
+
+
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    # Coverage must see what is imported, so its workers are started as ever.
+    if hasattr(os, "pidfd_open") and not config.getoption("cov_source", None):
+        from tests.forks import forking_workers
+
+        stack = contextlib.ExitStack()
+        stack.enter_context(forking_workers())
+        config.add_cleanup(stack.close)
 
 
 # The files that take longest come first, so that no worker is left alone with one of them at the end.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import io
 import json
 import os
 import runpy
@@ -29,9 +30,16 @@ from unittest.mock import patch
 
 PANELS = ("faults", "map_history", "music", "precision", "quiz", "story", "training", "tuning")
 PRELOADED = (
-    *("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed", "ipykernel.kernelapp"),
+    *("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed"),
+    *("ipykernel.kernelapp", "jupyterlab.labapp"),
     # What each notebook imports.
     *("nbformat", "plotly.io", *(f"rislab.panels.{name}_panel" for name in PANELS)),
+)
+# What the workers of pytest import beyond that.
+WORKERS = (
+    *("pytest", "hypothesis", "jsonschema", "xmlschema", "playwright.sync_api", "torch.utils.tensorboard"),
+    *("lightning", "transformers", "accelerate", "skorch", "ignite.engine"),
+    *("optuna", "sqlalchemy", "psycopg", "scipy", "h5py", "voila", "papermill", "nbclient", "nbconvert"),
 )
 PATH = os.environ.get("PYTHONPATH")
 LOCK = threading.Lock()
@@ -53,7 +61,7 @@ class Forked:
         able = hasattr(os, "pidfd_open")  # on Linux
         is_ours = able and isinstance(args, list) and args[0] == sys.executable and len(args) > 1
         plain = options.keys() <= OPTIONS and (options.get("env") or os.environ).get("PYTHONPATH") == PATH
-        if is_ours and plain and (args[1] in ("-m", "-c") or str(args[1])[0] != "-"):
+        if is_ours and plain and (args[1] in ("-m", "-c") or args[1:3] == ["-u", "-c"] or str(args[1])[0] != "-"):
             return object.__new__(cls)
         return POPEN(args, **options)
 
@@ -161,10 +169,10 @@ def _stream(given: Any, number: int, text: bool) -> tuple[IO[Any] | None, int]:
 LINES: list[socket.socket] = []
 
 
-def _line() -> socket.socket:
+def _line(*more: str) -> socket.socket:
     if not LINES:
         here, there = socket.socketpair()
-        command = [sys.executable, "-m", "tests.forks", str(there.fileno())]
+        command = [sys.executable, "-m", "tests.forks", str(there.fileno()), *more]
         process = POPEN(command, cwd=Path(__file__).parents[1], pass_fds=[there.fileno()])
         there.close()
         atexit.register(process.wait)
@@ -175,12 +183,19 @@ def _line() -> socket.socket:
 
 
 @contextmanager
+def forking_workers() -> Iterator[None]:
+    """Meanwhile a worker of pytest is a fork too; what its tests fork comes from the same server."""
+    with LOCK:
+        _line(*WORKERS)
+    with patch.object(subprocess, "Popen", Forked):
+        yield
+
+
+@contextmanager
 def forking() -> Iterator[None]:
     """Meanwhile all that is started by subprocess.Popen and subprocess.run, and all kernels, are forked if possible."""
     from jupyter_client import launcher
 
-    with LOCK:
-        _line()
     with patch.object(subprocess, "Popen", Forked), patch.object(launcher, "Popen", Forked):
         yield
 
@@ -245,6 +260,8 @@ def serve(first: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
 
 def run(order: dict[str, Any], streams: list[int]) -> None:
     """What Python does with these words."""
+    from jupyter_client import launcher
+
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
@@ -253,9 +270,14 @@ def run(order: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(order["environment"])
     first, *rest = order["words"]
-    if rest[:1] == ["ipykernel_launcher"]:
+    if first == "-u":
+        first, *rest = rest
+        for stream in (sys.stdout, sys.stderr):
+            assert isinstance(stream, io.TextIOWrapper)
+            stream.reconfigure(write_through=True)
+    if rest[:1] in (["ipykernel_launcher"], ["jupyterlab"], ["voila"]):
         # Of what others start, a signal must reach the whole process group, to which a fork does not belong.
-        subprocess.Popen = Forked  # type: ignore[assignment, misc]
+        launcher.Popen = subprocess.Popen = Forked  # type: ignore[assignment, misc]
     if first == "-m":
         sys.argv, sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -292,10 +314,12 @@ def end(order: dict[str, Any], streams: list[int]) -> NoReturn:
 if __name__ == "__main__":
     import torch
 
+    # A worker of pytest, which is forked from here, has a line to this server already.
+    sys.modules["tests.forks"] = sys.modules["__main__"]
     # The pytest process is interrupted itself, and ends this one by closing the socket.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    for name in PRELOADED:
+    for name in (*PRELOADED, *sys.argv[2:]):
         importlib.import_module(name)
     gc.freeze()
     to_pytest = socket.socket(fileno=int(sys.argv[1]))

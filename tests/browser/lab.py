@@ -16,6 +16,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
 from tests.browser.chromium import sync_api
+from tests.forks import forking
 
 KERNEL = "window.jupyterapp.shell.currentWidget?.sessionContext.session?.kernel"
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
@@ -61,7 +62,7 @@ def _served(folder: Path, root: Path) -> Iterator[str]:
     command += [f"--ServerApp.port={port}", "--IdentityProvider.token=lab", "--LabApp.expose_app_in_browser=True"]
     command += [f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]
     live = {**os.environ, **folders, "RISLAB_LIVE": "1"}
-    with (folder / "server.log").open("w") as log:
+    with (folder / "server.log").open("w") as log, forking():
         server = subprocess.Popen(command, env=live, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield f"http://127.0.0.1:{port}"
