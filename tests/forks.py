@@ -200,6 +200,19 @@ def forking() -> Iterator[None]:
         yield
 
 
+def inherited() -> tuple[dict[str, str], list[int]]:
+    """Variables and descriptors of a program that is no Python, and in which a Python process calls as_fork()."""
+    with LOCK:
+        line = _line()
+    return {"RISLAB_FORKS": str(line.fileno())}, [line.fileno()]
+
+
+def as_fork(*words: str) -> NoReturn:
+    """Be what Python would be with these words, by a fork of the server whose line was inherited."""
+    LINES.append(socket.socket(fileno=int(os.environ.pop("RISLAB_FORKS"))))
+    sys.exit(Forked([sys.executable, *words]).wait())
+
+
 def _ask(order: dict[str, Any], descriptors: list[int]) -> int:
     message = json.dumps(order).encode()
     with LOCK:

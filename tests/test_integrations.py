@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.forks import inherited
+
 ROOT = Path(__file__).resolve().parent.parent
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 (HOOK,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
@@ -42,10 +44,11 @@ def examples(word: str) -> Any:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder with a script, and a command `rislab` of this checkout."""
+    """A folder with a script, and a command `rislab` of this checkout, which is a fork."""
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin" / "rislab"
-    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m rislab.cli "$@"\n')
+    fork = "import sys; from tests.forks import as_fork; as_fork('-m', 'rislab.cli', *sys.argv[1:])"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{fork}" "$@"\n')
     command.chmod(0o755)
     (tmp_path / "train.py").write_text(TRAIN)
     return tmp_path
@@ -53,8 +56,11 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, command: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(project / "bin"), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)} | variables
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    line, descriptors = inherited()
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)} | line | variables
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False, pass_fds=descriptors
+    )
 
 
 def act(project: Path, given: dict[str, Any]) -> tuple[subprocess.CompletedProcess[str], str]:

@@ -231,6 +231,7 @@ atexit.register(print, "at exit")
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("forked")
 @pytest.mark.skipif(os.name != "posix", reason="signals and pipes of POSIX")
 def test_streams_of_a_real_process(tmp_path: Path) -> None:
     """Standard output holds nothing but the JSON; a closed pipe and SIGTERM end without a traceback."""
@@ -238,11 +239,10 @@ def test_streams_of_a_real_process(tmp_path: Path) -> None:
     text = CLEAN.replace("    o.step()", "    o.step()\n    print('x' * 9000, flush=True)") + "time.sleep(60)\n"
     script(tmp_path, text, "long.py")
     command = [sys.executable, "-m", "rislab.cli", "checkup"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), str(tmp_path)])}
 
     def start(*words: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
-        return subprocess.Popen([*command, *words], stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment)
+        return subprocess.Popen([*command, *words], stdout=pipe, stderr=pipe, text=True, cwd=tmp_path)
 
     noisy, closed, ended = (
         start("--json", "-m", "package.train"),
