@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import plotly.express as px
 import torch
+from plotly import colors
 from torch import Tensor
 
 from rislab.music.posterior_view import drawn_directions
@@ -52,7 +52,7 @@ def scene_css() -> str:
 
 def scene_look() -> dict[str, Any]:
     """What the script needs of our look: the colours of the maps, from the floor to the peak."""
-    return {"ramp": list(px.colors.sequential.Cividis)}
+    return {"ramp": list(colors.sequential.Cividis)}
 
 
 def scene_content(

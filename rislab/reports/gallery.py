@@ -16,7 +16,6 @@ from rislab import files
 from rislab.errors import InputError, check_number, did_you_mean
 from rislab.reports import figure_content, html_export, miniatures, notebooks, runner
 from rislab.reports.processes import in_processes
-from rislab.training import shared_runs
 
 KEYS = ("notebook", "title", "parameters", "figure", "seconds")
 VERDICTS = ("passed", "failed", "partial", "not run")
@@ -55,14 +54,17 @@ class NamedSet:
         environment: Mapping[str, str] | None = None,
     ) -> runner.Report:
         """Run the notebook with the set's values, and those given beyond them; see runner.run_notebook()."""
-        from rislab.reports import parameter_checks
+        check = None
+        if values:  # its own were checked when it was read
+            from rislab.reports import parameter_checks
 
+            check = parameter_checks.check_for(self.notebook)
         return runner.run_notebook(
             self.notebook,
             {**self.parameters, **values},
             out=out,
             folder=self.path.parent,
-            check=parameter_checks.check_for(self.notebook),
+            check=check,
             progress=progress,
             saved_as=self.name,
             question=self.question(values),
@@ -209,6 +211,9 @@ def build_gallery(
     Raises:
         InputError: a file could not be written, or a process was killed.
     """
+    # It imports torch, for which the processes of the reports have no use.
+    from rislab.training import shared_runs
+
     check_number("workers", workers, 1, 1024, integer=True)
     began = time.perf_counter()
     header = runner.run_provenance({}, sets[0].path.parent if sets else None)
