@@ -30,6 +30,8 @@ SCORES = (
 )  # fmt: skip
 CELLS = (*CELL, Column("counted", 8, ".3f"), Column("range cut", 10, ".2f"), Column("Bayes finds", 11, ".3f"))
 ORDERS = (*CELL, Column("learned", 10, ".3f"), Column("criterion", 10, ".3f"))
+ABSENT = "–"
+ABSENT_MEANS = f"{ABSENT}: of no hit, known before, or not to be known"
 EXAMPLES = (
     ("localise --data mine.npz", "positions and standard errors from a measurement of your own"),
     ("localise --template mine.npz", "an example of such a file"),
@@ -210,7 +212,7 @@ def score_line(score: benchmark.Score) -> str:
     """A row of the table of estimators."""
     error, ratio = ([each[name] for name in ("azimuth", "elevation", "range")] for each in (score.median, score.ratio))
     where = (score.estimator, score.snr_db, score.sources, score.recall, score.allowed)
-    return Table(SCORES).row(*where, *error, *ratio, score.residual, score.milliseconds)
+    return Table(SCORES, absent=ABSENT).row(*where, *error, *ratio, score.residual, score.milliseconds)
 
 
 def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
@@ -219,7 +221,7 @@ def cell_table(scores: Iterable[Mapping[str, Any]]) -> str:
     Args:
         scores: rows of benchmark.Score as mappings.
     """
-    table = Table(CELLS)
+    table = Table(CELLS, absent=ABSENT)
     names = ("snr_db", "sources", "counted", "truncation", "bayes")
     rows = dict.fromkeys(tuple(score[name] for name in names) for score in scores)
     text = (
@@ -241,7 +243,7 @@ def conditions(config: SceneConfig, tolerances: tuple[float, float, float]) -> s
         "SNR: mean signal over noise power at the antennas, all sources together\n"
         f"hits: within {math.degrees(azimuth):g}° / {math.degrees(elevation):g}° / {metres}; "
         "bound allows: recall by the deterministic bound\n"
-        f"error/√CRB: of hits, by the {kind} bound; nan: known, or not to be known\n"
+        f"error/√CRB: of hits, by the {kind} bound; {ABSENT_MEANS}\n"
         "left/noise: what the estimate leaves of the snapshots, over what noise would leave"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import math
 import os
 import shutil
 import sys
@@ -124,10 +125,12 @@ class Table:
     Args:
         columns: from left to right.
         limit: in columns of the terminal.
+        absent: what stands for NaN, where that means a number that is not there.
     """
 
     columns: Sequence[Column]
     limit: int = field(default_factory=width)
+    absent: str = "nan"
 
     def head(self) -> str:
         """The titles, strong where the terminal can."""
@@ -138,7 +141,10 @@ class Table:
 
     def row(self, *values: Any) -> str:
         """A row, as one text."""
-        cells = [format(value, column.format) for column, value in zip(self.columns, values, strict=True)]
+        cells = [
+            self.absent if isinstance(value, float) and math.isnan(value) else format(value, column.format)
+            for column, value in zip(self.columns, values, strict=True)
+        ]
         return "\n".join(self._lines(cells))
 
     def _lines(self, texts: Sequence[str]) -> list[str]:

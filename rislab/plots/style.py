@@ -166,7 +166,7 @@ def log_ticks_of(values: ArrayLike) -> dict[str, Any]:
 def theme_css() -> str:
     """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone.
 
-    Long lines of printed text are broken between words.
+    Long lines of printed text are broken between words, and the choice of a prediction is seen once it is locked.
     """
     light, dark = PAGES["light"], PAGES["dark"]
 
@@ -185,7 +185,11 @@ def theme_css() -> str:
         style = f"fill: {dark['text']} !important; opacity: {opacity}"
         buttons.append(f"{bar}-btn{state}:not(.plotlyjsicon) .icon path {{ {style} }}")
     lines = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere }"
-    return "\n".join([*(rule(*part) for part in parts), *buttons, lines])
+    # Browsers draw a locked choice so pale that it is lost on a dark page.
+    locked = ".rislab-panel input[type=radio]:disabled:checked"
+    choice = f"{locked} {{ appearance: none; box-sizing: border-box; width: 13px; height: 13px; border-radius: 50%; "
+    choice += "border: 4px solid var(--jp-ui-font-color1, currentColor); opacity: 1 }"
+    return "\n".join([*(rule(*part) for part in parts), *buttons, lines, choice])
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:

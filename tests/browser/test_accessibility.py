@@ -115,6 +115,26 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
     view.evaluate("document.getElementById('cell').remove()")
     for part, ground in (("svg", "rgb(17, 17, 17)"), (".modebar-group", "rgba(0, 0, 0, 0)")):
         assert view.evaluate(f"getComputedStyle(document.querySelector('{part}')).backgroundColor") == ground
+    # A saved picture that was loaded outside of the page, as JupyterLab does after a reload, is drawn anew.
+    dot = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    view.evaluate(
+        """async (src) => {
+          const image = Object.assign(new Image(), { className: "plot-img", src });
+          await image.decode();
+          image.addEventListener("mouseenter", () => { window.drawn = true; });
+          document.body.append(image);
+        }""",
+        dot,
+    )
+    view.wait_for_function("window.drawn")
+    # The locked choice of a prediction is as dark or light as its text.
+    panel = (
+        "<div class='rislab-panel' style='--jp-ui-font-color1: rgb(1, 2, 3)'><input type=radio checked disabled></div>"
+    )
+    view.evaluate("(panel) => document.body.insertAdjacentHTML('beforeend', panel)", panel)
+    style = "getComputedStyle(document.querySelector('.rislab-panel input'))"
+    choice = view.evaluate(f"(({{ opacity, borderTopColor }}) => [opacity, borderTopColor])({style})")
+    assert choice == ["1", "rgb(1, 2, 3)"]
     view.close()
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from rislab.cli import common, terminal
+from rislab.cli import common, localise, terminal
 from rislab.cli.completion import SHELLS, completion
 from rislab.cli.main import COMMANDS, main, parser_of
 from rislab.cli.terminal import Column, Table
+from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError
 from rislab.faults.run_config import FaultRunConfig
+from rislab.music.benchmark import Score
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.learning_config import LearningConfig
 from rislab.tuning.tuning_config import TuningConfig
@@ -219,3 +221,13 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     command = f"{shlex.quote(sys.executable)} -m rislab.cli faults | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert not done.stderr
+
+
+def test_a_number_that_is_not_there_is_a_dash_where_nan_says_nothing_else() -> None:
+    columns = (Column("loss", 6, ".2f"), Column("K", 3))
+    assert Table(columns, 100).row(float("nan"), 2).split() == ["nan", "2"]
+    assert Table(columns, 100, absent="–").row(float("nan"), 2).split() == ["–", "2"]
+    nothing = dict.fromkeys(("azimuth", "elevation", "range"), float("nan"))
+    missed = Score("MUSIC", 0.0, 3, 10, 0.0, 0.0, 0.5, nothing, nothing, 1.0, 1.0, 1.0, 2.0)
+    assert localise.score_line(missed).split().count(localise.ABSENT) == 6 and "nan" not in localise.score_line(missed)
+    assert localise.ABSENT in localise.conditions(SceneConfig.preset("classroom"), (1.0, 1.0, 1.0))

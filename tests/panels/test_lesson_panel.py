@@ -10,7 +10,7 @@ import pytest
 
 from rislab.errors import InputError
 from rislab.panels.lesson_panel import Lesson
-from rislab.panels.prediction_panel import PredictionPanel
+from rislab.panels.prediction_panel import FOUND_WITH, PredictionPanel
 
 
 async def awaited(panel: PredictionPanel) -> str:
@@ -34,15 +34,15 @@ def test_a_figure_waits_for_the_answer_which_is_locked() -> None:
     assert "sixteen" in question.value and choices.value is None and outcome.value == ""
     assert output.outputs == () and "Lock an answer" in waiting.value
     assert buttons(panel.widget)["Lock my answer"].disabled
-    choices.value = "none"
+    choices.value = "some of them"
     lesson._repr_mimebundle_()
     buttons(panel.widget)["Lock my answer"].click()
     assert output.outputs[0]["text"] == "3 of 3\n" and "application/vnd.plotly.v1+json" in output.outputs[1]["data"]
-    assert waiting.value == "" and choices.disabled and "some of them" in outcome.value
+    assert waiting.value == "" and choices.disabled and "none" in outcome.value and FOUND_WITH in outcome.value
     with pytest.raises(InputError, match="locked already"):
-        panel.lock("some of them")
+        panel.lock("none")
     # The same cell again asks nothing anew, and later figures are there at once.
-    assert lesson.predict("sixteen snapshots") is panel and asyncio.run(awaited(panel)) == "none"
+    assert lesson.predict("sixteen snapshots") is panel and asyncio.run(awaited(panel)) == "some of them"
     assert panel.shows("x").children[1].outputs
     assert repr(lesson).startswith("predictions: 0 right of 1 made, 3 asked")
 

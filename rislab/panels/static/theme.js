@@ -14,6 +14,8 @@
   };
   const drawAll = () => document.querySelectorAll("img.plot-img").forEach(draw);
   document.addEventListener("load", ({ target }) => draw(target), true);
+  // A picture that was loaded before its cell came into the page is heard by nobody.
+  setInterval(drawAll, 500);
   new MutationObserver(drawAll).observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
   drawAll();
 }
