@@ -188,7 +188,7 @@ def theme_css() -> str:
     # Browsers draw a locked choice so pale that it is lost on a dark page.
     locked = ".rislab-panel input[type=radio]:disabled:checked"
     choice = f"{locked} {{ appearance: none; box-sizing: border-box; width: 13px; height: 13px; border-radius: 50%; "
-    choice += "border: 4px solid var(--jp-ui-font-color1, currentColor); opacity: 1 }"
+    choice += "border: 4px solid var(--jp-ui-font-color1, currentColor); opacity: 1; position: relative; top: 2px }"
     return "\n".join([*(rule(*part) for part in parts), *buttons, lines, choice])
 
 
