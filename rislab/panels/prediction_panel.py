@@ -18,7 +18,7 @@ FRAME = "border-left:4px solid {};padding:6px 12px;line-height:1.45;font-size:14
 RIGHT_COLOUR, OTHER_COLOUR = "#009e73", "#0072b2"
 PLOTLY = "application/vnd.plotly.v1+json"
 SKIPPED = "shown without an answer"
-FOUND_WITH = "Found with the parameters that the notebook comes with; others may give another answer."
+HOLDS_FOR = "Found with the parameters that the notebook comes with; others may give another answer."
 WITHHELD = 'This appears once an answer is locked; without widgets by .lock("…") in the cell of the question.'
 
 
@@ -152,7 +152,7 @@ class PredictionPanel(Panel[str]):
         right = f"{html.escape(self.prediction.right)}. "
         first = "Right." if self.is_right else f"Not so: {right}" if self.answer else f"{right}({SKIPPED}) "
         colour = RIGHT_COLOUR if self.is_right else OTHER_COLOUR
-        text = f"<b>{first}</b> {_prose(self.prediction.because)}<br><small>{FOUND_WITH}</small>"
+        text = f"<b>{first}</b> {_prose(self.prediction.because)}<br><small>{HOLDS_FOR}</small>"
         return f"<div style='{FRAME.format(colour)}'>{text}</div>"
 
     def static(self) -> dict[str, Any]:
@@ -161,8 +161,8 @@ class PredictionPanel(Panel[str]):
         rows = "".join(f"<li>{html.escape(choice)}</li>" for choice in prediction.choices)
         page = f"<b>Predict.</b> {self._asked}<ul style='margin:4px 0'>{rows}</ul>"
         if self.answers or self.shown:
-            lines += [f"Answer: {prediction.right}. {prediction.because} {FOUND_WITH}"]
-            answer = f"<b>{html.escape(prediction.right)}</b>. {_prose(prediction.because)} <small>{FOUND_WITH}</small>"
+            lines += [f"Answer: {prediction.right}. {prediction.because} {HOLDS_FOR}"]
+            answer = f"<b>{html.escape(prediction.right)}</b>. {_prose(prediction.because)} <small>{HOLDS_FOR}</small>"
             page += f"<details><summary>Answer</summary>{answer}</details>"
         page = f"<div style='{FRAME.format(OTHER_COLOUR)}'>{page}</div>"
         return {"text/plain": "\n".join(lines), "text/html": page}

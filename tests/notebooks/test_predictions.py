@@ -18,7 +18,7 @@ def test_sixteen_snapshots_find_as_many_sources_as_is_said(monkeypatch: pytest.M
         exec(cell.source, names)
         if "prediction_1.shows" in cell.source:
             break
-    found, sources = int(names["matching"].hit.sum()), names["sources"]
+    hits, sources = int(names["matching"].hit.sum()), names["sources"]
     assert names["name"] == "MUSIC, sample covariance" and sources == 3
-    said = "none" if found == 0 else "all three" if found == sources else "some of them"
-    assert lessons().predictions["sixteen snapshots"].right == said
+    right = "none" if hits == 0 else "all three" if hits == sources else "some of them"
+    assert lessons().predictions["sixteen snapshots"].right == right

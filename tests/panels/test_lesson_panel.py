@@ -10,7 +10,7 @@ import pytest
 
 from rislab.errors import InputError
 from rislab.panels.lesson_panel import Lesson
-from rislab.panels.prediction_panel import FOUND_WITH, PredictionPanel
+from rislab.panels.prediction_panel import HOLDS_FOR, PredictionPanel
 
 
 async def awaited(panel: PredictionPanel) -> str:
@@ -38,7 +38,7 @@ def test_a_figure_waits_for_the_answer_which_is_locked() -> None:
     lesson._repr_mimebundle_()
     buttons(panel.widget)["Lock my answer"].click()
     assert output.outputs[0]["text"] == "3 of 3\n" and "application/vnd.plotly.v1+json" in output.outputs[1]["data"]
-    assert waiting.value == "" and choices.disabled and "none" in outcome.value and FOUND_WITH in outcome.value
+    assert waiting.value == "" and choices.disabled and "none" in outcome.value and HOLDS_FOR in outcome.value
     with pytest.raises(InputError, match="locked already"):
         panel.lock("none")
     # The same cell again asks nothing anew, and later figures are there at once.
