@@ -15,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures readme lint clean
+.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures readme lint style types tests clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -35,12 +35,20 @@ TESTS := $(PYTEST) -n 3 --durations=25 --durations-min=3
 quick: lint
 	RISLAB_CASES=2 $(PYTEST) -n 2 -m "not process and not slow"
 
-test: lint
+# Types beside the tests: without the cache of an earlier run they take half a minute of one core.
+test: style
+	@$(MAKE) --no-print-directory --jobs 2 types tests
+
+tests: .venv/installed-test
 	$(TESTS)
 
-lint: .venv/installed-test
+lint: style types
+
+style: .venv/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/installed-test
 	$(BIN)/mypy
 
 bench: .venv/installed-bench
