@@ -1,4 +1,7 @@
-"""One browser for the tests of a file: while it is open, no other file of this process can use an event loop."""
+"""One browser for the tests of a file, and kernels that are forks.
+
+While the browser is open, no other file of this process can use an event loop.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.forks import forking
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
@@ -14,3 +19,9 @@ def browser() -> Iterator[Any]:
 
     with launched() as chromium:
         yield chromium
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forked_kernels() -> Iterator[None]:
+    with forking():
+        yield

@@ -22,14 +22,18 @@ KERNEL = "window.jupyterapp.shell.currentWidget?.sessionContext.session?.kernel"
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
 
 
+def write_notebook(path: Path, cells: Sequence[str]) -> None:
+    notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, path)
+
+
 @contextmanager
 def opened(browser: Any, folder: Path, cells: Sequence[str], width: int = 1280, height: int = 800) -> Iterator[Any]:
     """The page of a JupyterLab on `folder`/root that shows a notebook with these cells, none of them run yet."""
-    notebook = new_notebook(cells=[new_code_cell(cell) for cell in cells])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     root = folder / "root"
     root.mkdir()
-    nbformat.write(notebook, root / "panels.ipynb")
+    write_notebook(root / "panels.ipynb", cells)
     with _served(folder, root) as address:
         context = browser.new_context(viewport={"width": width, "height": height})
         page = context.new_page()
