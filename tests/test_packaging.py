@@ -193,16 +193,6 @@ def test_notebooks_are_clean(path: Path) -> None:
                 assert (node.end_lineno or 0) - node.lineno < 8, "logic belongs in the package"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_notebooks_import_of_ours_is_there(path: Path) -> None:
-    """Nothing else reads their imports before a kernel runs them."""
-    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
-    lines = "".join(line for cell in cells for line in [*cell["source"], "\n"] if line[:7] in ("import ", "from ri"))
-    namespace: dict[str, object] = {}
-    exec(lines, namespace)
-    assert len(namespace) > 1
-
-
 def test_version_stands_in_the_changelog_form() -> None:
     text = (ROOT / "CHANGELOG.md").read_text()
     assert "## [Unreleased]" in text
