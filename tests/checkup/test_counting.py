@@ -58,6 +58,7 @@ def loop(kind: str, loss: str) -> tuple[Watch, list[torch.Tensor]]:
 KINDS = ["none", "longer", "shorter", "samples", "evaluation", "line", "weight", "clip", "step"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["module", "function", "python", "none"])
 def test_counted_windows_leave_the_same(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
     """Losses, rates, ticks, places, counts and findings, whatever changes at one step, and by whatever loss."""

@@ -68,7 +68,6 @@ def test_a_students_copy_answers_nothing(name: str) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("name", RUN)
-@pytest.mark.usefixtures("forked")
 def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -> None:
     path = tmp_path / notebooks.find_notebook(name).name
     path.write_bytes(classroom.student_notebook(notebooks.find_notebook(name)))
