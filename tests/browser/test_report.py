@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +13,6 @@ from rislab.reports import html_export
 from rislab.reports.summary import Summary
 
 pytestmark = pytest.mark.process
-WIDTHS = (1280, 1920)
 
 
 def displayed(data: dict[str, Any]) -> Any:
@@ -77,36 +77,58 @@ class Visit:
         return self.page.evaluate(script, [selector, style])
 
 
-def test_every_figure_is_drawn_quietly_and_offline(browser: Any, page: Path) -> None:
+@pytest.fixture(scope="module")
+def visit(browser: Any, page: Path) -> Iterator[Visit]:
+    """The page once, for tests that change nothing of it for each other."""
     with Visit(browser, page) as visit:
-        visit.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2")
-        visit.page.wait_for_load_state("networkidle")
-        assert visit.page.locator(".js-plotly-plot").count() == 2
-        assert visit.page.locator("math").count() == 2
-        assert visit.requests == []
-        assert visit.messages == []
+        yield visit
 
 
-def test_hovering_a_point_shows_its_value(browser: Any, page: Path) -> None:
-    with Visit(browser, page) as visit:
-        point = visit.page.locator(".scatterlayer .point").nth(1)
-        point.scroll_into_view_if_needed()
-        box = point.bounding_box()
-        assert box is not None
-        visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        label = visit.page.locator(".hoverlayer .hovertext")
-        label.wait_for()
-        assert "1" in label.first.text_content()
+def test_every_figure_is_drawn_quietly_and_offline(visit: Visit) -> None:
+    visit.page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg').length >= 2")
+    visit.page.wait_for_load_state("networkidle")
+    assert visit.page.locator(".js-plotly-plot").count() == 2
+    assert visit.page.locator("math").count() == 2
+    assert visit.requests == []
+    assert visit.messages == []
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_page_fits_its_window(browser: Any, page: Path, width: int) -> None:
-    with Visit(browser, page, width=width) as visit:
-        visit.page.locator(".js-plotly-plot .main-svg").first.wait_for()
-        visit.page.locator("summary").last.click()
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
-        plot = visit.page.locator(".js-plotly-plot .main-svg").first.bounding_box()
-        assert plot is not None and 900 < plot["width"] <= width
+def test_code_unfolds_from_the_keyboard(visit: Visit) -> None:
+    first = visit.page.locator("details").first
+    assert first.get_attribute("open") is None
+    visit.page.locator("summary").first.focus()
+    visit.page.keyboard.press("Enter")
+    assert first.get_attribute("open") is not None
+    visit.page.keyboard.press("Enter")
+    assert first.get_attribute("open") is None
+
+
+def test_hovering_a_point_shows_its_value(visit: Visit) -> None:
+    point = visit.page.locator(".scatterlayer .point").nth(1)
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    assert box is not None
+    visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    label = visit.page.locator(".hoverlayer .hovertext")
+    label.wait_for()
+    assert "1" in label.first.text_content()
+
+
+def fits(visit: Visit, width: int) -> None:
+    visit.page.locator(".js-plotly-plot .main-svg").first.wait_for()
+    visit.page.locator("summary").last.click()
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    plot = visit.page.locator(".js-plotly-plot .main-svg").first.bounding_box()
+    assert plot is not None and 900 < plot["width"] <= width
+
+
+def test_a_page_fits_its_window(visit: Visit) -> None:
+    fits(visit, 1280)
+
+
+def test_a_page_fits_a_wide_window(browser: Any, page: Path) -> None:
+    with Visit(browser, page, width=1920) as wide:
+        fits(wide, 1920)
 
 
 def test_figures_follow_the_colour_scheme(browser: Any, page: Path) -> None:
@@ -121,15 +143,6 @@ def test_figures_follow_the_colour_scheme(browser: Any, page: Path) -> None:
         visit.page.wait_for_function(
             "ink => getComputedStyle(document.querySelector('.gtitle')).fill == ink", arg=light[1]
         )
-
-
-def test_code_unfolds_from_the_keyboard(browser: Any, page: Path) -> None:
-    with Visit(browser, page) as visit:
-        first = visit.page.locator("details").first
-        assert first.get_attribute("open") is None
-        visit.page.locator("summary").first.focus()
-        visit.page.keyboard.press("Enter")
-        assert first.get_attribute("open") is not None
 
 
 def test_nothing_that_a_notebook_shows_can_reach_the_network(browser: Any, tmp_path: Path) -> None:
