@@ -166,7 +166,8 @@ def log_ticks_of(values: ArrayLike) -> dict[str, Any]:
 def theme_css() -> str:
     """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone.
 
-    Long lines of printed text are broken between words, and the choice of a prediction is seen once it is locked.
+    Long lines of printed text are broken between words; the choice of a prediction is seen once it is locked, and so
+    are the arrows of drop-down lists.
     """
     light, dark = PAGES["light"], PAGES["dark"]
 
@@ -189,7 +190,13 @@ def theme_css() -> str:
     locked = ".rislab-panel input[type=radio]:disabled:checked"
     choice = f"{locked} {{ appearance: none; box-sizing: border-box; width: 13px; height: 13px; border-radius: 50%; "
     choice += "border: 4px solid var(--jp-ui-font-color1, currentColor); opacity: 1; position: relative; top: 2px }"
-    return "\n".join([*(rule(*part) for part in parts), *buttons, lines, choice])
+    # The arrow that the widgets bring for drop-down lists is black.
+    arrow = f"%3Cpath fill='%23{dark['text'][1:]}' d='M5.2 5.9 9 9.7l3.8-3.8 1.2 1.2-5 5-5-5z'/%3E"
+    arrow = (
+        f"url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E{arrow}%3C/svg%3E\")"
+    )
+    lists = f'body[data-jp-theme-light="false"] .rislab-panel {{ --jp-widgets-dropdown-arrow: {arrow} }}'
+    return "\n".join([*(rule(*part) for part in parts), *buttons, lines, choice, lists])
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from rislab.panels.api import is_live
-from rislab.plots.style import ERROR_COLOUR
+from rislab.plots.style import ERROR_COLOUR, PAGES
 from rislab.reports import gallery, html_export, sweep, sweep_page
 
 pytestmark = pytest.mark.process
@@ -135,6 +135,14 @@ def test_a_plain_figure_is_dark_when_the_output_of_the_panel_is_cleared(browser:
     style = "getComputedStyle(document.querySelector('.rislab-panel input'))"
     choice = view.evaluate(f"(({{ opacity, borderTopColor }}) => [opacity, borderTopColor])({style})")
     assert choice == ["1", "rgb(1, 2, 3)"]
+    arrow = view.evaluate(
+        """() => {
+          const list = document.querySelector(".rislab-panel").appendChild(document.createElement("select"));
+          list.style.backgroundImage = "var(--jp-widgets-dropdown-arrow)";
+          return getComputedStyle(list).backgroundImage;
+        }"""
+    )
+    assert f"fill='%23{PAGES['dark']['text'][1:]}'" in arrow
     view.close()
 
 
