@@ -15,7 +15,7 @@ define install
 	sum += n * ($$NF ~ /^k/ ? 0.001 : $$NF ~ /^G/ ? 1000 : 1) } END { printf "packages: %.0f MB\n", sum }' .venv/install.log
 endef
 
-.PHONY: lab report quick test bench mutants scoreboard soak docs audit cover picture figures readme lint style types tests clean
+.PHONY: lab report quick quick-tests test bench mutants scoreboard soak docs audit cover picture figures readme lint style types tests clean
 
 lab: .venv/installed
 	$(BIN)/rislab lab
@@ -31,13 +31,19 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # One more than two cores: kernels and pages are often waited for.
 TESTS := $(PYTEST) -n 3 --durations=25 --durations-min=3
 
+# How long a command took, for `make figures`; not $$(MAKE), which `make -n` would run.
+TIMED := $(BIN)/python -m tests.figures.timed
+
 # What is fast, starts no kernel, browser, server or process that imports torch, and of a test with many cases two.
-quick: lint
+quick: style
+	@$(TIMED) "make quick" make --no-print-directory --jobs 2 types quick-tests
+
+quick-tests: .venv/installed-test
 	RISLAB_CASES=2 $(PYTEST) -n 2 -m "not process and not slow"
 
 # Types beside the tests: without the cache of an earlier run they take half a minute of one core.
 test: style
-	@$(MAKE) --no-print-directory --jobs 2 types tests
+	@$(TIMED) "make test" make --no-print-directory --jobs 2 types tests
 
 tests: .venv/installed-test
 	$(TESTS)

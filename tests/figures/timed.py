@@ -24,7 +24,10 @@ def main(name: str, *command: str) -> int:
         Its exit code.
     """
     began, used_before = time.monotonic(), os.times()
-    code = subprocess.run(command).returncode
+    try:
+        code = subprocess.run(command).returncode
+    except KeyboardInterrupt:
+        return 130
     used = os.times()
     if code == 0:
         rows = json.loads(TIMED.read_text(encoding="utf-8")) if TIMED.exists() else {}
