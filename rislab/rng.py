@@ -60,11 +60,12 @@ class TorchRandomState:
 
     def load_plain(self, plain: dict[str, Any]) -> None:
         """Take back what to_plain() returned."""
-        self._state = plain["torch"]
+        kind, key, *rest = plain["numpy"]
+        numbers = np.array(key, dtype=np.uint32)  # what does not fit raises here, before anything is set
         version, words, gauss = plain["python"]
         random.setstate((version, tuple(words), gauss))
-        kind, key, *rest = plain["numpy"]
-        np.random.set_state((kind, np.array(key, dtype=np.uint32), *rest))
+        np.random.set_state((kind, numbers, *rest))
+        self._state = plain["torch"]
 
     def _torch_states(self) -> list[Tensor]:
         on_device = [torch.cuda.get_rng_state(self._device)] if self._device.type == "cuda" else []

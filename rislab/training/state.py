@@ -221,17 +221,19 @@ class TrainState:
             self._take(plain)
         except InputError:
             raise
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # Arithmetic: a word of a random state that no machine word holds.
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"checkpoint {path} does not fit; allowed: a file that a rislab run wrote") from error
 
     def _take(self, plain: dict[str, Any]) -> None:
+        # First: its words were not compared, as sizes are.
+        self.randomness.load_plain(plain["randomness"])
         self.model.load_state_dict(plain["model"])
         self.optimizer.load_state_dict(plain["optimizer"])
         self.scaler.load_state_dict(plain["scaler"])
         self.scheduler.load_state_dict(plain["scheduler"])
         if self.ema is not None:
             self.ema.load_state_dict(plain["ema"])
-        self.randomness.load_plain(plain["randomness"])
         self.counter.events = plain["events"]
         self.progress = TrainProgress(**plain["position"])
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 import pickle
 import signal
 import textwrap
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from rislab.model.network import CovarianceNet
 from rislab.training import run_folder
 from rislab.training.loop import TrainConfig, TrainState, fit
 from rislab.training.records import Record, equal_but_time
+from rislab.training.state import MAGIC, read_checkpoint
 from tests.children import begin_child
 
 CONFIG = TrainConfig(epochs=3, micro_batch=8, accumulation_steps=3)
@@ -199,12 +202,24 @@ def test_a_spoilt_checkpoint_is_named_and_changes_nothing(how: str, said: str, f
     assert identical(state_of(model), before)
 
 
+@pytest.mark.parametrize(("part", "word"), [("python", -1), ("numpy", 2**40), ("numpy", -1), ("python", 2**80)])
+def test_a_random_state_that_is_none_is_refused(part: str, word: int, few: SceneBatch, tmp_path: Path) -> None:
+    """A checksum that fits says nothing of it: fuzzed checkpoints ended with an OverflowError."""
+    state = TrainState.begin(build(few), len(few), CONFIG)
+    state.save(tmp_path / "state.pt")
+    plain = read_checkpoint(tmp_path / "state.pt")
+    plain["randomness"][part][1][0] = word
+    buffer = io.BytesIO()
+    torch.save(plain, buffer)
+    (tmp_path / "state.pt").write_bytes(MAGIC + zlib.crc32(buffer.getvalue()).to_bytes(4, "big") + buffer.getvalue())
+    model = build(few)
+    before = state_of(model)
+    with pytest.raises(InputError, match="does not fit"):
+        next(fit(model, few, CONFIG, resume=tmp_path / "state.pt"))
+    assert identical(state_of(model), before)
+
+
 def test_loading_runs_no_code(few: SceneBatch, tmp_path: Path) -> None:
-    import io
-    import zlib
-
-    from rislab.training.state import MAGIC
-
     class Bomb:
         def __reduce__(self) -> Any:
             return (os.system, (f"touch {tmp_path / 'exploded'}",))
