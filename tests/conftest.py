@@ -18,11 +18,12 @@ import rislab
 # nbformat imports jsonschema, which would build 38 grammars of URIs: two seconds of every process that no test needs.
 sys.modules.setdefault("rfc3987_syntax", None)
 ABSENT = str(Path(__file__).parent / "absent")
+# Before any other conftest imports tests/forks.py, which forks nothing that is to have another path.
+PATHS = [ABSENT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(PATHS))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys([ABSENT, *filter(None, paths)]))
     # Toy models: a second thread costs more than it brings, and one thread makes sums repeatable.
     torch.set_num_threads(1)
 
