@@ -221,3 +221,102 @@ def test_losses_of_two_kinds_on_one_line_are_two_tasks(alike: bool) -> None:
             optimizer.step()
     faults = {one.name for one in watch.findings() if one.severity == "fault"}
     assert faults == ({"divided on the first batch only"} if alike else set())
+
+
+def test_two_losses_on_one_line_are_terms_of_one() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            real, made = torch.randn(8, 3) + 1, torch.randn(8, 3)
+            first, second = functional.softplus(-model(real)).mean(), functional.softplus(model(made)).mean()
+            first.backward(), second.backward()  # type: ignore[func-returns-value]
+            optimizer.step()
+    assert not [finding for finding in process.findings() if finding.severity != "note"], str(process.findings())
+
+
+def learn(model: nn.Module, inputs: Tensor, label: float) -> None:
+    """A loss and its backward, in a function of its own."""
+    functional.binary_cross_entropy_with_logits(model(inputs), torch.full((len(inputs), 1), label)).backward()
+
+
+@pytest.mark.parametrize("kind", ["tuple", "zip", "name", "items", "one line", "one forward", "chunks"])
+def test_losses_of_a_loop_over_values_that_are_written_out_are_terms_of_one(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            real, made = torch.randn(8, 3) + 1, torch.randn(8, 3)
+            pairs = ((real, 1.0), (made, 0.0))
+            by_label = {1.0: real, 0.0: made}
+            if kind == "tuple":
+                for inputs, label in ((real, 1.0), (made, 0.0)):
+                    learn(model, inputs, label)
+            elif kind == "zip":
+                for inputs, label in zip([real, made], [1.0, 0.0], strict=True):
+                    learn(model, inputs, label)
+            elif kind == "name":
+                for inputs, label in pairs:
+                    learn(model, inputs, label)
+            elif kind == "items":
+                for label, inputs in by_label.items():
+                    learn(model, inputs, label)
+            elif kind == "one line":
+                learn(model, real, 1.0), learn(model, made, 0.0)  # type: ignore[func-returns-value]
+            elif kind == "one forward":
+                output = model(real)
+                for label in torch.eye(2):
+                    functional.mse_loss(output, label[:1].expand(8, 1)).backward(retain_graph=True)
+            else:
+                for chunk in torch.cat([real, made]).chunk(2):
+                    learn(model, chunk, 1.0)
+            optimizer.step()
+    names = [finding.name for finding in process.findings() if finding.severity != "note"]
+    assert names == (["never divided"] if kind == "chunks" else [])
+
+
+def test_a_written_loop_around_the_steps_divides_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for part in ("first", "second"):
+            for place in range(8):
+                learn(model, torch.randn(8, 3), float(part == "first"))
+                if place % 2:
+                    optimizer.step()
+                    optimizer.zero_grad()
+    assert [finding.name for finding in process.findings().faults] == ["never divided"]
+
+
+def test_gradients_that_the_loop_puts_together_from_two_backwards_are_no_fault() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            output, kept = model(torch.randn(8, 3)), []
+            for column in range(2):
+                optimizer.zero_grad()
+                functional.mse_loss(output[:, column], torch.ones(8)).backward(retain_graph=True)
+                kept.append([value.grad.clone() for value in model.parameters() if value.grad is not None])
+            for value, first, second in zip(model.parameters(), *kept, strict=True):
+                value.grad = first + second.sign() * first.norm()
+            optimizer.step()
+    assert not process.findings().faults, str(process.findings())
+
+
+def test_gradients_that_are_zeroed_before_the_step_are_one_fault() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            functional.mse_loss(model(torch.randn(8, 3)), torch.ones(8, 1)).backward()
+            optimizer.zero_grad(set_to_none=False)
+            optimizer.step()
+    assert [finding.name for finding in process.findings() if finding.severity != "note"] == ["zeroed before the step"]

@@ -54,7 +54,7 @@ def by_library(stack: tuple[str, ...]) -> bool:
     Args:
         stack: as caller() gives it.
     """
-    return bool(stack) and _kind(stack[0].rpartition(":")[0]) == "library"
+    return bool(stack) and _kind(stack[0].rsplit(":", 2)[0]) == "library"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -80,8 +80,9 @@ class _Codes(list[CodeType]):
 def _in_words(places: tuple[int, ...], codes: _Codes) -> tuple[str, tuple[str, ...]]:
     """The same objects for the same places, address and offset of each: a trace holds them a thousand times."""
     lines = [
-        (code.co_filename, [*code.co_positions()][offset // 2][0])
+        (code.co_filename, [*code.co_positions()][offset // 2][0], offset)
         for code, offset in zip(codes, places[1::2], strict=True)
     ]
-    where = next((f"{name}:{line}" for name, line in lines if _kind(name) == "loop"), "")
-    return where, tuple(f"{name}:{line}" for name, line in lines)
+    where = next((f"{name}:{line}" for name, line, _ in lines if _kind(name) == "loop"), "")
+    # Several calls may stand on one line.
+    return where, tuple(f"{name}:{line}:{offset}" for name, line, offset in lines)

@@ -27,6 +27,7 @@ class CurrentForward:
         training: whether the network was in training mode.
         types: of autocast, and of the output.
         follows: whether it was handed a state that the forward before had given.
+        number: of the forward, from 1; 0 before the first.
     """
 
     samples: int = 0
@@ -34,6 +35,7 @@ class CurrentForward:
     training: bool = True
     types: list[torch.dtype] = field(default_factory=list)
     follows: bool = False
+    number: int = 0
     _under_way: bool = False
     _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
     _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
@@ -45,6 +47,7 @@ class CurrentForward:
             training: whether the network is in training mode.
         """
         self.training, self._losses, self._under_way = training, [], True
+        self.number += 1
 
     def end(self, call: ForwardEvent, compared: bool) -> None:
         """The forward is over.
@@ -106,6 +109,7 @@ class CurrentForward:
             scale_free=scale_free,
             follows=self.follows,
             kind="" if loss.grad_fn is None else loss.grad_fn.name(),
+            forward=self.number,
         )
         if self._under_way:
             # What its samples are is known when it is over.

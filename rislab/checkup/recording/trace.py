@@ -53,7 +53,7 @@ class MicroBatch:
         why: why it could not be taken, "" if it was.
         precision: "fp64", "fp32", "bf16" or "fp16".
         where: file and line of the loss.
-        call_stack: files and lines of the loop that led there, the innermost first.
+        call_stack: files, lines and offsets of the loop that led there, the innermost first.
         nonfinite: whether the loss or the gradient holds NaN or infinity.
         training: whether the network was in training mode.
         scale_free: whether the loss is no mean, so that its right scale is not known.
@@ -66,6 +66,7 @@ class MicroBatch:
         kind: name of the node of the graph that gave it, "" for none.
         divisors: by which the loop divided it, if it is a single loss.
         term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
+        forward: which forward of the network came last before it, from 1; 0 for none.
     """
 
     samples: int
@@ -89,6 +90,7 @@ class MicroBatch:
     kind: str = ""
     divisors: tuple[float, ...] = ()
     term_factors: tuple[tuple[float, ...], ...] = ()
+    forward: int = 0
 
 
 # So many forwards are remembered, of each place and before only those of compared windows are.

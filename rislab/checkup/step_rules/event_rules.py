@@ -341,6 +341,9 @@ def _why_unmoved(stuck: list[str], moving: list[Step], trace: Trace) -> list[Fin
         return [as_fault(Code.WEIGHTS, "main loss weight 0", f"all {len(losses)} losses are 0; {text}")]
     norms = [step.norm for step in moving if not math.isnan(step.norm)]
     if norms and not any(norms):
+        if any(batch.gradient is not None and bool(batch.gradient.any()) for batch in trace.micro_batches):
+            # They were zeroed before the step, which wrong_gradients() says.
+            return []
         aliases: tuple[str, ...] = ("main loss weight 0", "zeroed before the step")
         return [as_fault(Code.WEIGHTS, "loss detached", f"all gradients are 0; {text}", aliases=aliases)]
     aliases = ("warm-up counted in samples",)

@@ -23,6 +23,7 @@ from rislab.checkup.recording.windows import (
     near,
 )
 from rislab.checkup.rules import Code
+from rislab.checkup.step_rules.terms_in_a_loop import are_terms, is_one_sequence, undivided
 
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
@@ -92,11 +93,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
 
 def made_by_library(one: StepWindow, run: WatchedRun) -> bool:
     """Whether a library that steps for the loop has changed the direction of what the last backward left."""
-    last = one.step.backwards[-1].after if one.step.backwards else None
-    if not run.trace.by_library or last is None or one.step.gradient is None or one.step.norm == 0:
-        return False
-    same = len(last) == len(one.gradient) and is_parallel(compare_gradients(one.gradient, last), one.tolerance)
-    return not same
+    given = one.step.gradient is not None and one.step.norm != 0
+    return run.trace.by_library and given and _changed_after_backward(one)
 
 
 def _weighed(one: StepComparison, run: WatchedRun) -> bool:
@@ -193,7 +191,7 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     equal = all(near(weight, weights[0], 1e-3) for weight in weights)
     if not equal or len({batch.call_stack for batch in one.batches}) > 1:
         return []
-    if run.declared.accumulation_steps is None and _one_sequence(one):
+    if run.declared.accumulation_steps is None and is_one_sequence(one):
         return []
     means = not any(batch.scale_free for batch in one.batches)
     shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in _factors(batch)) for batch in one.batches]
@@ -205,7 +203,7 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
         # Besides a factor of its own, the loss has its share.
         return []
     if one.size > 1 and _each_mean_counts_one(one):
-        return [_scale_fault("never divided", text, one, "divided on the first batch only")]
+        return [undivided(text, one, run)]
     if one.size > 1 and means and one.size == run.size and near(abs(weights[0]), 1 / run.size**2, 1e-3):
         return [_scale_fault("divided twice", text, one)]
     if one.size < run.size and near(weights[0], 1 / run.size, 1e-3):
@@ -220,7 +218,7 @@ def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Find
     divisor = 1 / one.batches[0].weight if one.batches[0].weight else math.nan
     if not near(divisor, round(divisor) if math.isfinite(divisor) else math.nan, 1e-4) or divisor < 1.5:
         return []
-    if near(divisor, one.size, 1e-3):
+    if near(divisor, one.size, 1e-3) or (run.declared.accumulation_steps is None and are_terms(one)):
         return []
     evidence = f"{text}: the loop divides by {divisor:g}"
     if run.source == "declared":
@@ -235,11 +233,6 @@ def _divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> b
     items = {min(_factors(batch), default=1.0) for batch in one.batches}
     counted = sums and len(items) == 1 and not near(items.pop(), 1 / one.size, 1e-3)
     return set(shared) == {2} or (counted and set(shared) == {1})
-
-
-def _one_sequence(one: StepComparison) -> bool:
-    """Whether the micro-batches after the first were handed the state of those before."""
-    return one.size > 1 and all(batch.follows for batch in one.batches[1:])
 
 
 def _factors(batch: MicroBatch) -> list[float]:
@@ -314,17 +307,17 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
     if one.parallel():
         return _wrong_length(one, text, run)
     aliases = ("never zeroed", "left-overs leak", "clipped per micro-batch")
-    return (
-        _wrong_direction(one, text, run)
-        or _wrong_counts(one, before, text, run)
-        or as_fault(Code.DIRECTION, "gradient direction", text, one.step.where, aliases)
-    )
+    named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)
+    if named is None and _changed_after_backward(one):
+        evidence = f"{text}: after the last backward, before the step"
+        return as_warning(Code.DIRECTION, "gradient changed by hand", evidence, one.step.where)
+    return named or as_fault(Code.DIRECTION, "gradient direction", text, one.step.where, aliases)
 
 
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     """The right direction, and another length."""
     alpha, scale, limit, where = one.comparison.alpha, one.step.scale, _limit(one, run), one.step.where
-    if run.declared.accumulation_steps is None and _one_sequence(one):
+    if run.declared.accumulation_steps is None and is_one_sequence(one):
         evidence = f"{text}: its micro-batches are chunks of one sequence, whose losses may be added up"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if scale > 1 and near(alpha, scale):
@@ -336,7 +329,7 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     changed_after = _right_after_backward(one)
     relative = 1e-3 if changed_after else LOOSE
     if one.size > 1 and near(alpha, one.size, relative):
-        return _scale_fault("never divided", text, one, "divided on the first batch only")
+        return undivided(text, one, run)
     if one.size < run.size and near(alpha, one.size / run.size, relative):
         return _ragged_window(text, one, run)
     if run.size > 1 and near(alpha, 1 / run.size, relative):
@@ -372,7 +365,7 @@ def _wrong_direction(one: StepComparison, text: str, run: WatchedRun) -> Finding
         aliases = ("ragged window divided by K",)
         return kind(Code.DIRECTION, UNEQUAL, text, one.step.where, aliases)
     if one.size > 1 and near(equal.alpha, one.size):
-        return _scale_fault("never divided", counts, one, "divided on the first batch only")
+        return undivided(counts, one, run)
     if one.size > 1 and near(equal.alpha, 1 / run.size):
         return _scale_fault("divided twice", counts, one, UNEQUAL)
     return None
@@ -431,6 +424,14 @@ def _right_after_backward(one: StepComparison) -> bool:
         and len(last) == len(one.gradient)
         and compare_gradients(last, one.expected).relative_error <= one.tolerance
     )
+
+
+def _changed_after_backward(one: StepWindow) -> bool:
+    """Whether the optimiser got another direction than the last backward left."""
+    last = one.step.backwards[-1].after if one.step.backwards else None
+    if last is None or len(last) != len(one.gradient):
+        return last is not None
+    return not is_parallel(compare_gradients(one.gradient, last), one.tolerance)
 
 
 def _mostly_unequal(one: StepComparison) -> bool:
