@@ -23,6 +23,7 @@ from rislab.checkup.observers.constant_terms import ConstantTerms
 from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
+from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.input_changes import InputChanges
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.loss_arguments import LossArguments
@@ -68,6 +69,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     gradient_rules.wrong_gradients,
     gradient_rules.unequal_terms,
     gradient_rules.divided_in_vain,
+    use_rules.unscaled_terms,
     use_rules.running_sums,
     use_rules.terms_without_weight,
     use_rules.clipping_in_vain,
@@ -226,6 +228,7 @@ def standard_observers() -> list[Observer]:
         PlateauModes(),
         loaders,
         targets,
+        HandUpdates(),
         FinalProbes(targets),
     ]
 

@@ -23,6 +23,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
+from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.recording.event_source import EventSource
@@ -126,7 +127,8 @@ class ProcessWatch(LoopObserver):
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         if self.backwards and not self.steps and not findings:
             text = f"{self.backwards} backwards, and no optimiser stepped"
-            findings.append(as_note(Code.STEPS, "updated by hand", text))
+            unmoved = next((one.finding() for one in self._observers if isinstance(one, HandUpdates)), None)
+            findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
 

@@ -168,7 +168,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("learning rate 0 at the first step", "schedule ends early"),
         others=("schedule ends in a rate of 0", "warm-up never ends", "rate below the one asked for",
-                "weight decay in place of the rate"),
+                "weight decay in place of the rate", "rate that no group has"),
         reference=LEARNING_RATE,
     ),
     Rule(
@@ -226,7 +226,7 @@ _OF_THE_LOOP = (
         needs="one backward",
         severity="fault",
         faults=("step in a branch never taken", "tail never stepped"),
-        others=("updated by hand", "gradients by hand"),
+        others=("updated by hand", "gradients by hand", "weights never updated"),
         reference=STEP,
     ),
     Rule(
@@ -269,7 +269,7 @@ _OF_THE_LOOP = (
         needs="one loss, and the scaler if there is one",
         severity="fault",
         faults=("scaler bypassed", "scaler only where CUDA is"),
-        others=("scaler without autocast",),
+        others=("scaler without autocast", "a term not scaled"),
         reference=f"{DOCS}notes/amp_examples.html#typical-mixed-precision-training",
     ),
     Rule(
@@ -304,7 +304,8 @@ _OF_THE_LOOP = (
                 "the target is visible in the input", "labels never shifted", "loss of one class",
                 "targets other than 1 and -1", "input and target exchanged", "compared with itself",
                 "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
-                "answers change with padding", "backward direction after one input", "attention to padding alone"),
+                "answers change with padding", "backward direction after one input", "attention to padding alone",
+                "axes exchanged by a view"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(
@@ -315,7 +316,7 @@ _OF_THE_LOOP = (
         fix="change a copy of the data",
         needs="inputs that come again from the same memory, or a dataset of tensors or arrays, read by a DataLoader",
         severity="warning",
-        others=("inputs changed in place", "inputs of evaluation in another range"),
+        others=("inputs changed in place", "inputs of evaluation in another range", "random inputs of evaluation"),
     ),
 )  # fmt: skip
 

@@ -92,3 +92,41 @@ def test_classes_of_an_evaluation_are_those_of_the_training(
                 for inputs, _ in make(evaluated):
                     model(inputs).argmax(1)
     assert any(one.name == "classes that training never had" for one in process.findings()) is expected
+
+
+class Noisy(TensorDataset):
+    """Samples with noise, new in each pass."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        inputs, target = super().__getitem__(index)
+        return inputs + torch.randn(3), target
+
+
+@pytest.mark.parametrize("kind", ["noise in both", "noise in training", "attacked", "regression"])
+def test_an_evaluation_on_samples_that_are_augmented_at_random(kind: str) -> None:
+    torch.manual_seed(0)
+    inputs, targets = torch.randn(32, 3), torch.arange(32) % 2
+    plain = TensorDataset(inputs, targets)
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    held = DataLoader(plain if kind == "noise in training" else Noisy(inputs, targets), 8)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            model.train()
+            for samples, classes in DataLoader(Noisy(inputs, targets), 8, shuffle=True):
+                optimizer.zero_grad()
+                output = model(samples)
+                if kind == "regression":
+                    loss = nn.functional.mse_loss(output, torch.zeros(8, 2))
+                else:
+                    loss = nn.functional.cross_entropy(output, classes)
+                loss.backward()
+                optimizer.step()
+            model.eval()
+            for samples, _ in held:
+                if kind == "attacked":
+                    model(samples.requires_grad_())
+                with torch.no_grad():
+                    model(samples)
+    names = [one.name for one in process.findings() if one.severity != "note"]
+    assert names == (["random inputs of evaluation"] if kind == "noise in both" else [])

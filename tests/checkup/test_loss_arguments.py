@@ -75,6 +75,10 @@ WRONG += [
     ("compared with itself", lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16).roll(1)), 4, None),
     ("compared with itself", lambda out: functional.triplet_margin_loss(out, out, out.roll(1, 0)), 4, None),
     ("normalised along another axis", lambda out: NLL(out, LABELS), 4, nn.LogSoftmax(0)),
+    ("normalised along another axis", lambda out: functional.binary_cross_entropy(out, YES[:, None]), 1, SOFTMAX),
+    ("axes exchanged by a view", lambda out: CE(out.view(4, 4, 6).view(4, 6, 4), LABELS.view(4, 4)), 6, None),
+    ("axes exchanged by a view", lambda out: CE(out.view(4, 2, 2, 6).view(4, 6, 2, 2), LABELS.view(4, 2, 2)), 6,
+     None),
 ]  # fmt: skip
 MAY_BE_MEANT = (
     "logits where log-probabilities belong", "input and target exchanged", "targets other than 1 and -1",
@@ -99,6 +103,11 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16)), 4, None),
     (lambda out: CE((5 * UNIT(out) @ UNIT(out).t()).fill_diagonal_(-9), torch.arange(16).roll(1)), 4, None),
     (lambda out: functional.triplet_margin_loss(out, out + 0.1, out.roll(1, 0)), 4, None),
+    (lambda out: functional.binary_cross_entropy(out[:, :1], YES[:, None]), 2, SOFTMAX),
+    (lambda out: CE(out.view(4, 4, 6).permute(0, 2, 1), LABELS.view(4, 4)), 6, None),
+    (lambda out: CE(out.view(4, 4, 6).permute(0, 2, 1).contiguous().view(4, 6, 4), LABELS.view(4, 4)), 6, None),
+    # All classes of all places in one axis may be in any order.
+    (lambda out: CE(out.view(16, 4, 6).view(16, 6, 4), LABELS[:, None].expand(16, 4)), 24, None),
 ]  # fmt: skip
 
 

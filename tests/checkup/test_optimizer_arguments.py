@@ -30,3 +30,24 @@ def test_a_decay_in_place_of_the_rate(kind: Any, options: dict[str, float], expe
             model(torch.randn(8, 3)).square().mean().backward()
             optimizer.step()
     assert any(one.name == "weight decay in place of the rate" for one in process.findings()) is expected
+
+
+@pytest.mark.parametrize("place", ["defaults", "attribute", "groups", "remembered"])
+def test_a_rate_that_no_step_reads(place: str) -> None:
+    model = nn.Linear(3, 1)
+    with ProcessWatch() as process:
+        optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+        for step in range(6):
+            rate = 0.1 * 0.5 ** (step // 2)
+            if place == "defaults":
+                optimizer.defaults["lr"] = rate
+            elif place == "attribute":
+                optimizer.lr = rate
+            else:
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.lr = 0.2 if place == "remembered" else rate
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    names = [one.name for one in process.findings() if one.severity != "note"]
+    assert names == (["rate that no group has"] if place in ("defaults", "attribute") else [])

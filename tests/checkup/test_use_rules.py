@@ -446,3 +446,29 @@ def test_a_fault_of_all_windows_is_named_under_windows_that_are_off_by_one(share
 
 def test_a_network_in_half_precision_that_follows_copies_is_not_kept_in_it() -> None:
     assert "weights kept in bf16" not in [one.name for one in watched(copies_in_full_precision)]
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_term_that_is_not_scaled_before_its_backward(scaled: bool, together: bool) -> None:
+    torch.manual_seed(0)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            optimizer.zero_grad()
+            inputs, target = batch()
+            loss = functional.mse_loss(model(inputs), target)
+            penalty = 0.02 * model[0].weight.square().sum()
+            if together:
+                total = scaler.scale(loss + penalty) if scaled else scaler.scale(loss) + penalty
+                total.backward()
+            else:
+                scaler.scale(loss).backward()
+                (scaler.scale(penalty) if scaled else penalty).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    names = [finding.name for finding in process.findings() if finding.severity != "note"]
+    assert ("a term not scaled" in names) is not scaled, str(process.findings())
+    assert not scaled or not process.findings().faults

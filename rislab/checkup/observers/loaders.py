@@ -33,6 +33,8 @@ from rislab.checkup.rules import Code
 
 # So many passes that end after one step are no accident.
 CERTAIN = 8
+# So many passes over a loader in its own order must differ.
+PASSES = 3
 # Samples of a dataset whose classes are looked at.
 SAMPLES = 200_000
 
@@ -47,6 +49,8 @@ class _Pass:
         first: a few numbers of the first input that was trained on, None before it.
         steps: since it began.
         forwards: in training, since it began.
+        evaluated: a few numbers of the first input that was evaluated, None before it.
+        differentiated: whether a forward with gradients came.
     """
 
     batches: int
@@ -54,6 +58,8 @@ class _Pass:
     first: Tensor | None = None
     steps: int = 0
     forwards: int = 0
+    evaluated: Tensor | None = None
+    differentiated: bool = False
 
 
 class LoaderPasses(Observer):
@@ -70,6 +76,8 @@ class LoaderPasses(Observer):
         self._classes: dict[frozenset[int] | None, list[Any]] = {}
         self._reads: list[Any] = ["", 0]
         self._outputs = 0
+        self._evaluated: dict[tuple[int, str], list[Tensor]] = {}  # first inputs of evaluations, by loader and line
+        self._key = (0, "")
         self.sizes: set[int] = set()  # of datasets
         self._looks = Looks()
 
@@ -89,6 +97,9 @@ class LoaderPasses(Observer):
         """A forward is over."""
         self._look_at_begun()
         now = self._now
+        if now is not None and call.inputs and not call.training and call.inputs[0].is_floating_point():
+            now.differentiated |= torch.is_grad_enabled()
+            now.evaluated = few_coordinates(call.inputs[0]) if now.evaluated is None else now.evaluated
         if now is not None and call.training and torch.is_grad_enabled() and call.inputs:
             now.forwards += 1
             now.first = few_coordinates(call.inputs[0]) if now.first is None else now.first
@@ -115,6 +126,7 @@ class LoaderPasses(Observer):
         """Report no more."""
         self._iterators.__exit__()
         self._look_at_begun()
+        self._note_evaluation(self._now)
 
     def _look_at_begun(self) -> None:
         begun, self._begun = self._begun, []
@@ -126,6 +138,7 @@ class LoaderPasses(Observer):
 
     def _look_at(self, loader: DataLoader[Any], where: str) -> None:
         sampler = loader.sampler
+        self._note_evaluation(self._now)
         if self._looks.wanted("classes"):
             self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])
         else:
@@ -143,6 +156,7 @@ class LoaderPasses(Observer):
             self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
         if type(sampler) is SequentialSampler and len(loader) > 1:
             self._compare(_Pass(len(loader), where))
+            self._key = (id(loader), where)
 
     def _compare(self, new: _Pass) -> None:
         """A new pass ends the one before."""
@@ -155,11 +169,28 @@ class LoaderPasses(Observer):
         if same and before is not None and before.first is not None and torch.equal(before.first, now.first):
             self._again[now.where] = self._again.get(now.where, (1, 0))[0] + 1, now.batches
 
+    def _note_evaluation(self, now: _Pass | None) -> None:
+        """Another pass begins, or none does any more."""
+        if now is not None and now.evaluated is not None and not (now.differentiated or now.forwards or now.steps):
+            passes = self._evaluated.setdefault(self._key, [])
+            passes += [now.evaluated] if len(passes) < PASSES else []
+            now.evaluated = None
+
+    def _changing(self) -> None:
+        """Evaluations of classes that get other inputs in each pass over one loader in its own order."""
+        for (_, where), passes in self._evaluated.items():
+            changing = all(len(one) == len(passes[0]) and not torch.equal(one, passes[0]) for one in passes[1:])
+            if len(passes) == PASSES and changing and self._outputs:
+                text = f"a loader in its own order gave another first input in each of {PASSES} evaluations, as of "
+                text += "samples that are augmented at random"
+                self._add(as_warning(Code.DRIFT, "random inputs of evaluation", text, where))
+
     def _add(self, finding: Finding) -> None:
         self._findings.setdefault((finding.name, finding.where), finding)
 
     def findings(self) -> list[Finding]:
         """One for each line and kind."""
+        self._changing()
         for where, (count, batches) in self._again.items():
             if count >= CERTAIN:
                 text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "

@@ -57,7 +57,7 @@ OF_EVALUATION = (
 # others may: bounded logits, a loss whose normalisation is added by hand, labels that are learned.
 CERTAIN = (
     "probabilities where their logarithm belongs", "log-probabilities where probabilities belong",
-    "normalised along another axis", "targets outside of 0 to 1", "loss of one class",
+    "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
 )  # fmt: skip
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
@@ -70,6 +70,7 @@ _SHAPING = (
     "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Clone", "Slice",
     "Select", "Index", "ToCopy", "Alias", "Expand", "MaskedSelect", "Split", "Unbind", "Narrow",
 )  # fmt: skip
+_VIEWS = ("View", "UnsafeView", "Reshape")
 _DEPTH = 12
 _POSITIVE = ("ExpBackward", "Softplus", "Relu", "Sigmoid")
 _PROBABILITIES = ("SoftmaxBackward", "SigmoidBackward")
@@ -244,6 +245,14 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
         text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
         yield "compared with itself", text if _is_unmasked(first, second) else ""
+    if call.function in (functional.cross_entropy, functional.nll_loss):
+        before = _viewed_from(first)
+        text = f"{name}() takes the classes in dimension 1, and was given {before} as {tuple(first.shape)} by a view"
+        yield "axes exchanged by a view", f"{text}: their numbers are mixed" if before else ""
+    if call.function in (functional.binary_cross_entropy, *DISTANCES):
+        only = _maker(first).startswith("SoftmaxBackward") and bool((first.detach() == 1).all())
+        text = f"{name}() was given the softmax over an axis of one element {tuple(first.shape)}: it is 1 throughout"
+        yield "normalised along another axis", text if only else ""
     if call.function in LOGITS:
         rows, made = rows_of_classes(first), _maker(first)
         span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
@@ -337,6 +346,23 @@ def are_probabilities(rows: Tensor) -> bool:
     if rows.shape[1] < 2 or not bool((rows >= 0).all()):
         return False
     return bool(((rows.sum(1) - 1).abs() < 1e-2).all())
+
+
+def _viewed_from(value: Tensor) -> tuple[int, ...]:
+    """The shape whose last axis a view has made dimension 1, where that mixes the numbers; () if there is none."""
+    node = value.grad_fn
+    sizes = None if node is None else getattr(node, "_saved_self_sym_sizes", None)
+    if node is None or sizes is None or not node.name().startswith(_VIEWS) or value.dim() < 3:
+        return ()
+    shape = tuple(int(size) for size in sizes)
+    moved = (shape[0], shape[-1], *shape[1:-1])
+    if moved != tuple(value.shape) or moved == shape or 1 in shape[1:]:
+        return ()
+    # A layer may as well give all classes of all places in one axis, which then are in any order.
+    source = node.next_functions[0][0]
+    rows = None if source is None else getattr(source, "_saved_self_sym_sizes", None)
+    flat = rows is not None and source is not None and source.name().startswith(_VIEWS) and int(rows[-1]) != shape[-1]
+    return () if flat else shape
 
 
 def _maker(value: Tensor) -> str:

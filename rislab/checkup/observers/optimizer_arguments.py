@@ -1,4 +1,4 @@
-"""Arguments of optimisers that have the value of another one."""
+"""Arguments of optimisers that have the value of another one, and rates that are written where no step reads them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rislab.checkup.rules import Code
 COUPLED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.SGD)
 # A decay that is large, and so many times the rate that nobody chose.
 LARGE, TIMES = 5e-3, 4
+# So many rates that no group has are no memory of the first one.
+WRITTEN = 2
 
 
 class OptimizerArguments(Observer):
@@ -23,10 +25,12 @@ class OptimizerArguments(Observer):
 
     def __init__(self) -> None:
         self._known: set[int] = set()
+        self._unread: dict[tuple[int, str], list[float]] = {}  # rates that no group had, by optimiser and name
         self._findings: list[Finding] = []
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """A step begins."""
+        self.count_step(optimizer)
         if id(optimizer) in self._known:
             return
         self._known.add(id(optimizer))
@@ -44,6 +48,25 @@ class OptimizerArguments(Observer):
             self._findings.append(
                 as_warning(Code.LEARNING_RATE, "weight decay in place of the rate", text, caller()[0])
             )
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over, or begins: is a rate written where it is not read?"""
+        if not type(optimizer).__module__.startswith("torch.optim"):
+            return
+        written = [("lr", vars(optimizer).get("lr")), ('defaults["lr"]', optimizer.defaults.get("lr"))]
+        for name, value in written:
+            if not isinstance(value, float | int):
+                continue
+            values = self._unread.setdefault((id(optimizer), name), [])
+            used = any(group.get("lr") == value or group.get("initial_lr") == value for group in optimizer.param_groups)
+            if used or (values and value == values[-1]):
+                continue
+            values.append(value)
+            if len(values) == WRITTEN:
+                rate = optimizer.param_groups[0].get("lr")
+                text = f"optimizer.{name} was set to {values[0]:.3g}, then to {values[1]:.3g}, and the steps are taken "
+                text += f"at the rate of the groups, {float(rate):.3g}" if rate is not None else "at another rate"
+                self._findings.append(as_warning(Code.LEARNING_RATE, "rate that no group has", text, caller()[0]))
 
     def findings(self) -> list[Finding]:
         """One for each optimiser."""

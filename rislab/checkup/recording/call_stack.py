@@ -23,6 +23,17 @@ def caller() -> tuple[str, tuple[str, ...]]:
 
     What a library calls a loss from tells its losses apart; what a library is called by does not.
     """
+    where, lines, _ = _places()
+    return where, lines
+
+
+def exact_caller() -> tuple[str, tuple[str, ...]]:
+    """As caller(), with the places of the calls in their lines: several may stand on one."""
+    where, _, calls = _places()
+    return where, calls
+
+
+def _places() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     frame = inspect.currentframe()
     results = False
     # To look a line number up takes longer than all else.
@@ -52,9 +63,9 @@ def by_library(stack: tuple[str, ...]) -> bool:
     """Whether a library other than torch did it, for the loop.
 
     Args:
-        stack: as caller() gives it.
+        stack: as caller() gives it, or exact_caller().
     """
-    return bool(stack) and _kind(stack[0].rsplit(":", 2)[0]) == "library"
+    return bool(stack) and _kind(stack[0].rpartition(":")[0]) == "library"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -77,12 +88,12 @@ class _Codes(list[CodeType]):
 
 
 @functools.lru_cache(maxsize=4096)
-def _in_words(places: tuple[int, ...], codes: _Codes) -> tuple[str, tuple[str, ...]]:
+def _in_words(places: tuple[int, ...], codes: _Codes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     """The same objects for the same places, address and offset of each: a trace holds them a thousand times."""
     lines = [
-        (code.co_filename, [*code.co_positions()][offset // 2][0], offset)
+        (code.co_filename, [*code.co_positions()][offset // 2][0])
         for code, offset in zip(codes, places[1::2], strict=True)
     ]
-    where = next((f"{name}:{line}" for name, line, _ in lines if _kind(name) == "loop"), "")
-    # Several calls may stand on one line.
-    return where, tuple(f"{name}:{line}:{offset}" for name, line, offset in lines)
+    where = next((f"{name}:{line}" for name, line in lines if _kind(name) == "loop"), "")
+    stack = tuple(f"{name}:{line}" for name, line in lines)
+    return where, stack, tuple(f"{one}+{offset}" for one, offset in zip(stack, places[1::2], strict=True))

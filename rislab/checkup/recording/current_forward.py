@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import unserializable_hook
 
-from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.call_stack import caller, exact_caller
 from rislab.checkup.recording.events import ForwardEvent
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.recording.trace import ForwardUse, MicroBatch, Trace, autocast_types, precision_of
@@ -89,7 +89,7 @@ class CurrentForward:
             scale_free: whether it is no mean.
             dtypes: of the weights.
         """
-        where, call_stack = caller()
+        where, call_stack = exact_caller()
         number = math.nan
         if loss.numel() == 1:
             held = loss.item()

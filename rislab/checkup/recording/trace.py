@@ -53,7 +53,7 @@ class MicroBatch:
         why: why it could not be taken, "" if it was.
         precision: "fp64", "fp32", "bf16" or "fp16".
         where: file and line of the loss.
-        call_stack: files, lines and offsets of the loop that led there, the innermost first.
+        call_stack: files, lines and calls of the loop that led there, the innermost first; see exact_caller().
         nonfinite: whether the loss or the gradient holds NaN or infinity.
         training: whether the network was in training mode.
         scale_free: whether the loss is no mean, so that its right scale is not known.

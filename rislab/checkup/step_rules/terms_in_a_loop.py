@@ -59,10 +59,11 @@ def _in_a_written_loop(batch: MicroBatch, size: int, step: str) -> bool:
     """Whether a loop over so many values that are written out leads to a loss, and not to the step."""
     step_file, _, step_line = step.rpartition(":")
     for place in batch.call_stack:
-        name, line, _ = place.rsplit(":", 2)
+        name, _, rest = place.rpartition(":")
+        line = int(rest.partition("+")[0])
         for first, last, values in _written_loops(name):
             inside = step_file == name and step_line.isdigit() and first <= int(step_line) <= last
-            if values == size and first <= int(line) <= last and not inside:
+            if values == size and first <= line <= last and not inside:
                 return True
     return False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+from itertools import pairwise
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import by_library
@@ -12,6 +12,8 @@ from rislab.checkup.rules import Code
 
 # So many backwards tell that a weight stays 0.
 WITHOUT_WEIGHT = 8
+# A factor that is no scale of a scaler.
+SCALED = 16
 
 
 def unused_forwards(run: WatchedRun) -> list[Finding]:
@@ -25,7 +27,10 @@ def unused_forwards(run: WatchedRun) -> list[Finding]:
             f"{len(uses)} forwards in training mode at one line, and a backward came to {used} of them: "
             f"the last of every {max(before) + 1}"
         )
-        where = next((batch.where for batch in run.trace.micro_batches if batch.backwards), place[0] if place else "")
+        where = next(
+            (batch.where for batch in run.trace.micro_batches if batch.backwards),
+            place[0].rpartition(":")[0] if place else "",
+        )
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "backward after the batch loop", text, where, aliases)]
     return []
@@ -39,6 +44,23 @@ def _unused_before_each_used(uses: list[ForwardUse]) -> list[int]:
             counts.append(unused)
         unused = 0 if use.reached else unused + 1
     return counts
+
+
+def unscaled_terms(run: WatchedRun) -> list[Finding]:
+    """Backwards on what was not scaled, beside others of the same step that were: unscaling makes them vanish."""
+    for one in run.comparisons:
+        scale = one.step.scale
+        terms = [values for batch in one.batches for values in batch.term_factors if values[0]]
+        # The loop's own factors, of which the scale is one where the loss was scaled.
+        scaled = [any(near(after / before, scale, 1e-6) for before, after in pairwise(values)) for values in terms]
+        lost = [values[-1] for values, own in zip(terms, scaled, strict=True) if not own and near(values[0], 1 / scale)]
+        if scale >= SCALED and any(scaled) and lost:
+            text = (
+                f"{len(lost)} of {len(terms)} losses of step {one.number} were not scaled before their backward, and "
+            )
+            text += f"are divided by the scale of {scale:g} with the others: they count {lost[0]:.2g}"
+            return [as_fault(Code.PRECISION, "a term not scaled", text, one.batches[0].where, ("scaler bypassed",))]
+    return []
 
 
 def running_sums(run: WatchedRun) -> list[Finding]:
@@ -58,7 +80,7 @@ def is_running_sum(trace: Trace) -> bool:
     """Whether each further evaluation of a closure within a step returned the loss, and what the one before had."""
     pairs = [
         (value - before, loss)
-        for (_, before, _), (evaluation, value, loss) in itertools.pairwise(trace.returned)
+        for (_, before, _), (evaluation, value, loss) in pairwise(trace.returned)
         if evaluation > 0
     ]
     sums = [loss for growth, loss in pairs if loss and near(growth, loss, 1e-2)]
