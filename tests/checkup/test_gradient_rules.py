@@ -320,3 +320,23 @@ def test_gradients_that_are_zeroed_before_the_step_are_one_fault() -> None:
             optimizer.zero_grad(set_to_none=False)
             optimizer.step()
     assert [finding.name for finding in process.findings() if finding.severity != "note"] == ["zeroed before the step"]
+
+
+def test_windows_of_so_many_tokens_each_leave_nothing_over() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    tokens = 0
+    with ProcessWatch() as process:
+        for size in [8, 8, 12, 8, 8, 8, 4, 8, 12] * 6:
+            target = torch.randint(0, 4, (size,))
+            functional.cross_entropy(model(torch.randn(size, 3)), target, reduction="sum").backward()
+            tokens += size
+            if tokens >= 24:
+                for value in model.parameters():
+                    assert value.grad is not None
+                    value.grad /= tokens
+                optimizer.step()
+                optimizer.zero_grad()
+                tokens = 0
+    assert not process.findings().faults, str(process.findings())

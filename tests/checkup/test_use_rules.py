@@ -454,8 +454,8 @@ def test_a_term_that_is_not_scaled_before_its_backward(scaled: bool, together: b
     torch.manual_seed(0)
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
     with ProcessWatch() as process:
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
         for _ in range(6):
             optimizer.zero_grad()
             inputs, target = batch()

@@ -245,14 +245,7 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
         text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
         yield "compared with itself", text if _is_unmasked(first, second) else ""
-    if call.function in (functional.cross_entropy, functional.nll_loss):
-        before = _viewed_from(first)
-        text = f"{name}() takes the classes in dimension 1, and was given {before} as {tuple(first.shape)} by a view"
-        yield "axes exchanged by a view", f"{text}: their numbers are mixed" if before else ""
-    if call.function in (functional.binary_cross_entropy, *DISTANCES):
-        only = _maker(first).startswith("SoftmaxBackward") and bool((first.detach() == 1).all())
-        text = f"{name}() was given the softmax over an axis of one element {tuple(first.shape)}: it is 1 throughout"
-        yield "normalised along another axis", text if only else ""
+    yield from _of_axes(call, first, name)
     if call.function in LOGITS:
         rows, made = rows_of_classes(first), _maker(first)
         span = f"{name}() takes logits, and was given values from {float(rows.min()):.3g} to {float(rows.max()):.3g}"
@@ -268,19 +261,34 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text = f"{name}() was given targets from {lowest:.3g} to {highest:.3g}"
         yield "targets outside of 0 to 1", text if lowest < 0 or highest > 1 else ""
     if call.function is functional.nll_loss:
-        rows = rows_of_classes(first)
-        text = f"{name}() takes log-probabilities, and was given values from {float(rows.min()):.3g} to "
-        text += f"{float(rows.max()):.3g}"
-        probable = are_probabilities(rows)
-        off = (rows.exp().sum(1) - 1).abs() > 0.2
-        off_axis = first.dim() == 2 and len(first) > 1 and float(off.double().mean()) > 0.5
-        off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
-        raw = not probable and not off_axis and float(off.double().mean()) > 0.9
-        yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
-        yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
-        yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
+        yield from _of_log_probabilities(first, name)
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
+
+
+def _of_axes(call: LossEvent, first: Tensor, name: str) -> Iterator[tuple[str, str]]:
+    if call.function in (functional.cross_entropy, functional.nll_loss):
+        before = _viewed_from(first)
+        text = f"{name}() takes the classes in dimension 1, and was given {before} as {tuple(first.shape)} by a view"
+        yield "axes exchanged by a view", f"{text}: their numbers are mixed" if before else ""
+    if call.function in (functional.binary_cross_entropy, *DISTANCES):
+        only = _maker(first).startswith("SoftmaxBackward") and bool((first.detach() == 1).all())
+        text = f"{name}() was given the softmax over an axis of one element {tuple(first.shape)}: it is 1 throughout"
+        yield "normalised along another axis", text if only else ""
+
+
+def _of_log_probabilities(first: Tensor, name: str) -> Iterator[tuple[str, str]]:
+    rows = rows_of_classes(first)
+    text = f"{name}() takes log-probabilities, and was given values from {float(rows.min()):.3g} to "
+    text += f"{float(rows.max()):.3g}"
+    probable = are_probabilities(rows)
+    off = (rows.exp().sum(1) - 1).abs() > 0.2
+    off_axis = first.dim() == 2 and len(first) > 1 and float(off.double().mean()) > 0.5
+    off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
+    raw = not probable and not off_axis and float(off.double().mean()) > 0.9
+    yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
+    yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
+    yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
 
 
 def _pairs(*values: Any) -> Iterator[tuple[Tensor, Tensor]]:

@@ -245,6 +245,7 @@ def _too_long(run: WatchedRun, text: str) -> list[Finding]:
         all(map(_has_its_shares, long))
         or any(made_by_library(window, run) for window in run.windows)
         or _in_stretches(long)
+        or _divided_after(run)
     ):
         # Windows that are meant to differ, as those of so many tokens each, or of a K that changes with the epochs.
         return []
@@ -261,6 +262,14 @@ def _too_long(run: WatchedRun, text: str) -> list[Finding]:
         return [as_fault(Code.WINDOW_SIZE, "window size", text, where, aliases)]
     aliases = ("tail never stepped", "step gate too strict")
     return [as_fault(Code.WINDOW_SIZE, "left-overs leak", text, where, aliases)]
+
+
+def _divided_after(run: WatchedRun) -> bool:
+    """Whether all losses are sums, whose gradients the loop divides once a window has enough of them."""
+    return bool(run.comparisons) and all(
+        one.parallel() and not near(one.comparison.alpha, 1) and all(batch.scale_free for batch in one.batches)
+        for one in run.comparisons
+    )
 
 
 def _in_stretches(windows: list[StepWindow]) -> bool:
