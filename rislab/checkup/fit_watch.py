@@ -20,9 +20,10 @@ from torch import distributed, nn
 
 from rislab.checkup.findings import Finding, Findings, last_findings
 from rislab.checkup.loggers import counts_by_severity
+from rislab.checkup.options import check_options
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.recording.windows import Declared
-from rislab.errors import InputError, check_choice, check_number
+from rislab.errors import InputError, check_choice
 
 ON_FAULT = ("print", "raise")
 
@@ -176,12 +177,15 @@ class FitWatch:
 
     def __init__(self, title: str, on_fault: str, every: int | None) -> None:
         check_choice("on_fault", on_fault, ON_FAULT)
-        if every is not None:
-            check_number("every", every, 1, 1_000_000, integer=True)
+        check_options(every=every)
         self.findings = Findings()
         self._title, self._on_fault, self._every = title, on_fault, every
         self._watch: TrainerWatch | None = None
         self._remarks: list[str] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles get, in the midst of a fit too: they watch nothing."""
+        return {**vars(self), "_watch": None}
 
     def begin(
         self, framework: Framework, read: Callable[[], TrainerSettings], running: Callable[[], bool] = lambda: True

@@ -9,6 +9,7 @@ from torch import nn
 
 from rislab.checkup.findings import Findings
 from rislab.checkup.fit_watch import FitWatch, Framework, RunningCall, TrainedLoop, TrainerSettings
+from rislab.checkup.options import check_options
 from rislab.checkup.recording.windows import Declared
 
 IGNITE = Framework("ignite", (0, 5), (0, 5))
@@ -36,6 +37,7 @@ class CheckupHandler:
         on_fault: str = "print",
         every: int | None = None,
     ) -> None:
+        check_options(accumulation_steps=accumulation_steps)
         declared = Declared(accumulation_steps, mean="")
         self._settings = TrainerSettings([TrainedLoop(optimizer, model, scaler=scaler)], declared)
         self._fit = FitWatch("Engine.run()", on_fault, every)

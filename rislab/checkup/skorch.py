@@ -32,22 +32,23 @@ class CheckupCallback(_Callback):  # type: ignore[misc]
     def __init__(self, on_fault: str = "print", every: int | None = None) -> None:
         needs(_Callback, "skorch")
         self.on_fault, self.every = on_fault, every
-        self._fit = FitWatch("NeuralNet.fit()", on_fault, every)
+        # skorch, as sklearn, takes attributes without an underscore at their end for arguments of this method.
+        self.fit_ = FitWatch("NeuralNet.fit()", on_fault, every)
 
     @property
     def findings(self) -> Findings:
         """Of the last fit."""
-        return self._fit.findings
+        return self.fit_.findings
 
     def on_train_begin(self, net: Any, X: Any = None, y: Any = None, **given: Any) -> None:
         """The first batch is to come."""
         if is_first(self, [one for _, one in net.callbacks_]):
-            self._fit.begin(SKORCH, lambda: _settings(net), RunningCall(net))
+            self.fit_.begin(SKORCH, lambda: _settings(net), RunningCall(net))
 
     def on_train_end(self, net: Any, X: Any = None, y: Any = None, **given: Any) -> None:
         """The last batch is over."""
-        self._fit.end(lambda numbers: [net.history.record(*one) for one in numbers.items()] if net.history else None)
-        self._fit.raise_faults()
+        self.fit_.end(lambda numbers: [net.history.record(*one) for one in numbers.items()] if net.history else None)
+        self.fit_.raise_faults()
 
 
 def _settings(net: Any) -> TrainerSettings:

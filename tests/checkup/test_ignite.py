@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from rislab.checkup.fit_watch import TrainingFaultError
 from rislab.checkup.ignite import CheckupHandler
+from rislab.errors import InputError
 
 
 class Network(nn.Sequential):
@@ -101,3 +102,9 @@ def test_an_unknown_version_is_watched_by_hooks(
     handler, _ = run(divided_twice)
     assert "ignite 0.2.0 is not known to work, 0.5 is" in capsys.readouterr().out
     assert [finding.name for finding in handler.findings.faults] == ["divided twice"]
+
+
+@pytest.mark.parametrize("given", [{"accumulation_steps": 0}, {"every": 0}, {"on_fault": "shout"}])
+def test_what_is_declared_is_checked(given: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(given))):
+        run(supervised, **given)

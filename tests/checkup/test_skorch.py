@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 import skorch
 import torch
+from sklearn.base import clone
 from skorch import NeuralNetClassifier
-from skorch.callbacks import GradientNormClipping, LRScheduler
+from skorch.callbacks import Callback, GradientNormClipping, LRScheduler
 from torch import nn
 
 from rislab.checkup.fit_watch import TrainingFaultError
@@ -114,3 +117,18 @@ def test_an_unknown_version_is_watched_by_hooks(
     fitted(NeverDivided, callback)
     assert "skorch 0.9.0 is not known to work, 1.4 is" in capsys.readouterr().out
     assert [finding.name for finding in callback.findings.faults] == ["never divided"]
+
+
+class Pickling(Callback):
+    """As Checkpoint(f_pickle=…) does in each epoch."""
+
+    def on_epoch_end(self, net: Any, **given: Any) -> None:
+        copy.deepcopy(pickle.loads(pickle.dumps(net)))
+
+
+@pytest.mark.slow
+def test_a_net_is_cloned_and_pickled_in_the_midst_of_a_fit() -> None:
+    net = fitted(NeuralNetClassifier, CheckupCallback(on_fault="raise", every=2), Pickling())
+    copied = clone(net).callbacks[0]
+    assert (copied.on_fault, copied.every) == ("raise", 2)
+    assert copied is not net.callbacks[0]
