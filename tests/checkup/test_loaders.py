@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset, SubsetRandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -130,3 +141,26 @@ def test_an_evaluation_on_samples_that_are_augmented_at_random(kind: str) -> Non
                     model(samples)
     names = [one.name for one in process.findings() if one.severity != "note"]
     assert names == (["random inputs of evaluation"] if kind == "noise in both" else [])
+
+
+class Unsized(Dataset[Any]):
+    """Gives whole batches to a sampler that knows how many there are, and has a length that fails."""
+
+    def __getitems__(self, places: list[int]) -> Any:
+        return DATA[places]
+
+    def __len__(self) -> int:
+        return len(object())  # type: ignore[arg-type]
+
+
+def test_a_dataset_need_not_know_its_length() -> None:
+    batches = BatchSampler(RandomSampler(range(32)), 8, drop_last=False)
+    loader = DataLoader(Unsized(), batch_sampler=batches, collate_fn=lambda batch: batch)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for inputs, targets in loader:
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+    assert [str(one) for one in process.findings() if one.name == "not judged"] == []

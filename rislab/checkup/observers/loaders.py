@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,8 +133,7 @@ class LoaderPasses(Observer):
         for loader, where in begun:
             if not isinstance(loader.dataset, IterableDataset):
                 self._look_at(loader, where)
-                if isinstance(loader.dataset, Sized):
-                    self.sizes.add(len(loader.dataset))
+                self.sizes |= {_length(loader.dataset)} - {0}
 
     def _look_at(self, loader: DataLoader[Any], where: str) -> None:
         sampler = loader.sampler
@@ -143,8 +142,8 @@ class LoaderPasses(Observer):
             self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])
         else:
             self._reads = ["", 0]
-        if type(sampler) is WeightedRandomSampler and len(sampler.weights) < len(loader.dataset):  # type: ignore[arg-type]
-            few, all_of = len(sampler.weights), len(loader.dataset)  # type: ignore[arg-type]
+        if type(sampler) is WeightedRandomSampler and len(sampler.weights) < _length(loader.dataset):
+            few, all_of = len(sampler.weights), _length(loader.dataset)
             text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
             # The sampler takes one weight a sample: whoever wants fewer samples gives the loader fewer.
             text += f"first {few} are never drawn"
@@ -213,6 +212,15 @@ class LoaderPasses(Observer):
                 text += f"trained on {listed(sorted(trained))} alone"
                 self._add(as_warning(Code.LOSSES, "classes that training never had", text, where))
         return [*self._findings.values()]
+
+
+def _length(dataset: Any) -> int:
+    """Samples of a dataset; 0 if it cannot tell, as one that gives whole batches to a sampler of its own may not."""
+    try:
+        return len(dataset)
+    # Whatever the loop's own class does there, nobody but the checkup has asked for it.
+    except Exception:
+        return 0
 
 
 def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
