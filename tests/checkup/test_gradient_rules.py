@@ -15,6 +15,7 @@ from torch.nn import functional
 from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import watch
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.windows import Declared
 
 K = 4
 Steps = Callable[[torch.optim.Optimizer, int], None]
@@ -340,3 +341,31 @@ def test_windows_of_so_many_tokens_each_leave_nothing_over() -> None:
                 optimizer.zero_grad()
                 tokens = 0
     assert not process.findings().faults, str(process.findings())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.75, 0.25])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_clipping_by_value_is_no_wrong_scale(dtype: torch.dtype, share: float) -> None:
+    """A share of 3/4 is the loss of a window, too small by a quarter, which bfloat16 tells from numbers cut off."""
+
+    def found(cut: bool) -> list[str]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 32), nn.Tanh(), nn.Linear(32, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        with ProcessWatch(declared=Declared(K, "")) as process:
+            for _ in range(6):
+                for _ in range(K):
+                    with torch.autocast("cpu", dtype=dtype, enabled=dtype is torch.bfloat16):
+                        output = model(torch.randn(6, 5))
+                    loss = functional.mse_loss(output.float(), torch.ones(6, 1)) / K
+                    (loss if cut else share * loss).backward()
+                if cut:
+                    largest = max(float(value.grad.abs().max()) for value in model.parameters())
+                    nn.utils.clip_grad_value_(model.parameters(), share * largest)
+                optimizer.step()
+                optimizer.zero_grad()
+        return [finding.name for finding in process.findings()]
+
+    assert found(True) == ["clipping assumed"]
+    assert "gradient scale" in " ".join(found(False)) or found(False) == ["divided twice"]

@@ -42,10 +42,7 @@ def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
             aliases = (*names[1:], "overflow looked up under a wrong key")
             findings.append(as_fault(Code.NAN, names[0], text, step.where, aliases))
         elif window.true is not None and not bool(torch.isfinite(window.true).all()):
-            text = (
-                f"the true gradient of step {window.number} holds NaN or infinity, "
-                f"and the one that was stepped on does not"
-            )
+            text = f"the true gradient of step {window.number} holds NaN or infinity, and the one stepped on does not"
             aliases = ("NaN guard in the loop",)
             findings.append(as_fault(Code.NAN, "NaN made 0 in the gradient", text, step.where, aliases))
     return findings
@@ -86,7 +83,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     # As nonfinite_gradients() says more, clipping is then no matter.
     evident = run.declared.clip_norm is None and any(not one.exact() for one in own)
     if evident and not findings and not nonfinite_gradients(run):
-        text = "gradients have the direction of their window, and one length"
+        lengths, numbers = "gradients have the direction of their window, and one length", "larger numbers are cut off"
+        text = f"{numbers} in the gradients of their windows" if any(map(_cut_off, own)) else lengths
         findings.append(as_note(Code.CLIPPING, "clipping assumed", text))
     return findings
 
@@ -128,16 +126,17 @@ def _clipped(one: StepComparison, run: WatchedRun) -> bool:
     if limit is not None:
         joint = one.step.other_norm > 0 and abs(_joint_norm(one) - limit) <= relative * limit
         return one.parallel() and (joint or abs(length - min(true, limit)) <= relative * length)
-    if not one.parallel():
-        if not one.complete:
-            return False
-        # Clipped by value.
-        largest = float(one.gradient.abs().max())
-        return largest > 0 and torch.allclose(
-            one.gradient, one.expected.clamp(-largest, largest), rtol=10 * relative, atol=relative * largest
-        )
+    if not one.parallel() or _cut_off(one):
+        return _cut_off(one)
     evident = _one_length(one, run, _norm) or (one.step.other_norm > 0 and _one_length(one, run, _joint_norm))
     return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
+
+
+def _cut_off(one: StepComparison) -> bool:
+    """Whether larger numbers of the true gradient were clipped by value, which no factor explains as well."""
+    largest = float(one.gradient.abs().max()) if one.complete else 0.0
+    error = compare_gradients(one.gradient, one.expected.clamp(-largest, largest)).relative_error if largest else 1.0
+    return error <= max(1e-3, one.tolerance) and 2 * error < math.sqrt(max(0.0, 1 - one.comparison.cosine**2))
 
 
 def _one_length(one: StepComparison, run: WatchedRun, norm: Callable[[StepComparison], float]) -> bool:
