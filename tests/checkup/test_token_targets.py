@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -118,3 +119,31 @@ def test_the_source_of_a_decoder_may_hold_its_targets(leak: bool) -> None:
             functional.cross_entropy(model(given, target.flip(1)).reshape(-1, V), target.reshape(-1)).backward()
             optimizer.step()
     assert [one.name for one in process.findings()] == (["labels never shifted"] if leak else [])
+
+
+class Causal(Tagger):
+    """Shifts its labels itself, and has none for the last token, as the models of transformers."""
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        answers = super().forward(input_ids)
+        moved = functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        return functional.cross_entropy(answers.reshape(-1, V), moved.reshape(-1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch", "shifted_before", "expected"),
+    [(plain, True, ["labels shifted twice"]), (plain, False, []), (padded, False, ["padding counts in the loss"])],
+)
+def test_a_network_that_is_given_its_labels(batch: Any, shifted_before: bool, expected: list[str]) -> None:
+    torch.manual_seed(0)
+    model = Causal()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            tokens = batch()
+            given = (tokens[:, :-1], tokens[:, 1:]) if shifted_before else (tokens, tokens.clone())
+            optimizer.zero_grad()
+            model(input_ids=given[0], labels=given[1]).backward()
+            optimizer.step()
+    assert [finding.name for finding in process.findings()] == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +14,12 @@ from rislab.checkup.observers.loss_arguments import loss_arguments, setting
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
 
 TOKEN_LOSSES = (functional.cross_entropy, functional.nll_loss)
+# Names by which a network is given its targets, to compute a loss of its own.
+TARGETS = ("labels", "label_ids", "targets", "target")
 # So many calls of one line must agree; targets and inputs with more tokens than that are not looked at.
 CALLS, TOKENS = 3, 1_000_000
 # Targets are inputs moved by so many places; the share of tokens that must agree, and that may by chance.
@@ -52,7 +55,7 @@ class TokenTargets(Observer):
         self._looks = Looks()
         self._places: dict[tuple[str, ...], _Place] = {}
         self._inside = False
-        self._last: tuple[nn.Module, list[Tensor]] | None = None
+        self._last: tuple[nn.Module, list[Tensor], set[int]] | None = None
         self._waiting: list[tuple[Tensor, int, str, tuple[str, ...]]] = []
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
@@ -63,7 +66,9 @@ class TokenTargets(Observer):
         """A forward is over."""
         self._inside = False
         tables = [value for value in call.inputs if value.dim() == 2 and not value.is_floating_point()]
-        self._last = (call.module, tables) if tables and torch.is_grad_enabled() else None
+        inputs = tensors_of([call.args, {name: value for name, value in call.kwargs.items() if name not in TARGETS}])
+        alone = set(map(id, tables)) - set(map(id, inputs))
+        self._last = (call.module, tables, alone) if tables and torch.is_grad_enabled() else None
         for waiting in self._waiting:
             self._compare(*waiting)
         self._waiting = []
@@ -87,13 +92,14 @@ class TokenTargets(Observer):
     def _compare(self, target: Tensor, ignored: int, where: str, stack: tuple[str, ...]) -> None:
         if self._last is None:
             return
-        network, tables = self._last
+        network, tables, targets = self._last
         inputs = [value for value in tables if is_tokens(value)]
+        alone = {place for place, value in enumerate(inputs) if id(value) in targets}
         if not inputs:
             return
         place = self._places.setdefault(stack, _Place(where, network))
         try:
-            place.shifts.append(shift_between(target, ignored, inputs))
+            place.shifts.append(shift_between(target, ignored, inputs, alone))
             place.padding.append(None if ignored == -1 else padding_in(target, ignored, inputs))
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
@@ -161,23 +167,34 @@ def _aligned(target: Tensor, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield target.reshape(-1, columns).t(), inputs.t()
 
 
-def shift_between(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int, int] | None:
+def shift_between(
+    target: Tensor, ignored: int, inputs: list[Tensor], alone: Collection[int] = ()
+) -> tuple[int, int] | None:
     """By how many places targets are inputs moved, and the first of these inputs; None if that cannot be told.
 
     Args:
         target: tokens, (N, T) or flat.
         ignored: a target that does not count.
         inputs: tokens, each (N, T) or (T, N).
+        alone: places of inputs that are nothing but targets, and tell something only where the others do not.
     """
+    places = set(range(len(inputs)))
+    of_others = _shifts(target, ignored, inputs, places - set(alone))
+    results = of_others or _shifts(target, ignored, inputs, alone)
+    return next(iter(results.items())) if len(results) == 1 and -1 not in results else None
+
+
+def _shifts(target: Tensor, ignored: int, inputs: list[Tensor], places: Collection[int]) -> dict[int, int]:
+    """The first place of each shift; −1 for tokens that are nearly those of a shift, or of several."""
     results: dict[int, int] = {}
-    for place, tokens in enumerate(inputs):
-        for wanted, given in _aligned(target, tokens):
+    for place in sorted(places):
+        for wanted, given in _aligned(target, inputs[place]):
             shares = {shift: _agreement(wanted, ignored, given, shift) for shift in SHIFTS}
             same = [shift for shift, share in shares.items() if share is not None and share >= SAME]
             near = [shift for shift, share in shares.items() if share is not None and share >= CHANCE]
             for shift in same if same == near else [-1]:
                 results.setdefault(shift, place)
-    return next(iter(results.items())) if len(results) == 1 and -1 not in results else None
+    return results
 
 
 def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:
@@ -204,6 +221,8 @@ def padding_in(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int,
     """
     for tokens in inputs:
         for wanted, given in _aligned(target, tokens):
+            # Networks that shift the targets themselves have none left for the last tokens.
+            wanted = wanted[:, : int((wanted != ignored).any(0).sum())]
             if min(wanted.shape) < 4 or bool((wanted == ignored).any()):
                 continue
             token = int(wanted[:, -1].mode().values)
