@@ -9,7 +9,8 @@ Findings come from what ran, never from the source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +56,8 @@ from rislab.checkup.rules import Code
 from rislab.checkup.step_rules import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.errors import InputError, error_text
 
+# Rules whose findings are mended at a loss.
+OF_LOSSES = (Code.GRADIENT_SCALE, Code.DIRECTION)
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,
@@ -271,7 +274,16 @@ def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None 
             key = f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}"
             # Of one name, the first of the gravest stays.
             first[key] = min(first.get(key, finding), finding, key=lambda one: SEVERITIES.index(one.severity))
-    return Findings(first.values())
+    return Findings(_at_losses(first.values(), trace))
+
+
+def _at_losses(findings: Iterable[Finding], trace: Trace) -> list[Finding]:
+    """Where a library runs the loop by one call, its line says less than that of the loss, which it calls."""
+    inside: dict[str, str] = {}
+    for batch in trace.micro_batches if trace.by_library else []:
+        for outer in ("", *batch.call_stack[1:]):
+            inside.setdefault(outer, batch.where)
+    return [replace(one, where=inside.get(one.where, one.where)) if one.code in OF_LOSSES else one for one in findings]
 
 
 def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **declared: Any) -> Watch:

@@ -382,3 +382,11 @@ def hooks() -> int:
     """Global hooks of torch that are left."""
     module = torch.nn.modules.module
     return len(module._global_forward_hooks) + len(module._global_forward_pre_hooks)
+
+
+@pytest.mark.slow
+def test_a_fault_is_at_the_loss_and_not_at_the_line_of_the_fit() -> None:
+    line = Regression.training_step.__code__.co_firstlineno + 1
+    callback = CheckupCallback()
+    fitted(DividedTwice(), callback, **AUTOMATIC)
+    assert [finding.where.rpartition(":")[2] for finding in callback.findings.faults] == [str(line)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 import rislab
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.call_stack import caller
 
 PLACES = ("forward", "after forward", "after loss", "backward", "after backward", "step", "after step", "closure")
 KINDS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -73,3 +75,8 @@ def test_what_had_begun_before_the_watching_is_not_judged(kind: str, everything:
     for number, place in enumerate(PLACES):
         for size in (1, 3):
             assert not faults_of(kind, place, size, (number + size) % 3, everything), (place, size)
+
+
+def test_a_frame_of_python_itself_is_no_line_of_the_loop() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(caller).result() == ("", ())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
 
-# Frames of files in these folders are not the loop's: torch's, the checkup's, and those of other libraries.
+# Frames of files in these folders are not the loop's: torch's, the checkup's, those of libraries, and Python's own.
 _NEVER = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<frozen")
 _LIBRARIES = str(Path(torch.__file__).parent.parent)
+_PYTHON = str(Path(os.__file__).parent)
 # Some are installed elsewhere than torch, as for one user.
 _PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 # So many frames tell one place of a loop from another.
@@ -70,11 +72,12 @@ def by_library(stack: tuple[str, ...]) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _kind(name: str) -> str:
-    """Whose file this is: "loop", "library" or "" for torch and the checkup."""
+    """Whose file this is: "loop", "library" or "" for torch, the checkup and Python itself."""
     if name.startswith(_NEVER):
         return ""
-    library = name.startswith(_LIBRARIES) or not _PACKAGE_FOLDERS.isdisjoint(Path(name).parts)
-    return "library" if library else "loop"
+    if name.startswith(_LIBRARIES) or not _PACKAGE_FOLDERS.isdisjoint(Path(name).parts):
+        return "library"
+    return "" if name.startswith(_PYTHON) else "loop"
 
 
 class _Codes(list[CodeType]):
