@@ -312,6 +312,8 @@ def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     assert names(probed(Mixed(), only=["P3"])) == ["the samples of a batch are mixed"]
     findings = probed(network(nn.BatchNorm1d(16)), only=["P3"])
     assert names(findings) == [] and names(findings, "note") == ["in-batch coupling"]
+    # Its masks depend on the place of a sample, and on no other sample.
+    assert list(probed(network(nn.Dropout(0.2)), only=["P3"])) == []
     assert "as BatchNorm does" in findings[0].evidence
 
 

@@ -190,7 +190,8 @@ def independence(target: ProbeTarget) -> list[Finding]:
             return [_of_mixing(mixing, "" if _is_sample_wise(target) and mixing.other_dimension > 0 else meant)]
         for mode in ("without BatchNorm", "training"):
             mixing = find_mixing(runner(copies[mode], target.seed), arguments, precision)
-            if mixing is None or not mixing.kind:
+            # What dropout does to an answer depends on its place.
+            if mixing is None or mixing.kind in ("", "place"):
                 continue
             if mode != "training" and mixing.kind == "others":
                 return [_of_mixing(mixing, "", mode="training")]
