@@ -15,11 +15,13 @@ from rislab.checkup.recording import counting
 STEPS, CHANGE = 90, 75
 
 
-def loop(kind: str, loss: str) -> tuple[Watch, list[torch.Tensor]]:
-    """A loop of windows of two micro-batches that is unlike itself at one step."""
+def loop(kind: str, loss: str, closure: bool = False) -> tuple[Watch, list[torch.Tensor]]:
+    """A loop of windows of two micro-batches, in the closure of the step or before it, unlike itself at one step."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.1), nn.Linear(3, 1))
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    if kind == "evaluated twice":
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.05, max_iter=1, max_eval=9)
     function: Any = {"module": nn.MSELoss(), "python": lambda a, b: (a - b).square().mean()}.get(
         loss, nn.functional.mse_loss
     )
@@ -35,20 +37,30 @@ def loop(kind: str, loss: str) -> tuple[Watch, list[torch.Tensor]]:
         for step in range(STEPS):
             changed = kind if step == CHANGE else ""
             optimizer.zero_grad()
-            for _ in range(3 if changed == "longer" else 1 if changed == "shorter" else 2):
-                inputs = torch.randn(3 if changed == "samples" else 5, 4)
-                if changed == "evaluation":
-                    with torch.no_grad():
-                        model.eval()(inputs)
-                    model.train()
-                output, target = model(inputs), inputs.sum(1, keepdim=True)
-                if changed == "not finite":
-                    target = target * torch.nan
-                value = (elsewhere if changed == "line" else computed)(output, target)
-                (value * 0.9 if changed == "weight" else value * 0.5).backward()
-            if changed == "clip":
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+
+            def window(changed: str = changed) -> torch.Tensor:
+                for _ in range(3 if changed == "longer" else 1 if changed == "shorter" else 2):
+                    inputs = torch.randn(3 if changed == "samples" else 5, 4)
+                    if changed == "evaluation":
+                        with torch.no_grad():
+                            model.eval()(inputs)
+                        model.train()
+                    output, target = model(inputs), inputs.sum(1, keepdim=True)
+                    if changed == "not finite":
+                        target = target * torch.nan
+                    value = (elsewhere if changed == "line" else computed)(output, target)
+                    (value * 0.9 if changed == "weight" else value * 0.5).backward()
+                if changed == "clip" or (kind == "not clipped" and not changed):
+                    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                return value
+
+            if kind == "evaluated twice":
+                optimizer.param_groups[0]["max_iter"] = 2 if changed else 1
+            if closure and changed != "no closure":
+                optimizer.step(window)  # type: ignore[arg-type]
+            else:
+                window()
+                optimizer.step()
             if changed == "step":
                 optimizer.step()
             scheduler.step()
@@ -56,17 +68,19 @@ def loop(kind: str, loss: str) -> tuple[Watch, list[torch.Tensor]]:
 
 
 KINDS = ["none", "longer", "shorter", "samples", "evaluation", "line", "weight", "clip", "step"]
+OF_CLOSURES = ["none", "longer", "shorter", "line", "clip", "not clipped", "evaluated twice", "no closure"]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("closure", [False, True])
 @pytest.mark.parametrize("loss", ["module", "function", "python", "none"])
-def test_counted_windows_leave_the_same(monkeypatch: pytest.MonkeyPatch, loss: str) -> None:
+def test_counted_windows_leave_the_same(monkeypatch: pytest.MonkeyPatch, loss: str, closure: bool) -> None:
     """Losses, rates, ticks, places, counts and findings, whatever changes at one step, and by whatever loss."""
-    for kind in [*KINDS, "not finite"]:
+    for kind in [*(OF_CLOSURES if closure else KINDS), "not finite"]:
         monkeypatch.setattr(counting, "ALIKE", STEPS)
-        recorded, values = loop(kind, loss)
+        recorded, values = loop(kind, loss, closure)
         monkeypatch.setattr(counting, "ALIKE", 24)
-        counted, same = loop(kind, loss)
+        counted, same = loop(kind, loss, closure)
         assert not len(recorded.trace.merged) and len(counted.trace.merged) >= 25, kind
         assert all(map(torch.equal, values, same)) or kind == "not finite"
         for one, two in zip(recorded.trace.raw_losses(), counted.trace.raw_losses(), strict=True):

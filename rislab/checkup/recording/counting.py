@@ -55,6 +55,10 @@ class ExpectedEvents:
             self._events.append(event)
         return False
 
+    def all_came(self) -> bool:
+        """Whether all events of the window came."""
+        return self._place == len(self._expected)
+
     def end(self) -> tuple[tuple[Hashable, ...], ...]:
         """Expect nothing any more; the events of the window so far."""
         self.active = False
@@ -82,7 +86,9 @@ class StepCounter:
         trace: in which forwards and backwards are counted. Without a declared loss, a loss is what backward() is called
             on.
         change: called when something is unlike it.
+        all_came: whether all events of the window came.
         samples: of the last forward.
+        evaluated: whether the closure of the step under way has been.
         forwards: of the open window.
         backwards: of it.
         losses: of it.
@@ -92,7 +98,9 @@ class StepCounter:
     like: Step
     trace: Trace
     change: Callable[[], None]
+    all_came: Callable[[], bool]
     samples: int = 0
+    evaluated: bool = False
     forwards: int = 0
     backwards: int = 0
     losses: list[Loss] = field(default_factory=list)
@@ -129,10 +137,7 @@ class StepCounter:
             loss: raw.
             count: equal parts that it is the mean of, None for one a sample.
         """
-        fits = self._fits(loss, count)
-        if not fits:
-            self.change()
-        return fits
+        return self._as_expected(self._fits(loss, count))
 
     def _fits(self, loss: Tensor, count: float | None) -> bool:
         place, node = len(self.losses), loss.grad_fn
@@ -175,29 +180,54 @@ class StepCounter:
             self.losses.append((loss, self.samples, count))
         return finite
 
-    def is_complete(self) -> bool:
-        """Whether a step may come now; else the counting is over."""
-        number = len(self.like.micro_batches)
-        complete = len(self.losses) == self.backwards == number and self._is_at(self.like.where)
-        if not complete:
+    def may_step(self, closure: bool) -> bool:
+        """Whether a step may begin now; else the counting is over.
+
+        Args:
+            closure: whether it is given one, with which the window goes on.
+        """
+        return self._as_expected((closure or self._is_complete()) and self._is_at(self.like.where))
+
+    def note_evaluation(self) -> bool:
+        """Whether the closure of the step was evaluated for the first time, and as expected; else it is over."""
+        self.evaluated = self._as_expected(not self.evaluated and self._is_complete())
+        return self.evaluated
+
+    def is_over(self, closure: bool) -> bool:
+        """Whether the window is, now that its step is; else the counting is over.
+
+        Args:
+            closure: whether the step was given one.
+        """
+        return self._as_expected(self.evaluated == closure and self.all_came())
+
+    def _is_complete(self) -> bool:
+        return len(self.losses) == self.backwards == len(self.like.micro_batches)
+
+    def _as_expected(self, fits: bool) -> bool:
+        if not fits:
             self.change()
-        return complete
+        return fits
 
     def end_window(self) -> list[Loss]:
         """A step is over; the losses before it."""
         losses = self.losses
         self.trace.forwards += self.forwards
         self.trace.backwards += self.backwards
-        self.forwards, self.backwards, self.losses, self.nodes = 0, 0, [], []
+        self.forwards, self.backwards, self.losses, self.nodes, self.evaluated = 0, 0, [], [], False
         return losses
 
-    def resume(self, window: OpenWindow, clips: int) -> None:
+    def resume(self, window: OpenWindow, clips: int) -> bool:
         """Enter in the open window what was counted of it.
 
         Args:
             window: that was not recorded.
             clips: calls of clip_grad_norm_() in it.
+
+        Returns:
+            Whether it is over, as the closure of its step was evaluated.
         """
+        over = self.evaluated
         for place, (loss, samples, count) in enumerate(self.losses):
             like = self.like.micro_batches[place]
             batch = replace(like, loss=loss, samples=samples, count=count)
@@ -210,6 +240,7 @@ class StepCounter:
             window.nodes[self.nodes[place]] = batch
         window.clips += self.like.clips[:clips]
         self.end_window()
+        return over
 
 
 def is_simple(step: Step, used: Sequence[MicroBatch]) -> bool:

@@ -226,7 +226,7 @@ class EventSource:
         if self._expected.usual and not self._others:
             self._expected.left = min(method() for _, method in self._listeners["may_count"])
             if self._expected.left > 0:
-                self._tell("begin_counting", self._end_counting)
+                self._tell("begin_counting", self._end_counting, self._expected.all_came)
                 self._expected.active = True
 
     def _on_pass(self) -> None:
@@ -361,7 +361,8 @@ class EventSource:
     @_of_numbers
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         closure = any(map(callable, (*args[1:], *kwargs.values())))
-        event = ODD if closure else ("step", id(optimizer))
+        # A step within a step is like no other.
+        event = ODD if self._stepping else ("closure" if closure else "step", id(optimizer))
         if self._expected.active and self._counts(*event):
             self._stepping.add(id(optimizer))
             return

@@ -118,8 +118,8 @@ class Observer:
         """How many windows from now on need only be counted, if they are like those before."""
         return MANY
 
-    def begin_counting(self, change: Callable[[], None]) -> None:
-        """Windows are counted from now on; change() ends it."""
+    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
+        """Windows are counted from now on; change() ends it, all_came() says whether all events of one came."""
 
     def end_counting(self, clips: int) -> None:
         """All events are reported again; so many clippings came since the last step."""

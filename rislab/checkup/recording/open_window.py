@@ -44,6 +44,11 @@ class OpenWindow:
         """Losses that may be in what backward() is called on, by their nodes."""
         return {node: batch for node, batch in self.nodes.items() if batch in self.micro_batches}
 
+    def drop(self, batch: MicroBatch) -> None:
+        """Take a loss away, if it is there."""
+        if batch in self.micro_batches:
+            self.micro_batches.remove(batch)
+
     def drop_earlier(self, trace: Trace, recorder: int) -> None:
         """A first forward: backwards before it are those of forwards that began before the recording.
 

@@ -242,16 +242,15 @@ class StepRecorder:
             # A term of what backward was called on.
             if opened.root is not None and not batch.scale_free:
                 opened.root.term_weights = (*opened.root.term_weights, weight / self._samples.scale())
-            if batch in self._window.micro_batches:
-                self._window.micro_batches.remove(batch)
+            self._window.drop(batch)
 
     def on_backward_error(self) -> None:
         """The backward has failed, as for want of memory: it says nothing of its loss."""
         opened, self._open = self._open, None
         if opened is not None:
             opened.close(self._samples.scale())
-            if opened.root is not None and not opened.root.backwards and opened.root in self._window.micro_batches:
-                self._window.micro_batches.remove(opened.root)
+            if opened.root is not None and not opened.root.backwards:
+                self._window.drop(opened.root)
 
     def on_backward_end(self) -> None:
         """The backward has returned."""
@@ -277,8 +276,7 @@ class StepRecorder:
         """A loss that depends on none of the weights."""
         self.trace.detached_losses += 1
         self._lines.drop(batch.call_stack)
-        if batch in self._window.micro_batches:
-            self._window.micro_batches.remove(batch)
+        self._window.drop(batch)
 
     def _note_backward(self, opened: OpenBackward, growth: Tensor | None) -> None:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
@@ -309,17 +307,19 @@ class StepRecorder:
         odd = self._samples.is_scaled() or self._lines.mixed or self.trace.failure or self._window.compared
         return not odd and self._stepped and self._storage.usual is not None
 
-    def begin_counting(self, change: Callable[[], None]) -> None:
+    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
         """Windows are like the last one from now on, until end_counting(); change() brings it about."""
         if self._storage.usual is not None:
-            self.counter = StepCounter(self._storage.usual, self.trace, change, self._forward.samples)
+            self.counter = StepCounter(self._storage.usual, self.trace, change, all_came, self._forward.samples)
 
     def end_counting(self, clips: int) -> None:
         """The open window, in which so many calls of clip_grad_norm_() came, is recorded."""
         counter, self.counter = self.counter, None
         if counter is not None:
-            counter.resume(self._window, clips)
+            over = counter.resume(self._window, clips)
             self._forward.samples, self._forward.with_gradient = counter.samples, True
+            if over:
+                self._end_at_step(at=counter.like.where)
 
     # Steps.
 
@@ -354,16 +354,17 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
-        if self.counter is not None and self.counter.is_complete():
-            return None
-        self._evaluations = 0
         reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
-        if reporting is None:
+        counted = self.counter is not None and self.counter.may_step(reporting is not None)
+        self._evaluations = -1 if counted and reporting is None else 0
+        if reporting is None and not counted:
             self.tell(StepRecorder._end_at_step)
         return reporting
 
-    def _end_at_step(self, given: Any = None) -> None:
+    def _end_at_step(self, given: Any = None, at: str = "") -> None:
         """The optimiser has the gradients of a window; a closure has given it a loss as well."""
+        if self.counter is not None and self.counter.note_evaluation():
+            return
         self.trace.note_closure(self._evaluations, given, self._window.micro_batches)
         if self._open is not None:
             # An optimiser that steps in a hook of the backward itself.
@@ -377,9 +378,8 @@ class StepRecorder:
             self._changes.at_step()
             other_norm = self._samples.norm_of_others()
         finite = gradient is None or math.isfinite(norm)
-        if not self._window.micro_batches and not self._evaluations:
-            self.trace.idle += not self._samples.present()
-        where, stack = caller()
+        self.trace.idle += not (self._window.micro_batches or self._evaluations or self._samples.present())
+        where, stack = (at, ()) if at else caller()
         self.trace.by_library |= by_library(stack)
         self._end_window(gradient, norm=norm, applied=not skipped, finite=finite, where=where, other_norm=other_norm)
         self._scale = self._samples.scale()
@@ -388,10 +388,10 @@ class StepRecorder:
     def _after_step(self) -> None:
         if torch.compiler.is_dynamo_compiling():
             return
-        if self.counter is not None:
-            self._storage.count(
-                max(self._samples.rates(), default=None), self._ticks.count(), self.counter.end_window()
-            )
+        if self.counter is not None and self.counter.is_over(self._evaluations == 0):
+            self._evaluations = -1
+            rate = max(self._samples.rates(), default=None)
+            self._storage.count(rate, self._ticks.count(), self.counter.end_window())
             self._open_window()
             if self._window.compared:
                 self.counter.change()

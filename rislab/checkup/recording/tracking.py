@@ -180,10 +180,10 @@ class LoopObserver(Observer):
         """Only the windows of a single optimiser are counted, until one is to be compared."""
         return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
 
-    def begin_counting(self, change: Callable[[], None]) -> None:
+    def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
         """From now on windows are only counted."""
         for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.begin_counting, change)
+            tracked.recorder.tell(StepRecorder.begin_counting, change, all_came)
 
     def end_counting(self, clips: int) -> None:
         """From now on they are recorded again."""
