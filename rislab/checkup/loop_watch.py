@@ -281,7 +281,8 @@ def _at_losses(findings: Iterable[Finding], trace: Trace) -> list[Finding]:
     """Where a library runs the loop by one call, its line says less than that of the loss, which it calls."""
     inside: dict[str, str] = {}
     for batch in trace.micro_batches if trace.by_library else []:
-        for outer in ("", *batch.call_stack[1:]):
+        # Frames of a stack are told apart within their line too.
+        for outer in ("", *(frame.rpartition("+")[0] for frame in batch.call_stack[1:])):
             inside.setdefault(outer, batch.where)
     return [replace(one, where=inside.get(one.where, one.where)) if one.code in OF_LOSSES else one for one in findings]
 
