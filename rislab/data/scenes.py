@@ -164,8 +164,21 @@ class SceneBatch:
         rows = [scene[active].numpy().tobytes() for scene, active in zip(places, self.active.cpu(), strict=True)]
         return [hashlib.blake2b(row, digest_size=16).hexdigest() for row in rows]
 
+    def projections(self) -> list[float]:
+        """Two numbers of each tensor, the same but for rounding on every machine; other scenes have others.
+
+        Its norm, and its product with the sequence cos 1, cos 2, … over the norm.
+        """
+        numbers = []
+        for tensor in self.tensors().values():
+            flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().cpu().double().flatten()
+            norm = float(flat.norm())
+            along = torch.arange(1, len(flat) + 1, dtype=torch.float64).cos()
+            numbers += [norm, float(flat @ along) / (norm or 1.0)]
+        return [float(f"{number:.7g}") for number in numbers]
+
     def fingerprint(self) -> str:
-        """A digest of everything in the batch."""
+        """A digest of everything in the batch, bit by bit; another kind of processor may round otherwise."""
         digest = hashlib.blake2b(digest_size=16)
         for tensor in self.tensors().values():
             digest.update(np.ascontiguousarray(tensor.cpu().numpy()).tobytes())

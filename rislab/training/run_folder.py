@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,6 +28,9 @@ from rislab.training.records import Record, StepRecord, from_dict, to_dict
 from rislab.training.state import TrainProgress, TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
+
+# Of numbers of the same scenes on two machines; and the digest of version 0.1.
+ROUNDING, BITS = 1e-4, re.compile("[0-9a-f]{32}")
 
 Observe = Callable[[TrainState], AbstractContextManager[object]]
 
@@ -68,9 +73,9 @@ def train(
         "scenes": data.config.to_dict(),
         "design": design_of(model),
         "count": len(data),
-        "digest": data.fingerprint(),
+        "digest": data.projections(),
         "validation": None if validation is None else len(validation),
-        "validation_digest": None if validation is None else validation.fingerprint(),
+        "validation_digest": None if validation is None else validation.projections(),
     }
 
     def make_stream(state: TrainState) -> Generator[Record]:
@@ -211,11 +216,28 @@ def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
             f"design is {config_yaml['design']!r}, and {path.parent} was begun with {design!r}; allowed: the same value"
         )
     for name in ("count", "digest", "validation", "validation_digest"):
-        if existing.get(name) != config_yaml[name]:
+        if not _agree(existing.get(name), config_yaml[name]):
             raise InputError(
                 f"the {'validation ' if 'validation' in name else ''}scenes differ from those that {path.parent} was "
                 "begun with; allowed: the same scenes"
             )
+
+
+def _agree(stored: object, own: object) -> bool:
+    """Whether two values of config.yaml are the same; numbers of scenes but for the rounding of another machine."""
+    if not isinstance(own, list):
+        return stored == own
+    if isinstance(stored, str):
+        # Version 0.1 noted the bits, which another processor computes otherwise: configuration and count have to do.
+        return BITS.fullmatch(stored) is not None
+    return (
+        isinstance(stored, list)
+        and len(stored) == len(own)
+        and all(isinstance(one, float) for one in stored)
+        and all(
+            math.isclose(one, other, rel_tol=ROUNDING, abs_tol=ROUNDING) for one, other in zip(stored, own, strict=True)
+        )
+    )
 
 
 def _append(path: Path, record: Record) -> None:

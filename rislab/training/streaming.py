@@ -50,7 +50,7 @@ def train_streaming(
         "count": config.drawn,
         "digest": "fresh scenes in each epoch",
         "validation": len(validation),
-        "validation_digest": validation.fingerprint(),
+        "validation_digest": validation.projections(),
     }
 
     def make_stream(state: TrainState) -> Generator[Record]:

@@ -166,6 +166,19 @@ def test_other_data_or_configuration_is_named(few: SceneBatch, tmp_path: Path) -
         next(run_folder.train(tmp_path, CovarianceNet.build(few.config, width=64), few, CONFIG))
 
 
+def test_a_run_goes_on_where_another_processor_rounds_its_scenes_otherwise(few: SceneBatch, tmp_path: Path) -> None:
+    stream = run_folder.train(tmp_path, build(few), few, CONFIG)
+    next(stream)
+    stream.close()
+    rounded = dataclasses.replace(few, snapshots=few.snapshots * (1 + 1e-7 * torch.randn(few.snapshots.shape)))
+    assert rounded.fingerprint() != few.fingerprint()
+    assert list(run_folder.train(tmp_path, build(few), rounded, CONFIG))
+    other = dataclasses.replace(few, snapshots=few.snapshots.clone())
+    other.snapshots[3] = few.snapshots[4]
+    with pytest.raises(InputError, match="the scenes differ"):
+        next(run_folder.train(tmp_path, build(few), other, CONFIG))
+
+
 def spoil(path: Path, how: str) -> None:
     content = bytearray(path.read_bytes())
     if how == "truncated":
