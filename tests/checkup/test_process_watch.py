@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import rislab
 from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch
 from rislab.checkup.recording.windows import Declared
@@ -376,3 +377,20 @@ def test_tensors_of_one_storage_are_warned_of(copied: bool) -> None:
             optimizer.step()
     texts = [one.evidence for one in watch.findings() if one.severity != "note"]
     assert [text.endswith(": 0.weight, 1.weight") for text in texts] == [True] * copied
+
+
+@pytest.mark.parametrize("probed", [False, True])
+def test_what_a_probe_tries_is_no_part_of_the_watched_loop(probed: bool) -> None:
+    x, y = torch.randn(8, 4), torch.randint(0, 2, (8, 1)).float()
+    with ProcessWatch() as watch:
+        model = nn.Linear(4, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        if probed:
+            # The loss has no entry in the table of minima, so that the probe descends on the answers.
+            rislab.probe(model, lambda a, b: (torch.sigmoid(a) - b).abs().mean(), [(x, y)], only=["P2"], steps=20)
+        for _ in range(3):
+            optimizer.zero_grad()
+            functional.mse_loss(model(x), y).backward()
+            optimizer.step()
+    assert watch.steps == 3
+    assert not watch.findings().faults

@@ -40,6 +40,7 @@ from rislab.checkup.probes.probe_target import ProbeTarget, Train
 from rislab.checkup.probes.resume_probe import resumed_run
 from rislab.checkup.probes.sample_mixing import Mixing, find_mixing, why_meant
 from rislab.checkup.probes.seeds import one_seed
+from rislab.checkup.recording.event_source import unwatched
 from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.checkup.recording.trace import precision_of
 from rislab.checkup.rules import Code
@@ -94,7 +95,8 @@ def probe(
     batches, fresh = list(data), list(held_out)
     given = ProbeTarget(model, loss, batches, train, optimizer, fresh, 1, perfect, steps, seed, scheduler, scaler)
     target = _checked(given, accumulation_steps, codes)
-    return Findings(finding for code in codes for finding in _run(Code(code), target))
+    with unwatched():
+        return Findings(finding for code in codes for finding in _run(Code(code), target))
 
 
 def _checked(target: ProbeTarget, accumulation_steps: int | None, codes: Sequence[str]) -> ProbeTarget:

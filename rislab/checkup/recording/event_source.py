@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Concatenate, ParamSpec
 
 import torch
@@ -34,7 +36,19 @@ is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defin
 
 _P = ParamSpec("_P")
 
+_unwatched: ContextVar[bool] = ContextVar("unwatched", default=False)
+
 _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Meanwhile nothing that this thread does is told: what is tried on copies is no part of a loop."""
+    token = _unwatched.set(True)
+    try:
+        yield
+    finally:
+        _unwatched.reset(token)
 
 
 def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
@@ -42,6 +56,8 @@ def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        if _unwatched.get():
+            return
         try:
             method(source, *args, **kwargs)
         except Exception as error:
