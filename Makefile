@@ -31,7 +31,7 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 # One more than two cores: kernels and pages are often waited for.
 TESTS := $(PYTEST) -n 3 --durations=25 --durations-min=3
 
-# How long a command took, for `make figures`; not $$(MAKE), which `make -n` would run.
+# How long a command took, for `make figures`; not $(MAKE), which `make -n` would run.
 TIMED := $(BIN)/python -m tests.figures.timed
 
 # What is fast, starts no kernel, browser, server or process that imports torch, and of a test with many cases two.

@@ -30,6 +30,8 @@ from unittest.mock import patch
 
 PANELS = ("faults", "map_history", "music", "precision", "quiz", "story", "training", "tuning")
 PRELOADED = (
+    # Before what looks like a notebook to it, or bars of progress are drawn as widgets.
+    "tqdm.auto",
     *("torch._dynamo", "rislab.training.run_folder", "rislab.training.distributed"),
     *("ipykernel.kernelapp", "jupyterlab.labapp"),
     # What each notebook imports.

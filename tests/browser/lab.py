@@ -65,6 +65,9 @@ def _served(folder: Path, root: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
     command += [f"--ServerApp.port={port}", "--IdentityProvider.token=lab", "--LabApp.expose_app_in_browser=True"]
     command += [f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]
+    # A server that is a fork was imported under other variables, and its defaults are of that time.
+    lab = folder / "CONFIG" / "lab"
+    command += [f"--LabApp.user_settings_dir={lab / 'user-settings'}", f"--LabApp.workspaces_dir={lab / 'workspaces'}"]
     live = {**os.environ, **folders, "RISLAB_LIVE": "1"}
     with (folder / "server.log").open("w") as log, forking():
         server = subprocess.Popen(command, env=live, stdout=log, stderr=subprocess.STDOUT)

@@ -116,7 +116,7 @@ def test_command_prints_a_table_and_json(capsys: pytest.CaptureFixture[str]) -> 
     assert "equal powers, sources at any distance" in printed and "within 5° / 5° / 1 m" in printed
     lines = printed.splitlines()
     assert [line.split("  ")[0] for line in lines if " + " in line] == ["truth + MUSIC", "sparse + polish"]
-    assert lines[-1].split() == ["20", "1", "1.000", "1.00", "nan"]
+    assert lines[-1].split() == ["20", "1", "1.000", "1.00", "–"]
     assert lines[-2].split() == ["dB", "K", "counted", "range", "cut", "Bayes", "finds"]
     assert main([*arguments, "--estimators", "sparse", "--json", "-p", "wavefront", "planar"]) == 0
     plain = json.loads(capsys.readouterr().out)

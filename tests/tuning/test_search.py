@@ -131,7 +131,8 @@ def test_bad_searches_are_one_sentence(
     (tmp_path / "file").write_text("")
     mine = ["--run", str(tmp_path / "mine")]
     for words, message in (
-        ([*WORDS, *mine, "--search", "lr=1e-4:1e-2:log"], "space lr"),
+        ([word.replace("0.001:", "0.0001:") for word in WORDS] + mine, "space lr"),
+        ([*WORDS, *mine, "--search", "lr=1e-4:1e-2:log"], "search names lr twice"),
         ([*WORDS, *mine, "--epochs", "5"], "base epochs is 5, and study 'tuning' was begun with 3"),
         ([*WORDS, *mine, "--objective", "loss"], "objective is 'loss'"),
         ([*WORDS, *mine, "--trials", "0"], "trials is 0"),
