@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,14 @@ def script(folder: Path, text: str, name: str = "script.py") -> Path:
 
 def names(result: CheckupReport) -> list[str]:
     return [finding.name for finding in result.findings]
+
+
+@pytest.fixture(autouse=True)
+def recursion_limit() -> Iterator[None]:
+    """What a script sets it to is not for the tests after it."""
+    before = sys.getrecursionlimit()
+    yield
+    sys.setrecursionlimit(before)
 
 
 @pytest.mark.slow
@@ -196,6 +205,7 @@ def test_a_run_that_is_stopped_says_what_it_did_not_see(tmp_path: Path) -> None:
 SURROUNDINGS = """
 import argparse, dataclasses, inspect, pickle
 import beside
+from collections.abc import Iterator
 from pathlib import Path
 
 @dataclasses.dataclass
