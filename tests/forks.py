@@ -317,6 +317,8 @@ def end(order: dict[str, Any], streams: list[int]) -> NoReturn:
         code = 1
     if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
         sys.exit(code)  # Python ends those of its own pools, and waits for the others
+    # torch hangs where the collector meets the last holder of a gloo group that has work under way.
+    gc.disable()
     atexit._run_exitfuncs()
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
