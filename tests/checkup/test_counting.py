@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -94,3 +95,20 @@ def test_counted_windows_leave_the_same(monkeypatch: pytest.MonkeyPatch, loss: s
             for watch in (recorded, counted)
         ]
         assert names[0] == names[1], kind
+
+
+def test_a_forward_in_another_thread_leaves_a_window_that_is_being_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes in the midst of the counting of a backward, as in a lab that draws while it trains."""
+    other, weighed, beside = nn.Sequential(nn.Linear(4, 1)), counting.weighed_node, list[threading.Thread]()
+
+    def amid(root: Any, nodes: Any) -> Any:
+        if not beside:
+            beside.append(threading.Thread(target=other, args=(torch.ones(2, 4),)))
+            beside[0].start()
+            beside[0].join()
+        return weighed(root, nodes)
+
+    monkeypatch.setattr(counting, "weighed_node", amid)
+    watch, _ = loop("", "module")
+    assert beside and list(watch.findings()) == []
+    assert watch.trace.backwards == 2 * STEPS

@@ -24,6 +24,7 @@ class HandUpdates(Observer):
     def __init__(self) -> None:
         self._values: dict[int, tuple[Tensor, Tensor]] = {}  # leaves, with a few of their numbers
         self._count, self._where = 0, ""
+        self._stepped = False
 
     def on_backward(self, roots: Roots) -> bool:
         """A backward begins."""
@@ -49,7 +50,7 @@ class HandUpdates(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
         """There is an optimiser."""
-        self._count = -(2**60)
+        self._stepped = True
         return True
 
     def end(self, error: BaseException | None) -> None:
@@ -58,7 +59,7 @@ class HandUpdates(Observer):
 
     def finding(self) -> Finding | None:
         """A warning, as gradients may be all that is wanted; None if something moved."""
-        if self._count < BACKWARDS:
+        if self._stepped or self._count < BACKWARDS:
             return None
         text = f"{self._count} backwards, no optimiser stepped, and the same weights in all of them"
         return as_warning(Code.STEPS, "weights never updated", text, self._where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -219,7 +219,22 @@ class Replacement:
         return one if isinstance(one, Replacement) and one._replaced is current else None
 
 
-class BackwardInterceptor:
+class _Replacing:
+    """Replaces calls of torch in a `with` block."""
+
+    _replacements: tuple[Replacement, ...]
+
+    def __enter__(self) -> Self:
+        for one in self._replacements:
+            one.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for one in self._replacements:
+            one.__exit__()
+
+
+class BackwardInterceptor(_Replacing):
     """Reports backwards, through whatever entry: Tensor.backward() calls torch.autograd.backward() as well.
 
     Args:
@@ -240,15 +255,6 @@ class BackwardInterceptor:
             Replacement(torch.autograd, "grad", self._reporting_grad),
         )
         self._local = threading.local()  # each thread has backwards of its own
-
-    def __enter__(self) -> BackwardInterceptor:
-        for one in self._replacements:
-            one.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for one in self._replacements:
-            one.__exit__()
 
     def _reporting_grad(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -294,7 +300,7 @@ def _as_tuple(given: Any) -> Any:
     return tuple(given) if isinstance(given, Iterable) else given
 
 
-class PatchedCalls:
+class PatchedCalls(_Replacing):
     """Reports calls of clip_grad_norm_(), Module.load_state_dict() and iter(loader), which no hook of torch reports.
 
     Args:
@@ -316,15 +322,6 @@ class PatchedCalls:
             Replacement(nn.Module, "load_state_dict", self._loading),
             Replacement(DataLoader, "__iter__", self._iterating),
         )
-
-    def __enter__(self) -> PatchedCalls:
-        for one in self._replacements:
-            one.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for one in self._replacements:
-            one.__exit__()
 
     def _clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:
         def clip_grad_norm_(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
