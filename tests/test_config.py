@@ -33,7 +33,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.errors import InputError
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import TrainConfig
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.recording.event_source import EventSource
 from rislab.checkup.recording.events import Roots
-from rislab.checkup.recording.foreign import ForeignOptimizer, MovedNetworks
+from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer, MovedNetworks
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.interception import LOSSES
 from rislab.checkup.recording.living_objects import living_objects

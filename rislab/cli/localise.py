@@ -15,7 +15,7 @@ from rislab.cli.terminal import Column, Progress, Table
 from rislab.data.scene_config import PRESETS, SceneConfig
 from rislab.errors import InputError, check_choice, check_device, check_number
 from rislab.music.estimator_names import BASELINES, DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 if TYPE_CHECKING:
     from rislab.model.network import CovarianceNet

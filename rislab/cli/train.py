@@ -12,7 +12,7 @@ from pathlib import Path
 from rislab import files
 from rislab.cli import common, terminal
 from rislab.errors import InputError
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 EXAMPLES = (
     ("train --export mine.safetensors", "then: rislab localise --weights mine.safetensors"),

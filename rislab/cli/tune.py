@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
 from rislab.errors import InputError
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.tuning_config import TuningConfig
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rislab.data import foreign_files
+from rislab.data import mat_hdf5_files
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
 from rislab.errors import InputError, check_number, error_text
@@ -68,7 +68,7 @@ def read_measurement(path: Path | str) -> Measurement:
             # What is doubtful stands among the notes of whoever reads a file.
             warnings.simplefilter("ignore", UserWarning)
             return measurement_of(READERS[file.suffix.lower()](file))
-    except (InputError, foreign_files.RefusedError) as error:
+    except (InputError, mat_hdf5_files.RefusedError) as error:
         raise InputError(f"{file.name}: {error}") from None
 
 
@@ -187,12 +187,12 @@ def _column(snapshots: Array, channel: Array) -> Array:
 def _read_npz(file: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(file) as archive:
-            foreign_files.check_size(sum(part.file_size for part in archive.infolist()), MOST_BYTES)
+            mat_hdf5_files.check_size(sum(part.file_size for part in archive.infolist()), MOST_BYTES)
         with np.load(file, allow_pickle=False) as content:
             return {name: content[name] for name in content.files if name in NAMES} | {
                 name: None for name in content.files if name not in NAMES
             }
-    except foreign_files.RefusedError:
+    except mat_hdf5_files.RefusedError:
         raise
     except Exception as error:
         raise _not_read("NPZ file of plain arrays", error) from None
@@ -203,7 +203,7 @@ def _read_foreign(file: Path) -> dict[str, Any]:
     _package(*(("scipy.io", "MAT") if file.suffix.lower() == ".mat" else ("h5py", "HDF5")))
     with tempfile.TemporaryDirectory(prefix="rislab-") as folder:
         target = Path(folder) / "tables.npz"
-        words = [foreign_files.__file__, str(file.absolute()), str(target), str(MOST_BYTES), *NAMES]
+        words = [mat_hdf5_files.__file__, str(file.absolute()), str(target), str(MOST_BYTES), *NAMES]
         done = subprocess.run(
             [sys.executable, "-P", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False
         )
@@ -215,7 +215,7 @@ def _read_foreign(file: Path) -> dict[str, Any]:
 
 def _read_csv(file: Path) -> dict[str, Any]:
     # A row of some twenty bytes becomes an entry of some two hundred.
-    foreign_files.check_size(8 * file.stat().st_size, MOST_BYTES)
+    mat_hdf5_files.check_size(8 * file.stat().st_size, MOST_BYTES)
     cells: dict[str, dict[tuple[int, int, int], complex]] = {}
     words: dict[str, str] = {}
     try:

@@ -18,7 +18,7 @@ from rislab.music.scene_view import SceneSettings
 from rislab.sanity.overfit_config import BATCH, OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training.config import PRECISIONS
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.tuning_config import TuningConfig
 
 

@@ -25,8 +25,8 @@ from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
 from rislab.model.network import CovarianceNet
 from rislab.training import run_folder, streaming
-from rislab.training.learning_config import LearningConfig
 from rislab.training.records import Record
+from rislab.training.streaming_config import LearningConfig
 
 
 def rank_and_world_size() -> tuple[int, int]:

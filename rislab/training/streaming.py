@@ -13,10 +13,10 @@ from pathlib import Path
 from torch import nn
 
 from rislab.training import run_folder
-from rislab.training.learning_config import LearningConfig
 from rislab.training.loop import fit
 from rislab.training.records import EpochRecord, Record, epoch_records
 from rislab.training.state import TrainState
+from rislab.training.streaming_config import LearningConfig
 
 
 def train_streaming(

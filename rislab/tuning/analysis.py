@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rislab.training.learning_config import LearningConfig
 from rislab.training.streaming import train_epochs
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import Choice, Dimension, Space
 from rislab.tuning.study import Trial, best_trial
 from rislab.tuning.tuning_config import TuningConfig

@@ -21,7 +21,7 @@ from rislab import files, provenance
 from rislab.errors import InputError, check_number
 from rislab.sanity import overfit_ladder
 from rislab.sanity.overfit_config import OverfitConfig
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.analysis import Rerun, best_rerun, inert_dimensions, search_warnings, top_trials
 from rislab.tuning.processes import run_workers
 from rislab.tuning.storage import LOCKS, OpenStorage, open_storage

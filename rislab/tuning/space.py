@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from rislab import files
 from rislab.config import plain
 from rislab.errors import InputError, check_fields, check_number
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 # What makes trials comparable, and what a search gives each trial itself.
 FIXED = ("preset", "device", "seed")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from rislab.config import Config, choice, integer, part
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import DEFAULT_SPACE, Space, check_space, space_from_dict, space_to_dict
 
 # Objective → whether more is better, and what it is called on an axis.

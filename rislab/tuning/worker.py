@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 
 from rislab import files
 from rislab.errors import InputError, error_text
-from rislab.training.learning_config import LearningConfig
 from rislab.training.records import EpochRecord, Record, StepRecord
 from rislab.training.streaming import train_streaming
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.objective import LocalisationObjective, Scores
 from rislab.tuning.storage import IsHeld, OpenStorage, open_storage
 from rislab.tuning.study import add_trial, open_study, trial_folder

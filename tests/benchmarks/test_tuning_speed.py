@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.search import run_search
 from rislab.tuning.space import Range
 from rislab.tuning.tuning_config import TuningConfig

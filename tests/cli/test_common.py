@@ -13,7 +13,7 @@ from rislab.cli import common
 from rislab.config import Config, choice, declarations, integer, number
 from rislab.errors import InputError
 from rislab.sanity.overfit_config import OverfitConfig
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from rislab.errors import InputError
 from rislab.faults.run_config import FaultRunConfig
 from rislab.music.benchmark import Score
 from rislab.sanity.overfit_config import OverfitConfig
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.tuning_config import TuningConfig
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from rislab.errors import InputError
 from rislab.model import pretrained
 from rislab.model.designs import DESIGNS
 from rislab.model.network import CovarianceNet
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 
 
 @pytest.mark.parametrize("design", DESIGNS)

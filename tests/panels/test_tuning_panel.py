@@ -15,7 +15,7 @@ from rislab.errors import InputError
 from rislab.panels import tuning_panel
 from rislab.panels.tuning_panel import TuningPanel
 from rislab.plots import tuning as tuning_plots
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.analysis import Rerun, verdict
 from rislab.tuning.search import SearchProgress
 from rislab.tuning.space import Range

@@ -21,10 +21,10 @@ from rislab.sanity.overfit import config_of_run
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
-from rislab.training.learning_config import LearningConfig
 from rislab.training.loop import fit
 from rislab.training.records import StepRecord
 from rislab.training.state import read_checkpoint
+from rislab.training.streaming_config import LearningConfig
 
 FILES = Path(__file__).parent / "version_0_1"
 SCENES = SceneConfig(ris_shape=(3, 3), antennas=2, snapshots=4, sources=(1, 2))

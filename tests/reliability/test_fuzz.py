@@ -28,9 +28,9 @@ from rislab.sanity.overfit_config import OverfitConfig
 from rislab.sanity.precision import PrecisionConfig
 from rislab.training import run_folder
 from rislab.training.config import TrainConfig
-from rislab.training.learning_config import LearningConfig
 from rislab.training.loop import fit
 from rislab.training.state import MAGIC
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import KINDS as KINDS_SEARCHED
 from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.tuning_config import TuningConfig

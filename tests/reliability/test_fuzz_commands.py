@@ -25,7 +25,7 @@ WORK = {
     "faults": ["rislab.faults.comparison.compare_runs"],
     "overfit": ["rislab.sanity.overfit_ladder.ladder"],
     "localise": ["rislab.sanity.conventions.check_conventions"],
-    "train": ["rislab.training.learning_config.LearningConfig.model"],
+    "train": ["rislab.training.streaming_config.LearningConfig.model"],
     "tune": ["rislab.tuning.search.run_search"],
     "lab": [
         "rislab.reports.servers.working_copy",

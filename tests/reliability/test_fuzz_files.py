@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rislab.checkup.output.silencing import Baseline, KnownFinding
-from rislab.data import foreign_files
+from rislab.data import mat_hdf5_files
 from rislab.data.measurement_files import read_measurement, template_fields, write_template
 from rislab.data.scene_config import SceneConfig
 from rislab.data.simulation import simulate
@@ -88,9 +88,9 @@ def forked(words: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
         faulthandler.disable()
         os.dup2(to_say, 1)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        foreign_files.sys.stdout = open(1, "w")  # noqa: SIM115
-        code = foreign_files.convert(*words[3:])
-        foreign_files.sys.stdout.flush()
+        mat_hdf5_files.sys.stdout = open(1, "w")  # noqa: SIM115
+        code = mat_hdf5_files.convert(*words[3:])
+        mat_hdf5_files.sys.stdout.flush()
         os._exit(code)
     os.close(to_say)
     with open(said, "rb") as pipe:

@@ -19,7 +19,7 @@ from rislab.model.curriculum import NO_CURRICULUM
 from rislab.model.losses import compute_loss
 from rislab.model.network import CovarianceNet
 from rislab.training import distributed
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from tests.children import begin_child
 
 DESIGNS = ("unrolled", "memoriser")

@@ -14,9 +14,9 @@ from rislab.data.covariance import constant_baseline
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.training import run_folder, streaming
-from rislab.training.learning_config import LearningConfig
 from rislab.training.records import StepRecord, epoch_records
 from rislab.training.streaming import train_epochs, train_streaming
+from rislab.training.streaming_config import LearningConfig
 
 SMALL = LearningConfig(preset="classroom", scenes=64, epochs=3, validation=32, micro_batch=16)
 

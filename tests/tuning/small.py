@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.space import Choice, Range
 from rislab.tuning.storage import open_storage

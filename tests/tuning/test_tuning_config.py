@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from rislab.training.learning_config import LearningConfig
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.tuning_config import TuningConfig
 from tests.tuning.small import SMALL
 

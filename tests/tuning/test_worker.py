@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from rislab.errors import InputError
-from rislab.training.learning_config import LearningConfig
 from rislab.training.records import StepRecord, epoch_records
 from rislab.training.run_folder import read_records
+from rislab.training.streaming_config import LearningConfig
 from rislab.tuning import worker
 from rislab.tuning.space import Range
 from rislab.tuning.storage import IsHeld, open_storage

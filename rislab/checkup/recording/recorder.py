@@ -20,7 +20,7 @@ from rislab.checkup.recording.closures import reporting_closures
 from rislab.checkup.recording.counting import StepCounter
 from rislab.checkup.recording.current_forward import CurrentForward, watch_use
 from rislab.checkup.recording.events import ForwardEvent
-from rislab.checkup.recording.foreign import ForeignOptimizer
+from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of

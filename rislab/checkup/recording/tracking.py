@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import listed
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
-from rislab.checkup.recording.foreign import ForeignOptimizer
+from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer
 from rislab.checkup.recording.interception import count_averaged
 from rislab.checkup.recording.optimizers import inner_optimizer, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder

@@ -1,4 +1,4 @@
-"""MAT and HDF5 files, read by a process of its own: `python -P foreign_files.py FILE TARGET BYTES NAME …`.
+"""MAT and HDF5 files, read by a process of its own: `python -P mat_hdf5_files.py FILE TARGET BYTES NAME …`.
 
 Their libraries are written in C, and a damaged file ends the process that reads it. What is read goes to TARGET, an NPZ
 file of plain arrays; why a file is refused goes to the standard output, and the exit code is 1. Nothing of this package
