@@ -141,47 +141,47 @@ class Declaration:
 
 def integer(default: Any, low: int, high: int, help: str, *, unit: str = "", **options: Any) -> Any:
     """A field that holds an integer of [low, high]; see Declaration for the options."""
-    return _field(default, Declaration("integer", help, unit, low, high, **options))
+    return declared(default, Declaration("integer", help, unit, low, high, **options))
 
 
 def number(default: Any, low: float, high: float, help: str, *, unit: str = "", **options: Any) -> Any:
     """A field that holds a finite number of [low, high]; see Declaration for the options."""
-    return _field(default, Declaration("number", help, unit, low, high, **options))
+    return declared(default, Declaration("number", help, unit, low, high, **options))
 
 
 def choice(default: Any, choices: Iterable[Any], help: str, **options: Any) -> Any:
     """A field that holds one of some values; see Declaration for the options."""
-    return _field(default, Declaration("choice", help, choices=tuple(choices), **options))
+    return declared(default, Declaration("choice", help, choices=tuple(choices), **options))
 
 
 def switch(default: bool, help: str) -> Any:
     """A field that holds True or False."""
-    return _field(default, Declaration("switch", help))
+    return declared(default, Declaration("switch", help))
 
 
 def text(default: Any, help: str, **options: Any) -> Any:
     """A field that holds a text; check() of the configuration may narrow what is allowed."""
-    return _field(default, Declaration("text", help, **options))
+    return declared(default, Declaration("text", help, **options))
 
 
 def device() -> Any:
     """A field that holds a device of torch that this machine has."""
-    return _field("cpu", Declaration("device", "that computes: cpu, cuda or cuda:N"))
+    return declared("cpu", Declaration("device", "that computes: cpu, cuda or cuda:N"))
 
 
 def interval(default: Any, low: float, high: float, help: str, *, unit: str = "", integer: bool = False) -> Any:
     """A field that holds (smallest, largest) within [low, high]; one number stands for an interval of one value."""
-    return _field(default, Declaration("interval", help, unit, low, high, integer=integer))
+    return declared(default, Declaration("interval", help, unit, low, high, integer=integer))
 
 
 def pair(default: tuple[int, int], low: int, high: int, help: str) -> Any:
     """A field that holds two integers of [low, high]."""
-    return _field(default, Declaration("pair", help, "", low, high))
+    return declared(default, Declaration("pair", help, "", low, high))
 
 
 def part(default: Callable[[], Config], kind: type[Config], help: str) -> Any:
     """A field that holds another configuration; a mapping of its fields is taken for it."""
-    return _field(MISSING, Declaration("part", help, part=kind), default)
+    return declared(MISSING, Declaration("part", help, part=kind), default)
 
 
 def same(config: type[Config], name: str, default: Any = MISSING, **changes: Any) -> Any:
@@ -196,18 +196,19 @@ def same(config: type[Config], name: str, default: Any = MISSING, **changes: Any
     original = config.__dataclass_fields__[name]
     declaration = dataclasses.replace(original.metadata[DECLARATION], **changes)
     if default is not MISSING:
-        return _field(default, declaration)
-    return _field(original.default, declaration, original.default_factory)
+        return declared(default, declaration)
+    return declared(original.default, declaration, original.default_factory)
 
 
-def declared(default: Any, declaration: Declaration) -> Any:
-    """A field with a declaration that stands elsewhere.
+def declared(default: Any, declaration: Declaration, default_factory: Any = MISSING) -> Any:
+    """A field with a declaration that may stand elsewhere.
 
     Args:
         default: of the field.
         declaration: of its values.
+        default_factory: makes the default, in place of one.
     """
-    return _field(default, declaration)
+    return field(default=default, default_factory=default_factory, metadata={DECLARATION: declaration})
 
 
 def declarations(config: type[Config]) -> dict[str, Declaration]:
@@ -292,10 +293,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
     return int(value) if isinstance(value, numbers.Integral) else float(value)
-
-
-def _field(default: Any, declaration: Declaration, default_factory: Any = MISSING) -> Any:
-    return field(default=default, default_factory=default_factory, metadata={DECLARATION: declaration})
 
 
 def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:

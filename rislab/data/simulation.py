@@ -82,9 +82,8 @@ def place(
     *,
     seed: int,
     count: int = 1,
-    split: str = "test",
 ) -> SceneBatch:
-    """Draw scenes as simulate() does, with their sources at given places; everything else differs between scenes.
+    """Draw scenes of the split "test" with their sources at given places; everything else differs between scenes.
 
     Args:
         config: what to draw the rest from; its number of sources is not used.
@@ -93,7 +92,6 @@ def place(
         range: [K], metres, within the field of view.
         seed: see simulate().
         count: see simulate().
-        split: see simulate().
 
     Returns:
         SceneBatch [count] of complex64 and float32 tensors.
@@ -110,11 +108,10 @@ def place(
     for name, values in (("azimuth", azimuth), ("elevation", elevation), ("range", range)):
         for value in values:
             check_number(name, value, *getattr(config, name))
-    config = SceneConfig.from_dict({**config.to_dict(), "sources": sources, "separation": 0.0})
+    config = config.changed(sources=sources, separation=0.0)
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_number("count", count, 1, 2**31, integer=True)
-    check_choice("split", split, SPLITS)
-    random = SceneRandom(seed, split, 0, count)
+    random = SceneRandom(seed, "test", 0, count)
     *_, active, snr_db = _draw_sources(config, random)
     azimuths, elevations, ranges = (
         torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)

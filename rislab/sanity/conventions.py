@@ -10,7 +10,6 @@ import html
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,16 +90,16 @@ def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> Co
     Returns:
         The results of all checks.
     """
-    config, _ = identifiable(_changed(config or SceneConfig.preset("classroom"), **PERFECT))
+    config, _ = identifiable((config or SceneConfig.preset("classroom")).changed(**PERFECT))
     scenes = simulate(config, SCENES, seed=seed)
-    few = _changed(config, sources=1, snr_db=60.0, symbols="varying")
+    few = config.changed(sources=1, snr_db=60.0, symbols="varying")
     one = simulate(few, 1, seed=seed).to(dtype=torch.float64)
     exact = steering_by_definition(one.config, one.azimuth, one.elevation, one.range).mT  # [1, N, 1]
     truth = config.elements * exact @ exact.mH
     grid = few.grid((37, 19, 7))
     checks: dict[str, Callable[[], Verdict]] = {
         "steering": lambda: check_steering(scenes),
-        "generator": lambda: check_generator(simulate(_changed(config, snr_db=100.0), 8, seed=seed)),
+        "generator": lambda: check_generator(simulate(config.changed(snr_db=100.0), 8, seed=seed)),
         "truth": lambda: check_truth(scenes),
         "loss": lambda: check_loss(scenes),
         "trace": lambda: check_trace(scenes),
@@ -120,10 +119,6 @@ def check_conventions(config: SceneConfig | None = None, *, seed: int = 0) -> Co
         "splits": lambda: check_splits(scenes, seed),
     }
     return ConventionsReport(tuple(run_check(name, check) for name, check in checks.items()))
-
-
-def _changed(config: SceneConfig, **changes: Any) -> SceneConfig:
-    return SceneConfig.from_dict({**config.to_dict(), **changes})
 
 
 def steering_by_definition(config: SceneConfig, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:

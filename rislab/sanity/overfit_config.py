@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rislab.config import Config, choice, integer, same
+from rislab.config import Config, choice, declarations, integer, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import check_number
 from rislab.model.designs import DESIGNS, FORMER_DESIGNS
@@ -50,20 +50,8 @@ class OverfitConfig(Config):
 
     def training(self, **changes: Any) -> TrainConfig:
         """The training configuration of the whole set, with fields changed by keyword."""
-        fields: dict[str, Any] = {
-            "epochs": self.epochs,
-            "micro_batch": self.micro_batch,
-            "accumulation_steps": self.accumulation_steps,
-            "precision": self.precision,
-            "lr_head": self.lr,
-            "lr_backbone": self.lr / 10,
-            "blend": self.blend,
-            "curriculum": self.curriculum,
-            "clip_norm": self.clip_norm,
-            "device": self.device,
-            "seed": self.seed,
-        }
-        return TrainConfig(**{**fields, **changes})
+        shared = {name: value for name, value in vars(self).items() if name in declarations(TrainConfig)}
+        return TrainConfig(**{**shared, "lr_head": self.lr, "lr_backbone": self.lr / 10, **changes})
 
     def data(self) -> SceneBatch:
         """The training scenes."""
