@@ -36,6 +36,11 @@ def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:
         raise argparse.ArgumentTypeError(f"{text!r}; allowed: {expected}") from None
 
 
+def add_integer(parser: argparse.ArgumentParser, flag: str, help: str, default: int | None = None) -> None:
+    """An option that takes an integer; `%(default)s` in the help is its default."""
+    parser.add_argument(flag, type=to_integer, metavar="N", default=default, help=help)
+
+
 def add_parameters(
     parser: argparse.ArgumentParser,
     config: type[Config],
@@ -149,10 +154,10 @@ def add_run(parser: argparse.ArgumentParser, default: str | None, help: str) -> 
     parser.add_argument("--folder", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
 
 
-def add_out(parser: argparse.ArgumentParser, help: str, *, metavar: str = "FOLDER", default: str | None = None) -> None:
+def add_out(parser: argparse.ArgumentParser, help: str, *, default: str | None = None) -> None:
     """The option --out: where results go."""
     shown = "" if default is None else " (default %(default)s)"
-    parser.add_argument("-o", "--out", metavar=metavar, default=default, help=f"{help}{shown}")
+    parser.add_argument("-o", "--out", metavar="FOLDER", default=default, help=f"{help}{shown}")
 
 
 def add_fields(
@@ -217,19 +222,13 @@ def fields_given(options: argparse.Namespace, config: type[Config], names: Colle
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """The option --threads; one is enough for small networks, and leaves a result that is the same anywhere."""
-    parser.add_argument(
-        "--threads",
-        type=to_integer,
-        metavar="N",
-        default=THREADS,
-        help="intra-op threads of torch (default %(default)s)",
-    )
+    add_integer(parser, "--threads", "intra-op threads of torch (default %(default)s)", THREADS)
 
 
 def add_address(parser: argparse.ArgumentParser, port: int) -> None:
     """Options of a server: where it listens, and whether it opens a browser."""
     parser.add_argument("--ip", default="127.0.0.1", help="address to listen on (default %(default)s)")
-    parser.add_argument("--port", type=to_integer, metavar="N", default=port, help="default %(default)s")
+    add_integer(parser, "--port", "default %(default)s", port)
     parser.add_argument("--no-browser", action="store_true", help="print the address and open nothing")
 
 

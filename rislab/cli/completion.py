@@ -56,12 +56,10 @@ def _cases(options: dict[str, list[argparse.Action]], commands: dict[str, str]) 
         flags = " ".join(flag for action in actions for flag in action.option_strings)
         lines.append(f'    "{name}:") choices="{flags}" ;;')
         for action in actions:
-            if values := _values(action):
+            if action.nargs != 0:
                 pattern = "|".join(f'"{name}:{flag}"' for flag in action.option_strings)
-                lines.append(f'    {pattern}) choices="{" ".join(values)}" ;;')
-            elif action.nargs != 0:
-                pattern = "|".join(f'"{name}:{flag}"' for flag in action.option_strings)
-                lines.append(f"    {pattern}) files=1 ;;")
+                values = _values(action)
+                lines.append(f"    {pattern}) " + (f'choices="{" ".join(values)}" ;;' if values else "files=1 ;;"))
     return "\n".join(lines)
 
 

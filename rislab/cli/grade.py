@@ -30,7 +30,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seconds", type=common.to_number, metavar="X", help="of the processor for a function, with --run (default 10)"
     )
-    parser.add_argument("--quiz-seed", type=common.to_integer, metavar="N", help="of the quiz (default 1)")
+    common.add_integer(parser, "--quiz-seed", "of the quiz (default 1)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -34,9 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     common.add_run(parser, None, "of the copies, in which work goes on (default work, classroom or teacher)")
     common.add_address(parser, 8888)
     parser.add_argument("--prepare", action="store_true", help="make the copies, and start nothing")
-    parser.add_argument(
-        "--quiz-seed", type=common.to_integer, metavar="N", help="of the quiz in the copies (default 1)"
-    )
+    common.add_integer(parser, "--quiz-seed", "of the quiz in the copies (default 1)")
 
 
 def run(options: argparse.Namespace) -> int:

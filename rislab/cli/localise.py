@@ -57,9 +57,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sources", type=common.to_integer, nargs="+", metavar="K", help="numbers of sources; those of the preset"
     )
-    parser.add_argument(
-        "--scenes", type=common.to_integer, default=100, metavar="N", help="scenes in each cell (default %(default)s)"
-    )
+    common.add_integer(parser, "--scenes", "scenes in each cell (default %(default)s)", 100)
     names = "; ".join(ESTIMATOR_NAMES)
     parser.add_argument("--estimators", nargs="+", metavar="NAME", help=f"any of: {names}; all")
     common.add_run(parser, None, "of a trained network: adds its covariance")
@@ -77,12 +75,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         parser, LearningConfig, ("preset", "device"), others="fields",
         help="set preset, device or a field of the scenes, such as rician_factor",
     )  # fmt: skip
-    parser.add_argument(
-        "--seed",
-        type=common.to_integer,
-        metavar="N",
-        help="of the scenes; 2024 with weights, which no training has, else 0",
-    )
+    common.add_integer(parser, "--seed", "of the scenes; 2024 with weights, which no training has, else 0")
     common.add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -121,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
         say(hidden)
     tables: dict[str, list[dict[str, Any]]] = {"scores": [], "covariances": [], "counting": []}
     for shift, changes in (benchmark.SHIFTS if options.shifts else {"": {}}).items():
-        area = SceneConfig.from_dict({**config.to_dict(), **changes})
+        area = config.changed(**changes)
         say(f"\n{shift}" if shift else "")
         if model is not None:
             say("NMSE of covariances, mean over scenes\n" + covariance_header(benchmark.COVARIANCES))

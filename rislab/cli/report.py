@@ -34,9 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     common.add_notebook_parameters(parser)
     common.add_out(parser, "of the report", default="reports/out")
     parser.add_argument("--all", action="store_true", help="run every named set and write the gallery, index.html")
-    parser.add_argument(
-        "--workers", type=common.to_integer, metavar="N", help="with --all: processes (default: one a core)"
-    )
+    common.add_integer(parser, "--workers", "with --all: processes (default: one a core)")
     parser.add_argument("--list", action="store_true", help="list the notebooks with their parameters, and the sets")
 
 

@@ -27,13 +27,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", nargs="+", required=True, metavar="NAME=A,B", help="accumulation_steps=1,2,4 …")
     common.add_notebook_parameters(parser)
     common.add_out(parser, "of the reports and the page (default reports/out/sweep-NAME)")
-    parser.add_argument(
-        "--figure",
-        type=common.to_integer,
-        metavar="N",
-        help="which of each report is compared (default: that of the set, or 1)",
-    )
-    parser.add_argument("--workers", type=common.to_integer, metavar="N", help="processes (default: one a core)")
+    common.add_integer(parser, "--figure", "which of each report is compared (default: that of the set, or 1)")
+    common.add_integer(parser, "--workers", "processes (default: one a core)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -32,15 +32,14 @@ def width() -> int:
     return max(20, min(WIDEST, shutil.get_terminal_size((WIDEST, 24)).columns))
 
 
-def has_colours(stream: TextIO | None = None) -> bool:
-    """Whether a stream, the standard output if None, is a terminal that shows colours.
+def has_colours() -> bool:
+    """Whether the standard output is a terminal that shows colours.
 
     NO_COLOR and FORCE_COLOR decide if they are set.
     """
     if os.environ.get("NO_COLOR"):
         return False
-    stream = stream or sys.stdout
-    terminal = not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
+    terminal = not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     return bool(os.environ.get("FORCE_COLOR")) or terminal
 
 

@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     line = constant_baseline(validation)
     rank, world = distributed.rank_and_world_size()
     # The first process speaks for all.
-    say = (lambda *lines: None) if options.json or rank else (lambda *lines: print(*lines, flush=True))
+    say = common.printer(options.json or rank > 0)
     phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.phase_starts())
     say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
     say(f"best constant on the {len(validation)} scenes of the validation: NMSE {line:.4f}")

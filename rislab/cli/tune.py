@@ -9,7 +9,7 @@ import os
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rislab.cli import common
 from rislab.errors import InputError
@@ -52,7 +52,6 @@ def add(parser: argparse.ArgumentParser) -> None:
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
         "it joins. Exit code 1 if the best has no better mean than the default when both are trained again."
     )
-    integer = common.to_integer
     parser.add_argument("--search", nargs="+", default=[], metavar="NAME=…", help="lr=1e-4:1e-2:log micro_batch=8,16")
     parser.add_argument("--space", metavar="FILE", help="YAML file with the dimensions, instead of --search")
     common.add_fields(parser, TuningConfig, SEARCH, optional=True)
@@ -68,11 +67,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--study", metavar="NAME", default="tuning", help="its name in the storage (default %(default)s)"
     )
-    parser.add_argument("--workers", type=integer, metavar="N", help="processes of one thread (default: one a core)")
+    common.add_integer(parser, "--workers", "processes of one thread (default: one a core)")
     parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
     parser.add_argument(
         "--confirm",
-        type=integer,
+        type=common.to_integer,
         default=5,
         metavar="SEEDS",
         help="with which the top trials, then best and default, run again",
@@ -163,14 +162,11 @@ def _news(before: SearchProgress | None, now: SearchProgress, config: TuningConf
 def _saved(now: SearchProgress, config: TuningConfig) -> str:
     """Epochs that pruning spared, counted from the records."""
     ended = [trial for trial in now.trials if trial.state in ("complete", "pruned")]
-    trained, full = sum(trial.epochs for trial in ended), sum(_full_length(trial.values, config) for trial in ended)
+    trained = sum(trial.epochs for trial in ended)
+    full = sum(int(trial.values.get("epochs", config.base.epochs)) for trial in ended)
     states = [trial.state for trial in now.trials]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed"))
     return f"{counts}; {trained} of {full} epochs trained, {1 - trained / full:.0%} spared; {_span(now.seconds)}"
-
-
-def _full_length(values: dict[str, Any], config: TuningConfig) -> int:
-    return int(values.get("epochs", config.base.epochs))
 
 
 def _span(seconds: float) -> str:
