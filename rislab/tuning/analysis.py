@@ -57,8 +57,7 @@ def top_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:
 def best_rerun(top: Sequence[Trial], runoff: Sequence[Rerun], config: TuningConfig) -> Trial:
     """The trial with the best mean over the run-off; the scores that chose the top trials do not count."""
     means = mean_scores(runoff, config.objective)
-    sign = -1 if config.higher_is_better else 1
-    return min(top, key=lambda trial: sign * means[f"trial {trial.number}"][0])
+    return min(top, key=lambda trial: config.cost(means[f"trial {trial.number}"][0]))
 
 
 def mean_scores(reruns: Sequence[Rerun], objective: str) -> dict[str, tuple[float, float]]:
@@ -75,8 +74,7 @@ def mean_scores(reruns: Sequence[Rerun], objective: str) -> dict[str, tuple[floa
 def beats_default(reruns: Sequence[Rerun], config: TuningConfig) -> bool:
     """Whether the mean of "best" is better than that of "default"."""
     means = mean_scores(reruns, config.objective)
-    sign = 1 if config.higher_is_better else -1
-    return sign * means["best"][0] > sign * means["default"][0]
+    return config.cost(means["best"][0]) < config.cost(means["default"][0])
 
 
 def verdict(reruns: Sequence[Rerun], config: TuningConfig) -> str:
@@ -101,10 +99,9 @@ def chance_of_gain(reruns: Sequence[Rerun], config: TuningConfig) -> float:
 
     All sign flips of up to 12 seeds are counted; of more, SHUFFLES drawn ones. n seeds give 1/2ⁿ at best.
     """
-    scores = {(one.name, one.seed): float(getattr(one, config.objective)) for one in reruns}
-    sign = 1 if config.higher_is_better else -1
-    seeds = [seed for name, seed in scores if name == "best" and ("default", seed) in scores]
-    gains = sign * np.array([scores["best", seed] - scores["default", seed] for seed in seeds])
+    costs = {(one.name, one.seed): config.cost(getattr(one, config.objective)) for one in reruns}
+    seeds = [seed for name, seed in costs if name == "best" and ("default", seed) in costs]
+    gains = np.array([costs["default", seed] - costs["best", seed] for seed in seeds])
     if len(gains) <= 12:
         flips = np.array([*itertools.product((1.0, -1.0), repeat=len(gains))])
     else:
@@ -151,8 +148,7 @@ def effects(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Effect]:
     ranked = [trial for trial in trials if trial.state in ("complete", "pruned") and trial.scores]
     if len(ranked) < FEWEST:
         return {}
-    sign = -1 if config.higher_is_better else 1
-    order = sorted(ranked, key=lambda trial: (-trial.epochs, sign * trial.last_score))
+    order = sorted(ranked, key=lambda trial: (-trial.epochs, config.cost(trial.last_score)))
     ranks = np.arange(len(order), dtype=np.float64)
     random = np.random.default_rng(0)
     result = {}

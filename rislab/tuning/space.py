@@ -45,10 +45,6 @@ class Range:
         """Whether a value lies within."""
         return self.low <= value <= self.high
 
-    def plain(self) -> dict[str, Any]:
-        """As it stands in a file."""
-        return dataclasses.asdict(self)
-
     def place(self, value: float) -> float:
         """Where a value lies, 0 at the low end and 1 at the high one."""
         low, high, at = (math.log(one) if self.log else one for one in (self.low, self.high, value))
@@ -73,10 +69,6 @@ class Choice:
     def holds(self, value: Any) -> bool:
         """Whether a value is among them."""
         return value in self.values
-
-    def plain(self) -> list[Any]:
-        """As it stands in a file."""
-        return list(self.values)
 
 
 Dimension = Range | Choice
@@ -132,7 +124,7 @@ def space_from_dict(content: Mapping[str, Any]) -> dict[str, Dimension]:
 
 def space_to_dict(space: Space) -> dict[str, Any]:
     """Plain mapping that space_from_dict() and YAML take back."""
-    return {name: plain(dimension.plain()) for name, dimension in space.items()}
+    return {name: plain(one.values if isinstance(one, Choice) else vars(one)) for name, one in space.items()}
 
 
 def check_space(space: Space, base: LearningConfig | None = None) -> dict[str, Dimension]:
@@ -171,17 +163,13 @@ def _dimension(name: str, content: Any) -> Dimension:
         return Range(kind(low), kind(high), log, integer)
     if not isinstance(content, list | tuple) or len(content) < 2:
         raise InputError(f"{name} is {content!r}; allowed: at least two values to choose from, or a range")
-    values = [float(value) if _is_integer(value) and KINDS[name] is float else value for value in content]
+    values = [float(value) if type(value) is int and KINDS[name] is float else value for value in content]
     for value in values:
         if type(value) is not KINDS[name]:
             raise InputError(f"{name} holds {value!r}; allowed: {KINDS[name].__name__}")
         if values.count(value) > 1:
             raise InputError(f"{name} holds {value!r} twice; allowed: once")
     return Choice(tuple(values))
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _value(text: str) -> Any:

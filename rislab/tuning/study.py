@@ -199,8 +199,7 @@ def read_trials(study: optuna.Study) -> list[Trial]:
 def best_trial(trials: Sequence[Trial], config: TuningConfig) -> Trial | None:
     """The complete trial with the best score; the earliest of equals."""
     complete = [trial for trial in trials if trial.score is not None]
-    sign = -1 if config.higher_is_better else 1
-    return min(complete, key=lambda trial: (sign * (trial.score or 0.0), trial.number), default=None)
+    return min(complete, key=lambda trial: (config.cost(trial.score or 0.0), trial.number), default=None)
 
 
 def write_best(folder: Path, config: TuningConfig, best: Trial) -> Path:

@@ -73,6 +73,10 @@ class TuningConfig(Config):
         """Of the objective."""
         return OBJECTIVES[self.objective][0]
 
+    def cost(self, score: float) -> float:
+        """A score as what is to be made small, whichever way the objective counts."""
+        return -score if self.higher_is_better else score
+
     def trial_config(self, number: int, values: dict[str, Any]) -> LearningConfig:
         """The training of a trial: the base with these values and a seed of its own."""
         return dataclasses.replace(self.base, **values, seed=self.seed_of(number))
