@@ -200,16 +200,9 @@ def identity_baseline(batch: SceneBatch) -> float:
     return float((1 - batch.config.elements / energy).mean())
 
 
-def constant_baseline(batch: SceneBatch, fitted_on: SceneBatch | None = None) -> float:
-    """Mean NMSE of the best constant prediction: the mean of the covariances weighted by 1/‖R‖².
-
-    Args:
-        batch: scenes that the constant is compared with.
-        fitted_on: scenes that the constant is fitted on; `batch` itself by default.
-    """
-    fitted = fitted_on or batch
-    source = fitted.covariance()
-    weight = 1 / frobenius_squared(source)
-    constant = (weight[:, None, None] * source).sum(0) / weight.sum()
+def constant_baseline(batch: SceneBatch) -> float:
+    """Mean NMSE of the best constant prediction: the mean of the covariances weighted by 1/‖R‖²."""
     truth = batch.covariance()
+    weight = 1 / frobenius_squared(truth)
+    constant = (weight[:, None, None] * truth).sum(0) / weight.sum()
     return float((frobenius_squared(constant - truth) / frobenius_squared(truth)).mean())

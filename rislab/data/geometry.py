@@ -137,14 +137,10 @@ def path_and_gradient(
 
     With u = e·t for the unit vector t towards the source and q = ‖p − e‖/r, the exact ones are −u_φ/q, −u_θ/q and
     (|e|² + u (|e|²c − 2u)/(q + 1)) / ((q + 1) q), which has its limit (|e|² − u²)/2 at c = 0; those of the expansions
-    otherwise. A plane wave does not depend on the range.
+    otherwise. A plane wave does not depend on the range. The other arguments are those of path_difference().
 
     Args:
-        elements: see path_difference().
-        azimuth: see path_difference().
-        elevation: see path_difference().
         inverse_range: c, [...], 1/m, ≥ 0.
-        wavefront: see path_difference().
 
     Returns:
         [..., N] in metres, and [..., 3, N] in m/rad, m/rad and m².

@@ -223,11 +223,6 @@ def _package(*faults: Fault) -> Iterator[tuple[types.ModuleType, list[warnings.W
             yield package, messages
 
 
-def _both(fault: Fault) -> tuple[tuple[Fault, ...], ...]:
-    """Faults of the correct and of the faulty package."""
-    return (), (fault,)
-
-
 def attribute_run(fault: Fault | None, setting: Mapping[str, Any]) -> tuple[GradientAttribution, tuple[str, ...]]:
     """Train the faulty loop, or the correct one if None: what arrived at its optimiser, and what Python warned of."""
     with _package(*([fault] if fault else [])) as (package, messages):
@@ -262,7 +257,7 @@ def compare_symptoms(fault: Fault, count: int | None = None) -> list[QuantityCom
         count: measure the first symptoms only; None measures all.
     """
     symptoms, columns = fault.symptoms[:count], []
-    for faults in _both(fault):
+    for faults in ((), (fault,)):  # of the correct and of the faulty package
         with _package(*faults) as (package, _):
             columns.append([*map(symptom_reader(package), symptoms)])
     return [
@@ -276,7 +271,7 @@ def compare_symptoms(fault: Fault, count: int | None = None) -> list[QuantityCom
 def compare_checks(fault: Fault) -> list[CheckPair]:
     """The conventions, and the fault's own checks of the ladder, on the correct package and on the faulty one."""
     columns = []
-    for faults in _both(fault):
+    for faults in ((), (fault,)):  # of the correct and of the faulty package
         with _package(*faults) as (package, _):
             results = [("conventions", check) for check in package.sanity.conventions.check_conventions().checks]
             if fault.checks:

@@ -118,14 +118,7 @@ def lessons() -> Lessons:
         for name, fields in content["exercises"].items()
     }
     predictions = {
-        name: Prediction(
-            name=name,
-            notebook=fields["notebook"],
-            question=fields["question"],
-            choices=tuple(fields["choices"]),
-            right=fields["right"],
-            because=fields["because"],
-        )
+        name: Prediction(name=name, **{**fields, "choices": tuple(fields["choices"])})
         for name, fields in content["predictions"].items()
     }
     preparations = {name: Preparation(**fields) for name, fields in content["notebooks"].items()}

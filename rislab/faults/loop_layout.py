@@ -43,13 +43,13 @@ def statement_places(source: str) -> list[StatementPlace]:
     tree = ast.parse(source)
     fit = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "fit")
     loop = next(
-        node for node in ast.walk(fit) if isinstance(node, ast.For) and _text(node.iter).endswith("micro_batches")
+        node for node in ast.walk(fit) if isinstance(node, ast.For) and ast.unparse(node.iter).endswith("micro_batches")
     )
     places = [StatementPlace("for", loop.lineno, loop.col_offset, False, "")]
     for name in STATEMENTS:
         node, parents = next(_calls(fit, name, []))
         inner = parents[parents.index(loop) :] if loop in parents else parents
-        tests = [_text(one.test) for one in inner if isinstance(one, ast.If)]
+        tests = [ast.unparse(one.test) for one in inner if isinstance(one, ast.If)]
         places.append(StatementPlace(name, node.lineno, node.col_offset, loop in parents, tests[-1] if tests else ""))
     return places
 
@@ -58,11 +58,7 @@ def _calls(node: ast.AST, name: str, parents: list[ast.AST]) -> Iterator[tuple[a
     """Simple statements that call something of this name, with all nodes that they stand in."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Expr | ast.Assign) and any(
-            isinstance(part, ast.Call) and _text(part.func).endswith(name) for part in ast.walk(child)
+            isinstance(part, ast.Call) and ast.unparse(part.func).endswith(name) for part in ast.walk(child)
         ):
             yield child, parents
         yield from _calls(child, name, [*parents, child])
-
-
-def _text(node: ast.AST) -> str:
-    return ast.unparse(node)

@@ -35,7 +35,6 @@ from rislab.training.loop import evaluate, windows
 from rislab.training.records import Counters, EpochRecord, Record, epoch_records, step_records
 
 VALIDATION = 16
-CURRICULA = ("no-curriculum", "three-phase")
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,6 @@ class StoryConfig(Config):
 
     def overfit(self, accumulation_steps: int, curriculum: str = "no-curriculum") -> OverfitConfig:
         """Scenes, network and loop of a replay."""
-        check_choice("curriculum", curriculum, CURRICULA)
         return OverfitConfig(
             scenes=self.scenes,
             micro_batch=self.scenes // self.batches,

@@ -271,14 +271,8 @@ class UnrolledNet(CovarianceNet):
 class UnrolledResidualNet(UnrolledNet):
     """UnrolledNet whose last columns have the factor of a memoriser added, times a small constant.
 
-    The memoriser contributes little on fresh scenes, and all that is needed to learn a set by heart.
-
-    Args:
-        backbone: see CovarianceNet.
-        head: see CovarianceNet.
-        maps: see CovarianceNet.
-        pursuit: see UnrolledNet.
-        power_head: see UnrolledNet.
+    The memoriser contributes little on fresh scenes, and all that is needed to learn a set by heart. The modules are
+    those of CovarianceNet and UnrolledNet.
     """
 
     # Small, since on fresh scenes the memoriser has to learn to contribute nothing.

@@ -49,14 +49,10 @@ def train(
 
     Stopped anywhere (generator closed, interrupt, kill -9) and started again with the same arguments, it ends with
     the weights and records of a run that was never stopped, bit by bit, in fp32 on one thread. Steps taken after the
-    last checkpoint are taken again.
+    last checkpoint are taken again. Arguments without a word here are those of fit().
 
     Args:
         folder: of the run; made if it does not exist.
-        model: see fit().
-        data: see fit().
-        config: see fit().
-        validation: see fit().
         checkpoint_seconds: write a checkpoint when the last one is this old, at every step if 0; and always on
             leaving at a step boundary.
         observe: makes the context in which the loop runs, in the thread that runs it, from the state at its beginning.
@@ -96,20 +92,11 @@ def run_with_checkpoints(
 ) -> Generator[Record]:
     """train() for any stream of records that advances a TrainState in place.
 
+    Arguments without a word here are those of train() and of TrainState.begin().
+
     Args:
-        folder: of the run.
-        model: see TrainState.begin().
-        samples: see TrainState.begin().
-        config: see TrainState.begin().
         config_yaml: content of config.yaml; of a run that goes on, it must be what the file holds.
         make_stream: takes the state to go on from and returns the records from there.
-        checkpoint_seconds: see train().
-
-    Yields:
-        Records from where the run goes on.
-
-    Raises:
-        InputError: see train().
     """
     check_number("checkpoint_seconds", checkpoint_seconds, 0.0)
     folder = Path(folder)
