@@ -191,15 +191,8 @@ def covariance_errors(
     """NMSE of the covariance that a network predicts, beside baselines.
 
     The baselines are the zero matrix, the identity, the best constant (fitted on the same scenes), the sample
-    covariance, and the sparse fit with its own powers, which gets the number of sources; the network does not.
-
-    Args:
-        model: see Predictor.
-        config: of the scenes; SNR and number of sources are replaced cell by cell.
-        snr_db: see compare().
-        sources: see compare().
-        scenes: see compare().
-        seed: see compare().
+    covariance, and the sparse fit with its own powers, which gets the number of sources; the network does not. Cells
+    and scenes are those of compare().
 
     Yields:
         CovarianceError of each cell, with the names COVARIANCES.
@@ -253,15 +246,7 @@ def order_accuracy(
     scenes: int,
     seed: int = 0,
 ) -> Iterator[OrderAccuracy]:
-    """How often the learned covariance and model_order() have the number of sources right.
-
-    Args:
-        model: see Predictor.
-        config: of the scenes; SNR and number of sources are replaced cell by cell.
-        snr_db: see compare().
-        sources: see compare().
-        scenes: see compare().
-        seed: see compare().
+    """How often the learned covariance and model_order() have the number of sources right, in the cells of compare().
 
     Yields:
         OrderAccuracy of each cell.
@@ -276,7 +261,7 @@ def _cells(
 ) -> Iterator[tuple[float, int, SceneBatch]]:
     """The cells of a table, each with its scenes; bad configurations are refused before the first."""
     cells = [(snr, count) for snr in snr_db for count in sources]
-    configs = [SceneConfig.from_dict({**config.to_dict(), "snr_db": snr, "sources": count}) for snr, count in cells]
+    configs = [config.changed(snr_db=snr, sources=count) for snr, count in cells]
     for (snr, count), cell in zip(cells, configs, strict=True):
         yield snr, count, simulate(cell, scenes, seed=seed, split="test", device=device)
 

@@ -196,7 +196,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
         raise InputError("kind is 'deterministic' with one antenna; allowed: 'stochastic', or symbols='constant'")
     _check_estimate(batch, estimate)
     low, high = bounds_box(batch)
-    points = torch.where(estimate.active.unsqueeze(-1), points_of(estimate).to(low), (low + high) / 2).clamp(low, high)
+    points = starting_points(batch, estimate)
     if kind == "stochastic":
         return fisher_scoring(batch, initial_parameters(batch, points, estimate.active), steps)[0].estimate()
     slots = points.shape[1]
@@ -377,6 +377,12 @@ def _one_code(batch: Measured) -> bool:
 def points_of(estimate: Estimate) -> Tensor:
     """Places of an estimate in the coordinates of Parameters.points, [B,K,3]."""
     return torch.stack([estimate.azimuth, estimate.elevation, 1 / estimate.range], dim=-1)
+
+
+def starting_points(batch: Measured, estimate: Estimate) -> Tensor:
+    """points_of() within bounds_box(), in the precision of the batch; inactive slots are in its middle."""
+    low, high = bounds_box(batch)
+    return torch.where(estimate.active.unsqueeze(-1), points_of(estimate).to(low), (low + high) / 2).clamp(low, high)
 
 
 def _check_estimate(batch: Measured, estimate: Estimate) -> None:

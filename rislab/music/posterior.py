@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
@@ -29,7 +28,7 @@ from rislab.data.geometry import direction
 from rislab.data.measurement import Measured, check_measured
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate, check_estimate
-from rislab.music.likelihood import bounds_box, initial_parameters, points_of, stacked_fields, stacked_snapshots
+from rislab.music.likelihood import initial_parameters, stacked_fields, stacked_snapshots, starting_points
 from rislab.music.metrics import TOLERANCES
 from rislab.music.proposals import Bank, Prior, Proposals, Scales
 
@@ -79,17 +78,8 @@ class Posterior:
         """Probability that each place of expected_hits() is a hit, [B,K], real; a little high, as a maximum of sums."""
         return self._windows(tolerances)[1]
 
-    @cached_property
-    def _windows_by_tolerances(self) -> dict[tuple[float, float, float], tuple[Tensor, Tensor]]:
-        return {}
-
     def _windows(self, tolerances: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
-        """Places of expected_hits() and their probabilities, computed once."""
-        if tolerances not in self._windows_by_tolerances:
-            self._windows_by_tolerances[tolerances] = self._best_windows(tolerances)
-        return self._windows_by_tolerances[tolerances]
-
-    def _best_windows(self, tolerances: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+        """Places of expected_hits() and their probabilities."""
         scaled = self.points / torch.tensor(tolerances).to(self.points)
         likely = self.weights.topk(min(TRIES, self.weights.shape[-1]), dim=-1).indices
         centres = scaled.gather(2, likely.unsqueeze(-1).expand(-1, -1, -1, 3))
@@ -174,8 +164,7 @@ def sample_posterior(
     check_number("sweeps", sweeps, BURN_IN + 1, 10**6, integer=True)
     check_estimate(estimate, len(batch))
     prior, generator = Prior.of(batch, powers), Generator().manual_seed(seed)
-    low, high = bounds_box(batch)
-    points = torch.where(estimate.active.unsqueeze(-1), points_of(estimate).to(low), (low + high) / 2).clamp(low, high)
+    points = starting_points(batch, estimate)
     parts = []
     for first in range(0, len(batch), CHUNK):
         rows = slice(first, first + CHUNK)

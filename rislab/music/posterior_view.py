@@ -44,15 +44,14 @@ def density_cut(posterior: Posterior, source: int, ranges: Tensor) -> Tensor:
     return smooth + FLOOR * smooth.max()
 
 
-def drawn_directions(posterior: Posterior, count: int, *, seed: int = 0) -> Tensor:
+def drawn_directions(posterior: Posterior, count: int) -> Tensor:
     """Directions of each source drawn from its candidates, [K × count, 2], radians.
 
     Args:
         posterior: of one scene.
         count: of each source, ≥ 1.
-        seed: of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     active = posterior.active[0]
     which = torch.multinomial(posterior.weights[0][active].double(), count, replacement=True, generator=generator)
     points = posterior.points[0][active].gather(1, which.unsqueeze(-1).expand(-1, -1, 3))

@@ -78,13 +78,12 @@ class Residual:
         return f"the model {how_far}: {left}; without a noise power nobody can say how much of that is noise"
 
 
-def residual(measurement: Measurement, estimate: Estimate, *, seed: int = 0) -> Residual:
+def residual(measurement: Measurement, estimate: Estimate) -> Residual:
     """What the sources of an estimate leave of one measurement, with the waveforms that fit best.
 
     Args:
         measurement: one.
         estimate: [1,K]; of its sources.
-        seed: of the noise that is fitted for comparison.
     """
     sources = int(estimate.active.sum())
     energy = float(frobenius_squared(measurement.snapshots))
@@ -95,7 +94,7 @@ def residual(measurement: Measurement, estimate: Estimate, *, seed: int = 0) -> 
         waveforms = 1 if measurement.config.symbols == "constant" else measurement.config.snapshots
         free = left.numel() - sources * waveforms
         over_noise = remaining / (float(measurement.noise_power[0]) * free) if free > 0 else math.nan
-    noise = list(_noise_like(measurement, seed))
+    noise = list(_noise_like(measurement))
     chance = _mean_share(noise, max(sources, 1))
     if sources < most_sources(measurement) and remaining > 0:
         further = 1 - float(rss(measurement, sparse(measurement, sources + 1))) / remaining
@@ -103,9 +102,9 @@ def residual(measurement: Measurement, estimate: Estimate, *, seed: int = 0) -> 
     return Residual(remaining / energy, chance, over_noise, further, further_chance, fitted, left)
 
 
-def _noise_like(measurement: Measurement, seed: int) -> Iterator[Measurement]:
+def _noise_like(measurement: Measurement) -> Iterator[Measurement]:
     """The measurement with noise in place of its snapshots."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     snapshots = measurement.snapshots
     for _ in range(DRAWS):
         noise = torch.randn(snapshots.shape, generator=generator, dtype=torch.complex128)

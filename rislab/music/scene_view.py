@@ -98,8 +98,8 @@ class SceneSettings(Config):
 
     def config(self) -> SceneConfig:
         """Configuration of the scenes that this scene is one of."""
-        shared = (self.snr_db, self.snapshots, self.wavefront, self.symbols, self.codes)
-        return _config(self.preset, len(self.places), *shared)
+        shared = {name: getattr(self, name) for name in ("snr_db", "snapshots", "wavefront", "symbols", "codes")}
+        return _config(self.preset, sources=len(self.places), **shared)
 
     def scene(self) -> SceneBatch:
         """The scene; channel, phase profiles, symbols and noise depend on the seed alone."""
@@ -322,12 +322,9 @@ def place_apart(settings: SceneSettings, degrees: float) -> SceneSettings:
 
 
 @lru_cache(maxsize=64)
-def _config(
-    preset: str, sources: int, snr_db: float, snapshots: int, wavefront: str, symbols: str, codes: str
-) -> SceneConfig:
+def _config(preset: str, **fields: Any) -> SceneConfig:
     """Checked once, not at every move of a source."""
-    fields = {"snr_db": snr_db, "snapshots": snapshots, "wavefront": wavefront, "symbols": symbols, "codes": codes}
-    return SceneConfig.preset(preset, sources=sources, **fields)
+    return SceneConfig.preset(preset, **fields)
 
 
 def in_degrees(interval: tuple[float, float]) -> tuple[float, float]:
