@@ -33,7 +33,7 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
                 f"{one.allowed:.3f}<br>{one.milliseconds:.2f} ms a scene, {one.scenes} scenes"
                 for one in mine
             ]
-            figure.add_trace(_curve(style, mine, [one.recall for one in mine], hover, column), row=1, col=column)
+            figure.add_trace(_curve(style, mine, [one.recall for one in mine], hover), row=1, col=column)
     for column, count in enumerate(counts, start=1):
         allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
         figure.add_scatter(
@@ -61,7 +61,7 @@ def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
                 for one in mine
             ]
             values = [one.nmse[style.name] for one in mine]
-            figure.add_trace(_curve(style, mine, values, hover, column), row=1, col=column)
+            figure.add_trace(_curve(style, mine, values, hover), row=1, col=column)
     known = [math.log10(value) for one in errors for value in one.nmse.values() if value > 0]
     span = (min(known, default=-1.0) - 0.1, max(known, default=0.0) + 0.1)
     figure.update_yaxes(type="log", range=span, **log_ticks(*span), row=1)
@@ -100,7 +100,6 @@ def _curve(
     cells: Sequence[Score | CovarianceError],
     values: Sequence[float],
     hover: Sequence[str],
-    column: int,
 ) -> go.Scatter:
     """A curve over SNR."""
     return go.Scatter(

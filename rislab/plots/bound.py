@@ -6,16 +6,20 @@ The true position is a ring, estimates are dots, and grey is what the bound allo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import plotly.graph_objects as go
+import torch
 from plotly.subplots import make_subplots
+from torch import Tensor
 
 from rislab.data.geometry import position, position_jacobian
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError
 from rislab.music.crb import Bound
 from rislab.music.metrics import Matching
+from rislab.music.scene_view import SceneAnalysis
 from rislab.plots.spectra import check_single_scene
 from rislab.plots.style import GREY, LEGEND_BELOW, VIOLET, Array, TraceStyle, template, trace_styles
 
@@ -166,6 +170,21 @@ def error_ellipse(spread: Array, middle: Array) -> Array:
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
     outline: Array = middle + REACH * (circle * np.sqrt(values.clip(min=0))) @ vectors.T
     return outline
+
+
+def direction_outlines(analysis: SceneAnalysis, turn: Tensor) -> Iterator[Tensor]:
+    """Outline [T,2] of the ellipse of the bound around each source, degrees, at some angles; none where it is infinite.
+
+    Args:
+        analysis: of one scene.
+        turn: [T], radians.
+    """
+    circle = REACH * torch.stack([torch.cos(turn), torch.sin(turn)])
+    for slot, (azimuth, elevation, _) in enumerate(analysis.settings.places):
+        block = analysis.bound.blocks[0, slot, :2, :2]
+        if bool(torch.isfinite(block).all()):
+            outline = torch.rad2deg(torch.linalg.cholesky(block) @ circle)
+            yield outline.T + torch.tensor([azimuth, elevation], dtype=outline.dtype)
 
 
 def _inside(errors: Array, spread: Array) -> str:

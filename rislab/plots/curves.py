@@ -77,7 +77,6 @@ def loss_and_median(
     detail: NDArray[Any] | None = None,
     points: int = POINTS,
     medians: int = POINTS,
-    dash: str = "solid",
 ) -> list[dict[str, Any]]:
     """The loss of each window, thin, and its running median, thick.
 
@@ -87,7 +86,6 @@ def loss_and_median(
         steps: [n].
         losses: [n].
         medians: largest number of places at which the median is taken.
-        dash: of the thin line.
     """
     # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
     width = min(129, (1 << max(1, len(losses) // 20).bit_length()) + 1)
@@ -96,7 +94,7 @@ def loss_and_median(
     smooth, about = running_median(losses, width, at), None if detail is None else detail[at]
     return [
         # Not paler than 3:1, so a hair line.
-        curve(style, name, steps, losses, detail=detail, points=points, dash=dash, width=0.75),
+        curve(style, name, steps, losses, detail=detail, points=points, dash="solid", width=0.75),
         curve(style, f"median of last {width}", np.asarray(steps)[at], smooth, detail=about, width=3),
     ]
 

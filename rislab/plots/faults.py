@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from rislab.faults.comparison import FaultReport, OptimiserRun, QuantityComparison
+from rislab.faults.comparison import FaultReport, OptimiserRun
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots.gradient_attribution import draw_grid, explain_grids, grid_titles, loop_styles
@@ -67,10 +67,10 @@ def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = N
     for column, run in enumerate(runs.values(), start=1):
         top = _Axis("loss" if column == 1 else "", True, {"row": 1, "col": column})
         below = _Axis("NMSE" if column == 1 else "", True, {"row": 2, "col": column})
-        pairs = [*zip(loop_styles(names), (run.correct, run.faulty), strict=True)]
+        pairs = _pairs(run, names)
         _chart(figure, top, [series for style, loop in pairs for series in _reported_and_true(style, loop)])
         _chart(figure, below, [series for style, loop in pairs for series in _evaluations(style, loop)])
-        _epoch_lines(figure, run.correct, rows=(1, 2), column=column)
+        _epoch_lines(figure, run.correct, (top.place, below.place))
     _explain(figure, names)
     return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
 
@@ -83,10 +83,7 @@ def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         names: of the correct and of the faulty loop in the legend.
     """
     figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
-    _signals(figure, run, loop_styles(names), [{"row": row, "col": column} for row in (1, 2) for column in (1, 2, 3)])
-    for row in (1, 2):
-        for column in (1, 2, 3):
-            _epoch_lines(figure, run.correct, rows=(row,), column=column)
+    _signals(figure, run, names, (1, 2, 3))
     _explain(figure, names)
     return _dressed(figure, "Each window, told and measured", 480)
 
@@ -101,7 +98,7 @@ def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure
         names: of the correct and of the faulty loop in the titles.
     """
     figure = make_subplots(1, 2, subplot_titles=grid_titles(names), horizontal_spacing=0.07)
-    for place, (style, loop) in enumerate(zip(loop_styles(names), (run.correct, run.faulty), strict=True), start=1):
+    for place, (style, loop) in enumerate(_pairs(run, names), start=1):
         draw_grid(figure, loop, style, {"row": 1, "col": place})
     explain_grids(figure)
     height = 170 + 18 * max(len(run.correct.step_records), len(run.faulty.step_records))
@@ -122,33 +119,29 @@ def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
         vertical_spacing=100 / (380 + grid + 200),
         horizontal_spacing=0.06,
     )
-    places = [{"row": row, "col": column} for row in (1, 2) for column in (1, 3, 5)]
-    _signals(figure, run, loop_styles(names), places)
-    for place in places:
-        _epoch_lines(figure, run.correct, rows=(place["row"],), column=place["col"])
+    _signals(figure, run, names, (1, 3, 5))
     _explain(figure, names)
-    for column, (style, loop) in enumerate(zip(loop_styles(names), (run.correct, run.faulty), strict=True)):
+    for column, (style, loop) in enumerate(_pairs(run, names)):
         draw_grid(figure, loop, style, {"row": 3, "col": 1 + 3 * column})
     explain_grids(figure)
     return _dressed(figure, f"What the loop told and what it did, {_written(run.optimiser)}", 380 + grid + 376)
 
 
-def check_table(report: FaultReport, names: tuple[str, str] = NAMES) -> go.Figure:
+def check_table(report: FaultReport) -> go.Figure:
     """Symptoms of the fault and checks, on both packages: values, and whether they hold.
 
     Args:
         report: of a fault that no training shows.
-        names: of the correct package and of the one with the fault.
     """
     labels = [f"{reading.quantity} (symptom)" for reading in report.symptoms]
     labels += [f"{check.name} ({check.suite})" for check in report.checks]
     pairs = [
         (_symptom_cell(symptom, pair.correct), _symptom_cell(symptom, pair.faulty))
-        for symptom, pair in _symptoms(report)
+        for symptom, pair in zip(report.fault.symptoms, report.symptoms, strict=True)
     ]
     pairs += [(_check_cell(check.correct), _check_cell(check.faulty)) for check in report.checks]
     heat = go.Heatmap(
-        x=list(names),
+        x=list(NAMES),
         y=labels,
         z=[[0.0 if cell.holds else 1.0 for cell in pair] for pair in pairs],
         text=[[f"{'✓' if cell.holds else '✗'} {cell.text}" for cell in pair] for pair in pairs],
@@ -163,7 +156,7 @@ def check_table(report: FaultReport, names: tuple[str, str] = NAMES) -> go.Figur
         xgap=2,
         ygap=2,
     )
-    counts = [f"{sum(not pair[place].holds for pair in pairs)} red {names[place]}" for place in (0, 1)]
+    counts = [f"{sum(not pair[place].holds for pair in pairs)} red {NAMES[place]}" for place in (0, 1)]
     title = f"{report.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
     figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})
     return _dressed(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
@@ -176,10 +169,6 @@ class _Cell:
     holds: bool
     text: str
     hover: str
-
-
-def _symptoms(report: FaultReport) -> list[tuple[Symptom, QuantityComparison]]:
-    return [*zip(report.fault.symptoms, report.symptoms, strict=True)]
 
 
 def _symptom_cell(symptom: Symptom, value: float) -> _Cell:
@@ -196,11 +185,11 @@ def _check_cell(check: CheckResult) -> _Cell:
     )
 
 
-def fault_figures(report: FaultReport, names: tuple[str, str] = NAMES) -> list[go.Figure]:
+def fault_figures(report: FaultReport) -> list[go.Figure]:
     """What there is to see of a fault: losses and a sheet of figures for each optimiser, or its checks."""
     if not report.runs:
-        return [check_table(report, names)]
-    return [loss_comparison(report.runs, names), *(overview(run, names) for run in report.runs.values())]
+        return [check_table(report)]
+    return [loss_comparison(report.runs), *map(overview, report.runs.values())]
 
 
 # ------------------------------------------------------------------------------------------------- over the windows
@@ -253,10 +242,15 @@ def _evaluations(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
     return series
 
 
-def _signals(
-    figure: go.Figure, run: OptimiserRun, pair: tuple[TraceStyle, TraceStyle], places: Sequence[dict[str, int]]
-) -> None:
-    both = [*zip(pair, (run.correct, run.faulty), strict=True)]
+def _pairs(run: OptimiserRun, names: tuple[str, str]) -> list[tuple[TraceStyle, GradientAttribution]]:
+    """The correct and the faulty loop, each with its style."""
+    return [*zip(loop_styles(names), (run.correct, run.faulty), strict=True)]
+
+
+def _signals(figure: go.Figure, run: OptimiserRun, names: tuple[str, str], columns: Sequence[int]) -> None:
+    """Six charts in two rows of three columns."""
+    both = _pairs(run, names)
+    places = [{"row": row, "col": column} for row in (1, 2) for column in columns]
 
     def measured(values: Callable[[GradientAttribution], Array]) -> list[_Series]:
         return [_Series(style, style.name, values(loop), _why(loop), _windows(loop)) for style, loop in both]
@@ -270,6 +264,7 @@ def _signals(
     _chart(figure, _Axis("", False, places[4]), measured(lambda loop: loop.head_rate))
     _chart(figure, _Axis("", True, places[5]), measured(lambda loop: loop.relative_update))
     _skips(figure, both, places[3])
+    _epoch_lines(figure, run.correct, places)
 
 
 def _why(loop: GradientAttribution) -> list[str]:
@@ -384,11 +379,10 @@ def _marks(one: _Series, marked: NDArray[np.bool_], foot: float, name: str, symb
     )
 
 
-def _epoch_lines(figure: go.Figure, loop: GradientAttribution, *, rows: Sequence[int], column: int) -> None:
-    for row in rows:
+def _epoch_lines(figure: go.Figure, loop: GradientAttribution, places: Sequence[dict[str, int]]) -> None:
+    for place in places:
         for end in _ends(loop)[:-1] + 0.5:
-            line = {"color": GREY, "width": 1}
-            figure.add_vline(x=end, line=line, opacity=0.3, layer="below", row=row, col=column)
+            figure.add_vline(x=end, line={"color": GREY, "width": 1}, opacity=0.3, layer="below", **place)
 
 
 def _explain(figure: go.Figure, names: tuple[str, str]) -> None:

@@ -11,8 +11,8 @@ import torch
 
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
-from rislab.plots.scene import BAR, STILL, decibels, degrees
-from rislab.plots.spectra import KEYS, marks_on_map
+from rislab.plots.scene import BAR, STILL, decibels, degrees, map_ends
+from rislab.plots.spectra import legend_keys, marks_on_map
 from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, log_ticks_of, map_depth, template
 
 HEIGHT = 444
@@ -20,17 +20,16 @@ STEPS = 12  # snapshots of the figure in a report, each with a map of its own
 ABOVE = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}}
 
 
-def map_history_figure(history: MapHistory, *, most: int = STEPS) -> go.Figure:
+def map_history_figure(history: MapHistory) -> go.Figure:
     """The history as a plain figure with a slider over its epochs, which survives saving and reports.
 
     Args:
-        history: with at least one snapshot.
-        most: largest number of steps of the slider, evenly among the snapshots, with the first and the last, ≥ 2.
+        history: with at least one snapshot; of more than STEPS some, evenly among them, are shown.
 
     Raises:
         InputError: for a history without snapshots.
     """
-    snapshots = evenly_spaced(history.snapshots(), most)
+    snapshots = evenly_spaced(history.snapshots(), STEPS)
     if not snapshots:
         raise InputError("history has 0 snapshots; allowed: at least one, so let a run call its take_snapshot() first")
     parts = [_own(history, snapshot) for snapshot in snapshots]
@@ -95,10 +94,6 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     """What all snapshots share: the true map, the rings of the sources, and NMSE over epochs."""
     active = history.scene.active[0]
     places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
-    keys = [
-        {"type": "scatter", "mode": "markers", "marker": marker, "name": name, "x": [None], "y": [None]}
-        for name, marker in KEYS.items()
-    ]
     curve = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
     known = [snapshot for snapshot in snapshots if _drawable(snapshot)]
     strange = [snapshot for snapshot in snapshots if not _drawable(snapshot)]
@@ -106,7 +101,7 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
         _heat(history, history.truth, "2"),
         *marks_on_map("true source", *places),
         *marks_on_map("true source", *places, axis="2"),
-        *keys,
+        *legend_keys(),
         {
             **curve,
             "mode": "lines+markers",
@@ -153,9 +148,7 @@ def _named(snapshot: Snapshot | None) -> str:
 
 
 def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
-    ends = [
-        [float(axis[0]), float(axis[-1])] for axis in (degrees(history.grid.azimuth), degrees(history.grid.elevation))
-    ]
+    ends = map_ends(history.grid)
     across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
     place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}

@@ -10,10 +10,11 @@ import plotly.graph_objects as go
 import torch
 
 from rislab.checkup.html_table import Html, html_table
+from rislab.data.grid import Grid
 from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import SceneAnalysis, SpectraView
-from rislab.plots.bound import REACH, SHARE
-from rislab.plots.spectra import FLOOR_DB, KEYS, marks_on_map
+from rislab.plots.bound import SHARE, direction_outlines
+from rislab.plots.spectra import FLOOR_DB, KEYS, legend_keys, marks_on_map
 from rislab.plots.style import BAND, BLUE, GREEN, GREY, decibel_axis, map_depth, template
 
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
@@ -40,9 +41,7 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
     titles = [f"MUSIC, {settings.covariance} covariance, at {here:.2f} m", f"MVDR, at {here:.2f} m"]
     titles = [f"{title}: {depth:.1f} … 0 dB".replace("-", "−") for title, depth in zip(titles, depths, strict=True)]
     titles += [f"range, source {settings.chosen + 1}{_margin(spectra)}", "largest eigenvalues"]
-    ends = [
-        [float(axis[0]), float(axis[-1])] for axis in (degrees(spectra.grid.azimuth), degrees(spectra.grid.elevation))
-    ]
+    ends = map_ends(spectra.grid)
     ticks = [tick for tick in (0.5, 1, 2, 3, 5, 10) if spectra.ranges.min() <= tick <= spectra.ranges.max()]
     across, down = ([0.0, 0.45], [0.55, 1.0]), ([0.46, 1.0], [0.0, 0.24])
     layout: dict[str, Any] = {
@@ -77,16 +76,18 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
         for name, spectrum in (("", spectra.music), ("2", spectra.mvdr))
         for trace in _map(spectra, spectrum, name)
     ]
-    keys = [
-        {"type": "scatter", "x": [None], "y": [None], "mode": "markers", "name": name, "marker": marker}
-        for name, marker in KEYS.items()
-    ]
-    return {"data": [*maps, *_cuts(spectra), _eigenvalues(spectra), *keys, _ranged(spectra)], "layout": layout}
+    others = [*_cuts(spectra), _eigenvalues(spectra), *legend_keys(), _ranged(spectra)]
+    return {"data": [*maps, *others], "layout": layout}
 
 
 def degrees(radians: torch.Tensor) -> np.ndarray[Any, Any]:
     """Radians as degrees, float32."""
     return torch.rad2deg(radians).to(torch.float32).numpy()
+
+
+def map_ends(grid: Grid) -> list[list[float]]:
+    """First and last azimuth and elevation of a grid, degrees."""
+    return [[float(axis[0]), float(axis[-1])] for axis in (degrees(grid.azimuth), degrees(grid.elevation))]
 
 
 def decibels(values: torch.Tensor) -> torch.Tensor:
@@ -182,17 +183,11 @@ def _ellipses(spectra: SpectraView) -> tuple[list[float | None], list[float | No
     """Outlines of the bound around each source, in degrees, with gaps between them; a gap before it is known."""
     if not isinstance(spectra, SceneAnalysis):
         return [None], [None]
-    angle = torch.linspace(0, 2 * math.pi, 49, dtype=torch.float64)
-    circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
     x: list[float | None] = [None]
     y: list[float | None] = [None]
-    for slot, (azimuth, elevation, _) in enumerate(spectra.settings.places):
-        block = spectra.bound.blocks[0, slot, :2, :2]
-        if not bool(torch.isfinite(block).all()):
-            continue
-        outline = torch.rad2deg(torch.linalg.cholesky(block) @ circle)
-        x += [*(outline[0] + azimuth).tolist(), None]
-        y += [*(outline[1] + elevation).tolist(), None]
+    for outline in direction_outlines(spectra, torch.linspace(0, 2 * math.pi, 49, dtype=torch.float64)):
+        x += [*outline[:, 0].tolist(), None]
+        y += [*outline[:, 1].tolist(), None]
     return x, y
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rislab.music.posterior_view import drawn_directions
 from rislab.music.scene_view import SceneAnalysis, SpectraView, in_degrees
-from rislab.plots.bound import REACH
+from rislab.plots.bound import direction_outlines
 from rislab.plots.style import BLUE, GREEN, GREY, OCHRE, PURPLE, VERMILLION, Array
 
 STATIC = Path(__file__).parent / "static"
@@ -91,16 +91,8 @@ def scene_content(
 
 def bound_ellipse_outlines(analysis: SceneAnalysis) -> list[list[list[float]]]:
     """Outline of the 95 % ellipse of the bound around each source, degrees; none where it is infinite."""
-    angle = torch.linspace(0, 2 * math.pi, 33, dtype=torch.float64)[:-1]
-    circle = REACH * torch.stack([torch.cos(angle), torch.sin(angle)])
-    outlines = []
-    for slot, (azimuth, elevation, _) in enumerate(analysis.settings.places):
-        block = analysis.bound.blocks[0, slot, :2, :2]
-        if bool(torch.isfinite(block).all()):
-            outline = torch.rad2deg(torch.linalg.cholesky(block) @ circle)
-            outline += torch.tensor([[azimuth], [elevation]], dtype=outline.dtype)
-            outlines.append(_rounded(outline.T, 3))
-    return outlines
+    turn = torch.linspace(0, 2 * math.pi, 33, dtype=torch.float64)[:-1]
+    return [_rounded(outline, 3) for outline in direction_outlines(analysis, turn)]
 
 
 def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points: int) -> dict[str, Any]:

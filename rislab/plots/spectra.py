@@ -274,6 +274,12 @@ def marks_on_map(name: str, azimuth: ArrayLike, elevation: ArrayLike, axis: str 
     return [{**look, **at, "marker": marker} for marker in outlined(MARKS[name])]
 
 
+def legend_keys() -> list[dict[str, Any]]:
+    """What marks_on_map() means, for a legend."""
+    empty = {"type": "scatter", "mode": "markers", "x": [None], "y": [None]}
+    return [{**empty, "marker": marker, "name": name} for name, marker in KEYS.items()]
+
+
 def check_single_scene(scene: SceneBatch) -> None:
     """Raise InputError unless a batch holds one scene."""
     if len(scene) != 1:

@@ -24,16 +24,12 @@ def first_epoch_counts(replays: Mapping[str, Replay]) -> go.Figure:
     Args:
         replays: by the name that is shown.
     """
-    names = [_broken_line(name) for name in replays]
+    names = [name.replace(", ", "<br>") for name in replays]
     counters = [each.first_epoch for each in replays.values()]
     figure = go.Figure(layout={"template": template(), "title_text": "Ledger of the first epoch", "height": 420})
     figure.add_traces([go.Bar(trace) for trace in _counter_bars(names, counters)])
     figure.update_layout(bargap=0.18, legend={"orientation": "h", "x": 0, "xanchor": "left", "y": -0.22})
     return figure.update_yaxes(title_text="events (count)", rangemode="tozero")
-
-
-def _broken_line(name: str) -> str:
-    return name.replace(", ", "<br>")
 
 
 def _counter_bars(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
