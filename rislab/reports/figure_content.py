@@ -54,7 +54,7 @@ def describe_figure(content: Mapping[str, Any]) -> str:
     title = title_of(content) or " · ".join(headings(content))
     traces = [trace for trace in content.get("data", []) if trace.get("visible", True) is True]
     layout = content.get("layout", {})
-    shown = [sentence for trace in traces if (sentence := _trace(trace, layout, alone=len(traces) == 1))]
+    shown = [sentence for trace in traces if (sentence := _trace(trace, alone=len(traces) == 1))]
     more = [f"{len(shown) - MOST} more"] if len(shown) > MOST else []
     sentences = [title, *_axes(traces, layout), *shown[:MOST], *more]
     return ". ".join(sentence.rstrip(".") for sentence in sentences if sentence) or "empty figure"
@@ -77,7 +77,7 @@ def axis_of(trace: Mapping[str, Any], letter: str) -> str:
     return f"{letter}axis{trace.get(f'{letter}axis', letter)[1:]}"
 
 
-def _trace(trace: Mapping[str, Any], layout: Mapping[str, Any], *, alone: bool) -> str:
+def _trace(trace: Mapping[str, Any], *, alone: bool) -> str:
     kind = trace.get("type", "scatter")
     default = KINDS.get(kind, "markers" if "markers" in str(trace.get("mode", "")) else "curve")
     name = _text(trace.get("name")) or default

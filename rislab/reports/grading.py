@@ -18,7 +18,7 @@ from rislab import files
 from rislab.errors import InputError, shown
 from rislab.faults.exercises import EXERCISES, check, points
 from rislab.faults.quiz import SEED
-from rislab.reports.hand_ins import Answer, HandIn, hand_ins
+from rislab.reports.hand_ins import HandIn, hand_ins
 from rislab.reports.notebooks import statements_of
 from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
@@ -138,7 +138,7 @@ def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
     if answer is None:
         return Mark("not there")
     if EXERCISES[name].kind == "code":
-        return _mark_of_source(answer)
+        return Mark("no answer") if answer.empty else Mark("not run", text="code is judged by rislab grade --run")
     try:
         feedback = check(name, _value(answer.expression), quiz_seed=quiz_seed)
     except (InputError, ArithmeticError, RecursionError) as error:
@@ -147,10 +147,6 @@ def mark_of(hand_in: HandIn, name: str, quiz_seed: int = SEED) -> Mark:
         return Mark("no answer")
     earned = feedback.earned * points(EXERCISES[name])
     return Mark("right" if feedback.right else "in part" if earned else "wrong", earned, feedback.text)
-
-
-def _mark_of_source(answer: Answer) -> Mark:
-    return Mark("no answer") if answer.empty else Mark("not run", text="code is judged by rislab grade --run")
 
 
 def _mark_of_code(name: str, outcome: Outcome) -> Mark:

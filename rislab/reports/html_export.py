@@ -211,18 +211,21 @@ def figure_html(content: Mapping[str, Any], *, still: bool = False, label: str =
         still: drawn, but deaf to the pointer.
         label: what a screen reader reads; by default what the figure shows.
     """
-    from markupsafe import Markup
-
     layout = content.get("layout", {})
-    # With every < escaped, no text in a figure can end the script element.
-    inside = json.dumps({"data": content.get("data", []), "layout": layout}).replace("<", "\\u003c")
     return render(
         "figure.html.j2",
-        content=Markup(inside),
+        content=script_json({"data": content.get("data", []), "layout": layout}),
         height=f"{float(layout.get('height') or 450):g}",
         still=still,
         label=label or describe_figure(content),
     )
+
+
+def script_json(value: Any) -> Any:
+    """JSON for a script element: with every < escaped, no text in it can end the element."""
+    from markupsafe import Markup
+
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", "\\u003c"))
 
 
 def _formula(tex: str, *, block: bool) -> str:

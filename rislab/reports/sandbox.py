@@ -48,7 +48,6 @@ SYSTEM = (
     *(os.path.realpath(path) + os.sep for path in (sys.prefix, sys.base_prefix, *sysconfig.get_paths().values())),
     "/proc/self/", "/sys/", "/dev/", "/usr/",
 )  # fmt: skip
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
         raise ImportError("an answer does without rislab.faults, where the solutions stand")
     if event == "open":
         path, mode, flags = arguments
-        if set(mode or "") & set("wax+") or (flags or 0) & WRITING:
+        if set(mode or "") & set("wax+") or (flags or 0) & system_calls.WRITING:
             raise PermissionError("writing a file is not allowed in an answer")
         if not isinstance(path, int) and not _is_of_python(os.path.realpath(os.fsdecode(path))):
             raise PermissionError(f"reading {os.path.basename(os.fsdecode(path))} is not allowed in an answer")

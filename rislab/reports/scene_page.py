@@ -5,7 +5,6 @@ python -m rislab.reports.scene_page FILE.html [classroom|full]
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from rislab.model import pretrained
 from rislab.music.estimate import Predictor
 from rislab.music.scene_view import SceneExplorer, SceneSettings, place_apart
 from rislab.plots.scene_content import scene_content, scene_css, scene_look, scene_script
-from rislab.reports.html_export import html_page, render, static_text
+from rislab.reports.html_export import html_page, render, script_json, static_text
 
 SNRS_DB = (-5.0, 0.0, 5.0, 10.0, 15.0, 20.0)
 SEPARATIONS = (2.0, 4.0, 8.0, 14.0, 22.0, 30.0)  # degrees of azimuth between sources 1 and 2
@@ -57,7 +56,7 @@ def scene_page(
         for snr_db in snrs_db
     ]
     covariance = settings.covariance if settings.covariance in kinds else kinds[0]
-    values = {"snr_db": _nearest(snrs_db, settings.snr_db), "separation": separations[-1]}
+    values = {"snr_db": min(snrs_db, key=lambda value: abs(value - settings.snr_db)), "separation": separations[-1]}
     data = {
         "snr_db": list(snrs_db),
         "separation": list(separations),
@@ -70,14 +69,12 @@ def scene_page(
             [{name: value for name, value in one.items() if name not in SHARED} for one in row] for row in contents
         ],
     }
-    # With every < escaped, no text can end the script element.
-    content = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     return str(
         render(
             "scene_page.html.j2",
             label="one scene: maps by SNR, separation and covariance",
             css=Markup(scene_css()),
-            content=Markup(content),
+            content=script_json(data),
             script=Markup(scene_script() + static_text("scene_page.js")),
         )
     )
@@ -116,10 +113,6 @@ def _groups(snrs_db: Sequence[float], separations: Sequence[float], kinds: Seque
         {"title": "Measurement", "controls": [snr | {"stops": list(snrs_db)}]},
         {"title": "Estimator", "controls": [table, depth]},
     ]
-
-
-def _nearest(values: Sequence[float], wanted: float) -> float:
-    return min(values, key=lambda value: abs(value - wanted))
 
 
 def write_page_of(arguments: Sequence[str]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rislab.reports.measured import numbers_in_cell
-from rislab.reports.notebooks import Parameter, code_cells, failed_cell, tagged, unrun
+from rislab.reports.notebooks import Parameter, code_cells, failed_cell, statements_of, tagged, unrun
 
 NUMBERS = 3
 LIVE = re.compile(r'\s*<span class="live">.*?</span>', re.DOTALL)  # sentences about controls that a page does not have
@@ -130,10 +130,7 @@ def _names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
 
 
 def _nodes(source: str) -> list[ast.AST]:
-    try:
-        return list(ast.walk(ast.parse(source)))
-    except SyntaxError:
-        return []  # a magic of IPython
+    return list(ast.walk(ast.Module(statements_of(source), [])))  # none of a magic of IPython
 
 
 def without_controls(notebook: Any) -> Any:
