@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from rislab.checkup.recording.gradients import compare_gradients, flat_gradient
 from rislab.training import records
 from rislab.training.loop import windows
-from rislab.training.records import EpochRecord, Record, StepRecord, epoch_records, step_records
+from rislab.training.records import Record, Recorded, StepRecord
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class GradientAttribution:
+class GradientAttribution(Recorded):
     """What arrived at the optimiser in a training of W windows, in epochs of M micro-batches.
 
     Args:
@@ -68,16 +68,6 @@ class GradientAttribution:
     head_rate: Values
     true_loss: Values
     relative_update: Values
-
-    @property
-    def step_records(self) -> list[StepRecord]:
-        """The records of the windows."""
-        return step_records(self.records)
-
-    @property
-    def epoch_records(self) -> list[EpochRecord]:
-        """The records of the epochs."""
-        return epoch_records(self.records)
 
     def true_epoch_loss(self, epoch: int) -> float:
         """Sample-weighted mean of the true losses of the windows of an epoch, counted from 1."""

@@ -32,7 +32,7 @@ from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training import records
 from rislab.training.config import TrainConfig
 from rislab.training.loop import evaluate, windows
-from rislab.training.records import Counters, EpochRecord, Record, epoch_records, step_records
+from rislab.training.records import Counters, EpochRecord, Record, Recorded
 
 VALIDATION = 16
 
@@ -131,7 +131,7 @@ class StoryConfig(Config):
 
 
 @dataclass(frozen=True, eq=False)
-class Replay:
+class Replay(Recorded):
     """A training in a package with faults, and what is true of it.
 
     Args:
@@ -153,11 +153,6 @@ class Replay:
     weights: Tensor
 
     @property
-    def epoch_records(self) -> list[EpochRecord]:
-        """The records of the epochs."""
-        return epoch_records(self.records)
-
-    @property
     def validations(self) -> list[float]:
         """The validation score that was reported after each epoch."""
         return [float("nan") if end.validation is None else end.validation for end in self.epoch_records]
@@ -170,12 +165,12 @@ class Replay:
     @property
     def idle_steps(self) -> int:
         """Steps that were applied and moved no weight."""
-        return sum(window.applied and window.update_ratio == 0 for window in step_records(self.records))
+        return sum(window.applied and window.update_ratio == 0 for window in self.step_records)
 
     @property
     def zero_terms(self) -> int:
         """Terms of the loss that were exactly 0 in every window."""
-        steps = step_records(self.records)
+        steps = self.step_records
         names = {name for window in steps for name in window.terms}
         return sum(all(w.terms[name].value == 0 for w in steps if name in w.terms) for name in names)
 
@@ -277,22 +272,12 @@ class _CorrectCode:
 
 
 def diagnose_replay(config: StoryConfig, fault: str) -> Findings:
-    """What the checkup says of a replay; it knows how many batches were meant for each step, and nothing else.
-
-    Args:
-        config: see StoryConfig.
-        fault: of LOOP_VARIANTS.
-    """
+    """What the checkup says of one of LOOP_VARIANTS; it knows the batches meant for a step, nothing else."""
     return diagnose_overfit(config.variant(fault), faults_of(fault), warmup=config.warmup)
 
 
 def run_with_print(config: StoryConfig, fault: str) -> list[str]:
-    """What the team's print says over all epochs, the batches of an epoch in one window.
-
-    Args:
-        config: see StoryConfig.
-        fault: of LOOP_VARIANTS.
-    """
+    """What the team's print says over all epochs of one of LOOP_VARIANTS, the batches of an epoch in one window."""
     printed = io.StringIO()
     with patched(*faults_of(fault), PROBE) as package, contextlib.redirect_stdout(printed):
         twin = package.sanity.OverfitConfig(**vars(config.overfit(config.batches)))

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from rislab.faults.story import Fix, Replay
 from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, template
-from rislab.training.records import Counters, step_records
+from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
 LINES = 4  # of the log that the panel shows
@@ -88,8 +88,8 @@ def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
     figure = go.Figure(layout={"template": template(), "title_text": "How fast does the warm-up rise?", "height": 400})
     styles = ((BLUE, "solid", "circle"), (VERMILLION, "dot", "square"), (GREEN, "dashdot", "diamond"))
     for (name, replay), (colour, dash, symbol) in zip(replays.items(), styles, strict=False):
-        batches = np.cumsum([window.micro_batches for window in step_records(replay.records)])
-        rates = [window.learning_rate["head"] for window in step_records(replay.records)]
+        batches = np.cumsum([window.micro_batches for window in replay.step_records])
+        rates = [window.learning_rate["head"] for window in replay.step_records]
         line = {"color": colour, "dash": dash, "shape": "vh"}
         look = {"mode": "lines+markers", "line": line, "marker": {"size": 4, "symbol": symbol, "color": colour}}
         figure.add_scatter(x=batches, y=rates, name=name, **look, hovertemplate="after %{x} batches<br>rate %{y:.3g}")

@@ -159,6 +159,22 @@ def epoch_records(records: Iterable[Record]) -> list[EpochRecord]:
     return [record for record in records if isinstance(record, EpochRecord)]
 
 
+class Recorded:
+    """What holds the records of a run, sorted."""
+
+    records: list[Record]
+
+    @property
+    def step_records(self) -> list[StepRecord]:
+        """The records of the windows."""
+        return step_records(self.records)
+
+    @property
+    def epoch_records(self) -> list[EpochRecord]:
+        """The records of the epochs."""
+        return epoch_records(self.records)
+
+
 def equal_but_time(one: Record, other: Record) -> bool:
     """Whether two records agree in everything but the time that they took; NaN equals NaN."""
     texts = {json.dumps(to_dict(dataclasses.replace(record, seconds=0.0))) for record in (one, other)}
