@@ -142,12 +142,7 @@ def _digitised(values: Array) -> Array:
 
 
 def write_twin(path: Path | str, **options: Any) -> Path:
-    """Write make_twin() to an NPZ file.
-
-    Args:
-        path: of the file.
-        options: see make_twin().
-    """
+    """Write make_twin() to an NPZ file; returns its path."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(file, **make_twin(**options))

@@ -114,9 +114,6 @@ def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
 
     A line of elements, a surface of one row or of one column, knows only the angle to itself.
 
-    Args:
-        config: of the scenes.
-
     Returns:
         The configuration itself and "" if both angles can be told, or one of them is known.
 

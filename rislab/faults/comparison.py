@@ -287,12 +287,7 @@ def compare_checks(fault: Fault) -> list[CheckPair]:
 
 
 def unexpected_symptoms(fault: Fault, measured: Sequence[QuantityComparison]) -> list[str]:
-    """Where the symptoms of a fault are not what the catalogue says; empty if the fault shows as it should.
-
-    Args:
-        fault: of the catalogue.
-        measured: its compare_symptoms().
-    """
+    """Where compare_symptoms() of a fault is not what the catalogue says; empty if the fault shows as it should."""
     messages = []
     for symptom, one in zip(fault.symptoms, measured, strict=True):
         limits = f"[{symptom.low:g}, {symptom.high:g}]"

@@ -276,11 +276,7 @@ def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Param
 
 
 def single_antenna(batch: Measured) -> bool:
-    """Whether one source with a waveform of its own would explain every snapshot exactly.
-
-    Args:
-        batch: B scenes.
-    """
+    """Whether one source with a waveform of its own would explain every snapshot exactly."""
     return batch.config.antennas == 1 and batch.config.symbols == "varying"
 
 
@@ -331,10 +327,6 @@ def stochastic_terms(batch: Measured, parameters: Parameters) -> tuple[Tensor, T
     With T, ŝ = T B^H y and r = y − B ŝ of waveforms.mmse_gain(), the gradient is
     2 Re Σ_l (T B^H d)_k − ŝ_k r^H d/σ² by a place, Σ_l (T B^H B)_kk − ŝ_k* b_k^H r/σ² by ln p_k, and
     Σ_l M − tr(T B^H B) − ‖r‖²/σ² by ln σ².
-
-    Args:
-        batch: B scenes.
-        parameters: of the likelihood.
 
     Returns:
         [B], [B,4K+1] and [B,4K+1,4K+1], real; rows of inactive slots are 0.

@@ -107,12 +107,7 @@ def values_by_order(
 
 
 def rss_by_order(batch: Measured, most: int, *, progress: ProgressCallback | None = None) -> Iterator[Tensor]:
-    """Residual energy of sparse and polished fits of 0, 1, … most sources.
-
-    Args:
-        batch: B scenes.
-        most: see model_order().
-        progress: see model_order().
+    """Residual energy of sparse and polished fits of 0, 1, … most sources, as model_order() asks for them.
 
     Yields:
         RSS of each number of sources, [B], real.

@@ -125,11 +125,7 @@ Change = Callable[[Measurement], Measurement]
 
 
 def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
-    """The measurement after each change of convention that its shapes allow, by what is changed.
-
-    Args:
-        measurement: B measurements.
-    """
+    """B measurements after each change of convention that their shapes allow, by what is changed."""
     surface = not _is_direct(measurement)
     changes: dict[str, Measurement] = {}
     parts = {"snapshots": "the snapshots"} | ({"codes": "the codes", "channel": "the channel"} if surface else {})

@@ -17,11 +17,7 @@ KEYS = dict(zip(SYMBOLS, "●■◆▲", strict=True))
 
 
 def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
-    """Recall over SNR, a chart for each number of sources, with what the bound allows.
-
-    Args:
-        scores: of compare().
-    """
+    """Recall of compare() over SNR, a chart for each number of sources, with what the bound allows."""
     counts = sorted({score.sources for score in scores})
     figure = _panes(counts)
     names = list(dict.fromkeys(score.estimator for score in scores))
@@ -45,11 +41,7 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
 
 
 def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
-    """NMSE of covariances over SNR, a chart for each number of sources.
-
-    Args:
-        errors: of covariance_errors().
-    """
+    """NMSE of covariance_errors() over SNR, a chart for each number of sources."""
     counts = sorted({one.sources for one in errors})
     figure = _panes(counts)
     for style in trace_styles(errors[0].nmse):

@@ -1,4 +1,7 @@
-"""Figures of a fault: what a loop reports beside what it does, correct and faulty on the same axes."""
+"""Figures of a fault: what a loop reports beside what it does, correct and faulty on the same axes.
+
+They take a run, or runs by optimiser, and the names of the correct and of the faulty loop.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,7 @@ class _Axis:
 
 
 def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = NAMES) -> go.Figure:
-    """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser.
-
-    Args:
-        runs: by optimiser, at least one.
-        names: of the correct and of the faulty loop in the legend.
-    """
+    """Reported and true loss, and the NMSE of the evaluation, of both loops; a column for each optimiser."""
     titles = [f"{_written(name)}: loss of each window" for name in runs]
     titles += [f"{_written(name)}: NMSE after each epoch" for name in runs]
     figure = make_subplots(2, len(runs), subplot_titles=titles, vertical_spacing=0.2, horizontal_spacing=0.09)
@@ -76,12 +74,7 @@ def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = N
 
 
 def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
-    """Six charts over the windows: loss reported and true, α, cosine, steps, learning rate, movement of the weights.
-
-    Args:
-        run: see OptimiserRun.
-        names: of the correct and of the faulty loop in the legend.
-    """
+    """Six charts over the windows: loss reported and true, α, cosine, steps, learning rate, movement of the weights."""
     figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
     _signals(figure, run, names, (1, 2, 3))
     _explain(figure, names)
@@ -92,10 +85,6 @@ def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure
     """Two grids, windows × micro-batches: with which weight a micro-batch entered the window's steps.
 
     Frames are the declared windows; a bar stands where the loop says that its window ended.
-
-    Args:
-        run: see OptimiserRun.
-        names: of the correct and of the faulty loop in the titles.
     """
     figure = make_subplots(1, 2, subplot_titles=grid_titles(names), horizontal_spacing=0.07)
     for place, (style, loop) in enumerate(_pairs(run, names), start=1):
@@ -128,11 +117,7 @@ def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
 
 
 def check_table(report: FaultReport) -> go.Figure:
-    """Symptoms of the fault and checks, on both packages: values, and whether they hold.
-
-    Args:
-        report: of a fault that no training shows.
-    """
+    """Symptoms of a fault that no training shows, and checks, on both packages: values, and whether they hold."""
     labels = [f"{reading.quantity} (symptom)" for reading in report.symptoms]
     labels += [f"{check.name} ({check.suite})" for check in report.checks]
     pairs = [

@@ -98,11 +98,7 @@ def warm_up(replays: Mapping[str, Replay]) -> go.Figure:
 
 
 def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
-    """What the log says and what is true after each fix, at the end of its replay.
-
-    Args:
-        fixes: in the order of repairs().
-    """
+    """What the log says and what is true after each of repairs(), at the end of its replay."""
     rows = [fix.fixed for fix in fixes]
     figure = go.Figure(layout={"template": template(), "title_text": "Put right from top to bottom"})
     reported = [fix.replay.validations[-1] for fix in fixes]

@@ -1,5 +1,7 @@
 """A search as plotly figures: trials as they came, learning curves, score over each dimension, importance.
 
+They take the trials of a search, by number, and its configuration.
+
 Optuna's own figures leave out the trials that were pruned, that fail or that run, of which most of a search consists.
 """
 
@@ -43,12 +45,7 @@ STATES = {
 
 
 def history(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
-    """The last score of each trial, and the best complete one so far.
-
-    Args:
-        trials: by number.
-        config: of the search.
-    """
+    """The last score of each trial, and the best complete one so far."""
     figure = go.Figure()
     scored = [trial for trial in trials if trial.scores]
     _add_markers(figure, scored, config, [trial.number for trial in scored])
@@ -75,12 +72,7 @@ def history(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
 
 
 def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
-    """The score of each trial after each epoch; where the pruner stopped one, a grey curve ends.
-
-    Args:
-        trials: by number.
-        config: of the search.
-    """
+    """The score of each trial after each epoch; where the pruner stopped one, a grey curve ends."""
     figure = go.Figure()
     shown = set()
     for trial in trials:
@@ -100,12 +92,7 @@ def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
 
 
 def slices(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
-    """The last score over each dimension, one chart each; pruned trials with the score at which they were stopped.
-
-    Args:
-        trials: by number.
-        config: of the search.
-    """
+    """The last score over each dimension, one chart each; pruned trials with the score at which they were stopped."""
     figure = make_subplots(1, len(config.space), shared_yaxes=True, horizontal_spacing=0.02)
     for column, (name, dimension) in enumerate(config.space.items(), start=1):
         mine = [trial for trial in trials if trial.scores and name in trial.values]
@@ -118,12 +105,7 @@ def slices(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
 
 
 def importance(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
-    """How much of the order of the trials each dimension explains, beside what chance explains.
-
-    Args:
-        trials: by number.
-        config: of the search.
-    """
+    """How much of the order of the trials each dimension explains, beside what chance explains."""
     rows = list(reversed(effects(trials, config).items()))
     names = [name.replace("_", " ") for name, _ in rows]
     figure = go.Figure()
@@ -146,13 +128,7 @@ def importance(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
 
 
 def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
-    """What the complete trials minimised, the loss of their last epoch, against what they are scored by.
-
-    Args:
-        folder: of the search.
-        trials: by number.
-        config: of the search.
-    """
+    """What the complete trials minimised, the loss of their last epoch, against what they are scored by."""
     by_curriculum: dict[str, list[tuple[Trial, float]]] = {}
     for trial in trials:
         if trial.score is not None:
@@ -173,12 +149,7 @@ def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Fi
 
 
 def reruns(finals: Sequence[Rerun], config: TuningConfig) -> go.Figure:
-    """Best and default, trained again with the same seeds, on scenes of the test split.
-
-    Args:
-        finals: of a SearchProgress.
-        config: of the search.
-    """
+    """Best and default, trained again with the same seeds, on scenes of the test split."""
     figure = go.Figure()
     names = sorted({rerun.name for rerun in finals}, reverse=True)
     for style in trace_styles(names):

@@ -1,4 +1,7 @@
-"""Notebooks for a class: copies without answers for students; answers, key and lesson plan for the teacher."""
+"""Notebooks for a class: copies without answers for students; answers, key and lesson plan for the teacher.
+
+A seed is that of the quiz which the class is asked.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +30,6 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
 
     Cells that explain are left out, predictions keep their answers and figures to themselves until an answer is locked,
     the verdict its numbers until all are, and there are no outputs.
-
-    Args:
-        path: of the original.
-        quiz_seed: of the quiz that the class is asked.
     """
     notebook = _opened(path, "student")
     notebook.cells = [cell for cell in notebook.cells if ANSWER not in cell.metadata.get("tags", [])]
@@ -43,12 +42,7 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
 
 
 def teacher_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
-    """A notebook with all exercises solved, and a word on each solution below it.
-
-    Args:
-        path: of the original.
-        quiz_seed: of the quiz that the class is asked.
-    """
+    """A notebook with all exercises solved, and a word on each solution below it."""
     notebook = _opened(path, "teacher")
     cells = []
     for cell in notebook.cells:
@@ -76,7 +70,6 @@ def write_teachers_edition(folder: Path, *, quiz_seed: int = SEED) -> tuple[list
 
     Args:
         folder: made if there is none; notebooks in it that somebody changed stay as they are.
-        quiz_seed: of the quiz that the class is asked.
 
     Returns:
         Names of the notebooks that were written, and of those that were there.

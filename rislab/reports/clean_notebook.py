@@ -12,11 +12,7 @@ METADATA = {
 
 
 def cleaned(text: str) -> str:
-    """A notebook without outputs, counts, widgets and times; what is no notebook as it is.
-
-    Args:
-        text: JSON of the notebook.
-    """
+    """The JSON of a notebook without outputs, counts, widgets and times; what is no notebook as it is."""
     try:
         notebook = json.loads(text)
         notebook["cells"] = [_cell(cell) for cell in notebook["cells"]]

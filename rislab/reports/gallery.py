@@ -1,4 +1,7 @@
-"""The gallery: named parameter sets (`reports/*.yaml`), a report of each, and one page that shows them side by side."""
+"""The gallery: named parameter sets (`reports/*.yaml`), a report of each, and one page that shows them side by side.
+
+They stand beside the folder of the notebooks, which is that of notebooks.available() unless another is named.
+"""
 
 from __future__ import annotations
 
@@ -86,11 +89,7 @@ class NamedSet:
 
 
 def set_files(folder: Path | None = None) -> dict[str, Path]:
-    """The files of the named sets, by name: `reports/*.yaml` beside the folder of the notebooks; none is read.
-
-    Args:
-        folder: of the notebooks; see notebooks.available().
-    """
+    """The files of the named sets, by name: `reports/*.yaml` beside the folder of the notebooks; none is read."""
     return {path.stem: path for path in sorted(_folder(folder).glob("*.yaml"))}
 
 
@@ -103,7 +102,6 @@ def find_set(name: str, folder: Path | None = None) -> NamedSet:
 
     Args:
         name: of a set or a notebook.
-        folder: of the notebooks; see notebooks.available().
 
     Raises:
         InputError: there is neither, or the set cannot be used.
@@ -118,9 +116,6 @@ def find_set(name: str, folder: Path | None = None) -> NamedSet:
 
 def named_sets(folder: Path | None = None) -> list[NamedSet]:
     """Read and check all named sets, in the order of the notebooks, those of one notebook by name.
-
-    Args:
-        folder: of the notebooks; see notebooks.available().
 
     Raises:
         InputError: one of them cannot be used, or there is none.
@@ -137,7 +132,6 @@ def read_set(file: Path, folder: Path | None = None) -> NamedSet:
 
     Args:
         file: YAML with the keys notebook and title, and perhaps parameters, figure and seconds.
-        folder: of the notebooks; see notebooks.available().
 
     Raises:
         InputError: the file cannot be read, or a key or value in it cannot be used; the sentence names the file.

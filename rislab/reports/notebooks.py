@@ -75,9 +75,6 @@ def find_notebook(name: str, folder: Path | None = None) -> Path:
 def parameters(path: Path) -> dict[str, Parameter]:
     """Read a notebook's `parameters` cell without running it.
 
-    Args:
-        path: the notebook.
-
     Returns:
         The parameters by name, in the order of the cell; none if no cell has the tag.
 

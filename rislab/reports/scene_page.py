@@ -81,14 +81,7 @@ def scene_page(
 
 
 def write_scene_page(path: Path, settings: SceneSettings, model: Predictor | None = None, **options: Any) -> Path:
-    """Write scene_page() as a file of its own, which opens offline; returns its path.
-
-    Args:
-        path: of the file.
-        settings: see scene_page().
-        model: see scene_page().
-        options: see scene_page().
-    """
+    """Write scene_page() as a file of its own, which opens offline; returns its path."""
     title = "Where are the sources? Maps by SNR, separation and covariance"
     body = f"<h1>{title}</h1>\n{scene_page(settings, model, **options)}"
     files.replace(path, html_page(f"rislab: {title}", body).encode())
