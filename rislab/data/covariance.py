@@ -13,14 +13,16 @@ from rislab.data.scenes import SceneBatch
 from rislab.errors import check_number
 
 
-def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
+def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: float = 0.1) -> Tensor:
     """RIS-domain estimate of the field on the surface, one column a snapshot, by ridge regression.
 
     x_l = G_l^H (G_l G_l^H + ρ I)^(-1) y_l with G_l = H diag(c_l). Since |c_l| = 1, G_l G_l^H = H H^H for every code,
     and one M×M inverse serves all snapshots: x_l = c_l* ⊙ (H^H (H H^H + ρ I)^(-1) y_l).
 
     Args:
-        batch: B scenes; snapshots, codes and channel are used, nothing of the truth.
+        snapshots: y, [B,L,M], complex.
+        codes: c, [B,L,N], complex, of modulus 1.
+        channel: H, [B,M,N], complex.
         ridge: ρ as a fraction of the mean eigenvalue of H H^H, > 0.
 
     Returns:
@@ -29,33 +31,14 @@ def back_projections(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
     Raises:
         InputError: for a ridge out of range.
     """
-    return back_project(batch.snapshots, batch.codes, batch.channel, ridge=ridge)
-
-
-def back_project(snapshots: Tensor, codes: Tensor, channel: Tensor, *, ridge: float = 0.1) -> Tensor:
-    """back_projections() on plain tensors.
-
-    Args:
-        snapshots: y, [B,L,M], complex.
-        codes: c, [B,L,N], complex, of modulus 1.
-        channel: H, [B,M,N], complex.
-        ridge: see back_projections().
-
-    Returns:
-        [B,N,L], complex.
-    """
     check_number("ridge", ridge, 0.0, 1e6, exclusive=True)
-    gram = channel @ channel.mH  # [B, M, M]
-    antennas = gram.shape[-1]
-    mean_eigenvalue = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)  # [B]
-    loading = (ridge * mean_eigenvalue)[:, None, None] * torch.eye(antennas, dtype=gram.dtype, device=gram.device)
-    whitened = torch.linalg.solve(gram + loading, snapshots.mT)  # [B, M, L]
+    whitened = torch.linalg.solve(_loaded(channel @ channel.mH, ridge), snapshots.mT)  # [B, M, L]
     return (channel.mH @ whitened) * codes.mT.conj()  # [B, N, L]
 
 
 def sample_factor(batch: SceneBatch, *, ridge: float = 0.1) -> Tensor:
-    """Factor [B,N,L] of the sample covariance: back_projections() scaled to trace N."""
-    return scale_to_trace(back_projections(batch, ridge=ridge))
+    """Factor [B,N,L] of the sample covariance: back_project() scaled to trace N."""
+    return scale_to_trace(back_project(batch.snapshots, batch.codes, batch.channel, ridge=ridge))
 
 
 def scale_to_trace(factor: Tensor) -> Tensor:
@@ -73,7 +56,7 @@ def sample_covariance(measurement: Measured, *, ridge: float = 0.1) -> Tensor:
 
     Args:
         measurement: B scenes or measurements.
-        ridge: see back_projections().
+        ridge: see back_project().
 
     Returns:
         F [B,N,L] or [B,N,1], or R = F F^H [B,N,N] if L ≥ N.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rislab.data.covariance import (
-    back_projections,
+    back_project,
     beam_power,
     covariance,
     frobenius_squared,
@@ -20,7 +20,7 @@ from rislab.errors import InputError
 def test_back_projection_is_ridge_regression_snapshot_by_snapshot(classroom: SceneBatch) -> None:
     scene = classroom[:1].to("cpu", torch.float64)
     ridge = 0.1 * float((scene.channel[0] @ scene.channel[0].mH).diagonal().real.mean())
-    columns = back_projections(scene, ridge=0.1)[0]
+    columns = back_project(scene.snapshots, scene.codes, scene.channel, ridge=0.1)[0]
     for l in range(scene.config.snapshots):
         sensing = scene.channel[0] @ torch.diag(scene.codes[0, l])
         inverse = torch.linalg.inv(sensing @ sensing.mH + ridge * torch.eye(8, dtype=sensing.dtype))
@@ -45,7 +45,7 @@ def test_blend_of_factors_is_the_blend_of_covariances(beta: float, classroom: Sc
 
 def test_bad_ridge_and_weight_are_named(classroom: SceneBatch) -> None:
     with pytest.raises(InputError, match="ridge is 0"):
-        back_projections(classroom[:1], ridge=0.0)
+        sample_factor(classroom[:1], ridge=0.0)
     with pytest.raises(InputError, match="weight is 1.5"):
         shrink(classroom[:1].factor(), classroom[:1].factor(), 1.5)
 
