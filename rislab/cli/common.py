@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -268,11 +269,12 @@ def origin() -> str:
     return f"rislab {versions['rislab']} ({provenance.commit()}), torch {versions['torch']}, {provenance.processor()}"
 
 
-def measured_on() -> dict[str, Any]:
-    """Versions, commit and machine for JSON."""
+def print_json(content: dict[str, Any]) -> None:
+    """Print what a command measured as JSON, with versions, commit and machine."""
     from rislab import provenance
 
-    return {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.processor()}
+    where = {"versions": provenance.versions(), "commit": provenance.commit(), "machine": provenance.processor()}
+    print(json.dumps(strict_json(content | where), indent=2))
 
 
 def strict_json(value: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -133,7 +132,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         plain = {**tables, "config": config.to_dict(), "seed": seed}
         plain |= {"conventions": [dataclasses.asdict(check) for check in report.checks]}
-        print(json.dumps(common.strict_json(plain | common.measured_on()), indent=2))
+        common.print_json(plain)
     return 0 if report.passed else 1
 
 

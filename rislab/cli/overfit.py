@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -87,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
         parts: dict[str, Sequence[Any]] = {"checks": checks, "matrix": cells, "one_batch": batches}
         plain: dict[str, Any] = {name: [dataclasses.asdict(part) for part in some] for name, some in parts.items()}
         plain |= {"config": dataclasses.asdict(config), "passed": passed, "seconds": seconds}
-        print(json.dumps(common.strict_json(plain | common.measured_on()), indent=2))
+        common.print_json(plain)
     return 0 if passed else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 from pathlib import Path
@@ -82,7 +81,7 @@ def run_data(path: str, counts: list[int] | None, as_json: bool, *, centred: boo
         explained &= located.residual.explained > residual.NOTHING
         plain.append(as_mapping(located))
     if as_json:
-        print(json.dumps(common.strict_json({"measurements": plain} | common.measured_on()), indent=2))
+        common.print_json({"measurements": plain})
     return 0 if explained else 1
 
 
