@@ -170,11 +170,12 @@ class SceneBatch:
         Its norm, and its product with the sequence cos 1, cos 2, … over the norm.
         """
         numbers = []
-        for tensor in self.tensors().values():
-            flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).detach().cpu().double().flatten()
+        plain = [torch.view_as_real(one) if one.is_complex() else one for one in self.tensors().values()]
+        sequence = torch.arange(1, max(one.numel() for one in plain) + 1, dtype=torch.float64).cos()
+        for tensor in plain:
+            flat = tensor.detach().cpu().double().flatten()
             norm = float(flat.norm())
-            along = torch.arange(1, len(flat) + 1, dtype=torch.float64).cos()
-            numbers += [norm, float(flat @ along) / (norm or 1.0)]
+            numbers += [norm, float(flat @ sequence[: len(flat)]) / (norm or 1.0)]
         return [float(f"{number:.7g}") for number in numbers]
 
     def fingerprint(self) -> str:

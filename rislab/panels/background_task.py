@@ -12,7 +12,7 @@ import torch
 
 from rislab.training.records import StepRecord
 
-REDRAW_SECONDS = 0.12
+REDRAW_SECONDS = 0.18
 # Drawing may take this share of the time: figures that take longer come less often.
 DRAWING_SHARE = 1 / 20
 POLL_SECONDS = 0.05
@@ -115,7 +115,9 @@ class BackgroundTask(Generic[Item]):
                     if item is not NO_NEWS and began >= due and not self._stop.is_set():
                         self._on_tick()
                         taken = time.monotonic() - began
-                        due = began + max(self._pace, taken / DRAWING_SHARE) if self._pace else 0.0
+                        # What came late by a part of the pace does not put off what follows.
+                        pace = max(self._pace, taken / DRAWING_SHARE) if self._pace else 0.0
+                        due = max(due, began - pace) + pace
                     if isinstance(item, StepRecord):
                         self._wait_while_paused()
                     if self._stop.is_set():

@@ -32,7 +32,7 @@ class Lesson:
         self.feedback: dict[str, Feedback] = {}
         self.hints_taken: dict[str, int] = {}
         self._scores: list[Any] = []
-        self._waiting: list[str] = []
+        self._refused: object = None  # what waited for answers last, and in which run of a cell
 
     def predict(self, name: str) -> PredictionPanel:
         """Ask a prediction of this notebook; asked again, it stays as it was answered.
@@ -81,23 +81,26 @@ class Lesson:
         return hints[self.hints_taken[name] - 1]
 
     def prints(self, *values: object, **options: Any) -> None:
-        """print(), once all predictions of the notebook are answered; before, it says so, once."""
+        """print(), once all predictions of the notebook are answered; before, it says so, once in a run of a cell."""
         if self._is_answered():
             print(*values, **options)
 
     def displays(self, *things: Any) -> None:
-        """display(), once all predictions of the notebook are answered; before, it says so, once."""
+        """display(), once all predictions of the notebook are answered; before, it says so, once in a run of a cell."""
         if self._is_answered():
             from IPython.display import display
 
             display(*things)
 
     def _is_answered(self) -> bool:
+        from IPython import get_ipython
+
         waiting = [name for name, panel in self.predictions.items() if not panel.shown]
-        if waiting and waiting != self._waiting:
+        refused = (waiting, getattr(get_ipython(), "execution_count", None))
+        if waiting and refused != self._refused:
             names = ", ".join(waiting)
             print(f"numbers appear here once these predictions are locked, and the cell is run again: {names}")
-        self._waiting = waiting
+        self._refused = refused
         return not waiting
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import epoch_line
 
 CORRECT = "nothing: the correct loop"
+TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
 ACCUMULATION = (1, 2, 4, 8, 16, 32, 64)
 MORE = {  # field → label, width, options of knob()
     "preset": ("", "150px", {}),
@@ -32,6 +34,22 @@ MORE = {  # field → label, width, options of knob()
     "validation": ("fresh scenes", "150px", {}),
     "seed": ("", "100px", {}),
 }
+
+
+class Pace:
+    """When a text is to be made anew: at once if it is about something else or nothing goes on, else now and then."""
+
+    def __init__(self) -> None:
+        self._about: object = None
+        self._due = 0.0
+
+    def is_due(self, about: object, *, running: bool) -> bool:
+        """Whether it is time; if so, the next time is TEXT_SECONDS later."""
+        now = time.monotonic()
+        if running and about == self._about and now < self._due:
+            return False
+        self._about, self._due = about, now + TEXT_SECONDS
+        return True
 
 
 class TrainingView:
@@ -64,6 +82,7 @@ class TrainingView:
         )
         self.texts = {name: widgets.HTML() for name in ("batch", "line", "verdict", "source", "numbers")}
         self.texts["line"].layout = {"flex": "1 1 0", "min_width": "0"}
+        self._line, self._numbers = Pace(), Pace()
         self.plot = panel.plot(figure_dict((), panel.state))
         self.box = self._built()
 
@@ -124,11 +143,13 @@ class TrainingView:
         panel = self.panel
         if list(self.runs.options) != [run.name for run in panel.runs]:
             self._offer()
-        last = panel.runs[-1].history.last if panel.runs else None
-        epoch = "" if last is None else html.escape(epoch_line(last))
-        self.texts["line"].value = cut_line(f"<b>{panel.state}</b> {epoch}", 2)
+        state = panel.state
+        if self._line.is_due((state, len(panel.runs)), running=state == "running"):
+            last = panel.runs[-1].history.last if panel.runs else None
+            epoch = "" if last is None else html.escape(epoch_line(last))
+            self.texts["line"].value = cut_line(f"<b>{state}</b> {epoch}", 2)
+            self.texts["verdict"].value = self._verdict()
         self.texts["batch"].value = cut_line(html.escape(panel.batch_line()))
-        self.texts["verdict"].value = self._verdict()
         allowed = self._allowed_steps()
         if tuple(self.steps.options) != allowed:
             self.steps.options = allowed
@@ -154,7 +175,8 @@ class TrainingView:
 
     def _figure(self) -> dict[str, Any]:
         runs = self.shown_runs()
-        self.texts["numbers"].value = table(runs)
+        if self._numbers.is_due([(run.name, run.state) for run in runs], running=self.panel.state == "running"):
+            self.texts["numbers"].value = table(runs)
         return figure_dict(runs, self.panel.title(), log=self.log.value, unit=self.unit.value)
 
     def _verdict(self) -> str:

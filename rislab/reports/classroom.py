@@ -21,7 +21,6 @@ from rislab.reports.hand_ins import MARK, answers_of
 from rislab.reports.servers import working_copy
 
 ANSWER = "answer"  # tag of cells that explain what a prediction asked
-SHOWN = re.compile(r"(?<![\w.])(print|display)\(")
 LESSON = re.compile(r"(rislab\.panels\.lesson\([^)]*)\)")
 
 
@@ -29,15 +28,12 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     """A notebook as a student gets it: nothing in it answers what it asks, and Run All shows no answer either.
 
     Cells that explain are left out, predictions keep their answers and figures to themselves until an answer is locked,
-    the verdict its numbers until all are, and there are no outputs.
+    and there are no outputs.
     """
     notebook = _opened(path, "student")
     notebook.cells = [cell for cell in notebook.cells if ANSWER not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         cell.source = LESSON.sub(r"\1, answers=False)", _with_seed(cell, quiz_seed))
-    # The verdict sums up what the predictions ask.
-    verdict = next(cell for cell in reversed(notebook.cells) if cell.cell_type == "code")
-    verdict.source = SHOWN.sub(r"lesson.\1s(", verdict.source)
     return _written(notebook)
 
 

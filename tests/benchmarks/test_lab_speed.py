@@ -90,7 +90,8 @@ for _ in range(9):
     ticks.append(1e3 * (time.perf_counter() - began))
 json.dump({"adding": adding, "ticks": ticks, "windows": run.history.windows}, open("many.json", "w"))
 """
-REDRAWS = "document.querySelector('.js-plotly-plot').on('plotly_afterplot', () => window.curve.push(performance.now()))"
+PLOT = "document.querySelector('.js-plotly-plot')"
+REDRAWS = f"{PLOT}.on('plotly_afterplot', () => window.curve.push(performance.now()))"
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +109,25 @@ def _measure(page: Any, root: Path) -> dict[str, Any]:
     page.evaluate("() => { window.curve = []; }")
     for _ in range(2):
         command(page, "notebook:run-cell-and-select-next")
-    page.wait_for_function(f"document.querySelector('.js-plotly-plot') && {MAPS}?.dataset.state === 'complete'")
+    page.wait_for_function(f"{PLOT} && {MAPS}?.dataset.state === 'complete'")
     page.evaluate(REDRAWS)
     # All at once: a click on a panel would make its cell the one that runs next.
     for _ in range(3):
         command(page, "notebook:run-cell-and-select-next")
+    page.wait_for_timeout(500)
+    page.evaluate(f"{PLOT}.scrollIntoView({{ block: 'end' }})")  # what nobody sees is not drawn
     found |= _written(page, root / "pairs.json", 600)
     found["redraws"] = page.evaluate("window.curve.length") / found["live"]
-    page.evaluate(f"{MAPS}.scrollIntoView()")  # what nobody sees is not drawn
+    page.evaluate(f"{MAPS}.scrollIntoView()")
     found["slider"] = []
     for _ in range(REPEATS):
         found["slider"].append(page.evaluate(STEP, True))
         page.wait_for_timeout(400)
-    page.evaluate("document.querySelector('.js-plotly-plot').scrollIntoView()")
+    page.evaluate(f"{PLOT}.scrollIntoView()")
     found |= _written(page, root / "memory.json", 60 * MINUTES + 120)
     page.evaluate("() => { window.began = performance.now(); }")
     press(page, "Stop")
-    page.wait_for_function("document.querySelector('.js-plotly-plot').layout.title.text.startsWith('stopped')")
+    page.wait_for_function(f"{PLOT}.layout.title.text.startsWith('stopped')")
     found["stop"] = page.evaluate("performance.now() - window.began")
     found |= _written(page, root / "many.json", 120)
     page.evaluate("() => { window.curve = []; window.began = performance.now(); }")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import plotly.graph_objects as go
@@ -45,6 +46,38 @@ def test_a_figure_waits_for_the_answer_which_is_locked() -> None:
     assert lesson.predict("sixteen snapshots") is panel and asyncio.run(awaited(panel)) == "some of them"
     assert panel.shows("x").children[1].outputs
     assert repr(lesson).startswith("predictions: 0 right of 1 made, 3 asked")
+
+
+def test_the_verdict_waits_in_a_live_notebook_until_all_predictions_are_locked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lesson = Lesson("start", live=True)
+    asked = [lesson.predict(name) for name in ("sixteen snapshots", "one indent")]
+    for panel, waiting in zip(asked, ("sixteen snapshots, one indent", "one indent"), strict=True):
+        lesson.prints("NMSE 0.0123")
+        lesson.displays("0.0123")
+        text = capsys.readouterr().out
+        assert text.count("\n") == 1 and text.endswith(f"run again: {waiting}\n") and "0.0123" not in text
+        panel.lock(panel.prediction.choices[0])
+    lesson.prints("NMSE 0.0123")
+    assert capsys.readouterr().out == "NMSE 0.0123\n"
+    # In a report nobody is asked, and all is shown.
+    report = Lesson("start", live=False)
+    report.predict("one indent")
+    report.prints("NMSE 0.0123")
+    assert capsys.readouterr().out == "NMSE 0.0123\n"
+
+
+def test_a_verdict_that_is_run_again_too_early_says_so_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lesson = Lesson("start", live=True)
+    lesson.predict("one indent")
+    for run in (1, 2):
+        monkeypatch.setattr("IPython.get_ipython", lambda run=run: SimpleNamespace(execution_count=run))
+        lesson.prints("a")
+        lesson.prints("b")
+        assert capsys.readouterr().out.count("\n") == 1
 
 
 def test_nobody_has_to_answer() -> None:

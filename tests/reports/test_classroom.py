@@ -66,6 +66,15 @@ def test_a_students_copy_answers_nothing(name: str) -> None:
     assert all(cell.cell_type == "markdown" for cell in notebooks.tagged(original, "answer"))
 
 
+@pytest.mark.parametrize("name", notebooks.available())
+def test_a_verdict_says_its_numbers_through_the_lesson(name: str) -> None:
+    # Run All of a notebook would show them before anything is predicted.
+    verdict = notebooks.code_cells(notebooks.read_notebook(notebooks.find_notebook(name)))[-1].source
+    assert re.search(r"lesson\.displays\(\s*Measured\(", verdict) and not re.search(
+        r"(?<![\w.])(print|display)\(", verdict
+    )
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("name", RUN)
 def test_run_all_of_a_students_copy_shows_no_answer(name: str, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -48,5 +50,7 @@ def test_records_survive_json_with_every_digit() -> None:
     for record in example_records(loss=math.pi, train=math.nan):
         again = from_dict(to_dict(record))
         assert equal_but_time(again, record)
+        plain = {name: value for name, value in to_dict(record).items() if name != "kind"}
+        assert json.dumps(plain) == json.dumps(dataclasses.asdict(record))
     one, two = (next(iter(example_records(loss=value))) for value in (0.1, 0.1 + 1e-16 * 2))
     assert not equal_but_time(one, two)

@@ -1,5 +1,6 @@
 // Draws the figure that the kernel sends, whole or what is new in it, answers with its number, and tells the kernel of clicks and moved shapes.
 // What changes is a model of its own, which gets the kernel's messages however late this one was ready (PlotState).
+// What nobody sees is not drawn, and not answered: the kernel then sends less and less.
 function dark() {
   return document.body.dataset.jpThemeLight === "false";
 }
@@ -16,6 +17,7 @@ function inTurn(work) {
   globalThis.rislabTurn = Promise.race([turn.catch(() => null), late(500)]).then(() => late(20));
   return turn;
 }
+const NEAR = "100px"; // from the window, or from what scrolls within it
 const ARRAYS = {
   f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array,
   u1: Uint8Array, u2: Uint16Array, u4: Uint32Array,
@@ -97,7 +99,15 @@ export default {
     node.style.width = "100%";
     el.appendChild(node);
     if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
-    let busy = false, waiting = false, listening = false;
+    let busy = false, waiting = false, listening = false, stale = false, near = true;
+    let took = 0; // milliseconds that the last drawing took, painting included
+    function show() {
+      stale = true;
+      catchUp();
+    }
+    function catchUp() {
+      if (stale && near && document.visibilityState === "visible") draw();
+    }
     async function draw() {
       if (busy) { waiting = true; return; }
       busy = true;
@@ -111,8 +121,10 @@ export default {
       }
     }
     async function drawOnce() {
+      stale = false;
       const { number, ...packed } = state.get("figure"), { data, layout } = unpacked(packed);
       if (!layout) return;
+      const began = performance.now();
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
       try {
@@ -125,8 +137,9 @@ export default {
       }
       nameControls();
       if (!listening) { listen(); listening = true; }
-      state.set("drawn", number);
+      state.set({ drawn: number, took });
       state.save_changes();
+      requestAnimationFrame(() => setTimeout(() => { took = Math.ceil(performance.now() - began); }));
     }
     function tell(kind, content) {
       state.set("event", { kind, ...content, at: Date.now() });
@@ -142,19 +155,27 @@ export default {
         if (Object.keys(moved).length) tell("shape", { moved });
       });
     }
-    const observer = new MutationObserver(draw);
+    const observer = new MutationObserver(show);
     observer.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
     function take() {
-      if (patched(state)) draw();
+      if (patched(state)) show();
       else tell("lost", { number: state.get("figure").number });
     }
-    state.on("change:figure", draw);
+    state.on("change:figure", show);
     state.on("change:patch", take);
     patched(state);
-    await draw();
+    await draw(); // the first time in any case: it takes its room
+    const sight = new IntersectionObserver((entries) => {
+      near = entries.at(-1).isIntersecting;
+      catchUp();
+    }, { rootMargin: NEAR, scrollMargin: NEAR });
+    sight.observe(node);
+    document.addEventListener("visibilitychange", catchUp);
     return () => {
       observer.disconnect();
-      state.off("change:figure", draw);
+      sight.disconnect();
+      document.removeEventListener("visibilitychange", catchUp);
+      state.off("change:figure", show);
       state.off("change:patch", take);
       Plotly.purge(node);
     };

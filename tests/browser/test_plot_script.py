@@ -1,0 +1,83 @@
+"""The script of a live plot in a bare page, whose kernel is played: what nobody sees is not drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from plotly.offline import get_plotlyjs
+
+from rislab.panels.plot_widget import STATIC
+
+pytestmark = pytest.mark.process
+PAGE = "<body style='margin:0'><div id='before'></div><div id='plot'></div><div style='height:3000px'></div></body>"
+# A model as a page has it, which knows nobody; show(n) is what a message of the kernel brings about.
+PLAYED = """async ([source, figure]) => {
+  globalThis.rislabPlotly = Plotly;
+  const calls = {}, attributes = { figure: figure(1), patch: {}, drawn: 0 };
+  const state = {
+    attributes, get: (name) => attributes[name], set: (values) => Object.assign(attributes, values), save_changes() {},
+    on: (name, call) => { calls[name] = call; }, off() {},
+  };
+  const model = {
+    get: (name) => ({ state: "IPY_MODEL_a", templates: { light: {}, dark: {} }, options: {} })[name],
+    widget_manager: { get_model: async () => state },
+  };
+  window.show = (number) => { attributes.figure = figure(number); calls["change:figure"](); };
+  window.drawn = () => attributes.drawn;
+  const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  await (await import(address)).default.render({ model, el: document.querySelector("#plot") });
+}"""
+FIGURE = "(number) => ({ number, data: [{ y: [1, number] }], layout: { height: 440, title: { text: `${number}` } } })"
+TITLE = "document.querySelector('.js-plotly-plot').layout.title.text"
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    page.set_content(PAGE)
+    page.add_script_tag(content=get_plotlyjs())
+    played = PLAYED.replace("([source, figure])", f"(source, figure = {FIGURE})")
+    page.evaluate(played, (STATIC / "plot.js").read_text(encoding="utf-8"))
+    page.wait_for_function("drawn() === 1")
+    yield page
+    page.close()
+
+
+def send(page: Any, number: int) -> None:
+    """A figure comes, and there is time to draw it."""
+    page.evaluate("(number) => show(number)", number)
+    page.wait_for_timeout(1000)
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        ("scrollTo(0, 2000)", "scrollTo(0, 0)"),
+        (
+            "document.querySelector('#plot').style.cssText = 'height:0;overflow:hidden;margin-top:2000px'",
+            "document.querySelector('#plot').style.cssText = ''",
+        ),
+        ("sight('hidden')", "sight('visible')"),
+    ],
+    ids=["scrolled away", "folded up", "in a hidden window"],
+)
+def test_a_plot_that_nobody_sees_is_drawn_when_it_comes_into_sight(page: Any, away: str, back: str) -> None:
+    page.evaluate("""() => { window.sight = (state) => {
+      Object.defineProperty(document, "visibilityState", { get: () => state, configurable: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }; }""")
+    send(page, 2)
+    assert page.evaluate(f"[drawn(), {TITLE}]") == [2, "2"]
+    page.evaluate(away)
+    page.wait_for_timeout(500)
+    send(page, 3)
+    send(page, 4)
+    assert page.evaluate(f"[drawn(), {TITLE}]") == [2, "2"]
+    page.evaluate(back)
+    page.wait_for_function("drawn() === 4")
+    assert page.evaluate(TITLE) == "4"
+    # A page of another theme is drawn anew, once it is seen.
+    send(page, 5)
+    assert page.evaluate("drawn()") == 5
