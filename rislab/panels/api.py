@@ -260,7 +260,10 @@ def is_live() -> bool:
     from IPython import get_ipython
     from IPython.display import HTML, display
 
+    from rislab.panels.given_up_views import given_up_views
+
     read_unread_messages()
+    given_up_views()
     if get_ipython() is not None:
         display(HTML(f"<script>({THEME.read_text(encoding='utf-8')})({json.dumps(theme_css())})</script>"))
     return True

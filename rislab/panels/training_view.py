@@ -189,7 +189,8 @@ class TrainingView:
         head = f"<b style='{colour}'>checkup: {html.escape(panel.verdict())}</b>"
         lines = [f"<div role='status' style='line-height:1.35'>{head}"]
         lines += [
-            f"<b>{html.escape(one.name)}</b>: {html.escape(one.evidence)}. <i>Fix:</i> {html.escape(one.fix)}"
+            f"<b>{html.escape(one.name)}</b>: {html.escape(one.evidence)}."
+            f"{f' <i>Fix:</i> {html.escape(one.fix)}' if one.fix else ''}"
             for one in wrong[:3]
         ]
         return "<br>".join(lines) + "</div>"

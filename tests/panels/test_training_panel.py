@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+import re
 import subprocess
 import sys
 import threading
@@ -462,6 +463,8 @@ def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(
     asyncio.run(awaited(panel))
     assert panel.title() == "finished: classroom, fp32, never divided, step 16"
     assert panel.verdict().startswith("✗ never divided")
+    (shown,) = [text for one in parts(panel.widget) if "✗ never divided" in (text := str(getattr(one, "value", "")))]
+    assert "<i>Fix:</i> " in shown and not re.search(r"<i>Fix:</i> *<", shown)
     fed, _ = fed_strip(panel.runs[1])
     assert np.allclose(fed[0]["y"], 2.0) and set(fed[0]["marker"]["color"]) == {VERMILLION}
     names = [trace["name"] for trace in plot_of(panel).figure["data"]]
