@@ -123,6 +123,8 @@ class ProcessWatch(LoopObserver):
             declared = replace(tracked.declared, scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
+            if self._schedule_goes_on(tracked):
+                own = Findings(one for one in own if one.name != "schedule hardly begins")
             own += self._scheduler_of_another(tracked)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         if self.backwards and not self.steps and not findings:
@@ -148,6 +150,15 @@ class ProcessWatch(LoopObserver):
         text = f"{len(free)} trainable tensors got a gradient and are in no optimiser: {listed(free)}"
         evidence = f"{text}; {trace.step_count} steps on others"
         return [as_fault(Code.WEIGHTS, "optimiser holds stale parameters", evidence)]
+
+    def _schedule_goes_on(self, tracked: TrackedOptimizer) -> bool:
+        """Whether a later optimiser, as of a resumed run, has a schedule of the kind that begins where its own ends."""
+        own, ticks = tracked.recorder.trace.schedule, tracked.recorder.trace.ticks or 0
+        later = [one.recorder.trace.schedule for one in self.tracked if one is not tracked]
+        return own is not None and any(
+            one is not None and (one.kind, one.length, one.begun) == (own.kind, own.length, own.begun + ticks)
+            for one in later
+        )
 
     def _scheduler_of_another(self, tracked: TrackedOptimizer) -> list[Finding]:
         """The scheduler of an optimiser whose tensors another one, without a scheduler, steps on since."""

@@ -1158,6 +1158,35 @@ def clipping_of_odd_kinds() -> Program:
     return model, optimizer, loop
 
 
+@program
+def sparse_tensors_as_input_and_output() -> Program:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 2)
+
+        def forward(self, edges: Tensor, values: Tensor | None = None) -> Tensor:
+            return edges @ (self.inner.weight.T if values is None else self.inner(values))
+
+    model = nn.ModuleDict({"first": Layer(), "norm": nn.BatchNorm1d(2)})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def loop() -> list[Tensor]:
+        edges, losses = torch.eye(4).to_sparse(), []
+        for _ in range(4):
+            optimizer.zero_grad()
+            given = model["first"](edges, torch.randn(4, 4)) + model["first"](edges)
+            loss = functional.mse_loss(model["norm"](given), torch.zeros(4, 2))
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        with torch.no_grad():
+            nn.Identity()(edges)
+        return losses
+
+    return model, optimizer, loop
+
+
 # Each program as it is, and watched.
 
 

@@ -106,7 +106,7 @@ class _Network:
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
     frozen_norms: int = 0
-    statistics: Tensor | None = None
+    statistics: tuple[Tensor, Tensor] | None = None
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
@@ -180,7 +180,7 @@ class NetworkModes(Observer):
             source = self._outputs.get(value.data_ptr(), key)
             if source != key and source in self._networks:
                 self._networks[source].feeds = True
-        if isinstance(call.output, Tensor):
+        if isinstance(call.output, Tensor) and call.output.layout is torch.strided:
             if len(self._outputs) > NETWORKS:
                 self._outputs.clear()
             self._outputs[call.output.data_ptr()] = key
@@ -193,22 +193,25 @@ class NetworkModes(Observer):
         if not frozen or not (before_another or any(value.requires_grad for value in weights)):
             network.frozen_norms = 0
             return
-        now = frozen[0].running_mean.detach().clone()
-        if network.frozen_norms and network.statistics is not None:
-            network.statistics_moved |= not torch.equal(now, network.statistics)
-        network.frozen_norms, network.statistics = len(frozen), now
+        weight, now = frozen[0].weight.detach(), frozen[0].running_mean.detach().clone()
+        first, before = network.statistics or (weight.clone(), now)
+        if network.frozen_norms:
+            network.statistics_moved |= not torch.equal(now, before)
+        # Weights that follow another network's, as by momentum, are not frozen.
+        network.statistics_moved &= torch.equal(weight, first)
+        network.frozen_norms, network.statistics = len(frozen), (first, now)
 
     def _statistics_of(self, network: _Network, training: bool) -> None:
         """An evaluation with statistics that are those of the beginning, after many steps."""
-        if training or not network.norms or self._step < STEPS or network.never_moved:
+        if training or not network.norms or self._step < STEPS:
             return
         network.note_statistics()
         first = all(
             not bool(one.running_mean.any()) and bool((one.running_var == 1).all()) and not one.training
             for one in network.norms
         )
-        if first:
-            network.never_moved = caller()[0] or "?"
+        # The last evaluation tells: layers that are frozen at first may be trained later.
+        network.never_moved = (network.never_moved or caller()[0] or "?") if first else ""
 
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""

@@ -224,6 +224,9 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     leaves = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
     if any(leaf.dim() and size not in leaf.shape for leaf in leaves):
         return "one input has no entry for each sample, as the edges of a graph"
+    norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+    if any(one.running_mean is None for one in norms):
+        return "a BatchNorm keeps no running statistics, and takes those of the batch in evaluation mode as well"
     own = [tensor for module in model.modules() for tensor in tensors_in(_state_of(module)).values()]
     if any(_is_graph(tensor, size) for tensor in (*leaves, *own)):
         return "a matrix tells which samples belong together, as in a graph"

@@ -163,7 +163,7 @@ class StepCounter:
             weight = 0.0 if node is None else product_of_factors(node)
             if node is None or not self._is_at("", place) or self._multiples.setdefault(place, weight) != weight:
                 return False
-            fits = self._add(node, value / like.weight, self.samples * like.count / max(1, like.samples))
+            fits = self._add(node, value / like.weight, self._count_like(like))
         else:
             fits = len(self.losses) == place + 1
             # Of a sum, the weight is not known.
@@ -172,6 +172,11 @@ class StepCounter:
                 fits = abs(value - weighed) <= ROUNDING * abs(weighed)
         self.backwards += fits
         return fits
+
+    def _count_like(self, like: MicroBatch) -> float:
+        """The parts of a loss, of which another one of its line had so many; a sum over its samples has one."""
+        summed = like.count == 1 != like.samples
+        return like.count if summed else self.samples * like.count / max(1, like.samples)
 
     def _add(self, node: Node, loss: float, count: float) -> bool:
         finite = math.isfinite(loss)
@@ -227,7 +232,7 @@ class StepCounter:
         Returns:
             Whether it is over, as the closure of its step was evaluated.
         """
-        over = self.evaluated
+        over, begun = self.evaluated, self.forwards or self.backwards
         for place, (loss, samples, count) in enumerate(self.losses):
             like = self.like.micro_batches[place]
             batch = replace(like, loss=loss, samples=samples, count=count)
@@ -238,7 +243,8 @@ class StepCounter:
                 window.backwards.append(batch.last)
             window.micro_batches.append(batch)
             window.nodes[self.nodes[place]] = batch
-        window.clips += self.like.clips[:clips]
+        # Where it is over, the calls were those of the window before.
+        window.clips += self.like.clips[: clips if begun else 0]
         self.end_window()
         return over
 

@@ -57,7 +57,7 @@ class CurrentForward:
             compared: whether it stands in a window that is compared.
         """
         first = next(filter(Tensor.dim, call.inputs), None)
-        self.samples = 1 if first is None else int(first.shape[0])
+        self.samples = call.samples
         for batch, counted in self._losses:
             batch.samples = self.samples
             batch.count = batch.count if counted else float(self.samples)
@@ -70,7 +70,8 @@ class CurrentForward:
             *[value.dtype for value in outputs if value.is_floating_point()][:1],
         ]
         self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
-        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in outputs} if compared else {}
+        kept = [one for one in outputs if compared and one.layout is torch.strided]
+        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in kept}
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:

@@ -30,7 +30,8 @@ class ForwardEvent:
         training: whether it was in training mode when it began.
         dtypes: of what the modules in it gave.
         inner: modules that were called in it, itself included; empty if nobody asked for them.
-        inputs: all tensors among the arguments, in order.
+        inputs: the tensors among the arguments, in order, without sparse ones.
+        samples: size of the first dimension of the first tensor, 1 if there is none.
     """
 
     module: nn.Module
@@ -41,10 +42,14 @@ class ForwardEvent:
     dtypes: frozenset[torch.dtype] = frozenset()
     inner: Sequence[nn.Module] = ()
     inputs: list[Tensor] = field(init=False)
+    samples: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.inputs = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
-        self.inputs += tensors_of(self.kwargs) if self.kwargs else ()
+        given = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
+        given += tensors_of(self.kwargs) if self.kwargs else ()
+        self.samples = next((len(one) for one in given if one.dim()), 1)
+        # A sparse one has no place in memory, and no numbers in a row.
+        self.inputs = [one for one in given if one.layout is torch.strided]
 
 
 @dataclass(eq=False, slots=True)

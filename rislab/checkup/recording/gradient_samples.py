@@ -135,9 +135,13 @@ class GradientSamples:
         return float(torch.nn.utils.get_total_norm(dense)) if dense else 0.0
 
     def norm_of_others(self) -> float:
-        """Norm of the gradients that tensors of other optimisers hold."""
-        own = self.optimised()
-        return self.norm_of(value for value in self._clipped_with() if id(value) not in own)
+        """Norm of the gradients of other tensors: of other optimisers, or of other networks under this one."""
+        groups = self.optimizer.param_groups
+        others = {
+            id(value): value for values in (self._clipped_with(), *(g["params"] for g in groups)) for value in values
+        }
+        own = set(map(id, self._tensors))
+        return self.norm_of(value for one, value in others.items() if one not in own)
 
     def missing(self) -> int:
         """Number of tensors without a gradient."""

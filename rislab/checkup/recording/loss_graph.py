@@ -13,6 +13,8 @@ from torch.autograd.graph import Node
 _FACTORS = ("MulBackward", "DivBackward", "NegBackward", "ToCopyBackward", "AliasBackward", "CloneBackward")
 _MEANS = ("MeanBackward",)
 _SUMS = ("AddBackward", "SubBackward")
+# What torch keeps of reduction="sum" in the node of a loss.
+SUM = 2
 # A sum of more terms than this is no sum of losses.
 _TERMS = 64
 # So many nodes of a graph are gone through.
@@ -120,3 +122,13 @@ def is_mean(node: Node | None) -> bool:
     if node.name().startswith(_SUMS):
         return any(map(is_mean, sources_of(node)))
     return node.name().startswith(_MEANS)
+
+
+def is_sum(node: Node | None) -> bool:
+    """Whether what a node gives is a sum over items, or a sum of such: each item counts once, whatever their number."""
+    if node is None:
+        return False
+    terms = [[*factors(term)][-1] for term in summands(node)]
+    return all(
+        term.name().startswith("SumBackward") or getattr(term, "_saved_reduction", None) == SUM for term in terms
+    )

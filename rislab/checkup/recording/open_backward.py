@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.recording.loss_graph import divisions, factors, is_mean, summands, weighed_node
+from rislab.checkup.recording.loss_graph import divisions, factors, is_mean, is_sum, summands, weighed_node
 from rislab.checkup.recording.trace import Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
@@ -65,7 +65,7 @@ class OpenBackward:
         node = weighed_node(root, known)
         self.root = None if node is None else known.get(node)
         if self.root is None:
-            self.root = new_micro_batch(root, None, not is_mean(node))
+            self.root = new_micro_batch(root, 1.0 if is_sum(node) else None, not is_mean(node))
             self._value = None if root.is_complex() else float(root.detach())
             self.factor = 1.0 if upstream is None or upstream.is_complex() else float(upstream)
             if node is not None and node is not root.grad_fn:

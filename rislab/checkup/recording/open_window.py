@@ -28,6 +28,7 @@ class OpenWindow:
         clips: calls of clip_grad_norm_().
         by_hand: whether gradients by the weights were taken by torch.autograd.grad().
         partial: whether some of it came before the recording began.
+        samples: of the forwards without gradients up to the first one with them, and of those with them.
     """
 
     micro_batches: list[MicroBatch] = field(default_factory=list)
@@ -39,6 +40,30 @@ class OpenWindow:
     clips: list[Clip] = field(default_factory=list)
     by_hand: bool = False
     partial: bool = False
+    samples: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
+
+    def note_forward(self, samples: int, with_gradient: bool) -> None:
+        """A forward of the network is over; one without gradients after others with them ends a first pass.
+
+        Args:
+            samples: of its first input.
+            with_gradient: whether gradients were enabled.
+        """
+        ahead, after = self.samples
+        if not self.compared:
+            return
+        if with_gradient:
+            after.append(samples)
+        elif after:
+            ahead.clear()
+        else:
+            ahead.append(samples)
+
+    @property
+    def ahead(self) -> bool:
+        """Whether all forwards had one before them without gradients, on as many samples, in a first pass."""
+        ahead, after = self.samples
+        return len(after) > 1 and ahead[-len(after) :] == after
 
     def known(self) -> dict[Node, MicroBatch]:
         """Losses that may be in what backward() is called on, by their nodes."""

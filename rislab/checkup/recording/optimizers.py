@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.recording.tensors import has_numbers
@@ -49,3 +49,8 @@ def fused_scaling(optimizer: Optimizer) -> tuple[float, bool]:
     attributes = vars(optimizer)
     scale, infinite = attributes.get("grad_scale"), attributes.get("found_inf")
     return 1.0 if scale is None else float(scale), infinite is not None and bool(infinite.item())
+
+
+def among_ranks() -> bool:
+    """Whether other processes train with this one, and may have their share in a gradient."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

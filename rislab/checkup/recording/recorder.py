@@ -137,12 +137,11 @@ class StepRecorder:
         Args:
             training: whether the network is in training mode.
         """
-        forward = self._forward
-        forward.with_gradient = torch.is_grad_enabled()
-        if not forward.with_gradient:
+        self._forward.with_gradient = torch.is_grad_enabled()
+        if not self._forward.with_gradient:
             self._sampling.note_evaluation()
             return
-        forward.begin(training)
+        self._forward.begin(training)
         if not self.trace.forwards:
             self._window.drop_earlier(self.trace, id(self))
         self._note_skipped_step()
@@ -151,6 +150,7 @@ class StepRecorder:
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A forward of the network is over; the first of its inputs counts the samples."""
+        self._window.note_forward(call.samples, self._forward.with_gradient)
         if self._forward.with_gradient:
             if self._forward.training and (self.trace.forwards <= FORWARDS or self._window.compared):
                 watch_use(call.output, self.trace)
@@ -316,9 +316,8 @@ class StepRecorder:
         """The open window, in which so many calls of clip_grad_norm_() came, is recorded."""
         counter, self.counter = self.counter, None
         if counter is not None:
-            over = counter.resume(self._window, clips)
             self._forward.samples, self._forward.with_gradient = counter.samples, True
-            if over:
+            if counter.resume(self._window, clips):
                 self._end_at_step(at=counter.like.where)
 
     # Steps.
@@ -437,6 +436,7 @@ class StepRecorder:
             other_norm=other_norm,
             evaluation=max(0, self._evaluations),
             inferred=inferred,
+            ahead=self._window.ahead,
         )
         self._storage.enter(step, self._lines.trained, self._window.size)
         self._sampling.note_step(step)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rislab.checkup.recording.counting import is_simple
 from rislab.checkup.recording.merged_steps import Loss, StepNumbers
+from rislab.checkup.recording.optimizers import among_ranks
 from rislab.checkup.recording.trace import MicroBatch, Step, Trace
 from rislab.checkup.recording.windows import Declared, StepComparison, micro_batches_of, step_window
 
@@ -55,6 +56,7 @@ class StepStorage:
             step.release()
             return
         step.number, self._counted = trace.step_count + 1, None
+        trace.among_ranks |= step.gradient is not None and among_ranks()
         self._note_held(step)
         used = [batch for batch in step.micro_batches if batch.call_stack in trained]
         if step.gradient is None:

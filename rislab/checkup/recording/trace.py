@@ -150,11 +150,12 @@ class Step:
         rates: learning rates, one a group.
         ticks: of the scheduler so far, None without one.
         where: file and line of the step.
-        other_norm: norm of the gradients that tensors of other optimisers held at that moment.
+        other_norm: norm of the gradients that tensors which are not compared held at that moment.
         evaluation: 0, or which further evaluation of a closure within one step it is.
         inferred: whether it was not seen itself, and the weights have moved.
         comparison: of the gradient with that of the window, if it was found right at once.
         number: from 1, over the whole run.
+        ahead: whether as many forwards without gradients, of as many samples each, came before its first one with them.
         zeroed_lines: call stacks whose gradients were zeroed before each step that was compared; of one that is not.
     """
 
@@ -174,6 +175,7 @@ class Step:
     inferred: bool = False
     comparison: Any = None
     number: int = 0
+    ahead: bool = False
     zeroed_lines: frozenset[tuple[str, ...]] = frozenset()
 
     def numbers(self) -> StepNumbers:
@@ -188,6 +190,15 @@ class Step:
             batch.gradient = None
         for backward in self.backwards:
             backward.after = None
+
+    def is_clipped_in_parts(self, tensors: int) -> bool:
+        """Whether clip_grad_norm_() was called for several parts of the optimiser's tensors, each on its own.
+
+        Args:
+            tensors: number of all of them.
+        """
+        parts = [clip.own for clip in self.clips if clip.own and not clip.late]
+        return len(parts) > 1 and sum(parts) <= tensors
 
     def holds(self, batch: MicroBatch) -> bool:
         """Whether the gradient of a micro-batch was still there at the step: no zeroing was observed after it."""
@@ -237,6 +248,8 @@ class Trace:
         crashed: whether an error ended the loop.
         stopped: whether the checkup ended it.
         by_library: whether a library other than torch called the steps.
+        among_ranks: whether other processes train with this one.
+        frozen_norms: whether the network has BatchNorm layers, all of whose own weights are frozen.
         failure: what went wrong in the recording itself, "" if nothing did.
     """
 
@@ -275,6 +288,8 @@ class Trace:
     crashed: bool = False
     stopped: bool = False
     by_library: bool = False
+    among_ranks: bool = False
+    frozen_norms: bool = False
     failure: str = ""
 
     def drop_steps(self) -> None:

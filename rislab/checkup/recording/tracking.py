@@ -106,6 +106,11 @@ class TrackedOptimizer:
         """Whether its networks compute something else in training mode than in evaluation mode."""
         return any(is_mode_dependent(module) for root in self.roots for module in root.modules())
 
+    def has_frozen_norms(self) -> bool:
+        """Whether its networks have BatchNorm layers, all of whose own weights are frozen."""
+        norms = [module for root in self.roots for module in root.modules() if isinstance(module, NORMS)]
+        return bool(norms) and not any(map(is_mode_dependent, norms))
+
 
 class LoopObserver(Observer):
     """Passes events on to the recorders of the optimisers that they concern.
@@ -206,6 +211,7 @@ class LoopObserver(Observer):
         """The watching ends."""
         for tracked in self.tracked:
             tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
+            tracked.recorder.trace.frozen_norms = tracked.has_frozen_norms()
             tracked.recorder.trace.of_one_storage = tracked.of_one_storage()
             tracked.recorder.end(error)
         stepping = [one for one in self.tracked if not isinstance(one.optimizer, ForeignOptimizer)]

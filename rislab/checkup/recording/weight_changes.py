@@ -57,7 +57,13 @@ class WeightChanges:
             for name, value in missed
         )
         trace.orphaned = 0 if copies else len(orphans)
-        trace.unoptimised = [] if copies else [name for name, value in missed if id(value) in self._unheld or orphans]
+        left = {name for name, value in missed if name in self._first and torch.equal(value, self._first[name][0])}
+        trace.unoptimised = [
+            # What moves all the same is stepped on by another optimiser.
+            name
+            for name, value in missed
+            if not copies and ((id(value) in self._unheld and name in left) or orphans)
+        ]
         trace.set_aside = [name for name, value in missed if id(value) not in self._unheld]
         trace.frozen = sum(not value.requires_grad for _, value in weights)
         if trace.crashed:

@@ -112,16 +112,16 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
         return []
     if any(_norms(run.trace)) and not any(step.backwards for step in run.trace.steps):
         return [_by_hand(counts)]
-    long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
-    last = any(batches[-1].backwards for _, batches in long)
-    if last and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
-        aliases = ("loop tail in a branch never taken",)
-        return [as_fault(Code.LOSSES, "backward after the batch loop", counts, long[0][0].where, aliases)]
     unused = [batch for step, _ in run.steps for batch in step.micro_batches if not batch.backwards]
     if all(batch.nonfinite for batch in unused):
         text = f"{len(unused)} losses were NaN or infinite, and the loop went on without a backward of them: {counts}"
         aliases = ("NaN made 0 in the gradient",)
         return [as_warning(Code.NAN, "NaN guard in the loop", text, unused[0].where, aliases)]
+    long = [(step, batches) for step, batches in run.steps if len(batches) > 1]
+    last = any(batches[-1].backwards for _, batches in long)
+    if last and not any(batch.backwards for _, batches in long for batch in batches[:-1]):
+        aliases = ("loop tail in a branch never taken",)
+        return [as_fault(Code.LOSSES, "backward after the batch loop", counts, long[0][0].where, aliases)]
     return [as_warning(Code.LOSSES, "forwards that reached no step", counts)]
 
 
@@ -167,15 +167,29 @@ def evaluation_mode(run: WatchedRun) -> list[Finding]:
     """Training losses that were computed in evaluation mode."""
     batches = run.trace.micro_batches
     # A pass whose gradients are thrown away before the step, as that of an attack, trains nothing.
-    used = {id(batch) for step in run.trace.steps for batch in step.micro_batches if step.holds(batch)}
+    used = {
+        id(batch)
+        for step in run.trace.steps
+        if _is_zeroing_known(step)
+        for batch in step.micro_batches
+        if step.holds(batch)
+    }
     evaluated = [batch for batch in batches if not batch.training and (id(batch) in used or not run.trace.steps)]
     if not evaluated:
         return []
     merged = run.trace.merged
     count, total = len(evaluated) + merged.kinds_of_losses["evaluated"], len(batches) + merged.losses
     text = f"{count} of {total} training losses in evaluation mode"
+    if count == total and run.trace.frozen_norms and not run.trace.mode_dependent:
+        return [as_note(Code.MODE, "eval never undone", f"{text}, as of a head on a network whose BatchNorm is frozen")]
     kind = as_fault if count < total or run.trace.mode_dependent else as_warning
     return [kind(Code.MODE, "eval never undone", text, evaluated[0].where)]
+
+
+def _is_zeroing_known(step: Step) -> bool:
+    """Whether what was zeroed before a step is known: of windows that are compared, or those of one mode."""
+    modes = {batch.training for batch in step.micro_batches}
+    return len(modes) < 2 or all(backward.fresh is not None for backward in step.backwards)
 
 
 # Windows.
@@ -211,6 +225,9 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
     counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
+        whole = sum(_is_whole(window, run.size) for window in run.windows)
+        if whole > len(sizes) / 2:
+            return findings
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:
         findings.append(as_fault(Code.WINDOW_SIZE, "window off by one", text, first))
@@ -229,6 +246,13 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
         kind = as_fault if run.source == "declared" and not carried else as_warning
         findings.append(kind(Code.STEPS, "tail never stepped", text, left[-1].where, ("left-overs leak",)))
     return findings
+
+
+def _is_whole(window: StepWindow, size: int) -> bool:
+    """Whether what counts as one micro-batch are K losses that make one mean: of K lines, or summed up before."""
+    held = [batch for batch in window.step.micro_batches if window.step.holds(batch)]
+    weights = [weight for batch in held for weight in batch.term_weights or (batch.weight,)]
+    return len(weights) == size and near(sum(weights), 1, 1e-3)
 
 
 def _thrown_away(batch: MicroBatch, trace: Trace) -> bool:

@@ -65,7 +65,7 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     made = [one for one in differing if made_by_library(one, run)]
     own, differing = ([one for one in some if one not in made] for some in (own, differing))
     if made:
-        text = f"{len(made)} steps on gradients that a library made after the backward, as of single samples, or noise"
+        text = f"{len(made)} steps on gradients that a library, or other ranks, changed after the backward"
         findings.append(as_note(Code.DIRECTION, "gradient changed by hand", text))
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
@@ -90,15 +90,17 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
 
 
 def made_by_library(one: StepWindow, run: WatchedRun) -> bool:
-    """Whether a library that steps for the loop has changed the direction of what the last backward left."""
+    """Whether a library, or the other ranks, have changed the direction of what the last backward left."""
     given = one.step.gradient is not None and one.step.norm != 0
-    return run.trace.by_library and given and _changed_after_backward(one)
+    return (run.trace.by_library or run.trace.among_ranks) and given and _changed_after_backward(one)
 
 
 def _weighed(one: StepComparison, run: WatchedRun) -> bool:
     """Whether the loop weighed losses that are no means, in a way of its own, and the optimiser got just that."""
     held = one.held_weights
-    if run.declared.mean or not all(batch.scale_free for batch in one.batches) or not all(held):
+    # A declared mean says nothing of sums, in which each item counts once.
+    meant = bool(run.declared.mean) and any(batch.count != 1 for batch in one.batches)
+    if meant or not all(batch.scale_free for batch in one.batches) or not all(held):
         return False
     equal = all(near(weight, held[0], 1e-6) for weight in held)
     gradients = [
@@ -162,12 +164,9 @@ def _joint_norm(one: StepComparison) -> float:
 def _too_long(one: StepComparison, run: WatchedRun) -> bool:
     """Whether the optimiser got the true gradient, where clipping should have made it shorter."""
     limit = run.declared.clip_norm
-    return (
-        limit is not None
-        and not one.step.inferred
-        and one.exact()
-        and _norm(one) > limit * (1 + max(1e-3, one.tolerance))
-    )
+    if limit is None or one.step.inferred or not one.exact():
+        return False
+    return _norm(one) > limit * (1 + max(1e-3, one.tolerance))
 
 
 def _unclipped(one: StepComparison, run: WatchedRun) -> Finding:
@@ -306,6 +305,8 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
     if one.parallel():
         return _wrong_length(one, text, run)
     aliases = ("never zeroed", "left-overs leak", "clipped per micro-batch")
+    if _changed_after_backward(one) and one.step.is_clipped_in_parts(run.trace.tensors):
+        return as_note(Code.CLIPPING, "clipping assumed", f"{text}: its tensors are clipped in several parts")
     named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)
     if named is None and _changed_after_backward(one):
         evidence = f"{text}: after the last backward, before the step"
@@ -337,7 +338,7 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     if len(samples) == 1 and near(alpha, 1 / min(samples), 1e-3):
         evidence = f"{text}: the loss seems to be a sum over {min(samples)} samples"
         return as_note(Code.GRADIENT_SCALE, "not judged", evidence)
-    if run.declared.accumulation_steps is None and changed_after and all(batch.scale_free for batch in one.batches):
+    if changed_after and all(batch.scale_free for batch in one.batches):
         evidence = f"{text}: the losses are sums, and the gradients were divided after the backwards"
         return as_note(Code.GRADIENT_SCALE, "not judged", evidence)
     if run.declared.accumulation_steps is None:

@@ -102,6 +102,10 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
     # A sum of a thousand losses in the loop's own precision may be off by this much.
     rounding = 100 * torch.finfo(run.trace.micro_batches[0].dtype).eps
     by_parts = run.declared.mean != "batches" and near(value, _mean(losses, PARTS), rounding)
+    summed = all(count == 1 != samples for _, samples, count in losses)
+    by_parts |= summed and near(
+        value, sum(loss for loss, *_ in losses) / sum(count for _, count, _ in losses), rounding
+    )
     if near(value, true, rounding) or by_parts:
         return None
     digits = next((digits for digits in range(1, 7) if value == round(true, digits)), None)

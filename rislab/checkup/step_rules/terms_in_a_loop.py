@@ -27,6 +27,9 @@ def undivided(text: str, one: StepComparison, run: WatchedRun) -> Finding:
         one: the step, compared with its window.
         run: that it belongs to.
     """
+    if one.step.ahead:
+        evidence = f"{text}: the network ran on each of them before, without gradients, as for a loss over all of them"
+        return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if run.declared.accumulation_steps is None and are_terms(one):
         evidence = f"{text}: terms of one loss, each with a backward of its own, are added up"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)

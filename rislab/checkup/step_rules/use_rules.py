@@ -52,7 +52,9 @@ def unscaled_terms(run: WatchedRun) -> list[Finding]:
         scale = one.step.scale
         terms = [values for batch in one.batches for values in batch.term_factors if values[0]]
         # The loop's own factors, of which the scale is one where the loss was scaled.
-        scaled = [any(near(after / before, scale, 1e-6) for before, after in pairwise(values)) for values in terms]
+        scaled = [
+            any(near(after / before, scale, 1e-6) for before, after in pairwise(values) if before) for values in terms
+        ]
         lost = [values[-1] for values, own in zip(terms, scaled, strict=True) if not own and near(values[0], 1 / scale)]
         if scale >= SCALED and any(scaled) and lost:
             text = (

@@ -1,0 +1,447 @@
+"""Correct loops that were once accused, each beside a twin with the fault that the rule is for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import rislab
+from rislab.checkup.findings import Findings
+from rislab.checkup.process_watch import ProcessWatch
+
+functional = nn.functional
+# A loop, correct or not, within a context that watches its network and optimiser.
+Loop = Callable[[Any, bool], Any]
+Open = Callable[..., Any]
+
+
+def network(inputs: int = 4) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(inputs, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def batch(samples: int = 16) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(samples, 4)
+    return inputs, inputs.sum(1, keepdim=True)
+
+
+def backward(model: nn.Module, share: float = 1.0) -> Tensor:
+    inputs, target = batch()
+    loss = functional.mse_loss(model(inputs), target) * share
+    loss.backward()
+    return loss
+
+
+def watched(loop: Loop, faulty: bool, **declared: Any) -> Findings:
+    """Findings of watch()."""
+    opened: list[Any] = []
+
+    def watch(model: nn.Module, optimizer: torch.optim.Optimizer, **own: Any) -> Any:
+        opened.append(rislab.watch(model, optimizer, **declared, **own))
+        return opened[-1]
+
+    reported = loop(watch, faulty)
+    return opened[-1].findings(reported)
+
+
+def in_a_script(loop: Loop, faulty: bool) -> Findings:
+    """Findings of script mode, where nothing is declared."""
+    with ProcessWatch() as process:
+        loop(lambda *_, **__: _Nothing(), faulty)
+    return process.findings()
+
+
+class _Nothing:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def accused(findings: Findings) -> list[str]:
+    return [finding.name for finding in findings if finding.severity != "note"]
+
+
+# Windows of two, declared.
+
+
+def one_before_the_step_and_one_in_its_closure(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=2):
+        for _ in range(12):
+            optimizer.zero_grad()
+            if not faulty:
+                inputs, target = batch()
+                functional.mse_loss(model(inputs), target).div(2).backward()
+            optimizer.step(lambda: backward(model, 0.5))
+
+
+def losses_that_are_summed_up_first(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=2):
+        for _ in range(12):
+            losses = []
+            for _ in range(1 if faulty else 2):
+                inputs, target = batch()
+                losses.append(functional.mse_loss(model(inputs), target))
+            optimizer.zero_grad()
+            torch.stack(losses).mean().backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("loop", [one_before_the_step_and_one_in_its_closure, losses_that_are_summed_up_first])
+def test_a_window_may_stand_on_several_lines_or_be_summed_up(loop: Loop) -> None:
+    assert accused(watched(loop, False)) == []
+    assert "step per micro-batch" in accused(watched(loop, True))
+
+
+def losses_of_a_whole_window_for_each_part_of_it(watch: Open, faulty: bool) -> None:
+    """As contrastive losses are accumulated: what the network gives for the others is computed before."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=2):
+        for _ in range(12):
+            inputs = [batch()[0] for _ in range(2)]
+            with torch.no_grad():
+                kept = [] if faulty else [model(one) for one in inputs]
+            optimizer.zero_grad()
+            for place, one in enumerate(inputs):
+                all_of_them = torch.cat([*kept[:place], model(one), *kept[place + 1 :]])
+                functional.mse_loss(all_of_them, torch.ones_like(all_of_them)).backward()
+            optimizer.step()
+
+
+def test_a_loss_over_the_window_in_each_micro_batch_is_not_divided() -> None:
+    loop = losses_of_a_whole_window_for_each_part_of_it
+    assert accused(watched(loop, False)) == [] == accused(in_a_script(loop, False))
+    assert "never divided" in accused(watched(loop, True))
+
+
+def rewards_as_weights_of_sums(watch: Open, faulty: bool) -> None:
+    """As REINFORCE weighs the log-probabilities of an episode, with a backward for each."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=4):
+        for _ in range(12):
+            for reward in (3.0, -0.01, 1.5, -2.0):
+                if faulty:
+                    optimizer.zero_grad()
+                (-reward * functional.logsigmoid(model(batch()[0])).sum() / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def tokens_by_which_gradients_are_divided(watch: Open, faulty: bool) -> None:
+    """As fairseq divides: losses are sums over tokens, and the gradients are divided once."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=2):
+        for _ in range(12):
+            tokens = 0
+            for samples in (16, 9):
+                if faulty:
+                    optimizer.zero_grad()
+                inputs, target = batch(samples)
+                errors = (model(inputs) - target).abs()
+                (0.9 * errors.sum() + 0.1 * errors.square().sum()).backward()
+                tokens += samples
+            for value in model.parameters():
+                value.grad.mul_(1 / tokens)  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("loop", [rewards_as_weights_of_sums, tokens_by_which_gradients_are_divided])
+def test_sums_have_weights_of_the_loops_own(loop: Loop) -> None:
+    assert accused(watched(loop, False)) == []
+    assert accused(watched(loop, True))
+
+
+def losses_that_are_reported(watch: Open, faulty: bool) -> list[float]:
+    """Sums over samples, or means of them, both over the number of samples."""
+    model, reported = network(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    with watch(model, optimizer):
+        for _ in range(3):
+            total = 0.0
+            for samples in (16, 16, 5):
+                inputs, target = batch(samples)
+                errors = (model(inputs) - target).square()
+                loss = errors.mean() if faulty else errors.sum() + 0.1 * errors.sqrt().sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.item()
+            reported.append(total / 37)
+    return reported
+
+
+def test_sums_are_reported_for_each_sample() -> None:
+    assert accused(watched(losses_that_are_reported, False)) == []
+    assert accused(watched(losses_that_are_reported, True)) == ["sum of means over the set's size"]
+
+
+# What is left out, frozen, or stepped on by others.
+
+
+def losses_that_are_skipped(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for place in range(24):
+            inputs, target = batch()
+            if place in (4, 11) and not faulty:
+                inputs[0, 0] = torch.inf
+            loss = functional.mse_loss(model(inputs) * inputs[:, :1], target)
+            if not torch.isfinite(loss) or (faulty and place % 4 < 3):
+                continue
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def test_batches_that_are_no_numbers_may_be_skipped() -> None:
+    for findings in (watched(losses_that_are_skipped, False), in_a_script(losses_that_are_skipped, False)):
+        assert findings.faults == [] and "NaN guard in the loop" in accused(findings)
+    assert "backward after the batch loop" in accused(watched(losses_that_are_skipped, True))
+
+
+class Unfrozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh())
+        self.head = nn.Linear(8, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.body(inputs))
+
+
+def a_body_that_is_trained_later(watch: Open, faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = Unfrozen()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for epoch in range(6):
+            model.train()
+            model.body.train(epoch > 1 or faulty)
+            for _ in range(8):
+                optimizer.zero_grad()
+                backward(model)
+                optimizer.step()
+            if faulty:
+                model.body[1].reset_running_stats()  # type: ignore[union-attr, operator]
+            model.eval()
+            with torch.no_grad():
+                model(batch()[0])
+
+
+def test_statistics_that_move_later_are_no_fault() -> None:
+    assert accused(in_a_script(a_body_that_is_trained_later, False)) == []
+    assert accused(in_a_script(a_body_that_is_trained_later, True)) == ["running statistics never moved"]
+
+
+def a_pass_for_the_importance_of_weights(watch: Open, faulty: bool) -> None:
+    """As between the tasks of a continual training: gradients of single samples, in evaluation mode, and no step."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(2):
+            for _ in range(40):
+                optimizer.zero_grad()
+                backward(model)
+                optimizer.step()
+            model.eval()
+            for _ in range(20):
+                model.zero_grad()
+                functional.mse_loss(model(batch(1)[0]), torch.zeros(1, 1)).backward()
+            if not faulty:
+                model.train()
+
+
+def test_a_pass_in_evaluation_mode_that_steps_nothing_is_no_training() -> None:
+    assert accused(watched(a_pass_for_the_importance_of_weights, False)) == []
+    assert "eval never undone" in accused(watched(a_pass_for_the_importance_of_weights, True))
+
+
+def two_networks_under_one_optimiser(watch: Open, faulty: bool) -> None:
+    model, encoder = network(), network()
+    optimizer = torch.optim.SGD([*model.parameters(), *encoder.parameters()], lr=0.01)
+    limit = 1e-3
+    with watch(model, optimizer, clip_norm=limit):
+        for _ in range(12):
+            inputs, target = batch()
+            optimizer.zero_grad()
+            functional.mse_loss(model(inputs) + encoder(inputs), target).backward()
+            if not faulty:
+                nn.utils.clip_grad_norm_([*model.parameters(), *encoder.parameters()], limit)
+            optimizer.step()
+
+
+def test_clipping_counts_all_tensors_of_the_optimiser() -> None:
+    assert accused(watched(two_networks_under_one_optimiser, False)) == []
+    assert accused(watched(two_networks_under_one_optimiser, True)) == ["never clipped"]
+
+
+def groups_that_are_clipped_one_by_one(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD([{"params": part.parameters()} for part in (model[0], model[2])], lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(80):
+            optimizer.zero_grad()
+            backward(model)
+            for group, limit in zip(optimizer.param_groups, (0.1, 0.02), strict=True):
+                if faulty:
+                    group["params"][0].grad.mul_(limit)
+                else:
+                    nn.utils.clip_grad_norm_(group["params"], limit)
+            optimizer.step()
+
+
+def test_groups_may_have_limits_of_their_own() -> None:
+    assert accused(watched(groups_that_are_clipped_one_by_one, False)) == []
+    assert accused(watched(groups_that_are_clipped_one_by_one, True)) == ["gradient changed by hand"]
+
+
+def calls_of_clipping_in(watch: Any) -> set[int]:
+    return {len(step.clips) for step in watch.trace.steps}
+
+
+def test_clipping_is_counted_once_where_counting_ends() -> None:
+    kept: list[Any] = []
+
+    def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
+        kept.append(rislab.watch(model, optimizer))
+        return kept[-1]
+
+    groups_that_are_clipped_one_by_one(watch, False)
+    assert calls_of_clipping_in(kept[0]) == {2}
+
+
+def weights_of_another_optimiser(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.01)
+    other = torch.optim.Adam(model[2].parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(12):
+            optimizer.zero_grad()
+            other.zero_grad()
+            backward(model)
+            optimizer.step()
+            if not faulty:
+                other.step()
+
+
+def test_what_another_optimiser_moves_is_not_missing() -> None:
+    assert accused(watched(weights_of_another_optimiser, False)) == []
+    assert accused(watched(weights_of_another_optimiser, True)) == ["not in the optimiser"]
+
+
+class WithCopy(nn.Module):
+    """A network with a frozen copy of its own, as in bootstrapped representations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8))
+        self.copied = copy.deepcopy(self.online).requires_grad_(False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.online(inputs) - self.copied(inputs.roll(1, 1)).detach()).square().sum(1, keepdim=True)
+
+
+def a_copy_that_follows(watch: Open, faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = WithCopy()
+    optimizer = torch.optim.SGD(model.online.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(20):
+            if not faulty:
+                with torch.no_grad():
+                    for slow, value in zip(model.copied.parameters(), model.online.parameters(), strict=True):
+                        slow.lerp_(value, 0.1)
+            optimizer.zero_grad()
+            model(batch()[0]).mean().backward()
+            optimizer.step()
+
+
+def test_weights_that_follow_others_are_not_frozen() -> None:
+    assert accused(in_a_script(a_copy_that_follows, False)) == []
+    assert accused(in_a_script(a_copy_that_follows, True)) == ["statistics of frozen layers move"]
+
+
+def a_head_on_a_body_in_evaluation_mode(watch: Open, faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = Unfrozen().eval()
+    if not faulty:
+        model.body.requires_grad_(False)
+    model.body[1].running_mean.normal_()  # type: ignore[union-attr, operator]
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(12):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+
+
+def test_a_head_may_be_trained_in_evaluation_mode() -> None:
+    assert accused(watched(a_head_on_a_body_in_evaluation_mode, False)) == []
+    assert accused(watched(a_head_on_a_body_in_evaluation_mode, True)) == ["eval never undone"]
+
+
+def a_schedule_that_goes_on(watch: Open, faulty: bool) -> None:
+    """Half of a run, and the other half with a new network, optimiser and schedule that load the states."""
+    state = None
+    for _ in range(1 if faulty else 2):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40)
+        parts = (model, optimizer, schedule)
+        for part, known in zip(parts, state or (), strict=False):
+            part.load_state_dict(known)
+        for _ in range(20):
+            backward(model, 0.5)
+            backward(model, 0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        state = [part.state_dict() for part in parts]
+
+
+def test_a_schedule_may_go_on_in_a_resumed_run() -> None:
+    assert accused(in_a_script(a_schedule_that_goes_on, False)) == []
+    assert accused(in_a_script(a_schedule_that_goes_on, True)) == ["schedule hardly begins"]
+
+
+def test_batch_statistics_may_be_asked_for() -> None:
+    """A BatchNorm without running statistics is one by choice, as where a network is adapted to new data."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            optimizer.zero_grad()
+            backward(model)
+            optimizer.step()
+    assert accused(process.findings()) == []
+
+
+def a_weight_that_begins_at_0(watch: Open, faulty: bool) -> None:
+    """As of a divergence that is annealed, and added up over the samples."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    for place in range(12):
+        inputs, target = batch()
+        output = model(inputs)
+        optimizer.zero_grad()
+        (functional.mse_loss(output, target, reduction="sum") + place / 10 * (output.square().mean() * 16)).backward()
+        optimizer.step()
+
+
+def test_a_weight_may_begin_at_0() -> None:
+    assert [finding for finding in in_a_script(a_weight_that_begins_at_0, False) if "Error" in finding.evidence] == []
