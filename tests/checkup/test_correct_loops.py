@@ -109,10 +109,10 @@ def losses_of_a_whole_window_for_each_part_of_it(watch: Open, faulty: bool) -> N
         for _ in range(12):
             inputs = [batch()[0] for _ in range(2)]
             with torch.no_grad():
-                kept = [] if faulty else [model(one) for one in inputs]
+                given = [] if faulty else [model(one) for one in inputs]
             optimizer.zero_grad()
             for place, one in enumerate(inputs):
-                all_of_them = torch.cat([*kept[:place], model(one), *kept[place + 1 :]])
+                all_of_them = torch.cat([*given[:place], model(one), *given[place + 1 :]])
                 functional.mse_loss(all_of_them, torch.ones_like(all_of_them)).backward()
             optimizer.step()
 
@@ -314,14 +314,14 @@ def calls_of_clipping_in(watch: Any) -> set[int]:
 
 
 def test_clipping_is_counted_once_where_counting_ends() -> None:
-    kept: list[Any] = []
+    opened: list[Any] = []
 
     def watch(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
-        kept.append(rislab.watch(model, optimizer))
-        return kept[-1]
+        opened.append(rislab.watch(model, optimizer))
+        return opened[-1]
 
     groups_that_are_clipped_one_by_one(watch, False)
-    assert calls_of_clipping_in(kept[0]) == {2}
+    assert calls_of_clipping_in(opened[0]) == {2}
 
 
 def weights_of_another_optimiser(watch: Open, faulty: bool) -> None:

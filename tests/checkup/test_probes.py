@@ -416,6 +416,21 @@ class Cut(nn.Module):
         return y * self.head.weight.sum() * 0 if self.severed else self.head(y)  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("severed", [False, True])
+def test_answers_that_are_bounded_are_learned_as_far_as_they_go(severed: bool) -> None:
+    """Free answers have losses far below 0, which logarithms of probabilities and a tanh never reach."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    for end, loss, target in (
+        (nn.LogSoftmax(1), nn.NLLLoss(), torch.arange(8) % 3),
+        (nn.Tanh(), lambda output, target: -(output * target).mean(), torch.ones(8, 3) - 2 * torch.eye(8, 3)),
+    ):
+        model = nn.Sequential(Cut(severed=True) if severed else network(), end)
+        findings = rislab.probe(model, loss, [(x, target)], only=["P5"])
+        assert ("one batch is not learned" in names(findings)) == severed
+        assert severed or names(findings, "warning") == []
+
+
 def test_what_cannot_learn_is_found() -> None:
     findings = probed(Cut(severed=True), only=["P5"])
     assert names(findings) == ["one batch is not learned"]

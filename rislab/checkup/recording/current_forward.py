@@ -70,8 +70,8 @@ class CurrentForward:
             *[value.dtype for value in outputs if value.is_floating_point()][:1],
         ]
         self.follows = compared and (any(map(self._is_given, call.inputs)) or _holds_state(call.module))
-        kept = [one for one in outputs if compared and one.layout is torch.strided]
-        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in kept}
+        dense = [one for one in outputs if compared and one.layout is torch.strided]
+        self._given = {one.data_ptr(): one.detach().reshape(-1)[:4].clone() for one in dense}
         self.with_gradient = torch.is_grad_enabled()
 
     def _is_given(self, value: Tensor) -> bool:

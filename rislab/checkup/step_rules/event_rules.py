@@ -225,8 +225,8 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
     counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
-        whole = sum(_is_whole(window, run.size) for window in run.windows)
-        if whole > len(sizes) / 2:
+        means = sum(_make_one_mean(window, run.size) for window in run.windows)
+        if means > len(sizes) / 2:
             return findings
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:
@@ -248,7 +248,7 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     return findings
 
 
-def _is_whole(window: StepWindow, size: int) -> bool:
+def _make_one_mean(window: StepWindow, size: int) -> bool:
     """Whether what counts as one micro-batch are K losses that make one mean: of K lines, or summed up before."""
     held = [batch for batch in window.step.micro_batches if window.step.holds(batch)]
     weights = [weight for batch in held for weight in batch.term_weights or (batch.weight,)]
