@@ -17,8 +17,9 @@ from rislab.errors import InputError, check_choice, check_interval, check_number
 # Interpolation is tried at so many points of an axis with so many beams; its largest error, in eps, and in double.
 TRIED, BEAMS = 16, 4
 EXACT, ROUNDING = 0.25, 1e-14
-# If the error is larger, it is tried with so many times the nodes.
-MORE = 1.25
+# It is tried with so few of the nodes that Chebyshev's own places need, and with so many times more if its error is
+# larger; nodes that are more than a share of the points do not pay.
+FIRST, MORE, GAIN = 0.65, 1.1, 0.9
 # So few points are computed one by one in a quarter of the time in which nodes are found.
 FEW = 256
 # Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
@@ -190,14 +191,18 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Interpolation:
-    """Polynomials through Chebyshev nodes, axis by axis, where a grid samples the power of beams finer than needed.
+    """Polynomials through mapped Chebyshev nodes, axis by axis, where a grid samples beam power finer than needed.
 
     That power is a sum of oscillations, and along an axis none has a phase that turns by more than the phases of two
-    elements turn apart.
+    elements turn apart. The map stretches the nodes towards equal distances [1]: a third of them are spared.
 
     Args:
         nodes: grid of the nodes; an axis that would not gain has its own points.
         matrices: [n,m] of azimuth, elevation and range: from the nodes of an axis to its points, None without nodes.
+
+    References:
+        [1] D. Kosloff, H. Tal-Ezer, A modified Chebyshev pseudospectral method with an O(N⁻¹) time step restriction, J.
+            Comput. Phys. 104(2), 1993.
     """
 
     nodes: Grid
@@ -214,17 +219,17 @@ class Interpolation:
         mesh = torch.cartesian_prod(*(torch.stack([end[0], end.mean(), end[1]]) for end in ends))
         slopes = array.steering_and_phase_gradient(*mesh.unbind(-1))[1]  # [27, 3, N]
         turns = (slopes.amax(-1) - slopes.amin(-1)).amax(0)
+        error = max(EXACT * torch.finfo(dtype).eps, ROUNDING)
         nodes = [grid.azimuth, grid.elevation, grid.range]
         matrices: list[Tensor | None] = [None, None, None]
         for number, (axis, (low, high)) in enumerate(zip(axes, ends, strict=True)):
             # Bessel's J_m of the turn is the m-th coefficient, and falls as Airy's function beyond m = turn.
             turn = float(turns[number] * (high - low) / 2)
-            count = (
-                math.ceil(turn + (1.5 * math.log(1 / torch.finfo(dtype).eps)) ** (2 / 3) * (turn / 2) ** (1 / 3)) + 1
-            )
-            while 3 * count < 2 * len(axis):
-                line, matrix = _chebyshev(axis, low, high, count)
-                if _error(array, number, axis, line, matrix, ends) <= max(EXACT * torch.finfo(dtype).eps, ROUNDING):
+            tail = (1.5 * math.log(1 / torch.finfo(dtype).eps)) ** (2 / 3) * (turn / 2) ** (1 / 3)
+            count = math.ceil(FIRST * (turn + tail)) + 1
+            while count < GAIN * len(axis):
+                line, matrix = _chebyshev(axis, low, high, count, error)
+                if _error(array, number, axis, line, matrix, ends) <= error:
                     nodes[number], matrices[number] = 1 / line if number == 2 else line, matrix.to(dtype)
                     break
                 count = math.ceil(MORE * count)
@@ -257,25 +262,32 @@ class Interpolation:
         return torch.bmm(across.expand(len(values), -1, -1), flat, out=result).view(shape)
 
 
-def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Chebyshev nodes [m] between the ends of an axis [n], and the values there to those at its points, [n,m]."""
+def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int, error: float) -> tuple[Tensor, Tensor]:
+    """Nodes [m] between the ends of an axis [n], and the values there to those at its points, [n,m].
+
+    The nodes are asin(α x) / asin(α) of Chebyshev's x, −1 … 1, with the α whose branch points at ±1/α cost the error.
+    """
     order = torch.arange(count, dtype=axis.dtype)
     angles = (order + 0.5) * math.pi / count
+    decay = error ** (1 / count)
+    alpha = 2 * decay / (1 + decay**2)
     half = torch.where(high > low, (high - low) / 2, 1.0)
-    points = ((axis - (low + high) / 2) / half).clamp(-1, 1).acos()
+    points = ((math.asin(alpha) * (axis - (low + high) / 2) / half).sin() / alpha).clamp(-1, 1).acos()
     sums = torch.cos(torch.outer(points, order)) * torch.where(order > 0, 2.0, 1.0)
-    return (low + high) / 2 + angles.cos() * (high - low) / 2, sums @ torch.cos(torch.outer(order, angles)) / count
+    line = (low + high) / 2 + (alpha * angles.cos()).asin() / math.asin(alpha) * (high - low) / 2
+    return line, sums @ torch.cos(torch.outer(order, angles)) / count
 
 
 def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix: Tensor, ends: list[Tensor]) -> float:
-    """Largest error of the powers of some random beams of norm 1 along an axis, in the middle and at all corners."""
+    """Largest error of the powers of some random beams of norm 1 along an axis, at corners of the others and between."""
     tried = torch.linspace(0, len(axis) - 1, min(TRIED, len(axis))).round().long()
     others = [end for other, end in enumerate(ends) if other != number]
-    corners = torch.cartesian_prod(*(torch.stack([end[0], end.mean(), end[1]]) for end in others))[::2]  # [5, 2]
+    shares = torch.linspace(0, 1, 5, dtype=axis.dtype)
+    corners = torch.cartesian_prod(*(torch.lerp(end[0], end[1], shares) for end in others))[::3]  # [9, 2]
     along = torch.cat([axis[tried], line]).expand(len(corners), -1)
     places = [corner.unsqueeze(-1).expand_as(along) for corner in corners.T]
     places.insert(number, along)
-    vectors = array.steering(places[0], places[1], 1 / places[2])  # [5, n' + m, N]
+    vectors = array.steering(places[0], places[1], 1 / places[2])  # [9, n' + m, N]
     generator = torch.Generator().manual_seed(0)
     beams = torch.randn(array.count, BEAMS, dtype=vectors.dtype, generator=generator)
     power = (vectors @ (beams / torch.linalg.vector_norm(beams, dim=0)).conj()).abs().square()

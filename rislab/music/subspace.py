@@ -44,22 +44,28 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
             f"covariance or factor has shape {tuple(covariance_or_factor.shape)}; allowed: [B,{elements},{elements}] "
             f"or [B,{elements},J] with J below {elements}, as many rows as the array has elements"
         )
-    norm = _norm(matrix)
-    _refuse(~torch.isfinite(norm), "holds NaN or infinity; allowed: finite values")
-    _refuse(norm == 0, "is zero; allowed: a rank of at least K")
     if matrix.shape[-1] < elements:
+        _refuse_size(_norm(matrix))
         return scale_to_trace(matrix)
     trace = matrix.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    _refuse(trace <= 0, "has a trace of 0 or below; allowed: above 0")
     scale = (elements / trace)[:, None, None]
-    parts, odd = [], []
+    parts, norms, odd = [], [], []
     # A few at once: each pass over N² entries counts, and these stay in the cache.
     for rows in chunks(len(matrix), max(1, WORK // matrix[0].nbytes)):
-        scaled = matrix[rows] * scale[rows]
-        parts.append(torch.lerp(scaled, scaled.mH, 0.5))
-        odd.append(_norm(scaled - parts[-1]) > ANTIHERMITIAN * _norm(parts[-1]))
+        some = matrix[rows]
+        change = some.mH.contiguous() - some  # a view of it would be read against its grain
+        norms.append(_norm(some))
+        odd.append(_norm(change) > 2 * ANTIHERMITIAN * norms[-1])
+        parts.append(torch.add(some, change, alpha=0.5) * scale[rows])
+    _refuse_size(torch.cat(norms))
+    _refuse(trace <= 0, "has a trace of 0 or below; allowed: above 0")
     _refuse(torch.cat(odd), "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
     return torch.cat(parts)
+
+
+def _refuse_size(norm: Tensor) -> None:
+    _refuse(~torch.isfinite(norm), "holds NaN or infinity; allowed: finite values")
+    _refuse(norm == 0, "is zero; allowed: a rank of at least K")
 
 
 def _norm(matrix: Tensor) -> Tensor:
