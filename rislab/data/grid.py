@@ -251,7 +251,8 @@ class Interpolation:
         if deep is not None:
             values = values @ deep.T
         if up is not None:
-            values = up @ values
+            # With one range it would be a product of a matrix and a vector for each azimuth.
+            values = up @ values if values.shape[3] > 1 else (values.squeeze(3) @ up.T).unsqueeze(3)
         if across is None:
             return values
         flat = values.flatten(2)

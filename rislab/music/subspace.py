@@ -47,20 +47,30 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
     if matrix.shape[-1] < elements:
         _refuse_size(_norm(matrix))
         return scale_to_trace(matrix)
+    part, norm, odd = _hermitian_part(matrix.detach())
+    _refuse_size(norm)
     trace = matrix.diagonal(dim1=-2, dim2=-1).real.sum(-1)
-    scale = (elements / trace)[:, None, None]
-    parts, norms, odd = [], [], []
-    # A few at once: each pass over N² entries counts, and these stay in the cache.
-    for rows in chunks(len(matrix), max(1, WORK // matrix[0].nbytes)):
-        some = matrix[rows]
-        change = some.mH.contiguous() - some  # a view of it would be read against its grain
-        norms.append(_norm(some))
-        odd.append(_norm(change) > 2 * ANTIHERMITIAN * norms[-1])
-        parts.append(torch.add(some, change, alpha=0.5) * scale[rows])
-    _refuse_size(torch.cat(norms))
     _refuse(trace <= 0, "has a trace of 0 or below; allowed: above 0")
-    _refuse(torch.cat(odd), "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
-    return torch.cat(parts)
+    _refuse(odd > ANTIHERMITIAN * norm, "is not Hermitian; allowed: R = R^H (of a square factor F, give F F^H)")
+    if torch.is_grad_enabled() and matrix.requires_grad:
+        return (matrix + matrix.mH) * (elements / (2 * trace))[:, None, None]
+    return part.mul_((elements / trace)[:, None, None])
+
+
+def _hermitian_part(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(R + R^H)/2 of matrices [B,N,N], and the norms of R and of (R − R^H)/2, [B]."""
+    result = torch.empty_like(matrix, memory_format=torch.contiguous_format)
+    width = max(1, WORK // result[0].nbytes)
+    scratch = torch.empty_like(result[:width])
+    norms, odd = [], []
+    # A few at once, in memory that is there already: each pass over N² entries counts, and these stay in the cache.
+    for rows in chunks(len(matrix), width):
+        some = matrix[rows]
+        change = scratch[: len(some)].copy_(some.mH).sub_(some).mul_(0.5)
+        norms.append(_norm(some))
+        odd.append(_norm(change))
+        torch.add(some, change, out=result[rows])
+    return result, torch.cat(norms), torch.cat(odd)
 
 
 def _refuse_size(norm: Tensor) -> None:
@@ -192,7 +202,8 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
     start = torch.randn(elements, width, generator=generator, dtype=torch.float64).to(covariance)
     eps = torch.finfo(covariance.real.dtype).eps
     # Three times, so that a floor of noise well below the sources is gone at the first look.
-    block = torch.linalg.qr(covariance @ (covariance @ (covariance @ start))).Q  # [B, N, K']
+    first = (covariance.flatten(0, 1) @ start).view(len(covariance), elements, width)  # one product for all
+    block = torch.linalg.qr(covariance @ (covariance @ first)).Q  # [B, N, K']
     for turn in range(ITERATIONS):
         product = covariance @ block
         if turn:
