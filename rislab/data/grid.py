@@ -35,12 +35,14 @@ class Grid:
         azimuth: [P], radians.
         elevation: [Q], radians.
         range: [R], metres, > 0.
+        folds: whether planes() are even and odd parts by the rows and by the columns of a surface; see mirror_parts().
     """
 
     array: ArrayGeometry
     azimuth: Tensor
     elevation: Tensor
     range: Tensor
+    folds: tuple[bool, bool] = (False, False)
     _cache: dict[tuple[torch.dtype, torch.device], Tensor] = field(default_factory=dict, init=False, repr=False)
     _nodes: dict[torch.dtype, Interpolation] = field(default_factory=dict, init=False, repr=False)
 
@@ -114,14 +116,33 @@ class Grid:
 
     @cached_property
     def coarser(self) -> Grid:
-        """Every second point of each axis, and the last."""
+        """About every second point of each axis, both ends included."""
 
         def thinned(axis: Tensor) -> Tensor:
-            return torch.cat([axis[:-1:2], axis[-1:]])
+            place = torch.linspace(0, len(axis) - 1, len(axis) // 2 + 1, dtype=axis.dtype, device=axis.device)
+            first = place.long()
+            return torch.lerp(axis[first], axis[(first + 1).clamp(max=len(axis) - 1)], place - first)
 
-        return replace(
-            self, azimuth=thinned(self.azimuth), elevation=thinned(self.elevation), range=thinned(self.range)
+        azimuth, elevation, inverse = (thinned(axis) for axis in (self.azimuth, self.elevation, 1 / self.range))
+        return replace(self, azimuth=azimuth, elevation=elevation, range=1 / inverse)
+
+    @cached_property
+    def folded(self) -> Grid:
+        """The quarter, or the half, of the grid whose mirror images are the rest; its planes() are even and odd parts.
+
+        It begins at the middle of the angles that are halved. Two places that mirror each other at the middle of a
+        surface have steering vectors of the same even and of opposite odd parts.
+        """
+        axes = self.array.axes()
+        if axes is None:
+            return self
+        by_rows, by_columns = (
+            _is_even(axes[0]) and _is_even(self.elevation),
+            _is_even(axes[1]) and _is_even(self.azimuth),
         )
+        elevation = self.elevation[len(self.elevation) // 2 :] if by_rows else self.elevation
+        azimuth = self.azimuth[len(self.azimuth) // 2 :] if by_columns else self.azimuth
+        return replace(self, azimuth=azimuth, elevation=elevation, folds=(by_rows, by_columns))
 
     def interpolation(self, dtype: torch.dtype) -> Interpolation:
         """Fewer points that determine the power of any beam at all points.
@@ -186,7 +207,11 @@ class Grid:
             planes = scratch[: len(lag)]
             torch.cos(lag, out=planes[:, 0])
             torch.sin(lag, out=planes[:, 1]).neg_()
-            yield piece, planes.div_(math.sqrt(array.count)).flatten(1)
+            parts = mirror_parts(planes.div_(math.sqrt(array.count)), self.array, self.folds)
+            yield (
+                piece,
+                parts[0].flatten(1) if len(parts) == 1 else torch.cat([part.flatten(1) for part in parts], dim=1),
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,7 +258,7 @@ class Interpolation:
                     nodes[number], matrices[number] = 1 / line if number == 2 else line, matrix.to(dtype)
                     break
                 count = math.ceil(MORE * count)
-        return cls(Grid(grid.array, *nodes), tuple(matrices))
+        return cls(Grid(grid.array, nodes[0], nodes[1], nodes[2]), tuple(matrices))
 
     def __bool__(self) -> bool:
         return any(matrix is not None for matrix in self.matrices)
@@ -280,7 +305,7 @@ def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int, error: float
 
 
 def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix: Tensor, ends: list[Tensor]) -> float:
-    """Largest error of the powers of some random beams of norm 1 along an axis, at corners of the others and between."""
+    """Largest error of the powers of random beams of norm 1 along an axis, at corners of the others and between."""
     tried = torch.linspace(0, len(axis) - 1, min(TRIED, len(axis))).round().long()
     others = [end for other, end in enumerate(ends) if other != number]
     shares = torch.linspace(0, 1, 5, dtype=axis.dtype)
@@ -294,6 +319,37 @@ def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix
     power = (vectors @ (beams / torch.linalg.vector_norm(beams, dim=0)).conj()).abs().square()
     exact, at_nodes = power.split([len(tried), len(line)], dim=1)
     return float((matrix[tried] @ at_nodes - exact).abs().max())
+
+
+def _is_even(axis: Tensor) -> bool:
+    """Whether an axis of more than one value is its own mirror image at 0, to rounding."""
+    return len(axis) > 1 and bool(((axis + axis.flip(0)).abs() <= 1e-12 * axis.abs().max()).all())
+
+
+def mirror_parts(values: Tensor, array: ArrayGeometry, folds: tuple[bool, bool]) -> list[Tensor]:
+    """Even and odd parts of values on the elements of a surface, an orthonormal transform.
+
+    Args:
+        values: [...,N].
+        array: the surface.
+        folds: whether by its rows, and by its columns.
+
+    Returns:
+        One, two or four parts [...,n], n adding up to N; even ones first, those by columns next to each other.
+    """
+    axes = array.axes() if any(folds) else None
+    parts = [values.unflatten(-1, (-1, len(axes[1]) if axes else 1))]
+    for axis, fold in zip((-2, -1), folds, strict=True):
+        if fold:
+            parts = [half for part in parts for half in _halves(part, axis)]
+    return [part.flatten(-2) for part in parts]
+
+
+def _halves(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    half, count = values.shape[axis] // 2, values.shape[axis]
+    low, high = values.narrow(axis, 0, half), values.narrow(axis, count - half, half).flip(axis)
+    middle = values.narrow(axis, half, count - 2 * half)
+    return torch.cat([(low + high) * math.sqrt(0.5), middle], dim=axis), (low - high) * math.sqrt(0.5)
 
 
 def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:

@@ -21,11 +21,12 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
-from rislab.data.covariance import beam_power
 from rislab.data.geometry import ArrayGeometry
+from rislab.data.grid import Grid
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import received_fields
 from rislab.music.sparse import balanced_channel
+from rislab.music.spectra import power_on_grid
 from rislab.music.waveforms import project
 
 # What the powers of sources may follow, and how often that is expected. More of one law is better there and worse
@@ -35,8 +36,8 @@ LAWS = {"equal": 0.88, "free-space": 0.11999, "own": 0.00001}
 NOISE_FLOOR = 1e-4
 # Share of its own diagonal that is added to the curvature.
 DAMPING = 0.05
-# Columns for which it is faster not to go through the rows of all H diag(c_l).
-FEW = 4
+# Fewer columns than these are faster without the rows of all H diag(c_l).
+FEW = 5
 # Atoms whose exact rise of the likelihood is computed, the strongest of the map.
 SHORTLIST = 8
 # Share of the price of a source by which the best place must raise ln L, or no more sources are looked for.
@@ -73,7 +74,6 @@ class Pursuit(nn.Module):
         joint_steps: Gauss–Newton steps of all sources after them.
     """
 
-    atoms: Tensor
     grid_points: Tensor
     elements: Tensor
     low: Tensor
@@ -86,15 +86,13 @@ class Pursuit(nn.Module):
         super().__init__()
         self.config, self.single_steps, self.joint_steps = config, single_steps, joint_steps
         self.most = min(config.sources[1], config.antennas - 1)
-        grid = config.grid(shape, spacing="sine")
-        azimuth, elevation, distance = (axis.double() for axis in grid.points())
+        self.grid = config.grid(shape, spacing="sine")
+        azimuth, elevation, distance = (axis.double() for axis in self.grid.points())
         grid_points = torch.stack([azimuth, elevation, 1 / distance], dim=-1)
         ends = torch.tensor([config.azimuth, config.elevation, (1 / config.range[1], 1 / config.range[0])]).double()
         array = config.array(dtype=torch.float64)
         cells = (ends[:, 1] - ends[:, 0]) / (torch.tensor(shape) - 1).clamp(min=1)
         buffers = {
-            # Real and imaginary parts apart: module.to(dtype) keeps both.
-            "atoms": torch.view_as_real(grid.steering(torch.complex128)),  # [G, N, 2]
             "grid_points": grid_points,  # [G, 3]
             "elements": array.elements,
             "low": ends[:, 0],
@@ -108,7 +106,6 @@ class Pursuit(nn.Module):
     def forward(self, snapshots: Tensor, codes: Tensor, channel: Tensor) -> SourcePaths:
         """[B,L,M], [B,L,N], [B,M,N], complex, to SourcePaths."""
         real = snapshots.real.dtype
-        atoms = torch.view_as_complex(self.atoms).to(snapshots.dtype)
         grid_points = self.grid_points.to(real)
         array = ArrayGeometry(self.elements.to(real), self.config.wavelength, self.config.wavefront)
         limits = self.low.to(real), self.high.to(real), self.largest_move.to(real)
@@ -119,7 +116,7 @@ class Pursuit(nn.Module):
         places = limits[0].repeat(len(rows), self.most, 1)
         fits: list[tuple[Tensor, _Fit]] = []
         for _ in range(self.most):
-            strongest, rise = scene.strongest(fit, atoms, grid_points, max(SHORTLIST, self.most))
+            strongest, rise = scene.strongest(fit, self.grid, grid_points, max(SHORTLIST, self.most))
             known = torch.cat([fit.points, strongest], dim=1)[:, : self.most]
             places[rows, : known.shape[1]] = known
             worth = rise > WORTH * scene.price
@@ -237,11 +234,12 @@ class _Scene:
             return received_fields(self.codes, self.channel, columns)
         return (self.sensing @ columns).unflatten(1, self.snapshots.shape[1:])
 
-    def strongest(self, fit: _Fit, atoms: Tensor, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    def strongest(self, fit: _Fit, grid: Grid, places: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Strong places of what a fit leaves, [B,T,3], the one that raises the likelihood most first, and its rise."""
         surface = (self.balanced.mH @ fit.residual.mT) * self.codes.mT.conj()  # [B, N, L]
-        chosen = beam_power(surface, atoms).topk(min(count, len(atoms)), dim=-1).indices  # [B, T]
-        fields = self.fields(atoms[chosen].mT)  # [B, L, M, T]
+        chosen = power_on_grid(surface, grid).flatten(1).topk(min(count, len(places)), dim=-1).indices  # [B, T]
+        azimuth, elevation, inverse_range = places[chosen].unbind(-1)
+        fields = self.fields(self.array.steering(azimuth, elevation, 1 / inverse_range).mT)  # [B, L, M, T]
         _, fields = project(fit.fields, self._gain(fit.fields, fit.noise), fields)
         sigma2 = fit.noise[:, None, None]
         g = torch.view_as_real(fields).square().sum((-3, -1)) / sigma2  # [B, L, T]

@@ -320,11 +320,11 @@ def _refine(weighted: Tensor, points: Tensor, valid: Tensor, grid: Grid, steps: 
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ parts.mT
         inside, (real, imag) = sums[:, :3], sums[:, 3].chunk(2, dim=-1)  # j W^H ∂a, W^H a
         weights = torch.stack([torch.cat([real, imag], dim=-1), torch.cat([imag, -real], dim=-1)], dim=1)
-        kept, across = (weights @ parts).split(1, dim=1)  # of a_n* (W W^H a)_n
-        gradient = 2 * (slopes @ across.mT).squeeze(-1)
+        projected, cross = (weights @ parts).split(1, dim=1)  # Re and Im of a_n* (W W^H a)_n
+        gradient = 2 * (slopes @ cross.mT).squeeze(-1)
         captured = inside @ inside.mT  # Re (W^H ∂a)^H W^H ∂a
         # Where δ stays far from 0, Gauss–Newton steps are much too short.
-        newton = slopes @ (slopes * kept).mT - captured
+        newton = slopes @ (slopes * projected).mT - captured
         gauss = slopes @ slopes.mT / elements - captured
         resting = ((coordinates <= low) & (gradient > 0)) | ((coordinates >= high) & (gradient < 0)) | (low >= high)
         free = (~resting).to(newton)
@@ -333,7 +333,7 @@ def _refine(weighted: Tensor, points: Tensor, valid: Tensor, grid: Grid, steps: 
         steepness = gradient.square() * free / gauss.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gauss.dtype).tiny)
         share = (steepness.sum(-1) / (4 * TURN)).sqrt().clamp(LEAST, 1.0)
         curvature = torch.where(convex[:, None, None], newton, gauss * share[:, None, None])
-        return (1 / elements - kept).sum((1, 2)), gradient, 2 * curvature
+        return (1 / elements - projected).sum((1, 2)), gradient, 2 * curvature
 
     eps = torch.finfo(start.dtype).eps
     # The last step is below 1e-4 rad in single precision, 1e-9 in double; near an exact peak its square is left.

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import wavenumber
-from rislab.data.grid import Grid, empty_huge
+from rislab.data.grid import Grid, empty_huge, mirror_parts
 from rislab.data.measurement import Measured
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
@@ -65,8 +65,9 @@ def music_spectrum(
 
     Equal to 1/‖U_n^H a‖² on the noise subspace at N/K − 1 times fewer operations. Working memory beyond the result and
     the steering vectors that the grid caches (at most grid.CACHE_BYTES bytes): WORK bytes for the scan, if
-    128·K·B numbers fit into it, and about 16·WORK for the peaks; a grid that is finer than the beams need is scanned
-    at fewer points and interpolated to rounding, for which two thirds of the result are held besides, at most.
+    512·K·B numbers fit into it, and about 16·WORK for the peaks; a grid that is finer than the beams need is scanned
+    at fewer points and interpolated to rounding, and a scan of a surface is put together from mirror images, for which
+    as much as the result is held besides, at most.
 
     Args:
         covariance_or_factor: R [B,N,N] Hermitian, or F [B,N,J] with R = F F^H and J < N; complex64 or complex128, which
@@ -178,9 +179,10 @@ def coarse_to_fine(covariance_or_factor: Tensor | Measured, sources: int | Tenso
 def power_on_grid(factor: Tensor, grid: Grid) -> Tensor:
     """Power ‖F^H a‖² that the beam towards each point of a grid receives.
 
-    One real matrix product, in pieces of WORK bytes, over the nodes that Grid.interpolation() needs. Plane waves on a
-    surface factor into its two axes, which takes an eighth of the operations of a 12×12 surface. Differentiable in the
-    factor; if a gradient is wanted, all pieces stay in memory.
+    One real matrix product, in pieces of WORK bytes, over the nodes that Grid.interpolation() needs; of a surface over
+    a quarter of them, see Grid.folded. Plane waves on a surface factor into its two axes, which takes an eighth of the
+    operations of a 12×12 surface. Differentiable in the factor; if a gradient is wanted, all nodes and all pieces stay
+    in memory.
 
     Args:
         factor: F, [B,N,K], complex.
@@ -192,7 +194,7 @@ def power_on_grid(factor: Tensor, grid: Grid) -> Tensor:
     interpolation = grid.interpolation(factor.real.dtype)
     if not interpolation:
         return _power(factor, grid)
-    return interpolation(_power(factor, interpolation.nodes)).clamp(min=torch.finfo(factor.real.dtype).tiny)
+    return interpolation(_power(factor, interpolation.nodes)).clamp_(min=torch.finfo(factor.real.dtype).tiny)
 
 
 def _power(factor: Tensor, grid: Grid) -> Tensor:
@@ -202,20 +204,51 @@ def _power(factor: Tensor, grid: Grid) -> Tensor:
         return _separable_power(factor, grid, *axes)
     scenes, elements, columns = factor.shape
     # Sources run slowest, so that summing over them adds whole rows.
-    rows = _real_rows(factor.permute(2, 0, 1).reshape(columns * scenes, elements))  # [2·K·B, 2N]
-    real, points = rows.dtype, math.prod(grid.shape)
-    width = min(points, max(64, WORK // (len(rows) * real.itemsize)))
-    if rows.requires_grad and torch.is_grad_enabled():
-        parts = (rows @ planes.clone().T for _, planes in grid.iter_steering(real, rows.device, width))
-        power = torch.cat([part.square().view(2 * columns, scenes, -1).sum(dim=0) for part in parts], dim=-1)
-        return power.view(scenes, *grid.shape)
-    power = empty_huge((scenes, points), real, rows.device)
-    scratch = rows.new_empty(len(rows) * width)  # one for all pieces: fresh pages would cost as much as the product
-    for piece, planes in grid.iter_steering(real, rows.device, width):
-        part = scratch[: len(rows) * len(planes)].view(len(rows), -1)
-        torch.mm(rows, planes.T, out=part)
-        torch.sum(part.square_().view(2 * columns, scenes, -1), dim=0, out=power[:, piece])
+    vectors = factor.permute(2, 0, 1).reshape(columns * scenes, elements)
+    if not (factor.requires_grad and torch.is_grad_enabled()):
+        return _mirrored_power(vectors, scenes, grid)
+    rows = _real_rows(vectors)  # [2·K·B, 2N]
+    width = max(64, WORK // (len(rows) * rows.dtype.itemsize))
+    parts = (rows @ planes.clone().T for _, planes in grid.iter_steering(rows.dtype, rows.device, width))
+    power = torch.cat([part.square().view(2 * columns, scenes, -1).sum(dim=0) for part in parts], dim=-1)
     return power.view(scenes, *grid.shape)
+
+
+def _mirrored_power(vectors: Tensor, scenes: int, grid: Grid) -> Tensor:
+    """_power() of vectors [K·B,N] without gradients, [B,P,Q,R].
+
+    By the even and odd parts of steering vectors at a place, the beams at its mirror images are known too: of a surface
+    and angles around 0, that takes a quarter of the operations.
+    """
+    part = grid.folded
+    sides = 1 + part.folds[0], 1 + part.folds[1]
+    rows = [_real_rows(some) for some in mirror_parts(vectors, grid.array, part.folds)]
+    sizes = [some.shape[1] for some in rows]
+    count, points, real = len(rows[0]), math.prod(part.shape), rows[0].dtype
+    width = min(points, max(64, WORK // (2 * len(rows) * count * real.itemsize)))
+    power = empty_huge((*sides, scenes, points), real, vectors.device)
+    # The same for all pieces: fresh pages would cost as much as the product.
+    scratch = vectors.real.new_empty(2, len(rows) * count * width)
+    for piece, planes in part.iter_steering(real, vectors.device, width):
+        products, beams = (some[: len(rows) * count * len(planes)].view(*sides, count, -1) for some in scratch)
+        for some, other, out in zip(rows, planes.split(sizes, dim=1), products.flatten(0, 1), strict=True):
+            torch.mm(some, other.T, out=out)
+        for axis in (0, 1):
+            if part.folds[axis]:
+                even, odd = products.unbind(axis)
+                torch.add(even, odd, out=beams.select(axis, 0))
+                torch.sub(even, odd, out=beams.select(axis, 1))
+                products, beams = beams, products
+        torch.sum(products.square_().view(*sides, -1, scenes, len(planes)), dim=2, out=power[..., piece])
+    power = power.view(*sides, scenes, *part.shape)
+    power = _unfolded(power, 4, grid.shape[1]) if part.folds[0] else power.squeeze(0)
+    return _unfolded(power, 2, grid.shape[0]) if part.folds[1] else power.squeeze(0)
+
+
+def _unfolded(halves: Tensor, axis: int, count: int) -> Tensor:
+    """A map from its halves along an axis of `count` points, [2,...]: the upper and, mirrored, the lower one."""
+    upper, lower = halves
+    return torch.cat([lower.flip(axis - 1).narrow(axis - 1, 0, count // 2), upper], dim=axis - 1)
 
 
 def _separable_power(factor: Tensor, grid: Grid, z: Tensor, y: Tensor) -> Tensor:

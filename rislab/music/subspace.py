@@ -37,6 +37,7 @@ def validate_covariance(covariance_or_factor: Tensor | Measured, elements: int) 
         check_measured(covariance_or_factor, "covariance or factor", "a complex tensor, ")
         covariance_or_factor = sample_covariance(covariance_or_factor)
     matrix = covariance_or_factor.unsqueeze(0) if covariance_or_factor.ndim == 2 else covariance_or_factor
+    matrix = matrix.resolve_conj()
     if not matrix.is_complex():
         raise InputError(f"covariance or factor is {matrix.dtype}; allowed: complex64 or complex128")
     if matrix.ndim != 3 or matrix.shape[1] != elements or not 1 <= matrix.shape[2] <= elements or not len(matrix):

@@ -77,6 +77,35 @@ def test_powers_between_few_nodes_are_exact_to_rounding(wavefront: str, dtype: t
         assert float((values.flatten() - exact.sum(-1)).abs().max()) < error, name
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
+def test_powers_of_the_near_field_are_exact_between_nodes_of_three_axes(dtype: torch.dtype, error: float) -> None:
+    array = ArrayGeometry.surface((8, 8), 0.3, dtype=torch.float64)
+    grid = Grid.field_of_view(array, (-1.05, 1.05), (-0.52, 0.52), (1.0, 10.0), (60, 48, 40))
+    interpolation = grid.interpolation(dtype)
+    assert all(few < all_ for few, all_ in zip(interpolation.nodes.shape, grid.shape, strict=True))
+    # Beams towards sources have the largest powers, and random ones all kinds of oscillations.
+    sources = array.steering(*torch.tensor([[0.31, -0.9], [0.11, 0.4], [1.3, 7.0]], dtype=torch.float64)).T
+    other = torch.randn(array.count, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
+    for beams in (torch.linalg.qr(sources).Q, torch.linalg.qr(other).Q):
+        at_nodes, exact = (
+            (one.steering(torch.complex128).conj() @ beams).abs().square().sum(-1)
+            for one in (interpolation.nodes, grid)
+        )
+        values = interpolation(at_nodes.to(dtype).view(1, *interpolation.nodes.shape))
+        assert float((values.flatten() - exact).abs().max()) < error
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 50, 52, 91])
+def test_a_coarser_grid_has_both_ends_and_steps_of_at_most_two(count: int) -> None:
+    grid = Grid.field_of_view(SURFACE, (-1.0, 1.0), (0.2, 0.4), (1.0, 9.0), (count, count, count)).coarser
+    assert grid.shape == (count // 2 + 1,) * 3
+    for axis, ends in ((grid.azimuth, (-1, 1)), (grid.elevation, (0.2, 0.4)), (1 / grid.range, (1 / 9, 1))):
+        if count > 1:
+            torch.testing.assert_close(axis[[0, -1]], torch.tensor(ends, dtype=torch.float64))
+            assert float(axis.diff().max()) < 2.001 * (ends[1] - ends[0]) / (count - 1)
+    assert count == 1 or float((grid.azimuth + grid.azimuth.flip(0)).abs().max()) < 1e-14
+
+
 def test_a_grid_near_the_width_of_a_beam_has_no_fewer_nodes() -> None:
     array = ArrayGeometry.surface((12, 12), 0.3)
     grid = Grid.field_of_view(array, (-1.0, 1.0), (-0.5, 0.5), (1.0, 10.0), (29, 17, 7))

@@ -27,7 +27,14 @@ from rislab.music.likelihood import polish
 from rislab.music.metrics import match
 from rislab.music.peaks import SAME
 from rislab.music.sparse import sparse
-from rislab.music.spectra import Spectrum, bartlett_spectrum, coarse_to_fine, music_spectrum, mvdr_spectrum
+from rislab.music.spectra import (
+    Spectrum,
+    bartlett_spectrum,
+    coarse_to_fine,
+    music_spectrum,
+    mvdr_spectrum,
+    power_on_grid,
+)
 from tests.music.helpers import counted
 
 SPECTRA = (music_spectrum, mvdr_spectrum, bartlett_spectrum)
@@ -212,6 +219,22 @@ def test_the_separable_path_of_plane_waves_is_the_general_one() -> None:
         for estimator in SPECTRA:
             fast, slow = (estimator(argument, 1, either).values for either in (grid, general))
             torch.testing.assert_close(fast, slow, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("wavefront", ["spherical", "fresnel"])
+@pytest.mark.parametrize("surface", [(6, 8), (5, 7), (1, 8), (4, 1)])
+def test_beams_at_mirror_images_are_those_of_all_steering_vectors(surface: tuple[int, int], wavefront: str) -> None:
+    array = ArrayGeometry.surface(surface, 0.3, wavefront, dtype=torch.float64)
+    factor = torch.randn(3, array.count, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    folds = set()
+    for shape in ((9, 6, 2), (8, 7, 3), (1, 5, 1), (6, 1, 1)):
+        for ends in ((1.0, 0.5), (1.0, 0.4), (1.2, 0.5), (1.2, 0.4)):
+            grid = Grid.field_of_view(array, (-1.0, ends[0]), (-0.5, ends[1]), (0.9, 5.0), shape)
+            folds.add(grid.folded.folds)
+            exact = (grid.steering(torch.complex128).conj() @ factor).abs().square().sum(-1).view(3, *shape)
+            for _ in range(3):  # without and with a cache
+                torch.testing.assert_close(power_on_grid(factor, grid), exact, rtol=0, atol=1e-12 * float(exact.max()))
+    assert len(folds) == (2 if 1 in surface else 4)
 
 
 @pytest.mark.parametrize("wavefront", ["spherical", "planar"])

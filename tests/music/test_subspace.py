@@ -16,6 +16,7 @@ from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError
+from rislab.music import subspace
 from rislab.music.spectra import music_spectrum
 from rislab.music.subspace import check_sources, eigh_psd, signal_subspace, validate_covariance
 
@@ -180,6 +181,17 @@ def spoilt(value: complex, scene: int = 1) -> Tensor:
     matrix = GOOD.clone()
     matrix[scene, 2, 3] = value
     return matrix
+
+
+def test_the_hermitian_part_does_not_depend_on_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    factor = torch.randn(5, 9, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    skew = torch.randn(5, 9, 9, dtype=torch.complex128, generator=torch.Generator().manual_seed(1))
+    matrix = factor @ factor.mH + 1e-5 * (skew - skew.mH)
+    exact = 9 * factor @ factor.mH / torch.linalg.matrix_norm(factor).square()[:, None, None]
+    for work in (subspace.WORK, 1):
+        monkeypatch.setattr(subspace, "WORK", work)
+        for form in (matrix, matrix.mH, matrix.clone().requires_grad_()):  # contiguous, a view, and with a gradient
+            torch.testing.assert_close(validate_covariance(form, 9).detach(), exact, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
