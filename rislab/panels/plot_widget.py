@@ -2,8 +2,8 @@
 
 plotly's own FigureWidget forgets every update when the page is reloaded and never says when it has drawn. Here the
 state of the widget is the present figure, made when a page asks for it; while it changes, one message a frame says what
-is new. The page answers each drawing with its number, and the next one is made and sent only then (or after a while, so
-that a closed page holds up nothing). plotly.js travels once for all.
+is new. The page answers drawings with their number, and few are made and sent that it has not answered (or one after a
+while, so that a closed page holds up nothing). plotly.js travels once for all.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ LONGEST = 16.0
 # A page rests after each figure half as long as it drew, up to so many seconds: it must have time for whoever uses it.
 # Where it does not say how long that was, the way there and back counts too.
 REST = 0.5
+# Each answer makes JupyterLab draw its own bars, which took a third of the time of a figure. A plot that says how long
+# it draws answers one of a few (plot.js), and so many figures may be on their way, no faster than it draws them.
+AHEAD = 6
 EMPTY: dict[str, Any] = {"data": [], "layout": {}}
 
 
@@ -71,6 +74,11 @@ class PlotState(ipywidgets.Widget):  # type: ignore[misc]
         super().__init__(figure=figure)
 
     @property
+    def ahead(self) -> int:
+        """How many figures may be on their way without an answer."""
+        return 1
+
+    @property
     def shown(self) -> dict[str, Any]:
         """What was sent last."""
         return dict(self.figure)
@@ -105,12 +113,16 @@ class DeltaState(PlotState):
         super().__init__({})
 
     @property
+    def ahead(self) -> int:
+        return AHEAD if self.took else 1
+
+    @property
     def shown(self) -> dict[str, Any]:
         return self.content
 
     def show(self, figure: dict[str, Any]) -> None:
-        # A page that has not answered may have missed what came before.
-        base = self.content["number"] if self.drawn >= self.content["number"] else 0
+        # A page that answers no more may have missed what came before.
+        base = self.content["number"] if self.content["number"] - self.drawn < self.ahead else 0
         before, self.content = self.content if base else EMPTY, figure
         self.patch = {"base": base, "number": figure["number"], **delta(before, figure)}
 
@@ -121,7 +133,7 @@ class DeltaState(PlotState):
 
 
 class DrawnWidget(anywidget.AnyWidget):
-    """What a page draws again and again: sent when the page has drawn the last one, and only the newest.
+    """What a page draws again and again: sent when the page is ready for it (PlotState.ahead), and only the newest.
 
     A subclass brings the script of the page, and encode(), and perhaps another state.
 
@@ -170,7 +182,7 @@ class DrawnWidget(anywidget.AnyWidget):
         with self.state.gate:
             waited = self._pending is not None
             self._pending = figure
-            due = self._due if self.state.drawn >= self._number else self._pushed_at + self._patience
+            due = self._ready_at()
             if time.monotonic() < due:
                 if not waited:
                     self._push_at(due)
@@ -185,16 +197,29 @@ class DrawnWidget(anywidget.AnyWidget):
         """Call a function with the content of "click" and "shape" events."""
         self.state.observe(lambda change: call(change["new"]) if change["new"].get("kind") == kind else None, "event")
 
+    @property
+    def _unanswered(self) -> int:
+        return max(0, self._number - int(self.state.drawn))
+
+    def _ready_at(self) -> float:
+        """When the page is ready for the next figure."""
+        if not self._unanswered:
+            return self._due
+        if self._unanswered >= self.state.ahead:
+            return self._pushed_at + self._patience
+        drew = 1e-3 * self.state.took
+        return self._pushed_at + drew + min(drew / 2, REST)
+
     def _answered(self) -> None:
         with self.state.gate:
-            if self.state.drawn < self._number:
+            if self._unanswered >= self.state.ahead:
                 return
             self._patience = PATIENCE
             now = time.monotonic()
             drew = 1e-3 * self.state.took or now - self._pushed_at
             self._due = now + min(drew / 2, REST)
             if self._pending is not None:
-                self._push_at(self._due)
+                self._push_at(self._ready_at())
 
     def _push_at(self, due: float) -> None:
         left = due - time.monotonic()
@@ -210,7 +235,7 @@ class DrawnWidget(anywidget.AnyWidget):
             figure, self._pending = self._pending, None
             if figure is None:
                 return
-            if self.state.drawn < self._number:
+            if self._unanswered >= self.state.ahead:
                 self._patience = min(2 * self._patience, LONGEST)
             try:
                 made = self.encode(figure() if callable(figure) else figure, self._number + 1)

@@ -107,6 +107,31 @@ def test_a_page_that_says_how_long_it_drew_rests_half_of_that(monkeypatch: pytes
     assert sent(plot) == (2, [2.0])
 
 
+def test_a_page_that_draws_quickly_need_not_answer_each_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plot_widget, "PATIENCE", 1e6)
+    plot = PlotWidget(curve(1), LOOKS)
+    plot.state.set_state({"drawn": 1, "took": 1})
+    for number in range(2, plot_widget.AHEAD + 2):
+        time.sleep(0.002)  # which it draws longer than
+        plot.update(curve(number))
+        assert sent(plot) == (number, [float(number)])
+        # Of each what is new to the one before, which the page has though it has not said so.
+        assert plot.state.patch["base"] == number - 1
+    plot.update(curve(0))
+    assert plot.figure["number"] == plot_widget.AHEAD + 1
+    # An answer to one of them makes room for more.
+    plot.state.set_state({"drawn": 4, "took": 1})
+    assert sent(plot) == (plot_widget.AHEAD + 2, [0.0])
+
+
+def test_no_figure_is_sent_sooner_than_the_last_can_be_drawn() -> None:
+    plot = PlotWidget(curve(1), LOOKS)
+    plot.state.set_state({"drawn": 1, "took": 10**9})
+    plot.update(curve(2))
+    plot.update(curve(3))
+    assert sent(plot) == (2, [2.0])
+
+
 @pytest.mark.slow
 def test_nothing_piles_up_at_a_page_that_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plot_widget, "PATIENCE", 0.05)

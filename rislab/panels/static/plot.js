@@ -1,4 +1,4 @@
-// Draws the figure that the kernel sends, whole or what is new in it, answers with its number, and tells the kernel of clicks and moved shapes.
+// Draws the figure that the kernel sends, whole or what is new in it, answers now and then with its number, and tells the kernel of clicks and moved shapes.
 // What changes is a model of its own, which gets the kernel's messages however late this one was ready (PlotState).
 // What nobody sees is not drawn, and not answered: the kernel then sends less and less.
 function dark() {
@@ -18,6 +18,7 @@ function inTurn(work) {
   return turn;
 }
 const NEAR = "100px"; // from the window, or from what scrolls within it
+const EVERY = 4; // figure is answered, since JupyterLab draws its own bars for each answer; fewer than AHEAD of plot_widget.py
 const ARRAYS = {
   f4: Float32Array, f8: Float64Array, i1: Int8Array, i2: Int16Array, i4: Int32Array,
   u1: Uint8Array, u2: Uint16Array, u4: Uint32Array,
@@ -101,6 +102,7 @@ export default {
     if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
     let busy = false, waiting = false, listening = false, stale = false, near = true;
     let took = 0; // milliseconds that the last drawing took, painting included
+    let answered = 0, told = 0; // the last number that the kernel was told, and how long drawing took then
     function show() {
       stale = true;
       catchUp();
@@ -137,8 +139,11 @@ export default {
       }
       nameControls();
       if (!listening) { listen(); listening = true; }
-      state.set({ drawn: number, took });
-      state.save_changes();
+      if (!told || Math.abs(number - answered) >= EVERY) {
+        [answered, told] = [number, took];
+        state.set({ drawn: number, took });
+        state.save_changes();
+      }
       requestAnimationFrame(() => setTimeout(() => { took = Math.ceil(performance.now() - began); }));
     }
     function tell(kind, content) {
