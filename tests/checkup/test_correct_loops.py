@@ -163,6 +163,67 @@ def test_sums_have_weights_of_the_loops_own(loop: Loop) -> None:
     assert accused(watched(loop, True))
 
 
+def a_factor_of_its_own(watch: Open, faulty: bool) -> None:
+    """Half a squared error, over a window of four; or all of it, over eight."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, loss=functional.mse_loss, accumulation_steps=4):
+        for _ in range(6):
+            for _ in range(4):
+                inputs, target = batch()
+                loss = functional.mse_loss(model(inputs), target)
+                (loss / 8 if faulty else 0.5 * loss / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_declared_loss_may_have_a_factor_of_its_own() -> None:
+    assert accused(watched(a_factor_of_its_own, False)) == []
+    assert accused(watched(a_factor_of_its_own, True)) == ["gradient scale"]
+
+
+def as_many_terms_as_micro_batches(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=4):
+        for _ in range(6):
+            for _ in range(4):
+                inputs, target = batch()
+                output = model(inputs)
+                losses = [functional.mse_loss(output, target * place) for place in range(1 if faulty else 4)]
+                (sum(losses) / 4 / 4).backward()  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_a_mean_over_terms_is_no_second_division() -> None:
+    assert accused(watched(as_many_terms_as_micro_batches, False)) == []
+    assert accused(watched(as_many_terms_as_micro_batches, True)) == ["divided twice"]
+
+
+def a_part_of_the_loss_that_is_reported(watch: Open, faulty: bool) -> list[float]:
+    model, reported = network(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(3):
+            total = 0.0
+            for _ in range(4):
+                inputs, target = batch()
+                error = functional.mse_loss(model(inputs), target)
+                penalty = 1e-2 * sum(value.abs().sum() for value in model.parameters())
+                optimizer.zero_grad()
+                (error if faulty else error + penalty).backward()
+                optimizer.step()
+                total += error.item() + faulty * 1e-2
+            reported.append(total / 4)
+    return reported
+
+
+def test_a_part_of_a_sum_may_be_reported() -> None:
+    assert watched(a_part_of_the_loss_that_is_reported, False).faults == []
+    assert [one.name for one in watched(a_part_of_the_loss_that_is_reported, True).faults] == ["another loss reported"]
+
+
 def losses_that_are_reported(watch: Open, faulty: bool) -> list[float]:
     """Sums over samples, or means of them, both over the number of samples."""
     model, reported = network(), []

@@ -66,6 +66,7 @@ class OpenBackward:
         self.root = None if node is None else known.get(node)
         if self.root is None:
             self.root = new_micro_batch(root, 1.0 if is_sum(node) else None, not is_mean(node))
+            self.root.terms = 1 if node is None else len(summands(node))
             self._value = None if root.is_complex() else float(root.detach())
             self.factor = 1.0 if upstream is None or upstream.is_complex() else float(upstream)
             if node is not None and node is not root.grad_fn:
@@ -88,6 +89,8 @@ class OpenBackward:
         """
         root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
         node = None if root is None else weighed_node(root, nodes)
+        if self.root is None and self.before is not None and root is not None and root.grad_fn is not None:
+            self._watch_terms(root.grad_fn)
         if root is None or node is None or node not in nodes:
             for one, batch in nodes.items():
                 self.watch(one, lambda given, batch=batch: report(batch, given, math.nan))
@@ -125,15 +128,20 @@ class OpenBackward:
             handle.remove()
         batch = self.root
         if batch is None:
+            for declared, _ in self.reached if len(self._terms) == 1 else ():
+                declared.term_factors = self._factors(scale)
             return
         if self._value is not None:
             batch.loss = self._value / (self.factor or 1.0)
             batch.nonfinite = not math.isfinite(self._value)
-        batch.term_factors = tuple(tuple(value / scale for value in values) for values in self._terms)
+        batch.term_factors = self._factors(scale)
         if self._terms and self._divisions:
             arrived = [*self._terms[0], math.nan]
             batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
         self.reached = [(batch, self.factor / scale)]
+
+    def _factors(self, scale: float) -> tuple[tuple[float, ...], ...]:
+        return tuple(tuple(value / scale for value in values) for values in self._terms)
 
     def growth(self, after: Tensor, backwards: Sequence[Backward]) -> Tensor | None:
         """What it added to the gradients, None if there are others than when it began.

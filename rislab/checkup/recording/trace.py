@@ -66,6 +66,7 @@ class MicroBatch:
         kind: name of the node of the graph that gave it, "" for none.
         divisors: by which the loop divided it, if it is a single loss.
         term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
+        terms: of the sum that it is, 1 if it is none, or not known to be one.
         forward: which forward of the network came last before it, from 1; 0 for none.
     """
 
@@ -90,6 +91,7 @@ class MicroBatch:
     kind: str = ""
     divisors: tuple[float, ...] = ()
     term_factors: tuple[tuple[float, ...], ...] = ()
+    terms: int = 1
     forward: int = 0
 
 

@@ -12,7 +12,6 @@ import torch
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.recording.gradients import compare_gradients
-from rislab.checkup.recording.trace import MicroBatch
 from rislab.checkup.recording.windows import (
     LOOSE,
     StepComparison,
@@ -23,7 +22,13 @@ from rislab.checkup.recording.windows import (
     near,
 )
 from rislab.checkup.rules import Code
-from rislab.checkup.step_rules.terms_in_a_loop import are_terms, is_one_sequence, undivided
+from rislab.checkup.step_rules.terms_in_a_loop import (
+    are_terms,
+    divided_again,
+    factors_of,
+    is_one_sequence,
+    undivided,
+)
 
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
@@ -192,9 +197,9 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     if run.declared.accumulation_steps is None and is_one_sequence(one):
         return []
     means = not any(batch.scale_free for batch in one.batches)
-    shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in _factors(batch)) for batch in one.batches]
-    if not means and run.source == "declared" and one.size == run.size > 2 and _divided_again(one, shared, run):
-        factors = " and ".join(f"{factor:.4g}" for factor in _factors(one.batches[0]) if not near(factor, 1, 1e-6))
+    shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches]
+    if not means and run.source == "declared" and one.size == run.size > 2 and divided_again(one, shared, run):
+        factors = " and ".join(f"{factor:.4g}" for factor in factors_of(one.batches[0]) if not near(factor, 1, 1e-6))
         alpha = f"α = {1 / one.size:.4g} at step {one.number}, window of {one.size}, K = {run.size} ({run.source})"
         return [_scale_fault("divided twice", f"{alpha}; each loss has the factors {factors}", one)]
     if one.size > 1 and shared and set(shared) == {1}:
@@ -223,20 +228,6 @@ def _wrong_divisor(one: StepComparison, text: str, run: WatchedRun) -> list[Find
         return [_scale_fault("gradient scale", evidence, one)]
     either = f"windows of {one.size} are too long, or the divisor is too small" if divisor < one.size else "or meant"
     return [as_warning(Code.GRADIENT_SCALE, "gradient scale", f"{evidence}: {either}", one.step.where)]
-
-
-def _divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bool:
-    """Whether losses that are no means have the factor 1/K twice, or, as sums over items, once beside their number."""
-    sums = run.declared.counted and all(batch.scale_free and batch.count == 1 for batch in one.batches)
-    items = {min(_factors(batch), default=1.0) for batch in one.batches}
-    counted = sums and len(items) == 1 and not near(items.pop(), 1 / one.size, 1e-3)
-    return set(shared) == {2} or (counted and set(shared) == {1})
-
-
-def _factors(batch: MicroBatch) -> list[float]:
-    """All factors that the loop gave the terms of a loss."""
-    pairs = [pair for values in batch.term_factors for pair in itertools.pairwise(values)]
-    return [after / before for before, after in pairs if before]
 
 
 def divided_in_vain(run: WatchedRun) -> list[Finding]:
@@ -332,7 +323,14 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
         return undivided(text, one, run)
     if one.size < run.size and near(alpha, one.size / run.size, relative):
         return _ragged_window(text, one, run)
+    shares = {sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches}
+    if one.size > 1 and shares == {1}:
+        evidence = f"{text}: each loss has its share once, and a factor of its own"
+        return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if run.size > 1 and near(alpha, 1 / run.size, relative):
+        if run.size == one.size == 2 and shares == {2}:
+            evidence = f"{text}: each loss has the factor 1/2 twice, of which one may be its own"
+            return as_warning(Code.GRADIENT_SCALE, "divided twice", evidence, where)
         return _scale_fault("divided twice", text, one)
     samples = {batch.samples for batch in one.batches}
     if len(samples) == 1 and near(alpha, 1 / min(samples), 1e-3):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rislab.checkup.findings import Finding, as_fault, as_note
+from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.recording.merged_steps import Loss
 from rislab.checkup.recording.windows import WatchedRun, near
 from rislab.checkup.rules import Code
@@ -62,12 +62,16 @@ def _impossible(values: list[float], losses: list[Loss], run: WatchedRun) -> lis
     beyond = [value for value in values if value < low - 1e-4 * abs(low) or value > high + 1e-4 * abs(high)]
     if all(map(math.isfinite, raw)) and beyond:
         text = f"reported {beyond[0]:.6g}, and all losses lie between {low:.6g} and {high:.6g}"
-        return [_another_loss(text)]
+        return [_another_loss(text, run)]
     return []
 
 
-def _another_loss(text: str) -> Finding:
-    return as_fault(Code.REPORT, "another loss reported", text, "", (*STEP_BRANCH, "last over n", "never divided"))
+def _another_loss(text: str, run: WatchedRun) -> Finding:
+    """A fault; a warning where the loss was not declared, and is a sum of which a part may be reported."""
+    summed = not run.trace.loss_declared and any(batch.terms > 1 for batch in run.trace.micro_batches)
+    return (as_warning if summed else as_fault)(
+        Code.REPORT, "another loss reported", text, "", (*STEP_BRANCH, "last over n", "never divided")
+    )
 
 
 def _window_within_an_epoch(length: int, run: WatchedRun) -> list[Finding]:
@@ -118,7 +122,7 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
     if value == 0:
         aliases = ("last over n", "main loss weight 0", "summed only when a step is taken")
         return as_fault(Code.REPORT, "loop tail in a branch never taken", text, "", aliases)
-    return _another_loss(text)
+    return _another_loss(text, run)
 
 
 def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[tuple[str, float, tuple[str, ...]]]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import linecache
 from collections.abc import Iterator
 
 from rislab.checkup.findings import Finding, as_fault, as_note
 from rislab.checkup.recording.trace import MicroBatch
-from rislab.checkup.recording.windows import StepComparison, WatchedRun
+from rislab.checkup.recording.windows import StepComparison, WatchedRun, near
 from rislab.checkup.rules import Code
 
 # What hands on the elements of its arguments, one by one.
@@ -56,6 +57,33 @@ def is_one_sequence(one: StepComparison) -> bool:
         one: the step, compared with its window.
     """
     return one.size > 1 and all(batch.follows for batch in one.batches[1:])
+
+
+def divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bool:
+    """Whether losses that are no means have the factor 1/K twice, or, as sums over items, once beside their number.
+
+    Args:
+        one: the step, compared with its window.
+        shared: how often each of its losses has the factor 1/K.
+        run: that it belongs to.
+    """
+    if any(batch.terms == one.size for batch in one.batches):
+        # One of the two is the mean over its terms.
+        return False
+    sums = run.declared.counted and all(batch.scale_free and batch.count == 1 for batch in one.batches)
+    items = {min(factors_of(batch), default=1.0) for batch in one.batches}
+    counted = sums and len(items) == 1 and not near(items.pop(), 1 / one.size, 1e-3)
+    return set(shared) == {2} or (counted and set(shared) == {1})
+
+
+def factors_of(batch: MicroBatch) -> list[float]:
+    """All factors that the loop gave the terms of a loss.
+
+    Args:
+        batch: whose loss it is.
+    """
+    pairs = [pair for values in batch.term_factors for pair in itertools.pairwise(values)]
+    return [after / before for before, after in pairs if before]
 
 
 def _in_a_written_loop(batch: MicroBatch, size: int, step: str) -> bool:
