@@ -324,7 +324,7 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     if one.size < run.size and near(alpha, one.size / run.size, relative):
         return _ragged_window(text, one, run)
     shares = {sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches}
-    if one.size > 1 and shares == {1}:
+    if one.size > 1 and shares == {1} and near(alpha, sum(one.held_weights), relative):
         evidence = f"{text}: each loss has its share once, and a factor of its own"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if run.size > 1 and near(alpha, 1 / run.size, relative):
