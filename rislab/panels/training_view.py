@@ -63,8 +63,15 @@ class TrainingView:
         import ipywidgets as widgets
 
         self.panel = panel
-        self.steps = self._row_of_buttons("accumulation", [panel.config.accumulation_steps], "{} micro-batches a step")
-        self.micro_batch = self._knob("micro_batch", "micro-batch", "150px")
+        precisions = declarations(OverfitConfig)["precision"].choices
+        self.fields = {
+            "precision": self._row_of_buttons("precision", precisions, "{}"),
+            "accumulation_steps": self._row_of_buttons(
+                "accumulation", self._allowed_steps(), "{} micro-batches a step"
+            ),
+            "micro_batch": self._knob("micro_batch", "micro-batch", "150px"),
+            **{name: self._knob(name, label, width, **how) for name, (label, width, how) in MORE.items()},
+        }
         self.runs = labelled(widgets.Dropdown, "run", "230px")
         self.folders = labelled(widgets.Dropdown, "folder", "285px")
         self.unit = labelled(widgets.Dropdown, "x axis", "140px", options=[*UNITS], value="steps")
@@ -90,34 +97,30 @@ class TrainingView:
         import ipywidgets as widgets
 
         panel, observe = self.panel, self.panel.user_input.observe
-        precision = self._row_of_buttons("precision", declarations(OverfitConfig)["precision"].choices, "{}")
-        precision.value = panel.config.precision
         hold = widgets.Checkbox(value=True, indent=False, description="hold the batch", layout={"width": "130px"})
         hold.tooltip = "The micro-batch follows the accumulation, so that a step sees as many scenes as before"
         watched = widgets.Checkbox(value=panel.watched, indent=False, description="checkup", layout={"width": "90px"})
         watched.tooltip = "rislab.watch() beside the next run: it takes some time of each step, and changes nothing"
-        more = {name: self._knob(name, label, width, **how) for name, (label, width, how) in MORE.items()}
-        observe(precision, partial(self._change, "precision"))
-        observe(self.steps, partial(self._change, "accumulation_steps"))
-        observe(self.micro_batch, partial(self._change, "micro_batch"))
+        for name, field in self.fields.items():
+            field.value = vars(panel.config)[name]
+            observe(field, partial(self._change, name))
         observe(hold, self._hold)
         observe(watched, partial(setattr, panel, "watched"))
-        for name, field in more.items():
-            observe(field, partial(self._change, name))
         observe(self.fault, self._break)
         for field in (self.log, self.unit, self.compare, self.diff):
             observe(field, lambda value: panel.redraw())
         press = self._buttons()
         control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
         # No text may move a control while the mouse is pressed on it: each has a room of its own.
-        precision.layout.width, self.steps.layout.width = "240px", "300px"
-        batch = widgets.VBox([widgets.HBox([self.micro_batch, hold]), self.texts["batch"]])
+        precision, steps, micro_batch, *more = self.fields.values()
+        precision.layout.width, steps.layout.width = "240px", "300px"
+        batch = widgets.VBox([widgets.HBox([micro_batch, hold]), self.texts["batch"]])
         batch.layout = batch.children[0].layout = {"width": "430px", "overflow": "visible"}
         rows = {
             "control": [*control, self.texts["line"]],
-            "knobs": [precision, self.steps, batch],
+            "knobs": [precision, steps, batch],
             "view": [self.fault, self.diff, self.compare, self.unit, self.log],
-            "more": [*more.values(), watched],
+            "more": [*more, watched],
             "history": [self.runs, press["Remove"], press["Go on"], self.folders, press["Load"]],
         }
         wrapped = {"flex_flow": "row wrap", "overflow": "visible"}
@@ -150,10 +153,11 @@ class TrainingView:
             self.texts["line"].value = cut_line(f"<b>{state}</b> {epoch}", 2)
             self.texts["verdict"].value = self._verdict()
         self.texts["batch"].value = cut_line(html.escape(panel.batch_line()))
-        allowed = self._allowed_steps()
-        if tuple(self.steps.options) != allowed:
-            self.steps.options = allowed
-        self.steps.value, self.micro_batch.value = panel.config.accumulation_steps, panel.config.micro_batch
+        steps, allowed = self.fields["accumulation_steps"], self._allowed_steps()
+        if tuple(steps.options) != allowed:
+            steps.options = allowed
+        for name, field in self.fields.items():
+            field.value = vars(panel.config)[name]
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name
         self.diff.layout.visibility = "hidden" if panel.fault is None else "visible"
         source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()

@@ -189,6 +189,24 @@ def test_a_second_start_does_nothing_while_a_run_is_on(live: None) -> None:
     asyncio.run(awaited(panel))
 
 
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("precision", "precision", "bf16"),
+        ("accumulation", "accumulation_steps", 2),
+        ("micro-batch", "micro_batch", 8),
+        ("clip", "clip_norm", 0.5),
+        ("curriculum", "curriculum", "three-phase"),
+        ("seed", "seed", 3),
+    ],
+)
+def test_what_code_changes_is_what_the_controls_show(live: None, name: str, field: str, value: Any) -> None:
+    panel = panels.overfit(dataclasses.replace(CONFIG, epochs=1))
+    asyncio.run(awaited(panel))
+    assert panel.change(**{field: value})
+    assert knob(panel, name).value == value == getattr(panel.config, field)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "field", "label"),
