@@ -57,9 +57,10 @@ style: .venv/installed-test
 types: .venv/installed-test
 	$(BIN)/mypy
 
+# NumPy has one thread, as torch has where the two are compared.
 bench: .venv/installed-bench
 	mkdir -p reports/out
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-only -s --benchmark-json=reports/out/benchmarks.json
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest tests/benchmarks --benchmark-only -s --benchmark-json=reports/out/benchmarks.json
 
 # Asked and measured, into reports/figures.md; with the benchmarks of the last `make bench`.
 figures: .venv/installed-test
