@@ -342,6 +342,22 @@ def test_threads_that_train_at_once_are_not_judged_beside_the_first() -> None:
     assert "training in other threads than the watched one: 1" in [one.evidence for one in findings]
 
 
+def test_a_thread_that_is_about_to_start_does_not_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    # threading.enumerate() lists it already, and its identity is None.
+    running = threading.enumerate
+    monkeypatch.setattr(threading, "enumerate", lambda: [*running(), threading.Thread()])
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with ProcessWatch() as watch:
+        for _ in range(4):
+            inputs = torch.randn(8, 3)
+            optimizer.zero_grad()
+            functional.mse_loss(network(inputs), inputs.sum(1, keepdim=True)).backward()
+            optimizer.step()
+    assert [finding.name for finding in watch.findings()] == []
+
+
 @pytest.mark.parametrize(("taken_over", "scheduled"), [("all", False), ("more", False), ("all", True), ("more", True)])
 def test_a_scheduler_whose_optimiser_was_replaced_is_a_fault_unless_it_was_too(
     taken_over: str, scheduled: bool

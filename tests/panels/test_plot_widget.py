@@ -120,6 +120,7 @@ def test_a_page_that_draws_quickly_need_not_answer_each_figure(monkeypatch: pyte
     plot.update(curve(0))
     assert plot.figure["number"] == plot_widget.AHEAD + 1
     # An answer to one of them makes room for more.
+    time.sleep(0.002)
     plot.state.set_state({"drawn": 4, "took": 1})
     assert sent(plot) == (plot_widget.AHEAD + 2, [0.0])
 

@@ -192,7 +192,8 @@ class EventSource:
         here = threading.get_ident()
         if here == self._trainer:
             return
-        if self._trainer in {thread.ident for thread in threading.enumerate()}:
+        # A thread that is about to start has no identity yet: nor has one that was not chosen.
+        if self._trainer is not None and self._trainer in {thread.ident for thread in threading.enumerate()}:
             self._others.add(here)
         else:
             self._trainer = here
