@@ -122,6 +122,7 @@ class Workers:
 
     def __exit__(self, *_: object) -> None:
         for worker in self._workers.values():
+            worker.kill()  # to end by itself would take each of them a second or more
             worker.communicate()
 
     def run(self, task: Task, order: dict[str, Any]) -> dict[str, float]:
