@@ -22,6 +22,7 @@ from rislab.checkup.findings import Finding, Findings, last_findings
 from rislab.checkup.loggers import counts_by_severity
 from rislab.checkup.options import check_options
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.optimizers import among_ranks
 from rislab.checkup.recording.windows import Declared
 from rislab.errors import InputError, check_choice
 
@@ -266,7 +267,7 @@ def _loops_alone(read: Callable[[], TrainerSettings]) -> TrainerSettings:
 
 def of_all_ranks(findings: Findings) -> Findings:
     """The findings of all processes of a distributed run, each once; those of this one if there are no others."""
-    if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+    if not among_ranks():
         return findings
     gathered: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(gathered, list(findings))

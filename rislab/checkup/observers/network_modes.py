@@ -15,9 +15,9 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
+from rislab.checkup.recording.tracking import NORMS
 from rislab.checkup.rules import Code
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Networks that are followed; inputs of each, and numbers of each input that are read.
 NETWORKS, INPUTS, NUMBERS = 32, 4, 4096

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rislab.checkup.probes.probe_batches import SampleList, map_leaves, tensors_in
+from rislab.checkup.recording.tracking import NORMS
 
 # Two answers that differ by more of themselves are not the same but for rounding, by precision.
 SAME = {"fp64": 1e-9, "fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1}
@@ -224,7 +225,7 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     leaves = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
     if any(leaf.dim() and size not in leaf.shape for leaf in leaves):
         return "one input has no entry for each sample, as the edges of a graph"
-    norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+    norms = [one for one in model.modules() if isinstance(one, NORMS)]
     if any(one.running_mean is None for one in norms):
         return "a BatchNorm keeps no running statistics, and takes those of the batch in evaluation mode as well"
     own = [tensor for module in model.modules() for tensor in tensors_in(_state_of(module)).values()]

@@ -43,6 +43,7 @@ from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.recording.event_source import unwatched
 from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients
 from rislab.checkup.recording.trace import precision_of
+from rislab.checkup.recording.tracking import NORMS
 from rislab.checkup.rules import Code
 from rislab.errors import InputError, check_choice, check_number, one_line
 
@@ -180,7 +181,7 @@ def independence(target: ProbeTarget) -> list[Finding]:
     copies = {mode: target.copy() for mode in ("evaluation", "training", "without BatchNorm")}
     copies["evaluation"].eval()
     for module in copies["without BatchNorm"].modules():
-        if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm):
+        if isinstance(module, NORMS):
             module.eval()
     with torch.no_grad():
         run = runner(copies["evaluation"], target.seed)

@@ -25,7 +25,7 @@ from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, comp
 from rislab.checkup.recording.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.recording.looks import FIRST
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
-from rislab.checkup.recording.tensors import has_numbers, tensors_of
+from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
@@ -266,7 +266,7 @@ class EventSource:
         training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
         if self._counts("forward", id(module), training, torch.is_grad_enabled()):
             now.begin(module, training, False)
-            if self._agree("count_forward", module, _samples(inputs, named)):
+            if self._agree("count_forward", module, samples_of(inputs, named)):
                 return
             self._end_counting()
         now.begin(module, training, network.looks.wanted(training))
@@ -415,13 +415,6 @@ def _kind_of(roots: Roots) -> tuple[Hashable, ...]:
     if root is None or root.grad_fn is None or upstream is not None or root.numel() != 1 or root.is_complex():
         return ODD
     return "backward", root.grad_fn.name(), root.dtype
-
-
-def _samples(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int:
-    """Size of the first dimension of the first argument that has one, else 1."""
-    plain = bool(inputs) and type(inputs[0]) is Tensor and inputs[0].dim() > 0
-    first = inputs[0] if plain else next(filter(Tensor.dim, tensors_of((inputs, named))), None)
-    return 1 if first is None else int(first.shape[0])
 
 
 def _takes(observer: Observer, event: str) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import samples_of, tensors_of
 
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 # More windows than any run has.
@@ -47,7 +47,7 @@ class ForwardEvent:
     def __post_init__(self) -> None:
         given = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
         given += tensors_of(self.kwargs) if self.kwargs else ()
-        self.samples = next((len(one) for one in given if one.dim()), 1)
+        self.samples = samples_of(self.args, self.kwargs)
         # A sparse one has no place in memory, and no numbers in a row.
         self.inputs = [one for one in given if one.layout is torch.strided]
 

@@ -34,6 +34,18 @@ def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
         yield from tensors_of([*value.values()], depth)
 
 
+def samples_of(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int:
+    """Size of the first dimension of the first argument that has one, else 1.
+
+    Args:
+        inputs: arguments of a forward.
+        named: those by name.
+    """
+    plain = bool(inputs) and type(inputs[0]) is Tensor and inputs[0].dim() > 0
+    first = inputs[0] if plain else next(filter(Tensor.dim, tensors_of((inputs, named))), None)
+    return 1 if first is None else int(first.shape[0])
+
+
 def has_numbers(value: Tensor) -> bool:
     """Whether a tensor holds numbers that can be read: not on the meta device, fake, nested, or within a transform."""
     if type(value) in _PLAIN:

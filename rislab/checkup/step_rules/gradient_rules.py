@@ -27,6 +27,7 @@ from rislab.checkup.step_rules.terms_in_a_loop import (
     divided_again,
     factors_of,
     is_one_sequence,
+    shares_of,
     undivided,
 )
 
@@ -197,7 +198,7 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
     if run.declared.accumulation_steps is None and is_one_sequence(one):
         return []
     means = not any(batch.scale_free for batch in one.batches)
-    shared = [sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches]
+    shared = shares_of(one)
     if not means and run.source == "declared" and one.size == run.size > 2 and divided_again(one, shared, run):
         factors = " and ".join(f"{factor:.4g}" for factor in factors_of(one.batches[0]) if not near(factor, 1, 1e-6))
         alpha = f"α = {1 / one.size:.4g} at step {one.number}, window of {one.size}, K = {run.size} ({run.source})"
@@ -323,7 +324,7 @@ def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
         return undivided(text, one, run)
     if one.size < run.size and near(alpha, one.size / run.size, relative):
         return _ragged_window(text, one, run)
-    shares = {sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches}
+    shares = {*shares_of(one)}
     if one.size > 1 and shares == {1} and near(alpha, sum(one.held_weights), relative):
         evidence = f"{text}: each loss has its share once, and a factor of its own"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)

@@ -76,6 +76,15 @@ def divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bo
     return set(shared) == {2} or (counted and set(shared) == {1})
 
 
+def shares_of(one: StepComparison) -> list[int]:
+    """How often each loss of a window of K has the factor 1/K.
+
+    Args:
+        one: the step, compared with its window.
+    """
+    return [sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches]
+
+
 def factors_of(batch: MicroBatch) -> list[float]:
     """All factors that the loop gave the terms of a loss.
 
