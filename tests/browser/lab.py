@@ -19,6 +19,20 @@ from tests.browser.chromium import sync_api
 from tests.forks import forking
 
 KERNEL = "window.jupyterapp.shell.currentWidget?.sessionContext.session?.kernel"
+# What the page shows: prompts of the cells, titles and places of the plots, scenes, how far it is scrolled.
+PRESENT = """(() => {
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((one) => one.textContent.trim());
+  const plots = [...document.querySelectorAll(".js-plotly-plot")].map((plot) => {
+    const { top, bottom } = plot.getBoundingClientRect();
+    return { title: plot.layout?.title?.text, top: Math.round(top), bottom: Math.round(bottom) };
+  });
+  return JSON.stringify({
+    cells: texts(".jp-InputArea-prompt"), plots,
+    scenes: [...document.querySelectorAll(".rislab-scene")].map((one) => one.dataset.state),
+    scrolled: document.querySelector(".jp-WindowedPanel-outer")?.scrollTop, height: innerHeight,
+    kernel: KERNEL?.status, visible: document.visibilityState, status: texts("[role=status], [role=alert]"),
+  });
+})()""".replace("KERNEL", KERNEL)
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
 
 
@@ -91,8 +105,11 @@ def command(page: Any, name: str, **options: Any) -> None:
 
 
 def until(page: Any, condition: str) -> None:
-    """Wait until JavaScript becomes true."""
-    page.wait_for_function(condition)
+    """Wait until JavaScript becomes true; raises AssertionError with what the page shows where it never does."""
+    try:
+        page.wait_for_function(condition)
+    except sync_api.TimeoutError as error:
+        raise AssertionError(f"{condition} never came true; the page: {page.evaluate(PRESENT)}") from error
 
 
 def press(page: Any, name: str, condition: str = "true") -> None:
