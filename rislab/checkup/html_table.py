@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Iterable, Sequence
+
+
+# Letters of a word that is broken where it has to be.
+LONG = 24
 
 
 class Html(str):
@@ -38,7 +43,7 @@ def html_table(
 
     def cell(value: object, place: int, title: str = "") -> str:
         aligned = "text-align:right;white-space:nowrap" if place in numbers else "text-align:left"
-        text = value if isinstance(value, Html) else html.escape(str(value))
+        text = value if isinstance(value, Html) else _breakable(str(value))
         # A title without a word would be read out as one.
         tag, scope = ("th", f" scope='{title}'") if title and text else ("td", "")
         return f"<{tag}{scope} style='{aligned};padding:2px 8px;vertical-align:top'>{text}</{tag}>"
@@ -56,3 +61,11 @@ def html_table(
         f"<table style='font-size:{size}px;line-height:1.35;border-collapse:collapse'>"
         f"{above if caption else ''}<thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _breakable(text: str) -> str:
+    """Text as HTML, in which a long path or name may go on in the next line after a separator."""
+    words = re.split(r"(\s+)", text)
+    # Such a word would take the width that the other columns need.
+    words = [re.sub(r"([/\\._])(?=\S)", "\\1\0", word) if len(word) > LONG else word for word in words]
+    return html.escape("".join(words)).replace("\0", "<wbr>")

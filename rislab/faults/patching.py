@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-from rislab.faults.fault import Fault, path_of, source_of
+from rislab.faults.fault import PACKAGE, Fault, path_of, source_of
 
 # Always compiled anew: lessons put a loss of their own into it.
 LOOP = "training.loop"
@@ -114,7 +114,8 @@ class _ImportHook:
             source = self._edited[module] if module in self._edited else source_of(module)
             made = types.ModuleType(name)
             # Tracebacks and inspect show the lines of an edited module, and not those of the file.
-            made.__file__ = f"<{name}>" if module in self._edited else str(path)
+            edited = f"<{path.relative_to(PACKAGE.parent).as_posix()}, edited, {self._name.rpartition('_')[2]}>"
+            made.__file__ = edited if module in self._edited else str(path)
             made.__dict__["__builtins__"] = {**vars(builtins), "__import__": self}
             if _is_package(module):
                 made.__path__ = []

@@ -29,6 +29,7 @@ class Diff:
         return self.fault.diff()
 
     def _repr_html_(self) -> str:
+        # The frame of pygments sets a lower line, in which the tint of a line covers the feet of letters above it.
         css = "white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,Menlo,Consolas,monospace"
-        formatter = HtmlFormatter(style=_Tints, noclasses=True, nobackground=True, prestyles=css)
-        return str(highlight(self.fault.diff(), DiffLexer(), formatter))
+        lines = highlight(self.fault.diff(), DiffLexer(), HtmlFormatter(style=_Tints, noclasses=True, nowrap=True))
+        return f"<pre style='{css}'>{lines}</pre>"

@@ -43,3 +43,11 @@ def test_titles_have_a_scope_and_cells_are_escaped() -> None:
 def test_html_stays_html() -> None:
     assert "<b>fault</b>" in html_table(("what",), [(Html("<b>fault</b>"),)], label="findings")
     assert "b" not in Cells(html_table(("what",), [("<b>fault</b>",)], label="findings")).tags
+
+
+def test_long_paths_may_go_on_in_the_next_line() -> None:
+    path = "/home/anna/projects/<localisation>/train_loop.py:88"
+    text = html_table(("where", "code"), [(path, "C1.a_b")], label="findings")
+    cells = Cells(text)
+    assert [content for _, _, content in cells.cells][2:] == [path, "C1.a_b"]
+    assert cells.tags.count("wbr") == text.count("<wbr>") == 7

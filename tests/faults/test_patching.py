@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+import re
 import sys
 import threading
 import traceback
@@ -87,7 +88,10 @@ def test_tracebacks_and_inspect_show_the_edited_lines() -> None:
         assert 'raise RuntimeError("edited")' in inspect.getsource(package.training.loop.fit)
         with pytest.raises(RuntimeError) as caught:
             next(package.fit(None, None, None))
-        assert 'raise RuntimeError("edited")' in "".join(traceback.format_exception(caught.value))
+        text = "".join(traceback.format_exception(caught.value))
+        assert 'raise RuntimeError("edited")' in text
+        # And say which file it is, in a name that a table has room for.
+        assert re.search(r'File "<rislab/training/loop\.py, edited, \w{8}>"', text)
 
 
 def test_nothing_is_left_whether_the_block_ends_or_raises() -> None:

@@ -27,3 +27,10 @@ def test_removed_and_added_lines_have_colours_that_any_page_shows() -> None:
     page = Diff(catalogue.find_fault("never divided"))._repr_html_()
     colours = dict(re.findall(r'<span style="color: #111; background-color: (#\w+)">([-+]) ', page))
     assert sorted(colours.values()) == ["+", "-"]
+
+
+def test_the_tint_of_a_line_has_room_below_the_letters_of_the_one_above() -> None:
+    page = Diff(catalogue.find_fault("never divided"))._repr_html_()
+    # The last height that a style names is the one that holds.
+    heights = re.findall(r"line-height: *([\d.]+)(%?)|font:12px/([\d.]+)", page)
+    assert [float(high) / (100 if per else 1) if high else float(short) for high, per, short in heights][-1] >= 1.4
