@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from rislab.errors import LONGEST, InputError, error_text
+from rislab.errors import LONGEST, InputError, error_text, with_error
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,19 @@ def test_an_error_without_words_has_a_text() -> None:
     assert error_text(ValueError("one\ntwo")) == "one"
     assert error_text(MemoryError()) == ""
     assert error_text(WordlessError()) == "an error without words: KeyError"
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (1.2185, 0.0951, "1.218 ± 0.095"),
+        (0.5, 0.04, "0.500 ± 0.040"),
+        (1.5427, 1.8e-5, "1.542700 ± 0.000018"),
+        (1.5427, 1.8e-8, "1.542700000 ± 1.8e-08"),
+        (152.3, 31.0, "152 ± 31"),
+        (0.5, 0.0, "0.5000 ± 0"),
+        (0.5, math.inf, "0.5000 ± inf"),
+    ],
+)
+def test_a_number_has_the_digits_that_its_error_leaves(value: float, error: float, text: str) -> None:
+    assert with_error(value, error) == text

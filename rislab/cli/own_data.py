@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rislab.cli import common
 from rislab.cli.terminal import Column, Table
-from rislab.errors import InputError
+from rislab.errors import InputError, with_error
 
 if TYPE_CHECKING:
     from rislab.data.measurement import Measurement
@@ -100,7 +100,7 @@ def position_table(located: Localisation) -> str:
     table = Table(COLUMNS)
     lines = [f"{len(rows)} source{'s' * (len(rows) != 1)} ({counted})", table.head()]
     for number, row in enumerate(rows, start=1):
-        cells = [_with_error(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
+        cells = [_to_its_digits(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
         spread = row["position_error"]
         if row["range_error"] > row["range"]:
             cells[2], spread = "not known", math.inf
@@ -111,14 +111,13 @@ def position_table(located: Localisation) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in located.notes)])
 
 
-def _with_error(value: float, error: float) -> str:
+def _to_its_digits(value: float, error: float) -> str:
     """A value to the digits that its standard error leaves."""
     if math.isnan(value):
         return "—"
     if error == 0:
         return f"{value:.6g} (known)"
-    digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{value:.{min(digits, 12)}f} ± {error:.2g}"
+    return with_error(value, error)
 
 
 def as_mapping(located: Localisation) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from rislab.errors import with_error
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, alarm
 from rislab.plots import tuning as tuning_plots
@@ -86,8 +87,10 @@ class TuningPanel(Panel[SearchProgress]):
         best = ""
         if now.best is not None:
             # After the run-off it need not be the one with the best score.
+            score, error = now.best.last_score, now.best.error
+            scored = f"{score:.4f}" if error is None else with_error(score, error)
             which = "best of the run-off" if now.stage in ("confirm", "done") and now.runoff else "best"
-            best = f"; {which}: trial {now.best.number}, {self.config.objective} {now.best.score:.4f}"
+            best = f"; {which}: trial {now.best.number}, {self.config.objective} {scored}"
         return f"{self.state}, {STAGES[now.stage]}: {now.ended()} of {self.config.trials} trials{left}{best}"
 
     def verdict(self) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rislab.errors import with_error
 from rislab.training.streaming import train_epochs
 from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import Choice, Dimension, Space
@@ -84,7 +85,7 @@ def verdict(reruns: Sequence[Rerun], config: TuningConfig) -> str:
     """
     seeds = len(reruns) // 2
     means = {
-        name: f"{mean:.4f}{f' ± {spread:.4f}' if seeds > 1 else ''}"
+        name: with_error(mean, spread) if seeds > 1 else f"{mean:.4f}"
         for name, (mean, spread) in mean_scores(reruns, config.objective).items()
     }
     each = f"{seeds} seeds each" if seeds > 1 else "one seed each"
@@ -189,7 +190,8 @@ def search_warnings(trials: Sequence[Trial], config: TuningConfig) -> tuple[str,
         if reach <= noise:
             warnings.append(
                 f"the objective is flat: after no epoch do {len(ended)} trials differ by more than {reach:.2g} in "
-                f"{config.objective}, and two standard errors on {config.eval_scenes} scenes are {noise:.2g}"
+                f"{config.objective}, and two standard errors of one score, by its {config.eval_scenes} scenes, are "
+                f"{noise:.2g}; only the same scenes make them comparable, others may order them otherwise"
             )
     for name, effect in effects(trials, config).items():
         if effect.share <= effect.chance:

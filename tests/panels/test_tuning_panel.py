@@ -68,7 +68,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finals = tuple(Rerun(name, seed, 0.9, 0.1) for name in ("default", "best") for seed in (1, 2))
-    best = Trial(3, "complete", {}, {1: 0.5}, 0.5, None, "", 1.0)
+    best = Trial(3, "complete", {}, {1: 0.5}, 0.5, 0.04, "", 1.0)
 
     def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
         assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
@@ -91,7 +91,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     assert verdict(finals, CONFIG) in note and "&lt;two&gt; warnings" in note
     assert panel.error is None and "could not be drawn: ZeroDivisionError" in panel.alarm.value
     assert go_on.disabled and stop.disabled and headline.value.startswith("finished, all done")
-    assert headline.value.endswith("; best of the run-off: trial 3, peb 0.5000")
+    assert headline.value.endswith("; best of the run-off: trial 3, peb 0.500 ± 0.040")
 
 
 def test_headless_it_leaves_nothing_behind_and_raises_what_went_wrong(

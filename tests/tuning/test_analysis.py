@@ -25,7 +25,7 @@ def reruns(default: Sequence[float], best: Sequence[float]) -> list[Rerun]:
 
 
 def test_the_verdict_states_what_was_measured_and_no_spread_of_one_seed() -> None:
-    line = "peb on the test split, 2 seeds each: best 1.2500 ± 0.3536 against default 2.5000 ± 0.7071: not tested"
+    line = "peb on the test split, 2 seeds each: best 1.25 ± 0.35 against default 2.50 ± 0.71: not tested"
     assert verdict(reruns((2.0, 3.0), (1.0, 1.5)), SMALL).startswith(line)
     line = "peb on the test split, one seed each: best 1.0000 against default 2.0000: not tested"
     assert verdict(reruns((2.0,), (1.0,)), SMALL).startswith(line)
