@@ -55,7 +55,7 @@ def figure_dict(
         data += drawn
         if (end := _end_of(drawn[1])) is not None and not old:
             ends.append((f"<span style='color:{style.colour}'>■</span> {_wrapped(name)}", *end))
-    reach = _rounded(max([1e-9, *(float(_across(run, unit)[-1]) for run in runs if run.history.windows)]))
+    reach = _rounded(max((float(_across(run, unit)[-1]) for run in runs if run.history.windows), default=1.0))
     lines: list[dict[str, Any]] = []
     if runs:
         levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
@@ -69,6 +69,9 @@ def figure_dict(
     layout = _layout(title, [{**line, "y0": 0.36} for line in lines], log, unit)
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
+    if not runs:
+        middle = {"x": ROOM / 2 * reach, "y": sum(span) / 2, "showarrow": False}
+        layout["annotations"].append({"text": "no run yet: press Start", **middle})
     layout["xaxis6"] |= ticks
     layout["yaxis2"] |= _few_ticks([trace["y"] for trace in data if trace.get("yaxis") == "y2"])
     return {"data": data, "layout": layout}
@@ -81,6 +84,8 @@ def table(runs: Sequence[Run], first: OverfitConfig | None = None) -> str:
         runs: oldest first.
         first: see figure_dict().
     """
+    if not runs:
+        return ""
     rows = []
     for run in runs:
         end = run.history.last

@@ -153,7 +153,9 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
     place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
     still = {"showgrid": False, **STILL}
-    ticks = log_ticks_of([one.nmse for one in history.snapshots()])
+    known = history.snapshots()
+    ticks = log_ticks_of([one.nmse for one in known])
+    epochs = {"title": {"text": "epoch"}, "dtick": max(1, math.ceil(max((one.epoch for one in known), default=1) / 12))}
     return {
         "coloraxis": decibel_axis(map_depth(decibels(history.truth).numpy()), {**BAR, "x": 0.96}),
         "height": HEIGHT,
@@ -165,7 +167,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
         "yaxis": {"title": {"text": "elevation (°)"}, "range": ends[1], "domain": maps, "anchor": "x", **still},
         "xaxis2": {"title": {"text": "azimuth (°)"}, "range": ends[0], "domain": across[1], "anchor": "y2", **still},
         "yaxis2": {"range": ends[1], "domain": maps, "anchor": "x2", **still},
-        "xaxis3": {"title": {"text": "epoch"}, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
+        "xaxis3": {**epochs, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
         "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", **ticks, **STILL},
         "annotations": [
             {**place, "x": sum(span) / 2, "y": top[1], "text": text, "font": {"size": 13}} for span, top, text in titles

@@ -248,6 +248,9 @@ def test_reset_takes_everything_off_and_start_begins_anew(live: None) -> None:
     until(lambda: len(panel.records()) >= 3)
     button(panel, "Reset").click()
     assert panel.runs == [] and panel.state == "reset" and panel.records() == []
+    # Axes of a figure without a run have readable ticks, and it says what to do.
+    layout = plot_of(panel).figure["layout"]
+    assert layout["xaxis"]["range"][1] >= 1 and layout["annotations"][-1]["text"] == "no run yet: press Start"
     assert all(len(trace["x"]) == 0 or trace["name"] == "exact share" for trace in plot_of(panel).figure["data"])
     knob(panel, "epochs").value = 1
     button(panel, "Start").click()

@@ -61,6 +61,7 @@ def test_a_drawing_holds_the_maps_the_rings_and_the_curve(history: MapHistory, n
     ring = next(trace for trace in drawn["data"] if trace.get("name") == "true source")
     np.testing.assert_allclose(np.radians(ring["x"]), history.scene.azimuth[0][history.scene.active[0]], rtol=1e-5)
     assert drawn["layout"]["title"]["text"] == snapshots[1].line()
+    assert drawn["layout"]["xaxis3"]["dtick"] == 1  # there is no half epoch
     go.Figure(drawn)  # raises for a property that plotly does not know
 
 
