@@ -141,7 +141,7 @@ def shown(value: object) -> str:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number to the digits that its standard error, or spread, leaves: `with_error(1.2185, 0.095)` is 1.218 ± 0.095."""
+    """A number to the digits that its standard error, or spread, leaves: of 1.2185 and 0.095, 1.218 ± 0.095."""
     digits = max(0, 1 - math.floor(math.log10(error))) if 0 < error < math.inf else 4
     text = f"{error:.{digits}f}" if 0 < digits <= 6 and error else f"{error:.2g}"
     return f"{value:.{min(digits, 12)}f} ± {text}"

@@ -6,7 +6,6 @@ import html
 import re
 from collections.abc import Collection, Iterable, Sequence
 
-
 # Letters of a word that is broken where it has to be.
 LONG = 24
 
