@@ -35,7 +35,7 @@ from rislab.checkup.recording.living_objects import living_objects
 from rislab.checkup.recording.optimizers import has_numbers_to_step, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
 from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
-from rislab.checkup.recording.windows import Declared
+from rislab.checkup.recording.windows import Declared, watched_run
 from rislab.checkup.rules import Code
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
@@ -70,7 +70,7 @@ class ProcessWatch(LoopObserver):
         known: Iterable[object] = (),
     ) -> None:
         super().__init__()
-        self._known = set(map(id, known))
+        self._known, self._turn = set(map(id, known)), 0
         self.backwards, self.evaluated = 0, False  # and whether a network was run without gradients
         self._steps, self._every = steps, every
         self._until = time.process_time() + patience
@@ -120,7 +120,7 @@ class ProcessWatch(LoopObserver):
             if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
-            declared = replace(tracked.declared, scaler=enabled, scheduler=tracked.scheduler is not None)
+            declared = replace(self._declared_of(tracked), scaler=enabled, scheduler=tracked.scheduler is not None)
             which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
             if self._schedule_goes_on(tracked):
@@ -133,6 +133,19 @@ class ProcessWatch(LoopObserver):
             findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+
+    def _declared_of(self, tracked: TrackedOptimizer) -> Declared:
+        """What is declared of a loop, without a K that is that of another stage, or of the main network."""
+        declared, others = tracked.declared, [one for one in self.tracked if one is not tracked and one.turns]
+        size = self._declared.accumulation_steps or 1
+        if size == 1 or not tracked.turns or not others or _most_windows(tracked) != 1:
+            return declared
+        steps = tracked.recorder.trace.taken_count
+        for other in others:
+            apart = tracked.turns[-1] < other.turns[0] or other.turns[-1] < tracked.turns[0]
+            if _most_windows(other) == size and (apart or steps <= other.recorder.trace.taken_count):
+                return replace(declared, accumulation_steps=None)
+        return declared
 
     def rank_marks(self) -> RankMarks | None:
         """What this process leaves of a distributed training; None outside of one."""
@@ -226,6 +239,10 @@ class ProcessWatch(LoopObserver):
             self._look_around(optimizer)
             for tracked in self.tracked:
                 tracked.recorder.trace.missed |= tracked.optimizer is optimizer
+        self._turn += 1
+        for tracked in self.tracked:
+            if tracked.optimizer is optimizer:
+                tracked.turns = (*tracked.turns[:1], self._turn)
 
     def _replaces(self, optimizer: Optimizer) -> bool:
         """Whether an optimiser has taken over the tensors of another one."""
@@ -320,6 +337,11 @@ class ProcessWatch(LoopObserver):
             return list(named.values())
 
         return names
+
+
+def _most_windows(tracked: TrackedOptimizer) -> int:
+    """How many micro-batches most windows of an optimiser have."""
+    return watched_run(tracked.recorder.trace, replace(tracked.declared, accumulation_steps=None)).size
 
 
 def _stepped(tracked: TrackedOptimizer) -> bool:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import rislab
 from rislab.checkup.findings import Findings
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.windows import Declared
 
 functional = nn.functional
 # A loop, correct or not, within a context that watches its network and optimiser.
@@ -506,3 +507,269 @@ def a_weight_that_begins_at_0(watch: Open, faulty: bool) -> None:
 
 def test_a_weight_may_begin_at_0() -> None:
     assert [finding for finding in in_a_script(a_weight_that_begins_at_0, False) if "Error" in finding.evidence] == []
+
+
+def gradients_divided_before_the_step(watch: Open, faulty: bool) -> None:
+    """Windows of three and, at the end of an epoch, of two; the fault divides each loss besides."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(6):
+            for size in (3, 3, 2):
+                for _ in range(size):
+                    backward(model, 1 / size if faulty else 1.0)
+                for value in model.parameters():
+                    value.grad.div_(size)  # type: ignore[union-attr]
+                optimizer.step()
+                optimizer.zero_grad()
+
+
+def test_gradients_may_be_divided_in_place_of_losses() -> None:
+    for way in (watched, in_a_script):
+        assert accused(way(gradients_divided_before_the_step, False)) == []
+        assert "divided twice" in accused(way(gradients_divided_before_the_step, True))
+
+
+def sums_divided_by_the_samples(watch: Open, faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(8):
+            for samples in (16, 9):
+                inputs, target = batch(samples)
+                (model(inputs) - target).abs().sum().backward()
+            for value in model.parameters():
+                value.grad.div_(40 if faulty else 25)  # type: ignore[union-attr]
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_sums_that_are_divided_by_their_samples_are_judged() -> None:
+    right, wrong = in_a_script(sums_divided_by_the_samples, False), in_a_script(sums_divided_by_the_samples, True)
+    assert "not judged" not in [finding.name for finding in right]
+    assert "not judged" in [finding.name for finding in wrong]
+
+
+def layers_that_are_clipped_one_by_one(watch: Open, faulty: bool) -> None:
+    """As a teacher's student is clipped: each tensor by a norm of its own, without a function of torch."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with watch(model, optimizer):
+        for place in range(12):
+            optimizer.zero_grad()
+            backward(model)
+            for value in model.parameters():
+                assert value.grad is not None
+                if faulty:
+                    value.grad.add_(0.1 * torch.randn_like(value.grad))
+                else:
+                    value.grad.mul_((0.1 / value.grad.norm()).clamp(max=1.0))
+            if place < 4:
+                model[2].weight.grad = None
+            optimizer.step()
+
+
+def test_parts_may_be_clipped_by_hand() -> None:
+    for way in (watched, in_a_script):
+        assert accused(way(layers_that_are_clipped_one_by_one, False)) == []
+        assert accused(way(layers_that_are_clipped_one_by_one, True)) == ["gradient changed by hand"]
+
+
+def layers_that_are_thawed_later(watch: Open, faulty: bool) -> None:
+    """Their optimiser steps on nothing as long as they are frozen, which is longer than all windows are compared."""
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = torch.optim.SGD(model[0].parameters(), lr=0.01)
+    other = torch.optim.SGD(model[2].parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for place in range(96):
+            if place == 40:
+                model[0].requires_grad_(True)
+            optimizer.zero_grad()
+            other.zero_grad()
+            backward(model)
+            other.step()
+            optimizer.step()
+            if faulty and place > 40:
+                optimizer.step()
+
+
+def test_thawed_layers_are_stepped_once() -> None:
+    for way in (watched, in_a_script):
+        assert accused(way(layers_that_are_thawed_later, False)) == []
+        assert "stepped twice" in accused(way(layers_that_are_thawed_later, True))
+
+
+def windows_of_contrasts_that_have_begun(watch: Open, faulty: bool) -> None:
+    """The first pass of the first window, without gradients, comes before the watching."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def first_pass() -> tuple[list[Tensor], list[Tensor]]:
+        inputs = [batch()[0] for _ in range(4)]
+        with torch.no_grad():
+            return inputs, [] if faulty else [model(one) for one in inputs]
+
+    inputs, given = first_pass()
+    with watch(model, optimizer):
+        for _ in range(12):
+            optimizer.zero_grad()
+            for place, one in enumerate(inputs):
+                all_of_them = torch.cat([*given[:place], model(one), *given[place + 1 :]])
+                functional.mse_loss(all_of_them, torch.ones_like(all_of_them)).backward()
+            optimizer.step()
+            inputs, given = first_pass()
+
+
+def test_a_watch_may_begin_between_the_passes_of_a_window() -> None:
+    assert accused(watched(windows_of_contrasts_that_have_begun, False)) == []
+    assert "never divided" in accused(watched(windows_of_contrasts_that_have_begun, True))
+
+
+def copies_that_are_adapted(watch: Open, faulty: bool) -> None:
+    """As of first-order meta-learning: gradients of copies are added up for the network, over the number of tasks."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for place in range(12):
+            for value in model.parameters():
+                value.grad = torch.zeros_like(value)
+            for _ in range(2):
+                learner = copy.deepcopy(model)
+                backward(learner)
+                with torch.no_grad():
+                    for value in learner.parameters():
+                        value.sub_(0.01 * value.grad)  # type: ignore[operator]
+                inputs, target = batch()
+                loss = functional.mse_loss((model if faulty else learner)(inputs), target)
+                if faulty and place % 2:
+                    loss.backward()
+                if not faulty:
+                    found = torch.autograd.grad(loss, list(learner.parameters()))
+                    for value, gradient in zip(model.parameters(), found, strict=True):
+                        value.grad.add_(gradient / 2)  # type: ignore[union-attr]
+            optimizer.step()
+
+
+def test_gradients_of_copies_are_put_there_by_the_loop() -> None:
+    assert accused(watched(copies_that_are_adapted, False)) == []
+    assert "forwards that reached no step" in accused(watched(copies_that_are_adapted, True))
+
+
+def a_last_pass_without_a_backward(watch: Open, faulty: bool) -> None:
+    """As for the statistics of an average of weights, with a step on nothing at its end."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for epoch in range(4):
+            for _ in range(8):
+                optimizer.zero_grad()
+                inputs, target = batch()
+                loss = functional.mse_loss(model(inputs), target)
+                if epoch != (2 if faulty else 3):
+                    loss.backward()
+                    optimizer.step()
+            if epoch == 3:
+                optimizer.step()
+
+
+def test_a_last_pass_may_train_nothing() -> None:
+    assert accused(in_a_script(a_last_pass_without_a_backward, False)) == []
+    assert accused(in_a_script(a_last_pass_without_a_backward, True))
+
+
+class Experts(nn.Module):
+    """One of them for each sample, or only the first ones."""
+
+    def __init__(self, used: int) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 1) for _ in range(6))
+        self.used = used
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        chosen = (inputs[:, 0] > 1).long() + 2 * (inputs[:, 1] > 1).long()
+        if self.used > 4:
+            return sum(self.experts[place](inputs) for place in range(self.used))
+        output = torch.zeros(len(inputs), 1)
+        for place in chosen.unique().tolist():
+            rows = (chosen == place).nonzero()[:, 0]
+            output = output.index_add(0, rows, self.experts[place](inputs[rows]))
+        return output
+
+
+def experts_that_get_no_sample(watch: Open, faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = Experts(5 if faulty else 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(12):
+            optimizer.zero_grad()
+            inputs, target = torch.randn(4, 4), torch.randn(4, 1)
+            functional.mse_loss(model(inputs), target).backward()
+            optimizer.step()
+
+
+def test_experts_may_get_no_sample() -> None:
+    assert accused(watched(experts_that_get_no_sample, False)) == []
+    assert accused(watched(experts_that_get_no_sample, True)) == ["detached backbone"]
+
+
+def stages(faulty: bool) -> Findings:
+    """Steps of one batch each for a stage before, and steps of one window each for a second network; K is declared."""
+    with ProcessWatch(declared=Declared(mean="", accumulation_steps=4)) as process:
+        model = network()
+        before = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(10):
+            before.zero_grad()
+            backward(model)
+            before.step()
+        del before
+        body, head = network(), network()
+        optimizer = torch.optim.SGD(body.parameters(), lr=0.01)
+        other = torch.optim.SGD(head.parameters(), lr=0.01)
+        for _ in range(8):
+            for _ in range(4):
+                backward(body, 0.25)
+                if faulty:
+                    other.zero_grad()
+                    backward(head)
+                    other.step()
+            optimizer.step()
+            optimizer.zero_grad()
+            other.zero_grad()
+            backward(head)
+            other.step()
+    return process.findings()
+
+
+def test_a_declared_window_is_that_of_the_loop_that_has_it() -> None:
+    assert accused(stages(False)) == []
+    assert accused(stages(True)) == ["step per micro-batch"]
+
+
+def test_a_loss_without_weight_leaves_nothing_unjudged() -> None:
+    """As of a discriminator that begins later."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for place in range(12):
+            optimizer.zero_grad()
+            backward(model, float(place > 4))
+            optimizer.step()
+    assert "not judged" not in [finding.name for finding in process.findings()]
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_fused_layers_in_evaluation_mode_give_the_same_digits(inner: bool) -> None:
+    """They compute by another function where anything hears what torch computes."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval().requires_grad_(False)
+    body = nn.TransformerEncoder(layer, 2)
+    model: nn.Module = nn.Sequential(body, nn.Linear(16, 1)) if inner else body
+    inputs = torch.randn(4, 6, 16)
+    with torch.no_grad():
+        unwatched = model(inputs)
+    with ProcessWatch():
+        assert torch.equal(model(inputs), unwatched)
+        with torch.no_grad():
+            assert torch.equal(model(inputs), unwatched)

@@ -106,7 +106,9 @@ class EventSource:
         heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
         self._losses = LossInterceptor(heard, self._on_loss, self._on_result if self._listeners["on_result"] else None)
         self._loss, self._on_call = loss, on_call
-        calls = ForwardInterceptor(self._on_forward, self._on_forward_end, self._module, self._on_module_loss)
+        calls = ForwardInterceptor(
+            self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
+        )
         self._forward = calls.now
         self._interceptors = (
             calls,

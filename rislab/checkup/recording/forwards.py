@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-from rislab.checkup.recording.interception import OnCall, Replacement
+from rislab.checkup.recording.interception import LossInterceptor, OnCall, Replacement
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 
 # So many tensors of the arguments are looked at.
 _LOOKED_AT = 4
+# Layers that compute by one fused function in evaluation mode, with other last digits, unless a mode is active.
+_FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 
 
 @dataclass(eq=False, slots=True)
@@ -117,6 +119,7 @@ class ForwardInterceptor:
         on_forward_end: called after it, with its arguments by name and its output as well, None after an exception.
         loss: module whose calls are reported wherever they stand, None for none.
         on_loss: called with it, its arguments, those by name, and its output.
+        losses: hears what torch computes, but within layers that would then compute otherwise.
     """
 
     def __init__(
@@ -125,8 +128,9 @@ class ForwardInterceptor:
         on_forward_end: OnCall,
         loss: nn.Module | None,
         on_loss: OnCall,
+        losses: LossInterceptor,
     ) -> None:
-        self.now = ForwardUnderWay()
+        self.now, self._losses = ForwardUnderWay(), losses
         self._on_forward, self._on_forward_end = on_forward, on_forward_end
         self._loss, self._on_loss = loss, on_loss
         self._calls = Replacement(nn.Module, "__call__", self._reporting, direct=True)
@@ -153,15 +157,19 @@ class ForwardInterceptor:
                 self._on_forward(module, args, kwargs)
             elif module is now.outermost:
                 now.depth += 1
-            elif not now.looked_into and module is not self._loss:
+            elif not now.looked_into and module is not self._loss and not self._losses.active:
                 return original(module, *args, **kwargs)
             if now.looked_into and now.outermost is not None:
                 now.inner.append(module)
-            output = None
+            output, aside = None, isinstance(module, _FUSED) and not module.training and self._losses.active
+            if aside:
+                self._losses.pause()
             try:
                 output = original(module, *args, **kwargs)
                 return output
             finally:
+                if aside:
+                    self._losses.resume()
                 self._end(module, args, kwargs, output)
 
         return call

@@ -58,6 +58,10 @@ class GradientSamples:
         """Identities of the tensors that the optimiser holds."""
         return {id(value) for group in self.optimizer.param_groups for value in group["params"]}
 
+    def asking(self) -> int:
+        """How many tensors of the optimiser ask for a gradient."""
+        return sum(value.requires_grad for group in self.optimizer.param_groups for value in group["params"])
+
     def scale(self) -> float:
         """Of the loss, 1 without a scaler."""
         return float(self.scaler.get_scale()) if self.is_scaled() else 1.0

@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.recording.loss_graph import divisions, factors, is_mean, is_sum, summands, weighed_node
-from rislab.checkup.recording.trace import Backward, MicroBatch
+from rislab.checkup.recording.trace import NO_WEIGHT, Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
 NewMicroBatch = Callable[[Tensor, float | None, bool], MicroBatch]
@@ -169,7 +169,7 @@ class OpenBackward:
             growth is None or math.isfinite(growth.sum(dtype=torch.float64)),
         )
         reason = "" if math.isfinite(total) else "its weight is no number"
-        reason = (reason if total else "the loop gives it no weight") or why
+        reason = (reason if total else NO_WEIGHT) or why
         gradient = growth / total if growth is not None and not reason else None
         for batch, weight in self.reached:
             batch.backwards += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -134,14 +135,27 @@ class LossLines:
     """What is known of the losses of each line, by its call stack.
 
     Args:
+        asking: gives how many of the weights ask for a gradient: more of them do once a layer is thawed.
         detached: losses that depend on none of the weights.
         trained: losses that had a backward.
         mixed: losses some of which depend on the weights, and some do not, as those of several heads in turn.
     """
 
+    asking: Callable[[], int]
     detached: set[tuple[str, ...]] = field(default_factory=set)
     trained: set[tuple[str, ...]] = field(default_factory=set)
     mixed: set[tuple[str, ...]] = field(default_factory=set)
+    _asked: int = 0  # what that gave when the last detached line was found
+
+    def is_detached(self, line: tuple[str, ...]) -> bool:
+        """Whether losses of a line depend on none of the weights, of which as many ask for a gradient as then.
+
+        Args:
+            line: its call stack.
+        """
+        if line in self.detached and self.asking() != self._asked:
+            self.detached = set()
+        return line in self.detached
 
     def use(self, line: tuple[str, ...]) -> None:
         """A loss of this line came to the weights."""
@@ -152,6 +166,7 @@ class LossLines:
 
     def drop(self, line: tuple[str, ...]) -> None:
         """A loss of this line came to none of the weights."""
+        self._asked = self.asking()
         (self.mixed if line in self.trained else self.detached).add(line)
 
     def training(self, batches: list[MicroBatch]) -> list[MicroBatch]:

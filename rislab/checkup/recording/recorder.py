@@ -56,7 +56,7 @@ class StepRecorder:
         self._samples, self._changes = samples, WeightChanges(samples)
         self._ticks = SchedulerTicks(scheduler)
         self._sampling, self._handles = Sampling(every), list[RemovableHandle]()
-        self._forward, self._window, self._lines = CurrentForward(), OpenWindow(), LossLines()
+        self._forward, self._window, self._lines = CurrentForward(), OpenWindow(), LossLines(samples.asking)
         self._open: OpenBackward | None = None
         self._scale, self._storage = self._samples.scale(), StepStorage(self.trace, declared)
         self._thread: int | None = None  # of the last backward
@@ -174,7 +174,7 @@ class StepRecorder:
             batch.why = "the loss carries no gradient"
         elif loss.numel() != 1:
             batch.why = "the loss is not a single number"
-        if batch.call_stack in self._lines.detached:
+        if self._lines.is_detached(batch.call_stack):
             self.trace.detached_losses += 1
             return
         self._window.micro_batches.append(batch)
@@ -266,10 +266,10 @@ class StepRecorder:
         for batch, _ in opened.reached:
             if grown:
                 self._lines.use(batch.call_stack)
-            if not reached or batch.call_stack in self._lines.detached:
+            if not reached or self._lines.is_detached(batch.call_stack):
                 self._drop_detached(batch)
         if reached:
-            opened.record.reached.add(id(self) if growth is not None else 0)
+            opened.record.come_to(id(self) if growth is not None else 0)
             self._note_backward(opened, growth)
 
     def _drop_detached(self, batch: MicroBatch) -> None:
@@ -282,7 +282,7 @@ class StepRecorder:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
         spare = growth is None or self._window.size + growth.nbytes <= _IN_A_WINDOW
         why = "" if spare else f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
-        opened.reached = [one for one in opened.reached if one[0].call_stack not in self._lines.detached]
+        opened.reached = [one for one in opened.reached if not self._lines.is_detached(one[0].call_stack)]
         self._window.size += opened.weigh_losses(growth, why)
         self._lines.trained |= {batch.call_stack for batch, _ in opened.reached}
 

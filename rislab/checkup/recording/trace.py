@@ -16,6 +16,8 @@ from rislab.checkup.recording.schedules import Schedule
 _Numbers = TypeVar("_Numbers")
 # Among the recorders that a backward came to, once an optimiser has stepped on its gradients.
 STEPPED = -1
+# Why the gradient of a loss was not taken.
+NO_WEIGHT = "the loop gives it no weight"
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +31,7 @@ class Backward:
             were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
         reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one, and STEPPED
             if it was the last one before a step.
+        own: whether it came to those of the recorder itself.
         after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
     """
 
@@ -36,7 +39,17 @@ class Backward:
     fresh: bool | None = None
     carried: float | None = None
     reached: set[int] = field(default_factory=set)
+    own: bool = False
     after: Tensor | None = None
+
+    def come_to(self, recorder: int) -> None:
+        """It came to the gradients of the recorder itself.
+
+        Args:
+            recorder: its identity, 0 if it is not known that it did.
+        """
+        self.own = True
+        self.reached.add(recorder)
 
 
 @dataclass(eq=False, slots=True)
@@ -228,6 +241,7 @@ class Trace:
         unchanged: names of trainable tensors whose values are those of the beginning.
         loose_matrices: names of those among them that are more than a vector, and no weight of a layer.
         rounding_only: names of those among them whose gradient was nothing but rounding.
+        at_times: names of trainable tensors that had a gradient at some steps that were compared, and none at others.
         zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
         unoptimised: names of trainable tensors that the optimiser does not hold.
         set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
@@ -268,6 +282,7 @@ class Trace:
     unchanged: list[str] = field(default_factory=list)
     loose_matrices: list[str] = field(default_factory=list)
     rounding_only: list[str] = field(default_factory=list)
+    at_times: list[str] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
     unoptimised: list[str] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)

@@ -41,6 +41,7 @@ class TrackedOptimizer:
         recorder: of its steps.
         declared: what its loop is meant to do.
         ticks_before: of the scheduler, when another optimiser took over the tensors; None if none did.
+        turns: the first and the last of its steps, as numbered over all optimisers; empty without one.
     """
 
     optimizer: Optimizer
@@ -50,6 +51,7 @@ class TrackedOptimizer:
     recorder: StepRecorder
     declared: Declared
     ticks_before: int | None = None
+    turns: tuple[int, ...] = ()
     _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
     def label(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from rislab.checkup.recording.trace import Trace
 
 # A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
 ROUNDING = 1e-5
+# At so many steps that are compared it is noted which tensors have a gradient.
+STEPS = 32
 
 
 class WeightChanges:
@@ -23,6 +27,8 @@ class WeightChanges:
         self._samples = samples
         self._first: dict[str, Tensor] = {}
         self._trained: set[int] = set()
+        self._with_gradient: Counter[int] = Counter()  # at the first steps
+        self._steps = 0
         self._unheld: dict[int, str] = {}  # tensors that got a gradient and that the optimiser does not hold
 
     def begin(self, trace: Trace) -> None:
@@ -40,7 +46,13 @@ class WeightChanges:
             if id(value) not in held and value.requires_grad and value.grad is not None
         }
         groups = self._samples.optimizer.param_groups
-        self._trained |= {id(value) for group in groups for value in group["params"] if value.grad is not None}
+        given = [value for group in groups for value in group["params"] if value.grad is not None]
+        self._trained |= set(map(id, given))
+        if given and self._steps < STEPS:
+            self._steps += 1
+            self._with_gradient.update(
+                id(value) for value in given if value.grad is not None and bool(value.grad.any())
+            )
 
     def end(self, trace: Trace) -> None:
         """Write into a trace what only the end shows."""
@@ -87,6 +99,7 @@ class WeightChanges:
             for name, value in unchanged
             if sum(size > 1 for size in value.shape) > 1 and not name.endswith("weight")
         ]
+        trace.at_times = [name for name, value in trainable if 0 < self._with_gradient[id(value)] < self._steps]
         trace.rounding_only = [
             name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]

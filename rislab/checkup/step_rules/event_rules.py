@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
-from rislab.checkup.recording.trace import MicroBatch, Step, Trace
+from rislab.checkup.recording.trace import NO_WEIGHT, MicroBatch, Step, Trace
 from rislab.checkup.recording.windows import LOOSE, StepComparison, StepWindow, WatchedRun, extra_micro_batches, near
 from rislab.checkup.rules import Code
 from rislab.checkup.step_rules.gradient_rules import made_by_library
@@ -66,6 +67,9 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     counts = f"{len(batches) + trace.merged.losses} losses, {used} with a backward, {trace.step_count} steps"
     where = batches[0].where
     reasons = dict.fromkeys(batch.why for batch in batches if batch.why and "carries no gradient" not in batch.why)
+    if run.comparisons:
+        # Where others have some, a loss without weight adds nothing that could be judged.
+        reasons.pop(NO_WEIGHT, None)
     findings = [as_note(Code.GRADIENT_SCALE, "not judged", why) for why in reasons]
     if all("carries no gradient" in batch.why for batch in batches):
         return [*findings, as_fault(Code.LOSSES, "loss detached", counts, where)]
@@ -97,6 +101,12 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     return [*findings, *_without_a_backward(run, counts)]
 
 
+def _is_put_there(trace: Trace) -> bool:
+    """Whether steps had gradients though no backward had come to the weights, as of copies that the loop trains."""
+    given = [step for step in trace.steps if step.norm > 0]
+    return bool(given) and not any(backward.own for step in given for backward in step.backwards)
+
+
 def _only_scaled(batches: list[MicroBatch], trace: Trace) -> bool:
     """Whether the loss scale alone may have made the gradients infinite: it goes down as long as they are."""
     scales = [step.scale for step in trace.steps]
@@ -110,9 +120,12 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
         return [as_note(Code.STEPS, "gradients by hand", text)]
     if all(batch.backwards for batch in recorded):
         return []
-    if any(_norms(run.trace)) and not any(step.backwards for step in run.trace.steps):
+    if _is_put_there(run.trace):
         return [_by_hand(counts)]
     unused = [batch for step, _ in run.steps for batch in step.micro_batches if not batch.backwards]
+    if len(unused) == len(run.steps[-1][0].micro_batches) and not any(batch.backwards for batch in run.steps[-1][1]):
+        text = f"{counts}: the last {len(unused)} losses had no backward, as of a last pass over the data"
+        return [as_note(Code.LOSSES, "forwards that reached no step", text)]
     if all(batch.nonfinite for batch in unused):
         text = f"{len(unused)} losses were NaN or infinite, and the loop went on without a backward of them: {counts}"
         aliases = ("NaN made 0 in the gradient",)
@@ -341,6 +354,11 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         why = "never moved, as their true gradient is 0, like that of a bias before BatchNorm"
         findings.append(as_note(Code.WEIGHTS, "gradient of rounding alone", f"{why}: {listed(trace.rounding_only)}"))
         stuck = [name for name in stuck if name not in trace.rounding_only]
+    chosen = _alike(stuck, trace.at_times) if len(stuck) < trace.tensors else []
+    if chosen:
+        text = f"no gradient came to {listed(chosen)}; to others of their kind one comes at times, as to experts"
+        findings.append(as_note(Code.WEIGHTS, "detached backbone", text, PARTLY_FROZEN))
+        stuck = [name for name in stuck if name not in chosen]
     dead = [name for name in stuck if name in trace.zeros]
     if len(dead) > 1 and len(stuck) < trace.tensors and len(moving) >= DEAD:
         # One of two factors may begin at 0: the other one passes it a gradient. Of both, no step moves either.
@@ -348,6 +366,12 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         findings.append(as_fault(Code.WEIGHTS, "detached backbone", text))
         stuck = [name for name in stuck if name not in dead]
     return [*findings, *(_why_unmoved(stuck, moving, trace) if stuck else [])]
+
+
+def _alike(names: list[str], others: list[str]) -> list[str]:
+    """Names of which another list has one with other numbers in it, and so the same part of a sibling."""
+    kinds = {re.sub(r"\d+", "0", name) for name in others}
+    return [name for name in names if (kind := re.sub(r"\d+", "0", name)) != name and kind in kinds]
 
 
 def _of_frozen(trace: Trace) -> Finding:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -22,6 +21,17 @@ from rislab.checkup.recording.windows import (
     near,
 )
 from rislab.checkup.rules import Code
+from rislab.checkup.step_rules.clipping import (
+    clipped_per_micro_batch,
+    is_clipped,
+    is_cut_off,
+    is_too_long,
+    limit_of,
+    norm_of,
+    only_shorter,
+    right_after_backward,
+    unclipped,
+)
 from rislab.checkup.step_rules.terms_in_a_loop import (
     are_terms,
     divided_again,
@@ -62,8 +72,8 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     # Windows that are too long are named as such. Off by one, whole windows show their scale, not whom they belong to.
     own = [one for one in run.comparisons if one.size <= run.size or (run.source != "declared" and run.size == 1)]
     own = [one for one in own if one.size == run.size and one.parallel()] if off else own
-    differing = [one for one in own if not one.exact() and not _clipped(one, run)]
-    infinite = [one for one in differing if _norm(one) == 0 and not math.isfinite(one.step.other_norm)]
+    differing = [one for one in own if not one.exact() and not is_clipped(one, run)]
+    infinite = [one for one in differing if norm_of(one) == 0 and not math.isfinite(one.step.other_norm)]
     if infinite:
         text = f"{len(infinite)} steps on a gradient of 0, as another optimiser's was infinite"
         findings.append(as_note(Code.CLIPPING, "clipped by an infinite norm", text))
@@ -79,7 +89,7 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     hidden = [one for one, finding in zip(differing, named, strict=True) if finding.name == UNEQUAL]
     weighed = [one for one in own if one.scale_free and (one in hidden or one not in differing)]
     named += [finding for one in weighed for finding in _wrong_weights(one, run)]
-    named += [_unclipped(one, run) for one in run.comparisons if _too_long(one, run)]
+    named += [unclipped(one, run) for one in run.comparisons if is_too_long(one, run)]
     names = [finding.name for finding in named]
     named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in names[:place]]
     # Where one window names its fault, what is left of it in the others says less.
@@ -90,7 +100,7 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     evident = run.declared.clip_norm is None and any(not one.exact() for one in own)
     if evident and not findings and not nonfinite_gradients(run):
         lengths, numbers = "gradients have the direction of their window, and one length", "larger numbers are cut off"
-        text = f"{numbers} in the gradients of their windows" if any(map(_cut_off, own)) else lengths
+        text = f"{numbers} in the gradients of their windows" if any(map(is_cut_off, own)) else lengths
         findings.append(as_note(Code.CLIPPING, "clipping assumed", text))
     return findings
 
@@ -116,71 +126,6 @@ def _weighed(one: StepComparison, run: WatchedRun) -> bool:
     return not equal and compare_gradients(one.gradient, given).relative_error <= one.tolerance
 
 
-# Clipping.
-
-
-def _limit(one: StepComparison, run: WatchedRun) -> float | None:
-    """The declared limit of the norm, else that with which clip_grad_norm_() was called; None without one."""
-    if run.declared.clip_norm is not None:
-        return run.declared.clip_norm
-    limits = [clip.max_norm for clip in one.step.clips if clip.own and not clip.late]
-    return limits[-1] if limits else None
-
-
-def _clipped(one: StepComparison, run: WatchedRun) -> bool:
-    """Whether a shorter gradient is what declared, or evident, clipping makes of it."""
-    length, true, limit = _norm(one), one.true_norm, _limit(one, run)
-    relative = max(1e-4, one.tolerance)
-    if limit is not None:
-        joint = one.step.other_norm > 0 and abs(_joint_norm(one) - limit) <= relative * limit
-        return one.parallel() and (joint or abs(length - min(true, limit)) <= relative * length)
-    if not one.parallel() or _cut_off(one):
-        return _cut_off(one)
-    evident = _one_length(one, run, _norm) or (one.step.other_norm > 0 and _one_length(one, run, _joint_norm))
-    return evident and not (one.step.scale > 1 and length * one.step.scale > 1e-2 and length < 1e-2)
-
-
-def _cut_off(one: StepComparison) -> bool:
-    """Whether larger numbers of the true gradient were clipped by value, which no factor explains as well."""
-    largest = float(one.gradient.abs().max()) if one.complete else 0.0
-    error = compare_gradients(one.gradient, one.expected.clamp(-largest, largest)).relative_error if largest else 1.0
-    return error <= max(1e-3, one.tolerance) and 2 * error < math.sqrt(max(0.0, 1 - one.comparison.cosine**2))
-
-
-def _one_length(one: StepComparison, run: WatchedRun, norm: Callable[[StepComparison], float]) -> bool:
-    """Whether several different lengths became one: nothing but clipping does that."""
-    length, relative = norm(one), max(1e-4, one.tolerance)
-    alike = [other for other in run.comparisons if abs(norm(other) - length) <= relative * length]
-    spread = [
-        norm(other) / other.comparison.alpha for other in alike if not other.exact() and other.comparison.alpha > 0
-    ]
-    return len(spread) >= 2 and max(spread) > (1 + 10 * relative) * min(spread) and length < min(spread)
-
-
-def _norm(one: StepComparison) -> float:
-    """Norm of the gradient that the optimiser got."""
-    return one.step.norm
-
-
-def _joint_norm(one: StepComparison) -> float:
-    """The same, together with those that other optimisers held."""
-    return math.hypot(_norm(one), one.step.other_norm)
-
-
-def _too_long(one: StepComparison, run: WatchedRun) -> bool:
-    """Whether the optimiser got the true gradient, where clipping should have made it shorter."""
-    limit = run.declared.clip_norm
-    if limit is None or one.step.inferred or not one.exact():
-        return False
-    return _norm(one) > limit * (1 + max(1e-3, one.tolerance))
-
-
-def _unclipped(one: StepComparison, run: WatchedRun) -> Finding:
-    limit = run.declared.clip_norm
-    text = f"a gradient of norm {_norm(one):.4g} reached step {one.number}, clip_norm = {limit} (declared)"
-    return as_fault(Code.CLIPPING, "never clipped", text, one.step.where)
-
-
 # The fault that makes such a gradient.
 
 
@@ -193,7 +138,7 @@ def _wrong_weights(one: StepComparison, run: WatchedRun) -> list[Finding]:
         f"each micro-batch counts {weights[0]:.4g}, its share is {1 / one.size:.4g}"
     )
     equal = all(near(weight, weights[0], 1e-3) for weight in weights)
-    if not equal or len({batch.call_stack for batch in one.batches}) > 1:
+    if not equal or len({batch.call_stack for batch in one.batches}) > 1 or _divided_after(one):
         return []
     if run.declared.accumulation_steps is None and is_one_sequence(one):
         return []
@@ -291,13 +236,13 @@ def _each_mean_counts_one(one: StepComparison) -> bool:
 def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRun) -> Finding:
     """The finding for a step that does not have the gradient of its window."""
     text = f"{one.numbers()}, K = {run.size} ({run.source})"
-    if _norm(one) == 0:
+    if norm_of(one) == 0:
         evidence = f"a gradient of 0 at step {one.number}; {text}"
         return as_fault(Code.ZEROING, "zeroed before the step", evidence, one.step.where)
     if one.parallel():
         return _wrong_length(one, text, run)
     aliases = ("never zeroed", "left-overs leak", "clipped per micro-batch")
-    if _changed_after_backward(one) and one.step.is_clipped_in_parts(run.trace.tensors):
+    if _changed_after_backward(one) and (one.step.is_clipped_in_parts(run.trace.tensors) or only_shorter(one, run)):
         return as_note(Code.CLIPPING, "clipping assumed", f"{text}: its tensors are clipped in several parts")
     named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)
     if named is None and _changed_after_backward(one):
@@ -308,17 +253,20 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
 
 def _wrong_length(one: StepComparison, text: str, run: WatchedRun) -> Finding:
     """The right direction, and another length."""
-    alpha, scale, limit, where = one.comparison.alpha, one.step.scale, _limit(one, run), one.step.where
+    alpha, scale, limit, where = one.comparison.alpha, one.step.scale, limit_of(one, run), one.step.where
     if run.declared.accumulation_steps is None and is_one_sequence(one):
         evidence = f"{text}: its micro-batches are chunks of one sequence, whose losses may be added up"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if scale > 1 and near(alpha, scale):
         return as_fault(Code.PRECISION, "scaler bypassed", f"{text}; α is the loss scale {scale:g}", where)
-    at_limit = limit is not None and near(_norm(one) * scale, limit)
+    at_limit = limit is not None and near(norm_of(one) * scale, limit)
     if scale > 1 and (at_limit or near(alpha * scale, 1) or alpha < 1e-2):
         return as_fault(Code.CLIPPING, "clipped before unscaling", f"{text}; loss scale {scale:g}", where)
     # What the backwards left was right, and what came after may be any factor: this one must be met exactly.
-    changed_after = _right_after_backward(one)
+    changed_after = right_after_backward(one)
+    if changed_after and _divided_after(one):
+        evidence = f"{text}: the gradients were divided after the backwards, and are the mean of the window"
+        return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     relative = 1e-3 if changed_after else LOOSE
     if one.size > 1 and near(alpha, one.size, relative):
         return undivided(text, one, run)
@@ -376,7 +324,7 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     weights = micro_batch_weights(one) or []
     weights = weights if len(weights) > 1 else []
     counts = f"{text}; micro-batches count {', '.join(f'{weight:.3g}' for weight in weights)} times"
-    if one.size > 1 and _clipped_per_micro_batch(one):
+    if one.size > 1 and clipped_per_micro_batch(one):
         return as_fault(Code.CLIPPING, "clipped per micro-batch", text, where)
     largest = max(map(abs, weights), default=0.0)
     zeroed = [abs(weight) < LOOSE * largest for weight in weights]
@@ -402,7 +350,7 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
         return as_fault(
             Code.ZEROING, "zeroed per micro-batch", counts, where, ("left-overs leak", "tail never stepped")
         )
-    if _right_after_backward(one) and not bool((one.gradient.bfloat16() == one.gradient).all()):
+    if right_after_backward(one) and not bool((one.gradient.bfloat16() == one.gradient).all()):
         evidence = f"{text}: after the last backward, before the step"
         if one.comparison.cosine > 0.99 and near(one.comparison.alpha, 1):
             # A little noise.
@@ -415,14 +363,12 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
     return None
 
 
-def _right_after_backward(one: StepComparison) -> bool:
-    """Whether the last backward of a window left the gradient that it should."""
-    last = one.step.backwards[-1].after if one.step.backwards else None
-    return (
-        last is not None
-        and len(last) == len(one.gradient)
-        and compare_gradients(last, one.expected).relative_error <= one.tolerance
-    )
+def _divided_after(one: StepComparison) -> bool:
+    """Whether what the backwards left was divided so that all together count as one mean."""
+    held, alpha = one.held_weights, one.comparison.alpha
+    equal = one.size > 1 and all(near(weight, held[0], 1e-3) for weight in held)
+    items = sum(weight * batch.samples for weight, batch in zip(held, one.batches, strict=True) if batch.scale_free)
+    return equal and not one.exact() and (near(alpha * sum(held), 1, 1e-3) or near(alpha * items, 1, 1e-3))
 
 
 def _changed_after_backward(one: StepWindow) -> bool:
@@ -440,10 +386,3 @@ def _mostly_unequal(one: StepComparison) -> bool:
     """
     counts = Counter(batch.samples for batch in one.batches)
     return one.size - counts.most_common(1)[0][1] > 1
-
-
-def _clipped_per_micro_batch(one: StepComparison) -> bool:
-    """Whether the gradients were made shorter between two backwards of the window, as by clipping."""
-    carried = [backward.carried for backward in one.step.backwards if backward.carried is not None]
-    unscaled = [value for value in carried if one.step.scale > 1 and near(value, 1 / one.step.scale)]
-    return any(0 < value < 1 for value in carried) and not unscaled

@@ -28,7 +28,8 @@ def undivided(text: str, one: StepComparison, run: WatchedRun) -> Finding:
         one: the step, compared with its window.
         run: that it belongs to.
     """
-    if one.step.ahead:
+    # The first pass of the first window may have come before the recording.
+    if one.step.ahead or (one.number == 1 and any(other.step.ahead for other in run.comparisons)):
         evidence = f"{text}: the network ran on each of them before, without gradients, as for a loss over all of them"
         return as_note(Code.GRADIENT_SCALE, "gradient scale", evidence)
     if run.declared.accumulation_steps is None and are_terms(one):
