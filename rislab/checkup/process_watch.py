@@ -70,7 +70,7 @@ class ProcessWatch(LoopObserver):
         known: Iterable[object] = (),
     ) -> None:
         super().__init__()
-        self._known, self._turn = set(map(id, known)), 0
+        self._known = set(map(id, known))
         self.backwards, self.evaluated = 0, False  # and whether a network was run without gradients
         self._steps, self._every = steps, every
         self._until = time.process_time() + patience
@@ -239,10 +239,10 @@ class ProcessWatch(LoopObserver):
             self._look_around(optimizer)
             for tracked in self.tracked:
                 tracked.recorder.trace.missed |= tracked.optimizer is optimizer
-        self._turn += 1
+        turn = 1 + max((tracked.turns[-1] for tracked in self.tracked if tracked.turns), default=0)
         for tracked in self.tracked:
             if tracked.optimizer is optimizer:
-                tracked.turns = (*tracked.turns[:1], self._turn)
+                tracked.turns = (*tracked.turns[:1], turn)
 
     def _replaces(self, optimizer: Optimizer) -> bool:
         """Whether an optimiser has taken over the tensors of another one."""
