@@ -8,8 +8,8 @@ The hook compiles the edited modules and whatever imports them, under a name of 
 
 from __future__ import annotations
 
-import ast
 import builtins
+import dis
 import linecache
 import re
 import sys
@@ -167,11 +167,21 @@ def all_imports(module: str) -> frozenset[str]:
 @cache
 def imports_of(module: str) -> frozenset[str]:
     """Modules of rislab, without packages, that a module imports anywhere in its source; names as in all_imports()."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source_of(module))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    # Not by ast: before Python 3.12 it fails, here or in the cell of a notebook, where two threads parse at once.
+    names = _imported_names(compile(source_of(module), module, "exec"))
     inside = {name.removeprefix("rislab.") for name in names if name.startswith("rislab.")}
     return frozenset(name for name in inside if not _is_package(name))
+
+
+def _imported_names(code: types.CodeType) -> Iterator[str]:
+    """What the import statements of a code object and of its functions ask for, in dotted names."""
+    module = ""
+    for each in dis.get_instructions(code):
+        if each.opname == "IMPORT_NAME":
+            module = str(each.argval)
+            yield module
+        elif each.opname == "IMPORT_FROM":
+            yield f"{module}.{each.argval}"
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _imported_names(constant)

@@ -243,8 +243,8 @@ def in_words(error: BaseException) -> str:
 
 
 def alarm(text: str) -> str:
-    """A sentence that cannot be overlooked, as HTML."""
-    return f"<b style='color:{ERROR_COLOUR}'>{html.escape(text)}</b>"
+    """A sentence that cannot be overlooked, and that a screen reader says at once, as HTML."""
+    return f"<b role='alert' style='color:{ERROR_COLOUR}'>{html.escape(text)}</b>"
 
 
 def say(field: Any, text: str) -> None:

@@ -18,8 +18,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 from tests.browser.chromium import sync_api
 from tests.forks import forking
 
-KERNEL = "window.jupyterapp.shell.currentWidget?.sessionContext.session?.kernel"
-# What the page shows: prompts of the cells, titles and places of the plots, scenes, how far it is scrolled.
+NOTEBOOK = "window.jupyterapp?.shell.currentWidget"
+KERNEL = f"{NOTEBOOK}?.sessionContext.session?.kernel"
+# What the page shows: prompts of the cells, titles and places of the plots, scenes, how far it is scrolled, errors.
 PRESENT = """(() => {
   const texts = (selector) => [...document.querySelectorAll(selector)].map((one) => one.textContent.trim());
   const plots = [...document.querySelectorAll(".js-plotly-plot")].map((plot) => {
@@ -30,7 +31,9 @@ PRESENT = """(() => {
     cells: texts(".jp-InputArea-prompt"), plots,
     scenes: [...document.querySelectorAll(".rislab-scene")].map((one) => one.dataset.state),
     scrolled: document.querySelector(".jp-WindowedPanel-outer")?.scrollTop, height: innerHeight,
-    kernel: KERNEL?.status, visible: document.visibilityState, status: texts("[role=status], [role=alert]"),
+    kernel: KERNEL?.status, visible: document.visibilityState,
+    status: texts("[role=status], [role=alert]").filter(Boolean),
+    errors: texts("[data-mime-type='application/vnd.jupyter.error']"),
   });
 })()""".replace("KERNEL", KERNEL)
 SHOTS = Path(__file__).resolve().parents[2] / "reports" / "out"
@@ -94,9 +97,12 @@ def _served(folder: Path, root: Path) -> Iterator[str]:
 
 def settle(page: Any) -> None:
     """Wait until the notebook is open and its kernel has answered, and runs no cell."""
-    page.wait_for_selector(".jp-Notebook")
     page.wait_for_function("window.jupyterapp?.commands.hasCommand('notebook:run-all-cells')")
-    until(page, f"{KERNEL}?.status === 'idle'")
+    until(page, f"{NOTEBOOK}?.content?.model?.cells.length && {NOTEBOOK}.sessionContext.isReady")
+    until(page, f"{KERNEL}?.status === 'idle' && {KERNEL}.connectionStatus === 'connected'")
+    # A request that arrives while ipykernel 7.1 to 7.3 sends a reply may never be read (panels/unread_messages.py): the
+    # page has just asked several things, and a cell that were run now could stay at [*] for ever.
+    page.wait_for_timeout(1000)
 
 
 def command(page: Any, name: str, **options: Any) -> None:

@@ -328,9 +328,9 @@ def test_the_table_of_the_checkup_can_be_read_in_both_themes_and_is_known_to_a_s
     write_notebook(folder / "root" / "checkup.ipynb", CHECKED)
     command(page, "docmanager:open", path="checkup.ipynb")
     until(page, "window.jupyterapp.shell.currentWidget?.context?.path === 'checkup.ipynb'")
-    until(page, f"{KERNEL}?.status === 'idle'")
+    settle(page)
     command(page, "notebook:run-all-cells")
-    page.wait_for_selector(TABLE)
+    until(page, f"document.querySelector('{TABLE}')")
     for theme in ("Light", "Dark"):
         command(page, "apputils:change-theme", theme=f"JupyterLab {theme}")
         page.wait_for_function(f"document.body.dataset.jpThemeName === 'JupyterLab {theme}'")

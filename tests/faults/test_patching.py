@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import inspect
 import linecache
 import re
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -81,6 +85,51 @@ def test_modules_that_import_each_other_are_all_reached(monkeypatch: pytest.Monk
         patching.all_imports.cache_clear()
         assert all("edited" in patching.all_imports(module) for module in order)
     patching.all_imports.cache_clear()
+
+
+def test_imports_are_those_of_the_syntax_tree() -> None:
+    root = Path(rislab.__file__).parent
+    modules = [".".join(path.relative_to(root).with_suffix("").parts) for path in root.glob("[mst]*/[!_]*.py")]
+    assert len(modules) > 50
+    for module in modules:
+        nodes = list(ast.walk(ast.parse(patching.source_of(module))))
+        names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        parts = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        names |= {f"{node.module}{each}" for node in parts for each in ("", *(f".{one.name}" for one in node.names))}
+        inside = {name.removeprefix("rislab.") for name in names if name.startswith("rislab.")}
+        files = {each for each in inside if (root / f"{each.replace('.', '/')}.py").is_file()}
+        assert patching.imports_of(module) == files, module
+
+
+def test_another_thread_may_parse_while_a_package_is_made() -> None:
+    """A notebook parses its next cell meanwhile: before Python 3.12 the collector of garbage may run within ast.parse,
+    and where its callbacks let another thread parse, one of the two gets a SystemError."""
+
+    def yields(*_: object) -> None:
+        time.sleep(1e-4)
+
+    text = "".join(f"value_{number} = f(g(h(x[{number}]))) + 1\n" for number in range(2000))
+    failures: list[SystemError] = []
+    done = threading.Event()
+
+    def parse_cells() -> None:
+        while not done.is_set():
+            try:
+                ast.parse(text)
+            except SystemError as error:
+                failures.append(error)
+
+    cells = threading.Thread(target=parse_cells)
+    gc.callbacks.append(yields)
+    cells.start()
+    try:
+        for module in ("training.loop", "sanity.overfit", "music.crb", "checkup.loop_watch") * 10:
+            assert patching.imports_of.__wrapped__(module)
+    finally:
+        done.set()
+        cells.join()
+        gc.callbacks.remove(yields)
+    assert failures == []
 
 
 def test_tracebacks_and_inspect_show_the_edited_lines() -> None:

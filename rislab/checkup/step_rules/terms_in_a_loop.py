@@ -6,6 +6,7 @@ A window is divided among its micro-batches; terms are added up. What the loop s
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import itertools
 import linecache
@@ -113,7 +114,7 @@ def _in_a_written_loop(batch: MicroBatch, size: int, step: str) -> bool:
 def _written_loops(name: str) -> tuple[tuple[int, int, int], ...]:
     """First and last line, and number of values, of each loop of a file over values that are written out."""
     try:
-        tree = ast.parse("".join(linecache.getlines(name)))
+        tree = _parsed("".join(linecache.getlines(name)))
     except (SyntaxError, ValueError):
         return ()
     written = dict(_written_names(tree))
@@ -127,6 +128,14 @@ def _written_loops(name: str) -> tuple[tuple[int, int, int], ...]:
             if values > 1 and isinstance(node, (ast.stmt, ast.expr)):
                 loops.append((node.lineno, node.end_lineno or node.lineno, values))
     return tuple(loops)
+
+
+def _parsed(text: str) -> ast.Module:
+    """The syntax tree of a source; before Python 3.12 parsing fails at times where two threads do so at once."""
+    for _ in range(9):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _written_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
