@@ -66,5 +66,5 @@ def _breakable(text: str) -> str:
     """Text as HTML, in which a long path or name may go on in the next line after a separator."""
     words = re.split(r"(\s+)", text)
     # Such a word would take the width that the other columns need.
-    words = [re.sub(r"([/\\._])(?=\S)", "\\1\0", word) if len(word) > LONG else word for word in words]
+    words = [re.sub(r"([/\\_])(?=\S)", "\\1\0", word) if len(word) > LONG else word for word in words]
     return html.escape("".join(words)).replace("\0", "<wbr>")
