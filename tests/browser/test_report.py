@@ -9,6 +9,7 @@ from typing import Any, Self
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from rislab.checkup.html_table import html_table
 from rislab.reports import html_export
 from rislab.reports.summary import Summary
 
@@ -160,3 +161,28 @@ def test_nothing_that_a_notebook_shows_can_reach_the_network(browser: Any, tmp_p
         visit.page.wait_for_function("document.title == 'ran'")
         visit.page.wait_for_timeout(300)
         assert visit.requests == []
+
+
+def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) -> None:
+    texts = ("fault", "C9", "backward after the batch loop", "88 forwards in training mode at one line, and a backward")
+    rest = ("<rislab/training/loop.py, edited, 086a610e>:75", "indent loss, backward and step", "faults", "loss detached")
+    head = ("severity", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
+    table = html_table(head, [(*texts, *rest)], label="findings")
+    log = "x" * 118  # letters of the widest table that a notebook prints
+    cells = [displayed({"text/html": table}), new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)])]
+    path = tmp_path / "paper.html"
+    html_export.export_html(new_notebook(cells=cells), path, title="Paper", header={})
+    with Visit(browser, path, width=680) as visit:  # A4 without its margins
+        visit.page.emulate_media(media="print")
+        lines = visit.page.evaluate("""() => [...document.querySelectorAll("th, td, .output_stdout pre")].flatMap((cell) => {
+          const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
+          for (let node; (node = walker.nextNode());) for (const { 0: word, index } of node.data.matchAll(/\\S+/g)) {
+            const range = document.createRange();
+            range.setStart(node, index);
+            range.setEnd(node, index + word.length);
+            found.push([word, new Set([...range.getClientRects()].map((one) => one.top)).size]);
+          }
+          return found;
+        })""")
+        assert len(lines) > 40 and [word for word, count in lines if count > 1] == []
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 680
