@@ -132,6 +132,15 @@ def test_a_page_fits_a_wide_window(browser: Any, page: Path) -> None:
         fits(wide, 1920)
 
 
+def test_a_figure_keeps_its_width_in_a_narrow_window_and_scrolls(browser: Any, page: Path) -> None:
+    with Visit(browser, page, width=420) as narrow:
+        narrow.page.locator(".js-plotly-plot .main-svg").first.wait_for()
+        plot = narrow.page.locator(".js-plotly-plot .main-svg").first.bounding_box()
+        # Those for which tests/browser/test_figures.py finds no text upon another.
+        assert plot is not None and plot["width"] >= 900
+        assert narrow.page.evaluate("document.documentElement.scrollWidth") <= 420
+
+
 def test_figures_follow_the_colour_scheme(browser: Any, page: Path) -> None:
     with Visit(browser, page, scheme="dark") as visit:
         visit.page.locator(".gtitle").first.wait_for()
