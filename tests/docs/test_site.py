@@ -123,6 +123,14 @@ def test_from_disk_the_search_answers_and_no_page_is_wider_than_a_telephone(site
             page.goto((site / path).as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 420, path
         page.keyboard.press("/")
+        page.keyboard.type("accumulation")
+        broken = """() => {
+          const words = new Set(PAGES.flatMap(([, , , text]) => ["…", ...text.split(/\\s+/)]));
+          const shown = [...document.querySelectorAll("#results small")].map((one) => one.textContent.replace(/^.*?: /, ""));
+          return shown.flatMap((text) => text.split(/\\s+/)).filter((word) => !words.has(word));
+        }"""
+        assert page.locator("#results small").count() > 3 and page.evaluate(broken) == []
+        page.locator("#search").fill("")
         page.keyboard.type("bartlett_spec")
         page.keyboard.press("Enter")
         page.wait_for_url("**/reference/music.html#bartlett_spectrum")

@@ -17,7 +17,10 @@ function matching(question) {
 }
 function around(row, question) {
   const word = plain(question).split(/\s+/)[0], at = plain(row.text).indexOf(word);
-  return at < 0 ? row.text.slice(0, 90) : row.text.slice(Math.max(0, at - 40), at + 80);
+  const from = Math.max(0, at - 40), to = from + 120, part = row.text.slice(from, to);
+  // Whole words alone.
+  const first = from ? part.replace(/^\S*\s+/, "… ") : part;
+  return to < row.text.length ? first.replace(/\s+\S*$/, " …") : first;
 }
 function show() {
   list.replaceChildren(...matching(box.value).map(row => {

@@ -1,5 +1,5 @@
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const PAPER = {width: 816, height: 1120}; // pixels between the margins of A4, at the zoom of page.css
+const PAPER = {width: 904, height: 1240}; // pixels between the margins of A4, at the zoom of page.css
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 function themed(layout) {
   const ink = colour("--ink"), line = colour("--line"), clear = "rgba(0,0,0,0)";
