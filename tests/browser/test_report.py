@@ -174,16 +174,25 @@ def test_nothing_that_a_notebook_shows_can_reach_the_network(browser: Any, tmp_p
 
 def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) -> None:
     texts = ("fault", "C9", "backward after the batch loop", "88 forwards in training mode at one line, and a backward")
-    rest = ("<rislab/training/loop.py, edited, 086a610e>:75", "indent loss, backward and step", "faults", "loss detached")
+    rest = (
+        "<rislab/training/loop.py, edited, 086a610e>:75",
+        "indent loss, backward and step",
+        "faults",
+        "loss detached",
+    )
     head = ("severity", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
     table = html_table(head, [(*texts, *rest)], label="findings")
     log = "x" * 118  # letters of the widest table that a notebook prints
-    cells = [displayed({"text/html": table}), new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)])]
+    cells = [
+        displayed({"text/html": table}),
+        new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)]),
+    ]
     path = tmp_path / "paper.html"
     html_export.export_html(new_notebook(cells=cells), path, title="Paper", header={})
     with Visit(browser, path, width=680) as visit:  # A4 without its margins
         visit.page.emulate_media(media="print")
-        lines = visit.page.evaluate("""() => [...document.querySelectorAll("th, td, .output_stdout pre")].flatMap((cell) => {
+        lines = visit.page.evaluate("""() => [...document.querySelectorAll("td, th, .output_stdout pre")].flatMap((cell) =>
+        {
           const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
           for (let node; (node = walker.nextNode());) for (const { 0: word, index } of node.data.matchAll(/\\S+/g)) {
             const range = document.createRange();
