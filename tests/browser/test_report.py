@@ -191,8 +191,7 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
     html_export.export_html(new_notebook(cells=cells), path, title="Paper", header={})
     with Visit(browser, path, width=680) as visit:  # A4 without its margins
         visit.page.emulate_media(media="print")
-        lines = visit.page.evaluate("""() => [...document.querySelectorAll("td, th, .output_stdout pre")].flatMap((cell) =>
-        {
+        lines = visit.page.evaluate("""() => [...document.querySelectorAll("td, th, pre")].flatMap((cell) => {
           const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT), found = [];
           for (let node; (node = walker.nextNode());) for (const { 0: word, index } of node.data.matchAll(/\\S+/g)) {
             const range = document.createRange();

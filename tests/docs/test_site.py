@@ -127,7 +127,8 @@ def test_from_disk_the_search_answers_and_no_page_is_wider_than_a_telephone(site
         broken = """() => {
           const words = new Set(PAGES.flatMap(([, , , text]) => ["…", ...text.split(/\\s+/)]));
           const shown = [...document.querySelectorAll("#results small")].map((one) => one.textContent);
-          return shown.map((text) => text.replace(/^.*?: /, "")).flatMap((text) => text.split(/\\s+/)).filter((word) => !words.has(word));
+          const texts = shown.map((text) => text.replace(/^.*?: /, ""));
+          return texts.flatMap((text) => text.split(/\\s+/)).filter((word) => !words.has(word));
         }"""
         assert page.locator("#results small").count() > 3 and page.evaluate(broken) == []
         page.locator("#search").fill("")
