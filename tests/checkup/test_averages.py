@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from rislab.checkup.findings import Finding
 from rislab.checkup.loop_watch import watch
+from rislab.checkup.observers import averages
 
 Update = Callable[[], object]
 
@@ -21,17 +23,23 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def trained(average_of: Callable[[nn.Module], Update], steps: int = 12) -> list[Finding]:
-    model = network()
+def trained(
+    average_of: Callable[[nn.Module], Update], steps: int = 12, declared: bool = False, first: int = 0
+) -> list[Finding]:
+    """Train with an average that is updated from a step on, before each step if that is negative."""
+    model, criterion = network(), nn.MSELoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     update = average_of(model)
-    with watch(model, optimizer) as watched:
-        for _ in range(steps):
-            nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            with torch.no_grad():
-                update()
+    with watch(model, optimizer, loss=criterion if declared else None) as watched:
+        for step in range(steps):
+            criterion(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            for early in (True, False):
+                if step >= first and early == (first < 0):
+                    with torch.no_grad():
+                        update()
+                if early:
+                    optimizer.step()
+                    optimizer.zero_grad()
     return [finding for finding in watched.findings() if finding.name.startswith("average ")]
 
 
@@ -94,6 +102,54 @@ def twin(model: nn.Module) -> Update:
 def test_a_copy_that_moves_away_is_a_fault(kind: Callable[[float], Callable[[nn.Module], Update]]) -> None:
     (finding,) = trained(kind(-1.0))
     assert finding.severity == "fault" and "copies of weights moved" in finding.evidence
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("first", [-1, 5, 60])
+def test_a_copy_is_found_whenever_its_updates_begin(declared: bool, first: int) -> None:
+    (finding,) = trained(target(-1.0), 200, declared, first)
+    assert finding.name == "average moves away from the weights"
+
+
+def test_a_copy_is_found_where_calls_are_not_heard() -> None:
+    """Modes of torch, by which calls are heard, belong to one thread."""
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    update = in_place(-1.0)(model)
+
+    def train() -> None:
+        for _ in range(12):
+            nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                update()
+
+    with watch(model, optimizer) as watched:
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    assert [finding.name for finding in watched.findings() if finding.severity == "fault"] == [
+        "average moves away from the weights"
+    ]
+
+
+def test_several_tensors_of_a_call_are_found() -> None:
+    def average_of(model: nn.Module) -> Update:
+        average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.005))
+        return lambda: average.update_parameters(model)
+
+    (finding,) = trained(average_of)
+    assert finding.name == "average of the last weights alone"
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_where_nothing_takes_a_weight_no_copy_is_looked_for(monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
+    searches: list[object] = []
+    monkeypatch.setattr(averages, "living_objects", lambda *given, **named: searches.append(given) or [])
+    assert trained(lambda model: lambda: None, 40, declared) == [] and not searches
+    trained(in_place(1.0), 40, declared)
+    assert searches
 
 
 def test_a_copy_that_keeps_next_to_nothing_is_named() -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +21,12 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.events import MANY, Observer
 from rislab.checkup.recording.living_objects import living_objects
 from rislab.checkup.recording.tensor_coordinates import cosine, few_coordinates, is_readable
+from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
 
-# Copies are looked for before these steps, and read before so many steps, then in pairs of this distance, which
-# doubles with the number of steps from 2 to this power on.
-LOOKS, FIRST, DISTANCE, RARER = (2,), 40, 16, 8
+# Copies are looked for before this step at the earliest, and read before so many steps, then in pairs of this distance,
+# which doubles with the number of steps from 2 to this power on.
+LOOK, FIRST, DISTANCE, RARER = 2, 40, 16, 8
 # Weights of an optimiser that are looked at, copies of each, and looks for copies that were put in place of others.
 # Stored states of a network are near it too, and never move: they must not take the place of its average.
 WEIGHTS, COPIES, RENEWALS = 8, 16, 4
@@ -85,15 +88,35 @@ class CopiesOfOne:
         self._copies: list[WeightCopy] = []
         self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
         self._step = self._renewals = 0
+        self._used_by_hand = self._searched = False
+        self._first: list[Tensor] = []  # a few numbers of each weight, before the first step
 
-    def before_step(self) -> None:
-        """Look for copies, or at those that are known."""
+    def note_call(self, given: Iterable[Any]) -> None:
+        """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise.
+
+        Args:
+            given: its arguments.
+        """
+        if self._used_by_hand:
+            return
+        own, places = set(map(id, self._weights)), {weight.data_ptr() for weight in self._weights}
+        self._used_by_hand = any(
+            id(value) in own or (is_readable(value) and value.data_ptr() in places) for value in tensors_of(given)
+        )
+
+    def before_step(self, hears: bool) -> None:
+        """Look for copies, or at those that are known.
+
+        Args:
+            hears: whether calls outside of forwards are heard.
+        """
         self._step += 1
-        if self._step in LOOKS:
-            known = {id(copy.copy()) for copy in self._copies}
+        self._first = self._first or [few_coordinates(weight) for weight in self._weights]
+        # A search goes through all objects, which takes as long as many steps of a small network.
+        if not self._searched and (self._step >= LOOK if self._used_by_hand else self._step == LOOK and not hears):
+            self._searched = True
             for place, value in self._search():
-                if id(value) not in known:
-                    self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
+                self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
         if self._copies and self._is_read(self._step):
             self._read()
 
@@ -150,10 +173,11 @@ class CopiesOfOne:
         return used
 
     def _of_shape(self, shape: torch.Size) -> tuple[list[int], Tensor, Tensor]:
-        """Places of the weights of a shape, a few coordinates of each, and their norms."""
+        """Places of the weights of a shape, twice, and with their norms a few coordinates of each, now and at first."""
         places = [place for place, weight in enumerate(self._weights) if weight.shape == shape]
-        values = torch.stack([few_coordinates(self._weights[place]) for place in places])  # [weights, coordinates]
-        return places, values, values.norm(dim=1)
+        values = [few_coordinates(self._weights[place]) for place in places] + [self._first[place] for place in places]
+        stacked = torch.stack(values)  # [2 · weights, coordinates]
+        return places + places, stacked, stacked.norm(dim=1)
 
     def _read(self) -> None:
         if any(copy.copy() is None for copy in self._copies):
@@ -216,7 +240,13 @@ class MovingAverages(Observer):
     def __init__(self) -> None:
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
-        self._visited = 0
+        self._visited, self._hears = 0, False
+
+    def on_call(self, given: Sequence[Any]) -> None:
+        """What takes a weight may change an average of it."""
+        self._hears = bool(self._copies)
+        for copies in self._copies.values():
+            copies.note_call(given)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """Between two steps, the weights stay, and their averages move."""
@@ -225,7 +255,7 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
-            copies.before_step()
+            copies.before_step(self._hears)
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MethodWrapperType
 from typing import Any, Concatenate, ParamSpec
 
 import torch
@@ -22,13 +23,22 @@ from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.recording.counting import ODD, ExpectedEvents
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
-from rislab.checkup.recording.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
-from rislab.checkup.recording.looks import FIRST
+from rislab.checkup.recording.interception import (
+    BACKWARDS,
+    SUMS,
+    BackwardInterceptor,
+    LossInterceptor,
+    OnCall,
+    PatchedCalls,
+)
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
+# Of all calls between a step and the next forward, those are heard that come so many steps after others that were; a
+# prime number, as loops do things every 2, 5 or 8 steps.
+BETWEEN = 7
 # So many failures of the checkup's own are told.
 _FAILURES = 16
 
@@ -104,7 +114,8 @@ class EventSource:
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
         heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
-        self._losses = LossInterceptor(heard, self._on_loss, self._on_result if self._listeners["on_result"] else None)
+        others = self._listeners["on_result"] or self._listeners["on_call"]
+        self._losses = LossInterceptor(heard, self._on_loss, self._on_other if others else None)
         self._loss, self._on_call = loss, on_call
         calls = ForwardInterceptor(
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
@@ -272,6 +283,7 @@ class EventSource:
                 return
             self._end_counting()
         now.begin(module, training, network.looks.wanted(training))
+        self._losses.hears_all, self._losses.skips_attributes = self._losses.begins, False
         # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):
             self._losses.resume()
@@ -334,7 +346,13 @@ class EventSource:
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
     @_of_numbers
-    def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+    def _on_other(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        now = self._forward
+        # What gives an attribute, a size or an address computes nothing.
+        if now.outermost is None and not isinstance(output, int) and type(function) is not MethodWrapperType:
+            self._tell("on_call", [*args, *kwargs.values()])
+        if not self._losses.begins or (now.stepped and self._module is not None):
+            return
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
         if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
             self._tell("on_result", [*args, *kwargs.values()], output)
@@ -405,9 +423,14 @@ class EventSource:
             self._end_window()
         now = self._forward
         now.stepped, now.steps = True, now.steps + 1
-        if self._expected.active and self._loss is None:
+        if self._expected.active and (self._loss is None or self._module is not None):
             return
-        if self._module is None and (now.looked_into or now.hears_between or now.steps < FIRST):
+        look = not self._expected.active and now.steps >= now.next_heard
+        if look:
+            now.next_heard = now.steps + (BETWEEN if now.steps > BACKWARDS else 1)
+        self._losses.hears_all |= look
+        self._losses.skips_attributes = self._module is not None or not self._losses.begins
+        if look or (self._module is None and (now.looked_into or now.hears_between)):
             self._losses.resume()
 
 

@@ -90,6 +90,9 @@ class Observer:
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
         """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
 
+    def on_call(self, given: Sequence[Any]) -> None:
+        """A function of torch was called outside of forwards: up to one of the first backwards, or after a later step."""
+
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
 

@@ -86,16 +86,16 @@ class ForwardUnderWay(threading.local):
 
     `outermost` is its module, None when it is over; `training` its mode; `computes` says whether it works on numbers,
     `looked_into` whether `inner`, the modules that are called in it, and `dtypes`, of what they give, are noted.
-    `stepped` says whether a step came since it began, `steps` counts them all, and `hears_between` says whether losses
-    are to be heard between a step and the next forward, as one has come there. `reported` says whether the backward
-    under way is.
+    `stepped` says whether a step came since it began, `steps` counts them all, `next_heard` is the next one after which
+    all calls are heard, and `hears_between` says whether losses are to be heard between a step and the next forward, as
+    one has come there. `reported` says whether the backward under way is.
     """
 
     def __init__(self) -> None:
         self.outermost: nn.Module | None = None
         self.depth = 0  # how often it stands in its own forward
         self.training = self.computes = self.stepped = self.hears_between = self.reported = False
-        self.looked_into, self.steps = True, 0
+        self.looked_into, self.steps, self.next_heard = True, 0, 0
         self.inner: list[nn.Module] = []
         self.dtypes: set[torch.dtype] = set()
 

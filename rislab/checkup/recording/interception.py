@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MethodWrapperType
 from typing import Any, Self
 
 import torch
@@ -69,7 +70,8 @@ class LossInterceptor(TorchFunctionMode):
     Args:
         functions: of torch, whose calls are reported.
         on_call: called with function, arguments and result of each.
-        on_other: the same for all functions, in the first backwards; None if they are of no concern.
+        on_other: the same for all functions, up to one of the first backwards and while `hears_all`; None if they are
+            of no concern.
     """
 
     def __init__(
@@ -80,6 +82,8 @@ class LossInterceptor(TorchFunctionMode):
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
         self._backwards = 0
+        self.begins = True  # whether it is one of the first backwards
+        self.hears_all, self.skips_attributes = True, False  # of functions: whether the others are reported
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
         self.active = False  # whether it stands among the modes of its thread
@@ -100,10 +104,11 @@ class LossInterceptor(TorchFunctionMode):
             super(LossInterceptor, other).__exit__(*error)
 
     def note_backward(self) -> None:
-        """After some backwards, sums and all others are reported no more."""
+        """After some backwards, sums are reported no more, and all others only now and then."""
         self._backwards += 1
         if self._backwards == BACKWARDS:
-            self._functions, self._on_other = self._functions - set(map(id, SUMS)), None
+            self._functions -= set(map(id, SUMS))
+            self.hears_all = self.begins = False
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
@@ -138,6 +143,8 @@ class LossInterceptor(TorchFunctionMode):
             handle_torch_function(self.outside, (), work, *args)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.skips_attributes and type(func) is MethodWrapperType:
+            return func(*args, **(kwargs or {}))
         named, reported = kwargs or {}, id(func) in self._functions
         if not reported:
             if func is torch.Tensor.backward:
@@ -145,10 +152,12 @@ class LossInterceptor(TorchFunctionMode):
                 return _backward(*args, **named)
             if func is _other_mode:
                 return self
+            if getattr(func, "__func__", None) is LossInterceptor.outside:
+                return func(*args, **named)
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if (reported or self._on_other is not None) and not torch.compiler.is_compiling():
-            if self._on_other is not None:
+        if (reported or self.hears_all) and not torch.compiler.is_compiling():
+            if self.hears_all and self._on_other is not None:
                 self._on_other(func, args, named, output)
             if reported:
                 self._on_call(func, args, named, output)
