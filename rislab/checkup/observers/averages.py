@@ -124,9 +124,9 @@ class CopiesOfOne:
         """How many steps come before the next one at which copies are read."""
         return next(place for place in count() if self._is_read(self._step + 1 + place)) if self._copies else MANY
 
-    def count_step(self) -> None:
-        """A step comes of which nothing is read."""
-        self._step += 1
+    def count_steps(self, steps: int) -> None:
+        """So many steps came of which nothing was read."""
+        self._step += steps
 
     def _is_read(self, step: int) -> bool:
         # Ever more rarely: what moves at all has moved often by then.
@@ -261,11 +261,11 @@ class MovingAverages(Observer):
         """Copies are read in pairs of steps."""
         return min((copies.steps_to_read() for copies in self._copies.values()), default=MANY)
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """So many steps are over."""
         copies = self._copies.get(optimizer)
         if copies is not None:
-            copies.count_step()
+            copies.count_steps(steps)
 
     def findings(self) -> list[Finding]:
         """One for each optimiser whose weights have such copies."""

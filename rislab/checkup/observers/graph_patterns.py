@@ -101,8 +101,8 @@ class GraphPatterns(Observer):
         """A step of an optimiser is over."""
         self._before = self._inputs
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """The inputs of a step are not known."""
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """The inputs of the last step are not known."""
         self._before = ()
 
     def findings(self) -> list[Finding]:

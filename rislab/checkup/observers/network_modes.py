@@ -220,9 +220,9 @@ class NetworkModes(Observer):
             for group in optimizer.param_groups:
                 self._stepped.update(id(value) for value in group["params"])
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
-        self._step += 1
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """So many steps are over."""
+        self._step += steps
 
     def findings(self) -> list[Finding]:
         """What is wrong with each network."""

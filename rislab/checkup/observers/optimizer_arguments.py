@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -25,6 +26,7 @@ class OptimizerArguments(Observer):
 
     def __init__(self) -> None:
         self._known: set[int] = set()
+        self._defaults: dict[int, Any] = {}  # the default rate of each optimiser, when it was last looked at
         self._unread: dict[tuple[int, str], list[float]] = {}  # rates that no group had, by optimiser and name
         self._findings: list[Finding] = []
 
@@ -51,9 +53,13 @@ class OptimizerArguments(Observer):
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over, or begins: is a rate written where it is not read?"""
+        default = optimizer.defaults.get("lr")
+        if default is self._defaults.get(id(optimizer)) and "lr" not in vars(optimizer):
+            return  # nothing was written since the last step
+        self._defaults[id(optimizer)] = default
         if not type(optimizer).__module__.startswith("torch.optim"):
             return
-        written = [("lr", vars(optimizer).get("lr")), ('defaults["lr"]', optimizer.defaults.get("lr"))]
+        written = [("lr", vars(optimizer).get("lr")), ('defaults["lr"]', default)]
         for name, value in written:
             if not isinstance(value, float | int):
                 continue

@@ -82,10 +82,10 @@ class RankObserver(Observer):
         """Ranks are compared at steps 1, 2, 4, 8 …."""
         return min(((1 << step.bit_length()) - step - 1 for _, step in self._steps.values()), default=MANY)
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """So many steps are over."""
         if id(optimizer) in self._steps:
-            self._steps[id(optimizer)] = optimizer, self._steps[id(optimizer)][1] + 1
+            self._steps[id(optimizer)] = optimizer, self._steps[id(optimizer)][1] + steps
 
     def end(self, error: BaseException | None) -> None:
         """Hold no optimisers."""

@@ -97,9 +97,9 @@ class SavedNetworks(Observer):
             held = [value for group in optimizer.param_groups for value in group["params"]]
             self._trained[id(optimizer)] = [value for value in held if is_readable(value)]
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
-        self._step += 1
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """So many steps are over."""
+        self._step += steps
 
     def end(self, error: BaseException | None) -> None:
         """Report no more, and hold no weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -53,12 +54,27 @@ def _places() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     return _in_words(tuple(places), codes)
 
 
-def innermost_frame() -> FrameType | None:
-    """The innermost frame of the loop."""
-    frame = inspect.currentframe()
+def innermost_frame() -> tuple[FrameType | None, int]:
+    """The innermost frame of the loop, and how many there are in it, without that of this function."""
+    frame, depth = inspect.currentframe(), 0
     while frame is not None and _kind(frame.f_code.co_filename) != "loop":
-        frame = frame.f_back
-    return frame
+        frame, depth = frame.f_back, depth + 1
+    return frame, depth - 1
+
+
+def is_at_depth(code: CodeType, offset: int, depth: int) -> bool:
+    """Whether a frame is at an instruction of some code: to ask for one takes less time than to look for it.
+
+    Args:
+        code: of the frame.
+        offset: of the instruction.
+        depth: frames in it, without that of this function.
+    """
+    try:
+        frame = sys._getframe(depth + 1)
+    except ValueError:
+        return False
+    return frame.f_code is code and frame.f_lasti == offset
 
 
 def by_library(stack: tuple[str, ...]) -> bool:

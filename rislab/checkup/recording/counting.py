@@ -14,7 +14,7 @@ from types import CodeType
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from rislab.checkup.recording.call_stack import innermost_frame
+from rislab.checkup.recording.call_stack import innermost_frame, is_at_depth
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import product_of_factors, weighed_node
 from rislab.checkup.recording.merged_steps import Loss
@@ -105,21 +105,22 @@ class StepCounter:
     backwards: int = 0
     losses: list[Loss] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
-    _frames: dict[tuple[str, int], tuple[CodeType, int]] = field(default_factory=dict)  # by line, or place
+    _frames: dict[tuple[str, int], tuple[CodeType, int, int]] = field(default_factory=dict)  # by line, or place
     _multiples: dict[int, float] = field(default_factory=dict)  # of the losses in their places, where none is declared
 
     def _is_at(self, where: str, place: int = 0) -> bool:
         """Whether the innermost frame of the loop is at a file and line; where it was in this place, if that is ""."""
-        frame = innermost_frame()
+        code, offset, depth = self._frames.get((where, place), (None, 0, 0))
+        if code is not None and is_at_depth(code, offset, depth):
+            return True
+        frame, depth = innermost_frame()
         if frame is None:
             return not where
-        now = frame.f_code, frame.f_lasti
-        code, offset = self._frames.get((where, place), (None, 0))
-        if code is now[0] and offset == now[1]:
+        if code is frame.f_code and offset == frame.f_lasti:
             return True
         same = f"{frame.f_code.co_filename}:{frame.f_lineno}" == where if where else code is None
         if same:
-            self._frames[where, place] = now
+            self._frames[where, place] = frame.f_code, frame.f_lasti, depth
         return same
 
     def note_forward(self, samples: int) -> None:
@@ -191,7 +192,7 @@ class StepCounter:
         Args:
             closure: whether it is given one, with which the window goes on.
         """
-        return self._as_expected((closure or self._is_complete()) and self._is_at(self.like.where))
+        return self._as_expected((closure or self._is_complete()) and self._is_at(self.like.where, -1))
 
     def note_evaluation(self) -> bool:
         """Whether the closure of the step was evaluated for the first time, and as expected; else it is over."""

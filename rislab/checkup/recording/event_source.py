@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -78,13 +79,16 @@ def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[
 
 def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
     """Such a method that is deaf where torch only traces."""
-    harmless = _harmless(method)
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
-        if not torch.compiler.is_compiling() and not is_tracing():
-            harmless(source, *args, **kwargs)
+        if torch.compiler.is_compiling() or is_tracing() or _unwatched.get():
+            return
+        try:
+            method(source, *args, **kwargs)
+        except Exception as error:
+            source.note_failure(method.__name__.lstrip("_"), error)
 
     return heard
 
@@ -132,6 +136,7 @@ class EventSource:
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
         self._stepping: set[int] = set()  # optimisers whose steps are under way
+        self._counted = Counter[Optimizer]()  # steps of which no more was told
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -226,11 +231,12 @@ class EventSource:
         expected = self._expected
         if not expected.active:
             return expected.note(event)
-        if threading.get_ident() != self._trainer and os.getpid() == self.process:
+        if threading.get_ident() != self._trainer:
             # The watched thread may be in the midst of an event: it ends the counting itself, after its window.
             expected.left = 0
             return False
-        if os.getpid() == self.process and expected.note(event):
+        # Of a fork too: what it counts is its own, and when that ends, nothing is told.
+        if expected.note(event):
             return True
         self._end_counting()
         return expected.note(event)
@@ -250,6 +256,9 @@ class EventSource:
     def _end_counting(self) -> None:
         if self._expected.active:
             events = self._expected.end()
+            for optimizer, steps in self._counted.items():
+                self._tell("count_steps", optimizer, steps)
+            self._counted.clear()
             self._tell("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _end_window(self) -> None:
@@ -401,7 +410,7 @@ class EventSource:
 
     @_of_numbers
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        closure = any(map(callable, (*args[1:], *kwargs.values())))
+        closure = len(args) + len(kwargs) > 1 and any(map(callable, (*args[1:], *kwargs.values())))
         # A step within a step is like no other.
         event = ODD if self._stepping else ("closure" if closure else "step", id(optimizer))
         if self._expected.active and self._counts(*event):
@@ -419,6 +428,8 @@ class EventSource:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._stepping:
             self._stepping.remove(id(optimizer))
+            if self._expected.active:
+                self._counted[optimizer] += 1
             self._tell_more("count_step" if self._expected.active else "after_step", optimizer)
             self._end_window()
         now = self._forward

@@ -91,7 +91,7 @@ class Observer:
         """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
 
     def on_call(self, given: Sequence[Any]) -> None:
-        """A function of torch was called outside of forwards: up to one of the first backwards, or after a later step."""
+        """A function of torch was called outside of forwards, before one of the first backwards or after a step."""
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
@@ -142,6 +142,9 @@ class Observer:
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over."""
+
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """The counting ends; so many steps of an optimiser were over meanwhile."""
 
     def end(self, error: BaseException | None) -> None:
         """The watching ends, by an error or not."""

@@ -54,11 +54,12 @@ class Networks(dict[int, Network]):
     def of(self, module: nn.Module) -> Network:
         """What is known of a module."""
         place = id(module)
-        if place not in self:
+        network = self.get(place)
+        if network is None:
             reference = weakref.ref(module, lambda _: self.pop(place, None))
             wraps = isinstance(module, DataParallel | DistributedDataParallel)
-            self[place] = Network(reference, _is_function(module), wraps)
-        return self[place]
+            network = self[place] = Network(reference, _is_function(module), wraps)
+        return network
 
 
 def _is_function(module: nn.Module) -> bool:
@@ -144,18 +145,24 @@ class ForwardInterceptor:
         self.now.outermost = None
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        calls = self._calls
+        calls, now = self._calls, self.now
+        # A loss that computes by itself is no network: nothing begins with it.
+        alone = None if self._loss is None or not _is_function(self._loss) else self._loss
 
         def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
             # torch.compile traces through this very function, which must not do more than this then.
             if torch.compiler.is_dynamo_compiling() or not calls.active:
                 return original(module, *args, **kwargs)
-            now = self.now
-            if now.outermost is None:
+            outermost = now.outermost
+            if outermost is None:
                 if torch.compiler.is_compiling():
                     return original(module, *args, **kwargs)
+                if module is alone:
+                    output = original(module, *args, **kwargs)
+                    self._on_loss(module, args, kwargs, output)
+                    return output
                 self._on_forward(module, args, kwargs)
-            elif module is now.outermost:
+            elif module is outermost:
                 now.depth += 1
             elif not now.looked_into and module is not self._loss and not self._losses.active:
                 return original(module, *args, **kwargs)

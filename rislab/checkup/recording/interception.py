@@ -260,7 +260,7 @@ class BackwardInterceptor(_Replacing):
     ) -> None:
         self._on_backward, self._on_backward_end, self._on_grad = on_backward, on_backward_end, on_grad
         self._replacements = (
-            Replacement(torch.autograd, "backward", self._reporting),
+            Replacement(torch.autograd, "backward", self._reporting, direct=True),
             Replacement(torch.autograd, "grad", self._reporting_grad),
         )
         self._local = threading.local()  # each thread has backwards of its own
@@ -277,7 +277,7 @@ class BackwardInterceptor(_Replacing):
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def backward(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or not self._replacements[0].active:
                 return original(tensors, grad_tensors, *args, **kwargs)
             # A checkpoint of activations runs backwards within the loop's own.
             outermost, self._local.under_way = not getattr(self._local, "under_way", False), True
@@ -303,7 +303,7 @@ def _as_tuple(given: Any) -> Any:
     """Tensors as torch takes them, one or many; a generator is used up by looking at it."""
     if given is None or type(given) is tuple:
         return given
-    if isinstance(given, Tensor | GradientEdge):
+    if isinstance(given, (Tensor, GradientEdge)):  # a union would be made at each call
         return (given,)
     # What is no collection, torch refuses in words of its own.
     return tuple(given) if isinstance(given, Iterable) else given
@@ -360,11 +360,6 @@ class PatchedCalls(_Replacing):
         return reporting
 
 
-def _settings(loss: nn.Module) -> dict[str, Any]:
-    values = [(name, getattr(loss, name, None)) for name in ("reduction", "ignore_index", "weight")]
-    return {name: value for name, value in values if value is not None}
-
-
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
     """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
 
@@ -373,26 +368,24 @@ def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -
         args: that it was called with.
         named: arguments that it was called with by name.
     """
-    settings: Mapping[str, Any] = named
-    function = loss
-    if isinstance(loss, nn.Module):
-        settings = {**_settings(loss), **named} if named else _settings(loss)
-        function = MODULES.get(type(loss))
-    if settings.get("reduction", "mean") == "sum":
+    # Attributes of a module stand for what is not given by name.
+    function, module = (MODULES.get(type(loss)), loss) if isinstance(loss, nn.Module) else (loss, None)
+    if named.get("reduction", getattr(module, "reduction", None)) == "sum":
         return 1.0, True
-    given = [*args, *named.values()]
+    given = [*args, *named.values()] if named else args
     if function in ELEMENTS and isinstance(given[0], Tensor):
         return float(given[0].numel()), False
     if function in TARGETS and len(given) > 1 and isinstance(given[1], Tensor):
         target = given[1]
         if target.is_floating_point():
             return given[0].numel() / given[0].shape[1], False
-        ignored, weight = settings.get("ignore_index", -100), settings.get("weight")
-        if weight is None and ignored < 0 and target.numel():
+        ignored = named.get("ignore_index", getattr(module, "ignore_index", -100))
+        weight, size = named.get("weight", getattr(module, "weight", None)), target.numel()
+        if weight is None and ignored < 0 and size:
             # A few numbers are read in less time than an operation takes.
-            few = target.dim() == 1 and len(target) <= _FEW
+            few = size <= _FEW and target.dim() == 1
             if (min(target.tolist()) if few else target.min().item()) >= 0:
-                return float(target.numel()), False
+                return float(size), False
         counted = target != ignored
         return float(counted.sum() if weight is None else weight[target[counted]].sum()), False
     return None, False

@@ -353,7 +353,9 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
-        reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
+        reporting = None
+        if len(args) + len(kwargs) > 1:
+            reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         counted = self.counter is not None and self.counter.may_step(reporting is not None)
         self._evaluations = -1 if counted and reporting is None else 0
         if reporting is None and not counted:
@@ -391,8 +393,10 @@ class StepRecorder:
             self._evaluations = -1
             rate = max(self._samples.rates(), default=None)
             self._storage.count(rate, self._ticks.count(), self.counter.end_window())
-            self._open_window()
+            # The open window has stayed as it was.
+            self._window.compared = self._sampling.wanted()
             if self._window.compared:
+                self._samples.lay_out()
                 self.counter.change()
             return
         if self._evaluations == 0:

@@ -43,7 +43,7 @@ def samples_of(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int:
     """
     plain = bool(inputs) and type(inputs[0]) is Tensor and inputs[0].dim() > 0
     first = inputs[0] if plain else next(filter(Tensor.dim, tensors_of((inputs, named))), None)
-    return 1 if first is None else int(first.shape[0])
+    return 1 if first is None else first.size(0)
 
 
 def has_numbers(value: Tensor) -> bool:
