@@ -59,32 +59,36 @@ def levenberg_marquardt(
     References:
         [1] D. Marquardt, An algorithm for least-squares estimation of nonlinear parameters, J. SIAM 11(2), 1963.
     """
-    point = start.clone()
-    low, high = low.expand_as(point), high.expand_as(point)
     # Below rounding, damping would not keep a singular curvature solvable.
-    smallest = max(SMALLEST_DAMPING, 8 * torch.finfo(point.dtype).eps)
-    active = torch.arange(len(point), device=point.device)
-    value, gradient, curvature = model(point, active)
+    smallest = max(SMALLEST_DAMPING, 8 * torch.finfo(start.dtype).eps)
+    active = torch.arange(len(start), device=start.device)
+    value, gradient, curvature = model(start, active)
+    result = Minimum(start.clone(), value.clone())
+    here, low, high = start, low.expand_as(start), high.expand_as(start)
     damping = torch.full_like(value, FIRST_DAMPING)
     for _ in range(steps):
         if not len(active):
             break
-        here, slope = point[active], gradient[active]
-        step = _step(here, slope, curvature[active], damping[active], low[active], high[active])
-        moved = (here + step).clamp(low[active], high[active])
+        step = _step(here, gradient, curvature, damping, low, high)
+        moved = (here + step).clamp(low, high)
         new_value, new_gradient, new_curvature = model(moved, active)
-        old = value[active]
-        better = new_value <= old + value_eps * (1 + old.abs())  # NaN is never better
-        improved, tried = active[better], better.nonzero().squeeze(-1)
-        point[improved], value[improved] = moved[tried], new_value[tried]
-        gradient[improved], curvature[improved] = new_gradient[tried], new_curvature[tried]
-        damping[active] *= torch.where(better, 0.1, 10.0).to(damping)
-        damping.clamp_(min=smallest)
-        promised = -(slope * step).sum(-1) / 2
-        going = ((moved - here).abs() > xtol).any(dim=-1) & (promised > ftol * old.abs())
-        going &= damping[active] <= LARGEST_DAMPING
-        active = active[going]
-    return Minimum(point, value)
+        better = new_value <= value + value_eps * (1 + value.abs())  # NaN is never better
+        promised = -(gradient * step).sum(-1) / 2
+        going = ((moved - here).abs() > xtol).any(dim=-1) & (promised > ftol * value.abs())
+        damping = (damping * torch.where(better, 0.1, 10.0).to(damping)).clamp_(min=smallest)
+        going &= damping <= LARGEST_DAMPING
+        row = better.unsqueeze(-1)
+        here, value = torch.where(row, moved, here), torch.where(better, new_value, value)
+        gradient = torch.where(row, new_gradient, gradient)
+        curvature = torch.where(row.unsqueeze(-1), new_curvature, curvature)
+        left = going.nonzero().squeeze(-1)
+        if len(left) < len(active):
+            # Only those that have not converged are computed again.
+            result.point[active], result.value[active] = here, value
+            here, value, gradient, curvature = here[left], value[left], gradient[left], curvature[left]
+            damping, low, high, active = damping[left], low[left], high[left], active[left]
+    result.point[active], result.value[active] = here, value
+    return result
 
 
 def _step(here: Tensor, gradient: Tensor, curvature: Tensor, damping: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network"
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
 PLAIN = (Tensor, int, float, bool, str, type(None))
 # What a forward may keep outside of its network, where no copy can hold it.
-_KEEPING = (list, dict, set, bytearray, torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_KEEPING = (list, dict, set, bytearray, torch.Generator, random.Random)
 
 
 @dataclass
@@ -204,7 +204,8 @@ def keeps_outside(kind: type) -> bool:
             return True
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         values = [*cells, *(function.__globals__[name] for name in names if name in function.__globals__)]
-        if any(isinstance(value, _KEEPING) for value in values):
+        # NumPy imports its generators with their first use.
+        if any(isinstance(value, (*_KEEPING, np.random.Generator, np.random.RandomState)) for value in values):
             return True
         functions += [value for value in values if isinstance(value, FunctionType)]
     return False

@@ -139,8 +139,9 @@ def watch_use(output: Any, trace: Trace) -> None:
 
 def _holds_state(module: nn.Module) -> bool:
     """Whether a network keeps tensors that are neither weights nor buffers, as the state of a sequence."""
-    return any(isinstance(value, Tensor) or _is_pair(value) for value in vars(module).values())
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple) and bool(value) and all(isinstance(one, Tensor) for one in value)
+    for value in vars(module).values():
+        if isinstance(value, Tensor):
+            return True
+        if isinstance(value, tuple) and value and all(isinstance(one, Tensor) for one in value):
+            return True
+    return False

@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.recording.counting import ODD, ExpectedEvents
-from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
+from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
 from rislab.checkup.recording.interception import (
     BACKWARDS,
@@ -267,8 +267,12 @@ class EventSource:
             return
         self._end_counting()
         if self._expected.usual and not self._others:
-            self._expected.left = min(method() for _, method in self._listeners["may_count"])
-            if self._expected.left > 0:
+            left = MANY
+            for _, method in self._listeners["may_count"]:
+                if (left := min(left, method())) <= 0:
+                    break
+            self._expected.left = left
+            if left > 0:
                 self._tell("begin_counting", self._end_counting, self._expected.all_came)
                 self._expected.active = True
 

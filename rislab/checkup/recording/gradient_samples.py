@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import Parameter, is_lazy
 
 # So many coordinates are read in all, and at least so many of each tensor.
 COORDINATES = 65_536
@@ -48,7 +48,7 @@ class GradientSamples:
 
     def weights(self) -> list[tuple[str, Tensor]]:
         """Names and tensors of the network, but those that the first forward makes."""
-        return [(name, value) for name, value in self._weights() if not is_lazy(value)]
+        return [(name, value) for name, value in self._weights() if type(value) is Parameter or not is_lazy(value)]
 
     def trainable(self) -> list[tuple[str, Tensor]]:
         """Names and tensors that ask for a gradient."""
@@ -129,7 +129,11 @@ class GradientSamples:
         Args:
             gradients: as gradients() has just read them.
         """
-        return float(gradients.norm()) if max(self._strides, default=1) == 1 else self.norm_of(self._tensors)
+        return (
+            float(torch.linalg.vector_norm(gradients))
+            if max(self._strides, default=1) == 1
+            else self.norm_of(self._tensors)
+        )
 
     @staticmethod
     def norm_of(tensors: Iterable[Tensor]) -> float:
@@ -174,4 +178,5 @@ def _coordinates(value: Tensor, stride: int) -> Tensor:
     value = value.detach()
     value = value.to_dense() if value.is_sparse else value
     value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    return value.reshape(-1)[::stride]
+    flat = value.reshape(-1)
+    return flat if stride == 1 else flat[::stride]

@@ -241,7 +241,7 @@ def step_window(
     scale = sum(batch.weight for batch in batches) if scale_free else 1.0
     # A negative scale is no mistake: the loss may be one to be maximised.
     true = scale * window.true if scale not in (0, 1) else window.true
-    length = float(window.gradient.norm())
+    length = float(torch.linalg.vector_norm(window.gradient))
     ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
     comparison = compare_gradients(window.gradient, true)
     return StepComparison(
