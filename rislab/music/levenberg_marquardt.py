@@ -83,7 +83,6 @@ def levenberg_marquardt(
         curvature = torch.where(row.unsqueeze(-1), new_curvature, curvature)
         left = going.nonzero().squeeze(-1)
         if len(left) < len(active):
-            # Only those that have not converged are computed again.
             result.point[active], result.value[active] = here, value
             here, value, gradient, curvature = here[left], value[left], gradient[left], curvature[left]
             damping, low, high, active = damping[left], low[left], high[left], active[left]

@@ -15,11 +15,11 @@ def reporting_closures(
     """The arguments of a step with its closure made to report; None if there is no closure.
 
     Args:
-        args: of the step.
+        args: of the step; the optimiser is the first.
         kwargs: of the step.
         report: called after each evaluation of the closure, with what it gave.
     """
-    if not any(map(_is_closure, (*args, *kwargs.values()))):
+    if len(args) + len(kwargs) < 2 or not any(map(_is_closure, (*args, *kwargs.values()))):
         return None
 
     def reporting(value: Any) -> Any:

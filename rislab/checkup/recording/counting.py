@@ -13,6 +13,7 @@ from types import CodeType
 
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.recording.call_stack import innermost_frame, is_at_depth
 from rislab.checkup.recording.looks import Looks
@@ -33,13 +34,15 @@ class ExpectedEvents:
     """The events from one step to the next, and whether they are those of many windows before.
 
     `active` says that they are expected to be, and only counted, in so many windows as are `left`. `usual` says whether
-    many like the last window came; `passes` chooses passes over a loader that end the counting.
+    many like the last window came; `passes` chooses passes over a loader that end the counting; `steps` are those that
+    were counted.
     """
 
     def __init__(self) -> None:
         self.active = self.usual = False
         self.left = 0
         self.passes = Looks()
+        self.steps = Counter[Optimizer]()
         self._events: list[tuple[Hashable, ...]] = []
         self._expected: tuple[tuple[Hashable, ...], ...] = ()
         self._place = 0

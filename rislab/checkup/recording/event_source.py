@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,22 +23,12 @@ from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.recording.counting import ODD, ExpectedEvents
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
-from rislab.checkup.recording.interception import (
-    BACKWARDS,
-    SUMS,
-    BackwardInterceptor,
-    LossInterceptor,
-    OnCall,
-    PatchedCalls,
-)
+from rislab.checkup.recording.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
-# Of all calls between a step and the next forward, those are heard that come so many steps after others that were; a
-# prime number, as loops do things every 2, 5 or 8 steps.
-BETWEEN = 7
 # So many failures of the checkup's own are told.
 _FAILURES = 16
 
@@ -62,12 +51,15 @@ def unwatched() -> Iterator[None]:
         _unwatched.reset(token)
 
 
-def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
-    """A method that torch calls within the watched code: no error leaves it."""
+def _harmless(
+    method: Callable[Concatenate[EventSource, _P], None], of_numbers: bool = False
+) -> Callable[Concatenate[EventSource, _P], None]:
+    """A method that torch calls within the watched code: no error leaves it. One `of_numbers` is deaf in a trace."""
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        if _unwatched.get():
+        # torch.compile traces through hooks, which must not do more than this then.
+        if (of_numbers and (torch.compiler.is_compiling() or is_tracing())) or _unwatched.get():
             return
         try:
             method(source, *args, **kwargs)
@@ -79,18 +71,7 @@ def _harmless(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[
 
 def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
     """Such a method that is deaf where torch only traces."""
-
-    @functools.wraps(method)
-    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
-        # torch.compile traces through hooks, which must not do more than this then.
-        if torch.compiler.is_compiling() or is_tracing() or _unwatched.get():
-            return
-        try:
-            method(source, *args, **kwargs)
-        except Exception as error:
-            source.note_failure(method.__name__.lstrip("_"), error)
-
-    return heard
+    return _harmless(method, True)
 
 
 class EventSource:
@@ -136,7 +117,6 @@ class EventSource:
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
         self._stepping: set[int] = set()  # optimisers whose steps are under way
-        self._counted = Counter[Optimizer]()  # steps of which no more was told
 
     def __enter__(self) -> EventSource:
         self._tell("begin")
@@ -256,9 +236,9 @@ class EventSource:
     def _end_counting(self) -> None:
         if self._expected.active:
             events = self._expected.end()
-            for optimizer, steps in self._counted.items():
+            for optimizer, steps in self._expected.steps.items():
                 self._tell("count_steps", optimizer, steps)
-            self._counted.clear()
+            self._expected.steps.clear()
             self._tell("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _end_window(self) -> None:
@@ -433,16 +413,13 @@ class EventSource:
         if id(optimizer) in self._stepping:
             self._stepping.remove(id(optimizer))
             if self._expected.active:
-                self._counted[optimizer] += 1
+                self._expected.steps[optimizer] += 1
             self._tell_more("count_step" if self._expected.active else "after_step", optimizer)
             self._end_window()
         now = self._forward
-        now.stepped, now.steps = True, now.steps + 1
+        look = now.note_step(self._expected.active)
         if self._expected.active and (self._loss is None or self._module is not None):
             return
-        look = not self._expected.active and now.steps >= now.next_heard
-        if look:
-            now.next_heard = now.steps + (BETWEEN if now.steps > BACKWARDS else 1)
         self._losses.hears_all |= look
         self._losses.skips_attributes = self._module is not None or not self._losses.begins
         if look or (self._module is None and (now.looked_into or now.hears_between)):

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 from torch.nn import DataParallel
 from torch.nn.parallel import DistributedDataParallel
 
-from rislab.checkup.recording.interception import LossInterceptor, OnCall, Replacement
+from rislab.checkup.recording.interception import BACKWARDS, LossInterceptor, OnCall, Replacement
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 
+# Of all calls between a step and the next forward, those are heard that come so many steps after others that were; a
+# prime number, as loops do things every 2, 5 or 8 steps.
+BETWEEN = 7
 # So many tensors of the arguments are looked at.
 _LOOKED_AT = 4
 # Layers that compute by one fused function in evaluation mode, with other last digits, unless a mode is active.
@@ -110,6 +113,14 @@ class ForwardUnderWay(threading.local):
         """
         self.outermost, self.depth, self.training, self.looked_into = module, 1, training, looked_into
         self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
+
+    def note_step(self, counted: bool) -> bool:
+        """A step is over, that was only counted or not; whether all calls up to the next forward are to be heard."""
+        self.stepped, self.steps = True, self.steps + 1
+        if counted or self.steps < self.next_heard:
+            return False
+        self.next_heard = self.steps + (BETWEEN if self.steps > BACKWARDS else 1)
+        return True
 
 
 class ForwardInterceptor:

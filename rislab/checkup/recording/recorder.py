@@ -353,9 +353,7 @@ class StepRecorder:
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
-        reporting = None
-        if len(args) + len(kwargs) > 1:
-            reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
+        reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
         counted = self.counter is not None and self.counter.may_step(reporting is not None)
         self._evaluations = -1 if counted and reporting is None else 0
         if reporting is None and not counted:
@@ -390,12 +388,10 @@ class StepRecorder:
         if torch.compiler.is_dynamo_compiling():
             return
         if self.counter is not None and self.counter.is_over(self._evaluations == 0):
-            self._evaluations = -1
-            rate = max(self._samples.rates(), default=None)
+            self._evaluations, rate = -1, max(self._samples.rates(), default=None)
             self._storage.count(rate, self._ticks.count(), self.counter.end_window())
-            # The open window has stayed as it was.
-            self._window.compared = self._sampling.wanted()
-            if self._window.compared:
+            if self._sampling.wanted():  # else the open window stays as it was
+                self._window.compared = True
                 self._samples.lay_out()
                 self.counter.change()
             return
