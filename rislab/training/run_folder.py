@@ -229,14 +229,12 @@ def _agree(stored: object, own: object) -> bool:
 
 def _append(path: Path, record: Record) -> None:
     line = (json.dumps(to_dict(record)) + "\n").encode()
-    before = path.stat().st_size if path.exists() else 0
     try:
         with path.open("ab", buffering=0) as handle:
-            if handle.write(line) != len(line):
+            if (written := handle.write(line)) != len(line):
+                handle.truncate(handle.tell() - written)
                 raise OSError(28, os.strerror(28))
     except OSError as error:
-        if path.exists():
-            os.truncate(path, before)
         raise InputError(f"{path} could not be written: {error.strerror}; the records before are unchanged") from error
 
 

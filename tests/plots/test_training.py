@@ -513,3 +513,15 @@ def test_figures_do_not_change_their_input_and_repeat_exactly() -> None:
     before = [repr(record) for record in records]
     assert training_plots.loss_curves({"a": records}).to_json() == training_plots.loss_curves({"a": records}).to_json()
     assert [repr(record) for record in records] == before
+
+
+@pytest.mark.parametrize("count", [0, 1, 8, 200])
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_the_running_median_is_that_of_the_finite_values(count: int) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random(count)
+    values[rng.random(count) < 0.4], values[3:7], values[40:60] = np.inf, np.nan, np.nan
+    at = np.arange(0, count, 3)
+    finite = np.where(np.isfinite(values), values, np.nan)
+    expected = [np.nanmedian(finite[max(0, place - 8) : place + 1]) for place in at]
+    np.testing.assert_array_equal(curves.running_median(values, 9, at), expected)

@@ -270,7 +270,8 @@ def test_a_full_disk_loses_nothing(few: SceneBatch, straight: Run, tmp_path: Pat
     assert process.exitcode == 2
     assert "could not be written" in messages[-1]
     assert (run / run_folder.CHECKPOINT).read_bytes() == before[run_folder.CHECKPOINT]
-    assert (run / run_folder.RECORDS).read_bytes().startswith(before[run_folder.RECORDS])
+    records = (run / run_folder.RECORDS).read_bytes()
+    assert records.startswith(before[run_folder.RECORDS]) and records.endswith(b"\n")
     assert not [path for path in run.iterdir() if path.name not in before]
     assert_resumes_to(straight, run, few)
 
