@@ -179,7 +179,7 @@ class ForwardInterceptor:
                 return original(module, *args, **kwargs)
             if now.looked_into and now.outermost is not None:
                 now.inner.append(module)
-            output, aside = None, isinstance(module, _FUSED) and not module.training and self._losses.active
+            output, aside = None, self._losses.active and not module.training and isinstance(module, _FUSED)
             if aside:
                 self._losses.pause()
             try:
