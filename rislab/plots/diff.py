@@ -32,4 +32,4 @@ class Diff:
         # The frame of pygments sets a lower line, in which the tint of a line covers the feet of letters above it.
         css = "white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,Menlo,Consolas,monospace"
         lines = highlight(self.fault.diff(), DiffLexer(), HtmlFormatter(style=_Tints, noclasses=True, nowrap=True))
-        return f"<pre style='{css}'>{lines}</pre>"
+        return f"<div class='highlight'><pre style='{css}'>{lines}</pre></div>"
