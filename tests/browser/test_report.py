@@ -182,7 +182,7 @@ def test_tables_and_logs_break_no_word_on_paper(browser: Any, tmp_path: Path) ->
     )
     head = ("severity", "code", "what", "numbers", "where", "how to fix", "read on", "may also be")
     table = html_table(head, [(*texts, *rest)], label="findings")
-    log = "x" * 118  # letters of the widest table that a notebook prints
+    log = "x" * 124  # letters of the widest table that a notebook prints
     cells = [
         displayed({"text/html": table}),
         new_code_cell("1", outputs=[new_output("stream", name="stdout", text=log)]),
