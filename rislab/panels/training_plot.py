@@ -70,7 +70,7 @@ def figure_dict(
     layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
     if not runs:
-        middle = {"x": ROOM / 2 * reach, "y": sum(span) / 2, "showarrow": False}
+        middle = {"x": ROOM / 2 * reach, "y": sum(span) / 2, "yshift": 14, "showarrow": False}
         layout["annotations"].append({"text": "no run yet: press Start", **middle})
     layout["xaxis6"] |= ticks
     layout["yaxis2"] |= _few_ticks([trace["y"] for trace in data if trace.get("yaxis") == "y2"])
