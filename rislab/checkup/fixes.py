@@ -129,5 +129,10 @@ FIXES = {
     "labels shifted twice": "shift the labels once: in the loop or in the network",
     "the target is visible in the input": "give the attention a causal mask",
     "inputs changed in place": "change a copy: x = x - mean, not x.sub_(mean)",
+    "units that stay equal": "let the weights begin at random numbers, as torch.nn.init gives them",
+    "layer of dead units": "let biases begin near 0, and weights and inputs at numbers near 1",
+    "layers without an activation": "put an activation between the layers, or leave one of them out",
+    "targets that no answer reaches": "end the network in a linear layer, or bring the targets into its range",
+    "momentum of the statistics": "give BatchNorm the share of the new batch, 0.1 by default, not that of the old ones",
     "rounded to four digits": "report all digits, in scientific form where it is small",
 }  # fmt: skip

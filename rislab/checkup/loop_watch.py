@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
+from rislab.checkup.observers.activations import Activations
 from rislab.checkup.observers.averages import MovingAverages
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
@@ -220,6 +221,7 @@ def standard_observers() -> list[Observer]:
         GradientUse(),
         LossBranches(),
         GraphPatterns(),
+        Activations(),
         ConstantTerms(),
         NetworkModes(),
         RepeatedSeeds(),

@@ -142,7 +142,8 @@ _OF_THE_LOOP = (
                 "optimiser made anew", "frozen tensors", "gradient of rounding alone", "loads its own weights",
                 "average moves away from the weights", "frozen weights move", "weights differ between ranks",
                 "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
-                "requires_grad of a module", "tied weights come apart", "tensors of one storage"),
+                "requires_grad of a module", "tied weights come apart", "tensors of one storage",
+                "units that stay equal", "layer of dead units"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -213,8 +214,7 @@ _OF_THE_LOOP = (
             "closure returns a running sum", "batches of one class", "the same random numbers again",
             "ratio always 1", "gradient penalty per position", "sampler without set_epoch",
             "samplers differ between ranks", "not judged", "always the first batch", "loader without a batch",
-            "samples that are never drawn", "classes that training never had", "straight-through without detach",
-        ),
+            "samples that are never drawn", "classes that training never had", "straight-through without detach"),
         reference=STEP,
     ),
     Rule(
@@ -256,7 +256,7 @@ _OF_THE_LOOP = (
         severity="fault",
         faults=("eval never undone",),
         others=("evaluated in training mode", "frozen network in training mode", "statistics of frozen layers move",
-                "running statistics never moved", "average without its statistics"),
+                "running statistics never moved", "average without its statistics", "momentum of the statistics"),
         reference=f"{DOCS}notes/autograd.html#evaluation-mode-nn-module-eval",
     ),
     Rule(
@@ -305,7 +305,7 @@ _OF_THE_LOOP = (
                 "targets other than 1 and -1", "input and target exchanged", "compared with itself",
                 "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
                 "answers change with padding", "backward direction after one input", "attention to padding alone",
-                "axes exchanged by a view"),
+                "axes exchanged by a view", "targets that no answer reaches", "layers without an activation"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

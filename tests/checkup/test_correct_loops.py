@@ -773,3 +773,22 @@ def test_fused_layers_in_evaluation_mode_give_the_same_digits(inner: bool) -> No
         assert torch.equal(model(inputs), unwatched)
         with torch.no_grad():
             assert torch.equal(model(inputs), unwatched)
+
+
+def hinge(watch: Open, faulty: bool) -> None:
+    """A loss of 0 counts in its window, though it adds nothing to the gradients."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer):
+        for _ in range(12):
+            for place in range(4):
+                inputs, target = batch(8)
+                loss = (model(inputs) - target + (-50.0 if place == 2 else 5.0)).relu().square().mean()
+                (loss if faulty else loss / 4).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("faulty", [False, True])
+def test_a_micro_batch_whose_gradient_is_0_counts_in_its_window(faulty: bool) -> None:
+    assert accused(in_a_script(hinge, faulty)) == (["never divided"] if faulty else [])

@@ -79,6 +79,8 @@ WRONG += [
     ("axes exchanged by a view", lambda out: CE(out.view(4, 4, 6).view(4, 6, 4), LABELS.view(4, 4)), 6, None),
     ("axes exchanged by a view", lambda out: CE(out.view(4, 2, 2, 6).view(4, 6, 2, 2), LABELS.view(4, 2, 2)), 6,
      None),
+    ("targets that no answer reaches", lambda out: functional.mse_loss(out, VALUES[:, None]), 1, nn.ReLU()),
+    ("targets that no answer reaches", lambda out: functional.l1_loss(out, 5 * VALUES[:, None]), 1, nn.Tanh()),
 ]  # fmt: skip
 MAY_BE_MEANT = (
     "logits where log-probabilities belong", "input and target exchanged", "targets other than 1 and -1",
@@ -89,6 +91,11 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: functional.mse_loss(out.squeeze(1), VALUES), 1, None),
     (lambda out: functional.mse_loss(out, VALUES[:, None]), 1, None),
     (lambda out: functional.mse_loss(out[:, :, None], X[:, None, :], reduction="none").mean(), 4, None),
+    (lambda out: functional.mse_loss(out, VALUES[:, None].abs()), 1, nn.ReLU()),
+    # What is below 0 is noise, or a small part of the targets.
+    (lambda out: functional.mse_loss(out, 9 * VALUES[:, None].abs() + VALUES[:, None]), 1, nn.ReLU()),
+    (lambda out: functional.mse_loss(out, (VALUES + 3 * VALUES.std())[:, None]), 1, nn.Softplus()),
+    (lambda out: functional.mse_loss(out, VALUES[:, None].tanh()), 1, nn.Tanh()),
     (lambda out: CE(out, LABELS), 4, None),
     (lambda out: CE(out, LABELS), 4, LOG_SOFTMAX),
     (lambda out: BCE(out.squeeze(1), YES), 1, None),

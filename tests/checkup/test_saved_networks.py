@@ -37,6 +37,32 @@ def test_what_is_saved_was_evaluated(saved: str, evaluated: str, named: bool) ->
     assert [one.name for one in process.findings()] == (["evaluation is another network"] if named else [])
 
 
+@pytest.mark.parametrize(
+    ("also", "every", "moves", "named"),
+    [(False, 5, False, True), (True, 5, False, False), (False, 1, False, False), (False, 5, True, False)],
+)
+def test_a_copy_that_never_moves_is_all_that_was_evaluated(also: bool, every: int, moves: bool, named: bool) -> None:
+    """It may be a reference if the network is evaluated too, or if it answers at each step."""
+    torch.manual_seed(0)
+    network = nn.Linear(3, 2)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for step in range(20):
+            optimizer.zero_grad()
+            network(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            with torch.no_grad():
+                if moves:
+                    for own, value in zip(average.parameters(), network.parameters(), strict=True):
+                        own.lerp_(value, 0.1)
+                if step % every == every - 1:
+                    average(torch.randn(4, 3))
+                    if also:
+                        network(torch.randn(4, 3))
+    assert [one.name for one in process.findings()] == (["evaluation is another network"] if named else [])
+
+
 class Closed(dict[str, int]):
     """A mapping whose values nobody may have."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -58,6 +59,7 @@ OF_EVALUATION = (
 CERTAIN = (
     "probabilities where their logarithm belongs", "log-probabilities where probabilities belong",
     "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
+    "targets that no answer reaches",
 )  # fmt: skip
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
@@ -74,6 +76,13 @@ _VIEWS = ("View", "UnsafeView", "Reshape")
 _DEPTH = 12
 _POSITIVE = ("ExpBackward", "Softplus", "Relu", "Sigmoid")
 _PROBABILITIES = ("SoftmaxBackward", "SigmoidBackward")
+# Ranges of what a network may end in; a share of targets beyond them, and how far, relative to their spread, that
+# no noise explains.
+_RANGES = {
+    "Relu": (0.0, math.inf), "Softplus": (0.0, math.inf), "Exp": (0.0, math.inf), "Sigmoid": (0.0, 1.0),
+    "Softmax": (0.0, 1.0), "Tanh": (-1.0, 1.0),
+}  # fmt: skip
+_BEYOND, _FAR = 0.2, 0.5
 
 
 @dataclass
@@ -224,6 +233,7 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
     name = _name(call)
     if call.function in DISTANCES:
         yield "compared with itself", _itself(call, first) if _are_one(first, second) else ""
+        yield "targets that no answer reaches", _unreached(first, second, name)
     if call.function in SEVERAL:
         third = setting(call, "negative", 2, None)
         same = any(_are_one(one, two) for one, two in _pairs(first, second, third))
@@ -264,6 +274,22 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         yield from _of_log_probabilities(first, name)
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
+
+
+def _unreached(first: Tensor, second: Tensor, name: str) -> str:
+    """How many targets lie beyond what the last function before the loss gives, "" if few do, or hardly beyond."""
+    made = _maker(first).split("Backward")[0]
+    if made not in _RANGES or not second.is_floating_point() or second.requires_grad or second.numel() < 2:
+        return ""
+    low, high = _RANGES[made]
+    target = second.detach().double()
+    beyond = (target - target.clamp(low, high)).abs()
+    share, rms = float((beyond > 0).double().mean()), float(beyond.square().mean().sqrt())
+    if share < _BEYOND or rms < _FAR * float(target.std()):
+        return ""
+    reach = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+    text = f"{name}() compares what comes from {made.lower()}(), {reach}, with targets from {float(target.min()):.3g} "
+    return text + f"to {float(target.max()):.3g}: {share:.0%} of them lie beyond it"
 
 
 def _of_axes(call: LossEvent, first: Tensor, name: str) -> Iterator[tuple[str, str]]:

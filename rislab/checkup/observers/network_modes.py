@@ -27,6 +27,8 @@ STEPS_BETWEEN, STEPS = 4, 8
 AGREEING = 3
 # Deviations of the training inputs by which those of an evaluation are away, or times their spread.
 FAR, WIDE = 6.0, 8.0
+# The share of each batch in running statistics: beyond these, they hold the first values, or those of the last batch.
+SLOWEST, FASTEST = 0.002, 0.9
 
 
 @dataclass(eq=False)
@@ -231,6 +233,7 @@ class NetworkModes(Observer):
             trained = any(id(value) in self._stepped for value in nn.Module.parameters(network.module))
             name = type(network.module).__name__
             results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
+            results += _of_momentum(network, name) if trained and network.normalised else []
             if network.never_moved and (trained or self._is_copy(network)):
                 text = f"{name} was evaluated after many steps with all running means 0 and all variances 1"
                 where = network.never_moved.removeprefix("?")
@@ -300,6 +303,19 @@ def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Findin
     text = f"{network.frozen_norms} BatchNorm layers of {name} have frozen weights, and are in training mode: "
     text += "their running statistics move"
     return [as_warning(Code.MODE, "statistics of frozen layers move", text, runs.where)]
+
+
+def _of_momentum(network: _Network, name: str) -> list[Finding]:
+    """Statistics that keep next to nothing of the batches before, or of the new one."""
+    # A momentum of 1 is asked for where statistics are taken anew.
+    odd = [one for one in network.norms if 0 < (one.momentum or 0) <= SLOWEST or FASTEST <= (one.momentum or 0) < 1]
+    if not odd or not network.evaluated.count or len(odd) < len(network.norms):
+        return []
+    share = odd[0].momentum
+    slow = f"after {1 / share:.0f} batches, 37% of their statistics are still the first ones"
+    why = slow if share <= SLOWEST else "an evaluation is normalised by little more than the last batch"
+    text = f"all {len(odd)} layers with running statistics of {name} take {share:.4g} of each new batch: {why}"
+    return [as_warning(Code.MODE, "momentum of the statistics", text, network.evaluated.where)]
 
 
 def _first_weight(module: nn.Module) -> float:

@@ -1,4 +1,4 @@
-"""Weights that are saved and were never evaluated, where all evaluations were of a copy that follows them."""
+"""Trained weights that were never evaluated: all evaluations were of a copy, which stays, or alone follows them."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class _Evaluated:
         self.weights = [value for value in nn.Module.parameters(network) if is_readable(value)]
         self.name = type(network).__name__
         self.steps: set[int] = set()
+        self.where = caller()[0]
         self.first = few_coordinates(self.weights[0]) if self.weights else torch.zeros(0)
 
     def places(self) -> set[int]:
@@ -105,23 +106,30 @@ class SavedNetworks(Observer):
         """Report no more, and hold no weights."""
         self._save.__exit__()
         self._look_at_pending()
-        for held in self._trained.values() if self._saved else ():
+        for held in self._trained.values():
             own = {value.data_ptr() for value in held}
-            if any(one.places() & own for one in self._networks.values()):
-                continue
-            shapes = Counter(value.shape for value in held)
-            for one in self._networks.values():
-                rare = len(one.steps) >= EVALUATIONS and self._step >= STEPS_BETWEEN * len(one.steps)
-                copied = one.shapes() == shapes and rare and one.moved() and not one.places() & self._saved.keys()
-                where = next((self._saved[place] for place in own if place in self._saved), None)
-                if copied and where is not None:
-                    text = f"the weights that are trained were saved and never evaluated: after {len(one.steps)} of "
-                    text += f"{self._step} steps {one.name} was, a copy that follows them and was never saved"
-                    self._evidence = text, where
+            if not any(one.places() & own for one in self._networks.values()):
+                self._look_at_copies(own, Counter(value.shape for value in held))
         self._trained, self._networks = {}, {}
 
+    def _look_at_copies(self, own: set[int], shapes: Counter[torch.Size]) -> None:
+        """Look at the networks of these shapes that were evaluated, where the one that is trained never was."""
+        for one in self._networks.values():
+            # What runs at each step, as a reference in the loss, is no evaluation.
+            rare = len(one.steps) >= EVALUATIONS and self._step >= STEPS_BETWEEN * len(one.steps)
+            if one.shapes() != shapes or not rare:
+                continue
+            often = f"after {len(one.steps)} of {self._step} steps {one.name} was"
+            where = next((self._saved[place] for place in own if place in self._saved), None)
+            if not one.moved():
+                text = f"the weights that are trained were never evaluated: {often}, whose weights never moved"
+                self._evidence = text, one.where
+            elif where is not None and not one.places() & self._saved.keys():
+                text = f"the weights that are trained were saved and never evaluated: {often}, a copy that follows "
+                self._evidence = text + "them and was never saved", where
+
     def findings(self) -> list[Finding]:
-        """One if what was saved is not what was evaluated."""
+        """One if what is trained is not what was evaluated."""
         text, where = self._evidence
         return [as_warning(Code.EVALUATION, "evaluation is another network", text, where)] if text else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.recording.loss_graph import divisions, factors, is_mean, is_sum, summands, weighed_node
+from rislab.checkup.recording.loss_graph import (
+    divisions,
+    factors,
+    is_mean,
+    is_sum,
+    summands,
+    tensors_behind,
+    weighed_node,
+)
 from rislab.checkup.recording.trace import NO_WEIGHT, Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
@@ -40,6 +48,7 @@ class OpenBackward:
     _value: float | None = None  # of what backward() was called on
     _handles: list[RemovableHandle] = field(default_factory=list)
     _terms: list[list[float]] = field(default_factory=list)  # what arrives at the factors of each term
+    _start: Node | None = None  # at which it begins
     _divisions: list[int] = field(default_factory=list)  # which of the factors of a single loss are divisions
 
     def find_loss(
@@ -89,6 +98,7 @@ class OpenBackward:
         """
         root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
         node = None if root is None else weighed_node(root, nodes)
+        self._start = roots[0][0].grad_fn if len(roots) == 1 else None
         if self.root is None and self.before is not None and root is not None and root.grad_fn is not None:
             self._watch_terms(root.grad_fn)
         if root is None or node is None or node not in nodes:
@@ -142,6 +152,19 @@ class OpenBackward:
 
     def _factors(self, scale: float) -> tuple[tuple[float, ...], ...]:
         return tuple(tuple(value / scale for value in values) for values in self._terms)
+
+    def adds_nothing(self, trained: Container[tuple[str, ...]], own: Container[int]) -> bool:
+        """Whether the gradients may stay as they are: for no weight, for a gradient of 0 or one below rounding.
+
+        Args:
+            trained: lines of losses that have changed the gradients.
+            own: identities of the weights.
+        """
+        if not self.reached or not any(weight for _, weight in self.reached):
+            return bool(self.reached)
+        if self._start is None or any(batch.call_stack not in trained for batch, _ in self.reached):
+            return False
+        return any(id(value) in own for value in tensors_behind(self._start))
 
     def growth(self, after: Tensor, backwards: Sequence[Backward]) -> Tensor | None:
         """What it added to the gradients, None if there are others than when it began.

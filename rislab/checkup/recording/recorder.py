@@ -261,8 +261,7 @@ class StepRecorder:
         growth = None if opened.before is None else opened.growth(self._samples.unscaled(), self._window.backwards)
         grown = growth is not None and bool(growth.any())
         reached = growth is None or grown or self._samples.missing() < opened.missing
-        # A loss without weight adds nothing, whatever it depends on.
-        reached |= bool(opened.reached) and not any(weight for _, weight in opened.reached)
+        reached = reached or opened.adds_nothing(self._lines.trained, self._samples.optimised())
         for batch, _ in opened.reached:
             if grown:
                 self._lines.use(batch.call_stack)

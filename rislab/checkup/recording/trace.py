@@ -243,6 +243,7 @@ class Trace:
         rounding_only: names of those among them whose gradient was nothing but rounding.
         at_times: names of trainable tensors that had a gradient at some steps that were compared, and none at others.
         zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
+        equal_units: names of matrices and larger whose rows, or columns, began as one and stayed so while they moved.
         unoptimised: names of trainable tensors that the optimiser does not hold.
         set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
         orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
@@ -284,6 +285,7 @@ class Trace:
     rounding_only: list[str] = field(default_factory=list)
     at_times: list[str] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
+    equal_units: list[str] = field(default_factory=list)
     unoptimised: list[str] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
     orphaned: int = 0

@@ -10,6 +10,8 @@ from torch import Tensor
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.trace import Trace
 
+# So many units of a layer are no accident; they differ by this share of their movement at most.
+UNITS, APART = 4, 1e-4
 # A tensor whose share of the gradient is smaller has none but rounding, as a bias before BatchNorm.
 ROUNDING = 1e-5
 # At so many steps that are compared it is noted which tensors have a gradient.
@@ -92,6 +94,11 @@ class WeightChanges:
             unchanged = [(name, value) for name, value in unchanged if id(value) in held or name in trace.unoptimised]
         used = [one for one in weights if id(one[1]) in self._trained or not one[1].requires_grad]
         trace.zeros = [name for name, value in used if value.dim() > 1 and not bool(value.detach().any())]
+        trace.equal_units = [
+            name
+            for name, value in trainable
+            if name in self._first and id(value) in self._trained and _moves_as_one(value, self._first[name][0])
+        ]
         gradients = [step.gradient for step in trace.steps if step.gradient is not None]
         trace.unchanged = [name for name, _ in unchanged]
         trace.loose_matrices = [
@@ -103,6 +110,20 @@ class WeightChanges:
         trace.rounding_only = [
             name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]
+
+
+def _moves_as_one(value: Tensor, first: Tensor) -> bool:
+    """Whether the units of a layer began as one and stayed so, while they moved."""
+    if value.dim() < 2 or not value.is_floating_point():
+        return False
+    now, before = value.detach().flatten(1), first.flatten(1)
+    moved = float((now - before).abs().max())
+    return moved > 0 and any(
+        len(own) >= UNITS
+        and torch.equal(start, start[:1].expand_as(start))
+        and float((own - own[:1]).abs().max()) <= APART * moved
+        for own, start in ((now, before), (now.t(), before.t()))
+    )
 
 
 def follows(value: Tensor, others: list[Tensor]) -> bool:

@@ -348,6 +348,9 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         findings.append(as_warning(Code.WEIGHTS, "weights kept in bf16", text))
     moving = [step for step in trace.steps if step.applied and max(step.rates, default=0.0) > 0]
     stuck = [name for name in trace.unchanged if name not in {*trace.unoptimised, *trace.set_aside}]
+    if trace.equal_units and len(moving) >= DEAD:
+        text = f"all units of {listed(trace.equal_units)} began as one, and were one after {len(moving)} steps"
+        findings.append(as_fault(Code.WEIGHTS, "units that stay equal", text))
     if not moving or not stuck or not trained:
         return findings
     if trace.rounding_only and len(stuck) < trace.tensors:

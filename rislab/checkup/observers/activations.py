@@ -1,0 +1,123 @@
+"""Activations that are missing, or dead: layers that follow each other directly, and layers that give 0 alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.loss_graph import sources_of
+from rislab.checkup.rules import Code
+
+# Nodes of a graph that are gone through; forwards of a network that must agree; networks that are looked at.
+NODES, AGREEING, NETWORKS = 400, 8, 8
+# Samples and units of a layer, and steps in which one of them would have come alive.
+SAMPLES, UNITS, STEPS = 4, 4, 8
+# Names of nodes that are linear in what a network was given.
+_LAYERS = ("AddmmBackward", "MmBackward")
+_LINEAR = (
+    *_LAYERS, "View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Clone",
+    "Slice", "Select", "AliasBackward", "torch::autograd::AccumulateGrad",
+)  # fmt: skip
+
+
+class Activations(Observer):
+    """Goes through the graphs of the first forwards of each network, then of ever fewer."""
+
+    def __init__(self) -> None:
+        self._looks = Looks()
+        self._linear: dict[int, list[str]] = {}  # what was seen, by network; "" where something is not linear
+        self._dead: dict[tuple[int, int], list[str]] = {}  # by network and place of the layer; "" where one lives
+        self._where: dict[int, str] = {}
+        self._steps = 0
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """A forward is over."""
+        key, output = id(call.module), call.output
+        if not call.training or not isinstance(output, Tensor) or output.grad_fn is None:
+            return
+        if (key not in self._linear and len(self._linear) >= NETWORKS) or not self._looks.wanted(key):
+            return
+        self._where.setdefault(key, caller()[0])
+        nodes = list(_nodes_behind(output.grad_fn))
+        self._linear.setdefault(key, []).append(_chain(nodes) if len(nodes) < NODES else "")
+        for place, node in enumerate(_rectified(nodes)):
+            self._dead.setdefault((key, place), []).append(_of_dead(node))
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """A step of an optimiser is over."""
+        self._steps += 1
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        """A step is over."""
+        self._steps += 1
+
+    def findings(self) -> list[Finding]:
+        """One for each network, of each kind."""
+        results = []
+        for (key, _), texts in self._dead.items():
+            if len(texts) >= AGREEING and all(texts) and self._steps >= STEPS:
+                text = f"in all {len(texts)} forwards that were looked at, {texts[-1]}: nothing before it is trained"
+                results.append(as_fault(Code.WEIGHTS, "layer of dead units", text, self._where[key]))
+        for key, texts in self._linear.items():
+            if len(texts) >= AGREEING and all(texts):
+                text = f"{texts[-1]}, with no activation between them: together they are one linear layer"
+                results.append(as_warning(Code.ARGUMENTS, "layers without an activation", text, self._where[key]))
+        return results
+
+
+def _nodes_behind(root: Node) -> Iterator[Node]:
+    waiting, visited = [root], {root}
+    while waiting and len(visited) < NODES:
+        node = waiting.pop()
+        yield node
+        sources = [one for one in sources_of(node) if one not in visited]
+        visited.update(sources)
+        waiting += sources
+
+
+def _chain(nodes: list[Node]) -> str:
+    """The widths of layers that follow each other in a network that is linear throughout, "" if there are none.
+
+    A layer that is narrower than what comes before and after it is there to lower the rank.
+    """
+    if any(not node.name().startswith(_LINEAR) for node in nodes):
+        return ""
+    layers = [node for node in nodes if node.name().startswith(_LAYERS)]
+    sizes = [tuple(getattr(node, "_saved_mat2_sym_sizes", ())) for node in reversed(layers)]
+    if len(sizes) < 2 or any(len(one) != 2 for one in sizes):
+        return ""
+    if any(after[0] != before[1] for before, after in zip(sizes, sizes[1:], strict=False)):
+        return ""
+    first, last = int(sizes[0][0]), int(sizes[-1][1])
+    if any(int(one[1]) <= min(first, last) for one in sizes[:-1]):
+        return ""
+    return f"{len(sizes)} layers follow each other, {first} to " + " to ".join(str(int(one[1])) for one in sizes)
+
+
+def _rectified(nodes: list[Node]) -> list[Node]:
+    """What relu() gave to a layer with weights."""
+    results = []
+    for node in nodes:
+        if node.name().startswith(("AddmmBackward", "MmBackward", "ConvolutionBackward")):
+            inputs = node.next_functions[1 if node.name().startswith("Addmm") else 0]
+            if inputs[0] is not None and inputs[0].name().startswith("ReluBackward"):
+                results.append(inputs[0])
+    return results
+
+
+def _of_dead(node: Node) -> str:
+    """That a layer gave 0 throughout, "" if it did not."""
+    try:
+        result = node._saved_result.detach()  # type: ignore[attr-defined]
+    except RuntimeError:  # changed in place, or freed
+        return ""
+    if result.dim() < 2 or len(result) < SAMPLES or result.shape[1] < UNITS or bool(result.any()):
+        return ""
+    return f"all {result.shape[1]} units of a layer gave 0 for all {len(result)} samples after relu()"
