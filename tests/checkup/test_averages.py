@@ -157,6 +157,11 @@ def test_a_copy_that_keeps_next_to_nothing_is_named() -> None:
     assert finding.name == "average of the last weights alone" and "moved 0.995 of the way" in finding.evidence
 
 
+def test_a_copy_that_overshoots_is_named_and_a_hard_copy_is_not() -> None:
+    assert [one.name for one in trained(in_place(101.0))] == ["average of the last weights alone"]
+    assert trained(in_place(100.0)) == []
+
+
 @pytest.mark.parametrize("every,share", [(1, 0.5), (5, 0.5), (1, 0.2)])
 def test_a_decay_of_one_half_is_none_unless_it_comes_rarely(every: int, share: float) -> None:
     def average_of(model: nn.Module) -> Update:

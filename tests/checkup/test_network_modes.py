@@ -49,7 +49,10 @@ EVALUATIONS = [
     (lambda train: train.eval()(X), []),
     (twice, []),  # dropout by Monte Carlo
     (lambda train: train.eval()(50 + 9 * X), ["inputs of evaluation in another range"]),
+    (lambda train: train.eval()(X / 255 - 1), ["inputs of evaluation in another range"]),
     (lambda train: train.eval()(X.flip(0) + 0.5), []),
+    (lambda train: train.eval()(0.1 * X), []),
+    (lambda train: train.eval()(torch.zeros_like(X)), []),
 ]
 
 

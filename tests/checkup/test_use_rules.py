@@ -176,7 +176,7 @@ LOOPS: dict[str, tuple[Loop, str]] = {
     "clipping of an exhausted generator": (clip_a_generator, "clipping changes nothing"),
     "clipping of another network": (clip_another_network, "clipping changes nothing"),
     "an optimiser for each batch": (optimizer_made_anew, "optimiser made anew"),
-    "two factors that begin at 0": (factors_that_begin_at_zero, "detached backbone"),
+    "two factors that begin at 0": (factors_that_begin_at_zero, "units that stay equal"),
     "layers in a list": (layers_in_a_list, "tensors that no optimiser holds"),
     "frozen tensors alone": (only_frozen, "optimiser holds only frozen tensors"),
     "a weight of 0": (a_weight_that_stays_0, "a term of the loss trains nothing"),

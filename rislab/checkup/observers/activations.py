@@ -19,6 +19,8 @@ from rislab.checkup.rules import Code
 NODES, AGREEING, NETWORKS = 400, 8, 8
 # Samples and units of a layer, and steps in which one of them would have come alive.
 SAMPLES, UNITS, STEPS = 4, 4, 8
+# By how much a layer between others is wider than both ends.
+WIDER = 2
 # Names of nodes that are linear in what a network was given.
 _LAYERS = ("AddmmBackward", "MmBackward")
 _LINEAR = (
@@ -85,7 +87,7 @@ def _nodes_behind(root: Node) -> Iterator[Node]:
 def _chain(nodes: list[Node]) -> str:
     """The widths of layers that follow each other in a network that is linear throughout, "" if there are none.
 
-    A layer that is narrower than what comes before and after it is there to lower the rank.
+    Only layers that are much wider than both ends are meant to have an activation; others may lower the rank.
     """
     if any(not node.name().startswith(_LINEAR) for node in nodes):
         return ""
@@ -96,7 +98,7 @@ def _chain(nodes: list[Node]) -> str:
     if any(after[0] != before[1] for before, after in zip(sizes, sizes[1:], strict=False)):
         return ""
     first, last = int(sizes[0][0]), int(sizes[-1][1])
-    if any(int(one[1]) <= min(first, last) for one in sizes[:-1]):
+    if any(int(one[1]) < WIDER * max(first, last) for one in sizes[:-1]):
         return ""
     return f"{len(sizes)} layers follow each other, {first} to " + " to ".join(str(int(one[1])) for one in sizes)
 

@@ -38,6 +38,8 @@ NEAR = 0.5
 AWAY, MOVES, TOGETHER = -0.99, 3, 2
 # An average moves a small share of the way; moves that make a large one certain.
 MOST_OF_IT, MOST_MOVES = 0.9, 8
+# A share that differs from 1 by no more is that of a hard copy.
+A_COPY = 1e-3
 # One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
 MUCH_OF_IT, MANY_MOVES = 0.3, 30
 
@@ -71,7 +73,9 @@ class WeightCopy:
     @property
     def overtaken(self) -> bool:
         """Whether moves take nearly all of the way, or much of it for good, and never all, as those of a hard copy."""
-        first = len(self.shares) >= MOST_MOVES and all(MOST_OF_IT < share < 1 for share in self.shares)
+        first = len(self.shares) >= MOST_MOVES and all(
+            MOST_OF_IT < share and abs(share - 1) > A_COPY for share in self.shares
+        )
         return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
 
 

@@ -25,8 +25,8 @@ NETWORKS, INPUTS, NUMBERS = 32, 4, 4096
 STEPS_BETWEEN, STEPS = 4, 8
 # Forwards that must agree.
 AGREEING = 3
-# Deviations of the training inputs by which those of an evaluation are away, or times their spread.
-FAR, WIDE = 6.0, 8.0
+# Deviations of the training inputs by which those of an evaluation are away, times their spread, or a share of it.
+FAR, WIDE, NARROW = 6.0, 8.0, 1 / 40
 # The share of each batch in running statistics: beyond these, they hold the first values, or those of the last batch.
 SLOWEST, FASTEST = 0.002, 0.9
 
@@ -342,7 +342,10 @@ def _away(network: _Network) -> str:
             continue
         mean = sum(one[0] for one in known) / len(known)
         spread = (sum(one[1] ** 2 + (one[0] - mean) ** 2 for one in known) / len(known)) ** 0.5
-        if spread and all(abs(m - mean) > FAR * spread or s > WIDE * spread for m, s, _ in others):
+        # One number throughout may be a question of its own, and no sample.
+        if spread and all(
+            abs(m - mean) > FAR * spread or s > WIDE * spread or 0 < s < NARROW * spread for m, s, _ in others
+        ):
             text = f"{mean:.3g} ± {spread:.2g} in training, "
             return text + f"{others[-1][0]:.3g} ± {others[-1][1]:.2g} in all {len(others)} evaluations"
     return ""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.token_targets import TokenTargets, is_tokens
 from rislab.checkup.probes.function_probes import function_probes
 from rislab.checkup.probes.network_copies import copy_network
@@ -235,7 +235,7 @@ def _outer_names(code: CodeType) -> tuple[set[str], bool]:
 def tried_on_tokens(
     network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int, place: int
 ) -> list[Finding]:
-    """A warning if answers do not change with other tokens as they should, of a network whose targets are its inputs.
+    """A finding if answers do not change with other tokens as they should, of a network whose targets are its inputs.
 
     Args:
         network: that was trained so.
@@ -261,7 +261,7 @@ def tried_on_tokens(
             "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, "
         )
         text += f"by {later:.2g} of itself"
-        return [as_warning(Code.ARGUMENTS, "the target is visible in the input", text)]
+        return [as_fault(Code.ARGUMENTS, "the target is visible in the input", text)]
     if shift == 0 and later <= tolerance < earlier:
         text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "
         text += f"(by {earlier:.2g} of itself), not with those after it: it learns to repeat what it is given"

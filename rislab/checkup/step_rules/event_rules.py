@@ -366,7 +366,7 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
     if len(dead) > 1 and len(stuck) < trace.tensors and len(moving) >= DEAD:
         # One of two factors may begin at 0: the other one passes it a gradient. Of both, no step moves either.
         text = f"{listed(dead)} began at 0 throughout, and never moved in {len(moving) + len(trace.merged)} steps"
-        findings.append(as_fault(Code.WEIGHTS, "detached backbone", text))
+        findings.append(as_fault(Code.WEIGHTS, "units that stay equal", text, aliases=("detached backbone",)))
         stuck = [name for name in stuck if name not in dead]
     return [*findings, *(_why_unmoved(stuck, moving, trace) if stuck else [])]
 
