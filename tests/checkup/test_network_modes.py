@@ -185,7 +185,9 @@ def test_an_average_of_weights_has_statistics_of_its_own(kind: str) -> None:
     assert names(trained, evaluate, follow, steps=48) == expected
 
 
-@pytest.mark.parametrize(("momentum", "named"), [(0.001, True), (0.99, True), (0.1, False), (0.01, False), (1.0, False)])
+@pytest.mark.parametrize(
+    ("momentum", "named"), [(0.001, True), (0.99, True), (0.1, False), (0.01, False), (1.0, False)]
+)
 def test_a_momentum_of_another_framework_is_named(momentum: float, named: bool) -> None:
     train = network(nn.BatchNorm1d(8, momentum=momentum), nn.ReLU())
     assert names(train, lambda train: train.eval()(X)) == (["momentum of the statistics"] if named else [])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
@@ -13,6 +15,7 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import sources_of
+from rislab.checkup.recording.tensors import has_numbers
 from rislab.checkup.rules import Code
 
 # Nodes of a graph that are gone through; forwards of a network that must agree; networks that are looked at.
@@ -50,7 +53,9 @@ class Activations(Observer):
         nodes = list(_nodes_behind(output.grad_fn))
         self._linear.setdefault(key, []).append(_chain(nodes) if len(nodes) < NODES else "")
         for place, node in enumerate(_rectified(nodes)):
-            self._dead.setdefault((key, place), []).append(_of_dead(node))
+            texts = self._dead.setdefault((key, place), [])
+            # What a node keeps is not read: under a checkpoint, the forward would run again.
+            node.register_hook(lambda passed, arrived, texts=texts: _note_dead(texts, passed, arrived))
 
     def after_step(self, optimizer: Optimizer) -> None:
         """A step of an optimiser is over."""
@@ -65,7 +70,7 @@ class Activations(Observer):
         results = []
         for (key, _), texts in self._dead.items():
             if len(texts) >= AGREEING and all(texts) and self._steps >= STEPS:
-                text = f"in all {len(texts)} forwards that were looked at, {texts[-1]}: nothing before it is trained"
+                text = f"in all {len(texts)} backwards that were looked at, {texts[-1]}: nothing before it is trained"
                 results.append(as_fault(Code.WEIGHTS, "layer of dead units", text, self._where[key]))
         for key, texts in self._linear.items():
             if len(texts) >= AGREEING and all(texts):
@@ -95,7 +100,7 @@ def _chain(nodes: list[Node]) -> str:
     sizes = [tuple(getattr(node, "_saved_mat2_sym_sizes", ())) for node in reversed(layers)]
     if len(sizes) < 2 or any(len(one) != 2 for one in sizes):
         return ""
-    if any(after[0] != before[1] for before, after in zip(sizes, sizes[1:], strict=False)):
+    if any(after[0] != before[1] for before, after in pairwise(sizes)):
         return ""
     first, last = int(sizes[0][0]), int(sizes[-1][1])
     if any(int(one[1]) < WIDER * max(first, last) for one in sizes[:-1]):
@@ -114,12 +119,13 @@ def _rectified(nodes: list[Node]) -> list[Node]:
     return results
 
 
-def _of_dead(node: Node) -> str:
-    """That a layer gave 0 throughout, "" if it did not."""
-    try:
-        result = node._saved_result.detach()  # type: ignore[attr-defined]
-    except RuntimeError:  # changed in place, or freed
-        return ""
-    if result.dim() < 2 or len(result) < SAMPLES or result.shape[1] < UNITS or bool(result.any()):
-        return ""
-    return f"all {result.shape[1]} units of a layer gave 0 for all {len(result)} samples after relu()"
+def _note_dead(texts: list[str], passed: Sequence[Tensor | None], arrived: Sequence[Tensor | None]) -> None:
+    """Note that a layer let no gradient through that came to it, "" that it did; nothing where none came."""
+    before, after = passed[0] if passed else None, arrived[0] if arrived else None
+    if before is None or after is None or not (has_numbers(before) and has_numbers(after)):
+        return
+    if after.layout is not torch.strided or after.dim() < 2 or not bool(after.any()):
+        return
+    many = len(after) >= SAMPLES and after.shape[1] >= UNITS
+    text = f"relu() let no gradient through to any of {after.shape[1]} units, for none of {len(after)} samples"
+    texts.append(text if many and not bool(before.any()) else "")

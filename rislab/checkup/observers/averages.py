@@ -74,7 +74,7 @@ class WeightCopy:
     def overtaken(self) -> bool:
         """Whether moves take nearly all of the way, or much of it for good, and never all, as those of a hard copy."""
         first = len(self.shares) >= MOST_MOVES and all(
-            MOST_OF_IT < share and abs(share - 1) > A_COPY for share in self.shares
+            share > MOST_OF_IT and abs(share - 1) > A_COPY for share in self.shares
         )
         return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
 
