@@ -102,8 +102,11 @@ def position_table(located: Localisation) -> str:
     for number, row in enumerate(rows, start=1):
         cells = [_to_its_digits(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
         spread = row["position_error"]
-        if row["range_error"] > row["range"]:
-            cells[2], spread = "not known", math.inf
+        # Beyond so much the linear error says only that the data tell nothing of it.
+        most = {"azimuth": 180.0, "elevation": 90.0, "range": row["range"]}
+        for place, (name, limit) in enumerate(most.items()):
+            if row[f"{name}_error"] > limit:
+                cells[place], spread = "not known", math.inf
         cells.append(f"± {spread:.3g}" if math.isfinite(spread) else "—")
         lines.append(table.row(str(number), *cells, f"{row['power_db']:.1f}"))
     lines.append(located.residual.verdict())

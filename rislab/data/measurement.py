@@ -32,6 +32,7 @@ from rislab.data.measurement_checks import (
     refuse_degrees,
     refuse_equal_codes,
     refuse_zeros,
+    snapshots_of_elements,
 )
 from rislab.data.scene_config import Interval, SceneConfig
 from rislab.data.scenes import SceneBatch, received_fields
@@ -244,15 +245,7 @@ class Measurement:
             noise_power: see Measurement.
             options: azimuth, elevation, range, symbols and pilots; see Measurement.
         """
-        snapshots = complex_tensor("x", x)
-        if snapshots.shape[-1] != array.count:
-            turned = snapshots.ndim > 1 and snapshots.shape[-2] == array.count
-            hint = "; its transpose fits" if turned else ""
-            if turned and snapshots.ndim == 3 and snapshots.shape[-1] == 2 and not snapshots.imag.any():
-                hint = "; real and imaginary parts are one number, x[..., 0] + 1j * x[..., 1]"
-            raise InputError(
-                f"x has shape {tuple(snapshots.shape)}; allowed: [T,{array.count}], snapshots by elements{hint}"
-            )
+        snapshots = snapshots_of_elements("x", x, array.count)
         length = snapshots.shape[-2] if snapshots.ndim > 1 else 1
         one = torch.ones(length, array.count)
         return cls(snapshots, one, torch.eye(array.count), array, noise_power, **options)

@@ -36,12 +36,26 @@ def complex_tensor(name: str, values: ArrayLike | Tensor) -> Tensor:
     narrow = (torch.complex64, torch.float32, torch.float16, torch.bfloat16)
     tensor = tensor.detach().to(torch.complex64 if tensor.dtype in narrow else torch.complex128)
     if not 1 <= tensor.ndim <= 3 or not tensor.numel():
-        raise InputError(f"{name} has shape {tuple(tensor.shape)}; allowed: a table with or without a batch axis")
+        shape = tuple(tensor.shape)
+        raise InputError(f"{name} has shape {shape}; allowed: a table that is not empty, with or without a batch axis")
     if not bool(torch.isfinite(torch.view_as_real(tensor)).all()):
         place = torch.isfinite(torch.view_as_real(tensor)).all(-1).logical_not().nonzero()[0].tolist()
         raise InputError(f"{name}{place} is NaN or infinite; allowed: finite values")
     largest = float(tensor.abs().max())
     return tensor.to(torch.complex128) if largest > LARGE or 0 < largest < SMALL else tensor
+
+
+def snapshots_of_elements(name: str, values: ArrayLike | Tensor, elements: int) -> Tensor:
+    """Snapshots of an array without a surface as complex_tensor() has them, refused unless they end in `elements`."""
+    snapshots = complex_tensor(name, values)
+    if snapshots.shape[-1] != elements:
+        turned = snapshots.ndim > 1 and snapshots.shape[-2] == elements
+        hint = "; its transpose fits" if turned else ""
+        if turned and snapshots.ndim == 3 and snapshots.shape[-1] == 2 and not snapshots.imag.any():
+            hint = f"; real and imaginary parts are one number, {name}[..., 0] + 1j * {name}[..., 1]"
+        shape = tuple(snapshots.shape)
+        raise InputError(f"{name} has shape {shape}; allowed: [T,{elements}], snapshots by elements{hint}")
+    return snapshots
 
 
 def check_array(array: ArrayGeometry) -> None:

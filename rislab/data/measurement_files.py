@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from rislab.data import mat_hdf5_files
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
+from rislab.data.measurement_checks import snapshots_of_elements
 from rislab.errors import InputError, check_number, error_text
 
 Array = NDArray[Any]
@@ -60,7 +61,7 @@ def read_measurement(path: Path | str) -> Measurement:
     """
     file = Path(path)
     if file.suffix.lower() not in READERS:
-        raise InputError(f"{file.name} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+        raise InputError(f"{file.name or file} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
     if not file.is_file():
         raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
     try:
@@ -103,7 +104,9 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     if "codes" in fields:
         channel, codes = (_table(fields[name], array.count) for name in ("channel", "codes"))
         return Measurement(_column(snapshots, channel), codes, channel, array, noise, **options)
-    return Measurement.direct(_table(snapshots, array.count), array, noise, **options)
+    # Checked here, where the table is called as in the file, and not x.
+    direct = snapshots_of_elements("snapshots", _table(snapshots, array.count), array.count)
+    return Measurement.direct(direct, array, noise, **options)
 
 
 def _lacks(name: str, fields: Mapping[str, Any]) -> str:
@@ -114,13 +117,19 @@ def _lacks(name: str, fields: Mapping[str, Any]) -> str:
 
 
 def _wavelength(fields: Mapping[str, Any]) -> float:
-    if "wavelength" in fields:
-        return _number("wavelength", fields["wavelength"])
-    if "frequency" not in fields:
+    if not {"wavelength", "frequency"} & set(fields):
         raise InputError(_lacks("wavelength", fields))
+    if "frequency" not in fields:
+        return _number("wavelength", fields["wavelength"])
     frequency = _number("frequency", fields["frequency"])
     check_number("frequency", frequency, 1e6, 1e15)
-    return LIGHT_SPEED / frequency
+    expected = LIGHT_SPEED / frequency
+    wavelength = _number("wavelength", fields["wavelength"]) if "wavelength" in fields else expected
+    # A percent covers the speed of light in air, and rounding of either.
+    if not math.isclose(wavelength, expected, rel_tol=0.01):
+        text = f"wavelength is {wavelength:g}, and frequency {frequency:g} has a wavelength of {expected:.4g}"
+        raise InputError(f"{text}; allowed: one of them, or two that agree")
+    return wavelength
 
 
 def _number(name: str, value: Any) -> float:
@@ -340,7 +349,7 @@ def write_template(path: Path | str) -> None:
     """
     file = Path(path)
     if file.suffix.lower() not in READERS:
-        raise InputError(f"{file.name} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+        raise InputError(f"{file.name or file} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
     if file.exists():
         raise InputError(f"{file} is there already; allowed: a new name")
     fields = template_fields()

@@ -53,7 +53,9 @@ def available(folder: Path | None = None) -> dict[str, Path]:
             paths[name] = path.resolve()
         if paths:
             return paths
-    raise InputError(f"no notebooks (*.ipynb) in {' or '.join(str(place) for place in places)}")
+    searched = " or ".join(str(place) for place in places)
+    allowed = "a folder that holds some" if folder is not None else "the folder of a checkout: cd rislab, and again"
+    raise InputError(f"no notebooks (*.ipynb) in {searched}; allowed: {allowed}")
 
 
 def find_notebook(name: str, folder: Path | None = None) -> Path:

@@ -257,6 +257,25 @@ def test_an_input_that_changes_no_answer_is_warned_of(use: Any, second: Tensor, 
     assert [(one.severity, one.name) for one in findings] == [("warning", "network never sees an input")] * named
 
 
+class TakesLabels(nn.Module):
+    """As a network for the Trainer of transformers whose loss is computed outside: it takes labels and leaves them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+        return self.head(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("name", "named"), [("labels", False), ("lengths", True)])
+def test_a_target_that_a_network_is_handed_may_change_no_answer(name: str, named: bool) -> None:
+    torch.manual_seed(0)
+    arguments = {"x": torch.randn(16, 8), name: torch.arange(16)}
+    findings = network_probes(TakesLabels(), (), arguments)
+    assert [one.name for one in findings] == ["network never sees an input"] * named
+
+
 @pytest.mark.parametrize("name", MIXING)
 def test_samples_that_change_the_answers_of_others_are_warned_of(name: str) -> None:
     torch.manual_seed(0)

@@ -40,6 +40,20 @@ def test_json_holds_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert one["residual"]["explained"] > 0.9
 
 
+def test_an_angle_that_the_data_do_not_tell_has_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    # Along the line its phases tell nothing of the angle to first order.
+    endfire = np.exp(1j * np.pi * np.arange(10))
+    noise = rng.normal(size=(50, 10)) + 1j * rng.normal(size=(50, 10))
+    snapshots = rng.normal(size=(50, 1)) * endfire + 0.1 * noise
+    line = np.stack([np.zeros(10), np.arange(10) * 0.05 - 0.225, np.zeros(10)], axis=1)
+    changes = dict.fromkeys(("codes", "channel", "rows", "columns", "spacing", "noise_power", "symbols"))
+    file = written(tmp_path / "mine.npz", snapshots=snapshots, elements=line, **changes)
+    main(["localise", "--data", file, "--sources", "1"])
+    row = next(text for text in capsys.readouterr().out.splitlines() if text.startswith("1  "))
+    assert row.split()[1:3] == ["not", "known"]
+
+
 def test_a_mistake_of_convention_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     codes = np.conj(template_fields()["codes"])
     main(["localise", "--data", written(tmp_path / "mine.npz", codes=codes), "--sources", "1"])

@@ -42,6 +42,7 @@ def test_elements_frequency_and_an_array_without_a_surface() -> None:
     own = measurement_of(fields)
     assert own.array.wavelength == pytest.approx(0.0999308193)
     assert own.config.azimuth == (-0.5, 0.5) and own.channel.shape == (1, 6, 6)
+    assert measurement_of(fields | {"wavelength": 0.1}).array.wavelength == 0.1
     one = measurement_of(fields | {"snapshots": np.ones(6)})
     assert one.snapshots.shape == (1, 1, 6)
 
@@ -64,6 +65,13 @@ def test_one_antenna_may_come_without_its_axis() -> None:
         ({"rows": None}, "elements is missing"),
         ({"wavelength": [1.0, 2.0]}, "wavelength holds 2 values"),
         ({"wavelength": None, "frequency": 5.53}, "frequency is 5.53; allowed"),
+        ({"frequency": 6e9}, r"wavelength is 0\.1, and frequency 6e\+09 has a wavelength of 0\.04997; allowed: one"),
+        ({"snapshots": np.ones((0, 2))}, r"snapshots has shape \(0, 2\); allowed: a table that is not empty"),
+        ({"codes": None, "channel": None, "snapshots": np.ones((16, 9))}, r"snapshots has shape \(16, 9\).*transpose"),
+        (
+            {"codes": None, "channel": None, "snapshots": np.full((9, 16), np.nan)},
+            r"snapshots\[0, 0\] is NaN or infinite",
+        ),
         ({"azimuth": [1.0, 2.0, 3.0]}, "azimuth holds 3 values"),
         ({"wavefront": "flat"}, "wavefront is 'flat'"),
         ({"elements": 1j * np.ones((16, 3))}, "elements are complex"),
@@ -112,6 +120,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
             read_measurement(tmp_path / name)
     with pytest.raises(InputError, match="is no file"):
         read_measurement(tmp_path / "none.npz")
+    with pytest.raises(InputError, match=r"\. ends in 'nothing'; allowed"):
+        read_measurement(".")
 
 
 def test_a_number_that_is_none_is_refused_as_such(tmp_path: Path) -> None:

@@ -656,3 +656,14 @@ def test_importing_reports_is_cheap() -> None:
     # With an option before it, this is no fork, which has imported all.
     done = subprocess.run([sys.executable, "-B", "-c", source], capture_output=True, text=True, check=True)
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_an_installed_package_without_notebooks_says_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "site-packages" / "rislab" / "reports" / "notebooks.py"))
+    with pytest.raises(InputError, match=r"no notebooks .*; allowed: the folder of a checkout: cd rislab"):
+        notebooks.available()
+    with pytest.raises(InputError, match=r"no notebooks .*; allowed: a folder that holds some"):
+        notebooks.available(tmp_path)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
+from rislab.checkup.observers.token_targets import TARGETS
 from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.probe_batches import exchange, map_leaves, tensors_in
 from rislab.checkup.probes.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
@@ -62,7 +63,9 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
 
 def _unused_inputs(model: nn.Module, arguments: Arguments) -> list[Finding]:
     """Inputs with an entry for each sample that change no answer in either mode, where others do."""
-    given = {f"input {place}": value for place, value in enumerate(arguments[0], start=1)} | {**arguments[1]}
+    # A target may be handed to a network that leaves the loss to its caller.
+    named = {name: value for name, value in arguments[1].items() if name not in TARGETS}
+    given = {f"input {place}": value for place, value in enumerate(arguments[0], start=1)} | named
     inputs = {name: value for name, value in given.items() if isinstance(value, Tensor) and value.dim()}
     samples = max((len(value) for value in inputs.values()), default=0)
     runs = [runner(copy_network(model).train(mode)) for mode in (False, True)] if len(inputs) > 1 else []
