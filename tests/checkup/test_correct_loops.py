@@ -792,3 +792,51 @@ def hinge(watch: Open, faulty: bool) -> None:
 @pytest.mark.parametrize("faulty", [False, True])
 def test_a_micro_batch_whose_gradient_is_0_counts_in_its_window(faulty: bool) -> None:
     assert accused(in_a_script(hinge, faulty)) == (["never divided"] if faulty else [])
+
+
+def terms_with_a_backward_each(watch: Open, faulty: bool) -> None:
+    """As of deep supervision: three terms of each output, in a loop; or outputs of three batches."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with watch(model, optimizer, accumulation_steps=2):
+        for _ in range(12):
+            for _ in range(2):
+                inputs, target = batch()
+                output = model(inputs)
+                for weight in range(1, 4):
+                    loss = functional.mse_loss(model(batch()[0]) if faulty else output, target * weight) / 6
+                    loss.backward(retain_graph=True)
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_terms_of_one_forward_are_one_micro_batch() -> None:
+    assert accused(watched(terms_with_a_backward_each, False)) == []
+    assert "window size" in accused(watched(terms_with_a_backward_each, True))
+
+
+def copies_that_are_stepped_on(watch: Open, faulty: bool) -> None:
+    """As of weights in half precision; those of the fault do not follow."""
+    model = network().bfloat16()
+    masters = [value.detach().float().clone().requires_grad_() for value in model.parameters()]
+    optimizer = torch.optim.SGD(masters, lr=0.1)
+    with watch(model, optimizer):
+        for _ in range(12):
+            for value in model.parameters():
+                value.grad = None
+            inputs, target = batch()
+            functional.mse_loss(model(inputs.bfloat16()).float(), target).backward()
+            for value, master in zip(model.parameters(), masters, strict=True):
+                assert value.grad is not None
+                if not faulty:
+                    master.grad = value.grad.float()
+                value.grad = None
+            optimizer.step()
+            with torch.no_grad():
+                for value, master in zip(model.parameters(), masters, strict=True):
+                    value.copy_(master)
+
+
+def test_weights_may_follow_copies_that_are_stepped_on() -> None:
+    assert accused(watched(copies_that_are_stepped_on, False)) == []
+    assert accused(watched(copies_that_are_stepped_on, True))

@@ -247,6 +247,7 @@ class Trace:
         unoptimised: names of trainable tensors that the optimiser does not hold.
         set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
         orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
+        copies: whether the optimiser steps on copies of the weights, which follow them.
         bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
         full_tensors: number of the other larger ones.
         ticks: of the scheduler at the end, None without one.
@@ -289,6 +290,7 @@ class Trace:
     unoptimised: list[str] = field(default_factory=list)
     set_aside: list[str] = field(default_factory=list)
     orphaned: int = 0
+    copies: bool = False
     bf16_tensors: int = 0
     full_tensors: int = 0
     ticks: int | None = None

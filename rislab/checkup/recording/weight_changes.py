@@ -63,11 +63,12 @@ class WeightChanges:
         trace.only_frozen = bool(values) and not any(
             value.requires_grad or id(value) in self._trained for value in values
         )
-        orphans = [value for value in values if id(value) not in {id(own) for _, own in weights} | self._trained]
+        foreign = [value for value in values if id(value) not in {id(own) for _, own in weights}]
+        orphans = [value for value in foreign if id(value) not in self._trained]
         missed = [(name, value) for name, value in trainable if id(value) not in held]
         # A network in half precision may follow copies of its weights in float32.
-        copies = any(
-            name in self._first and not torch.equal(value, self._first[name][0]) and follows(value, orphans)
+        copies = trace.copies = any(
+            name in self._first and not torch.equal(value, self._first[name][0]) and follows(value, foreign)
             for name, value in missed
         )
         trace.orphaned = 0 if copies else len(orphans)
@@ -83,7 +84,7 @@ class WeightChanges:
         if trace.crashed:
             return
         coarse = [_is_bfloat16(value) for _, value in trainable if _has_many_values(value)]
-        trace.bf16_tensors, trace.full_tensors = sum(coarse), len(coarse) - sum(coarse)
+        trace.bf16_tensors, trace.full_tensors = 0 if copies else sum(coarse), len(coarse) - sum(coarse)
         unchanged = [
             (name, value)
             for name, value in trainable

@@ -289,7 +289,7 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
     for batch in groups:
         by_line.setdefault(_line_of(batch, groups), []).append(batch)
     if len(by_line) == 1:
-        return groups
+        return _by_forward(groups) if size and len(groups) > size == len(_forwards_of(groups)) else groups
     held = {line: [step.holds(batch) for batch in batches] for line, batches in by_line.items()}
     if any(all(marks) for marks in held.values()):
         by_line = {line: batches for line, batches in by_line.items() if any(held[line])}
@@ -297,6 +297,21 @@ def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int 
         return [_joined(terms) for terms in zip(*by_line.values(), strict=True)]
     selected = [batch for batch in groups if _line_of(batch, groups) in by_line]
     return selected if len(by_line) == 1 else [replace(batch, scale_free=True) for batch in selected]
+
+
+def _forwards_of(batches: Sequence[MicroBatch]) -> set[int]:
+    """The forwards that came last before some losses."""
+    return {batch.forward for batch in batches}
+
+
+def _by_forward(batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+    """Losses of one line, those of one forward joined to one: its terms have a backward each."""
+    by_forward: dict[int, list[MicroBatch]] = {}
+    for batch in batches:
+        by_forward.setdefault(batch.forward, []).append(batch)
+    if len({len(terms) for terms in by_forward.values()}) > 1:
+        return [*batches]
+    return [_joined(terms) for terms in by_forward.values()]
 
 
 def _stepped_on(batch: MicroBatch) -> bool:

@@ -68,6 +68,9 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     """Steps whose gradient is not that of their window, each with the fault that makes such a gradient."""
     if run.trace.stale:
         return []
+    if run.trace.copies:
+        text = "the optimiser steps on copies of the weights, whose gradients the loop fills in"
+        return [as_note(Code.GRADIENT_SCALE, "not judged", text)]
     findings, off = [], run.begins_off_by_one
     # Windows that are too long are named as such. Off by one, whole windows show their scale, not whom they belong to.
     own = [one for one in run.comparisons if one.size <= run.size or (run.source != "declared" and run.size == 1)]
