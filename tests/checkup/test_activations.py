@@ -97,3 +97,15 @@ def test_units_that_begin_as_one_and_stay_so_are_a_fault(init: Callable[[nn.Sequ
     network = made(middle=nn.Tanh())
     init(network)
     assert found(network) == ([("fault", "units that stay equal")] if named else [])
+
+
+def test_two_networks_of_one_optimiser_may_have_weights_of_one_name() -> None:
+    torch.manual_seed(0)
+    networks = nn.Sequential(nn.Linear(6, 8), nn.Tanh()), nn.Sequential(nn.Linear(8, 3))
+    optimizer = torch.optim.SGD([value for one in networks for value in one.parameters()], lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(12):
+            optimizer.zero_grad()
+            networks[1](networks[0](torch.randn(16, 6))).square().mean().backward()
+            optimizer.step()
+    assert process.findings() == []
