@@ -229,6 +229,16 @@ class Measurement:
         doubts = {LEANING: everywhere and _leans(*_principal_axes(self.array)), REAL: not self.snapshots.imag.any()}
         return "; ".join(text for text, holds in doubts.items() if holds)
 
+    @property
+    def one_sided(self) -> bool:
+        """Whether one side of a plane of elements is searched that receive from both sides, as a surface does not."""
+        identity = torch.eye(self.array.count, device=self.channel.device)
+        direct = self.config.antennas == self.array.count and bool((self.channel == identity).all())
+        rank, axes = _principal_axes(self.array)
+        view = default_field_of_view(self.array)
+        searched = (self.config.azimuth, self.config.elevation) == (view["azimuth"], view["elevation"])
+        return direct and rank == 2 and searched and not _leans(rank, axes)
+
     @classmethod
     def direct(
         cls,

@@ -133,6 +133,11 @@ def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[s
             )
         else:
             notes.append(f"{name} is known, not estimated")
+    if measurement.one_sided:
+        notes.append(
+            "a plane of elements does not tell its two sides apart: one was searched, and a place mirrored at the "
+            "plane fits as well"
+        )
     if config.wavefront == "planar":
         notes.append("plane waves have no range")
     if unknown[2] and far.any():

@@ -203,6 +203,25 @@ def test_a_line_says_what_it_cannot_tell(turn: float) -> None:
     assert "not known" in row and "e+" not in row and "0 (known)" in row
 
 
+@pytest.mark.parametrize("normal", [0, 2])
+def test_a_plane_says_that_its_sides_look_alike(normal: int) -> None:
+    """The source is below, or behind, a ring of elements, and the mirror image of its place is what is found."""
+    turns = 2 * np.pi * np.arange(10) / 10
+    elements = np.roll(np.stack([np.cos(turns), np.sin(turns), 0 * turns], 1) * 0.08, normal + 1, 1)
+    behind = np.array([(0.6, -0.5, 1e6) if normal == 2 else (np.pi - 0.6, 0.5, 1e6)])
+    measurement = Case(elements, 0.1, behind, snapshots=64).draw(1, 20.0)
+    located = locate(measurement, 1)
+    image = (0.6, 0.5)
+    assert located.estimate.azimuth[0, 0] == pytest.approx(image[0], abs=0.05)  # errors at 20 dB are some 0.01
+    assert located.estimate.elevation[0, 0] == pytest.approx(image[1], abs=0.05)
+    assert any("a place mirrored at the plane fits as well" in note for note in located.notes)
+    # A place that is searched on purpose is no doubt, and a surface has one side.
+    asked = Measurement.direct(measurement.snapshots, measurement.array, elevation=(-0.5, 1.0))
+    assert not any("mirrored at the plane" in note for note in locate(asked, 1).notes)
+    surface = Measurement(measurement.snapshots, 2 * measurement.codes, 1j * measurement.channel, measurement.array)
+    assert not any("mirrored at the plane" in note for note in locate(surface, 1).notes)
+
+
 def _notes_of(measurement: Measurement, elements: Any, wavelength: float, gains: Tensor | None = None) -> list[str]:
     snapshots = measurement.snapshots if gains is None else measurement.snapshots * gains
     return locate(Measurement.direct(snapshots, ArrayGeometry(elements, wavelength, "planar")), most=2).notes
