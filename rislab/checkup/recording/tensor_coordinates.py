@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rislab.checkup.recording.tensors import has_numbers
+
 COORDINATES = 16
 
 
@@ -24,9 +26,9 @@ def is_readable(value: Tensor) -> bool:
     return (
         value.is_floating_point()
         and value.layout is torch.strided
-        and not value.is_meta
         and type(value) in (Tensor, torch.nn.Parameter)
         and value.numel() > 1
+        and has_numbers(value)
     )
 
 
