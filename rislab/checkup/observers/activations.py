@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -14,7 +14,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.loss_graph import sources_of
+from rislab.checkup.recording.loss_graph import nodes_behind
 from rislab.checkup.recording.tensors import has_numbers
 from rislab.checkup.rules import Code
 
@@ -50,7 +50,7 @@ class Activations(Observer):
         if (key not in self._linear and len(self._linear) >= NETWORKS) or not self._looks.wanted(key):
             return
         self._where.setdefault(key, caller()[0])
-        nodes = list(_nodes_behind(output.grad_fn))
+        nodes = list(nodes_behind(output.grad_fn, NODES))
         self._linear.setdefault(key, []).append(_chain(nodes) if len(nodes) < NODES else "")
         for place, node in enumerate(_rectified(nodes)):
             texts = self._dead.setdefault((key, place), [])
@@ -61,9 +61,9 @@ class Activations(Observer):
         """A step of an optimiser is over."""
         self._steps += 1
 
-    def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
-        self._steps += 1
+    def count_steps(self, optimizer: Optimizer, steps: int) -> None:
+        """So many steps are over."""
+        self._steps += steps
 
     def findings(self) -> list[Finding]:
         """One for each network, of each kind."""
@@ -77,16 +77,6 @@ class Activations(Observer):
                 text = f"{texts[-1]}, with no activation between them: together they are one linear layer"
                 results.append(as_warning(Code.ARGUMENTS, "layers without an activation", text, self._where[key]))
         return results
-
-
-def _nodes_behind(root: Node) -> Iterator[Node]:
-    waiting, visited = [root], {root}
-    while waiting and len(visited) < NODES:
-        node = waiting.pop()
-        yield node
-        sources = [one for one in sources_of(node) if one not in visited]
-        visited.update(sources)
-        waiting += sources
 
 
 def _chain(nodes: list[Node]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -15,7 +15,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.loss_graph import sources_of
+from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
 from rislab.checkup.rules import Code
 
 # Nodes of a graph that are gone through, and backwards that must agree.
@@ -77,7 +77,7 @@ class GraphPatterns(Observer):
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
             return
         cancelled = False
-        for node in _nodes_behind(roots[0][0].grad_fn):
+        for node in nodes_behind(roots[0][0].grad_fn, NODES):
             kind = node.name()
             cancelled |= _cancels(node)
             if kind.startswith("ExpBackward") and _is_ratio(node):
@@ -162,13 +162,3 @@ def _all_pairs(node: Node) -> int:
     except RuntimeError:  # changed in place
         return 0
     return int(shape[0]) if len(shape) == 2 and shape[0] == shape[1] >= SQUARE else 0
-
-
-def _nodes_behind(root: Node) -> Iterator[Node]:
-    waiting, visited = [root], {root}
-    while waiting and len(visited) < NODES:
-        node = waiting.pop()
-        yield node
-        sources = [one for one in sources_of(node) if one not in visited]
-        visited.update(sources)
-        waiting += sources

@@ -34,6 +34,22 @@ def sources_of(node: Node) -> list[Node]:
     return [source for source, _ in node.next_functions if source is not None]
 
 
+def nodes_behind(root: Node, most: int) -> Iterator[Node]:
+    """A node and those behind it, until so many have been met.
+
+    Args:
+        root: of the graph.
+        most: number of nodes, ≥ 1.
+    """
+    waiting, visited = [root], {root}
+    while waiting and len(visited) < most:
+        node = waiting.pop()
+        yield node
+        sources = [one for one in sources_of(node) if one not in visited]
+        visited.update(sources)
+        waiting += sources
+
+
 def depends_on(loss: Tensor, own: Container[int]) -> bool:
     """Whether a loss depends on one of some tensors, or on too much to tell.
 
