@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
 import string
 from collections.abc import Sequence
 from pathlib import Path
 
-from rislab.errors import check_choice
+from rislab.checkup.rules import RULES
+from rislab.errors import InputError, check_choice
 
 EXAMPLES = (
     ("completion bash > ~/.local/share/bash-completion/completions/rislab", "bash"),
@@ -49,12 +51,27 @@ def _values(action: argparse.Action) -> Sequence[str]:
     return [str(each) for each in getattr(action, "values", None) or action.choices or ()]
 
 
+def _names(command: str) -> Sequence[str]:
+    """Words that stand for NAME, SHELL or CODE of a command; none if they are not known, as those of a file."""
+    if command not in ("report", "sweep", "app"):
+        return {"completion": SHELLS, "explain": list(RULES)}.get(command, ())
+
+    from rislab.reports import gallery, notebooks
+
+    try:
+        return list(notebooks.available() | ({} if command == "app" else gallery.set_files()))
+    except InputError:  # outside of a checkout there are none
+        return ()
+
+
 def _cases(options: dict[str, list[argparse.Action]], commands: dict[str, str]) -> str:
     """Lines of a `case`: options of a command, and values of an option."""
     lines = []
     for name, actions in options.items():
         flags = " ".join(flag for action in actions for flag in action.option_strings)
         lines.append(f'    "{name}:") choices="{flags}" ;;')
+        if names := _names(name):
+            lines.append(f'    "{name}=") choices="{" ".join(names)}" ;;')
         for action in actions:
             if action.nargs != 0:
                 pattern = "|".join(f'"{name}:{flag}"' for flag in action.option_strings)
@@ -66,11 +83,13 @@ def _cases(options: dict[str, list[argparse.Action]], commands: dict[str, str]) 
 def _fish(options: dict[str, list[argparse.Action]], commands: dict[str, str]) -> str:
     lines = [f"complete -c rislab -n __fish_use_subcommand -a {name} -d {_quoted(commands[name])}" for name in options]
     for name, actions in options.items():
+        if names := _names(name):
+            lines.append(f"complete -c rislab -n '__fish_seen_subcommand_from {name}' -fa {_quoted(' '.join(names))}")
         for action in actions:
             words = [f"-l {flag[2:]}" if flag.startswith("--") else f"-s {flag[1:]}" for flag in action.option_strings]
             words += [] if action.nargs == 0 else ["-r"]
             words += [f"-xa {_quoted(' '.join(values))}"] if (values := _values(action)) else []
-            words.append(f"-d {_quoted((action.help or '').split(' (')[0].replace('%%', '%'))}")
+            words.append(f"-d {_quoted(re.sub(r' [(][^()]*[)]', '', action.help or '').replace('%%', '%'))}")
             lines.append(f"complete -c rislab -n '__fish_seen_subcommand_from {name}' {' '.join(words)}")
     return "\n".join(lines)
 

@@ -214,6 +214,9 @@ def test_bash_completes(tmp_path: Path) -> None:
     assert completed("overfit", "--precision", "b") == ["bf16"]
     assert completed("checkup", "--out", "ris") == ["rislab.bash"]
     assert completed("checkup", "ris") == ["rislab.bash"]
+    assert completed("completion", "") == list(SHELLS)
+    assert completed("explain", "P1") == ["P1", "P10", "P11"]
+    assert completed("report", "overfit-f") == ["overfit-full"]
 
 
 @pytest.mark.slow

@@ -1,3 +1,3 @@
 # fish completion of rislab; made by: rislab completion fish
-complete -c rislab -n __fish_use_subcommand -l version -d 'versions of rislab and torch'
+complete -c rislab -n __fish_use_subcommand -f -l version -d 'versions of rislab and torch'
 $cases

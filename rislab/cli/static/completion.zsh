@@ -6,20 +6,21 @@ $cases
   esac
 }
 _rislab() {
-  local command="${words[2]}" before="${words[CURRENT-1]}" current="${words[CURRENT]}" key position=$CURRENT
+  local command="${words[2]}" before="${words[CURRENT-1]}" current="${words[CURRENT]}"
   local choices="" files=""
-  key="$command:"
-  if (( position == 2 )); then
+  if (( CURRENT == 2 )); then
     compadd -- ${=:-$commands --help --version}
     return
   fi
-  [[ "$before" == -* ]] && key="$command:$before"
-  _rislab_words "$key"
-  [[ -z "$choices$files" ]] && { key="$command:"; _rislab_words "$key" }
-  if [[ "$current" == -* || ( "$key" != "$command:" && -n "$choices" ) ]]; then
+  [[ "$before" == -* ]] && _rislab_words "$command:$before"
+  if [[ -z "$choices$files" ]]; then
+    [[ "$current" == -* ]] && _rislab_words "$command:" || _rislab_words "$command="
+  fi
+  if [[ -n "$choices" ]]; then
     compadd -- ${=choices}
   else
     _files
   fi
 }
-compdef _rislab rislab
+# Found in fpath, this file is the function, and the first call of it comes from here.
+if [[ "$zsh_eval_context[-1]" == loadautofunc ]]; then _rislab "$@"; else compdef _rislab rislab; fi
