@@ -40,38 +40,23 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class ChildReport:
-    """What a child process found.
+    """What a child process found."""
 
-    Args:
-        steps: that it took.
-        optimisers: that it watched, in words.
-        findings: of its loops.
-        marks: of its part in a distributed training, None outside of one.
-    """
-
-    steps: int
-    optimisers: list[str]
-    findings: list[Finding]
-    marks: RankMarks | None = None
+    steps: int  # that it took
+    optimisers: list[str]  # that it watched, in words
+    findings: list[Finding]  # of its loops
+    marks: RankMarks | None = None  # of its part in a distributed training, None outside of one
 
 
 @dataclass(frozen=True)
 class Children:
-    """How the children of a script are watched, and where they leave what they found.
+    """How the children of a script are watched, and where they leave what they found."""
 
-    Args:
-        folder: for the reports.
-        root: number of the process that reads them.
-        steps: after which a child stops, and the script with it; None never.
-        every: n ≥ 1; take the gradients of each n-th window.
-        declared: what the loops are meant to do; None if nothing is declared.
-    """
-
-    folder: Path
-    root: int
-    steps: int | None
-    every: int | None
-    declared: Declared | None
+    folder: Path  # for the reports
+    root: int  # number of the process that reads them
+    steps: int | None  # after which a child stops, and the script with it; None never
+    every: int | None  # n ≥ 1; take the gradients of each n-th window
+    declared: Declared | None  # what the loops are meant to do; None if nothing is declared
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -178,17 +163,11 @@ class Children:
 
 @dataclass(frozen=True)
 class WatchedChild:
-    """The run() of a watched process.
+    """The run() of a watched process."""
 
-    Args:
-        children: how it is watched.
-        process: whose own run() is called.
-        interruptible: whether the script may be stopped with it, by SIGTERM.
-    """
-
-    children: Children
-    process: BaseProcess
-    interruptible: bool
+    children: Children  # how it is watched
+    process: BaseProcess  # whose own run() is called
+    interruptible: bool  # whether the script may be stopped with it, by SIGTERM
 
     def __call__(self) -> None:
         def run() -> None:

@@ -42,50 +42,30 @@ class TrainingFaultError(RuntimeError):
 
 
 class TrainedLoop(NamedTuple):
-    """An optimiser of a trainer, with what belongs to it.
+    """An optimiser of a trainer, with what belongs to it."""
 
-    Args:
-        optimizer: wrapped ones are looked into.
-        network: that it trains.
-        scheduler: of the optimiser, None without one.
-        scaler: gradient scaler, None without one.
-    """
-
-    optimizer: Any
-    network: nn.Module
-    scheduler: Any = None
-    scaler: Any = None
+    optimizer: Any  # wrapped ones are looked into
+    network: nn.Module  # that it trains
+    scheduler: Any = None  # of the optimiser, None without one
+    scaler: Any = None  # gradient scaler, None without one
 
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """What was read from a trainer.
+    """What was read from a trainer."""
 
-    Args:
-        loops: its optimisers.
-        declared: what it is set to do.
-        text: the same in words, "" if nothing was read.
-        fixes: what to change in such a trainer, by the names of findings.
-    """
-
-    loops: Sequence[TrainedLoop] = ()
-    declared: Declared = field(default_factory=lambda: Declared(mean=""))
-    text: str = ""
-    fixes: Mapping[str, str] = field(default_factory=dict)
+    loops: Sequence[TrainedLoop] = ()  # its optimisers
+    declared: Declared = field(default_factory=lambda: Declared(mean=""))  # what it is set to do
+    text: str = ""  # the same in words, "" if nothing was read
+    fixes: Mapping[str, str] = field(default_factory=dict)  # what to change in such a trainer, by the names of findings
 
 
 class Framework(NamedTuple):
-    """A framework whose settings can be read.
+    """A framework whose settings can be read."""
 
-    Args:
-        package: that is imported.
-        oldest: version that is known to work, major and minor.
-        newest: version that is known to work.
-    """
-
-    package: str
-    oldest: tuple[int, int]
-    newest: tuple[int, int]
+    package: str  # that is imported
+    oldest: tuple[int, int]  # version that is known to work, major and minor
+    newest: tuple[int, int]  # version that is known to work
 
     def remark(self) -> str:
         """A sentence if the version at hand is not a known one, "" if it is."""

@@ -25,12 +25,9 @@ MARKS = {"# wrong": "-", "# right": "+"}
 
 @dataclass(frozen=True)
 class RuleExample:
-    """A loop, wrong and right.
+    """A loop, wrong and right."""
 
-    Args:
-        lines: each with the mark "-" if it is of the wrong one alone, "+" of the right one alone, " " of both.
-    """
-
+    # Each with the mark "-" if it is of the wrong one alone, "+" of the right one alone, " " of both.
     lines: tuple[tuple[str, str], ...]
 
     @classmethod
@@ -67,19 +64,12 @@ def findings_of(source: str) -> Findings:
 
 
 class LoopNumbers(NamedTuple):
-    """What was counted and compared in the loop of an example.
+    """What was counted and compared in the loop of an example."""
 
-    Args:
-        counts: of forwards with gradients, backwards and steps, by these names.
-        sizes: losses before each step.
-        alphas: of the steps that were compared; 1 if the gradient is as long as its window's.
-        cosines: of the same steps; 1 if it points the same way.
-    """
-
-    counts: dict[str, int]
-    sizes: list[int]
-    alphas: list[float]
-    cosines: list[float]
+    counts: dict[str, int]  # of forwards with gradients, backwards and steps, by these names
+    sizes: list[int]  # losses before each step
+    alphas: list[float]  # of the steps that were compared; 1 if the gradient is as long as its window's
+    cosines: list[float]  # of the same steps; 1 if it points the same way
 
     def rows(self) -> dict[str, str]:
         """The numbers as text, by names."""

@@ -34,21 +34,13 @@ from rislab.errors import InputError, error_text
 
 
 class Ending(NamedTuple):
-    """How a script ended.
+    """How a script ended."""
 
-    Args:
-        words: that say it.
-        failed: whether it was broken off.
-        crashed: whether by an exception.
-        code: with which Python would have left; None for a script that was stopped.
-        error: that broke it off, None if none did.
-    """
-
-    words: str
-    failed: bool = False
-    crashed: bool = False
-    code: int | None = 0
-    error: BaseException | None = None
+    words: str  # that say it
+    failed: bool = False  # whether it was broken off
+    crashed: bool = False  # whether by an exception
+    code: int | None = 0  # with which Python would have left; None for a script that was stopped
+    error: BaseException | None = None  # that broke it off, None if none did
 
 
 TO_ITS_END, STOPPED = Ending("ran to its end"), Ending("was stopped", code=None)

@@ -43,7 +43,6 @@ class Activations(Observer):
         self._steps = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         key, output = id(call.module), call.output
         if not call.training or not isinstance(output, Tensor) or output.grad_fn is None:
             return
@@ -58,15 +57,12 @@ class Activations(Observer):
             node.register_hook(lambda passed, arrived, texts=texts: _note_dead(texts, passed, arrived))
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._steps += 1
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        """So many steps are over."""
         self._steps += steps
 
     def findings(self) -> list[Finding]:
-        """One for each network, of each kind."""
         results = []
         for (key, _), texts in self._dead.items():
             if len(texts) >= AGREEING and all(texts) and self._steps >= STEPS:

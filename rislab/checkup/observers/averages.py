@@ -46,29 +46,18 @@ MUCH_OF_IT, MANY_MOVES = 0.3, 30
 
 @dataclass(eq=False)
 class WeightCopy:
-    """A copy of a weight.
+    """A copy of a weight."""
 
-    Args:
-        place: of the weight, among those that are looked at.
-        copy: itself, as long as it lives.
-        values: a few, when it was last read.
-        step: before which it was last read.
-        moves: how often it moved.
-        away: how often straight away from the weight.
-        shares: of the way to the weight that it moved, the first times; 1 if it became the weight.
-        share: the last one.
-        rested: whether it ever did not move between two steps.
-    """
-
-    place: int
-    copy: weakref.ReferenceType[Tensor]
-    values: Tensor
-    step: int
-    moves: int = 0
-    away: int = 0
+    place: int  # of the weight, among those that are looked at
+    copy: weakref.ReferenceType[Tensor]  # itself, as long as it lives
+    values: Tensor  # a few, when it was last read
+    step: int  # before which it was last read
+    moves: int = 0  # how often it moved
+    away: int = 0  # how often straight away from the weight
+    # Of the way to the weight that it moved, the first times; 1 if it became the weight.
     shares: list[float] = field(default_factory=list)
-    share: float = 0.0
-    rested: bool = False
+    share: float = 0.0  # the last one
+    rested: bool = False  # whether it ever did not move between two steps
 
     @property
     def overtaken(self) -> bool:
@@ -266,7 +255,6 @@ class MovingAverages(Observer):
         return min((copies.steps_to_read() for copies in self._copies.values()), default=MANY)
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        """So many steps are over."""
         copies = self._copies.get(optimizer)
         if copies is not None:
             copies.count_steps(steps)

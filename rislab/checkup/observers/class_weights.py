@@ -26,19 +26,12 @@ PROPORTIONAL = 0.3
 
 @dataclass
 class _Counts:
-    """Targets of the classes in the calls of one line; of a loss of logits, those of 1 and those of 0.
+    """Targets of the classes in the calls of one line; of a loss of logits, those of 1 and those of 0."""
 
-    Args:
-        where: file and line.
-        weights: of the classes, in the same order.
-        counts: so far.
-        calls: that were looked at.
-    """
-
-    where: str
-    weights: Tensor
-    counts: Tensor
-    calls: int = 0
+    where: str  # file and line
+    weights: Tensor  # of the classes, in the same order
+    counts: Tensor  # so far
+    calls: int = 0  # that were looked at
 
     def evidence(self) -> str:
         """The weights and the counts, "" unless one is proportional to the other."""
@@ -62,7 +55,6 @@ class ClassWeights(Observer):
         self._counts: dict[tuple[str, ...], _Counts] = {}
 
     def on_loss(self, call: LossEvent) -> None:
-        """A loss was computed."""
         place = WEIGHED.get(call.function)
         if place is None:
             return
@@ -88,7 +80,6 @@ class ClassWeights(Observer):
             known.calls += 1
 
     def findings(self) -> list[Finding]:
-        """One for each line."""
         texts = [(one.evidence(), one.where) for one in self._counts.values()]
         return [
             as_warning(Code.ARGUMENTS, "weights grow with the counts", text, where) for text, where in texts if text

@@ -35,30 +35,20 @@ _SUMS = ("AddBackward", "SubBackward")
 
 @dataclass
 class _Term:
-    """A number that carries no gradient, and is added to a loss.
+    """A number that carries no gradient, and is added to a loss."""
 
-    Args:
-        value: itself.
-        trained: whether it comes from what is trained; None if from another network.
-        shares: of each number that was read of what is trained; empty if it is a tensor.
-    """
-
-    value: float
-    trained: bool | None
+    value: float  # itself
+    trained: bool | None  # whether it comes from what is trained; None if from another network
+    # Of each number that was read of what is trained; empty if it is a tensor.
     shares: list[float] = field(default_factory=list)
 
 
 @dataclass
 class _Place:
-    """What backwards of one line have shown.
+    """What backwards of one line have shown."""
 
-    Args:
-        where: file and line.
-        terms: those without a gradient, for each backward.
-    """
-
-    where: str
-    terms: list[list[_Term]] = field(default_factory=list)
+    where: str  # file and line
+    terms: list[list[_Term]] = field(default_factory=list)  # those without a gradient, for each backward
 
 
 class ConstantTerms(Observer):
@@ -85,7 +75,6 @@ class ConstantTerms(Observer):
         return None if other else False
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
-        """Something without a gradient was computed."""
         if not self._trained:
             return
         origin = self._origin(given)
@@ -107,7 +96,6 @@ class ConstantTerms(Observer):
                 self._follow(call.output, any(id(value) in self._trained for value in own))
 
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
-        """A number was computed as a sum."""
         constants = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]
         if not self._trained or len(given) != 2 or len(constants) != 1 or output.grad_fn is None:
             return
@@ -123,7 +111,6 @@ class ConstantTerms(Observer):
             self._trained |= {id(value): value for value in tensors_held(optimizer)}
 
     def on_backward(self, roots: Roots) -> None:
-        """A backward begins."""
         self._backwards += 1
         sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
         if self._backwards >= BACKWARDS:
@@ -136,11 +123,9 @@ class ConstantTerms(Observer):
         self._places.setdefault(stack, _Place(where)).terms.append(terms)
 
     def end(self, error: BaseException | None) -> None:
-        """Hold no graphs, and no tensors."""
         self._sums, self._trained, self._followed = {}, {}, {}
 
     def findings(self) -> list[Finding]:
-        """One for each line of a backward."""
         results = []
         for place in self._places.values():
             numbers = {len(terms) for terms in place.terms}

@@ -26,23 +26,14 @@ SAME = 1e-3
 
 @dataclass(eq=False)
 class FrozenTensor:
-    """A tensor that asks for no gradient.
+    """A tensor that asks for no gradient."""
 
-    Args:
-        tensor: itself.
-        values: a few, when they were last read.
-        gradient: a few coordinates of what stood in its `.grad` at the last step, None for none.
-        decayed: how often it was shrunk outside of the step, all coordinates alike.
-        stepped: how often it moved in a step, on no gradient or on one of before.
-        shrunk: by what factor, all in all.
-    """
-
-    tensor: Tensor
-    values: Tensor
-    gradient: Tensor | None = None
-    decayed: int = 0
-    stepped: int = 0
-    shrunk: float = 1.0
+    tensor: Tensor  # itself
+    values: Tensor  # a few, when they were last read
+    gradient: Tensor | None = None  # a few coordinates of what stood in its `.grad` at the last step, None for none
+    decayed: int = 0  # how often it was shrunk outside of the step, all coordinates alike
+    stepped: int = 0  # how often it moved in a step, on no gradient or on one of before
+    shrunk: float = 1.0  # by what factor, all in all
 
     def note_decay(self) -> None:
         """Read the values before a step, and ask whether they were shrunk since the step before."""

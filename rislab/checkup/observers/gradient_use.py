@@ -25,19 +25,12 @@ OPEN = 8
 
 @dataclass(eq=False)
 class _Term:
-    """A term of what backward() was called on.
+    """A term of what backward() was called on."""
 
-    Args:
-        held: for each optimiser, by its number, some of its tensors that the term depends on.
-        reached: numbers of these optimisers, that of the nearest tensor first.
-        loose: whether it depends on tensors that no optimiser holds.
-        steppers: numbers of the optimisers that stepped on its gradient.
-    """
-
-    held: dict[int, list[Tensor]]
-    reached: list[int]
-    loose: bool
-    steppers: list[int] = field(default_factory=list)
+    held: dict[int, list[Tensor]]  # for each optimiser, by its number, some of its tensors that the term depends on
+    reached: list[int]  # numbers of these optimisers, that of the nearest tensor first
+    loose: bool  # whether it depends on tensors that no optimiser holds
+    steppers: list[int] = field(default_factory=list)  # numbers of the optimisers that stepped on its gradient
 
     def note_zeroed(self) -> None:
         """Forget the optimisers whose gradients are gone."""
@@ -48,36 +41,23 @@ class _Term:
 
 @dataclass(eq=False)
 class _Use:
-    """A backward, and what became of its gradients.
+    """A backward, and what became of its gradients."""
 
-    Args:
-        where: file and line.
-        stack: files and lines that led there.
-        terms: of what it was called on.
-        age: how many backwards came after it.
-    """
-
-    where: str
-    stack: tuple[str, ...]
-    terms: list[_Term]
-    age: int = 0
+    where: str  # file and line
+    stack: tuple[str, ...]  # files and lines that led there
+    terms: list[_Term]  # of what it was called on
+    age: int = 0  # how many backwards came after it
 
 
 @dataclass
 class _Place:
-    """What backwards of one line have shown.
+    """What backwards of one line have shown."""
 
-    Args:
-        where: file and line.
-        wasted: for each backward, the places of the terms that nobody stepped on, while another one was.
-        terms: their number, for each backward.
-        reached: whom each wasted term reached.
-    """
-
-    where: str
+    where: str  # file and line
+    # For each backward, the places of the terms that nobody stepped on, while another one was.
     wasted: list[set[int]] = field(default_factory=list)
-    terms: list[int] = field(default_factory=list)
-    reached: dict[int, str] = field(default_factory=dict)
+    terms: list[int] = field(default_factory=list)  # their number, for each backward
+    reached: dict[int, str] = field(default_factory=dict)  # whom each wasted term reached
 
 
 class GradientUse(Observer):
@@ -93,7 +73,6 @@ class GradientUse(Observer):
         self._begun: _Use | None = None
 
     def on_backward(self, roots: Roots) -> bool:
-        """A backward begins."""
         self._begun = None
         if self._backwards < BACKWARDS:
             self._note_backward(roots)
@@ -204,7 +183,6 @@ class GradientUse(Observer):
                     return
 
     def findings(self) -> list[Finding]:
-        """One for each line of a backward."""
         results = []
         for place in self._places.values():
             same = len(set(place.terms)) == 1 and len(place.terms) >= AGREEING
@@ -222,7 +200,6 @@ class GradientUse(Observer):
         return results
 
     def end(self, error: BaseException | None) -> None:
-        """Hold no tensors."""
         self._open, self._begun, self._optimizers = [], None, []
 
 

@@ -71,7 +71,6 @@ class GraphPatterns(Observer):
         self._differentiated = [value.shape for value in islice(sources, IMAGE) if value.dim() >= IMAGE]
 
     def on_backward(self, roots: Roots) -> None:
-        """A backward begins."""
         shapes, self._differentiated = self._differentiated, []
         columns, self._columns = self._columns, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
@@ -98,7 +97,6 @@ class GraphPatterns(Observer):
             self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z")
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._before = self._inputs
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
@@ -106,7 +104,6 @@ class GraphPatterns(Observer):
         self._before = ()
 
     def findings(self) -> list[Finding]:
-        """One for each of the four."""
         results = []
         if self._cancelled.count >= AGREEING:
             text = f"{self._cancelled}: they cancel each other, and what is computed of the sum does not train z"

@@ -27,7 +27,6 @@ class HandUpdates(Observer):
         self._stepped = False
 
     def on_backward(self, roots: Roots) -> bool:
-        """A backward begins."""
         node = roots[0][0].grad_fn if len(roots) == 1 else None
         behind = [] if node is None else [*tensors_behind(node)]
         tensors = [value for value in behind if isinstance(value, Tensor)]
@@ -54,7 +53,6 @@ class HandUpdates(Observer):
         return True
 
     def end(self, error: BaseException | None) -> None:
-        """Hold no tensors."""
         self._values = {}
 
     def finding(self) -> Finding | None:

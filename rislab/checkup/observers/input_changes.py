@@ -33,19 +33,12 @@ SAMPLES, ARRAYS, DEPTH = 4, 16, 4
 
 @dataclass
 class _Sample:
-    """Numbers of one sample that a dataset holds.
+    """Numbers of one sample that a dataset holds."""
 
-    Args:
-        name: of the dataset and of what it holds.
-        where: file and line at which the dataset reads a sample.
-        numbers: that it held when it was read last.
-        changes: scale and shift of each change since then.
-    """
-
-    name: str
-    where: str
-    numbers: Tensor
-    changes: list[tuple[float, float]] = field(default_factory=list)
+    name: str  # of the dataset and of what it holds
+    where: str  # file and line at which the dataset reads a sample
+    numbers: Tensor  # that it held when it was read last
+    changes: list[tuple[float, float]] = field(default_factory=list)  # scale and shift of each change since then
 
 
 class InputChanges(Observer):
@@ -106,7 +99,6 @@ class InputChanges(Observer):
             known.changes.append(change)
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         if self._patch is not None:
             self._patch.stop()
         self._begun = []

@@ -41,25 +41,15 @@ SAMPLES = 200_000
 
 @dataclass
 class _Pass:
-    """A pass over a loader in its own order.
+    """A pass over a loader in its own order."""
 
-    Args:
-        batches: that it would give.
-        where: file and line of the loop.
-        first: a few numbers of the first input that was trained on, None before it.
-        steps: since it began.
-        forwards: in training, since it began.
-        evaluated: a few numbers of the first input that was evaluated, None before it.
-        differentiated: whether a forward with gradients came.
-    """
-
-    batches: int
-    where: str
-    first: Tensor | None = None
-    steps: int = 0
-    forwards: int = 0
-    evaluated: Tensor | None = None
-    differentiated: bool = False
+    batches: int  # that it would give
+    where: str  # file and line of the loop
+    first: Tensor | None = None  # a few numbers of the first input that was trained on, None before it
+    steps: int = 0  # since it began
+    forwards: int = 0  # in training, since it began
+    evaluated: Tensor | None = None  # a few numbers of the first input that was evaluated, None before it
+    differentiated: bool = False  # whether a forward with gradients came
 
 
 class LoaderPasses(Observer):
@@ -94,7 +84,6 @@ class LoaderPasses(Observer):
         return reporting
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         self._look_at_begun()
         now = self._now
         if now is not None and call.inputs and not call.training and call.inputs[0].is_floating_point():
@@ -112,7 +101,6 @@ class LoaderPasses(Observer):
                 self._outputs = given[0].shape[1]
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._reads[1] += 1
         if self._now is not None:
             self._now.steps += 1
@@ -123,7 +111,6 @@ class LoaderPasses(Observer):
         self.after_step(optimizer)
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         self._iterators.__exit__()
         self._look_at_begun()
         self._note_evaluation(self._now)
@@ -188,7 +175,6 @@ class LoaderPasses(Observer):
         self._findings.setdefault((finding.name, finding.where), finding)
 
     def findings(self) -> list[Finding]:
-        """One for each line and kind."""
         self._changing()
         for where, (count, batches) in self._again.items():
             if count >= CERTAIN:

@@ -87,21 +87,13 @@ _BEYOND, _FAR = 0.2, 0.5
 
 @dataclass
 class _Suspicion:
-    """What calls of one place have shown so far.
+    """What calls of one place have shown so far."""
 
-    Args:
-        where: file and line.
-        evidence: of the last call.
-        calls: that showed it.
-        refuted: whether one did not.
-        certain: whether it can never be meant.
-    """
-
-    where: str
-    evidence: str = ""
-    calls: int = 0
-    refuted: bool = False
-    certain: bool = False
+    where: str  # file and line
+    evidence: str = ""  # of the last call
+    calls: int = 0  # that showed it
+    refuted: bool = False  # whether one did not
+    certain: bool = False  # whether it can never be meant
 
 
 class LossArguments(Observer):
@@ -113,7 +105,6 @@ class LossArguments(Observer):
         self._suspicions: dict[tuple[str, tuple[str, ...]], _Suspicion] = {}
 
     def on_loss(self, call: LossEvent) -> None:
-        """A loss was computed."""
         given = loss_arguments(call)
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
         evaluated = not torch.is_grad_enabled() and call.function in EVALUATED
@@ -137,7 +128,6 @@ class LossArguments(Observer):
             return
 
     def findings(self) -> list[Finding]:
-        """One for each place and kind."""
         held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
         return [
             *self._broadcast.values(),

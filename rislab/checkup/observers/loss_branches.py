@@ -38,23 +38,15 @@ _NORMS = ("LinalgVectorNorm", "Norm")
 
 @dataclass(eq=False)
 class _Suspect:
-    """A backward that reached what it may be meant to take as given.
+    """A backward that reached what it may be meant to take as given."""
 
-    Args:
-        name: of the finding.
-        where: file and line.
-        stack: files and lines that led there.
-        sides: by the identity of each tensor that each side of the loss depends on, the given one last.
-        regressed: whether a loss of its own trains the given side.
-        apart: whether the given side has weights that the rest of the term has not.
-    """
-
-    name: str
-    where: str
-    stack: tuple[str, ...]
+    name: str  # of the finding
+    where: str  # file and line
+    stack: tuple[str, ...]  # files and lines that led there
+    # By the identity of each tensor that each side of the loss depends on, the given one last.
     sides: list[dict[int, Tensor]]
-    regressed: bool = True
-    apart: bool = False
+    regressed: bool = True  # whether a loss of its own trains the given side
+    apart: bool = False  # whether the given side has weights that the rest of the term has not
 
     def alive(self) -> bool:
         """Whether its gradients have not been zeroed."""
@@ -87,7 +79,6 @@ class LossBranches(Observer):
         self._differentiated = True
 
     def on_backward(self, roots: Roots) -> None:
-        """A backward begins."""
         differentiated, self._differentiated = self._differentiated, False
         self._suspects = [one for one in self._suspects if one.alive()]
         root = roots[0][0] if len(roots) == 1 else None
@@ -126,7 +117,6 @@ class LossBranches(Observer):
         self._suspects = [one for one in self._suspects if one not in used]
 
     def findings(self) -> list[Finding]:
-        """One for each line of a backward."""
         results = []
         for (name, _), place in self._places.items():
             if place.steps < AGREEING or place.others:
@@ -145,7 +135,6 @@ class LossBranches(Observer):
         return results
 
     def end(self, error: BaseException | None) -> None:
-        """Hold no tensors."""
         self._suspects = []
 
 

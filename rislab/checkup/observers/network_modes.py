@@ -33,23 +33,15 @@ SLOWEST, FASTEST = 0.002, 0.9
 
 @dataclass(eq=False)
 class _Forwards:
-    """What forwards of one kind have shown.
+    """What forwards of one kind have shown."""
 
-    Args:
-        count: of those that were looked at.
-        steps: numbers of the steps before which they came.
-        where: file and line of the last.
-        inputs: mean, standard deviation and shape without the samples, of each input of each forward.
-        places: memory of the first inputs since the last step.
-        repeated: whether one input came twice in a row, as in dropout by Monte Carlo.
-    """
-
-    count: int = 0
-    steps: set[int] = field(default_factory=set)
-    where: str = ""
+    count: int = 0  # of those that were looked at
+    steps: set[int] = field(default_factory=set)  # numbers of the steps before which they came
+    where: str = ""  # file and line of the last
+    # Mean, standard deviation and shape without the samples, of each input of each forward.
     inputs: list[list[tuple[float, float, torch.Size]]] = field(default_factory=list)
-    places: tuple[int, int] = (0, 0)
-    repeated: bool = False
+    places: tuple[int, int] = (0, 0)  # memory of the first inputs since the last step
+    repeated: bool = False  # whether one input came twice in a row, as in dropout by Monte Carlo
 
     def note(self, call: ForwardEvent, step: int) -> None:
         """One more forward."""
@@ -70,40 +62,24 @@ class _Forwards:
 
 @dataclass(frozen=True, eq=False)
 class _Average:
-    """An evaluation of a network that may hold averages.
+    """An evaluation of a network that may hold averages."""
 
-    Args:
-        where: file and line.
-        weight: its weights in one number.
-        mean: its first running mean.
-        stale: evaluations so far in which its weights were others than before, and its statistics were not.
-        equal: whether it is an equal average of weights of several moments, with the statistics of the last one.
-    """
-
-    where: str
-    weight: float
-    mean: Tensor
-    stale: int = 0
+    where: str  # file and line
+    weight: float  # its weights in one number
+    mean: Tensor  # its first running mean
+    stale: int = 0  # evaluations so far in which its weights were others than before, and its statistics were not
+    # Whether it is an equal average of weights of several moments, with the statistics of the last one.
     equal: bool = False
 
 
 @dataclass(eq=False)
 class _Network:
-    """One network, with the layers that depend on its mode.
+    """One network, with the layers that depend on its mode."""
 
-    Args:
-        module: itself.
-        norms: its layers with running statistics.
-        drops: whether it has a dropout.
-        first: a number of its first weight, which tells whether it moves.
-        normalised: whether it was trained on the statistics of batches.
-        average: what its evaluations in evaluation mode have shown, if it is one of another network's weights.
-    """
-
-    module: nn.Module
-    norms: list[Any]
-    drops: bool
-    first: float
+    module: nn.Module  # itself
+    norms: list[Any]  # its layers with running statistics
+    drops: bool  # whether it has a dropout
+    first: float  # a number of its first weight, which tells whether it moves
     trained: _Forwards = field(default_factory=_Forwards)
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
@@ -112,7 +88,8 @@ class _Network:
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
-    normalised: bool = False
+    normalised: bool = False  # whether it was trained on the statistics of batches
+    # What its evaluations in evaluation mode have shown, if it is one of another network's weights.
     average: _Average | None = None
 
     @classmethod
@@ -154,7 +131,6 @@ class NetworkModes(Observer):
         self._step = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         module, gradients = call.module, torch.is_grad_enabled()
         if isinstance(module, DataParallel | DistributedDataParallel):
             module = module.module
@@ -216,18 +192,15 @@ class NetworkModes(Observer):
         network.never_moved = (network.never_moved or caller()[0] or "?") if first else ""
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._step += 1
         if self._looks.wanted(("step", id(optimizer))):
             for group in optimizer.param_groups:
                 self._stepped.update(id(value) for value in group["params"])
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        """So many steps are over."""
         self._step += steps
 
     def findings(self) -> list[Finding]:
-        """What is wrong with each network."""
         results = []
         for network in self._networks.values():
             trained = any(id(value) in self._stepped for value in nn.Module.parameters(network.module))

@@ -31,7 +31,6 @@ class OptimizerArguments(Observer):
         self._findings: list[Finding] = []
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        """A step begins."""
         self.count_step(optimizer)
         if id(optimizer) in self._known:
             return
@@ -75,5 +74,4 @@ class OptimizerArguments(Observer):
                 self._findings.append(as_warning(Code.LEARNING_RATE, "rate that no group has", text, caller()[0]))
 
     def findings(self) -> list[Finding]:
-        """One for each optimiser."""
         return self._findings

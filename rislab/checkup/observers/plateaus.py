@@ -24,21 +24,14 @@ FEWEST, TICKS, SHARE, SAMPLES = 5, 200, 0.6, 20
 
 @dataclass
 class _Ticks:
-    """Ticks of one scheduler.
+    """Ticks of one scheduler."""
 
-    Args:
-        mode: "min" or "max".
-        where: file and line of the first.
-        metrics: that it was given.
-        shares: whether each is a share of the samples that were evaluated before, as an accuracy is.
-        cuts: how often it lowered the rate.
-    """
-
-    mode: str
-    where: str
-    metrics: list[float] = field(default_factory=list)
+    mode: str  # "min" or "max"
+    where: str  # file and line of the first
+    metrics: list[float] = field(default_factory=list)  # that it was given
+    # Whether each is a share of the samples that were evaluated before, as an accuracy is.
     shares: list[bool] = field(default_factory=list)
-    cuts: int = 0
+    cuts: int = 0  # how often it lowered the rate
 
     def evidence(self) -> str:
         """How the metric went the other way, "" if it did not."""
@@ -98,18 +91,15 @@ class PlateauModes(Observer):
         self._samples = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         self._look_at_pending()
         if not torch.is_grad_enabled() and call.inputs and call.inputs[0].dim():
             self._samples += len(call.inputs[0])
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         self._steps.__exit__()
         self._look_at_pending()
 
     def findings(self) -> list[Finding]:
-        """One for each scheduler."""
         texts = [(ticks.evidence(), ticks.where) for ticks in self._ticks.values()]
         name = "plateau looked for the other way"
         return [as_warning(Code.SCHEDULER, name, text, where) for text, where in texts if text]

@@ -37,34 +37,21 @@ _NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
 
 
 class _Line(NamedTuple):
-    """A printed line.
+    """A printed line."""
 
-    Args:
-        numbers: with a point, as they are written.
-        losses: that had been computed before it.
-        steps: that had been taken.
-    """
-
-    numbers: list[str]
-    losses: int
-    steps: int
+    numbers: list[str]  # with a point, as they are written
+    losses: int  # that had been computed before it
+    steps: int  # that had been taken
 
 
 @dataclass
 class _Epoch:
-    """What was printed of some losses.
+    """What was printed of some losses."""
 
-    Args:
-        losses: raw ones since the line before.
-        samples: of each.
-        steps: since the line before.
-        before: sum of all losses that came earlier.
-    """
-
-    losses: list[float]
-    samples: list[int]
-    steps: int
-    before: float
+    losses: list[float]  # raw ones since the line before
+    samples: list[int]  # of each
+    steps: int  # since the line before
+    before: float  # sum of all losses that came earlier
 
     def means(self) -> tuple[float, float]:
         """Over batches, and over samples."""
@@ -131,7 +118,6 @@ class PrintedLosses(Observer):
                 lines.append(_Line(numbers, len(self._losses), self._steps))
 
     def on_loss(self, call: LossEvent) -> None:
-        """A loss was computed."""
         mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"
         output, given = call.output, call.args[0] if len(call.args) in (1, 2) else None
         if not mean or not isinstance(output, Tensor) or not output.requires_grad or output.dim():
@@ -141,7 +127,6 @@ class PrintedLosses(Observer):
             self._counted = False
 
     def on_backward(self, roots: Roots) -> None:
-        """A backward begins."""
         root = roots[0][0] if len(roots) == 1 and roots[0][0].numel() == 1 else None
         if self._counted and root is not None:
             # Its loss came while windows were only counted.
@@ -154,7 +139,6 @@ class PrintedLosses(Observer):
             self._share, self._same = share, self._same + 1 if same else 0
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._steps += 1
 
     def may_count(self) -> int:
@@ -167,7 +151,6 @@ class PrintedLosses(Observer):
         self._counted = True
 
     def count_forward(self, module: Module, samples: int) -> bool:
-        """A forward begins."""
         self._samples = samples
         return True
 
@@ -180,15 +163,12 @@ class PrintedLosses(Observer):
         return True
 
     def count_step(self, optimizer: Optimizer) -> None:
-        """A step is over."""
         self._steps += 1
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         self._print.__exit__()
 
     def findings(self) -> list[Finding]:
-        """One for each kind of line."""
         if abs(len(self._losses) - self._backwards) > 1:
             return []  # a loss is a sum of others
         losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]

@@ -29,23 +29,15 @@ OPTIMIZERS, TENSORS = 4, 16
 
 @dataclass(frozen=True)
 class RankMarks:
-    """What one process of a distributed training has left.
+    """What one process of a distributed training has left."""
 
-    Args:
-        rank: of the process.
-        size: number of processes.
-        wrapped: whether it had a DistributedDataParallel.
-        weights: by optimiser and step, in words, what its weights were before the step.
-        gradients: the same, of its gradients.
-        orders: of each sampler, epoch and seed of each pass.
-    """
-
-    rank: int
-    size: int
-    wrapped: bool
+    rank: int  # of the process
+    size: int  # number of processes
+    wrapped: bool  # whether it had a DistributedDataParallel
+    # By optimiser and step, in words, what its weights were before the step.
     weights: dict[str, str] = field(default_factory=dict)
-    gradients: dict[str, str] = field(default_factory=dict)
-    orders: list[list[list[int]]] = field(default_factory=list)
+    gradients: dict[str, str] = field(default_factory=dict)  # the same, of its gradients
+    orders: list[list[list[int]]] = field(default_factory=list)  # of each sampler, epoch and seed of each pass
 
 
 class RankObserver(Observer):
@@ -61,7 +53,6 @@ class RankObserver(Observer):
         self._marks: RankMarks | None = None
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
-        """Read the weights and the gradients."""
         known = self._steps.get(id(optimizer))
         if known is None and len(self._steps) >= OPTIMIZERS:
             return
@@ -83,12 +74,10 @@ class RankObserver(Observer):
         return min(((1 << step.bit_length()) - step - 1 for _, step in self._steps.values()), default=MANY)
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        """So many steps are over."""
         if id(optimizer) in self._steps:
             self._steps[id(optimizer)] = optimizer, self._steps[id(optimizer)][1] + steps
 
     def end(self, error: BaseException | None) -> None:
-        """Hold no optimisers."""
         self._steps = {}
 
     def marks(self) -> RankMarks | None:

@@ -60,12 +60,10 @@ class RepeatedSeeds(Observer):
             states.append(self._last)
 
     def after_step(self, optimizer: Optimizer) -> bool:
-        """A step of an optimiser is over."""
         self._stepped = True
         return True
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         self._seeds.__exit__()
 
     def findings(self) -> list[Finding]:
@@ -92,7 +90,6 @@ class ClassesOfBatches(Observer):
         self._where = ""
 
     def on_loss(self, call: LossEvent) -> bool:
-        """A loss was computed."""
         if len(self._steps) >= LOOKED:
             return True
         given = loss_arguments(call) if call.function in (functional.cross_entropy, functional.nll_loss) else None
@@ -108,7 +105,6 @@ class ClassesOfBatches(Observer):
         return False
 
     def after_step(self, optimizer: Optimizer) -> bool:
-        """A step of an optimiser is over."""
         if self._now:
             self._steps.append(self._now.pop() if len(self._now) == 1 else -1)
         self._now.clear()

@@ -32,55 +32,33 @@ Weights = tuple[tuple[float, ...], ...]
 
 @dataclass(eq=False)
 class Course:
-    """The steps of one optimiser.
+    """The steps of one optimiser."""
 
-    Args:
-        steps: so far.
-        stateful: whether it has a state.
-    """
-
-    steps: int = 0
-    stateful: bool = False
+    steps: int = 0  # so far
+    stateful: bool = False  # whether it has a state
 
 
 @dataclass(eq=False)
 class Saved:
-    """A state of an optimiser that the loop asked for.
+    """A state of an optimiser that the loop asked for."""
 
-    Args:
-        kind: class of the optimiser, and its settings but for the rate.
-        weights: a few of those that it had trained.
-        course: of the optimiser.
-        steps: that it had taken.
-        rate: of the optimiser, then.
-        networks: new ones that loaded these weights.
-    """
-
-    kind: tuple[Any, ...]
-    weights: Weights
-    course: Course
-    steps: int
-    rate: float
-    networks: list[weakref.ReferenceType[nn.Module]] = field(default_factory=list)
+    kind: tuple[Any, ...]  # class of the optimiser, and its settings but for the rate
+    weights: Weights  # a few of those that it had trained
+    course: Course  # of the optimiser
+    steps: int  # that it had taken
+    rate: float  # of the optimiser, then
+    networks: list[weakref.ReferenceType[nn.Module]] = field(default_factory=list)  # new ones that loaded these weights
 
 
 @dataclass(eq=False)
 class Resumed:
-    """An optimiser that goes on with weights that were saved.
+    """An optimiser that goes on with weights that were saved."""
 
-    Args:
-        saved: what it should go on from.
-        course: its own.
-        empty: whether its state was empty before its first step.
-        rates: of its first steps.
-        where: file and line of the first.
-    """
-
-    saved: Saved
-    course: Course
-    empty: bool
-    where: str
-    rates: list[float] = field(default_factory=list)
+    saved: Saved  # what it should go on from
+    course: Course  # its own
+    empty: bool  # whether its state was empty before its first step
+    where: str  # file and line of the first
+    rates: list[float] = field(default_factory=list)  # of its first steps
 
     @property
     def jumps(self) -> bool:
@@ -118,7 +96,6 @@ class LostState(Observer):
             course.stateful = bool(optimizer.state)
 
     def count_step(self, optimizer: Optimizer) -> None:
-        """A later step is over."""
         course = self._courses.get(optimizer)
         if course is not None:
             course.steps += 1

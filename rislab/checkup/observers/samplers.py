@@ -22,15 +22,10 @@ CERTAIN = 3
 
 @dataclass
 class Passes:
-    """Passes of one sampler that were trained on.
+    """Passes of one sampler that were trained on."""
 
-    Args:
-        orders: epoch and seed of each.
-        where: file and line of the loop over the first.
-    """
-
-    orders: list[tuple[int, int]] = field(default_factory=list)
-    where: str = ""
+    orders: list[tuple[int, int]] = field(default_factory=list)  # epoch and seed of each
+    where: str = ""  # file and line of the loop over the first
 
 
 class RepeatedOrder(Observer):
@@ -63,7 +58,6 @@ class RepeatedOrder(Observer):
             passes.orders.append((int(sampler.epoch), int(sampler.seed)))
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more."""
         self._iterators.__exit__()
 
     def orders(self) -> list[list[list[int]]]:

@@ -80,7 +80,6 @@ class SavedNetworks(Observer):
             self._saved |= dict.fromkeys(_places_in(saved), where)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         self._look_at_pending()
         if torch.is_grad_enabled() or not self._step:
             return
@@ -92,14 +91,12 @@ class SavedNetworks(Observer):
         self._networks[key].steps.add(self._step)
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         self._step += 1
         if id(optimizer) not in self._trained and len(self._trained) < NETWORKS:
             held = [value for group in optimizer.param_groups for value in group["params"]]
             self._trained[id(optimizer)] = [value for value in held if is_readable(value)]
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
-        """So many steps are over."""
         self._step += steps
 
     def end(self, error: BaseException | None) -> None:

@@ -26,18 +26,13 @@ PASSES, MORE, SHARE, ALL = 2, 2, 0.05, 0.9
 
 @dataclass(eq=False)
 class _Samples:
-    """Samples of one network, by a number that is drawn from each.
+    """Samples of one network, by a number that is drawn from each."""
 
-    Args:
-        trained: how often each was trained on, since the first evaluation.
-        evaluated: those of each batch of an evaluation.
-        where: file and line of the last.
-        left: samples that are still to be followed, in training and in evaluation.
-    """
-
+    # How often each was trained on, since the first evaluation.
     trained: Counter[float] = field(default_factory=Counter)
-    evaluated: list[frozenset[float]] = field(default_factory=list)
-    where: str = ""
+    evaluated: list[frozenset[float]] = field(default_factory=list)  # those of each batch of an evaluation
+    where: str = ""  # file and line of the last
+    # Samples that are still to be followed, in training and in evaluation.
     left: list[int] = field(default_factory=lambda: [SAMPLES, SAMPLES])
 
     def evidence(self) -> str:
@@ -61,7 +56,6 @@ class SplitLeakage(Observer):
         self._networks: dict[int, _Samples] = {}
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         gradients, key = torch.is_grad_enabled(), id(call.module)
         network = self._networks.get(key)
         if network is None:
@@ -84,7 +78,6 @@ class SplitLeakage(Observer):
         return 0 if any(network.left[0] > 0 for network in self._networks.values()) else MANY
 
     def findings(self) -> list[Finding]:
-        """One for each network."""
         texts = [(network.evidence(), network.where) for network in self._networks.values()]
         return [as_warning(Code.DUPLICATES, "split leakage", text, where) for text, where in texts if text]
 

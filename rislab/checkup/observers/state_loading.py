@@ -87,7 +87,6 @@ class OwnWeights(Observer):
                 self._nothing[where] = f"{text}: nothing changed", same
 
     def findings(self) -> list[Finding]:
-        """One for each line that loads."""
         nothing = [
             (as_fault if same else as_warning)(Code.WEIGHTS, "nothing was loaded", text, where)
             for where, (text, same) in self._nothing.items()

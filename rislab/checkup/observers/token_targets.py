@@ -32,19 +32,13 @@ PADDING, ROWS_PADDED = 0.25, 0.5
 
 @dataclass
 class _Place:
-    """What calls of one line have shown.
+    """What calls of one line have shown."""
 
-    Args:
-        where: file and line.
-        network: in whose forward, or after which, the loss was computed.
-        shifts: that they had, and of which of the tokens that the network was given; None where there was none, or
-            more than one.
-        padding: token, share of the targets and share of the rows that end in it, for each call; None without one.
-    """
-
-    where: str
-    network: nn.Module
+    where: str  # file and line
+    network: nn.Module  # in whose forward, or after which, the loss was computed
+    # That they had, and of which of the tokens that the network was given; None where there was none, or more than one.
     shifts: list[tuple[int, int] | None] = field(default_factory=list)
+    # Token, share of the targets and share of the rows that end in it, for each call; None without one.
     padding: list[tuple[int, float, float] | None] = field(default_factory=list)
 
 
@@ -63,7 +57,6 @@ class TokenTargets(Observer):
         self._inside, self._waiting = True, []
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """A forward is over."""
         self._inside = False
         tables = [value for value in call.inputs if value.dim() == 2 and not value.is_floating_point()]
         inputs = tensors_of([call.args, {name: value for name, value in call.kwargs.items() if name not in TARGETS}])
@@ -74,7 +67,6 @@ class TokenTargets(Observer):
         self._waiting = []
 
     def on_loss(self, call: LossEvent) -> None:
-        """A loss was computed."""
         given = loss_arguments(call) if call.function in TOKEN_LOSSES else None
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and call.output.numel() == 1
         if given is None or not trained or given[1].is_floating_point() or given[1].numel() > TOKENS:
@@ -122,7 +114,6 @@ class TokenTargets(Observer):
         return None if only is None else only[1]
 
     def findings(self) -> list[Finding]:
-        """One for each line."""
         results = []
         for place in self._places.values():
             others = [other for other in self._places.values() if other.network is place.network and other is not place]

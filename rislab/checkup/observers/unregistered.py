@@ -75,7 +75,6 @@ class UnregisteredTensors(Observer):
         return first is not None and _fingerprint(value) == first[1]
 
     def findings(self) -> list[Finding]:
-        """One for each such module."""
         return self._findings
 
 

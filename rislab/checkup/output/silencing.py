@@ -27,19 +27,12 @@ VERSION, LONGEST = 1, 2**23
 
 
 class KnownFinding(NamedTuple):
-    """What a baseline knows a finding by.
+    """What a baseline knows a finding by."""
 
-    Args:
-        code: of its rule.
-        name: its own.
-        file: as seen from the working directory, "" if there is none.
-        text: of its line, without the space around it.
-    """
-
-    code: str
-    name: str
-    file: str
-    text: str
+    code: str  # of its rule
+    name: str  # its own
+    file: str  # as seen from the working directory, "" if there is none
+    text: str  # of its line, without the space around it
 
 
 def names_of(field: str, words: str | Sequence[str]) -> tuple[str, ...]:

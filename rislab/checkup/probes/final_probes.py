@@ -42,17 +42,11 @@ _KEEPING = (list, dict, set, bytearray, torch.Generator, random.Random)
 
 @dataclass
 class _Call:
-    """The last call of a network that was looked at, in training mode.
+    """The last call of a network that was looked at, in training mode."""
 
-    Args:
-        network: that was called.
-        args: of the call, without a graph.
-        named: of the call, by name.
-    """
-
-    network: nn.Module
-    args: tuple[Any, ...]
-    named: dict[str, Any]
+    network: nn.Module  # that was called
+    args: tuple[Any, ...]  # of the call, without a graph
+    named: dict[str, Any]  # of the call, by name
 
 
 class FinalProbes(Observer):
@@ -85,14 +79,12 @@ class FinalProbes(Observer):
                 self._calls[key] = _Call(call.module, args, named)
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """A step of an optimiser is over."""
         for group in optimizer.param_groups:
             first = next(iter(group["params"]), None)
             if first is not None:
                 self._stepped[id(first)] = first
 
     def end(self, error: BaseException | None) -> None:
-        """Try the networks."""
         alone = not (torch.distributed.is_available() and torch.distributed.is_initialized())
         if error is None and alone:
             with without_global_hooks(), contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():

@@ -23,34 +23,21 @@ ROUNDING = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class LossMinimum:
-    """What is known of the smallest value of a loss.
+    """What is known of the smallest value of a loss."""
 
-    Args:
-        value: smallest that there is; minus infinity if there is none.
-        minimiser: input that has it; None if there are many.
-        wrong: what is wrong with the arguments, so that the loss is not smallest at the truth; "" if nothing is.
-    """
-
-    value: float
-    minimiser: Tensor | None
-    wrong: str = ""
+    value: float  # smallest that there is; minus infinity if there is none
+    minimiser: Tensor | None  # input that has it; None if there are many
+    wrong: str = ""  # what is wrong with the arguments, so that the loss is not smallest at the truth; "" if nothing is
 
 
 @dataclass(frozen=True, eq=False)
 class LossCall:
-    """A call of one of torch's losses.
+    """A call of one of torch's losses."""
 
-    Args:
-        function: that was called.
-        arguments: by their names, defaults included.
-        result: of the call.
-        where: file and line.
-    """
-
-    function: Callable[..., Tensor]
-    arguments: Mapping[str, Any]
-    result: Tensor
-    where: str
+    function: Callable[..., Tensor]  # that was called
+    arguments: Mapping[str, Any]  # by their names, defaults included
+    result: Tensor  # of the call
+    where: str  # file and line
 
     @property
     def name(self) -> str:

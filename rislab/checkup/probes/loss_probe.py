@@ -30,19 +30,12 @@ DESCENT_STEPS = 60
 
 @dataclass(frozen=True, eq=False)
 class ObservedLoss:
-    """The loss of the network as it is.
+    """The loss of the network as it is."""
 
-    Args:
-        output: of a copy.
-        value: of the loss.
-        calls: of torch's losses that it made.
-        call: the one among them whose result is the loss, None if there is none.
-    """
-
-    output: Any
-    value: float
-    calls: list[LossCall]
-    call: LossCall | None
+    output: Any  # of a copy
+    value: float  # of the loss
+    calls: list[LossCall]  # of torch's losses that it made
+    call: LossCall | None  # the one among them whose result is the loss, None if there is none
 
     @property
     def of_output(self) -> bool:

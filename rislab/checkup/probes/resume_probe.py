@@ -17,19 +17,12 @@ from rislab.checkup.rules import Code
 
 @dataclass(frozen=True, eq=False)
 class Resumable:
-    """All that a run goes on with; None for what it has not.
+    """All that a run goes on with; None for what it has not."""
 
-    Args:
-        model: a copy.
-        optimizer: of the copy.
-        scheduler: of that optimiser.
-        scaler: of the loss.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    scheduler: Any
-    scaler: Any
+    model: nn.Module  # a copy
+    optimizer: torch.optim.Optimizer  # of the copy
+    scheduler: Any  # of that optimiser
+    scaler: Any  # of the loss
 
     def parts(self) -> dict[str, Any]:
         """What there is, by name."""

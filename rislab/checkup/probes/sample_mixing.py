@@ -24,25 +24,18 @@ Run = Callable[[Arguments], Any]
 
 @dataclass(frozen=True)
 class Mixing:
-    """What was tried on the samples of a batch.
+    """What was tried on the samples of a batch."""
 
-    Args:
-        kind: "" if each answer depends on its own sample alone; "all" if each sample changes all answers, "most" if
-            most change half of them; "others" if samples change answers that are not theirs, and not their own;
-            "following" if each changes its own answer and all after it, "fading" if only some after it; "place" if
-            each answer depends on its own sample, and on where that stands; "some" otherwise.
-        error: the largest change of an answer that was not the sample's own, relative to the answers.
-        changed: answers that one sample changed, from 0, as an example.
-        sample: that changed them.
-        samples: of the batch.
-        other_dimension: one along which the answers are independent though not along the first, -1 if there is none.
-    """
-
+    # "" if each answer depends on its own sample alone; "all" if each sample changes all answers, "most" if most change
+    # half of them; "others" if samples change answers that are not theirs, and not their own; "following" if each
+    # changes its own answer and all after it, "fading" if only some after it; "place" if each answer depends on its own
+    # sample, and on where that stands; "some" otherwise.
     kind: str
-    error: float = 0.0
-    changed: tuple[int, ...] = ()
-    sample: int = 0
-    samples: int = 0
+    error: float = 0.0  # the largest change of an answer that was not the sample's own, relative to the answers
+    changed: tuple[int, ...] = ()  # answers that one sample changed, from 0, as an example
+    sample: int = 0  # that changed them
+    samples: int = 0  # of the batch
+    # One along which the answers are independent though not along the first, -1 if there is none.
     other_dimension: int = -1
 
 

@@ -82,32 +82,19 @@ class ExpectedEvents:
 
 @dataclass(eq=False)
 class StepCounter:
-    """Counts the windows of one optimiser that are like another one.
+    """Counts the windows of one optimiser that are like another one."""
 
-    Args:
-        like: the step of that one.
-        trace: in which forwards and backwards are counted. Without a declared loss, a loss is what backward() is called
-            on.
-        change: called when something is unlike it.
-        all_came: whether all events of the window came.
-        samples: of the last forward.
-        evaluated: whether the closure of the step under way has been.
-        forwards: of the open window.
-        backwards: of it.
-        losses: of it.
-        nodes: of the graph, one for each loss.
-    """
-
-    like: Step
+    like: Step  # the step of that one
+    # In which forwards and backwards are counted. Without a declared loss, a loss is what backward() is called on.
     trace: Trace
-    change: Callable[[], None]
-    all_came: Callable[[], bool]
-    samples: int = 0
-    evaluated: bool = False
-    forwards: int = 0
-    backwards: int = 0
-    losses: list[Loss] = field(default_factory=list)
-    nodes: list[Node] = field(default_factory=list)
+    change: Callable[[], None]  # called when something is unlike it
+    all_came: Callable[[], bool]  # whether all events of the window came
+    samples: int = 0  # of the last forward
+    evaluated: bool = False  # whether the closure of the step under way has been
+    forwards: int = 0  # of the open window
+    backwards: int = 0  # of it
+    losses: list[Loss] = field(default_factory=list)  # of it
+    nodes: list[Node] = field(default_factory=list)  # of the graph, one for each loss
     _frames: dict[tuple[str, int], tuple[CodeType, int, int]] = field(default_factory=dict)  # by line, or place
     _multiples: dict[int, float] = field(default_factory=dict)  # of the losses in their places, where none is declared
 

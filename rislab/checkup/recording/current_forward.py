@@ -19,23 +19,14 @@ from rislab.checkup.recording.trace import ForwardUse, MicroBatch, Trace, autoca
 
 @dataclass
 class CurrentForward:
-    """A forward of the network.
+    """A forward of the network."""
 
-    Args:
-        samples: size of the first dimension of its first input.
-        with_gradient: whether gradients were enabled.
-        training: whether the network was in training mode.
-        types: of autocast, and of the output.
-        follows: whether it was handed a state that the forward before had given.
-        number: of the forward, from 1; 0 before the first.
-    """
-
-    samples: int = 0
-    with_gradient: bool = True
-    training: bool = True
-    types: list[torch.dtype] = field(default_factory=list)
-    follows: bool = False
-    number: int = 0
+    samples: int = 0  # size of the first dimension of its first input
+    with_gradient: bool = True  # whether gradients were enabled
+    training: bool = True  # whether the network was in training mode
+    types: list[torch.dtype] = field(default_factory=list)  # of autocast, and of the output
+    follows: bool = False  # whether it was handed a state that the forward before had given
+    number: int = 0  # of the forward, from 1; 0 before the first
     _under_way: bool = False
     _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
     _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory

@@ -20,29 +20,17 @@ MANY = 2**60
 
 @dataclass(eq=False, slots=True)
 class ForwardEvent:
-    """A forward of a network that stands in no other network's forward.
+    """A forward of a network that stands in no other network's forward."""
 
-    Args:
-        module: that was called.
-        args: its arguments.
-        kwargs: its arguments by name.
-        output: what it gave.
-        training: whether it was in training mode when it began.
-        dtypes: of what the modules in it gave.
-        inner: modules that were called in it, itself included; empty if nobody asked for them.
-        inputs: the tensors among the arguments, in order, without sparse ones.
-        samples: size of the first dimension of the first tensor, 1 if there is none.
-    """
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
-    training: bool
-    dtypes: frozenset[torch.dtype] = frozenset()
-    inner: Sequence[nn.Module] = ()
-    inputs: list[Tensor] = field(init=False)
-    samples: int = field(init=False)
+    module: nn.Module  # that was called
+    args: tuple[Any, ...]  # its arguments
+    kwargs: Mapping[str, Any]  # its arguments by name
+    output: Any  # what it gave
+    training: bool  # whether it was in training mode when it began
+    dtypes: frozenset[torch.dtype] = frozenset()  # of what the modules in it gave
+    inner: Sequence[nn.Module] = ()  # modules that were called in it, itself included; empty if nobody asked for them
+    inputs: list[Tensor] = field(init=False)  # the tensors among the arguments, in order, without sparse ones
+    samples: int = field(init=False)  # size of the first dimension of the first tensor, 1 if there is none
 
     def __post_init__(self) -> None:
         given = [*self.args] if all(type(one) is Tensor for one in self.args) else [*tensors_of(self.args)]
@@ -54,25 +42,18 @@ class ForwardEvent:
 
 @dataclass(eq=False, slots=True)
 class LossEvent:
-    """A call of a loss.
+    """A call of a loss."""
 
-    Args:
-        function: of torch.nn.functional, a module, or the loop's own.
-        args: its arguments.
-        kwargs: its arguments by name.
-        output: what it gave.
-    """
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    output: Any
+    function: Callable[..., Any]  # of torch.nn.functional, a module, or the loop's own
+    args: tuple[Any, ...]  # its arguments
+    kwargs: Mapping[str, Any]  # its arguments by name
+    output: Any  # what it gave
 
 
 class Observer:
     """Told of events in the order in which they happen; a subclass takes those that concern it.
 
-    One that gives back True for an event is not told of such an event again.
+    One that gives back True for an event is not told of such an event again. What an event is stands here alone.
     """
 
     def begin(self) -> None:

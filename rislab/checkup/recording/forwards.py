@@ -32,23 +32,14 @@ _FUSED = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLay
 
 @dataclass(eq=False, slots=True)
 class Network:
-    """A module whose forward stands in no other.
+    """A module whose forward stands in no other."""
 
-    Args:
-        reference: to it.
-        alone: whether it is a layer of torch's own without weights, as a loss: no network.
-        wraps: whether it is a wrapper of another module, for several devices or processes.
-        looks: which of its forwards are looked into, by mode.
-        dtypes: of what the modules in it gave, in the last one that was.
-        computes_loss: whether a loss was computed within one.
-    """
-
-    reference: weakref.ref[nn.Module]
-    alone: bool
-    wraps: bool
-    looks: Looks = field(default_factory=Looks)
-    dtypes: frozenset[torch.dtype] = frozenset()
-    computes_loss: bool = False
+    reference: weakref.ref[nn.Module]  # to it
+    alone: bool  # whether it is a layer of torch's own without weights, as a loss: no network
+    wraps: bool  # whether it is a wrapper of another module, for several devices or processes
+    looks: Looks = field(default_factory=Looks)  # which of its forwards are looked into, by mode
+    dtypes: frozenset[torch.dtype] = frozenset()  # of what the modules in it gave, in the last one that was
+    computes_loss: bool = False  # whether a loss was computed within one
 
 
 class Networks(dict[int, Network]):

@@ -15,21 +15,13 @@ _NO_TICKS = -(2**31)
 
 
 class StepNumbers(NamedTuple):
-    """What rules of schedules ask of a step.
+    """What rules of schedules ask of a step."""
 
-    Args:
-        rate: largest of its learning rates, None if it has none.
-        ticks: of the scheduler so far, None without one.
-        losses: raw ones that came since the step before.
-        applied: False for a step that a scaler left out.
-        where: file and line of the step.
-    """
-
-    rate: float | None
-    ticks: int | None
-    losses: int
-    applied: bool
-    where: str
+    rate: float | None  # largest of its learning rates, None if it has none
+    ticks: int | None  # of the scheduler so far, None without one
+    losses: int  # raw ones that came since the step before
+    applied: bool  # False for a step that a scaler left out
+    where: str  # file and line of the step
 
 
 class _Kind(NamedTuple):

@@ -28,22 +28,14 @@ NewMicroBatch = Callable[[Tensor, float | None, bool], MicroBatch]
 
 @dataclass
 class OpenBackward:
-    """A backward under way.
+    """A backward under way."""
 
-    Args:
-        record: of it.
-        before: the gradients when it began, unscaled; None if the window is not compared.
-        missing: number of tensors without a gradient when it began, 0 if the window is not compared.
-        root: the raw loss in what backward() was called on; None if the losses are declared.
-        factor: with which it stands there.
-        reached: losses that it came to, each with the weight that the loop gave it.
-    """
-
-    record: Backward
-    before: Tensor | None
-    missing: int
-    root: MicroBatch | None = None
-    factor: float = math.nan
+    record: Backward  # of it
+    before: Tensor | None  # the gradients when it began, unscaled; None if the window is not compared
+    missing: int  # number of tensors without a gradient when it began, 0 if the window is not compared
+    root: MicroBatch | None = None  # the raw loss in what backward() was called on; None if the losses are declared
+    factor: float = math.nan  # with which it stands there
+    # Losses that it came to, each with the weight that the loop gave it.
     reached: list[tuple[MicroBatch, float]] = field(default_factory=list)
     _value: float | None = None  # of what backward() was called on
     _handles: list[RemovableHandle] = field(default_factory=list)

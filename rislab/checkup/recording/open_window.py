@@ -17,30 +17,18 @@ from rislab.checkup.recording.windows import is_parallel
 
 @dataclass
 class OpenWindow:
-    """What came since the last step.
+    """What came since the last step."""
 
-    Args:
-        micro_batches: raw losses.
-        nodes: of the graph, each with the loss that it gave.
-        backwards: of the loop.
-        values: of the weights when the window began, as long as no step was seen.
-        compared: whether gradients are taken.
-        size: bytes of gradients.
-        clips: calls of clip_grad_norm_().
-        by_hand: whether gradients by the weights were taken by torch.autograd.grad().
-        partial: whether some of it came before the recording began.
-        samples: of the forwards without gradients up to the first one with them, and of those with them.
-    """
-
-    micro_batches: list[MicroBatch] = field(default_factory=list)
-    nodes: dict[Node, MicroBatch] = field(default_factory=dict)
-    backwards: list[Backward] = field(default_factory=list)
-    values: Tensor | None = None
-    compared: bool = False
-    size: int = 0
-    clips: list[Clip] = field(default_factory=list)
-    by_hand: bool = False
-    partial: bool = False
+    micro_batches: list[MicroBatch] = field(default_factory=list)  # raw losses
+    nodes: dict[Node, MicroBatch] = field(default_factory=dict)  # of the graph, each with the loss that it gave
+    backwards: list[Backward] = field(default_factory=list)  # of the loop
+    values: Tensor | None = None  # of the weights when the window began, as long as no step was seen
+    compared: bool = False  # whether gradients are taken
+    size: int = 0  # bytes of gradients
+    clips: list[Clip] = field(default_factory=list)  # calls of clip_grad_norm_()
+    by_hand: bool = False  # whether gradients by the weights were taken by torch.autograd.grad()
+    partial: bool = False  # whether some of it came before the recording began
+    # Of the forwards without gradients up to the first one with them, and of those with them.
     samples: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
 
     def note_forward(self, samples: int, with_gradient: bool) -> None:
@@ -132,18 +120,13 @@ class OpenWindow:
 
 @dataclass
 class LossLines:
-    """What is known of the losses of each line, by its call stack.
+    """What is known of the losses of each line, by its call stack."""
 
-    Args:
-        asking: gives how many of the weights ask for a gradient: more of them do once a layer is thawed.
-        detached: losses that depend on none of the weights.
-        trained: losses that had a backward.
-        mixed: losses some of which depend on the weights, and some do not, as those of several heads in turn.
-    """
-
+    # Gives how many of the weights ask for a gradient: more of them do once a layer is thawed.
     asking: Callable[[], int]
-    detached: set[tuple[str, ...]] = field(default_factory=set)
-    trained: set[tuple[str, ...]] = field(default_factory=set)
+    detached: set[tuple[str, ...]] = field(default_factory=set)  # losses that depend on none of the weights
+    trained: set[tuple[str, ...]] = field(default_factory=set)  # losses that had a backward
+    # Losses some of which depend on the weights, and some do not, as those of several heads in turn.
     mixed: set[tuple[str, ...]] = field(default_factory=set)
     _asked: int = 0  # what that gave when the last detached line was found
 

@@ -16,23 +16,15 @@ WARM_UP, TOTAL = ("warm",), ("total", "training_steps", "train_steps", "num_step
 
 @dataclass(frozen=True)
 class Schedule:
-    """What a scheduler was made for.
+    """What a scheduler was made for."""
 
-    Args:
-        kind: name of its class.
-        begun: ticks before the recording began.
-        base: largest of the rates that it starts from.
-        length: ticks after which it has done what it was made for; None if it does not say, or has no end.
-        rises_after: whether its rates rise again after that.
-        warm_up: ticks of its warm-up, None if it does not say.
-    """
-
-    kind: str
-    begun: int = 0
-    base: float = 0.0
+    kind: str  # name of its class
+    begun: int = 0  # ticks before the recording began
+    base: float = 0.0  # largest of the rates that it starts from
+    # Ticks after which it has done what it was made for; None if it does not say, or has no end.
     length: int | None = None
-    rises_after: bool = False
-    warm_up: int | None = None
+    rises_after: bool = False  # whether its rates rise again after that
+    warm_up: int | None = None  # ticks of its warm-up, None if it does not say
 
 
 class SchedulerTicks:

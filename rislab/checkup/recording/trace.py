@@ -22,24 +22,18 @@ NO_WEIGHT = "the loop gives it no weight"
 
 @dataclass(eq=False, slots=True)
 class Backward:
-    """A backward of the loop.
+    """A backward of the loop."""
 
-    Args:
-        number: from 0, over the whole run.
-        fresh: whether all gradients were 0 or None when it began; None if the window is not compared.
-        carried: what was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they
-            were made longer or shorter, NaN if they were changed otherwise; None if it is not known.
-        reached: recorders to whose gradients it came, by identity; 0 among them if it is not known of one, and STEPPED
-            if it was the last one before a step.
-        own: whether it came to those of the recorder itself.
-        after: the gradients when it was over, unscaled; only of the last one in a window that is compared.
-    """
-
-    number: int
-    fresh: bool | None = None
+    number: int  # from 0, over the whole run
+    fresh: bool | None = None  # whether all gradients were 0 or None when it began; None if the window is not compared
+    # What was left of the gradients of the backward before when it began: 1 all, 0 none, the factor if they were made
+    # longer or shorter, NaN if they were changed otherwise; None if it is not known.
     carried: float | None = None
+    # Recorders to whose gradients it came, by identity; 0 among them if it is not known of one, and STEPPED if it was
+    # the last one before a step.
     reached: set[int] = field(default_factory=set)
-    own: bool = False
+    own: bool = False  # whether it came to those of the recorder itself
+    # The gradients when it was over, unscaled; only of the last one in a window that is compared.
     after: Tensor | None = None
 
     def come_to(self, recorder: int) -> None:
@@ -54,58 +48,36 @@ class Backward:
 
 @dataclass(eq=False, slots=True)
 class MicroBatch:
-    """A raw loss that was computed in training, with its true gradient.
+    """A raw loss that was computed in training, with its true gradient."""
 
-    Args:
-        samples: size of the first dimension of the network's first input.
-        count: number of equal parts that the loss is the mean of, samples or elements.
-        loss: raw; NaN for one that is not a single number.
-        dtype: of the loss.
-        gradient: true one: what its backward added to the gradients, over the weight that the loop gave it; None if
-            it was not taken, or is no longer needed.
-        why: why it could not be taken, "" if it was.
-        precision: "fp64", "fp32", "bf16" or "fp16".
-        where: file and line of the loss.
-        call_stack: files, lines and calls of the loop that led there, the innermost first; see exact_caller().
-        nonfinite: whether the loss or the gradient holds NaN or infinity.
-        training: whether the network was in training mode.
-        scale_free: whether the loss is no mean, so that its right scale is not known.
-        backwards: how many of the loop's came to this loss.
-        weight: what they weighed it with in sum, unscaled.
-        last: the last of them.
-        term_weights: weights of the means that it is known to be a sum of; empty for a single loss.
-        by_hand: whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop.
-        follows: whether the network was handed a state that its forward before had given.
-        kind: name of the node of the graph that gave it, "" for none.
-        divisors: by which the loop divided it, if it is a single loss.
-        term_factors: for each term of a sum that backward() was called on, the factors that the loop gave it.
-        terms: of the sum that it is, 1 if it is none, or not known to be one.
-        forward: which forward of the network came last before it, from 1; 0 for none.
-    """
-
-    samples: int
-    count: float
-    loss: float
-    dtype: torch.dtype
+    samples: int  # size of the first dimension of the network's first input
+    count: float  # number of equal parts that the loss is the mean of, samples or elements
+    loss: float  # raw; NaN for one that is not a single number
+    dtype: torch.dtype  # of the loss
+    # True one: what its backward added to the gradients, over the weight that the loop gave it; None if it was not
+    # taken, or is no longer needed.
     gradient: Tensor | None
-    why: str
-    precision: str
-    where: str
+    why: str  # why it could not be taken, "" if it was
+    precision: str  # "fp64", "fp32", "bf16" or "fp16"
+    where: str  # file and line of the loss
+    # Files, lines and calls of the loop that led there, the innermost first; see exact_caller().
     call_stack: tuple[str, ...]
-    nonfinite: bool
-    training: bool
-    scale_free: bool = False
-    backwards: int = 0
-    weight: float = 0.0
-    last: Backward | None = None
+    nonfinite: bool  # whether the loss or the gradient holds NaN or infinity
+    training: bool  # whether the network was in training mode
+    scale_free: bool = False  # whether the loss is no mean, so that its right scale is not known
+    backwards: int = 0  # how many of the loop's came to this loss
+    weight: float = 0.0  # what they weighed it with in sum, unscaled
+    last: Backward | None = None  # the last of them
+    # Weights of the means that it is known to be a sum of; empty for a single loss.
     term_weights: tuple[float, ...] = ()
-    by_hand: bool = False
-    follows: bool = False
-    kind: str = ""
-    divisors: tuple[float, ...] = ()
+    by_hand: bool = False  # whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop
+    follows: bool = False  # whether the network was handed a state that its forward before had given
+    kind: str = ""  # name of the node of the graph that gave it, "" for none
+    divisors: tuple[float, ...] = ()  # by which the loop divided it, if it is a single loss
+    # For each term of a sum that backward() was called on, the factors that the loop gave it.
     term_factors: tuple[tuple[float, ...], ...] = ()
-    terms: int = 1
-    forward: int = 0
+    terms: int = 1  # of the sum that it is, 1 if it is none, or not known to be one
+    forward: int = 0  # which forward of the network came last before it, from 1; 0 for none
 
 
 # So many forwards are remembered, of each place and before only those of compared windows are.
@@ -115,34 +87,21 @@ CLOSURES = 256
 
 
 class Clip(NamedTuple):
-    """A call of clip_grad_norm_().
+    """A call of clip_grad_norm_()."""
 
-    Args:
-        max_norm: its limit.
-        own: number of its tensors that the optimiser holds.
-        tensors: number of all its tensors.
-        foreign: whether no optimiser holds any of them.
-        late: whether no backward had come since the step before.
-    """
-
-    max_norm: float
-    own: int
-    tensors: int
-    foreign: bool
-    late: bool
+    max_norm: float  # its limit
+    own: int  # number of its tensors that the optimiser holds
+    tensors: int  # number of all its tensors
+    foreign: bool  # whether no optimiser holds any of them
+    late: bool  # whether no backward had come since the step before
 
 
 @dataclass(eq=False, slots=True)
 class ForwardUse:
-    """Whether a backward came to a forward in training mode.
+    """Whether a backward came to a forward in training mode."""
 
-    Args:
-        place: files and lines of the loop that led there.
-        reached: whether a backward came to it.
-    """
-
-    place: tuple[str, ...]
-    reached: bool = False
+    place: tuple[str, ...]  # files and lines of the loop that led there
+    reached: bool = False  # whether a backward came to it
 
     def reach(self) -> None:
         """A backward came."""
@@ -151,46 +110,28 @@ class ForwardUse:
 
 @dataclass(eq=False, slots=True)
 class Step:
-    """An optimiser step, or the place where one was left out.
+    """An optimiser step, or the place where one was left out."""
 
-    Args:
-        micro_batches: whose losses came since the last step.
-        backwards: since the last step.
-        clips: calls of clip_grad_norm_() since the last step.
-        gradient: unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
-        norm: of the whole gradient, unscaled; NaN if the window is not compared.
-        applied: False for a step that a scaler left out.
-        scale: of the loss, at that time.
-        finite: whether the gradient holds neither NaN nor infinity.
-        rates: learning rates, one a group.
-        ticks: of the scheduler so far, None without one.
-        where: file and line of the step.
-        other_norm: norm of the gradients that tensors which are not compared held at that moment.
-        evaluation: 0, or which further evaluation of a closure within one step it is.
-        inferred: whether it was not seen itself, and the weights have moved.
-        comparison: of the gradient with that of the window, if it was found right at once.
-        number: from 1, over the whole run.
-        ahead: whether as many forwards without gradients, of as many samples each, came before its first one with them.
-        zeroed_lines: call stacks whose gradients were zeroed before each step that was compared; of one that is not.
-    """
-
-    micro_batches: list[MicroBatch]
-    backwards: list[Backward]
-    clips: list[Clip]
+    micro_batches: list[MicroBatch]  # whose losses came since the last step
+    backwards: list[Backward]  # since the last step
+    clips: list[Clip]  # calls of clip_grad_norm_() since the last step
+    # Unscaled, as the optimiser got it; None if the window is not compared, or no longer needed.
     gradient: Tensor | None
-    norm: float
-    applied: bool
-    scale: float
-    finite: bool
-    rates: list[float]
-    ticks: int | None
-    where: str
-    other_norm: float = 0.0
-    evaluation: int = 0
-    inferred: bool = False
-    comparison: Any = None
-    number: int = 0
+    norm: float  # of the whole gradient, unscaled; NaN if the window is not compared
+    applied: bool  # False for a step that a scaler left out
+    scale: float  # of the loss, at that time
+    finite: bool  # whether the gradient holds neither NaN nor infinity
+    rates: list[float]  # learning rates, one a group
+    ticks: int | None  # of the scheduler so far, None without one
+    where: str  # file and line of the step
+    other_norm: float = 0.0  # norm of the gradients that tensors which are not compared held at that moment
+    evaluation: int = 0  # 0, or which further evaluation of a closure within one step it is
+    inferred: bool = False  # whether it was not seen itself, and the weights have moved
+    comparison: Any = None  # of the gradient with that of the window, if it was found right at once
+    number: int = 0  # from 1, over the whole run
+    # Whether as many forwards without gradients, of as many samples each, came before its first one with them.
     ahead: bool = False
+    # Call stacks whose gradients were zeroed before each step that was compared; of one that is not.
     zeroed_lines: frozenset[tuple[str, ...]] = frozenset()
 
     def numbers(self) -> StepNumbers:
@@ -225,93 +166,63 @@ class Step:
 
 @dataclass(eq=False)
 class Trace:
-    """All that was recorded of a loop and one optimiser.
+    """All that was recorded of a loop and one optimiser."""
 
-    Args:
-        steps: in order, but for those that are merged.
-        merged: of a long run, steps of which others of the kind are kept.
-        taken_count: number of steps, without further evaluations of their closures.
-        last_inferred: whether the last step was not seen itself.
-        left: micro-batches after the last step.
-        forwards: with gradients.
-        backwards: their number.
-        detached_losses: number of losses that depend on none of the weights.
-        frozen: number of tensors of the network that ask for no gradient.
-        tensors: number of trainable tensors at the beginning.
-        unchanged: names of trainable tensors whose values are those of the beginning.
-        loose_matrices: names of those among them that are more than a vector, and no weight of a layer.
-        rounding_only: names of those among them whose gradient was nothing but rounding.
-        at_times: names of trainable tensors that had a gradient at some steps that were compared, and none at others.
-        zeros: names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
-        equal_units: names of matrices and larger whose rows, or columns, began as one and stayed so while they moved.
-        unoptimised: names of trainable tensors that the optimiser does not hold.
-        set_aside: names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
-        orphaned: number of tensors of the optimiser that the network does not have, and that never had a gradient.
-        copies: whether the optimiser steps on copies of the weights, which follow them.
-        bf16_tensors: number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
-        full_tensors: number of the other larger ones.
-        ticks: of the scheduler at the end, None without one.
-        schedule: what the scheduler was made for, None without one.
-        of_one_storage: names of tensors of the optimiser that lie where another one of them does.
-        mode_dependent: whether the network computes something else in training mode than in evaluation mode.
-        batch_norms: number of its layers that take statistics of their input, in the first forward in training mode.
-        loss_declared: whether the loss was declared; False if losses are found from the backwards.
-        forward_uses: by place, the first forwards in training mode, and whether a backward came to them.
-        missed: 1 if a step was taken, or under way, when the recording began.
-        idle: number of steps without a new loss, in which no tensor had a gradient: they change nothing.
-        remade: how often another optimiser took over the same tensors.
-        stateful: whether the optimiser has a state of its own, as momentum.
-        only_frozen: whether all tensors of the optimiser ask for no gradient.
-        returned: of the first evaluations of closures: which one in its step, from 0, what it returned, and the loss.
-        crashed: whether an error ended the loop.
-        stopped: whether the checkup ended it.
-        by_library: whether a library other than torch called the steps.
-        among_ranks: whether other processes train with this one.
-        frozen_norms: whether the network has BatchNorm layers, all of whose own weights are frozen.
-        failure: what went wrong in the recording itself, "" if nothing did.
-    """
-
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)  # in order, but for those that are merged
+    # Of a long run, steps of which others of the kind are kept.
     merged: MergedSteps = field(default_factory=MergedSteps)
-    taken_count: int = 0
-    last_inferred: bool = False
-    left: list[MicroBatch] = field(default_factory=list)
-    forwards: int = 0
-    backwards: int = 0
-    detached_losses: int = 0
-    frozen: int = 0
-    tensors: int = 0
+    taken_count: int = 0  # number of steps, without further evaluations of their closures
+    last_inferred: bool = False  # whether the last step was not seen itself
+    left: list[MicroBatch] = field(default_factory=list)  # micro-batches after the last step
+    forwards: int = 0  # with gradients
+    backwards: int = 0  # their number
+    detached_losses: int = 0  # number of losses that depend on none of the weights
+    frozen: int = 0  # number of tensors of the network that ask for no gradient
+    tensors: int = 0  # number of trainable tensors at the beginning
+    # Names of trainable tensors whose values are those of the beginning.
     unchanged: list[str] = field(default_factory=list)
+    # Names of those among them that are more than a vector, and no weight of a layer.
     loose_matrices: list[str] = field(default_factory=list)
+    # Names of those among them whose gradient was nothing but rounding.
     rounding_only: list[str] = field(default_factory=list)
+    # Names of trainable tensors that had a gradient at some steps that were compared, and none at others.
     at_times: list[str] = field(default_factory=list)
+    # Names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
     zeros: list[str] = field(default_factory=list)
+    # Names of matrices and larger whose rows, or columns, began as one and stayed so while they moved.
     equal_units: list[str] = field(default_factory=list)
-    unoptimised: list[str] = field(default_factory=list)
+    unoptimised: list[str] = field(default_factory=list)  # names of trainable tensors that the optimiser does not hold
+    # Names of those that the optimiser does not hold, and that never had a gradient, as of a teacher.
     set_aside: list[str] = field(default_factory=list)
+    # Number of tensors of the optimiser that the network does not have, and that never had a gradient.
     orphaned: int = 0
-    copies: bool = False
+    copies: bool = False  # whether the optimiser steps on copies of the weights, which follow them
+    # Number of larger trainable tensors that hold nothing but numbers of bfloat16, in whatever type.
     bf16_tensors: int = 0
-    full_tensors: int = 0
-    ticks: int | None = None
-    schedule: Schedule | None = None
+    full_tensors: int = 0  # number of the other larger ones
+    ticks: int | None = None  # of the scheduler at the end, None without one
+    schedule: Schedule | None = None  # what the scheduler was made for, None without one
+    # Names of tensors of the optimiser that lie where another one of them does.
     of_one_storage: list[str] = field(default_factory=list)
-    mode_dependent: bool = False
+    mode_dependent: bool = False  # whether the network computes something else in training mode than in evaluation mode
+    # Number of its layers that take statistics of their input, in the first forward in training mode.
     batch_norms: int = 0
-    loss_declared: bool = True
+    loss_declared: bool = True  # whether the loss was declared; False if losses are found from the backwards
+    # By place, the first forwards in training mode, and whether a backward came to them.
     forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
-    missed: int = 0
-    idle: int = 0
-    remade: int = 0
-    stateful: bool = False
-    only_frozen: bool = False
+    missed: int = 0  # 1 if a step was taken, or under way, when the recording began
+    idle: int = 0  # number of steps without a new loss, in which no tensor had a gradient: they change nothing
+    remade: int = 0  # how often another optimiser took over the same tensors
+    stateful: bool = False  # whether the optimiser has a state of its own, as momentum
+    only_frozen: bool = False  # whether all tensors of the optimiser ask for no gradient
+    # Of the first evaluations of closures: which one in its step, from 0, what it returned, and the loss.
     returned: list[tuple[int, float, float]] = field(default_factory=list)
-    crashed: bool = False
-    stopped: bool = False
-    by_library: bool = False
-    among_ranks: bool = False
-    frozen_norms: bool = False
-    failure: str = ""
+    crashed: bool = False  # whether an error ended the loop
+    stopped: bool = False  # whether the checkup ended it
+    by_library: bool = False  # whether a library other than torch called the steps
+    among_ranks: bool = False  # whether other processes train with this one
+    frozen_norms: bool = False  # whether the network has BatchNorm layers, all of whose own weights are frozen
+    failure: str = ""  # what went wrong in the recording itself, "" if nothing did
 
     def drop_steps(self) -> None:
         """What was recorded so far had begun before."""

@@ -31,26 +31,16 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 @dataclass(eq=False)
 class TrackedOptimizer:
-    """An optimiser, its recorder, and the networks that it trains.
+    """An optimiser, its recorder, and the networks that it trains."""
 
-    Args:
-        optimizer: of the loop.
-        scaler: gradient scaler, None without one.
-        scheduler: of the optimiser, None without one.
-        roots: networks that hold its tensors and are no part of another.
-        recorder: of its steps.
-        declared: what its loop is meant to do.
-        ticks_before: of the scheduler, when another optimiser took over the tensors; None if none did.
-        turns: the first and the last of its steps, as numbered over all optimisers; empty without one.
-    """
-
-    optimizer: Optimizer
-    scaler: Any
-    scheduler: Any
-    roots: list[nn.Module]
-    recorder: StepRecorder
-    declared: Declared
-    ticks_before: int | None = None
+    optimizer: Optimizer  # of the loop
+    scaler: Any  # gradient scaler, None without one
+    scheduler: Any  # of the optimiser, None without one
+    roots: list[nn.Module]  # networks that hold its tensors and are no part of another
+    recorder: StepRecorder  # of its steps
+    declared: Declared  # what its loop is meant to do
+    ticks_before: int | None = None  # of the scheduler, when another optimiser took over the tensors; None if none did
+    # The first and the last of its steps, as numbered over all optimisers; empty without one.
     turns: tuple[int, ...] = ()
     _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
@@ -131,7 +121,6 @@ class LoopObserver(Observer):
             tracked.recorder.begin()
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
-        """A forward begins that stands in no other."""
         for tracked in self._training(module):
             trace = tracked.recorder.trace
             if training and not trace.forwards:
@@ -139,7 +128,6 @@ class LoopObserver(Observer):
             tracked.recorder.tell(StepRecorder.on_forward, training)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """Such a forward is over."""
         for tracked in self._training(call.module):
             tracked.recorder.tell(StepRecorder.on_forward_end, call)
 
@@ -147,7 +135,6 @@ class LoopObserver(Observer):
         return [tracked for tracked in self.tracked if tracked.trains(module)]
 
     def on_loss(self, call: LossEvent) -> None:
-        """A loss was computed."""
         if self._recorded_loss is not None and call.function is not self._recorded_loss:
             return
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
@@ -156,28 +143,23 @@ class LoopObserver(Observer):
                 tracked.recorder.tell(StepRecorder.on_loss, call.output, count, scale_free)
 
     def on_backward(self, roots: Roots) -> None:
-        """A backward begins."""
         reached: set[int] = set()
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_backward, roots, reached)
 
     def on_backward_error(self) -> None:
-        """The backward ends by an exception."""
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_backward_error)
 
     def on_backward_end(self) -> None:
-        """The backward is over."""
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_backward_end)
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:
-        """torch.autograd.grad() begins."""
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.on_grad, sources)
 
     def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
-        """clip_grad_norm_() begins."""
         held = {id(value) for tracked in self.tracked for value in tracked.tensors()}
         foreign = not any(id(value) in held for value in parameters)
         for tracked in self.tracked:
@@ -188,29 +170,24 @@ class LoopObserver(Observer):
         return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
 
     def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
-        """From now on windows are only counted."""
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.begin_counting, change, all_came)
 
     def end_counting(self, clips: int) -> None:
-        """From now on they are recorded again."""
         for tracked in self.tracked:
             tracked.recorder.tell(StepRecorder.end_counting, clips)
 
     def count_forward(self, module: nn.Module, samples: int) -> bool:
-        """A forward begins."""
         [tracked] = self.tracked
         if tracked.recorder.counter is not None and tracked.trains(module):
             tracked.recorder.counter.note_forward(samples)
         return True
 
     def count_backward(self, root: Tensor) -> bool:
-        """A backward begins."""
         counter = self.tracked[0].recorder.counter
         return counter is not None and counter.note_backward(root)
 
     def end(self, error: BaseException | None) -> None:
-        """The watching ends."""
         for tracked in self.tracked:
             tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
             tracked.recorder.trace.frozen_norms = tracked.has_frozen_norms()

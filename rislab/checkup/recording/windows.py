@@ -54,20 +54,13 @@ class Declared:
 
 @dataclass(frozen=True, eq=False)
 class StepWindow:
-    """The micro-batches of a step that was taken.
+    """The micro-batches of a step that was taken."""
 
-    Args:
-        step: as recorded.
-        number: of the step, from 1.
-        batches: its micro-batches.
-        shares: with which each should count; they add up to 1.
-        true: gradient of the window; None if one of its micro-batches is not known, or if it is no longer needed.
-    """
-
-    step: Step
-    number: int
-    batches: list[MicroBatch]
-    shares: list[float]
+    step: Step  # as recorded
+    number: int  # of the step, from 1
+    batches: list[MicroBatch]  # its micro-batches
+    shares: list[float]  # with which each should count; they add up to 1
+    # Gradient of the window; None if one of its micro-batches is not known, or if it is no longer needed.
     true: Tensor | None
 
     @property
@@ -110,20 +103,12 @@ class StepWindow:
 
 @dataclass(frozen=True, eq=False)
 class StepComparison(StepWindow):
-    """A step compared with its window.
+    """A step compared with its window; `true` is times `scale` if the loss is scale-free."""
 
-    Args:
-        true: gradient of the window; times `scale` if the loss is scale-free; None if it is no longer needed.
-        comparison: of the step's gradient with it.
-        scale_free: whether only the direction can be compared.
-        scale: that the loop gave its loss, 1 if it is not scale-free.
-        true_norm: norm of `true`, in all coordinates.
-    """
-
-    comparison: GradientComparison
-    scale_free: bool
-    scale: float
-    true_norm: float
+    comparison: GradientComparison  # of the step's gradient with it
+    scale_free: bool  # whether only the direction can be compared
+    scale: float  # that the loop gave its loss, 1 if it is not scale-free
+    true_norm: float  # norm of `true`, in all coordinates
 
     @property
     def expected(self) -> Tensor:
@@ -160,27 +145,17 @@ class StepComparison(StepWindow):
 
 @dataclass(frozen=True, eq=False)
 class WatchedRun:
-    """All that a rule may look at; see watched_run().
+    """All that a rule may look at; see watched_run()."""
 
-    Args:
-        trace: as recorded.
-        declared: what the loop is meant to do.
-        reported: its training losses, one an epoch; None if they were not given.
-        steps: those whose losses came before them, as those of a closure do not; each with its micro-batches.
-        windows: of the steps that were taken.
-        comparisons: of the steps of which both gradients are known.
-        size: micro-batches in a window, K.
-        source: where K comes from, in words.
-    """
-
-    trace: Trace
-    declared: Declared
-    reported: Sequence[float] | None
+    trace: Trace  # as recorded
+    declared: Declared  # what the loop is meant to do
+    reported: Sequence[float] | None  # its training losses, one an epoch; None if they were not given
+    # Those whose losses came before them, as those of a closure do not; each with its micro-batches.
     steps: list[tuple[Step, list[MicroBatch]]]
-    windows: list[StepWindow]
-    comparisons: list[StepComparison]
-    size: int
-    source: str
+    windows: list[StepWindow]  # of the steps that were taken
+    comparisons: list[StepComparison]  # of the steps of which both gradients are known
+    size: int  # micro-batches in a window, K
+    source: str  # where K comes from, in words
 
     @property
     def begins_off_by_one(self) -> bool:
