@@ -67,11 +67,11 @@ def _hermitian_part(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     # A few at once, in memory that is there already: each pass over N² entries counts, and these stay in the cache.
     for rows in chunks(len(matrix), width):
         some = matrix[rows]
-        change = scratch[: len(some)].copy_(some.mH).sub_(some).mul_(0.5)
+        change = scratch[: len(some)].copy_(some.mH).sub_(some)
         norms.append(_norm(some))
         odd.append(_norm(change))
-        torch.add(some, change, out=result[rows])
-    return result, torch.cat(norms), torch.cat(odd)
+        torch.add(some, change, alpha=0.5, out=result[rows])
+    return result, torch.cat(norms), torch.cat(odd) / 2
 
 
 def _refuse_size(norm: Tensor) -> None:
