@@ -94,12 +94,7 @@ class Children:
         raise StopWatching if self._stopped.exists() else Terminated
 
     def watch_run(self, run: Callable[[], None], interruptible: bool) -> None:
-        """Do the work of a child, watched, and leave a report.
-
-        Args:
-            run: the work.
-            interruptible: whether the script may be stopped with the child, by SIGTERM.
-        """
+        """Do the work of a child, watched, and leave a report; `interruptible` if the script may be stopped with it."""
         watch = ProcessWatch(self.steps, every=self.every, declared=self.declared)
         stopped, failure = False, None
         watch.__enter__()
@@ -193,12 +188,7 @@ def _sigterm_held_back() -> Iterator[None]:
 
 
 def wait_for(before: Iterable[BaseProcess], timeout: float | None) -> None:
-    """Wait for the children of this process, as Python does at its end; stop those that take longer.
-
-    Args:
-        before: children that are of no concern.
-        timeout: seconds; None waits for ever.
-    """
+    """Wait for the children of this process, but for those of `before`, so many seconds or for ever; then stop them."""
     own = [child for child in multiprocessing.active_children() if child not in before and not child.daemon]
     end = None if timeout is None else time.monotonic() + timeout
     for child in own:
@@ -228,13 +218,7 @@ def merged(reports: Sequence[ChildReport]) -> list[Finding]:
 
 
 def unjudged(unseen: int, seconds: float, trained: bool) -> list[Finding]:
-    """What could not be judged of children.
-
-    Args:
-        unseen: how many took steps and left no report.
-        seconds: of CPU time that children took.
-        trained: whether any training was seen.
-    """
+    """What could not be judged of children: how many took steps unseen, and the seconds of CPU time of all."""
     if unseen:
         why = "a fork, a daemonic process, or one that was ended before it could report"
         return [as_note(Code.LOSSES, "not judged", f"{_processes(unseen)} took steps that were not seen: {why}")]

@@ -131,11 +131,7 @@ class Findings(list[Finding]):
         return [COLUMNS[place] for place in shown], [[row[place] for place in shown] for row in rows]
 
     def to_html(self, caption: str) -> str:
-        """The table as HTML.
-
-        Args:
-            caption: that stands above it.
-        """
+        """The table as HTML, with a caption above it."""
         head, rows = self.table()
         strong = [[Html(f"<b>{severity}</b>"), *others] for severity, *others in rows]
         return html_table(head, strong, label="findings", caption=caption, row_title=COLUMNS.index("what"))

@@ -171,13 +171,7 @@ class FitWatch:
     def begin(
         self, framework: Framework, read: Callable[[], TrainerSettings], running: Callable[[], bool] = lambda: True
     ) -> None:
-        """A fit begins.
-
-        Args:
-            framework: whose fit it is.
-            read: gives the settings of the trainer.
-            running: whether the fit is still under way.
-        """
+        """A fit of a framework begins; read() gives its trainer's settings, running() says whether it is under way."""
         self.abandon()
         remark = framework.remark()
         settings = _loops_alone(read) if remark else read()
@@ -194,11 +188,7 @@ class FitWatch:
             self._end(RuntimeError("the fit was broken off"))
 
     def end(self, log: Callable[[dict[str, int]], object] | None = None) -> None:
-        """The fit is over: print and log what is wrong with it.
-
-        Args:
-            log: takes numbers by their names, to the trainer's own logger; None without one.
-        """
+        """The fit is over: print what is wrong with it, and hand numbers by name to `log`, the trainer's own logger."""
         if self._watch is not None:
             self._end(None)
             if log is not None:

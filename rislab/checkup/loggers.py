@@ -64,12 +64,7 @@ def log_to_mlflow(
 
 
 def counts_by_severity(findings: Findings, tag: str = "checkup") -> dict[str, int]:
-    """How many findings of each severity there are, and how many say that something was not judged.
-
-    Args:
-        findings: of a checkup.
-        tag: before the names.
-    """
+    """How many findings of each severity there are, and how many were not judged; a tag stands before each name."""
     counts = {f"{tag}/{name}s": sum(one.severity == name for one in findings.of("note")) for name in SEVERITIES}
     return counts | {f"{tag}/unjudged": len(findings.unjudged)}
 

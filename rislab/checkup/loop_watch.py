@@ -257,13 +257,7 @@ def _findings_of(rule: Callable[[WatchedRun], list[Finding]], run: WatchedRun) -
 
 
 def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:
-    """What is wrong with a loop, by all rules in order.
-
-    Args:
-        trace: what was recorded of the loop.
-        declared: what the loop is meant to do.
-        reported: its training losses, one an epoch; None if they are not to be judged.
-    """
+    """What is wrong with a recorded loop, by all rules in order; the arguments are those of watched_run()."""
     run = watched_run(trace, declared, reported)
     first: dict[str, Finding] = {}
     if trace.failure:

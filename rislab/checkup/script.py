@@ -112,13 +112,7 @@ def run_script(
 
 
 def remarks_on(ending: Ending, steps: int, evaluated: bool) -> list[str]:
-    """What the end of a run left unseen, in sentences.
-
-    Args:
-        ending: how it ended.
-        steps: that were taken.
-        evaluated: whether a network was run without gradients.
-    """
+    """What the end of a run after so many steps left unseen, in sentences."""
     if ending is STOPPED and not evaluated:
         return [f"stopped after {steps} steps: what comes later, as an evaluation, was not seen"]
     if ending.crashed and steps:

@@ -144,7 +144,7 @@ def fed_step(step: Step, declared: Declared, loss_declared: bool) -> FedStep:
         declared: what the loop is meant to do.
         loss_declared: whether the loss was declared.
     """
-    window = step.comparison or step_window(step, step.micro_batches, step.number, declared, loss_declared)
+    window = step.comparison or step_window(step, step.micro_batches, declared, loss_declared)
     clipped = bool(step.clips) or declared.clip_norm is not None
     weights = micro_batch_weights(window) if window.size and not (clipped and _only_clipped(window)) else None
     if weights is None:

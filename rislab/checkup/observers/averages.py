@@ -85,11 +85,7 @@ class CopiesOfOne:
         self._first: list[Tensor] = []  # a few numbers of each weight, before the first step
 
     def note_call(self, given: Iterable[Any]) -> None:
-        """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise.
-
-        Args:
-            given: its arguments.
-        """
+        """A function was called outside of forwards, perhaps with a weight: no copy follows one otherwise."""
         if self._used_by_hand:
             return
         own, places = set(map(id, self._weights)), {weight.data_ptr() for weight in self._weights}
@@ -98,11 +94,7 @@ class CopiesOfOne:
         )
 
     def before_step(self, hears: bool) -> None:
-        """Look for copies, or at those that are known.
-
-        Args:
-            hears: whether calls outside of forwards are heard.
-        """
+        """Look for copies, or at those that are known; `hears` says whether calls outside of forwards are heard."""
         self._step += 1
         self._first = self._first or [few_coordinates(weight) for weight in self._weights]
         # A search goes through all objects, which takes as long as many steps of a small network.
@@ -126,11 +118,7 @@ class CopiesOfOne:
         return step <= FIRST or step % (DISTANCE << max(0, step.bit_length() - RARER)) < 2
 
     def _search(self, young: bool = False) -> list[tuple[int, Tensor]]:
-        """Tensors that no optimiser holds, nor uses, and that are near a weight; each with the weight's place.
-
-        Args:
-            young: only among those that were made lately.
-        """
+        """Tensors that no optimiser holds, nor uses, near a weight, each with its place; all or `young` ones."""
         shapes = {value.shape for value in self._weights}
         tensors = living_objects((Tensor, nn.Parameter), young, subclasses=False)
         read = {id(copy.values) for copy in self._copies}

@@ -161,26 +161,12 @@ def loss_arguments(call: LossEvent) -> tuple[Tensor, Tensor] | None:
 
 
 def setting(call: LossEvent, name: str, place: int, default: Any) -> Any:
-    """An argument of a loss, given by position or by name.
-
-    Args:
-        call: of the loss.
-        name: of the argument.
-        place: of it among all.
-        default: if it was not given.
-    """
+    """An argument of a loss, given by its place or by name."""
     return call.args[place] if len(call.args) > place else call.kwargs.get(name, default)
 
 
 def broadcast(call: LossEvent, first: Tensor, second: Tensor, where: str) -> Finding | None:
-    """A finding if the shapes broadcast to more than either holds, where one of them lacks a dimension.
-
-    Args:
-        call: of the loss.
-        first: its input.
-        second: its target.
-        where: it was called.
-    """
+    """A finding if input and target broadcast to more than either holds, where one of them lacks a dimension."""
     if first.dim() == second.dim():
         return None
     try:
@@ -213,13 +199,7 @@ def _itself(call: LossEvent, first: Tensor) -> str:
 
 
 def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:
-    """Names of what the values of arguments may be wrong by, each with the evidence; "" if they are right.
-
-    Args:
-        call: of the loss.
-        first: its input.
-        second: its target.
-    """
+    """Names of what the values of input and target may be wrong by, each with the evidence; "" if they are right."""
     name = _name(call)
     if call.function in DISTANCES:
         yield "compared with itself", _itself(call, first) if _are_one(first, second) else ""
@@ -350,14 +330,7 @@ def _both_ways(value: Tensor) -> list[Tensor]:
 
 
 def rows_of_classes(value: Tensor) -> Tensor:
-    """Some rows of what has its classes in dimension 1, or in the only one.
-
-    Args:
-        value: (N, C) or (N, C, …) or (C,).
-
-    Returns:
-        [rows, classes], float.
-    """
+    """Some rows, float [rows, classes], of what has its classes in dimension 1, (N, C, …), or in the only one, (C,)."""
     value = value.detach()
     if value.dim() < 2:
         return value.reshape(1, -1).float()

@@ -59,11 +59,7 @@ class _Epoch:
         return sum(self.losses) / len(self.losses), weighed / sum(self.samples)
 
     def wrong(self, sizes: Iterable[int]) -> list[tuple[str, float]]:
-        """What each fault would print.
-
-        Args:
-            sizes: of datasets, by which a sum over a part of their samples may be divided.
-        """
+        """What each fault would print; by the sizes of datasets a sum over a part of their samples may be divided."""
         mean, by_samples = self.means()
         number, samples = len(self.losses), sum(self.samples)
         size = number / self.steps if self.steps else 1.0

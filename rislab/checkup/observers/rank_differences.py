@@ -95,11 +95,7 @@ def _mark(tensors: Iterable[Any]) -> str:
 
 
 def compare_ranks(marks: Sequence[RankMarks]) -> list[Finding]:
-    """What differs between the processes of one training, and must not.
-
-    Args:
-        marks: of all processes that left some.
-    """
+    """What differs between the processes of one training that left marks, and must not."""
     sizes = {one.size for one in marks}
     # Of several groups it is not known who belongs together.
     if len(marks) < 2 or sizes != {len(marks)} or {one.rank for one in marks} != set(range(len(marks))):

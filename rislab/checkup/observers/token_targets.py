@@ -98,15 +98,7 @@ class TokenTargets(Observer):
             return
 
     def input_with_shift(self, network: nn.Module, shift: int) -> int | None:
-        """Which of the tokens that a network is given are all its targets, moved by so many places; None if none are.
-
-        Args:
-            network: that was trained.
-            shift: places, ≥ 0.
-
-        Returns:
-            Their place among the inputs that are rows of tokens.
-        """
+        """Which of the tokens that a network is given are all its targets, moved by a shift ≥ 0; None if none are."""
         places = [place for place in self._places.values() if place.network is network]
         wanted = {one for place in places for one in place.shifts}
         same = len(wanted) == 1 and all(_always(place.shifts, shift) for place in places)
@@ -233,11 +225,6 @@ def padding_in(target: Tensor, ignored: int, inputs: list[Tensor]) -> tuple[int,
 
 
 def tails(rows: Tensor, token: int) -> tuple[Tensor, Tensor]:
-    """Where rows end in runs of a token, and how long those are.
-
-    Args:
-        rows: tokens, (N, T).
-        token: that fills the ends.
-    """
+    """Where rows of tokens, (N, T), end in runs of one token, and how long those are."""
     ends = (rows == token).flip(1).long().cumprod(1).flip(1).bool()
     return ends, ends.sum(1)

@@ -133,12 +133,7 @@ def file_and_line(finding: Finding) -> tuple[str, int]:
 
 
 def line_text(finding: Finding, folder: str) -> str:
-    """The text of the line of a finding, "" if it has none.
-
-    Args:
-        finding: whose `where` is as seen from `folder`.
-        folder: working directory.
-    """
+    """The text of the line of a finding, whose `where` is as seen from a folder; "" if it has none."""
     file, line = file_and_line(finding)
     path = os.path.join(folder, file)
     try:

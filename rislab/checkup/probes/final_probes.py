@@ -153,13 +153,7 @@ def without_global_hooks() -> Iterator[None]:
 
 
 def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
-    """Whether a network is small, runs in this process alone, and keeps nothing outside of itself.
-
-    Args:
-        network: to be tried.
-        args: with which, by position.
-        named: with which, by name.
-    """
+    """Whether a network is small, runs in this process alone, and keeps nothing outside of itself."""
     kinds = {type(module) for module in network.modules()}
     if any(kind.__name__ in ("OptimizedModule", "FullyShardedDataParallel") for kind in kinds):
         return False
@@ -173,11 +167,7 @@ def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
 
 
 def keeps_outside(kind: type) -> bool:
-    """Whether methods of a module, or functions that they call, may change something that is not the module's.
-
-    Args:
-        kind: class of the module; those of torch change nothing.
-    """
+    """Whether methods of a module, or functions that they call, may change what is not its own; torch's do not."""
     visited: set[int] = set()
     functions = [
         one
@@ -227,14 +217,9 @@ def _outer_names(code: CodeType) -> tuple[set[str], bool]:
 def tried_on_tokens(
     network: nn.Module, args: tuple[Any, ...], named: dict[str, Any], shift: int, place: int
 ) -> list[Finding]:
-    """A finding if answers do not change with other tokens as they should, of a network whose targets are its inputs.
+    """A finding if answers do not change with other tokens as they should.
 
-    Args:
-        network: that was trained so.
-        args: with which it was called, by position.
-        named: with which it was called, by name.
-        shift: by how many places the targets are the inputs moved, 0 or 1.
-        place: of these inputs, among those that are rows of tokens.
+    The targets of the network are inputs of it, moved by a shift of 0 or 1: those at a place among its rows of tokens.
     """
     arguments = (args, named)
     tokens = [value for value in tensors_of(arguments) if is_tokens(value)][place:]

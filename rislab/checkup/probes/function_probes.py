@@ -29,11 +29,6 @@ def function_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
 
     Those that are meant to differ are left out: whose forward gives what it was given, or nothing that can be derived,
     as where gradients are reversed, clipped or passed straight through a rounding.
-
-    Args:
-        network: that was trained.
-        args: with which it was called, by position.
-        named: with which it was called, by name.
     """
     calls: dict[type[Function], tuple[Any, ...]] = {}
     kinds = [*_own_functions(Function)]

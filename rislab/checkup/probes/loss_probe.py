@@ -204,13 +204,7 @@ def _lowest(target: ProbeTarget, truth: Any, starts: list[Any]) -> tuple[float, 
 
 
 def descend(target: ProbeTarget, output: Any, truth: Any) -> tuple[float, Tensor | None]:
-    """The lowest loss on a way down from an output, and where it is.
-
-    Args:
-        target: that has the loss.
-        output: a tensor, or nested ones.
-        truth: the target of the micro-batch.
-    """
+    """The lowest loss on a way down from an output, a tensor or nested ones, and where it is."""
     moved, leaves = _movable(output)
     best: list[Any] = [math.inf, None]
     if not leaves:

@@ -33,11 +33,6 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
 
     Evaluated twice on one input it must answer the same: a fault. Answers that change with the other samples of the
     batch are a warning, and only where nothing speaks for that they are meant to; so is an input that changes none.
-
-    Args:
-        model: that was called.
-        args: of the call, by position.
-        named: of the call, by name.
     """
     arguments = _detached((args, named or {}))
     with one_seed(0), torch.no_grad():
@@ -121,12 +116,7 @@ def runner(model: nn.Module, seed: int = 0) -> Run:
 
 
 def evaluated_twice(model: nn.Module, arguments: Arguments) -> list[Finding]:
-    """The same input twice in evaluation mode.
-
-    Args:
-        model: of which copies are tried.
-        arguments: by position and by name.
-    """
+    """The same input twice in evaluation mode, on copies of a network."""
     code = Code.TWICE
     tolerance = SAME[precision_in(model, arguments)]
     copied = copy_network(model).eval()

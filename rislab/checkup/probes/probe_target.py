@@ -158,12 +158,7 @@ class ProbeTarget:
         return self.learn_by_heart(stop=0.01)
 
     def learn_by_heart(self, steps: int | None = None, stop: float = 0.0) -> Learned:
-        """A copy after Adam on the first micro-batch, at the best of some rates.
-
-        Args:
-            steps: at each rate; `self.steps` if None.
-            stop: share of the first loss at which a rate is left.
-        """
+        """A copy after Adam on the first micro-batch, at the best of some rates; each stops at a share of its loss."""
         tried = []
         for rate in RATES:
             with one_seed(self.seed):

@@ -40,13 +40,7 @@ class Mixing:
 
 
 def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None:
-    """Exchange some samples one by one, and look at whose answers change; None if this shows nothing.
-
-    Args:
-        run: calls the network, in the same state each time.
-        arguments: by position and by name; samples come first.
-        precision: of the network, a key of SAME.
-    """
+    """Exchange some samples one by one, and look at whose answers change; None if this shows nothing."""
     first = next((leaf for leaf in _leaves(arguments) if isinstance(leaf, SampleList) or leaf.dim()), None)
     samples = 0 if first is None else len(first)
     if samples < 2:
@@ -204,14 +198,7 @@ def _leaves(arguments: Arguments) -> list[Any]:
 
 
 def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) -> str:
-    """Why samples may well be mixed on purpose; "" if nothing speaks for it.
-
-    Args:
-        model: whose modules run() calls.
-        run: calls the network.
-        arguments: with which it was tried.
-        mixing: what was found.
-    """
+    """Why samples may well be mixed on purpose; "" if nothing speaks for it."""
     size = mixing.samples
     if mixing.other_dimension > 0:
         return "the answers are independent along the second dimension: the first may be one of time"

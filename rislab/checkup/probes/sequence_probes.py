@@ -30,13 +30,7 @@ NOTHING = -1e3
 
 
 def sequence_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> list[Finding]:
-    """Faults and warnings of what was tried on a network and an input of it; what cannot be tried tells nothing.
-
-    Args:
-        network: that was trained.
-        args: with which it was called, by position.
-        named: with which it was called, by name.
-    """
+    """Faults and warnings of what was tried on a network and an input of it; what cannot be tried tells nothing."""
     findings = []
     for probe in (_attention, _padding, _backward_direction):
         try:

@@ -114,20 +114,11 @@ class StepCounter:
         return same
 
     def note_forward(self, samples: int) -> None:
-        """A forward of the network begins.
-
-        Args:
-            samples: of its first input.
-        """
+        """A forward of the network begins, on so many samples."""
         self.samples, self.forwards = samples, self.forwards + 1
 
     def note_loss(self, loss: Tensor, count: float | None) -> bool:
-        """Whether a declared loss is like the one in its place; else the counting is over.
-
-        Args:
-            loss: raw.
-            count: equal parts that it is the mean of, None for one a sample.
-        """
+        """Whether a declared loss, and its count of parts, is like the one in its place; else the counting is over."""
         return self._as_expected(self._fits(loss, count))
 
     def _fits(self, loss: Tensor, count: float | None) -> bool:
@@ -140,11 +131,7 @@ class StepCounter:
         return self._add(node, float(loss.item()), float(self.samples) if count is None else count)
 
     def note_backward(self, root: Tensor) -> bool:
-        """Whether a backward is like the one in its place: of the loss there, with its weight.
-
-        Args:
-            root: a real number with a graph.
-        """
+        """Whether a backward from a real number is like the one in its place: of the loss there, with its weight."""
         place = self.backwards
         if place >= len(self.like.micro_batches):
             return False
@@ -177,11 +164,7 @@ class StepCounter:
         return finite
 
     def may_step(self, closure: bool) -> bool:
-        """Whether a step may begin now; else the counting is over.
-
-        Args:
-            closure: whether it is given one, with which the window goes on.
-        """
+        """Whether a step may begin now; else the counting is over. With a closure, the window goes on."""
         return self._as_expected((closure or self._is_complete()) and self._is_at(self.like.where, -1))
 
     def note_evaluation(self) -> bool:
@@ -190,11 +173,7 @@ class StepCounter:
         return self.evaluated
 
     def is_over(self, closure: bool) -> bool:
-        """Whether the window is, now that its step is; else the counting is over.
-
-        Args:
-            closure: whether the step was given one.
-        """
+        """Whether the window is, now that its step is, which had a closure or not; else the counting is over."""
         return self._as_expected(self.evaluated == closure and self.all_came())
 
     def _is_complete(self) -> bool:
@@ -214,15 +193,7 @@ class StepCounter:
         return losses
 
     def resume(self, window: OpenWindow, clips: int) -> bool:
-        """Enter in the open window what was counted of it.
-
-        Args:
-            window: that was not recorded.
-            clips: calls of clip_grad_norm_() in it.
-
-        Returns:
-            Whether it is over, as the closure of its step was evaluated.
-        """
+        """Enter in the open window what was counted of it; whether it is over, as its closure was evaluated."""
         over, begun = self.evaluated, self.forwards or self.backwards
         for place, (loss, samples, count) in enumerate(self.losses):
             like = self.like.micro_batches[place]
@@ -241,12 +212,7 @@ class StepCounter:
 
 
 def is_simple(step: Step, used: Sequence[MicroBatch]) -> bool:
-    """Whether all losses of a step had one backward each, in order, and all is known of it.
-
-    Args:
-        step: that was taken.
-        used: those of its micro-batches whose losses had backwards.
-    """
+    """Whether all losses of a step were `used`, by one backward each, in order, and all is known of it."""
     batches = step.micro_batches
     return (
         0 < len(batches) == len(used) == len(step.backwards)

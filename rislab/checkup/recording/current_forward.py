@@ -32,21 +32,12 @@ class CurrentForward:
     _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
 
     def begin(self, training: bool) -> None:
-        """It begins.
-
-        Args:
-            training: whether the network is in training mode.
-        """
+        """It begins, in training mode or not."""
         self.training, self._losses, self._under_way = training, [], True
         self.number += 1
 
     def end(self, call: ForwardEvent, compared: bool) -> None:
-        """The forward is over.
-
-        Args:
-            call: of the network.
-            compared: whether it stands in a window that is compared.
-        """
+        """The forward is over; `compared` if it stands in a window that is compared."""
         first = next(filter(Tensor.dim, call.inputs), None)
         self.samples = call.samples
         for batch, counted in self._losses:
@@ -110,12 +101,7 @@ class CurrentForward:
 
 
 def watch_use(output: Any, trace: Trace) -> None:
-    """Notice whether a backward comes to a forward in training mode.
-
-    Args:
-        output: of the forward.
-        trace: in which it is noted.
-    """
+    """Notice in a trace whether a backward comes to a forward in training mode, by its output."""
     # A hook on a weight that is given as it is would stay there.
     place = caller()[1]
     if trace.used_at_once(place):

@@ -165,12 +165,7 @@ class EventSource:
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
     def note_failure(self, place: str, error: Exception) -> None:
-        """Remember an error of the checkup's own, once.
-
-        Args:
-            place: where it came up.
-            error: itself.
-        """
+        """Remember an error of the checkup's own, and the place where it came up, once."""
         failure = f"{place}: {type(error).__name__}: {error_text(error)}"
         if failure not in self.failures and len(self.failures) < _FAILURES:
             self.failures.append(failure)

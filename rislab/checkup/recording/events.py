@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding
 from rislab.checkup.recording.tensors import samples_of, tensors_of
 
+# Tensors that a backward starts from, each with the gradient that was given for it, or None.
 Roots = Sequence[tuple[Tensor, Tensor | None]]
 # More windows than any run has.
 MANY = 2**60
@@ -78,7 +79,7 @@ class Observer:
         """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
 
     def on_backward(self, roots: Roots) -> bool | None:
-        """A backward begins, at these tensors, each with the gradient that was given for it, or None."""
+        """A backward begins."""
 
     def on_backward_error(self) -> None:
         """The backward ends by an exception; on_backward_end() comes then."""

@@ -65,10 +65,7 @@ def _is_function(module: nn.Module) -> bool:
 def computes(module: nn.Module, inputs: Any, thorough: bool) -> bool:
     """Whether a forward works on numbers, and not for an export, a transform of functions or a plan of memory.
 
-    Args:
-        module: that is called.
-        inputs: its arguments.
-        thorough: whether its weights are asked too, which takes longer.
+    If it is `thorough`, its weights are asked too, which takes longer.
     """
     plain = len(inputs) <= _LOOKED_AT and all(type(one) is Tensor for one in inputs)
     given = [*inputs] if plain else [*islice(tensors_of(inputs), _LOOKED_AT)]
@@ -95,13 +92,7 @@ class ForwardUnderWay(threading.local):
         self.dtypes: set[torch.dtype] = set()
 
     def begin(self, module: nn.Module, training: bool, looked_into: bool) -> None:
-        """A forward begins.
-
-        Args:
-            module: outermost one.
-            training: whether it is in training mode.
-            looked_into: whether what is called in it is noted.
-        """
+        """The forward of an outermost module begins; if it is looked into, what is called in it is noted."""
         self.outermost, self.depth, self.training, self.looked_into = module, 1, training, looked_into
         self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
 

@@ -124,11 +124,7 @@ class GradientSamples:
         return torch.cat(parts) if parts else torch.zeros(0)
 
     def norm(self, gradients: Tensor) -> float:
-        """Norm of the gradients, every coordinate of them.
-
-        Args:
-            gradients: as gradients() has just read them.
-        """
+        """Norm of the gradients, every coordinate of them; given are those that gradients() has just read."""
         return (
             float(torch.linalg.vector_norm(gradients))
             if max(self._strides, default=1) == 1

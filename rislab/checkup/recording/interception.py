@@ -131,12 +131,7 @@ class LossInterceptor(TorchFunctionMode):
         return innermost
 
     def outside(self, work: Callable[..., None], *args: Any) -> None:
-        """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's.
-
-        Args:
-            work: to be done.
-            args: with which it is called.
-        """
+        """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
         if not self.active or not _mode_is_active():
             work(*args)
         else:
@@ -363,10 +358,7 @@ class PatchedCalls(_Replacing):
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
     """How many equal parts a loss is the mean of, None if one for each sample, 1 for a sum; and whether it is a sum.
 
-    Args:
-        loss: a function of torch.nn.functional, a Module, or anything else.
-        args: that it was called with.
-        named: arguments that it was called with by name.
+    It is a function of torch.nn.functional, a Module, or anything else.
     """
     # Attributes of a module stand for what is not given by name.
     function, module = (MODULES.get(type(loss)), loss) if isinstance(loss, nn.Module) else (loss, None)

@@ -35,12 +35,7 @@ def sources_of(node: Node) -> list[Node]:
 
 
 def nodes_behind(root: Node, most: int) -> Iterator[Node]:
-    """A node and those behind it, until so many have been met.
-
-    Args:
-        root: of the graph.
-        most: number of nodes, ≥ 1.
-    """
+    """A node and those behind it, until so many have been met."""
     waiting, visited = [root], {root}
     while waiting and len(visited) < most:
         node = waiting.pop()
@@ -51,23 +46,14 @@ def nodes_behind(root: Node, most: int) -> Iterator[Node]:
 
 
 def depends_on(loss: Tensor, own: Container[int]) -> bool:
-    """Whether a loss depends on one of some tensors, or on too much to tell.
-
-    Args:
-        loss: with or without a graph.
-        own: identities of the tensors.
-    """
+    """Whether a loss depends on one of some tensors, by their identities, or on too much to tell."""
     if loss.grad_fn is None:
         return id(loss) in own
     return any(value is None or id(value) in own for value in tensors_behind(loss.grad_fn))
 
 
 def tensors_behind(*starts: Node) -> Iterator[Tensor | None]:
-    """The tensors that nodes depend on, the nearest first; None at the end if there are too many nodes.
-
-    Args:
-        starts: nodes.
-    """
+    """The tensors that nodes depend on, the nearest first; None at the end if there are too many nodes."""
     visited, waiting = {*starts}, deque(starts)
     while waiting:
         node = waiting.popleft()

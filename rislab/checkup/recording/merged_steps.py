@@ -58,26 +58,13 @@ class MergedSteps:
         return len(self._places) >= MOST or len(self._losses) >= MOST
 
     def add(self, numbers: StepNumbers, size: int, kinds: Iterable[str], losses: Sequence[Loss]) -> None:
-        """Keep the numbers of one more step.
-
-        Args:
-            numbers: of it.
-            size: micro-batches of its window.
-            kinds: what is to be counted of its losses, in words.
-            losses: as many as the numbers say.
-        """
+        """Keep the numbers of one more step, the size of its window, and what is to be counted of its losses."""
         kind = _Kind(numbers.rate is not None, numbers.losses, numbers.applied, numbers.where)
         self._last = self._kinds.setdefault(kind, len(self._kinds)), size, numbers.applied, (*kinds,)
         self.add_alike(numbers.rate, numbers.ticks, losses)
 
     def add_alike(self, rate: float | None, ticks: int | None, losses: Sequence[Loss]) -> None:
-        """Keep the numbers of one more step of the kind of the one before.
-
-        Args:
-            rate: largest of its learning rates.
-            ticks: of the scheduler so far.
-            losses: as many as that one had.
-        """
+        """Keep the numbers of one more step of the kind of the one before, with as many losses."""
         place, size, applied, kinds = self._last
         self._places.append(place)
         self._rates.append(rate or 0.0)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
 
+from rislab.checkup.recording.events import Roots
 from rislab.checkup.recording.loss_graph import (
     divisions,
     factors,
@@ -45,18 +46,14 @@ class OpenBackward:
 
     def find_loss(
         self,
-        roots: Sequence[tuple[Tensor, Tensor | None]],
+        roots: Roots,
         known: Mapping[Node, MicroBatch],
         new_micro_batch: NewMicroBatch,
         compared: bool,
     ) -> None:
         """Find the raw loss in what backward() was called on, and watch what weighs it.
 
-        Args:
-            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
-            known: losses that were intercepted, by their nodes.
-            new_micro_batch: makes one of a loss that was not.
-            compared: whether the window is compared.
+        Those that were intercepted are `known`, by their nodes; new_micro_batch() makes one of a loss that was not.
         """
         root, upstream = roots[0]
         if len(roots) > 1 or root.numel() != 1 or root.grad_fn is None:
@@ -77,16 +74,13 @@ class OpenBackward:
 
     def watch_losses(
         self,
-        roots: Sequence[tuple[Tensor, Tensor | None]],
+        roots: Roots,
         nodes: Mapping[Node, MicroBatch],
         report: Callable[[MicroBatch, Sequence[Tensor | None], float], None],
     ) -> None:
-        """Notice which losses the backward comes to, and how the loop weighs them.
+        """Notice which losses, by their nodes, the backward comes to, and how the loop weighs them.
 
-        Args:
-            roots: tensors that the backward starts from, each with the gradient that was given for it, or None.
-            nodes: of the graph, each with the loss that it gave.
-            report: called with a loss, the gradients that come to it, and what stands for a missing one.
+        report() is called with a loss, the gradients that come to it, and what stands for a missing one.
         """
         root, upstream = roots[0] if nodes and len(roots) == 1 else (None, None)
         node = None if root is None else weighed_node(root, nodes)
@@ -121,11 +115,7 @@ class OpenBackward:
                 self.watch(one, lambda given, values=values: values.append(number_of(given)))
 
     def close(self, scale: float) -> None:
-        """The backward is over: what it has shown of the loss that was found from it.
-
-        Args:
-            scale: of the losses, of a gradient scaler.
-        """
+        """The backward is over: what it has shown of the loss that was found from it, at the scale of a scaler."""
         for handle in self._handles:
             handle.remove()
         batch = self.root
@@ -146,12 +136,7 @@ class OpenBackward:
         return tuple(tuple(value / scale for value in values) for values in self._terms)
 
     def adds_nothing(self, trained: Container[tuple[str, ...]], own: Container[int]) -> bool:
-        """Whether the gradients may stay as they are: for no weight, for a gradient of 0 or one below rounding.
-
-        Args:
-            trained: lines of losses that have changed the gradients.
-            own: identities of the weights.
-        """
+        """Whether gradients may stay as they are: for no weight, or, on trained lines, one of 0 or below rounding."""
         if not self.reached or not any(weight for _, weight in self.reached):
             return bool(self.reached)
         if self._start is None or any(batch.call_stack not in trained for batch, _ in self.reached):
@@ -159,12 +144,7 @@ class OpenBackward:
         return any(id(value) in own for value in tensors_behind(self._start))
 
     def growth(self, after: Tensor, backwards: Sequence[Backward]) -> Tensor | None:
-        """What it added to the gradients, None if there are others than when it began.
-
-        Args:
-            after: the gradients now, unscaled.
-            backwards: of the window; only the last remembers its gradients.
-        """
+        """What it added to the gradients, None if there are others than when it began; of all, it alone keeps them."""
         for earlier in backwards:
             earlier.after = None
         self.record.after = after
@@ -173,12 +153,7 @@ class OpenBackward:
         return after if self.record.fresh else after - self.before
 
     def weigh_losses(self, growth: Tensor | None, why: str) -> int:
-        """Give the losses that it came to their weights, and what it added to the gradients; bytes that they hold.
-
-        Args:
-            growth: of the gradients, None if the window is not compared.
-            why: why the gradient is not to be kept, "" if it is.
-        """
+        """Give the losses that it came to their weights, and its growth unless it says why not; bytes held."""
         total, finite = (
             sum(weight for _, weight in self.reached),
             growth is None or math.isfinite(growth.sum(dtype=torch.float64)),
@@ -204,11 +179,6 @@ def _total(root: Tensor, upstream: Tensor | None) -> float:
 
 
 def number_of(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
-    """The first gradient that a node was given, if it is a single real number.
-
-    Args:
-        given: gradients of what the node gave.
-        missing: what stands for one that is None, or no such number.
-    """
+    """The first gradient that a node was given, if it is a single real number, else what stands for a missing one."""
     first = given[0] if given else None
     return missing if first is None or first.numel() != 1 or first.is_complex() else float(first.detach())

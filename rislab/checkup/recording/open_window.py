@@ -32,12 +32,7 @@ class OpenWindow:
     samples: tuple[list[int], list[int]] = field(default_factory=lambda: ([], []))
 
     def note_forward(self, samples: int, with_gradient: bool) -> None:
-        """A forward of the network is over; one without gradients after others with them ends a first pass.
-
-        Args:
-            samples: of its first input.
-            with_gradient: whether gradients were enabled.
-        """
+        """A forward on so many samples is over; one without gradients after others with them ends a first pass."""
         ahead, after = self.samples
         if not self.compared:
             return
@@ -64,12 +59,7 @@ class OpenWindow:
             self.micro_batches.remove(batch)
 
     def drop_earlier(self, trace: Trace, recorder: int) -> None:
-        """A first forward: backwards before it are those of forwards that began before the recording.
-
-        Args:
-            trace: of the recorder.
-            recorder: its identity.
-        """
+        """A first forward: backwards before it that came to a recorder are of forwards before the recording."""
         self.partial |= any(recorder in backward.reached for backward in self.backwards)
         if len(trace.steps) == 1 and any(recorder in backward.reached for backward in trace.steps[0].backwards):
             trace.drop_steps()
@@ -102,11 +92,7 @@ class OpenWindow:
         return self.backwards
 
     def carried(self, before: Tensor | None) -> float | None:
-        """What is left of the gradients of the last backward, see Backward.
-
-        Args:
-            before: gradients that are there now; None if they were not read.
-        """
+        """What is left of the gradients of the last backward, if those that are there now were read; see Backward."""
         last = self.backwards[-1].after if self.backwards else None
         if last is None or before is None or len(last) != len(before):
             return None
@@ -131,11 +117,7 @@ class LossLines:
     _asked: int = 0  # what that gave when the last detached line was found
 
     def is_detached(self, line: tuple[str, ...]) -> bool:
-        """Whether losses of a line depend on none of the weights, of which as many ask for a gradient as then.
-
-        Args:
-            line: its call stack.
-        """
+        """Whether losses of a line depend on none of the weights, of which as many ask for a gradient as then."""
         if line in self.detached and self.asking() != self._asked:
             self.detached = set()
         return line in self.detached

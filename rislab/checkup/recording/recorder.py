@@ -19,7 +19,7 @@ from rislab.checkup.recording.call_stack import by_library, caller
 from rislab.checkup.recording.closures import reporting_closures
 from rislab.checkup.recording.counting import StepCounter
 from rislab.checkup.recording.current_forward import CurrentForward, watch_use
-from rislab.checkup.recording.events import ForwardEvent
+from rislab.checkup.recording.events import ForwardEvent, Roots
 from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.loss_graph import depends_on
@@ -63,12 +63,7 @@ class StepRecorder:
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
 
     def tell(self, event: Callable[..., Any], *args: Any) -> None:
-        """Report an event; one that cannot be recorded ends the recording, and never the loop.
-
-        Args:
-            event: a method of this class.
-            args: of the method.
-        """
+        """Report an event, a method of this class; one that cannot be recorded ends the recording, never the loop."""
         if self.trace.failure:
             return
         try:
@@ -109,11 +104,7 @@ class StepRecorder:
         ]
 
     def end(self, error: BaseException | None = None) -> None:
-        """Take all hooks away, and record what only the end shows.
-
-        Args:
-            error: that ended the loop, None if none did.
-        """
+        """Take all hooks away, and record what only the end shows, after an error or not."""
         for handle in self._handles:
             handle.remove()
         self.trace.crashed = isinstance(error, Exception)
@@ -132,11 +123,7 @@ class StepRecorder:
     # Forwards and losses.
 
     def on_forward(self, training: bool) -> None:
-        """A forward of the network begins.
-
-        Args:
-            training: whether the network is in training mode.
-        """
+        """A forward of the network begins, in training mode or not."""
         self._forward.with_gradient = torch.is_grad_enabled()
         if not self._forward.with_gradient:
             self._sampling.note_evaluation()
@@ -157,13 +144,7 @@ class StepRecorder:
             self._forward.end(call, self._window.compared)
 
     def on_loss(self, loss: Tensor, count: float | None, scale_free: bool) -> None:
-        """A loss was computed.
-
-        Args:
-            loss: raw.
-            count: equal parts that it is the mean of, None for one a sample.
-            scale_free: whether it is no mean.
-        """
+        """A loss was computed; CurrentForward.micro_batch() says what is known of it."""
         # A loss without a gradient, after a forward without one, is that of an evaluation.
         if not torch.is_grad_enabled() or (not self._forward.with_gradient and not loss.requires_grad):
             return
@@ -190,13 +171,8 @@ class StepRecorder:
 
     # Backwards.
 
-    def on_backward(self, roots: Sequence[tuple[Tensor, Tensor | None]], reached: set[int]) -> None:
-        """A backward of the loop begins.
-
-        Args:
-            roots: tensors that it starts from, each with the gradient that was given for it, or None.
-            reached: recorders to whose gradients it came, filled as they notice it.
-        """
+    def on_backward(self, roots: Roots, reached: set[int]) -> None:
+        """A backward of the loop begins; recorders enter themselves in `reached` if it comes to their gradients."""
         self._thread = threading.get_ident()
         self._note_moved_weights()
         if self._lines.mixed and roots and not depends_on(roots[0][0], self._samples.optimised()):
@@ -290,13 +266,7 @@ class StepRecorder:
         self._window.by_hand |= not self._samples.optimised().isdisjoint(map(id, sources))
 
     def on_clip(self, parameters: Sequence[Tensor], max_norm: float, foreign: bool) -> None:
-        """clip_grad_norm_() begins.
-
-        Args:
-            parameters: its tensors.
-            max_norm: its limit.
-            foreign: whether no optimiser holds any of them.
-        """
+        """clip_grad_norm_() begins, on `foreign` tensors if no optimiser holds any of them."""
         own = self._samples.optimised()
         count, late = sum(id(value) in own for value in parameters), not self._window.backwards
         self._window.clips.append(Clip(max_norm, count, len(parameters), foreign, late))

@@ -52,12 +52,7 @@ class SchedulerTicks:
 
 
 def schedule_of(scheduler: Any, begun: int) -> Schedule:
-    """What a scheduler was made for.
-
-    Args:
-        scheduler: of torch, or another with its attributes.
-        begun: its ticks so far.
-    """
+    """What a scheduler, of torch or with its attributes, was made for, after so many ticks."""
     kind, base = type(scheduler), max(getattr(scheduler, "base_lrs", ()), default=0.0)
     values: Mapping[str, Any] = {}
     offset = 0

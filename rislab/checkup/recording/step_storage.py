@@ -42,13 +42,7 @@ class StepStorage:
         self._counted: Step | None = None  # the usual step, if the last one that was entered was counted
 
     def enter(self, step: Step, trained: Container[tuple[str, ...]], size: int) -> None:
-        """Enter a step, in full or as a few numbers.
-
-        Args:
-            step: that was taken.
-            trained: call stacks of losses that had a backward.
-            size: bytes of the gradients of its micro-batches.
-        """
+        """Enter a step, in full or as a few numbers; given are the lines that were trained, and the bytes it holds."""
         trace = self._trace
         if trace.merged.full:
             # What comes now is not known any more.
@@ -81,13 +75,7 @@ class StepStorage:
             step.zeroed_lines = frozenset(line for line, held in self._held.items() if not held)
 
     def count(self, rate: float | None, ticks: int | None, losses: list[Loss]) -> None:
-        """Enter the numbers of a step that is like the usual one.
-
-        Args:
-            rate: largest of its learning rates.
-            ticks: of the scheduler so far.
-            losses: of its micro-batches.
-        """
+        """Enter the numbers of a step that is like the usual one: rate, ticks of the scheduler so far, losses."""
         trace, usual, self._before = self._trace, self.usual, None
         if usual is None or trace.merged.full:
             trace.stopped = True
@@ -131,7 +119,7 @@ class StepStorage:
         before, self._before = self._before, None
         if step.gradient is None:
             return
-        window = step_window(step, used, step.number, self._declared, self._trace.loss_declared)
+        window = step_window(step, used, self._declared, self._trace.loss_declared)
         needed = size + 2 * step.gradient.nbytes
         spare = not self._stored or self._stored + needed <= _FOR_NAMES
         if isinstance(window, StepComparison) and (window.exact() or not spare):

@@ -11,11 +11,7 @@ COORDINATES = 16
 
 
 def few_coordinates(value: Tensor) -> Tensor:
-    """Up to 16 coordinates spread over a tensor, as float64 on the CPU.
-
-    Args:
-        value: any shape, of real numbers.
-    """
+    """Up to 16 coordinates spread over a real tensor of any shape, as float64 on the CPU."""
     with torch.no_grad():
         flat = value.detach().reshape(-1)
         return flat[:: max(1, len(flat) // COORDINATES)][:COORDINATES].double().cpu()

@@ -16,12 +16,7 @@ _DEPTH = 8
 
 
 def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries.
-
-    Args:
-        value: of any kind, which may hold itself.
-        depth: ≥ 0; how deep to look.
-    """
+    """The tensors in nested tuples, lists and mappings, and in the fields of the outputs of libraries, to a depth."""
     if isinstance(value, Tensor):
         yield value
     elif depth and isinstance(value, tuple | list):
@@ -35,12 +30,7 @@ def tensors_of(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
 
 
 def samples_of(inputs: tuple[Any, ...], named: Mapping[str, Any]) -> int:
-    """Size of the first dimension of the first argument that has one, else 1.
-
-    Args:
-        inputs: arguments of a forward.
-        named: those by name.
-    """
+    """Size of the first dimension of the first argument, by position or by name, that has one, else 1."""
     plain = bool(inputs) and type(inputs[0]) is Tensor and inputs[0].dim() > 0
     first = inputs[0] if plain else next(filter(Tensor.dim, tensors_of((inputs, named))), None)
     return 1 if first is None else first.size(0)

@@ -37,11 +37,7 @@ class Backward:
     after: Tensor | None = None
 
     def come_to(self, recorder: int) -> None:
-        """It came to the gradients of the recorder itself.
-
-        Args:
-            recorder: its identity, 0 if it is not known that it did.
-        """
+        """It came to the gradients of the recorder itself, by its identity; 0 if it is not known that it did."""
         self.own = True
         self.reached.add(recorder)
 
@@ -148,11 +144,7 @@ class Step:
             backward.after = None
 
     def is_clipped_in_parts(self, tensors: int) -> bool:
-        """Whether clip_grad_norm_() was called for several parts of the optimiser's tensors, each on its own.
-
-        Args:
-            tensors: number of all of them.
-        """
+        """Whether clip_grad_norm_() was called for several parts of so many tensors, each on its own."""
         parts = [clip.own for clip in self.clips if clip.own and not clip.late]
         return len(parts) > 1 and sum(parts) <= tensors
 
@@ -240,13 +232,7 @@ class Trace:
             uses.append(use)
 
     def note_closure(self, evaluation: int, given: Any, batches: Iterable[MicroBatch]) -> None:
-        """An evaluation of a closure is over; the first ones are remembered.
-
-        Args:
-            evaluation: which one in its step, from 0.
-            given: what it returned.
-            batches: whose losses it computed.
-        """
+        """An evaluation of a closure, of that number in its step, is over; what the first returned is remembered."""
         if given is None:
             return
         number = given.detach().item() if isinstance(given, Tensor) and given.numel() == 1 else given

@@ -225,12 +225,7 @@ def is_mode_dependent(module: nn.Module) -> bool:
 
 
 def unwrapped(wrapper: Any, name: str) -> Any:
-    """What a wrapper of Fabric or accelerate holds under a name, itself if it holds nothing.
-
-    Args:
-        wrapper: or the optimiser or scheduler itself.
-        name: of the attribute, "optimizer" or "scheduler".
-    """
+    """What a wrapper of Fabric or accelerate holds as "optimizer" or "scheduler", itself if it holds nothing."""
     visited: set[int] = set()
     while id(wrapper) not in visited:
         visited.add(id(wrapper))

@@ -57,11 +57,15 @@ class StepWindow:
     """The micro-batches of a step that was taken."""
 
     step: Step  # as recorded
-    number: int  # of the step, from 1
-    batches: list[MicroBatch]  # its micro-batches
+    batches: list[MicroBatch]
     shares: list[float]  # with which each should count; they add up to 1
     # Gradient of the window; None if one of its micro-batches is not known, or if it is no longer needed.
     true: Tensor | None
+
+    @property
+    def number(self) -> int:
+        """Of the step, from 1."""
+        return self.step.number
 
     @property
     def size(self) -> int:
@@ -173,13 +177,12 @@ def watched_run(trace: Trace, declared: Declared, reported: Sequence[float] | No
         reported: the training losses that the loop reported, one an epoch; None if they are not known.
     """
     size, source = declared.accumulation_steps, "declared"
-    numbered = [(step.number, step, micro_batches_of(step, step.micro_batches, size)) for step in trace.steps]
-    windows: list[StepWindow] = []
-    for number, step, _ in numbered:
-        if step.applied and step.micro_batches:
-            known: StepWindow | None = step.comparison
-            windows.append(known or step_window(step, step.micro_batches, number, declared, trace.loss_declared))
-    steps = [(step, batches) for _, step, batches in numbered if not step.evaluation]
+    steps = [(step, micro_batches_of(step, step.micro_batches, size)) for step in trace.steps if not step.evaluation]
+    windows: list[StepWindow] = [
+        step.comparison or step_window(step, step.micro_batches, declared, trace.loss_declared)
+        for step in trace.steps
+        if step.applied and step.micro_batches
+    ]
     if size is None:
         sizes = Counter(len(batches) for step, batches in steps if step.micro_batches) + trace.merged.sizes
         del sizes[0]
@@ -193,20 +196,10 @@ def compare_steps(trace: Trace, declared: Declared) -> list[StepComparison]:
     return watched_run(trace, declared).comparisons
 
 
-def step_window(
-    step: Step, micro_batches: list[MicroBatch], number: int, declared: Declared, loss_declared: bool
-) -> StepWindow:
-    """A step with its micro-batches; a StepComparison if both gradients are known.
-
-    Args:
-        step: as recorded.
-        micro_batches: those of the step that count as training.
-        number: of the step, from 1.
-        declared: what the loop is meant to do.
-        loss_declared: whether the loss was declared.
-    """
+def step_window(step: Step, micro_batches: list[MicroBatch], declared: Declared, loss_declared: bool) -> StepWindow:
+    """A step with those of its micro-batches that count as training; a StepComparison if both gradients are known."""
     batches = micro_batches_of(step, micro_batches, declared.accumulation_steps)
-    window = StepWindow(step, number, batches, *_window_gradient(batches, declared.mean))
+    window = StepWindow(step, batches, *_window_gradient(batches, declared.mean))
     if not step.applied or not window.complete or window.true is None:
         return window
     true_norm = float(torch.linalg.vector_norm(window.true, dtype=torch.float64))
@@ -220,7 +213,7 @@ def step_window(
     ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
     comparison = compare_gradients(window.gradient, true)
     return StepComparison(
-        step, number, batches, window.shares, true, comparison, scale_free, scale, true_norm * abs(scale or 1) * ratio
+        step, batches, window.shares, true, comparison, scale_free, scale, true_norm * abs(scale or 1) * ratio
     )
 
 
@@ -239,15 +232,10 @@ def _window_gradient(batches: Sequence[MicroBatch], mean: str) -> tuple[list[flo
 
 
 def micro_batches_of(step: Step, micro_batches: Sequence[MicroBatch], size: int | None) -> list[MicroBatch]:
-    """The micro-batches of a step, with several losses of one micro-batch joined to one.
+    """The micro-batches of a step, with several losses of one micro-batch joined to one; a declared window has so many.
 
     Losses that one backward came to are terms of one loss. Losses of different lines of the loop are terms as well,
     unless everything that one line gave was thrown away, as a discriminator throws away what the generator's loss gave.
-
-    Args:
-        step: as recorded.
-        micro_batches: those of the step that count as training.
-        size: declared number of micro-batches in a window, None if not declared.
     """
     # Where optimisers take turns, what another one has stepped on is zeroed, and no part of this window.
     own = [batch for batch in micro_batches if step.holds(batch) or not _stepped_on(batch)]
@@ -326,9 +314,6 @@ def micro_batch_weights(window: StepWindow) -> list[float] | None:
     """How often each micro-batch counts in the step; 1 is its exact share, None if it cannot be told.
 
     These are the loop's own weights if they explain what the optimiser got, else those of least squares.
-
-    Args:
-        window: a complete one, or one that was found right.
     """
     held = window.held_weights
     if not window.complete:

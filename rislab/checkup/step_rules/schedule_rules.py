@@ -20,11 +20,7 @@ PERIODIC = ("CyclicLR", "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROn
 
 
 def ticks_instead_of_steps(trace: Trace) -> str:
-    """What was counted where the scheduler was stepped in place of the optimiser, "" where it was not.
-
-    Args:
-        trace: of a run without a step.
-    """
+    """What was counted in a run without a step where the scheduler was stepped in place of the optimiser, else ""."""
     used = sum(batch.backwards > 0 for batch in trace.left)
     ticks = trace.ticks or 0
     return f"{used} losses with a backward, {ticks} ticks of the scheduler, 0 steps" if ticks >= used / 2 >= 1 else ""

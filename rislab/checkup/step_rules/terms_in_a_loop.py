@@ -22,13 +22,7 @@ _HANDING_ON = {"enumerate", "items", "keys", "list", "reversed", "tuple", "value
 
 
 def undivided(text: str, one: StepComparison, run: WatchedRun) -> Finding:
-    """The finding for losses of which each counts 1: a fault, or a note where they are terms of one loss.
-
-    Args:
-        text: the numbers.
-        one: the step, compared with its window.
-        run: that it belongs to.
-    """
+    """The finding for losses of which each counts 1: a fault, or a note where they are terms of one loss."""
     # The first pass of the first window may have come before the recording.
     if one.step.ahead or (one.number == 1 and any(other.step.ahead for other in run.comparisons)):
         evidence = f"{text}: the network ran on each of them before, without gradients, as for a loss over all of them"
@@ -41,11 +35,7 @@ def undivided(text: str, one: StepComparison, run: WatchedRun) -> Finding:
 
 
 def are_terms(one: StepComparison) -> bool:
-    """Whether the losses of a window are terms of one: of one forward, or of a loop over values that are written out.
-
-    Args:
-        one: the step, compared with its window.
-    """
+    """Whether the losses of a window are terms of one: of one forward, or of a loop over values written out."""
     forwards = {batch.forward for batch in one.batches}
     if one.size > 1 and len(forwards) == 1 and 0 not in forwards:
         return True
@@ -53,22 +43,12 @@ def are_terms(one: StepComparison) -> bool:
 
 
 def is_one_sequence(one: StepComparison) -> bool:
-    """Whether the micro-batches after the first were handed the state of those before.
-
-    Args:
-        one: the step, compared with its window.
-    """
+    """Whether the micro-batches after the first were handed the state of those before."""
     return one.size > 1 and all(batch.follows for batch in one.batches[1:])
 
 
 def divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bool:
-    """Whether losses that are no means have the factor 1/K twice, or, as sums over items, once beside their number.
-
-    Args:
-        one: the step, compared with its window.
-        shared: how often each of its losses has the factor 1/K.
-        run: that it belongs to.
-    """
+    """Whether losses that are no means have the factor 1/K twice, or, as sums over items, once beside their number."""
     if any(batch.terms == one.size for batch in one.batches):
         # One of the two is the mean over its terms.
         return False
@@ -79,20 +59,12 @@ def divided_again(one: StepComparison, shared: list[int], run: WatchedRun) -> bo
 
 
 def shares_of(one: StepComparison) -> list[int]:
-    """How often each loss of a window of K has the factor 1/K.
-
-    Args:
-        one: the step, compared with its window.
-    """
+    """How often each loss of a window of K has the factor 1/K."""
     return [sum(near(factor, 1 / one.size, 1e-3) for factor in factors_of(batch)) for batch in one.batches]
 
 
 def factors_of(batch: MicroBatch) -> list[float]:
-    """All factors that the loop gave the terms of a loss.
-
-    Args:
-        batch: whose loss it is.
-    """
+    """All factors that the loop gave the terms of a loss."""
     pairs = [pair for values in batch.term_factors for pair in itertools.pairwise(values)]
     return [after / before for before, after in pairs if before]
 
