@@ -5,17 +5,14 @@ Numbers that lie on one straight line over the old ones, and not on the identity
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
@@ -51,20 +48,9 @@ class InputChanges(Observer):
         self._where = ""
         self._samples: dict[tuple[int, int], _Sample] = {}
         self._begun: list[Any] = []  # the dataset of a pass that has met no forward
-        self._looks = Looks()
-        self._patch: Any = None
 
-    def begin(self) -> None:
-        """Report passes over datasets from now on."""
-        original = DataLoader.__iter__
-
-        @functools.wraps(original)
-        def reporting(loader: DataLoader[Any]) -> Any:
-            self._begun = [loader.dataset]
-            return original(loader)
-
-        self._patch = mock.patch.object(DataLoader, "__iter__", reporting)
-        self._patch.start()
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._begun = [args[0].dataset]
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look at the first input of a network in training mode, and at the dataset of a pass that has begun."""
@@ -99,8 +85,6 @@ class InputChanges(Observer):
             known.changes.append(change)
 
     def end(self, error: BaseException | None) -> None:
-        if self._patch is not None:
-            self._patch.stop()
         self._begun = []
 
     def findings(self) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensor_coordinates import few_coordinates
 from rislab.checkup.rules import Code
@@ -56,7 +55,6 @@ class LoaderPasses(Observer):
     """Listens to the iterators of loaders, and to the training that follows."""
 
     def __init__(self) -> None:
-        self._iterators = Replacement(DataLoader, "__iter__", self._reporting)
         self._begun: list[tuple[DataLoader[Any], str]] = []
         self._now: _Pass | None = None
         self._before: _Pass | None = None
@@ -71,17 +69,8 @@ class LoaderPasses(Observer):
         self.sizes: set[int] = set()  # of datasets
         self._looks = Looks()
 
-    def begin(self) -> None:
-        """Report iterators from now on."""
-        self._iterators.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(loader: DataLoader[Any]) -> Any:
-            # Looked at later, where an error of the checkup's own does no harm.
-            self._begun = [*self._begun[-1:], (loader, caller()[0])]
-            return original(loader)
-
-        return reporting
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._begun = [*self._begun[-1:], (args[0], caller()[0])]
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         self._look_at_begun()
@@ -111,7 +100,6 @@ class LoaderPasses(Observer):
         self.after_step(optimizer)
 
     def end(self, error: BaseException | None) -> None:
-        self._iterators.__exit__()
         self._look_at_begun()
         self._note_evaluation(self._now)
 

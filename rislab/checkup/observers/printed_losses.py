@@ -5,15 +5,13 @@ Only what fits a wrong mean in all lines, to its last digit, and the right one i
 
 from __future__ import annotations
 
-import builtins
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 from torch.optim.optimizer import Optimizer
@@ -22,7 +20,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
-from rislab.checkup.recording.interception import ELEMENTS, TARGETS, Replacement
+from rislab.checkup.recording.interception import ELEMENTS, TARGETS
 from rislab.checkup.rules import Code
 
 # Losses, lines of one kind and kinds of lines that are held; lines, and losses before each, that tell anything.
@@ -85,27 +83,15 @@ class PrintedLosses(Observer):
 
     def __init__(self, loaders: LoaderPasses) -> None:
         self._loaders = loaders
-        self._print = Replacement(builtins, "print", self._reporting)
         self._lines: dict[tuple[str, str], list[_Line]] = {}
         self._losses: list[tuple[Tensor | float, int]] = []
         self._backwards = self._steps = self._samples = 0
         self._share, self._same = 0.0, 0  # of a loss in what backward() is called on, and backwards that agree
         self._counted = False  # whether the loss of the next backward may have come while windows were only counted
 
-    def begin(self) -> None:
-        """Report what is printed from now on."""
-        self._print.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(*args: Any, **named: Any) -> Any:
-            # Of other objects, to be asked twice may be noticed; torch.compile traces through this.
-            if not torch.compiler.is_compiling():
-                self._note(" ".join(str(one) if type(one) in (str, int, float) else "?" for one in args))
-            return original(*args, **named)
-
-        return reporting
-
-    def _note(self, text: str) -> None:
+    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        # Of other objects, to be asked twice may be noticed.
+        text = " ".join(str(one) if type(one) in (str, int, float) else "?" for one in args)
         numbers = [one.group() for one in _NUMBER.finditer(text)]
         key = (re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]) if numbers and self._losses else None
         if key is not None and (key in self._lines or len(self._lines) < KINDS) and len(self._losses) < LOSSES:
@@ -160,9 +146,6 @@ class PrintedLosses(Observer):
 
     def count_step(self, optimizer: Optimizer) -> None:
         self._steps += 1
-
-    def end(self, error: BaseException | None) -> None:
-        self._print.__exit__()
 
     def findings(self) -> list[Finding]:
         if abs(len(self._losses) - self._backwards) > 1:

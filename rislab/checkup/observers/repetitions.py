@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,6 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.rules import Code
 
 # Settings of one seed after which training began with the same numbers, and that are no accident.
@@ -29,25 +28,16 @@ class RepeatedSeeds(Observer):
     """Listens to torch.manual_seed(), and compares the random states at the forwards that follow."""
 
     def __init__(self) -> None:
-        self._seeds = Replacement(torch, "manual_seed", self._reporting)
         self._set: tuple[int, str] | None = None  # a seed that was set, and no training forward came since
         self._states: dict[tuple[int, str], list[bytes]] = {}
         self._drawn = False  # whether numbers were drawn between a forward and the next setting of the seed
         self._last = b""
         self._stepped = False
 
-    def begin(self) -> None:
-        """Report seeds from now on."""
-        self._seeds.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def manual_seed(seed: Any) -> Any:
-            if self._stepped:
-                self._drawn |= bool(self._last) and _state() != self._last
-                self._set = int(seed), caller()[0]
-            return original(seed)
-
-        return manual_seed
+    def on_seed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._stepped:
+            self._drawn |= bool(self._last) and _state() != self._last
+            self._set = int(next(iter((*args, *kwargs.values())))), caller()[0]
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """The first forward of training after a seed was set."""
@@ -62,9 +52,6 @@ class RepeatedSeeds(Observer):
     def after_step(self, optimizer: Optimizer) -> bool:
         self._stepped = True
         return True
-
-    def end(self, error: BaseException | None) -> None:
-        self._seeds.__exit__()
 
     def findings(self) -> list[Finding]:
         """One for each line that sets the same seed again and again while the network is trained."""

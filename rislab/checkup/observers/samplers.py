@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch.utils.data.distributed import DistributedSampler
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.rules import Code
 
 # So many passes in one order are no accident, as a pass ahead of the first epoch may be.
@@ -34,19 +33,10 @@ class RepeatedOrder(Observer):
     def __init__(self) -> None:
         self._passes: dict[int, Passes] = {}
         self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
-        self._iterators = Replacement(DistributedSampler, "__iter__", self._reporting)
 
-    def begin(self) -> None:
-        """Report iterators from now on."""
-        self._iterators.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(sampler: DistributedSampler[Any]) -> Any:
-            if getattr(sampler, "shuffle", False):
-                self._begun = sampler, caller()[0]
-            return original(sampler)
-
-        return reporting
+    def on_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if getattr(args[0], "shuffle", False):
+            self._begun = args[0], caller()[0]
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """The first forward of a pass tells whether it is one of training."""
@@ -56,9 +46,6 @@ class RepeatedOrder(Observer):
         if training and torch.is_grad_enabled():
             passes = self._passes.setdefault(id(sampler), Passes(where=where))
             passes.orders.append((int(sampler.epoch), int(sampler.seed)))
-
-    def end(self, error: BaseException | None) -> None:
-        self._iterators.__exit__()
 
     def orders(self) -> list[list[list[int]]]:
         """Epoch and seed of each pass, for each sampler in the order of their first passes."""

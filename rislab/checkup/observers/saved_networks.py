@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -53,34 +52,17 @@ class SavedNetworks(Observer):
     """Listens to torch.save(), and to the forwards of evaluations."""
 
     def __init__(self) -> None:
-        self._save = Replacement(torch, "save", self._reporting)
         self._saved: dict[int, str] = {}  # places in memory of what was saved: file and line
         self._networks: dict[int, _Evaluated] = {}
         self._trained: dict[int, list[Tensor]] = {}
         self._step = 0
-        # Looked at later, where an error of the checkup's own does no harm.
-        self._pending: list[tuple[Any, str]] = []
         self._evidence = ("", "")
 
-    def begin(self) -> None:
-        """Report what is saved from now on."""
-        self._save.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(obj: Any, *args: Any, **named: Any) -> Any:
-            if self._step:
-                self._pending.append((obj, caller()[0]))
-            return original(obj, *args, **named)
-
-        return reporting
-
-    def _look_at_pending(self) -> None:
-        pending, self._pending = self._pending, []
-        for saved, where in pending:
-            self._saved |= dict.fromkeys(_places_in(saved), where)
+    def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if self._step:
+            self._saved |= dict.fromkeys(_places_in((*args, *kwargs.values())), caller()[0])
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        self._look_at_pending()
         if torch.is_grad_enabled() or not self._step:
             return
         key = id(call.module)
@@ -100,9 +82,6 @@ class SavedNetworks(Observer):
         self._step += steps
 
     def end(self, error: BaseException | None) -> None:
-        """Report no more, and hold no weights."""
-        self._save.__exit__()
-        self._look_at_pending()
         for held in self._trained.values():
             own = {value.data_ptr() for value in held}
             if not any(one.places() & own for one in self._networks.values()):

@@ -23,7 +23,14 @@ from rislab.checkup.findings import UNJUDGED, Finding, as_note
 from rislab.checkup.recording.counting import ODD, ExpectedEvents
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
-from rislab.checkup.recording.interception import SUMS, BackwardInterceptor, LossInterceptor, OnCall, PatchedCalls
+from rislab.checkup.recording.interception import (
+    CALLS,
+    SUMS,
+    BackwardInterceptor,
+    LossInterceptor,
+    OnCall,
+    PatchedCalls,
+)
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
 from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
@@ -106,11 +113,12 @@ class EventSource:
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
         )
         self._forward = calls.now
+        reported = [event for event in CALLS if event == "on_pass" or self._listeners[event]]
         self._interceptors = (
             calls,
             BackwardInterceptor(self._on_backward, self._on_backward_end, self._on_grad),
             self._losses,
-            PatchedCalls(self._on_clip, self._on_load, self._on_pass),
+            PatchedCalls(self._on_clip, self._on_load, self._on_reported, reported),
         )
         self._networks, self._expected = Networks(), ExpectedEvents()
         self._telling = threading.RLock()
@@ -251,11 +259,6 @@ class EventSource:
                 self._tell("begin_counting", self._end_counting, self._expected.all_came)
                 self._expected.active = True
 
-    def _on_pass(self) -> None:
-        """A pass over a loader begins."""
-        if self._expected.passes.wanted("pass"):
-            self._end_counting()
-
     # What torch reports.
 
     @_harmless
@@ -386,6 +389,12 @@ class EventSource:
             if not self._counts("clip", len(tensors), float(limit)):
                 self._tell("on_clip", tensors, float(limit))
             self._losses.pause()
+
+    @_of_numbers
+    def _on_reported(self, event: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if event == "on_pass" and self._expected.passes.wanted("pass"):
+            self._end_counting()
+        self._tell(event, args, kwargs)
 
     @_of_numbers
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

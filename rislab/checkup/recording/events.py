@@ -102,6 +102,23 @@ class Observer:
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Module.load_state_dict() begins."""
 
+    # Calls that begin, with their arguments, and those by name.
+
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A pass over a DataLoader begins."""
+
+    def on_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A DistributedSampler is to draw an order."""
+
+    def on_seed(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """torch.manual_seed() begins."""
+
+    def on_save(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """torch.save() begins."""
+
+    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """print() begins."""
+
     # Windows like many before are only counted: these events are all that comes then.
 
     def may_count(self) -> int:

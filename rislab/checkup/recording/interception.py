@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MethodWrapperType
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from torch.autograd.graph import GradientEdge
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 # Called with function, arguments, named arguments and result.
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
@@ -60,6 +62,14 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
+# Calls that no hook of torch reports, by the events that they are.
+CALLS: dict[str, tuple[Any, str]] = {
+    "on_pass": (DataLoader, "__iter__"),
+    "on_order": (DistributedSampler, "__iter__"),
+    "on_seed": (torch, "manual_seed"),
+    "on_save": (torch, "save"),
+    "on_print": (builtins, "print"),
+}
 # What has no mode of its own.
 _NOTHING = (None,)
 
@@ -305,26 +315,28 @@ def _as_tuple(given: Any) -> Any:
 
 
 class PatchedCalls(_Replacing):
-    """Reports calls of clip_grad_norm_(), Module.load_state_dict() and iter(loader), which no hook of torch reports.
+    """Reports calls of clip_grad_norm_(), Module.load_state_dict() and others, which no hook of torch reports.
 
     Args:
         on_clip: called before each clipping with its tensors and its limit.
         on_load: called before each loading with the module and the state.
-        on_pass: called before each pass over a loader.
+        on_call: called before each other call with its event, its arguments, and those by name.
+        events: of CALLS, those that are wanted.
     """
 
     def __init__(
         self,
         on_clip: Callable[[list[Any], Any], None],
         on_load: Callable[[nn.Module, Mapping[str, Any]], None],
-        on_pass: Callable[[], None],
+        on_call: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None],
+        events: Collection[str],
     ) -> None:
-        self._on_clip, self._on_load, self._on_pass = on_clip, on_load, on_pass
+        self._on_clip, self._on_load, self._on_call = on_clip, on_load, on_call
         self._replacements = (
             Replacement(nn.utils, "clip_grad_norm_", self._clipping),
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
-            Replacement(DataLoader, "__iter__", self._iterating),
+            *(Replacement(*CALLS[event], functools.partial(self._calling, event)) for event in events),
         )
 
     def _clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:
@@ -347,10 +359,10 @@ class PatchedCalls(_Replacing):
 
         return load_state_dict
 
-    def _iterating(self, iterate: Callable[..., Any]) -> Callable[..., Any]:
-        def reporting(loader: Any) -> Any:
-            self._on_pass()
-            return iterate(loader)
+    def _calling(self, event: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def reporting(*args: Any, **kwargs: Any) -> Any:
+            self._on_call(event, args, kwargs)
+            return original(*args, **kwargs)
 
         return reporting
 
