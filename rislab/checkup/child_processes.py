@@ -22,7 +22,7 @@ from typing import Any
 
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from rislab.checkup.findings import Finding, as_note, last_findings
+from rislab.checkup.findings import Finding, as_note
 from rislab.checkup.observers.rank_differences import RankMarks, compare_ranks
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.recording.windows import Declared
@@ -108,7 +108,7 @@ class Children:
             raise
         finally:
             failed = failure is not None
-            findings = list(last_findings(watch, failure, failed=failed, crashed=failed))
+            findings = list(watch.last_findings(failure, failed=failed, crashed=failed))
             report = ChildReport(
                 watch.steps, [tracked.label() for tracked in watch.tracked], findings, watch.rank_marks()
             )

@@ -6,12 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rislab.checkup.html_table import Html, html_table
 from rislab.checkup.rules import RULES, Code
-from rislab.errors import error_text, one_line
+from rislab.errors import one_line
 
 SEVERITIES = ("fault", "warning", "note")
 MARKS = {"fault": "FAULT  ", "warning": "WARNING", "note": "note   "}
@@ -24,8 +23,6 @@ OF_THE_END = (
     "tail never stepped", "step in a branch never taken", "loop tail in a branch never taken",
     "schedule hardly begins", "warm-up never ends", "rate below the one asked for", "classes that training never had",
 )  # fmt: skip
-# So many backwards without a step are no window any more that was broken off.
-MANY = 100
 
 
 @dataclass(frozen=True)
@@ -169,50 +166,6 @@ def as_note(code: Code, name: str, evidence: str, aliases: tuple[str, ...] = ())
     """A Finding of something worth knowing; its rule must know the name."""
     assert name in RULES[code].fixes, name
     return Finding(code.value, name, "note", evidence, aliases=aliases)
-
-
-class Watched(Protocol):
-    """What judged() asks of a watch."""
-
-    backwards: int
-
-    @property
-    def steps(self) -> int:
-        """Steps taken."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Ends it."""
-
-    def findings(self) -> Findings:
-        """What is wrong with the loops."""
-
-
-def last_findings(watch: Watched, error: BaseException | None = None, *, failed: bool, crashed: bool) -> Findings:
-    """End a watch and judge its run, also one that was broken off; if the checkup itself fails, that is a finding.
-
-    Args:
-        watch: that is under way.
-        error: that ended the run, None if none did.
-        failed: whether the run was broken off, from inside or outside.
-        crashed: whether an exception ended it.
-    """
-    try:
-        watch.__exit__(None if error is None else type(error), error, None)
-        if not watch.steps and (crashed or (failed and watch.backwards < MANY)):
-            return Findings()
-        results = watch.findings()
-    # Whatever goes wrong here is no error of the script's.
-    except Exception as own:
-        text = f"the checkup itself failed: {type(own).__name__}: {error_text(own)}"
-        return Findings([as_note(Code.LOSSES, UNJUDGED, text)])
-    return Findings(
-        finding
-        for finding in results
-        if not (failed and watch.steps and finding.name in OF_THE_END)
-        and not (crashed and finding.code == Code.WEIGHTS.value)
-    )
 
 
 def listed(names: Sequence[object], shown: int = 4, more: int = 0) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from torch import distributed, nn
 
-from rislab.checkup.findings import Finding, Findings, last_findings
+from rislab.checkup.findings import Finding, Findings
 from rislab.checkup.loggers import counts_by_severity
 from rislab.checkup.options import check_options
 from rislab.checkup.process_watch import ProcessWatch
@@ -217,7 +217,7 @@ class FitWatch:
         assert watch is not None
         atexit.unregister(self.abandon)
         failed, crashed = error is not None, isinstance(error, Exception)
-        findings = last_findings(watch, error, failed=failed, crashed=crashed).relative_to(os.getcwd())
+        findings = watch.last_findings(error, failed=failed, crashed=crashed).relative_to(os.getcwd())
         # After an exception the other processes may be gone.
         self.findings = findings if failed else of_all_ranks(findings)
         if _rank() == 0:

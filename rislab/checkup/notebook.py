@@ -86,7 +86,6 @@ def load_ipython_extension(shell: Any) -> None:
 
 def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[CheckupReport | None, BaseException | None]:
     """Run a cell; returns its report, None if it could not begin, and the error that ended it, None if none did."""
-    from rislab.checkup.findings import last_findings
     from rislab.checkup.output.report import CheckupReport
     from rislab.checkup.output.silencing import silence
     from rislab.checkup.process_watch import ProcessWatch, StopWatching
@@ -113,7 +112,7 @@ def _watched(shell: Any, cell: str, options: Mapping[str, Any]) -> tuple[Checkup
     error = result.error_in_exec
     endings = {type(None): TO_ITS_END, StopWatching: STOPPED, KeyboardInterrupt: INTERRUPTED}
     ending = endings.get(type(error)) or crash(error)
-    findings = last_findings(watch, error if ending.failed else None, failed=ending.failed, crashed=ending.crashed)
+    findings = watch.last_findings(error if ending.failed else None, failed=ending.failed, crashed=ending.crashed)
     optimisers = [tracked.label() for tracked in watch.tracked if tracked.recorder.trace.taken]
     remarks = remarks_on(ending, watch.steps, watch.evaluated)
     report = CheckupReport("the cell", watch.steps, optimisers, ending.words, ending.failed, None, findings, remarks)

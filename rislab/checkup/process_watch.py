@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import Finding, Findings, as_fault, as_note, listed
+from rislab.checkup.findings import OF_THE_END, UNJUDGED, Finding, Findings, as_fault, as_note, listed
 from rislab.checkup.loop_watch import diagnose, standard_observers, with_others
 from rislab.checkup.observers.hand_updates import HandUpdates
 from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
@@ -37,11 +37,14 @@ from rislab.checkup.recording.recorder import StepRecorder
 from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.recording.windows import Declared, watched_run
 from rislab.checkup.rules import Code
+from rislab.errors import error_text
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64
 # Ticks of a scheduler, and backwards, after its optimiser has stepped for the last time.
 TICKS = 3
+# So many backwards without a step are no window any more that was broken off.
+MANY = 100
 
 
 class StopWatching(BaseException):
@@ -133,6 +136,30 @@ class ProcessWatch(LoopObserver):
             findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+
+    def last_findings(self, error: BaseException | None = None, *, failed: bool, crashed: bool) -> Findings:
+        """End the watch; what is wrong with its run, also with one that was broken off, or with the checkup itself.
+
+        Args:
+            error: that ended the run, None if none did.
+            failed: whether the run was broken off, from inside or outside.
+            crashed: whether an exception ended it.
+        """
+        try:
+            self.__exit__(None if error is None else type(error), error, None)
+            if not self.steps and (crashed or (failed and self.backwards < MANY)):
+                return Findings()
+            results = self.findings()
+        # Whatever goes wrong here is no error of the script's.
+        except Exception as own:
+            text = f"the checkup itself failed: {type(own).__name__}: {error_text(own)}"
+            return Findings([as_note(Code.LOSSES, UNJUDGED, text)])
+        return Findings(
+            finding
+            for finding in results
+            if not (failed and self.steps and finding.name in OF_THE_END)
+            and not (crashed and finding.code == Code.WEIGHTS.value)
+        )
 
     def _declared_of(self, tracked: TrackedOptimizer) -> Declared:
         """What is declared of a loop, without a K that is that of another stage, or of the main network."""

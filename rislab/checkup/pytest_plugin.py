@@ -53,12 +53,11 @@ class WatchedTest:
         Args:
             failed: whether an exception ended the test.
         """
-        from rislab.checkup.findings import last_findings
         from rislab.checkup.output.report import CheckupReport
         from rislab.checkup.output.silencing import names_of, silence
 
         if self.report is None:
-            findings = last_findings(self._watch, None, failed=failed, crashed=failed).relative_to(self._folder)
+            findings = self._watch.last_findings(failed=failed, crashed=failed).relative_to(self._folder)
             labels = [tracked.label() for tracked in self._watch.tracked]
             ended = "was broken off" if failed else "ran to its end"
             report = CheckupReport("pytest", self._watch.steps, labels, ended, failed, None, findings, [])

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rislab.checkup import child_processes
 from rislab.checkup.child_processes import Children, Terminated
-from rislab.checkup.findings import Findings, last_findings
+from rislab.checkup.findings import Findings
 from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
 from rislab.checkup.recording.windows import Declared
@@ -135,7 +135,7 @@ def _watched(run: Callable[[], object], watch: ProcessWatch, children: Children)
         ending = _ending_of(leaving)
         ending = ending._replace(error=leaving) if ending.failed else ending
     with _undisturbed():
-        return ending, last_findings(watch, ending.error, failed=ending.failed, crashed=ending.crashed)
+        return ending, watch.last_findings(ending.error, failed=ending.failed, crashed=ending.crashed)
 
 
 def _run_to_its_end(run: Callable[[], object], process: int) -> Ending:
