@@ -28,11 +28,10 @@ from rislab.checkup.observers.rank_differences import RankMarks, RankObserver
 from rislab.checkup.observers.unregistered import UnregisteredTensors
 from rislab.checkup.recording.event_source import EventSource
 from rislab.checkup.recording.events import Roots
-from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer, MovedNetworks
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.interception import LOSSES
 from rislab.checkup.recording.living_objects import living_objects
-from rislab.checkup.recording.optimizers import has_numbers_to_step, tensors_held
+from rislab.checkup.recording.optimizers import ForeignOptimizer, MovedNetworks, has_numbers_to_step, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
 from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
 from rislab.checkup.recording.windows import Declared, watched_run

@@ -20,8 +20,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.events import MANY, Observer
 from rislab.checkup.recording.living_objects import living_objects
-from rislab.checkup.recording.tensor_coordinates import cosine, few_coordinates, is_readable
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable, tensors_of
 from rislab.checkup.rules import Code
 
 # Copies are looked for before this step at the earliest, and read before so many steps, then in pairs of this distance,

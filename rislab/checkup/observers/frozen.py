@@ -15,7 +15,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
 # Tensors that are looked at, steps that are, and moves that are no accident.

@@ -11,7 +11,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer, Roots
 from rislab.checkup.recording.loss_graph import tensors_behind
-from rislab.checkup.recording.tensor_coordinates import few_coordinates
+from rislab.checkup.recording.tensors import few_coordinates
 from rislab.checkup.rules import Code
 
 # So many backwards without an update are no accident; tensors that are followed.

@@ -18,6 +18,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.tensors import few_coordinates
 from rislab.checkup.rules import Code
 
 # Numbers that are read of an input; inputs that are remembered; changes that make it certain.
@@ -69,7 +70,7 @@ class InputChanges(Observer):
         before = self._numbers.get(place)
         if before is None and len(self._numbers) >= PLACES:
             return
-        now = _some(first)
+        now = few_coordinates(first, NUMBERS)
         self._numbers[place] = now
         change = None if before is None else _change(before, now)
         if change is not None:
@@ -77,7 +78,7 @@ class InputChanges(Observer):
             self._where = self._where or caller()[0]
 
     def _compare(self, name: str, where: str, sample: Tensor) -> None:
-        now = _some(sample)
+        now = few_coordinates(sample, NUMBERS)
         known = self._samples.setdefault((sample.data_ptr(), sample.numel()), _Sample(name, where, now))
         change = _change(known.numbers, now)
         known.numbers = now
@@ -100,11 +101,6 @@ class InputChanges(Observer):
             return []
         text += f"before times {scale:.4g} plus {shift:.4g}"
         return [as_warning(Code.DRIFT, "inputs changed in place", text, where)]
-
-
-def _some(value: Tensor) -> Tensor:
-    flat = value.detach().reshape(-1)
-    return flat[:: max(1, len(flat) // NUMBERS)][:NUMBERS].double().cpu()
 
 
 def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:

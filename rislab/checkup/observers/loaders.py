@@ -27,7 +27,7 @@ from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.tensor_coordinates import few_coordinates
+from rislab.checkup.recording.tensors import few_coordinates
 from rislab.checkup.rules import Code
 
 # So many passes that end after one step are no accident.

@@ -20,7 +20,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.recording.events import MANY, Observer
 from rislab.checkup.recording.living_objects import living_objects
-from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
 # Optimisers that are followed, tensors of each, and steps before which they are read: the 1st, 2nd, 4th, 8th …

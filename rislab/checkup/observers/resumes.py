@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
-from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
 # Tensors of an optimiser by which its weights are known again, and saved states that are remembered.

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.tensor_coordinates import few_coordinates, is_readable
+from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
 # An evaluation comes after at least so many steps, on average; evaluations that tell anything; networks and saved

@@ -1,11 +1,20 @@
-"""Optimisers: their tensors, and what a wrapper holds."""
+"""Optimisers: their tensors, what a wrapper holds, closures of their steps, and those of other libraries."""
 
 from __future__ import annotations
 
-from torch import Tensor, distributed
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.recording.tensors import has_numbers
+
+# So many coordinates of a network tell whether it has moved.
+COORDINATES = 64
 
 
 def tensors_held(optimizer: Optimizer) -> list[Tensor]:
@@ -54,3 +63,77 @@ def fused_scaling(optimizer: Optimizer) -> tuple[float, bool]:
 def among_ranks() -> bool:
     """Whether other processes train with this one, and may have their share in a gradient."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def reporting_closures(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], report: Callable[[Any], None]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of a step with its closure made to report; None if there is no closure.
+
+    Args:
+        args: of the step; the optimiser is the first.
+        kwargs: of the step.
+        report: called after each evaluation of the closure, with what it gave.
+    """
+    if len(args) + len(kwargs) < 2 or not any(map(_is_closure, (*args, *kwargs.values()))):
+        return None
+
+    def reporting(value: Any) -> Any:
+        if not _is_closure(value):
+            return value
+
+        def evaluated(*given: Any, **named: Any) -> Any:
+            output = value(*given, **named)
+            report(output)
+            return output
+
+        return evaluated
+
+    return tuple(map(reporting, args)), {name: reporting(value) for name, value in kwargs.items()}
+
+
+def _is_closure(value: Any) -> bool:
+    return callable(value) and not isinstance(value, Tensor | Optimizer)
+
+
+# Optimisers that are not torch's, as of other libraries or a loop's own lines, are known by what their tensors do.
+
+
+class ForeignOptimizer(Optimizer):
+    """Stands for whatever moves the weights of a network; it never steps itself.
+
+    Args:
+        tensors: that are moved.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.param_groups = [{"params": [*tensors]}]
+        self.state: Any = defaultdict(dict)
+
+    def register_step_pre_hook(self, hook: Any) -> RemovableHandle:
+        """No step will come that could be reported."""
+        return RemovableHandle(OrderedDict())
+
+    register_step_post_hook = register_step_pre_hook
+
+
+class MovedNetworks:
+    """Networks that no known optimiser holds, and whether their weights have moved since they were first looked at."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, tuple[nn.Module, list[float]]] = {}
+
+    def moved(self, module: nn.Module) -> bool:
+        """Whether a network with tensors that ask for gradients has moved."""
+        tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
+        if not tensors:
+            return False
+        numbers = _numbers(tensors)
+        first = self._first.setdefault(id(module), (module, numbers))[1]
+        return first != numbers
+
+
+def _numbers(tensors: Sequence[Tensor]) -> list[float]:
+    share = max(1, COORDINATES // len(tensors))
+    with torch.no_grad():
+        return [float(number) for value in tensors[:COORDINATES] for number in value.detach().reshape(-1)[:share].abs()]

@@ -16,16 +16,14 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle, unserializable_hook
 
 from rislab.checkup.recording.call_stack import by_library, caller
-from rislab.checkup.recording.closures import reporting_closures
 from rislab.checkup.recording.counting import StepCounter
 from rislab.checkup.recording.current_forward import CurrentForward, watch_use
 from rislab.checkup.recording.events import ForwardEvent, Roots
-from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of
 from rislab.checkup.recording.open_window import LossLines, OpenWindow
-from rislab.checkup.recording.optimizers import fused_scaling, has_stepped
+from rislab.checkup.recording.optimizers import ForeignOptimizer, fused_scaling, has_stepped, reporting_closures
 from rislab.checkup.recording.sampling import Sampling
 from rislab.checkup.recording.schedules import SchedulerTicks
 from rislab.checkup.recording.step_storage import StepStorage

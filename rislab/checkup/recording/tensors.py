@@ -54,3 +54,27 @@ def has_numbers(value: Tensor) -> bool:
         return value.data_ptr() != 0 or value.numel() == 0
     except RuntimeError:
         return False
+
+
+def few_coordinates(value: Tensor, most: int = 16) -> Tensor:
+    """So many coordinates at most, spread over a real tensor of any shape, as float64 on the CPU."""
+    with torch.no_grad():
+        flat = value.detach().reshape(-1)
+        return flat[:: max(1, len(flat) // most)][:most].double().cpu()
+
+
+def is_readable(value: Tensor) -> bool:
+    """Whether a tensor holds two real numbers or more, in memory that can be read."""
+    return (
+        value.is_floating_point()
+        and value.layout is torch.strided
+        and type(value) in _PLAIN
+        and value.numel() > 1
+        and has_numbers(value)
+    )
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Cosine of the angle between two vectors, 0 if one of them is 0."""
+    lengths = float(one.norm() * other.norm())
+    return float(one @ other) / lengths if lengths > 0 else 0.0

@@ -13,11 +13,10 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import listed
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
-from rislab.checkup.recording.foreign_optimizers import ForeignOptimizer
 from rislab.checkup.recording.interception import count_averaged
-from rislab.checkup.recording.optimizers import inner_optimizer, tensors_held
+from rislab.checkup.recording.optimizers import ForeignOptimizer, inner_optimizer, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
-from rislab.checkup.recording.tensor_coordinates import is_readable
+from rislab.checkup.recording.tensors import is_readable
 from rislab.checkup.recording.trace import Trace
 from rislab.checkup.recording.weight_changes import follows
 from rislab.checkup.recording.windows import Declared
