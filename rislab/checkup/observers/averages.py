@@ -20,6 +20,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.events import MANY, Observer
 from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable, tensors_of
 from rislab.checkup.rules import Code
 
@@ -75,8 +76,9 @@ class CopiesOfOne:
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
-        held = [value for group in optimizer.param_groups for value in group["params"]]
-        self._weights = [value for value in held if is_readable(value) and value.requires_grad][:WEIGHTS]
+        self._weights = [value for value in tensors_held(optimizer) if is_readable(value) and value.requires_grad][
+            :WEIGHTS
+        ]
         self._copies: list[WeightCopy] = []
         self._optimizers = weakref.WeakSet[Optimizer]()  # all that a search has come upon
         self._step = self._renewals = 0
@@ -147,7 +149,7 @@ class CopiesOfOne:
         self._optimizers.update(one for one in living_objects((Optimizer,), young) if "param_groups" in vars(one))
         used: set[int] = set()
         for optimizer in self._optimizers:
-            used |= {id(value) for group in optimizer.param_groups for value in group["params"]}
+            used |= set(map(id, tensors_held(optimizer)))
             states = [state for state in optimizer.state.values() if isinstance(state, dict)]
             used |= {id(value) for state in states for value in state.values()}
         return used

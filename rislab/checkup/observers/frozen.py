@@ -15,6 +15,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -100,7 +101,7 @@ class FrozenTensors(Observer):
 
     def _begin(self, optimizer: Optimizer, number: int, begun: int) -> int:
         """Follow what is frozen now for some steps; the number of the first, that of before if nothing is new."""
-        held = [value for group in optimizer.param_groups for value in group["params"]]
+        held = tensors_held(optimizer)
         if number == 1 and self._frozen_modules:
             self._stepped.update(map(id, held))
         known = self._held.get(optimizer, [])

@@ -15,6 +15,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tracking import NORMS
 from rislab.checkup.rules import Code
 
@@ -194,8 +195,7 @@ class NetworkModes(Observer):
     def after_step(self, optimizer: Optimizer) -> None:
         self._step += 1
         if self._looks.wanted(("step", id(optimizer))):
-            for group in optimizer.param_groups:
-                self._stepped.update(id(value) for value in group["params"])
+            self._stepped.update(map(id, tensors_held(optimizer)))
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         self._step += steps

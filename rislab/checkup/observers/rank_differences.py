@@ -20,6 +20,7 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.recording.events import MANY, Observer
 from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -63,7 +64,7 @@ class RankObserver(Observer):
         if self._marks is None:
             wrapped = bool(living_objects((DistributedDataParallel,)))
             self._marks = RankMarks(distributed.get_rank(), distributed.get_world_size(), wrapped)
-        tensors = [value for group in optimizer.param_groups for value in group["params"] if is_readable(value)]
+        tensors = [value for value in tensors_held(optimizer) if is_readable(value)]
         key = f"{[*self._steps].index(id(optimizer)) + 1}, step {step}"
         self._marks.weights[key] = _mark(tensors[:TENSORS])
         gradients = [value.grad for value in tensors if value.grad is not None and not value.grad.is_sparse]

@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -107,7 +108,7 @@ class LostState(Observer):
         self._handles = []
 
     def _note_resume(self, optimizer: Optimizer, course: Course) -> None:
-        own = {id(value) for group in optimizer.param_groups for value in group["params"]}
+        own = set(map(id, tensors_held(optimizer)))
         for saved in reversed(self._saved):
             networks = [network() for network in saved.networks]
             known = any(
@@ -126,7 +127,7 @@ class LostState(Observer):
         # What a library saves of its own accord says nothing about the loop's intent.
         if course is None or not course.stateful or where not in frames[:1]:
             return
-        weights = _weights(value for group in optimizer.param_groups for value in group["params"])
+        weights = _weights(tensors_held(optimizer))
         if weights:
             self._saved = self._saved[1 - SAVED :]
             self._saved.append(Saved(_kind(optimizer), weights, course, course.steps, _rate(optimizer)))
@@ -140,7 +141,7 @@ class LostState(Observer):
             for value in state.values()
             if isinstance(value, Tensor) and is_readable(value)
         }
-        trained = {id(v) for one in self._courses for group in one.param_groups for v in group["params"]}
+        trained = {id(value) for optimizer in self._courses for value in tensors_held(optimizer)}
         if any(id(value) in trained for value in nn.Module.parameters(module)):
             return
         for saved in self._saved:

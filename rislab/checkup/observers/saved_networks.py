@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -75,8 +76,7 @@ class SavedNetworks(Observer):
     def after_step(self, optimizer: Optimizer) -> None:
         self._step += 1
         if id(optimizer) not in self._trained and len(self._trained) < NETWORKS:
-            held = [value for group in optimizer.param_groups for value in group["params"]]
-            self._trained[id(optimizer)] = [value for value in held if is_readable(value)]
+            self._trained[id(optimizer)] = [value for value in tensors_held(optimizer) if is_readable(value)]
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         self._step += steps

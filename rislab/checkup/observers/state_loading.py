@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.rules import Code
 
@@ -32,7 +33,7 @@ class OwnWeights(Observer):
     def after_step(self, optimizer: Optimizer) -> bool:
         """From now on there is something to be restored."""
         if self._apart or not self._stepped:
-            self._stepped_on.update(id(value) for group in optimizer.param_groups for value in group["params"])
+            self._stepped_on.update(map(id, tensors_held(optimizer)))
         self._stepped = True
         return True
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
+from rislab.checkup.recording.optimizers import tensors_held
+
 # So many coordinates are read in all, and at least so many of each tensor.
 COORDINATES = 65_536
 FEWEST = 64
@@ -56,11 +58,11 @@ class GradientSamples:
 
     def optimised(self) -> set[int]:
         """Identities of the tensors that the optimiser holds."""
-        return {id(value) for group in self.optimizer.param_groups for value in group["params"]}
+        return set(map(id, tensors_held(self.optimizer)))
 
     def asking(self) -> int:
         """How many tensors of the optimiser ask for a gradient."""
-        return sum(value.requires_grad for group in self.optimizer.param_groups for value in group["params"])
+        return sum(value.requires_grad for value in tensors_held(self.optimizer))
 
     def scale(self) -> float:
         """Of the loss, 1 without a scaler."""
@@ -140,10 +142,7 @@ class GradientSamples:
 
     def norm_of_others(self) -> float:
         """Norm of the gradients of other tensors: of other optimisers, or of other networks under this one."""
-        groups = self.optimizer.param_groups
-        others = {
-            id(value): value for values in (self._clipped_with(), *(g["params"] for g in groups)) for value in values
-        }
+        others = {id(value): value for value in (*self._clipped_with(), *tensors_held(self.optimizer))}
         own = set(map(id, self._tensors))
         return self.norm_of(value for one, value in others.items() if one not in own)
 
@@ -153,7 +152,7 @@ class GradientSamples:
 
     def present(self) -> bool:
         """Whether any tensor of the optimiser has a gradient."""
-        return any(value.grad is not None for group in self.optimizer.param_groups for value in group["params"])
+        return any(value.grad is not None for value in tensors_held(self.optimizer))
 
     def empty(self) -> bool:
         """Whether all gradients are 0 or None."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.recording.gradient_samples import GradientSamples
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.trace import Trace
 
 # So many units of a layer are no accident; they differ by this share of their movement at most.
@@ -47,8 +48,7 @@ class WeightChanges:
             for name, value in self._samples.named
             if id(value) not in held and value.requires_grad and value.grad is not None
         }
-        groups = self._samples.optimizer.param_groups
-        given = [value for group in groups for value in group["params"] if value.grad is not None]
+        given = [value for value in tensors_held(self._samples.optimizer) if value.grad is not None]
         self._trained |= set(map(id, given))
         if given and self._steps < STEPS:
             self._steps += 1
@@ -59,7 +59,7 @@ class WeightChanges:
     def end(self, trace: Trace) -> None:
         """Write into a trace what only the end shows."""
         weights, trainable, held = self._samples.weights(), self._samples.trainable(), self._samples.optimised()
-        values = [value for group in self._samples.optimizer.param_groups for value in group["params"]]
+        values = tensors_held(self._samples.optimizer)
         trace.only_frozen = bool(values) and not any(
             value.requires_grad or id(value) in self._trained for value in values
         )
