@@ -112,10 +112,8 @@ class GraphPatterns(Observer):
             text = f"{self._pairs}: all pairs are compared"
             results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs.where))
         if self._again >= AGREEING and not self._others:
-            text = (
-                f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of them "
-            )
-            text += "after a step on the same inputs: old is computed by the network that is trained"
+            text = f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of "
+            text += "them after a step on the same inputs: old is computed by the network that is trained"
             results.append(as_warning(Code.LOSSES, "ratio always 1", text, self._ratio_where))
         if self._norms >= AGREEING:
             text = f"the norm of a gradient of shape {tuple(self._shape)} is taken over dimension 1 alone: "

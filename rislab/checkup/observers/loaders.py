@@ -180,10 +180,8 @@ class LoaderPasses(Observer):
                 and 2 * len(missing) >= len(classes)
                 and missing[-1] < self._outputs
             ):
-                text = (
-                    f"classes {listed(missing)} are evaluated, of {self._outputs} that the network tells apart; it was "
-                )
-                text += f"trained on {listed(sorted(trained))} alone"
+                text = f"classes {listed(missing)} are evaluated, of {self._outputs} that the network tells apart; it "
+                text += f"was trained on {listed(sorted(trained))} alone"
                 self._add(as_warning(Code.LOSSES, "classes that training never had", text, where))
         return [*self._findings.values()]
 

@@ -216,10 +216,8 @@ class NetworkModes(Observer):
             elif not trained and network.average is not None and not network.training_mode.count:
                 average = network.average
                 if average.equal or (average.stale >= AGREEING and self._is_copy(network, average.mean)):
-                    text = (
-                        f"{name} was evaluated with an average of weights, and with running statistics of the weights "
-                    )
-                    text += "of one moment: no forward in training mode has taken its own"
+                    text = f"{name} was evaluated with an average of weights, and with running statistics of the "
+                    text += "weights of one moment: no forward in training mode has taken its own"
                     results.append(as_warning(Code.MODE, "average without its statistics", text, average.where))
         return results
 

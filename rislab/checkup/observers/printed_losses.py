@@ -189,10 +189,8 @@ def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int
         for place, (name, _) in enumerate(epochs[0].wrong(sizes)):
             guesses = [epoch.wrong(sizes)[place][1] for epoch in epochs]
             if all(abs(value - guess) <= error for value, guess, error in zip(values, guesses, errors, strict=True)):
-                text = (
-                    f"{column[-1]} was printed, where the {len(epochs[-1].losses)} losses since the line before have "
-                )
-                text += f"the mean {epochs[-1].means()[1]:.6g}; all {len(values)} lines fit this fault"
+                text = f"{column[-1]} was printed, where the {len(epochs[-1].losses)} losses since the line before "
+                text += f"have the mean {epochs[-1].means()[1]:.6g}; all {len(values)} lines fit this fault"
                 yield name, text
                 break
 

@@ -234,10 +234,8 @@ def tried_on_tokens(
             # What cannot be tried tells nothing: this is no judgement of the loop.
             return []
     if shift == 1 and later > tolerance:
-        text = (
-            "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after it, "
-        )
-        text += f"by {later:.2g} of itself"
+        text = "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after "
+        text += f"it, by {later:.2g} of itself"
         return [as_fault(Code.ARGUMENTS, "the target is visible in the input", text)]
     if shift == 0 and later <= tolerance < earlier:
         text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "

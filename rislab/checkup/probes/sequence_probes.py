@@ -175,9 +175,7 @@ def _backward_direction(network: nn.Module, arguments: Arguments) -> list[Findin
         gradient = grads[0] if module.batch_first else grads[0].transpose(0, 1)
         used = gradient[..., gradient.shape[2] // 2 :].abs().sum((0, 2)) > 0
         if len(used) >= PLACES and bool(used[-1]) and int(used.sum()) == 1:
-            text = (
-                f"of a bidirectional {type(module).__name__}, the last of {len(used)} places alone is used: there its "
-            )
-            text += "backward direction has met one input"
+            text = f"of a bidirectional {type(module).__name__}, the last of {len(used)} places alone is used: there "
+            text += "its backward direction has met one input"
             return [as_warning(Code.ARGUMENTS, "backward direction after one input", text)]
     return []

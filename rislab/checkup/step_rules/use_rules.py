@@ -57,10 +57,8 @@ def unscaled_terms(run: WatchedRun) -> list[Finding]:
         ]
         lost = [values[-1] for values, own in zip(terms, scaled, strict=True) if not own and near(values[0], 1 / scale)]
         if scale >= SCALED and any(scaled) and lost:
-            text = (
-                f"{len(lost)} of {len(terms)} losses of step {one.number} were not scaled before their backward, and "
-            )
-            text += f"are divided by the scale of {scale:g} with the others: they count {lost[0]:.2g}"
+            text = f"{len(lost)} of {len(terms)} losses of step {one.number} were not scaled before their backward, "
+            text += f"and are divided by the scale of {scale:g} with the others: they count {lost[0]:.2g}"
             return [as_fault(Code.PRECISION, "a term not scaled", text, one.batches[0].where, ("scaler bypassed",))]
     return []
 
@@ -70,10 +68,8 @@ def running_sums(run: WatchedRun) -> list[Finding]:
     if not is_running_sum(run.trace):
         return []
     _, given, loss = max(run.trace.returned, key=lambda one: one[0])
-    text = (
-        f"what the closure returns grows by the loss at each evaluation within a step, here to {given:.4g}, where the "
-    )
-    text += f"loss is {loss:.4g}: the optimiser compares the numbers, and takes each of its steps for a worse one"
+    text = f"what the closure returns grows by the loss at each evaluation within a step, here to {given:.4g}, where "
+    text += f"the loss is {loss:.4g}: the optimiser compares the numbers, and takes each of its steps for a worse one"
     where = run.trace.taken[0].where if run.trace.taken else ""
     return [as_fault(Code.LOSSES, "closure returns a running sum", text, where)]
 
@@ -141,9 +137,7 @@ def terms_without_weight(run: WatchedRun) -> list[Finding]:
             continue
         lost = [all(term[0] and not term[-1] for term in places) for places in zip(*terms, strict=True)]
         if any(lost) and not all(lost):
-            text = (
-                f"in all {len(terms)} backwards that were looked at, {sum(lost)} of {len(lost)} terms of the loss had "
-            )
-            text += "the factor 0"
+            text = f"in all {len(terms)} backwards that were looked at, {sum(lost)} of {len(lost)} terms of the loss "
+            text += "had the factor 0"
             return [as_warning(Code.LOSSES, "a term of the loss trains nothing", text, line[0] if line else "")]
     return []
