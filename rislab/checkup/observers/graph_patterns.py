@@ -52,12 +52,10 @@ class GraphPatterns(Observer):
         self._looks = Looks()
         self._inputs: tuple[int, ...] = ()
         self._before: tuple[int, ...] = ()  # inputs of the step before
-        self._ones, self._others, self._again = 0, 0, 0
-        self._ratio_where = self._norm_where = ""
+        self._others = self._again = 0  # ratios that were not 1, and ratios of 1 after a step on the same inputs
         self._differentiated: list[torch.Size] = []
-        self._norms, self._shape = 0, torch.Size()
         self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
-        self._pairs, self._cancelled = _Pattern(), _Pattern()
+        self._ratios, self._norms, self._pairs, self._cancelled = (_Pattern() for _ in range(4))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
@@ -80,19 +78,19 @@ class GraphPatterns(Observer):
             kind = node.name()
             cancelled |= _cancels(node)
             if kind.startswith("ExpBackward") and _is_ratio(node):
-                ones = bool((node._saved_result == 1).all())  # type: ignore[attr-defined]
-                self._ones, self._others = self._ones + ones, self._others + (not ones)
-                self._again += ones and self._inputs == self._before
-                self._ratio_where = self._ratio_where or caller()[0]
+                if bool((node._saved_result == 1).all()):  # type: ignore[attr-defined]
+                    self._ratios.note("the ratio exp(new - old) was 1 for all samples")
+                    self._again += self._inputs == self._before
+                else:
+                    self._others += 1
             elif columns and kind.startswith(("PowBackward", "AbsBackward")) and (rows := _all_pairs(node)) in columns:
                 text = f"a difference of a column ({rows}, 1) that a network gave and {rows} numbers without "
                 self._pairs.note(f"{text}a gradient has the shape ({rows}, {rows})")
             elif shapes and kind.startswith("LinalgVectorNormBackward"):
                 shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
                 if shape in shapes and dims is not None and tuple(dims) == (1,):
-                    self._norms, self._shape = self._norms + 1, shape
-                    self._norm_where = self._norm_where or caller()[0]
-
+                    text = f"the norm of a gradient of shape {tuple(shape)} is taken over dimension 1 alone: "
+                    self._norms.note(f"{text}{shape[2:].numel()} norms a sample")
         if cancelled:
             self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z")
 
@@ -112,13 +110,12 @@ class GraphPatterns(Observer):
             text = f"{self._pairs}: all pairs are compared"
             results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs.where))
         if self._again >= AGREEING and not self._others:
-            text = f"in {self._ones} backwards the ratio exp(new - old) was 1 for all samples, in {self._again} of "
-            text += "them after a step on the same inputs: old is computed by the network that is trained"
-            results.append(as_warning(Code.LOSSES, "ratio always 1", text, self._ratio_where))
-        if self._norms >= AGREEING:
-            text = f"the norm of a gradient of shape {tuple(self._shape)} is taken over dimension 1 alone: "
-            text += f"{self._shape[2:].numel()} norms a sample"
-            results.append(as_warning(Code.LOSSES, "gradient penalty per position", text, self._norm_where))
+            text = f"{self._ratios}, in {self._again} of them after a step on the same inputs: old is computed by the "
+            text += "network that is trained"
+            results.append(as_warning(Code.LOSSES, "ratio always 1", text, self._ratios.where))
+        if self._norms.count >= AGREEING:
+            norms = self._norms
+            results.append(as_warning(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
         return results
 
 

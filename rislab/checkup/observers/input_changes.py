@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rislab.checkup.findings import Finding, as_warning
-from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.call_stack import caller, definition_of
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import few_coordinates
@@ -118,11 +117,7 @@ def _change(before: Tensor, now: Tensor) -> tuple[float, float] | None:
 
 def _samples_of(dataset: Any, depth: int = DEPTH) -> Iterator[tuple[str, str, Tensor]]:
     """Some samples of what a dataset holds, and those within it; each with its name, and where it is read."""
-    reader = getattr(type(dataset), "__getitem__", None)
-    where = ""
-    if isinstance(reader, FunctionType) and not str(reader.__module__).startswith("torch."):
-        where = f"{reader.__code__.co_filename}:{reader.__code__.co_firstlineno}"
-    arrays = 0
+    where, arrays = definition_of(getattr(type(dataset), "__getitem__", None)), 0
     for name, value in list(getattr(dataset, "__dict__", {}).items()):
         for array in value if isinstance(value, tuple) and len(value) < SAMPLES else (value,):
             if depth and hasattr(type(array), "__getitem__") and not isinstance(array, Tensor | np.ndarray | list):

@@ -16,10 +16,9 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
 from rislab.checkup.recording.optimizers import tensors_held
-from rislab.checkup.recording.tracking import NORMS
+from rislab.checkup.recording.tracking import DROPOUTS, NORMS
 from rislab.checkup.rules import Code
 
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # Networks that are followed; inputs of each, and numbers of each input that are read.
 NETWORKS, INPUTS, NUMBERS = 32, 4, 4096
 # An evaluation comes after at least so many steps, on average; and steps that tell anything.

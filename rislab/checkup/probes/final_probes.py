@@ -21,12 +21,13 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.token_targets import TokenTargets, is_tokens
 from rislab.checkup.probes.function_probes import function_probes
-from rislab.checkup.probes.network_copies import copy_network
+from rislab.checkup.probes.network_copies import copy_network, global_names
 from rislab.checkup.probes.network_probes import network_probes, precision_in, runner
 from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
 from rislab.checkup.probes.sample_mixing import SAME
 from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.probes.sequence_probes import sequence_probes
+from rislab.checkup.recording.call_stack import definition_of, is_of_torch
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import tensors_of
@@ -108,23 +109,16 @@ class FinalProbes(Observer):
             place = self._targets.input_with_shift(call.network, shift)
             if place is not None:
                 results += tried_on_tokens(call.network, call.args, call.named, shift, place)
+        where = definition_of(vars(type(call.network)).get("forward"))
         for one in results:
             # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.
             unused = one.name in ONLY_EVALUATED and id(call.network) not in self._evaluated
             if one.severity != "note" and not unused:
-                self._findings.append(replace(one, where=one.where or _place_of(type(call.network))))
+                self._findings.append(replace(one, where=one.where or where))
 
     def findings(self) -> list[Finding]:
         """Faults and warnings; what could not be tried is none."""
         return self._findings
-
-
-def _place_of(kind: type) -> str:
-    """File and line of the forward of a network, "" if it is torch's."""
-    forward = vars(kind).get("forward")
-    if not isinstance(forward, FunctionType) or str(forward.__module__).startswith("torch."):
-        return ""
-    return f"{forward.__code__.co_filename}:{forward.__code__.co_firstlineno}"
 
 
 def _is_plain(value: Any) -> bool:
@@ -172,18 +166,18 @@ def keeps_outside(kind: type) -> bool:
     functions = [
         one
         for base in kind.__mro__
-        if not str(base.__module__).startswith("torch.") and base is not object
+        if not is_of_torch(base) and base is not object
         for one in vars(base).values()
         if isinstance(one, FunctionType)
     ]
     while functions:
         function = functions.pop()
-        if id(function) in visited or str(function.__module__).split(".")[0] == "torch":
+        if id(function) in visited or is_of_torch(function):
             continue
         visited.add(id(function))
-        names, stores = _outer_names(function.__code__)
-        if stores:
+        if _stores_outside(function.__code__):
             return True
+        names = global_names(function.__code__)
         cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
         values = [*cells, *(function.__globals__[name] for name in names if name in function.__globals__)]
         # NumPy imports its generators with their first use.
@@ -200,18 +194,12 @@ def _is_filled(cell: Any) -> bool:
         return False
 
 
-def _outer_names(code: CodeType) -> tuple[set[str], bool]:
-    """Global names that code looks up, and whether it sets one, or a variable of a function around it."""
-    names: set[str] = set()
-    stores = False
-    for one in dis.get_instructions(code):
-        if one.opname == "LOAD_GLOBAL":
-            names.add(str(one.argval))
-        stores |= one.opname == "STORE_GLOBAL" or (one.opname == "STORE_DEREF" and one.argval in code.co_freevars)
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            names |= _outer_names(constant)[0]
-    return names, stores
+def _stores_outside(code: CodeType) -> bool:
+    """Whether code sets a global name, or a variable of a function around it."""
+    return any(
+        one.opname == "STORE_GLOBAL" or (one.opname == "STORE_DEREF" and one.argval in code.co_freevars)
+        for one in dis.get_instructions(code)
+    )
 
 
 def tried_on_tokens(

@@ -15,6 +15,7 @@ from rislab.checkup.findings import Finding, as_warning
 from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.network_probes import runner
 from rislab.checkup.probes.seeds import one_seed
+from rislab.checkup.recording.call_stack import definition_of
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
 
@@ -46,9 +47,7 @@ def function_probes(network: nn.Module, args: tuple[Any, ...], named: dict[str, 
         except Exception:  # of the function, which need not take numbers of float64
             continue
         if text:
-            code = vars(kind).get("backward", vars(kind).get("vjp"))
-            lines = getattr(getattr(code, "__func__", code), "__code__", None)
-            where = f"{lines.co_filename}:{lines.co_firstlineno}" if lines is not None else ""
+            where = definition_of(vars(kind).get("backward", vars(kind).get("vjp")))
             findings.append(as_warning(Code.DIRECTION, "backward is not the derivative", text, where))
     return findings
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dis
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
+
+from rislab.checkup.recording.call_stack import is_of_torch
 
 
 def copy_network(model: nn.Module) -> nn.Module:
@@ -50,7 +51,7 @@ def _isolated(function: Any, memo: dict[int, Any], home: dict[str, Any] | None =
     """A function over copies of all that it can reach by its closure, and by global names of its own module."""
     if isinstance(function, partial):
         return partial(_isolated(function.func, memo, home), *function.args, **function.keywords)
-    if not isinstance(function, FunctionType) or _is_of_torch(function):
+    if not isinstance(function, FunctionType) or is_of_torch(function):
         return function
     if id(function) in memo:
         return memo[id(function)]
@@ -64,7 +65,7 @@ def _isolated(function: Any, memo: dict[int, Any], home: dict[str, Any] | None =
     memo[id(function)] = new
     # A memo goes by addresses, so what it knows must live on.
     memo.setdefault(id(memo), []).append(function)
-    for name in _global_names(function.__code__) & home.keys() if own else ():
+    for name in global_names(function.__code__) & home.keys() if own else ():
         names[name] = _copied(names[name], memo, home)
     for cell, copied in zip(function.__closure__ or (), cells, strict=True):
         try:
@@ -83,11 +84,7 @@ def _copied(value: Any, memo: dict[int, Any], home: dict[str, Any]) -> Any:
     return value if isinstance(value, ModuleType | type) else copy.deepcopy(value, memo)
 
 
-def _is_of_torch(function: Callable[..., Any]) -> bool:
-    return str(function.__module__).split(".")[0] == "torch"
-
-
-def _global_names(code: CodeType) -> set[str]:
+def global_names(code: CodeType) -> set[str]:
     """Names that a function looks up, in functions within it too."""
     own = {str(one.argval) for one in dis.get_instructions(code) if one.opname in ("LOAD_GLOBAL", "STORE_GLOBAL")}
-    return own.union(*(_global_names(one) for one in code.co_consts if isinstance(one, CodeType)))
+    return own.union(*(global_names(one) for one in code.co_consts if isinstance(one, CodeType)))

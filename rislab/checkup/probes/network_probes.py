@@ -14,7 +14,7 @@ from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, list
 from rislab.checkup.observers.token_targets import TARGETS
 from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.probe_batches import exchange, map_leaves, tensors_in
-from rislab.checkup.probes.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, why_meant
+from rislab.checkup.probes.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, state_of, why_meant
 from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.trace import precision_of
@@ -163,13 +163,7 @@ def _state(model: nn.Module) -> dict[str, Any]:
     held: dict[str, Any] = {}
     for prefix, module in model.named_modules():
         where = f"{prefix}." if prefix else ""
-        own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-        plain = {
-            name: value
-            for name, value in vars(module).items()
-            if isinstance(value, Tensor | tuple | list | int | float)
-        }
-        for name, value in {**plain, **own}.items():
+        for name, value in state_of(module).items():
             if isinstance(value, int | float):
                 held[where + name] = value
             else:

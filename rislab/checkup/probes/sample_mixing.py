@@ -208,7 +208,7 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     norms = [one for one in model.modules() if isinstance(one, NORMS)]
     if any(one.running_mean is None for one in norms):
         return "a BatchNorm keeps no running statistics, and takes those of the batch in evaluation mode as well"
-    own = [tensor for module in model.modules() for tensor in tensors_in(_state_of(module)).values()]
+    own = [tensor for module in model.modules() for tensor in tensors_in(state_of(module)).values()]
     if any(_is_graph(tensor, size) for tensor in (*leaves, *own)):
         return "a matrix tells which samples belong together, as in a graph"
     unbatched: list[str] = []
@@ -228,8 +228,10 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     return ""
 
 
-def _state_of(module: nn.Module) -> dict[str, Any]:
-    plain = {name: value for name, value in vars(module).items() if isinstance(value, Tensor | tuple | list)}
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """Tensors, and what may hold some, and numbers that a module holds itself, by name."""
+    kinds = (Tensor, tuple, list, int, float)
+    plain = {name: value for name, value in vars(module).items() if isinstance(value, kinds)}
     return {**plain, **dict(module.named_buffers(recurse=False)), **dict(module.named_parameters(recurse=False))}
 
 

@@ -7,7 +7,8 @@ import inspect
 import os
 import sys
 from pathlib import Path
-from types import CodeType, FrameType
+from types import CodeType, FrameType, FunctionType
+from typing import Any
 
 import torch
 
@@ -84,6 +85,19 @@ def by_library(stack: tuple[str, ...]) -> bool:
         stack: as caller() gives it, or exact_caller().
     """
     return bool(stack) and _kind(stack[0].rpartition(":")[0]) == "library"
+
+
+def definition_of(function: Any) -> str:
+    """File and line of a function, or of a method of a class; "" if it is torch's, or no such thing."""
+    inner = getattr(function, "__func__", function)
+    if not isinstance(inner, FunctionType) or is_of_torch(inner):
+        return ""
+    return f"{inner.__code__.co_filename}:{inner.__code__.co_firstlineno}"
+
+
+def is_of_torch(function: Any) -> bool:
+    """Whether a function, or a class, is defined in torch."""
+    return str(function.__module__).split(".")[0] == "torch"
 
 
 @functools.lru_cache(maxsize=4096)

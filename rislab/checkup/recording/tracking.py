@@ -130,6 +130,10 @@ class LoopObserver(Observer):
         for tracked in self._training(call.module):
             tracked.recorder.tell(StepRecorder.on_forward_end, call)
 
+    def _record(self, event: Callable[..., Any], *args: Any) -> None:
+        for tracked in self.tracked:
+            tracked.recorder.tell(event, *args)
+
     def _training(self, module: nn.Module) -> Iterable[TrackedOptimizer]:
         return [tracked for tracked in self.tracked if tracked.trains(module)]
 
@@ -143,38 +147,31 @@ class LoopObserver(Observer):
 
     def on_backward(self, roots: Roots) -> None:
         reached: set[int] = set()
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_backward, roots, reached)
+        self._record(StepRecorder.on_backward, roots, reached)
 
     def on_backward_error(self) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_backward_error)
+        self._record(StepRecorder.on_backward_error)
 
     def on_backward_end(self) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_backward_end)
+        self._record(StepRecorder.on_backward_end)
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_grad, sources)
+        self._record(StepRecorder.on_grad, sources)
 
     def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:
         held = {id(value) for tracked in self.tracked for value in tracked.tensors()}
         foreign = not any(id(value) in held for value in parameters)
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.on_clip, parameters, max_norm, foreign)
+        self._record(StepRecorder.on_clip, parameters, max_norm, foreign)
 
     def may_count(self) -> int:
         """Only the windows of a single optimiser are counted, until one is to be compared."""
         return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
 
     def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.begin_counting, change, all_came)
+        self._record(StepRecorder.begin_counting, change, all_came)
 
     def end_counting(self, clips: int) -> None:
-        for tracked in self.tracked:
-            tracked.recorder.tell(StepRecorder.end_counting, clips)
+        self._record(StepRecorder.end_counting, clips)
 
     def count_forward(self, module: nn.Module, samples: int) -> bool:
         [tracked] = self.tracked
