@@ -85,9 +85,6 @@ class RunningCall:
     """The outermost call under way of a method of an object, as `Trainer.train()`.
 
     Some frameworks tell nobody that an exception has ended it; then it is no longer among the callers.
-
-    Args:
-        owner: the object.
     """
 
     def __init__(self, owner: object) -> None:

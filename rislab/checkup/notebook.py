@@ -35,11 +35,7 @@ class CellError(Exception):
 
 
 class CheckupMagics:
-    """The magics of one shell, with the last report.
-
-    Args:
-        shell: of IPython.
-    """
+    """The magics of one shell of IPython, with the last report."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell

@@ -188,12 +188,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 class FindingsReport:
-    """Collects the findings of all tests, and writes them to a file at the end.
-
-    Args:
-        path: of the file, whose name says the format.
-        folder: working directory.
-    """
+    """Collects the findings of all tests, and writes them at the end to a file, whose name says the format."""
 
     def __init__(self, path: Path, folder: str) -> None:
         self._path, self._folder = path, folder

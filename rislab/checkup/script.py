@@ -158,11 +158,7 @@ _EXIT = os._exit
 
 
 class HardExit(BaseException):
-    """Raised in the watched code in place of os._exit(), which would leave without a word.
-
-    Args:
-        code: that was given to os._exit().
-    """
+    """Raised in the watched code in place of os._exit(), which would leave without a word."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)

@@ -19,7 +19,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.events import MANY, Observer
-from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import cosine, few_coordinates, is_readable, tensors_of
 from rislab.checkup.rules import Code
@@ -69,11 +69,7 @@ class WeightCopy:
 
 
 class CopiesOfOne:
-    """Copies of the weights of one optimiser.
-
-    Args:
-        optimizer: whose weights may be copied.
-    """
+    """Copies of the weights of one optimiser."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._weights = [value for value in tensors_held(optimizer) if is_readable(value) and value.requires_grad][
@@ -146,7 +142,7 @@ class CopiesOfOne:
 
     def _used(self, young: bool) -> set[int]:
         """Tensors that optimisers hold or use, by identity."""
-        self._optimizers.update(one for one in living_objects((Optimizer,), young) if "param_groups" in vars(one))
+        self._optimizers.update(living_optimizers(young))
         used: set[int] = set()
         for optimizer in self._optimizers:
             used |= set(map(id, tensors_held(optimizer)))

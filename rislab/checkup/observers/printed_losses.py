@@ -75,11 +75,7 @@ class _Epoch:
 
 
 class PrintedLosses(Observer):
-    """Listens to print(), and to the losses of torch that are means.
-
-    Args:
-        loaders: know how large the datasets are.
-    """
+    """Listens to print(), and to the losses of torch that are means; `loaders` know how large the datasets are."""
 
     def __init__(self, loaders: LoaderPasses) -> None:
         self._loaders = loaders

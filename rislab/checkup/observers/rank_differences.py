@@ -42,11 +42,7 @@ class RankMarks:
 
 
 class RankObserver(Observer):
-    """Leaves marks before some steps, in a process that belongs to a group.
-
-    Args:
-        samplers: knows the orders that were drawn.
-    """
+    """Leaves marks before some steps, in a process of a group; `samplers` know the orders that were drawn."""
 
     def __init__(self, samplers: RepeatedOrder) -> None:
         self._samplers = samplers

@@ -23,11 +23,7 @@ STEPS_BETWEEN, EVALUATIONS, NETWORKS, SAVED = 4, 2, 4, 256
 
 
 class _Evaluated:
-    """A network that was run without gradients.
-
-    Args:
-        network: itself.
-    """
+    """A network that was run without gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         self.weights = [value for value in nn.Module.parameters(network) if is_readable(value)]

@@ -8,7 +8,7 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, listed
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
@@ -50,7 +50,7 @@ class UnregisteredTensors(Observer):
     def end(self, error: BaseException | None) -> None:
         """Look at the gradients that are there, and at what optimisers hold."""
         if any(self._missed(module) for module, _ in self._modules.values()):
-            self._held |= {id(value) for one in optimizers() for value in tensors_held(one)}
+            self._held |= {id(value) for one in living_optimizers() for value in tensors_held(one)}
         for module, caller in self._modules.values():
             missed = self._missed(module)
             trained = any(id(value) in self._held for value in nn.Module.parameters(module))
@@ -76,11 +76,6 @@ class UnregisteredTensors(Observer):
 
     def findings(self) -> list[Finding]:
         return self._findings
-
-
-def optimizers() -> list[Optimizer]:
-    """All optimisers that are alive and made to their end."""
-    return [one for one in living_objects((Optimizer,)) if "param_groups" in vars(one)]
 
 
 def _fingerprint(value: Tensor) -> float:

@@ -53,8 +53,7 @@ class _Call:
 class FinalProbes(Observer):
     """Tries each network that an optimiser stepped, when the run is over and no error has ended it.
 
-    Args:
-        targets: of the run, which tell what networks are to foresee the next token.
+    The targets of the run tell what networks are to foresee the next token.
     """
 
     def __init__(self, targets: TokenTargets) -> None:

@@ -6,6 +6,8 @@ import gc
 from itertools import compress
 from typing import Any
 
+from torch.optim.optimizer import Optimizer
+
 # With so many classes or more, it takes less time to ask each object for its own.
 CLASSES = 64
 
@@ -33,3 +35,8 @@ def living_objects(kinds: tuple[type, ...], young: bool = False, subclasses: boo
 def _with_subclasses(kind: type) -> list[type]:
     subclasses: list[type] = type.__subclasses__(kind)
     return [kind, *(other for one in subclasses for other in _with_subclasses(one))]
+
+
+def living_optimizers(young: bool = False) -> list[Optimizer]:
+    """All optimisers that are made to their end, or those that were made lately."""
+    return [one for one in living_objects((Optimizer,), young) if "param_groups" in vars(one)]

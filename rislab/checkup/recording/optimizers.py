@@ -100,11 +100,7 @@ def _is_closure(value: Any) -> bool:
 
 
 class ForeignOptimizer(Optimizer):
-    """Stands for whatever moves the weights of a network; it never steps itself.
-
-    Args:
-        tensors: that are moved.
-    """
+    """Stands for whatever moves the weights of a network; it never steps itself."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.param_groups = [{"params": [*tensors]}]

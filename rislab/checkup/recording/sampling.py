@@ -11,11 +11,7 @@ GROWTH, LARGEST = 0.125, 50
 
 
 class Sampling:
-    """Chooses windows.
-
-    Args:
-        every: n for each n-th window; None for the first ones, then ever more rarely, and again after a change.
-    """
+    """Chooses windows: each n-th one, or the first ones, then ever more rarely, and again after a change."""
 
     def __init__(self, every: int | None) -> None:
         self._every = every

@@ -28,11 +28,7 @@ class Schedule:
 
 
 class SchedulerTicks:
-    """Ticks of a scheduler since the recording began.
-
-    Args:
-        scheduler: of the loop, None without one.
-    """
+    """Ticks of a scheduler since the recording began; None stands for a loop without one."""
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler, self._before = scheduler, 0

@@ -24,12 +24,7 @@ _FOR_NAMES = 16 * 2**20
 
 
 class StepStorage:
-    """Enters steps in a trace.
-
-    Args:
-        trace: that they are entered in.
-        declared: what the loop is meant to do.
-    """
+    """Enters steps in a trace."""
 
     def __init__(self, trace: Trace, declared: Declared) -> None:
         self._trace, self._declared = trace, declared

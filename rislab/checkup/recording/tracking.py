@@ -104,12 +104,7 @@ class TrackedOptimizer:
 
 
 class LoopObserver(Observer):
-    """Passes events on to the recorders of the optimisers that they concern.
-
-    Args:
-        tracked: optimisers; a subclass may add to them.
-        loss: whose calls are recorded; None for all losses.
-    """
+    """Passes events on to the recorders of the optimisers that they concern; of losses, calls of a given one alone."""
 
     def __init__(self, tracked: Sequence[TrackedOptimizer] = (), loss: Any = None) -> None:
         self.tracked, self._recorded_loss = list(tracked), loss

@@ -20,11 +20,7 @@ STEPS = 32
 
 
 class WeightChanges:
-    """The weights of one optimiser's network, at the beginning and at the end.
-
-    Args:
-        samples: knows the weights and the optimiser.
-    """
+    """The weights of one optimiser's network, at the beginning and at the end."""
 
     def __init__(self, samples: GradientSamples) -> None:
         self._samples = samples
