@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import gc
@@ -19,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 import rislab
 import rislab.checkup
@@ -90,6 +93,20 @@ def roots_from_a_generator() -> Program:
 @program
 def roots_by_name() -> Program:
     return plain(backward=lambda loss: torch.autograd.backward(tensors=(loss,), grad_tensors=(torch.ones(()),)))
+
+
+@program
+def seeds_files_and_prints_by_name() -> Program:
+    model, optimizer, loop = plain()
+
+    def more() -> None:
+        for _ in range(3):
+            loop()
+            torch.manual_seed(seed=3)
+            torch.save(f=io.BytesIO(), obj=model.state_dict())
+            print(0.5, model, sep=" of ", file=io.StringIO())
+
+    return model, optimizer, more
 
 
 @program
@@ -1255,7 +1272,8 @@ def test_a_wrapper_and_what_it_holds_are_one_optimiser(kind: str) -> None:
 
 
 def replaced() -> list[Any]:
-    return [torch.autograd.backward, torch.autograd.grad, nn.utils.clip_grad_norm_, nn.Module.load_state_dict]
+    functions = [torch.autograd.backward, torch.autograd.grad, nn.utils.clip_grad_norm_, nn.Module.load_state_dict]
+    return [*functions, torch.save, torch.manual_seed, builtins.print, DataLoader.__iter__, DistributedSampler.__iter__]
 
 
 @pytest.mark.slow

@@ -58,15 +58,15 @@ def unwatched() -> Iterator[None]:
         _unwatched.reset(token)
 
 
-def _harmless(
-    method: Callable[Concatenate[EventSource, _P], None], of_numbers: bool = False
+def _guarded(
+    method: Callable[Concatenate[EventSource, _P], None], untraced: bool = False
 ) -> Callable[Concatenate[EventSource, _P], None]:
-    """A method that torch calls within the watched code: no error leaves it. One `of_numbers` is deaf in a trace."""
+    """A method that torch calls within the watched code: no error leaves it; an `untraced` one is deaf in a trace."""
 
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
-        if (of_numbers and (torch.compiler.is_compiling() or is_tracing())) or _unwatched.get():
+        if (untraced and (torch.compiler.is_compiling() or is_tracing())) or _unwatched.get():
             return
         try:
             method(source, *args, **kwargs)
@@ -76,9 +76,9 @@ def _harmless(
     return heard
 
 
-def _of_numbers(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
+def _untraced(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
     """Such a method that is deaf where torch only traces."""
-    return _harmless(method, True)
+    return _guarded(method, True)
 
 
 class EventSource:
@@ -154,7 +154,7 @@ class EventSource:
 
     def _tell_more(self, event: str, *args: Any) -> None:
         """Tell what comes after something that was told."""
-        if self._others and self._stands_beside():
+        if self._others and self._is_other_thread():
             return
         if self._losses.active:
             self._losses.outside(self._tell_all, event, args)
@@ -199,7 +199,7 @@ class EventSource:
         else:
             self._trainer = here
 
-    def _stands_beside(self) -> bool:
+    def _is_other_thread(self) -> bool:
         here = threading.get_ident()
         return here in self._others and here != self._trainer
 
@@ -261,7 +261,7 @@ class EventSource:
 
     # What torch reports.
 
-    @_harmless
+    @_guarded
     def _on_forward(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         now, network = self._forward, self._networks.of(module)
         if network.alone or is_tracing():
@@ -288,7 +288,7 @@ class EventSource:
         if now.computes:
             self._tell("on_forward", module, now.training)
 
-    @_harmless
+    @_guarded
     def _on_module_loss(self, *call: Any) -> None:
         if is_tracing():
             return
@@ -296,7 +296,7 @@ class EventSource:
             self._networks.of(self._forward.outermost).computes_loss = True
         self._losses.outside(self._on_call, *call)
 
-    @_harmless
+    @_guarded
     def _on_forward_end(self, module: Any, *call: Any) -> None:
         if self._expected.active and (self._loss is None or self._module is not None):
             return
@@ -315,7 +315,7 @@ class EventSource:
             event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, now.inner)
             self._tell_more("on_forward_end", event)
 
-    @_of_numbers
+    @_untraced
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         summed = function in SUMS
         if summed and not (
@@ -336,7 +336,7 @@ class EventSource:
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
-    @_of_numbers
+    @_untraced
     def _on_other(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         now = self._forward
         # What gives an attribute, a size or an address computes nothing.
@@ -348,7 +348,7 @@ class EventSource:
         if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
             self._tell("on_result", [*args, *kwargs.values()], output)
 
-    @_harmless
+    @_guarded
     def _on_backward(self, roots: Roots) -> None:
         self._forward.reported = False
         counts = self._counts(*_kind_of(roots))
@@ -357,18 +357,18 @@ class EventSource:
         if counts:
             self._end_counting()
         self._choose_thread()
-        if self._others and self._stands_beside():
+        if self._others and self._is_other_thread():
             return
         self._losses.note_backward()
         self._forward.reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
         if self._forward.reported:
             self._tell("on_backward", roots)
 
-    @_harmless
+    @_guarded
     def _on_backward_end(self, failed: bool) -> None:
         if failed:
             self._end_counting()
-        if not self._forward.reported or (self._others and self._stands_beside()):
+        if not self._forward.reported or (self._others and self._is_other_thread()):
             return
         if failed:
             self._tell_more("on_backward_error")
@@ -382,7 +382,7 @@ class EventSource:
         self._counts(*ODD)
         self._tell("on_load", module, state)
 
-    @_of_numbers
+    @_untraced
     def _on_clip(self, tensors: list[Any], limit: Any) -> None:
         # What else is given, torch refuses.
         if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
@@ -390,13 +390,13 @@ class EventSource:
                 self._tell("on_clip", tensors, float(limit))
             self._losses.pause()
 
-    @_of_numbers
+    @_untraced
     def _on_reported(self, event: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if event == "on_pass" and self._expected.passes.wanted("pass"):
             self._end_counting()
         self._tell(event, args, kwargs)
 
-    @_of_numbers
+    @_untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         closure = len(args) + len(kwargs) > 1 and any(map(callable, (*args[1:], *kwargs.values())))
         # A step within a step is like no other.
@@ -412,7 +412,7 @@ class EventSource:
         if not closure:
             self._losses.pause()
 
-    @_of_numbers
+    @_untraced
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if id(optimizer) in self._stepping:
             self._stepping.remove(id(optimizer))

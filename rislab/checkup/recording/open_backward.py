@@ -154,10 +154,8 @@ class OpenBackward:
 
     def weigh_losses(self, growth: Tensor | None, why: str) -> int:
         """Give the losses that it came to their weights, and its growth unless it says why not; bytes held."""
-        total, finite = (
-            sum(weight for _, weight in self.reached),
-            growth is None or math.isfinite(growth.sum(dtype=torch.float64)),
-        )
+        total = sum(weight for _, weight in self.reached)
+        finite = growth is None or math.isfinite(growth.sum(dtype=torch.float64))
         reason = "" if math.isfinite(total) else "its weight is no number"
         reason = (reason if total else NO_WEIGHT) or why
         gradient = growth / total if growth is not None and not reason else None
