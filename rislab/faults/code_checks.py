@@ -6,11 +6,13 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rislab.checkup.findings import Findings
 from rislab.checkup.loop_watch import watch
 from rislab.data import covariance, geometry
 from rislab.data.scene_config import SceneConfig
@@ -21,6 +23,8 @@ from rislab.music.spectra import music_spectrum
 # Sums in another order differ by this share of a weight; a step of another length by far more.
 WEIGHT_TOLERANCE = 1e-4
 TOLERANCE = 1e-4
+# A unit in the last place of float16 is up to this share of a number, and a few operations in it round a few times.
+HALF_TOLERANCE = 2 * 2.0**-10
 WAVELENGTH = 0.1
 
 
@@ -73,33 +77,66 @@ def reference(exercise: Exercise) -> Callable[..., Any]:
 
 def _loop_problem(exercise: Exercise, train: Callable[..., Any]) -> str:
     """Train a small network by the loop, watched, and by the correct one; SGD, which hides no factor."""
+    loop = exercise.loop
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1))
-        inputs = torch.randn(exercise.loop["rows"], 10)
-        correct, wanted, _ = _train(exercise, reference(exercise), network, inputs)
-        trained, reported, findings = _train(exercise, train, network, inputs)
-    if exercise.loop.get("report") and not _is_report(reported, len(wanted)):
-        return f"train() returned {_short(reported)}; allowed: a list of {len(wanted)} numbers, one for each epoch"
-    if findings.faults:
-        worst = findings.faults[0]
-        return f"the checkup says {worst.name!r}: {worst.evidence}"
+        inputs = torch.randn(loop["rows"], 10)
+        correct, trained = (_train(exercise, function, network, inputs) for function in (reference(exercise), train))
+    reported, wanted = _as_numbers(trained.returned), correct.returned
+    if loop.get("report") and (reported is None or reported.shape != (len(wanted),) or reported.is_complex()):
+        return (
+            f"train() returned {_short(trained.returned)}; allowed: a list of {len(wanted)} numbers, one for each epoch"
+        )
     before, after, right = (
-        nn.utils.parameters_to_vector(net.parameters()).detach() for net in (network, trained, correct)
+        nn.utils.parameters_to_vector(net.parameters()).detach() for net in (network, trained.model, correct.model)
     )
-    if torch.equal(before, after):
-        return "no weight has moved: was a step taken?"
+    # A loop that ends where the correct one does is right, whatever the checkup expects of windows.
     apart = float((after - right).norm() / (right - before).norm())
-    if not apart <= WEIGHT_TOLERANCE:
-        return f"the weights end elsewhere than those of a correct loop, {apart:.1%} of the way it went"
-    if exercise.loop.get("report") and _difference([float(one) for one in reported], wanted):
-        return "the training is right, and what is reported is not the mean loss of the samples of an epoch"
+    exact = apart <= WEIGHT_TOLERANCE
+    if exact and max(trained.given) > loop["micro_batch"]:
+        most = f"{max(trained.given)} samples at once; allowed: the {loop['micro_batch']} of one micro-batch"
+        return f"the step is right, but the network was given {most}"
+    if exact and trained.scaler and not trained.scaler.state_dict()["_growth_tracker"]:
+        return "the weights are right, but the scaler was not used: scaler.update() has counted no step"
+    if not exact or (loop.get("report") and _difference(reported, wanted)):
+        if trained.findings.faults:
+            worst = trained.findings.faults[0]
+            return f"the checkup says {worst.name!r}: {worst.evidence}"
+        if exact:
+            return "the training is right, and what is reported is not the mean loss of the samples of an epoch"
+        if torch.equal(before, after):
+            return "no weight has moved: was a step taken?"
+        if sum(trained.given) != sum(correct.given):
+            return (
+                f"the network was given {sum(trained.given)} samples in all, and {sum(correct.given)} in a correct loop"
+            )
+        return f"the weights end elsewhere than those of a correct loop: apart by {apart:.1%} of the way that it went"
     return ""
 
 
-def _train(exercise: Exercise, train: Callable[..., Any], network: nn.Module, inputs: Tensor) -> tuple[Any, Any, Any]:
-    """A copy of the network after the training, what the loop returned, and what the checkup says of it."""
-    loop, model = exercise.loop, copy.deepcopy(network)
+@dataclass(frozen=True)
+class _Training:
+    """What a loop has done.
+
+    Args:
+        model: a copy of the network, trained.
+        returned: by the loop.
+        findings: of the checkup.
+        scaler: of the gradients, None without.
+        given: samples of each forward.
+    """
+
+    model: nn.Module
+    returned: Any
+    findings: Findings
+    scaler: torch.amp.GradScaler | None
+    given: list[int]
+
+
+def _train(exercise: Exercise, train: Callable[..., Any], network: nn.Module, inputs: Tensor) -> _Training:
+    """Train a copy of the network, watched."""
+    loop, model, given = exercise.loop, copy.deepcopy(network), [0]
     targets = inputs.sin().sum(1, keepdim=True)
     batches = list(zip(inputs.split(loop["micro_batch"]), targets.split(loop["micro_batch"]), strict=True))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -107,16 +144,13 @@ def _train(exercise: Exercise, train: Callable[..., Any], network: nn.Module, in
     steps = loop["accumulation_steps"]
     arguments = (model, optimizer, *([scaler] if scaler else []), batches, *([steps] if steps > 1 else []))
     declared = {"accumulation_steps": steps, "scaler": scaler, "clip_norm": loop.get("clip_norm"), "every": 1}
+    hook = model.register_forward_pre_hook(lambda _, inputs: given.append(len(inputs[0])))
     with watch(model, optimizer, **declared) as watched:
         returned = train(*arguments)
-    reported = list(returned) if loop.get("report") and isinstance(returned, list | tuple) else None
-    return model, returned, watched.findings(reported=reported if _is_report(reported, 1) else None)
-
-
-def _is_report(value: Any, least: int) -> bool:
-    """Whether a value is a list of at least so many numbers."""
-    numbers = isinstance(value, list | tuple) and all(isinstance(one, int | float) for one in value)
-    return bool(numbers and len(value) >= least)
+    hook.remove()
+    numbers = _as_numbers(returned) if loop.get("report") else None
+    reported = numbers.tolist() if numbers is not None and numbers.dim() == 1 and len(numbers) else None
+    return _Training(model, returned, watched.findings(reported=reported), scaler, given)
 
 
 # ----------------------------------------------------------------------------------------------------- values and laws
@@ -129,26 +163,55 @@ def _difference(value: Any, expected: Any) -> str:
             return f"returned {_short(value)}; allowed: {len(expected)} tensors"
         return next((text for pair in zip(value, expected, strict=True) if (text := _difference(*pair))), "")
     if isinstance(expected, set):
-        return "" if type(value) is set and value == expected else f"returned {_short(value)}"
-    try:
-        given = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        return f"returned {_short(value)}; allowed: {'a tensor' if isinstance(expected, Tensor) else 'numbers'}"
-    wanted = torch.as_tensor(expected)
+        return _set_difference(value, expected)
+    given, wanted = _as_numbers(value), torch.as_tensor(expected)
+    if given is None:
+        allowed = "a tensor" if isinstance(expected, Tensor) else "a list of numbers" if wanted.dim() else "a number"
+        return f"returned {_short(value)}; allowed: {allowed}"
     if given.shape != wanted.shape:
-        return f"returned the shape {tuple(given.shape)}; allowed: {tuple(wanted.shape)}"
+        allowed = str(tuple(wanted.shape)) if wanted.dim() else "a single number"
+        return f"returned the shape {tuple(given.shape)}; allowed: {allowed}"
     if given.is_complex() and not wanted.is_complex():
         return "returned complex numbers; allowed: real ones"
+    if wanted.dtype == torch.float16 != given.dtype:
+        return f"returned {str(given.dtype).removeprefix('torch.')}; allowed: float16"
+    tolerance = HALF_TOLERANCE if wanted.dtype == torch.float16 else TOLERANCE
     kind = torch.complex128 if wanted.is_complex() else torch.float64
     given, wanted = given.to(kind), wanted.to(kind)
     if not bool(torch.isfinite(given).all()):
         return "returned numbers that are not finite"
     apart = float((given - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-30)
-    return "" if apart <= TOLERANCE else f"is off by {apart:.2g} times the largest value"
+    if apart <= tolerance:
+        return ""
+    single = f"returned {_short(value)}, which is wrong"
+    return f"is wrong by up to {apart:.2g} times the largest right value" if wanted.dim() else single
+
+
+def _set_difference(value: Any, expected: set[int]) -> str:
+    if isinstance(value, set | frozenset):
+        if value == expected:
+            return ""
+        if all(isinstance(one, Integral) for one in value):
+            return f"returned {_short(value)}, which is wrong"
+    return f"returned {_short(value)}; allowed: a set of whole numbers"
+
+
+def _as_numbers(value: Any) -> Tensor | None:
+    """A tensor of the numbers of an answer, None if it holds something else."""
+    try:
+        return torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        # Fractions are numbers too.
+        floats = isinstance(value, list | tuple) and all(isinstance(one, Real) for one in value)
+        return torch.tensor([float(one) for one in value], dtype=torch.float64) if floats else None
 
 
 def _short(value: Any) -> str:
-    text = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}" if value.dim() else f"{value.item():.6g}"
+    text = repr(value)
+    if text.startswith("<"):
+        return f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
@@ -179,8 +242,8 @@ def _best_constant() -> list[Case]:
 
 def _root_mean_square() -> list[Case]:
     spread = torch.linspace(-2.0, 2.0, 501)
-    sizes = {"numbers around 1": 1.0, "numbers around 1000": 1000.0, "numbers around 0.0001": 1e-4}
-    cases = [((spread * size).half(), law) for law, size in sizes.items()]
+    sizes = {"numbers around 0": 1.0, "numbers as large as 2000": 1000.0, "numbers no larger than 0.0002": 1e-4}
+    cases = [((spread * size).half(), law) for law, size in sizes.items()] + [((spread + 3).half(), "numbers around 3")]
     # What float16 can hold of the result, its own rounding allowed for.
     return [Case((x,), x.double().square().mean().sqrt().half(), f"{law} in float16") for x, law in cases]
 

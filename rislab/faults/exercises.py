@@ -103,6 +103,8 @@ def check_function(exercise: Exercise, function: Callable[..., Any]) -> Feedback
         return Feedback(None, NO_ANSWER)
     except (Exception, SystemExit) as error:
         problem = f"{exercise.function}() raised {in_short(error)}"
+    except KeyboardInterrupt as interrupt:
+        problem = f"{exercise.function}() was interrupted{_place(interrupt)}: does it ever end?"
     return Feedback(not problem, f"not yet: {problem}" if problem else "right")
 
 
@@ -123,10 +125,15 @@ def same_code(source: str, start: str) -> bool:
 
 def in_short(error: BaseException) -> str:
     """The type and text of an exception, and the last line of the student's code that it passed."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 160 else f"{text[:159]}…"
+    return f"{type(error).__name__}{f': {text}' if text else ''}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The last line of the student's code that an exception passed, in brackets; "" if it passed none."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)[1:] if _is_answer(frame.filename)]
-    text = " ".join(str(error).split())[:160]
-    where = f" (line {lines[-1]} of the cell)" if lines else ""
-    return f"{type(error).__name__}{f': {text}' if text else ''}{where}"
+    return f" (line {lines[-1]} of the cell)" if lines else ""
 
 
 def _is_answer(filename: str) -> bool:

@@ -59,6 +59,24 @@ def test_half_windows_throughout_are_named(batches: int, severity: str) -> None:
     assert "windows of 2, 2, 2" in finding.evidence and finding.fix
 
 
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("forwards,names", [(4, []), (1, ["step per micro-batch"])])
+def test_sums_of_a_window_may_be_added_up_before_one_backward(forwards: int, names: list[str], every: int) -> None:
+    # Four terms of one forward are one micro-batch; those of four forwards are four.
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with rislab.watch(model, optimizer, accumulation_steps=4, every=every) as watch:
+        for _ in range(12):
+            optimizer.zero_grad()
+            inputs = [torch.randn(8, 6) for _ in range(forwards)] * (4 // forwards)
+            outputs = [model(x) for x in inputs[:forwards]] * (4 // forwards)
+            losses = [functional.mse_loss(y, x[:, :1], reduction="sum") for x, y in zip(inputs, outputs, strict=True)]
+            (sum(losses[1:], losses[0]) / 32).backward()
+            optimizer.step()
+    assert [finding.name for finding in watch.findings() if finding.severity == "fault"] == names
+
+
 def test_a_share_of_the_last_gradient_is_said_in_words() -> None:
     torch.manual_seed(0)
     model = nn.Linear(6, 1)

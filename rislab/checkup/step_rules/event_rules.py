@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.recording.trace import NO_WEIGHT, MicroBatch, Step, Trace
@@ -238,8 +239,8 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
     counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
-        means = sum(_make_one_mean(window, run.size) for window in run.windows)
-        if means > len(sizes) / 2:
+        whole = sum(_make_one_mean(window, run.size) for window in run.windows) + _sums_over_forwards(run)
+        if whole > len(sizes) / 2:
             return findings
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:
@@ -266,6 +267,16 @@ def _make_one_mean(window: StepWindow, size: int) -> bool:
     held = [batch for batch in window.step.micro_batches if window.step.holds(batch)]
     weights = [weight for batch in held for weight in batch.term_weights or (batch.weight,)]
     return len(weights) == size and near(sum(weights), 1, 1e-3)
+
+
+def _sums_over_forwards(run: WatchedRun) -> int:
+    """Windows whose one loss is a sum of K sums, after at least K forwards: they were added up before the backward."""
+    last = (window.step.micro_batches[-1:] for window in run.windows)
+    forwards = [0, *(batches[0].forward if batches else 0 for batches in last)]
+    made = (after - before for before, after in pairwise(forwards))
+    held = [[batch for batch in window.step.micro_batches if window.step.holds(batch)] for window in run.windows]
+    terms = [batches[0].terms if len(batches) == 1 else 0 for batches in held]
+    return sum(number >= run.size == term for number, term in zip(made, terms, strict=True))
 
 
 def _thrown_away(batch: MicroBatch, trace: Trace) -> bool:
