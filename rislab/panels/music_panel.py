@@ -157,14 +157,19 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
     def receive(self, event: dict[str, Any]) -> None:
         """Take in what the page says: `values` by control, `coarse`, and the number of the `request`.
 
-        A value that is not allowed changes nothing, and is shown with a sentence beside its control.
+        A value that is not allowed changes nothing, and is shown with a sentence beside its control, until another one
+        is given or something else moves the control, as a drag does.
         """
+        before = self._values()
         for name, value in event["values"].items():
             try:
                 self._take(name, value)
                 self.input.refused.pop(name, None)
             except InputError as error:
                 self.input.refused[name] = (value, str(error))
+        for name, value in self._values().items():
+            if name not in event["values"] and value != before.get(name):
+                self.input.refused.pop(name, None)
         self.input.request = event["request"]
         self._ask(coarse=event["coarse"])
 
@@ -227,10 +232,21 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
 
     def content(self) -> dict[str, Any]:
         """What the page draws now."""
-        shown, settings = self.shown, self.settings
+        shown = self.shown
         order = [kind for kind in COVARIANCE_KINDS if kind in shown.views]
         order.sort(key=lambda kind: SIDE_BY_SIDE.index(kind) if kind in SIDE_BY_SIDE else len(SIDE_BY_SIDE))
         note, about = self.input.note
+        drawn = scene_content(
+            {kind: shown.views[kind] for kind in order}, spectrum=self.input.spectrum, stale=shown.stale
+        )
+        # After an error nothing more will come for the last change.
+        answers = shown.request.number if self.error is None else self.input.request
+        state = {"answers": answers, "state": shown.state, "note": note if about == shown.request.settings else ""}
+        return {**drawn, "values": self._values(), "refused": dict(self.input.refused), **state}
+
+    def _values(self) -> dict[str, Any]:
+        """What each control holds."""
+        settings = self.settings
         values = {name: getattr(settings, name) for name in TIED}
         values |= {
             "sources": len(settings.places),
@@ -239,14 +255,7 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
         }
         values |= dict(zip(POSITION, settings.places[settings.chosen], strict=True))
         values |= {SHOW + kind: kind in self.kinds for kind in self.offered}
-        values |= {"spectrum": self.input.spectrum, "depth": self.input.depth, **self.input.presses}
-        drawn = scene_content(
-            {kind: shown.views[kind] for kind in order}, spectrum=self.input.spectrum, stale=shown.stale
-        )
-        # After an error nothing more will come for the last change.
-        answers = shown.request.number if self.error is None else self.input.request
-        state = {"answers": answers, "state": shown.state, "note": note if about == shown.request.settings else ""}
-        return {**drawn, "values": values, "refused": dict(self.input.refused), **state}
+        return values | {"spectrum": self.input.spectrum, "depth": self.input.depth, **self.input.presses}
 
     def _ask(self, *, coarse: bool = False) -> None:
         self.submit(ViewRequest(self.settings, self.kinds, coarse, self.input.request))

@@ -81,10 +81,10 @@ def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: flo
     ]
     level = {"color": GREY, "width": 1.5, "dash": "dash"}
     figure.add_scatter(x=ends, y=[line, line], mode="lines", name="best constant", line=level)
-    figure.update_xaxes(title="fresh scenes seen")
+    figure.update_xaxes(title="fresh scenes seen", exponentformat="none", separatethousands=True)
     figure.update_yaxes(title="NMSE on the validation (mean)", type="log")
     figure.update_yaxes(**log_ticks_of([line, *(score for pairs in curves.values() for _, score in pairs)]))
-    return figure.update_layout(template=template(), height=380, autosize=True)
+    return figure.update_layout(template=template(), height=360, autosize=True, margin={"t": 36})
 
 
 def _curve(

@@ -117,7 +117,9 @@ def check_identity(data: SceneBatch, precision: str) -> Verdict:
 def check_constant(data: SceneBatch) -> Verdict:
     """The best constant beats the identity, which beats the zero matrix."""
     constant, identity = constant_baseline(data), identity_baseline(data)
-    return Verdict(constant, "<=", identity, "NMSE of the best constant; a figure at this line has learned nothing")
+    return Verdict(
+        constant, "<=", identity, "NMSE of the best constant; a network that scores no better has learned nothing"
+    )
 
 
 def check_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:

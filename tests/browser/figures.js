@@ -213,6 +213,7 @@
     if (!axes.has(key)) axes.set(key, []);
     axes.get(key).push(one);
     if (/\d[.,]\d{6,}|\d{9,}/.test(one.text)) say("tick with too many digits", one.text);
+    if (/^.?0\.\d+×10/.test(one.text)) say("tick of a broken power", one.text);
     const axis = layout[name[0] + "axis" + name.slice(1)];
     if (Math.abs(one.node.getScreenCTM().b) > 0.01 && !Number.isFinite(axis?.tickangle)) say("tick turned for want of room", one.text);
   }

@@ -84,6 +84,7 @@ DEFECTS = (
     "text under the buttons",
     "ticks without room",
     "tick with too many digits",
+    "tick of a broken power",
     "tick turned for want of room",
     "two ticks of one text",
     "legend of more than six",
@@ -109,6 +110,7 @@ def spoiled() -> dict[str, go.Figure]:
     )
     made["ticks without room"].update_xaxes(tickvals=x, tickangle=0, ticktext=[f"{one}.000" for one in x])
     made["tick with too many digits"].update_yaxes(tickvals=[1, 20], ticktext=["0.9999999999999901", "20"])
+    made["tick of a broken power"].update_traces(x=[200 * one for one in x])
     made["tick turned for want of room"].update_xaxes(tickvals=x, ticktext=[f"number {one}" for one in x])
     made["two ticks of one text"].update_xaxes(range=[0, 2], tickformat="d", dtick=0.5)
     for place in range(7):

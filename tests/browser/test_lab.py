@@ -194,6 +194,16 @@ def scene_follows(page: Any) -> str:
     refusal.wait_for()
     assert "snapshots is 0; allowed: " in refusal.inner_text() and scene.get_by_label("snapshots").input_value() == "0"
     assert page.evaluate(f"{MAP} === window.map") and scene.bounding_box()["height"] == box["height"]
+    # Of two sentences the newer one is shown, and the other where its control is pointed at.
+    scene.get_by_label("loading of MVDR").fill("-1")
+    page.keyboard.press("Tab")
+    scene.locator(".refusal:visible", has_text="loading is -1").wait_for()
+    assert refusal.count() == 1
+    scene.get_by_label("snapshots").hover()
+    assert refusal.count() == 2
+    scene.get_by_label("loading of MVDR").fill("0.001")
+    page.keyboard.press("Tab")
+    scene.locator(".refusal:visible", has_text="loading is -1").wait_for(state="hidden")
     scene.get_by_label("snapshots").fill("12")
     page.keyboard.press("Tab")
     refusal.wait_for(state="hidden")

@@ -11,7 +11,8 @@ from plotly.offline import get_plotlyjs
 from rislab.panels.plot_widget import AHEAD, STATIC
 
 pytestmark = pytest.mark.process
-PAGE = "<body style='margin:0'><div id='before'></div><div id='plot'></div><div style='height:3000px'></div></body>"
+PAGE = """<!doctype html>
+<body style='margin:0'><div id='before'></div><div id='plot'></div><div style='height:3000px'></div></body>"""
 # A model as a page has it, which knows nobody; show(n) is what a message of the kernel brings about.
 PLAYED = """async (source) => {
   const figure = (number) => (
@@ -96,3 +97,13 @@ def test_a_few_figures_have_one_answer(page: Any) -> None:
     # A kernel that begins anew has its first figure answered.
     send(page, 1)
     assert page.evaluate("drawn()") == 1
+
+
+def test_a_plot_keeps_its_height_when_the_window_is_resized(page: Any) -> None:
+    # plotly.js gives it the height of its place from the second figure on, and that place had none.
+    send(page, 2)
+    for width in (1024, 1280, 1100):
+        page.set_viewport_size({"width": width, "height": 768})
+        page.wait_for_function(f"document.querySelector('.main-svg').getBoundingClientRect().width === {width}")
+        box = page.locator(".js-plotly-plot").bounding_box()
+        assert (box["width"], box["height"]) == (width, 440)

@@ -120,6 +120,13 @@ def test_a_value_that_cannot_be_is_refused_beside_its_control(panel: MusicPanel)
     assert panel.content()["refused"] == {} and panel.problem == ""
 
 
+def test_what_is_refused_is_gone_once_another_control_moves_it(panel: MusicPanel) -> None:
+    say(panel, azimuth=200, snapshots=0)
+    say(panel, **{f"place{panel.settings.chosen}": [12.0, 4.0, 2.0]})
+    content = panel.content()
+    assert set(content["refused"]) == {"snapshots"} and content["values"]["azimuth"] == 12.0
+
+
 def test_code_is_refused_in_a_sentence_too(panel: MusicPanel) -> None:
     assert panel.change(places=((99.0, 0.0, 1.0),)) is False
     assert "azimuth in degrees is 99" in panel.problem and "azimuth in degrees is 99" in panel.alarm.value

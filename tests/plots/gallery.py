@@ -66,7 +66,10 @@ def _of_spectra() -> Figures:
     nmse = {"learned": 0.2, "sample": 0.9, "sparse": 0.1}
     errors = [CovarianceError(snr, count, 8, snr, nmse, nmse) for snr in (0.0, 10.0, 20.0) for count in (1, 2, 3)]
     yield "covariance_nmse", benchmark.covariance_nmse(errors)
-    yield "learning_curves", benchmark.learning_curves({"wide": [(100, 0.9), (200, 0.5)], "deep": [(100, 0.8)]}, 0.7)
+    yield (
+        "learning_curves",
+        benchmark.learning_curves({"wide": [(2048, 0.9), (10240, 0.5)], "deep": [(2048, 0.8)]}, 0.7),
+    )
 
 
 def _of_training() -> Figures:

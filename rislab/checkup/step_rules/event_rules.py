@@ -239,8 +239,8 @@ def window_sizes(run: WatchedRun) -> list[Finding]:
     long = max(sizes) > run.size and (run.declared.accumulation_steps is not None or run.size > 1)
     counts = Counter(sizes) + merged.sizes
     if run.size > 1 and len(sizes) > 1 and counts[1] > counts.total() / 2:
-        whole = sum(_make_one_mean(window, run.size) for window in run.windows) + _sums_over_forwards(run)
-        if whole > len(sizes) / 2:
+        merged_windows = sum(_make_one_mean(window, run.size) for window in run.windows) + _sums_over_forwards(run)
+        if merged_windows > len(sizes) / 2:
             return findings
         findings.append(as_fault(Code.WINDOW_SIZE, "step per micro-batch", text, first))
     elif run.begins_off_by_one:

@@ -129,6 +129,8 @@ export default {
       const began = performance.now();
       layout.template = model.get("templates")[dark() ? "dark" : "light"];
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
+      // When the window is resized, plotly.js forgets the height of the figure and takes that of its place.
+      node.style.height = layout.height ? `${layout.height}px` : "";
       try {
         // A node that is taken out of the page while it draws may never answer.
         await Promise.race([Plotly.react(node, data, layout, options), late(5000)]);

@@ -133,6 +133,8 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
         refusal.hidden = !sentence;
         if (refusal.textContent !== (sentence ?? "")) {
           refusal.textContent = sentence ?? "";
+          // Two sentences would lie upon each other: an older one is shown where its control is pointed at.
+          if (sentence) for (const other of root.querySelectorAll(".refusal")) other.classList.toggle("old", other !== refusal);
           refusal.style.left = 0;
           const over = refusal.getBoundingClientRect().right - root.getBoundingClientRect().right + 4;
           if (over > 0) refusal.style.left = `${-over}px`;
