@@ -76,6 +76,7 @@ RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.unscaled_terms,
     use_rules.running_sums,
     use_rules.terms_without_weight,
+    use_rules.maximised_losses,
     use_rules.clipping_in_vain,
     use_rules.remade_optimizers,
     event_rules.unmoved_weights,

@@ -33,7 +33,7 @@ from rislab.checkup.recording.interception import LOSSES
 from rislab.checkup.recording.living_objects import living_objects
 from rislab.checkup.recording.optimizers import ForeignOptimizer, MovedNetworks, has_numbers_to_step, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
-from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, unwrapped
+from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, named_tensors, unwrapped
 from rislab.checkup.recording.windows import Declared, watched_run
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
@@ -127,6 +127,9 @@ class ProcessWatch(LoopObserver):
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
             if self._schedule_goes_on(tracked):
                 own = Findings(one for one in own if one.name != "schedule hardly begins")
+            if len(self.tracked) > 1:
+                # Of two networks, one may be the adversary of the other.
+                own = Findings(one for one in own if one.name != "loss is maximised")
             own += self._scheduler_of_another(tracked)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
         if self.backwards and not self.steps and not findings:
@@ -356,10 +359,9 @@ class ProcessWatch(LoopObserver):
                 return [(f"tensor {place}", value) for place, value in enumerate(unique.values())]
             others = {id(v) for other in self.tracked if other.optimizer is not optimizer for v in other.tensors()}
             named: dict[int, tuple[str, Tensor]] = {}
-            for root in roots:
-                for name, value in root.named_parameters():
-                    if id(value) in own or id(value) not in others:
-                        named.setdefault(id(value), (name, value))
+            for name, value in named_tensors(roots):
+                if id(value) in own or id(value) not in others:
+                    named.setdefault(id(value), (name, value))
             return list(named.values())
 
         return names

@@ -117,3 +117,33 @@ def test_a_module_is_frozen_by_its_method_and_not_by_an_attribute(method: bool) 
             optimizer.step()
     named = [(one.severity, one.name) for one in process.findings() if one.name == "requires_grad of a module"]
     assert named == ([] if method else [("fault", "requires_grad of a module")])
+
+
+class OwnFlag(nn.Linear):
+    """A layer with an attribute that it looks at itself."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 4)
+        self.requires_grads = False
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        output = super().forward(inputs)
+        return output if self.requires_grads else output + 0
+
+
+@pytest.mark.parametrize(("attribute", "expected"), [
+    ("require_grad", True), ("requires_grads", True), ("requires_grad", False), ("is_frozen", False),
+])  # fmt: skip
+def test_what_freezes_a_tensor_has_one_name(attribute: str, expected: bool) -> None:
+    model = nn.Sequential(OwnFlag(), nn.Linear(4, 1))
+    for value in model[0].parameters():
+        setattr(value, attribute, False)
+    with ProcessWatch() as process:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(8, 3)).square().mean().backward()
+            optimizer.step()
+    named = [one for one in process.findings() if one.name == "requires_grad misspelt"]
+    assert bool(named) is expected
+    assert all("2 tensors or modules of Sequential" in one.evidence for one in named)

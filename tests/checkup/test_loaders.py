@@ -105,6 +105,52 @@ def test_classes_of_an_evaluation_are_those_of_the_training(
     assert any(one.name == "classes that training never had" for one in process.findings()) is expected
 
 
+@pytest.mark.parametrize("make", [by_sampler, by_subset])
+@pytest.mark.parametrize(("evaluated", "trained_too", "expected"), [
+    (range(12, 28), False, True),
+    (range(20, 32), False, False),
+    (range(4, 12), False, False),  # the score of the training
+    (range(32), False, False),  # of all data
+    (range(12, 28), True, False),  # another part to train on
+])  # fmt: skip
+def test_parts_of_one_dataset_that_have_samples_in_common(
+    make: object, evaluated: range, trained_too: bool, expected: bool
+) -> None:
+    assert callable(make)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(3):
+            for places in (range(20), evaluated):
+                for inputs, targets in make(places):
+                    with torch.set_grad_enabled(places is not evaluated or trained_too):
+                        loss = nn.functional.cross_entropy(model(inputs), targets)
+                    if loss.requires_grad:
+                        optimizer.zero_grad()
+                        loss.backward()
+                        optimizer.step()
+    assert any(one.name == "split leakage" for one in process.findings()) is expected
+
+
+def test_the_parts_of_other_folds_are_no_leak() -> None:
+    torch.manual_seed(0)
+    with ProcessWatch() as process:
+        for fold in range(4):
+            model = nn.Linear(3, 4)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+            held = range(8 * fold, 8 * fold + 8)
+            for _ in range(2):
+                for inputs, targets in DataLoader(Subset(SORTED, [k for k in range(32) if k not in held]), 8):
+                    optimizer.zero_grad()
+                    nn.functional.cross_entropy(model(inputs), targets).backward()
+                    optimizer.step()
+                with torch.no_grad():
+                    for inputs, _ in by_subset(held):
+                        model(inputs)
+    assert not [one for one in process.findings() if one.name == "split leakage"]
+
+
 class Noisy(TensorDataset):
     """Samples with noise, new in each pass."""
 

@@ -18,6 +18,7 @@ FALLING, ACCURACY = [1 / (2.3 + k) for k in range(9)], [(30 + k) / 64 for k in r
         ("max", FALLING, True),
         ("min", FALLING, False),
         ("min", ACCURACY, True),
+        ("min", [*ACCURACY, *ACCURACY[-1:] * 9], True),  # the rate is too low to go on
         ("max", ACCURACY, False),
         ("min", FALLING[::-1], False),
         ("max", ACCURACY[::-1], False),

@@ -101,6 +101,10 @@ FAULTY: dict[str, tuple[Make, str, str, str]] = {
     "a warm-up of unknown length": (
         lambda o: lr_scheduler.LambdaLR(o, lambda tick: (tick + 1) / 64), "step", "warm-up never ends", "warning"
     ),
+    "a rate in place of a factor": (
+        lambda o: lr_scheduler.LambdaLR(o, lambda tick: 0.01 * 0.9**tick), "step", "rate below the one asked for",
+        "fault",
+    ),
     "a third of the rate": (lr_scheduler.ConstantLR, "epoch", "rate below the one asked for", "warning"),
 }  # fmt: skip
 
@@ -117,6 +121,7 @@ CORRECT: dict[str, tuple[Make, str]] = {
     "a search for a rate": (lambda o: lr_scheduler.ExponentialLR(o, 1.2), "step"),
     "steps that the run never reaches": (lambda o: lr_scheduler.StepLR(o, 30), "epoch"),
     "a rate that is held back for some epochs": (lambda o: lr_scheduler.ConstantLR(o, 0.5, 2), "epoch"),
+    "a warm-up from a tenth": (lambda o: lr_scheduler.LambdaLR(o, lambda tick: min(1, 0.1 + tick / 20)), "step"),
     "a schedule for a longer run": (lambda o: lr_scheduler.CosineAnnealingLR(o, 100), "epoch"),
 }
 

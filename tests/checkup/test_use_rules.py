@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import rislab
 from rislab.checkup.findings import Findings
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.windows import Declared
 
 functional = nn.functional
 Loop = Callable[[bool], None]
@@ -170,7 +171,48 @@ def a_weight_that_stays_0(faulty: bool) -> None:
             optimizer.step()
 
 
+def one_layer_in_a_list(faulty: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4)] * 3 if faulty else [nn.Linear(4, 4), *[nn.Tanh()] * 2, nn.Linear(4, 4)]
+    model = nn.Sequential(nn.Sequential(*layers), nn.Linear(4, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def a_minus_sign(faulty: bool) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    inputs, target = batch()
+    for _ in range(32):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(inputs), target)
+        (-loss if faulty else loss).backward()
+        optimizer.step()
+
+
+def a_head_beside_another(faulty: bool) -> None:
+    """Networks of one kind, whose weights have the same names."""
+    torch.manual_seed(0)
+    body, first, second = nn.Linear(4, 8), nn.Linear(8, 1), nn.Linear(8, 1)
+    optimizer = torch.optim.Adam([*body.parameters(), *first.parameters(), *second.parameters()], lr=0.01)
+    for _ in range(4):
+        inputs, target = batch()
+        hidden = body(inputs).tanh()
+        loss = own_loss(first(hidden), target)
+        other = own_loss(second(hidden), target)
+        optimizer.zero_grad()
+        (loss if faulty else loss + other).backward()
+        optimizer.step()
+
+
 LOOPS: dict[str, tuple[Loop, str]] = {
+    "one layer in all places of a list": (one_layer_in_a_list, "one layer in all places"),
+    "a minus sign": (a_minus_sign, "loss is maximised"),
+    "a head whose loss has no backward": (a_head_beside_another, "detached backbone"),
     "backward after the batches": (backward_after_the_batches, "backward after the batch loop"),
     "clipping after the step": (clip, "clipping changes nothing"),
     "clipping of an exhausted generator": (clip_a_generator, "clipping changes nothing"),
@@ -360,6 +402,21 @@ def test_a_share_that_is_taken_twice_is_told() -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert [finding.name for finding in watch.findings().faults] == ["divided twice"]
+
+
+@pytest.mark.parametrize("declared", [False, True])
+def test_a_share_of_a_whole_division_is_0(declared: bool) -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    with ProcessWatch(declared=Declared(4 if declared else None)) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            for _ in range(4):
+                inputs, target = batch()
+                (own_loss(model(inputs), target) * (1 // 4)).backward()
+            optimizer.step()
+    assert [one.name for one in watch.findings() if one.severity == "fault"] == ["main loss weight 0"]
+    assert not watch.findings().unjudged
 
 
 def test_a_loss_without_weight_is_no_missing_loss() -> None:

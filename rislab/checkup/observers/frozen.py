@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import weakref
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from rislab.checkup.rules import Code
 
 # Tensors that are looked at, steps that are, and moves that are no accident.
 TENSORS, FIRST, MOVES = 8, 8, 2
+# What freezes a tensor, and how alike a misspelt word must be.
+RIGHT, CLOSE = "requires_grad", 0.9
 # What a factor that all coordinates have in common may differ by.
 SAME = 1e-3
 
@@ -73,13 +76,15 @@ class FrozenTensors(Observer):
         self._looks = Looks()
         self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._stepped: set[int] = set()
+        self._misspelt = ""  # what was set in place of requires_grad
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
         if self._looks.wanted(id(call.module)):
             for name, module in call.module.named_modules():
-                if vars(module).get("requires_grad") is False and not _mentions(type(module), "requires_grad"):
+                if vars(module).get(RIGHT) is False and not _mentions(type(module), RIGHT):
                     self._frozen_modules[module] = name or type(module).__name__
+            self._misspelt = self._misspelt or _misspelt(call.module)
 
     def on_backward(self, roots: Roots) -> None:
         """A tensor that asks for a gradient here is frozen for a while only, as those of an adversary are."""
@@ -131,6 +136,8 @@ class FrozenTensors(Observer):
     def findings(self) -> list[Finding]:
         """One for each optimiser whose frozen tensors move."""
         results = []
+        if self._misspelt:
+            results.append(as_fault(Code.WEIGHTS, "requires_grad misspelt", self._misspelt))
         for module, name in self._frozen_modules.items():
             own = list(nn.Module.parameters(module))
             count = sum(id(value) in self._stepped for value in own)
@@ -152,6 +159,20 @@ class FrozenTensors(Observer):
                 text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"
                 results.append(kind(Code.WEIGHTS, "frozen weights move", text, self._where))
         return results
+
+
+def _misspelt(network: nn.Module) -> str:
+    """What stands in place of requires_grad = False at tensors and modules of a network, "" if nothing does."""
+    tensors = [value for value in nn.Module.parameters(network) if value.requires_grad]
+    wrong = [
+        name
+        for part in (*tensors, *network.modules())
+        for name, value in vars(part).items()
+        if value is False and name != RIGHT and difflib.get_close_matches(name, [RIGHT], 1, CLOSE)
+        if not _mentions(type(part), name)
+    ]
+    text = f"{len(wrong)} tensors or modules of {type(network).__name__} have an attribute {{}}, which freezes nothing"
+    return text.format(wrong[0]) if wrong else ""
 
 
 def _mentions(kind: type, name: str) -> bool:

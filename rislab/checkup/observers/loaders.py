@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ from rislab.checkup.rules import Code
 CERTAIN = 8
 # So many passes over a loader in its own order must differ.
 PASSES = 3
+# The share of the samples of a subset that is no accident, nor meant.
+SHARE = 0.05
 # Samples of a dataset whose classes are looked at.
 SAMPLES = 200_000
 
@@ -49,6 +51,35 @@ class _Pass:
     forwards: int = 0  # in training, since it began
     evaluated: Tensor | None = None  # a few numbers of the first input that was evaluated, None before it
     differentiated: bool = False  # whether a forward with gradients came
+
+
+@dataclass
+class _Subsets:
+    """Parts of datasets that loaders give: that of the pass which runs, and that of the last one in training.
+
+    A part is the identity of its dataset, and the places of its samples there.
+    """
+
+    now: tuple[int, frozenset[int]] | None = None
+    trained: tuple[int, frozenset[int]] | None = None
+    common: str = ""  # how many samples both have
+    where: str = ""  # file and line of the loop over the part
+    leaks: dict[str, str] = field(default_factory=dict)  # what evaluations have in common with the training, by line
+
+    def begin(self, chosen: tuple[int, frozenset[int]] | None, where: str) -> None:
+        """A pass begins, None if its part is not known, and ends the one before."""
+        if self.common:
+            self.leaks.setdefault(self.where, self.common)
+        self.now, self.common, self.where = chosen, "", where
+        if chosen is None or self.trained is None or chosen[0] != self.trained[0]:
+            return
+        both, total, of = len(chosen[1] & self.trained[1]), len(chosen[1]), len(self.trained[1])
+        if SHARE * total <= both <= (1 - SHARE) * total and both <= (1 - SHARE) * of:
+            self.common = f"{both} of {total} samples of the evaluation are among the {of} of the training before it"
+
+    def note_step(self) -> None:
+        """The pass is one of the training."""
+        self.trained, self.common = self.now, ""
 
 
 class LoaderPasses(Observer):
@@ -68,6 +99,7 @@ class LoaderPasses(Observer):
         self._key = (0, "")
         self.sizes: set[int] = set()  # of datasets
         self._looks = Looks()
+        self._subsets = _Subsets()
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._begun = [*self._begun[-1:], (args[0], caller()[0])]
@@ -91,6 +123,7 @@ class LoaderPasses(Observer):
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._reads[1] += 1
+        self._subsets.note_step()
         if self._now is not None:
             self._now.steps += 1
 
@@ -102,6 +135,7 @@ class LoaderPasses(Observer):
     def end(self, error: BaseException | None) -> None:
         self._look_at_begun()
         self._note_evaluation(self._now)
+        self._subsets.begin(None, "")
 
     def _look_at_begun(self) -> None:
         begun, self._begun = self._begun, []
@@ -115,8 +149,10 @@ class LoaderPasses(Observer):
         self._note_evaluation(self._now)
         if self._looks.wanted("classes"):
             self._reads = self._classes.setdefault(_classes_of(loader), [where, 0])
+            self._subsets.begin(_chosen_by(loader), where)
         else:
             self._reads = ["", 0]
+            self._subsets.begin(None, where)
         if type(sampler) is WeightedRandomSampler and len(sampler.weights) < _length(loader.dataset):
             few, all_of = len(sampler.weights), _length(loader.dataset)
             text = f"a WeightedRandomSampler has {few} weights for a dataset of {all_of} samples: those after the "
@@ -164,6 +200,8 @@ class LoaderPasses(Observer):
 
     def findings(self) -> list[Finding]:
         self._changing()
+        for where, text in self._subsets.leaks.items():
+            self._add(as_warning(Code.DUPLICATES, "split leakage", text, where))
         for where, (count, batches) in self._again.items():
             if count >= CERTAIN:
                 text = f"{count} passes over a loader of {batches} batches ended after one step each, all on the same "
@@ -195,8 +233,8 @@ def _length(dataset: Any) -> int:
         return 0
 
 
-def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
-    """The classes of all samples that a loader gives, None if they are not known."""
+def _source_of(loader: DataLoader[Any]) -> tuple[Any, Tensor | None] | None:
+    """The dataset from which a loader gives samples, and their places in it, None for all; None if not known."""
     sampler, dataset, places = loader.sampler, loader.dataset, None
     if type(sampler) is SubsetRandomSampler:
         places = torch.as_tensor(list(sampler.indices))
@@ -205,6 +243,23 @@ def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
     while type(dataset) is Subset:
         inner = torch.as_tensor(list(dataset.indices))
         places, dataset = inner if places is None else inner[places], dataset.dataset
+    return dataset, places
+
+
+def _chosen_by(loader: DataLoader[Any]) -> tuple[int, frozenset[int]] | None:
+    """The dataset of a loader that gives a part of it, and the places of the part."""
+    source = _source_of(loader)
+    if source is None or source[1] is None or not 0 < len(source[1]) <= SAMPLES:
+        return None
+    return id(source[0]), frozenset(source[1].tolist())
+
+
+def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:
+    """The classes of all samples that a loader gives, None if they are not known."""
+    source = _source_of(loader)
+    if source is None:
+        return None
+    dataset, places = source
     held = dataset.tensors[-1] if isinstance(dataset, TensorDataset) else getattr(dataset, "targets", None)
     if not isinstance(held, Tensor | list) or not 0 < len(held) <= SAMPLES:
         return None

@@ -61,6 +61,7 @@ CERTAIN = (
     "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
     "targets that no answer reaches",
 )  # fmt: skip
+RAW = "logits where log-probabilities belong"
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
 # So many samples against all others are no accident.
@@ -147,7 +148,10 @@ def _is_certain(name: str, call: LossEvent, first: Tensor) -> bool:
         # Of several classes, a difference can still be anything; of one, no answer is below one half.
         return call.function is functional.binary_cross_entropy_with_logits
     if name == "compared with itself":
-        return call.function in DISTANCES
+        return call.function in (*DISTANCES, *SEVERAL)
+    if name == RAW:
+        # What nll_loss() lacks of a normalisation may be added by hand.
+        return call.function is functional.ctc_loss
     return name in CERTAIN
 
 
@@ -206,7 +210,8 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         yield "targets that no answer reaches", _unreached(first, second, name)
     if call.function in SEVERAL:
         third = setting(call, "negative", 2, None)
-        same = any(_are_one(one, two) for one, two in _pairs(first, second, third))
+        # With gradients, a network was run on one input twice: in training, dropout alone tells its answers apart.
+        same = any(_are_one(one, two) or torch.equal(one, two) for one, two in _pairs(first, second, third))
         text = f"{name}() was given one tensor {tuple(first.shape)} as two of its arguments: their distance is always 0"
         yield "compared with itself", text if same else ""
     if call.function in ORDERED:
@@ -242,6 +247,8 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         yield "targets outside of 0 to 1", text if lowest < 0 or highest > 1 else ""
     if call.function is functional.nll_loss:
         yield from _of_log_probabilities(first, name)
+    if call.function is functional.ctc_loss:
+        yield _raw(first.detach().reshape(-1, first.shape[-1])[:ROWS].float(), name)
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
 
@@ -275,16 +282,29 @@ def _of_axes(call: LossEvent, first: Tensor, name: str) -> Iterator[tuple[str, s
 
 def _of_log_probabilities(first: Tensor, name: str) -> Iterator[tuple[str, str]]:
     rows = rows_of_classes(first)
-    text = f"{name}() takes log-probabilities, and was given values from {float(rows.min()):.3g} to "
-    text += f"{float(rows.max()):.3g}"
+    text = _given(rows, name)
     probable = are_probabilities(rows)
-    off = (rows.exp().sum(1) - 1).abs() > 0.2
-    off_axis = first.dim() == 2 and len(first) > 1 and float(off.double().mean()) > 0.5
+    off_axis = first.dim() == 2 and len(first) > 1 and _unnormalised(rows) > 0.5
     off_axis &= are_probabilities(first.detach().float().exp().t()) or are_probabilities(first.detach().float().t())
-    raw = not probable and not off_axis and float(off.double().mean()) > 0.9
     yield "normalised along another axis", f"{text}: each class sums to 1 over the samples" if off_axis else ""
     yield "probabilities where their logarithm belongs", f"{text} that sum to 1" if probable else ""
-    yield "logits where log-probabilities belong", f"{text} whose exponentials do not sum to 1" if raw else ""
+    yield _raw(rows, name) if not probable and not off_axis else (RAW, "")
+
+
+def _given(rows: Tensor, name: str) -> str:
+    low, high = float(rows.min()), float(rows.max())
+    return f"{name}() takes log-probabilities, and was given values from {low:.3g} to {high:.3g}"
+
+
+def _unnormalised(rows: Tensor) -> float:
+    """The share of rows whose exponentials do not sum to 1."""
+    return float(((rows.exp().sum(1) - 1).abs() > 0.2).double().mean())
+
+
+def _raw(rows: Tensor, name: str) -> tuple[str, str]:
+    """Whether rows are no logarithms of probabilities."""
+    raw = _unnormalised(rows) > 0.9
+    return RAW, f"{_given(rows, name)} whose exponentials do not sum to 1" if raw else ""
 
 
 def _pairs(*values: Any) -> Iterator[tuple[Tensor, Tensor]]:

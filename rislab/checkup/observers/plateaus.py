@@ -35,8 +35,9 @@ class _Ticks:
 
     def evidence(self) -> str:
         """How the metric went the other way, "" if it did not."""
-        changes = [after - before for before, after in pairwise(self.metrics)]
-        if len(self.metrics) < FEWEST or not self.cuts:
+        # Once the rate is low, a metric stands still.
+        changes = [after - before for before, after in pairwise(self.metrics) if after != before]
+        if len(changes) < FEWEST - 1 or not self.cuts:
             return ""
         sign = 1 if self.mode == "min" else -1
         against = sum(sign * change > 0 for change in changes) >= SHARE * len(changes)

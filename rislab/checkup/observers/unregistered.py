@@ -1,4 +1,4 @@
-"""Tensors that get a gradient, and that no optimiser holds: layers in a Python list, a head that was forgotten."""
+"""Layers that were put together wrongly: in a Python list, so that no optimiser holds them, or one in all places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_fault, listed
+from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
@@ -34,6 +34,8 @@ class UnregisteredTensors(Observer):
         if looks >= FORWARDS or not call.inner or not call.training or not torch.is_grad_enabled():
             return
         self._looked[id(call.module)] = looks + 1
+        if not looks:
+            self._findings += _repeated_layers(call.module)
         registered = set(map(id, call.module.modules())) - {id(call.module)}
         for module in call.inner:
             if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
@@ -76,6 +78,21 @@ class UnregisteredTensors(Observer):
 
     def findings(self) -> list[Finding]:
         return self._findings
+
+
+def _repeated_layers(network: nn.Module) -> list[Finding]:
+    """Lists of layers of a network that hold one layer, with weights, in all places."""
+    results = []
+    for name, module in network.named_modules():
+        layers = list(module) if isinstance(module, nn.ModuleList | nn.Sequential) else []
+        if (
+            len(layers) > 1
+            and all(one is layers[0] for one in layers)
+            and next(nn.Module.parameters(layers[0]), None) is not None
+        ):
+            text = f"all {len(layers)} places of {name or type(network).__name__} hold one {type(layers[0]).__name__}, "
+            results.append(as_warning(Code.WEIGHTS, "one layer in all places", f"{text}as [layer] * n gives it"))
+    return results
 
 
 def _fingerprint(value: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +53,7 @@ class TrackedOptimizer:
     def names(self) -> list[str]:
         """Names of its tensors in its networks."""
         own = set(map(id, self.tensors()))
-        return [name for root in self.roots for name, value in root.named_parameters() if id(value) in own]
+        return [name for name, value in named_tensors(self.roots) if id(value) in own]
 
     def tensors(self) -> list[Tensor]:
         """All that the optimiser holds."""
@@ -86,7 +86,7 @@ class TrackedOptimizer:
 
     def of_one_storage(self) -> list[str]:
         """Names of its tensors that lie where another one of them does."""
-        named = {id(value): name for root in self.roots for name, value in root.named_parameters()}
+        named = {id(value): name for name, value in named_tensors(self.roots)}
         places: dict[int, list[str]] = {}
         for one, value in {id(value): value for value in self.tensors()}.items():
             if value.numel() and is_readable(value):
@@ -206,6 +206,20 @@ def _drop_losses_of_others(traces: list[Trace]) -> None:
         }
         for window in (*(step.micro_batches for step in trace.steps), trace.left) if mixed else ():
             window[:] = [batch for batch in window if batch.backwards or batch.call_stack not in mixed]
+
+
+def named_tensors(roots: Sequence[nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of networks by name; of several, the kind of its network stands before each name.
+
+    Args:
+        roots: the networks.
+    """
+    kinds = [type(root).__name__ for root in roots]
+    for place, root in enumerate(roots):
+        kind = kinds[place]
+        which = f"{kind}[{kinds[:place].count(kind)}]." if kinds.count(kind) > 1 else f"{kind}."
+        for name, value in root.named_parameters():
+            yield which * (len(roots) > 1) + name, value
 
 
 def is_mode_dependent(module: nn.Module) -> bool:

@@ -26,7 +26,7 @@ SHORT_WINDOWS = 3
 # So many steps tell that two factors that begin at 0 stay there, as a chain of them does not.
 DEAD = 8
 # Other names for tensors that stay where they are.
-PARTLY_FROZEN = ("head frozen", "weights kept in bf16", "warm-up counted in samples")
+PARTLY_FROZEN = ("head frozen", "warm-up counted in samples")
 
 
 def unused_losses(run: WatchedRun) -> list[Finding]:
@@ -74,6 +74,9 @@ def _why_no_step(batches: list[MicroBatch], run: WatchedRun) -> list[Finding]:
     findings = [as_note(Code.GRADIENT_SCALE, "not judged", why) for why in reasons]
     if all("carries no gradient" in batch.why for batch in batches):
         return [*findings, as_fault(Code.LOSSES, "loss detached", counts, where)]
+    if used and all(batch.why == NO_WEIGHT for batch in batches if batch.backwards) and not any(_norms(trace)):
+        text = f"{counts}: each was multiplied by 0 before its backward, and all gradients are 0"
+        return [as_fault(Code.WEIGHTS, "main loss weight 0", text, where)]
     moved = len(trace.unchanged) < trace.tensors
     if used == 0 and not moved:
         # Backwards that came to none of the losses began at something else.
@@ -162,11 +165,7 @@ def nonfinite_losses(run: WatchedRun) -> list[Finding]:
     lost = [batch for batch in batches if not math.isfinite(batch.loss)]
     if not lost:
         return []
-    aliases = (
-        "epsilon vanishes in half precision",
-        "squares overflow in half precision",
-        "NaN dropped from the record",
-    )
+    aliases = ("epsilon vanishes in half precision", "squares overflow in half precision")
     merged = run.trace.merged
     count, total = len(lost) + merged.kinds_of_losses["not finite"], len(batches) + merged.losses
     text = f"NaN or infinity in {count} of {total} losses, in {lost[0].precision}"

@@ -244,7 +244,7 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
         return as_fault(Code.ZEROING, "zeroed before the step", evidence, one.step.where)
     if one.parallel():
         return _wrong_length(one, text, run)
-    aliases = ("never zeroed", "left-overs leak", "clipped per micro-batch")
+    aliases = ("never zeroed", "clipped per micro-batch" if one.step.clips else "left-overs leak")
     if _changed_after_backward(one) and (one.step.is_clipped_in_parts(run.trace.tensors) or only_shorter(one, run)):
         return as_note(Code.CLIPPING, "clipping assumed", f"{text}: its tensors are clipped in several parts")
     named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)

@@ -28,9 +28,8 @@ def reported_loss(run: WatchedRun) -> list[Finding]:
     if total and not epochs:
         return [as_fault(Code.REPORT, "nothing reported", text)]
     if total and run.declared.epochs not in (None, epochs):
-        aliases = ("only the last micro-batch", *STEP_BRANCH)
         text = f"{text}, in {run.declared.epochs} epochs (declared)"
-        return [as_fault(Code.REPORT, "another loss reported", text, "", aliases)]
+        return [as_fault(Code.REPORT, "another loss reported", text, "", STEP_BRANCH)]
     if not total:
         return [as_note(Code.REPORT, "not judged", text)]
     if any(step.evaluation for step in run.trace.steps):
@@ -70,7 +69,7 @@ def _another_loss(text: str, run: WatchedRun) -> Finding:
     """A fault; a warning where the loss was not declared, and is a sum of which a part may be reported."""
     summed = not run.trace.loss_declared and any(batch.terms > 1 for batch in run.trace.micro_batches)
     return (as_warning if summed else as_fault)(
-        Code.REPORT, "another loss reported", text, "", (*STEP_BRANCH, "last over n", "never divided")
+        Code.REPORT, "another loss reported", text, "", ("summed inside the step branch", "last over n")
     )
 
 
@@ -101,7 +100,9 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
     if not math.isfinite(true):
         if not math.isfinite(value):
             return None
-        aliases: tuple[str, ...] = ("NaN written as 0", "only the last micro-batch", *STEP_BRANCH)
+        aliases: tuple[str, ...] = ("summed inside the step branch", "only the last micro-batch")
+        if near(value, _without_lost_windows(losses, run.size), 1e-4):
+            aliases = ("summed only when a step is taken", "NaN written as 0")
         return as_fault(Code.REPORT, "NaN replaced by the running mean", text, "", aliases)
     # A sum of a thousand losses in the loop's own precision may be off by this much.
     rounding = 100 * torch.finfo(run.trace.micro_batches[0].dtype).eps
@@ -120,9 +121,16 @@ def _wrong_value(value: float, losses: list[Loss], epoch: int, run: WatchedRun) 
         if near(value, guess, 1e-4):
             return as_fault(Code.REPORT, name, text, "", aliases)
     if value == 0:
-        aliases = ("last over n", "main loss weight 0", "summed only when a step is taken")
+        aliases = ("last over n", STEP_BRANCH[0])
         return as_fault(Code.REPORT, "loop tail in a branch never taken", text, "", aliases)
     return _another_loss(text, run)
+
+
+def _without_lost_windows(losses: list[Loss], size: int) -> float:
+    """The mean of losses in which each window counts as 0 that holds one which is no number."""
+    windows = [losses[first : first + size] for first in range(0, len(losses), size)]
+    finite = [loss for window in windows if all(math.isfinite(value) for value, *_ in window) for loss in window]
+    return sum(loss[0] * loss[SAMPLES] for loss in finite) / sum(loss[SAMPLES] for loss in losses)
 
 
 def _guesses(losses: list[Loss], true: float, other: float, size: int) -> list[tuple[str, float, tuple[str, ...]]]:

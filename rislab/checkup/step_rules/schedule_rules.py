@@ -153,6 +153,7 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
     if schedule is None or schedule.begun or schedule.kind in PERIODIC or not applied:
         return []
     name, where, steps = "warm-up never ends", applied[0].where, len(applied)
+    name_below = "rate below the one asked for"
     ended = not trace.stopped and not trace.crashed
     rates = _rates(applied)
     if schedule.warm_up and schedule.length and schedule.warm_up > schedule.length:
@@ -166,7 +167,15 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
         return []
     if schedule.kind == "ConstantLR" and schedule.length and max(rates) < 0.99 * schedule.base:
         text = f"all {steps} steps at {max(rates):.2g}, where the optimiser was made with {schedule.base:.2g}"
-        return [as_warning(Code.LEARNING_RATE, "rate below the one asked for", text, where)]
+        return [as_warning(Code.LEARNING_RATE, name_below, text, where)]
+    # A warm-up that was broken off may have come to any factor; one that fell again had its largest.
+    falls = schedule.kind == "LambdaLR" and 0 < schedule.base < 1 and rates[-1] < max(rates)
+    if falls and abs(max(rates) - schedule.base**2) <= 1e-6 * schedule.base**2:
+        text = (
+            f"the largest rate of {steps} steps was {max(rates):.2g}, the square of the {schedule.base:.2g} that the "
+        )
+        text += "optimiser was made with: the function of LambdaLR gives a rate, and is to give a factor"
+        return [as_fault(Code.LEARNING_RATE, name_below, text, where)]
     if steps >= CURVE and _each_step(applied) and _rises_to_the_end(rates):
         text = f"the rates rose in all {steps} steps, from {rates[0]:.2g} to {rates[-1]:.2g}, and never fell"
         return [as_warning(Code.LEARNING_RATE, name, text, where, ("warm-up and total swapped",))]

@@ -12,6 +12,10 @@ from rislab.checkup.rules import Code
 
 # So many backwards tell that a weight stays 0.
 WITHOUT_WEIGHT = 8
+# So many losses show a trend.
+TREND = 24
+# Losses of which nobody wants much: what makes them begins with one of these.
+SMALL_IS_GOOD = ("NllLoss", "MseLoss", "SmoothL1Loss", "HuberLoss", "BinaryCrossEntropy", "CtcLoss")
 # A factor that is no scale of a scaler.
 SCALED = 16
 
@@ -141,3 +145,16 @@ def terms_without_weight(run: WatchedRun) -> list[Finding]:
             text += "had the factor 0"
             return [as_warning(Code.LOSSES, "a term of the loss trains nothing", text, line[0] if line else "")]
     return []
+
+
+def maximised_losses(run: WatchedRun) -> list[Finding]:
+    """Losses with a minus sign before all of them, that rise: an adversary's are, and hardly any other."""
+    used = [batch for batch in run.trace.micro_batches if batch.backwards]
+    if len(used) < TREND or any(batch.weight >= 0 or not batch.kind.startswith(SMALL_IS_GOOD) for batch in used):
+        return []
+    part = len(used) // 4
+    first, last = (sum(batch.loss for batch in some) / part for some in (used[:part], used[-part:]))
+    if last <= first:
+        return []
+    text = f"all {len(used)} losses that were looked at have a negative weight, and rose from {first:.4g} to {last:.4g}"
+    return [as_warning(Code.LOSSES, "loss is maximised", text, used[0].where)]
