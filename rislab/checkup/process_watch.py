@@ -272,6 +272,8 @@ class ProcessWatch(LoopObserver):
         for tracked in self.tracked:
             if tracked.optimizer is optimizer:
                 tracked.turns = (*tracked.turns[:1], turn)
+                if tracked.recorder.trace.remade:
+                    tracked.remember()
 
     def _replaces(self, optimizer: Optimizer) -> bool:
         """Whether an optimiser has taken over the tensors of another one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import rislab
@@ -120,6 +120,42 @@ def test_a_teacher_within_the_network_never_moves_and_is_no_finding(held: bool) 
         functional.mse_loss(network["student"](x), network["teacher"](x).detach()).backward()
         optimizer.step()
     assert [one.severity for one in watch.findings() if one.name == "detached backbone"] == ["warning"] * held
+
+
+class Stack(nn.Module):
+    """Blocks that each give a forecast, and what is left for the next one: the last rest is used by nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict({"body": nn.Linear(6, 8), "rest": nn.Linear(8, 6), "forecast": nn.Linear(8, 1)})
+            for _ in range(3)
+        )
+
+    def forward(self, x: Tensor, detached: bool) -> Tensor:
+        forecast = x.new_zeros(len(x), 1)
+        for place, block in enumerate(self.blocks):
+            hidden = block["body"](x).tanh()  # type: ignore[index]
+            if place < 2 and detached:
+                hidden = hidden.detach()
+            x, forecast = x - block["rest"](hidden), forecast + block["forecast"](hidden)  # type: ignore[index]
+        return forecast
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_part_that_only_the_last_block_has_in_vain_is_noted(detached: bool) -> None:
+    torch.manual_seed(0)
+    model = Stack()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    with rislab.watch(model, optimizer) as watch:
+        for _ in range(6):
+            x = torch.randn(8, 6)
+            optimizer.zero_grad()
+            functional.mse_loss(model(x, detached), x[:, :1]).backward()
+            optimizer.step()
+    found = {one.severity: one.evidence for one in watch.findings() if one.name == "detached backbone"}
+    assert "no gradient came to blocks.2.rest.weight, blocks.2.rest.bias" in found["note"]
+    assert ("blocks.0.body.weight" in found.get("warning", "")) == detached
 
 
 @pytest.mark.parametrize("shape,severity", [((5, 6), "warning"), ((6,), "note"), ((1, 1, 6), "note")])

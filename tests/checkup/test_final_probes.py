@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.modules.module import register_module_forward_hook
 
 from rislab.checkup.findings import Findings
-from rislab.checkup.probes.final_probes import keeps_outside
+from rislab.checkup.probes.outer_values import keeps_outside
 from rislab.checkup.process_watch import ProcessWatch
 
 CALLS: list[int] = []

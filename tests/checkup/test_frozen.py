@@ -50,6 +50,14 @@ class Follows(Loop):
         self.body.weight.lerp_(self.head.weight.expand(3, 8).T, 0.01)
 
 
+class FollowsSlowly(Follows):
+    """By so little that rounding is as large."""
+
+    def before_step(self) -> None:
+        value = self.body.bias
+        value.copy_(value * (1 - 1e-6 * (1 + torch.rand_like(value))))
+
+
 class ByHand(Loop):
     """Gradients of one's own, as those of evolution strategies."""
 
@@ -74,6 +82,16 @@ def test_a_decay_by_hand_is_told() -> None:
     assert finding.severity == "warning" and "a factor of 0.999 each time: of 8×3, 8" in finding.evidence
 
 
+def test_a_small_decay_by_hand_is_told() -> None:
+    class Small(Loop):
+        def before_step(self) -> None:
+            for value in self.model.parameters():
+                value.mul_(1 - 1e-5)
+
+    (finding,) = Small().findings()
+    assert finding.severity == "warning" and "a factor of 0.99999 each time" in finding.evidence
+
+
 def test_gradients_of_before_are_told() -> None:
     loop = Loop(torch.optim.Adam, weight_decay=0.1)
     for value in loop.body.parameters():
@@ -83,7 +101,7 @@ def test_gradients_of_before_are_told() -> None:
 
 
 def test_frozen_tensors_that_stay_or_are_moved_on_purpose_are_none() -> None:
-    for loop in (Loop(weight_decay=0.1), Follows(), ByHand(momentum=0.9), FrozenInBetween()):
+    for loop in (Loop(weight_decay=0.1), Follows(), FollowsSlowly(), ByHand(momentum=0.9), FrozenInBetween()):
         assert loop.findings() == [], type(loop).__name__
 
 

@@ -79,6 +79,20 @@ def test_two_trained_sides_that_are_meant_are_not_told(kind: str) -> None:
     assert told([network], loss) == []
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_sample_that_is_made_is_no_target_of_its_reconstruction(own: bool) -> None:
+    torch.manual_seed(0)
+    generator, other = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 4)), nn.Linear(3, 4)
+    critic = nn.Sequential(nn.Linear(4, 2), nn.Tanh(), nn.Linear(2, 4))
+
+    def loss() -> Tensor:
+        noise = torch.randn(16, 3)
+        made = generator(noise)
+        return (critic(made if own else other(noise)) - made).abs().mean()
+
+    assert told([generator, other], loss) == ([] if own else [("warning", "stop-gradient missing")])
+
+
 def of_a_policy(actor: nn.Module, critic: nn.Module, kind: str, detached: bool) -> Tensor:
     """The loss of a policy and of its value."""
     state = torch.randn(16, 4)

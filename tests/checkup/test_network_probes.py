@@ -43,6 +43,25 @@ class Graph(nn.Module):
         return self.two(self.matrix @ torch.relu(self.one(self.matrix @ x)))  # type: ignore[no-any-return]
 
 
+NEIGHBOURS = (torch.rand(20, 20, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+
+
+def among_neighbours(parts: nn.ModuleDict, x: Tensor) -> Tensor:
+    """Takes the matrix of its graph from where the data are."""
+    return NEIGHBOURS @ parts["a"](x)  # type: ignore[no-any-return]
+
+
+class OnGraph(nn.Module):
+    """Its forward looks a matrix up outside, in a function that it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({"a": nn.Linear(8, 4)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return among_neighbours(self.parts, x)
+
+
 def experts(parts: nn.ModuleDict, x: Tensor) -> Tensor:
     """Each takes no more samples than it has room for."""
     weight, which = parts["gate"](x).softmax(-1).max(-1)
@@ -92,6 +111,7 @@ SILENT: dict[str, Callable[[], Made]] = {
     ),
     "graph of a matrix": lambda: (Graph(sparse=False), (torch.randn(20, 8),)),
     "graph of a sparse matrix": lambda: (Graph(sparse=True), (torch.randn(20, 8),)),
+    "graph of a matrix outside": lambda: (OnGraph(), (torch.randn(20, 8),)),
     "graph of a matrix given": lambda: (
         Of(lambda p, x, m: m @ p["a"](x), a=nn.Linear(8, 4)), (torch.randn(20, 8), torch.rand(20, 20))
     ),

@@ -162,3 +162,17 @@ def test_nothing_is_said_of_the_end_of_a_run_that_was_stopped(per: str) -> None:
     with pytest.raises(StopWatching), ProcessWatch(steps=6) as watched:
         run(optimizer, scheduler, model, per)
     assert of_schedules(watched.findings()) == {}
+
+
+@pytest.mark.parametrize("zeros,severities", [
+    ({0}, {"learning rate 0 at the first step": "note"}),
+    ({38, 39}, {"schedule ends in a rate of 0": "note"}),
+    ({0, 38, 39}, {"learning rate 0 at the first step": "note", "schedule ends in a rate of 0": "note"}),
+    ({0, *range(18, 40)}, {"learning rate 0 at the first step": "note", "schedule ends early": "warning"}),
+    ({0, 1}, {"learning rate 0 at the first step": "fault"}),
+    ({0, 20, 39}, {"learning rate 0 at the first step": "fault", "schedule ends in a rate of 0": "note"}),
+    ({*range(40)}, {"learning rate 0 at the first step": "fault"}),
+])  # fmt: skip
+def test_a_first_step_and_the_last_ones_may_be_at_a_rate_of_0(zeros: set[int], severities: dict[str, str]) -> None:
+    findings = trained(lambda o: lr_scheduler.LambdaLR(o, lambda tick: float(tick not in zeros)), "step")
+    assert {one.name: one.severity for one in findings if one.code == "C6"} == severities

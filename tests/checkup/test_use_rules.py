@@ -458,6 +458,56 @@ def test_a_mean_over_the_batch_is_no_division_in_vain() -> None:
     assert not [finding for finding in watch.findings() if finding.severity != "note"], str(watch.findings())
 
 
+class OfTwo(nn.Module):
+    """Calls its two networks itself; the last of them gets several draws for each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 1)
+
+    def losses(self, inputs: Tensor, target: Tensor) -> Tensor:
+        return (self.two(self.one(inputs).expand(5, -1, -1)) - target).square().mean(0).squeeze(1)
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_sum_over_items_that_is_divided_is_no_division_in_vain(mean: bool) -> None:
+    torch.manual_seed(0)
+    model = OfTwo()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def loop() -> None:
+        for _ in range(12):
+            losses = model.losses(*batch())
+            optimizer.zero_grad()
+            ((losses.mean() if mean else losses.sum()) / 16).backward()
+            optimizer.step()
+
+    assert ("step per micro-batch" in [one.name for one in watched(loop)]) == mean
+
+
+@pytest.mark.parametrize("course", ["goes on", "set back", "rates of stages"])
+def test_an_optimiser_is_made_anew_for_weights_that_go_on(course: str) -> None:
+    """Rounds of pruning set the weights back, and begin again with a new optimiser."""
+    model = network()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def loop() -> None:
+        for stage in range(5):
+            with torch.no_grad():
+                for name, value in model.named_parameters() if course == "set back" else ():
+                    value.copy_(first[name])
+            rate = 0.01 / (stage + 1) if course == "rates of stages" else 0.01
+            optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+            for _ in range(20):
+                inputs, target = batch()
+                optimizer.zero_grad()
+                own_loss(model(inputs), target).backward()
+                optimizer.step()
+
+    severities = [one.severity for one in watched(loop) if one.name == "optimiser made anew"]
+    assert severities == {"goes on": ["fault"], "set back": [], "rates of stages": ["warning"]}[course]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["running sum", "loss", "sum over chunks"])
 def test_a_closure_that_returns_a_running_sum_is_named(kind: str) -> None:

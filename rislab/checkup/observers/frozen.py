@@ -46,7 +46,9 @@ class FrozenTensor:
         if bool((values != self.values).any()) and bool(used.any()):
             factors = values[used] / self.values[used]
             factor = float(factors.median())
-            if 0.5 < factor < 1 and bool(((factors - factor).abs() <= SAME * (1 - factor) + 1e-6).all()):
+            # Rounding is no reason where it is as large as the change.
+            tolerance = SAME * (1 - factor) + min(1e-6, 0.1 * (1 - factor))
+            if 0.5 < factor < 1 and bool(((factors - factor).abs() <= tolerance).all()):
                 self.decayed += 1
                 self.shrunk *= factor
         self.values = values

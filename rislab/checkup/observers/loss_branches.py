@@ -14,12 +14,14 @@ from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer, Roots
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.loss_graph import sources_of, tensors_behind
+from rislab.checkup.recording.loss_graph import nodes_behind, sources_of, tensors_behind
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
 # So many steps must agree; nodes of a graph near its root that are gone through.
 AGREEING, NEAR = 3, 400
+# Nodes among which it is looked for whether one side is computed from the other.
+BEHIND = 4000
 # So many products of a loss are looked at.
 PRODUCTS = 32
 # Tensors whose gradients tell whether they were zeroed.
@@ -181,7 +183,8 @@ def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:
             waiting += sources_of(node)
             continue
         pair = _compared(node, over_features)
-        if pair is None:
+        # What is computed from the other side is its reconstruction, as in an autoencoder of samples that are made.
+        if pair is None or any(one in nodes_behind(other, BEHIND) for one, other in (pair, pair[::-1])):
             return None
         for side, one in zip(sides, pair, strict=True):
             side.append(one)

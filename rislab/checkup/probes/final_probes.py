@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import io
-import random
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -21,13 +17,14 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.token_targets import TokenTargets, is_tokens
 from rislab.checkup.probes.function_probes import function_probes
-from rislab.checkup.probes.network_copies import copy_network, global_names
+from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.network_probes import network_probes, precision_in, runner
+from rislab.checkup.probes.outer_values import keeps_outside
 from rislab.checkup.probes.probe_batches import map_leaves, tensors_in
 from rislab.checkup.probes.sample_mixing import SAME
 from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.probes.sequence_probes import sequence_probes
-from rislab.checkup.recording.call_stack import definition_of, is_of_torch
+from rislab.checkup.recording.call_stack import definition_of
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import tensors_of
@@ -37,8 +34,6 @@ ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network"
 # Larger networks and inputs are not tried, nor are more networks than these.
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
 PLAIN = (Tensor, int, float, bool, str, type(None))
-# What a forward may keep outside of its network, where no copy can hold it.
-_KEEPING = (list, dict, set, bytearray, torch.Generator, random.Random)
 
 
 @dataclass
@@ -157,48 +152,6 @@ def can_be_tried(network: nn.Module, args: Any, named: Any) -> bool:
     if weights > WEIGHTS or not largest > 0 or weights * largest > WORK:
         return False
     return not any(keeps_outside(kind) for kind in kinds)
-
-
-def keeps_outside(kind: type) -> bool:
-    """Whether methods of a module, or functions that they call, may change what is not its own; torch's do not."""
-    visited: set[int] = set()
-    functions = [
-        one
-        for base in kind.__mro__
-        if not is_of_torch(base) and base is not object
-        for one in vars(base).values()
-        if isinstance(one, FunctionType)
-    ]
-    while functions:
-        function = functions.pop()
-        if id(function) in visited or is_of_torch(function):
-            continue
-        visited.add(id(function))
-        if _stores_outside(function.__code__):
-            return True
-        names = global_names(function.__code__)
-        cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-        values = [*cells, *(function.__globals__[name] for name in names if name in function.__globals__)]
-        # NumPy imports its generators with their first use.
-        if any(isinstance(value, (*_KEEPING, np.random.Generator, np.random.RandomState)) for value in values):
-            return True
-        functions += [value for value in values if isinstance(value, FunctionType)]
-    return False
-
-
-def _is_filled(cell: Any) -> bool:
-    try:
-        return not isinstance(cell.cell_contents, ModuleType)
-    except ValueError:
-        return False
-
-
-def _stores_outside(code: CodeType) -> bool:
-    """Whether code sets a global name, or a variable of a function around it."""
-    return any(
-        one.opname == "STORE_GLOBAL" or (one.opname == "STORE_DEREF" and one.argval in code.co_freevars)
-        for one in dis.get_instructions(code)
-    )
 
 
 def tried_on_tokens(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rislab.checkup.probes.outer_values import outer_values
 from rislab.checkup.probes.probe_batches import SampleList, map_leaves, tensors_in
 from rislab.checkup.recording.tracking import NORMS
 
@@ -209,6 +210,8 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     if any(one.running_mean is None for one in norms):
         return "a BatchNorm keeps no running statistics, and takes those of the batch in evaluation mode as well"
     own = [tensor for module in model.modules() for tensor in tensors_in(state_of(module)).values()]
+    outer = [value for kind in {*map(type, model.modules())} for value in outer_values(kind)[0]]
+    own += [value for value in outer if isinstance(value, Tensor)]
     if any(_is_graph(tensor, size) for tensor in (*leaves, *own)):
         return "a matrix tells which samples belong together, as in a graph"
     unbatched: list[str] = []

@@ -179,6 +179,9 @@ class Trace:
     rounding_only: list[str] = field(default_factory=list)
     # Names of trainable tensors that had a gradient at some steps that were compared, and none at others.
     at_times: list[str] = field(default_factory=list)
+    # Names of tensors without a gradient, of the last of numbered modules: the rest of it moves, and so does the same
+    # part of those before.
+    idle_parts: list[str] = field(default_factory=list)
     # Names of matrices and larger that are 0 throughout at the end, and frozen or given a gradient.
     zeros: list[str] = field(default_factory=list)
     # Names of matrices and larger whose rows, or columns, began as one and stayed so while they moved.
@@ -204,7 +207,8 @@ class Trace:
     forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
     missed: int = 0  # 1 if a step was taken, or under way, when the recording began
     idle: int = 0  # number of steps without a new loss, in which no tensor had a gradient: they change nothing
-    remade: int = 0  # how often another optimiser took over the same tensors
+    remade: int = 0  # how often another optimiser took over the same tensors, as the one before had left them
+    other_settings: bool = False  # whether one of these had other settings, as a rate of its own
     stateful: bool = False  # whether the optimiser has a state of its own, as momentum
     only_frozen: bool = False  # whether all tensors of the optimiser ask for no gradient
     # Of the first evaluations of closures: which one in its step, from 0, what it returned, and the loss.

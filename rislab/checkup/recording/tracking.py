@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -16,7 +18,7 @@ from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Obser
 from rislab.checkup.recording.interception import count_averaged
 from rislab.checkup.recording.optimizers import ForeignOptimizer, inner_optimizer, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
-from rislab.checkup.recording.tensors import is_readable
+from rislab.checkup.recording.tensors import few_coordinates, is_readable
 from rislab.checkup.recording.trace import Trace
 from rislab.checkup.recording.weight_changes import follows
 from rislab.checkup.recording.windows import Declared
@@ -25,6 +27,8 @@ from rislab.errors import one_line
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # So many modules are remembered.
 MODULES = 1024
+# Tensors by which it is told whether weights were set between two steps.
+REMEMBERED = 4
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -41,6 +45,8 @@ class TrackedOptimizer:
     ticks_before: int | None = None  # of the scheduler, when another optimiser took over the tensors; None if none did
     # The first and the last of its steps, as numbered over all optimisers; empty without one.
     turns: tuple[int, ...] = ()
+    # Some of its tensors, each with a few of its numbers after the last step; empty if they were not read.
+    left: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _trains: dict[int, tuple[weakref.ReferenceType[nn.Module], bool]] = field(default_factory=dict)
 
     def label(self) -> str:
@@ -79,10 +85,18 @@ class TrackedOptimizer:
 
     def adopt(self, optimizer: Optimizer, anew: bool) -> None:
         """Another optimiser has taken over the tensors, made anew for them or not."""
-        steps = self.recorder.trace.steps
-        self.ticks_before = (steps[-1].ticks or 0) if steps else 0
-        self.optimizer = optimizer
-        self.recorder.adopt(optimizer, anew)
+        trace = self.recorder.trace
+        self.ticks_before = (trace.steps[-1].ticks or 0) if trace.steps else 0
+        trace.other_settings |= anew and optimizer.defaults != self.optimizer.defaults
+        # Weights that were set since the last step, as those of a network that begins again, have another course.
+        goes_on = all(torch.equal(few_coordinates(value), numbers) for value, numbers in self.left)
+        self.optimizer, self.left = optimizer, []
+        self.recorder.adopt(optimizer, anew and goes_on)
+
+    def remember(self) -> None:
+        """Keep a few numbers of the weights, as a step has left them."""
+        some = itertools.islice((value for value in self.tensors() if is_readable(value)), REMEMBERED)
+        self.left = [(value, few_coordinates(value)) for value in some]
 
     def of_one_storage(self) -> list[str]:
         """Names of its tensors that lie where another one of them does."""
@@ -160,7 +174,8 @@ class LoopObserver(Observer):
 
     def may_count(self) -> int:
         """Only the windows of a single optimiser are counted, until one is to be compared."""
-        return MANY if len(self.tracked) == 1 and self.tracked[0].recorder.may_count() else 0
+        recorders = [tracked.recorder for tracked in self.tracked]
+        return MANY if len(recorders) == 1 and recorders[0].may_count() and not recorders[0].trace.remade else 0
 
     def begin_counting(self, change: Callable[[], None], all_came: Callable[[], bool]) -> None:
         self._record(StepRecorder.begin_counting, change, all_came)

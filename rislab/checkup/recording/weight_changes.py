@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import torch
@@ -17,6 +18,7 @@ UNITS, APART = 4, 1e-4
 ROUNDING = 1e-5
 # At so many steps that are compared it is noted which tensors have a gradient.
 STEPS = 32
+_NUMBER, _NUMBERED = re.compile(r"(\d+)"), re.compile(r".*?\d+\.")
 
 
 class WeightChanges:
@@ -104,9 +106,40 @@ class WeightChanges:
             if sum(size > 1 for size in value.shape) > 1 and not name.endswith("weight")
         ]
         trace.at_times = [name for name, value in trainable if 0 < self._with_gradient[id(value)] < self._steps]
+        moved = [name for name, value in trainable if name in self._first and name not in trace.unchanged]
+        idle = [name for name, value in unchanged if id(value) not in self._trained]
+        trace.idle_parts = _idle_parts(idle, moved)
         trace.rounding_only = [
             name for name, value in unchanged if 0 < self._samples.largest_share(value, gradients) < ROUNDING
         ]
+
+
+def _idle_parts(names: list[str], moved: list[str]) -> list[str]:
+    """Parts of a numbered module of which the rest moves, as the same part of all before it does: it is the last."""
+    prefixes = {_prefix(name) for name in moved} - {""}
+    last: dict[str, int] = {}
+    for name in moved:
+        if _prefix(name):
+            kind, number = _kind_and_number(name)
+            last[kind] = max(number, last.get(kind, -1))
+    chosen = []
+    for name in names:
+        if _prefix(name) in prefixes:
+            kind, number = _kind_and_number(name)
+            chosen += [name] * (-1 < last.get(kind, -1) < number)
+    return chosen
+
+
+def _kind_and_number(name: str) -> tuple[str, int]:
+    """A name without its first number, and that."""
+    before, number, after = _NUMBER.split(name, maxsplit=1)
+    return f"{before}.{after}", int(number)
+
+
+def _prefix(name: str) -> str:
+    """A name up to its first number, "" without one."""
+    numbered = _NUMBERED.match(name)
+    return "" if numbered is None else numbered[0]
 
 
 def _moves_as_one(value: Tensor, first: Tensor) -> bool:

@@ -372,6 +372,11 @@ def unmoved_weights(run: WatchedRun) -> list[Finding]:
         text = f"no gradient came to {listed(chosen)}; to others of their kind one comes at times, as to experts"
         findings.append(as_note(Code.WEIGHTS, "detached backbone", text, PARTLY_FROZEN))
         stuck = [name for name in stuck if name not in chosen]
+    idle = [name for name in stuck if name in trace.idle_parts]
+    if idle:
+        text = f"no gradient came to {listed(idle)}, of a last block; the same parts of the blocks before it have moved"
+        findings.append(as_note(Code.WEIGHTS, "detached backbone", text, PARTLY_FROZEN))
+        stuck = [name for name in stuck if name not in idle]
     dead = [name for name in stuck if name in trace.zeros]
     if len(dead) > 1 and len(stuck) < trace.tensors and len(moving) >= DEAD:
         # One of two factors may begin at 0: the other one passes it a gradient. Of both, no step moves either.

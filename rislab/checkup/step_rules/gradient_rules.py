@@ -189,6 +189,9 @@ def divided_in_vain(run: WatchedRun) -> list[Finding]:
     samples = {float(batch.samples) for one in run.comparisons for batch in one.batches}
     if divisor < 3 or not near(divisor, round(divisor), 1e-4) or round(divisor) in samples:
         return []
+    # Where a class calls several networks itself, the last of them may count other samples.
+    if all(batch.scale_free and batch.count == 1 for one in run.comparisons for batch in one.batches):
+        return []
     text = f"each loss is divided by {divisor:g}, and each step comes after one: {len(run.windows)} windows of 1"
     evidence = f"{text}, as of a loop that was to accumulate"
     return [as_warning(Code.WINDOW_SIZE, "step per micro-batch", evidence, run.comparisons[0].step.where)]

@@ -31,22 +31,8 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
     if runs_past_its_end(run):
         return []
     applied = _applied(run.trace)
-    findings = []
     zero = [place for place, step in enumerate(applied) if step.rate == 0]
-    if zero and len(zero) == len(applied) - zero[0] and zero[0] > 0:
-        text = f"the last {len(zero)} of {len(applied)} steps"
-        if len(zero) >= max(CURVE, len(applied) / 4):
-            findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", f"{text} were at a rate of 0"))
-        else:
-            findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
-    elif zero:
-        text = f"learning rate 0 at {len(zero)} of {len(applied)} steps, the first at step {zero[0] + 1}"
-        name, aliases = "learning rate 0 at the first step", ("warm-up counted in samples",)
-        if zero == [0] and len(applied) > 1:
-            note = f"{text}: a warm-up that begins at 0 loses one step"
-            findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
-        else:
-            findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[zero[0]].where, aliases))
+    findings = _rates_of_0(applied, zero) if zero else []
     rates = _rates(applied)
     lowest = [rate <= 1.001 * min(rates) for rate in rates]
     if zero or not rates or min(rates) > 0.05 * max(rates) or not lowest[-1]:
@@ -58,6 +44,30 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
     elif sum(lowest) > len(lowest) / 2:
         text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(rates):.2g} of {max(rates):.2g}"
         findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
+    return findings
+
+
+def _rates_of_0(applied: list[StepNumbers], zero: list[int]) -> list[Finding]:
+    """What is to be said of steps at a rate of 0: those at the end, a first one, and all others."""
+    steps, name = len(applied), "learning rate 0 at the first step"
+    ending = 0 if len(zero) == steps else sum(1 for _ in itertools.takewhile(lambda one: one.rate == 0, applied[::-1]))
+    findings = []
+    if ending >= max(CURVE, steps / 4):
+        text = f"the last {ending} of {steps} steps were at a rate of 0"
+        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
+    elif ending:
+        text = f"the last {ending} of {steps} steps"
+        findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
+    others = zero[: len(zero) - ending]
+    if not others:
+        return findings
+    text = f"learning rate 0 at {len(others)} of {steps} steps, the first at step {others[0] + 1}"
+    aliases = ("warm-up counted in samples",)
+    if others == [0] and steps > 1:
+        note = f"{text}: a warm-up that begins at 0 loses one step"
+        findings.append(as_note(Code.LEARNING_RATE, name, note, aliases))
+    else:
+        findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[others[0]].where, aliases))
     return findings
 
 

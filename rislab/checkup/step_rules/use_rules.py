@@ -118,7 +118,9 @@ def remade_optimizers(run: WatchedRun) -> list[Finding]:
     every = trace.taken_count / (trace.remade + 1)
     text = f"{trace.remade + 1} optimisers in {trace.taken_count} steps: the state is lost every {every:.3g} steps"
     where = trace.taken[0].where if trace.taken else ""
-    return [as_fault(Code.WEIGHTS, "optimiser made anew", text, where)]
+    # Stages of a training, each with a rate of its own, may well begin with an empty state.
+    kind = as_warning if trace.other_settings else as_fault
+    return [kind(Code.WEIGHTS, "optimiser made anew", text, where)]
 
 
 def only_frozen(run: WatchedRun) -> list[Finding]:
