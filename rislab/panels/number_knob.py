@@ -26,7 +26,8 @@ DIGITS = 12  # a slider counts in float64 and would show 0.30000000000000004
 class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
     """A box for a number, with a slider beside it if wanted; nothing is clipped.
 
-    What is refused stays in the box, with the reason below it, until another number is typed; `value` stays as it was.
+    What is refused stays in the box, with the reason below it, until another number is typed; `value` stays as it was,
+    and the reason says so.
 
     Attributes:
         value: the last number that was allowed; setting another one raises InputError.
@@ -139,7 +140,8 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
 
     def _say(self, problem: str) -> None:
         self.problem = problem
-        self.note.value = f"<b role='alert' style='{NOTE}'>{html.escape(problem)}</b>" if problem else ""
+        text = html.escape(f"{problem}; {_shown(self.value):g} is still used")
+        self.note.value = f"<b role='alert' style='{NOTE}'>{text}</b>" if problem else ""
         self.note.layout.display = "" if problem else "none"
 
 

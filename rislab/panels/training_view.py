@@ -67,7 +67,7 @@ class TrainingView:
         self.fields = {
             "precision": self._row_of_buttons("precision", precisions, "{}"),
             "accumulation_steps": self._row_of_buttons(
-                "accumulation", self._allowed_steps(), "{} micro-batches a step"
+                "accumulation", self._allowed_steps(), "micro-batches a step: {}"
             ),
             "micro_batch": self._knob("micro_batch", "micro-batch", "150px"),
             **{name: self._knob(name, label, width, **how) for name, (label, width, how) in MORE.items()},

@@ -13,7 +13,7 @@ from rislab.errors import with_error
 from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, alarm
 from rislab.plots import tuning as tuning_plots
-from rislab.tuning.analysis import verdict
+from rislab.tuning.analysis import top_trials, verdict
 from rislab.tuning.search import SearchProgress, run_search
 from rislab.tuning.tuning_config import TuningConfig
 
@@ -91,7 +91,15 @@ class TuningPanel(Panel[SearchProgress]):
             scored = f"{score:.4f}" if error is None else with_error(score, error)
             which = "best of the run-off" if now.stage in ("confirm", "done") and now.runoff else "best"
             best = f"; {which}: trial {now.best.number}, {self.config.objective} {scored}"
-        return f"{self.state}, {STAGES[now.stage]}: {now.ended()} of {self.config.trials} trials{left}{best}"
+        return f"{self.state}, {STAGES[now.stage]}: {self._count(now)}{left}{best}"
+
+    def _count(self, now: SearchProgress) -> str:
+        """How many of the trials have ended, or of the trainings after them."""
+        again = {"runoff": (now.runoff, len(top_trials(now.trials, self.config))), "confirm": (now.finals, 2)}
+        if now.stage not in again:
+            return f"{now.ended()} of {self.config.trials} trials"
+        done, configurations = again[now.stage]
+        return f"{len(done)} of {configurations * self._options.get('confirm', 5)} trainings"
 
     def verdict(self) -> str:
         """Best against default, once both are trained again; see analysis.verdict()."""

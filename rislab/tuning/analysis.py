@@ -189,9 +189,9 @@ def search_warnings(trials: Sequence[Trial], config: TuningConfig) -> tuple[str,
         noise = 2 * float(np.median([trial.error or 0.0 for trial in ended]))
         if reach <= noise:
             warnings.append(
-                f"the objective is flat: after no epoch do {len(ended)} trials differ by more than {reach:.2g} in "
-                f"{config.objective}, and two standard errors of one score, by its {config.eval_scenes} scenes, are "
-                f"{noise:.2g}; only the same scenes make them comparable, others may order them otherwise"
+                f"the objective is flat: after each epoch the {len(ended)} trials differ by {reach:.2g} in "
+                f"{config.objective} at most, and two standard errors of a score on {config.eval_scenes} scenes are "
+                f"{noise:.2g}; on other scenes the trials may come in another order"
             )
     for name, effect in effects(trials, config).items():
         if effect.share <= effect.chance:

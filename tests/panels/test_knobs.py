@@ -41,7 +41,7 @@ def test_what_is_not_allowed_is_refused_beside_the_box_and_not_clipped(typed: fl
     eggs.box.value = typed
     assert (eggs.value, eggs.box.value, heard) == (6, typed, [])
     assert eggs.problem == f"eggs is {eggs.exact(typed)}; allowed: a whole number in [1, 12]"
-    assert eggs.problem in eggs.note.value and eggs.note.layout.display == ""
+    assert f"{eggs.problem}; {eggs.value} is still used" in eggs.note.value and eggs.note.layout.display == ""
     eggs.box.value = 7
     assert (eggs.value, heard, eggs.problem, eggs.note.layout.display) == (7, [7], "", "none")
     with pytest.raises(InputError, match="eggs is 13; allowed: a whole number in"):

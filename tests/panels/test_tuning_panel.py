@@ -72,7 +72,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
 
     def ended(folder: Path, config: TuningConfig, **options: Any) -> Any:
         assert options == {"workers": 1, "confirm": 2, "skip_ladder": True}
-        yield SearchProgress("confirm", {}, warnings=("<two> warnings",))
+        yield SearchProgress("confirm", {}, finals=finals[:1], warnings=("<two> warnings",))
         assert gate.wait(120)
         yield SearchProgress("done", {}, best=best, runoff=finals, finals=finals, warnings=("<two> warnings",))
 
@@ -83,6 +83,7 @@ def test_the_verdict_is_shown_once_best_and_default_are_trained_again(
     while "best and default" not in headline.value:
         time.sleep(0.01)
     assert panel.verdict() == "" and go_on.disabled and not stop.disabled
+    assert headline.value == "running, training best and default again: 1 of 4 trainings"
     # A drawing that fails is said, and ends no search.
     monkeypatch.setattr(tuning_plots, "history", lambda *unused: 1 / 0)
     gate.set()
