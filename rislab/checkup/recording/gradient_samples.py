@@ -107,6 +107,10 @@ class GradientSamples:
             self._zeros = self._read(gradients)
         return self._zeros
 
+    def are_zero(self, gradients: Tensor) -> bool:
+        """Whether gradients that unscaled() gave are all 0."""
+        return gradients is self._zeros or not bool(gradients.any())
+
     def unscaled(self) -> Tensor:
         """gradients() over the scale of the loss."""
         scale = self.scale()
@@ -170,7 +174,7 @@ class GradientSamples:
 
 def _coordinates(value: Tensor, stride: int) -> Tensor:
     """Every so many numbers of a tensor; sparse and complex ones are written out."""
-    value = value.detach()
+    value = value.detach() if value.requires_grad else value
     value = value.to_dense() if value.is_sparse else value
     value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
     flat = value.reshape(-1)

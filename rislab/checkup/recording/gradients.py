@@ -22,9 +22,20 @@ class GradientComparison:
     cosine: float
 
 
-def compare_gradients(gradient: Tensor, reference: Tensor) -> GradientComparison:
-    """Compare two flat gradients, in float64."""
-    length = float(torch.linalg.vector_norm(reference, dtype=torch.float64))
+def length_of(gradient: Tensor) -> float:
+    """Norm of a flat gradient, in float64."""
+    return float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+
+
+def compare_gradients(gradient: Tensor, reference: Tensor, length: float | None = None) -> GradientComparison:
+    """Compare two flat gradients, in float64.
+
+    Args:
+        gradient: g.
+        reference: r, of as many coordinates.
+        length: length_of() the reference; None if it is not known.
+    """
+    length = length_of(reference) if length is None else length
     if 0 < length < math.inf and torch.equal(gradient, reference):
         return GradientComparison(0.0, 1.0, 1.0)
     g, r = gradient.double(), reference.double()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -101,9 +101,9 @@ def product_of_factors(term: Node) -> float:
     return product
 
 
-def divisions(term: Node) -> list[int]:
-    """Places of the divisions among the factors of a single loss; none if a sum is divided."""
-    *nodes, last = factors(term)
+def divisions(term: Sequence[Node]) -> list[int]:
+    """Places of the divisions among the factors() of a single loss; none if a sum is divided."""
+    *nodes, last = term
     if last.name().startswith(_SUMS):
         return []
     return [place for place, node in enumerate(nodes) if node.name().startswith("DivBackward")]

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.utils.hooks import RemovableHandle
@@ -105,13 +104,13 @@ class OpenBackward:
 
     def _watch_terms(self, node: Node) -> None:
         """Watch the factors of each term of a sum, or of a single loss."""
-        terms = summands(node)
+        terms = [[*factors(term)] for term in summands(node)]
         if len(terms) == 1:
             self._divisions = divisions(terms[0])
         for term in terms:
             values: list[float] = []
             self._terms.append(values)
-            for one in factors(term):
+            for one in term:
                 self.watch(one, lambda given, values=values: values.append(number_of(given)))
 
     def close(self, scale: float) -> None:
@@ -152,13 +151,14 @@ class OpenBackward:
             return None
         return after if self.record.fresh else after - self.before
 
-    def weigh_losses(self, growth: Tensor | None, why: str) -> int:
+    def weigh_losses(self, growth: Tensor | None, finite: bool, why: str) -> int:
         """Give the losses that it came to their weights, and its growth unless it says why not; bytes held."""
         total = sum(weight for _, weight in self.reached)
-        finite = growth is None or math.isfinite(growth.sum(dtype=torch.float64))
         reason = "" if math.isfinite(total) else "its weight is no number"
         reason = (reason if total else NO_WEIGHT) or why
-        gradient = growth / total if growth is not None and not reason else None
+        gradient = None
+        if growth is not None and not reason:
+            gradient = growth if total == 1 else growth / total
         for batch, weight in self.reached:
             batch.backwards += 1
             batch.weight += weight

@@ -182,7 +182,7 @@ class StepRecorder:
         if not self.trace.backwards:
             self._window.partial = not self._samples.empty()
         before = self._samples.unscaled() if self._window.compared else None
-        fresh = None if before is None else not bool(before.any())
+        fresh = None if before is None else self._samples.are_zero(before)
         record = Backward(self.trace.backwards, fresh, self._window.carried(before), reached)
         self.trace.backwards += 1
         opened = self._open = OpenBackward(record, before, 0 if before is None else self._samples.missing())
@@ -233,7 +233,8 @@ class StepRecorder:
             return
         opened.close(self._samples.scale())
         growth = None if opened.before is None else opened.growth(self._samples.unscaled(), self._window.backwards)
-        grown = growth is not None and bool(growth.any())
+        total = 0.0 if growth is None else float(growth.sum(dtype=torch.float64))
+        grown = growth is not None and (total != 0 or bool(growth.any()))
         reached = growth is None or grown or self._samples.missing() < opened.missing
         reached = reached or opened.adds_nothing(self._lines.trained, self._samples.optimised())
         for batch, _ in opened.reached:
@@ -243,7 +244,7 @@ class StepRecorder:
                 self._drop_detached(batch)
         if reached:
             opened.record.come_to(id(self) if growth is not None else 0)
-            self._note_backward(opened, growth)
+            self._note_backward(opened, growth, math.isfinite(total))
 
     def _drop_detached(self, batch: MicroBatch) -> None:
         """A loss that depends on none of the weights."""
@@ -251,12 +252,12 @@ class StepRecorder:
         self._lines.drop(batch.call_stack)
         self._window.drop(batch)
 
-    def _note_backward(self, opened: OpenBackward, growth: Tensor | None) -> None:
+    def _note_backward(self, opened: OpenBackward, growth: Tensor | None, finite: bool) -> None:
         """Give the losses that a backward came to their weights, and what it added to the gradients."""
         spare = growth is None or self._window.size + growth.nbytes <= _IN_A_WINDOW
         why = "" if spare else f"more than {_IN_A_WINDOW >> 20} MB of gradients in one window"
         opened.reached = [one for one in opened.reached if not self._lines.is_detached(one[0].call_stack)]
-        self._window.size += opened.weigh_losses(growth, why)
+        self._window.size += opened.weigh_losses(growth, finite, why)
         self._lines.trained |= {batch.call_stack for batch, _ in opened.reached}
 
     def on_grad(self, sources: Sequence[Tensor]) -> None:

@@ -14,7 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, GradientComparison, compare_gradients
+from rislab.checkup.recording.gradients import (
+    GRADIENT_TOLERANCES,
+    GradientComparison,
+    compare_gradients,
+    length_of,
+)
 from rislab.checkup.recording.trace import STEPPED, MicroBatch, Step, Trace
 
 # Least squares tells micro-batches apart only where their gradients are not nearly one: condition of their Gram matrix.
@@ -202,7 +207,7 @@ def step_window(step: Step, micro_batches: list[MicroBatch], declared: Declared,
     window = StepWindow(step, batches, *_window_gradient(batches, declared.mean))
     if not step.applied or not window.complete or window.true is None:
         return window
-    true_norm = float(torch.linalg.vector_norm(window.true, dtype=torch.float64))
+    true_norm = length_of(window.true)
     if not 0 < true_norm < math.inf:
         return window
     scale_free = not loss_declared or any(batch.scale_free or batch.term_weights for batch in batches)
@@ -211,7 +216,7 @@ def step_window(step: Step, micro_batches: list[MicroBatch], declared: Declared,
     true = scale * window.true if scale not in (0, 1) else window.true
     length = float(torch.linalg.vector_norm(window.gradient))
     ratio = step.norm / length if length > 0 and math.isfinite(step.norm) else 1.0
-    comparison = compare_gradients(window.gradient, true)
+    comparison = compare_gradients(window.gradient, true, true_norm if true is window.true else None)
     return StepComparison(
         step, batches, window.shares, true, comparison, scale_free, scale, true_norm * abs(scale or 1) * ratio
     )
