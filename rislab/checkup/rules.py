@@ -284,7 +284,8 @@ _OF_THE_LOOP = (
         faults=("NaN replaced by the running mean", "rounded to four digits", "mean of unequal means", "last over n",
                 "only the last micro-batch", "logged after the division", "sum of means over the set's size",
                 "loop tail in a branch never taken"),
-        others=("nothing reported", "another loss reported", "the same loss again", "sum never set back", "not judged"),
+        others=("nothing reported", "another loss reported", "the same loss again", "sum never set back",
+                "not judged"),
     ),
     Rule(
         Code.ARGUMENTS.value,
@@ -300,12 +301,13 @@ _OF_THE_LOOP = (
         others=("arguments that broadcast", "probabilities where logits belong",
                 "probabilities where their logarithm belongs", "logits where log-probabilities belong",
                 "log-probabilities where probabilities belong", "logits that cannot be negative",
-                "targets outside of 0 to 1", "padding counts in the loss", "labels shifted twice",
-                "the target is visible in the input", "labels never shifted", "loss of one class",
-                "targets other than 1 and -1", "input and target exchanged", "compared with itself",
-                "rates where their logarithm belongs", "normalised along another axis", "weights grow with the counts",
-                "answers change with padding", "backward direction after one input", "attention to padding alone",
-                "axes exchanged by a view", "targets that no answer reaches", "layers without an activation"),
+                "targets outside of 0 to 1", "targets of several classes", "padding counts in the loss",
+                "labels shifted twice", "the target is visible in the input", "labels never shifted",
+                "loss of one class", "targets other than 1 and -1", "input and target exchanged",
+                "compared with itself", "rates where their logarithm belongs", "normalised along another axis",
+                "weights grow with the counts", "answers change with padding", "backward direction after one input",
+                "attention to padding alone", "axes exchanged by a view", "targets that no answer reaches",
+                "layers without an activation"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(
@@ -439,10 +441,8 @@ _OF_THE_PROBES = (
         fix="pass training=self.training to functional dropout, make layers in __init__, change nothing in evaluation",
         needs="an input",
         severity="fault",
-        others=(
-            "dropout in evaluation mode", "layers made in the forward", "evaluation changes the network",
-            "state carried to the next call", "random answers in evaluation mode", "not judged",
-        ),
+        others=("dropout in evaluation mode", "layers made in the forward", "evaluation changes the network",
+                "state carried to the next call", "random answers in evaluation mode", "not judged"),
     ),
 )  # fmt: skip
 

@@ -92,7 +92,9 @@ WRONG += [
     ("targets that no answer reaches", lambda out: functional.mse_loss(out, VALUES[:, None]), 1, nn.ReLU()),
     ("targets that no answer reaches", lambda out: functional.l1_loss(out, 5 * VALUES[:, None]), 1, nn.Tanh()),
 ]  # fmt: skip
+WRONG += [("targets of several classes", lambda out: CE(out, (X > 0).float()), 3, None)]
 MAY_BE_MEANT = (
+    "targets of several classes",
     "logits where log-probabilities belong", "input and target exchanged", "targets other than 1 and -1",
     "rates where their logarithm belongs",
 )  # fmt: skip
@@ -111,6 +113,9 @@ RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
     (lambda out: BCE(out.squeeze(1), YES), 1, None),
     (lambda out: NLL(out, LABELS), 4, LOG_SOFTMAX),
     (lambda out: ctc(out), 6, LOG_SOFTMAX),
+    (lambda out: CE(out, SOFT), 4, None),
+    (lambda out: CE(out, functional.one_hot(LABELS, 4).float()), 4, None),
+    (lambda out: CE(out, functional.normalize((X > 0) + 1e-3, 1)), 3, None),
     (lambda out: functional.kl_div(out, SOFT), 4, LOG_SOFTMAX),
     (lambda out: functional.kl_div(out, SOFT.log(), log_target=True), 4, LOG_SOFTMAX),
     (lambda out: functional.soft_margin_loss(out.squeeze(1), SIGNS), 1, None),

@@ -209,7 +209,44 @@ def a_head_beside_another(faulty: bool) -> None:
         optimizer.step()
 
 
+class PlainTensor(nn.Module):
+    """A matrix that is no parameter, or one."""
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        self.first, matrix = nn.Linear(4, 8), torch.ones(8, 1)
+        self.matrix = matrix.requires_grad_() if plain else nn.Parameter(matrix)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.tanh(self.first(inputs)) @ self.matrix
+
+
+def a_tensor_that_is_no_parameter(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = PlainTensor(faulty)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
+def features_without_a_graph(faulty: bool) -> None:
+    """Two networks, called at one line."""
+    torch.manual_seed(0)
+    body, head = nn.Linear(4, 8), nn.Linear(8, 1)
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=0.01)
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(head(body(inputs).data if faulty else body(inputs)), target).backward()
+        optimizer.step()
+
+
 LOOPS: dict[str, tuple[Loop, str]] = {
+    "a tensor that is no parameter": (a_tensor_that_is_no_parameter, "tensors that no optimiser holds"),
+    "features without a graph": (features_without_a_graph, "detached backbone"),
     "one layer in all places of a list": (one_layer_in_a_list, "one layer in all places"),
     "a minus sign": (a_minus_sign, "loss is maximised"),
     "a head whose loss has no backward": (a_head_beside_another, "detached backbone"),
@@ -237,6 +274,26 @@ def watched(loop: Callable[[], None]) -> Findings:
     with ProcessWatch() as watch:
         loop()
     return watch.findings()
+
+
+def test_a_plain_tensor_that_moves_or_is_held_is_right() -> None:
+    for held in (True, False):
+        torch.manual_seed(0)
+        model = PlainTensor(True)
+        optimizer = torch.optim.SGD([*model.parameters(), *[model.matrix] * held], lr=0.01)
+        with ProcessWatch() as watch:
+            for _ in range(4):
+                inputs, target = batch()
+                optimizer.zero_grad()
+                own_loss(model(inputs), target).backward()
+                optimizer.step()
+                if not held:
+                    model.matrix.data -= 0.01 * model.matrix.grad
+        assert not watch.findings().faults
+
+
+def test_networks_of_one_line_are_counted_apart() -> None:
+    assert not watched(lambda: features_without_a_graph(True)).faults
 
 
 @pytest.mark.slow

@@ -227,6 +227,7 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
     if call.function is functional.cross_entropy:
         text = f"{name}() was given logits {tuple(first.shape)}, of one class alone: it is always 0"
         yield "loss of one class", text if first.dim() > 1 and first.shape[1] == 1 else ""
+        yield "targets of several classes", _of_several_classes(first, second, name)
         text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
         text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
         yield "compared with itself", text if _is_unmasked(first, second) else ""
@@ -267,6 +268,17 @@ def _unreached(first: Tensor, second: Tensor, name: str) -> str:
     reach = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
     text = f"{name}() compares what comes from {made.lower()}(), {reach}, with targets from {float(target.min()):.3g} "
     return text + f"to {float(target.max()):.3g}: {share:.0%} of them lie beyond it"
+
+
+def _of_several_classes(first: Tensor, second: Tensor, name: str) -> str:
+    """How many rows of a target have a 1 at several classes, "" if few have, or if it holds other numbers."""
+    if first.shape != second.shape or first.dim() < 2 or not second.is_floating_point():
+        return ""
+    rows = rows_of_classes(second)
+    several = float((rows.sum(1) > 1).double().mean())
+    if several < _BEYOND or not bool(((rows == 0) | (rows == 1)).all()):
+        return ""
+    return f"{name}() takes probabilities that sum to 1, and {several:.0%} of the targets have a 1 at several classes"
 
 
 def _of_axes(call: LossEvent, first: Tensor, name: str) -> Iterator[tuple[str, str]]:

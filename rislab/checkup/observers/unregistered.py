@@ -22,6 +22,8 @@ class UnregisteredTensors(Observer):
     def __init__(self) -> None:
         self._looked: dict[int, int] = {}
         self._modules: dict[int, tuple[nn.Module, nn.Module]] = {}  # with the network in whose forward it was called
+        # Tensors that are attributes of a module, and neither weights nor buffers: by name, with their module.
+        self._plain: list[tuple[str, nn.Module, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._stepped: dict[int, Optimizer] = {}
         self._held: set[int] = set()  # tensors of optimisers
@@ -36,6 +38,9 @@ class UnregisteredTensors(Observer):
         self._looked[id(call.module)] = looks + 1
         if not looks:
             self._findings += _repeated_layers(call.module)
+            for name, module, value in _plain_tensors(call.module):
+                self._plain.append((name, module, value))
+                self._first[id(value)] = value, _fingerprint(value)
         registered = set(map(id, call.module.modules())) - {id(call.module)}
         for module in call.inner:
             if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
@@ -51,7 +56,7 @@ class UnregisteredTensors(Observer):
 
     def end(self, error: BaseException | None) -> None:
         """Look at the gradients that are there, and at what optimisers hold."""
-        if any(self._missed(module) for module, _ in self._modules.values()):
+        if self._plain or any(self._missed(module) for module, _ in self._modules.values()):
             self._held |= {id(value) for one in living_optimizers() for value in tensors_held(one)}
         for module, caller in self._modules.values():
             missed = self._missed(module)
@@ -62,15 +67,24 @@ class UnregisteredTensors(Observer):
                 text = f"{type(module).__name__}{where}: {len(missed)} tensors got gradients and never moved: "
                 name = "tensors that no optimiser holds"
                 self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
-        self._stepped = {}
+        plain = [
+            f"{type(module).__name__}.{name}"
+            for name, module, value in self._plain
+            if vars(module).get(name) is value
+            and self._is_missed(value)
+            and bool(value.grad is not None and value.grad.any())
+        ]
+        if plain:
+            text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
+            self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
+        self._stepped, self._plain = {}, []
 
     def _missed(self, module: nn.Module) -> list[str]:
         """Names of tensors that got gradients, never moved, and that no known optimiser holds."""
-        return [
-            name
-            for name, value in module.named_parameters()
-            if value.grad is not None and id(value) not in self._held and self._never_moved(value)
-        ]
+        return [name for name, value in module.named_parameters() if self._is_missed(value)]
+
+    def _is_missed(self, value: Tensor) -> bool:
+        return value.grad is not None and id(value) not in self._held and self._never_moved(value)
 
     def _never_moved(self, value: Tensor) -> bool:
         first = self._first.get(id(value))
@@ -78,6 +92,16 @@ class UnregisteredTensors(Observer):
 
     def findings(self) -> list[Finding]:
         return self._findings
+
+
+def _plain_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
+    """Attributes of modules that ask for a gradient, and are neither weights nor buffers, by name."""
+    return [
+        (name, module, value)
+        for module in network.modules()
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+    ]
 
 
 def _repeated_layers(network: nn.Module) -> list[Finding]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,13 +99,13 @@ class CurrentForward:
         return batch
 
 
-def watch_use(output: Any, trace: Trace) -> None:
+def watch_use(call: ForwardEvent, trace: Trace) -> None:
     """Notice in a trace whether a backward comes to a forward in training mode, by its output."""
-    # A hook on a weight that is given as it is would stay there.
-    place = caller()[1]
-    if trace.used_at_once(place):
+    use = ForwardUse((id(call.module), *caller()[1]))
+    if trace.used_at_once(use.place):
         return
-    use, graphs = ForwardUse(place), [value for value in tensors_of(output) if value.grad_fn is not None]
+    # A hook on a weight that is given as it is would stay there.
+    graphs = [value for value in tensors_of(call.output) if value.grad_fn is not None]
     hook = unserializable_hook(lambda _: use.reach())
     for value in graphs:
         value.register_hook(hook)

@@ -138,7 +138,7 @@ class StepRecorder:
         self._window.note_forward(call.samples, self._forward.with_gradient)
         if self._forward.with_gradient:
             if self._forward.training and (self.trace.forwards <= FORWARDS or self._window.compared):
-                watch_use(call.output, self.trace)
+                watch_use(call, self.trace)
             self._forward.end(call, self._window.compared)
 
     def on_loss(self, loss: Tensor, count: float | None, scale_free: bool) -> None:

@@ -22,7 +22,7 @@ SCALED = 16
 
 def unused_forwards(run: WatchedRun) -> list[Finding]:
     """Forwards of one line in training mode, of which only the last before each backward was used."""
-    for place, uses in run.trace.forward_uses.items():
+    for (_, *place), uses in run.trace.forward_uses.items():
         before = _unused_before_each_used(uses)
         if not before or min(before) < 1 or sum(before) < 2:
             continue
@@ -33,7 +33,7 @@ def unused_forwards(run: WatchedRun) -> list[Finding]:
         )
         where = next(
             (batch.where for batch in run.trace.micro_batches if batch.backwards),
-            place[0].rpartition(":")[0] if place else "",
+            str(place[0]).rpartition(":")[0] if place else "",
         )
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "backward after the batch loop", text, where, aliases)]
