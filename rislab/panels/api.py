@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from rislab.config import Config
 from rislab.errors import InputError
 from rislab.faults.quiz import COUNT, SEED
 from rislab.panels.page import page_folder
@@ -62,13 +63,10 @@ def overfit(
         on_epoch: called in the thread of a run with its network and 0 before the first window, then with the number of
             each epoch that has ended.
 
-    Returns:
-        The panel of the training: the last value of a cell shows it.
-
     Raises:
         InputError: for anything that is not an OverfitConfig.
     """
-    chosen = _checked("config", OverfitConfig() if config is None else config, OverfitConfig)
+    chosen = _chosen("config", config, OverfitConfig)
     live = is_live()
     parent = Path(folder) if folder is not None and live else None
     page = None if parent is None else page_folder(parent)
@@ -93,7 +91,7 @@ def music(
     from rislab.music.scene_view import SceneSettings
     from rislab.panels.music_panel import MusicPanel
 
-    chosen = _checked("settings", SceneSettings() if settings is None else settings, SceneSettings)
+    chosen = _chosen("settings", settings, SceneSettings)
     return MusicPanel(chosen, model or pretrained.load("shipped", chosen.preset)[0], live=is_live(), hide=hide)
 
 
@@ -109,7 +107,7 @@ def map_history(history: MapHistory) -> MapHistoryPanel:
     from rislab.music.map_history import MapHistory
     from rislab.panels.map_history_panel import MapHistoryPanel
 
-    return MapHistoryPanel(_checked("history", history, MapHistory), live=is_live())
+    return MapHistoryPanel(_chosen("history", history, MapHistory), live=is_live())
 
 
 def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
@@ -118,18 +116,13 @@ def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
     Args:
         config: see PrecisionConfig; its defaults if None.
 
-    Returns:
-        The panel of the precision table: the last value of a cell shows it.
-
     Raises:
         InputError: for anything that is not a PrecisionConfig.
     """
     from rislab.panels.precision_panel import PrecisionPanel
     from rislab.sanity.precision import PrecisionConfig
 
-    return PrecisionPanel(
-        _checked("config", PrecisionConfig() if config is None else config, PrecisionConfig), live=is_live()
-    )
+    return PrecisionPanel(_chosen("config", config, PrecisionConfig), live=is_live())
 
 
 def fault(name: str = "never divided", *, epochs: int = 4) -> FaultPanel:
@@ -138,9 +131,6 @@ def fault(name: str = "never divided", *, epochs: int = 4) -> FaultPanel:
     Args:
         name: of a fault of the catalogue.
         epochs: of 84 scenes, in three windows each.
-
-    Returns:
-        The panel of the fault: the last value of a cell shows it.
 
     Raises:
         InputError: for an unknown fault, or a number of epochs out of range.
@@ -157,9 +147,6 @@ def quiz(seed: int = SEED, count: int = COUNT) -> QuizPanel:
     Args:
         seed: see rislab.faults.quiz.questions().
         count: of questions.
-
-    Returns:
-        The panel of the quiz: the last value of a cell shows it.
 
     Raises:
         InputError: for a seed or a count out of range.
@@ -191,16 +178,13 @@ def story(config: StoryConfig | None = None) -> StoryPanel:
     Args:
         config: see StoryConfig, which names the first faults; its defaults if None.
 
-    Returns:
-        The panel of the replay: the last value of a cell shows it.
-
     Raises:
         InputError: for anything that is not a StoryConfig.
     """
     from rislab.faults.story import StoryConfig
     from rislab.panels.story_panel import StoryPanel
 
-    return StoryPanel(_checked("config", StoryConfig() if config is None else config, StoryConfig), live=is_live())
+    return StoryPanel(_chosen("config", config, StoryConfig), live=is_live())
 
 
 def tuning(
@@ -221,23 +205,22 @@ def tuning(
         skip_ladder: the same.
         confirm: the same.
 
-    Returns:
-        The panel of the search: the last value of a cell shows it.
-
     Raises:
         InputError: for anything that is not a TuningConfig.
     """
     from rislab.panels.tuning_panel import TuningPanel
     from rislab.tuning.tuning_config import TuningConfig
 
-    chosen = _checked("config", TuningConfig() if config is None else config, TuningConfig)
+    chosen = _chosen("config", config, TuningConfig)
     live = is_live()
     parent = Path(folder) / chosen.digest() if folder is not None and live else None
     return TuningPanel(chosen, parent, live=live, workers=workers, skip_ladder=skip_ladder, confirm=confirm)
 
 
-def _checked(name: str, value: object, kind: type[Kind]) -> Kind:
-    """The value; raises InputError unless it is of its kind."""
+def _chosen(name: str, value: object, kind: type[Kind]) -> Kind:
+    """The value, or the defaults of a configuration if it is None; raises InputError unless it is of this kind."""
+    if value is None and issubclass(kind, Config):
+        return kind()
     if not isinstance(value, kind):
         article = "an" if kind.__name__[0] in "AEIOU" else "a"
         raise InputError(f"{name} is a {type(value).__name__}; allowed: {article} {kind.__name__}")

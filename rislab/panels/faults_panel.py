@@ -163,12 +163,9 @@ class _View:
         self.page = widgets.HBox([self.diff, self.numbers])
         self.plot = panel.plot(empty_figure_dict())
         panel.user_input.observe(self.family, self._family_chosen)
-        for field, call in (
-            (self.fault, panel.choose),
-            (self.optimiser, panel.change),
-            (self.views, panel.look),
-        ):
-            panel.user_input.observe(field, call)
+        panel.user_input.observe(self.fault, panel.choose)
+        panel.user_input.observe(self.optimiser, panel.change)
+        panel.user_input.observe(self.views, panel.look)
         self.run.on_click(lambda button: panel.run())
         choice = widgets.HBox([self.family, self.fault, self.optimiser, self.run])
         state = widgets.HBox([self.views, self.status])

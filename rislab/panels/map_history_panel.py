@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from rislab.music.map_history import MapHistory, Snapshot
-from rislab.panels.base import RequestPanel, UserInput
+from rislab.panels.base import RequestPanel
 from rislab.panels.knobs import labelled
 from rislab.plots.map_history import snapshot_figure_dict
 
@@ -84,14 +84,13 @@ class MapHistoryPanel(RequestPanel[None, Snapshot | None]):
         # Linked in the page: Play moves the slider without the kernel, and the slider tells the kernel.
         widgets.jslink((play, "value"), (slider, "value"))
         plot = self.plot(snapshot_figure_dict(self.history, self.shown))
-        user_input = UserInput()
         drawn: list[object] = []
 
         def move(position: int) -> None:
             snapshots = self.history.snapshots()
             if snapshots:
                 self.choose(snapshots[min(position, len(snapshots) - 1)].epoch)
-                with user_input.paused():
+                with self.user_input.paused():
                     newest.value = False
 
         def tick(follow: bool) -> None:
@@ -107,12 +106,11 @@ class MapHistoryPanel(RequestPanel[None, Snapshot | None]):
                 plot.update(snapshot_figure_dict(self.history, snapshot))
                 drawn[:] = now
             if snapshot in snapshots:
-                with user_input.paused():
-                    slider.max = play.max = len(snapshots) - 1
-                    slider.value = snapshots.index(snapshot)
-                    newest.value = self.following
+                slider.max = play.max = len(snapshots) - 1
+                slider.value = snapshots.index(snapshot)
+                newest.value = self.following
                 label.value = f"epoch {snapshot.epoch}, newest {snapshots[-1].epoch}"
 
-        user_input.observe(slider, move)
-        user_input.observe(newest, tick)
+        self.user_input.observe(slider, move)
+        self.user_input.observe(newest, tick)
         return widgets.VBox([widgets.HBox([play, slider, label, newest]), self.alarm, plot]), draw

@@ -12,6 +12,7 @@ import traitlets
 
 from rislab.config import Declaration
 from rislab.errors import InputError
+from rislab.panels.base import say
 from rislab.plots.style import ERROR_COLOUR
 
 LARGEST = 1e6  # what is shown for "no limit"
@@ -141,8 +142,7 @@ class NumberKnob(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no ty
     def _say(self, problem: str) -> None:
         self.problem = problem
         text = html.escape(f"{problem}; {_shown(self.value):g} is still used")
-        self.note.value = f"<b role='alert' style='{NOTE}'>{text}</b>" if problem else ""
-        self.note.layout.display = "" if problem else "none"
+        say(self.note, problem and f"<b role='alert' style='{NOTE}'>{text}</b>")
 
 
 def _shown(value: float | None) -> float:

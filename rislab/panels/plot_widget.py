@@ -137,10 +137,13 @@ class DrawnWidget(anywidget.AnyWidget):
 
     A subclass brings the script of the page, and encode(), and perhaps another state.
 
+    Attributes:
+        error: of the figure that was to be drawn last; None if it was made.
+        on_error: called when a figure could not be made, after `error` has been set.
+
     Args:
         figure: what to show first.
         templates: the looks "light" and "dark"; the page takes the one of its theme.
-        on_error: called when a figure could not be made, after `error` has been set.
         options: what the script needs to know besides.
     """
 
@@ -149,16 +152,9 @@ class DrawnWidget(anywidget.AnyWidget):
     options = traitlets.Dict().tag(sync=True)
     state = traitlets.Instance(PlotState).tag(sync=True, **ipywidgets.widget_serialization)
 
-    def __init__(
-        self,
-        figure: Drawing,
-        templates: dict[str, Any],
-        *,
-        on_error: Callable[[], None] = lambda: None,
-        **options: Any,
-    ) -> None:
-        self.error: Exception | None = None  # of the figure that was to be drawn last
-        self.on_error = on_error
+    def __init__(self, figure: Drawing, templates: dict[str, Any], **options: Any) -> None:
+        self.error: Exception | None = None
+        self.on_error: Callable[[], None] = lambda: None
         super().__init__(state=self.kind_of_state(self.encode(figure, 1)), templates=templates, options=options)
         self._number, self._pushed_at, self._patience, self._due = 1, time.monotonic(), PATIENCE, 0.0
         self._pending: Drawing | Callable[[], Drawing] | None = None
@@ -255,24 +251,16 @@ class PlotWidget(DrawnWidget):
     Args:
         figure: what to show first; a template of its own is left out.
         templates: the looks "light" and "dark"; the page takes the one of its theme.
-        on_error: see DrawnWidget.
         options: further options of plotly.js, such as edits={"shapePosition": True} for shapes that can be dragged.
     """
 
     _esm = STATIC / "plot.js"
     kind_of_state = DeltaState
 
-    def __init__(
-        self,
-        figure: Drawing,
-        templates: dict[str, go.layout.Template],
-        *,
-        on_error: Callable[[], None] = lambda: None,
-        **options: Any,
-    ) -> None:
+    def __init__(self, figure: Drawing, templates: dict[str, go.layout.Template], **options: Any) -> None:
         library()
         plain = {theme: template.to_plotly_json() for theme, template in templates.items()}
-        super().__init__(figure, plain, on_error=on_error, **options)
+        super().__init__(figure, plain, **options)
         self.on_event("lost", lambda event: self.state.show_all())
 
     def encode(self, figure: Drawing, number: int) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 from rislab.faults.story import EXTRA_FAULTS, LOOP_VARIANTS, Replay, StoryConfig, replay
-from rislab.panels.base import RequestPanel, UserInput
+from rislab.panels.base import RequestPanel
+from rislab.panels.knobs import labelled
 from rislab.plots.story import log_excerpt, replay_figure_dict, replay_summary
 
 Combination = tuple[str, tuple[str, ...]]  # a loop variant and names of extra faults
@@ -54,13 +55,7 @@ class StoryPanel(RequestPanel[Combination, Replay]):
         import ipywidgets as widgets
 
         fault, extra_faults = self.chosen
-        menu = widgets.Dropdown(
-            description="fault",
-            options=[*LOOP_VARIANTS],
-            value=fault,
-            style={"description_width": "initial"},
-            layout={"width": "230px"},
-        )
+        menu = labelled(widgets.Dropdown, "fault", "230px", options=[*LOOP_VARIANTS], value=fault)
         line = {"width": "max-content", "height": "24px", "margin": "0"}
         boxes = {
             name: widgets.Checkbox(description=name, value=name in extra_faults, indent=False, layout=line)
@@ -78,17 +73,14 @@ class StoryPanel(RequestPanel[Combination, Replay]):
             if working:
                 return
             plot.update(replay_figure_dict(shown, "" if shown else "nothing to show"))
-            log.value = (
-                f"<pre style='margin:0;line-height:1.3'>{html.escape(log_excerpt(shown))}</pre>" if shown else ""
-            )
-            summary.value = (
-                f"<div style='line-height:1.35;font-size:13px'>{replay_summary(shown)}</div>" if shown else ""
-            )
+            excerpt = html.escape(log_excerpt(shown)) if shown else ""
+            log.value = excerpt and f"<pre style='margin:0;line-height:1.3'>{excerpt}</pre>"
+            sentence = replay_summary(shown) if shown else ""
+            summary.value = sentence and f"<div style='line-height:1.35;font-size:13px'>{sentence}</div>"
             plot.flush()
 
-        user_input = UserInput()
         for field in (menu, *boxes.values()):
-            user_input.observe(field, choose)
+            self.user_input.observe(field, choose)
         columns = {"grid_template_columns": "repeat(3, max-content)", "grid_gap": "0 22px", "overflow": "visible"}
         grid = widgets.GridBox([*boxes.values()], layout=columns)
         return widgets.VBox([widgets.HBox([menu, state]), grid, log, summary, self.alarm, plot]), draw

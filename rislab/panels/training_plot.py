@@ -16,7 +16,6 @@ from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks
 from rislab.plots.style import BLUE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_styles
-from rislab.sanity.overfit_config import OverfitConfig
 
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
@@ -33,9 +32,7 @@ UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
 HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards", "backwards")
 
 
-def figure_dict(
-    runs: Sequence[Run], title: str, *, log: bool = True, unit: str = "steps", first: OverfitConfig | None = None
-) -> dict[str, Any]:
+def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str = "steps") -> dict[str, Any]:
     """Losses of all runs; of the last one what fed its steps, gradient norms, learning rates, loss scale, event counts.
 
     Args:
@@ -43,14 +40,13 @@ def figure_dict(
         title: of the figure.
         log: whether the loss axis is logarithmic.
         unit: of the axis across, a key of UNITS.
-        first: configuration that labels differ from; that of the first run if None.
     """
     data: list[dict[str, Any]] = []
     ends: list[tuple[str, float, float]] = []  # label, x and y of its curve's end
     styles = trace_styles(run.name for run in runs)
     for place, (style, run) in enumerate(zip(styles, runs, strict=True)):
         old = len(runs) - place > LABELLED
-        name = run.label(first or runs[0].config)
+        name = run.label(runs[0].config)
         drawn = _losses(run, name, style, unit, thin=old)
         data += drawn
         if (end := _end_of(drawn[1])) is not None and not old:
@@ -77,13 +73,8 @@ def figure_dict(
     return {"data": data, "layout": layout}
 
 
-def table(runs: Sequence[Run], first: OverfitConfig | None = None) -> str:
-    """Final numbers of all runs, as HTML; of two, also their ratios.
-
-    Args:
-        runs: oldest first.
-        first: see figure_dict().
-    """
+def table(runs: Sequence[Run]) -> str:
+    """Final numbers of all runs, oldest first, as HTML; of two, also their ratios."""
     if not runs:
         return ""
     rows = []
@@ -96,7 +87,7 @@ def table(runs: Sequence[Run], first: OverfitConfig | None = None) -> str:
             cells = [f"{end.epoch}/{end.epochs}", counters.steps_applied, counters.steps_skipped, f"{end.train:.3g}"]
             cells += [f"{end.train_eval:.3g}", fresh, counters.forwards, counters.backwards]
         where = "in memory" if run.folder is None else run.folder
-        rows.append([run.label(first or runs[0].config), run.state, *cells, where])
+        rows.append([run.label(runs[0].config), run.state, *cells, where])
     if len(runs) == 2 and all(run.history.last is not None for run in runs):
         rows.append(_ratios(runs[0], runs[1]))
     return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_title=0, size=12)

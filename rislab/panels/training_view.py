@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rislab.config import declarations
 from rislab.faults.catalogue import FAMILIES
@@ -15,11 +15,13 @@ from rislab.panels.base import say, see
 from rislab.panels.knobs import knob, labelled
 from rislab.panels.run import Run, folders
 from rislab.panels.training_plot import UNITS, figure_dict, table
-from rislab.panels.training_runs import TrainingRuns
 from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import epoch_line
+
+if TYPE_CHECKING:
+    from rislab.panels.training_panel import OverfitPanel
 
 CORRECT = "nothing: the correct loop"
 TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
@@ -59,7 +61,7 @@ class TrainingView:
         panel: whose methods the widgets call.
     """
 
-    def __init__(self, panel: TrainingRuns) -> None:
+    def __init__(self, panel: OverfitPanel) -> None:
         import ipywidgets as widgets
 
         self.panel = panel
