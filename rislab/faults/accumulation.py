@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rislab.faults.fault import Fault, Symptom
+from rislab.faults.fault import Fault, LoopFault, Symptom
 
 SGD = {"optimiser": "sgd"}
 BACKWARD = "                        scaler.scale(weight * loss.total).backward()\n"
@@ -41,10 +41,9 @@ TICK = """\
 """
 
 ACCUMULATION = (
-    Fault(
+    LoopFault(
         name="never divided",
         story="The micro-batch losses are summed over the window without their weights.",
-        module="training.loop",
         before=WEIGHT,
         after="                        weight = 1.0\n",
         description="The gradient is as many times too large as the window has micro-batches; Adam hides it.",
@@ -57,11 +56,10 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="huggingface/transformers#34191",
     ),
-    Fault(
+    LoopFault(
         name="divided on the first batch only",
         story="The division has slipped into the branch that prints what the first batch looks like. The log takes the "
         "loss as divided, and multiplies it by the accumulation steps.",
-        module="training.loop",
         before=WEIGHT + BACKWARD + ADD,
         after="                        weight = 1.0\n"
         "                        if epoch == 1 and state.progress.window == 0 and indices is window.micro_batches[0]:\n"
@@ -81,10 +79,9 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="divided twice",
         story="The loss is a share of the window already when the loop divides it by the accumulation steps once more.",
-        module="training.loop",
         before=BACKWARD,
         after="                        scaler.scale(weight * loss.total / config.accumulation_steps).backward()\n",
         description="The gradient is as many times too small as the window has micro-batches; the log is right.",
@@ -96,10 +93,9 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="unslothai/unsloth-zoo#1023",
     ),
-    Fault(
+    LoopFault(
         name="ragged window divided by K",
         story="Every micro-batch weighs 1/K, in the last window of an epoch as well, which holds fewer of them.",
-        module="training.loop",
         before=WEIGHT,
         after="                        weight = 1 / config.accumulation_steps\n",
         description="The last step of each epoch is too short, and the reported loss too low.",
@@ -111,10 +107,9 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="Lightning-AI/pytorch-lightning#19987",
     ),
-    Fault(
+    LoopFault(
         name="mean of means in the window",
         story="Every micro-batch of a window weighs the same, however many scenes it holds.",
-        module="training.loop",
         before=WEIGHT,
         after="                        weight = 1 / len(window.micro_batches)\n",
         description="Scenes in a small last micro-batch count more than the others; lengths of gradients look right.",
@@ -126,10 +121,9 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="huggingface/trl#2175",
     ),
-    Fault(
+    LoopFault(
         name="window off by one",
         story="A window ends where i % K == 0 instead of (i + 1) % K == 0, with i counted from 0.",
-        module="training.loop",
         before="[Window(micro_batches[first : first + size]) for first in range(0, len(micro_batches), size)]",
         after="[Window(micro_batches[max(i - size, -1) + 1 : i + 1]) for i in range(0, len(micro_batches), size)]",
         description="The first step sees a single micro-batch, and the last ones of the epoch are never seen.",
@@ -141,10 +135,9 @@ ACCUMULATION = (
         mistaken_for=("tail never stepped", "left-overs leak"),
         checks=("accumulation",),
     ),
-    Fault(
+    LoopFault(
         name="tail never stepped",
         story="A step is taken only after K micro-batches; what is left at the end of an epoch is zeroed unused.",
-        module="training.loop",
         before="                    if finite or scaler.is_enabled():\n",
         after=FULL,
         description="Forwards and backwards run on every scene, but some scenes of each epoch move nothing.",
@@ -156,11 +149,10 @@ ACCUMULATION = (
         checks=("event counts",),
         reference="tomhosking/torchseq#8",
     ),
-    Fault(
+    LoopFault(
         name="left-overs leak",
         story="Step and zero_grad stand together under a test for K micro-batches: the gradient of the left-overs "
         "stays where it is until the next epoch.",
-        module="training.loop",
         before=ZERO + MICRO_BATCHES + FORWARD + WEIGHT + BACKWARD + ADD + CLIPPING + STEP,
         after=MICRO_BATCHES
         + FORWARD
@@ -180,10 +172,9 @@ ACCUMULATION = (
         mistaken_for=("tail never stepped", "never zeroed"),
         checks=("gradient coverage", "accumulation"),
     ),
-    Fault(
+    LoopFault(
         name="zeroed per micro-batch",
         story="zero_grad stands in the loop over micro-batches, as in a loop that does not accumulate.",
-        module="training.loop",
         before=ZERO + MICRO_BATCHES,
         after=MICRO_BATCHES + "                        optimizer.zero_grad(set_to_none=True)\n",
         description="Only the last micro-batch of a window reaches its step; losses and counts look right.",
@@ -196,10 +187,9 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="pytorch/torchtitan#3575",
     ),
-    Fault(
+    LoopFault(
         name="zeroed before the step",
         story="zero_grad and step have changed places.",
-        module="training.loop",
         before=STEP,
         after="                    if finite or scaler.is_enabled():\n"
         "                        optimizer.zero_grad(set_to_none=True)\n"
@@ -213,10 +203,9 @@ ACCUMULATION = (
         mistaken_for=("step in a branch never taken", "loop tail in a branch never taken"),
         checks=("gradient coverage", "accumulation"),
     ),
-    Fault(
+    LoopFault(
         name="never zeroed",
         story="zero_grad is missing: accumulation never ends.",
-        module="training.loop",
         before=ZERO,
         after="",
         description="Each step goes along the sum of all gradients since the start.",
@@ -228,10 +217,9 @@ ACCUMULATION = (
         mistaken_for=("never divided", "left-overs leak"),
         checks=("one scene", "one batch"),
     ),
-    Fault(
+    LoopFault(
         name="step per micro-batch",
         story="The step stands in the loop over micro-batches, next to backward, while zero_grad waits for the window.",
-        module="training.loop",
         before=BACKWARD + ADD + CLIPPING + STEP,
         after=BACKWARD + "                        scaler.step(optimizer)\n" + ADD + CLIPPING,
         description="As many steps as micro-batches; the first micro-batch of a window enters all of them.",
@@ -244,11 +232,10 @@ ACCUMULATION = (
         checks=("accumulation",),
         reference="thunlp/OpenPrompt#106",
     ),
-    Fault(
+    LoopFault(
         name="loop tail in a branch never taken",
         story="Backward, step and running loss have slipped out of the loop over micro-batches, and so into the branch "
         "above them, meant for the first batch: a test that no longer holds once the loop is over.",
-        module="training.loop",
         before=BACKWARD + ADD + CLIPPING + STEP + TICK + "                state.progress.advance(record.loss, record",
         after=ADD
         + '                    first = epoch == 1 and counter.events["forwards"] == 0\n'
@@ -272,10 +259,9 @@ ACCUMULATION = (
         checks=("gradient coverage", "accumulation"),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="backward after the batch loop",
         story="Backward has slipped out of the micro-batch loop: many forwards, one backward, on the last micro-batch.",
-        module="training.loop",
         before=BACKWARD + ADD,
         after="                    scaler.scale(weight * loss.total).backward()\n"
         "                    meter.add(loss, weight)\n",
@@ -290,10 +276,9 @@ ACCUMULATION = (
         checks=("accumulation", "event counts"),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="step in a branch never taken",
         story="The step hangs under a condition that no window meets: no forwards yet, tested after the forwards.",
-        module="training.loop",
         before="                    if finite or scaler.is_enabled():\n",
         after='                    if finite and counter.events["forwards"] == 0:\n',
         description="Forwards and backwards run, no step is ever applied, the loss is constant.",
@@ -305,10 +290,9 @@ ACCUMULATION = (
         checks=("whole set", "event counts"),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="accumulated in bf16",
         story="Gradients are held in bfloat16 between micro-batches to save memory, though it has 8 bits of precision.",
-        module="training.loop",
         before=BACKWARD,
         after=BACKWARD + "                        for parameter in model.parameters():\n"
         "                            parameter.grad.copy_(parameter.grad.bfloat16())\n",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,10 @@ class Fault:
         path = f"rislab/{self.module.replace('.', '/')}.py"
         names = path, f"{path} ({self.name})"
         return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
+
+
+# An edit of the training loop, as most are.
+LoopFault = partial(Fault, module="training.loop")
 
 
 def path_of(module: str) -> Path | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rislab.faults.accumulation import ADD, BACKWARD, CLIPPING, SGD, STEP
-from rislab.faults.fault import Fault, Symptom
+from rislab.faults.fault import Fault, LoopFault, Symptom
 
 HALF = {"precision": "fp16", "epochs": 1}
 OVERFLOW = {"poison": "overflow"}
@@ -14,10 +14,9 @@ FINITE = "                    finite = bool(torch.isfinite(norm))\n"
 LOSS = "                            loss = compute_loss(predicted, batch, phase, config.blend)\n"
 
 NUMERICS = (
-    Fault(
+    LoopFault(
         name="clipped before unscaling",
         story="The norm is clipped while the gradient still carries the loss scale of 65 536; unscale_ comes after it.",
-        module="training.loop",
         before=CLIPPING,
         after=CLIPPING.removeprefix(UNSCALE) + UNSCALE,
         description="With fp16 every gradient is thousands of times too small: SGD stands still, Adam hides it.",
@@ -28,10 +27,9 @@ NUMERICS = (
         mistaken_for=("unscaled per micro-batch", "warm-up counted in samples", "divided twice"),
         reference="Lightning-AI/pytorch-lightning#9330",
     ),
-    Fault(
+    LoopFault(
         name="clipped per micro-batch",
         story="Clipping stands next to backward, in the loop over micro-batches, and cuts a sum that is not complete.",
-        module="training.loop",
         before=BACKWARD,
         after=BACKWARD + "                        if config.clip_norm is not None:\n"
         "                            nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)\n",
@@ -39,11 +37,10 @@ NUMERICS = (
         symptoms=(Symptom("cosine", 0.3, 0.95, {"clip_norm": 0.05}),),
         mistaken_for=("zeroed per micro-batch", "window off by one"),
     ),
-    Fault(
+    LoopFault(
         name="unscaled per micro-batch",
         story="unscale_ and update have moved into the loop over micro-batches, next to backward: what was accumulated "
         "is divided by the loss scale again each time. Without update, torch would refuse.",
-        module="training.loop",
         before=ADD + UNSCALE,
         after=ADD + "                        scaler.unscale_(optimizer)\n                        scaler.update()\n",
         description="With fp16 a step sees its last micro-batch alone, and that far too small; Adam hides the size.",
@@ -53,30 +50,27 @@ NUMERICS = (
         ),
         mistaken_for=("clipped before unscaling", "zeroed per micro-batch"),
     ),
-    Fault(
+    LoopFault(
         name="scaler bypassed",
         story="optimizer.step() has stayed where scaler.step(optimizer) belongs, which would have skipped the step.",
-        module="training.loop",
         before=STEP,
         after="                    if finite or scaler.is_enabled():\n                        optimizer.step()\n",
         description="All is well until the first overflow; from then on every weight is NaN.",
         symptoms=(Symptom("steps on NaN or infinity", 0.5, 1.5, {**HALF, **OVERFLOW}),),
         mistaken_for=("overflow looked up under a wrong key", "scaler only where CUDA is"),
     ),
-    Fault(
+    LoopFault(
         name="stepped twice",
         story="scaler.step(optimizer) was added, and optimizer.step() never taken away.",
-        module="training.loop",
         before=STEP,
         after=STEP + "                        optimizer.step()\n",
         description="Every window steps twice along one gradient: as if the learning rate were twice as large.",
         symptoms=(Symptom("steps per window", 1.9, 2.1),),
         mistaken_for=("step per micro-batch", "never divided"),
     ),
-    Fault(
+    LoopFault(
         name="schedule runs over skipped steps",
         story="Schedule and average go on after every window, also where the scaler has skipped the step.",
-        module="training.loop",
         before="                    if applied:\n"
         "                        state.scheduler.step()\n"
         "                        state.update_average()\n",
@@ -105,10 +99,9 @@ NUMERICS = (
             "epsilon vanishes in half precision",
         ),
     ),
-    Fault(
+    LoopFault(
         name="NaN made 0 in the gradient",
         story="nan_to_num on the gradients makes the error go away, and with it the whole window.",
-        module="training.loop",
         before=UNSCALE,
         after=UNSCALE + "                    for parameter in model.parameters():\n"
         "                        parameter.grad.nan_to_num_(posinf=0.0, neginf=0.0)\n",
@@ -119,10 +112,9 @@ NUMERICS = (
         ),
         mistaken_for=("NaN guard in the loop",),
     ),
-    Fault(
+    LoopFault(
         name="NaN guard in the loop",
         story="A micro-batch whose loss is NaN is left out by `continue`, before it could be counted.",
-        module="training.loop",
         before=LOSS,
         after=LOSS
         + "                        if not torch.isfinite(loss.total):\n                            continue\n",
@@ -183,11 +175,10 @@ NUMERICS = (
         mistaken_for=("the loss is not smallest at the truth", "loaded on one side"),
         conventions=("loss", "trace"),
     ),
-    Fault(
+    LoopFault(
         name="weights kept in bf16",
         story="The weights are rounded to bfloat16 after each step to save memory, which leaves them 8 bits of "
         "precision: an update below half of the last bit is lost.",
-        module="training.loop",
         before="                    if applied:\n",
         after="                    if applied:\n                        for parameter in model.parameters():\n"
         "                            parameter.data.copy_(parameter.data.bfloat16())\n",
@@ -207,11 +198,10 @@ NUMERICS = (
         symptoms=(Symptom("first loss scale", 0.9, 1.1, HALF),),
         mistaken_for=("scaler bypassed",),
     ),
-    Fault(
+    LoopFault(
         name="overflow looked up under a wrong key",
         story="The finite check reads a private dictionary of the scaler under a key that it does not have, and takes "
         "the default for good news.",
-        module="training.loop",
         before=FINITE,
         after='                    finite = not vars(scaler).get("_found_inf", False)\n',
         description="The check for NaN is there, is run, and never fires: the first NaN reaches every weight.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rislab.faults.accumulation import STEP
-from rislab.faults.fault import Fault, Symptom
+from rislab.faults.fault import Fault, LoopFault, Symptom
 
 TICK = "                        state.scheduler.step()\n"
 # What stands between two lines that an edit changes together.
@@ -67,10 +67,9 @@ OPTIMISER = (
         mistaken_for=("learning rate 0 at the first step", "schedule stepped per epoch"),
         checks=("one scene", "one batch", "whole set"),
     ),
-    Fault(
+    LoopFault(
         name="scheduler per micro-batch",
         story="The schedule is ticked for each micro-batch instead of each applied step.",
-        module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                        meter.add(loss, weight)\n                        state.scheduler.step()\n",
         description="The learning rate runs out before the training does.",
@@ -137,20 +136,18 @@ OPTIMISER = (
         mistaken_for=("scheduler before the optimiser", "warm-up counted in samples"),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="scheduler before the optimiser",
         story="The schedule is ticked before the step, as was right before PyTorch 1.1.",
-        module="training.loop",
         before=STEP + COUNT + TICK,
         after="                    state.scheduler.step()\n" + STEP + COUNT,
         description="The first value of the schedule is never used; the log shows a rate that was not the step's.",
         symptoms=(Symptom("rate at the first step over the declared", 1.7, 1.9),),
         mistaken_for=("learning rate 0 at the first step", "scheduler per micro-batch"),
     ),
-    Fault(
+    LoopFault(
         name="schedule stepped per epoch",
         story="The schedule is ticked once an epoch, while its length is counted in steps.",
-        module="training.loop",
         before=TICK + TELL,
         after=TELL + "            state.scheduler.step()\n",
         description="The warm-up takes as many epochs as it should take steps, and the rate never comes down.",
@@ -206,11 +203,10 @@ OPTIMISER = (
         ),
         mistaken_for=("loss detached", "loop tail in a branch never taken"),
     ),
-    Fault(
+    LoopFault(
         name="step gate too strict",
         story="A step is only taken if the gradients of backbone and head are both above a bound, so that none is "
         "wasted; the backbone's never is.",
-        module="training.loop",
         before=STEP,
         after="                    groups = optimizer.param_groups\n"
         '                    norms = [get_total_norm([p.grad for p in group["params"]]) for group in groups]\n'
@@ -224,10 +220,9 @@ OPTIMISER = (
         mistaken_for=("step in a branch never taken", "infinity in every step", "singular vectors differentiated"),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="eval never undone",
         story="A look at the score before each epoch turns the model to eval mode in passing; nothing turns it back.",
-        module="training.loop",
         before="            model.train()\n            for window",
         after="            model.train()\n            began_with = evaluate_in_mode(model.eval(), data)\n"
         "            for window",
@@ -235,10 +230,9 @@ OPTIMISER = (
         symptoms=(Symptom("training-mode forwards per micro-batch", 0.0, 0.01),),
         mistaken_for=("dropout in training only",),
     ),
-    Fault(
+    LoopFault(
         name="validation of the averaged weights only",
         story="Validation scores the running average of the weights in place of the weights.",
-        module="training.loop",
         before="else evaluate(state.model, scored, precision=config.precision)",
         after="else evaluate(state.ema.module if state.ema else state.model, scored, precision=config.precision)",
         description="Validation is smooth and lags behind the weights; with a slow average it hardly moves at all.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rislab.faults.fault import Fault, Symptom
+from rislab.faults.fault import Fault, LoopFault, Symptom
 
 # One scene whose loss is not a number, so that its window is skipped.
 OVERFLOW = {"poison": "overflow"}
@@ -31,10 +31,9 @@ REPORTED = (
         mistaken_for=("identity miscounted",),
         checks=("constant",),
     ),
-    Fault(
+    LoopFault(
         name="scored against itself",
         story="The evaluation compares the truth with the truth.",
-        module="training.loop",
         before="                pred = nmse(predicted, truth)\n",
         after="                pred = nmse(truth, truth)\n",
         description="Validation is 0 from the first epoch on.",
@@ -60,10 +59,9 @@ REPORTED = (
         checks=("reported loss",),
         reference="the story that the lab is named for",
     ),
-    Fault(
+    LoopFault(
         name="logged after the division",
         story="The loss is logged after it was divided by the accumulation steps, and nobody multiplies it back.",
-        module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                        meter.add(loss, weight / config.accumulation_steps)\n",
         description="The reported loss is a fraction of the real one; training is sound.",
@@ -86,10 +84,9 @@ REPORTED = (
         mistaken_for=("only the last micro-batch", "mean of unequal means"),
         checks=("resume",),
     ),
-    Fault(
+    LoopFault(
         name="only the last micro-batch",
         story="The running loss is taken after the loop over micro-batches, and so from the last of them.",
-        module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                    meter.add(loss, 1.0)\n",
         description="A noisier curve of the right height: most micro-batches are trained on, and not reported.",
@@ -138,10 +135,9 @@ REPORTED = (
         mistaken_for=("summed only when a step is taken", "NaN written as 0"),
         reference="huggingface/transformers#13619",
     ),
-    Fault(
+    LoopFault(
         name="NaN written as 0",
         story="Records are cleaned of NaN before they are written, so that the chart can draw them.",
-        module="training.loop",
         before="torch.stack(self._losses).sum(dim=0).tolist()",
         after="torch.stack(self._losses).sum(dim=0).nan_to_num(0.0).tolist()",
         description="A window that was lost looks like one that was perfect.",
@@ -152,10 +148,9 @@ REPORTED = (
         mistaken_for=("NaN replaced by the running mean", "summed only when a step is taken"),
         reference="lanpa/tensorboardX#668",
     ),
-    Fault(
+    LoopFault(
         name="NaN dropped from the record",
         story="Records that are not finite are not handed on, since no chart can draw them.",
-        module="training.loop",
         before="                yield record\n",
         after="                if math.isfinite(record.loss):\n                    yield record\n",
         description="The curve joins its neighbours where windows are missing.",
@@ -166,10 +161,9 @@ REPORTED = (
         mistaken_for=("tail never stepped", "window off by one"),
         reference="wandb/wandb#2202",
     ),
-    Fault(
+    LoopFault(
         name="rounded to four digits",
         story="The loss is rounded where it is recorded, not where it is shown.",
-        module="training.loop",
         before="        train=progress.loss_sum / progress.loss_samples,\n",
         after="        train=round(progress.loss_sum / progress.loss_samples, 4),\n",
         description="A loss below 0.00005 reads exactly 0, and slow progress is a flat line.",
@@ -195,11 +189,10 @@ REPORTED = (
         ),
         mistaken_for=("NaN replaced by the running mean", "NaN written as 0"),
     ),
-    Fault(
+    LoopFault(
         name="summed inside the step branch",
         story="The running loss stands under the test for the end of the window, next to the step: one micro-batch of "
         "each window is summed, and divided by the scenes of all.",
-        module="training.loop",
         before="                        meter.add(loss, weight)\n",
         after="                        if indices is window.micro_batches[-1]:\n"
         "                            meter.add(loss, weight)\n",
