@@ -88,8 +88,8 @@ class Panel(Generic[Result]):
 
     @property
     def task(self) -> BackgroundTask[Any] | None:
-        """The present task; None if there is none yet."""
-        raise NotImplementedError
+        """The present task; None if there is none yet, or none at all."""
+        return None
 
     def result(self) -> Result:
         """What awaiting gives after a task without an error."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from rislab.faults.exercises import Feedback, points
 from rislab.faults.lessons import Exercise
-from rislab.panels.background_task import BackgroundTask
 from rislab.panels.base import Panel, say
 
 MARKS = {True: "✓", False: "✗", None: "·"}
@@ -40,10 +39,6 @@ class ExercisePanel(Panel[Feedback]):
         self.exercise, self.feedback, self.hints_taken, self.on_hint = exercise, feedback, hints_taken, on_hint
         super().__init__(live=live)
         self.redraw()
-
-    @property
-    def task(self) -> BackgroundTask[Any] | None:
-        return None
 
     def result(self) -> Feedback:
         return self.feedback

@@ -11,7 +11,7 @@ from typing import Any
 
 from rislab.errors import InputError, check_choice
 from rislab.faults.lessons import Prediction
-from rislab.panels.background_task import POLL_SECONDS, BackgroundTask
+from rislab.panels.background_task import POLL_SECONDS
 from rislab.panels.base import Panel, say, see
 
 FRAME = "border-left:4px solid {};padding:6px 12px;line-height:1.45;font-size:14px"
@@ -45,10 +45,6 @@ class PredictionPanel(Panel[str]):
         self._hidden: list[Callable[[], None]] = []
         super().__init__(live=live)
         self.redraw()
-
-    @property
-    def task(self) -> BackgroundTask[Any] | None:
-        return None
 
     @property
     def is_right(self) -> bool:

@@ -218,12 +218,11 @@ class OverfitPanel(Panel[list[Record]]):
 
     def _begin(self) -> None:
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        in_memory = self.folder is None or self.fault is not None
-        folder = None if in_memory or self.folder is None else new_folder(self.folder, self.config, now)
+        folder = None if self.folder is None or self.fault else new_folder(self.folder, self.config, now)
         run = Run(self._name(), self.config, folder, fault=self.fault, watched=self.watched, **self._calls)
+        self._latest = run
         self.runs.append(run)
-        self._latest = self.runs[-1]
-        self._latest.go_on()
+        run.go_on()
 
     def _note_rest(self, rests: bool) -> None:
         """Note in its folder whether the last run is to rest when it is resumed."""

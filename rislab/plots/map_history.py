@@ -13,7 +13,7 @@ from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.plots.scene import BAR, STILL, decibels, degrees, map_ends
 from rislab.plots.spectra import legend_keys, marks_on_map
-from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, log_ticks_of, map_depth, template
+from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, is_drawable, log_ticks_of, map_depth, template
 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
@@ -81,7 +81,7 @@ def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     if snapshot.peaks is not None:
         active = snapshot.peaks.active[0]
         azimuth, elevation = snapshot.peaks.azimuth[0][active], snapshot.peaks.elevation[0][active]
-    place = {"x": [snapshot.epoch], "y": [snapshot.nmse if _drawable(snapshot) else None]}
+    place = {"x": [snapshot.epoch], "y": [snapshot.nmse if is_drawable(snapshot.nmse) else None]}
     spot = {"mode": "markers", "marker": {"size": 12, "color": BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
     return [
         _heat(history, snapshot.map, ""),
@@ -95,8 +95,8 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     active = history.scene.active[0]
     places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
     curve = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
-    known = [snapshot for snapshot in snapshots if _drawable(snapshot)]
-    strange = [snapshot for snapshot in snapshots if not _drawable(snapshot)]
+    known = [snapshot for snapshot in snapshots if is_drawable(snapshot.nmse)]
+    strange = [snapshot for snapshot in snapshots if not is_drawable(snapshot.nmse)]
     return [
         _heat(history, history.truth, "2"),
         *marks_on_map("true source", *places),
@@ -121,11 +121,6 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
             "hoverinfo": "text",
         },
     ]
-
-
-def _drawable(snapshot: Snapshot) -> bool:
-    """Whether a logarithmic axis can show the NMSE."""
-    return math.isfinite(snapshot.nmse) and snapshot.nmse > 0
 
 
 def _heat(history: MapHistory, values: torch.Tensor, axis: str) -> dict[str, Any]:

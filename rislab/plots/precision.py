@@ -27,6 +27,7 @@ from rislab.plots.style import (
     SKY,
     VERMILLION,
     empty_figure_dict,
+    is_drawable,
     log_ticks_of,
     number_text,
     template,
@@ -278,16 +279,11 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
         data.append(_line("4", f"NMSE of {reference.mode}", at, beside, GREY, "dash"))
     own = _line("4", "NMSE", steps, [window.loss for window in windows], BLUE, "solid")
     data.append({**own, "showlegend": False})
-    layout = _curve_layout(cell, sum(not _drawable(value) for series in values.values() for value in series))
+    layout = _curve_layout(cell, sum(not is_drawable(value) for series in values.values() for value in series))
     errors = [float(value) for trace in data if trace["yaxis"] == "y" for value in trace["y"]]
     for axis, shown in (("yaxis", errors), ("yaxis4", [window.loss for window in windows])):
         layout[axis] |= {"type": "log", **log_ticks_of(shown)}
     return {"data": data, "layout": layout}
-
-
-def _drawable(value: float) -> bool:
-    """Whether a logarithmic axis can show it."""
-    return math.isfinite(value) and value > 0
 
 
 def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:

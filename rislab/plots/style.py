@@ -229,25 +229,17 @@ def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
     return [TraceStyle(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
 
 
-def decimate(x: ArrayLike, y: ArrayLike, points: int = 2000) -> tuple[NDArray[Any], Array]:
-    """Thin a curve to at most `points` samples such that spikes, NaN and infinities survive.
+def decimation_indices(values: Array, points: int) -> NDArray[np.intp]:
+    """Which samples of a curve to draw such that spikes, NaN and infinities survive.
 
     Args:
-        x: [n], abscissae.
-        y: [n], ordinates; may hold NaN and infinity.
+        values: [n], ordinates; may hold NaN and infinity.
         points: largest number of samples in the result, ≥ 8.
 
     Returns:
-        x and y of the selected samples in their order: the first, the last, and of each stretch the smallest, the
-        largest and one of each kind of non-finite value. All samples if there are no more than `points`.
+        Indices in rising order: the first, the last, and of each stretch the smallest, the largest and one of each kind
+        of non-finite value. All of them if there are no more than `points`.
     """
-    values = np.asarray(y, dtype=np.float64)
-    selected = decimation_indices(values, points)
-    return np.asarray(x)[selected], values[selected]
-
-
-def decimation_indices(values: Array, points: int = 2000) -> NDArray[np.intp]:
-    """Indices of the samples that decimate() selects, in rising order."""
     check_number("points", points, 8, integer=True)
     count = len(values)
     if count <= points:
@@ -271,6 +263,11 @@ def decimation_indices(values: Array, points: int = 2000) -> NDArray[np.intp]:
     tables = [rows(kind, False) for kind in kinds]
     firsts = [(starts + table.argmax(axis=1))[table.any(axis=1)] for table in tables]
     return np.unique(np.concatenate([[0, count - 1], starts + lowest, starts + highest, *firsts]))
+
+
+def is_drawable(value: float) -> bool:
+    """Whether a logarithmic axis can show a value."""
+    return math.isfinite(value) and value > 0
 
 
 def number_text(value: float) -> str:

@@ -35,6 +35,7 @@ from rislab.plots.style import (
     VERMILLION,
     Array,
     TraceStyle,
+    is_drawable,
     log_ticks,
     log_ticks_of,
     number_text,
@@ -108,7 +109,7 @@ def _level_lines(levels: Mapping[str, float], windows: Sequence[StepRecord]) -> 
 
 def _value_marks(what: str, points: Iterable[tuple[int, float]]) -> list[_Mark]:
     """Marks for values that are not finite, or ≤ 0."""
-    wrong = [(step, value) for step, value in points if not (math.isfinite(value) and value > 0)]
+    wrong = [(step, value) for step, value in points if not is_drawable(value)]
     return [
         _Mark("≤ 0" if math.isfinite(v) else "not finite", step, f"{what} is {number_text(v)}") for step, v in wrong
     ]
