@@ -9,32 +9,28 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
+from rislab.config import Config, Declaration, declarations
 from rislab.errors import InputError, check_number, did_you_mean
 
-if TYPE_CHECKING:
-    from rislab.config import Config, Declaration
-
-C = TypeVar("C", bound="Config")
+C = TypeVar("C", bound=Config)
 THREADS = 1
 
 
-def to_integer(text: str) -> int:
-    """An integer, as a type of argparse."""
-    return _read(int, text, "a whole number")
+def option_type(declaration: Declaration) -> Callable[[str], Any]:
+    """A type of argparse, which shows the text of one kind of error only, for the values that are declared."""
+
+    def read_option(text: str) -> Any:
+        try:
+            return declaration.read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read_option
 
 
-def to_number(text: str) -> float:
-    """A number, as a type of argparse."""
-    return _read(float, text, "a number")
-
-
-def _read(kind: Callable[[str], Any], text: str, expected: str) -> Any:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {expected}") from None
+to_integer, to_number = option_type(Declaration("integer", "")), option_type(Declaration("number", ""))
 
 
 def add_integer(parser: argparse.ArgumentParser, flag: str, help: str, default: int | None = None) -> None:
@@ -81,7 +77,7 @@ def add_parameter(
         others: where pairs of other names go, a list of the options; "" refuses them.
         help: of the option.
     """
-    fields = {name: one for name, one in config_declarations(config).items() if not names or name in names}
+    fields = {name: one for name, one in declarations(config).items() if not names or name in names}
     parser.add_argument(
         "-p", nargs=2, action=_Parameter, dest=others or "parameters", fields=fields, others=others,
         default=[] if others else argparse.SUPPRESS, metavar=("KEY", "VALUE"), help=help,
@@ -91,13 +87,6 @@ def add_parameter(
 def add_config_file(parser: argparse.ArgumentParser) -> None:
     """The option --config."""
     parser.add_argument("--config", metavar="FILE", help="YAML file of parameters; options override it")
-
-
-def config_declarations(config: type[Config]) -> Mapping[str, Declaration]:
-    """The declarations of a configuration's fields, by name."""
-    from rislab.config import declarations
-
-    return declarations(config)
 
 
 class _Parameter(argparse.Action):
@@ -183,7 +172,7 @@ def add_fields(
     """
     usual = {each.name: each.default for each in dataclasses.fields(config)}
     usual |= vars(defaults) if defaults is not None else {}
-    for name, declaration in config_declarations(config).items():
+    for name, declaration in declarations(config).items():
         if names and name not in names:
             continue
         flag, default = f"--{name.replace('_', '-')}", argparse.SUPPRESS if optional else usual[name]
@@ -195,24 +184,12 @@ def add_fields(
         action = parser.add_argument(
             flag,
             dest=name,
-            type=_reader(declaration.read),
+            type=option_type(declaration),
             default=default,
             metavar=declaration.metavar or {"integer": "N", "number": "X"}.get(declaration.kind),
             help=f"{declaration.help}{f' ({limits})' if limits else ''}".replace("%", "%%"),
         )
         action.values = declaration.choices  # type: ignore[attr-defined]  # for completion
-
-
-def _reader(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A type of argparse, which shows the text of one kind of error only."""
-
-    def read_option(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return read_option
 
 
 def fields_given(options: argparse.Namespace, config: type[Config], names: Collection[str] = ()) -> dict[str, Any]:

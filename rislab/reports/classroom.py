@@ -34,11 +34,13 @@ def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     notebook.cells = [cell for cell in notebook.cells if ANSWER not in cell.metadata.get("tags", [])]
     for cell in notebook.cells:
         cell.source = LESSON.sub(r"\1, answers=False)", _with_seed(cell, quiz_seed))
-    return _written(notebook)
+    return notebooks.notebook_json(notebook).encode()
 
 
 def teacher_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
     """A notebook with all exercises solved, and a word on each solution below it."""
+    from nbformat.v4 import new_markdown_cell
+
     notebook = _opened(path, "teacher")
     cells = []
     for cell in notebook.cells:
@@ -48,9 +50,9 @@ def teacher_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
             exercise = EXERCISES[name]
             cell.source = solved(exercise, quiz_seed)
             if exercise.kind != "code":
-                cells.append(_markdown(f"solution-{cell.id}", f"**Solution.** {exercise.solution}"))
+                cells.append(new_markdown_cell(f"**Solution.** {exercise.solution}", id=f"solution-{cell.id}"))
     notebook.cells = cells
-    return _written(notebook)
+    return notebooks.notebook_json(notebook).encode()
 
 
 def solved(exercise: Exercise, quiz_seed: int) -> str:
@@ -164,18 +166,6 @@ def _with_seed(cell: Any, quiz_seed: int) -> str:
     if "parameters" not in cell.metadata.get("tags", []):
         return str(cell.source)
     return str(cell.source).replace(f"quiz_seed: int = {SEED} ", f"quiz_seed: int = {quiz_seed} ")
-
-
-def _markdown(id: str, text: str) -> Any:
-    from nbformat.v4 import new_markdown_cell
-
-    return new_markdown_cell(text, id=id)
-
-
-def _written(notebook: Any) -> bytes:
-    import nbformat
-
-    return str(nbformat.writes(notebook)).encode()
 
 
 def _version() -> str:

@@ -157,6 +157,13 @@ def read_notebook(path: Path) -> Any:
         raise InputError(f"not a notebook ({first_line(str(error)) or type(error).__name__})") from None
 
 
+def notebook_json(notebook: Any) -> str:
+    """The text of the file that holds an nbformat node."""
+    import nbformat
+
+    return str(nbformat.writes(notebook))
+
+
 def tagged(notebook: Any, tag: str) -> list[Any]:
     """The cells that carry a tag."""
     return [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
@@ -220,11 +227,7 @@ def _convert(
 def _wanted(annotation: str) -> str:
     item = annotation.removeprefix("list[").removesuffix("]")
     example = _EXAMPLES[item]
-    return (
-        f"{annotation}, such as [{example.split(' or ')[0]}]"
-        if item != annotation
-        else f"{annotation}, such as {example}"
-    )
+    return f"{annotation}, such as {example if item == annotation else '[' + example.split(' or ')[0] + ']'}"
 
 
 def _from_text(text: str, annotation: str) -> object:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from rislab.config import Config, choice, integer, number, same, switch, text
 from rislab.data.scene_config import SceneConfig, preset
@@ -33,7 +34,7 @@ class StartParameters(Config):
 
     def check(self) -> None:
         """Refuse what the ladder refuses."""
-        OverfitConfig(preset=self.preset, scenes=self.scenes, epochs=self.epochs, micro_batch=32, seed=self.seed)
+        OverfitConfig(micro_batch=32, **_shared(self, OverfitConfig))
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,7 @@ class OverfitParameters(Config):
 
     def check(self) -> None:
         """Refuse windows of other sizes than 64, and what the ladder refuses."""
-        own = {one.name: getattr(self, one.name) for one in fields(self) if not one.name.startswith("compare_")}
-        config = OverfitConfig(**own)
+        config = OverfitConfig(**_shared(self, OverfitConfig))
         for count in self.compare_steps:
             if BATCH % count:
                 raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
@@ -152,14 +152,7 @@ class TuningParameters(Config):
     def check(self) -> None:
         """Refuse what the search refuses."""
         base = LearningConfig(preset=self.preset, scenes=self.scenes, epochs=self.epochs, validation=256)
-        TuningConfig(
-            base=base,
-            trials=self.trials,
-            objective=self.objective,
-            eval_scenes=self.eval_scenes,
-            pruner=self.pruner,
-            seed=self.seed,
-        )
+        TuningConfig(base=base, **_shared(self, TuningConfig))
 
 
 @dataclass(frozen=True)
@@ -176,6 +169,12 @@ class DataParameters(Config):
         """Refuse a file that is not there."""
         if self.file and not Path(self.file).is_file():
             raise InputError(f"file is {self.file!r}, which is not there; allowed: a file of measurements, or nothing")
+
+
+def _shared(own: Config, config: type[Config]) -> dict[str, Any]:
+    """The values of fields that another configuration has too."""
+    names = config.__dataclass_fields__.keys()
+    return {name: value for name, value in vars(own).items() if name in names}
 
 
 # The configuration whose fields are the parameters of a notebook, by the notebook's name without its number.

@@ -23,6 +23,7 @@ from rislab.reports.notebooks import (
     failed_cell,
     find_notebook,
     first_line,
+    notebook_json,
     numbered,
     parameters,
     read_notebook,
@@ -109,7 +110,9 @@ def run_notebook(
     top = summarise(notebook, name, parameters(path), merged, question=question, error=error)
     shown = without_controls(copy.deepcopy(notebook))
     export_html(shown, page, title=f"{top.run} · rislab", header=header, folder=path.parent, summary=top)
-    files.replace(executed, _as_json(notebook, path.name, executed.name).encode())
+    # papermill notes the scratch paths of this machine.
+    notebook.metadata.papermill.update(input_path=path.name, output_path=executed.name)
+    files.replace(executed, notebook_json(notebook).encode())
     return Report(
         saved_as or name, page, executed, merged, seconds, not error, error, _printed(notebook), unrun(notebook)
     )
@@ -219,14 +222,6 @@ def _error_line(notebook: Any, fault: str) -> str:
 def _printed(notebook: Any) -> str:
     code = code_cells(notebook)
     return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
-
-
-def _as_json(notebook: Any, source: str, executed: str) -> str:
-    import nbformat
-
-    # papermill notes the scratch paths of this machine.
-    notebook.metadata.papermill.update(input_path=source, output_path=executed)
-    return str(nbformat.writes(notebook))
 
 
 def run_provenance(values: Mapping[str, object], folder: Path | None = None) -> dict[str, str]:

@@ -158,8 +158,6 @@ def page_of(name: str) -> str:
     Raises:
         InputError: for an unknown notebook, or one without such cells.
     """
-    import nbformat
-
     pages = {each: tagged(notebooks.read_notebook(path), "app") for each, path in notebooks.available().items()}
     notebook = notebooks.read_notebook(notebooks.find_notebook(name))
     if not pages[name]:
@@ -169,7 +167,7 @@ def page_of(name: str) -> str:
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = RUN_ALL.sub("", cell.source)
-    return str(nbformat.writes(notebook))
+    return notebooks.notebook_json(notebook)
 
 
 def run_server(server: ServerCommand) -> int:
