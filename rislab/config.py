@@ -274,6 +274,11 @@ class Config:
         """Plain mapping that from_dict() and YAML take back."""
         return dict(plain(dataclasses.asdict(self)))
 
+    def shared(self, config: type[Config]) -> dict[str, Any]:
+        """The values of the fields that another configuration declares too, by name."""
+        names = declarations(config)
+        return {name: value for name, value in vars(self).items() if name in names}
+
     def changed(self, **fields: Any) -> Self:
         """The configuration with some fields changed.
 

@@ -108,6 +108,23 @@ def did_you_mean(name: str, allowed: Iterable[str], count: int = 1) -> str:
     return f"{f', did you mean {close}?' if close else ';'} allowed: {', '.join(names) or 'none'}"
 
 
+def require(what: str, extra: str, *packages: str) -> None:
+    """Raise InputError, which says what to install, if a package of an extra is missing.
+
+    Args:
+        what: that needs it.
+        extra: of rislab that brings it.
+        packages: names to import.
+    """
+    import importlib.util
+
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"{what} needs {package}, which is not installed; install it with pip install 'rislab[{extra}]'"
+            )
+
+
 def check_device(device: object) -> None:
     """Raise InputError unless this machine has `device`: "cpu", "cuda" or "cuda:N"."""
     if device == "cpu":

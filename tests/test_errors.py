@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from rislab.errors import LONGEST, InputError, error_text, with_error
+from rislab.errors import LONGEST, InputError, error_text, require, with_error
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,12 @@ def test_an_error_without_words_has_a_text() -> None:
 )
 def test_a_number_has_the_digits_that_its_error_leaves(value: float, error: float, text: str) -> None:
     assert with_error(value, error) == text
+
+
+def test_a_missing_package_is_named_with_what_to_install() -> None:
+    require("report", "lab", "json")
+    with pytest.raises(InputError) as error:
+        require("report", "lab", "json", "no_such_package", "nor_this")
+    assert str(error.value) == (
+        "report needs no_such_package, which is not installed; install it with pip install 'rislab[lab]'"
+    )

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from rislab.cli import common
+from rislab.errors import require
 
 EXAMPLES = (("app music", "knobs and maps, without code"),)
 
@@ -20,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("app", "app", "voila")
+    require("app", "app", "voila")
 
     from rislab.reports import servers
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -216,21 +215,6 @@ def use_threads(count: int) -> None:
     import torch
 
     torch.set_num_threads(count)
-
-
-def require(command: str, extra: str, *packages: str) -> None:
-    """Raise InputError, which says what to install, if a package of an extra is missing.
-
-    Args:
-        command: that needs it.
-        extra: of rislab that brings it.
-        packages: names to import.
-    """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"{command} needs {package}, which is not installed; install it with pip install 'rislab[{extra}]'"
-            )
 
 
 def printer(silent: bool) -> Callable[..., None]:

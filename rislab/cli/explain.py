@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rislab import files
 from rislab.cli import common, terminal
-from rislab.errors import InputError
+from rislab.errors import InputError, require
 
 EXAMPLES = (
     ("explain C1", "a rule"),
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _pages(out: Path) -> int:
-    common.require("explain --out", "lab", "jinja2")
+    require("explain --out", "lab", "jinja2")
     files.check_writable(out)
     from rislab.reports.rule_pages import write_rule_pages
 

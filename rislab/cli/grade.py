@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from rislab.cli import common
+from rislab.errors import require
 
 EXAMPLES = (
     ("grade hand-ins --out grades", "a notebook or a folder for each student; grades.csv and gradescope/"),
@@ -35,7 +36,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("grade", "lab", "nbformat")
+    require("grade", "lab", "nbformat")
 
     from rislab.errors import InputError, check_number
     from rislab.faults.quiz import SEED

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from rislab.cli import common
-from rislab.errors import InputError
+from rislab.errors import InputError, require
 
 EXAMPLES = (
     ("lab", "on a working copy; prints the address with its token, where no browser opens"),
@@ -39,7 +39,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("lab", "lab", "jupyterlab")
+    require("lab", "lab", "jupyterlab")
 
     from rislab.reports import notebooks, servers
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rislab import provenance
 from rislab.cli import common, terminal
-from rislab.errors import InputError
+from rislab.errors import InputError, require
 
 if TYPE_CHECKING:
     from rislab.reports.gallery import NamedSet
@@ -40,7 +40,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("report", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
+    require("report", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
 
     from rislab.reports import gallery
 

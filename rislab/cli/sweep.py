@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rislab.cli import common
-from rislab.errors import check_number
+from rislab.errors import check_number, require
 
 EXAMPLES = (
     ("sweep overfit --grid accumulation_steps=1,2,4", "three reports, and a page that compares them"),
@@ -33,7 +33,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("sweep", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
+    require("sweep", "lab", "papermill", "nbconvert", "plotly", "latex2mathml")
 
     from rislab.reports import gallery, sweep, sweep_page
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rislab.cli import common
-from rislab.errors import InputError
+from rislab.errors import InputError, require
 from rislab.training.streaming_config import LearningConfig
 from rislab.tuning.space import parse_space, read_space
 from rislab.tuning.tuning_config import TuningConfig
@@ -81,7 +81,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """The command itself; returns its exit code."""
-    common.require("tune", "tune", "optuna", "sqlalchemy")
+    require("tune", "tune", "optuna", "sqlalchemy")
     common.use_threads(1)
 
     from rislab.tuning.analysis import beats_default

@@ -98,8 +98,7 @@ class SceneSettings(Config):
 
     def config(self) -> SceneConfig:
         """Configuration of the scenes that this scene is one of."""
-        shared = {name: getattr(self, name) for name in ("snr_db", "snapshots", "wavefront", "symbols", "codes")}
-        return _config(self.preset, sources=len(self.places), **shared)
+        return _config(self.preset, sources=len(self.places), **self.shared(SceneConfig))
 
     def scene(self) -> SceneBatch:
         """The scene; channel, phase profiles, symbols and noise depend on the seed alone."""

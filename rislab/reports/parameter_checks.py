@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from rislab.config import Config, choice, integer, number, same, switch, text
 from rislab.data.scene_config import SceneConfig, preset
@@ -34,7 +33,7 @@ class StartParameters(Config):
 
     def check(self) -> None:
         """Refuse what the ladder refuses."""
-        OverfitConfig(micro_batch=32, **_shared(self, OverfitConfig))
+        OverfitConfig(micro_batch=32, **self.shared(OverfitConfig))
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class OverfitParameters(Config):
 
     def check(self) -> None:
         """Refuse windows of other sizes than 64, and what the ladder refuses."""
-        config = OverfitConfig(**_shared(self, OverfitConfig))
+        config = OverfitConfig(**self.shared(OverfitConfig))
         for count in self.compare_steps:
             if BATCH % count:
                 raise InputError(f"compare_steps holds {count}; allowed: divisors of {BATCH}")
@@ -108,9 +107,7 @@ class MusicParameters(Config):
         most = min(2 * math.degrees(config.azimuth[1]), 60.0)
         for value in self.separations_deg:
             check_number("separations_deg", value, 0, most, exclusive=True)
-        SceneSettings.of(
-            self.preset, snr_db=self.snr_db, snapshots=self.snapshots, wavefront=self.wavefront, seed=self.seed
-        )
+        SceneSettings.of(**self.shared(SceneSettings))
         simulate(config, 1, seed=self.seed, split="test")
 
 
@@ -129,7 +126,7 @@ class LocaliseParameters(Config):
 
     def check(self) -> None:
         """Refuse what the training and the scenes refuse."""
-        LearningConfig(preset=self.preset, scenes=self.learned_scenes, epochs=self.epochs, seed=self.seed)
+        LearningConfig(scenes=self.learned_scenes, **self.shared(LearningConfig))
         for snr in self.snrs_db:
             SceneConfig.preset(self.preset, snr_db=snr)
 
@@ -152,7 +149,7 @@ class TuningParameters(Config):
     def check(self) -> None:
         """Refuse what the search refuses."""
         base = LearningConfig(preset=self.preset, scenes=self.scenes, epochs=self.epochs, validation=256)
-        TuningConfig(base=base, **_shared(self, TuningConfig))
+        TuningConfig(base=base, **self.shared(TuningConfig))
 
 
 @dataclass(frozen=True)
@@ -169,12 +166,6 @@ class DataParameters(Config):
         """Refuse a file that is not there."""
         if self.file and not Path(self.file).is_file():
             raise InputError(f"file is {self.file!r}, which is not there; allowed: a file of measurements, or nothing")
-
-
-def _shared(own: Config, config: type[Config]) -> dict[str, Any]:
-    """The values of fields that another configuration has too."""
-    names = config.__dataclass_fields__.keys()
-    return {name: value for name, value in vars(own).items() if name in names}
 
 
 # The configuration whose fields are the parameters of a notebook, by the notebook's name without its number.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rislab.config import Config, choice, declarations, integer, same
+from rislab.config import Config, choice, integer, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import check_number
 from rislab.model.designs import DESIGNS, FORMER_DESIGNS
@@ -50,8 +50,8 @@ class OverfitConfig(Config):
 
     def training(self, **changes: Any) -> TrainConfig:
         """The training configuration of the whole set, with fields changed by keyword."""
-        shared = {name: value for name, value in vars(self).items() if name in declarations(TrainConfig)}
-        return TrainConfig(**{**shared, "lr_head": self.lr, "lr_backbone": self.lr / 10, **changes})
+        rates = {"lr_head": self.lr, "lr_backbone": self.lr / 10}
+        return TrainConfig(**self.shared(TrainConfig) | rates | changes)
 
     def data(self) -> SceneBatch:
         """The training scenes."""

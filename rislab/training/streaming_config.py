@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
-from rislab.config import Config, choice, declarations, integer, number, same
+from rislab.config import Config, choice, integer, number, same
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.errors import InputError
 from rislab.model.curriculum import LossWeights, loss_weights_at
@@ -69,10 +69,9 @@ class LearningConfig(Config):
 
     def training(self) -> TrainConfig:
         """The configuration of the loop."""
-        shared = {name: value for name, value in vars(self).items() if name in declarations(TrainConfig)}
         micro_batch = min(self.micro_batch, self.drawn)
         steps = self.epochs * math.ceil(self.drawn / (micro_batch * self.accumulation_steps))
-        return TrainConfig(**shared).changed(
+        return TrainConfig(**self.shared(TrainConfig)).changed(
             micro_batch=micro_batch,
             lr_head=self.lr,
             lr_backbone=self.lr,

@@ -6,7 +6,6 @@ that ends. Optuna's heartbeat would declare a killed trial dead seconds later: u
 
 from __future__ import annotations
 
-import importlib.util
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from rislab import files
-from rislab.errors import InputError, error_text
+from rislab.errors import InputError, error_text, require
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -77,11 +76,7 @@ def open_storage(folder: Path, url: str = "", study: str = "") -> OpenStorage:
         InputError: without optuna, for a URL that is none, and for a storage that cannot be used. The sentence holds no
             password.
     """
-    for package in ("optuna", "sqlalchemy", *(["psycopg"] if url else [])):
-        if importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"tuning needs {package}, which is not installed; install it with pip install 'rislab[tune]'"
-            )
+    require("tuning", "tune", "optuna", "sqlalchemy", *(["psycopg"] if url else []))
     import optuna
     import sqlalchemy
 

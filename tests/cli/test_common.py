@@ -11,7 +11,6 @@ import pytest
 
 from rislab.cli import common
 from rislab.config import Config, choice, declarations, integer, number
-from rislab.errors import InputError
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.streaming_config import LearningConfig
 
@@ -67,15 +66,6 @@ def test_every_field_of_a_command_is_an_option(config: type[Config]) -> None:
     common.add_fields(parser, config)
     assert set(vars(parser.parse_args([]))) == set(declarations(config))
     assert config(**common.fields_given(parser.parse_args([]), config)) == config()
-
-
-def test_a_missing_package_is_named_with_what_to_install() -> None:
-    common.require("report", "lab", "json")
-    with pytest.raises(InputError) as error:
-        common.require("report", "lab", "json", "no_such_package", "nor_this")
-    assert str(error.value) == (
-        "report needs no_such_package, which is not installed; install it with pip install 'rislab[lab]'"
-    )
 
 
 def test_json_holds_no_name_of_a_number() -> None:
