@@ -17,23 +17,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from rislab.data import measurement_checks as checks
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
-from rislab.data.measurement_checks import (
-    FARTHEST,
-    check_array,
-    check_shapes,
-    complex_tensor,
-    for_each_scene,
-    interval_of,
-    noise_power_of,
-    pilots_of,
-    refuse_covariance,
-    refuse_degrees,
-    refuse_equal_codes,
-    refuse_zeros,
-    snapshots_of_elements,
-)
 from rislab.data.scene_config import Interval, SceneConfig
 from rislab.data.scenes import SceneBatch, received_fields
 from rislab.errors import InputError, check_choice
@@ -192,32 +178,32 @@ class Measurement:
         Raises:
             InputError: for shapes that do not fit, NaN, infinity, zeros, equal codes, or values out of range.
         """
-        check_array(array)
+        checks.check_array(array)
         self.array = array
-        self.snapshots = complex_tensor("snapshots", snapshots)
+        self.snapshots = checks.complex_tensor("snapshots", snapshots)
         dtype, device = self.snapshots.dtype, self.snapshots.device
-        self.codes = complex_tensor("codes", codes).to(device, dtype)
-        refuse_degrees(codes)
-        self.channel = complex_tensor("channel", channel).to(device, dtype)
+        self.codes = checks.complex_tensor("codes", codes).to(device, dtype)
+        checks.refuse_degrees(codes)
+        self.channel = checks.complex_tensor("channel", channel).to(device, dtype)
         if self.snapshots.ndim == 2:
             self.snapshots = self.snapshots.unsqueeze(0)
-        check_shapes(self.snapshots, self.codes, self.channel, array.count)
+        checks.check_shapes(self.snapshots, self.codes, self.channel, array.count)
         scenes, length, antennas = self.snapshots.shape
-        self.codes = for_each_scene(self.codes, scenes)
-        self.channel = for_each_scene(self.channel, scenes)
-        refuse_zeros("snapshots", self.snapshots)
-        refuse_covariance(self.snapshots)
-        refuse_zeros("channel", self.channel)
-        refuse_zeros("codes", self.codes)
-        refuse_equal_codes(self.codes, antennas)
+        self.codes = checks.for_each_scene(self.codes, scenes)
+        self.channel = checks.for_each_scene(self.channel, scenes)
+        checks.refuse_zeros("snapshots", self.snapshots)
+        checks.refuse_covariance(self.snapshots)
+        checks.refuse_zeros("channel", self.channel)
+        checks.refuse_zeros("codes", self.codes)
+        checks.refuse_equal_codes(self.codes, antennas)
         if pilots is not None:
             symbols = "constant"
-            self.codes = self.codes * pilots_of(pilots, scenes, length).to(device, dtype).unsqueeze(-1)
+            self.codes = self.codes * checks.pilots_of(pilots, scenes, length).to(device, dtype).unsqueeze(-1)
         check_choice("symbols", symbols, SYMBOLS)
-        self.noise_power = noise_power_of(noise_power, scenes, self.snapshots)
+        self.noise_power = checks.noise_power_of(noise_power, scenes, self.snapshots)
         usual = default_field_of_view(array)
         given = {"azimuth": azimuth, "elevation": elevation, "range": range}
-        intervals = {name: interval_of(name, value, usual[name]) for name, value in given.items()}
+        intervals = {name: checks.interval_of(name, value, usual[name]) for name, value in given.items()}
         self.config = MeasurementModel(array, **intervals, symbols=symbols, antennas=antennas, snapshots=length)
         if self.doubt:
             warnings.warn(self.doubt, stacklevel=2)
@@ -255,7 +241,7 @@ class Measurement:
             noise_power: see Measurement.
             options: azimuth, elevation, range, symbols and pilots; see Measurement.
         """
-        snapshots = snapshots_of_elements("x", x, array.count)
+        snapshots = checks.snapshots_of_elements("x", x, array.count)
         length = snapshots.shape[-2] if snapshots.ndim > 1 else 1
         one = torch.ones(length, array.count)
         return cls(snapshots, one, torch.eye(array.count), array, noise_power, **options)
@@ -341,8 +327,8 @@ def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:
     rank, axes = _principal_axes(array)
     if rank == 0:
         raise InputError("array has all its elements in one place; allowed: at least two places")
-    nearest = min(max(NEAREST * float(array.extent().norm()), array.wavelength / 4), FARTHEST)
-    far = {"range": (nearest, FARTHEST)}
+    nearest = min(max(NEAREST * float(array.extent().norm()), array.wavelength / 4), checks.FARTHEST)
+    far = {"range": (nearest, checks.FARTHEST)}
     half, quarter = math.pi, math.pi / 2
     if rank == 1:
         x, y, z = axes[0].tolist()

@@ -13,7 +13,7 @@ from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.plots.scene import BAR, STILL, decibels, degrees, map_ends
 from rislab.plots.spectra import legend_keys, marks_on_map
-from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, is_drawable, log_ticks_of, map_depth, template
+from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, figure_of, is_drawable, log_ticks_of, map_depth
 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
@@ -60,7 +60,7 @@ def map_history_figure(history: MapHistory) -> go.Figure:
     layout["height"] = HEIGHT + 90
     layout["margin"] = {**layout["margin"], "b": 150}
     data = [trace for part in parts for trace in part] + common
-    return go.Figure({"data": data, "layout": layout}).update_layout(template=template())
+    return figure_of({"data": data, "layout": layout})
 
 
 def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:

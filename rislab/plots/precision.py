@@ -12,37 +12,18 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from rislab.plots.style import (
-    BLUE,
-    ERROR_COLOUR,
-    GREEN,
-    GREY,
-    INK,
-    MIST,
-    OCHRE,
-    ORANGE,
-    PALE,
-    PURPLE,
-    SAND,
-    SKY,
-    VERMILLION,
-    empty_figure_dict,
-    is_drawable,
-    log_ticks_of,
-    number_text,
-    template,
-)
+from rislab.plots import style
 from rislab.sanity.number_formats import MODES
 from rislab.sanity.overfit_config import BATCH
 from rislab.sanity.precision import PrecisionCell, WindowComparison
 
-SHARES = ((0.0, PALE), (0.85, SAND), (1.0, ORANGE))  # a tenth of the alarm is still pale
-ERRORS = ((0.0, PALE), (1.0, ORANGE))  # pale enough for dark numbers on every cell
-COSTS = ((0.0, MIST), (1.0, SKY))  # pale enough for dark numbers, as SHARES are
+SHARES = ((0.0, style.PALE), (0.85, style.SAND), (1.0, style.ORANGE))  # a tenth of the alarm is still pale
+ERRORS = ((0.0, style.PALE), (1.0, style.ORANGE))  # pale enough for dark numbers on every cell
+COSTS = ((0.0, style.MIST), (1.0, style.SKY))  # pale enough for dark numbers, as SHARES are
 ROW, CURVES_HEIGHT = 25, 262  # pixels
 GAP = 0.014  # between two maps, share of the width
-RED = {"color": VERMILLION, "width": 2.5}
-CHOSEN = {"color": INK, "width": 2, "dash": "dot"}
+RED = {"color": style.VERMILLION, "width": 2.5}
+CHOSEN = {"color": style.INK, "width": 2, "dash": "dot"}
 SMALLEST = -5.0  # powers of ten of the share of an alarm that still differ in colour
 # Title → value, and the alarms that colour it.
 MAPS: dict[str, tuple[Callable[[PrecisionCell], float], tuple[str, ...]]] = {
@@ -66,7 +47,7 @@ def precision_table(cells: Sequence[PrecisionCell]) -> go.Figure:
     rows = [name for name in MODES if any(cell.mode == name for cell in cells)]
     columns = sorted({cell.accumulation_steps for cell in cells})
     title = f"Gradient against float64, {len(cells)} cells: the worst window of each"
-    return go.Figure(precision_table_dict(cells, rows, columns, title)).update_layout(template=template())
+    return style.figure_of(precision_table_dict(cells, rows, columns, title))
 
 
 def precision_table_dict(
@@ -165,7 +146,7 @@ def _map(
         "z": levels,
         "text": texts,
         "texttemplate": "%{text}",
-        "textfont": {"size": 10, "color": INK},
+        "textfont": {"size": 10, "color": style.INK},
         "customdata": hovers,
         "hovertemplate": "%{customdata}<extra></extra>",
         "xaxis": f"x{axis}",
@@ -213,7 +194,7 @@ def cell_hover(cell: PrecisionCell) -> str:
 def cell_explanation(cell: PrecisionCell) -> str:
     """What passes its alarm in a cell, and why, as HTML."""
     verdict = "; ".join(f"{name} {_short(cell.measured[name][0])}, {_alarm_text(cell, name)}" for name in cell.red)
-    colour = f" style='color:{ERROR_COLOUR}'" if cell.red else ""
+    colour = f" style='color:{style.ERROR_COLOUR}'" if cell.red else ""
     where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
     head = (
         f"<b{colour}>{'✗' if cell.red else '✓'} {html.escape(where)}: {html.escape(verdict or 'within its alarms')}</b>"
@@ -240,14 +221,14 @@ def window_curves(cell: PrecisionCell, reference: PrecisionCell | None = None) -
         cell: to be shown.
         reference: whose loss is drawn beside it, as a rule that of fp64; None leaves it out.
     """
-    return go.Figure(window_curves_dict(cell, reference)).update_layout(template=template())
+    return style.figure_of(window_curves_dict(cell, reference))
 
 
 def mode_curves(cells: Sequence[PrecisionCell], mode: str) -> go.Figure:
     """window_curves() of a mode's cell with the most accumulation steps beside fp64's, if the mode was run."""
     cells_of_mode = [cell for cell in cells if cell.mode == mode]
     if not cells_of_mode:
-        return go.Figure(empty_figure_dict(f"{mode} was not run", CURVES_HEIGHT)).update_layout(template=template())
+        return style.figure_of(style.empty_figure_dict(f"{mode} was not run", CURVES_HEIGHT))
     most = max(cells_of_mode, key=lambda cell: cell.accumulation_steps)
     return window_curves(most, fp64_reference(cells, most.accumulation_steps))
 
@@ -257,7 +238,11 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
     windows = cell.windows
     steps = np.array([window.step for window in windows], dtype=np.float64)
     alarm = MODES[cell.mode].tolerance
-    styles = {"relative L2": (BLUE, "solid"), "|α − 1|": (VERMILLION, "dot"), "1 − cos": (GREEN, "dashdot")}
+    styles = {
+        "relative L2": (style.BLUE, "solid"),
+        "|α − 1|": (style.VERMILLION, "dot"),
+        "1 − cos": (style.GREEN, "dashdot"),
+    }
     values = {
         "relative L2": [window.relative_error for window in windows],
         "|α − 1|": [window.alpha_error for window in windows],
@@ -269,20 +254,20 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
         limits = [level * window.allowance for window in windows]
         thin = _line("", f"alarm of {name}", steps, limits, styles[name][0], "dash")
         data.append({**thin, "mode": "lines", "line": {**thin["line"], "width": 1}, "showlegend": False})
-    data.append(_line("2", "underflow", steps, [window.underflow for window in windows], PURPLE, "solid"))
-    data.append(_line("2", "stuck", steps, [window.stuck for window in windows], OCHRE, "dot"))
-    scale = _line("3", "loss scale", steps, [window.loss_scale for window in windows], GREEN, "solid")
+    data.append(_line("2", "underflow", steps, [window.underflow for window in windows], style.PURPLE, "solid"))
+    data.append(_line("2", "stuck", steps, [window.stuck for window in windows], style.OCHRE, "dot"))
+    scale = _line("3", "loss scale", steps, [window.loss_scale for window in windows], style.GREEN, "solid")
     data += [{**scale, "showlegend": False}, *_skips(windows)]
     if reference is not None and reference.mode != cell.mode:
         at = np.array([window.step for window in reference.windows], dtype=np.float64)
         beside = [window.loss for window in reference.windows]
-        data.append(_line("4", f"NMSE of {reference.mode}", at, beside, GREY, "dash"))
-    own = _line("4", "NMSE", steps, [window.loss for window in windows], BLUE, "solid")
+        data.append(_line("4", f"NMSE of {reference.mode}", at, beside, style.GREY, "dash"))
+    own = _line("4", "NMSE", steps, [window.loss for window in windows], style.BLUE, "solid")
     data.append({**own, "showlegend": False})
-    layout = _curve_layout(cell, sum(not is_drawable(value) for series in values.values() for value in series))
+    layout = _curve_layout(cell, sum(not style.is_drawable(value) for series in values.values() for value in series))
     errors = [float(value) for trace in data if trace["yaxis"] == "y" for value in trace["y"]]
     for axis, shown in (("yaxis", errors), ("yaxis4", [window.loss for window in windows])):
-        layout[axis] |= {"type": "log", **log_ticks_of(shown)}
+        layout[axis] |= {"type": "log", **style.log_ticks_of(shown)}
     return {"data": data, "layout": layout}
 
 
@@ -340,7 +325,7 @@ def _skips(windows: Sequence[WindowComparison]) -> list[dict[str, Any]]:
         "y": [window.loss_scale for window in skipped],
         "xaxis": "x3",
         "yaxis": "y3",
-        "marker": {"symbol": "x", "size": 9, "color": VERMILLION},
+        "marker": {"symbol": "x", "size": 9, "color": style.VERMILLION},
         "showlegend": False,
     }
     return [marks] if skipped else []
@@ -376,12 +361,12 @@ def accumulation_table(cells: Sequence[Any]) -> go.Figure:
             place = rows.index(cell.precision), columns.index(str(cell.accumulation_steps))
             error = vars(cell)[field]
             levels[place] = math.log10(max(error, 1e-17)) if math.isfinite(error) else math.nan
-            texts[place] = f"{error:.1e}" if math.isfinite(error) and error else number_text(error)
+            texts[place] = f"{error:.1e}" if math.isfinite(error) and error else style.number_text(error)
             rest = {name: value for name, value in vars(cell).items() if name not in (*titles, *axes)}
             shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in rest.items()}
             hovers[place] = "<br>".join(f"{name.replace('_', ' ')}: {value}" for name, value in shown.items())
         what = "%{y} · %{x} accumulation steps<br>error %{text}<br>%{customdata}<extra></extra>"
-        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": INK}, "xgap": 3, "ygap": 3}
+        look = {"texttemplate": "%{text}", "textfont": {"size": 14, "color": style.INK}, "xgap": 3, "ygap": 3}
         data = {"x": columns, "y": rows, "z": levels, "customdata": hovers, "hovertemplate": what, "hoverongaps": False}
         printed = np.where(np.isnan(levels), "", texts)
         figure.add_heatmap(**data, text=printed, **look, coloraxis="coloraxis", row=1, col=number)
@@ -394,4 +379,4 @@ def accumulation_table(cells: Sequence[Any]) -> go.Figure:
     figure.update_yaxes(type="category", autorange="reversed", showgrid=False)
     figure.update_yaxes(title_text="precision (number format)", col=1)
     look = {"coloraxis": {"colorscale": ERRORS, "colorbar": bar}, "height": 150 + 64 * max(2, len(rows))}
-    return figure.update_layout(template=template(), **look).update_annotations(font_size=14)
+    return figure.update_layout(template=style.template(), **look).update_annotations(font_size=14)

@@ -15,7 +15,7 @@ from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import SceneAnalysis, SpectraView
 from rislab.plots.bound import SHARE, direction_outlines
 from rislab.plots.spectra import FLOOR_DB, KEYS, legend_keys, marks_on_map
-from rislab.plots.style import BAND, BLUE, GREEN, GREY, decibel_axis, map_depth, template
+from rislab.plots.style import BAND, BLUE, GREEN, GREY, decibel_axis, figure_of, map_depth
 
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
 HEIGHT = 496
@@ -27,7 +27,7 @@ STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 def scene_figure(spectra: SpectraView) -> go.Figure:
     """scene_figure_dict() as a plain figure, which survives saving and reports."""
-    return go.Figure(scene_figure_dict(spectra)).update_layout(template=template())
+    return figure_of(scene_figure_dict(spectra))
 
 
 def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:

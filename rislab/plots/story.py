@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rislab.faults.story import Fix, Replay
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, template
+from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMILLION, figure_of, template
 from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
@@ -126,7 +126,7 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
 
 def replay_figure(replay: Replay) -> go.Figure:
     """replay_figure_dict() as a plain figure, which survives saving and reports."""
-    return go.Figure(replay_figure_dict(replay)).update_layout(template=template())
+    return figure_of(replay_figure_dict(replay))
 
 
 def replay_figure_dict(replay: Replay | None, title: str = "") -> dict[str, Any]:

@@ -223,6 +223,11 @@ def empty_figure_dict(text: str = "", height: int = 300) -> dict[str, Any]:
     }
 
 
+def figure_of(content: dict[str, Any]) -> go.Figure:
+    """Plain data and layout as a figure in our look, which survives saving and reports."""
+    return go.Figure(content).update_layout(template=template())
+
+
 def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
     """A style for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
     turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]

@@ -35,6 +35,7 @@ from rislab.plots.style import (
     VERMILLION,
     Array,
     TraceStyle,
+    figure_of,
     is_drawable,
     log_ticks,
     log_ticks_of,
@@ -100,7 +101,7 @@ def _finished(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> g
     ticks = log_ticks_of(np.concatenate([np.asarray(one, dtype=np.float64) for one in heights])) if heights else {}
     mode = "array" if layout["yaxis"]["type"] == "log" and ticks else "auto"
     layout = _with(dict(layout), {"yaxis": {**ticks, "tickmode": mode}})
-    return go.Figure({"data": titled, "layout": layout}).update_layout(template=template())
+    return figure_of({"data": titled, "layout": layout})
 
 
 def _level_lines(levels: Mapping[str, float], windows: Sequence[StepRecord]) -> list[dict[str, Any]]:

@@ -16,20 +16,8 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError
 from rislab.provenance import commit, processor, versions
+from rislab.reports import notebooks
 from rislab.reports.html_export import duration, export_html
-from rislab.reports.notebooks import (
-    check_values,
-    code_cells,
-    failed_cell,
-    find_notebook,
-    first_line,
-    notebook_json,
-    numbered,
-    parameters,
-    read_notebook,
-    tagged,
-    unrun,
-)
 from rislab.reports.summary import summarise, verdict_word, without_controls
 
 
@@ -96,7 +84,7 @@ def run_notebook(
     Raises:
         InputError: an unknown report or parameter, or an ill-typed value; also whatever `check` raises.
     """
-    path = find_notebook(name, folder)
+    path = notebooks.find_notebook(name, folder)
     given, merged = checked_values(path, values or {}, check)
     files.check_writable(Path(out))
     header = run_provenance(merged, path.parent)
@@ -107,15 +95,14 @@ def run_notebook(
     error = _error_line(notebook, fault)
     page = Path(out) / f"{saved_as or name}.html"
     executed = page.with_suffix(".ipynb")
-    top = summarise(notebook, name, parameters(path), merged, question=question, error=error)
+    top = summarise(notebook, name, notebooks.parameters(path), merged, question=question, error=error)
     shown = without_controls(copy.deepcopy(notebook))
     export_html(shown, page, title=f"{top.run} · rislab", header=header, folder=path.parent, summary=top)
     # papermill notes the scratch paths of this machine.
     notebook.metadata.papermill.update(input_path=path.name, output_path=executed.name)
-    files.replace(executed, notebook_json(notebook).encode())
-    return Report(
-        saved_as or name, page, executed, merged, seconds, not error, error, _printed(notebook), unrun(notebook)
-    )
+    files.replace(executed, notebooks.notebook_json(notebook).encode())
+    left = notebooks.unrun(notebook)
+    return Report(saved_as or name, page, executed, merged, seconds, not error, error, _printed(notebook), left)
 
 
 def checked_values(
@@ -134,8 +121,8 @@ def checked_values(
     Raises:
         InputError: an unknown parameter, or an ill-typed value; also whatever `check` raises.
     """
-    given = check_values(path, values)
-    merged = {key: parameter.default for key, parameter in parameters(path).items()} | given
+    given = notebooks.check_values(path, values)
+    merged = {key: parameter.default for key, parameter in notebooks.parameters(path).items()} | given
     if check is not None:
         check(dict(merged))
     return given, merged
@@ -194,14 +181,14 @@ def _execute(
         except DeadKernelError:
             fault = "the kernel died; it may have run out of memory"
         except RuntimeError as error:
-            fault = f"the kernel did not start: {first_line(str(error))}"
+            fault = f"the kernel did not start: {notebooks.first_line(str(error))}"
         except OSError as error:
             # papermill writes the notebook after each cell; its bar does not end its line.
             if progress:
                 print(file=sys.stderr)
             raise InputError(f"scratch folder {scratch} could not be written: {error.strerror}") from error
-        notebook = read_notebook(executed)
-    markers = [cell.id for cell in tagged(notebook, "papermill-error-cell-tag")]
+        notebook = notebooks.read_notebook(executed)
+    markers = [cell.id for cell in notebooks.tagged(notebook, "papermill-error-cell-tag")]
     notebook.cells = [cell for cell in notebook.cells if cell.id not in markers]
     notebook.metadata.pop("widgets", None)
     started = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.metadata.papermill.start_time]
@@ -211,16 +198,16 @@ def _execute(
 
 
 def _error_line(notebook: Any, fault: str) -> str:
-    cell = failed_cell(notebook)
+    cell = notebooks.failed_cell(notebook)
     if cell is None:
         return fault
     errors = [output for output in cell.outputs if output.output_type == "error"]
-    reason = f"{errors[-1].ename}: {first_line(errors[-1].evalue)}" if errors else fault
-    return f"cell {numbered(notebook).get(cell.id, '?')} ({first_line(cell.source)[:80]}): {reason}"
+    reason = f"{errors[-1].ename}: {notebooks.first_line(errors[-1].evalue)}" if errors else fault
+    return f"cell {notebooks.numbered(notebook).get(cell.id, '?')} ({notebooks.first_line(cell.source)[:80]}): {reason}"
 
 
 def _printed(notebook: Any) -> str:
-    code = code_cells(notebook)
+    code = notebooks.code_cells(notebook)
     return "".join(output.text for output in code[-1].outputs if output.get("name") == "stdout") if code else ""
 
 

@@ -11,27 +11,8 @@ from pathlib import Path
 from torch import nn
 
 from rislab.errors import check_choice
+from rislab.sanity import ladder_checks
 from rislab.sanity.checks import CheckResult, Verdict, run_check
-from rislab.sanity.ladder_checks import (
-    check_accumulation,
-    check_batch_independence,
-    check_constant,
-    check_coverage,
-    check_event_counts,
-    check_full_set,
-    check_identity,
-    check_input_dependence,
-    check_one_batch,
-    check_one_scene,
-    check_oracle,
-    check_oracle_blend,
-    check_reported,
-    check_resume,
-    check_splits,
-    check_train_against_eval,
-    check_untrained,
-    check_zero,
-)
 from rislab.sanity.overfit import FullTraining
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import Record
@@ -61,24 +42,24 @@ def ladder(
     on_device = data.to(config.device, config.training().dtype)
     full = FullTraining(config, data, folder, on_record, trained)
     checks: dict[str, Callable[[], Verdict]] = {
-        "splits": lambda: check_splits(data, config.seed),
-        "oracle": lambda: check_oracle(on_device, config.precision),
-        "oracle blend": lambda: check_oracle_blend(on_device, max(config.blend, 0.2), config.precision),
-        "zero matrix": lambda: check_zero(on_device, config.precision),
-        "identity": lambda: check_identity(on_device, config.precision),
-        "constant": lambda: check_constant(on_device),
-        "untrained": lambda: check_untrained(config, on_device),
-        "gradient coverage": lambda: check_coverage(config, data),
-        "batch independence": lambda: check_batch_independence(config, on_device),
-        "input dependence": lambda: check_input_dependence(config, on_device),
-        "one scene": lambda: check_one_scene(config, data),
-        "one batch": lambda: check_one_batch(config, data),
-        "accumulation": lambda: check_accumulation(config, data),
-        "whole set": lambda: check_full_set(full.records(), config),
-        "reported loss": lambda: check_reported(full.records(), config, data),
-        "event counts": lambda: check_event_counts(full.records(), config),
-        "train against eval": lambda: check_train_against_eval(full.trained(), on_device, config),
-        "resume": lambda: check_resume(config, data),
+        "splits": lambda: ladder_checks.check_splits(data, config.seed),
+        "oracle": lambda: ladder_checks.check_oracle(on_device, config.precision),
+        "oracle blend": lambda: ladder_checks.check_oracle_blend(on_device, max(config.blend, 0.2), config.precision),
+        "zero matrix": lambda: ladder_checks.check_zero(on_device, config.precision),
+        "identity": lambda: ladder_checks.check_identity(on_device, config.precision),
+        "constant": lambda: ladder_checks.check_constant(on_device),
+        "untrained": lambda: ladder_checks.check_untrained(config, on_device),
+        "gradient coverage": lambda: ladder_checks.check_coverage(config, data),
+        "batch independence": lambda: ladder_checks.check_batch_independence(config, on_device),
+        "input dependence": lambda: ladder_checks.check_input_dependence(config, on_device),
+        "one scene": lambda: ladder_checks.check_one_scene(config, data),
+        "one batch": lambda: ladder_checks.check_one_batch(config, data),
+        "accumulation": lambda: ladder_checks.check_accumulation(config, data),
+        "whole set": lambda: ladder_checks.check_full_set(full.records(), config),
+        "reported loss": lambda: ladder_checks.check_reported(full.records(), config, data),
+        "event counts": lambda: ladder_checks.check_event_counts(full.records(), config),
+        "train against eval": lambda: ladder_checks.check_train_against_eval(full.trained(), on_device, config),
+        "resume": lambda: ladder_checks.check_resume(config, data),
     }
     for name in only:
         check_choice("only", name, checks)
