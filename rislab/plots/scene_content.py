@@ -9,7 +9,6 @@ import base64
 import math
 from collections.abc import Collection, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ from torch import Tensor
 from rislab.music.posterior_view import drawn_directions
 from rislab.music.scene_view import SceneAnalysis, SpectraView, in_degrees
 from rislab.plots.bound import direction_outlines
-from rislab.plots.style import BLUE, GREEN, GREY, OCHRE, PURPLE, VERMILLION, Array
+from rislab.plots.style import BLUE, GREEN, GREY, OCHRE, PURPLE, STATIC, VERMILLION, Array
 
-STATIC = Path(__file__).parent / "static"
 DEEPEST = 120.0  # dB; below it is the rounding of single precision
 TITLES = {
     "truth": "exact covariance",

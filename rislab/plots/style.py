@@ -8,8 +8,10 @@ turns dark by `figure.update_layout(template=template("dark"))`.
 from __future__ import annotations
 
 import math
+import string
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from rislab.errors import check_choice, check_number
 
 Array = NDArray[np.float64]
+STATIC = Path(__file__).parent / "static"
 
 # Okabe and Ito's colours. Their orange and sky blue are too pale for lines on white: they fill cells, and two others
 # take their places, so that each curve keeps 3:1 on white and on #111.
@@ -164,39 +167,13 @@ def log_ticks_of(values: ArrayLike) -> dict[str, Any]:
 
 
 def theme_css() -> str:
-    """CSS that turns plain figures dark where JupyterLab is: what plotly.js painted in our light colours alone.
-
-    Long lines of printed text are broken between words; the choice of a prediction is seen once it is locked, and so
-    are the arrows of drop-down lists.
-    """
+    """CSS that turns plain figures, and what widgets leave light or black, dark where JupyterLab is; see theme.css."""
     light, dark = PAGES["light"], PAGES["dark"]
-
-    def rule(element: str, what: str, name: str) -> str:
-        red, green, blue = (int(light[name][place : place + 2], 16) for place in (1, 3, 5))
-        painted = f'{element}[style*="{what}: rgb({red}, {green}, {blue})"]'
-        return f'body[data-jp-theme-light="false"] .js-plotly-plot {painted} {{ {what}: {dark[name]} !important }}'
-
-    parts = [("svg", "background", "paper"), ("rect.bg", "fill", "paper"), ("text", "fill", "text")]
-    parts += [("path", "stroke", "grid"), ("path", "stroke", "line"), ("rect.bgborder", "stroke", "line")]
-    figure = 'body[data-jp-theme-light="false"] .js-plotly-plot'
-    bar, menu = f"{figure} .modebar", f"{figure} .updatemenu-item"
-    buttons = [f"{bar}-group {{ background: none !important }}", f"{menu}-rect {{ fill: {dark['grid']} !important }}"]
-    buttons.append(f"{menu}-text {{ fill: {dark['text']} !important }}")
-    for state, opacity in (("", 0.5), (".active", 0.9), (":hover", 0.9)):
-        style = f"fill: {dark['text']} !important; opacity: {opacity}"
-        buttons.append(f"{bar}-btn{state}:not(.plotlyjsicon) .icon path {{ {style} }}")
-    lines = ".jp-OutputArea-output pre { word-break: normal; overflow-wrap: anywhere }"
-    # Browsers draw a locked choice so pale that it is lost on a dark page.
-    locked = ".rislab-panel input[type=radio]:disabled:checked"
-    choice = f"{locked} {{ appearance: none; box-sizing: border-box; width: 13px; height: 13px; border-radius: 50%; "
-    choice += "border: 4px solid var(--jp-ui-font-color1, currentColor); opacity: 1; position: relative; top: 2px }"
-    # The arrow that the widgets bring for drop-down lists is black.
-    arrow = f"%3Cpath fill='%23{dark['text'][1:]}' d='M5.2 5.9 9 9.7l3.8-3.8 1.2 1.2-5 5-5-5z'/%3E"
-    arrow = (
-        f"url(\"data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 18 18'%3E{arrow}%3C/svg%3E\")"
-    )
-    lists = f'body[data-jp-theme-light="false"] .rislab-panel {{ --jp-widgets-dropdown-arrow: {arrow} }}'
-    return "\n".join([*(rule(*part) for part in parts), *buttons, lines, choice, lists])
+    # As browsers write the colours that plotly.js has set.
+    painted = {name: ", ".join(str(int(colour[at : at + 2], 16)) for at in (1, 3, 5)) for name, colour in light.items()}
+    values = {f"light_{name}": f"rgb({numbers})" for name, numbers in painted.items()}
+    values |= {f"dark_{name}": colour for name, colour in dark.items()} | {"arrow": dark["text"].replace("#", "%23")}
+    return string.Template((STATIC / "theme.css").read_text(encoding="utf-8")).substitute(values)
 
 
 def decibel_axis(floor_db: float, bar: dict[str, Any]) -> dict[str, Any]:
