@@ -137,59 +137,47 @@ class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
         return f"trained with {' and '.join(report.runs)}{more}"
 
     def build(self) -> tuple[Any, Callable[[], None]]:
-        view = _View(self)
-        return view.box, view.draw
+        import ipywidgets as widgets
+
+        family = labelled(widgets.Dropdown, "family", "250px", options=[*FAMILIES])
+        fault = labelled(widgets.Dropdown, "fault", "330px")
+        optimiser = labelled(widgets.Dropdown, "optimiser", "150px", options=[*RATES])
+        tip = "Train the correct and the faulty loop"
+        run = widgets.Button(description="Run", icon="play", tooltip=tip, layout={"width": "80px"})
+        views = widgets.ToggleButtons(options=self.views, style={"button_width": "90px"})
+        status, story, diff, numbers = (widgets.HTML() for _ in range(4))
+        diff.layout.width = "60%"
+        page = widgets.HBox([diff, numbers])
+        plot = self.plot(empty_figure_dict())
+
+        def draw() -> None:
+            family.value = next(name for name, members in FAMILIES.items() if self.fault in members)
+            offer(fault, [member.name for member in FAMILIES[family.value]], self.fault.name)
+            offer(views, self.views, self.view)
+            optimiser.value = self.optimiser
+            status.value = html.escape(self.progress())
+            story.value, diff.value = story_of(self.fault), diff_of(self.fault)
+            pair, figure = self.optimiser_run, self.figure()
+            own = [symptom.quantity for symptom in self.fault.symptoms]
+            numbers.value = quantities_table(pair.differences(), own) if pair is not None else ""
+            see(page, self.view == "diff")
+            unfold(plot, figure is not None)
+            if figure is not None:
+                plot.update(figure)
+                plot.flush()
+
+        observe = self.user_input.observe
+        observe(family, lambda name: self.choose(FAMILIES[name][0].name))
+        observe(fault, self.choose)
+        observe(optimiser, self.change)
+        observe(views, self.look)
+        run.on_click(lambda button: self.run())
+        rows = (widgets.HBox([family, fault, optimiser, run]), widgets.HBox([views, status]))
+        return widgets.VBox([*rows, self.alarm, story, page, plot]), draw
 
     def static(self) -> dict[str, Any]:
         text = f"{self.fault.name}: await the panel for its report\n{self.fault.diff()}"
         return {"text/plain": text, "text/html": story_of(self.fault) + diff_of(self.fault)}
-
-
-class _View:
-    """The widgets of a fault panel."""
-
-    def __init__(self, panel: FaultPanel) -> None:
-        import ipywidgets as widgets
-
-        self.panel = panel
-        self.family = labelled(widgets.Dropdown, "family", "250px", options=[*FAMILIES])
-        self.fault = labelled(widgets.Dropdown, "fault", "330px")
-        self.optimiser = labelled(widgets.Dropdown, "optimiser", "150px", options=[*RATES])
-        tip = "Train the correct and the faulty loop"
-        self.run = widgets.Button(description="Run", icon="play", tooltip=tip, layout={"width": "80px"})
-        self.views = widgets.ToggleButtons(options=panel.views, style={"button_width": "90px"})
-        self.status, self.story, self.diff, self.numbers = (widgets.HTML() for _ in range(4))
-        self.diff.layout.width = "60%"
-        self.page = widgets.HBox([self.diff, self.numbers])
-        self.plot = panel.plot(empty_figure_dict())
-        panel.user_input.observe(self.family, self._family_chosen)
-        panel.user_input.observe(self.fault, panel.choose)
-        panel.user_input.observe(self.optimiser, panel.change)
-        panel.user_input.observe(self.views, panel.look)
-        self.run.on_click(lambda button: panel.run())
-        choice = widgets.HBox([self.family, self.fault, self.optimiser, self.run])
-        state = widgets.HBox([self.views, self.status])
-        self.box = widgets.VBox([choice, state, panel.alarm, self.story, self.page, self.plot])
-
-    def _family_chosen(self, name: str) -> None:
-        self.panel.choose(FAMILIES[name][0].name)
-
-    def draw(self) -> None:
-        panel = self.panel
-        self.family.value = next(name for name, members in FAMILIES.items() if panel.fault in members)
-        offer(self.fault, [member.name for member in FAMILIES[self.family.value]], panel.fault.name)
-        offer(self.views, panel.views, panel.view)
-        self.optimiser.value = panel.optimiser
-        self.status.value = html.escape(panel.progress())
-        self.story.value, self.diff.value = story_of(panel.fault), diff_of(panel.fault)
-        run, figure = panel.optimiser_run, panel.figure()
-        own = [symptom.quantity for symptom in panel.fault.symptoms]
-        self.numbers.value = quantities_table(run.differences(), own) if run is not None else ""
-        see(self.page, panel.view == "diff")
-        unfold(self.plot, figure is not None)
-        if figure is not None:
-            self.plot.update(figure)
-            self.plot.flush()
 
 
 def story_of(fault: Fault) -> str:

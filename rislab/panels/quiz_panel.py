@@ -130,57 +130,43 @@ class QuizPanel(RequestPanel[int, Quiz]):
         return self.quiz
 
     def build(self) -> tuple[Any, Callable[[], None]]:
-        view = _View(self)
-        return view.box, view.draw
+        import ipywidgets as widgets
+
+        head, status, text = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        views = widgets.ToggleButtons(options=self.views, style={"button_width": "90px"})
+        names = [widgets.Button(layout={"width": "auto"}) for _ in self.question.choices]
+        onward = widgets.Button(description="Next", icon="arrow-right", layout={"width": "90px"})
+        plot = self.plot(empty_figure_dict())
+
+        def draw() -> None:
+            run = self.known_run()
+            offer(views, self.views, self.view)
+            head.value = f"<b>{self.headline}.</b> What is wrong with this loop?"
+            status.value = "training the hidden loop …" if run is None and self.error is None else ""
+            for button, name in zip(names, self.question.choices, strict=True):
+                button.description, button.disabled = name, self.answered or run is None
+                right = self.answered and name == self.question.fault.name
+                button.icon = "check" if right else "times" if self.quiz.answers.get(self.number) == name else ""
+            onward.disabled = not self.answered or self.number == self.quiz.count
+            drawn = run is not None and self.view in ("windows", "coverage")
+            unfold(plot, drawn)
+            see(text, run is not None and not drawn)
+            if run is not None and drawn:
+                figure = fault_plots.signals if self.view == "windows" else fault_plots.weight_grids
+                plot.update(figure(run, HIDDEN))
+                plot.flush()
+            elif run is not None:
+                text.value = log(run) if self.view == "log" else explanation(self, run)
+
+        self.user_input.observe(views, self.look)
+        for button in names:
+            button.on_click(lambda button: self.answer(button.description))
+        onward.on_click(lambda button: self.next())
+        rows = (widgets.HBox([head, status]), widgets.HBox([*names, onward]))
+        return widgets.VBox([*rows, self.alarm, views, text, plot]), draw
 
     def static(self) -> dict[str, Any]:
         return self.figure()._repr_mimebundle_()
-
-
-class _View:
-    """The widgets of a quiz: question, views, four names and Next."""
-
-    def __init__(self, panel: QuizPanel) -> None:
-        import ipywidgets as widgets
-
-        self.panel = panel
-        self.head, self.status, self.text = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.views = widgets.ToggleButtons(options=panel.views, style={"button_width": "90px"})
-        self.names = [widgets.Button(layout={"width": "auto"}) for _ in panel.question.choices]
-        self.onward = widgets.Button(description="Next", icon="arrow-right", layout={"width": "90px"})
-        self.plot = panel.plot(empty_figure_dict())
-        panel.user_input.observe(self.views, panel.look)
-        for button in self.names:
-            button.on_click(lambda button: panel.answer(button.description))
-        self.onward.on_click(lambda button: panel.next())
-        rows = (widgets.HBox([self.head, self.status]), widgets.HBox([*self.names, self.onward]))
-        self.box = widgets.VBox([*rows, panel.alarm, self.views, self.text, self.plot])
-
-    def draw(self) -> None:
-        panel, run = self.panel, self.panel.known_run()
-        offer(self.views, panel.views, panel.view)
-        self.head.value = f"<b>{panel.headline}.</b> What is wrong with this loop?"
-        self.status.value = "training the hidden loop …" if run is None and panel.error is None else ""
-        self._draw_names(run is not None)
-        self.onward.disabled = not panel.answered or panel.number == panel.quiz.count
-        drawn = run is not None and panel.view in ("windows", "coverage")
-        unfold(self.plot, drawn)
-        see(self.text, run is not None and not drawn)
-        if run is None:
-            return
-        if drawn:
-            figure = fault_plots.signals if panel.view == "windows" else fault_plots.weight_grids
-            self.plot.update(figure(run, HIDDEN))
-            self.plot.flush()
-        else:
-            self.text.value = log(run) if panel.view == "log" else explanation(panel, run)
-
-    def _draw_names(self, trained: bool) -> None:
-        panel = self.panel
-        for button, name in zip(self.names, panel.question.choices, strict=True):
-            button.description, button.disabled = name, panel.answered or not trained
-            right = panel.answered and name == panel.question.fault.name
-            button.icon = "check" if right else "times" if panel.quiz.answers.get(panel.number) == name else ""
 
 
 def log(run: OptimiserRun) -> str:

@@ -79,11 +79,8 @@ class TuningPanel(Panel[SearchProgress]):
             return "the overfit ladder is skipped"
         if now.stage == "ladder":
             return f"climbing the overfit ladder: {len(now.ladder.get('checks', []))} checks"
-        left = (
-            ""
-            if now.left is None or now.stage != "search" or self.state != "running"
-            else f", about {now.left:.0f} s left"
-        )
+        searching = now.stage == "search" and self.state == "running"
+        left = f", about {now.left:.0f} s left" if searching and now.left is not None else ""
         best = ""
         if now.best is not None:
             # After the run-off it need not be the one with the best score.
@@ -108,8 +105,27 @@ class TuningPanel(Panel[SearchProgress]):
         return verdict(self.progress.finals, self.config)
 
     def build(self) -> tuple[Any, Callable[[], None]]:
-        view = _View(self)
-        return view.box, view.draw
+        import ipywidgets as widgets
+
+        go_on = widgets.Button(description="Go on", icon="play", tooltip="Go on where it was stopped")
+        tip = "Stop the workers after the step in progress"
+        stop = widgets.Button(description="Stop", icon="stop", tooltip=tip)
+        headline, note = widgets.Label(), widgets.HTML()
+        plot = self.plot(tuning_plots.history((), self.config))
+
+        def draw() -> None:
+            now, running = self.progress, self.state == "running"
+            headline.value = self.headline()
+            warnings = "".join(f"<div>{alarm(text)}</div>" for text in (now.warnings if now else ()))
+            note.value = f"<div>{html.escape(self.verdict())}</div>{warnings}"
+            go_on.disabled, stop.disabled = running or self.state == "finished", not running
+            plot.update(lambda: tuning_plots.history(now.trials if now else (), self.config))
+            if not running:
+                plot.flush()
+
+        go_on.on_click(lambda button: self.start())
+        stop.on_click(lambda button: self.stop())
+        return widgets.VBox([widgets.HBox([go_on, stop, headline]), self.alarm, plot, note]), draw
 
     def static(self) -> dict[str, Any]:
         return {"text/plain": f"{self.headline()}: await the panel for its progress"}
@@ -121,32 +137,3 @@ class TuningPanel(Panel[SearchProgress]):
         with closing(run_search(self.folder, self.config, **self._options)) as stages:
             for self.progress in stages:
                 yield self.progress
-
-
-class _View:
-    """The widgets of a search."""
-
-    def __init__(self, panel: TuningPanel) -> None:
-        import ipywidgets as widgets
-
-        self.panel = panel
-        self.go_on = widgets.Button(description="Go on", icon="play", tooltip="Go on where it was stopped")
-        tip = "Stop the workers after the step in progress"
-        self.stop = widgets.Button(description="Stop", icon="stop", tooltip=tip)
-        self.headline, self.note = widgets.Label(), widgets.HTML()
-        self.plot = panel.plot(tuning_plots.history((), panel.config))
-        self.go_on.on_click(lambda button: panel.start())
-        self.stop.on_click(lambda button: panel.stop())
-        row = widgets.HBox([self.go_on, self.stop, self.headline])
-        self.box = widgets.VBox([row, panel.alarm, self.plot, self.note])
-
-    def draw(self) -> None:
-        panel, now = self.panel, self.panel.progress
-        self.headline.value = panel.headline()
-        warnings = "".join(f"<div>{alarm(text)}</div>" for text in (now.warnings if now else ()))
-        self.note.value = f"<div>{html.escape(panel.verdict())}</div>{warnings}"
-        running = panel.state == "running"
-        self.go_on.disabled, self.stop.disabled = running or panel.state == "finished", not running
-        self.plot.update(lambda: tuning_plots.history(now.trials if now else (), panel.config))
-        if not running:
-            self.plot.flush()
