@@ -98,19 +98,12 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
+    """A column of a table."""
 
-    Args:
-        title: its head; two lines if it holds a newline.
-        width: in characters.
-        format: of a value, as after the colon in an f-string.
-        left: whether values and title stand at its left.
-    """
-
-    title: str
-    width: int
-    format: str = ""
-    left: bool = False
+    title: str  # its head; two lines if it holds a newline
+    width: int  # in characters
+    format: str = ""  # of a value, as after the colon in an f-string
+    left: bool = False  # whether values and title stand at its left
 
     def cell(self, text: str) -> str:
         """A text in the width of the column, after a blank."""
@@ -119,17 +112,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows are printed as they come; where it is wider than the terminal, each row takes more lines.
+    """A table whose rows are printed as they come; where it is wider than the terminal, each row takes more lines."""
 
-    Args:
-        columns: from left to right.
-        limit: in columns of the terminal.
-        absent: what stands for NaN, where that means a number that is not there.
-    """
-
-    columns: Sequence[Column]
-    limit: int = field(default_factory=width)
-    absent: str = "nan"
+    columns: Sequence[Column]  # from left to right
+    limit: int = field(default_factory=width)  # in columns of the terminal
+    absent: str = "nan"  # what stands for NaN, where that means a number that is not there
 
     def head(self) -> str:
         """The titles, strong where the terminal can."""

@@ -221,16 +221,13 @@ class Interpolation:
     That power is a sum of oscillations, and along an axis none has a phase that turns by more than the phases of two
     elements turn apart. The map stretches the nodes towards equal distances [1]: a third of them are spared.
 
-    Args:
-        nodes: grid of the nodes; an axis that would not gain has its own points.
-        matrices: [n,m] of azimuth, elevation and range: from the nodes of an axis to its points, None without nodes.
-
     References:
         [1] D. Kosloff, H. Tal-Ezer, A modified Chebyshev pseudospectral method with an O(N⁻¹) time step restriction, J.
             Comput. Phys. 104(2), 1993.
     """
 
-    nodes: Grid
+    nodes: Grid  # grid of the nodes; an axis that would not gain has its own points
+    # [n,m] of azimuth, elevation and range: from the nodes of an axis to its points, None without nodes
     matrices: tuple[Tensor | None, ...]
 
     @classmethod

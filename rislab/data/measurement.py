@@ -43,25 +43,16 @@ REAL = (
 
 @dataclass(frozen=True, eq=False)
 class MeasurementModel:
-    """What is assumed about the sources of a measurement, in the words of SceneConfig.
+    """What is assumed about the sources of a measurement, in the words of SceneConfig."""
 
-    Args:
-        geometry: of the surface, or of the array where there is none.
-        azimuth: (smallest, largest) that is searched, radians; equal ends are a known value.
-        elevation: the same, radians.
-        range: the same, metres.
-        symbols: "varying" (a new waveform in each snapshot) or "constant" (one for all, such as a calibrated channel).
-        antennas: M.
-        snapshots: L.
-    """
-
-    geometry: ArrayGeometry
-    azimuth: Interval
-    elevation: Interval
-    range: Interval
+    geometry: ArrayGeometry  # of the surface, or of the array where there is none
+    azimuth: Interval  # (smallest, largest) that is searched, radians; equal ends are a known value
+    elevation: Interval  # the same, radians
+    range: Interval  # the same, metres
+    # "varying" (a new waveform in each snapshot) or "constant" (one for all, such as a calibrated channel)
     symbols: str
-    antennas: int
-    snapshots: int
+    antennas: int  # M
+    snapshots: int  # L
 
     @property
     def elements(self) -> int:

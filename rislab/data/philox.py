@@ -40,19 +40,12 @@ def raw_words(seed: int, split: str, section: str, start: int, count: int, width
 
 @dataclass(frozen=True)
 class SceneRandom:
-    """Random numbers of the scenes start … start + count − 1 of a split.
+    """Random numbers of the scenes start … start + count − 1 of a split."""
 
-    Args:
-        seed: 0 … 2^63 − 1.
-        split: one of SPLITS.
-        start: number of the first scene, ≥ 0.
-        count: number of scenes, ≥ 1.
-    """
-
-    seed: int
-    split: str
-    start: int
-    count: int
+    seed: int  # 0 … 2^63 − 1
+    split: str  # one of SPLITS
+    start: int  # number of the first scene, ≥ 0
+    count: int  # number of scenes, ≥ 1
 
     def words(self, section: str, width: int) -> RandomWords:
         """The words of a section, `width` for each scene."""

@@ -30,17 +30,11 @@ WAVELENGTH = 0.1
 
 @dataclass(frozen=True)
 class Case:
-    """A call of the student's function, and what it is to return.
+    """A call of the student's function, and what it is to return."""
 
-    Args:
-        arguments: of the call.
-        expected: a tensor, number, set, or a tuple or list of them.
-        law: what the case shows, as the end of a sentence that begins with "for".
-    """
-
-    arguments: tuple[Any, ...]
-    expected: Any
-    law: str
+    arguments: tuple[Any, ...]  # of the call
+    expected: Any  # a tensor, number, set, or a tuple or list of them
+    law: str  # what the case shows, as the end of a sentence that begins with "for"
 
 
 def problem_of(exercise: Exercise, function: Callable[..., Any]) -> str:

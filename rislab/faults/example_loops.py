@@ -131,21 +131,13 @@ def accelerated_loop(model: Any, optimizer: Any, batches: Sequence[SceneBatch], 
 
 @dataclass(frozen=True)
 class Loop:
-    """One of the loops.
+    """One of the loops."""
 
-    Args:
-        train: the function.
-        needs: a package that must be installed, "" for none.
-        fault: its name.
-        before: text of the function that the edit replaces.
-        after: text that the edit puts there.
-    """
-
-    train: Callable[..., list[float]]
-    needs: str
-    fault: str
-    before: str
-    after: str
+    train: Callable[..., list[float]]  # the function
+    needs: str  # a package that must be installed, "" for none
+    fault: str  # its name
+    before: str  # text of the function that the edit replaces
+    after: str  # text that the edit puts there
 
     @property
     def missing(self) -> bool:

@@ -32,17 +32,11 @@ NO_ANSWER = "no answer yet"
 
 @dataclass(frozen=True)
 class Feedback:
-    """What a check says.
+    """What a check says."""
 
-    Args:
-        right: None without an answer.
-        text: one sentence.
-        share: of the points; None for all or nothing.
-    """
-
-    right: bool | None
-    text: str
-    share: float | None = None
+    right: bool | None  # None without an answer
+    text: str  # one sentence
+    share: float | None = None  # of the points; None for all or nothing
 
     def __repr__(self) -> str:
         return self.text

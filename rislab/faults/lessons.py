@@ -19,28 +19,17 @@ STARS = "★★★"
 
 @dataclass(frozen=True)
 class Exercise:
-    """A question whose answer a run or a law can judge.
+    """A question whose answer a run or a law can judge."""
 
-    Args:
-        name: by which a notebook asks for its check.
-        notebook: name of its report.
-        level: of difficulty, 1 … 3.
-        question: as in the notebook, in short.
-        kind: of the answer, one of KINDS.
-        hints: from the gentlest.
-        solution: a sentence, or source for code; the teacher's.
-        start: source of code as a student gets it.
-        loop: setting in which a training loop is watched; empty if the code is none.
-    """
-
-    name: str
-    notebook: str
-    level: int
-    question: str
-    hints: tuple[str, ...]
-    solution: str
-    kind: str = "code"
-    start: str = ""
+    name: str  # by which a notebook asks for its check
+    notebook: str  # name of its report
+    level: int  # of difficulty, 1 … 3
+    question: str  # as in the notebook, in short
+    hints: tuple[str, ...]  # from the gentlest
+    solution: str  # a sentence, or source for code; the teacher's
+    kind: str = "code"  # of the answer, one of KINDS
+    start: str = ""  # source of code as a student gets it
+    # setting in which a training loop is watched; empty if the code is none
     loop: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -56,56 +45,34 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A question before a figure, with an answer that is locked before the figure appears.
+    """A question before a figure, with an answer that is locked before the figure appears."""
 
-    Args:
-        name: by which a notebook asks it.
-        notebook: name of its report.
-        question: as it is shown.
-        choices: answers.
-        right: the right one of them, at the notebook's defaults.
-        because: why, in a sentence or two.
-    """
-
-    name: str
-    notebook: str
-    question: str
-    choices: tuple[str, ...]
-    right: str
-    because: str
+    name: str  # by which a notebook asks it
+    notebook: str  # name of its report
+    question: str  # as it is shown
+    choices: tuple[str, ...]  # answers
+    right: str  # the right one of them, at the notebook's defaults
+    because: str  # why, in a sentence or two
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What stands on top of a notebook.
+    """What stands on top of a notebook."""
 
-    Args:
-        minutes: that it takes to read and to answer.
-        level: of difficulty, 1 … 3.
-        needs: what to know, or to have done, before.
-    """
-
-    minutes: int
-    level: int
-    needs: str
+    minutes: int  # that it takes to read and to answer
+    level: int  # of difficulty, 1 … 3
+    needs: str  # what to know, or to have done, before
 
 
 @dataclass(frozen=True)
 class Lessons:
-    """Everything that lessons.yaml declares.
+    """Everything that lessons.yaml declares."""
 
-    Args:
-        exercises: by name.
-        predictions: by name.
-        preparations: by notebook.
-        words: explanation by word.
-        plans: (minutes, notebook or "", what is done) in their order, by minutes in all.
-    """
-
-    exercises: dict[str, Exercise]
-    predictions: dict[str, Prediction]
-    preparations: dict[str, Preparation]
-    words: dict[str, str]
+    exercises: dict[str, Exercise]  # by name
+    predictions: dict[str, Prediction]  # by name
+    preparations: dict[str, Preparation]  # by notebook
+    words: dict[str, str]  # explanation by word
+    # (minutes, notebook or "", what is done) in their order, by minutes in all
     plans: dict[int, list[tuple[int, str, str]]]
 
 

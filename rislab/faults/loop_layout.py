@@ -12,21 +12,13 @@ STATEMENTS = ("compute_loss", "backward", "meter.add", "scaler.step", "scheduler
 
 @dataclass(frozen=True)
 class StatementPlace:
-    """Where a statement of the loop stands.
+    """Where a statement of the loop stands."""
 
-    Args:
-        name: of the statement.
-        line: in the source, from 1.
-        column: in the source, from 0.
-        inside: whether it belongs to the loop over the micro-batches.
-        branch: the innermost condition that it stands under, "" for none.
-    """
-
-    name: str
-    line: int
-    column: int
-    inside: bool
-    branch: str
+    name: str  # of the statement
+    line: int  # in the source, from 1
+    column: int  # in the source, from 0
+    inside: bool  # whether it belongs to the loop over the micro-batches
+    branch: str  # the innermost condition that it stands under, "" for none
 
     def row(self) -> str:
         """One line of a table under STATEMENT_HEADER."""

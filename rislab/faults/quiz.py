@@ -19,17 +19,11 @@ UNSEEN = ("accumulated in bf16", "rounded to four digits")
 
 @dataclass(frozen=True)
 class Question:
-    """One hidden fault.
+    """One hidden fault."""
 
-    Args:
-        number: from 1.
-        fault: the answer.
-        choices: four names, one of them the fault's.
-    """
-
-    number: int
-    fault: Fault
-    choices: tuple[str, ...]
+    number: int  # from 1
+    fault: Fault  # the answer
+    choices: tuple[str, ...]  # four names, one of them the fault's
 
 
 def questions(seed: int, count: int = COUNT) -> list[Question]:

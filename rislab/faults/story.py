@@ -39,15 +39,10 @@ VALIDATION = 16
 
 @dataclass(frozen=True)
 class LoopVariant:
-    """A variant of the loop in the story.
+    """A variant of the loop in the story."""
 
-    Args:
-        fault: name in the catalogue, "" for the correct loop.
-        accumulation_steps: micro-batches in a window, 0 for a whole epoch.
-    """
-
-    fault: str
-    accumulation_steps: int
+    fault: str  # name in the catalogue, "" for the correct loop
+    accumulation_steps: int  # micro-batches in a window, 0 for a whole epoch
 
 
 LOOP_VARIANTS = {
@@ -320,17 +315,11 @@ def compatible_faults(fault: str, extra_faults: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class Fix:
-    """One more thing repaired.
+    """One more thing repaired."""
 
-    Args:
-        fixed: what was repaired.
-        remaining: extra faults that are left.
-        replay: what the log says then.
-    """
-
-    fixed: str
-    remaining: tuple[str, ...]
-    replay: Replay
+    fixed: str  # what was repaired
+    remaining: tuple[str, ...]  # extra faults that are left
+    replay: Replay  # what the log says then
 
     def row(self) -> str:
         """One line of a table under TABLE_HEADER."""

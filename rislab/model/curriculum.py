@@ -9,21 +9,13 @@ from rislab.errors import check_choice
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the loss terms during one phase of training.
+    """Weights of the loss terms during one phase of training."""
 
-    Args:
-        name: of the phase, as in the log.
-        nmse: of nmse(), ≥ 0.
-        subspace: of subspace_leakage(), ≥ 0.
-        order: of order_error(), ≥ 0.
-        position: of position_error(), ≥ 0.
-    """
-
-    name: str
-    nmse: float = 1.0
-    subspace: float = 0.0
-    order: float = 0.0
-    position: float = 0.0
+    name: str  # of the phase, as in the log
+    nmse: float = 1.0  # of nmse(), ≥ 0
+    subspace: float = 0.0  # of subspace_leakage(), ≥ 0
+    order: float = 0.0  # of order_error(), ≥ 0
+    position: float = 0.0  # of position_error(), ≥ 0
 
     def by_term(self) -> dict[str, float]:
         """Weight by term name."""

@@ -73,15 +73,10 @@ def position_error(predicted: Tensor, truth: Tensor, position_grid: PositionGrid
 
 @dataclass(frozen=True, eq=False)
 class PositionGrid:
-    """Coarse grid of steering vectors on which position_error() compares covariances.
+    """Coarse grid of steering vectors on which position_error() compares covariances."""
 
-    Args:
-        atoms: steering vectors, [G,N], complex.
-        shape: points along azimuth, elevation and inverse range, (P,Q,R) with P·Q·R = G.
-    """
-
-    atoms: Tensor
-    shape: tuple[int, int, int]
+    atoms: Tensor  # steering vectors, [G,N], complex
+    shape: tuple[int, int, int]  # points along azimuth, elevation and inverse range, (P,Q,R) with P·Q·R = G
 
     @classmethod
     def of(cls, config: SceneConfig, dtype: torch.dtype, device: torch.device) -> PositionGrid:
@@ -98,19 +93,12 @@ class PositionGrid:
 
 @dataclass(frozen=True, eq=False)
 class Loss:
-    """Loss of one micro-batch.
+    """Loss of one micro-batch."""
 
-    Args:
-        total: mean weighted sum over the scenes, a real scalar with a gradient.
-        terms: value of each weighted term, mean over the scenes, without gradient; "nmse" is of R_test.
-        nmse_pred: mean NMSE of R_pred, without gradient.
-        requires_grad: whether R_test carries a gradient.
-    """
-
-    total: Tensor
-    terms: dict[str, Tensor]
-    nmse_pred: Tensor
-    requires_grad: bool
+    total: Tensor  # mean weighted sum over the scenes, a real scalar with a gradient
+    terms: dict[str, Tensor]  # value of each weighted term, mean over the scenes, without gradient; "nmse" is of R_test
+    nmse_pred: Tensor  # mean NMSE of R_pred, without gradient
+    requires_grad: bool  # whether R_test carries a gradient
 
 
 def compute_loss(predicted: Tensor, batch: SceneBatch, weights: LossWeights, beta: float = 0.0) -> Loss:

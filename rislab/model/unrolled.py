@@ -49,18 +49,12 @@ FEATURES = 13
 
 @dataclass(frozen=True, eq=False)
 class SourcePaths:
-    """Candidate positions: those of a fit with one source, with two, …, with K; C = 1 + 2 + … + K in all.
+    """Candidate positions: those of a fit with one source, with two, …, with K; C = 1 + 2 + … + K in all."""
 
-    Args:
-        factor: steering vectors towards the candidates, [B,N,C], complex.
-        points: their azimuth and elevation in radians, and 1/r in 1/m, [B,C,3].
-        features: of each candidate and its fit, [B,C,FEATURES], real, of the order of 1.
-        log_weights: ln of the probability of the fit and of each of LAWS, times the candidate's share by it, [B,C,3].
-    """
-
-    factor: Tensor
-    points: Tensor
-    features: Tensor
+    factor: Tensor  # steering vectors towards the candidates, [B,N,C], complex
+    points: Tensor  # their azimuth and elevation in radians, and 1/r in 1/m, [B,C,3]
+    features: Tensor  # of each candidate and its fit, [B,C,FEATURES], real, of the order of 1
+    # ln of the probability of the fit and of each of LAWS, times the candidate's share by it, [B,C,3]
     log_weights: Tensor
 
 
@@ -145,29 +139,17 @@ class Pursuit(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class _Fit:
-    """The fit with K sources.
+    """The fit with K sources."""
 
-    Args:
-        points: [B,K,3].
-        vectors: steering vectors, [B,K,N].
-        fields: received of them, [B,L,M,K].
-        residual: [B,L,M].
-        level: mean power of the snapshots, [B].
-        noise: σ², [B].
-        gain: diagonal of B^H B, mean over the snapshots, [B,K].
-        shares: of the powers by each of LAWS, [B,K,3]; each adds up to 1.
-        log_likelihood: by each of LAWS, over that of noise alone, [B,3].
-    """
-
-    points: Tensor
-    vectors: Tensor
-    fields: Tensor
-    residual: Tensor
-    level: Tensor
-    noise: Tensor
-    gain: Tensor
-    shares: Tensor
-    log_likelihood: Tensor
+    points: Tensor  # [B,K,3]
+    vectors: Tensor  # steering vectors, [B,K,N]
+    fields: Tensor  # received of them, [B,L,M,K]
+    residual: Tensor  # [B,L,M]
+    level: Tensor  # mean power of the snapshots, [B]
+    noise: Tensor  # σ², [B]
+    gain: Tensor  # diagonal of B^H B, mean over the snapshots, [B,K]
+    shares: Tensor  # of the powers by each of LAWS, [B,K,3]; each adds up to 1
+    log_likelihood: Tensor  # by each of LAWS, over that of noise alone, [B,3]
 
     def select(self, rows: Tensor) -> _Fit:
         """That of some scenes."""

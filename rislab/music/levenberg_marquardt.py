@@ -16,15 +16,10 @@ FIRST_DAMPING, SMALLEST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
 
 @dataclass(frozen=True, eq=False)
 class Minimum:
-    """Where the descents ended.
+    """Where the descents ended."""
 
-    Args:
-        point: [S,P], real.
-        value: [S], real.
-    """
-
-    point: Tensor
-    value: Tensor
+    point: Tensor  # [S,P], real
+    value: Tensor  # [S], real
 
 
 def levenberg_marquardt(

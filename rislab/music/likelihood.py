@@ -34,20 +34,13 @@ SMALLEST, LARGEST = 1e-12, 1e2
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """Unknowns of the stochastic likelihood.
+    """Unknowns of the stochastic likelihood."""
 
-    Args:
-        points: [B,K,3], real; azimuth and elevation in radians, and 1/r in 1/m: in 1/r a near-field beam has constant
-            width.
-        power: p, [B,K], real, ≥ 0.
-        noise_power: σ², [B], real, > 0.
-        active: [B,K], bool.
-    """
-
+    # [B,K,3], real; azimuth and elevation in radians, and 1/r in 1/m: in 1/r a near-field beam has constant width
     points: Tensor
-    power: Tensor
-    noise_power: Tensor
-    active: Tensor
+    power: Tensor  # p, [B,K], real, ≥ 0
+    noise_power: Tensor  # σ², [B], real, > 0
+    active: Tensor  # [B,K], bool
 
     def __getitem__(self, rows: Tensor) -> Parameters:
         return Parameters(self.points[rows], self.power[rows], self.noise_power[rows], self.active[rows])

@@ -36,22 +36,15 @@ NOTHING = -1e9
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """What is assumed of the sources before anything is measured.
+    """What is assumed of the sources before anything is measured."""
 
-    Args:
-        low: smallest azimuth, elevation and 1/r, [3]; see likelihood.bounds_box().
-        high: largest, [3].
-        powers: "equal"; "free-space", proportional to 1/r²; or "independent", exponential with the mean of the fit. The
-            level of the first two and the noise power are unknown, uniform in the level and in ln σ².
-        separation: smallest angle between two sources, radians.
-        by_range: whether places are uniform in range, as scenes are drawn, or in 1/r, for measurements from outside.
-    """
-
-    low: Tensor
-    high: Tensor
+    low: Tensor  # smallest azimuth, elevation and 1/r, [3]; see likelihood.bounds_box()
+    high: Tensor  # largest, [3]
+    # "equal"; "free-space", proportional to 1/r²; or "independent", exponential with the mean of the fit. The level of
+    # the first two and the noise power are unknown, uniform in the level and in ln σ²
     powers: str
-    separation: float
-    by_range: bool
+    separation: float  # smallest angle between two sources, radians
+    by_range: bool  # whether places are uniform in range, as scenes are drawn, or in 1/r, for measurements from outside
 
     @classmethod
     def of(cls, batch: Measured, powers: str | None = None) -> Prior:
@@ -125,30 +118,19 @@ def _joined(places: Tensor, log_power: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    """Candidates of each source.
+    """Candidates of each source."""
 
-    Args:
-        coordinates: [B,K,T,D], real.
-        log_proposal: [B,K,T], real; ln of the density that they are drawn from, up to a constant.
-        start: [B,C,K], int64; candidate of each source at which each chain begins.
-    """
-
-    coordinates: Tensor
-    log_proposal: Tensor
-    start: Tensor
+    coordinates: Tensor  # [B,K,T,D], real
+    log_proposal: Tensor  # [B,K,T], real; ln of the density that they are drawn from, up to a constant
+    start: Tensor  # [B,C,K], int64; candidate of each source at which each chain begins
 
 
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """Candidates of the level of the powers and of the noise power.
+    """Candidates of the level of the powers and of the noise power."""
 
-    Args:
-        logarithms: [B,P,2], real.
-        log_proposal: [B,P], real; ln of the density that they are drawn from, over that of the prior.
-    """
-
-    logarithms: Tensor
-    log_proposal: Tensor
+    logarithms: Tensor  # [B,P,2], real
+    log_proposal: Tensor  # [B,P], real; ln of the density that they are drawn from, over that of the prior
 
     def at(self, index: Tensor) -> Tensor:
         """Level and noise power of candidates [B,C], [B,C,2]."""

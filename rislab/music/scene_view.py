@@ -110,58 +110,37 @@ class SceneSettings(Config):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpectraView:
-    """Spectra of one scene, before they are searched for sources.
+    """Spectra of one scene, before they are searched for sources."""
 
-    Args:
-        settings: what was asked for.
-        scene: one scene.
-        factor: [1,N,J], complex; of the covariance that the settings name.
-        grid: of the maps, P × Q directions at the range of the chosen source.
-        music: [P,Q], linear; MUSIC on the grid.
-        mvdr: [P,Q], linear; MVDR on the grid.
-        cut: both along the range through the chosen source, each [CUT], linear; by name, "MUSIC" and "MVDR".
-        ranges: [CUT], metres; of the cut.
-        eigenvalues: the largest 12 of the covariance, falling.
-        posterior: distribution of the sources, if the settings name it: maps and cuts are its density then, and the
-            factor is that of its mean.
-    """
-
-    settings: SceneSettings
-    scene: SceneBatch
-    factor: Tensor
-    grid: Grid
-    music: Tensor
-    mvdr: Tensor
+    settings: SceneSettings  # what was asked for
+    scene: SceneBatch  # one scene
+    factor: Tensor  # [1,N,J], complex; of the covariance that the settings name
+    grid: Grid  # of the maps, P × Q directions at the range of the chosen source
+    music: Tensor  # [P,Q], linear; MUSIC on the grid
+    mvdr: Tensor  # [P,Q], linear; MVDR on the grid
+    # both along the range through the chosen source, each [CUT], linear; by name, "MUSIC" and "MVDR"
     cut: dict[str, Tensor]
-    ranges: Tensor
-    eigenvalues: Tensor
+    ranges: Tensor  # [CUT], metres; of the cut
+    eigenvalues: Tensor  # the largest 12 of the covariance, falling
+    # distribution of the sources, if the settings name it: maps and cuts are its density then, and the factor is that
+    # of its mean
     posterior: Posterior | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SceneAnalysis(SpectraView):
-    """Spectra of one scene with the sources in them.
+    """Spectra of one scene with the sources in them."""
 
-    Args:
-        peaks: of MUSIC over azimuth, elevation and range.
-        matching: of the peaks with the true sources.
-        bound: Cramér–Rao bound of the scene.
-    """
-
-    peaks: Estimate
-    matching: Matching
-    bound: Bound
+    peaks: Estimate  # of MUSIC over azimuth, elevation and range
+    matching: Matching  # of the peaks with the true sources
+    bound: Bound  # Cramér–Rao bound of the scene
 
 
 @dataclass
 class SceneExplorer:
-    """Analyses scenes, in several threads too, and keeps the grids between them.
+    """Analyses scenes, in several threads too, and keeps the grids between them."""
 
-    Args:
-        model: network of the learned covariance; None where there is none.
-    """
-
-    model: Predictor | None = None
+    model: Predictor | None = None  # network of the learned covariance; None where there is none
     grids: dict[tuple[Any, ...], Grid] = field(default_factory=dict, init=False, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 

@@ -156,15 +156,10 @@ def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Esti
 
 @dataclass(frozen=True, eq=False)
 class SearchGrid:
-    """The dictionary of places in which sources are searched.
+    """The dictionary of places in which sources are searched."""
 
-    Args:
-        grid: its places.
-        planes: real and imaginary parts of their steering vectors side by side, [G,2N], real.
-    """
-
-    grid: Grid
-    planes: Tensor
+    grid: Grid  # its places
+    planes: Tensor  # real and imaginary parts of their steering vectors side by side, [G,2N], real
 
     @classmethod
     def of(cls, batch: Measured) -> Self:

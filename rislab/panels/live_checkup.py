@@ -35,19 +35,13 @@ SHARE = 1 / 50  # of the time that verdicts may take
 
 @dataclass(frozen=True)
 class FedStep:
-    """An optimiser step, and what its micro-batches gave to it.
+    """An optimiser step, and what its micro-batches gave to it."""
 
-    Args:
-        number: of the step, from 1.
-        weights: how often each micro-batch counts; 1 is its exact share, 0 one that was lost.
-        compared: whether the gradient of the step was held against the true one; else the weights are the loop's word.
-        applied: whether the optimiser stepped.
-    """
-
-    number: int
-    weights: tuple[float, ...]
+    number: int  # of the step, from 1
+    weights: tuple[float, ...]  # how often each micro-batch counts; 1 is its exact share, 0 one that was lost
+    # whether the gradient of the step was held against the true one; else the weights are the loop's word
     compared: bool
-    applied: bool = True
+    applied: bool = True  # whether the optimiser stepped
 
 
 class LiveCheckup:

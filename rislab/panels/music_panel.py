@@ -45,56 +45,35 @@ SLOW = ("sparse", "posterior")  # covariances whose maps wait until nothing move
 
 @dataclass(frozen=True)
 class ViewRequest:
-    """What to show.
+    """What to show."""
 
-    Args:
-        settings: of the scene; their covariance is the one of table and range cut.
-        kinds: covariances whose maps are shown.
-        coarse: whether it may be coarse, because something still moves.
-        number: of the user's change that it answers.
-    """
-
-    settings: SceneSettings
-    kinds: tuple[str, ...]
-    coarse: bool = False
-    number: int = 0
+    settings: SceneSettings  # of the scene; their covariance is the one of table and range cut
+    kinds: tuple[str, ...]  # covariances whose maps are shown
+    coarse: bool = False  # whether it may be coarse, because something still moves
+    number: int = 0  # of the user's change that it answers
 
 
 @dataclass(frozen=True)
 class ShownViews:
-    """What the page shows: views by covariance, those of the scene before, and how far the work has come.
+    """What the page shows: views by covariance, those of the scene before, and how far the work has come."""
 
-    Args:
-        request: that they answer.
-        views: by covariance.
-        stale: covariances whose view is of the scene before.
-        state: "coarse", "fine" (without all estimates) or "complete".
-    """
-
-    request: ViewRequest
-    views: dict[str, SpectraView]
-    stale: frozenset[str] = frozenset()
-    state: str = "complete"
+    request: ViewRequest  # that they answer
+    views: dict[str, SpectraView]  # by covariance
+    stale: frozenset[str] = frozenset()  # covariances whose view is of the scene before
+    state: str = "complete"  # "coarse", "fine" (without all estimates) or "complete"
 
 
 @dataclass
 class PanelInput:
-    """What the page has said, beyond the settings.
+    """What the page has said, beyond the settings."""
 
-    Args:
-        spectrum: of the maps.
-        depth: share of a map's spread that the colours cover, %.
-        request: number of the last change.
-        refused: by control: the value, and the sentence that says what is allowed.
-        presses: of each button.
-        note: HTML that a button asked for, and the settings that it is about.
-    """
-
-    spectrum: str = SPECTRA[0]
-    depth: float = 100.0
-    request: int = 0
+    spectrum: str = SPECTRA[0]  # of the maps
+    depth: float = 100.0  # share of a map's spread that the colours cover, %
+    request: int = 0  # number of the last change
+    # by control: the value, and the sentence that says what is allowed
     refused: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    presses: dict[str, int] = field(default_factory=dict)
+    presses: dict[str, int] = field(default_factory=dict)  # of each button
+    # HTML that a button asked for, and the settings that it is about
     note: tuple[str, SceneSettings | None] = ("", None)
 
 

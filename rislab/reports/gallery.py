@@ -26,27 +26,16 @@ VERDICTS = ("passed", "failed", "partial", "not run")
 
 @dataclass(frozen=True)
 class NamedSet:
-    """One file `reports/<name>.yaml`.
+    """One file `reports/<name>.yaml`."""
 
-    Args:
-        name: of the set and of its report.
-        notebook: name of its report, as notebooks.available() lists it.
-        path: of the notebook.
-        title: what the set asks, one sentence.
-        parameters: values that the file gives.
-        changed: those of them that differ from the defaults, with these.
-        figure: which figure of the report stands for it in the gallery, counted from 1.
-        seconds: of the processor, about, so that the longest begin first; 0 if nobody measured it.
-    """
-
-    name: str
-    notebook: str
-    path: Path
-    title: str
-    parameters: dict[str, object]
-    changed: dict[str, tuple[object, object]]
-    figure: int
-    seconds: int = 0
+    name: str  # of the set and of its report
+    notebook: str  # name of its report, as notebooks.available() lists it
+    path: Path  # of the notebook
+    title: str  # what the set asks, one sentence
+    parameters: dict[str, object]  # values that the file gives
+    changed: dict[str, tuple[object, object]]  # those of them that differ from the defaults, with these
+    figure: int  # which figure of the report stands for it in the gallery, counted from 1
+    seconds: int = 0  # of the processor, about, so that the longest begin first; 0 if nobody measured it
 
     def run(
         self,

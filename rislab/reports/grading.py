@@ -35,34 +35,21 @@ MOST = sum(map(points, EXERCISES.values()))
 
 @dataclass(frozen=True)
 class Mark:
-    """What one answer is worth.
+    """What one answer is worth."""
 
-    Args:
-        verdict: one of VERDICTS.
-        earned: points.
-        text: a sentence for the student; "" if the verdict says it all.
-    """
-
-    verdict: str
-    earned: float = 0.0
-    text: str = ""
+    verdict: str  # one of VERDICTS
+    earned: float = 0.0  # points
+    text: str = ""  # a sentence for the student; "" if the verdict says it all
 
 
 @dataclass(frozen=True)
 class Grade:
-    """The answers of one student.
+    """The answers of one student."""
 
-    Args:
-        student: see HandIn.
-        marks: by exercise, for all of EXERCISES.
-        missing: sentences on what was not handed in.
-        remarks: sentences on what could not be read, or is not as it was handed out.
-    """
-
-    student: str
-    marks: dict[str, Mark]
-    missing: list[str]
-    remarks: list[str]
+    student: str  # see HandIn
+    marks: dict[str, Mark]  # by exercise, for all of EXERCISES
+    missing: list[str]  # sentences on what was not handed in
+    remarks: list[str]  # sentences on what could not be read, or is not as it was handed out
 
     @property
     def points(self) -> float:

@@ -30,39 +30,24 @@ MARK = "rislab"
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one exercise, as it stands in a cell.
+    """The answer to one exercise, as it stands in a cell."""
 
-    Args:
-        expression: of a number, a word or a list; a name for code.
-        source: of the cell, without its check.
-        output: text that stands below the cell.
-        empty: whether it is as in the notebook that was handed out.
-        others: whether other answers stand before it.
-    """
-
-    expression: ast.expr
-    source: str
-    output: str
-    empty: bool
-    others: bool = False
+    expression: ast.expr  # of a number, a word or a list; a name for code
+    source: str  # of the cell, without its check
+    output: str  # text that stands below the cell
+    empty: bool  # whether it is as in the notebook that was handed out
+    others: bool = False  # whether other answers stand before it
 
 
 @dataclass
 class HandIn:
-    """Everything of one student.
+    """Everything of one student."""
 
-    Args:
-        student: name of the folder, or of the notebook if it lies in the class's folder itself.
-        answers: by exercise.
-        imports: import statements of all cells.
-        notebooks: names of the reports whose notebooks are there.
-        remarks: sentences on what could not be read, or is not as it was handed out.
-    """
-
-    student: str
-    answers: dict[str, Answer] = field(default_factory=dict)
-    imports: list[str] = field(default_factory=list)
-    notebooks: set[str] = field(default_factory=set)
+    student: str  # name of the folder, or of the notebook if it lies in the class's folder itself
+    answers: dict[str, Answer] = field(default_factory=dict)  # by exercise
+    imports: list[str] = field(default_factory=list)  # import statements of all cells
+    notebooks: set[str] = field(default_factory=set)  # names of the reports whose notebooks are there
+    # sentences on what could not be read, or is not as it was handed out
     remarks: list[str] = field(default_factory=list)
 
     def missing(self) -> list[str]:

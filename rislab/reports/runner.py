@@ -23,29 +23,17 @@ from rislab.reports.summary import summarise, verdict_word, without_controls
 
 @dataclass(frozen=True)
 class Report:
-    """What a run left behind.
+    """What a run left behind."""
 
-    Args:
-        name: of its files.
-        html: path of the page.
-        notebook: path of the executed notebook.
-        parameters: all values, defaults included.
-        seconds: from the start of the kernel to its end.
-        ok: no cell failed.
-        error: one line that names cell and exception, or empty.
-        closing: what the notebook's last code cell printed.
-        unrun: number of code cells that were never run.
-    """
-
-    name: str
-    html: Path
-    notebook: Path
-    parameters: dict[str, object]
-    seconds: float
-    ok: bool
-    error: str
-    closing: str
-    unrun: int = 0
+    name: str  # of its files
+    html: Path  # path of the page
+    notebook: Path  # path of the executed notebook
+    parameters: dict[str, object]  # all values, defaults included
+    seconds: float  # from the start of the kernel to its end
+    ok: bool  # no cell failed
+    error: str  # one line that names cell and exception, or empty
+    closing: str  # what the notebook's last code cell printed
+    unrun: int = 0  # number of code cells that were never run
 
     @property
     def verdict(self) -> str:

@@ -52,32 +52,20 @@ SYSTEM = (
 
 @dataclass(frozen=True)
 class Job:
-    """An answer to be judged.
+    """An answer to be judged."""
 
-    Args:
-        exercise: name of one whose answer is code.
-        imports: import statements of the notebook; those that fail are left out.
-        source: of the cell.
-    """
-
-    exercise: str
-    imports: tuple[str, ...]
-    source: str
+    exercise: str  # name of one whose answer is code
+    imports: tuple[str, ...]  # import statements of the notebook; those that fail are left out
+    source: str  # of the cell
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job.
+    """What came of a job."""
 
-    Args:
-        right: None if there is no answer in it.
-        text: one sentence.
-        by_kernel: whether the kernel refused what an answer has no need of.
-    """
-
-    right: bool | None
-    text: str
-    by_kernel: bool = False
+    right: bool | None  # None if there is no answer in it
+    text: str  # one sentence
+    by_kernel: bool = False  # whether the kernel refused what an answer has no need of
 
 
 def run_jobs(jobs: Sequence[Job], *, seconds: float = SECONDS) -> Iterator[Outcome]:

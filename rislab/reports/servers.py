@@ -33,19 +33,13 @@ ORIGINALS = ".originals"  # in a working copy: what its files were made of
 
 @dataclass(frozen=True)
 class ServerCommand:
-    """A command to be started, and what its user must know.
+    """A command to be started, and what its user must know."""
 
-    Args:
-        command: words.
-        address: where a browser finds it, its token included.
-        environment: variables beyond those there are; a token stands here, where `ps` shows it to nobody else.
-        warnings: sentences.
-    """
-
-    command: list[str]
-    address: str
+    command: list[str]  # words
+    address: str  # where a browser finds it, its token included
+    # variables beyond those there are; a token stands here, where `ps` shows it to nobody else
     environment: dict[str, str] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # sentences
 
 
 def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> ServerCommand:

@@ -17,27 +17,16 @@ LIVE = re.compile(r'\s*<span class="live">.*?</span>', re.DOTALL)  # sentences a
 
 @dataclass(frozen=True)
 class Summary:
-    """The top of a report; every part of it names the place on the page that it rests on.
+    """The top of a report; every part of it names the place on the page that it rests on."""
 
-    Args:
-        run: notebook and parameters, in words.
-        question: one sentence, or empty.
-        verdict: one of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run).
-        because: what the verdict rests on, one sentence.
-        cell: id of the cell that decided, or empty.
-        numbers: name, value, and id of the cell that computed it.
-        parameters: number of them.
-        changed: parameter, value and default, where they differ.
-    """
-
-    run: str
-    question: str
-    verdict: str
-    because: str
-    cell: str
-    numbers: tuple[tuple[str, float, str], ...]
-    parameters: int
-    changed: tuple[tuple[str, object, object], ...]
+    run: str  # notebook and parameters, in words
+    question: str  # one sentence, or empty
+    verdict: str  # one of "passed", "failed" (all cells were run, and one failed) and "partial" (some were not run)
+    because: str  # what the verdict rests on, one sentence
+    cell: str  # id of the cell that decided, or empty
+    numbers: tuple[tuple[str, float, str], ...]  # name, value, and id of the cell that computed it
+    parameters: int  # number of them
+    changed: tuple[tuple[str, object, object], ...]  # parameter, value and default, where they differ
 
 
 def summarise(

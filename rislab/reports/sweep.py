@@ -25,42 +25,25 @@ RECORDS = "cells"
 
 @dataclass(frozen=True)
 class SweepCell:
-    """One combination of a grid.
+    """One combination of a grid."""
 
-    Args:
-        name: of its files.
-        values: what the grid gives it.
-        parameters: all values, defaults included.
-        key: of what its report depends on; a report of another key is not reused.
-    """
-
-    name: str
-    values: dict[str, object]
-    parameters: dict[str, object]
-    key: str
+    name: str  # of its files
+    values: dict[str, object]  # what the grid gives it
+    parameters: dict[str, object]  # all values, defaults included
+    key: str  # of what its report depends on; a report of another key is not reused
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What the report of a cell came to.
+    """What the report of a cell came to."""
 
-    Args:
-        name: of the cell.
-        verdict: see runner.Report.
-        error: of the report.
-        closing: of the report.
-        seconds: from the start of its kernel to its files.
-        numbers: what it measured, by name.
-        reused: whether it was there already.
-    """
-
-    name: str
-    verdict: str
-    error: str
-    closing: str
-    seconds: float
-    numbers: dict[str, float]
-    reused: bool = False
+    name: str  # of the cell
+    verdict: str  # see runner.Report
+    error: str  # of the report
+    closing: str  # of the report
+    seconds: float  # from the start of its kernel to its files
+    numbers: dict[str, float]  # what it measured, by name
+    reused: bool = False  # whether it was there already
 
 
 def parse_grid(chosen: gallery.NamedSet, texts: Sequence[str]) -> dict[str, list[object]]:

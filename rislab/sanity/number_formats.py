@@ -19,19 +19,14 @@ class FormatTolerance:
 
     What a forward in short numbers rounds away stays, while what is left to learn shrinks with √NMSE: the levels of the
     gradient's errors grow by 1/√NMSE.
-
-    Args:
-        relative_error: relative L2 of the gradient against float64, where the NMSE is 1.
-        alpha_error: |α − 1| of the gradient against float64, where the NMSE is 1.
-        underflow: share of the entries that flow back into the head's last layer below the smallest normal number of
-            their format, where bits are lost.
-        stuck: share of the weights that have a gradient and did not move; of this the median window counts.
     """
 
-    relative_error: float
-    alpha_error: float
+    relative_error: float  # relative L2 of the gradient against float64, where the NMSE is 1
+    alpha_error: float  # |α − 1| of the gradient against float64, where the NMSE is 1
+    # share of the entries that flow back into the head's last layer below the smallest normal number of their format,
+    # where bits are lost
     underflow: float = 1e-3
-    stuck: float = 1e-3
+    stuck: float = 1e-3  # share of the weights that have a gradient and did not move; of this the median window counts
 
 
 # Against float64 during training; checkup.gradients.GRADIENT_TOLERANCES are those of an accumulated gradient against
@@ -48,29 +43,18 @@ FORMAT_TOLERANCES = {
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to train in some number format.
+    """One way to train in some number format."""
 
-    Args:
-        name: as in the table.
-        precision: of the loop, see TrainConfig.
-        fails_from: fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is.
-        why: what happens in it.
-        symptom: what a user sees.
-        remedy: what helps.
-        wrap: makes its model of a CovarianceNet.
-        prepare: changes the state of the run before the first window.
-        expected_as: precision whose tolerances apply; "" for that of the loop.
-    """
-
-    name: str
-    precision: str
+    name: str  # as in the table
+    precision: str  # of the loop, see TrainConfig
+    # fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is
     fails_from: int
-    why: str
-    symptom: str
-    remedy: str
-    wrap: Callable[[CovarianceNet], nn.Module] = lambda net: net
-    prepare: Callable[[TrainState], None] = lambda state: None
-    expected_as: str = ""
+    why: str  # what happens in it
+    symptom: str  # what a user sees
+    remedy: str  # what helps
+    wrap: Callable[[CovarianceNet], nn.Module] = lambda net: net  # makes its model of a CovarianceNet
+    prepare: Callable[[TrainState], None] = lambda state: None  # changes the state of the run before the first window
+    expected_as: str = ""  # precision whose tolerances apply; "" for that of the loop
 
     @property
     def sound(self) -> bool:

@@ -89,33 +89,19 @@ class PrecisionConfig(Config):
 
 @dataclass(frozen=True)
 class WindowComparison:
-    """One window of a cell, and what float64 says of it; gradients are unscaled and unclipped.
+    """One window of a cell, and what float64 says of it; gradients are unscaled and unclipped."""
 
-    Args:
-        step: number of the window, from 1.
-        relative_error: relative L2 of the gradient against float64 on all 64 scenes in one batch.
-        alpha: scale of the gradient against the same, see GradientComparison.
-        cosine: of the gradient and the same.
-        replay_error: relative L2 against float64 on the window's own micro-batches: what the loop itself adds.
-        underflow: see FormatTolerance.
-        stuck: see FormatTolerance; NaN for a step that was not applied.
-        loss: NMSE before the step.
-        loss_scale: of the scaler, 1 without one.
-        applied: whether the optimiser stepped.
-        seconds: wall time of the window.
-    """
-
-    step: int
-    relative_error: float
-    alpha: float
-    cosine: float
-    replay_error: float
-    underflow: float
-    stuck: float
-    loss: float
-    loss_scale: float
-    applied: bool
-    seconds: float
+    step: int  # number of the window, from 1
+    relative_error: float  # relative L2 of the gradient against float64 on all 64 scenes in one batch
+    alpha: float  # scale of the gradient against the same, see GradientComparison
+    cosine: float  # of the gradient and the same
+    replay_error: float  # relative L2 against float64 on the window's own micro-batches: what the loop itself adds
+    underflow: float  # see FormatTolerance
+    stuck: float  # see FormatTolerance; NaN for a step that was not applied
+    loss: float  # NMSE before the step
+    loss_scale: float  # of the scaler, 1 without one
+    applied: bool  # whether the optimiser stepped
+    seconds: float  # wall time of the window
 
     @property
     def alpha_error(self) -> float:

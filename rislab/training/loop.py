@@ -99,13 +99,9 @@ def fit(
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """The micro-batches that share one optimiser step.
+    """The micro-batches that share one optimiser step."""
 
-    Args:
-        micro_batches: indices into the data, one tensor for each.
-    """
-
-    micro_batches: tuple[Tensor, ...]
+    micro_batches: tuple[Tensor, ...]  # indices into the data, one tensor for each
 
     @property
     def samples(self) -> int:
@@ -191,15 +187,10 @@ def evaluate_in_mode(model: nn.Module, data: SceneBatch, *, beta: float = 0.0, p
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean NMSE over scenes.
+    """Mean NMSE over scenes."""
 
-    Args:
-        nmse_blended: of R_test, the blend of prediction and sample covariance.
-        nmse: of R_pred, the prediction; depends on no blend, weight or phase.
-    """
-
-    nmse_blended: float
-    nmse: float
+    nmse_blended: float  # of R_test, the blend of prediction and sample covariance
+    nmse: float  # of R_pred, the prediction; depends on no blend, weight or phase
 
 
 class WindowMeter:

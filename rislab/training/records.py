@@ -14,53 +14,32 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Term:
-    """One term of the loss.
+    """One term of the loss."""
 
-    Args:
-        value: without its weight.
-        weight: in the loss.
-        share: weight · value / total.
-    """
-
-    value: float
-    weight: float
-    share: float
+    value: float  # without its weight
+    weight: float  # in the loss
+    share: float  # weight · value / total
 
 
 @dataclass(frozen=True)
 class GradientCounts:
-    """How many parameter tensors got which kind of gradient.
+    """How many parameter tensors got which kind of gradient."""
 
-    Args:
-        tensors: all of them.
-        none: without a gradient.
-        zero: whose gradient is all zero.
-        nonfinite: whose gradient holds NaN or infinity.
-    """
-
-    tensors: int
-    none: int
-    zero: int
-    nonfinite: int
+    tensors: int  # all of them
+    none: int  # without a gradient
+    zero: int  # whose gradient is all zero
+    nonfinite: int  # whose gradient holds NaN or infinity
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Events since the start of the run, each counted where it happens.
+    """Events since the start of the run, each counted where it happens."""
 
-    Args:
-        forwards: calls of the model in training mode.
-        backwards: that reached a parameter of the model.
-        steps_applied: optimiser steps that really ran.
-        steps_skipped: windows that ended without one.
-        scheduler_ticks: steps of the learning-rate schedule.
-    """
-
-    forwards: int = 0
-    backwards: int = 0
-    steps_applied: int = 0
-    steps_skipped: int = 0
-    scheduler_ticks: int = 0
+    forwards: int = 0  # calls of the model in training mode
+    backwards: int = 0  # that reached a parameter of the model
+    steps_applied: int = 0  # optimiser steps that really ran
+    steps_skipped: int = 0  # windows that ended without one
+    scheduler_ticks: int = 0  # steps of the learning-rate schedule
 
 
 @dataclass(frozen=True)

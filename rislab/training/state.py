@@ -69,25 +69,15 @@ class EventCounter:
 
 @dataclass
 class TrainProgress:
-    """Where a run stands.
+    """Where a run stands."""
 
-    Args:
-        samples: scenes of the training set.
-        epoch: the present one, from 1.
-        window: windows of this epoch that are done.
-        step: windows of the run that are done.
-        loss_sum: sum over the scenes of this epoch's windows of their raw loss.
-        loss_samples: scenes in that sum.
-        skipped: windows of the run that ended without a step of the optimiser.
-    """
-
-    samples: int
-    epoch: int = 1
-    window: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_samples: int = 0
-    skipped: int = 0
+    samples: int  # scenes of the training set
+    epoch: int = 1  # the present one, from 1
+    window: int = 0  # windows of this epoch that are done
+    step: int = 0  # windows of the run that are done
+    loss_sum: float = 0.0  # sum over the scenes of this epoch's windows of their raw loss
+    loss_samples: int = 0  # scenes in that sum
+    skipped: int = 0  # windows of the run that ended without a step of the optimiser
 
     def advance(self, loss: float, samples: int, applied: bool) -> None:
         """Note that one more window is done."""

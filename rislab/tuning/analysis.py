@@ -30,19 +30,12 @@ LENGTHS = {"scenes", "epochs", "patience"}
 
 @dataclass(frozen=True)
 class Rerun:
-    """A configuration trained again, and its scores.
+    """A configuration trained again, and its scores."""
 
-    Args:
-        name: "default", "best", or "trial N" in the run-off.
-        seed: of the training.
-        recall: see objective.Scores.
-        peb: see objective.Scores.
-    """
-
-    name: str
-    seed: int
-    recall: float
-    peb: float
+    name: str  # "default", "best", or "trial N" in the run-off
+    seed: int  # of the training
+    recall: float  # see objective.Scores
+    peb: float  # see objective.Scores
 
 
 def top_trials(trials: Sequence[Trial], config: TuningConfig) -> list[Trial]:

@@ -26,18 +26,13 @@ MISS_PENALTY = 10.0
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of one network.
+    """Scores of one network."""
 
-    Args:
-        recall: share of true sources found.
-        peb: mean over true sources of position error over position error bound, MISS_PENALTY at most, and as much for a
-            source that was not found.
-        errors: standard error of each, over sources.
-    """
-
-    recall: float
+    recall: float  # share of true sources found
+    # mean over true sources of position error over position error bound, MISS_PENALTY at most, and as much for a source
+    # that was not found
     peb: float
-    errors: dict[str, float]
+    errors: dict[str, float]  # standard error of each, over sources
 
     def value(self, objective: str) -> float:
         """One of the scores; raises InputError for a name that is none."""

@@ -38,17 +38,11 @@ Lock = Callable[[int, bool], AbstractContextManager[IsHeld]]
 
 @dataclass(frozen=True)
 class OpenStorage:
-    """An open storage.
+    """An open storage."""
 
-    Args:
-        storage: for optuna.
-        address: of the database.
-        lock: see Lock.
-    """
-
-    storage: RDBStorage
-    address: URL
-    lock: Lock
+    storage: RDBStorage  # for optuna
+    address: URL  # of the database
+    lock: Lock  # see Lock
 
     @property
     def name(self) -> str:

@@ -41,25 +41,16 @@ Stopped = Callable[[], bool]
 
 @dataclass(frozen=True)
 class Task:
-    """Everything a worker must know; its storage may hold a password, so it travels by standard input.
+    """Everything a worker must know; its storage may hold a password, so it travels by standard input."""
 
-    Args:
-        folder: of the search, or of the reruns.
-        config: of the search, plain.
-        storage: URL of a database, or "".
-        study: name in the storage.
-        reruns: instead of searching, train these configurations again, by name.
-        seeds: of the reruns.
-        split: whose scenes score the reruns.
-    """
-
-    folder: str
-    config: dict[str, Any]
-    storage: str
-    study: str
+    folder: str  # of the search, or of the reruns
+    config: dict[str, Any]  # of the search, plain
+    storage: str  # URL of a database, or ""
+    study: str  # name in the storage
+    # instead of searching, train these configurations again, by name
     reruns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    seeds: tuple[int, ...] = ()
-    split: str = "validation"
+    seeds: tuple[int, ...] = ()  # of the reruns
+    split: str = "validation"  # whose scenes score the reruns
 
 
 def train_trials(stored: OpenStorage, config: TuningConfig, name: str, folder: Path, stopped: Stopped) -> None:
