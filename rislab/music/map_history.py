@@ -122,6 +122,11 @@ class MapHistory:
         most: largest number of snapshots, ≥ 3. If there are more, every second epoch is dropped, so that those that
             stay depend on the epochs alone; the first and the newest always stay.
 
+    Attributes:
+        scene: on the CPU.
+        grid: of the maps.
+        truth: MUSIC on the true covariance, [P,Q], float32, linear.
+
     Raises:
         InputError: for several scenes, or numbers out of range.
     """
@@ -130,29 +135,15 @@ class MapHistory:
         self, scene: SceneBatch, sources: int | None = None, *, shape: tuple[int, int] = (91, 46), most: int = 40
     ) -> None:
         check_number("most", most, 3, 10_000, integer=True)
-        self._watched = WatchedScene(scene, sources, shape)
-        self.most = most
+        watched = WatchedScene(scene, sources, shape)
+        self._watched, self.most = watched, most
+        self.scene, self.grid, self.truth = watched.scene, watched.grid, watched.truth
         self._snapshots: list[Snapshot] = []
         self._spacing = 1
         self._model: weakref.ref[nn.Module] | None = None
         self._former: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
-
-    @property
-    def scene(self) -> SceneBatch:
-        """The scene, on the CPU."""
-        return self._watched.scene
-
-    @property
-    def grid(self) -> Grid:
-        """Of the maps."""
-        return self._watched.grid
-
-    @property
-    def truth(self) -> Tensor:
-        """MUSIC on the true covariance, [P,Q], float32, linear."""
-        return self._watched.truth
 
     def take_snapshot(self, model: nn.Module, epoch: int) -> None:
         """Store what a network predicts; training is not changed by a bit, and no prediction can end it.

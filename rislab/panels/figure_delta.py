@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rislab.reports.figure_content import unpacked
 
 KINDS = ("f4", "f8", "i1", "i2", "i4", "u1", "u2", "u4")  # of numbers that a page can take as they are
 
@@ -96,10 +97,7 @@ def _same(old: Any, new: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        if "bdata" in value:  # plotly's own packing
-            flat = np.frombuffer(base64.b64decode(value["bdata"]), dtype=value["dtype"])
-            return _plain(flat.reshape([int(size) for size in str(value.get("shape", len(flat))).split(",")]))
-        return {name: _plain(part) for name, part in value.items()}
+        return _plain(unpacked(value)) if "bdata" in value else {name: _plain(part) for name, part in value.items()}
     if isinstance(value, np.ndarray):
         if value.dtype.kind in "OUSb":
             return _plain(value.tolist())

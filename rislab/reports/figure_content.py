@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 MOST = 12  # traces that a description names; of the others it gives the number
 KINDS = {"bar": "bars", "heatmap": "map", "contour": "map", "surface": "surface", "table": "table"}
@@ -26,12 +27,16 @@ def headings(content: Mapping[str, Any]) -> list[str]:
     return [_text(note) for note in upper]
 
 
+def unpacked(content: Mapping[str, Any]) -> NDArray[Any]:
+    """An array that plotly has packed as "bdata"."""
+    flat = np.frombuffer(base64.b64decode(content["bdata"]), dtype=content["dtype"])
+    return flat.reshape([int(size) for size in str(content.get("shape", len(flat))).split(",")])
+
+
 def coordinates(content: Any) -> Any:
     """Coordinates of a trace as an array, packed or not; None where they are no numbers."""
     if isinstance(content, Mapping) and "bdata" in content:
-        packed = np.frombuffer(base64.b64decode(content["bdata"]), dtype=content["dtype"]).astype(np.float64)
-        shape = content.get("shape", len(packed))
-        return packed.reshape([int(part) for part in str(shape).split(",")])
+        return unpacked(content).astype(np.float64)
     if not isinstance(content, list | tuple) or not content:
         return None
     rows = content if isinstance(content[0], list | tuple) else [content]

@@ -47,11 +47,10 @@ class Mode:
 
     name: str  # as in the table
     precision: str  # of the loop, see TrainConfig
-    # fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode, which never is
-    fails_from: int
     why: str  # what happens in it
     symptom: str  # what a user sees
     remedy: str  # what helps
+    fails_from: int = 0  # fewest accumulation steps at which a cell is expected to be red; 0 for a sound mode: never
     wrap: Callable[[CovarianceNet], nn.Module] = lambda net: net  # makes its model of a CovarianceNet
     prepare: Callable[[TrainState], None] = lambda state: None  # changes the state of the run before the first window
     expected_as: str = ""  # precision whose tolerances apply; "" for that of the loop
@@ -63,7 +62,7 @@ class Mode:
 
     @property
     def tolerance(self) -> FormatTolerance:
-        """What its number format expected_as."""
+        """Those of its number format, or of the one that it is expected to behave as."""
         return FORMAT_TOLERANCES[self.expected_as or self.precision]
 
 
@@ -131,7 +130,6 @@ MODES = {
         Mode(
             "fp64",
             "fp64",
-            fails_from=0,
             why="Everything in float64: the format of the reference.",
             symptom="None; what differs is the order of the sums.",
             remedy="Too slow and too large for anything but checking others.",
@@ -139,7 +137,6 @@ MODES = {
         Mode(
             "fp32",
             "fp32",
-            fails_from=0,
             why="Everything in float32: 24 bits, a range of 10^±38.",
             symptom="None.",
             remedy="None needed.",
@@ -147,7 +144,6 @@ MODES = {
         Mode(
             "bf16",
             "bf16",
-            fails_from=0,
             why="Autocast: layers in bfloat16 (8 bits, range of float32); weights, gradients and loss in float32.",
             symptom="A gradient that is right to two digits, with errors that average out.",
             remedy="None needed; no scaler either, since the range is that of float32.",
@@ -155,7 +151,6 @@ MODES = {
         Mode(
             "fp16",
             "fp16",
-            fails_from=0,
             why="Autocast: layers in float16 (11 bits, 6e-5 to 65504), with a scaler that lifts gradients.",
             symptom="A first few steps may be skipped while the scaler looks for its level.",
             remedy="None needed; count the skipped steps.",
