@@ -108,17 +108,10 @@ def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
         half = count * scene.config.spacing * scene.config.wavelength / 2
         line = {"color": VIOLET, "width": 7}
         what = f"surface, {count} elements over {2 * half:g} m<extra></extra>"
-        bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what}
+        bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what, "name": "surface (RIS)"}
         # With markers it keeps off the edge of the panel.
-        figure.add_scatter(
-            **bar,
-            mode="lines+markers",
-            marker={"size": 2, "color": VIOLET},
-            name="surface (RIS)",
-            showlegend=column == 1,
-            row=1,
-            col=column,
-        )
+        dots = {"mode": "lines+markers", "marker": {"size": 2, "color": VIOLET}}
+        figure.add_scatter(**bar, **dots, showlegend=column == 1, row=1, col=column)
         figure.update_xaxes(title_text="x (m), away from the surface", row=1, col=column)
         anchor = next(figure.select_yaxes(row=1, col=column)).anchor
         title = f"{name} (m)" + (", sideways" if name == "y" else ", up")

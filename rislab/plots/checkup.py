@@ -48,9 +48,8 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
         level = {"color": GREY, "width": 1, "dash": "dash"}
         figure.add_hline(y=1, line=level, layer="below", row=1, col=column)
         spread = [trace.y for trace in figure.data[column - 1 :: 3] if len(trace.y)]
-        low, high = (
-            float(edge(np.concatenate([[1.0], *spread]))) for edge in (np.nanmin, np.nanmax)
-        )  # the level is always in view
+        heights = np.concatenate([[1.0], *spread])  # the level is always in view
+        low, high = float(np.nanmin(heights)), float(np.nanmax(heights))
         room = max(0.08 * (high - low), 0.02)
         figure.update_yaxes(range=[low - room, high + room], row=1, col=column)
         every = {"tick0": 0, "dtick": max(1, round(last / 6)), "range": [0.5, last + 0.5]}
@@ -62,22 +61,19 @@ def loop_steps(watches: Mapping[str, Watch]) -> go.Figure:
 
 
 def _curve(style: TraceStyle, comparisons: Sequence[StepComparison], values: Sequence[float]) -> go.Scatter:
-    return go.Scatter(
-        x=[one.number for one in comparisons],
-        y=values,
-        name=style.name,
-        legendgroup=style.name,
-        showlegend=False,
-        mode="lines+markers",
-        line={"color": style.colour, "dash": style.dash},
-        marker={"color": style.colour, "symbol": style.symbol, "size": 7},
-        hovertext=[
-            f"{style.name}<br>step {one.number}, window of {one.size}<br>α = {one.alpha:.4g}, "
-            f"cosine {one.comparison.cosine:.6f}"
-            for one in comparisons
-        ],
-        hoverinfo="text",
+    line, marker = (
+        {"color": style.colour, "dash": style.dash},
+        {"color": style.colour, "symbol": style.symbol, "size": 7},
     )
+    texts = [
+        f"{style.name}<br>step {one.number}, window of {one.size}<br>α = {one.alpha:.4g}, "
+        f"cosine {one.comparison.cosine:.6f}"
+        for one in comparisons
+    ]
+    return go.Scatter(
+        x=[one.number for one in comparisons], y=values, name=style.name, legendgroup=style.name, showlegend=False,
+        mode="lines+markers", line=line, marker=marker, hovertext=texts, hoverinfo="text",
+    )  # fmt: skip
 
 
 def _weights(style: TraceStyle, comparisons: Sequence[StepComparison]) -> go.Scatter:
@@ -88,9 +84,8 @@ def _weights(style: TraceStyle, comparisons: Sequence[StepComparison]) -> go.Sca
             # Within half a step to either side of its own.
             places.append(one.number + 0.6 * ((place + 0.5) / one.size - 0.5))
             values.append(weight)
-            texts.append(
-                f"{style.name}<br>step {one.number}, micro-batch {place + 1} of {one.size}: weight {weight:.4g}"
-            )
+            where = f"step {one.number}, micro-batch {place + 1} of {one.size}"
+            texts.append(f"{style.name}<br>{where}: weight {weight:.4g}")
     marker = {"color": style.colour, "symbol": style.symbol, "size": 7}
     return go.Scatter(
         x=places, y=values, name=style.name, legendgroup=style.name, mode="markers", marker=marker, hovertext=texts,

@@ -158,16 +158,14 @@ class _Cell:
 
 def _symptom_cell(symptom: Symptom, value: float) -> _Cell:
     shown = symptom.shown_by(value)
-    hover = (
-        f"{symptom.quantity}<br>{'shows' if shown else 'does not show'} the fault: [{symptom.low:g}, {symptom.high:g}]"
-    )
+    verb = "shows" if shown else "does not show"
+    hover = f"{symptom.quantity}<br>{verb} the fault: [{symptom.low:g}, {symptom.high:g}]"
     return _Cell(not shown, f"{value:.3g}", hover)
 
 
 def _check_cell(check: CheckResult) -> _Cell:
-    return _Cell(
-        check.passed, f"{check.value:.2g} {check.relation} {check.reference:.2g}", f"{check.name}: {check.sentence}"
-    )
+    numbers = f"{check.value:.2g} {check.relation} {check.reference:.2g}"
+    return _Cell(check.passed, numbers, f"{check.name}: {check.sentence}")
 
 
 def fault_figures(report: FaultReport) -> list[go.Figure]:
@@ -209,10 +207,8 @@ def _reported_and_true(style: TraceStyle, loop: GradientAttribution) -> list[_Se
 
 def _ends(loop: GradientAttribution) -> Array:
     """The last window of each epoch."""
-    return np.array(
-        [sum(window.epoch <= end.epoch for window in loop.step_records) for end in loop.epoch_records],
-        dtype=np.float64,
-    )
+    counts = [sum(window.epoch <= end.epoch for window in loop.step_records) for end in loop.epoch_records]
+    return np.array(counts, dtype=np.float64)
 
 
 def _evaluations(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
@@ -276,17 +272,12 @@ def _skips(figure: go.Figure, both: Sequence[tuple[TraceStyle, GradientAttributi
             rows = [row for row, flag in enumerate(flags) if flag]
             if not rows:
                 continue
-            texts = _why(loop)
+            texts, marker = _why(loop), {"symbol": symbol, "size": 10, "color": style.colour}
             figure.add_scatter(
-                x=[row + 1 for row in rows],
-                y=[loop.steps[row] for row in rows],
-                mode="markers",
-                name=f"{style.name}, {name} × {len(rows)}",
-                marker={"symbol": symbol, "size": 10, "color": style.colour},
-                hovertext=[f"window {row + 1}, {texts[row]}" for row in rows],
-                hoverinfo="text",
-                **place,
-            )
+                x=[row + 1 for row in rows], y=[loop.steps[row] for row in rows], mode="markers", marker=marker,
+                name=f"{style.name}, {name} × {len(rows)}", hoverinfo="text",
+                hovertext=[f"window {row + 1}, {texts[row]}" for row in rows], **place,
+            )  # fmt: skip
 
 
 def _windows(loop: GradientAttribution) -> Array:
@@ -375,24 +366,19 @@ def _explain(figure: go.Figure, names: tuple[str, str]) -> None:
     drawn = " ".join(trace.name for trace in figure.data)
     figure.update_traces(showlegend=False)
     for style in loop_styles(names):
-        look = {
-            "line": {"color": style.colour, "dash": style.dash},
-            "marker": {"symbol": style.symbol, "color": style.colour},
-        }
-        figure.add_scatter(x=[None], y=[None], mode="lines+markers", name=style.name, **look)
+        line, marker = {"color": style.colour, "dash": style.dash}, {"symbol": style.symbol, "color": style.colour}
+        figure.add_scatter(x=[None], y=[None], mode="lines+markers", name=style.name, line=line, marker=marker)
     for word, symbol, meaning in KINDS:
         if word in drawn:
-            figure.add_scatter(
-                x=[None], y=[None], mode="markers", name=meaning, marker={"symbol": symbol, "size": 8, "color": GREY}
-            )
+            key = {"symbol": symbol, "size": 8, "color": GREY}
+            figure.add_scatter(x=[None], y=[None], mode="markers", name=meaning, marker=key)
 
 
 def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:
     figure.update_annotations(font_size=13)
     below = {**LEGEND_BELOW, "font": {"size": 12}}
-    both = {"legend", "legend2"} <= {
-        trace.legend or "legend" for trace in figure.data if trace.type == "scatter" and trace.showlegend is None
-    }
+    shown = [trace for trace in figure.data if trace.type == "scatter" and trace.showlegend is None]
+    both = {"legend", "legend2"} <= {trace.legend or "legend" for trace in shown}
     return figure.update_layout(
         template=template(),
         title={"text": title, "font": {"size": 15}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 10}},

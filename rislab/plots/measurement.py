@@ -50,19 +50,10 @@ def element_order(measurement: Measurement, snapshot: int = 0) -> go.Figure:
         look = {"color": value, "colorscale": scale, "size": size, "symbol": "square", "colorbar": bar, **limits}
         look["line"] = {"color": GREY, "width": 1}  # some colours of the scale are as pale as the page
         what = "element %{customdata}<br>y %{x:.4g} m, z %{y:.4g} m<br>%{marker.color:.4g}<extra></extra>"
-        figure.add_scatter(
-            x=elements[:, 1],
-            y=elements[:, 2],
-            mode="markers+text" if few else "markers",
-            text=[str(number) for number in range(count)] if few else None,
-            textposition="top center",
-            customdata=np.arange(count),
-            marker=look,
-            hovertemplate=what,
-            showlegend=False,
-            row=1,
-            col=column,
-        )
+        at = {"x": elements[:, 1], "y": elements[:, 2], "customdata": np.arange(count), "hovertemplate": what}
+        numbers = [str(number) for number in range(count)] if few else None
+        written = {"mode": "markers+text" if few else "markers", "text": numbers, "textposition": "top center"}
+        figure.add_scatter(**at, **written, marker=look, showlegend=False, row=1, col=column)
         anchor = next(figure.select_yaxes(row=1, col=column)).anchor
         figure.update_yaxes(scaleanchor=anchor, scaleratio=1, row=1, col=column)
         figure.update_xaxes(title_text="y (m), to the side of growing azimuth", row=1, col=column)
@@ -145,40 +136,21 @@ def located_positions(located: Sequence[Localisation], *, true_positions: ArrayL
     figure = make_subplots(1, 2, subplot_titles=["from above", "from the side"])
     for column, axes in ((1, [0, 1]), (2, [0, 2])):
         spots, outlines = _spots(located, axes)
-        first = column == 1
-        figure.add_scatter(
-            x=[0],
-            y=[0],
-            mode="markers",
-            marker={"color": VIOLET, "symbol": "square", "size": 11},
-            name="array",
-            showlegend=first,
-            hoverinfo="skip",
-            row=1,
-            col=column,
-        )
+        cell = {"showlegend": column == 1, "row": 1, "col": column}
+        square = {"color": VIOLET, "symbol": "square", "size": 11}
+        figure.add_scatter(x=[0], y=[0], mode="markers", marker=square, name="array", hoverinfo="skip", **cell)
         if true_positions is not None:
             truth = np.asarray(true_positions, dtype=np.float64)[:, axes]
             ring = KEYS["true source"]
             what = "surveyed<br>%{x:.3f} m, %{y:.3f} m<extra></extra>"
             at = {"x": truth[:, 0], "y": truth[:, 1], "mode": "markers", "marker": ring, "hovertemplate": what}
-            figure.add_scatter(**at, name="surveyed position", showlegend=first, row=1, col=column)
-        line = {"color": BLUE, "width": 1.5}
-        figure.add_scatter(
-            x=outlines[:, 0],
-            y=outlines[:, 1],
-            mode="lines",
-            line=line,
-            hoverinfo="skip",
-            name=f"{SHARE * 100:g} % by the standard errors",
-            showlegend=first,
-            row=1,
-            col=column,
-        )
+            figure.add_scatter(**at, name="surveyed position", **cell)
+        at = {"x": outlines[:, 0], "y": outlines[:, 1], "mode": "lines", "line": {"color": BLUE, "width": 1.5}}
+        figure.add_scatter(**at, name=f"{SHARE * 100:g} % by the standard errors", hoverinfo="skip", **cell)
         cross = KEYS["estimate"]
         what = "estimate<br>%{x:.3f} m, %{y:.3f} m<extra></extra>"
         at = {"x": spots[:, 0], "y": spots[:, 1], "mode": "markers", "marker": cross, "hovertemplate": what}
-        figure.add_scatter(**at, name="estimate", showlegend=first, row=1, col=column)
+        figure.add_scatter(**at, name="estimate", **cell)
         anchor = next(figure.select_yaxes(row=1, col=column)).anchor
         title = "y (m), sideways" if column == 1 else "z (m), up"
         figure.update_yaxes(title_text=title, scaleanchor=anchor, scaleratio=1, row=1, col=column)

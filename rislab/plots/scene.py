@@ -71,11 +71,7 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
         place["xanchor"] = "center"
         layout["annotations"].append({**place, "text": title, "showarrow": False, "font": {"size": 13}})
     layout["shapes"] = [_upright("3", here), _upright("4", len(settings.places) + 0.5), *_band(spectra)]
-    maps = [
-        trace
-        for name, spectrum in (("", spectra.music), ("2", spectra.mvdr))
-        for trace in _map(spectra, spectrum, name)
-    ]
+    maps = [*_map(spectra, spectra.music, ""), *_map(spectra, spectra.mvdr, "2")]
     others = [*_cuts(spectra), _eigenvalues(spectra), *legend_keys(), _ranged(spectra)]
     return {"data": [*maps, *others], "layout": layout}
 
@@ -150,11 +146,9 @@ def _ranged(spectra: SpectraView) -> dict[str, Any]:
 
 def _reach(spectra: SpectraView) -> float:
     """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
-    return (
-        INTERVAL * float(spectra.bound.range[0, spectra.settings.chosen])
-        if isinstance(spectra, SceneAnalysis)
-        else math.nan
-    )
+    if not isinstance(spectra, SceneAnalysis):
+        return math.nan
+    return INTERVAL * float(spectra.bound.range[0, spectra.settings.chosen])
 
 
 def _margin(spectra: SpectraView) -> str:

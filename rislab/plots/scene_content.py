@@ -132,25 +132,12 @@ def source_rows(analysis: SceneAnalysis) -> list[Any]:
         slot = int(matching.slot[0, source])
         cells = []
         for name, scale in (("azimuth", 180 / math.pi), ("elevation", 180 / math.pi), ("range", 1.0)):
-            estimate, error, bound = (
-                scale * float(value)
-                for value in (
-                    getattr(peaks, name)[0, slot],
-                    getattr(matching, name)[0, source],
-                    getattr(limit, name)[0, source],
-                )
-            )
-            cells += [
-                _signed(f"{estimate:.2f}"),
-                _signed(f"{error:+.3f}"),
-                f"±{bound:.2g}" if math.isfinite(bound) else "none",
-            ]
+            estimate = scale * float(getattr(peaks, name)[0, slot])
+            error, bound = (scale * float(getattr(each, name)[0, source]) for each in (matching, limit))
+            cells += [f"{estimate:.2f}".replace("-", "−"), f"{error:+.3f}".replace("-", "−")]
+            cells += [f"±{bound:.2g}" if math.isfinite(bound) else "none"]
         rows.append(cells)
     return rows
-
-
-def _signed(text: str) -> str:
-    return text.replace("-", "−")
 
 
 def _levels(values: Tensor) -> Array:

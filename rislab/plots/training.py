@@ -220,9 +220,8 @@ def _few(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return data
     for place, trace in enumerate(levels):
         trace["showlegend"] = place == 0
-        trace["name"] = (
-            "from above:<br>" + "<br>".join(each["name"] for each in levels) if place == 0 else trace["name"]
-        )
+    if levels:
+        levels[0]["name"] = "from above:<br>" + "<br>".join(each["name"] for each in levels)
     runs = [trace for trace in shown if trace not in levels]
     room = ENTRIES - bool(levels)
     if len(runs) > room:
