@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from rislab.data import mat_hdf5_files
@@ -60,17 +61,22 @@ def read_measurement(path: Path | str) -> Measurement:
         InputError: for a file that cannot be read, lacks something, or holds what Measurement refuses.
     """
     file = Path(path)
-    if file.suffix.lower() not in READERS:
-        raise InputError(f"{file.name or file} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+    ending = _ending(file)
     if not file.is_file():
         raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
     try:
         with warnings.catch_warnings():
             # What is doubtful stands among the notes of whoever reads a file.
             warnings.simplefilter("ignore", UserWarning)
-            return measurement_of(READERS[file.suffix.lower()](file))
+            return measurement_of(READERS[ending](file))
     except (InputError, mat_hdf5_files.RefusedError) as error:
         raise InputError(f"{file.name}: {error}") from None
+
+
+def _ending(file: Path) -> str:
+    if (ending := file.suffix.lower()) not in READERS:
+        raise InputError(f"{file.name or file} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+    return ending
 
 
 def measurement_of(fields: Mapping[str, Any]) -> Measurement:
@@ -318,14 +324,9 @@ def template_fields() -> dict[str, Any]:
         return (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)) / math.sqrt(2)
 
     codes, channel = np.exp(2j * np.pi * rng.random((length, elements))), normal(antennas, elements)
-    number = np.arange(elements)
-    y, z = (number % columns - (columns - 1) / 2) * spacing, (number // columns - (rows - 1) / 2) * spacing
-    azimuth, elevation, distance = 0.4, -0.2, 1.0
-    source = distance * np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-    )
-    path = np.sqrt(source[0] ** 2 + (source[1] - y) ** 2 + (source[2] - z) ** 2) - distance
-    steering = np.exp(-2j * np.pi * path / wavelength) / math.sqrt(elements)
+    surface = ArrayGeometry.surface((rows, columns), wavelength, spacing=spacing, dtype=torch.float64)
+    azimuth, elevation, distance = torch.tensor([0.4, -0.2, 1.0], dtype=torch.float64)
+    steering = surface.steering(azimuth, elevation, distance).numpy()
     clean = np.einsum("mn,ln,n->lm", channel, codes, steering)
     noise_power = float(np.mean(np.abs(clean) ** 2)) / 100
     return {
@@ -348,17 +349,16 @@ def write_template(path: Path | str) -> None:
         InputError: for another ending, a file that is there already, or one that cannot be written.
     """
     file = Path(path)
-    if file.suffix.lower() not in READERS:
-        raise InputError(f"{file.name or file} ends in {file.suffix or 'nothing'!r}; allowed: {', '.join(READERS)}")
+    ending = _ending(file)
     if file.exists():
         raise InputError(f"{file} is there already; allowed: a new name")
     fields = template_fields()
     try:
-        if file.suffix.lower() == ".npz":
+        if ending == ".npz":
             np.savez(file, **fields)
-        elif file.suffix.lower() == ".mat":
+        elif ending == ".mat":
             _package("scipy.io", "MAT").savemat(file, fields)
-        elif file.suffix.lower() == ".csv":
+        elif ending == ".csv":
             _write_csv(file, fields)
         else:
             with _package("h5py", "HDF5").File(file, "w") as content:

@@ -20,10 +20,10 @@ SYMBOLS = ("varying", "constant", "coherent")
 CODES = ("random", "dft", "hadamard")
 DFT_BEAMS = ("broadside", "spread")
 POWER_LAWS = ("equal", "free-space")
-
+# Fields that make the surface or the known channel other than they are taken to be, unless 0.
+IMPAIRMENTS = ("phase_error", "gain_jitter", "dead_elements", "position_jitter", "channel_error")
 
 Interval = tuple[float, float]
-
 
 PRESETS: dict[str, dict[str, Any]] = {
     "full": {},

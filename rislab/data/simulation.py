@@ -16,18 +16,19 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import ArrayGeometry, separation
-from rislab.data.grid import empty_huge
+from rislab.data.grid import chunks, empty_huge
 from rislab.data.philox import SPLITS, SceneRandom
-from rislab.data.scene_config import Interval, SceneConfig
+from rislab.data.scene_config import IMPAIRMENTS, Interval, SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_device, check_number
 
 # Scenes per pass: few enough for the cache, many enough that calls cost little.
 CHUNK = 256
-
-
 # Candidates tried for each source when a minimum separation is asked for.
 PLACEMENT_TRIES = 64
+
+# Azimuth and elevation in radians and range in metres, [B,K] each.
+Places = tuple[Tensor, Tensor, Tensor]
 
 
 def simulate(
@@ -112,32 +113,24 @@ def place(
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_number("count", count, 1, 2**31, integer=True)
     random = SceneRandom(seed, "test", 0, count)
-    *_, active, snr_db = _draw_sources(config, random)
+    _, active, snr_db = _draw_sources(config, random)
     azimuths, elevations, ranges = (
         torch.tensor(values, dtype=torch.float32).expand(count, -1) for values in (azimuth, elevation, range)
     )
-    return _scenes(config, random, azimuths, elevations, ranges, active, snr_db)
+    return _scenes(config, random, (azimuths, elevations, ranges), active, snr_db)
 
 
-def _scenes(
-    config: SceneConfig,
-    random: SceneRandom,
-    azimuth: Tensor,
-    elevation: Tensor,
-    range_: Tensor,
-    active: Tensor,
-    snr_db: Tensor,
-) -> SceneBatch:
-    """Scenes with sources at given places [B,K]."""
+def _scenes(config: SceneConfig, random: SceneRandom, places: Places, active: Tensor, snr_db: Tensor) -> SceneBatch:
+    """Scenes with sources at given places."""
     count = random.count
+    azimuth, elevation, range_ = places
     power = _powers(config, range_, active)  # [B, K]
     symbols = _draw_symbols(config, random, power)  # [B, L, K]
     array = config.array()
     measured: dict[str, Tensor] = {}
-    for first in range(0, count, CHUNK):
-        rows = slice(first, min(first + CHUNK, count))
-        places = azimuth[rows], elevation[rows], range_[rows]
-        part = _measure(config, array, random.part(rows), places, symbols[rows], snr_db[rows])
+    for rows in chunks(count, CHUNK):
+        there = azimuth[rows], elevation[rows], range_[rows]
+        part = _measure(config, array, random.part(rows), there, symbols[rows], snr_db[rows])
         # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
         for name, tensor in part.items():
             if name not in measured:
@@ -158,18 +151,13 @@ def _scenes(
 
 
 def _measure(
-    config: SceneConfig,
-    array: ArrayGeometry,
-    random: SceneRandom,
-    places: tuple[Tensor, Tensor, Tensor],
-    symbols: Tensor,
-    snr_db: Tensor,
+    config: SceneConfig, array: ArrayGeometry, random: SceneRandom, places: Places, symbols: Tensor, snr_db: Tensor
 ) -> dict[str, Tensor]:
     """What the base station receives, y_l = H diag(c_l) A s_l + n_l, and the H and c that it assumes."""
     channel = _draw_channel(config, random)  # [B, M, N]
     codes = _draw_codes(config, random)  # [B, L, N]
     true_array, true_codes, known_channel = array, codes, channel
-    if _impaired(config):
+    if any(getattr(config, name) for name in IMPAIRMENTS):
         true_array, true_codes, known_channel = _impair(config, random, array, codes, channel)
     vectors = true_array.steering(*places)  # [B, K, N]
     arriving = torch.bmm(symbols, vectors).mul_(true_codes)  # [B, L, N]
@@ -192,8 +180,8 @@ def _between(uniform: Tensor, interval: Interval) -> Tensor:
     return interval[0] + (interval[1] - interval[0]) * uniform
 
 
-def _draw_sources(config: SceneConfig, random: SceneRandom) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Azimuth, elevation and range [B,K], which slots are active [B,K], and the SNR in dB [B]."""
+def _draw_sources(config: SceneConfig, random: SceneRandom) -> tuple[Places, Tensor, Tensor]:
+    """The places of the sources, which slots are active [B,K], and the SNR in dB [B]."""
     slots = config.sources[1]
     tries = PLACEMENT_TRIES if config.separation > 0 else 1
     words = random.words("sources", 2 + slots * tries * 3)
@@ -207,7 +195,7 @@ def _draw_sources(config: SceneConfig, random: SceneRandom) -> tuple[Tensor, Ten
     range_ = _between(candidates[..., 2], config.range)
     chosen = _first_apart(azimuth, elevation, active, config.separation, random.start)  # [B, K, 1]
     azimuth, elevation, range_ = (values.gather(-1, chosen).squeeze(-1) for values in (azimuth, elevation, range_))
-    return azimuth, elevation, range_, active, snr_db
+    return (azimuth, elevation, range_), active, snr_db
 
 
 def _first_apart(azimuth: Tensor, elevation: Tensor, active: Tensor, smallest: float, start: int) -> Tensor:
@@ -275,9 +263,8 @@ def _draw_codes(config: SceneConfig, random: SceneRandom) -> Tensor:
     if config.codes == "random":
         phase = random.words("codes", -(-snapshots * elements // 2)).phases(snapshots, elements)
     else:
-        phase = (_dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)).expand(
-            random.count, -1, -1
-        )
+        one = _dft_phases(config) if config.codes == "dft" else _hadamard_phases(config)
+        phase = one.expand(random.count, -1, -1)
     if config.phase_bits is not None:
         step = 2 * math.pi / 2**config.phase_bits
         phase = torch.round(phase / step) * step
@@ -311,12 +298,6 @@ def _hadamard_phases(config: SceneConfig) -> Tensor:
         parity ^= shared_bits & 1
         shared_bits = shared_bits >> 1
     return math.pi * parity.to(torch.float32)
-
-
-def _impaired(config: SceneConfig) -> bool:
-    return any(
-        (config.phase_error, config.gain_jitter, config.dead_elements, config.position_jitter, config.channel_error)
-    )
 
 
 def _impair(

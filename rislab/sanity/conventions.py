@@ -18,7 +18,7 @@ from rislab.checkup.html_table import Html, html_table
 from rislab.data.covariance import nmse, sample_factor
 from rislab.data.grid import Grid
 from rislab.data.measurement import identifiable, unknown_axes
-from rislab.data.scene_config import SceneConfig
+from rislab.data.scene_config import IMPAIRMENTS, SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.music.crb import crb
@@ -31,7 +31,7 @@ from rislab.sanity.checks import CheckResult, Verdict, run_check
 from rislab.sanity.ladder_checks import check_oracle, check_splits, check_zero
 
 SCENES = 64
-PERFECT = {"phase_error": 0.0, "gain_jitter": 0.0, "dead_elements": 0.0, "position_jitter": 0.0, "channel_error": 0.0}
+PERFECT = dict.fromkeys(IMPAIRMENTS, 0.0)
 AXES = ("azimuth", "elevation", "range")
 STEP = 1e-5  # of the finite differences, radians and metres
 FARTHEST_DIFFERENCE = 1e3  # metres
