@@ -95,18 +95,16 @@ def table(runs: Sequence[Run]) -> str:
 
 def _ratios(one: Run, other: Run) -> list[object]:
     """A row of the table: how many times as large the numbers of the second run are."""
-    before, after = one.history.last, other.history.last
-    assert before is not None and after is not None
-    pairs = [
-        (before.counters.steps_applied, after.counters.steps_applied),
-        (before.counters.steps_skipped, after.counters.steps_skipped),
-        (before.train, after.train),
-        (before.train_eval, after.train_eval),
-        (before.validation or 0.0, after.validation or 0.0),
-        (before.counters.forwards, after.counters.forwards),
-        (before.counters.backwards, after.counters.backwards),
-    ]
-    return [f"{other.name} / {one.name}", "", "", *(f"× {b / a:.3g}" if a else "" for a, b in pairs), ""]
+
+    def numbers(run: Run) -> tuple[float, ...]:
+        end = run.history.last
+        assert end is not None
+        counters = end.counters
+        scores = (end.train, end.train_eval, end.validation or 0.0)
+        return (counters.steps_applied, counters.steps_skipped, *scores, counters.forwards, counters.backwards)
+
+    ratios = [f"× {b / a:.3g}" if a else "" for a, b in zip(numbers(one), numbers(other), strict=True)]
+    return [f"{other.name} / {one.name}", "", "", *ratios, ""]
 
 
 def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> dict[str, Any]:
@@ -114,21 +112,13 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
     small = {"size": 11}
     loss = {"domain": [0.36, 1], "type": "log" if log else "linear", "title": {"text": "loss: NMSE (dimensionless)"}}
     across = {"domain": [0, 0.66], "anchor": "y", "showgrid": False, "nticks": 6, "tickfont": small, "zeroline": False}
+    key = {"orientation": "h", "traceorder": "normal", "bgcolor": "rgba(0,0,0,0)", "font": small}
     layout: dict[str, Any] = {
         "height": HEIGHT,
         "autosize": True,
         "margin": {"t": 64, "b": 40, "l": 64, "r": 12},
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
-        "legend": {
-            "orientation": "h",
-            "traceorder": "normal",
-            "bgcolor": "rgba(0,0,0,0)",
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.01,
-            "yanchor": "bottom",
-            "font": small,
-        },
+        "legend": {"x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", **key},
         "uirevision": f"rislab {log} {unit}",
         "shapes": lines,
         "annotations": [],
@@ -139,15 +129,12 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
         "yaxis6": {"domain": [0, 0.2], "anchor": "x6", "fixedrange": True, "nticks": 3, "rangemode": "tozero"},
     }
     layout["yaxis6"]["title"] = {"text": "weight", "font": small}
-    layout["xaxis6"]["title"] = {
-        "text": "optimiser step and its micro-batches (grey: not compared)",
-        "standoff": 2,
-        "font": small,
-    }
+    below = "optimiser step and its micro-batches (grey: not compared)"
+    layout["xaxis6"]["title"] = {"text": below, "standoff": 2, "font": small}
     for number, (row, name) in enumerate(zip(rows, SIDES, strict=True), start=2):
-        below = {"domain": [0.76, 1.0], "anchor": f"y{number}", "showticklabels": number == 5}
-        below |= {"matches": "x2"} if number > 2 else {}
-        layout[f"xaxis{number}"] = {**below, "nticks": 4, "tickfont": small}
+        column = {"domain": [0.76, 1.0], "anchor": f"y{number}", "showticklabels": number == 5}
+        column |= {"matches": "x2"} if number > 2 else {}
+        layout[f"xaxis{number}"] = {**column, "nticks": 4, "tickfont": small}
         layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "nticks": 3, "tickfont": small}
         layout[f"yaxis{number}"] |= {"type": "log", "nticks": 3} if number == 2 else {"rangemode": "tozero"}
         above = {"x": 0.76, "xref": "paper", "xanchor": "left", "y": row[1], "yref": "paper", "yanchor": "bottom"}
@@ -208,21 +195,18 @@ def _key(data: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[dict[str, 
     names = {trace["name"] for trace in data}
     skipped = sum(len(run.history.skipped) for run in runs)
     strange = sum(len(run.history.strange) for run in runs)
-    entries: list[tuple[str, dict[str, Any], bool]] = [
-        ("each step", {"mode": "lines", "line": {"width": 0.75, "color": GREY}}, bool(runs)),
-        ("running median", {"mode": "lines", "line": {"width": 2.5, "color": GREY}}, bool(runs)),
-        ("eval, same data", {"mode": "markers", "marker": {"size": 8, "color": GREY}}, "eval, same data" in names),
-        ("validation", {"mode": "markers", "marker": {"symbol": "circle-open", "color": GREY}}, "validation" in names),
-        (f"{skipped} skipped", {"mode": "markers", "marker": {"symbol": "x", "color": GREY}}, bool(skipped)),
-        (
-            f"{strange} no loss",
-            {"mode": "markers", "marker": {"symbol": "triangle-down", "color": GREY}},
-            bool(strange),
-        ),
+    entries: list[tuple[str, str, dict[str, Any], object]] = [
+        ("each step", "line", {"width": 0.75}, runs),
+        ("running median", "line", {"width": 2.5}, runs),
+        ("eval, same data", "marker", {"size": 8}, "eval, same data" in names),
+        ("validation", "marker", {"symbol": "circle-open"}, "validation" in names),
+        (f"{skipped} skipped", "marker", {"symbol": "x"}, skipped),
+        (f"{strange} no loss", "marker", {"symbol": "triangle-down"}, strange),
     ]
+    nowhere = {"type": "scatter", "x": [None], "y": [None], "showlegend": True}
     return [
-        {"type": "scatter", "x": [None], "y": [None], "name": f"{name} ", "showlegend": True, **look}
-        for name, look, there in entries
+        {**nowhere, "name": f"{name} ", "mode": f"{kind}s", kind: {**look, "color": GREY}}
+        for name, kind, look, there in entries
         if there
     ]
 
@@ -250,17 +234,11 @@ def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         for step in steps
         for place, weight in enumerate(step.weights, start=1)
     ]
-    on = {"xaxis": "x6", "yaxis": "y6", "showlegend": False}
     at = np.arange(len(heights)) + np.array(gaps)
-    bars = {"type": "bar", "name": "fed", "x": at, "y": np.array(heights), "hovertext": texts, "hoverinfo": "text"}
+    bars = {"x": at, "y": np.array(heights), "marker": {"color": colours}, "hovertext": texts, "hoverinfo": "text"}
     lost = [float(place) for place, weight in zip(at, heights, strict=True) if abs(weight) < OFF]
-    cross = {"symbol": "x", "size": 8, "color": VERMILLION}
-    exact = {
-        "x": [-0.5, len(heights) - 0.5],
-        "y": [1, 1],
-        "mode": "lines",
-        "line": {"color": GREY, "dash": "dot", "width": 1},
-    }
+    crosses = {"x": lost, "y": [0.08] * len(lost), "marker": {"symbol": "x", "size": 8, "color": VERMILLION}}
+    line = {"x": [-0.5, len(heights) - 0.5], "y": [1, 1], "line": {"color": GREY, "dash": "dot", "width": 1}}
     edges = np.cumsum([0, *(len(step.weights) for step in steps)])
     middles = [(left + right - 1) / 2 + GAP * place for place, (left, right) in enumerate(itertools.pairwise(edges))]
     every = max(1, math.ceil(len(steps) / 14))
@@ -269,19 +247,12 @@ def fed_strip(run: Run | None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "ticktext": [str(step.number) for step in steps][::every],
         "range": [-0.6, max(8.0, float(at[-1]) + 1 if len(at) else 0.0) - 0.4],
     }
+    on = {"xaxis": "x6", "yaxis": "y6", "showlegend": False}
+    mute = {"type": "scatter", "hoverinfo": "skip", **on}
     return [
-        {**bars, "marker": {"color": colours}, **on},
-        {
-            "type": "scatter",
-            "name": "lost",
-            "mode": "markers",
-            "x": lost,
-            "y": [0.08] * len(lost),
-            "marker": cross,
-            "hoverinfo": "skip",
-            **on,
-        },
-        {"type": "scatter", "name": "exact share", "hoverinfo": "skip", **exact, **on},
+        {"type": "bar", "name": "fed", **bars, **on},
+        {"name": "lost", "mode": "markers", **crosses, **mute},
+        {"name": "exact share", "mode": "lines", **line, **mute},
     ], ticks
 
 
@@ -314,16 +285,13 @@ def _losses(run: Run, label: str, style: TraceStyle, unit: str, *, thin: bool) -
         if len(values) or field == "train_eval":
             traces.append({**evaluation(style, field, ends, values, epochs), "showlegend": False})
     level = _floor(losses)
-    for name, symbol, points in (
-        ("skipped", "x", [*run.history.skipped]),
-        ("not a loss", "triangle-down", [*run.history.strange]),
-    ):
+    skipped, strange = ("skipped", "x", [*run.history.skipped]), ("not a loss", "triangle-down", [*run.history.strange])
+    for name, symbol, points in (skipped, strange):
         texts = {float(at[step - 1]): f"step {step}: {reason}" for step, reason in points if step <= len(at)}
         if texts:
             look = {"symbol": symbol, "size": 9, "color": style.colour}
-            traces.append(
-                {**marks(f"{name} × {len(texts)}", texts, level, look), "legendgroup": style.name, "showlegend": False}
-            )
+            own = {"legendgroup": style.name, "showlegend": False}
+            traces.append({**marks(f"{name} × {len(texts)}", texts, level, look), **own})
     return traces
 
 
