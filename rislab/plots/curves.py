@@ -145,22 +145,14 @@ def level_lines(levels: Mapping[str, float], first: float, last: float, places: 
         last: step at which they end.
         places: of each, to hover at.
     """
+    common = {"type": "scatter", "mode": "lines", "legendgroup": "levels", "hoverinfo": "name"}
+    common |= {"x": np.linspace(first, last, places).tolist()}
     lines = []
     for style in trace_styles(sorted(levels, key=lambda name: -levels[name])):
         level = levels[style.name]
         check_number(f"line {style.name!r}", level, 0.0, exclusive=True)
-        lines.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"{style.name} = {level:.4g}",
-                "legendgroup": "levels",
-                "x": np.linspace(first, last, places).tolist(),
-                "y": [level] * places,
-                "line": {"color": GREY, "dash": style.dash, "width": 1.5},
-                "hoverinfo": "name",
-            }
-        )
+        line = {"color": GREY, "dash": style.dash, "width": 1.5}
+        lines.append({**common, "name": f"{style.name} = {level:.4g}", "y": [level] * places, "line": line})
     return lines
 
 

@@ -125,22 +125,13 @@ def check_table(report: FaultReport) -> go.Figure:
         for symptom, pair in zip(report.fault.symptoms, report.symptoms, strict=True)
     ]
     pairs += [(_check_cell(check.correct), _check_cell(check.faulty)) for check in report.checks]
-    heat = go.Heatmap(
-        x=list(NAMES),
-        y=labels,
-        z=[[0.0 if cell.holds else 1.0 for cell in pair] for pair in pairs],
-        text=[[f"{'✓' if cell.holds else '✗'} {cell.text}" for cell in pair] for pair in pairs],
-        hovertext=[[cell.hover for cell in pair] for pair in pairs],
-        hovertemplate="%{hovertext}<br>%{x}: %{text}<extra></extra>",
-        texttemplate="%{text}",
-        textfont={"color": INK, "size": 13},
-        colorscale=[[0, PALE], [1, ORANGE]],
-        zmin=0,
-        zmax=1,
-        showscale=False,
-        xgap=2,
-        ygap=2,
-    )
+    data = {"x": list(NAMES), "y": labels, "z": [[0.0 if cell.holds else 1.0 for cell in pair] for pair in pairs]}
+    texts = [[f"{'✓' if cell.holds else '✗'} {cell.text}" for cell in pair] for pair in pairs]
+    written = {"text": texts, "texttemplate": "%{text}", "textfont": {"color": INK, "size": 13}}
+    hovers = [[cell.hover for cell in pair] for pair in pairs]
+    hover = {"hovertext": hovers, "hovertemplate": "%{hovertext}<br>%{x}: %{text}<extra></extra>"}
+    colours = {"colorscale": [[0, PALE], [1, ORANGE]], "zmin": 0, "zmax": 1, "showscale": False}
+    heat = go.Heatmap(**data, **written, **hover, **colours, xgap=2, ygap=2)
     counts = [f"{sum(not pair[place].holds for pair in pairs)} red {NAMES[place]}" for place in (0, 1)]
     title = f"{report.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
     figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})

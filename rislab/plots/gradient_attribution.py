@@ -89,22 +89,12 @@ def _heat(loop: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
         ["" if empty else _weight(weight) for empty, weight in zip(*pair, strict=True)]
         for pair in zip(blank, loop.micro_batch_weights, strict=True)
     ]
-    return go.Heatmap(
-        x=np.arange(1, own.shape[1] + 1),
-        y=np.arange(1, own.shape[0] + 1),
-        z=np.where(blank, np.nan, depth),
-        text=texts,
-        texttemplate="%{text}" if len(spans) <= WRITTEN else "",
-        textfont={"color": INK, "size": 10},
-        hovertext=[[_hover(loop, own, row, column) for column in range(own.shape[1])] for row in range(own.shape[0])],
-        hoverinfo="text",
-        colorscale=[list(stop) for stop in WEIGHTS],
-        zmin=-1.0,
-        zmax=3**0.5,
-        showscale=False,
-        xgap=1,
-        ygap=1,
-    )
+    rows, columns = (range(size) for size in own.shape)
+    data = {"x": np.arange(1, len(columns) + 1), "y": np.arange(1, len(rows) + 1), "z": np.where(blank, np.nan, depth)}
+    written = {"texttemplate": "%{text}" if len(spans) <= WRITTEN else "", "textfont": {"color": INK, "size": 10}}
+    colours = {"colorscale": [list(stop) for stop in WEIGHTS], "zmin": -1.0, "zmax": 3**0.5, "showscale": False}
+    hovers = [[_hover(loop, own, row, column) for column in columns] for row in rows]
+    return go.Heatmap(**data, text=texts, **written, **colours, hovertext=hovers, hoverinfo="text", xgap=1, ygap=1)
 
 
 def _weight(weight: float) -> str:

@@ -18,6 +18,7 @@ from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, figure_of, 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
 ABOVE = {"yref": "container", "y": 1, "yanchor": "top", "pad": {"t": 12}}
+BELOW: dict[str, Any] = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}  # NMSE over epochs
 
 
 def map_history_figure(history: MapHistory) -> go.Figure:
@@ -36,27 +37,16 @@ def map_history_figure(history: MapHistory) -> go.Figure:
     common = _common(history, snapshots)
     layout = _layout(history, snapshots[-1])
     steps = []
-    for place, (snapshot, part) in enumerate(zip(snapshots, parts, strict=True)):
-        visible_traces = [other == place for other in range(len(snapshots)) for _ in part]
+    for number, (snapshot, part) in enumerate(zip(snapshots, parts, strict=True)):
+        visible_traces = [other == number for other in range(len(snapshots)) for _ in part]
         title = {"title.text": snapshot.line(), "annotations[0].text": _named(snapshot)}
         visible = {"visible": visible_traces + [True] * len(common)}
         steps.append({"method": "update", "label": str(snapshot.epoch), "args": [visible, title]})
         for trace in part:
-            trace["visible"] = place == len(snapshots) - 1
-    layout["sliders"] = [
-        {
-            "active": len(steps) - 1,
-            "steps": steps,
-            "currentvalue": {"prefix": "epoch ", "xanchor": "left"},
-            "pad": {"t": 50},
-            "bgcolor": GREY,
-            "bordercolor": GREY,
-            "tickcolor": GREY,
-            "activebgcolor": BLUE,
-            "x": 0,
-            "len": 0.92,
-        }
-    ]
+            trace["visible"] = number == len(snapshots) - 1
+    colours = {"bgcolor": GREY, "bordercolor": GREY, "tickcolor": GREY, "activebgcolor": BLUE}
+    place = {"x": 0, "len": 0.92, "pad": {"t": 50}, "currentvalue": {"prefix": "epoch ", "xanchor": "left"}}
+    layout["sliders"] = [{"active": len(steps) - 1, "steps": steps, **place, **colours}]
     layout["height"] = HEIGHT + 90
     layout["margin"] = {**layout["margin"], "b": 150}
     data = [trace for part in parts for trace in part] + common
@@ -86,7 +76,7 @@ def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     return [
         _heat(history, snapshot.map, ""),
         *marks_on_map("estimate", azimuth, elevation),
-        {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False, **spot, **place},
+        {**BELOW, **spot, **place},
     ]
 
 
@@ -94,32 +84,22 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     """What all snapshots share: the true map, the rings of the sources, and NMSE over epochs."""
     active = history.scene.active[0]
     places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
-    curve = {"type": "scatter", "xaxis": "x3", "yaxis": "y3", "showlegend": False}
     known = [snapshot for snapshot in snapshots if is_drawable(snapshot.nmse)]
     strange = [snapshot for snapshot in snapshots if not is_drawable(snapshot.nmse)]
+    curve = {"x": [snapshot.epoch for snapshot in known], "y": [snapshot.nmse for snapshot in known]}
+    curve |= {"mode": "lines+markers", "line": {"color": BLUE, "width": 1.5}, "marker": {"size": 5}}
+    curve |= {"hovertemplate": "epoch %{x}<br>NMSE %{y:.4g}<extra></extra>"}
+    lowest = min((snapshot.nmse for snapshot in known), default=1.0)
+    marks = {"x": [snapshot.epoch for snapshot in strange], "y": [lowest] * len(strange), "mode": "markers"}
+    marks |= {"marker": {"symbol": "triangle-down", "size": 10, "color": VERMILLION}}
+    marks |= {"hovertext": [snapshot.line() for snapshot in strange], "hoverinfo": "text"}
     return [
         _heat(history, history.truth, "2"),
         *marks_on_map("true source", *places),
         *marks_on_map("true source", *places, axis="2"),
         *legend_keys(),
-        {
-            **curve,
-            "mode": "lines+markers",
-            "line": {"color": BLUE, "width": 1.5},
-            "marker": {"size": 5},
-            "x": [snapshot.epoch for snapshot in known],
-            "y": [snapshot.nmse for snapshot in known],
-            "hovertemplate": "epoch %{x}<br>NMSE %{y:.4g}<extra></extra>",
-        },
-        {
-            **curve,
-            "mode": "markers",
-            "marker": {"symbol": "triangle-down", "size": 10, "color": VERMILLION},
-            "x": [snapshot.epoch for snapshot in strange],
-            "y": [min((snapshot.nmse for snapshot in known), default=1.0)] * len(strange),
-            "hovertext": [snapshot.line() for snapshot in strange],
-            "hoverinfo": "text",
-        },
+        {**BELOW, **curve},
+        {**BELOW, **marks},
     ]
 
 

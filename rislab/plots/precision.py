@@ -195,12 +195,14 @@ def cell_explanation(cell: PrecisionCell) -> str:
     """What passes its alarm in a cell, and why, as HTML."""
     verdict = "; ".join(f"{name} {_short(cell.measured[name][0])}, {_alarm_text(cell, name)}" for name in cell.red)
     colour = f" style='color:{style.ERROR_COLOUR}'" if cell.red else ""
-    where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
-    head = (
-        f"<b{colour}>{'✗' if cell.red else '✓'} {html.escape(where)}: {html.escape(verdict or 'within its alarms')}</b>"
-    )
+    mark, text = "✗" if cell.red else "✓", f"{_where(cell)}: {verdict or 'within its alarms'}"
+    head = f"<b{colour}>{mark} {html.escape(text)}</b>"
     parts = [f"<i>{name}</i> {html.escape(text)}" for name, text in _reasons(cell.mode)]
     return f"<div style='line-height:1.35;font-size:13px'>{head}<br>{'<br>'.join(parts)}</div>"
+
+
+def _where(cell: PrecisionCell) -> str:
+    return f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes"
 
 
 def _alarm_text(cell: PrecisionCell, name: str) -> str:
@@ -238,21 +240,16 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
     windows = cell.windows
     steps = np.array([window.step for window in windows], dtype=np.float64)
     alarm = MODES[cell.mode].tolerance
-    styles = {
-        "relative L2": (style.BLUE, "solid"),
-        "|α − 1|": (style.VERMILLION, "dot"),
-        "1 − cos": (style.GREEN, "dashdot"),
-    }
-    values = {
-        "relative L2": [window.relative_error for window in windows],
-        "|α − 1|": [window.alpha_error for window in windows],
-        "1 − cos": [1 - window.cosine for window in windows],
-    }
-    levels = {"relative L2": alarm.relative_error, "|α − 1|": alarm.alpha_error}
-    data = [_line("", name, steps, values[name], *styles[name]) for name in styles]
-    for name, level in levels.items():
+    levels, angles = [window.relative_error for window in windows], [1 - window.cosine for window in windows]
+    scales = [window.alpha_error for window in windows]
+    data = [
+        _line("", "relative L2", steps, levels, style.BLUE, "solid"),
+        _line("", "|α − 1|", steps, scales, style.VERMILLION, "dot"),
+        _line("", "1 − cos", steps, angles, style.GREEN, "dashdot"),
+    ]
+    for curve, level in zip(data[:2], (alarm.relative_error, alarm.alpha_error), strict=True):
         limits = [level * window.allowance for window in windows]
-        thin = _line("", f"alarm of {name}", steps, limits, styles[name][0], "dash")
+        thin = _line("", f"alarm of {curve['name']}", steps, limits, curve["line"]["color"], "dash")
         data.append({**thin, "mode": "lines", "line": {**thin["line"], "width": 1}, "showlegend": False})
     data.append(_line("2", "underflow", steps, [window.underflow for window in windows], style.PURPLE, "solid"))
     data.append(_line("2", "stuck", steps, [window.stuck for window in windows], style.OCHRE, "dot"))
@@ -264,7 +261,7 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
         data.append(_line("4", f"NMSE of {reference.mode}", at, beside, style.GREY, "dash"))
     own = _line("4", "NMSE", steps, [window.loss for window in windows], style.BLUE, "solid")
     data.append({**own, "showlegend": False})
-    layout = _curve_layout(cell, sum(not style.is_drawable(value) for series in values.values() for value in series))
+    layout = _curve_layout(cell, sum(not style.is_drawable(value) for value in (*levels, *scales, *angles)))
     errors = [float(value) for trace in data if trace["yaxis"] == "y" for value in trace["y"]]
     for axis, shown in (("yaxis", errors), ("yaxis4", [window.loss for window in windows])):
         layout[axis] |= {"type": "log", **style.log_ticks_of(shown)}
@@ -272,11 +269,11 @@ def window_curves_dict(cell: PrecisionCell, reference: PrecisionCell | None) -> 
 
 
 def _curve_layout(cell: PrecisionCell, hidden: int) -> dict[str, Any]:
-    where = f"{cell.mode}, {cell.accumulation_steps} × {BATCH // cell.accumulation_steps} scenes, window by window"
     skipped = f"; ✕: {cell.skipped} skipped" if cell.skipped else ""
     note = f"{skipped}; {hidden} errors that are 0 or not finite are not drawn" if hidden else skipped
+    title = f"{_where(cell)}, window by window (thin dashes: alarm{note})"
     layout: dict[str, Any] = {
-        "title": {"text": f"{where} (thin dashes: alarm{note})", "font": {"size": 14}},
+        "title": {"text": title, "font": {"size": 14}},
         "height": CURVES_HEIGHT,
         "autosize": True,
         "margin": {"t": 40, "b": 72, "l": 64, "r": 12},

@@ -14,6 +14,8 @@ from rislab.plots.style import BLUE, COUNTER_STYLES, GREEN, GREY, PURPLE, VERMIL
 from rislab.training.records import Counters
 
 COUNTERS = {name: style for pair in COUNTER_STYLES.values() for name, style in pair.items()}
+# A bar with its number over it, so that a 0 is visible as well.
+NUMBERED = {"type": "bar", "textposition": "outside", "cliponaxis": False}
 LINES = 4  # of the log that the panel shows
 TALL = 290  # pixels, of the panel's figure
 
@@ -33,23 +35,14 @@ def first_epoch_counts(replays: Mapping[str, Replay]) -> go.Figure:
 
 
 def _counter_bars(names: Sequence[str], counted: Sequence[Counters]) -> list[dict[str, Any]]:
-    """A bar for each counter at each name, its number over it, so that a 0 is visible as well."""
+    """A bar for each counter at each name."""
     bars = []
     for counter, (colour, pattern) in COUNTERS.items():
-        values = [vars(each)[counter] for each in counted]
-        bars.append(
-            {
-                "type": "bar",
-                "x": list(names),
-                "y": values,
-                "text": [str(value) for value in values],
-                "textposition": "outside",
-                "cliponaxis": False,
-                "name": counter.replace("_", " "),
-                "marker": {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}},
-                "hovertemplate": "%{x}<br>%{y} " + counter.replace("_", " ") + "<extra></extra>",
-            }
-        )
+        values, name = [vars(each)[counter] for each in counted], counter.replace("_", " ")
+        data = {"x": list(names), "y": values, "text": [str(value) for value in values], "name": name}
+        marker = {"color": colour, "pattern": {"shape": pattern, "fillmode": "overlay"}}
+        what = "%{x}<br>%{y} " + name + "<extra></extra>"
+        bars.append({**NUMBERED, **data, "marker": marker, "hovertemplate": what})
     return bars
 
 
@@ -185,22 +178,11 @@ def _line_style(colour: str, dash: str, symbol: str, size: int) -> dict[str, Any
 
 def _first_epoch(counters: Counters) -> dict[str, Any]:
     values = [vars(counters)[name] for name in COUNTERS]
-    return {
-        "type": "bar",
-        "x": [name.replace("_", "<br>") for name in COUNTERS],
-        "y": values,
-        "text": [str(value) for value in values],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "showlegend": False,
-        "xaxis": "x2",
-        "yaxis": "y2",
-        "marker": {
-            "color": [colour for colour, _ in COUNTERS.values()],
-            "pattern": {"shape": [pattern for _, pattern in COUNTERS.values()], "fillmode": "overlay"},
-        },
-        "hovertemplate": "%{y} %{x}<extra></extra>",
-    }
+    names = [name.replace("_", "<br>") for name in COUNTERS]
+    data = {"x": names, "y": values, "text": [str(value) for value in values], "xaxis": "x2", "yaxis": "y2"}
+    colours, patterns = ([look[part] for look in COUNTERS.values()] for part in (0, 1))
+    marker = {"color": colours, "pattern": {"shape": patterns, "fillmode": "overlay"}}
+    return {**NUMBERED, **data, "marker": marker, "hovertemplate": "%{y} %{x}<extra></extra>", "showlegend": False}
 
 
 def replay_summary(replay: Replay) -> str:

@@ -43,6 +43,12 @@ def write_sweep_page(
         if len(figures) >= figure:
             drawn[cell.name] = figures[figure - 1]
     shared = miniatures.shared_ranges(list(drawn.values()))
+    stills = {
+        name: html_export.figure_html(
+            miniatures.multiple(one, shared), still=True, label=f"{labels[name]}: {describe_figure(one)}"
+        )
+        for name, one in drawn.items()
+    }
     return html_export.write_index(
         out,
         f"rislab: {title}",
@@ -59,12 +65,7 @@ def write_sweep_page(
         counts=gallery.count_verdicts(result.verdict for result in results.values()),
         header=header,
         number=figure,
-        figures={
-            name: html_export.figure_html(
-                miniatures.multiple(one, shared), still=True, label=f"{labels[name]}: {describe_figure(one)}"
-            )
-            for name, one in drawn.items()
-        },
+        figures=stills,
         legend=legend(list(drawn.values())),
         failed=[cell for cell in cells if cell.name in results and results[cell.name].error],
     )
