@@ -15,7 +15,7 @@ from rislab.checkup.html_table import html_table
 from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks
-from rislab.plots.style import BLUE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_styles
+from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_styles
 
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
@@ -137,9 +137,8 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
         layout[f"xaxis{number}"] = {**column, "nticks": 4, "tickfont": small}
         layout[f"yaxis{number}"] = {"domain": row, "anchor": f"x{number}", "nticks": 3, "tickfont": small}
         layout[f"yaxis{number}"] |= {"type": "log", "nticks": 3} if number == 2 else {"rangemode": "tozero"}
-        above = {"x": 0.76, "xref": "paper", "xanchor": "left", "y": row[1], "yref": "paper", "yanchor": "bottom"}
-        text = {"text": name, "showarrow": False, "font": {"size": 12}}
-        layout["annotations"].append({**above, **text})
+        place = {"x": 0.76, "xanchor": "left", "y": row[1], "font": {"size": 12}}
+        layout["annotations"].append({**CHART_TITLE, **place, "text": name})
     layout["xaxis5"]["title"] = {"text": UNITS[unit], "standoff": 2, "font": small}
     for name in layout:
         if name.startswith(("xaxis", "yaxis")):

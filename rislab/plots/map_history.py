@@ -11,9 +11,9 @@ import torch
 
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
+from rislab.plots import style
 from rislab.plots.scene import BAR, STILL, decibels, degrees, map_ends
 from rislab.plots.spectra import legend_keys, marks_on_map
-from rislab.plots.style import BLUE, GREY, VERMILLION, decibel_axis, figure_of, is_drawable, log_ticks_of, map_depth
 
 HEIGHT = 444
 STEPS = 12  # snapshots of the figure in a report, each with a map of its own
@@ -44,13 +44,13 @@ def map_history_figure(history: MapHistory) -> go.Figure:
         steps.append({"method": "update", "label": str(snapshot.epoch), "args": [visible, title]})
         for trace in part:
             trace["visible"] = number == len(snapshots) - 1
-    colours = {"bgcolor": GREY, "bordercolor": GREY, "tickcolor": GREY, "activebgcolor": BLUE}
+    colours = {"bgcolor": style.GREY, "bordercolor": style.GREY, "tickcolor": style.GREY, "activebgcolor": style.BLUE}
     place = {"x": 0, "len": 0.92, "pad": {"t": 50}, "currentvalue": {"prefix": "epoch ", "xanchor": "left"}}
     layout["sliders"] = [{"active": len(steps) - 1, "steps": steps, **place, **colours}]
     layout["height"] = HEIGHT + 90
     layout["margin"] = {**layout["margin"], "b": 150}
     data = [trace for part in parts for trace in part] + common
-    return figure_of({"data": data, "layout": layout})
+    return style.figure_of({"data": data, "layout": layout})
 
 
 def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     if snapshot.peaks is not None:
         active = snapshot.peaks.active[0]
         azimuth, elevation = snapshot.peaks.azimuth[0][active], snapshot.peaks.elevation[0][active]
-    place = {"x": [snapshot.epoch], "y": [snapshot.nmse if is_drawable(snapshot.nmse) else None]}
-    spot = {"mode": "markers", "marker": {"size": 12, "color": BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
+    place = {"x": [snapshot.epoch], "y": [snapshot.nmse if style.is_drawable(snapshot.nmse) else None]}
+    spot = {"mode": "markers", "marker": {"size": 12, "color": style.BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
     return [
         _heat(history, snapshot.map, ""),
         *marks_on_map("estimate", azimuth, elevation),
@@ -84,14 +84,14 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     """What all snapshots share: the true map, the rings of the sources, and NMSE over epochs."""
     active = history.scene.active[0]
     places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
-    known = [snapshot for snapshot in snapshots if is_drawable(snapshot.nmse)]
-    strange = [snapshot for snapshot in snapshots if not is_drawable(snapshot.nmse)]
+    known = [snapshot for snapshot in snapshots if style.is_drawable(snapshot.nmse)]
+    strange = [snapshot for snapshot in snapshots if not style.is_drawable(snapshot.nmse)]
     curve = {"x": [snapshot.epoch for snapshot in known], "y": [snapshot.nmse for snapshot in known]}
-    curve |= {"mode": "lines+markers", "line": {"color": BLUE, "width": 1.5}, "marker": {"size": 5}}
+    curve |= {"mode": "lines+markers", "line": {"color": style.BLUE, "width": 1.5}, "marker": {"size": 5}}
     curve |= {"hovertemplate": "epoch %{x}<br>NMSE %{y:.4g}<extra></extra>"}
     lowest = min((snapshot.nmse for snapshot in known), default=1.0)
     marks = {"x": [snapshot.epoch for snapshot in strange], "y": [lowest] * len(strange), "mode": "markers"}
-    marks |= {"marker": {"symbol": "triangle-down", "size": 10, "color": VERMILLION}}
+    marks |= {"marker": {"symbol": "triangle-down", "size": 10, "color": style.VERMILLION}}
     marks |= {"hovertext": [snapshot.line() for snapshot in strange], "hoverinfo": "text"}
     return [
         _heat(history, history.truth, "2"),
@@ -126,13 +126,12 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
     ends = map_ends(history.grid)
     across, maps, curve = ([0.0, 0.45], [0.5, 0.95]), [0.46, 1.0], [0.0, 0.24]
     titles = ((across[0], maps, _named(snapshot)), (across[1], maps, f"true covariance; both MUSIC, {_where(history)}"))
-    place = {"xref": "paper", "yref": "paper", "xanchor": "center", "yanchor": "bottom", "showarrow": False}
     still = {"showgrid": False, **STILL}
     known = history.snapshots()
-    ticks = log_ticks_of([one.nmse for one in known])
+    ticks = style.log_ticks_of([one.nmse for one in known])
     epochs = {"title": {"text": "epoch"}, "dtick": max(1, math.ceil(max((one.epoch for one in known), default=1) / 12))}
     return {
-        "coloraxis": decibel_axis(map_depth(decibels(history.truth).numpy()), {**BAR, "x": 0.96}),
+        "coloraxis": style.decibel_axis(style.map_depth(decibels(history.truth).numpy()), {**BAR, "x": 0.96}),
         "height": HEIGHT,
         "margin": {"t": 84, "b": 50, "l": 66, "r": 20},
         "title": {"text": "no epoch yet" if snapshot is None else snapshot.line(), **ABOVE},
@@ -145,7 +144,7 @@ def _layout(history: MapHistory, snapshot: Snapshot | None) -> dict[str, Any]:
         "xaxis3": {**epochs, "domain": [0.0, 0.95], "anchor": "y3", "rangemode": "tozero", **STILL},
         "yaxis3": {"title": {"text": "NMSE"}, "type": "log", "domain": curve, "anchor": "x3", **ticks, **STILL},
         "annotations": [
-            {**place, "x": sum(span) / 2, "y": top[1], "text": text, "font": {"size": 13}} for span, top, text in titles
+            {**style.CHART_TITLE, "x": sum(span) / 2, "y": top[1], "text": text} for span, top, text in titles
         ],
     }
 

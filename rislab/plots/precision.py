@@ -74,8 +74,7 @@ def precision_table_dict(
     for number, (name, (_, alarms)) in enumerate(MAPS.items()):
         axis = str(number + 1) if number else ""
         layout |= _map_axes(number, axis, names, columns)
-        place = {"xref": f"x{axis} domain", "x": 0.5, "xanchor": "center", "yref": "paper", "y": 1, "yanchor": "bottom"}
-        layout["annotations"].append({**place, "text": name, "showarrow": False, "font": {"size": 13}})
+        layout["annotations"].append({**style.CHART_TITLE, "xref": f"x{axis} domain", "x": 0.5, "y": 1, "text": name})
         framed = [(place, RED) for place, cell in by_place.items() if set(cell.red) & set(alarms)]
         framed += [] if chosen is None else [(chosen, CHOSEN)]
         for (row, column), line in framed:

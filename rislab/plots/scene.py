@@ -15,7 +15,7 @@ from rislab.music.model_order import order_criteria
 from rislab.music.scene_view import SceneAnalysis, SpectraView
 from rislab.plots.bound import SHARE, direction_outlines
 from rislab.plots.spectra import FLOOR_DB, KEYS, legend_keys, marks_on_map
-from rislab.plots.style import BAND, BLUE, GREEN, GREY, decibel_axis, figure_of, map_depth
+from rislab.plots.style import BAND, BLUE, CHART_TITLE, GREEN, GREY, decibel_axis, figure_of, map_depth
 
 BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len": 0.56}
 HEIGHT = 496
@@ -67,9 +67,8 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
         layout[f"yaxis{name}"] |= {"domain": down[row], "anchor": f"x{name}", **STILL}
         if row == 0:
             layout[f"xaxis{name}"]["showgrid"] = layout[f"yaxis{name}"]["showgrid"] = False
-        place = {"x": sum(across[column]) / 2, "y": down[row][1], "xref": "paper", "yref": "paper", "yanchor": "bottom"}
-        place["xanchor"] = "center"
-        layout["annotations"].append({**place, "text": title, "showarrow": False, "font": {"size": 13}})
+        place = {"x": sum(across[column]) / 2, "y": down[row][1]}
+        layout["annotations"].append({**CHART_TITLE, **place, "text": title})
     layout["shapes"] = [_upright("3", here), _upright("4", len(settings.places) + 0.5), *_band(spectra)]
     maps = [*_map(spectra, spectra.music, ""), *_map(spectra, spectra.mvdr, "2")]
     others = [*_cuts(spectra), _eigenvalues(spectra), *legend_keys(), _ranged(spectra)]

@@ -52,16 +52,13 @@ COUNTER_STYLES = {  # axis → counter → colour and pattern; the first two cou
         "steps_skipped": (VERMILLION, "x"),
     },
 }
-LEGEND_ABOVE = {
-    "orientation": "h",
-    "itemsizing": "constant",
-    "x": 0,
-    "xanchor": "left",
-    "yref": "container",
-    "y": 1,
-    "yanchor": "top",
-}  # on the left: the buttons of plotly come up on the right
-LEGEND_BELOW = {"orientation": "h", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
+# Over one of the charts of a figure, in the middle of it.
+CHART_TITLE = {"xanchor": "center", "yanchor": "bottom", "showarrow": False, "font": {"size": 13}}
+CHART_TITLE |= {"xref": "paper", "yref": "paper"}
+# On the left: the buttons of plotly come up on the right.
+_LEGEND = {"orientation": "h", "x": 0, "xanchor": "left", "yref": "container"}
+LEGEND_ABOVE = {**_LEGEND, "y": 1, "yanchor": "top", "itemsizing": "constant"}
+LEGEND_BELOW = {**_LEGEND, "y": 0, "yanchor": "bottom"}
 
 
 @dataclass(frozen=True)

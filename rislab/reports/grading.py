@@ -23,6 +23,7 @@ from rislab.reports.notebooks import statements_of
 from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
 VERDICTS = ("right", "in part", "wrong", "no answer", "not readable", "not run", "not there")
+ANSWERED = VERDICTS[:3]
 # A power of two numbers can fill the memory; sums and products of numbers that somebody typed cannot.
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
@@ -192,7 +193,7 @@ def as_csv(grades: Sequence[Grade]) -> str:
 
 
 def _cell(mark: Mark) -> str:
-    return f"{mark.earned:g}" if mark.verdict in ("right", "in part", "wrong") else mark.verdict
+    return f"{mark.earned:g}" if mark.verdict in ANSWERED else mark.verdict
 
 
 def _plain(cells: Iterable[object]) -> list[str]:
@@ -205,20 +206,17 @@ def as_gradescope(one: Grade) -> str:
     tests = []
     for name, mark in one.marks.items():
         exercise = EXERCISES[name]
-        passed = {"right": "passed", "wrong": "failed", "in part": "failed"}
-        tests.append(
-            {
-                "name": f"{exercise.notebook}: {name}",
-                "score": round(mark.earned, 4),
-                "max_score": points(exercise),
-                "status": passed.get(mark.verdict, "failed"),
-                "output": mark.text
-                if mark.verdict in passed
-                else f"{mark.verdict}{f': {mark.text}' if mark.text else ''}",
-                "tags": [exercise.mark],
-                "visibility": "visible",
-            }
-        )
+        said = f"{mark.verdict}: {mark.text}" if mark.text else mark.verdict
+        test = {
+            "name": f"{exercise.notebook}: {name}",
+            "score": round(mark.earned, 4),
+            "max_score": points(exercise),
+            "status": "passed" if mark.verdict == "right" else "failed",
+            "output": mark.text if mark.verdict in ANSWERED else said,
+            "tags": [exercise.mark],
+            "visibility": "visible",
+        }
+        tests.append(test)
     remarks = "\n".join([*one.missing, *one.remarks])
     report = {"score": round(one.points, 4), "output": remarks, "stdout_visibility": "hidden", "tests": tests}
     return json.dumps(report, ensure_ascii=False, indent=1)
