@@ -121,19 +121,13 @@ def evaluation(style: TraceStyle, field: str, steps: ArrayLike, values: ArrayLik
         epochs: [n], their numbers.
     """
     name, mode, suffix, size, dash = EVALUATIONS[field]
+    x, y = (np.asarray(numbers, dtype=np.float64) for numbers in (steps, values))
+    marker = {"symbol": style.symbol + suffix, "size": size, "color": style.colour}
+    look = {"mode": mode, "marker": marker, "line": {"color": style.colour, "width": 1.5, "dash": dash}}
     where = "epoch %{customdata} · step %{x:d}<extra></extra>"
-    return {
-        "type": "scatter",
-        "mode": mode,
-        "name": name,
-        "legendgroup": style.name,
-        "x": np.asarray(steps, dtype=np.float64),
-        "y": np.asarray(values, dtype=np.float64),
-        "customdata": np.asarray(epochs),
-        "hovertemplate": f"<b>{style.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>{where}",
-        "marker": {"symbol": style.symbol + suffix, "size": size, "color": style.colour},
-        "line": {"color": style.colour, "width": 1.5, "dash": dash},
-    }
+    what = f"<b>{style.name}</b> · {name}<br>NMSE %{{y:.6g}}<br>{where}"
+    hover = {"hovertemplate": what, "customdata": np.asarray(epochs)}
+    return {"type": "scatter", "name": name, "legendgroup": style.name, "x": x, "y": y, **look, **hover}
 
 
 def level_lines(levels: Mapping[str, float], first: float, last: float, places: int = 41) -> list[dict[str, Any]]:
@@ -187,18 +181,10 @@ def end_labels(ends: Sequence[tuple[str, float, float]], x: float, span: Sequenc
         height = row * (1 + order[place][0].count("<br>"))
         places[place] = max(places[place], bottom + height / 2)
         bottom = places[place] + height / 2
-    return {
-        "type": "scatter",
-        "mode": "text",
-        "x": [x] * len(order),
-        "y": [10**place if log else place for place in places],
-        "text": [text for text, *_ in order],
-        "textposition": "middle right",
-        "textfont": {"size": 11},
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "name": "labels",
-    }
+    heights, texts = [10**place if log else place for place in places], [text for text, *_ in order]
+    look = {"mode": "text", "textposition": "middle right", "textfont": {"size": 11}}
+    mute = {"hoverinfo": "skip", "showlegend": False, "name": "labels"}
+    return {"type": "scatter", "x": [x] * len(order), "y": heights, "text": texts, **look, **mute}
 
 
 def marks(
@@ -215,13 +201,6 @@ def marks(
     every = max(1, math.ceil(len(texts) / MARKS))
     note = f"<br>drawn: every {every}th of {len(texts)} such steps" if every > 1 else ""
     shown = [*texts.items()][::every]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [step for step, _ in shown],
-        "y": [height] * len(shown),
-        "marker": dict(marker),
-        "hovertext": [text + note for _, text in shown],
-        "hoverinfo": "text",
-    }
+    places = {"x": [step for step, _ in shown], "y": [height] * len(shown)}
+    hover = {"hovertext": [text + note for _, text in shown], "hoverinfo": "text"}
+    return {"type": "scatter", "mode": "markers", "name": name, "marker": dict(marker), **places, **hover}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import torch
 
 from rislab.errors import InputError
 from rislab.music.map_history import MapHistory, Snapshot, evenly_spaced
 from rislab.plots import style
-from rislab.plots.scene import BAR, STILL, decibels, degrees, map_ends
+from rislab.plots.scene import BAR, STILL, decibel_map, decibels, map_ends
 from rislab.plots.spectra import legend_keys, marks_on_map
 
 HEIGHT = 444
@@ -74,7 +73,7 @@ def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     place = {"x": [snapshot.epoch], "y": [snapshot.nmse if style.is_drawable(snapshot.nmse) else None]}
     spot = {"mode": "markers", "marker": {"size": 12, "color": style.BLUE, "symbol": "diamond"}, "hoverinfo": "skip"}
     return [
-        _heat(history, snapshot.map, ""),
+        decibel_map(history.grid, snapshot.map, "", 1),
         *marks_on_map("estimate", azimuth, elevation),
         {**BELOW, **spot, **place},
     ]
@@ -94,26 +93,13 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     marks |= {"marker": {"symbol": "triangle-down", "size": 10, "color": style.VERMILLION}}
     marks |= {"hovertext": [snapshot.line() for snapshot in strange], "hoverinfo": "text"}
     return [
-        _heat(history, history.truth, "2"),
+        decibel_map(history.grid, history.truth, "2", 1),
         *marks_on_map("true source", *places),
         *marks_on_map("true source", *places, axis="2"),
         *legend_keys(),
         {**BELOW, **curve},
         {**BELOW, **marks},
     ]
-
-
-def _heat(history: MapHistory, values: torch.Tensor, axis: str) -> dict[str, Any]:
-    return {
-        "type": "heatmap",
-        "x": degrees(history.grid.azimuth),
-        "y": degrees(history.grid.elevation),
-        "z": np.ascontiguousarray(decibels(values).numpy().T),
-        "coloraxis": "coloraxis",
-        "xaxis": f"x{axis}",
-        "yaxis": f"y{axis}",
-        "hovertemplate": "azimuth %{x:.1f}°<br>elevation %{y:.1f}°<br>%{z:.1f} dB<extra></extra>",
-    }
 
 
 def _named(snapshot: Snapshot | None) -> str:

@@ -86,26 +86,13 @@ def _map_axes(number: int, axis: str, names: Sequence[str], columns: Sequence[in
     """The axes of one of the maps side by side."""
     width = (1 - GAP * (len(MAPS) - 1)) / len(MAPS)
     left = number * (width + GAP)
+    title = {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4}
+    across = {"tickvals": [*range(len(columns))], "ticktext": [*map(str, columns)], "range": [-0.5, len(columns) - 0.5]}
+    down = {"tickvals": [*range(len(names))], "ticktext": names, "range": [len(names) - 0.5, -0.5]}
     both = {"showgrid": False, "fixedrange": True}
     return {
-        f"xaxis{axis}": {
-            "domain": [left, left + width],
-            "anchor": f"y{axis}",
-            "title": {"text": "accumulation steps" if number == len(MAPS) // 2 else "", "standoff": 4},
-            "tickvals": list(range(len(columns))),
-            "ticktext": [str(column) for column in columns],
-            "range": [-0.5, len(columns) - 0.5],
-            **both,
-        },
-        f"yaxis{axis}": {
-            "anchor": f"x{axis}",
-            "tickvals": list(range(len(names))),
-            "ticktext": names,
-            "showticklabels": number == 0,
-            "range": [len(names) - 0.5, -0.5],
-            "automargin": False,
-            **both,
-        },
+        f"xaxis{axis}": {"domain": [left, left + width], "anchor": f"y{axis}", "title": title, **across, **both},
+        f"yaxis{axis}": {"anchor": f"x{axis}", "showticklabels": number == 0, "automargin": False, **down, **both},
     }
 
 
@@ -138,22 +125,10 @@ def _map(
         texts[y][x] = cross + (_short(shown) if reds else f"{shown:.3g}")
         hovers[y][x] = cell_hover(cell)
     colours = {"coloraxis": "coloraxis"} if reds else {"colorscale": COSTS, "zmin": 0, "showscale": False}
-    return {
-        "type": "heatmap",
-        "x": list(range(len(columns))),
-        "y": list(range(len(rows))),
-        "z": levels,
-        "text": texts,
-        "texttemplate": "%{text}",
-        "textfont": {"size": 10, "color": style.INK},
-        "customdata": hovers,
-        "hovertemplate": "%{customdata}<extra></extra>",
-        "xaxis": f"x{axis}",
-        "yaxis": f"y{axis}",
-        "xgap": 2,
-        "ygap": 2,
-        **colours,
-    }
+    data = {"x": [*range(len(columns))], "y": [*range(len(rows))], "z": levels, "text": texts, "customdata": hovers}
+    look = {"texttemplate": "%{text}", "textfont": {"size": 10, "color": style.INK}, "xgap": 2, "ygap": 2, **colours}
+    where = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "hovertemplate": "%{customdata}<extra></extra>"}
+    return {"type": "heatmap", **data, **look, **where}
 
 
 def _depth(cell: PrecisionCell, names: Sequence[str]) -> float:
@@ -296,35 +271,18 @@ def _line(axis: str, name: str, x: Any, y: Sequence[float], colour: str, dash: s
     shown = np.asarray(y, dtype=np.float64)
     if axis in ("", "4"):
         shown = np.where(shown > 0, shown, np.nan)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        "x": x,
-        "y": shown,
-        "xaxis": f"x{axis}",
-        "yaxis": f"y{axis}",
-        "line": {"color": colour, "dash": dash, "width": 2},
-        "marker": {"size": 4, "color": colour},
-        "hovertemplate": "window %{x}<br>%{y:.3g}",
-    }
+    look = {"line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 4, "color": colour}}
+    cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "hovertemplate": "window %{x}<br>%{y:.3g}"}
+    return {"type": "scatter", "mode": "lines+markers", "name": name, "x": x, "y": shown, **look, **cell}
 
 
 def _skips(windows: Sequence[WindowComparison]) -> list[dict[str, Any]]:
     """The windows without a step, if there are any, at their loss scale."""
     skipped = [window for window in windows if not window.applied]
-    marks = {
-        "type": "scatter",
-        "mode": "markers",
-        "name": f"skipped × {len(skipped)}",
-        "x": [window.step for window in skipped],
-        "y": [window.loss_scale for window in skipped],
-        "xaxis": "x3",
-        "yaxis": "y3",
-        "marker": {"symbol": "x", "size": 9, "color": style.VERMILLION},
-        "showlegend": False,
-    }
-    return [marks] if skipped else []
+    data = {"x": [window.step for window in skipped], "y": [window.loss_scale for window in skipped]}
+    look = {"mode": "markers", "marker": {"symbol": "x", "size": 9, "color": style.VERMILLION}, "showlegend": False}
+    cell = {"name": f"skipped × {len(skipped)}", "xaxis": "x3", "yaxis": "y3"}
+    return [{"type": "scatter", **data, **look, **cell}] if skipped else []
 
 
 def fp64_reference(cells: Sequence[PrecisionCell], accumulation_steps: int) -> PrecisionCell | None:

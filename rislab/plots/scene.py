@@ -90,32 +90,34 @@ def decibels(values: torch.Tensor) -> torch.Tensor:
     return (10 * torch.log10(values / values.max())).clamp(min=FLOOR_DB).to(torch.float32)
 
 
+def decibel_map(grid: Grid, values: torch.Tensor, axis: str, digits: int) -> dict[str, Any]:
+    """A trace of decibels() over azimuth and elevation.
+
+    Args:
+        grid: of the values.
+        values: [P, Q], linear power.
+        axis: "" or the number of the axes.
+        digits: after the point, in the hover text.
+    """
+    x, y, z = (f"%{{{name}:.{digits}f}}" for name in "xyz")
+    what = f"azimuth {x}°<br>elevation {y}°<br>{z} dB<extra></extra>"
+    data = {"x": degrees(grid.azimuth), "y": degrees(grid.elevation), "hovertemplate": what}
+    data["z"] = np.ascontiguousarray(decibels(values).numpy().T)
+    return {"type": "heatmap", **data, "coloraxis": "coloraxis", "xaxis": f"x{axis}", "yaxis": f"y{axis}"}
+
+
 def _map(spectra: SpectraView, values: torch.Tensor, axis: str) -> list[dict[str, Any]]:
     cell = {"xaxis": f"x{axis}", "yaxis": f"y{axis}", "showlegend": not axis}
     azimuth, elevation = _ellipses(spectra)
-    heat = {
-        "type": "heatmap",
-        "x": degrees(spectra.grid.azimuth),
-        "y": degrees(spectra.grid.elevation),
-        "z": np.ascontiguousarray(decibels(values).numpy().T),
-        "coloraxis": f"coloraxis{axis}",
-        "hovertemplate": "azimuth %{x:.2f}°<br>elevation %{y:.2f}°<br>%{z:.2f} dB<extra></extra>",
-    }
-    outline = {
-        "type": "scatter",
-        "x": azimuth,
-        "y": elevation,
-        "mode": "lines",
-        "name": "95 % of the bound",
-        "line": {"color": GREY, "width": 1.5},
-        "hoverinfo": "skip",
-    }
+    heat = {**decibel_map(spectra.grid, values, axis, 2), "coloraxis": f"coloraxis{axis}", "showlegend": False}
+    outline = {"type": "scatter", "x": azimuth, "y": elevation, "mode": "lines", "line": {"color": GREY, "width": 1.5}}
+    outline |= {"name": "95 % of the bound", "hoverinfo": "skip"}
     places = torch.deg2rad(torch.tensor(spectra.settings.places, dtype=torch.float64))
     marks = marks_on_map("true source", places[:, 0], places[:, 1], axis)
     if isinstance(spectra, SceneAnalysis):
         active = spectra.peaks.active[0]
         marks += marks_on_map("estimate", spectra.peaks.azimuth[0][active], spectra.peaks.elevation[0][active], axis)
-    return [{**heat, **cell, "showlegend": False}, {**outline, **cell}, *marks]
+    return [heat, {**outline, **cell}, *marks]
 
 
 def _cuts(spectra: SpectraView) -> list[dict[str, Any]]:
