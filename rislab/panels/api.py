@@ -63,6 +63,9 @@ def overfit(
         on_epoch: called in the thread of a run with its network and 0 before the first window, then with the number of
             each epoch that has ended.
 
+    Returns:
+        The panel of the training: the last value of a cell shows it.
+
     Raises:
         InputError: for anything that is not an OverfitConfig.
     """
@@ -116,6 +119,9 @@ def precision(config: PrecisionConfig | None = None) -> PrecisionPanel:
     Args:
         config: see PrecisionConfig; its defaults if None.
 
+    Returns:
+        The panel of the precision table: the last value of a cell shows it.
+
     Raises:
         InputError: for anything that is not a PrecisionConfig.
     """
@@ -132,6 +138,9 @@ def fault(name: str = "never divided", *, epochs: int = 4) -> FaultPanel:
         name: of a fault of the catalogue.
         epochs: of 84 scenes, in three windows each.
 
+    Returns:
+        The panel of the fault: the last value of a cell shows it.
+
     Raises:
         InputError: for an unknown fault, or a number of epochs out of range.
     """
@@ -147,6 +156,9 @@ def quiz(seed: int = SEED, count: int = COUNT) -> QuizPanel:
     Args:
         seed: see rislab.faults.quiz.questions().
         count: of questions.
+
+    Returns:
+        The panel of the quiz: the last value of a cell shows it.
 
     Raises:
         InputError: for a seed or a count out of range.
@@ -178,6 +190,9 @@ def story(config: StoryConfig | None = None) -> StoryPanel:
     Args:
         config: see StoryConfig, which names the first faults; its defaults if None.
 
+    Returns:
+        The panel of the replay: the last value of a cell shows it.
+
     Raises:
         InputError: for anything that is not a StoryConfig.
     """
@@ -204,6 +219,9 @@ def tuning(
         workers: see rislab.tuning.search.run_search().
         skip_ladder: the same.
         confirm: the same.
+
+    Returns:
+        The panel of the search: the last value of a cell shows it.
 
     Raises:
         InputError: for anything that is not a TuningConfig.
