@@ -75,8 +75,8 @@ def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: flo
             x=x, y=y, name=style.name, mode="lines+markers", line={"color": style.colour, "dash": style.dash},
             marker={"symbol": style.symbol, "size": 7},
         )  # fmt: skip
-    seen = [x for pairs in curves.values() for x, _ in pairs]
-    ends = [min(seen), max(seen)]
+    counts = [x for pairs in curves.values() for x, _ in pairs]
+    ends = [min(counts), max(counts)]
     level = {"color": GREY, "width": 1.5, "dash": "dash"}
     figure.add_scatter(x=ends, y=[line, line], mode="lines", name="best constant", line=level)
     figure.update_xaxes(title="fresh scenes seen", exponentformat="none", separatethousands=True)
