@@ -154,9 +154,9 @@ def replay_heading(replay: Replay) -> str:
 
 def _curves(replay: Replay) -> list[dict[str, Any]]:
     numbers = [end.epoch for end in replay.epoch_records]
-    told, means = [end.train for end in replay.epoch_records], [float(np.mean(one)) for one in replay.batch_losses]
+    reported, means = [end.train for end in replay.epoch_records], [float(np.mean(one)) for one in replay.batch_losses]
     series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
-        "train, told": (numbers, told, _line_style(VERMILLION, "solid", "square-open", 10)),
+        "train, told": (numbers, reported, _line_style(VERMILLION, "solid", "square-open", 10)),
         "validation, told": (numbers, replay.validations, _line_style(PURPLE, "dash", "circle-open", 10)),
         "train, true": (numbers, means, _line_style(BLUE, "dot", "square", 5)),
         "NMSE on fresh scenes, true": ([0, *numbers], replay.fresh_nmse, _line_style(GREEN, "dashdot", "circle", 5)),

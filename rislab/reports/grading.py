@@ -206,13 +206,13 @@ def as_gradescope(one: Grade) -> str:
     tests = []
     for name, mark in one.marks.items():
         exercise = EXERCISES[name]
-        said = f"{mark.verdict}: {mark.text}" if mark.text else mark.verdict
+        in_words = f"{mark.verdict}: {mark.text}" if mark.text else mark.verdict
         test = {
             "name": f"{exercise.notebook}: {name}",
             "score": round(mark.earned, 4),
             "max_score": points(exercise),
             "status": "passed" if mark.verdict == "right" else "failed",
-            "output": mark.text if mark.verdict in ANSWERED else said,
+            "output": mark.text if mark.verdict in ANSWERED else in_words,
             "tags": [exercise.mark],
             "visibility": "visible",
         }
