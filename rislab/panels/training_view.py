@@ -6,7 +6,7 @@ import html
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rislab.config import declarations
 from rislab.faults.catalogue import FAMILIES
@@ -19,9 +19,6 @@ from rislab.plots.diff import Diff
 from rislab.plots.style import ERROR_COLOUR
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.records import epoch_line
-
-if TYPE_CHECKING:
-    from rislab.panels.training_panel import OverfitPanel
 
 CORRECT = "nothing: the correct loop"
 TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
@@ -58,10 +55,10 @@ class TrainingView:
     """The widgets of a training panel, and what redraws them.
 
     Args:
-        panel: whose methods the widgets call.
+        panel: the OverfitPanel whose methods the widgets call.
     """
 
-    def __init__(self, panel: OverfitPanel) -> None:
+    def __init__(self, panel: Any) -> None:
         import ipywidgets as widgets
 
         self.panel = panel
