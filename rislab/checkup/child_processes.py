@@ -12,24 +12,28 @@ import json
 import multiprocessing
 import os
 import signal
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from time import monotonic
 from types import FrameType
 from typing import Any
 
+import torch
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from rislab.checkup.findings import Finding, as_note
 from rislab.checkup.observers.rank_differences import RankMarks, compare_ranks
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
+from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.recording.windows import Declared
 from rislab.checkup.rules import Code
 
 # A child that was told to stop has so long to leave, seconds.
 GRACE = 10.0
+# As they are before hidden_handler() puts others in their place.
+_handler, _set_handler = signal.getsignal, signal.signal
 # Less CPU time than it takes to import torch, seconds: such children have trained nothing.
 IDLE = 1.0
 
@@ -67,7 +71,7 @@ class Children:
             if "run" in vars(process):
                 start(process)
                 return
-            interruptible = signal.getsignal(signal.SIGTERM) == self.on_sigterm
+            interruptible = _handler(signal.SIGTERM) == self.on_sigterm
             # An attribute of the object: a subclass may have a run() of its own.
             setattr(process, "run", WatchedChild(self, process, interruptible))  # noqa: B010
             try:
@@ -88,10 +92,34 @@ class Children:
         """The handler of SIGTERM in the process of the script."""
         if os.getpid() != self.root:
             # A fork has inherited the handler, and would have died of the signal without it.
-            signal.signal(number, signal.SIG_DFL)
+            _set_handler(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         raise StopWatching if self._stopped.exists() else Terminated
+
+    @contextlib.contextmanager
+    def hidden_handler(self) -> Iterator[None]:
+        """on_sigterm() is the handler of SIGTERM, and the script reads, and sets, the default in its place."""
+
+        def reading(original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda number: _hidden(original(number))
+
+        def setting(original: Callable[..., Any]) -> Callable[..., Any]:
+            def set_handler(number: int, handler: Any) -> Any:
+                default = number == signal.SIGTERM and handler == signal.SIG_DFL
+                return _hidden(original(number, self.on_sigterm if default else handler))
+
+            return set_handler
+
+        def _hidden(handler: Any) -> Any:
+            return signal.SIG_DFL if handler == self.on_sigterm else handler
+
+        _set_handler(signal.SIGTERM, self.on_sigterm)
+        try:
+            with Replacement(signal, "getsignal", reading), Replacement(signal, "signal", setting):
+                yield
+        finally:
+            _set_handler(signal.SIGTERM, signal.SIG_DFL)
 
     def watch_run(self, run: Callable[[], None], interruptible: bool) -> None:
         """Do the work of a child, watched, and leave a report; `interruptible` if the script may be stopped with it."""
@@ -109,9 +137,7 @@ class Children:
         finally:
             failed = failure is not None
             findings = list(watch.last_findings(failure, failed=failed, crashed=failed))
-            report = ChildReport(
-                watch.steps, [tracked.label() for tracked in watch.tracked], findings, watch.rank_marks()
-            )
+            report = ChildReport(watch.steps, watch.labels(), findings, watch.rank_marks())
             self._write(f"{os.getpid()}.json", json.dumps(dataclasses.asdict(report)))
         if stopped:
             self._stop_script(interruptible)
@@ -137,6 +163,8 @@ class Children:
         return self.folder / "stopped"
 
     def _on_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
         mark = f"{os.getpid()}.stepped"
         if os.getpid() != self.root and not (self.folder / mark).exists():
             self._write(mark, "")
@@ -190,9 +218,9 @@ def _sigterm_held_back() -> Iterator[None]:
 def wait_for(before: Iterable[BaseProcess], timeout: float | None) -> None:
     """Wait for the children of this process, but for those of `before`, so many seconds or for ever; then stop them."""
     own = [child for child in multiprocessing.active_children() if child not in before and not child.daemon]
-    end = None if timeout is None else time.monotonic() + timeout
+    end = None if timeout is None else monotonic() + timeout
     for child in own:
-        child.join(None if end is None else max(0.0, end - time.monotonic()))
+        child.join(None if end is None else max(0.0, end - monotonic()))
         if child.is_alive():
             child.terminate()
             child.join(GRACE)

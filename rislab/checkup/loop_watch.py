@@ -149,6 +149,7 @@ class Watch:
         )
         self._observers = standard_observers()
         self._source: EventSource | None = None
+        self._entered = 0  # how often, and not left yet
         self._failures: list[Finding] = []
 
     def loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -168,6 +169,9 @@ class Watch:
         self._observer.on_loss(LossEvent(function, args, named, self._select_loss(output)))
 
     def __enter__(self) -> Watch:
+        self._entered += 1
+        if self._entered > 1:  # within itself
+            return self
         losses: tuple[Callable[..., Any], ...] = LOSSES
         # A hook on the module itself would be copied, and stored, with it.
         reported = self._loss if isinstance(self._loss, nn.Module) or self._of_torch() else None
@@ -180,10 +184,11 @@ class Watch:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._source is not None:
+        self._entered -= 1
+        if self._source is not None and not self._entered:
             self._source.close(error)
             self._failures = self._source.unjudged()
-        self._source = None
+            self._source = None
 
     def findings(self, reported: Sequence[float] | None = None) -> Findings:
         """What is wrong with the loop, faults first; empty if nothing is.

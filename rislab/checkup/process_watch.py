@@ -7,17 +7,17 @@ schedulers and gradient scalers, are looked up among the objects that Python's c
 from __future__ import annotations
 
 import os
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from time import process_time
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -30,16 +30,28 @@ from rislab.checkup.recording.event_source import EventSource
 from rislab.checkup.recording.events import Roots
 from rislab.checkup.recording.gradient_samples import GradientSamples
 from rislab.checkup.recording.interception import LOSSES
-from rislab.checkup.recording.living_objects import living_objects
+from rislab.checkup.recording.living_objects import living_objects, living_optimizers
 from rislab.checkup.recording.optimizers import ForeignOptimizer, MovedNetworks, has_numbers_to_step, tensors_held
 from rislab.checkup.recording.recorder import StepRecorder
-from rislab.checkup.recording.tracking import LoopObserver, TrackedOptimizer, named_tensors, unwrapped
+from rislab.checkup.recording.tracking import (
+    LoopObserver,
+    OverOptimizers,
+    TrackedOptimizer,
+    holds_one_of,
+    named_tensors,
+    outermost_modules,
+    outermost_scheduler,
+    unwrapped,
+)
 from rislab.checkup.recording.windows import Declared, watched_run
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64
+# Nor are so many optimisers watched at once, if the others have not stepped in so many steps; from so many looks at all
+# objects on, only those are looked at that were made lately.
+OPTIMIZERS, UNUSED, LOOKS = 3, 8, 16
 # Ticks of a scheduler, and backwards, after its optimiser has stepped for the last time.
 TICKS = 3
 # So many backwards without a step are no window any more that was broken off.
@@ -74,8 +86,8 @@ class ProcessWatch(LoopObserver):
         super().__init__()
         self._known = set(map(id, known))
         self.backwards, self.evaluated = 0, False  # and whether a network was run without gradients
-        self._steps, self._every = steps, every
-        self._until = time.process_time() + patience
+        self._limits, self._every = (steps, process_time() + patience), every
+        self._over = OverOptimizers()
         self._declared = declared or Declared(mean="")
         self._observers = standard_observers()
         self._source = EventSource([self, *self._observers], LOSSES)
@@ -83,13 +95,17 @@ class ProcessWatch(LoopObserver):
         self._earlier: list[Any] = []  # what was there before, of no concern unless it steps
         self._adopted: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._scalers: list[GradScaler] = []
-        self._models: dict[int, nn.Module] = {}
+        self._models: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
         self._networks = MovedNetworks()
 
     @property
     def steps(self) -> int:
         """Steps taken, by all optimisers."""
-        return sum(tracked.recorder.trace.taken_count for tracked in self.tracked)
+        return self._over.steps + sum(tracked.recorder.trace.taken_count for tracked in self.tracked)
+
+    def labels(self) -> list[str]:
+        """Of all optimisers, in words."""
+        return [*self._over.labels, *(tracked.label() for tracked in self.tracked)]
 
     def __enter__(self) -> ProcessWatch:
         self._source.__enter__()
@@ -105,8 +121,10 @@ class ProcessWatch(LoopObserver):
         self._earlier = []
 
     def _stop(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        limit, own = self._steps, os.getpid() == self._source.process
-        due = own and limit is not None and time.process_time() >= self._until
+        if torch.compiler.is_compiling():
+            return
+        (limit, until), own = self._limits, os.getpid() == self._source.process
+        due = own and limit is not None and process_time() >= until
         if due and any(one.recorder.trace.taken_count >= (limit or 0) for one in self.tracked):
             for one in self.tracked:
                 one.recorder.trace.stopped = True
@@ -114,30 +132,50 @@ class ProcessWatch(LoopObserver):
 
     def findings(self) -> Findings:
         """What is wrong with the loops, faults first; each says of which optimiser, where there are several."""
+        findings = self._over.findings + self._findings_of(self.tracked)
+        if self.backwards and not self.steps and not findings:
+            text = f"{self.backwards} backwards, and no optimiser stepped"
+            unmoved = next((one.finding() for one in self._observers if isinstance(one, HandUpdates)), None)
+            findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
+        if self._over.unheard:
+            text = "an optimiser has gradients, and no backward was heard: it was compiled with its step, or took place"
+            findings.append(as_note(Code.LOSSES, UNJUDGED, f"{text} out of sight"))
+        findings = with_others(findings, self._observers)
+        return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+
+    def _findings_of(self, those: list[TrackedOptimizer]) -> list[Finding]:
         findings: list[Finding] = []
         stepping = {id(value) for tracked in self.tracked if _stepped(tracked) for value in tracked.tensors()}
-        for tracked in self.tracked:
+        for tracked in those:
             trace = tracked.recorder.trace
             replaced = all(id(value) in stepping for value in tracked.tensors())
             if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
             enabled = None if tracked.scaler is None else bool(tracked.scaler.is_enabled())
             declared = replace(self._declared_of(tracked), scaler=enabled, scheduler=tracked.scheduler is not None)
-            which = f" ({tracked.label()})" if len(self.tracked) > 1 else ""
+            which = f" ({tracked.label()})" if len(self.tracked) + len(self._over.labels) > 1 else ""
             own = self._stale_parameters(tracked) or diagnose(trace, declared)
             if self._schedule_goes_on(tracked):
                 own = Findings(one for one in own if one.name != "schedule hardly begins")
-            if len(self.tracked) > 1:
+            if len(self.tracked) + len(self._over.labels) > 1:
                 # Of two networks, one may be the adversary of the other.
                 own = Findings(one for one in own if one.name != "loss is maximised")
             own += self._scheduler_of_another(tracked)
             findings += [replace(finding, evidence=finding.evidence + which) for finding in own]
-        if self.backwards and not self.steps and not findings:
-            text = f"{self.backwards} backwards, and no optimiser stepped"
-            unmoved = next((one.finding() for one in self._observers if isinstance(one, HandUpdates)), None)
-            findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
-        findings = with_others(findings, self._observers)
-        return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
+        return findings
+
+    def _let_go(self) -> None:
+        """Watch those no more that have not stepped for long, if there are many."""
+        turn = max((tracked.turns[-1] for tracked in self.tracked if tracked.turns), default=0)
+        for tracked in [one for one in self.tracked if one.turns and one.turns[-1] <= turn - UNUSED]:
+            if len(self.tracked) <= OPTIMIZERS:
+                break
+            tracked.end()
+            self._over.findings = _without_repetitions([*self._over.findings, *self._findings_of([tracked])])
+            self._over.steps += tracked.recorder.trace.taken_count
+            self._over.labels[tracked.label()] = None
+            self._over.optimizers.add(tracked.optimizer)
+            self.tracked.remove(tracked)
 
     def last_findings(self, error: BaseException | None = None, *, failed: bool, crashed: bool) -> Findings:
         """End the watch; what is wrong with its run, also with one that was broken off, or with the checkup itself.
@@ -229,6 +267,13 @@ class ProcessWatch(LoopObserver):
         """Remember what is there already."""
         self._earlier = [one for one in living_objects((Optimizer, GradScaler)) if id(one) not in self._known]
 
+    def end(self, error: BaseException | None) -> None:
+        """The watching ends."""
+        if not self.tracked and not self.backwards:
+            new = [one for one in living_optimizers() if all(one is not other for other in self._earlier)]
+            self._over.unheard = any(value.grad is not None for one in new for value in tensors_held(one))
+        super().end(error)
+
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A network that is new may have brought an optimiser."""
         self.evaluated |= not torch.is_grad_enabled()
@@ -294,10 +339,14 @@ class ProcessWatch(LoopObserver):
 
     def _look_around(self, stepping: Optimizer | None = None) -> None:
         """Track optimisers that are new, or stepping, with all that belongs to them."""
-        objects = living_objects((Optimizer, GradScaler, LRScheduler, nn.Module))
+        self._over.looks += 1
+        young = self._over.looks > LOOKS
+        objects = living_objects((Optimizer, GradScaler, LRScheduler, nn.Module), young)
+        if young:
+            objects = [*{id(o): o for o in (*objects, stepping, *self._models.values()) if o is not None}.values()]
         known = [tracked.optimizer for tracked in self.tracked]
-        known += [one for one in self._earlier if one is not stepping]
-        optimizers = [
+        known += [one for one in (*self._earlier, *self._over.optimizers) if one is not stepping]
+        new = [
             one
             for one in _of_kind(objects, Optimizer)
             # Before its __init__ is over, an optimiser has no groups; a wrapper steps what it holds.
@@ -306,16 +355,16 @@ class ProcessWatch(LoopObserver):
             and unwrapped(one, "optimizer") is one
             and has_numbers_to_step(one)
         ]
-        modules = _of_kind(objects, nn.Module) if optimizers else []
+        modules = _of_kind(objects, nn.Module) if new else []
         scalers = [*self._earlier, *self._scalers]
         made = [one for one in _of_kind(objects, GradScaler) if vars(one)]
         self._scalers += [one for one in made if all(one is not other for other in scalers)]
         # A later optimiser, as that of the next fold, brings a scaler of its own, or shares the last.
         scaler = self._scalers[-1] if self._scalers else None
-        for optimizer in optimizers:
+        for optimizer in new:
             schedulers = [one for one in _of_kind(objects, LRScheduler) if vars(one).get("optimizer") is optimizer]
-            self.track(optimizer, scaler, _outermost(schedulers), modules, _accelerated(optimizer, objects))
-        if optimizers:
+            self.track(optimizer, scaler, outermost_scheduler(schedulers), modules, _accelerated(optimizer, objects))
+        if new:
             for tracked in self.tracked:
                 tracked.forget_networks()
 
@@ -335,7 +384,7 @@ class ProcessWatch(LoopObserver):
         if self._replaces(optimizer):
             return
         own = {id(value) for value in tensors_held(optimizer)}
-        roots = _roots([module for module in modules if _shares(module, own)])
+        roots = outermost_modules([module for module in modules if holds_one_of(module, own)])
         names = self._names(optimizer, roots)
         declared = replace(self._declared, scaler=None, scheduler=scheduler is not None)
         if size is not None:
@@ -344,6 +393,7 @@ class ProcessWatch(LoopObserver):
         recorder = StepRecorder(samples, scheduler, declared, self._every)
         recorder.trace.loss_declared = False
         recorder.begin()
+        self._let_go()
         self.tracked.append(TrackedOptimizer(optimizer, scaler, scheduler, roots, recorder, declared))
 
     def _all_tensors(self) -> list[Tensor]:
@@ -398,22 +448,3 @@ def _accelerated(optimizer: Optimizer, objects: list[Any]) -> int | None:
         if state is not None and unwrapped(one, "optimizer") is optimizer and state.num_steps > 1:
             return int(state.num_steps)
     return None
-
-
-def _shares(module: nn.Module, own: set[int]) -> bool:
-    try:
-        return any(id(value) in own for value in nn.Module.parameters(module))
-    except (AttributeError, RuntimeError):  # a module whose __init__ is not over, or that is lazy
-        return False
-
-
-def _roots(modules: list[nn.Module]) -> list[nn.Module]:
-    """Modules that are no part of another one."""
-    inside = {id(part) for module in modules for part in module.modules() if part is not module}
-    return [module for module in modules if id(module) not in inside]
-
-
-def _outermost(schedulers: list[Any]) -> Any:
-    """The scheduler of an optimiser; the one that is made of the others, if there is one."""
-    combined = [one for one in schedulers if isinstance(one, SequentialLR | ChainedScheduler)]
-    return next(iter(combined or schedulers), None)

@@ -58,7 +58,7 @@ class WatchedTest:
 
         if self.report is None:
             findings = self._watch.last_findings(failed=failed, crashed=failed).relative_to(self._folder)
-            labels = [tracked.label() for tracked in self._watch.tracked]
+            labels = self._watch.labels()
             ended = "was broken off" if failed else "ran to its end"
             report = CheckupReport("pytest", self._watch.steps, labels, ended, failed, None, findings, [])
             select, ignore = (names_of(name, self._options.get(name, ())) for name in ("select", "ignore"))

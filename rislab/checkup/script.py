@@ -12,6 +12,7 @@ import contextlib
 import importlib.util
 import multiprocessing
 import os
+import pkgutil
 import runpy
 import signal
 import sys
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from importlib.machinery import SourceFileLoader
+from importlib.machinery import PathFinder, SourceFileLoader, SourcelessFileLoader
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NamedTuple, NoReturn
@@ -29,6 +30,7 @@ from rislab.checkup.child_processes import Children, Terminated
 from rislab.checkup.findings import Findings
 from rislab.checkup.output.report import CheckupReport
 from rislab.checkup.process_watch import ProcessWatch, StopWatching
+from rislab.checkup.recording.plain_stack import clean_error
 from rislab.checkup.recording.windows import Declared
 from rislab.errors import InputError, error_text
 
@@ -78,7 +80,7 @@ def run_script(
     Raises:
         InputError: for a path that is no file, and for a module that is not found.
     """
-    if not module and not Path(path).is_file():
+    if not module and not Path(path).is_file() and not Path(path, "__main__.py").is_file():
         raise InputError(f"SCRIPT is {str(path)!r}; allowed: the path of a Python file, or -m and the name of a module")
     folder, children_before, spent = os.getcwd(), multiprocessing.active_children(), child_processes.cpu_time()
     watch = ProcessWatch(steps, patience=patience, every=every, declared=declared)
@@ -97,7 +99,7 @@ def run_script(
     trained = bool(taken or own)
     missing = child_processes.unjudged(unseen, child_processes.cpu_time() - spent, trained)
     findings = Findings([*own, *child_processes.merged(child_reports), *missing]).relative_to(folder)
-    labels = [tracked.label() for tracked in watch.tracked]
+    labels = watch.labels()
     labels += dict.fromkeys(f"{label} in a child process" for report in child_reports for label in report.optimisers)
     return CheckupReport(
         str(path),
@@ -207,6 +209,7 @@ def _unread() -> bool:
 
 def _show(error: BaseException) -> None:
     """Show an error as Python would, without the frames that are not the script's."""
+    clean_error(error)
     trace = error.__traceback__
     while trace is not None and _is_ours(trace):
         trace = trace.tb_next
@@ -220,7 +223,7 @@ def _show(error: BaseException) -> None:
 
 def _is_ours(trace: TracebackType) -> bool:
     name = trace.tb_frame.f_code.co_filename
-    return name == __file__ or name.startswith("<frozen") or name == runpy.__file__
+    return name.startswith("<frozen") or name == runpy.__file__
 
 
 @contextlib.contextmanager
@@ -228,12 +231,17 @@ def _as_main(path: Path | str, arguments: Sequence[str], module: bool) -> Iterat
     """Give a script what it expects in sys, and take back what it put there; yields what runs it."""
     names = ("argv", "path", "stdin", "stdout", "stderr", "excepthook")
     before, main = {name: getattr(sys, name) for name in names}, sys.modules["__main__"]
-    start = os.getcwd() if module else str(Path(path).resolve().parent)
-    sys.argv, sys.path = ["-m" if module else str(path), *arguments], [start, *sys.path]
+    application = not module and pkgutil.get_importer(os.path.abspath(path)) is not None
+    start = os.getcwd() if module else os.path.abspath(path) if application else str(Path(path).resolve().parent)
+    # Python puts the folder of what it runs in front, which is that of the command until now.
+    others = sys.path[sys.path[:1] == [os.path.dirname(os.path.realpath(sys.argv[0]))] :]
+    sys.argv, sys.path = ["-m" if module else str(path), *arguments], [start, *others]
     try:
         if module:
             _check_module(str(path))
             yield lambda: runpy.run_module(str(path), run_name="__main__", alter_sys=True)
+        elif application:
+            yield lambda: _run_application(os.path.abspath(path))
         else:
             yield lambda: _run_file(os.path.abspath(path))
     finally:
@@ -243,11 +251,26 @@ def _as_main(path: Path | str, arguments: Sequence[str], module: bool) -> Iterat
 
 def _run_file(path: str) -> None:
     """Run a file as Python does: under its absolute path, and as the module that pickles refer to."""
-    loader = SourceFileLoader("__main__", path)
+    compiled = path.endswith(".pyc")
+    loader = SourcelessFileLoader("__main__", path) if compiled else SourceFileLoader("__main__", path)
     main = ModuleType("__main__")
     vars(main).update(__file__=path, __loader__=loader, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main
-    exec(loader.source_to_code(loader.get_data(path), path), vars(main))
+    # What get_code() compiles of a source, it stores.
+    code = loader.get_code("__main__") if compiled else loader.source_to_code(loader.get_data(path), path)
+    exec(code, vars(main))  # type: ignore[arg-type]
+
+
+def _run_application(path: str) -> None:
+    """Run the __main__ of a folder, or of an archive."""
+    spec = PathFinder.find_spec("__main__", [path])
+    loader: Any = spec and spec.loader
+    if spec is None or loader is None:
+        raise InputError(f"SCRIPT is {path!r}; allowed: a folder, or an archive, in which there is a __main__.py")
+    main = importlib.util.module_from_spec(spec)
+    vars(main).update(__builtins__=builtins)
+    sys.modules["__main__"] = main
+    exec(loader.get_code("__main__"), vars(main))
 
 
 def _check_module(name: str) -> None:
@@ -269,11 +292,8 @@ def _on_sigterm(children: Children) -> Iterator[None]:
     if not possible or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, children.on_sigterm)
-    try:
+    with children.hidden_handler():
         yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def _say(text: str, report: CheckupReport) -> None:
     """Print a report, on stderr if the script has left nobody to read the standard output."""
     text = terminal.printable(text)
     try:
-        print(text, flush=True)
+        print(text, file=sys.stdout or sys.stderr, flush=True)
     except BrokenPipeError:
         # What is left in the buffer must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -230,7 +230,8 @@ def _coloured(finding: Finding) -> str:
 @contextlib.contextmanager
 def _stdout_apart() -> Iterator[None]:
     """What anybody writes to the standard output goes to stderr: Python, C code, and child processes."""
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     try:
         stdout = os.dup(1)
     except OSError:  # closed

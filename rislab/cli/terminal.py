@@ -39,7 +39,10 @@ def has_colours() -> bool:
     """
     if os.environ.get("NO_COLOR"):
         return False
-    terminal = not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    # There is no stream where a process began with a closed one.
+    terminal = (
+        sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    )
     return bool(os.environ.get("FORCE_COLOR")) or terminal
 
 

@@ -313,3 +313,17 @@ def test_workers_of_a_data_loader_draw_what_they_draw_unwatched() -> None:
         return [*model.state_dict().values(), *inputs, torch.get_rng_state()]
 
     assert all(map(torch.equal, run(ProcessWatch(every=1)), run(contextlib.nullcontext())))
+
+
+def test_weights_may_be_swapped_under_a_watch() -> None:
+    model = nn.Linear(4, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch(every=1):
+        for step in range(6):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(torch.randn(6, 4)), torch.zeros(6, 1)).backward()
+            optimizer.step()
+            if step == 3:
+                # It refuses tensors to which there is a weak reference.
+                torch.utils.swap_tensors(model.bias, nn.Parameter(model.bias.detach().clone()))
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -96,3 +96,16 @@ def test_weights_that_were_one_and_are_trained_apart_are_named(before: bool, aft
             optimizer.step()
     apart = any(one.name == "tied weights come apart" for one in process.findings())
     assert apart is (before and not after)
+
+
+def test_hooks_of_the_state_of_a_network_are_not_called() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    calls = []
+    model.register_state_dict_post_hook(lambda *_: calls.append(1))
+    with watch(model, optimizer):
+        nn.functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+        optimizer.step()
+        model.load_state_dict({name: value.clone() for name, value in model.named_parameters()})
+        model.load_state_dict({"other": torch.zeros(1)}, strict=False)
+    assert not calls

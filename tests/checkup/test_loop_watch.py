@@ -532,3 +532,22 @@ def test_a_backward_comes_to_all_losses_of_its_sum(
             optimizer.step()
     batches = [batch for step in watch.trace.steps for batch in step.micro_batches]
     assert [(batch.backwards, batch.weight) for batch in batches] == [(1, weight)] * 8
+
+
+def test_a_watch_that_is_entered_within_itself_hears_each_event_once() -> None:
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    watch = rislab.watch(model, optimizer, every=1)
+
+    def train() -> None:
+        for _ in range(4):
+            optimizer.zero_grad()
+            functional.mse_loss(model(torch.randn(8, 3)), torch.randn(8, 1)).backward()
+            optimizer.step()
+
+    with watch:
+        with watch:
+            train()
+        train()
+    assert watch.trace.step_count == 8
+    assert not watch.findings()

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -410,3 +412,97 @@ def test_what_a_probe_tries_is_no_part_of_the_watched_loop(probed: bool) -> None
             optimizer.step()
     assert watch.steps == 3
     assert not watch.findings().faults
+
+
+def test_ever_new_networks_are_not_all_kept_alive() -> None:
+    alive: list[weakref.ref[nn.Module]] = []
+
+    def train(wrong: bool) -> None:
+        model = nn.Sequential(nn.Linear(3, 800), nn.ReLU(), nn.Linear(800, 800), nn.ReLU(), nn.Linear(800, 1))
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        for _ in range(3):
+            if not wrong:
+                optimizer.zero_grad()
+            inputs = torch.randn(8, 3)
+            functional.mse_loss(model(inputs), inputs[:, :1]).backward()
+            optimizer.step()
+        alive.append(weakref.ref(model))
+
+    with ProcessWatch(every=1) as watch:
+        for number in range(24):
+            train(wrong=number == 1)
+    # Two of any size, those that still step, and what waits for Python's collector.
+    assert sum(one() is not None for one in alive) <= 10
+    # What was found of those that are gone is told.
+    assert [one.name for one in watch.findings()] == ["never zeroed"]
+    assert watch.steps >= 24 * 2
+
+
+@pytest.mark.parametrize("closure", [False, True])
+def test_a_step_that_calls_that_of_its_base_class_is_one(closure: bool) -> None:
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    # From then on, torch calls hooks in the step of the base class too.
+    torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    model = nn.Linear(3, 1)
+    optimizer = Own(model.parameters(), lr=0.01)
+
+    def evaluate() -> Tensor:
+        inputs = torch.randn(8, 3)
+        optimizer.zero_grad()
+        loss = functional.mse_loss(model(inputs), inputs[:, :1])
+        loss.backward()
+        return loss
+
+    with ProcessWatch(every=1) as watch:
+        for _ in range(8):
+            if closure:
+                optimizer.step(evaluate)
+            else:
+                evaluate()
+                optimizer.step()
+    assert not watch.findings(), str(watch.findings())
+    # The first window of an optimiser that is found in its first step has passed.
+    assert watch.steps == (8 if closure else 7)
+
+
+@pytest.mark.process
+def test_a_generator_that_is_never_finished_ends_with_the_process(tmp_path: Path) -> None:
+    text = """
+        import rislab, torch
+        net = torch.nn.Linear(3, 1)
+        opt = torch.optim.SGD(net.parameters(), lr=0.01)
+        def train():
+            with rislab.watch(net, opt, every=1):
+                while True:
+                    opt.zero_grad()
+                    torch.nn.functional.mse_loss(net(torch.randn(4, 3)), torch.zeros(4, 1)).backward()
+                    opt.step()
+                    yield
+        steps = train()
+        for _ in range(9):
+            next(steps)
+    """
+    path = script(tmp_path, textwrap.dedent(text))
+    ended = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.process
+def test_a_step_that_is_compiled_as_a_part_of_its_loop_is_not_judged(tmp_path: Path) -> None:
+    text = """
+        import torch
+        net = torch.nn.Linear(3, 1)
+        opt = torch.optim.SGD(net.parameters(), lr=0.01)
+        @torch.compile(backend="eager")
+        def train(x):
+            opt.zero_grad()
+            torch.nn.functional.mse_loss(net(x), x[:, :1]).backward()
+            opt.step()
+        for _ in range(3):
+            train(torch.randn(4, 3))
+    """
+    result = run(script(tmp_path, textwrap.dedent(text)))
+    assert result.exit_code() == 3, str(result)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import py_compile
+import shlex
 import signal
 import subprocess
 import sys
+import zipapp
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -387,7 +390,7 @@ def test_forks_and_signals(tmp_path: Path) -> None:
         "sigterm": "work('faulty')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)\n",
         "own handler": "got = []\nsignal.signal(signal.SIGTERM, lambda *given: got.append(1))\nwork()\n"
         "os.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nassert got\n",
-        "after": "assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL\nwork()\n",
+        "after": "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL\nwork()\n",
     }
     found = in_one_process(tmp_path, texts)
     output, errors = found.pop("")
@@ -437,3 +440,51 @@ def test_processes_that_are_spawned(tmp_path: Path) -> None:
     assert "spawned\n" in output and "Traceback" not in errors
     assert found["ranks"][3:] == [["never zeroed"], [found["ranks"][4][0]]]
     assert found["ranks"][4][0].endswith("(in 2 child processes)")
+
+
+def test_a_script_finds_and_sets_the_handlers_that_python_has(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+import signal
+print(signal.getsignal(signal.SIGTERM), signal.signal(signal.SIGTERM, print) is signal.SIG_DFL)
+print(signal.getsignal(signal.SIGTERM) is print, signal.signal(signal.SIGTERM, signal.SIG_DFL) is print)
+print(signal.getsignal(signal.SIGTERM))
+"""
+    before = signal.getsignal, signal.signal
+    result = run_script(script(tmp_path, text + PLAIN + "os.kill(os.getpid(), signal.SIGTERM)\nprint('never')\n"))
+    assert capsys.readouterr().out == "0 True\nTrue True\n0\n"
+    assert (result.ended, result.steps) == ("was ended by SIGTERM", 8)
+    assert (signal.getsignal, signal.signal) == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "compiled"])
+def test_what_python_runs_is_run(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = "import beside\nprint(beside.WORD, __name__, __file__, __package__, sys.argv, sys.path[0])\n"
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "beside.py").write_text("WORD = 'found'\n")
+    path, main = tmp_path / "app", script(tmp_path, PLAIN + seen, "app/__main__.py")
+    if kind == "archive":
+        path = tmp_path / "app.pyz"
+        zipapp.create_archive(tmp_path / "app", path)
+    elif kind == "compiled":
+        path = tmp_path / "app" / "script.pyc"
+        py_compile.compile(str(main), str(path))
+    alone = subprocess.run([sys.executable, str(path), "--word"], capture_output=True, text=True, timeout=300)
+    assert alone.stdout.startswith("found"), alone.stderr
+    sys.modules.pop("beside", None)
+    sys.path_importer_cache.clear()
+    result = run_script(path, ["--word"])
+    sys.modules.pop("beside", None)
+    assert (result.exit_code(), result.steps) == (0, 8)
+    assert capsys.readouterr().out == alone.stdout
+
+
+@pytest.mark.process
+def test_a_report_without_a_standard_output_goes_to_the_other_stream(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from rislab.cli.main import main; raise SystemExit(main())", "checkup"]
+    path = script(tmp_path, PLAIN)
+    words = " ".join(map(shlex.quote, [*command, str(path)]))
+    ended = subprocess.run(["bash", "-c", f"{words} >&-"], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 0
+    assert "All checks passed." in ended.stderr and "Traceback" not in ended.stderr

@@ -31,7 +31,7 @@ LOOK, FIRST, DISTANCE, RARER = 2, 40, 16, 8
 # Stored states of a network are near it too, and never move: they must not take the place of its average.
 WEIGHTS, COPIES, RENEWALS = 8, 16, 4
 # So many optimisers are followed: a loop that makes them again and again has no average of one.
-OPTIMIZERS = 16
+OPTIMIZERS = 4
 # A copy is at most so far from its weight, relative to it, when it is found.
 NEAR = 0.5
 # Cosine of a movement that is straight away from the weight; moves that make it certain; copies that must do it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -65,7 +66,7 @@ class GradientUse(Observer):
 
     def __init__(self) -> None:
         self._backwards = 0
-        self._optimizers: list[Optimizer] = []
+        self._optimizers: list[tuple[weakref.ReferenceType[Optimizer], str]] = []  # with what they are called
         self._holder: dict[int, int] = {}
         self._open: list[_Use] = []
         self._places: dict[tuple[str, ...], _Place] = {}
@@ -139,8 +140,7 @@ class GradientUse(Observer):
             place.reached[one] = self._label(use.terms[one].reached)
 
     def _label(self, numbers: list[int]) -> str:
-        held = [(type(self._optimizers[one]).__name__, len(tensors_held(self._optimizers[one]))) for one in numbers]
-        return " and ".join(f"the {name} of {count} tensors" for name, count in held)
+        return " and ".join(self._optimizers[one][1] for one in numbers)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> bool:
         """A step begins: on what gradients?"""
@@ -150,12 +150,14 @@ class GradientUse(Observer):
         return False
 
     def _note_step(self, optimizer: Optimizer) -> None:
-        number = next((place for place, one in enumerate(self._optimizers) if one is optimizer), None)
+        number = next((place for place, (one, _) in enumerate(self._optimizers) if one() is optimizer), None)
         if number is None:
             # New: what is open was followed without it.
             if self._backwards < BACKWARDS:
-                self._holder |= {id(value): len(self._optimizers) for value in tensors_held(optimizer)}
-                self._optimizers.append(optimizer)
+                held = tensors_held(optimizer)
+                self._holder |= {id(value): len(self._optimizers) for value in held}
+                label = f"the {type(optimizer).__name__} of {len(held)} tensors"
+                self._optimizers.append((weakref.ref(optimizer), label))
             self._open = []
             return
         for use in self._open:

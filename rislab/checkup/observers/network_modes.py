@@ -16,11 +16,12 @@ from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import FIRST, Looks
 from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.tensors import may_live_on
 from rislab.checkup.recording.tracking import DROPOUTS, NORMS
 from rislab.checkup.rules import Code
 
 # Networks that are followed; inputs of each, and numbers of each input that are read.
-NETWORKS, INPUTS, NUMBERS = 32, 4, 4096
+NETWORKS, INPUTS, NUMBERS = 6, 4, 4096
 # An evaluation comes after at least so many steps, on average; and steps that tell anything.
 STEPS_BETWEEN, STEPS = 4, 8
 # Forwards that must agree.
@@ -138,7 +139,10 @@ class NetworkModes(Observer):
         if not self._looks.wanted((key, gradients, call.training)):
             return
         if key not in self._networks:
-            if len(self._networks) >= NETWORKS or next(nn.Module.parameters(module), None) is None:
+            if (
+                not may_live_on(module, len(self._networks), NETWORKS)
+                or next(nn.Module.parameters(module), None) is None
+            ):
                 return
             self._networks[key] = _Network.of(module)
         network = self._networks[key]
@@ -296,7 +300,9 @@ def _first_weight(module: nn.Module) -> float:
 def _spread(value: Tensor) -> tuple[float, float, torch.Size]:
     flat = value.detach().reshape(-1)
     some = flat[:: max(1, len(flat) // NUMBERS)].double()
-    return float(some.mean()), float(some.std(unbiased=False)), value.shape[1:]
+    # Of nothing, they are not known.
+    spread = some.std(unbiased=False) if len(some) else some.sum() / 0
+    return float(some.mean()), float(spread), value.shape[1:]
 
 
 def _away(network: _Network) -> str:

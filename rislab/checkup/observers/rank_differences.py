@@ -7,6 +7,7 @@ which are compared when all are over.
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -46,15 +47,15 @@ class RankObserver(Observer):
 
     def __init__(self, samplers: RepeatedOrder) -> None:
         self._samplers = samplers
-        self._steps: dict[int, tuple[Optimizer, int]] = {}
+        self._steps: dict[int, tuple[weakref.ReferenceType[Optimizer], int]] = {}
         self._marks: RankMarks | None = None
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         known = self._steps.get(id(optimizer))
         if known is None and len(self._steps) >= OPTIMIZERS:
             return
-        step = 1 if known is None else known[1] + 1
-        self._steps[id(optimizer)] = optimizer, step
+        step = 1 if known is None or known[0]() is not optimizer else known[1] + 1
+        self._steps[id(optimizer)] = weakref.ref(optimizer), step
         if step & (step - 1) or not distributed.is_available() or not distributed.is_initialized():
             return
         if self._marks is None:
@@ -72,7 +73,8 @@ class RankObserver(Observer):
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         if id(optimizer) in self._steps:
-            self._steps[id(optimizer)] = optimizer, self._steps[id(optimizer)][1] + steps
+            known, before = self._steps[id(optimizer)]
+            self._steps[id(optimizer)] = known, before + steps
 
     def end(self, error: BaseException | None) -> None:
         self._steps = {}

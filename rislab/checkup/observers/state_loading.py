@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ class OwnWeights(Observer):
         if not self._stepped:
             return
         given = [value for value in state.values() if isinstance(value, Tensor) and value.numel()]
-        own = set(map(_place, module.state_dict(keep_vars=True).values()))
+        own = set(map(_place, (*nn.Module.parameters(module), *nn.Module.buffers(module))))
         where, frames = caller()
         # A state of which a part is new, and what a library does on its own account, is no mistake of the loop.
         if given and all(_place(value) in own for value in given) and where in frames[:1]:
@@ -65,8 +66,16 @@ class OwnWeights(Observer):
             )
             text = f"{text}the state, as {next(iter(state))}"
             # A state of these very shapes is that of the network, under other names: no part of it is another's.
-            shapes = [sorted(map(_shape, one.values())) for one in (module.state_dict(), state)]
-            self._unfit.append((module, few_coordinates(first), text, where, shapes[0] == shapes[1]))
+            weights = Counter(
+                map(_shape, (value for _, value in nn.Module.named_parameters(module, remove_duplicate=False)))
+            )
+            buffers = Counter(
+                map(_shape, (value for _, value in nn.Module.named_buffers(module, remove_duplicate=False)))
+            )
+            given = Counter(map(_shape, state.values()))
+            # Not all buffers are stored. state_dict() would tell, and calls hooks of the loop.
+            same = weights <= given <= weights + buffers
+            self._unfit.append((module, few_coordinates(first), text, where, same))
 
     def _look_at_ties(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         weights = dict(nn.Module.named_parameters(module, remove_duplicate=False))

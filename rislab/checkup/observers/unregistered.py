@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
@@ -10,10 +12,11 @@ from rislab.checkup.findings import Finding, as_fault, as_warning, listed
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.tensors import may_live_on
 from rislab.checkup.rules import Code
 
-# So many forwards of a network are looked into, and so many modules are remembered.
-FORWARDS, MODULES = 8, 64
+# So many forwards of a network are looked into; so many networks, and modules, are remembered, and live as long.
+FORWARDS, NETWORKS, MODULES = 8, 6, 64
 
 
 class UnregisteredTensors(Observer):
@@ -25,7 +28,7 @@ class UnregisteredTensors(Observer):
         # Tensors that are attributes of a module, and neither weights nor buffers: by name, with their module.
         self._plain: list[tuple[str, nn.Module, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
-        self._stepped: dict[int, Optimizer] = {}
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._held: set[int] = set()  # tensors of optimisers
         self._findings: list[Finding] = []
         self.missed: list[str] = []  # names of tensors that got gradients, never moved, and are in no optimiser
@@ -34,6 +37,8 @@ class UnregisteredTensors(Observer):
         """Look into the first forwards of each network."""
         looks = self._looked.get(id(call.module), 0)
         if looks >= FORWARDS or not call.inner or not call.training or not torch.is_grad_enabled():
+            return
+        if not looks and not may_live_on(call.module, len(self._looked), NETWORKS):
             return
         self._looked[id(call.module)] = looks + 1
         if not looks:
@@ -50,8 +55,8 @@ class UnregisteredTensors(Observer):
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What steps holds its tensors: for most loops, no other optimiser need be looked for."""
-        if id(optimizer) not in self._stepped:
-            self._stepped[id(optimizer)] = optimizer
+        if optimizer not in self._stepped:
+            self._stepped.add(optimizer)
             self._held |= set(map(id, tensors_held(optimizer)))
 
     def end(self, error: BaseException | None) -> None:
@@ -77,7 +82,8 @@ class UnregisteredTensors(Observer):
         if plain:
             text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
             self._findings.append(as_fault(Code.WEIGHTS, "tensors that no optimiser holds", text))
-        self._stepped, self._plain = {}, []
+        self._stepped.clear()
+        self._plain = []
 
     def _missed(self, module: nn.Module) -> list[str]:
         """Names of tensors that got gradients, never moved, and that no known optimiser holds."""

@@ -27,12 +27,14 @@ from rislab.checkup.probes.sequence_probes import sequence_probes
 from rislab.checkup.recording.call_stack import definition_of
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
-from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.recording.tensors import may_live_on, tensors_of
 from rislab.checkup.rules import Code
 
 ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network")
 # Larger networks and inputs are not tried, nor are more networks than these.
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
+# So many groups of optimisers are known.
+STEPPED = 16
 PLAIN = (Tensor, int, float, bool, str, type(None))
 
 
@@ -56,7 +58,7 @@ class FinalProbes(Observer):
         self._looks = Looks()
         self._calls: dict[int, _Call] = {}
         self._evaluated: set[int] = set()
-        self._stepped: dict[int, Tensor] = {}
+        self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         self._findings: list[Finding] = []
 
     def on_forward_end(self, call: ForwardEvent) -> None:
@@ -65,7 +67,9 @@ class FinalProbes(Observer):
         if not call.training:
             self._evaluated.add(key)
         elif (
-            torch.is_grad_enabled() and (key in self._calls or len(self._calls) < NETWORKS) and self._looks.wanted(key)
+            torch.is_grad_enabled()
+            and self._looks.wanted(key)
+            and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):
             arguments = (call.args, dict(call.kwargs))
             small = sum(value.numel() for value in tensors_of(arguments)) <= NUMBERS
@@ -76,7 +80,8 @@ class FinalProbes(Observer):
     def after_step(self, optimizer: Optimizer) -> None:
         for group in optimizer.param_groups:
             first = next(iter(group["params"]), None)
-            if first is not None:
+            # No weak reference: torch.utils.swap_tensors() refuses a tensor that has one.
+            if first is not None and len(self._stepped) < STEPPED:
                 self._stepped[id(first)] = first
 
     def end(self, error: BaseException | None) -> None:

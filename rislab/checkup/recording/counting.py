@@ -16,6 +16,7 @@ from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.recording.call_stack import innermost_frame, is_at_depth
+from rislab.checkup.recording.events import Roots
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import product_of_factors, weighed_node
 from rislab.checkup.recording.merged_steps import Loss
@@ -227,3 +228,11 @@ def is_simple(step: Step, used: Sequence[MicroBatch]) -> bool:
             for batch, backward in zip(batches, step.backwards, strict=True)
         )
     )
+
+
+def kind_of(roots: Roots) -> tuple[Hashable, ...]:
+    """What tells a backward from others: odd unless it begins at a real number, with no gradient given for it."""
+    root, upstream = roots[0] if len(roots) == 1 else (None, None)
+    if root is None or root.grad_fn is None or upstream is not None or root.numel() != 1 or root.is_complex():
+        return ODD
+    return "backward", root.grad_fn.name(), root.dtype

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import unserializable_hook
 
 from rislab.checkup.recording.call_stack import caller, exact_caller
 from rislab.checkup.recording.events import ForwardEvent
+from rislab.checkup.recording.optimizers import steps_within_itself
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.recording.trace import ForwardUse, MicroBatch, Trace, autocast_types, precision_of
 
@@ -26,9 +28,22 @@ class CurrentForward:
     types: list[torch.dtype] = field(default_factory=list)  # of autocast, and of the output
     follows: bool = False  # whether it was handed a state that the forward before had given
     number: int = 0  # of the forward, from 1; 0 before the first
+    steps: int = 0  # of the optimiser that are under way, one within another
     _under_way: bool = False
     _losses: list[tuple[MicroBatch, bool]] = field(default_factory=list)  # within it, and whether their parts are known
     _given: dict[int, Tensor] = field(default_factory=dict)  # a few numbers of each output, by its place in memory
+
+    def enters_step(self, optimizer: Optimizer) -> bool:
+        """A step begins: whether it stands in another one of the same optimiser."""
+        within = bool(self.steps) and steps_within_itself(optimizer)
+        # One that ended by an exception is over as well.
+        self.steps = self.steps + 1 if within else 1
+        return within
+
+    def leaves_step(self) -> bool:
+        """A step is over: whether it stood in another one of the same optimiser."""
+        self.steps = max(0, self.steps - 1)
+        return bool(self.steps)
 
     def begin(self, training: bool) -> None:
         """It begins, in training mode or not."""

@@ -5,6 +5,7 @@ Nothing of the watched code is changed: an observer that fails is left out from 
 
 from __future__ import annotations
 
+import atexit
 import functools
 import os
 import threading
@@ -20,7 +21,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 from torch.utils.hooks import RemovableHandle
 
 from rislab.checkup.findings import UNJUDGED, Finding, as_note
-from rislab.checkup.recording.counting import ODD, ExpectedEvents
+from rislab.checkup.recording.counting import ODD, ExpectedEvents, kind_of
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
 from rislab.checkup.recording.interception import (
@@ -31,7 +32,8 @@ from rislab.checkup.recording.interception import (
     OnCall,
     PatchedCalls,
 )
-from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer
+from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
+from rislab.checkup.recording.own_operations import is_of_own_class, own_operations
 from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
@@ -69,7 +71,11 @@ def _guarded(
         if (untraced and (torch.compiler.is_compiling() or is_tracing())) or _unwatched.get():
             return
         try:
-            method(source, *args, **kwargs)
+            losses = source._losses
+            if not losses.own_class and not source._expected.active:
+                losses.own_class = is_of_own_class(args)
+            with own_operations(losses.own_class):
+                method(source, *args, **kwargs)
         except Exception as error:
             source.note_failure(method.__name__.lstrip("_"), error)
 
@@ -124,9 +130,11 @@ class EventSource:
         self._telling = threading.RLock()
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
-        self._stepping: set[int] = set()  # optimisers whose steps are under way
+        self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
 
     def __enter__(self) -> EventSource:
+        # What is still open then, as in a generator that is never finished, is taken apart while torch is in order.
+        atexit.register(self.close, None)
         self._tell("begin")
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
@@ -138,6 +146,7 @@ class EventSource:
 
     def close(self, error: BaseException | None) -> None:
         """Take all hooks away, after an error too."""
+        atexit.unregister(self.close)
         for interceptor in reversed(self._interceptors):
             interceptor.__exit__(None, None, None)
         for handle in self._handles:
@@ -351,7 +360,7 @@ class EventSource:
     @_guarded
     def _on_backward(self, roots: Roots) -> None:
         self._forward.reported = False
-        counts = self._counts(*_kind_of(roots))
+        counts = self._counts(*kind_of(roots))
         if counts and self._agree("count_backward", roots[0][0]):
             return
         if counts:
@@ -398,24 +407,30 @@ class EventSource:
 
     @_untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if id(optimizer) in self._stepping and steps_within_itself(optimizer):
+            self._stepping[id(optimizer)] += 1
+            return
         closure = len(args) + len(kwargs) > 1 and any(map(callable, (*args[1:], *kwargs.values())))
         # A step within a step is like no other.
         event = ODD if self._stepping else ("closure" if closure else "step", id(optimizer))
         if self._expected.active and self._counts(*event):
-            self._stepping.add(id(optimizer))
+            self._stepping[id(optimizer)] = 0
             return
         if not has_numbers_to_step(optimizer) or inner_optimizer(optimizer) is not None:
             return
         self._counts(*event)
-        self._stepping.add(id(optimizer))
+        self._stepping[id(optimizer)] = 0
         self._tell("before_step", optimizer, closure)
         if not closure:
             self._losses.pause()
 
     @_untraced
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._stepping.get(id(optimizer)):
+            self._stepping[id(optimizer)] -= 1
+            return
         if id(optimizer) in self._stepping:
-            self._stepping.remove(id(optimizer))
+            del self._stepping[id(optimizer)]
             if self._expected.active:
                 self._expected.steps[optimizer] += 1
             self._tell_more("count_step" if self._expected.active else "after_step", optimizer)
@@ -428,14 +443,6 @@ class EventSource:
         self._losses.skips_attributes = self._module is not None or not self._losses.begins
         if look or (self._module is None and (now.looked_into or now.hears_between)):
             self._losses.resume()
-
-
-def _kind_of(roots: Roots) -> tuple[Hashable, ...]:
-    """What tells a backward from others: odd unless it begins at a real number, with no gradient given for it."""
-    root, upstream = roots[0] if len(roots) == 1 else (None, None)
-    if root is None or root.grad_fn is None or upstream is not None or root.numel() != 1 or root.is_complex():
-        return ODD
-    return "backward", root.grad_fn.name(), root.dtype
 
 
 def _takes(observer: Observer, event: str) -> bool:

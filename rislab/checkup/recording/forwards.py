@@ -138,45 +138,46 @@ class ForwardInterceptor:
         self.now.outermost = None
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        calls, now = self._calls, self.now
+        interceptor, calls, now = self, self._calls, self.now
         # A loss that computes by itself is no network: nothing begins with it.
         alone = None if self._loss is None or not _is_function(self._loss) else self._loss
 
-        def call(module: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+        def call(self: nn.Module, /, *args: Any, **kwargs: Any) -> Any:
+            # The profiler of torch looks for the module in the local variable of this name.
             # torch.compile traces through this very function, which must not do more than this then.
             if torch.compiler.is_dynamo_compiling() or not calls.active:
-                return original(module, *args, **kwargs)
+                return original(self, *args, **kwargs)
             outermost = now.outermost
             if outermost is None:
                 if torch.compiler.is_compiling():
-                    return original(module, *args, **kwargs)
-                if module is alone:
-                    output = original(module, *args, **kwargs)
-                    self._on_loss(module, args, kwargs, output)
+                    return original(self, *args, **kwargs)
+                if self is alone:
+                    output = original(self, *args, **kwargs)
+                    interceptor._on_loss(self, args, kwargs, output)
                     return output
-                self._on_forward(module, args, kwargs)
-            elif module is outermost:
+                interceptor._on_forward(self, args, kwargs)
+            elif self is outermost:
                 now.depth += 1
-            elif not now.looked_into and module is not self._loss and not self._losses.active:
-                return original(module, *args, **kwargs)
+            elif not now.looked_into and self is not interceptor._loss and not interceptor._losses.active:
+                return original(self, *args, **kwargs)
             if now.looked_into and now.outermost is not None:
-                now.inner.append(module)
-            output, aside = None, self._losses.active and not module.training and isinstance(module, _FUSED)
+                now.inner.append(self)
+            output, aside = None, interceptor._losses.active and not self.training and isinstance(self, _FUSED)
             if aside:
-                self._losses.pause()
+                interceptor._losses.pause()
             try:
-                output = original(module, *args, **kwargs)
+                output = original(self, *args, **kwargs)
                 return output
             finally:
                 if aside:
-                    self._losses.resume()
-                self._end(module, args, kwargs, output)
+                    interceptor._losses.resume()
+                interceptor._end(self, args, kwargs, output)
 
         return call
 
     def _end(self, module: nn.Module, *call: Any) -> None:
         now = self.now
-        if now.looked_into and now.outermost is not None and isinstance(call[-1], Tensor):
+        if now.looked_into and now.outermost is not None and type(call[-1]) is Tensor:
             now.dtypes.add(call[-1].dtype)
         if module is self._loss:
             self._on_loss(module, *call)

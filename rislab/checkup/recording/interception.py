@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import builtins
 import functools
+import gc
+import inspect
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from types import MethodWrapperType
+from types import FunctionType, MethodWrapperType
 from typing import Any, Self
 
 import torch
@@ -17,6 +20,11 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
+from rislab.checkup.recording.own_operations import own_operations
+from rislab.checkup.recording.plain_stack import showing
+
+# Warnings of functions that are called here belong to the loop, which remembers those that it has shown.
+__warningregistry__ = None
 # Called with function, arguments, named arguments and result.
 OnCall = Callable[[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], Any], None]
 
@@ -70,6 +78,9 @@ CALLS: dict[str, tuple[Any, str]] = {
     "on_save": (torch, "save"),
     "on_print": (builtins, "print"),
 }
+_TORCH = torch.__path__[0]
+# Functions by their code.
+_BY_CODE: dict[Any, Callable[..., Any]] = {one.__code__: one for one in LOSSES if type(one) is FunctionType}
 # What has no mode of its own.
 _NOTHING = (None,)
 
@@ -97,6 +108,7 @@ class LossInterceptor(TorchFunctionMode):
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
         self.active = False  # whether it stands among the modes of its thread
+        self.own_class = False  # whether tensors of a class of the loop's own have come
 
     def __enter__(self) -> LossInterceptor:
         # Every call of torch passes through a mode; without functions there is nothing to hear.
@@ -143,7 +155,8 @@ class LossInterceptor(TorchFunctionMode):
     def outside(self, work: Callable[..., None], *args: Any) -> None:
         """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
         if not self.active or not _mode_is_active():
-            work(*args)
+            with own_operations(self.own_class):
+                work(*args)
         else:
             handle_torch_function(self.outside, (), work, *args)
 
@@ -154,11 +167,14 @@ class LossInterceptor(TorchFunctionMode):
         if not reported:
             if func is torch.Tensor.backward:
                 # The method may be one that the loop has put there, and that is under way already.
-                return _backward(*args, **named)
+                return _backward(*args, **named) if types == (Tensor,) else func(*args, **named)
             if func is _other_mode:
                 return self
             if getattr(func, "__func__", None) is LossInterceptor.outside:
                 return func(*args, **named)
+        if type(func) is FunctionType and not torch.compiler.is_compiling():
+            func = _under_way(func)
+            reported = id(func) in self._functions
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
         if (reported or self.hears_all) and not torch.compiler.is_compiling():
@@ -175,6 +191,22 @@ def _mode_is_active() -> bool:
 
 def _other_mode() -> None:
     """What another mode makes of the question which one it is."""
+
+
+def _under_way(function: FunctionType) -> Callable[..., Any]:
+    """A function of torch that asks a mode, by its name: the loop may have put one of its own there that calls it."""
+    if function.__code__.co_filename.startswith((_TORCH, __file__)):
+        return function
+    own = inspect.currentframe()
+    dispatch = own and own.f_back and own.f_back.f_back
+    asking = dispatch and dispatch.f_code is handle_torch_function.__code__ and dispatch.f_back
+    if not asking or not asking.f_code.co_filename.startswith(_TORCH):
+        return function
+    code = asking.f_code
+    if code not in _BY_CODE:
+        known = (one for one in gc.get_referrers(code) if type(one) is FunctionType and one.__code__ is code)
+        _BY_CODE[code] = next(known, function)
+    return _BY_CODE[code]
 
 
 def _backward(
@@ -337,6 +369,7 @@ class PatchedCalls(_Replacing):
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
             *(Replacement(*CALLS[event], functools.partial(self._calling, event)) for event in events),
+            Replacement(warnings, "_showwarnmsg", showing),
         )
 
     def _clipping(self, clip: Callable[..., Any]) -> Callable[..., Any]:

@@ -20,6 +20,7 @@ from rislab.checkup.recording.loss_graph import (
     tensors_behind,
     weighed_node,
 )
+from rislab.checkup.recording.own_operations import own_operations
 from rislab.checkup.recording.trace import NO_WEIGHT, Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
@@ -179,4 +180,7 @@ def _total(root: Tensor, upstream: Tensor | None) -> float:
 def number_of(given: Sequence[Tensor | None], missing: float = math.nan) -> float:
     """The first gradient that a node was given, if it is a single real number, else what stands for a missing one."""
     first = given[0] if given else None
-    return missing if first is None or first.numel() != 1 or first.is_complex() else float(first.detach())
+    if first is None or first.numel() != 1 or first.is_complex():
+        return missing
+    with own_operations():
+        return float(first.detach())

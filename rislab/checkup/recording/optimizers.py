@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import weakref
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,17 @@ from rislab.checkup.recording.tensors import has_numbers
 
 # So many coordinates of a network tell whether it has moved.
 COORDINATES = 64
+# What torch puts around each step(): the code in which hooks are called.
+_HOOKED = Optimizer.profile_hook_step(lambda: None).__code__
+
+
+def steps_within_itself(optimizer: Optimizer) -> bool:
+    """Whether this step, in a hook of it, stands in another one of the same: its step() calls that of a base class."""
+    frame, steps = inspect.currentframe(), 0
+    while frame is not None and steps < 2:
+        steps += frame.f_code is _HOOKED and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return steps > 1
 
 
 def tensors_held(optimizer: Optimizer) -> list[Tensor]:
@@ -117,7 +130,7 @@ class MovedNetworks:
     """Networks that no known optimiser holds, and whether their weights have moved since they were first looked at."""
 
     def __init__(self) -> None:
-        self._first: dict[int, tuple[nn.Module, list[float]]] = {}
+        self._first: dict[int, tuple[weakref.ReferenceType[nn.Module], list[float]]] = {}
 
     def moved(self, module: nn.Module) -> bool:
         """Whether a network with tensors that ask for gradients has moved."""
@@ -125,8 +138,10 @@ class MovedNetworks:
         if not tensors:
             return False
         numbers = _numbers(tensors)
-        first = self._first.setdefault(id(module), (module, numbers))[1]
-        return first != numbers
+        known = self._first.get(id(module))
+        if known is None or known[0]() is not module:
+            known = self._first[id(module)] = weakref.ref(module), numbers
+        return known[1] != numbers
 
 
 def _numbers(tensors: Sequence[Tensor]) -> list[float]:

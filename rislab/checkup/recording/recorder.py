@@ -24,6 +24,7 @@ from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of
 from rislab.checkup.recording.open_window import LossLines, OpenWindow
 from rislab.checkup.recording.optimizers import ForeignOptimizer, fused_scaling, has_stepped, reporting_closures
+from rislab.checkup.recording.own_operations import own_operations
 from rislab.checkup.recording.sampling import Sampling
 from rislab.checkup.recording.schedules import SchedulerTicks
 from rislab.checkup.recording.step_storage import StepStorage
@@ -65,7 +66,8 @@ class StepRecorder:
         if self.trace.failure:
             return
         try:
-            event(self, *args)
+            with own_operations():
+                event(self, *args)
         except Exception as error:
             self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
 
@@ -317,7 +319,7 @@ class StepRecorder:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """A step begins; one with a closure is handed a closure that reports each evaluation."""
-        if self.trace.failure or torch.compiler.is_dynamo_compiling():
+        if self.trace.failure or torch.compiler.is_dynamo_compiling() or self._forward.enters_step(optimizer):
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
             self.trace.failure = "steps in another thread than the backwards that were heard"
@@ -353,7 +355,7 @@ class StepRecorder:
         self._evaluations = max(0, self._evaluations) + 1
 
     def _after_step(self) -> None:
-        if torch.compiler.is_dynamo_compiling():
+        if torch.compiler.is_dynamo_compiling() or self._forward.leaves_step():
             return
         if self.counter is not None and self.counter.is_over(self._evaluations == 0):
             self._evaluations, rate = -1, max(self._samples.rates(), default=None)
@@ -363,8 +365,7 @@ class StepRecorder:
                 self._samples.lay_out()
                 self.counter.change()
             return
-        if self._evaluations == 0:
-            # A closure that was not called.
+        if self._evaluations == 0:  # a closure that was not called
             self._end_at_step()
         elif self._evaluations < 0 and not self.trace.step_count:
             # A step that began before the recording.

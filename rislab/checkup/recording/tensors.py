@@ -11,6 +11,8 @@ from torch.nn.parameter import is_lazy
 
 # Classes that are neither lazy nor fake.
 _PLAIN = (Tensor, nn.Parameter)
+# A network of no more numbers may live on for what is asked at the end, beside two of any size.
+SMALL = 500_000
 # So deep is looked into nested values.
 _DEPTH = 8
 
@@ -78,3 +80,14 @@ def cosine(one: Tensor, other: Tensor) -> float:
     """Cosine of the angle between two vectors, 0 if one of them is 0."""
     lengths = float(one.norm() * other.norm())
     return float(one @ other) / lengths if lengths > 0 else 0.0
+
+
+def may_live_on(network: nn.Module, others: int, most: int) -> bool:
+    """Whether a network is kept alive, as it is looked at again at the end: a loop may make ever new ones.
+
+    Args:
+        network: that is new.
+        others: how many are kept already.
+        most: how many may be.
+    """
+    return others < 2 or (others < most and sum(map(Tensor.numel, nn.Module.parameters(network))) <= SMALL)

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ChainedScheduler, SequentialLR
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import listed
+from rislab.checkup.findings import Finding, listed
 from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import count_averaged
 from rislab.checkup.recording.optimizers import ForeignOptimizer, inner_optimizer, tensors_held
@@ -107,6 +108,17 @@ class TrackedOptimizer:
                 places.setdefault(value.data_ptr(), []).append(named.get(one, "one without a name"))
         return [name for names in places.values() if len(names) > 1 for name in names]
 
+    def end(self, error: BaseException | None = None) -> None:
+        """The recording ends.
+
+        Args:
+            error: that ended the loop, None if none did.
+        """
+        self.recorder.trace.mode_dependent = self.mode_dependent()
+        self.recorder.trace.frozen_norms = self.has_frozen_norms()
+        self.recorder.trace.of_one_storage = self.of_one_storage()
+        self.recorder.end(error)
+
     def mode_dependent(self) -> bool:
         """Whether its networks compute something else in training mode than in evaluation mode."""
         return any(is_mode_dependent(module) for root in self.roots for module in root.modules())
@@ -115,6 +127,27 @@ class TrackedOptimizer:
         """Whether its networks have BatchNorm layers, all of whose own weights are frozen."""
         norms = [module for root in self.roots for module in root.modules() if isinstance(module, NORMS)]
         return bool(norms) and not any(map(is_mode_dependent, norms))
+
+
+@dataclass
+class OverOptimizers:
+    """Optimisers that are watched no more, as later ones have taken their turn: their networks may be freed.
+
+    Args:
+        steps: that they took.
+        labels: of them, each once.
+        findings: of their loops.
+        looks: at all objects.
+        optimizers: those that are still alive.
+        unheard: whether there were gradients in the end, and never a backward.
+    """
+
+    steps: int = 0
+    labels: dict[str, None] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    looks: int = 0
+    optimizers: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
+    unheard: bool = False
 
 
 class LoopObserver(Observer):
@@ -195,10 +228,7 @@ class LoopObserver(Observer):
 
     def end(self, error: BaseException | None) -> None:
         for tracked in self.tracked:
-            tracked.recorder.trace.mode_dependent = tracked.mode_dependent()
-            tracked.recorder.trace.frozen_norms = tracked.has_frozen_norms()
-            tracked.recorder.trace.of_one_storage = tracked.of_one_storage()
-            tracked.recorder.end(error)
+            tracked.end(error)
         stepping = [one for one in self.tracked if not isinstance(one.optimizer, ForeignOptimizer)]
         held = [value for one in stepping for value in one.tensors()]
         for tracked in self.tracked:
@@ -254,3 +284,23 @@ def unwrapped(wrapper: Any, name: str) -> Any:
         optimizer = name == "optimizer" and isinstance(inner, Optimizer)
         wrapper = inner if optimizer or hasattr(inner, "last_epoch") else wrapper
     return wrapper
+
+
+def holds_one_of(module: nn.Module, own: set[int]) -> bool:
+    """Whether a module holds one of some tensors, given by identity."""
+    try:
+        return any(id(value) in own for value in nn.Module.parameters(module))
+    except (AttributeError, RuntimeError):  # a module whose __init__ is not over, or that is lazy
+        return False
+
+
+def outermost_modules(modules: list[nn.Module]) -> list[nn.Module]:
+    """Modules that are no part of another one."""
+    inside = {id(part) for module in modules for part in module.modules() if part is not module}
+    return [module for module in modules if id(module) not in inside]
+
+
+def outermost_scheduler(schedulers: list[Any]) -> Any:
+    """The scheduler of an optimiser; the one that is made of the others, if there is one."""
+    combined = [one for one in schedulers if isinstance(one, SequentialLR | ChainedScheduler)]
+    return next(iter(combined or schedulers), None)

@@ -1,0 +1,80 @@
+"""Operations of the checkup's own, which nothing hears that the loop has put around those of torch."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from types import MethodWrapperType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+_PLAIN = (Tensor, nn.Parameter)
+
+
+# Attributes that are computed; others are only read.
+_COMPUTED = {"T", "H", "mT", "mH", "real", "imag", "data"}
+# What says how this thread computes, and what leads to work that is to be done in it.
+_OF_THIS_THREAD = {"_set_grad_enabled", "outside"}
+
+
+class _OwnOperations(TorchFunctionMode):
+    """Operations without the modes of this thread, of which a new one has none, and without the loop's own classes."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        # As torch does it itself for classes that change nothing.
+        compute = functools.partial(Tensor.__torch_function__, func, (), args, kwargs or {})
+        read = type(func) is MethodWrapperType and getattr(func.__self__, "__name__", "") not in _COMPUTED
+        if read or not has_dispatch_mode() or getattr(func, "__name__", "") in _OF_THIS_THREAD:
+            return compute()
+        return _in_another_thread(compute, torch.is_grad_enabled())
+
+
+def _in_another_thread(compute: Callable[[], Any], gradients: bool) -> Any:
+    results: list[Any] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with torch.set_grad_enabled(gradients):
+                results.append(compute())
+        # Of whatever kind, it belongs to the caller.
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def has_dispatch_mode() -> bool:
+    """Whether the loop has put a mode around operations, as for counting them, or for selective checkpoints."""
+    return is_in_torch_dispatch_mode(include_infra_modes=False)
+
+
+def is_of_own_class(values: Iterable[Any]) -> bool:
+    """Whether there is a tensor of a class that the loop has made, here or one level deeper."""
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN:
+            continue
+        if issubclass(kind, Tensor) or (kind is tuple and is_of_own_class(value)):
+            return True
+    return False
+
+
+def own_operations(own_class: bool = False) -> AbstractContextManager[Any]:
+    """Within it, nobody hears what is computed.
+
+    Args:
+        own_class: whether there are tensors of a class that the loop has made.
+    """
+    return _OwnOperations() if own_class or has_dispatch_mode() else nullcontext()
