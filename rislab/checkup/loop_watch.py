@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
 from rislab.checkup.observers.activations import Activations
 from rislab.checkup.observers.averages import MovingAverages
+from rislab.checkup.observers.checkpoints import Checkpoints
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
 from rislab.checkup.observers.frozen import FrozenTensors
@@ -59,6 +60,8 @@ from rislab.errors import InputError, error_text
 
 # Rules whose findings are mended at a loss.
 OF_LOSSES = (Code.GRADIENT_SCALE, Code.DIRECTION)
+# What has a name of its own in an observer.
+DETACHED = "detached backbone"
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,
@@ -222,6 +225,7 @@ def standard_observers() -> list[Observer]:
         RankObserver(samplers),
         MovingAverages(),
         FrozenTensors(),
+        Checkpoints(),
         LossArguments(),
         InputChanges(),
         GradientUse(),
@@ -248,6 +252,8 @@ def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findi
     """Findings with those of other observers, unless they say less of the same."""
     stale = any(finding.name == "optimiser holds stale parameters" for finding in findings)
     others = [finding for observer in observers for finding in observer.findings()]
+    if any(finding.name == DETACHED and finding.severity == "fault" for finding in others):
+        findings = [one for one in findings if one.name != DETACHED]  # which say less of the same
     return Findings(
         [*findings, *(one for one in others if not (stale and one.name == "tensors that no optimiser holds"))]
     )

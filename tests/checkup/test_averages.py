@@ -152,13 +152,31 @@ def test_where_nothing_takes_a_weight_no_copy_is_looked_for(monkeypatch: pytest.
     assert searches
 
 
-def test_a_copy_that_keeps_next_to_nothing_is_named() -> None:
-    (finding,) = trained(in_place(99.5))
-    assert finding.name == "average of the last weights alone" and "moved 0.995 of the way" in finding.evidence
+@pytest.mark.parametrize("share,severity", [(99.5, "fault"), (99.0, "fault"), (95.0, "warning")])
+def test_a_copy_that_keeps_next_to_nothing_is_named(share: float, severity: str) -> None:
+    (finding,) = trained(in_place(share))
+    assert finding.name == "average of the last weights alone" and finding.severity == severity
+    assert f"moved {share / 100:.4g} of the way" in finding.evidence
+
+
+def test_a_copy_that_keeps_more_and_more_is_no_fault() -> None:
+    def average_of(model: nn.Module) -> Update:
+        other, calls = copy.deepcopy(model), [0]
+
+        def update() -> None:
+            calls[0] += 1
+            for own, value in zip(other.parameters(), model.parameters(), strict=True):
+                own.lerp_(value, 0.995 - 0.001 * calls[0])
+
+        return update
+
+    assert [one.severity for one in trained(average_of)] == ["warning"]
 
 
 def test_a_copy_that_overshoots_is_named_and_a_hard_copy_is_not() -> None:
-    assert [one.name for one in trained(in_place(101.0))] == ["average of the last weights alone"]
+    for share, severity in ((101.0, "fault"), (110.0, "warning")):
+        (finding,) = trained(in_place(share))
+        assert (finding.name, finding.severity) == ("average of the last weights alone", severity)
     assert trained(in_place(100.0)) == []
 
 

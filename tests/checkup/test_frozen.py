@@ -77,9 +77,31 @@ class FrozenInBetween(Loop):
         self.body.requires_grad_(False)
 
 
+class Fades(Loop):
+    """What is frozen is to fade away, and the rest is not."""
+
+    def before_step(self) -> None:
+        for value in self.body.parameters():
+            value.mul_(1 - 1e-3)
+
+
+class DecaysLess(Decay):
+    """What is frozen fades faster."""
+
+    def before_step(self) -> None:
+        for value in self.model.parameters():
+            value.mul_(1 - (1e-3 if value.requires_grad else 1e-2))
+
+
 def test_a_decay_by_hand_is_told() -> None:
     (finding,) = Decay().findings()
-    assert finding.severity == "warning" and "a factor of 0.999 each time: of 8×3, 8" in finding.evidence
+    assert finding.severity == "fault"
+    assert "a factor of 0.999 each time, as those that are trained: of 8×3, 8" in finding.evidence
+
+
+@pytest.mark.parametrize("kind", [Fades, DecaysLess])
+def test_a_decay_of_frozen_tensors_alone_may_be_meant(kind: type[Loop]) -> None:
+    assert [finding.severity for finding in kind().findings()] == ["warning"]
 
 
 def test_a_small_decay_by_hand_is_told() -> None:

@@ -371,3 +371,29 @@ def test_clipping_by_value_is_no_wrong_scale(dtype: torch.dtype, share: float) -
 
     assert found(True) == ["clipping assumed"]
     assert found(False) == [{0.75: "gradient scale", 0.25: "divided twice"}[share]]
+
+
+TERMS: dict[str, tuple[int, Callable[[Tensor, Tensor, int], Tensor], list[str]]] = {
+    "one divided": (4, lambda main, other, place: main / 4 + 0.3 * other, ["fault"]),
+    "both divided": (4, lambda main, other, place: (main + 0.3 * other) / 4, []),
+    "a weight of 1/K": (4, lambda main, other, place: 0.25 * main + other, ["warning"]),
+    "half a square": (2, lambda main, other, place: main / 2 + other, ["warning"]),
+    "one of them once a window": (4, lambda main, other, place: main / 4 + (place == 3) * other, ["warning"]),
+}
+
+
+@pytest.mark.parametrize("kind", TERMS)
+def test_a_term_that_is_not_divided_in_any_window_is_a_fault(kind: str) -> None:
+    size, total, expected = TERMS[kind]
+    torch.manual_seed(0)
+    model = nn.Linear(5, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            for place in range(size):
+                output = model(torch.randn(6, 5))
+                main, other = functional.mse_loss(output, torch.ones(6, 1)), output.abs().mean()
+                total(main, other, place).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [one.severity for one in process.findings() if one.name == "a term not divided"] == expected

@@ -51,6 +51,12 @@ class Data(Dataset[Tensor]):
         if "in place" in self.kind or (self.kind == "once" and not self.read[place]):
             image -= 0.5
             image /= 0.3
+        elif self.kind == "into 0 to 1":
+            image /= 255
+        elif self.kind == "annealed":
+            image *= 0.9
+        elif self.kind == "drifting":
+            image += 0.5
         elif self.kind == "to norm 1":
             image -= image.mean()
             image /= image.norm()
@@ -78,3 +84,21 @@ def test_a_dataset_that_changes_what_it_holds_is_told(kind: str) -> None:
     found = [finding for finding in watch.findings() if finding.code == "C16"]
     assert [finding.name for finding in found] == (["inputs changed in place"] if "in place" in kind else [])
     assert all("test_input_changes.py" in finding.where for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "severities"),
+    [("in place", ["fault"]), ("into 0 to 1", ["fault"]), ("annealed", ["warning"]), ("drifting", ["warning"])],
+)
+def test_one_map_again_in_each_pass_is_certain_unless_it_may_be_meant(kind: str, severities: list[str]) -> None:
+    torch.manual_seed(0)
+    data = Data(kind)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with ProcessWatch() as watch:
+        for _ in range(6):
+            for inputs in DataLoader(data, batch_size=16, shuffle=True):
+                optimizer.zero_grad()
+                nn.functional.mse_loss(model(inputs), torch.ones(16, 1)).backward()
+                optimizer.step()
+    assert [one.severity for one in watch.findings() if one.name == "inputs changed in place"] == severities

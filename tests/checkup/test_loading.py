@@ -56,18 +56,45 @@ def test_before_the_first_step_nothing_can_be_lost() -> None:
     assert not any(finding.name == "loads its own weights" for finding in watched.findings())
 
 
-@pytest.mark.parametrize(
-    ("prefix", "more", "expected"), [("module.", 0, ["fault"]), ("module.", 1, ["warning"]), ("", 0, [])]
-)
-def test_a_state_without_a_name_that_fits_is_named(prefix: str, more: int, expected: list[str]) -> None:
-    model = nn.Linear(3, 1)
-    state = {prefix + name: torch.zeros_like(value) for name, value in model.state_dict().items()}
-    # With parts of other networks, it may be that of all of them, given to each.
-    state |= {f"other.{number}": torch.zeros(2) for number in range(more)}
+def unfit(model: nn.Module, state: Mapping[str, Any], then: Mapping[str, Any] | None = None) -> list[str]:
+    """Severities of what is said of a state, and another one, that are loaded before a forward."""
     with watch(model, torch.optim.SGD(model.parameters(), lr=0.01)) as watched:
         model.load_state_dict(state, strict=False)
+        if then is not None:
+            model.load_state_dict(then, strict=False)
         model(torch.randn(2, 3))
-    assert [one.severity for one in watched.findings() if one.name == "nothing was loaded"] == expected
+    return [one.severity for one in watched.findings() if one.name == "nothing was loaded"]
+
+
+def state_of(model: nn.Module, prefix: str) -> dict[str, Any]:
+    return {prefix + name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "more", "expected"), [("module.", 0, ["fault"]), ("module.", 1, ["fault"]), ("", 0, [])]
+)
+def test_a_state_without_a_name_that_fits_is_named(prefix: str, more: int, expected: list[str]) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    others = {f"other.{number}": torch.zeros(2) for number in range(more)}
+    assert unfit(model, state_of(model, prefix) | others) == expected
+
+
+def test_a_state_within_another_one_and_one_without_its_prefix_are_faults() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    assert unfit(model, {"epoch": 3, "model": state_of(model, "")}) == ["fault"]
+    wrapped = nn.ModuleDict({"inner": model})
+    wrapped.forward = model.forward  # type: ignore[method-assign]
+    assert unfit(wrapped, state_of(model, "")) == ["fault"]
+
+
+def test_a_state_of_other_networks_may_be_given_to_each() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    assert unfit(model, state_of(nn.Sequential(nn.Linear(7, 5), nn.ReLU(), nn.Linear(5, 2)), "encoder.")) == ["warning"]
+
+
+def test_a_prefix_that_is_taken_away_at_a_second_try_is_no_fault() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    assert unfit(model, state_of(model, "module."), state_of(model, "")) == []
 
 
 class Tied(nn.Module):

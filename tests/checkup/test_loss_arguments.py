@@ -77,7 +77,8 @@ WRONG += [
     ("compared with itself", lambda out: functional.mse_loss(out, out.detach()), 4, None),
     ("input and target exchanged", lambda out: BCE(YES, out.sigmoid().squeeze(1)), 1, None),
     ("targets other than 1 and -1", lambda out: functional.soft_margin_loss(out.squeeze(1), YES), 1, None),
-    ("targets other than 1 and -1", lambda out: functional.margin_ranking_loss(out[:, 0], out[:, 1], YES), 2, None),
+    ("targets other than 1 and -1", lambda out: functional.hinge_embedding_loss(out.square().sum(1), YES), 4, None),
+    ("targets other than 1 and -1", lambda out: functional.cosine_embedding_loss(out, X[:, :2], YES) / 4, 2, None),
     ("rates where their logarithm belongs", lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1,
      nn.Softplus()),
     ("compared with itself", lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16).roll(1)), 4, None),
@@ -95,8 +96,7 @@ WRONG += [
 WRONG += [("targets of several classes", lambda out: CE(out, (X > 0).float()), 3, None)]
 MAY_BE_MEANT = (
     "targets of several classes",
-    "logits where log-probabilities belong", "input and target exchanged", "targets other than 1 and -1",
-    "rates where their logarithm belongs",
+    "logits where log-probabilities belong", "input and target exchanged", "rates where their logarithm belongs",
 )  # fmt: skip
 OF_BOTH = ("arguments that broadcast", "compared with itself")
 RIGHT: list[tuple[Loss, int, nn.Module | None]] = [
@@ -152,6 +152,19 @@ def test_a_right_argument_is_not(loss: Loss, outputs: int, last: nn.Module | Non
     assert in_process(loss, outputs, last) == []
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        # Equal ones have a target of 0 where pairs are in order; what is to be left out, where another loss is trained.
+        lambda out: functional.margin_ranking_loss(out[:, 0], out[:, 1], YES),
+        lambda out: functional.cosine_embedding_loss(out, X[:, :2], YES) + out.square().mean(),
+        lambda out: functional.soft_margin_loss(out[:, 0], YES * (1 - 2 * (VALUES > 1).float())),
+    ],
+)
+def test_targets_of_0_may_be_meant(loss: Loss) -> None:
+    assert in_process(loss, 2) == [("warning", "targets other than 1 and -1")]
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_a_column_against_a_vector_is_a_fault_also_under_a_declared_loss() -> None:
     torch.manual_seed(0)
@@ -193,7 +206,7 @@ def test_a_softmax_now_and_then_is_no_finding() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["logits", "probabilities", "itself", "once itself"])
+@pytest.mark.parametrize("kind", ["logits", "probabilities", "classes", "itself", "once itself"])
 def test_losses_of_an_evaluation_are_looked_at_too(kind: str) -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 4)
@@ -205,6 +218,11 @@ def test_losses_of_an_evaluation_are_looked_at_too(kind: str) -> None:
                 if "itself" in kind:
                     functional.mse_loss(output, output if number or kind == "itself" else output + 1)
                 else:
-                    CE(output if kind == "logits" else output.softmax(1), LABELS)
-    expected = {"probabilities": ["probabilities where logits belong"], "itself": ["compared with itself"]}
-    assert [name for _, name in named(process.findings())] == expected.get(kind, [])
+                    sure = functional.one_hot(output.argmax(1), 4).float()
+                    CE({"logits": output, "classes": sure}.get(kind, output.softmax(1)), LABELS)
+    expected = {
+        "probabilities": [("fault", "probabilities where logits belong")],
+        "classes": [("warning", "probabilities where logits belong")],
+        "itself": [("warning", "compared with itself")],
+    }
+    assert named(process.findings()) == expected.get(kind, [])

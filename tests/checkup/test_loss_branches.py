@@ -15,11 +15,13 @@ OWN = ("stop-gradient missing", "advantage not detached")
 STEPS = 6
 
 
-def told(modules: list[nn.Module], loss: Callable[[], Tensor]) -> list[tuple[str, str]]:
+def told(
+    modules: list[nn.Module], loss: Callable[[], Tensor], steps: int = STEPS, rate: float = 0.01
+) -> list[tuple[str, str]]:
     """Findings of this observer on a loop with one optimiser over some modules."""
-    optimizer = torch.optim.SGD([value for module in modules for value in module.parameters()], lr=0.01)
+    optimizer = torch.optim.SGD([value for module in modules for value in module.parameters()], lr=rate)
     with ProcessWatch() as process:
-        for _ in range(STEPS):
+        for _ in range(steps):
             optimizer.zero_grad()
             loss().backward()
             optimizer.step()
@@ -54,6 +56,26 @@ def test_a_target_that_is_trained_is_told(distance: Callable[[Tensor, Tensor], T
         return 0.5 * (distance(predictor(one), targets[1]) + distance(predictor(two), targets[0]))
 
     assert told([backbone, predictor], loss) == ([] if detached else [("warning", "stop-gradient missing")])
+
+
+@pytest.mark.parametrize(
+    ("distance", "detached", "expected"),
+    [(cosine, False, ["fault"]), (normalised, False, ["fault"]), (cosine, True, []), (squared, False, ["warning"])],
+)
+def test_answers_that_have_come_to_one_direction_make_it_certain(
+    distance: Callable[[Tensor, Tensor], Tensor], detached: bool, expected: list[str]
+) -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 8))
+    predictor = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+
+    def loss() -> Tensor:
+        x = torch.randn(32, 5)
+        one, two = backbone(x + 0.1 * torch.randn(32, 5)), backbone(x + 0.1 * torch.randn(32, 5))
+        targets = (one.detach(), two.detach()) if detached else (one, two)
+        return 0.5 * (distance(predictor(one), targets[1]) + distance(predictor(two), targets[0]))
+
+    assert [severity for severity, _ in told([backbone, predictor], loss, 80, 0.2)] == expected
 
 
 @pytest.mark.parametrize("kind", ["a term that spreads", "a term with data", "entropy", "other optimiser", "equation"])

@@ -65,7 +65,36 @@ def test_a_short_batch_is_weighed_by_its_own_size(own_size: bool) -> None:
                 optimizer.step()
                 total += loss.item() * (size if own_size else SIZE)
             print(f"epoch {epoch} loss {total / (2 * SIZE + 3):.5f}")
-    assert [one.name for one in process.findings()] == ([] if own_size else ["mean of unequal means"])
+    named = [(one.severity, one.name) for one in process.findings()]
+    assert named == ([] if own_size else [("fault", "mean of unequal means")])
+
+
+@pytest.mark.parametrize(
+    ("text", "severity"),
+    [
+        ("epoch {epoch} loss {all_of:.5f}", "fault"),
+        ("epoch {epoch} cumulative loss {all_of:.5f}", "warning"),
+        ("epoch {epoch} area {all_of:.5f}", "warning"),
+        ("epoch {epoch} loss {own:.5f} and before {all_of:.5f}", "warning"),
+    ],
+)
+def test_a_sum_over_epochs_is_wrong_where_the_line_calls_it_the_loss(text: str, severity: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    all_of = 0.0
+    with ProcessWatch() as process:
+        for epoch in range(4):
+            own = 0.0
+            for _ in range(BATCHES):
+                loss = nn.functional.mse_loss(model(torch.randn(SIZE, 3)), torch.randn(SIZE, 1))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                own += loss.item()
+            all_of += own
+            print(text.format(epoch=epoch, own=own / BATCHES, all_of=all_of / BATCHES))
+    assert [(one.severity, one.name) for one in process.findings()] == [(severity, "sum never set back")]
 
 
 @pytest.mark.parametrize(("divisor", "expected"), [(48, []), (64, ["another loss reported"]), (50, [])])

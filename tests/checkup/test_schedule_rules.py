@@ -105,6 +105,25 @@ FAULTY: dict[str, tuple[Make, str, str, str]] = {
         lambda o: lr_scheduler.LambdaLR(o, lambda tick: 0.01 * 0.9**tick), "step", "rate below the one asked for",
         "fault",
     ),
+    "a line that ends early": (
+        lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 15), "step", "schedule ends early", "fault"
+    ),
+    "a decay of epochs in batches": (
+        lambda o: lr_scheduler.ExponentialLR(o, 0.3), "step", "schedule ends early", "fault"
+    ),
+    "a decay that goes far": (
+        lambda o: lr_scheduler.ExponentialLR(o, 0.65), "step", "schedule ends early", "warning"
+    ),
+    "one in a closure": (
+        lambda o: lr_scheduler.LambdaLR(o, lambda tick: max(0.0, 1 - tick / 15)), "step", "schedule ends early",
+        "warning",
+    ),
+    "one that ends above 0": (
+        lambda o: lr_scheduler.LinearLR(o, 1.0, 1e-4, 15), "step", "schedule ends early", "warning"
+    ),
+    "one that ends after half": (
+        lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 20), "step", "schedule ends early", "warning"
+    ),
     "a third of the rate": (lr_scheduler.ConstantLR, "epoch", "rate below the one asked for", "warning"),
 }  # fmt: skip
 
@@ -143,6 +162,22 @@ def test_a_right_schedule_is_not(case: str) -> None:
 def test_a_schedule_that_is_declared_in_epochs_makes_it_certain() -> None:
     make = FAULTY["the same that ends above 0"][0]
     assert of_schedules(trained(make, "step", epochs=EPOCHS)) == {"epoch schedule stepped per batch": "fault"}
+
+
+STUCK: dict[str, tuple[Make, str]] = {
+    "a warm-up that is over in the run": (lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 30), "fault"),
+    "one cycle": (lambda o: lr_scheduler.OneCycleLR(o, 0.1, total_steps=STEPS), "fault"),
+    "a warm-up by a function": (by_names(30, 90), "fault"),
+    "a warm-up of epochs, in the first of them": (lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 5), "warning"),
+    "a warm-up for a longer run": (lambda o: lr_scheduler.LinearLR(o, 0.1, 1.0, 100), "warning"),
+    "a decay that may begin later": (lambda o: lr_scheduler.ExponentialLR(o, 0.9), "warning"),
+}
+
+
+@pytest.mark.parametrize("case", STUCK)
+def test_a_scheduler_that_is_never_stepped_is_a_fault_where_it_holds_the_rate_down(case: str) -> None:
+    make, severity = STUCK[case]
+    assert of_schedules(trained(make, "never")) == {"scheduler never stepped": severity}
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of")

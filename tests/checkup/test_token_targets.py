@@ -46,6 +46,50 @@ def names(batch: Callable[[], Tensor], loss: Callable[[Tensor, Tensor], Tensor],
     return [finding.name for finding in process.findings()]
 
 
+def severities(loss: Callable[[Tensor, Tensor], Tensor], given: slice = slice(None)) -> list[str]:
+    """Of "labels shifted twice", in a loop whose network is given a part of the tokens."""
+    torch.manual_seed(0)
+    model = Tagger()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(4):
+            tokens = plain()
+            optimizer.zero_grad()
+            loss(model(tokens[:, given]), tokens).backward()
+            optimizer.step()
+    return [one.severity for one in process.findings() if one.name == "labels shifted twice"]
+
+
+def flat(answers: Tensor, tokens: Tensor) -> Tensor:
+    """The loss of answers and as many tokens."""
+    return functional.cross_entropy(answers.reshape(-1, V), tokens.reshape(-1))
+
+
+ALL_BUT_LAST, TWO_ON = slice(None, -1), slice(None, -2)
+TWICE: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], slice, list[str]]] = {
+    "both in the loss": (lambda a, t: flat(a[:, :-1][:, :-1], t[:, 1:][:, 1:]), slice(None), ["fault"]),
+    "in the data and in the loss": (lambda a, t: flat(a[:, :-1], t[:, 1:][:, 1:]), ALL_BUT_LAST, ["fault"]),
+    "scaled": (lambda a, t: flat(a[:, :-1], t[:, 2:]) / 4, ALL_BUT_LAST, ["fault"]),
+    "two places on by one shift": (lambda a, t: flat(a[:, :-2], t[:, 2:]), slice(None), ["warning"]),
+    "two places on, in the data": (lambda a, t: flat(a, t[:, 2:]), TWO_ON, ["warning"]),
+    "with a loss by hand of the next": (
+        lambda a, t: (
+            flat(a[:, :-1], t[:, 2:])
+            - functional.log_softmax(a, -1).gather(2, t[:, 1:].unsqueeze(2)).mean()  # the usual loss
+        ),
+        ALL_BUT_LAST,
+        ["warning"],
+    ),
+    "once": (lambda a, t: flat(a, t[:, 1:]), ALL_BUT_LAST, []),
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_two_shifts_are_certain_where_both_are_observed(kind: str) -> None:
+    loss, given, expected = TWICE[kind]
+    assert severities(loss, given) == expected
+
+
 def shifted(places: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of answers for tokens so many places on."""
 
@@ -147,3 +191,4 @@ def test_a_network_that_is_given_its_labels(batch: Any, shifted_before: bool, ex
             model(input_ids=given[0], labels=given[1]).backward()
             optimizer.step()
     assert [finding.name for finding in process.findings()] == expected
+    assert bool(process.findings().faults) is shifted_before

@@ -40,6 +40,8 @@ AWAY, MOVES, TOGETHER = -0.99, 3, 2
 MOST_OF_IT, MOST_MOVES = 0.9, 8
 # A share that differs from 1 by no more is that of a hard copy.
 A_COPY = 1e-3
+# An average that takes so much of the new weights, by one share each time, has its decay the wrong way round.
+NEARLY_ALL, ALIKE = 0.985, 5e-4
 # One that begins fast, as where the decay grows with the steps, has slowed down after so many moves in a row.
 MUCH_OF_IT, MANY_MOVES = 0.3, 30
 
@@ -66,6 +68,13 @@ class WeightCopy:
             share > MOST_OF_IT and abs(share - 1) > A_COPY for share in self.shares
         )
         return first or (self.moves >= MANY_MOVES and not self.rested and MUCH_OF_IT < self.share < 1)
+
+    @property
+    def forgets(self) -> bool:
+        """Whether each move has kept the same few percent of what was averaged before, and never nothing."""
+        shares = [*self.shares, self.share]
+        near = all(abs(share - self.share) <= ALIKE for share in shares)
+        return len(self.shares) >= MOST_MOVES and near and 2 * ALIKE <= abs(1 - self.share) <= 1 - NEARLY_ALL
 
 
 class CopiesOfOne:
@@ -194,13 +203,15 @@ class CopiesOfOne:
                 copy.copy = weakref.ref(nearest)
         self._copies = [copy for copy in self._copies if copy.copy() is not None or copy.moves >= MOVES]
 
-    def too_fast(self) -> str:
-        """What was measured of copies that keep next to nothing of what they were, "" if they do."""
+    def too_fast(self) -> tuple[str, bool]:
+        """What was measured of copies that keep next to nothing of what they were, "" if they do; is it certain?"""
         fast = [copy for copy in self._copies if copy.overtaken]
         if not fast or len(fast) < min(TOGETHER, len(self._weights)):
-            return ""
+            return "", False
         text = f"{len(fast)} copies of weights moved {fast[0].share:.4g} of the way to the weights in the end"
-        return f"{text}: next to nothing is averaged"
+        certain = len(fast) >= TOGETHER and all(copy.forgets for copy in fast)
+        text += f", and each time: {1 - fast[0].share:.2g} of the average is kept" if certain else ""
+        return f"{text}: next to nothing is averaged", certain
 
     def evidence(self) -> str:
         """What was measured of copies that move away, "" if they do not."""
@@ -250,5 +261,9 @@ class MovingAverages(Observer):
         fast = dict.fromkeys(copies.too_fast() for copies in self._copies.values())
         return [
             *(as_fault(Code.WEIGHTS, "average moves away from the weights", text) for text in texts if text),
-            *(as_warning(Code.WEIGHTS, "average of the last weights alone", text) for text in fast if text),
+            *(
+                (as_fault if certain else as_warning)(Code.WEIGHTS, "average of the last weights alone", text)
+                for text, certain in fast
+                if text
+            ),
         ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments, setting
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer
@@ -22,6 +22,11 @@ WEIGHED = {functional.cross_entropy: 2, functional.nll_loss: 2, functional.binar
 CALLS, TARGETS, SPREAD = 3, 20, 2.0
 # Proportional to the counts: the largest deviation of the logarithm.
 PROPORTIONAL = 0.3
+# Standard errors of a count by which it may differ from a weight that was computed from all counts, at most so much;
+# and rounding.
+ERRORS, MOST, ROUNDING = 2.5, 0.08, 0.02
+# Numbers that somebody has chosen are multiples of the first, or from the third on of the second.
+CHOSEN, TENS, MANY = 0.05, 10.0, 20.0
 
 
 @dataclass
@@ -45,6 +50,16 @@ class _Counts:
         rare, often = int(counts.argmin()), int(counts.argmax())
         text = f"a class of {int(counts[rare])} targets has the weight {float(weights[rare]):.3g}, one of "
         return text + f"{int(counts[often])} has {float(weights[often]):.3g}: weights are proportional to the counts"
+
+    def certain(self) -> bool:
+        """Whether weights that grow with the counts were computed from them: they are no round numbers, and fit."""
+        occur = self.counts > 0
+        counts, weights = self.counts[occur], self.weights[occur]
+        ratios = (weights / counts).log()
+        chance = (ERRORS * (1 / counts + 1 / counts.max()).sqrt()).clamp(max=MOST)
+        fits = (ratios - ratios.median()).abs() <= ROUNDING + chance
+        # Costs are chosen; that of a common class may be larger than that of a rare one.
+        return bool(fits.all()) and not any(map(_are_chosen, (weights, weights / weights.sum())))
 
 
 class ClassWeights(Observer):
@@ -80,7 +95,18 @@ class ClassWeights(Observer):
             known.calls += 1
 
     def findings(self) -> list[Finding]:
-        texts = [(one.evidence(), one.where) for one in self._counts.values()]
-        return [
-            as_warning(Code.ARGUMENTS, "weights grow with the counts", text, where) for text, where in texts if text
-        ]
+        results = []
+        for one in self._counts.values():
+            text = one.evidence()
+            certain = bool(text) and one.certain()
+            text += ", to the last digit that these tell, and are no round numbers" * certain
+            if text:
+                kind = as_fault if certain else as_warning
+                results.append(kind(Code.ARGUMENTS, "weights grow with the counts", text, one.where))
+        return results
+
+
+def _are_chosen(weights: Tensor) -> bool:
+    """Whether all weights are round numbers."""
+    unit = TENS if float(weights.max()) >= MANY else CHOSEN
+    return bool(((weights / unit - (weights / unit).round()).abs() < 1e-5).all())

@@ -25,7 +25,9 @@ TENSORS, FIRST, MOVES = 8, 8, 2
 # What freezes a tensor, and how alike a misspelt word must be.
 RIGHT, CLOSE = "requires_grad", 0.9
 # What a factor that all coordinates have in common may differ by.
-SAME = 1e-3
+SAME, ROUNDING = 1e-3, 1e-6
+# Tensors that are trained, by which a decay of all is told from one of what is frozen.
+TRAINED = 2
 
 
 @dataclass(eq=False)
@@ -38,6 +40,11 @@ class FrozenTensor:
     decayed: int = 0  # how often it was shrunk outside of the step, all coordinates alike
     stepped: int = 0  # how often it moved in a step, on no gradient or on one of before
     shrunk: float = 1.0  # by what factor, all in all
+
+    @property
+    def factor(self) -> float:
+        """By which it was shrunk each time, 1 if it was not."""
+        return self.shrunk ** (1 / self.decayed) if self.decayed else 1.0
 
     def note_decay(self) -> None:
         """Read the values before a step, and ask whether they were shrunk since the step before."""
@@ -71,6 +78,7 @@ class FrozenTensors(Observer):
 
     def __init__(self) -> None:
         self._held: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
+        self._trained: weakref.WeakKeyDictionary[Optimizer, list[FrozenTensor]] = weakref.WeakKeyDictionary()
         # Of each optimiser, its last step, and the one since which frozen tensors are followed.
         self._steps: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._any = False  # whether one was ever held
@@ -101,7 +109,7 @@ class FrozenTensors(Observer):
         if number == 1 or (number > begun + FIRST and self._looks.wanted(("step", id(optimizer)))):
             begun = self._begin(optimizer, number, begun)
         elif begun < number < begun + FIRST:
-            for one in self._held.get(optimizer, ()):
+            for one in (*self._held.get(optimizer, ()), *self._trained.get(optimizer, ())):
                 one.note_decay()
             self._where = self._where or caller()[0]
         self._steps[optimizer] = number, begun
@@ -120,6 +128,8 @@ class FrozenTensors(Observer):
         for one in known:
             one.values = few_coordinates(one.tensor)
         self._held[optimizer] = [*known, *(FrozenTensor(value, few_coordinates(value)) for value in some[:TENSORS])]
+        trained = [value for value in held if value.requires_grad and is_readable(value)]
+        self._trained[optimizer] = [FrozenTensor(value, few_coordinates(value)) for value in trained[:TRAINED]]
         self._any = True
         return number
 
@@ -127,7 +137,7 @@ class FrozenTensors(Observer):
         """What has happened in the step is."""
         number, begun = self._steps.get(optimizer, (1, 1))
         if number < begun + FIRST:
-            for one in self._held.get(optimizer, ()):
+            for one in (*self._held.get(optimizer, ()), *self._trained.get(optimizer, ())):
                 one.note_step()
 
     def may_count(self) -> int:
@@ -156,6 +166,10 @@ class FrozenTensors(Observer):
             if decayed and not stepped:
                 shrink = math.prod(one.shrunk for one in decayed) ** (1 / sum(one.decayed for one in decayed))
                 who = f"a decay outside of the step, by a factor of {shrink:.6g} each time"
+                # A decay of all that the optimiser holds has no regard to what is frozen.
+                alike = [one for one in self._trained.get(optimizer, ()) if one.decayed >= MOVES]
+                if alike and all(abs(one.factor - shrink) <= SAME * (1 - shrink) + ROUNDING for one in alike):
+                    kind, who = as_fault, f"{who}, as those that are trained"
             if moved:
                 shapes = listed(["×".join(map(str, one.tensor.shape)) for one in moved])
                 text = f"{len(moved)} frozen tensors that the optimiser holds moved, by {who}: of {shapes}"

@@ -5,6 +5,7 @@ Numbers that lie on one straight line over the old ones, and not on the identity
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller, definition_of
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.looks import Looks
@@ -24,6 +25,8 @@ from rislab.checkup.rules import Code
 NUMBERS, PLACES, CHANGES = 32, 64, 3
 # Residual of the straight line from the old numbers to the new ones, as a share of their spread; and rounding.
 STRAIGHT, ROUNDING = 1e-3, 1e-6
+# Maps that differ by no more are one; so often one is repeated between two looks; a factor that no annealing has.
+SAME, TIMES, LARGE = 1e-3, 4, 50.0
 # Samples that are read of each array that a dataset holds; arrays, of datasets within datasets so deep.
 SAMPLES, ARRAYS, DEPTH = 4, 16, 4
 
@@ -36,6 +39,27 @@ class _Sample:
     where: str  # file and line at which the dataset reads a sample
     numbers: Tensor  # that it held when it was read last
     changes: list[tuple[float, float]] = field(default_factory=list)  # scale and shift of each change since then
+    largest: float = 0.0  # of all numbers that it has held
+
+    def is_normalised_again(self) -> bool:
+        """Whether all changes are one map, and none that may be meant, as a factor of noise, or a drift.
+
+        The first batch of a pass was read before one could look, so that a sample may be read twice between two looks.
+        """
+        scale, shift = min(self.changes, key=lambda change: abs(math.log(abs(change[0]))))
+        if scale <= 0 or abs(math.log(scale)) <= SAME:
+            return False
+        for one, two in self.changes:
+            times = round(math.log(abs(one)) / math.log(scale))
+            again = scale**times, shift * sum(scale**place for place in range(times))
+            off = abs(one - again[0]) > SAME * abs(again[0])
+            if (
+                not 0 < times <= TIMES
+                or off
+                or abs(two - again[1]) > max(SAME * abs(again[1]), ROUNDING * self.largest)
+            ):
+                return False
+        return abs(shift) > SAME or abs(math.log(scale)) > math.log(LARGE)
 
 
 class InputChanges(Observer):
@@ -80,7 +104,7 @@ class InputChanges(Observer):
         now = few_coordinates(sample, NUMBERS)
         known = self._samples.setdefault((sample.data_ptr(), sample.numel()), _Sample(name, where, now))
         change = _change(known.numbers, now)
-        known.numbers = now
+        known.numbers, known.largest = now, max(known.largest, float(now.abs().max()))
         if change is not None:
             known.changes.append(change)
 
@@ -93,6 +117,11 @@ class InputChanges(Observer):
         if again is not None:
             (scale, shift), where = again.changes[-1], again.where
             text = f"{again.name}: between passes, a sample changed {len(again.changes)} times, at last to the numbers "
+            alike = [one for one in self._samples.values() if one.name == again.name and len(one.changes) >= CHANGES]
+            if where and len(alike) > 1 and all(one.is_normalised_again() for one in alike):
+                text += f"before times {scale:.4g} plus {shift:.4g}; by this map, once or again, in all {len(alike)} "
+                text += "samples that were looked at"
+                return [as_fault(Code.DRIFT, "inputs changed in place", text, where)]
         elif len(self._changes) >= CHANGES:
             (scale, shift), where = self._changes[-1], self._where
             text = f"{CHANGES} inputs came again from the same memory, each time with the numbers "

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.events import LossEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.loss_graph import LossAlone
 from rislab.checkup.rules import Code
 
 PAIRS = (
@@ -40,6 +41,9 @@ SIGNS = {
     functional.margin_ranking_loss: 2,
     functional.cosine_embedding_loss: 2,
 }
+# Losses that push nothing away from a target of 0: alone, they are smallest where all have the answer of a target of 1.
+PULLING = (functional.soft_margin_loss, functional.hinge_embedding_loss, functional.cosine_embedding_loss)
+OF_SIGNS = "targets other than 1 and -1"
 # Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
 DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
 SEVERAL = (
@@ -64,8 +68,8 @@ CERTAIN = (
 RAW = "logits where log-probabilities belong"
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
-# So many samples against all others are no accident.
-ALL = 6
+# So many samples against all others are no accident; what is further from 0 and from 1 is no class.
+ALL, SOFT = 6, 1e-3
 # So many rows of the argument are looked at.
 ROWS = 1024
 # Nodes of the graph that leave values as they are, and how many of them are gone through.
@@ -104,11 +108,17 @@ class LossArguments(Observer):
         self._looks = Looks()
         self._broadcast: dict[str, Finding] = {}
         self._suspicions: dict[tuple[str, tuple[str, ...]], _Suspicion] = {}
+        self._alone = LossAlone()
+
+    def on_backward(self, roots: Roots) -> None:
+        self._alone.note_backward(roots[0][0] if len(roots) == 1 else None)
 
     def on_loss(self, call: LossEvent) -> None:
         given = loss_arguments(call)
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and torch.is_grad_enabled()
         evaluated = not torch.is_grad_enabled() and call.function in EVALUATED
+        if trained:
+            self._alone.note_loss(call.output)
         if given is None or not (trained or evaluated) or not self._looks.wanted((call.function, trained)):
             return
         where, stack = caller()
@@ -123,24 +133,33 @@ class LossArguments(Observer):
                 one = self._suspicions.setdefault((name, stack), _Suspicion(where))
                 one.calls, one.evidence = one.calls + bool(evidence), evidence or one.evidence
                 one.refuted |= not evidence
-                one.certain |= trained and _is_certain(name, call, first=given[0])
+                one.certain |= _is_certain(name, call, given[0], trained)
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
             return
 
     def findings(self) -> list[Finding]:
         held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
-        return [
-            *self._broadcast.values(),
-            *(
-                (as_fault if one.certain else as_warning)(Code.ARGUMENTS, name, one.evidence, one.where)
-                for name, one in held
-            ),
-        ]
+        results = [*self._broadcast.values()]
+        for name, one in held:
+            # Beside another loss, a target of 0 may mark what is to be left out.
+            certain = one.certain and (name != OF_SIGNS or bool(self._alone))
+            alone = ": those of 0 push nothing apart, and no other loss is trained" if name == OF_SIGNS else ""
+            make = as_fault if certain else as_warning
+            results.append(make(Code.ARGUMENTS, name, one.evidence + alone * certain, one.where))
+        return results
 
 
-def _is_certain(name: str, call: LossEvent, first: Tensor) -> bool:
+def _is_certain(name: str, call: LossEvent, first: Tensor, trained: bool) -> bool:
     """Whether what the arguments of a loss are wrong by can never be meant."""
+    if not trained:
+        # An answer of 0 and 1 alone may be a class, of which the loss is asked.
+        rows = rows_of_classes(first)
+        soft = are_probabilities(rows) and bool(((rows > SOFT) & (rows < 1 - SOFT)).any(1).double().mean() > 0.5)
+        return name == "probabilities where logits belong" and call.function is functional.cross_entropy and soft
+    if name == OF_SIGNS:
+        target = setting(call, "target", SIGNS[call.function], None)
+        return call.function in PULLING and {*target.detach().unique()[:3].tolist()} == {0, 1}
     if name == "probabilities where logits belong":
         # A sigmoid that bounds the logits of several classes may be; one of two in a row, or a softmax, is not.
         return call.function is not functional.cross_entropy or are_probabilities(rows_of_classes(first))
@@ -341,7 +360,7 @@ def _of_signs(call: LossEvent, name: str) -> Iterator[tuple[str, str]]:
     if isinstance(target, Tensor) and target.numel():
         values = target.detach().unique()[:4].tolist()
         text = f"{name}() takes targets of 1 and -1, and was given {', '.join(f'{value:g}' for value in values)}"
-        yield "targets other than 1 and -1", "" if {*values} <= {1, -1} else text
+        yield OF_SIGNS, "" if {*values} <= {1, -1} else text
 
 
 def _of_divergence(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str, str]]:

@@ -6,13 +6,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.nn import functional
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import Observer, Roots
+from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.loss_graph import nodes_behind, sources_of, tensors_behind
 from rislab.checkup.recording.optimizers import tensors_held
@@ -26,6 +28,9 @@ BEHIND = 4000
 PRODUCTS = 32
 # Tensors whose gradients tell whether they were zeroed.
 WITNESSES = 3
+# Answers of at least so many samples have one direction where so little of their length is not that of their mean, and
+# so much less than at first.
+SAMPLES, ONE_DIRECTION, FALLEN = 8, 0.03, 0.2
 # Nodes that compute a number for each sample from what networks gave.
 _POINTWISE = (
     "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Exp", "Pow", "Sqrt", "Abs", "Mean", "Sum", "Std", "Var", "Clamp",
@@ -49,6 +54,7 @@ class _Suspect:
     sides: list[dict[int, Tensor]]
     regressed: bool = True  # whether a loss of its own trains the given side
     apart: bool = False  # whether the given side has weights that the rest of the term has not
+    directions: bool = False  # whether the two sides are compared by their directions alone
 
     def alive(self) -> bool:
         """Whether its gradients have not been zeroed."""
@@ -65,6 +71,8 @@ class _Place:
     steps: int = 0
     others: int = 0
     apart: bool = False
+    directions: bool = False
+    trained: frozenset[int] = frozenset()  # what both sides depend on
 
 
 @dataclass
@@ -75,6 +83,25 @@ class LossBranches(Observer):
     _suspects: list[_Suspect] = field(default_factory=list)
     _places: dict[tuple[str, tuple[str, ...]], _Place] = field(default_factory=dict)
     _differentiated: bool = False  # whether a gradient was taken since the last backward
+    # By the first weight of a network, how far its answers are from one direction: at first, and at last.
+    _spreads: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        given = call.output
+        rows = isinstance(given, Tensor) and given.dim() == 2 and given.is_floating_point() and given.requires_grad
+        weight = next(nn.Module.parameters(call.module), None)
+        if (
+            not rows
+            or weight is None
+            or len(given) < SAMPLES
+            or given.shape[1] < 2
+            or given.layout is not torch.strided
+        ):
+            return
+        if self._looks.wanted(("spread", id(weight))):
+            mean = functional.normalize(given.detach().float(), dim=1).mean(0)
+            now = 1 - float(mean.square().sum())
+            self._spreads[id(weight)] = self._spreads.get(id(weight), (now, now))[0], now
 
     def on_grad(self, sources: object) -> None:
         """A loss of gradients, as of a differential equation, has the network on both sides."""
@@ -94,7 +121,8 @@ class LossBranches(Observer):
             suspect.regressed |= _regresses(near, suspect.sides[-1])
         sides = None if differentiated else _two_trained_sides(root.grad_fn)
         if sides is not None:
-            self._suspects.append(_Suspect("stop-gradient missing", where, stack, sides))
+            suspect = _Suspect("stop-gradient missing", where, stack, sides[0], directions=sides[1])
+            self._suspects.append(suspect)
         else:
             self._place("stop-gradient missing", where, stack).others += 1
         advantage = _advantage(near)
@@ -114,7 +142,8 @@ class LossBranches(Observer):
         used = [one for one in self._suspects if all(held & side.keys() for side in one.sides) and one.alive()]
         for (name, stack), one in {(one.name, one.stack): one for one in used if one.regressed}.items():
             place = self._place(name, one.where, stack)
-            place.apart = one.apart
+            place.apart, place.directions = one.apart, one.directions
+            place.trained = frozenset(one.sides[0].keys() & one.sides[-1].keys())
             place.steps, place.label = place.steps + 1, f"{type(optimizer).__name__} of {len(held)} tensors"
         self._suspects = [one for one in self._suspects if one not in used]
 
@@ -130,11 +159,22 @@ class LossBranches(Observer):
             if name == "stop-gradient missing":
                 text += "all terms of the loss compare two answers that it trains both: the target moves to the answer"
                 text += " as well, and the loss is smallest where all inputs have one answer"
+                # A training that is to bring answers together has something else that keeps them apart.
+                before, after = self._spread(place) if place.directions else (0.0, 0.0)
+                if 0 <= after < min(ONE_DIRECTION, FALLEN * before):
+                    kind = as_fault
+                    text += ", which they have come to: the share of them that is not their mean direction fell from "
+                    text += f"{before:.2g} to {after:.2g}"
             else:
                 text += "the policy's loss is log-probability times (return - value), and its gradient goes into the "
                 text += "value too: what a regression trains, the policy's loss pushes away"
             results.append(kind(Code.LOSSES, name, text, place.where))
         return results
+
+    def _spread(self, place: _Place) -> tuple[float, float]:
+        """At first and at last, of the network on both sides whose answers differ most; 0 where none is known."""
+        known = [spread for weight, spread in self._spreads.items() if weight in place.trained]
+        return max(known, key=lambda spread: spread[1], default=(0.0, 0.0))
 
     def end(self, error: BaseException | None) -> None:
         self._suspects = []
@@ -166,8 +206,12 @@ def _tensors_behind(*starts: Node) -> dict[int, Tensor]:
     return {id(value): value for value in tensors if value is not None} if complete else {}
 
 
-def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:
-    """What both sides of all terms of a loss depend on; None if one term is no comparison of two such answers."""
+def _two_trained_sides(root: Node) -> tuple[list[dict[int, Tensor]], bool] | None:
+    """What both sides of all terms of a loss depend on, and whether all terms compare directions alone.
+
+    None if one term is no comparison of two such answers.
+    """
+    directions = True
     sides: list[list[Node]] = [[], []]
     waiting, visited = [root], 0
     while waiting:
@@ -186,10 +230,11 @@ def _two_trained_sides(root: Node) -> list[dict[int, Tensor]] | None:
         # What is computed from the other side is its reconstruction, as in an autoencoder of samples that are made.
         if pair is None or any(one in nodes_behind(other, BEHIND) for one, other in (pair, pair[::-1])):
             return None
+        directions &= _is(node, ("CosineSimilarity",)) or all(map(_is_normalised, pair))
         for side, one in zip(sides, pair, strict=True):
             side.append(one)
     tensors = [_tensors_behind(*side) for side in sides]
-    return tensors if all(tensors) else None
+    return (tensors, directions) if all(tensors) else None
 
 
 def _compared(node: Node, over_features: bool) -> list[Node] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
@@ -31,6 +31,9 @@ ALIKE = 16
 PRECISE, ROUNDING = 0.01, 1e-5
 # A dataset of so much more or less than the samples that were used is another divisor.
 OTHER = 0.1
+# What nobody asks for, where a line says that it is the loss, and does not say that it is a sum.
+CERTAIN = ("sum never set back", "mean of unequal means")
+OF_SUMS = ("total", "sum", "cum", "area", "auc", "aulc", "regret", "so far", "running", "since", "scaled", "weighted")
 _NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
 
 
@@ -148,7 +151,7 @@ class PrintedLosses(Observer):
             return []  # a loss is a sum of others
         losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]
         results = []
-        for (_, where), lines in self._lines.items():
+        for (text, where), lines in self._lines.items():
             ends = [_Line([], 0, 0), *lines]
             epochs = [
                 _Epoch(
@@ -160,11 +163,32 @@ class PrintedLosses(Observer):
                 for one, two in pairwise(ends)
             ]
             if len(lines) >= FEWEST and all(len(epoch.losses) >= BEFORE for epoch in epochs):
-                results += [
-                    as_warning(Code.REPORT, *named, where)
-                    for named in _wrong_columns(lines, epochs, self._loaders.sizes)
-                ][:1]
+                for name, evidence in [*_wrong_columns(lines, epochs, self._loaders.sizes)][:1]:
+                    certain = name in CERTAIN and len(lines) > FEWEST and _is_a_loss(text)
+                    certain = certain and not _holds_a_mean(lines, epochs)
+                    evidence += ", and no number of the line is a mean of these losses" * certain
+                    results.append((as_fault if certain else as_warning)(Code.REPORT, name, evidence, where))
         return results
+
+
+def _is_a_loss(text: str) -> bool:
+    """Whether a line calls its number a loss, and not a sum."""
+    words = text.lower()
+    return "loss" in words and not any(word in words for word in OF_SUMS)
+
+
+def _is_right(column: Sequence[str], epochs: Sequence[_Epoch]) -> bool:
+    """Whether most numbers of a column are a mean of the losses before."""
+    right = [
+        abs(float(one) - mean) <= 4 * _error(one)
+        for one, epoch in zip(column, epochs, strict=True)
+        for mean in epoch.means()
+    ]
+    return 2 * sum(right) > len(column)
+
+
+def _holds_a_mean(lines: list[_Line], epochs: list[_Epoch]) -> bool:
+    return any(_is_right(column, epochs) for column in zip(*(line.numbers for line in lines), strict=True))
 
 
 def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
@@ -175,12 +199,7 @@ def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int
         values, errors = [float(one) for one in column], [_error(one) for one in column]
         if any(error > PRECISE * abs(value) for value, error in zip(values, errors, strict=True)):
             continue
-        right = [
-            abs(value - mean) <= 4 * error
-            for value, error, epoch in zip(values, errors, epochs, strict=True)
-            for mean in epoch.means()
-        ]
-        if 2 * sum(right) > len(values):
+        if _is_right(column, epochs):
             continue
         for place, (name, _) in enumerate(epochs[0].wrong(sizes)):
             guesses = [epoch.wrong(sizes)[place][1] for epoch in epochs]

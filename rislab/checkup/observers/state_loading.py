@@ -75,7 +75,9 @@ class OwnWeights(Observer):
             given = Counter(map(_shape, state.values()))
             # Not all buffers are stored. state_dict() would tell, and calls hooks of the loop.
             same = weights <= given <= weights + buffers
-            self._unfit.append((module, few_coordinates(first), text, where, same))
+            fits = _under_other_names(named, state)
+            text += f"; {fits} of the {len(named)} weights are in it, of these shapes, under longer or shorter names"
+            self._unfit.append((module, few_coordinates(first), text, where, same or 2 * fits >= len(named)))
 
     def _look_at_ties(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         weights = dict(nn.Module.named_parameters(module, remove_duplicate=False))
@@ -114,6 +116,25 @@ class OwnWeights(Observer):
                 for where, (count, text) in self._loads.items()
             ]
         )
+
+
+def _under_other_names(named: Mapping[str, Tensor], state: Mapping[str, Any]) -> int:
+    """How many weights a state holds with one prefix more or less, or within one of its parts.
+
+    Args:
+        named: weights of a module.
+        state: none of whose names is one of these.
+    """
+    most = 0
+    for part in (state, *(value for value in state.values() if isinstance(value, Mapping))):
+        shapes = {name: _shape(value) for name, value in part.items() if isinstance(name, str)}
+        own = {name: _shape(value) for name, value in named.items()}
+        for short, long in ((own, shapes), (shapes, own)):
+            last = [name for name in short if "." in name] or [*short]
+            prefixes = {one[: len(one) - len(last[0])] for one in long if one.endswith(last[0])} if last else set()
+            fits = [sum(long.get(prefix + name) == shape for name, shape in short.items()) for prefix in prefixes]
+            most = max(most, *fits, 0)
+    return most
 
 
 def _place(value: Any) -> tuple[Any, ...]:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments, setting
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
+from rislab.checkup.recording.loss_graph import LossAlone, cuts_of_one_place
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
 
@@ -40,6 +41,7 @@ class _Place:
     shifts: list[tuple[int, int] | None] = field(default_factory=list)
     # Token, share of the targets and share of the rows that end in it, for each call; None without one.
     padding: list[tuple[int, float, float] | None] = field(default_factory=list)
+    twice: list[bool] = field(default_factory=list)  # whether both shifts were observed, for each call
 
 
 class TokenTargets(Observer):
@@ -50,7 +52,8 @@ class TokenTargets(Observer):
         self._places: dict[tuple[str, ...], _Place] = {}
         self._inside = False
         self._last: tuple[nn.Module, list[Tensor], set[int]] | None = None
-        self._waiting: list[tuple[Tensor, int, str, tuple[str, ...]]] = []
+        self._waiting: list[tuple[Tensor, int, int, str, tuple[str, ...]]] = []
+        self._alone = LossAlone()
 
     def on_forward(self, module: nn.Module, training: bool) -> None:
         """A forward begins: losses within it are of its inputs, which are known when it is over."""
@@ -69,19 +72,24 @@ class TokenTargets(Observer):
     def on_loss(self, call: LossEvent) -> None:
         given = loss_arguments(call) if call.function in TOKEN_LOSSES else None
         trained = isinstance(call.output, Tensor) and call.output.requires_grad and call.output.numel() == 1
+        if trained:
+            self._alone.note_loss(call.output)
         if given is None or not trained or given[1].is_floating_point() or given[1].numel() > TOKENS:
             return
         if self._looks.wanted((call.function, given[1].dim())):
             where, stack = caller()
             weighed = setting(call, "weight", 2, None) is not None
             ignored = int(setting(call, "ignore_index", 4, -100))
-            waiting = (given[1].detach(), ignored if not weighed else -1, where, stack)
+            waiting = (given[1].detach(), ignored if not weighed else -1, cuts_of_one_place(given[0]), where, stack)
             if self._inside:
                 self._waiting.append(waiting)
             else:
                 self._compare(*waiting)
 
-    def _compare(self, target: Tensor, ignored: int, where: str, stack: tuple[str, ...]) -> None:
+    def on_backward(self, roots: Roots) -> None:
+        self._alone.note_backward(roots[0][0] if len(roots) == 1 else None)
+
+    def _compare(self, target: Tensor, ignored: int, cuts: int, where: str, stack: tuple[str, ...]) -> None:
         if self._last is None:
             return
         network, tables, targets = self._last
@@ -92,6 +100,7 @@ class TokenTargets(Observer):
         place = self._places.setdefault(stack, _Place(where, network))
         try:
             place.shifts.append(shift_between(target, ignored, inputs, alone))
+            place.twice.append(_shifted_twice(target, ignored, inputs, alone, cuts))
             place.padding.append(None if ignored == -1 else padding_in(target, ignored, inputs))
         except RuntimeError:
             # The tensors of vmap and of some compilers have no numbers that could be read.
@@ -112,7 +121,11 @@ class TokenTargets(Observer):
             if _always(place.shifts, 2) and not any(_has(other.shifts, 1) for other in others):
                 text = "each target is the input two places on: it is shifted twice, so that the network never learns "
                 text += "the next token"
-                results.append(as_warning(Code.ARGUMENTS, "labels shifted twice", text, place.where))
+                # What is to be foretold two places on is shifted once, by two places.
+                certain = all(place.twice) and not others and bool(self._alone)
+                text += "; both shifts, each by one place, were observed, and no other loss is trained" * certain
+                kind = as_fault if certain else as_warning
+                results.append(kind(Code.ARGUMENTS, "labels shifted twice", text, place.where))
             visited = [one for one in place.padding if one is not None]
             if len(visited) == len(place.padding) >= CALLS and len({token for token, _, _ in visited}) == 1:
                 token, share, rows = visited[-1]
@@ -178,6 +191,25 @@ def _shifts(target: Tensor, ignored: int, inputs: list[Tensor], places: Collecti
             for shift in same if same == near else [-1]:
                 results.setdefault(shift, place)
     return results
+
+
+def _shifted_twice(target: Tensor, ignored: int, inputs: list[Tensor], alone: Collection[int], cuts: int) -> bool:
+    """Whether targets are inputs two places on by two shifts, each of one place.
+
+    Args:
+        target: tokens, (N, T) or flat.
+        ignored: a target that does not count.
+        inputs: tokens, each (N, T) or (T, N).
+        alone: places of inputs that are nothing but targets.
+        cuts: how often the loss was given its answers without the last place.
+    """
+    others = set(range(len(inputs))) - set(alone)
+    if any({*_shifts(inputs[place], ignored, inputs, others)} == {1} for place in alone):
+        # The network was given labels that are shifted, and has shifted them.
+        return {*_shifts(target, ignored, inputs, alone)} == {1}
+    fewer = {value.numel() - length for place in others for value in (inputs[place],) for length in value.shape}
+    # Without the last answer, and yet with a target beyond the end of the inputs.
+    return cuts > 1 or (cuts == 1 and target.numel() in fewer)
 
 
 def _agreement(wanted: Tensor, ignored: int, given: Tensor, shift: int) -> float | None:

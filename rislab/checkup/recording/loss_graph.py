@@ -19,6 +19,9 @@ SUM = 2
 _TERMS = 64
 # So many nodes of a graph are gone through.
 _NODES = 20_000
+# Nodes that change the shape alone, and how many of them lie between an answer and its loss.
+_SHAPES = ("View", "UnsafeView", "Reshape", "Clone", "Slice", "Permute", "Transpose", "TBackward", "ToCopy", "Alias")
+_WAY, _UNSIGNED = 12, 2**64
 
 
 def weighed_node(root: Tensor, known: Container[Node]) -> Node | None:
@@ -27,6 +30,49 @@ def weighed_node(root: Tensor, known: Container[Node]) -> Node | None:
     while node is not None and node not in known and (source := _factor_of(node)) is not None:
         node = source
     return node
+
+
+class LossAlone:
+    """Tells whether all backwards so far began at the loss that came last, and at nothing else."""
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+        self._backwards, self._others = 0, False
+
+    def note_loss(self, output: Tensor) -> None:
+        """A loss was computed; its node is held until the next backward, or the next loss."""
+        self._node = output.grad_fn
+
+    def note_backward(self, root: Tensor | None) -> None:
+        """A backward begins at one tensor, or at several, for which None stands."""
+        node, self._node = self._node, None
+        self._backwards += 1
+        self._others |= root is None or node is None or weighed_node(root, (node,)) is not node
+
+    def __bool__(self) -> bool:
+        return self._backwards > 0 and not self._others
+
+
+def cuts_of_one_place(value: Tensor) -> int:
+    """How often the last place of a dimension was cut off, on the way from a network's answer to what a loss is given.
+
+    Args:
+        value: that the loss is given, with its classes in the last dimension before.
+    """
+    node, cuts = value.grad_fn, 0
+    for _ in range(_WAY):
+        if node is None or not node.name().lstrip("_").startswith(_SHAPES):
+            break
+        sizes = getattr(node, "_saved_self_sym_sizes", ())
+        if node.name().startswith("SliceBackward"):
+            along, end = int(getattr(node, "_saved_dim", 0)), int(getattr(node, "_saved_end", 0))
+            size = int(sizes[along])
+            # An end that is counted from the end is kept as a number without a sign.
+            end = end - _UNSIGNED + size if end >= _UNSIGNED // 2 else end
+            first, step = int(getattr(node, "_saved_start", 0)), int(getattr(node, "_saved_step", 1))
+            cuts += first == 0 and step == 1 and end == size - 1 and along < len(sizes) - 1
+        node = next(iter(sources_of(node)), None)
+    return cuts
 
 
 def sources_of(node: Node) -> list[Node]:

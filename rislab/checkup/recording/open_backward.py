@@ -42,7 +42,7 @@ class OpenBackward:
     _handles: list[RemovableHandle] = field(default_factory=list)
     _terms: list[list[float]] = field(default_factory=list)  # what arrives at the factors of each term
     _start: Node | None = None  # at which it begins
-    _divisions: list[int] = field(default_factory=list)  # which of the factors of a single loss are divisions
+    _divisions: list[list[int]] = field(default_factory=list)  # which of the factors of each term are divisions
 
     def find_loss(
         self,
@@ -106,8 +106,7 @@ class OpenBackward:
     def _watch_terms(self, node: Node) -> None:
         """Watch the factors of each term of a sum, or of a single loss."""
         terms = [[*factors(term)] for term in summands(node)]
-        if len(terms) == 1:
-            self._divisions = divisions(terms[0])
+        self._divisions = [divisions(term) for term in terms]
         for term in terms:
             values: list[float] = []
             self._terms.append(values)
@@ -127,9 +126,10 @@ class OpenBackward:
             batch.loss = self._value / (self.factor or 1.0)
             batch.nonfinite = not math.isfinite(self._value)
         batch.term_factors = self._factors(scale)
-        if self._terms and self._divisions:
-            arrived = [*self._terms[0], math.nan]
-            batch.divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in self._divisions)
+        for values, places in zip(self._terms, self._divisions, strict=False):
+            arrived = [*values, math.nan]
+            divisors = tuple(arrived[place] / (arrived[place + 1] or math.nan) for place in places)
+            batch.term_divisors += (divisors,)
         self.reached = [(batch, self.factor / scale)]
 
     def _factors(self, scale: float) -> tuple[tuple[float, ...], ...]:

@@ -69,11 +69,16 @@ class MicroBatch:
     by_hand: bool = False  # whether its gradient was taken by torch.autograd.grad(), and put into .grad by the loop
     follows: bool = False  # whether the network was handed a state that its forward before had given
     kind: str = ""  # name of the node of the graph that gave it, "" for none
-    divisors: tuple[float, ...] = ()  # by which the loop divided it, if it is a single loss
     # For each term of a sum that backward() was called on, the factors that the loop gave it.
     term_factors: tuple[tuple[float, ...], ...] = ()
+    term_divisors: tuple[tuple[float, ...], ...] = ()  # for each of these terms, by what the loop divided it
     terms: int = 1  # of the sum that it is, 1 if it is none, or not known to be one
     forward: int = 0  # which forward of the network came last before it, from 1; 0 for none
+
+    @property
+    def divisors(self) -> tuple[float, ...]:
+        """By which the loop divided it, if it is a single loss."""
+        return self.term_divisors[0] if len(self.term_divisors) == 1 else ()
 
 
 # So many forwards are remembered, of each place and before only those of compared windows are.

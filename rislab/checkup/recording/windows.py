@@ -312,6 +312,7 @@ def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:
         last=max((one.last for one in batches if one.last is not None), key=lambda one: one.number, default=None),
         term_weights=tuple(term for batch in batches for term in batch.term_weights or (batch.weight,)),
         term_factors=tuple(term for batch in batches for term in batch.term_factors),
+        term_divisors=tuple(term for batch in batches for term in batch.term_divisors),
     )
 
 

@@ -44,6 +44,8 @@ from rislab.checkup.step_rules.terms_in_a_loop import (
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
 UNEQUAL = "mean of means in the window"
+# So many windows that agree are no accident.
+TWO = 2
 
 
 def nonfinite_gradients(run: WatchedRun) -> list[Finding]:
@@ -210,9 +212,34 @@ def unequal_terms(run: WatchedRun) -> list[Finding]:
                 text = (
                     f"{sum(divided)} of {len(divided)} terms of the loss are divided by {one.size}, the others are not"
                 )
-                kind = as_fault if run.source == "declared" else as_warning
+                certain = run.source == "declared"
+                if not certain and _divides_some_terms(run):
+                    certain = True
+                    text += f", in each of {len(run.comparisons)} windows of {run.size}; the means among them count one"
+                kind = as_fault if certain else as_warning
                 return [kind(Code.GRADIENT_SCALE, "a term not divided", text, batch.where)]
     return []
+
+
+def _divides_some_terms(run: WatchedRun) -> bool:
+    """Whether each micro-batch is divided by the size of its window in the same terms, all known means among them.
+
+    A weight of a term may be 1/K by chance, but is no division; nor is one by 2, as of half a square.
+    """
+    batches = [batch for one in run.comparisons for batch in one.batches]
+    exact = all(one.size == run.size and one.exact() for one in run.comparisons)
+    if not exact or run.size < 3 or len(run.comparisons) < TWO:
+        return False
+    # A term with a weight of 0 in some micro-batches comes once a window.
+    divided = {
+        tuple(
+            any(near(one, run.size, 1e-3) for one in divisors) if all(values) else None
+            for values, divisors in zip(batch.term_factors, batch.term_divisors, strict=False)
+        )
+        for batch in batches
+    }
+    means = all(batch.term_weights and near(sum(batch.term_weights), 1 / run.size, 1e-3) for batch in batches)
+    return means and len(divided) == 1 and {*divided.pop()} >= {True, False}
 
 
 def _scale_fault(name: str, text: str, one: StepComparison, *aliases: str) -> Finding:

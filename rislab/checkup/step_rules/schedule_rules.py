@@ -15,6 +15,10 @@ from rislab.checkup.rules import Code
 CURVE = 20
 # So many times its length, a schedule of epochs has run in batches.
 OVER_AND_OVER = 8
+# A rate of so little of the largest one moves nothing, in any number format.
+NOTHING = 1e-9
+# Schedules that multiply the rate by a factor now and then.
+FALLING = ("ExponentialLR", "StepLR", "MultiStepLR")
 # Schedules whose rates rise again, or fall late, by what they are.
 PERIODIC = ("CyclicLR", "CosineAnnealingWarmRestarts", "OneCycleLR", "ReduceLROnPlateau")
 
@@ -32,7 +36,7 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
         return []
     applied = _applied(run.trace)
     zero = [place for place, step in enumerate(applied) if step.rate == 0]
-    findings = _rates_of_0(applied, zero) if zero else []
+    findings = _rates_of_0(applied, zero, run) if zero else []
     rates = _rates(applied)
     lowest = [rate <= 1.001 * min(rates) for rate in rates]
     if zero or not rates or min(rates) > 0.05 * max(rates) or not lowest[-1]:
@@ -40,21 +44,22 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
     small = sum(rate < 1e-3 * max(rates) for rate in rates)
     if small > len(rates) / 2:
         text = f"{small} of {len(rates)} steps at less than 1/1000 of the largest rate, {max(rates):.2g}"
-        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
+        last = sum(rate <= NOTHING * max(rates) for rate in rates)
+        findings.append(_ends_early(text, last, run))
     elif sum(lowest) > len(lowest) / 2:
         text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(rates):.2g} of {max(rates):.2g}"
         findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
     return findings
 
 
-def _rates_of_0(applied: list[StepNumbers], zero: list[int]) -> list[Finding]:
+def _rates_of_0(applied: list[StepNumbers], zero: list[int], run: WatchedRun) -> list[Finding]:
     """What is to be said of steps at a rate of 0: those at the end, a first one, and all others."""
     steps, name = len(applied), "learning rate 0 at the first step"
     ending = 0 if len(zero) == steps else sum(1 for _ in itertools.takewhile(lambda one: one.rate == 0, applied[::-1]))
     findings = []
     if ending >= max(CURVE, steps / 4):
         text = f"the last {ending} of {steps} steps were at a rate of 0"
-        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
+        findings.append(_ends_early(text, ending, run))
     elif ending:
         text = f"the last {ending} of {steps} steps"
         findings.append(as_note(Code.LEARNING_RATE, "schedule ends in a rate of 0", text))
@@ -69,6 +74,27 @@ def _rates_of_0(applied: list[StepNumbers], zero: list[int]) -> list[Finding]:
     else:
         findings.append(as_fault(Code.LEARNING_RATE, name, text, applied[others[0]].where, aliases))
     return findings
+
+
+def _ends_early(text: str, last: int, run: WatchedRun) -> Finding:
+    """A fault where a schedule ended before half of the training, and left it at a rate of nothing.
+
+    Args:
+        text: the numbers.
+        last: steps at the end whose rate moves nothing.
+        run: that is judged.
+    """
+    schedule, applied = run.trace.schedule, _applied(run.trace)
+    if schedule is not None and last >= max(CURVE, len(applied) / 2) and all(step.losses for step in applied[-last:]):
+        length, ticks = schedule.length or 0, schedule.begun + (applied[-1].ticks or 0)
+        # Weights may be frozen by a factor of 0, but neither by the end of a schedule that was made for fewer ticks,
+        # nor by a rate that falls and falls.
+        if 0 < 2 * length <= ticks or schedule.kind in FALLING:
+            made = f"made for {length} ticks" if length else f"of kind {schedule.kind}"
+            text += f"; the schedule, {made}, had {ticks}: a loss was computed for each of the last {last} steps, at "
+            text += f"rates of at most {NOTHING:g} of the largest"
+            return as_fault(Code.LEARNING_RATE, "schedule ends early", text)
+    return as_warning(Code.LEARNING_RATE, "schedule ends early", text)
 
 
 def scheduler_ticks(run: WatchedRun) -> list[Finding]:
@@ -87,8 +113,9 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
         if run.trace.stopped or len({step.rate for step in applied}) > 1:
             # What moves the rates is another scheduler, as that of an average of weights, or the loop itself.
             return []
-        kind = as_fault if interval == "step" or len(run.reported or ()) > 1 else as_warning
-        text = f"{ticks[0]} ticks in {len(applied)} steps"
+        held = _held_down(run)
+        kind = as_fault if interval == "step" or len(run.reported or ()) > 1 or held else as_warning
+        text = f"{ticks[0]} ticks in {len(applied)} steps{held}"
         return [kind(Code.SCHEDULER, "scheduler never stepped", text, where)]
     if ticks[0] >= 1 and steps[0].applied:
         per_batch = ticks[0] >= steps[0].losses > 1
@@ -109,6 +136,22 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
         text = f"{counts}: fewer ticks than steps, as of a schedule that counts epochs"
         return [as_note(Code.SCHEDULER, "schedule stepped per epoch", text)]
     return []
+
+
+def _held_down(run: WatchedRun) -> str:
+    """How a scheduler that never ticked has held the rate at the beginning of its warm-up, "" if it may not have."""
+    trace, schedule, rates = run.trace, run.trace.schedule, _rates(_applied(run.trace))
+    if schedule is None or schedule.begun or trace.ticks or trace.stopped or trace.crashed or not rates:
+        return ""
+    cycle = schedule.kind == "OneCycleLR"
+    warm_up = schedule.length if cycle or schedule.kind == "LinearLR" else schedule.warm_up
+    # A warm-up of few ticks counts epochs, and the run may be within the first of them.
+    if not warm_up or not CURVE <= warm_up <= len(rates) or not (cycle or max(rates) < 0.9 * schedule.base):
+        return ""
+    top = "" if cycle else f" of {schedule.base:.2g}"
+    return f": the warm-up of {schedule.kind}, made for {warm_up} ticks, left all of them at its first rate, " + (
+        f"{max(rates):.2g}{top}"
+    )
 
 
 def runs_past_its_end(run: WatchedRun) -> list[Finding]:
@@ -151,6 +194,7 @@ def hardly_begins(run: WatchedRun) -> list[Finding]:
     if abs(length - steps) <= 0.05 * steps and ticks < steps / 2:
         kind, aliases = as_fault if abs(length - steps) <= 1 else as_warning, ("schedule stepped per epoch",)
     elif batches >= 2 * steps and abs(length - batches) <= 0.05 * batches:
+        # The first half of a run has as many micro-batches as the schedule has ticks, in windows of two.
         kind, aliases = as_warning, ("schedule counted in micro-batches",)
     else:
         return []
