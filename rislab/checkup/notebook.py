@@ -68,7 +68,11 @@ class CheckupMagics:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """What `%load_ext rislab` calls: a shell of IPython gets the magics `%%checkup` and `%checkup_report`."""
+    """What `%load_ext rislab` calls: a shell of IPython gets the magics `%%checkup` and `%checkup_report`.
+
+    Args:
+        shell: that loads the extension.
+    """
     magics = CheckupMagics(shell)
 
     def checkup(line: str, cell: str) -> None:
