@@ -369,6 +369,7 @@ class PatchedCalls(_Replacing):
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
             *(Replacement(*CALLS[event], functools.partial(self._calling, event)) for event in events),
+            # What warn() calls; catch_warnings() takes back whatever stands in the place of showwarning().
             Replacement(warnings, "_showwarnmsg", showing),
         )
 

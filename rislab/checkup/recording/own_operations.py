@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+# In spite of its name, the module in which torch's documentation has modes of the dispatcher.
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _PLAIN = (Tensor, nn.Parameter)
