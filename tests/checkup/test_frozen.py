@@ -111,7 +111,7 @@ def test_a_small_decay_by_hand_is_told() -> None:
                 value.mul_(1 - 1e-5)
 
     (finding,) = Small().findings()
-    assert finding.severity == "warning" and "a factor of 0.99999 each time" in finding.evidence
+    assert finding.severity == "fault" and "a factor of 0.99999 each time" in finding.evidence
 
 
 def test_gradients_of_before_are_told() -> None:
