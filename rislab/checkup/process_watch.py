@@ -49,9 +49,8 @@ from rislab.errors import error_text
 
 # New networks beyond this many are not looked into: a loop that makes one in each step would pay for each.
 MODELS = 64
-# Nor are so many optimisers watched at once, if the others have not stepped in so many steps; from so many looks at all
-# objects on, only those are looked at that were made lately.
-OPTIMIZERS, UNUSED, LOOKS = 3, 8, 16
+# The most optimisers that are watched at once, and looks at all objects; later ones are at what was made lately.
+OPTIMIZERS, LOOKS = 16, 16
 # Ticks of a scheduler, and backwards, after its optimiser has stepped for the last time.
 TICKS = 3
 # So many backwards without a step are no window any more that was broken off.
@@ -148,6 +147,8 @@ class ProcessWatch(LoopObserver):
         stepping = {id(value) for tracked in self.tracked if _stepped(tracked) for value in tracked.tensors()}
         for tracked in those:
             trace = tracked.recorder.trace
+            if tracked.optimizer in self._over.optimizers and tracked in self.tracked:
+                continue  # it came back to a loop of which a part was not recorded
             replaced = all(id(value) in stepping for value in tracked.tensors())
             if not trace.failure and not trace.steps and (replaced or not any(batch.backwards for batch in trace.left)):
                 continue
@@ -165,13 +166,12 @@ class ProcessWatch(LoopObserver):
         return findings
 
     def _let_go(self) -> None:
-        """Watch those no more that have not stepped for long, if there are many."""
-        turn = max((tracked.turns[-1] for tracked in self.tracked if tracked.turns), default=0)
-        for tracked in [one for one in self.tracked if one.turns and one.turns[-1] <= turn - UNUSED]:
-            if len(self.tracked) <= OPTIMIZERS:
-                break
+        """Of many, watch those no more that have not stepped for longest; one that came back may do so again."""
+        some = [one for one in self.tracked if one.turns and one.optimizer not in self._over.optimizers]
+        for tracked in sorted(some, key=lambda one: one.turns[-1])[: max(0, len(self.tracked) - OPTIMIZERS)]:
             tracked.end()
-            self._over.findings = _without_repetitions([*self._over.findings, *self._findings_of([tracked])])
+            own = [one for one in self._findings_of([tracked]) if one.name not in OF_THE_END]
+            self._over.findings = _without_repetitions([*self._over.findings, *own])
             self._over.steps += tracked.recorder.trace.taken_count
             self._over.labels[tracked.label()] = None
             self._over.optimizers.add(tracked.optimizer)

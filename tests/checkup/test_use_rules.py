@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
@@ -292,8 +293,51 @@ def test_a_plain_tensor_that_moves_or_is_held_is_right() -> None:
         assert not watch.findings().faults
 
 
-def test_networks_of_one_line_are_counted_apart() -> None:
+def heads_in_turns() -> None:
+    """Two heads at one line, of which each is trained in its turn."""
+    torch.manual_seed(0)
+    body, heads = nn.Linear(4, 8), nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 1)])
+    optimizer = torch.optim.SGD([*body.parameters(), *heads.parameters()], lr=0.01)
+    for _ in range(4):
+        for turn in range(2):
+            inputs, target = batch()
+            hidden = body(inputs)
+            losses = [own_loss(head(hidden), target) for head in heads]
+            optimizer.zero_grad()
+            losses[turn].backward()
+            optimizer.step()
+
+
+def test_networks_of_one_line_are_counted_apart_and_together() -> None:
     assert not watched(lambda: features_without_a_graph(True)).faults
+    assert not watched(heads_in_turns).faults
+
+
+@pytest.mark.parametrize("tasks", [4, 24])
+def test_an_optimiser_that_rests_while_others_are_made_is_not_accused(tasks: int) -> None:
+    """First-order meta-learning: each task has a copy of the network, and an optimiser of its own."""
+    torch.manual_seed(0)
+    meta = nn.Linear(4, 1)
+
+    def train() -> None:
+        optimizer = torch.optim.Adam(meta.parameters(), lr=0.01)
+        for _ in range(6):
+            for value in meta.parameters():
+                value.grad = torch.zeros_like(value)
+            for _ in range(tasks):
+                inputs, target = batch()
+                learner = deepcopy(meta)
+                inner = torch.optim.SGD(learner.parameters(), lr=0.02)
+                for _ in range(3):
+                    inner.zero_grad()
+                    own_loss(learner(inputs), target).backward()
+                    inner.step()
+                gradients = torch.autograd.grad(own_loss(learner(inputs), target), [*learner.parameters()])
+                for value, gradient in zip(meta.parameters(), gradients, strict=True):
+                    value.grad += gradient / tasks
+            optimizer.step()
+
+    assert not watched(train).faults
 
 
 @pytest.mark.slow

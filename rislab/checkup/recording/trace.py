@@ -101,7 +101,8 @@ class Clip(NamedTuple):
 class ForwardUse:
     """Whether a backward came to a forward in training mode."""
 
-    place: tuple[int | str, ...]  # the identity of the network; files and lines of the loop that led there
+    place: tuple[str, ...]  # files and lines of the loop that led there
+    network: int  # its identity
     reached: bool = False  # whether a backward came to it
 
     def reach(self) -> None:
@@ -209,7 +210,7 @@ class Trace:
     batch_norms: int = 0
     loss_declared: bool = True  # whether the loss was declared; False if losses are found from the backwards
     # By place, the first forwards in training mode, and whether a backward came to them.
-    forward_uses: dict[tuple[int | str, ...], list[ForwardUse]] = field(default_factory=dict)
+    forward_uses: dict[tuple[str, ...], list[ForwardUse]] = field(default_factory=dict)
     missed: int = 0  # 1 if a step was taken, or under way, when the recording began
     idle: int = 0  # number of steps without a new loss, in which no tensor had a gradient: they change nothing
     remade: int = 0  # how often another optimiser took over the same tensors, as the one before had left them
@@ -229,7 +230,7 @@ class Trace:
         """What was recorded so far had begun before."""
         self.steps, self.taken_count, self.missed = [], 0, 1
 
-    def used_at_once(self, place: tuple[int | str, ...]) -> bool:
+    def used_at_once(self, place: tuple[str, ...]) -> bool:
         """Whether a backward has come to two forwards of a place in turn, or to its first: it wastes none by habit."""
         uses = self.forward_uses.get(place, [])
         return bool(uses) and (uses[0].reached or (uses[-1].reached and len(uses) > 1 and uses[-2].reached))

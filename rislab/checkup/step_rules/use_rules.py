@@ -22,9 +22,12 @@ SCALED = 16
 
 def unused_forwards(run: WatchedRun) -> list[Finding]:
     """Forwards of one line in training mode, of which only the last before each backward was used."""
-    for (_, *place), uses in run.trace.forward_uses.items():
+    for place, uses in run.trace.forward_uses.items():
+        # Of several networks that are called at one line, one wastes its forwards as all do together.
+        networks = {use.network for use in uses}
+        own = [_unused_before_each_used([use for use in uses if use.network == one]) for one in networks]
         before = _unused_before_each_used(uses)
-        if not before or min(before) < 1 or sum(before) < 2:
+        if not _are_wasted(before) or not any(map(_are_wasted, own)):
             continue
         used = len(before)
         text = (
@@ -33,11 +36,16 @@ def unused_forwards(run: WatchedRun) -> list[Finding]:
         )
         where = next(
             (batch.where for batch in run.trace.micro_batches if batch.backwards),
-            str(place[0]).rpartition(":")[0] if place else "",
+            place[0].rpartition(":")[0] if place else "",
         )
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "backward after the batch loop", text, where, aliases)]
     return []
+
+
+def _are_wasted(before: list[int]) -> bool:
+    """Whether forwards without a backward stand before each one with a backward."""
+    return bool(before) and min(before) >= 1 and sum(before) > 1
 
 
 def _unused_before_each_used(uses: list[ForwardUse]) -> list[int]:
