@@ -33,6 +33,14 @@ def own_loss(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().mean()
 
 
+def four_steps(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(4):
+        inputs, target = batch()
+        optimizer.zero_grad()
+        own_loss(model(inputs), target).backward()
+        optimizer.step()
+
+
 def backward_after_the_batches(faulty: bool) -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -127,22 +135,14 @@ def layers_in_a_list(faulty: bool) -> None:
     torch.manual_seed(0)
     model = ListOfLayers(faulty)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for _ in range(4):
-        inputs, target = batch()
-        optimizer.zero_grad()
-        own_loss(model(inputs), target).backward()
-        optimizer.step()
+    four_steps(model, optimizer)
 
 
 def only_frozen(faulty: bool) -> None:
     model = network()
     model[0].requires_grad_(False)  # type: ignore[index]
     optimizer = torch.optim.SGD(model[0 if faulty else 2].parameters(), lr=0.01)  # type: ignore[index]
-    for _ in range(4):
-        inputs, target = batch()
-        optimizer.zero_grad()
-        own_loss(model(inputs), target).backward()
-        optimizer.step()
+    four_steps(model, optimizer)
 
 
 def a_term_not_divided(faulty: bool) -> None:
@@ -177,11 +177,7 @@ def one_layer_in_a_list(faulty: bool) -> None:
     layers = [nn.Linear(4, 4)] * 3 if faulty else [nn.Linear(4, 4), *[nn.Tanh()] * 2, nn.Linear(4, 4)]
     model = nn.Sequential(nn.Sequential(*layers), nn.Linear(4, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for _ in range(4):
-        inputs, target = batch()
-        optimizer.zero_grad()
-        own_loss(model(inputs), target).backward()
-        optimizer.step()
+    four_steps(model, optimizer)
 
 
 def a_minus_sign(faulty: bool) -> None:
@@ -226,11 +222,7 @@ def a_tensor_that_is_no_parameter(faulty: bool) -> None:
     torch.manual_seed(0)
     model = PlainTensor(faulty)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(4):
-        inputs, target = batch()
-        optimizer.zero_grad()
-        own_loss(model(inputs), target).backward()
-        optimizer.step()
+    four_steps(model, optimizer)
 
 
 def features_without_a_graph(faulty: bool) -> None:
