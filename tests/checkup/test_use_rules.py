@@ -285,13 +285,13 @@ def test_a_plain_tensor_that_moves_or_is_held_is_right() -> None:
         assert not watch.findings().faults
 
 
-def heads_in_turns() -> None:
+def heads_in_turns(first: int) -> None:
     """Two heads at one line, of which each is trained in its turn."""
     torch.manual_seed(0)
     body, heads = nn.Linear(4, 8), nn.ModuleList([nn.Linear(8, 1), nn.Linear(8, 1)])
     optimizer = torch.optim.SGD([*body.parameters(), *heads.parameters()], lr=0.01)
     for _ in range(4):
-        for turn in range(2):
+        for turn in (first, 1 - first):
             inputs, target = batch()
             hidden = body(inputs)
             losses = [own_loss(head(hidden), target) for head in heads]
@@ -300,9 +300,13 @@ def heads_in_turns() -> None:
             optimizer.step()
 
 
-def test_networks_of_one_line_are_counted_apart_and_together() -> None:
+def test_networks_of_one_line_are_counted_apart() -> None:
     assert not watched(lambda: features_without_a_graph(True)).faults
-    assert not watched(heads_in_turns).faults
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_networks_of_one_line_are_counted_together(first: int) -> None:
+    assert not watched(lambda: heads_in_turns(first)).faults
 
 
 @pytest.mark.parametrize("tasks", [4, 24])
