@@ -110,8 +110,10 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             content = parse_yaml(file.read(YAML_BYTES + 1))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} could not be read: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path} could not be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} {otherwise}")
     return content

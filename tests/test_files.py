@@ -56,7 +56,7 @@ def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: P
         files.parse_yaml(text)
     assert "\n" not in str(caught.value)
     (tmp_path / "file.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"file.yaml could not be read"):
+    with pytest.raises(InputError, match=r"file.yaml is not YAML"):
         files.read_mapping(tmp_path / "file.yaml", "holds no mapping")
 
 

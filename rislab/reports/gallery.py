@@ -125,22 +125,11 @@ def read_set(file: Path, folder: Path | None = None) -> NamedSet:
     Raises:
         InputError: the file cannot be read, or a key or value in it cannot be used; the sentence names the file.
     """
+    content = files.read_mapping(file, "holds no mapping; allowed: lines such as notebook: overfit")
     try:
-        return _checked(file.stem, _content(file), folder)
+        return _checked(file.stem, content, folder)
     except InputError as error:
         raise InputError(f"{file.name}: {error}") from None
-
-
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        content = files.parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"could not be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"not YAML ({error})") from None
-    if not isinstance(content, dict):
-        raise InputError("holds no mapping; allowed: lines such as notebook: overfit")
-    return content
 
 
 def _checked(name: str, content: dict[str, Any], folder: Path | None) -> NamedSet:

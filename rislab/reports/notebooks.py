@@ -115,15 +115,8 @@ def read_values(path: Path, file: Path) -> dict[str, object]:
     Raises:
         InputError: a file that cannot be read or is no mapping, an unknown name, or a value of the wrong type.
     """
-    try:
-        content = files.parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{file} could not be read: {error.strerror}") from None
-    except ValueError as error:
-        raise InputError(f"{file} is not YAML: {error}") from None
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise InputError(f"{file} holds no mapping; allowed: lines such as accumulation_steps: 4")
-    return check_values(path, content)
+    lines = "holds no mapping; allowed: lines such as accumulation_steps: 4"
+    return check_values(path, files.read_mapping(file, lines))
 
 
 def check_values(path: Path, values: Mapping[str, object]) -> dict[str, object]:

@@ -108,7 +108,7 @@ def test_a_config_file_that_is_none_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could not be read"):
         LearningConfig.from_file(tmp_path / "none.yaml")
     (tmp_path / "date.yaml").write_text("seed: 2024-99-99")
-    with pytest.raises(InputError, match=r"could not be read: a value in it cannot be built \(month must be in"):
+    with pytest.raises(InputError, match=r"is not YAML: a value in it cannot be built \(month must be in"):
         LearningConfig.from_file(tmp_path / "date.yaml")
 
 
