@@ -93,18 +93,18 @@ def check_fields(kind: str, given: object, allowed: Iterable[str]) -> None:
             raise InputError(f"{text} is not a field of {kind}{did_you_mean(text, names)}")
 
 
-def did_you_mean(name: object, allowed: Iterable[str], count: int = 1) -> str:
+def did_you_mean(name: str, allowed: Iterable[str], count: int = 1) -> str:
     """The end of a sentence about an unknown name: the closest allowed ones, and all of them.
 
     Args:
-        name: as it was given; a mapping of YAML may have a number for a name.
+        name: as it was given.
         allowed: names.
         count: the most close ones that are named.
     """
     import difflib
 
     names = tuple(allowed)
-    close = " or ".join(map(repr, difflib.get_close_matches(str(name), names, count)))
+    close = " or ".join(map(repr, difflib.get_close_matches(name, names, count)))
     return f"{f', did you mean {close}?' if close else ';'} allowed: {', '.join(names) or 'none'}"
 
 

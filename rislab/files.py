@@ -116,6 +116,8 @@ def read_mapping(path: Path | str, otherwise: str) -> dict[str, Any]:
         raise InputError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} {otherwise}")
+    if strange := [name for name in content if not isinstance(name, str)]:
+        raise InputError(f"{path} has a field {strange[0]!r}; allowed: names")
     return content
 
 

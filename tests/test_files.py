@@ -60,6 +60,12 @@ def test_what_is_no_yaml_is_one_sentence_and_runs_nothing(text: str, tmp_path: P
         files.read_mapping(tmp_path / "file.yaml", "holds no mapping")
 
 
+def test_a_number_is_no_name_of_a_field(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text("lr: 0.1\n3: 4\n")
+    with pytest.raises(InputError, match="file.yaml has a field 3; allowed: names"):
+        files.read_mapping(tmp_path / "file.yaml", "holds no mapping")
+
+
 def test_scalars_may_stay_strings() -> None:
     assert files.parse_yaml("{a: 1e-3, b: no}", strings=True) == {"a": "1e-3", "b": "no"}
     assert files.parse_yaml("{a: 1.0e-3, b: no}") == {"a": 1e-3, "b": False}

@@ -124,7 +124,7 @@ def test_the_check_of_a_notebook_knows_its_parameters(name: str) -> None:
     ("text", "said"),
     [
         ("notebok: judge\ntitle: A", r"unknown key 'notebok', did you mean 'notebook'. allowed: notebook, title"),
-        ("1: 2", r"unknown key 1"),
+        ("1: 2", r"has a field 1; allowed: names"),
         ("title: A", r"notebook is None; allowed: plain, judge"),
         ("notebook: juge\ntitle: A", r"notebook is 'juge', did you mean 'judge'. allowed: plain, judge"),
         ("notebook: [judge]\ntitle: A", r"notebook is \['judge'\], did you mean 'judge'"),
