@@ -43,6 +43,7 @@ class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
         self.config = config
         self.fault, self.optimiser, self.view = find_fault(config.fault), "adam", "diff"
         self.latest: FaultReport | None = None
+        self._on: Fault | None = None  # what is trained, or was last
         self._cache = ComparisonCache()
         self._reports: dict[str, FaultReport] = {}
         super().__init__(live=live)
@@ -100,6 +101,7 @@ class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
 
     def work(self, request: tuple[Fault, Sequence[str]]) -> Generator[None]:
         fault, optimisers = request
+        self._on = fault
         for report in self._cache.reports(fault, optimisers, epochs=self.config.epochs):
             self.latest = self._reports[fault.name] = report
             yield
@@ -124,16 +126,19 @@ class FaultPanel(RequestPanel[tuple[Fault, Sequence[str]], FaultReport]):
 
     def progress(self) -> str:
         """The state in words."""
-        report = self.report
+        report, running = self.report, self.state == "running"
+        other = "" if self._on is None or self._on.name == self.fault.name else self._on.name
         if self.state == "failed":
             return ""
+        rest = f"press Run; until then {other} is trained …" if running else "press Run"
+        here = running and not other
         if report is None:
-            return "training the correct and the faulty loop …" if self.state == "running" else "press Run"
+            return "training the correct and the faulty loop …" if here else rest
         if not report.runs:
             return "no training shows it; its checks do"
         if self.view not in ("diff", "losses") and self.optimiser not in report.runs:
-            return f"training with {self.optimiser} …"
-        more = "" if len(report.runs) == len(RATES) else ", more to come …"
+            return f"training with {self.optimiser} …" if here else f"not trained with {self.optimiser}: {rest}"
+        more = "" if len(report.runs) == len(RATES) else ", more to come …" if here else f"; for more, {rest}"
         return f"trained with {' and '.join(report.runs)}{more}"
 
     def build(self) -> tuple[Any, Callable[[], None]]:

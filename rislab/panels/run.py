@@ -113,6 +113,7 @@ class Run:
         fault: with which the loop runs; its records stay in memory, for no folder should hold a broken run. None runs
             the correct loop.
         watched: whether the checkup watches.
+        number: from 1, which gives it its colour, whatever other runs are shown beside it.
 
     Attributes:
         checkup: of the last start; None before the first one, and where nothing watches.
@@ -127,8 +128,9 @@ class Run:
         on_epoch: OnEpoch = lambda model, epoch: None,
         fault: Fault | None = None,
         watched: bool = True,
+        number: int = 1,
     ) -> None:
-        self.name, self.config, self.history = name, config, RunHistory()
+        self.name, self.number, self.config, self.history = name, number, config, RunHistory()
         self.fault, self.watched, self.folder = fault, watched, None if fault is not None else folder
         self.checkup: LiveCheckup | None = None
         self.data: SceneBatch = config.data()

@@ -59,7 +59,7 @@ class OverfitPanel(Panel[list[Record]]):
         self.fault: Fault | None = None
         self.hold_batch, self.watched = True, watched
         self._calls: dict[str, Any] = {"on_tick": self.redraw, "on_epoch": on_epoch}
-        self._named = 0
+        self._count = 0
         self._latest: Run | None = None
         super().__init__(live=live)
         for each in saved:
@@ -137,6 +137,14 @@ class OverfitPanel(Panel[list[Record]]):
         checkup = self.runs[-1].checkup if self.runs else None
         return Findings() if checkup is None else checkup.findings
 
+    def buttons(self) -> set[str]:
+        """Those of "Start", "Pause", "Step", "Stop", "Reset", "Remove" and "Go on" that can do something now."""
+        if self.task is None:
+            return {"Start"}
+        on = set() if self.task.stopping else {"Pause", "Step", "Stop"}
+        rest = {"paused": {"Start", "Step", "Stop"}, "running": on, "waiting": on}
+        return {"Reset", "Remove"} | rest.get(self.state, {"Start", "Go on"})
+
     def start(self) -> None:
         """Begin a run with the present configuration, or let a paused one go on; a running one is left alone."""
         if self.state == "paused":
@@ -180,7 +188,7 @@ class OverfitPanel(Panel[list[Record]]):
         def read() -> None:
             if any(run.folder is not None and run.folder.resolve() == Path(folder).resolve() for run in self.runs):
                 raise InputError(f"{folder} is on the plot already; allowed: another run")
-            run = Run.load(self._name(), Path(folder), **self._calls)
+            run = Run.load(**self._named(), folder=Path(folder), **self._calls)
             # The run that is on stays last: the buttons are about it.
             self.runs.insert(len(self.runs) - (self.state in ("running", "paused")), run)
 
@@ -219,7 +227,8 @@ class OverfitPanel(Panel[list[Record]]):
     def _begin(self) -> None:
         now = datetime.now().strftime("%Y%m%d-%H%M%S")
         folder = None if self.folder is None or self.fault else new_folder(self.folder, self.config, now)
-        run = Run(self._name(), self.config, folder, fault=self.fault, watched=self.watched, **self._calls)
+        how = {"fault": self.fault, "watched": self.watched, **self._calls}
+        run = Run(**self._named(), config=self.config, folder=folder, **how)
         self._latest = run
         self.runs.append(run)
         run.go_on()
@@ -233,6 +242,7 @@ class OverfitPanel(Panel[list[Record]]):
         else:
             (self.runs[-1].folder / RESTS).unlink(missing_ok=True)
 
-    def _name(self) -> str:
-        self._named += 1
-        return f"run {self._named}"
+    def _named(self) -> dict[str, Any]:
+        """Name and number of one more run."""
+        self._count += 1
+        return {"name": f"run {self._count}", "number": self._count}

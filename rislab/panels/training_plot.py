@@ -15,14 +15,14 @@ from rislab.checkup.html_table import html_table
 from rislab.panels.live_checkup import FedStep
 from rislab.panels.run import Run, Values
 from rislab.plots.curves import curve, end_labels, epoch_lines, evaluation, level_lines, loss_and_median, marks
-from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_styles
+from rislab.plots.style import BLUE, CHART_TITLE, COUNTER_STYLES, GREY, VERMILLION, TraceStyle, log_ticks, trace_style
 
 HEIGHT = 440
 POINTS, MEDIANS = 500, 300  # of a curve on the page; the records hold all
 SIDES = ("gradient norm", "learning rate", "loss scale", "event counts")
 COUNTER_DASHES = {"": "solid", "/": "dash", "x": "dot"}  # pattern of a bar → dash of a line
 LABELLED = 6  # runs whose curves have a label; older ones are thin and share one
-ROOM = 1.55  # width of the axis over that of the curves: their labels stand behind their ends
+ROOM = 150  # pixels behind the ends of the curves, for their labels; plot.js makes it on any width of the page
 GAP = 0.6  # between the bars of two steps
 OFF = 0.02  # from 1, beyond which a weight is not the exact share
 BARS = 40  # micro-batches in the strip
@@ -43,8 +43,8 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
     """
     data: list[dict[str, Any]] = []
     ends: list[tuple[str, float, float]] = []  # label, x and y of its curve's end
-    styles = trace_styles(run.name for run in runs)
-    for place, (style, run) in enumerate(zip(styles, runs, strict=True)):
+    for place, run in enumerate(runs):
+        style = trace_style(run.name, run.number - 1)
         old = len(runs) - place > LABELLED
         name = run.label(runs[0].config)
         drawn = _losses(run, name, style, unit, thin=old)
@@ -63,10 +63,10 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
     strip, ticks = fed_strip(runs[-1] if runs else None)
     data += [*_key(data, runs), end_labels(ends, 1.01 * reach, span, log), *strip]
     layout = _layout(title, [{**line, "y0": 0.36} for line in lines], log, unit)
-    layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, ROOM * reach], span
+    layout["xaxis"]["range"], layout["yaxis"]["range"] = [0, reach], span
     layout["yaxis"] |= log_ticks(*span) if log else {"nticks": 6}
     if not runs:
-        middle = {"x": ROOM / 2 * reach, "y": sum(span) / 2, "yshift": 14, "showarrow": False}
+        middle = {"x": 0.5, "y": 0.5, "xref": "x domain", "yref": "y domain", "yshift": 14, "showarrow": False}
         layout["annotations"].append({"text": "no run yet: press Start", **middle})
     layout["xaxis6"] |= ticks
     layout["yaxis2"] |= _few_ticks([trace["y"] for trace in data if trace.get("yaxis") == "y2"])
@@ -116,6 +116,7 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
     layout: dict[str, Any] = {
         "height": HEIGHT,
         "autosize": True,
+        "meta": {"room": ROOM},
         "margin": {"t": 64, "b": 40, "l": 64, "r": 12},
         "title": {"text": title, "font": {"size": 14}, "y": 1, "yref": "container", "yanchor": "top", "pad": {"t": 8}},
         "legend": {"x": 0, "xanchor": "left", "y": 1.01, "yanchor": "bottom", **key},

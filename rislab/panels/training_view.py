@@ -22,6 +22,7 @@ from rislab.training.records import epoch_line
 
 CORRECT = "nothing: the correct loop"
 TEXT_SECONDS = 0.5  # between two texts of a run that goes on: nobody reads faster, and each is a message of its own
+NOW = " · now: "  # in the tooltip of a button that can do nothing
 ACCUMULATION = (1, 2, 4, 8, 16, 32, 64)
 MORE = {  # field → label, width, options of knob()
     "preset": ("", "150px", {}),
@@ -108,7 +109,7 @@ class TrainingView:
         observe(self.fault, self._break)
         for field in (self.log, self.unit, self.compare, self.diff):
             observe(field, lambda value: panel.redraw())
-        press = self._buttons()
+        press = self.buttons = self._buttons()
         control = [press[name] for name in ("Start", "Pause", "Step", "Stop", "Reset")]
         # No text may move a control while the mouse is pressed on it: each has a room of its own.
         precision, steps, micro_batch, *more = self.fields.values()
@@ -151,6 +152,7 @@ class TrainingView:
             epoch = "" if last is None else html.escape(epoch_line(last))
             self.texts["line"].value = cut_line(f"<b>{state}</b> {epoch}", 2)
             self.texts["verdict"].value = self._verdict()
+        self._enable()
         self.texts["batch"].value = cut_line(html.escape(panel.batch_line()))
         steps, allowed = self.fields["accumulation_steps"], self._allowed_steps()
         if tuple(steps.options) != allowed:
@@ -159,9 +161,7 @@ class TrainingView:
             field.value = vars(panel.config)[name]
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name
         self.diff.layout.visibility = "hidden" if panel.fault is None else "visible"
-        source = "" if panel.fault is None or not self.diff.value else Diff(panel.fault)._repr_html_()
-        frame = "<div style='max-height:150px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
-        say(self.texts["source"], source and f"{frame}{source}</div>")
+        say(self.texts["source"], self._source())
         # A page that draws a last figure of the run would be late to say that it has stopped.
         if panel.task is None or not panel.task.stopping:
             self.plot.update(self._figure)
@@ -182,6 +182,27 @@ class TrainingView:
             self.texts["numbers"].value = table(runs)
         return figure_dict(runs, self.panel.title(), log=self.log.value, unit=self.unit.value)
 
+    def _enable(self) -> None:
+        """A button that could do nothing now cannot be pressed, and its tooltip says why."""
+        panel = self.panel
+        able = panel.buttons() | ({"Load"} if self.folders.options else set())
+        stopping = panel.task is not None and panel.task.stopping
+        for name, button in self.buttons.items():
+            button.disabled = name not in able
+            tooltip = button.tooltip.partition(NOW)[0]
+            button.tooltip = f"{tooltip}{NOW}{'stopping' if stopping else panel.state}" if button.disabled else tooltip
+
+    def _source(self) -> str:
+        """The diff of the chosen fault, and which run has it, as HTML; "" if it is not to be seen."""
+        panel = self.panel
+        if panel.fault is None or not self.diff.value:
+            return ""
+        last = panel.runs[-1] if panel.runs else None
+        here = last is not None and last.fault is not None and last.fault.name == panel.fault.name
+        whose = html.escape(f"{panel.fault.name}: edit of {last.name if last and here else 'the next run'}")
+        frame = "<div style='max-height:190px;overflow:auto' tabindex='0' role='region' aria-label='diff'>"
+        return f"{frame}<b>{whose}</b>{Diff(panel.fault)._repr_html_()}</div>"
+
     def _verdict(self) -> str:
         """The checkup's summary, and its faults and warnings with their numbers and what to change, as HTML."""
         panel = self.panel
@@ -189,7 +210,8 @@ class TrainingView:
             return ""
         wrong = panel.findings().of("warning")
         colour = f";color:{ERROR_COLOUR}" if wrong else ""
-        head = f"<b style='{colour}'>checkup: {html.escape(panel.verdict())}</b>"
+        # Beside it may stand the diff of a fault that the next run will have.
+        head = f"<b style='{colour}'>checkup of {panel.runs[-1].name}: {html.escape(panel.verdict())}</b>"
         lines = [f"<div role='status' style='line-height:1.35'>{head}"]
         lines += [
             f"<b>{html.escape(one.name)}</b>: {html.escape(one.evidence)}."

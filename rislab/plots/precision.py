@@ -116,7 +116,7 @@ def _map(
     axis = str(number + 1) if number else ""
     levels = np.full((len(rows), len(columns)), np.nan)
     texts = [["" for _ in columns] for _ in rows]
-    hovers = [["not run yet" for _ in columns] for _ in rows]
+    hovers = [["not run" for _ in columns] for _ in rows]
     for (row, column), cell in by_place.items():
         y, x = rows.index(row), columns.index(column)
         shown = value(cell)

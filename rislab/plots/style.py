@@ -204,8 +204,13 @@ def figure_of(content: dict[str, Any]) -> go.Figure:
 
 def trace_styles(names: Iterable[str]) -> list[TraceStyle]:
     """A style for each name: the first four differ in colour, dash and symbol, any 24 in colour or dash."""
-    turns = [(place, (place + place // 6) % 4, name) for place, name in enumerate(names)]
-    return [TraceStyle(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn]) for place, turn, name in turns]
+    return [trace_style(name, place) for place, name in enumerate(names)]
+
+
+def trace_style(name: str, place: int) -> TraceStyle:
+    """The style of the name at a place, 0 for the first; see trace_styles()."""
+    turn = (place + place // 6) % 4
+    return TraceStyle(name, COLOURS[place % 6], DASHES[turn], SYMBOLS[turn])
 
 
 def decimation_indices(values: Array, points: int) -> NDArray[np.intp]:

@@ -63,6 +63,12 @@ PLACES = f"""(() => {{
   const boxes = controls.filter((one) => one.checkVisibility()).map((one) => one.getBoundingClientRect());
   return boxes.map((box) => [box.left, box.top - top].map(Math.round));
 }})()"""
+# Pixels of the axis behind the end of the grey lines, which end with the curves.
+ROOM = """(() => {
+  const { data, _fullLayout: { xaxis } } = document.querySelector(".js-plotly-plot");
+  const end = data.find((trace) => trace.name.startsWith("zero matrix")).x[1];
+  return Math.round(xaxis._length * (1 - end / xaxis.range[1]));
+})()"""
 IDLE = "![...document.querySelectorAll('.jp-InputArea-prompt')].some(one => one.textContent.includes('*'))"
 PLOTS = "document.querySelectorAll('.js-plotly-plot').length"
 
@@ -131,6 +137,11 @@ def test_panels_live_in_jupyterlab(page: Any, folder: Path) -> None:
     page.mouse.up()
     until(page, f"{TITLE}.startsWith('stopped')")
     page.evaluate(f"() => {{ {PANEL}.style.paddingTop = ''; }}")
+    # What can do nothing now cannot be pressed; the labels of the curves have as much room in a wide window.
+    assert page.locator("button.jupyter-button:disabled").all_inner_texts()[:3] == ["Pause", "Step", "Stop"]
+    for width in (1920, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        until(page, f"{ROOM} === 150")
     page.wait_for_selector("[role=status]:has-text('nothing wrong')")
     # Another accumulation and precision, beside the first run; the loop is broken on purpose, and the verdict turns.
     toggle(page, "precision", "fp64")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -87,6 +89,26 @@ def test_choosing_running_and_looking(live: None) -> None:
     # Back to what was trained before, which is still known.
     panel.choose("never divided")
     assert panel.state == "finished" and family.value == "accumulation" and fault.value == "never divided"
+
+
+def test_another_fault_that_is_chosen_meanwhile_is_not_called_trained(
+    live: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_work, go_on = threading.Event(), threading.Event()
+
+    def slow(*unused: object, **options: object) -> Iterator[FaultReport]:
+        at_work.set()
+        assert go_on.wait(300)
+        yield from ()
+
+    monkeypatch.setattr(ComparisonCache, "reports", slow)
+    panel = panels.fault("never divided")
+    assert at_work.wait(300) and panel.progress() == "training the correct and the faulty loop …"
+    panel.choose("divided twice")
+    assert panel.progress() == "press Run; until then never divided is trained …" and panel.progress() in shown(panel)
+    go_on.set()
+    panel.settle()
+    assert panel.progress() == "press Run" and "press Run" in shown(panel)
 
 
 def test_views_and_names_that_there_are_not(live: None, monkeypatch: pytest.MonkeyPatch) -> None:

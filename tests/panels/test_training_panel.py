@@ -25,7 +25,7 @@ from rislab.panels import training_view
 from rislab.panels.plot_widget import PlotWidget
 from rislab.panels.run import Run, RunHistory, folders
 from rislab.panels.training_panel import OverfitPanel
-from rislab.panels.training_plot import fed_strip, figure_dict, table
+from rislab.panels.training_plot import ROOM, fed_strip, figure_dict, table
 from rislab.panels.training_view import CORRECT
 from rislab.plots.curves import LABEL_ROWS
 from rislab.plots.style import VERMILLION, log_ticks
@@ -88,6 +88,16 @@ def note(panel: OverfitPanel) -> str:
 
 def plot_of(panel: OverfitPanel) -> PlotWidget:
     return next(child for child in panel.widget.children if isinstance(child, PlotWidget))
+
+
+def colours(panel: OverfitPanel) -> dict[str, Any]:
+    """Of each run on the figure, by its label."""
+    traces = plot_of(panel).figure["data"]
+    return {trace["name"]: trace["line"]["color"] for trace in traces if trace["name"].startswith("run ")}
+
+
+def enabled(panel: OverfitPanel) -> set[str]:
+    return {one.description for one in parts(panel.widget) if type(one).__name__ == "Button" and not one.disabled}
 
 
 @pytest.fixture
@@ -179,6 +189,28 @@ def test_stop_ends_a_paused_run(live: None) -> None:
     button(panel, "Stop").click()
     asyncio.run(awaited(panel))
     assert panel.state == "stopped"
+
+
+def test_buttons_that_could_do_nothing_cannot_be_pressed_and_say_why(live: None) -> None:
+    panel = panels.overfit(ENDLESS)
+    until(lambda: panel.runs[0].history.windows > 0)
+    assert enabled(panel) == {"Pause", "Step", "Stop", "Reset", "Remove"}
+    button(panel, "Pause").click()
+    assert enabled(panel) == {"Start", "Step", "Stop", "Reset", "Remove"}
+    button(panel, "Stop").click()
+    panel.settle()
+    assert enabled(panel) == {"Start", "Reset", "Remove", "Go on"}
+    assert button(panel, "Pause").tooltip == "Wait after the window in progress · now: stopped"
+    button(panel, "Reset").click()
+    assert enabled(panel) == {"Start", "Load"}
+    assert button(panel, "Stop").tooltip.endswith(" · now: reset")
+    button(panel, "Load").click()
+    assert enabled(panel) == {"Start", "Reset", "Remove", "Go on"}
+    button(panel, "Go on").click()
+    assert enabled(panel) == {"Pause", "Step", "Stop", "Reset", "Remove"}
+    assert button(panel, "Pause").tooltip == "Wait after the window in progress"
+    button(panel, "Stop").click()
+    panel.settle()
 
 
 def test_a_second_start_does_nothing_while_a_run_is_on(live: None) -> None:
@@ -491,6 +523,14 @@ def test_a_fault_turns_the_curve_the_strip_and_the_verdict_and_leaves_no_folder(
     names = [trace["name"] for trace in plot_of(panel).figure["data"]]
     assert "run 2: never divided" in names
     assert len(folders(Path("runs"))) == 1
+    # The verdict is that of its run, the diff that of the next one, once another fault is chosen.
+    (shown,) = [text for one in parts(panel.widget) if "edit of " in (text := str(getattr(one, "value", "")))]
+    assert "never divided: edit of run 2" in shown
+    knob(panel, "break").value = "divided twice"
+    (shown,) = [text for one in parts(panel.widget) if "edit of " in (text := str(getattr(one, "value", "")))]
+    assert "divided twice: edit of the next run" in shown
+    texts = [str(getattr(one, "value", "")) for one in parts(panel.widget)]
+    assert any("checkup of run 2: ✗ never divided" in text for text in texts)
     # The correct loop again: the fault was in a copy of the package.
     knob(panel, "break").value = CORRECT
     button(panel, "Start").click()
@@ -517,9 +557,13 @@ def test_two_runs_are_compared_by_one_click(live: None) -> None:
         panel.change(seed=seed)
         panel.start()
         asyncio.run(awaited(panel))
+    before = colours(panel)
     knob(panel, "compare").value = True
-    names = {trace["name"] for trace in plot_of(panel).figure["data"]}
-    assert {"run 2", "run 3: seed 2"} <= names and "run 1" not in names
+    names = colours(panel)
+    assert {"run 2", "run 3: seed 2"} <= names.keys() and "run 1" not in names
+    # Alone, each run has the colour and the dash that it had among others.
+    assert (names["run 2"], names["run 3: seed 2"]) == (before["run 2: seed 1"], before["run 3: seed 2"])
+    assert len(set(before.values())) == 3
     knob(panel, "run").index = 0
     knob(panel, "compare").value = False
     knob(panel, "compare").value = True
@@ -548,10 +592,11 @@ def test_curves_are_labelled_at_their_ends_and_the_legend_has_six_entries_at_mos
         runs.append(run)
     figure = figure_dict(runs, "")
     labels = next(trace for trace in figure["data"] if trace["name"] == "labels")
+    reach = figure["layout"]["xaxis"]["range"][1]
+    assert reach < labels["x"][0] < 1.02 * reach and figure["layout"]["meta"] == {"room": ROOM}
     low, high = figure["layout"]["yaxis"]["range"]
     rows = sorted((np.log10(labels["y"]) - low) / (high - low) * LABEL_ROWS)
     assert len(rows) == 9 and min(np.diff(rows)) >= 0.999  # six runs and three levels
-    assert labels["x"][0] >= 8 and figure["layout"]["xaxis"]["range"][1] > 1.3 * labels["x"][0]
     shown = [trace for trace in figure["data"] if trace.get("showlegend", True)]
     assert 1 <= len(shown) <= 6 and figure["layout"]["legend"]["y"] > 1
 

@@ -59,6 +59,11 @@ function patched(state) {
   state.attributes.figure = { number, data, layout: layout ?? old.layout };
   return true;
 }
+// Behind its curves an axis has as many pixels for their labels as the figure asks for, however wide the page is.
+function makeRoom({ meta, margin, xaxis }, width) {
+  const across = meta?.room && (width - margin.l - margin.r) * (xaxis.domain[1] - xaxis.domain[0]);
+  if (across > 0) xaxis.range = [xaxis.range[0], xaxis.range[1] * across / Math.max(across / 2, across - meta.room)];
+}
 // Sliders of ipywidgets and the buttons of its player have no name of their own: labels, tooltips and icons speak for them.
 const PLAYER = { "fa-play": "play or pause", "fa-pause": "play or pause", "fa-stop": "back to the beginning" };
 function nameControls() {
@@ -101,6 +106,7 @@ export default {
     el.appendChild(node);
     if (!Plotly) { el.textContent = "plotly.js did not load; the figures below are static."; return; }
     let busy = false, waiting = false, listening = false, stale = false, near = true;
+    let width = 0; // of the last drawing
     let took = 0; // milliseconds that the last drawing took, painting included
     let answered = 0, told = 0; // the last number that the kernel was told, and how long drawing took then
     function show() {
@@ -131,6 +137,8 @@ export default {
       const options = { responsive: true, displaylogo: false, ...model.get("options") };
       // When the window is resized, plotly.js forgets the height of the figure and takes that of its place.
       node.style.height = layout.height ? `${layout.height}px` : "";
+      width = node.clientWidth;
+      makeRoom(layout, width);
       try {
         // A node that is taken out of the page while it draws may never answer.
         await Promise.race([Plotly.react(node, data, layout, options), late(5000)]);
@@ -177,10 +185,15 @@ export default {
       catchUp();
     }, { rootMargin: NEAR, scrollMargin: NEAR });
     sight.observe(node);
+    const size = new ResizeObserver(() => {
+      if (state.get("figure").layout?.meta?.room && node.clientWidth !== width) show();
+    });
+    size.observe(node);
     document.addEventListener("visibilitychange", catchUp);
     return () => {
       observer.disconnect();
       sight.disconnect();
+      size.disconnect();
       document.removeEventListener("visibilitychange", catchUp);
       state.off("change:figure", show);
       state.off("change:patch", take);
