@@ -317,6 +317,24 @@ def test_answers_that_depend_on_the_rest_of_the_batch_are_found() -> None:
     assert "as BatchNorm does" in findings[0].evidence
 
 
+def test_random_numbers_that_belong_to_a_place_mix_nothing() -> None:
+    class Noisy(nn.Module):
+        def __init__(self, places: bool) -> None:
+            super().__init__()
+            self.inner, self.places = network(), nn.Parameter(torch.arange(64.0)[:, None] * places)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x + 0.2 * torch.randn_like(x)) + self.places[: len(x)]  # type: ignore[no-any-return]
+
+    assert list(probed(Noisy(places=False), only=["P3"])) == []
+
+    class Placed(Noisy):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) + self.places[: len(x)]  # type: ignore[no-any-return]
+
+    assert names(probed(Placed(places=True), only=["P3"])) == ["the samples of a batch are mixed"]
+
+
 def test_a_network_whose_answers_are_nan_mixes_nothing() -> None:
     broken = network()
     with torch.no_grad():
@@ -395,6 +413,8 @@ def test_an_input_that_is_not_used_is_found() -> None:
             return self.value.expand(len(x), 3)
 
     assert names(probed(Constant(), only=["P4"])) == ["constant answer"]
+    alike = [(torch.ones_like(x), y) for x, y in batches()]
+    assert names(probed(data=alike, only=["P4"])) == []
 
 
 def test_a_head_that_begins_at_zero_is_no_constant() -> None:

@@ -221,12 +221,21 @@ def bits_of_sample(batch: Any) -> float:
 
 def of_other_samples(leaf: Any) -> Any:
     """The samples of a leaf moved on by one; with other values, where all samples are the same."""
-    if isinstance(leaf, SampleList):
-        return SampleList([*leaf[1:], *leaf[:1]])
-    moved = leaf.roll(1, 0) if leaf.dim() else leaf
-    if torch.equal(moved, leaf) and (leaf.is_floating_point() or leaf.is_complex()):
+    moved = _moved_on(leaf)
+    if isinstance(leaf, Tensor) and torch.equal(moved, leaf) and (leaf.is_floating_point() or leaf.is_complex()):
         return leaf + torch.randn_like(leaf) * (1 + leaf.abs())
     return moved
+
+
+def samples_differ(leaf: Any) -> bool:
+    """Whether the samples of a leaf are not all the same."""
+    return not same_leaf(_moved_on(leaf), leaf)
+
+
+def _moved_on(leaf: Any) -> Any:
+    if isinstance(leaf, SampleList):
+        return SampleList([*leaf[1:], *leaf[:1]])
+    return leaf.roll(1, 0) if leaf.dim() else leaf
 
 
 def same_leaf(first: Any, second: Any) -> bool:

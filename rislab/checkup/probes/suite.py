@@ -34,6 +34,7 @@ from rislab.checkup.probes.probe_batches import (
     same_leaf,
     sample_count,
     sample_hashes,
+    samples_differ,
     tensors_in,
 )
 from rislab.checkup.probes.probe_target import ProbeTarget, Train
@@ -188,6 +189,8 @@ def independence(target: ProbeTarget) -> list[Finding]:
         mixing = find_mixing(run, arguments, precision)
         if mixing is None:
             return [as_note(code, "not judged", "no two samples of the first micro-batch can be told apart in answers")]
+        if mixing.kind == "place" and evaluated_twice(target.copy(), arguments):
+            return []  # another place, other random numbers: TWICE says so
         if mixing.kind:
             meant = why_meant(copies["evaluation"], run, arguments, mixing)
             return [_of_mixing(mixing, "" if _is_sample_wise(target) and mixing.other_dimension > 0 else meant)]
@@ -224,7 +227,7 @@ def use_of_inputs(target: ProbeTarget) -> list[Finding]:
     code, (inputs, truth) = Code.INPUTS, target.data[0]
     model = target.learn_by_heart(steps=min(target.steps, 20)).model.eval()
     samples = sample_count(target.data[0])
-    findings = []
+    findings, differ = [], False
     args, named = arguments_of(model, inputs)
     given = inputs if args else named
     targets = [*tensors_in(truth if truth is not inputs else {}).values()]
@@ -232,7 +235,10 @@ def use_of_inputs(target: ProbeTarget) -> list[Finding]:
         answers = tensors_in(apply_model(model, given))
         for name, leaf in leaves_of(given).items():
             # What has no entry for each sample, as the edges of a graph, cannot be exchanged between them.
-            if not by_sample(leaf, samples) or any(leaf is one for one in targets):
+            if not by_sample(leaf, samples):
+                continue
+            differ |= samples_differ(leaf)
+            if any(leaf is one for one in targets):
                 continue
             other = of_other_samples(leaf)
             if same_leaf(other, leaf):
@@ -243,8 +249,8 @@ def use_of_inputs(target: ProbeTarget) -> list[Finding]:
                 text = f"{name}, {_shape_of(leaf)}, was exchanged, and no answer changed"
                 findings.append(as_fault(code, "network never sees an input", text, "", ("network never sees H",)))
     rows = [answer for answer in answers.values() if answer.dim() and len(answer) == samples]
-    if samples > 1 and rows and all(bool((answer == answer[:1]).all()) for answer in rows):
-        return [as_fault(code, "constant answer", f"{samples} different samples get one answer")]
+    if differ and rows and all(bool((answer == answer[:1]).all()) for answer in rows):
+        return [as_fault(code, "constant answer", f"{samples} samples that differ get one answer")]
     return findings
 
 
