@@ -20,6 +20,8 @@ EXACT, ROUNDING = 0.25, 1e-14
 # It is tried with so few of the nodes that Chebyshev's own places need, and with so many times more if its error is
 # larger; nodes that are more than a share of the points do not pay.
 FIRST, MORE, GAIN = 0.65, 1.1, 0.9
+# Numbers of the largest matrix of an axis: one of 40 000 points would take gigabytes, and minutes, to save nothing.
+LARGEST = 2**22
 # So few points are computed one by one in a quarter of the time in which nodes are found.
 FEW = 256
 # Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
@@ -249,7 +251,7 @@ class Interpolation:
             turn = float(turns[number] * (high - low) / 2)
             tail = (1.5 * math.log(1 / torch.finfo(dtype).eps)) ** (2 / 3) * (turn / 2) ** (1 / 3)
             count = math.ceil(FIRST * (turn + tail)) + 1
-            while count < GAIN * len(axis):
+            while count < GAIN * len(axis) and count * len(axis) <= LARGEST:
                 line, matrix = _chebyshev(axis, low, high, count, error)
                 if _error(array, number, axis, line, matrix, ends) <= error:
                     nodes[number], matrices[number] = 1 / line if number == 2 else line, matrix.to(dtype)

@@ -34,6 +34,10 @@ LEANING = (
     "the plane of the array leans, and its two sides look alike: a place may be the mirror image of the source; "
     "azimuth and elevation of one side tell them apart"
 )
+BESIDE = (
+    "the origin of the coordinates lies farther from the middle of the elements than they span, and places are "
+    "searched around it: take elements - elements.mean(axis=0), and places count from their middle"
+)
 _AROUND, _UP_AND_DOWN = (-math.pi, math.pi), (-math.pi / 2, math.pi / 2)
 REAL = (
     "the snapshots are real, and tell no direction from its mirror image: of a recording take "
@@ -203,18 +207,28 @@ class Measurement:
     def doubt(self) -> str:
         """What may be wrong though a fit can be made, a sentence each; "" if nothing is."""
         everywhere = (self.config.azimuth, self.config.elevation) == (_AROUND, _UP_AND_DOWN)
-        doubts = {LEANING: everywhere and _leans(*_principal_axes(self.array)), REAL: not self.snapshots.imag.any()}
+        middle = torch.linalg.vector_norm(self.array.elements.double().mean(0))
+        beside = self.config.wavefront != "planar" and bool(middle > self.array.extent().norm())
+        doubts = {
+            LEANING: everywhere and _leans(*_principal_axes(self.array)),
+            REAL: not self.snapshots.imag.any(),
+            BESIDE: beside,
+        }
         return "; ".join(text for text, holds in doubts.items() if holds)
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the antennas are the elements themselves, H = I, as of direct()."""
+        identity = torch.eye(self.array.count, device=self.channel.device)
+        return self.config.antennas == self.array.count and bool((self.channel == identity).all())
 
     @property
     def one_sided(self) -> bool:
         """Whether one side of a plane of elements is searched that receive from both sides, as a surface does not."""
-        identity = torch.eye(self.array.count, device=self.channel.device)
-        direct = self.config.antennas == self.array.count and bool((self.channel == identity).all())
         rank, axes = _principal_axes(self.array)
         view = default_field_of_view(self.array)
         searched = (self.config.azimuth, self.config.elevation) == (view["azimuth"], view["elevation"])
-        return direct and rank == 2 and searched and not _leans(rank, axes)
+        return self.is_direct and rank == 2 and searched and not _leans(rank, axes)
 
     @classmethod
     def direct(
@@ -245,10 +259,10 @@ class Measurement:
         sizes = f"B={len(self)}, L={config.snapshots}, M={config.antennas}, N={config.elements}"
         return f"Measurement({sizes}, {config.wavefront} waves, λ={config.wavelength:g} m, {config.symbols} symbols)"
 
-    def changed(self, **tensors: Tensor | None) -> Measurement:
-        """The measurements with some tensors replaced by others of their shape; nothing is checked again."""
+    def changed(self, **parts: Tensor | ArrayGeometry | MeasurementModel | None) -> Measurement:
+        """The measurements with some parts replaced, tensors by others of their shape; nothing is checked again."""
         other = copy.copy(self)
-        other.__dict__.update(tensors)
+        other.__dict__.update(parts)
         return other
 
     def __getitem__(self, which: int | slice | list[int] | Tensor) -> Measurement:

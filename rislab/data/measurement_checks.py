@@ -53,6 +53,9 @@ def snapshots_of_elements(name: str, values: ArrayLike | Tensor, elements: int) 
         hint = "; its transpose fits" if turned else ""
         if turned and snapshots.ndim == 3 and snapshots.shape[-1] == 2 and not snapshots.imag.any():
             hint = f"; real and imaginary parts are one number, {name}[..., 0] + 1j * {name}[..., 1]"
+        elif not snapshots.imag.any() and snapshots.shape[-1] % (2 * elements) == 0:
+            rows = f"{name}.reshape(-1, {2 * elements})" if snapshots.shape[-1] > 2 * elements else name
+            hint = f"; if real and imaginary parts take turns, with x = {rows} it is x[:, 0::2] + 1j * x[:, 1::2]"
         shape = tuple(snapshots.shape)
         raise InputError(f"{name} has shape {shape}; allowed: [T,{elements}], snapshots by elements{hint}")
     return snapshots

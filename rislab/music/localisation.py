@@ -12,7 +12,7 @@ from rislab.data.measurement import Measurement, default_field_of_view, unknown_
 from rislab.errors import check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import bounds_box, most_sources, points_of, polish
+from rislab.music.likelihood import bounds_box, check_identifiable, most_sources, points_of, polish
 from rislab.music.model_order import model_order
 from rislab.music.residual import Residual, convention_hint, residual
 from rislab.music.sparse import sparse
@@ -25,8 +25,12 @@ EXPLAINED, EXPLAINED_OVER_NOISE = 0.85, 0.97
 EDGE = 1e-6
 # Half a wavelength, as it comes out with 3e8 m/s for the speed of light or a rounded frequency.
 ROUNDED_HALF = 0.505
-# An array that spans less than SMALL wavelengths, or whose elements stand more than WIDE apart, is one of wrong units.
-SMALL, WIDE = 0.05, 10.0
+# An array that spans less than SMALL wavelengths, or whose elements stand more than WIDE apart, is one of wrong units;
+# of those that may be meant, HALF a wavelength between neighbours is the likeliest.
+SMALL, WIDE, HALF = 0.05, 10.0, 0.5
+UNITS = {"centimetres": 0.01, "millimetres": 0.001}
+# An element without a wave has so little of the power of the others from 8 dB on; few snapshots do it by chance.
+FAINT, ENOUGH_SNAPSHOTS = 0.15, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,10 +81,12 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
         InputError: for more sources than can be identified.
     """
     check_number("measurements", len(measurement), 1, 1, integer=True)
-    if sources is not None:
-        check_number("sources", sources, 1, integer=True)
     config = measurement.config
-    limit = max(1, min(most, most_sources(measurement), config.elements - 1))
+    largest = max(1, min(most_sources(measurement), config.elements - 1))
+    if sources is not None:
+        check_identifiable(measurement, 1)
+        check_number("sources", sources, 1, largest, integer=True)
+    limit = min(most, largest)
     number = int(model_order(measurement, limit)) if sources is None else sources
     nothing, number = number == 0, max(number, 1)
     estimate = _by_power(polish(measurement, sparse(measurement, number)))
@@ -143,10 +149,24 @@ def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[s
     if unknown[2] and far.any():
         notes.append(f"range of source {_numbers(far)} is not known: its standard error exceeds it")
     notes += [measurement.doubt] if measurement.doubt else []
-    silent = (measurement.snapshots[0] == 0).all(0).nonzero().flatten().tolist()
+    return _unit_notes(measurement) + notes + _power_notes(measurement) + _lobe_notes(measurement)
+
+
+def _power_notes(measurement: Measurement) -> list[str]:
+    """Antennas that received nothing, and elements of an array without a surface that received far less than others."""
+    power = torch.view_as_real(measurement.snapshots[0]).double().square().sum(-1).mean(0)
+    silent = (power == 0).nonzero().flatten().tolist()
+    notes = []
     if silent:
         notes.append(f"antenna {', '.join(map(str, silent))} (counted from 0) received nothing: leave it out")
-    return notes + _spacing_notes(measurement)
+    median = float(power.median())
+    faint = ((power > 0) & (power < FAINT * median)).nonzero().flatten().tolist()
+    if faint and measurement.is_direct and len(power) > 2 and measurement.config.snapshots >= ENOUGH_SNAPSHOTS:
+        notes.append(
+            f"antenna {', '.join(map(str, faint))} (counted from 0) received less than {100 * FAINT:g} % of the power "
+            "of the others: leave it out, unless waves of one waveform cancel there"
+        )
+    return notes
 
 
 def _numbers(chosen: Tensor) -> str:
@@ -154,19 +174,37 @@ def _numbers(chosen: Tensor) -> str:
     return ", ".join(str(slot + 1) for slot in chosen.nonzero().flatten().tolist())
 
 
-def _spacing_notes(measurement: Measurement) -> list[str]:
-    """Warnings of an array that is too small, and of directions that repeat between elements far apart."""
-    elements = measurement.array.elements.double()
+def _unit_notes(measurement: Measurement) -> list[str]:
+    """Warnings of an array that is far too small or too wide for its wavelength, as in a wrong unit."""
     aperture = float(measurement.array.extent().norm()) / measurement.array.wavelength
     if aperture < SMALL:
         return [f"the array spans {aperture:.3g} wavelengths and tells no directions: are all lengths in metres?"]
+    spacing = float(_spacings(measurement).min())
+    if not WIDE < spacing < math.inf:
+        return []
+    meant = min(UNITS, key=lambda name: abs(math.log(UNITS[name] * spacing / HALF)))
+    apart = UNITS[meant] * spacing
+    likely = f", {apart:.3g} if their positions are in {meant} and not in metres" if apart < WIDE else ""
+    return [
+        f"neighbours stand {spacing:.3g} wavelengths apart{likely}: so far apart, many places fit as well as these, "
+        "which no standard error tells"
+    ]
+
+
+def _spacings(measurement: Measurement) -> Tensor:
+    """From each element to the nearest one in another place, wavelengths, [N]; infinite for too many elements."""
+    elements = measurement.array.elements.double()
     if len(elements) > 4096:
-        return []
+        return torch.full((1,), math.inf)
     apart = torch.cdist(elements, elements)
-    nearest = torch.where(apart > 0, apart, torch.inf).amin(1)
-    uniform = float(nearest.max() - nearest.min()) < 1e-6 * float(nearest.max())
-    spacing = float(nearest.max()) / measurement.array.wavelength
-    if not uniform or spacing <= ROUNDED_HALF:
+    return torch.where(apart > 0, apart, torch.inf).amin(1) / measurement.array.wavelength
+
+
+def _lobe_notes(measurement: Measurement) -> list[str]:
+    """A warning of directions that repeat between elements that all stand more than half a wavelength apart."""
+    nearest = _spacings(measurement)
+    spacing = float(nearest.max())
+    uniform = spacing - float(nearest.min()) < 1e-6 * spacing
+    if not uniform or not ROUNDED_HALF < spacing <= WIDE:
         return []
-    unit = "; are all lengths in metres?" if spacing > WIDE else ""
-    return [f"elements stand {spacing:.3g} wavelengths apart: other directions may look the same (grating lobes){unit}"]
+    return [f"elements stand {spacing:.3g} wavelengths apart: other directions may look the same (grating lobes)"]

@@ -7,6 +7,7 @@ conjugate of everything that a planar array has received, no residual can show.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ Change = Callable[[Measurement], Measurement]
 
 def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
     """B measurements after each change of convention that their shapes allow, by what is changed."""
-    surface = not _is_direct(measurement)
+    surface = not measurement.is_direct
     changes: dict[str, Measurement] = {}
     parts = {"snapshots": "the snapshots"} | ({"codes": "the codes", "channel": "the channel"} if surface else {})
     for bits in range(1, 2 ** len(parts)):
@@ -135,6 +136,10 @@ def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
         conjugated = {name: getattr(measurement, name).conj().resolve_conj() for name in chosen}
         verb = "is" if chosen == ["channel"] else "are"
         changes[f"{names} {verb} conjugated"] = measurement.changed(**conjugated)
+    if measurement.config.wavefront == "planar":
+        array = dataclasses.replace(measurement.array, wavefront="spherical")
+        config = dataclasses.replace(measurement.config, geometry=array)
+        changes["the waves are spherical and not planar"] = measurement.changed(array=array, config=config)
     snapshots, codes, channel = measurement.snapshots, measurement.codes, measurement.channel
     if snapshots.shape[1] == snapshots.shape[2]:
         changes["the snapshots are transposed"] = measurement.changed(snapshots=snapshots.mT)
@@ -157,11 +162,6 @@ def convention_changes(measurement: Measurement) -> dict[str, Measurement]:
     for words, other in _other_codes(codes).items():
         changes[words] = measurement.changed(codes=other)
     return changes
-
-
-def _is_direct(measurement: Measurement) -> bool:
-    eye = torch.eye(measurement.config.elements).to(measurement.channel)
-    return measurement.channel.shape[1:] == eye.shape and bool((measurement.channel == eye).all())
 
 
 def _orders(measurement: Measurement) -> dict[str, Tensor]:

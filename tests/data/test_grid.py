@@ -118,3 +118,10 @@ def test_a_line_of_few_points_is_not_searched_for_nodes(monkeypatch: pytest.Monk
     monkeypatch.setattr(ArrayGeometry, "steering_and_phase_gradient", lambda *unused: pytest.fail("searched"))
     line = Grid.field_of_view(array, (0.1, 0.1), (0.2, 0.2), (1.0, 10.0), (1, 1, 200))
     assert not line.interpolation(torch.float32) and line.interpolation(torch.float32).nodes is line
+
+
+def test_an_axis_of_very_many_points_has_no_matrix() -> None:
+    """Of an array of thousands of wavelengths it would take gigabytes, and minutes."""
+    array = ArrayGeometry.circular(8, 0.1, "planar", radius=100.0)
+    wide = Grid(array, torch.linspace(-1, 1, 40_000, dtype=torch.float64), torch.zeros(1), torch.ones(1))
+    assert not wide.interpolation(torch.float64)

@@ -216,6 +216,18 @@ def test_real_snapshots_are_doubted_in_one_sentence() -> None:
     assert Measurement(**GIVEN).doubt == ""
 
 
+def test_an_origin_beside_the_array_is_doubted_in_the_near_field() -> None:
+    elements, x = grid(1, 6, 0.05) + np.array([0.0, 5.0, 0.0]), 1j * np.ones((2, 6))
+    with pytest.warns(UserWarning, match="the origin of the coordinates lies farther from the middle"):
+        Measurement.direct(x, ArrayGeometry(elements, 0.1))
+    for places, wavefront in (
+        (elements, "planar"),
+        (grid(1, 6, 0.05), "spherical"),
+        (0.96 * elements - np.array([0, 4.6, 0]), "spherical"),
+    ):
+        assert not Measurement.direct(x, ArrayGeometry(places, 0.1, wavefront)).doubt
+
+
 def test_what_a_line_cannot_tell_is_known_and_said() -> None:
     row, said = identifiable(SceneConfig.preset("classroom", ris_shape=(1, 12)))
     assert row.elevation == (0.0, 0.0) and "elevation is 0° and known" in said

@@ -69,6 +69,11 @@ def test_one_antenna_may_come_without_its_axis() -> None:
         ({"snapshots": np.ones((0, 2))}, r"snapshots has shape \(0, 2\); allowed: a table that is not empty"),
         ({"codes": None, "channel": None, "snapshots": np.ones((16, 9))}, r"snapshots has shape \(16, 9\).*transpose"),
         (
+            {"codes": None, "channel": None, "snapshots": np.ones((9, 32))},
+            r"with x = snapshots it is x\[:, 0::2\] \+ 1j",
+        ),
+        ({"codes": None, "channel": None, "snapshots": np.ones(64)}, r"with x = snapshots.reshape\(-1, 32\) it is"),
+        (
             {"codes": None, "channel": None, "snapshots": np.full((9, 16), np.nan)},
             r"snapshots\[0, 0\] is NaN or infinite",
         ),

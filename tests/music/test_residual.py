@@ -146,6 +146,15 @@ def test_an_array_without_a_surface_shows_a_conjugate_in_the_near_field() -> Non
     assert set(convention_changes(measurement)) == {"the snapshots are conjugated"}
     wrong = measurement.changed(snapshots=measurement.snapshots.conj().resolve_conj())
     assert "the snapshots are conjugated" in convention_hint(wrong, 2)
+    flat = Measurement.direct(measurement.snapshots, dataclasses.replace(measurement.array, wavefront="planar"))
+    assert "the waves are spherical and not planar" in convention_hint(flat, 2)
+
+
+def test_numbers_of_sources_have_one_range() -> None:
+    measurement = CASES["circular array, planar"].draw(1, 20.0)
+    for sources in (0, 99):
+        with pytest.raises(InputError, match=rf"sources is {sources}; allowed: a whole number in \[1, 8\]"):
+            locate(measurement, sources)
 
 
 @pytest.mark.slow
@@ -178,13 +187,20 @@ def test_an_array_that_is_not_as_described_is_noted() -> None:
     line = Case(elements, 0.1, np.array([(0.3, 0.0, 1.0)]), planar=True, snapshots=64)
     measurement = line.draw(1, 20.0)
     assert "tells no directions: are all lengths in metres" in " ".join(_notes_of(measurement, elements, 100.0))
-    assert "are all lengths in metres" in " ".join(_notes_of(measurement, 1e3 * elements, 0.1))
+    millimetres = _notes_of(measurement, 1e3 * elements, 0.1)[0]
+    assert "neighbours stand 500 wavelengths apart, 0.5 if their positions are in millimetres" in millimetres
+    uneven = 50 * (elements + np.c_[np.zeros((6, 2)), 0.001 * np.arange(6) ** 2])
+    assert "wavelengths apart, 0.5 if their positions are in centimetres" in _notes_of(measurement, uneven, 0.05)[0]
     real = measurement.snapshots.real.to(torch.complex128)
     # Half a wavelength with 3e8 m/s for the speed of light.
     assert not any("grating" in note for note in _notes_of(measurement, elements, 0.09993))
     assert any("snapshots are real" in note for note in locate(measurement.changed(snapshots=real), most=2).notes)
     alive = torch.tensor([1, 1, 0, 1, 1, 1])
     assert any("antenna 2 (counted from 0)" in note for note in _notes_of(measurement, elements, 0.1, alive))
+    faint = "antenna 2 (counted from 0) received less than 15 %"
+    deaf = torch.tensor([1, 1, 0.1, 1, 1, 1])
+    assert any(faint in note for note in _notes_of(measurement, elements, 0.1, deaf))
+    assert not any("antenna" in note for note in _notes_of(measurement, elements, 0.1))
     gains = torch.polar(torch.ones(6), torch.tensor([0.0, 2.0, -1.0, 2.5, -2.0, 1.0]))
     assert any("no more than 2 sources were tried" in note for note in _notes_of(measurement, elements, 0.1, gains))
     assert not any("were tried" in note for note in locate(measurement, most=2).notes)
