@@ -11,6 +11,7 @@ from rislab.errors import require
 
 EXAMPLES = (
     ("grade hand-ins --out grades", "a notebook or a folder for each student; grades.csv and gradescope/"),
+    ("grade hand-ins --notebooks overfit music", "if the class was given these two alone"),
     ("grade hand-ins --out grades --run", "code too, each function in a sandbox"),
 )
 
@@ -23,6 +24,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", help="one folder or one notebook for each student")
     common.add_out(parser, "write grades.csv and gradescope/STUDENT.json there")
+    parser.add_argument(
+        "--notebooks", nargs="+", metavar="NAME", help="that the class was given; exercises of others do not count"
+    )
     parser.add_argument(
         "--run",
         action="store_true",
@@ -54,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     # Toy models are run to measure the right answers.
     common.use_threads(1)
     seed = SEED if options.quiz_seed is None else options.quiz_seed
-    grades, notes = grading.grade(options.folder, run=options.run, quiz_seed=seed, seconds=seconds)
+    given = options.notebooks or grading.NOTEBOOKS
+    grades, notes = grading.grade(options.folder, run=options.run, quiz_seed=seed, seconds=seconds, given=given)
     if options.out:
         grading.write(grades, Path(options.out))
         print(f"{options.out}: {len(grades)} students, grades.csv and gradescope/")

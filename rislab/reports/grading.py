@@ -9,13 +9,13 @@ import json
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rislab import files
-from rislab.errors import InputError, shown
+from rislab.errors import InputError, check_choice, shown
 from rislab.faults.exercises import EXERCISES, check, points
 from rislab.faults.quiz import SEED
 from rislab.reports.hand_ins import HandIn, hand_ins
@@ -31,7 +31,7 @@ _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-MOST = sum(map(points, EXERCISES.values()))
+NOTEBOOKS = tuple(dict.fromkeys(exercise.notebook for exercise in EXERCISES.values()))
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Grade:
     """The answers of one student."""
 
     student: str  # see HandIn
-    marks: dict[str, Mark]  # by exercise, for all of EXERCISES
+    marks: dict[str, Mark]  # by exercise, for all that were given
     missing: list[str]  # sentences on what was not handed in
     remarks: list[str]  # sentences on what could not be read, or is not as it was handed out
 
@@ -57,9 +57,19 @@ class Grade:
         """Sum of what the answers earn."""
         return sum(mark.earned for mark in self.marks.values())
 
+    @property
+    def most(self) -> int:
+        """Points of all exercises that were given."""
+        return sum(points(EXERCISES[name]) for name in self.marks)
+
 
 def grade(
-    folder: Path | str, *, run: bool = False, quiz_seed: int = SEED, seconds: float = SECONDS
+    folder: Path | str,
+    *,
+    run: bool = False,
+    quiz_seed: int = SEED,
+    seconds: float = SECONDS,
+    given: Collection[str] = NOTEBOOKS,
 ) -> tuple[list[Grade], list[str]]:
     """Grade a class, by student.
 
@@ -71,18 +81,22 @@ def grade(
         run: call the functions of the students, each in a sandbox; otherwise they are "not run".
         quiz_seed: of the quiz that the class was asked.
         seconds: of the processor that a function may take.
+        given: names of the notebooks that the class was given; exercises of others do not count.
 
     Returns:
-        The grades, and sentences on how code was run.
+        The grades, and sentences on how code was run, and on notebooks that nobody handed in.
 
     Raises:
-        InputError: see hand_ins().
+        InputError: for an unknown notebook; see hand_ins() too.
     """
+    for notebook in given:
+        check_choice("notebooks", notebook, NOTEBOOKS)
+    exercises = [name for name, exercise in EXERCISES.items() if exercise.notebook in given]
     class_ = hand_ins(folder)
-    marks = {one.student: {name: mark_of(one, name, quiz_seed) for name in EXERCISES} for one in class_}
+    marks = {one.student: {name: mark_of(one, name, quiz_seed) for name in exercises} for one in class_}
     notes: list[str] = []
     if run:
-        waiting = [(one, name) for one in class_ for name in EXERCISES if marks[one.student][name].verdict == "not run"]
+        waiting = [(one, name) for one in class_ for name in exercises if marks[one.student][name].verdict == "not run"]
         jobs = [Job(name, _imports(one, one.answers[name].source), one.answers[name].source) for one, name in waiting]
         outcomes = list(run_jobs(jobs, seconds=seconds)) if jobs else []
         for (one, name), outcome in zip(waiting, outcomes, strict=True):
@@ -91,8 +105,18 @@ def grade(
     grades = []
     for one in class_:
         remarks = [*one.remarks, *_about_outputs(one, marks[one.student])]
-        grades.append(Grade(one.student, marks[one.student], one.missing(), remarks))
-    return grades, notes
+        grades.append(Grade(one.student, marks[one.student], one.missing(exercises), remarks))
+    return grades, [*notes, *_about_the_class(class_, given)]
+
+
+def _about_the_class(class_: Sequence[HandIn], given: Collection[str]) -> list[str]:
+    """A sentence on notebooks that nobody handed in, if somebody handed in others."""
+    there = set().union(*(one.notebooks for one in class_)) & set(given)
+    absent = [name for name in NOTEBOOKS if name in given and name not in there]
+    if not (there and absent):
+        return []
+    present = " ".join(name for name in NOTEBOOKS if name in there)
+    return [f"nobody handed in {', '.join(absent)}, which count: if they were not given, --notebooks {present}"]
 
 
 def _imports(hand_in: HandIn, source: str) -> tuple[str, ...]:
@@ -185,9 +209,9 @@ def as_csv(grades: Sequence[Grade]) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["student", "points", "of", *EXERCISES, "missing", "remarks"])
+    writer.writerow(["student", "points", "of", *grades[0].marks, "missing", "remarks"])
     for one in grades:
-        cells = [one.student, f"{one.points:g}", MOST, *(_cell(one.marks[name]) for name in EXERCISES)]
+        cells = [one.student, f"{one.points:g}", one.most, *map(_cell, one.marks.values())]
         writer.writerow(_plain([*cells, "; ".join(one.missing), "; ".join(one.remarks)]))
     return text.getvalue()
 

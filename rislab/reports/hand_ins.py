@@ -6,7 +6,7 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,13 @@ class HandIn:
     # sentences on what could not be read, or is not as it was handed out
     remarks: list[str] = field(default_factory=list)
 
-    def missing(self) -> list[str]:
-        """Sentences on the notebooks and exercises that are not there."""
+    def missing(self, exercises: Collection[str]) -> list[str]:
+        """Sentences on the notebooks and exercises that are not there, of those that were given."""
         if not self.notebooks:
             return ["nothing was handed in" if not self.remarks else "no notebook could be read"]
-        asked = {exercise.notebook for exercise in EXERCISES.values()}
-        absent = sorted(asked - self.notebooks)
-        gone = [name for name, one in EXERCISES.items() if one.notebook in self.notebooks and name not in self.answers]
+        of = {name: EXERCISES[name].notebook for name in exercises}
+        absent = sorted(set(of.values()) - self.notebooks)
+        gone = [name for name, notebook in of.items() if notebook in self.notebooks and name not in self.answers]
         sentences = [f"not handed in: {', '.join(absent)}"] if absent else []
         return sentences + ([f"cells that are gone: {', '.join(gone)}"] if gone else [])
 

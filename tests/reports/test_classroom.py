@@ -109,7 +109,7 @@ def test_the_teachers_edition_earns_all_points_and_the_students_none(tmp_path: P
         student.parent.mkdir(exist_ok=True)
         student.write_bytes(classroom.student_notebook(path))
     (student, teacher), notes = grading.grade(tmp_path / "class", run=True)
-    assert teacher.points == grading.MOST, teacher
+    assert teacher.points == teacher.most, teacher
     assert student.points == 0 and {mark.verdict for mark in student.marks.values()} == {"no answer"}
     assert not [*teacher.missing, *teacher.remarks, *student.missing, *student.remarks]
     assert re.match(r"\d+ functions were run, each in a process of its own", notes[0])

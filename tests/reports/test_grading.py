@@ -32,6 +32,8 @@ from rislab.reports.classroom import student_notebook
 from rislab.reports.hand_ins import HandIn, answers_of
 from rislab.reports.sandbox import Outcome
 
+ALL_POINTS = sum(map(points, EXERCISES.values()))
+
 
 def handed_in(path: Path, *cells: str, outputs: str = "") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,7 +89,7 @@ def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "not there",
         "not run",
     )
-    assert ada["points"] == "6" and ada["of"] == str(grading.MOST)
+    assert ada["points"] == "6" and ada["of"] == str(ALL_POINTS)
     assert "not handed in: localise, music" in ada["missing"] and "cells that are gone" in ada["missing"]
     assert "does not know: from an older version" in ada["remarks"]
     assert rows["'=cmd"]["optimiser"] == "0" and rows["'=cmd"]["suspect"] == "not there"
@@ -95,8 +97,25 @@ def test_a_class_is_graded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "not a notebook" in rows["broken"]["remarks"] and "is empty" in rows["blank"]["remarks"]
     assert rows["nothing"]["missing"] == "nothing was handed in" and "has 100 MB" in rows["huge"]["remarks"]
     report = json.loads((tmp_path / "out" / "gradescope" / "ada.json").read_text())
-    assert report["score"] == 6 and sum(test["max_score"] for test in report["tests"]) == grading.MOST
+    assert report["score"] == 6 and sum(test["max_score"] for test in report["tests"]) == ALL_POINTS
     assert {"score": 1, "status": "passed"}.items() <= report["tests"][list(EXERCISES).index("suspect")].items()
+
+
+def test_notebooks_that_were_not_given_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class_, given = tmp_path / "class", [name for name, one in EXERCISES.items() if one.notebook == "fault_clinic"]
+    handed_in(class_ / "ada" / "04_fault_clinic.ipynb", "answer = 1\ncheck('suspect', answer)")
+    handed_in(class_ / "ada" / "05_music.ipynb", "answer = 1\ncheck('from nowhere', answer)")
+    assert main(["grade", str(class_)]) == 0
+    printed = capsys.readouterr()
+    assert rows_of(printed.out)["ada"]["of"] == str(ALL_POINTS)
+    assert "nobody handed in" in printed.err and "--notebooks" in printed.err
+    assert main(["grade", str(class_), "--notebooks", "fault_clinic"]) == 0
+    printed = capsys.readouterr()
+    row = rows_of(printed.out)["ada"]
+    assert list(row) == ["student", "points", "of", *given, "missing", "remarks"] and not printed.err
+    assert row["of"] == str(sum(points(EXERCISES[name]) for name in given)) and "not handed in" not in row["missing"]
+    assert main(["grade", str(class_), "--notebooks", "fault_clinc"]) == 2
+    assert "allowed: " in capsys.readouterr().err
 
 
 def test_whatever_is_handed_in_is_graded_or_refused_in_a_sentence(tmp_path: Path) -> None:
