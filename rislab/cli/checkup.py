@@ -22,7 +22,7 @@ from rislab.checkup.findings import MARKS, SEVERITIES, Finding
 from rislab.checkup.options import OPTIONS
 from rislab.checkup.output.formats import FORMATS, Setting, format_of_file
 from rislab.checkup.output.report import CheckupReport
-from rislab.checkup.output.silencing import Baseline, names_of, silence
+from rislab.checkup.output.silencing import Baseline, names_of, silence, unused_comments
 from rislab.cli import common, terminal
 from rislab.config import Config, Declaration, choice, declarations, declared, switch, text
 from rislab.errors import InputError
@@ -148,6 +148,9 @@ def run(options: argparse.Namespace) -> int:
         ignore=names_of("ignore", config.ignore or ""),
         baseline=baseline,
     )
+    if not (config.select or config.ignore):
+        unused = unused_comments(report, folder)
+        report = dataclasses.replace(report, remarks=list(dict.fromkeys([*report.remarks, *unused])))
     if config.write_baseline and baseline_file:
         report = _into_baseline(report, baseline_file, folder)
     code = report.exit_code(allow_unjudged=config.allow_unjudged, fail_on=config.fail_on)

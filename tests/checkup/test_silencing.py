@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from rislab.checkup.findings import Finding, Findings, as_fault, as_note, as_warning
 from rislab.checkup.output.report import CheckupReport
-from rislab.checkup.output.silencing import Baseline, file_and_line, names_of, silence
+from rislab.checkup.output.silencing import Baseline, file_and_line, names_of, silence, unused_comments
 from rislab.checkup.rules import Code
 from rislab.errors import InputError
 
@@ -79,6 +80,32 @@ def test_a_comment_with_a_name_that_no_rule_has_is_told(tmp_path: Path) -> None:
     after = silence(report(SIZE, STEPS), str(tmp_path))
     assert after.findings == Findings([STEPS])
     assert after.remarks == ["train.py:3: 'C99' in its comment is no code and no name: it silences nothing"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "said"),
+    [
+        ("# rislab: ignore", []),
+        ("# rislab: ignore[c3, C10]", []),
+        ("# rislab: ignore[C]", []),
+        ("# rislab: ignore[C3, C1]", ["train.py:3: 'C1' in its comment silenced nothing in this run"]),
+        ("# rislab: ignore[C77x]", ["train.py:3: 'C77x' in its comment is no code and no name: it silences nothing"]),
+    ],
+)
+def test_a_comment_that_silences_nothing_is_told(comment: str, said: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(LINES.replace("step()", f"step()  {comment}"))
+    after = silence(report(SCALE, SIZE, STEPS), str(tmp_path))
+    assert unused_comments(after, str(tmp_path)) == said
+
+
+def test_comments_of_a_run_that_judged_not_all_are_left_alone(tmp_path: Path) -> None:
+    """A run that was stopped has not come to every line, and a rule that could not judge has looked at none."""
+    (tmp_path / "train.py").write_text(f'TEXT = "# rislab: ignore"\n# rislab: ignore\n{LINES}  # rislab: ignore[C9]\n')
+    here = str(tmp_path)
+    assert len(unused_comments(report(SCALE), here)) == 2
+    assert not unused_comments(report(SCALE, as_note(Code.LOSSES, "not judged", "nobody knows")), here)
+    for changes in ({"failed": True}, {"code": None}, {"steps": 0, "findings": Findings()}, {"script": "the cell"}):
+        assert not unused_comments(replace(report(SCALE), **changes), here)
 
 
 def test_a_baseline_knows_findings_where_lines_move(tmp_path: Path) -> None:

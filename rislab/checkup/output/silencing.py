@@ -11,6 +11,7 @@ import json
 import linecache
 import os
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -190,6 +191,48 @@ def silence(
         remarks=list(dict.fromkeys(remarks)),
         silenced=(*report.silenced, *silenced),
     )
+
+
+def unused_comments(report: CheckupReport, folder: str) -> list[str]:
+    """Sentences on comments in a script that silenced nothing in a run that came to its end.
+
+    A rule that could not judge the run says nothing of its comments.
+
+    Args:
+        report: as silence() gives it without `select` and `ignore`, which would silence a finding before its comment.
+        folder: working directory.
+    """
+    script = os.path.join(folder, report.script)
+    if report.failed or report.code is None or not report.trained or not os.path.isfile(script):
+        return []
+    used: dict[int, list[Finding]] = {}
+    for finding, by in report.silenced:
+        file, line = file_and_line(finding)
+        if by == "comment" and os.path.realpath(os.path.join(folder, file)) == os.path.realpath(script):
+            used.setdefault(line, []).append(finding)
+    sentences = []
+    for line, text in _comments(script):
+        names, _ = _commented(text)
+        here = f"{report.script}:{line}:"
+        if names == [] and line not in used and not report.findings.unjudged:
+            sentences.append(f"{here} its comment silenced nothing in this run")
+        for name in names or ():
+            unjudged = any(chosen_by([name], finding) for finding in report.findings.unjudged)
+            if name not in _known_names():
+                sentences.append(f"{here} {name!r} in its comment is no code and no name: it silences nothing")
+            elif not unjudged and not any(chosen_by([name], finding) for finding in used.get(line, ())):
+                sentences.append(f"{here} {name!r} in its comment silenced nothing in this run")
+    return sentences
+
+
+def _comments(path: str) -> list[tuple[int, str]]:
+    """Comments of a Python file with their lines, [] of a file that is none."""
+    try:
+        with tokenize.open(path) as file:
+            tokens = list(tokenize.generate_tokens(file.readline))
+    except (OSError, SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+        return []
+    return [(token.start[0], token.string) for token in tokens if token.type == tokenize.COMMENT]
 
 
 def _commented(text: str) -> tuple[list[str] | None, str]:
