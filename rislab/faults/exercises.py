@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
+import torch
+
 from rislab.errors import InputError, check_choice, shown
 from rislab.faults import code_checks, story
 from rislab.faults.catalogue import find_fault
@@ -69,6 +72,7 @@ def check(name: str, answer: Any, *, quiz_seed: int = SEED) -> Feedback:
     exercise = EXERCISES[name]
     if answer is None:
         return Feedback(None, NO_ANSWER)
+    answer = _plain(answer)
     if exercise.kind == "code":
         if not callable(answer):
             raise InputError(f"answer is {shown(answer)}; allowed: the function {exercise.function}")
@@ -82,9 +86,16 @@ def check(name: str, answer: Any, *, quiz_seed: int = SEED) -> Feedback:
         right = answer.strip().lower() == truth
     else:
         if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
-            raise InputError(f"answer is {shown(answer)}; allowed: a number")
+            raise InputError(f"answer is {shown(answer)}; allowed: a finite number")
         right = abs(answer - truth) <= TOLERANCES.get(name, TOLERANCE) * abs(truth)
     return Feedback(right, "right" if right else "not yet")
+
+
+def _plain(answer: Any) -> Any:
+    """A number of NumPy or torch as Python's own; anything else as it is."""
+    if isinstance(answer, torch.Tensor | np.generic | np.ndarray) and math.prod(answer.shape) == 1:
+        return answer.item()
+    return answer
 
 
 def check_function(exercise: Exercise, function: Callable[..., Any]) -> Feedback:

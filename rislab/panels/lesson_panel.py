@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from typing import Any, TypeVar
 
-from rislab.errors import InputError, check_choice
+from rislab.errors import InputError, check_choice, did_you_mean, shown
 from rislab.faults.exercises import NO_ANSWER, Feedback, check, points
 from rislab.faults.lessons import Exercise, Prediction, lessons
 from rislab.faults.quiz import SEED
@@ -48,17 +48,24 @@ class Lesson:
             )
         return self.predictions[name]
 
-    def check(self, name: str, answer: Any) -> ExercisePanel:
-        """Check an answer; whatever is wrong with it is a sentence.
+    def check(self, name: str = "", answer: Any = None, *more: Any, **named: Any) -> ExercisePanel | Feedback:
+        """Check an answer; whatever is wrong with it, or with the call, is a sentence.
 
         Args:
             name: of an exercise of this notebook.
             answer: see rislab.faults.exercises.check().
+            more: refused.
+            named: refused.
 
-        Raises:
-            InputError: for an exercise that this notebook does not have.
+        Returns:
+            The panel of the exercise; of a call that names none the sentence alone, which no score counts.
         """
-        exercise = self._exercise(name)
+        known = of_notebook(lessons().exercises, self.notebook)
+        exercise = known.get(name) if isinstance(name, str) else None
+        if exercise is None:
+            return Feedback(None, f"name is {shown(name)}{did_you_mean(shown(name), known)}")
+        if more or named:
+            return Feedback(None, f'check() takes a name and an answer, such as lesson.check("{name}", answer)')
         try:
             feedback = check(name, answer, quiz_seed=self.quiz_seed)
         except InputError as error:

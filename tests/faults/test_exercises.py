@@ -216,7 +216,7 @@ def test_a_number_may_be_off_by_its_tolerance_and_no_more() -> None:
     ("name", "answer", "said"),
     [
         ("nothing", 1, "name is 'nothing'"),
-        ("effective", "eleven", "answer is 'eleven'; allowed: a number"),
+        ("effective", "eleven", "answer is 'eleven'; allowed: a finite number"),
         ("effective", float("nan"), "answer is nan"),
         ("effective", True, "answer is True"),
         ("optimiser", 1, "answer is 1; allowed: a word"),

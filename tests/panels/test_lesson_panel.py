@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
+import torch
 
 from rislab.errors import InputError
+from rislab.faults import exercises
+from rislab.panels.exercise_panel import ExercisePanel
 from rislab.panels.lesson_panel import Lesson
 from rislab.panels.prediction_panel import HOLDS_FOR, PredictionPanel
 
@@ -115,20 +120,53 @@ def test_without_widgets_question_and_answer_are_shown_or_neither_figure_nor_ans
 @pytest.mark.slow
 def test_hints_are_counted_and_points_added() -> None:
     lesson = Lesson("fault_clinic", live=True)
-    panel = lesson.check("weights", lambda sizes: [1.0] * len(sizes))
+
+    def of(*answer: Any) -> str:
+        return cast(ExercisePanel, lesson.check(*answer)).feedback.text
+
+    panel = cast(ExercisePanel, lesson.check("weights", lambda sizes: [1.0] * len(sizes)))
     hint = buttons(panel.widget)["Hint"]
     for _ in range(3):
         hint.click()
     assert hint.disabled and lesson.hints_taken == {"weights": 2}
     assert all(text in panel.widget.children[2].value for text in panel.exercise.hints)
-    assert lesson.check("weights", lambda sizes: [size / sum(sizes) for size in sizes]).feedback.right
+    assert of("weights", lambda sizes: [size / sum(sizes) for size in sizes]) == "right"
     assert "2 of 16 points, 1 of 8 answered, 2 hints" in lesson.score
     # What cannot be read is a sentence, not a traceback.
-    assert "allowed: a number" in lesson.check("suspect", "one").feedback.text
+    assert "allowed: a finite number" in of("suspect", "one") and "is nan; allowed: " in of("suspect", math.nan)
     for call in (
-        lambda: lesson.check("steering", None),
         lambda: lesson.predict("one indent"),
         lambda: lesson.hint("x"),
     ):
         with pytest.raises(InputError, match="name is"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "sentence"),
+    [
+        (("supect", 1.0), {}, "name is 'supect', did you mean 'suspect'? allowed: suspect, ragged"),
+        (("steering", None), {}, "name is 'steering'; allowed: "),
+        ((), {}, "name is ''; allowed: "),
+        ((len,), {}, "name is <built-in function len>; allowed: "),
+        ((["suspect"], 1.0), {}, "name is ['suspect']"),
+        (("suspect", 1.0, 2.0), {}, 'check() takes a name and an answer, such as lesson.check("suspect", answer)'),
+        (("suspect",), {"anwser": 1.0}, 'check() takes a name and an answer, such as lesson.check("suspect", answer)'),
+    ],
+)
+def test_a_call_that_cannot_be_is_a_sentence_and_counts_nothing(
+    arguments: tuple[Any, ...], named: dict[str, Any], sentence: str
+) -> None:
+    lesson = Lesson("fault_clinic", live=True)
+    before = lesson.score
+    assert repr(lesson.check(*arguments, **named)).startswith(sentence)
+    assert lesson.score == before
+
+
+def test_a_number_of_numpy_or_torch_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exercises, "true_answer", lambda name: 0.5)
+    for answer in (0.5, np.float32(0.5), np.array([0.5]), torch.tensor(0.5)):
+        assert exercises.check("suspect", answer).right
+    for wrong in (torch.ones(2), torch.tensor(True), torch.tensor(0.5j)):
+        with pytest.raises(InputError, match="allowed: a finite number"):
+            exercises.check("suspect", wrong)
