@@ -21,7 +21,7 @@ from rislab.data.grid import Grid
 from rislab.data.scene_config import SceneConfig, preset
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import place
-from rislab.errors import InputError, check_number
+from rislab.errors import InputError, check_number, shown
 from rislab.music.benchmark import search_grid
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
@@ -295,6 +295,11 @@ def place_apart(settings: SceneSettings, degrees: float) -> SceneSettings:
         raise InputError("separation needs two sources; allowed: 2 sources or more")
     first, second, *others = settings.places
     middle, turn = (first[0] + second[0]) / 2, 0.5 if second[0] >= first[0] else -0.5
+    low, high = in_degrees(settings.config().azimuth)
+    most = 2 * min(middle - low, high - middle)
+    if degrees > most:
+        limit = f"at most {most:g} around their middle at {middle:g}, in the field of view"
+        raise InputError(f"separation in degrees is {shown(degrees)}; allowed: {limit}")
     left, right = (middle - turn * degrees, *first[1:]), (middle + turn * degrees, *second[1:])
     return settings.changed(places=(left, right, *others))
 

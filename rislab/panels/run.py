@@ -90,7 +90,7 @@ class RunHistory:
     def _epoch(self, end: EpochRecord) -> None:
         self.last = end
         self._append({"epoch end": end.step, "epoch samples": self.samples, "epoch": end.epoch})
-        self._append({"train_eval": end.train_eval})
+        self._append({"train": end.train, "train_eval": end.train_eval})
         self._append({f"count {name}": count for name, count in asdict(end.counters).items()})
         if end.validation is not None:
             self._append({"validation": end.validation})

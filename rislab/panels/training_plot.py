@@ -29,6 +29,8 @@ BARS = 40  # micro-batches in the strip
 # The margins have room for all ticks: measuring them was half of the time that plotly took to draw.
 UNMEASURED = {"automargin": False, "ticklabeloverflow": "allow"}
 UNITS = {"samples": "samples", "epochs": "epochs", "steps": "optimiser steps"}
+_COUNTS = ("count steps_applied", "count steps_skipped", "count forwards", "count backwards")
+COMPARED = (*_COUNTS[:2], "train", "train_eval", "validation", *_COUNTS[2:])
 HEAD = ("run", "state", "epoch", "steps", "skipped", "train", "eval, same data", "validation", "forwards", "backwards")
 
 
@@ -89,22 +91,26 @@ def table(runs: Sequence[Run]) -> str:
         where = "in memory" if run.folder is None else run.folder
         rows.append([run.label(runs[0].config), run.state, *cells, where])
     if len(runs) == 2 and all(run.history.last is not None for run in runs):
-        rows.append(_ratios(runs[0], runs[1]))
+        rows.append(_ratios(*runs))
     return html_table((*HEAD, "records"), rows, label="runs", numbers=range(2, 11), row_title=0, size=12)
 
 
 def _ratios(one: Run, other: Run) -> list[object]:
-    """A row of the table: how many times as large the numbers of the second run are."""
+    """A row of the table: how many times as large the numbers of the second run are, after equally many epochs."""
+    last = min(len(run.history.column("epoch")) for run in (one, other))
 
-    def numbers(run: Run) -> tuple[float, ...]:
-        end = run.history.last
-        assert end is not None
-        counters = end.counters
-        scores = (end.train, end.train_eval, end.validation or 0.0)
-        return (counters.steps_applied, counters.steps_skipped, *scores, counters.forwards, counters.backwards)
+    def ratio(name: str) -> str:
+        a, b = (run.history.column(name) for run in (one, other))
+        known = min(len(a), len(b)) >= last and a[last - 1] != 0
+        return f"× {b[last - 1] / a[last - 1]:.3g}" if known else ""
 
-    ratios = [f"× {b / a:.3g}" if a else "" for a, b in zip(numbers(one), numbers(other), strict=True)]
-    return [f"{other.name} / {one.name}", "", "", *ratios, ""]
+    return [
+        f"{other.name} / {one.name}",
+        f"after {last} epoch{'' if last == 1 else 's'}",
+        "",
+        *map(ratio, COMPARED),
+        "",
+    ]
 
 
 def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> dict[str, Any]:

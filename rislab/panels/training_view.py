@@ -157,6 +157,7 @@ class TrainingView:
         steps, allowed = self.fields["accumulation_steps"], self._allowed_steps()
         if tuple(steps.options) != allowed:
             steps.options = allowed
+        self.fields["micro_batch"].limit(1, panel.config.scenes)
         for name, field in self.fields.items():
             field.value = vars(panel.config)[name]
         self.fault.value = CORRECT if panel.fault is None else panel.fault.name

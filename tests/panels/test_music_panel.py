@@ -14,7 +14,7 @@ from rislab.errors import InputError
 from rislab.music.scene_view import COARSE_MAP, MAP, SceneAnalysis, SceneExplorer, SceneSettings
 from rislab.panels import music_panel
 from rislab.panels.music_panel import MusicPanel
-from rislab.panels.scene_controls import separation_of
+from rislab.panels.scene_controls import separation_of, settings_changed
 from rislab.panels.scene_widget import SceneWidget
 
 SETTINGS = SceneSettings(
@@ -86,6 +86,10 @@ def test_the_number_of_sources_grows_and_shrinks(panel: MusicPanel) -> None:
     assert analysis.settings.places == SETTINGS.places[:1] and analysis.settings.chosen == 0
     assert separation_of(analysis.settings) == 0.0
     say(panel, separation=5.0)
+    with pytest.raises(
+        InputError, match=r"separation in degrees is 119; allowed: at most 100 around their middle at -10"
+    ):
+        settings_changed(SceneSettings(places=((-25.0, 0.0, 2.0), (5.0, 0.0, 2.0))), "separation", 119)
     assert "needs two sources" in panel.content()["refused"]["separation"][1]
 
 

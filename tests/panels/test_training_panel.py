@@ -300,6 +300,8 @@ def test_a_configuration_that_cannot_be_is_explained_and_loses_nothing(live: Non
     # Typed, it is refused beside its box.
     knob(panel, "micro-batch").box.value = 1000
     assert knob(panel, "micro-batch").problem == "micro_batch is 1000; allowed: a whole number in [1, 64]"
+    knob(panel, "micro-batch").box.value = -1
+    assert knob(panel, "micro-batch").problem == "micro_batch is -1; allowed: a whole number in [1, 64]"
     assert panel.config.micro_batch == CONFIG.micro_batch and note(panel) == ""
     assert panel.change(seed=2)
     assert note(panel) == ""
@@ -568,6 +570,13 @@ def test_two_runs_are_compared_by_one_click(live: None) -> None:
     knob(panel, "compare").value = False
     knob(panel, "compare").value = True
     assert "run 3 / run 1" in table([panel.runs[0], panel.runs[2]])
+    # Of a run that is further on, what it was after as many epochs.
+    ahead = panel.runs[0].history
+    first = epoch_records(panel.runs[0].records())[0]
+    ahead.add(dataclasses.replace(first, epoch=2, train_eval=1e-3 * first.train_eval))
+    ratio = epoch_records(panel.runs[2].records())[0].train_eval / first.train_eval
+    compared = table([panel.runs[0], panel.runs[2]])
+    assert "after 1 epoch" in compared and f"× {ratio:.3g}" in compared
     assert "run 1" in {trace["name"] for trace in plot_of(panel).figure["data"]}
 
 
