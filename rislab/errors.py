@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Characters of a sentence; beyond that, what a file holds has filled it.
+# Characters of a sentence; a longer one is cut in its middle.
 LONGEST = 1000
 
 
@@ -14,7 +14,7 @@ class InputError(ValueError):
     """Raised for input that rislab cannot accept; its text is one clear sentence, and the command line exits with 2.
 
     Args:
-        text: the sentence; what a stranger's file puts into it can neither break its line nor reach the terminal.
+        text: the sentence; text from a file can neither break its line nor send control characters to the terminal.
     """
 
     def __init__(self, text: str) -> None:
@@ -23,7 +23,7 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """A text that can neither break its line nor reach the terminal: lines are joined, control characters escaped."""
+    """A text as one line: lines are joined, control characters escaped."""
     line = " ".join(part.strip() for part in text.splitlines())
     return line if line.isprintable() else "".join(one if one.isprintable() else repr(one)[1:-1] for one in line)
 
@@ -143,7 +143,7 @@ def check_device(device: object) -> None:
 
 
 def limit_text(value: float) -> str:
-    """A limit for a sentence: a few digits, unless they are those of another integer, which may not be allowed."""
+    """A limit for a sentence: a few digits, or all if a few would show another integer."""
     text = f"{value:g}"
     return repr(value) if float(text) != value and float(text).is_integer() else text
 

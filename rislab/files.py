@@ -10,7 +10,7 @@ from typing import Any
 
 from rislab.errors import InputError, error_text
 
-# What a file may hold, so that none fills the memory: bytes of YAML, and values that its aliases stand for.
+# Limits of a YAML file, so that none fills the memory: characters, and values with all aliases written out.
 YAML_BYTES, YAML_VALUES = 2**20, 100_000
 
 
@@ -69,7 +69,7 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
         raise ValueError(error_text(error)) from error
-    # PyYAML lets other errors of its constructors through: for a date that no calendar has, for "!!bool perhaps".
+    # Constructors of PyYAML raise other errors too, as for an impossible date or "!!bool perhaps".
     except (ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"a value in it cannot be built ({error_text(error)})") from error
 
@@ -78,7 +78,7 @@ def _values(node: Any, known: dict[int, int]) -> int:
     """How many values a node of YAML stands for, each alias counted as what it repeats.
 
     Raises:
-        ValueError: it has no end, or a mapping has a key twice, of which the loader takes the last without a word.
+        ValueError: if a node holds itself, or a mapping has a key twice, where the loader silently takes the last.
     """
     if id(node) not in known:
         known[id(node)] = 0  # until its parts are counted
@@ -86,7 +86,7 @@ def _values(node: Any, known: dict[int, int]) -> int:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             if (twice := next((key for key, count in Counter(keys).items() if count > 1), None)) is not None:
                 raise ValueError(f"{twice} is given {keys.count(twice)} times; allowed: once")
-        # Of thousands of digits Python computes for minutes.
+        # Python needs minutes to convert numbers of thousands of digits.
         if isinstance(node.value, str) and node.tag.endswith((":int", ":float")) and len(node.value) > 1000:
             return YAML_VALUES + 1
         parts = node.value if isinstance(node.value, list) else []
@@ -139,7 +139,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_file_writable(field: str, path: Path | str) -> None:
-    """Before long work whose result is to be written to a file.
+    """Check before long work that its result can be written to a file.
 
     Args:
         field: that names the file.

@@ -19,7 +19,7 @@ GLOBAL_RNG_LOCK = threading.RLock()
 class TorchRandomState:
     """Random states of torch for one run, in force only inside `with state.current():`.
 
-    So dropout in a run does not depend on what its observers draw, and their draws do not depend on the run. The
+    Thus dropout in a run does not depend on what its observers draw, and their draws do not depend on the run. The
     generators of Python and NumPy stay those of the process, since swapping them costs more than a small training
     step; a checkpoint holds their states, too, and loading it restores them.
 
@@ -61,7 +61,7 @@ class TorchRandomState:
     def load_plain(self, plain: dict[str, Any]) -> None:
         """Take back what to_plain() returned."""
         kind, key, *rest = plain["numpy"]
-        numbers = np.array(key, dtype=np.uint32)  # what does not fit raises here, before anything is set
+        numbers = np.array(key, dtype=np.uint32)  # raises, if numbers do not fit, before anything is set
         version, words, gauss = plain["python"]
         random.setstate((version, tuple(words), gauss))
         np.random.set_state((kind, numbers, *rest))

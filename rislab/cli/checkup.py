@@ -27,7 +27,6 @@ from rislab.cli import common, terminal
 from rislab.config import Config, Declaration, choice, declarations, declared, switch, text
 from rislab.errors import InputError
 
-# As terminals know them.
 COLOURS = {"fault": terminal.RED, "warning": terminal.YELLOW, "note": terminal.CYAN}
 # Short scripts run to their end, so that their evaluation is part of what is watched.
 STEPS, PATIENCE = 100, 10
@@ -134,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
     if (options.script is None) == (options.module is None):
         given = "nothing" if options.script is None else f"{options.script!r} and -m {options.module!r}"
         raise InputError(f"SCRIPT is {given}; allowed: the path of a Python file, or -m and the name of a module")
-    # As seen from here: the script may go elsewhere.
+    # Paths are relative to this folder, and the script may change the current one.
     folder = os.getcwd()
     output, baseline_file = (path and Path(path).absolute() for path in (config.output, config.baseline))
     baseline = Baseline.from_file(config.baseline) if config.baseline and not config.write_baseline else None
@@ -162,12 +161,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _say(text: str, report: CheckupReport) -> None:
-    """Print a report, on stderr if the script has left nobody to read the standard output."""
+    """Print a report, on stderr if the script has closed the standard output."""
     text = terminal.printable(text)
     try:
         print(text, file=sys.stdout or sys.stderr, flush=True)
     except BrokenPipeError:
-        # What is left in the buffer must go somewhere.
+        # The rest of the buffer is written at exit, and must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if report.failed:
             print(text, file=sys.stderr, flush=True)
@@ -197,7 +196,7 @@ def _watched(options: argparse.Namespace, config: CheckupConfig) -> CheckupRepor
 
 
 def _into_baseline(report: CheckupReport, path: Path, folder: str) -> CheckupReport:
-    """Write the findings to a file, and silence them; those of a run that was broken off are not all there are."""
+    """Write the findings to a file, and silence them; a run that was broken off has not shown all, and writes none."""
     if report.failed:
         return dataclasses.replace(report, remarks=[*report.remarks, "no baseline was written: the run was broken off"])
     baseline = Baseline.of(report.findings, folder)
@@ -232,7 +231,7 @@ def _coloured(finding: Finding) -> str:
 
 @contextlib.contextmanager
 def _stdout_apart() -> Iterator[None]:
-    """What anybody writes to the standard output goes to stderr: Python, C code, and child processes."""
+    """Redirect the standard output to stderr, also that of C code and child processes."""
     if sys.stdout is not None:
         sys.stdout.flush()
     try:
@@ -248,7 +247,7 @@ def _stdout_apart() -> Iterator[None]:
         if stdout is not None:
             os.dup2(stdout, 1)
             os.close(stdout)
-            # Exit handlers of the script come later: the last that is registered is the first that is called.
+            # Registered last, so that it is called before the exit handlers of the script.
             atexit.unregister(_stdout_to_stderr)
             atexit.register(_stdout_to_stderr)
 

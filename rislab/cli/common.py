@@ -33,7 +33,7 @@ to_integer, to_number = option_type(Declaration("integer", "")), option_type(Dec
 
 
 def add_integer(parser: argparse.ArgumentParser, flag: str, help: str, default: int | None = None) -> None:
-    """An option that takes an integer; `%(default)s` in the help is its default."""
+    """Add an option that takes an integer; `%(default)s` in the help is its default."""
     parser.add_argument(flag, type=to_integer, metavar="N", default=default, help=help)
 
 

@@ -41,7 +41,7 @@ def completion(shell: str) -> str:
         name: [each for each in parser_of(name).actions() if each.option_strings and each.help != argparse.SUPPRESS]
         for name in COMMANDS
     }
-    cases = {"bash": _cases, "zsh": _cases, "fish": _fish}[shell](options, COMMANDS)
+    cases = _fish(options, COMMANDS) if shell == "fish" else _cases(options)
     template = string.Template((STATIC / f"completion.{shell}").read_text(encoding="utf-8"))
     return template.safe_substitute(commands=" ".join(COMMANDS), cases=cases)
 
@@ -64,7 +64,7 @@ def _names(command: str) -> Sequence[str]:
         return ()
 
 
-def _cases(options: dict[str, list[argparse.Action]], commands: dict[str, str]) -> str:
+def _cases(options: dict[str, list[argparse.Action]]) -> str:
     """Lines of a `case`: options of a command, and values of an option."""
     lines = []
     for name, actions in options.items():

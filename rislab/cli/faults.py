@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = (
         "List the faults, each an edit of the real source; or show one: its story, its diff, and what a short run of "
-        "the faulty and of the correct loop measures. Exit code 1 if a fault does not show its sign."
+        "the faulty and of the correct loop measures. Exit code 1 if a fault does not show its symptom."
     )
     parser.add_argument("name", metavar="NAME", nargs="?", help='of a fault, such as "never divided"')
     parser.add_argument("--records", action="store_true", help="print the records of the faulty loop")
@@ -80,7 +80,8 @@ def _records(records: list[Record], as_json: bool) -> int:
 
     from rislab.training.records import console, to_dict
 
-    print("\n".join([json.dumps(to_dict(record)) for record in records] if as_json else list(console(records))))
+    lines = (json.dumps(common.strict_json(to_dict(record))) for record in records) if as_json else console(records)
+    print("\n".join(lines))
     return 0
 
 
@@ -97,10 +98,10 @@ def _show(fault: Fault, config: FaultRunConfig) -> int:
     held = True
     if fault.symptoms:
         print(f"{'measured':<50} {'correct':>12} {'faulty':>12}")
-        for reading, sign in zip(comparison.compare_symptoms(fault), fault.symptoms, strict=True):
-            shown = sign.shown_by(reading.faulty) and not sign.shown_by(reading.correct)
+        for measured, symptom in zip(comparison.compare_symptoms(fault), fault.symptoms, strict=True):
+            shown = symptom.shown_by(measured.faulty) and not symptom.shown_by(measured.correct)
             held &= shown
-            print(f"{reading.line()}{'' if shown else '  not shown'}", flush=True)
+            print(f"{measured.line()}{'' if shown else '  not shown'}", flush=True)
     if fault.checks:
         print(f"Checks of the overfit ladder that turn red: {', '.join(fault.checks)}")
     if fault.conventions:

@@ -156,13 +156,13 @@ def _model_and_scenes(options: argparse.Namespace) -> tuple[CovarianceNet | None
         fields.setdefault("separation", math.radians(10))
     if options.separation is not None:
         fields["separation"] = math.radians(options.separation)
-    # A network's own preset, if it has one.
+    # The preset that a network was trained on, if there is one.
     fitting = (name for name in PRESETS if trained_on and _sizes(SceneConfig.preset(name)) == _sizes(trained_on))
     options.preset = named or next(fitting, LearningConfig().preset)
     config = SceneConfig.preset(options.preset, **fields)
     if trained_on is not None and _sizes(trained_on) != _sizes(config):
         source = options.folder or options.weights
-        raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {source} knows")
+        raise InputError(f"preset is {options.preset!r}; allowed: the surface and antennas that {source} was made for")
     return model, config, seed
 
 

@@ -21,7 +21,7 @@ SECTIONS = {
         "checkup": "run a training script, watched, and name what is wrong with its loop",
         "explain": "a rule of the checkup: what it compares, why, and how to mend or silence what it finds",
         "faults": "the catalogue of faults, each an edit of the real loop",
-        "overfit": "climb the overfit ladder on simulated RIS scenes",
+        "overfit": "run the overfit ladder on simulated RIS scenes",
     },
     "where are the sources?": {
         "localise": "estimators side by side: recall, errors, ratio to the bound; or a measurement of your own",
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     terminal.allow_any_letter(*(() if given[:1] == ["checkup"] else (sys.stdout,)), sys.stderr)
     try:
         code = _run(given)
-        # Here, and not at the exit of the interpreter, where nobody could catch it.
+        # Flushed here: at the exit of the interpreter an error could not be caught.
         if sys.stdout is not None and not sys.stdout.closed:
             sys.stdout.flush()
         return code
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rislab: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Nobody reads any more; what is left in the buffer must go somewhere.
+        # The reader is gone; the rest of the buffer is written at exit, and must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

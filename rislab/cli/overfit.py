@@ -29,10 +29,10 @@ EXAMPLES = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
-    parser.description = "Climb the overfit ladder. Exit code 0 only if every check holds."
+    parser.description = "Run the overfit ladder. Exit code 0 only if every check holds."
     common.add_parameters(parser, OverfitConfig)
     common.add_threads(parser)
-    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="climb these checks only")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help="run these checks only")
     common.add_run(parser, None, "of the training of the set: stop and resume")
     parser.add_argument("--matrix", action="store_true", help="add the precision × accumulation table")
     parser.add_argument("--log", action="store_true", help="print the training log of the whole set")

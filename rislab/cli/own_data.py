@@ -1,4 +1,4 @@
-"""`rislab localise --data FILE`: positions from a measurement in a file, with standard errors and a word on the fit."""
+"""`rislab localise --data FILE`: positions from a measurement in a file, with standard errors and a verdict."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_idle_options(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Raise InputError for an option that a file leaves nothing to do for.
+    """Raise InputError for an option that has no effect beside --data or --template.
 
     Args:
         options: as they were parsed.
-        parser: of the command, for what they are where they are not given.
+        parser: of the command; it has the defaults.
     """
-    # Those of a configuration leave no trace where they are not given.
+    # Options of a configuration are absent if they are not given.
     usual = {"preset": None, "device": None, **vars(parser.parse_args([]))}
     given = [name for name, value in vars(options).items() if name in usual and value != usual[name]]
     for name, allowed in (("template", ()), ("data", ("sources", "centred", "threads", "json"))):
@@ -94,7 +94,7 @@ def describe(batch: Measurement) -> str:
 
 
 def position_table(located: Localisation) -> str:
-    """Positions with standard errors, and what is to be known of them, a line each."""
+    """Positions with standard errors, and notes on them, a line each."""
     rows = located.rows()
     counted = "counted by BIC" if located.counted else "as given"
     table = Table(COLUMNS)
@@ -102,7 +102,7 @@ def position_table(located: Localisation) -> str:
     for number, row in enumerate(rows, start=1):
         cells = [_to_its_digits(row[name], row[f"{name}_error"]) for name in ("azimuth", "elevation", "range")]
         spread = row["position_error"]
-        # Beyond so much the linear error says only that the data tell nothing of it.
+        # A standard error beyond these limits says only that the data do not determine the quantity.
         most = {"azimuth": 180.0, "elevation": 90.0, "range": row["range"]}
         for place, (name, limit) in enumerate(most.items()):
             if row[f"{name}_error"] > limit:
@@ -124,7 +124,7 @@ def _to_its_digits(value: float, error: float) -> str:
 
 
 def as_mapping(located: Localisation) -> dict[str, Any]:
-    """The same for JSON."""
+    """The content of position_table() for JSON."""
     left = located.residual
     numbers = {name: getattr(left, name) for name in ("share", "chance", "over_noise", "further", "further_chance")}
     return {

@@ -38,13 +38,13 @@ class CommandParser(argparse.ArgumentParser):
         return list(self._actions)
 
     def flags(self, *, hidden: bool = False) -> list[str]:
-        """Long options, and with `hidden` those too of which the help is silent."""
+        """Long options, and with `hidden` also those that the help does not show."""
         shown = [action for action in self.actions() if hidden or action.help != argparse.SUPPRESS]
         return [flag for action in shown for flag in action.option_strings if flag.startswith("--")]
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse words; an unknown option or a word too many is an InputError."""
-        # First of all: what else is wrong may follow from it.
+        # Checked first: other errors may follow from an unknown option.
         for name in (word.partition("=")[0] for word in args or () if word.startswith("--")):
             if name not in self.flags(hidden=True):
                 raise InputError(f"{self.prog} has no option {name}{did_you_mean(name, self.flags())}")
@@ -84,7 +84,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class _Extended(argparse.Action):
-    """Words in place of the default, and after those that were given before."""
+    """Replace the default by the words that are given, and add those that are given again."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None

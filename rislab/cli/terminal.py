@@ -1,4 +1,4 @@
-"""What a terminal can show: colours, its width, its letters, tables that fit, and a line of progress."""
+"""Output on a terminal: colours, width, encodings, tables that fit, and a line of progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 WIDEST = 100  # columns; longer lines are hard to read
 RED, GREEN, YELLOW, CYAN, FAINT, STRONG = "1;31", "32", "1;33", "1;36", "2", "1"
-# Where a terminal knows no UTF-8; letters with accents lose them.
+# Letters for a terminal without UTF-8; accents are dropped.
 PLAIN = str.maketrans(
     {"…": "...", "×": "x", "·": ".", "—": "-", "–": "-", "≥": ">=", "≤": "<=", "→": "->", "±": "+-", "√": "sqrt ",
      "°": "deg", "Δ": "d", "θ": "theta", "‖": "|", "β": "beta", "λ": "lambda", "σ": "sigma", "’": "'", "“": '"',
@@ -39,7 +39,7 @@ def has_colours() -> bool:
     """
     if os.environ.get("NO_COLOR"):
         return False
-    # There is no stream where a process began with a closed one.
+    # sys.stdout is None if the process began with a closed standard output.
     terminal = (
         sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
     )

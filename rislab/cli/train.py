@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     model, validation = config.model(), config.validation_data()
     line = constant_baseline(validation)
     rank, world = distributed.rank_and_world_size()
-    # The first process speaks for all.
+    # Only the first process prints.
     say = common.printer(options.json or rank > 0)
     phases = ", ".join(f"{phase.name} from epoch {epoch}" for epoch, phase in config.phase_starts())
     say(f"{config.preset}, {config.design}: {config.scenes} fresh scenes an epoch, {config.epochs} epochs; {phases}")
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             say(f"epoch {record.epoch:>3}  {losses}  {time.perf_counter() - began:6.0f} s")
             if options.json and rank == 0:
                 line_of_epoch = {"epoch": record.epoch, "train": record.train, "validation": record.validation}
-                print(json.dumps(line_of_epoch), flush=True)
+                print(json.dumps(common.strict_json(line_of_epoch)), flush=True)
     if last is None:
         raise InputError(f"run {options.folder} is complete; allowed: more epochs, or another folder")
     if options.export and rank == 0:

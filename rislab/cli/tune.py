@@ -48,7 +48,7 @@ EXAMPLES = (
 def add(parser: argparse.ArgumentParser) -> None:
     """Give the parser its options."""
     parser.description = (
-        "Search the values with which a training localises best. The overfit ladder is climbed first. Ctrl-C, or any "
+        "Search the values with which a training localises best. The overfit ladder is run first. Ctrl-C, or any "
         "kill, and the same command goes on where it stopped; on another machine, with the same --storage and --study, "
         "it joins. Exit code 1 if the best has no better mean than the default when both are trained again."
     )
@@ -68,7 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--study", metavar="NAME", default="tuning", help="its name in the storage (default %(default)s)"
     )
     common.add_integer(parser, "--workers", "processes of one thread (default: one a core)")
-    parser.add_argument("--skip-ladder", action="store_true", help="do not climb it; the record says so")
+    parser.add_argument("--skip-ladder", action="store_true", help="do not run it; the record says so")
     parser.add_argument(
         "--confirm",
         type=common.to_integer,
@@ -111,7 +111,8 @@ def run(options: argparse.Namespace) -> int:
             last = fresh
     assert last is not None and last.best is not None
     if options.json:
-        print(json.dumps({**dataclasses.asdict(last), "config": config.to_dict()}, indent=2))
+        plain = common.strict_json({**dataclasses.asdict(last), "config": config.to_dict()})
+        print(json.dumps(plain, indent=2))
     say(f"best: trial {last.best.number}, {trial_folder(Path(options.folder), last.best.number)}")
     say(f"rislab train --config {shlex.quote(f'{options.folder}/{BEST}')}   trains it again")
     return 0 if not last.finals or beats_default(last.finals, config) else 1

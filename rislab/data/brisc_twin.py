@@ -2,9 +2,9 @@
 
 BRISC (arXiv 2602.21102): a surface of 256 elements with two states at 5.53 GHz, a transmitter at many positions, a
 receiver of two antennas in phase with it, and about 10 000 configurations of the surface for each position. The twin is
-of that kind and of that size; its numbers are its own. It holds what a model of ideal elements does not know:
+of that kind and of that size; its numbers are its own. It holds effects that a model of ideal elements leaves out:
 
-    coupling        neighbours pass on a part of what they reflect
+    coupling        a part of what an element reflects reaches its neighbours
     two states      of unequal amplitude, 165° apart instead of 180°, with a scatter over the elements; some are stuck
     patterns        elements see less from the side, and amplitudes fall with the distance over the aperture
     places          elements and antennas are not where the survey has them

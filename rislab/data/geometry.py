@@ -126,7 +126,7 @@ def path_difference(
 
 
 def _root(squared: Tensor) -> Tensor:
-    """Square root that stays a number, and has a slope, at an element itself, where rounding leaves less than 0."""
+    """Square root with a finite value and slope also at an element itself, where rounding may give less than 0."""
     return torch.sqrt(squared.clamp(min=torch.finfo(squared.dtype).eps ** 2))
 
 
@@ -265,7 +265,7 @@ class ArrayGeometry:
             dtype: of the elements, real.
             device: of the elements.
         """
-        # Scenes are asked for their surface with every micro-batch: a copy of what is known costs a tenth.
+        # Every micro-batch asks for this surface: a copy of the cached elements takes a tenth of the time.
         if spacing is not None:
             check_number("spacing", spacing, 0.0, exclusive=True)
         elements = _surface_elements(*shape, wavelength / 2 if spacing is None else spacing)
@@ -321,7 +321,7 @@ class ArrayGeometry:
 
     def phase(self, azimuth: Tensor, elevation: Tensor, range: Tensor) -> Tensor:
         """Phase lag k0 (‖p − e_n‖ − r) of each element, [..., N], real."""
-        # Autocast would take the matrix product of the path to half precision, and the truth with it.
+        # Autocast would compute the path, and with it the truth, in half precision.
         with torch.autocast(self.elements.device.type, enabled=False):
             return wavenumber(self.wavelength) * path_difference(
                 self.elements, azimuth, elevation, range, self.wavefront

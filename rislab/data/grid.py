@@ -14,15 +14,16 @@ from torch import Tensor
 from rislab.data.geometry import ArrayGeometry
 from rislab.errors import InputError, check_choice, check_interval, check_number
 
-# Interpolation is tried at so many points of an axis with so many beams; its largest error, in eps, and in double.
+# An interpolation is tested at TRIED points of an axis with BEAMS random beams. Its error may be EXACT times the
+# rounding of the dtype, and not less than ROUNDING.
 TRIED, BEAMS = 16, 4
 EXACT, ROUNDING = 0.25, 1e-14
-# It is tried with so few of the nodes that Chebyshev's own places need, and with so many times more if its error is
-# larger; nodes that are more than a share of the points do not pay.
+# The first test has FIRST times the nodes that Chebyshev's own places would need, the next MORE times as many, and so
+# on; more nodes than GAIN times the points save no time.
 FIRST, MORE, GAIN = 0.65, 1.1, 0.9
-# Numbers of the largest matrix of an axis: one of 40 000 points would take gigabytes, and minutes, to save nothing.
+# Largest number of entries of the matrix of an axis: with 40 000 points it would take gigabytes and minutes.
 LARGEST = 2**22
-# So few points are computed one by one in a quarter of the time in which nodes are found.
+# Below this number of points the search for nodes costs four times as much as the points themselves.
 FEW = 256
 # Largest cache of a grid in bytes: 12×12 elements over 181×91 points take 19 MB, over 125 000 points 144 MB.
 CACHE_BYTES = 2**28
@@ -130,10 +131,10 @@ class Grid:
 
     @cached_property
     def folded(self) -> Grid:
-        """The quarter, or the half, of the grid whose mirror images are the rest; its planes() are even and odd parts.
+        """The quarter or half of the grid whose mirror images are the rest; its planes() are even and odd parts.
 
-        It begins at the middle of the angles that are halved. Two places that mirror each other at the middle of a
-        surface have steering vectors of the same even and of opposite odd parts.
+        Angles that are halved begin at their middle. The steering vectors of two places that mirror each other at the
+        middle of a surface have equal even parts and opposite odd parts.
         """
         axes = self.array.axes()
         if axes is None:
@@ -169,8 +170,8 @@ class Grid:
     def iter_steering(self, dtype: torch.dtype, device: torch.device, width: int) -> Iterator[tuple[slice, Tensor]]:
         """Steering vectors of all points in pieces.
 
-        From the second scan on all of them are cached, if they take no more than CACHE_BYTES; else, and at first, they
-        are computed piece by piece, in a tensor that the next piece overwrites: a grid used once stores nothing.
+        From the second scan on, all of them are cached if they take no more than CACHE_BYTES. In the first scan, or
+        without a cache, they are computed piece by piece in one tensor, so that a grid used once stores nothing.
 
         Args:
             dtype: real dtype, also that of the computation.
@@ -220,15 +221,15 @@ class Grid:
 class Interpolation:
     """Polynomials through mapped Chebyshev nodes, axis by axis, where a grid samples beam power finer than needed.
 
-    That power is a sum of oscillations, and along an axis none has a phase that turns by more than the phases of two
-    elements turn apart. The map stretches the nodes towards equal distances [1]: a third of them are spared.
+    That power is a sum of oscillations; along an axis none is faster than the largest phase difference between two
+    elements. The map stretches the nodes towards equal distances [1], which saves a third of them.
 
     References:
         [1] D. Kosloff, H. Tal-Ezer, A modified Chebyshev pseudospectral method with an O(N⁻¹) time step restriction, J.
             Comput. Phys. 104(2), 1993.
     """
 
-    nodes: Grid  # grid of the nodes; an axis that would not gain has its own points
+    nodes: Grid  # grid of the nodes; an axis without a gain keeps its own points
     # [n,m] of azimuth, elevation and range: from the nodes of an axis to its points, None without nodes
     matrices: tuple[Tensor | None, ...]
 
@@ -247,7 +248,7 @@ class Interpolation:
         nodes = [grid.azimuth, grid.elevation, grid.range]
         matrices: list[Tensor | None] = [None, None, None]
         for number, (axis, (low, high)) in enumerate(zip(axes, ends, strict=True)):
-            # Bessel's J_m of the turn is the m-th coefficient, and falls as Airy's function beyond m = turn.
+            # The m-th Chebyshev coefficient is Bessel's J_m(turn), which falls like Airy's function beyond m = turn.
             turn = float(turns[number] * (high - low) / 2)
             tail = (1.5 * math.log(1 / torch.finfo(dtype).eps)) ** (2 / 3) * (turn / 2) ** (1 / 3)
             count = math.ceil(FIRST * (turn + tail)) + 1
@@ -275,7 +276,7 @@ class Interpolation:
         if deep is not None:
             values = values @ deep.T
         if up is not None:
-            # With one range it would be a product of a matrix and a vector for each azimuth.
+            # With one range, all azimuths together are one product instead of many of a matrix and a vector.
             values = up @ values if values.shape[3] > 1 else (values.squeeze(3) @ up.T).unsqueeze(3)
         if across is None:
             return values
@@ -288,9 +289,9 @@ class Interpolation:
 
 
 def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int, error: float) -> tuple[Tensor, Tensor]:
-    """Nodes [m] between the ends of an axis [n], and the values there to those at its points, [n,m].
+    """Nodes [m] between the ends of an axis [n], and the matrix [n,m] from values there to those at its points.
 
-    The nodes are asin(α x) / asin(α) of Chebyshev's x, −1 … 1, with the α whose branch points at ±1/α cost the error.
+    The nodes are asin(α x) / asin(α) of Chebyshev's x, −1 … 1; the branch points at ±1/α cause an error of `error`.
     """
     order = torch.arange(count, dtype=axis.dtype)
     angles = (order + 0.5) * math.pi / count
@@ -304,7 +305,7 @@ def _chebyshev(axis: Tensor, low: Tensor, high: Tensor, count: int, error: float
 
 
 def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix: Tensor, ends: list[Tensor]) -> float:
-    """Largest error of the powers of random beams of norm 1 along an axis, at corners of the others and between."""
+    """Largest error of the powers of random beams of norm 1 along an axis, at 9 places of the other two axes."""
     tried = torch.linspace(0, len(axis) - 1, min(TRIED, len(axis))).round().long()
     others = [end for other, end in enumerate(ends) if other != number]
     shares = torch.linspace(0, 1, 5, dtype=axis.dtype)
@@ -352,7 +353,7 @@ def _halves(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def empty_huge(shape: tuple[int, ...], dtype: torch.dtype, device: str | torch.device = "cpu") -> Tensor:
-    """Uninitialised tensor whose first use costs little: NumPy asks for huge pages where it pays, torch does not."""
+    """Uninitialised tensor; NumPy asks for huge pages, which torch does not: they make the first use cheap."""
     if str(device) != "cpu":
         return torch.empty(shape, dtype=dtype, device=device)
     return torch.from_numpy(np.empty(shape, dtype=torch.empty(0, dtype=dtype).numpy().dtype))

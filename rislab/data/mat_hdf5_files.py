@@ -1,8 +1,8 @@
 """MAT and HDF5 files, read by a process of its own: `python -P mat_hdf5_files.py FILE TARGET BYTES NAME …`.
 
-Their libraries are written in C, and a damaged file ends the process that reads it. What is read goes to TARGET, an NPZ
-file of plain arrays; why a file is refused goes to the standard output, and the exit code is 1. Nothing of this package
-is imported, so that it starts at once.
+Their libraries are written in C, and a damaged file may crash the process that reads it. The arrays go to TARGET, an
+NPZ file of plain arrays. If a file is refused, the reason goes to the standard output, and the exit code is 1. Nothing
+of this package is imported, so that the process starts at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def check_size(size: int, most: int) -> None:
 
 
 def read_mat(file: Path, most: int, names: Sequence[str]) -> dict[str, Any]:
-    """Those variables of a MAT file that have one of the names; of others the name, with None."""
+    """The variables of a MAT file that have one of the names; None stands for the others."""
     io = importlib.import_module("scipy.io")
     limit_memory(most)
     check_size(_unpacked_bytes(file, most), most)
@@ -72,7 +72,7 @@ def _unpacked_bytes(file: Path, most: int) -> int:
 
 
 def read_hdf5(file: Path, most: int, names: Sequence[str]) -> dict[str, Any]:
-    """Those datasets and attributes of an HDF5 file that have one of the names; of others the name, with None."""
+    """The datasets and attributes of an HDF5 file that have one of the names; None stands for the other datasets."""
     h5py = importlib.import_module("h5py")
     limit_memory(most)
     fields: dict[str, Any] = {}
@@ -103,7 +103,7 @@ def _values(data: Any) -> Any:
 
 
 def limit_memory(most: int) -> None:
-    """From now on the kernel grants no more than twice the memory that a measurement may have."""
+    """Let the kernel grant at most twice the memory of the largest measurement from now on."""
     if sys.platform == "linux":
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _limit(resource.RLIMIT_AS, size + 2 * most)

@@ -28,13 +28,14 @@ NEAREST = 0.2
 # An element whose distance from a line or a plane is below this share of the aperture lies in it.
 FLAT = 1e-6
 SYMBOLS = ("varying", "constant")
-# Sines of 30° and 70°: a plane whose normal rises less is upright, and one whose normal rises more lies.
+# Sines of 30° and 70°, of the elevation of a plane's normal: below the first the plane is upright, above the second it
+# lies, and between them it leans.
 UPRIGHT, LYING = 0.5, 0.94
 LEANING = (
     "the plane of the array leans, and its two sides look alike: a place may be the mirror image of the source; "
     "azimuth and elevation of one side tell them apart"
 )
-BESIDE = (
+OFF_CENTRE = (
     "the origin of the coordinates lies farther from the middle of the elements than they span, and places are "
     "searched around it: take elements - elements.mean(axis=0), and places count from their middle"
 )
@@ -92,9 +93,9 @@ def unknown_axes(config: SceneConfig | MeasurementModel) -> tuple[bool, bool, bo
 
 
 def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
-    """The scenes with what their surface cannot tell set to the middle of its axis, and a sentence that says so.
+    """The scenes with an angle that their surface cannot tell set to the middle of its axis, and a sentence about it.
 
-    A line of elements, a surface of one row or of one column, knows only the angle to itself.
+    A line of elements, such as a surface of one row or of one column, tells only the angle to itself.
 
     Returns:
         The configuration itself and "" if both angles can be told, or one of them is known.
@@ -120,10 +121,10 @@ def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
 class Measurement:
     """B measurements of one array; sparse(), polish(), model_order(), spectra and crb() take them as they take scenes.
 
-    Where the field of view is not given, it is the part of space that the array can tell apart: a line of elements
-    knows only the angle to itself, so that one of the angles is set to 0, and a plane does not know its two sides
-    apart. Of an upright plane the side towards x is searched, of one that lies the side towards z, of a plane that
-    leans between them both. Ranges go from NEAREST times the size of the array to FARTHEST.
+    If no field of view is given, it is the part of space that the array can tell apart. A line of elements tells only
+    the angle to itself, so that one of the angles is set to 0. A plane does not tell its two sides apart: of an upright
+    plane the side towards x is searched, of one that lies the side towards z, of one that leans both sides. Ranges go
+    from NEAREST times the size of the array to FARTHEST.
 
     Attributes:
         snapshots: y, [B,L,M], complex.
@@ -208,11 +209,11 @@ class Measurement:
         """What may be wrong though a fit can be made, a sentence each; "" if nothing is."""
         everywhere = (self.config.azimuth, self.config.elevation) == (_AROUND, _UP_AND_DOWN)
         middle = torch.linalg.vector_norm(self.array.elements.double().mean(0))
-        beside = self.config.wavefront != "planar" and bool(middle > self.array.extent().norm())
+        off_centre = self.config.wavefront != "planar" and bool(middle > self.array.extent().norm())
         doubts = {
             LEANING: everywhere and _leans(*_principal_axes(self.array)),
             REAL: not self.snapshots.imag.any(),
-            BESIDE: beside,
+            OFF_CENTRE: off_centre,
         }
         return "; ".join(text for text, holds in doubts.items() if holds)
 
@@ -224,7 +225,7 @@ class Measurement:
 
     @property
     def one_sided(self) -> bool:
-        """Whether one side of a plane of elements is searched that receive from both sides, as a surface does not."""
+        """Whether the elements form a plane that receives from both sides, of which only one is searched."""
         rank, axes = _principal_axes(self.array)
         view = default_field_of_view(self.array)
         searched = (self.config.azimuth, self.config.elevation) == (view["azimuth"], view["elevation"])
@@ -327,7 +328,7 @@ def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:
         array: elements [N,3].
 
     Raises:
-        InputError: for an array of a single place, which knows no direction.
+        InputError: for an array of a single place, which tells no direction.
     """
     rank, axes = _principal_axes(array)
     if rank == 0:
@@ -339,7 +340,7 @@ def default_field_of_view(array: ArrayGeometry) -> dict[str, Interval]:
         x, y, z = axes[0].tolist()
         if abs(z) > 1 - FLAT:
             return {"azimuth": (0.0, 0.0), "elevation": _UP_AND_DOWN, **far}
-        # The half circle beside the line which holds the x axis, or begins at it.
+        # Of the two half circles beside the line, the one that holds the x axis or begins at it.
         turn = math.atan2(y, x) % half
         return {"azimuth": (turn - half, turn), "elevation": (0.0, 0.0), **far}
     if rank == 3 or _leans(rank, axes):

@@ -18,7 +18,7 @@ from rislab.errors import InputError, check_interval, check_number
 FARTHEST = 1e9
 # A matrix that differs from its conjugate transpose by less than this share of its largest entry is a covariance.
 HERMITIAN = 1e-6
-# Snapshots beyond these moduli overflow in single precision once they are multiplied.
+# Numbers outside these moduli overflow, or vanish, in single precision once they are multiplied.
 SMALL, LARGE = 1e-12, 1e12
 LIMITS = {"azimuth": (-math.pi, math.pi), "elevation": (-math.pi / 2, math.pi / 2), "range": (1e-6, FARTHEST)}
 SURFACE = ("codes", "channel")
@@ -131,7 +131,7 @@ def _fitting(shapes: Mapping[str, tuple[int, ...]], elements: int) -> tuple[tupl
 
 
 def for_each_scene(tensor: Tensor, scenes: int) -> Tensor:
-    """[B,…] without a copy."""
+    """The tensor with one row for each of B scenes, [B,…], without a copy."""
     return (tensor.unsqueeze(0) if tensor.ndim == 2 else tensor).expand(scenes, -1, -1)
 
 

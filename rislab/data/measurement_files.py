@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from rislab.data import mat_hdf5_files
 from rislab.data.geometry import ArrayGeometry
 from rislab.data.measurement import Measurement
-from rislab.data.measurement_checks import snapshots_of_elements
+from rislab.data.measurement_checks import SURFACE, snapshots_of_elements
 from rislab.errors import InputError, check_number, error_text
 
 Array = NDArray[Any]
@@ -40,7 +40,6 @@ LIGHT_SPEED = 299_792_458.0
 # Of the numbers in a file: a small one may unpack to any size.
 MOST_BYTES = 2**28
 REQUIRED = ("snapshots", "elements", "wavelength")
-SURFACE = ("codes", "channel")
 TABLES = ("snapshots", *SURFACE, "elements", "noise_power", "pilots")
 WORDS = ("wavefront", "symbols")
 OPTIONAL = (*WORDS, "noise_power", "pilots", "azimuth", "elevation", "range")
@@ -66,7 +65,7 @@ def read_measurement(path: Path | str) -> Measurement:
         raise InputError(f"{file} is no file; allowed: a file with {', '.join(REQUIRED)}")
     try:
         with warnings.catch_warnings():
-            # What is doubtful stands among the notes of whoever reads a file.
+            # Doubts are not warnings here: those who read a file show them among their notes.
             warnings.simplefilter("ignore", UserWarning)
             return measurement_of(READERS[ending](file))
     except (InputError, mat_hdf5_files.RefusedError) as error:
@@ -110,7 +109,7 @@ def measurement_of(fields: Mapping[str, Any]) -> Measurement:
     if "codes" in fields:
         channel, codes = (_table(fields[name], array.count) for name in ("channel", "codes"))
         return Measurement(_column(snapshots, channel), codes, channel, array, noise, **options)
-    # Checked here, where the table is called as in the file, and not x.
+    # Checked here, so that a message calls the table `snapshots`, as the file does, and not `x`.
     direct = snapshots_of_elements("snapshots", _table(snapshots, array.count), array.count)
     return Measurement.direct(direct, array, noise, **options)
 
@@ -213,8 +212,8 @@ def _read_npz(file: Path) -> dict[str, Any]:
         raise _not_read("NPZ file of plain arrays", error) from None
 
 
-def _read_foreign(file: Path) -> dict[str, Any]:
-    """Of a MAT or an HDF5 file, by a process of its own; see the module that it runs."""
+def _read_mat_or_hdf5(file: Path) -> dict[str, Any]:
+    """The arrays of a MAT or HDF5 file, read by a process of its own; see mat_hdf5_files."""
     _package(*(("scipy.io", "MAT") if file.suffix.lower() == ".mat" else ("h5py", "HDF5")))
     with tempfile.TemporaryDirectory(prefix="rislab-") as folder:
         target = Path(folder) / "tables.npz"
@@ -229,7 +228,7 @@ def _read_foreign(file: Path) -> dict[str, Any]:
 
 
 def _read_csv(file: Path) -> dict[str, Any]:
-    # A row of some twenty bytes becomes an entry of some two hundred.
+    # In memory an entry takes some ten times the bytes of its row.
     mat_hdf5_files.check_size(8 * file.stat().st_size, MOST_BYTES)
     cells: dict[str, dict[tuple[int, int, int], complex]] = {}
     words: dict[str, str] = {}
@@ -291,7 +290,7 @@ def _dense(name: str, values: Mapping[tuple[int, int, int], complex]) -> Array:
 
 
 def _not_read(kind: str, error: Exception) -> InputError:
-    """What a reader of others raised for a file that is none of its own may be of any type."""
+    """The error of a file that a foreign reader refused; such readers raise exceptions of any type."""
     return InputError(f"it is no {kind} ({error_text(error) or type(error).__name__})")
 
 
@@ -307,9 +306,9 @@ def _package(name: str, kind: str) -> Any:
 
 READERS: dict[str, Callable[[Path], dict[str, Any]]] = {
     ".npz": _read_npz,
-    ".mat": _read_foreign,
-    ".h5": _read_foreign,
-    ".hdf5": _read_foreign,
+    ".mat": _read_mat_or_hdf5,
+    ".h5": _read_mat_or_hdf5,
+    ".hdf5": _read_mat_or_hdf5,
     ".csv": _read_csv,
 }
 

@@ -88,7 +88,7 @@ class RandomWords:
         """CN(0, 1) by Box and Muller, complex64, [B, *shape]; one word each."""
         width = math.prod(shape)
         halves = self._take(width)
-        # Radii from the first half and angles from the second: both are runs in memory, which is twice as fast.
+        # Radii from the first half and angles from the second: both are contiguous, which is twice as fast.
         # 31 bits and never 0, so that the logarithm is finite.
         uniform = halves[:, :width].bitwise_and(0x7FFFFFFF).to(torch.float32).add_(1.0).mul_(2.0**-31)
         radius = uniform.log_().neg_().clamp_(min=0.0).sqrt_()

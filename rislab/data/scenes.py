@@ -147,7 +147,7 @@ class SceneBatch:
         for name, tensor in self.tensors().items():
             if name == "realised_snr_db" or not (tensor.is_floating_point() or tensor.is_complex()):
                 continue
-            # One pass, and in all but broken data the only one: NaN and infinity survive a sum.
+            # NaN and infinity survive a sum, so that good data need one pass only.
             if bool(torch.isfinite(tensor.sum())):
                 continue
             good = torch.isfinite(tensor).reshape(len(self), -1).all(dim=1)
@@ -198,7 +198,7 @@ def received_fields(codes: Tensor, channel: Tensor, columns: Tensor) -> Tensor:
         [B,L,M,C], complex.
     """
     if channel.shape[-2] <= 2 * columns.shape[-1]:
-        # G_l itself is the smaller product, and the faster one: three times with 48 columns at 16 antennas.
+        # With few antennas G_l is the smaller product: three times faster with 48 columns at 16 antennas.
         sensing = codes.unsqueeze(2) * channel.unsqueeze(1)  # [B, L, M, N]
         return (sensing.flatten(1, 2) @ columns).unflatten(1, sensing.shape[1:3])
     reflected = codes.unsqueeze(2) * columns.mT.unsqueeze(1)  # [B, L, C, N]

@@ -131,7 +131,7 @@ def _scenes(config: SceneConfig, random: SceneRandom, places: Places, active: Te
     for rows in chunks(count, CHUNK):
         there = azimuth[rows], elevation[rows], range_[rows]
         part = _measure(config, array, random.part(rows), there, symbols[rows], snr_db[rows])
-        # Copied at once into their place: the memory of a chunk is warm, and serves the next one.
+        # Copied at once into their place: the memory of a chunk is in the cache, and the next chunk reuses it.
         for name, tensor in part.items():
             if name not in measured:
                 measured[name] = empty_huge((count, *tensor.shape[1:]), tensor.dtype)

@@ -1,4 +1,4 @@
-"""What judges the code of an exercise: the checkup and a correct loop, or laws and equalities."""
+"""Checks of the code of an exercise: the checkup and a correct loop, or laws and equalities."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _loop_problem(exercise: Exercise, train: Callable[..., Any]) -> str:
     before, after, right = (
         nn.utils.parameters_to_vector(net.parameters()).detach() for net in (network, trained.model, correct.model)
     )
-    # A loop that ends where the correct one does is right, whatever the checkup expects of windows.
+    # A loop that ends at the weights of the correct one is right, whatever the checkup expects of windows.
     apart = float((after - right).norm() / (right - before).norm())
     exact = apart <= WEIGHT_TOLERANCE
     if exact and max(trained.given) > loop["micro_batch"]:
@@ -239,7 +239,7 @@ def _root_mean_square() -> list[Case]:
     spread = torch.linspace(-2.0, 2.0, 501)
     sizes = {"numbers around 0": 1.0, "numbers as large as 2000": 1000.0, "numbers no larger than 0.0002": 1e-4}
     cases = [((spread * size).half(), law) for law, size in sizes.items()] + [((spread + 3).half(), "numbers around 3")]
-    # What float16 can hold of the result, its own rounding allowed for.
+    # The result as float16 holds it.
     return [Case((x,), x.double().square().mean().sqrt().half(), f"{law} in float16") for x, law in cases]
 
 

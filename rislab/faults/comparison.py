@@ -342,8 +342,8 @@ def diagnose_overfit(config: OverfitConfig, faults: Sequence[Fault] = (), **chan
         changes: fields of TrainConfig that differ from those of the ladder.
     """
     with _package(*faults) as (package, _):
-        twin = package.sanity.OverfitConfig(**vars(config))
-        return watch_training(package, twin.model(), twin.data(), twin.training(**changes), twin.validation_data())
+        own = package.sanity.OverfitConfig(**vars(config))
+        return watch_training(package, own.model(), own.data(), own.training(**changes), own.validation_data())
 
 
 def watch_training(package: types.ModuleType, model: nn.Module, data: Any, config: Any, validation: Any) -> Findings:

@@ -1,6 +1,6 @@
 """Four training loops as people write them, each with a fault to be edited into it, for the checkup to tell apart.
 
-Each trains the network of this lab on a few scenes, in windows of micro-batches. None of them knows that it is watched.
+Each trains the network of this lab on a few scenes, in windows of micro-batches. No loop has a line for the checkup.
 """
 
 from __future__ import annotations

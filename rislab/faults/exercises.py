@@ -156,7 +156,7 @@ def _check_quiz(answer: Any, seed: int) -> Feedback:
 
 @cache
 def true_answer(name: str) -> float | str:
-    """The right number or word, measured when first asked for: the runs that tell it are the same each time."""
+    """The right number or word, measured when first asked for, by runs that are the same each time."""
     return TRUTHS[name]()
 
 

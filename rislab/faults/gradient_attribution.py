@@ -108,7 +108,7 @@ def attribute_gradients(
         arrived.append((flat_gradient(model).double(), float(optimizer.param_groups[-1]["lr"])))
 
     handle = state.optimizer.register_step_pre_hook(note)
-    begun = [parameter.detach().clone() for parameter in model.parameters()]
+    initial = [parameter.detach().clone() for parameter in model.parameters()]
     reported: list[Record] = []
     rows: list[dict[str, Any]] = []
     try:
@@ -124,21 +124,21 @@ def attribute_gradients(
     finally:
         handle.remove()
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    unchanged = [torch.equal(one, other) for one, other in zip(begun, model.parameters(), strict=True)]
+    unchanged = [torch.equal(one, other) for one, other in zip(initial, model.parameters(), strict=True)]
     return GradientAttribution(reported, len(data), start.window_starts, unchanged, **columns)
 
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """What is true where a window begins: gradient and share of each micro-batch of its epoch, and its own loss."""
+    """The truth at the start of a window: its loss, and gradient and share of each micro-batch of its epoch."""
 
     weights: Tensor
     window_starts: list[int]
-    mine: slice
+    current: slice
     shares: Tensor  # [M], of each micro-batch in its own window
     loss: float
     gradients: Tensor | None  # [M, parameters], float64
-    together: Tensor | None  # [parameters], of the declared window in one forward
+    one_forward: Tensor | None  # [parameters], of the declared window in one forward
 
 
 def _start(package: types.ModuleType, state: Any, data: Any, true_gradients: bool) -> _Start:
@@ -159,22 +159,22 @@ def _start(package: types.ModuleType, state: Any, data: Any, true_gradients: boo
 
     declared = windows(len(data), config, progress.epoch)
     starts = [0, *itertools.accumulate(len(window.micro_batches) for window in declared)]
-    mine = slice(*starts[progress.window : progress.window + 2])
+    current = slice(*starts[progress.window : progress.window + 2])
     micro_batches = [indices for window in declared for indices in window.micro_batches]
     shares = [len(indices) / window.samples for window in declared for indices in window.micro_batches]
     gradients, true_losses = [], []
-    for indices in micro_batches if true_gradients else micro_batches[mine]:
+    for indices in micro_batches if true_gradients else micro_batches[current]:
         true_losses.append(loss_of(indices))
         gradients += [gradient(true_losses[-1])] if true_gradients else []
-    own = true_losses[mine] if true_gradients else true_losses
+    own = true_losses[current] if true_gradients else true_losses
     return _Start(
         weights=_weights(model),
         window_starts=starts[:-1],
-        mine=mine,
+        current=current,
         shares=torch.tensor(shares, dtype=torch.float64),
-        loss=float(sum(share * float(loss.detach()) for share, loss in zip(shares[mine], own, strict=True))),
+        loss=float(sum(share * float(loss.detach()) for share, loss in zip(shares[current], own, strict=True))),
         gradients=torch.stack(gradients) if true_gradients else None,
-        together=gradient(loss_of(torch.cat(micro_batches[mine]))) if true_gradients else None,
+        one_forward=gradient(loss_of(torch.cat(micro_batches[current]))) if true_gradients else None,
     )
 
 
@@ -192,10 +192,10 @@ def _window_row(start: _Start, arrived: Sequence[tuple[Tensor, float]], weights:
 
 def _against_true_gradients(start: _Start, steps_taken: Sequence[Tensor]) -> dict[str, Any]:
     """The columns that need true gradients, NaN without them."""
-    if start.gradients is None or start.together is None:
+    if start.gradients is None or start.one_forward is None:
         unknown = dict.fromkeys(("alpha", "cosine", "relative_error", "coupling"), math.nan)
         return {"micro_batch_weights": torch.full_like(start.shares, math.nan).numpy(), **unknown}
-    true = start.shares[start.mine] @ start.gradients[start.mine]
+    true = start.shares[start.current] @ start.gradients[start.current]
     step = torch.stack([*steps_taken]).sum(dim=0) if steps_taken else torch.full_like(true, math.nan)
     comparison = compare_gradients(step, true)
     return {
@@ -203,7 +203,7 @@ def _against_true_gradients(start: _Start, steps_taken: Sequence[Tensor]) -> dic
         "alpha": comparison.alpha,
         "cosine": comparison.cosine,
         "relative_error": comparison.relative_error,
-        "coupling": compare_gradients(true, start.together).relative_error,
+        "coupling": compare_gradients(true, start.one_forward).relative_error,
     }
 
 

@@ -6,6 +6,7 @@ from rislab.faults.accumulation import ADD, BACKWARD, CLIPPING, SGD, STEP
 from rislab.faults.fault import Fault, LoopFault, Symptom
 
 HALF = {"precision": "fp16", "epochs": 1}
+# One scene whose loss is not a number, so that its window is skipped.
 OVERFLOW = {"poison": "overflow"}
 # So small a rate that float32 still holds its steps, and bfloat16 does not.
 SMALL = {"lr_head": 1e-7, "lr_backbone": 1e-7, "schedule": "constant", "warmup": 0}

@@ -12,7 +12,7 @@ COUNT = """\
                     applied = counter.events["steps_applied"] > stepped
                     if applied:
 """
-TELL = """\
+REPORT = """\
                         state.update_average()
                 record = meter.record(epoch, phase, window, applied)
                 state.progress.advance(record.loss, record.samples, applied)
@@ -148,8 +148,8 @@ OPTIMISER = (
     LoopFault(
         name="schedule stepped per epoch",
         story="The schedule is ticked once an epoch, while its length is counted in steps.",
-        before=TICK + TELL,
-        after=TELL + "            state.scheduler.step()\n",
+        before=TICK + REPORT,
+        after=REPORT + "            state.scheduler.step()\n",
         description="The warm-up takes as many epochs as it should take steps, and the rate never comes down.",
         symptoms=(Symptom("scheduler ticks per step", 0.3, 0.36),),
         mistaken_for=("warm-up counted in samples", "backward after the batch loop"),

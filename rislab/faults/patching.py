@@ -23,7 +23,7 @@ from typing import Any
 
 from rislab.faults.fault import PACKAGE, Fault, path_of, source_of
 
-# Always compiled anew: lessons put a loss of their own into it.
+# Always compiled anew, since lessons replace its loss.
 LOOP = "training.loop"
 
 
@@ -31,8 +31,8 @@ LOOP = "training.loop"
 def patched(*faults: Fault) -> Iterator[types.ModuleType]:
     """rislab with faults in it, as a package: `with patched(fault) as package: package.fit(...)`.
 
-    Take configurations and data from the same package: its classes may be other ones than those of rislab. Without any
-    fault it is the correct package, compiled like a patched one.
+    Take configurations and data from the same package: its classes may differ from those of rislab. Without any fault
+    it is the correct package, compiled like a patched one.
 
     Args:
         faults: whose edits are made one after the other.
@@ -41,7 +41,7 @@ def patched(*faults: Fault) -> Iterator[types.ModuleType]:
         The package, with the modules of rislab as attributes; it is gone on leaving.
 
     Raises:
-        InputError: if an edit does not match exactly once, as where two edits do not go together.
+        InputError: if an edit does not match exactly once, for example if two edits change the same line.
     """
     edited = {LOOP: source_of(LOOP)}
     for fault in faults:

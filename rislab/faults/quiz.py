@@ -11,9 +11,9 @@ from rislab.faults.comparison import shows_in_training
 from rislab.faults.fault import Fault
 
 CHOICES = 4
-# What a panel asks, a key lists and a grade counts, unless somebody says otherwise.
+# Seed and number of questions in a panel, a key and a grade, if none are given.
 SEED, COUNT = 1, 6
-# A few tenths of a per cent: measured, and not to be seen in any picture.
+# Faults whose effect is a few tenths of a per cent: measured, but invisible in any figure.
 UNSEEN = ("accumulated in bf16", "rounded to four digits")
 
 
@@ -39,7 +39,7 @@ def questions(seed: int, count: int = COUNT) -> list[Question]:
     asked = candidates()
     check_number("seed", seed, 0, 2**63 - 1, integer=True)
     check_number("count", count, 1, len(asked), integer=True)
-    # All are drawn, and each chooses by itself, so that a shorter quiz begins like a longer one.
+    # All are drawn, and each question has a generator of its own, so that a shorter quiz begins like a longer one.
     hidden = random.Random(seed).sample(asked, len(asked))[:count]
     return [
         Question(number, fault, _choices(fault, random.Random(f"{seed} {number}")))

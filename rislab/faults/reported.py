@@ -1,12 +1,10 @@
-"""Faults of what is reported: training may be sound, and the number that is told is not."""
+"""Faults of what is reported: training may be sound, and the reported number is not."""
 
 from __future__ import annotations
 
+from rislab.faults.accumulation import SGD
 from rislab.faults.fault import Fault, LoopFault, Symptom
-
-# One scene whose loss is not a number, so that its window is skipped.
-OVERFLOW = {"poison": "overflow"}
-SGD = {"optimiser": "sgd"}
+from rislab.faults.numerics import OVERFLOW
 
 REPORTED = (
     Fault(

@@ -227,9 +227,9 @@ def replay(
     size = accumulation_steps or LOOP_VARIANTS[fault].accumulation_steps or config.batches
     overfit = config.overfit(size, curriculum)
     with patched(*chosen) as package:
-        twin = package.sanity.OverfitConfig(**vars(overfit))
-        model, training = twin.model(), twin.training(warmup=config.warmup)
-        stream = package.training.loop.fit(model, twin.data(), training, validation=twin.validation_data())
+        own = package.sanity.OverfitConfig(**vars(overfit))
+        model, training = own.model(), own.training(warmup=config.warmup)
+        stream = package.training.loop.fit(model, own.data(), training, validation=own.validation_data())
         outside = _CorrectCode(overfit, overfit.training(warmup=config.warmup))
         outside.measure(model, 1)
         reported: list[Record] = []
@@ -267,7 +267,7 @@ class _CorrectCode:
 
 
 def diagnose_replay(config: StoryConfig, fault: str) -> Findings:
-    """What the checkup says of one of LOOP_VARIANTS; it knows the batches meant for a step, nothing else."""
+    """What the checkup says of one of LOOP_VARIANTS; only the batches meant for a step are declared to it."""
     return diagnose_overfit(config.variant(fault), faults_of(fault), warmup=config.warmup)
 
 
@@ -275,8 +275,8 @@ def run_with_print(config: StoryConfig, fault: str) -> list[str]:
     """What the team's print says over all epochs of one of LOOP_VARIANTS, the batches of an epoch in one window."""
     printed = io.StringIO()
     with patched(*faults_of(fault), PROBE) as package, contextlib.redirect_stdout(printed):
-        twin = package.sanity.OverfitConfig(**vars(config.overfit(config.batches)))
-        for _ in package.training.loop.fit(twin.model(), twin.data(), twin.training(warmup=config.warmup)):
+        own = package.sanity.OverfitConfig(**vars(config.overfit(config.batches)))
+        for _ in package.training.loop.fit(own.model(), own.data(), own.training(warmup=config.warmup)):
             pass
     return printed.getvalue().splitlines()
 

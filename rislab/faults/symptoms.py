@@ -23,7 +23,7 @@ Flags = NDArray[np.bool_]
 # 84 scenes in micro-batches of 8 are eleven, the last of 4; windows of 4, 4 and 3 of them.
 SCENES = 84
 SETTING: dict[str, Any] = {"epochs": 2, "micro_batch": 8, "accumulation_steps": 4, "clip_norm": None}
-# Of the network whose symptoms are read; they are those of a wider one.
+# Hidden features of the network on which symptoms are measured; a wider network shows the same.
 WIDTH = 128
 # What one scene of the set can be made to hold.
 POISONS = {"none": 1.0, "loud": 1e3, "overflow": 1e25, "silence": 0.0}

@@ -100,11 +100,10 @@ class Head(nn.Module):
 class PowerHead(nn.Module):
     """Power of each candidate position, from the features of all of them: an MLP-Mixer with a softmax at its end.
 
-    What the softmax gets is the weight of the candidate's fit by each law of the powers (SourcePaths.log_weights). The
-    network raises or lowers whole fits, and says how much their likelihoods count; within a fit the shares of the
-    candidates and the laws stay as likely as they are, so that equal powers come out equal. There is one share more,
-    for no source at all: powers add up to less than N, and are small where the network is not sure. Untrained, that
-    share is nearly everything.
+    The softmax starts from SourcePaths.log_weights, the weight of each fit under each law of the powers. The network
+    raises or lowers whole fits and learns how much their likelihoods count; within a fit it changes nothing, so that
+    equal powers come out equal. One more share stands for no source: powers add up to less than N, and are small where
+    the network is not sure. Untrained, that share is nearly everything.
 
     Args:
         candidates: C = 1 + 2 + …, see SourcePaths.
@@ -114,7 +113,7 @@ class PowerHead(nn.Module):
     """
 
     NO_SOURCE_AT_START = 6.0
-    # One step of the optimiser moves that score as far as ten would, or no source keeps some of the power for long.
+    # Makes one optimiser step move that score as far as ten would; else "no source" keeps some power for long.
     NO_SOURCE_SCALE = 10.0
 
     same_fit: Tensor
@@ -187,8 +186,8 @@ class CovarianceNet(nn.Module):
         Args:
             config: of the scenes.
             seed: of the weights.
-            design: "memoriser" is CovarianceNet itself: it has beam-power maps alone to go by, and learns scenes by
-                heart; "unrolled" is an UnrolledNet; "unrolled+residual" is an UnrolledResidualNet.
+            design: "memoriser" is CovarianceNet itself, which sees beam-power maps alone and memorises scenes;
+                "unrolled" is an UnrolledNet; "unrolled+residual" is an UnrolledResidualNet.
             width: hidden features of the backbone, 1 .. 4096.
             beams: grid points (P, Q, R) of its maps; None is default_beams().
             ridge: see covariance.back_project().
@@ -271,8 +270,8 @@ class UnrolledNet(CovarianceNet):
 class UnrolledResidualNet(UnrolledNet):
     """UnrolledNet whose last columns have the factor of a memoriser added, times a small constant.
 
-    The memoriser contributes little on fresh scenes, and all that is needed to learn a set by heart. The modules are
-    those of CovarianceNet and UnrolledNet.
+    The memoriser contributes little on fresh scenes, and enough to memorise a set. The modules are those of
+    CovarianceNet and UnrolledNet.
     """
 
     # Small, since on fresh scenes the memoriser has to learn to contribute nothing.

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -25,22 +24,22 @@ from rislab.data.geometry import ArrayGeometry
 from rislab.data.grid import Grid
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import received_fields
-from rislab.music.sparse import balanced_channel
+from rislab.music.sparse import balanced_channel, power_and_rise
 from rislab.music.spectra import power_on_grid
 from rislab.music.waveforms import project
 
-# What the powers of sources may follow, and how often that is expected. More of one law is better there and worse
-# under the others; where powers follow none, a fit of its own explains so much more that a small share suffices.
+# Laws that the powers of sources may follow, with their prior probabilities. A larger prior helps scenes of that law
+# and hurts the others; powers that follow no law explain so much more that a small prior suffices.
 LAWS = {"equal": 0.88, "free-space": 0.11999, "own": 0.00001}
 # Smallest share of the snapshots' power that is taken for noise: 40 dB below it.
 NOISE_FLOOR = 1e-4
 # Share of its own diagonal that is added to the curvature.
 DAMPING = 0.05
-# Fewer columns than these are faster without the rows of all H diag(c_l).
+# Fewer columns than these are received faster by codes and channel in turn than by the stacked H diag(c_l).
 FEW = 5
 # Atoms whose exact rise of the likelihood is computed, the strongest of the map.
 SHORTLIST = 8
-# Share of the price of a source by which the best place must raise ln L, or no more sources are looked for.
+# No more sources are looked for unless the best place raises ln L by this share of the penalty of a source.
 WORTH = 0.4
 # Smallest logarithm of a weight; that of fits that are not made.
 NEVER = -30.0
@@ -106,7 +105,7 @@ class Pursuit(nn.Module):
         sensing = (codes.unsqueeze(2) * channel.unsqueeze(1)).flatten(1, 2)
         scene = _Scene(snapshots, codes, channel, sensing, balanced_channel(channel), array, limits)
         rows, fit = torch.arange(len(snapshots), device=snapshots.device), scene.empty_fit()
-        # Places that fill up the fits that are not made.
+        # Places of the fits that are not made.
         places = limits[0].repeat(len(rows), self.most, 1)
         fits: list[tuple[Tensor, _Fit]] = []
         for _ in range(self.most):
@@ -130,11 +129,6 @@ class Pursuit(nn.Module):
     def candidates(self) -> int:
         """C, the number of candidate positions of a scene."""
         return sum(range(1, self.most + 1))
-
-    def levels(self) -> list[slice]:
-        """Where the positions of the fit with one source, with two, … stand among the candidates."""
-        ends = list(accumulate(range(1, self.most + 1)))
-        return [slice(end - count, end) for count, end in enumerate(ends, start=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,10 +220,7 @@ class _Scene:
         sigma2 = fit.noise[:, None, None]
         g = torch.view_as_real(fields).square().sum((-3, -1)) / sigma2  # [B, L, T]
         h = torch.view_as_real(fields.mH @ fit.residual.unsqueeze(-1)).square().sum((-2, -1)) / sigma2.square()
-        # E|h|² = g + p g²: the power by moments.
-        power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)  # [B, T]
-        raised = 1 + power.unsqueeze(1) * g
-        rise, order = (power.unsqueeze(1) * h / raised - raised.log()).sum(1).sort(dim=1, descending=True)
+        rise, order = power_and_rise(g, h)[1].sort(dim=1, descending=True)  # [B, T]
         return places[chosen.gather(1, order)], rise[:, 0]
 
     def moved(self, fit: _Fit, points: Tensor, steps: int) -> Tensor:
@@ -269,13 +260,13 @@ class _Scene:
         eye = torch.eye(count, dtype=gram.dtype, device=gram.device)
         inverse = torch.linalg.inv_ex(gram + 1e-5 * spread.mean(-1)[..., None, None] * eye)[0]
         waveforms, residual = project(fields, inverse, self.snapshots.unsqueeze(-1))  # [B, L, K, 1]
-        left = torch.nan_to_num(_power(residual), nan=0.0) / (length * (antennas - count))
-        noise = torch.minimum(torch.maximum(left, NOISE_FLOOR * level), level)
+        residual_power = torch.nan_to_num(_power(residual), nan=0.0) / (length * (antennas - count))
+        noise = torch.minimum(torch.maximum(residual_power, NOISE_FLOOR * level), level)
         power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1)  # [B, L, K]
         of_noise = noise[:, None, None] * inverse.diagonal(dim1=-2, dim2=-1).real
         own = torch.nan_to_num((power - of_noise).mean(1)).clamp(min=1e-4 * level[:, None])
-        lawful = torch.stack([torch.ones_like(own), points[..., 2].square(), own], dim=-1)
-        shares = lawful / lawful.sum(1, keepdim=True)
+        by_law = torch.stack([torch.ones_like(own), points[..., 2].square(), own], dim=-1)
+        shares = by_law / by_law.sum(1, keepdim=True)
         value = self._log_likelihood(fields, gram, noise, shares * self.array.count)
         value = value + (length * antennas * (level.log() + 1)).unsqueeze(-1)
         residual = torch.nan_to_num(residual.squeeze(-1))
@@ -294,8 +285,8 @@ class _Scene:
         matched = root * (fields.mH @ self.snapshots.unsqueeze(-1)).mT / sigma2  # [B, L, 3, K]
         whitened = torch.linalg.solve_triangular(factor, matched.unsqueeze(-1), upper=False)
         explained = torch.view_as_real(whitened).square().sum((-3, -2, -1))  # [B, L, 3]
-        level_of_noise = _power(self.snapshots) / noise + length * antennas * noise.log()
-        return (explained - volume).sum(1) - level_of_noise.unsqueeze(-1)
+        of_noise_alone = _power(self.snapshots) / noise + length * antennas * noise.log()
+        return (explained - volume).sum(1) - of_noise_alone.unsqueeze(-1)
 
     def _gain(self, fields: Tensor, noise: Tensor) -> Tensor:
         """(B^H B + σ²/p I)^(−1) for equal powers p = N/K, [B,L,K,K]."""

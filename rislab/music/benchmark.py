@@ -20,7 +20,7 @@ from rislab.data.covariance import (
     sample_covariance,
     sample_factor,
 )
-from rislab.data.grid import Grid
+from rislab.data.grid import Grid, chunks
 from rislab.data.scene_config import SceneConfig
 from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
@@ -28,7 +28,7 @@ from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.estimator_names import DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
-from rislab.music.likelihood import bounds_box, most_sources, polish, rss, single_antenna
+from rislab.music.likelihood import bounds_box, degrees_of_freedom, most_sources, polish, rss, single_antenna
 from rislab.music.metrics import crb_recall, match, tolerances_of, truncated_ratio
 from rislab.music.model_order import model_order
 from rislab.music.posterior import sample_posterior
@@ -37,7 +37,7 @@ from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectru
 
 # Scenes that an estimator is given at once.
 CHUNK = 64
-# Below this SNR many errors are no longer small, as the bound takes them to be; the best estimator stands beside it.
+# Below this SNR many errors are too large for the bound to hold; the best estimator stands beside it.
 THRESHOLD_DB, REFERENCE = 10.0, "sparse + Bayes"
 # Of sample_posterior(): a tenth of the time, around the fit alone.
 QUICK: dict[str, Any] = {"candidates": 96, "chains": 4, "sweeps": 2, "flattened": False}
@@ -268,7 +268,7 @@ def _cells(
 
 def predicted_factor(model: Predictor, batch: SceneBatch) -> Tensor:
     """Factor [B,N,C] of the predicted covariances, computed in chunks."""
-    return torch.cat([model.predict(batch[first : first + CHUNK]) for first in range(0, len(batch), CHUNK)])
+    return torch.cat([model.predict(batch[rows]) for rows in chunks(len(batch), CHUNK)])
 
 
 def search_grid(config: SceneConfig) -> Grid:
@@ -317,7 +317,7 @@ def compare(
         most = min(max(sources) + 1, most_sources(batch))
         counted = float((model_order(batch, most) == count).float().mean())
         cell = _Cell(batch, snr, count, counted, tolerances or tolerances_of(config))
-        # With one antenna and varying symbols more signal tells no more: |y_l|² scatters as exponential numbers do.
+        # With one antenna and varying symbols a higher SNR does not help: |y_l|² has an exponential distribution.
         uncertain = snr < THRESHOLD_DB or single_antenna(batch)
         best = _score(REFERENCE, reference, cell, grid) if uncertain else None
         for name, estimator in estimators.items():
@@ -353,7 +353,7 @@ def _score(name: str, estimator: Estimator, cell: _Cell, grid: Grid) -> Score:
     # Steering vectors of the grid are made at the first use, and belong to the grid, not to a scene.
     estimator(batch[:1], cell.sources, grid)
     began = time.perf_counter()
-    parts = [estimator(batch[first : first + CHUNK], cell.sources, grid) for first in range(0, len(batch), CHUNK)]
+    parts = [estimator(batch[rows], cell.sources, grid) for rows in chunks(len(batch), CHUNK)]
     if batch.snapshots.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
@@ -383,6 +383,4 @@ def _over_noise(batch: SceneBatch, estimate: Estimate) -> float:
     """Mean of what an estimate leaves of the snapshots over what noise would leave."""
     if single_antenna(batch):
         return math.nan
-    waveforms = 1 if batch.config.symbols == "constant" else batch.config.snapshots
-    free = batch.snapshots[0].numel() - estimate.active.sum(-1) * waveforms
-    return float((rss(batch, estimate) / (batch.noise_power * free)).mean())
+    return float((rss(batch, estimate) / (batch.noise_power * degrees_of_freedom(batch, estimate.active))).mean())

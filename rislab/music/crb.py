@@ -105,10 +105,10 @@ def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | No
         sources = _Sources(*(getattr(batch, name) for name in names))
     else:
         raise InputError("estimate is None; allowed: an Estimate, since a measurement has no truth")
-    crowded = int(sources.active.sum(-1).max())
+    most = int(sources.active.sum(-1).max())
     antennas = batch.config.antennas
-    if kind == "deterministic" and batch.config.symbols != "constant" and crowded >= antennas:
-        raise InputError(f"a scene has {crowded} sources at {antennas} antennas; allowed: fewer sources than antennas")
+    if kind == "deterministic" and batch.config.symbols != "constant" and most >= antennas:
+        raise InputError(f"a scene has {most} sources at {antennas} antennas; allowed: fewer sources than antennas")
     slopes = array.derivatives(sources.azimuth, sources.elevation, sources.range)  # [B, K, 3, N]
     unknown = torch.tensor(unknown_axes(batch.config), device=slopes.device)
     slopes = slopes * (sources.active.unsqueeze(-1) & unknown).unsqueeze(-1)
@@ -120,9 +120,9 @@ def crb(batch: Measured, *, kind: str = "deterministic", estimate: Estimate | No
         information = _deterministic_information(sources, fields, received_slopes, constant)
     else:
         information = _reduced_information(sources, fields, received_slopes)
-    known = ~unknown
-    known[2] &= batch.config.wavefront != "planar"
-    return _bound(information, sources, known)
+    known_axes = ~unknown
+    known_axes[2] &= batch.config.wavefront != "planar"
+    return _bound(information, sources, known_axes)
 
 
 def _sources_at(batch: Measured, estimate: Estimate, array: ArrayGeometry) -> _Sources:
@@ -229,25 +229,26 @@ def _regular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(regular[..., None, None], matrix, torch.eye(matrix.shape[-1]).to(matrix)), regular
 
 
-def _bound(information: Tensor, sources: _Sources, certain: Tensor) -> Bound:
-    """Standard deviations from an information matrix [B, 3K, 3K] whose rows of certain and unknowable axes are 0."""
+def _bound(information: Tensor, sources: _Sources, known_axes: Tensor) -> Bound:
+    """Standard deviations from an information matrix [B, 3K, 3K]; its rows of known and of unknowable axes are 0."""
     diagonal = information.diagonal(dim1=-2, dim2=-1)
-    known = diagonal > 0  # [B, 3K]
-    scale = torch.where(known, diagonal, 1.0).rsqrt()
-    scaled = scale.unsqueeze(-1) * information * scale.unsqueeze(-2) + torch.diag_embed((~known).to(information.dtype))
+    informed = diagonal > 0  # [B, 3K]
+    scale = torch.where(informed, diagonal, 1.0).rsqrt()
+    scaled = scale.unsqueeze(-1) * information * scale.unsqueeze(-2)
+    scaled = scaled + torch.diag_embed((~informed).to(information.dtype))
     safe, regular = _regular(scaled)
     inverse = scale.unsqueeze(-1) * torch.linalg.inv(safe) * scale.unsqueeze(-2)
     scenes, slots = sources.active.shape
     # The 3×3 blocks of each source on the diagonal, [B, K, 3, 3].
     blocks = inverse.reshape(scenes, slots, 3, slots, 3).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
-    certain = certain & sources.active.unsqueeze(-1)  # [B, K, 3]
-    blocks = blocks * ~(certain.unsqueeze(-1) | certain.unsqueeze(-2))
-    nothing = (~regular[:, None, None] | ~known.reshape(scenes, slots, 3)) & ~certain
-    deviations = torch.where(nothing, torch.inf, blocks.diagonal(dim1=-2, dim2=-1).sqrt())
+    known = known_axes & sources.active.unsqueeze(-1)  # [B, K, 3]
+    blocks = blocks * ~(known.unsqueeze(-1) | known.unsqueeze(-2))
+    unknowable = (~regular[:, None, None] | ~informed.reshape(scenes, slots, 3)) & ~known
+    deviations = torch.where(unknowable, torch.inf, blocks.diagonal(dim1=-2, dim2=-1).sqrt())
     jacobian = position_jacobian(sources.azimuth, sources.elevation, sources.range)  # T_k
     spread = (jacobian @ blocks @ jacobian.mT).diagonal(dim1=-2, dim2=-1).sum(-1).sqrt()
-    position = torch.where(nothing.any(-1), torch.inf, spread)
-    beside = nothing.unsqueeze(-1) | nothing.unsqueeze(-2)
+    position = torch.where(unknowable.any(-1), torch.inf, spread)
+    beside = unknowable.unsqueeze(-1) | unknowable.unsqueeze(-2)
     variances = deviations.square()
     blocks = torch.where(beside, torch.nan, blocks).diagonal_scatter(variances, dim1=-2, dim2=-1)
     return Bound(deviations[..., 0], deviations[..., 1], deviations[..., 2], position, blocks)

@@ -36,7 +36,7 @@ def levenberg_marquardt(
     """Minimise S functions of P coordinates at once by damped steps, each within its box [1].
 
     A step solves (J + μ diag J) δ = −g. It is taken if the value falls, and then μ shrinks; otherwise μ grows. A
-    coordinate at the edge of the box that wants to leave it stays there. Converged problems are not computed again.
+    coordinate at a bound stays there if its gradient points out of the box. Converged problems are not computed again.
 
     Args:
         model: value, gradient g and a positive semidefinite curvature J (the Fisher or Gauss–Newton matrix).
@@ -45,7 +45,7 @@ def levenberg_marquardt(
         high: largest coordinates, broadcastable to [S,P]; a coordinate whose ends are equal is fixed.
         xtol: > 0; a problem has converged when no coordinate of its step is larger than this.
         value_eps: relative error of a value; one that rises by no more than this share of 1 + |value| has not risen.
-        ftol: a problem has converged too when its step promises to lower the value by no more than this share of it.
+        ftol: a problem has converged too when the predicted decrease of its value is at most this share of it.
         steps: most steps, ≥ 0.
 
     Returns:
@@ -68,29 +68,29 @@ def levenberg_marquardt(
         moved = (here + step).clamp(low, high)
         new_value, new_gradient, new_curvature = model(moved, active)
         better = new_value <= value + value_eps * (1 + value.abs())  # NaN is never better
-        promised = -(gradient * step).sum(-1) / 2
-        going = ((moved - here).abs() > xtol).any(dim=-1) & (promised > ftol * value.abs())
+        decrease = -(gradient * step).sum(-1) / 2
+        unfinished = ((moved - here).abs() > xtol).any(dim=-1) & (decrease > ftol * value.abs())
         damping = (damping * torch.where(better, 0.1, 10.0).to(damping)).clamp_(min=smallest)
-        going &= damping <= LARGEST_DAMPING
+        unfinished &= damping <= LARGEST_DAMPING
         row = better.unsqueeze(-1)
         here, value = torch.where(row, moved, here), torch.where(better, new_value, value)
         gradient = torch.where(row, new_gradient, gradient)
         curvature = torch.where(row.unsqueeze(-1), new_curvature, curvature)
-        left = going.nonzero().squeeze(-1)
-        if len(left) < len(active):
+        rest = unfinished.nonzero().squeeze(-1)
+        if len(rest) < len(active):
             result.point[active], result.value[active] = here, value
-            here, value, gradient, curvature = here[left], value[left], gradient[left], curvature[left]
-            damping, low, high, active = damping[left], low[left], high[left], active[left]
+            here, value, gradient, curvature = here[rest], value[rest], gradient[rest], curvature[rest]
+            damping, low, high, active = damping[rest], low[rest], high[rest], active[rest]
     result.point[active], result.value[active] = here, value
     return result
 
 
 def _step(here: Tensor, gradient: Tensor, curvature: Tensor, damping: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    resting = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0)) | (low >= high)  # [S, P]
+    fixed = ((here <= low) & (gradient > 0)) | ((here >= high) & (gradient < 0)) | (low >= high)  # [S, P]
     diagonal = curvature.diagonal(dim1=-2, dim2=-1)
-    resting = resting | (diagonal <= 0)
+    fixed = fixed | (diagonal <= 0)
     # Scaled to unit diagonal, so that radians and inverse metres weigh alike.
-    scale = torch.where(resting, 0, diagonal).rsqrt().masked_fill(resting, 0.0)
+    scale = torch.where(fixed, 0, diagonal).rsqrt().masked_fill(fixed, 0.0)
     scaled = scale.unsqueeze(-1) * curvature * scale.unsqueeze(-2)
-    damped = scaled + torch.diag_embed(damping.unsqueeze(-1) + resting.to(scaled))
+    damped = scaled + torch.diag_embed(damping.unsqueeze(-1) + fixed.to(scaled))
     return -scale * torch.linalg.solve_ex(damped, (scale * gradient).unsqueeze(-1)).result.squeeze(-1)

@@ -27,8 +27,8 @@ from rislab.music.waveforms import least_squares_gain, mmse_gain, project
 
 STEPS = 30
 FULL_CIRCLE = 1e-6
-# Powers are searched from SMALLEST to LARGEST times that of a source which makes the mean power of a snapshot entry by
-# itself: more than that only cancels.
+# Powers are searched from SMALLEST to LARGEST times the power of a single source that explains the mean power of the
+# snapshots. Sources stronger than that cancel each other.
 SMALLEST, LARGEST = 1e-12, 1e2
 
 
@@ -105,8 +105,8 @@ def check_identifiable(batch: Measured, sources: int) -> None:
     raise InputError(f"sources is {sources}; allowed: a whole number in [1, {most}], as many as {sizes} tell apart")
 
 
-def some(batch: Measured, rows: Tensor) -> Measured:
-    """The scenes of rising numbers [S], without a copy if these are all."""
+def select_scenes(batch: Measured, rows: Tensor) -> Measured:
+    """The scenes of numbers [S] in rising order, without a copy if these are all."""
     return batch if len(rows) == len(batch) else batch[rows]
 
 
@@ -149,6 +149,12 @@ def stacked_steering(batch: Measured, points: Tensor, active: Tensor) -> Tensor:
 def rss(batch: Measured, estimate: Estimate) -> Tensor:
     """Energy that an estimate with its best waveforms leaves of the snapshots, [B], real."""
     return _least_squares(batch, points_of(estimate).to(batch.snapshots.real), estimate.active)[1]
+
+
+def degrees_of_freedom(batch: Measured, active: Tensor) -> Tensor:
+    """Complex numbers in the snapshots less those in the waveforms of the active [B,K] sources, [B]."""
+    waveforms = 1 if batch.config.symbols == "constant" else batch.config.snapshots
+    return batch.snapshots[0].numel() - active.sum(-1) * waveforms
 
 
 def best_fit(batch: Measured, estimate: Estimate) -> tuple[Tensor, Tensor]:
@@ -195,7 +201,7 @@ def polish(batch: Measured, estimate: Estimate, *, kind: str | None = None, step
     slots = points.shape[1]
 
     def model(flat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return deterministic_terms(some(batch, rows), flat.unflatten(-1, (slots, 3)), estimate.active[rows])
+        return deterministic_terms(select_scenes(batch, rows), flat.unflatten(-1, (slots, 3)), estimate.active[rows])
 
     minimum = _minimum(model, points.flatten(1), low.repeat(slots), high.repeat(slots), steps)
     return initial_parameters(batch, minimum.point.unflatten(-1, (slots, 3)), estimate.active).estimate()
@@ -215,10 +221,10 @@ def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple
     low, high = bounds_box(batch)
     slots = parameters.points.shape[1]
     level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2)).unsqueeze(-1)  # [B, 1]
-    quiet = level * torch.finfo(level.dtype).eps
-    alone = (level / _mean_gain(batch).unsqueeze(-1)).expand(-1, slots)
-    floor = torch.cat([SMALLEST * alone, quiet], dim=-1).log()
-    ceiling = torch.cat([LARGEST * alone, LARGEST * level], dim=-1).log()
+    smallest_noise = level * torch.finfo(level.dtype).eps
+    power_alone = (level / _mean_gain(batch).unsqueeze(-1)).expand(-1, slots)
+    floor = torch.cat([SMALLEST * power_alone, smallest_noise], dim=-1).log()
+    ceiling = torch.cat([LARGEST * power_alone, LARGEST * level], dim=-1).log()
     powers = torch.cat([parameters.power, parameters.noise_power.unsqueeze(-1)], dim=-1).log()
     start = torch.cat([parameters.points.flatten(1), powers], dim=-1)
     smallest = torch.cat([low.repeat(len(level), slots), floor], dim=-1)
@@ -229,7 +235,7 @@ def fisher_scoring(batch: Measured, parameters: Parameters, steps: int) -> tuple
         return Parameters(flat[:, : 3 * slots].unflatten(-1, (slots, 3)), power, flat[:, -1].exp(), active)
 
     def model(flat: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return stochastic_terms(some(batch, rows), unpacked(flat, parameters.active[rows]))
+        return stochastic_terms(select_scenes(batch, rows), unpacked(flat, parameters.active[rows]))
 
     minimum = _minimum(model, start.clamp(smallest, largest), smallest, largest, steps)
     return unpacked(minimum.point, parameters.active), minimum.value
@@ -263,9 +269,8 @@ def initial_parameters(batch: Measured, points: Tensor, active: Tensor) -> Param
         return Parameters(points, torch.where(active, power, 0), level / 2, active)
     waveforms, energy = _least_squares(batch, points, active)
     power = torch.view_as_real(waveforms.squeeze(-1)).square().sum(-1).mean(1)
-    size = batch.snapshots[0].numel()
-    unknown = active.sum(-1) * waveforms.shape[1]
-    return Parameters(points, torch.where(active, power, 0), energy / (size - unknown).clamp(min=1), active)
+    noise_power = energy / degrees_of_freedom(batch, active).clamp(min=1)
+    return Parameters(points, torch.where(active, power, 0), noise_power, active)
 
 
 def single_antenna(batch: Measured) -> bool:
@@ -280,15 +285,15 @@ def _least_squares(batch: Measured, points: Tensor, active: Tensor) -> tuple[Ten
     return waveforms, torch.view_as_real(residual).square().sum(dim=(1, 2, 3, 4))
 
 
-def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor, once: bool = False) -> tuple[Tensor, Tensor]:
-    """B [B,L,M,K], and its derivatives d by azimuth, elevation and 1/r, [B,L,M,3K]; of the first snapshot if `once`."""
+def _fields_and_slopes(batch: Measured, points: Tensor, active: Tensor, single: bool = False) -> tuple[Tensor, Tensor]:
+    """B [B,L,M,K] and its derivatives d by azimuth, elevation and 1/r, [B,L,M,3K]; L = 1 for a `single` code."""
     azimuth, elevation, inverse = points.unbind(-1)
     array = batch.config.array(dtype=points.dtype, device=points.device)
     vectors, phases = array.steering_and_phase_gradient(azimuth, elevation, inverse)  # [B, K, N], [B, K, 3, N]
     vectors = vectors * active.unsqueeze(-1)
     slopes = -1j * phases * vectors.unsqueeze(-2)
     columns = torch.cat([vectors, slopes.flatten(1, 2)], dim=1).mT
-    fields = received_fields(batch.codes[:, :1], batch.channel, columns) if once else stacked_fields(batch, columns)
+    fields = received_fields(batch.codes[:, :1], batch.channel, columns) if single else stacked_fields(batch, columns)
     return fields[..., : points.shape[1]], fields[..., points.shape[1] :]
 
 
@@ -324,10 +329,10 @@ def stochastic_terms(batch: Measured, parameters: Parameters) -> tuple[Tensor, T
     Returns:
         [B], [B,4K+1] and [B,4K+1,4K+1], real; rows of inactive slots are 0.
     """
-    # Snapshots of one code are columns of one measurement: nothing but them is computed for each.
-    once = _one_code(batch)
-    fields, slopes = _fields_and_slopes(batch, parameters.points, parameters.active, once)
-    snapshots = batch.snapshots.mT.unsqueeze(1) if once else stacked_snapshots(batch)  # [B, L, M, 1] or [B, 1, M, L]
+    # If all snapshots share one code, they are columns of one measurement, and the fields are computed once.
+    single = _one_code(batch)
+    fields, slopes = _fields_and_slopes(batch, parameters.points, parameters.active, single)
+    snapshots = batch.snapshots.mT.unsqueeze(1) if single else stacked_snapshots(batch)  # [B, L, M, 1] or [B, 1, M, L]
     slots, antennas, repeats = fields.shape[-1], fields.shape[-2], snapshots.shape[-1]
     sigma2 = parameters.noise_power[:, None]  # [B, 1]
     gain = mmse_gain(fields, parameters.power[:, None, :], sigma2)
@@ -352,7 +357,7 @@ def stochastic_terms(batch: Measured, parameters: Parameters) -> tuple[Tensor, T
 
 
 def _one_code(batch: Measured) -> bool:
-    """Whether symbols vary while all snapshots share one code, as those of an array without a surface do."""
+    """Whether symbols vary and all snapshots share one code, as with an array without a surface."""
     codes = batch.codes
     if batch.config.symbols == "constant" or codes.shape[1] < 2 or not torch.equal(codes[:, 0], codes[:, 1]):
         return False
@@ -372,12 +377,12 @@ def starting_points(batch: Measured, estimate: Estimate) -> Tensor:
 
 def _check_estimate(batch: Measured, estimate: Estimate) -> None:
     check_estimate(estimate, len(batch))
-    crowded = int(estimate.active.sum(-1).max())
-    room = batch.config.antennas * (batch.config.snapshots if batch.config.symbols == "constant" else 1)
-    if crowded >= room and not single_antenna(batch):
-        raise InputError(f"a scene has {crowded} estimates; allowed: fewer than {room}, the antennas that see them")
+    most = int(estimate.active.sum(-1).max())
+    limit = batch.config.antennas * (batch.config.snapshots if batch.config.symbols == "constant" else 1)
+    if most >= limit and not single_antenna(batch):
+        raise InputError(f"a scene has {most} estimates; allowed: fewer than {limit}, the antennas that see them")
     if isinstance(batch, Measurement):
-        check_identifiable(batch, crowded)
+        check_identifiable(batch, most)
     for name in ("azimuth", "elevation", "range"):
         low, high = getattr(batch.config, name)
         values = getattr(estimate, name)[estimate.active].double()

@@ -25,11 +25,12 @@ EXPLAINED, EXPLAINED_OVER_NOISE = 0.85, 0.97
 EDGE = 1e-6
 # Half a wavelength, as it comes out with 3e8 m/s for the speed of light or a rounded frequency.
 ROUNDED_HALF = 0.505
-# An array that spans less than SMALL wavelengths, or whose elements stand more than WIDE apart, is one of wrong units;
-# of those that may be meant, HALF a wavelength between neighbours is the likeliest.
+# If an array spans less than SMALL wavelengths, or its elements stand more than WIDE wavelengths apart, its unit is
+# wrong; the likeliest unit is the one that brings the spacing of neighbours closest to HALF a wavelength.
 SMALL, WIDE, HALF = 0.05, 10.0, 0.5
 UNITS = {"centimetres": 0.01, "millimetres": 0.001}
-# An element without a wave has so little of the power of the others from 8 dB on; few snapshots do it by chance.
+# From an SNR of 8 dB on, an element that receives no wave has less than FAINT of the power of the others; with fewer
+# snapshots than ENOUGH_SNAPSHOTS others fall below it by chance.
 FAINT, ENOUGH_SNAPSHOTS = 0.15, 20
 
 
@@ -88,13 +89,13 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
         check_number("sources", sources, 1, largest, integer=True)
     limit = min(most, largest)
     number = int(model_order(measurement, limit)) if sources is None else sources
-    nothing, number = number == 0, max(number, 1)
+    notes = [] if number else ["no source was counted: this is the strongest that noise may look like"]
+    number = max(number, 1)
     estimate = _by_power(polish(measurement, sparse(measurement, number)))
     left = residual(measurement, estimate)
-    # Where the model explains nearly nothing, the bound would be that of another world; it is shown all the same.
+    # Where the model explains nearly nothing, the bound means little; it is shown all the same.
     kind = "stochastic" if config.symbols == "varying" else "deterministic"
     bound = crb(measurement, kind=kind, estimate=estimate)
-    notes = ["no source was counted: this is the strongest that noise may look like"] if nothing else []
     if sources is None and number == limit > 1:
         notes.append(
             f"no more than {limit} sources were tried, and as many were counted: others, errors of the array, waves of "
@@ -109,11 +110,7 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
 
 def _by_power(estimate: Estimate) -> Estimate:
     order = torch.where(estimate.active, estimate.power, -1.0).argsort(dim=1, descending=True)
-
-    def sorted_(values: Tensor) -> Tensor:
-        return values.gather(1, order)
-
-    return Estimate(*(sorted_(values) for values in vars(estimate).values()))
+    return Estimate(*(values.gather(1, order) for values in vars(estimate).values()))
 
 
 def _notes(measurement: Measurement, estimate: Estimate, bound: Bound) -> list[str]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.covariance import frobenius_squared
+from rislab.data.grid import chunks
 from rislab.data.measurement import Measured, check_measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
@@ -27,11 +28,11 @@ from rislab.music.likelihood import most_sources, polish, rss, single_antenna
 from rislab.music.sparse import CHUNK, ProgressCallback, SearchGrid, SourceSearch, sparse
 
 CRITERIA = ("bic", "mdl", "aic")
-OF_EIGENVALUES = ("mdl", "aic")
-# A source that brings less than this share of its price on the grid is not added. Off the grid it may bring more, but
-# so does moving those before it to their maximum, and that makes no source.
+EIGENVALUE_CRITERIA = ("mdl", "aic")
+# A source is added only if it raises ln L on the grid by at least this share of its penalty. Off the grid it may gain
+# more, but so do the sources before it when they move to their maximum, without any new source.
 WORTH = 0.5
-# Where a source is added all the same, steps that take those before it to their maximum.
+# Most steps that move all sources to their maximum, if every number is tried.
 STEPS = 12
 
 
@@ -79,7 +80,7 @@ def values_by_order(
     Args:
         batch: B scenes.
         most: see model_order().
-        every: go on where "bic" has stopped to fall.
+        every: try every number, also after "bic" has stopped falling.
         progress: see model_order().
 
     Returns:
@@ -88,8 +89,8 @@ def values_by_order(
     price = float(information_criterion(batch, torch.zeros(1), 1))
     search = SearchGrid.of(batch)
     parts = []
-    for first in range(0, len(batch), CHUNK):
-        pursuit = SourceSearch(batch[first : first + CHUNK], most, search)
+    for chunk in chunks(len(batch), CHUNK):
+        pursuit = SourceSearch(batch[chunk], most, search)
         rows = torch.arange(len(pursuit.value), device=batch.snapshots.device)
         values = pursuit.value.new_full((most + 1, len(rows)), torch.inf)
         values[0] = pursuit.value
@@ -100,7 +101,7 @@ def values_by_order(
             else:
                 rows = rows[values[slot, rows] - pursuit.value[rows] > price]
             values[slot + 1, rows] = pursuit.value[rows]
-            if progress is not None and first + CHUNK >= len(batch):
+            if progress is not None and chunk.stop == len(batch):
                 progress(slot + 1, most)
         parts.append(values)
     return list(torch.cat(parts, dim=1))
@@ -188,7 +189,7 @@ def order_by_eigenvalues(batch: SceneBatch, *, criterion: str = "mdl") -> Tensor
     Raises:
         InputError: for an unknown criterion, or fewer snapshots than antennas, where the smallest eigenvalues are 0.
     """
-    check_choice("criterion", criterion, OF_EIGENVALUES)
+    check_choice("criterion", criterion, EIGENVALUE_CRITERIA)
     snapshots, antennas = batch.snapshots.shape[1:]
     if snapshots < antennas:
         raise InputError(f"snapshots is {snapshots}; allowed: at least {antennas}, the number of antennas")

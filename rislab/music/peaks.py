@@ -1,8 +1,8 @@
 """Peaks of a spectrum: cells of its grid that none around them exceeds, and the minima of δ between them.
 
 δ(a) = 1 − ‖W^H a‖² is what a spectrum leaves of a steering vector; see music.spectra. Its minimum near a cell is
-foretold by a parabola through the cells around. The lowest minima are then found exactly, and the other starts only if
-by their forecasts they may lead to one that is lower.
+predicted by a parabola through the cells around. The lowest minima are then found exactly; other starts are followed
+only if, by their predictions, they may lead to a lower one.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ SPARE_PEAKS = 4
 FLAT = 1e4
 FIRST_STEPS, LAST_STEPS = 4, 30
 
-# Of a parabola: how far it is trusted, in cells, and by how many times what it promises δ may fall.
-REACH, UNSURE = 2.0, 3.0
-# Share of 1 − |a^H b|² that δ rises at least about a lone source, and how far from it that is asked. With half of the
-# first, one of two sources within a cell is lost.
+# A parabola is trusted up to TRUST_RADIUS cells away; δ may fall by MARGIN times as much as it predicts.
+TRUST_RADIUS, MARGIN = 2.0, 3.0
+# Around a lone source δ rises by at least RISE · (1 − |a^H b|²), up to the distance 1 − |a^H b|² = SLOPE. With half of
+# RISE, one of two sources within a cell is lost.
 RISE, SLOPE = 0.3, 0.5
-# Of a step where δ is not convex: the most of 1 − |a^H b|², and the least share of the curvature.
+# Where δ is not convex, a step changes the vector by at most 1 − |a^H b|² = TURN, with at least the share LEAST of the
+# Gauss–Newton curvature.
 TURN, LEAST = 0.1, 0.02
 
 
 @torch.no_grad()
 def find_peaks(
     values: Tensor,
-    left: Callable[[Tensor], Tensor],
+    delta_of: Callable[[Tensor], Tensor],
     weighted: Tensor,
     matrix: Tensor,
     sources: int | Tensor,
@@ -52,7 +53,7 @@ def find_peaks(
 
     Args:
         values: [B,P,Q,R], real, ≥ 0; the spectrum.
-        left: from values to δ.
+        delta_of: from values to δ.
         weighted: W, [B,N,K'], complex; δ = 1 − ‖W^H a‖².
         matrix: R or F; see subspace.validate_covariance(); for the powers.
         sources: K for all scenes, or [B].
@@ -70,7 +71,7 @@ def find_peaks(
         grid = replace(grid, range=grid.range[:1])
     height, place = _starts(searched, int(counts.max()), refine)
     if refine:
-        points, valid = _minima(searched, left, weighted, counts, grid, height, place)
+        points, valid = _minima(searched, delta_of, weighted, counts, grid, height, place)
     else:
         # A plateau may give neighbouring cells as two maxima.
         same = torch.stack([(index.unsqueeze(1) - index.unsqueeze(2)).abs() <= 1 for index in place]).all(0)
@@ -83,46 +84,47 @@ def find_peaks(
 
 def _minima(
     values: Tensor,
-    left: Callable[[Tensor], Tensor],
+    delta_of: Callable[[Tensor], Tensor],
     weighted: Tensor,
     counts: Tensor,
     grid: Grid,
     height: Tensor,
     place: list[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The K lowest minima of δ to which starts lead, [B,K,3], lowest first, and which of them there are, [B,K]."""
+    """The K lowest minima of δ to which starts lead, [B,K,3], lowest first, and which slots hold one, [B,K]."""
     valid, maxima = torch.isfinite(height), 2 * int(counts.max()) + SPARE_PEAKS
-    where, foretold, low = _forecast(values, left, [index[:, :maxima] for index in place])
+    where, predicted, low = _parabola_minima(values, delta_of, [index[:, :maxima] for index in place])
     near = (where.unsqueeze(1) - where.unsqueeze(2)).abs().amax(-1) <= 1  # [B, C', C']
-    chosen = _distinct(-foretold, valid[:, :maxima], near, counts)
-    ended, lowest = _refine(weighted, _select(_between(where, grid), chosen), chosen >= 0, grid, LAST_STEPS)
-    apart = _distinct(-lowest, chosen >= 0, _overlap(ended, grid) > SAME, counts)
-    result, there = _select(ended, apart), apart >= 0
-    complete = there.sum(1) == counts
+    chosen = _distinct(-predicted, valid[:, :maxima], near, counts)
+    refined, lowest = _refine(weighted, _select(_between(where, grid), chosen), chosen >= 0, grid, LAST_STEPS)
+    distinct = _distinct(-lowest, chosen >= 0, _overlap(refined, grid) > SAME, counts)
+    result, present = _select(refined, distinct), distinct >= 0
+    complete = present.sum(1) == counts
     highest = torch.where(complete, torch.where(chosen >= 0, lowest, -torch.inf).amax(1), torch.inf)
     points = _at(place, grid, values)
     done = (torch.arange(valid.shape[1], device=valid.device) == chosen.unsqueeze(-1)).any(1)
-    beside = ~_explained(points[:, maxima:], left(height[:, maxima:]), ended, lowest, grid)
+    beside = ~_explained(points[:, maxima:], delta_of(height[:, maxima:]), refined, lowest, grid)
     needed = valid & ~done & torch.cat([low <= highest.unsqueeze(1), beside], dim=1)
     rest = (needed.any(1) | ~complete).nonzero().squeeze(-1)
     if len(rest):
         delta = torch.full_like(height, torch.inf)
         scene, slot = (chosen >= 0).nonzero().unbind(-1)
-        points[scene, chosen[scene, slot]], delta[scene, chosen[scene, slot]] = ended[scene, slot], lowest[scene, slot]
+        points[scene, chosen[scene, slot]] = refined[scene, slot]
+        delta[scene, chosen[scene, slot]] = lowest[scene, slot]
         few = (points[rest], delta[rest], done[rest], needed[rest], counts[rest])
-        ended, active = _minima_of_all(weighted[rest], *few, grid, maxima)
-        there[rest] = False
-        result[rest, : ended.shape[1]], there[rest, : ended.shape[1]] = ended, active
-    return result, there
+        refined, active = _minima_of_all(weighted[rest], *few, grid, maxima)
+        present[rest] = False
+        result[rest, : refined.shape[1]], present[rest, : refined.shape[1]] = refined, active
+    return result, present
 
 
 def _explained(points: Tensor, delta: Tensor, peaks: Tensor, lowest: Tensor, grid: Grid) -> Tensor:
-    """Which points [B,C,3] lie on the slope of a peak, where δ rises as about a lone source, [B,C].
+    """Which points [B,C,3] lie on the slope of a peak, where δ rises as around a lone source, [B,C].
 
-    About one of two sources that the grid does not resolve it rises much less.
+    Around one of two sources that the grid does not resolve, δ rises much less.
     """
     array = grid.array.to(points.device, points.dtype)
-    vectors, of_peaks = (array.steering(*some.unbind(-1)) for some in (points, peaks))
+    vectors, of_peaks = (array.steering(*places.unbind(-1)) for places in (points, peaks))
     turned = 1 - (vectors.conj() @ of_peaks.mT).abs().square()  # [B, C, K]
     rise = delta.unsqueeze(2) - lowest.unsqueeze(1)
     lone = (turned <= SLOPE) & (rise >= RISE * (1 - lowest).unsqueeze(1) * turned)
@@ -139,9 +141,9 @@ def _minima_of_all(
     grid: Grid,
     maxima: int,
 ) -> tuple[Tensor, Tensor]:
-    """_minima() from all starts that are needed: each is moved by a few steps, and those that then differ to the end.
+    """_minima() from all starts that are needed: each moves a few steps, and those that still differ then converge.
 
-    Those that are done stand at minima δ; the first `maxima` of the starts are maxima of the grid.
+    Starts that are done stand at their minima δ already; the first `maxima` of the starts are maxima of the grid.
     """
     most = int(counts.max())
     points, moved = _refine(weighted, points, needed, grid, FIRST_STEPS)
@@ -150,24 +152,26 @@ def _minima_of_all(
     no_maximum = torch.arange(points.shape[1], device=points.device) >= maxima
     alike = torch.where(no_maximum.unsqueeze(0) | no_maximum.unsqueeze(1), NEAR, SAME)
     first = _distinct(-delta, done | needed, _overlap(points, grid) > alike, counts + SPARE_PEAKS)
-    # Starts that have not met yet may still meet; then, and only then, are those behind them needed.
+    # Two starts may still end at one minimum; only then are the next ones needed.
     for count in (most, most + SPARE_PEAKS):
-        some = first[:, :count]
-        index = some.clamp(min=0)
-        fresh = (some >= 0) & ~done.gather(1, index)
-        ended, moved = _refine(weighted, _select(points, some), fresh, grid, LAST_STEPS)
+        starts = first[:, :count]
+        index = starts.clamp(min=0)
+        fresh = (starts >= 0) & ~done.gather(1, index)
+        refined, moved = _refine(weighted, _select(points, starts), fresh, grid, LAST_STEPS)
         height = -torch.where(fresh, moved, delta.gather(1, index))
-        chosen = _distinct(height, some >= 0, _overlap(ended, grid) > SAME, counts)
+        chosen = _distinct(height, starts >= 0, _overlap(refined, grid) > SAME, counts)
         if bool(((chosen >= 0).sum(1) == torch.minimum(counts, (first >= 0).sum(1))).all()):
             break
-    return _select(ended, chosen), chosen >= 0
+    return _select(refined, chosen), chosen >= 0
 
 
-def _forecast(values: Tensor, left: Callable[[Tensor], Tensor], place: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Where δ is smallest around cells by the parabola through those beside them, and how small.
+def _parabola_minima(
+    values: Tensor, delta_of: Callable[[Tensor], Tensor], place: list[Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Minima of the parabolas through cells and their neighbours.
 
     Returns:
-        [B,C,3], in cells; δ there, [B,C]; and the least that it may be there, −inf where the parabola has no minimum.
+        Their places [B,C,3], in cells; δ there, [B,C]; and a lower limit of δ, −inf where a parabola has no minimum.
     """
     sizes = torch.tensor(values.shape[1:], device=values.device)
     cell = torch.stack(place, dim=-1)  # [B, C, 3]
@@ -176,7 +180,7 @@ def _forecast(values: Tensor, left: Callable[[Tensor], Tensor], place: list[Tens
     units = torch.diag_embed(free.long())
     steps = torch.cat([torch.zeros_like(units[:1]), units, -units, units + units.roll(1, 0), -units - units.roll(1, 0)])
     index = _number(centre.unsqueeze(2) + steps, sizes)  # [B, C, 13]
-    delta = left(values.flatten(1).gather(1, index.flatten(1)).view(index.shape))
+    delta = delta_of(values.flatten(1).gather(1, index.flatten(1)).view(index.shape))
     middle, up, down, both, none = delta.split([1, 3, 3, 3, 3], dim=-1)
     slope = (up - down) / 2
     curved = up + down - 2 * middle
@@ -187,19 +191,19 @@ def _forecast(values: Tensor, left: Callable[[Tensor], Tensor], place: list[Tens
         hessian[..., i, i - 1] = hessian[..., i - 1, i] = crossed[..., i]
     off = (cell - centre).to(delta)
     slope = slope + (hessian @ off.unsqueeze(-1)).squeeze(-1)
-    resting = ~free | ((cell == 0) & (slope > 0)) | ((cell == sizes - 1) & (slope < 0))
-    moving = (~resting).to(delta)
-    held = hessian * moving.unsqueeze(-1) * moving.unsqueeze(-2) + torch.diag_embed(resting.to(delta))
-    root, info = torch.linalg.cholesky_ex(held)
+    fixed = ~free | ((cell == 0) & (slope > 0)) | ((cell == sizes - 1) & (slope < 0))
+    moving = (~fixed).to(delta)
+    restricted = hessian * moving.unsqueeze(-1) * moving.unsqueeze(-2) + torch.diag_embed(fixed.to(delta))
+    root, info = torch.linalg.cholesky_ex(restricted)
     step = -torch.cholesky_solve((slope * moving).unsqueeze(-1), root).squeeze(-1)
-    convex = (info == 0) & (step.abs() <= REACH).all(-1) & (sizes != 2).all()
+    convex = (info == 0) & (step.abs() <= TRUST_RADIUS).all(-1) & (sizes != 2).all()
     where = torch.where(convex.unsqueeze(-1), cell + step, cell.to(delta))
     where = torch.minimum(where.clamp(min=0), (sizes - 1).to(delta))
     step = where - cell
     change = (slope * step).sum(-1) + (step * (hessian @ step.unsqueeze(-1)).squeeze(-1)).sum(-1) / 2
-    here = left(values.flatten(1).gather(1, _number(cell, sizes)))
+    here = delta_of(values.flatten(1).gather(1, _number(cell, sizes)))
     change = change.clamp(max=0)
-    return where, here + change, torch.where(convex, here + UNSURE * change, -torch.inf)
+    return where, here + change, torch.where(convex, here + MARGIN * change, -torch.inf)
 
 
 def _number(cell: Tensor, sizes: Tensor) -> Tensor:
@@ -240,7 +244,7 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
     """Height [B,C] and index along each axis, [B,C] each, of the cells from which peaks are looked for.
 
     Those are the highest local maxima and, for refinement, the highest of the other cells: of two sources closer than
-    the grid resolves only one has a maximum. If there are fewer than C, the height of the rest is −inf; a flat spectrum
+    the grid resolves only one has a maximum. Where fewer than C exist, the height of the rest is −inf; a flat spectrum
     has none.
     """
     maxima = 2 * sources + SPARE_PEAKS
@@ -253,19 +257,19 @@ def _starts(values: Tensor, sources: int, refine: bool) -> tuple[Tensor, list[Te
         best = [_highest(peak, maxima)]
         if beside:
             best.append(_highest(torch.sub(part, peak, out=peak), beside))
-        height = torch.cat([some for some, _ in best], dim=1)
+        height = torch.cat([heights_of for heights_of, _ in best], dim=1)
         lowest, top = part.amin((1, 2, 3)), height[:, 0]
         height = torch.where(height > 0, height, -torch.inf)
         flat = (top - lowest <= FLAT * torch.finfo(part.dtype).eps * top) & (part[0].numel() > 1)
         heights.append(height.masked_fill_(flat.unsqueeze(1), -torch.inf))
-        indices.append(torch.cat([some for _, some in best], dim=1))
+        indices.append(torch.cat([numbers for _, numbers in best], dim=1))
     index = torch.cat(indices)
     _, elevations, ranges = values.shape[1:]
     return torch.cat(heights), [index // (elevations * ranges), index // ranges % elevations, index % ranges]
 
 
 def _highest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest of maps [B,P,Q,R] and their numbers among P·Q·R; they lie in the rows with the highest ones."""
+    """The highest cells of maps [B,P,Q,R], and their numbers among P·Q·R; only the rows with the highest are sorted."""
     lines = values.flatten(1, 2) if values.shape[3] > 1 else values.squeeze(3)  # [B, T, S]
     rows = lines.amax(2).topk(min(count, lines.shape[1]), dim=1).indices
     few = lines.gather(1, rows.unsqueeze(-1).expand(-1, -1, lines.shape[2])).flatten(1)
@@ -289,7 +293,7 @@ def _highest_around(values: Tensor) -> Tensor:
 
 def _highest_of_three(values: Tensor, axis: int) -> Tensor:
     """The largest of each cell and its two neighbours along an axis."""
-    # All at once as one line, whose neighbours are wrong at the ends of the axis alone.
+    # The map is taken as one line: only at the ends of the axis are its neighbours wrong, and these are set after it.
     stride, last = values.stride(axis), values.shape[axis] - 1
     line, highest = values.view(-1), torch.empty_like(values)
     pairs = torch.maximum(line[:-stride], line[stride:])
@@ -320,7 +324,7 @@ def _refine(weighted: Tensor, points: Tensor, valid: Tensor, grid: Grid, steps: 
     def model(coordinates: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         azimuth, elevation, inverse = coordinates.unbind(-1)
         vectors, slopes = array.steering_and_phase_gradient(azimuth, elevation, inverse)  # [S, N], [S, 3, N]
-        turned = beams[scenes[rows]] * vectors.unsqueeze(1)
+        turned = beams[scenes[rows]] * vectors.unsqueeze(1)  # [S, K, N]
         parts = torch.cat([turned.real, turned.imag], dim=1)  # [S, 2K, N]
         # Sums along the last axis of both factors take a tenth of the time of others.
         sums = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=1) @ parts.mT
@@ -332,10 +336,10 @@ def _refine(weighted: Tensor, points: Tensor, valid: Tensor, grid: Grid, steps: 
         # Where δ stays far from 0, Gauss–Newton steps are much too short.
         newton = slopes @ (slopes * projected).mT - captured
         gauss = slopes @ slopes.mT / elements - captured
-        resting = ((coordinates <= low) & (gradient > 0)) | ((coordinates >= high) & (gradient < 0)) | (low >= high)
-        free = (~resting).to(newton)
-        held = newton * free.unsqueeze(-1) * free.unsqueeze(-2) + elements * torch.diag_embed(resting.to(newton))
-        convex = torch.linalg.cholesky_ex(held).info == 0
+        fixed = ((coordinates <= low) & (gradient > 0)) | ((coordinates >= high) & (gradient < 0)) | (low >= high)
+        free = (~fixed).to(newton)
+        restricted = newton * free.unsqueeze(-1) * free.unsqueeze(-2) + elements * torch.diag_embed(fixed.to(newton))
+        convex = torch.linalg.cholesky_ex(restricted).info == 0
         steepness = gradient.square() * free / gauss.diagonal(dim1=-2, dim2=-1).clamp(min=torch.finfo(gauss.dtype).tiny)
         share = (steepness.sum(-1) / (4 * TURN)).sqrt().clamp(LEAST, 1.0)
         curvature = torch.where(convex[:, None, None], newton, gauss * share[:, None, None])

@@ -4,10 +4,11 @@ Waveforms and noise are those of the stochastic likelihood of music.likelihood, 
 sources anywhere in the field of view, none closer to another than the separation.
 
 Each source has a bank of candidates. Given all other sources, the probabilities of its candidates are computed at once,
-and one is drawn: Gibbs sampling [1] over the banks, with several chains a scene. Banks are then drawn anew around what
-the chains hold likely [2], first by a flattened likelihood, so that other maxima than that of the fit are visited.
-Whenever it becomes steeper, the chains are drawn anew by their likelihood [3], so that each maximum has the chains that
-it deserves. Probabilities given the others, averaged over the chains, are the result: they scatter less than counts.
+and one is drawn: Gibbs sampling [1] over the banks, with several chains a scene. New banks are then drawn around the
+candidates of high probability [2], first under a flattened likelihood, so that other maxima than that of the fit are
+visited. Whenever the likelihood becomes steeper, the chains are resampled by it [3], so that each maximum has chains in
+proportion to its probability. The result is the mean over the chains of the conditional probabilities, whose variance
+is smaller than that of counts.
 
 References:
     [1] S. Geman, D. Geman, Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images, IEEE
@@ -25,6 +26,7 @@ import torch
 from torch import Generator, Tensor
 
 from rislab.data.geometry import direction
+from rislab.data.grid import chunks
 from rislab.data.measurement import Measured, check_measured
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate, check_estimate
@@ -32,7 +34,7 @@ from rislab.music.likelihood import initial_parameters, stacked_fields, stacked_
 from rislab.music.metrics import TOLERANCES
 from rislab.music.proposals import Bank, Prior, Proposals, Scales
 
-# Scenes worked on at once: the banks and what the chains compare them with take about 40 MB.
+# Scenes worked on at once: banks and received fields take about 40 MB.
 CHUNK = 4
 # Exponent of the likelihood, number of sweeps, and share of the next bank from anywhere, of the rounds before the last.
 ROUNDS = ((0.25, 3, 0.3), (0.4, 2, 0.25), (0.65, 2, 0.2), (1.0, 2, 0.1))
@@ -166,12 +168,11 @@ def sample_posterior(
     prior, generator = Prior.of(batch, powers), Generator().manual_seed(seed)
     points = starting_points(batch, estimate)
     parts = []
-    for first in range(0, len(batch), CHUNK):
-        rows = slice(first, first + CHUNK)
-        some, active = batch[rows], estimate.active[rows]
-        proposals = Proposals(some, prior, initial_parameters(some, points[rows], active), generator)
-        chain = Chains(some, prior, active, generator)
-        parts.append(_sample(chain, proposals, candidates, chains, sweeps, ROUNDS if flattened else ONE_ROUND))
+    for rows in chunks(len(batch), CHUNK):
+        chunk, active = batch[rows], estimate.active[rows]
+        proposals = Proposals(chunk, prior, initial_parameters(chunk, points[rows], active), generator)
+        state = Chains(chunk, prior, active, generator)
+        parts.append(_sample(state, proposals, candidates, chains, sweeps, ROUNDS if flattened else ONE_ROUND))
     return Posterior(*(torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])))
 
 
@@ -243,7 +244,7 @@ class Chains:
         fields = stacked_fields(self._batch, (vectors * amplitude.unsqueeze(-1)).flatten(1, 2).mT)  # [B, L, M, K·T]
         self._fields = fields.unflatten(-1, azimuth.shape[1:]).movedim(-2, 1).contiguous()  # [B, K, L, M, T]
         self._energy = torch.view_as_real(self._fields).square().sum((-1, -3))  # ‖b‖², [B, K, L, T]
-        self._towards = direction(azimuth, elevation)
+        self._directions = direction(azimuth, elevation)
         self._base = self._prior.log_density(bank.coordinates) - bank.log_proposal
         slots = range(azimuth.shape[1])
         self._present = torch.stack([self._chosen(slot) for slot in slots], dim=-1)  # [B, C, L, M, K]
@@ -279,7 +280,7 @@ class Chains:
         return torch.stack(weights, dim=1)
 
     def resample(self, exponent: float) -> None:
-        """Draw the chains of each scene anew, by their likelihood to a power: what a less flattened one asks for."""
+        """Resample the chains of each scene by their likelihood to the power `exponent`."""
         if exponent == 0:
             return
         chains = self.which.shape[1]
@@ -329,8 +330,8 @@ class Chains:
     def _crowded(self, slot: int, others: list[int]) -> Tensor:
         """Which candidates of a source are nearer to another source than the separation, [B,C,T]."""
         where = self.index.mT.unsqueeze(-1).expand(-1, -1, -1, 3)
-        present = self._towards.gather(2, where)[:, others]  # [B, K-1, C, 3]
-        cosine = present @ self._towards[:, slot].mT.unsqueeze(1)
+        present = self._directions.gather(2, where)[:, others]  # [B, K-1, C, 3]
+        cosine = present @ self._directions[:, slot].mT.unsqueeze(1)
         near = (cosine > math.cos(self._prior.separation)) & self.active[:, others, None, None]
         return near.any(1)
 

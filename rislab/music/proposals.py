@@ -27,11 +27,12 @@ POWERS = (*POWER_LAWS, "independent")
 FREEDOM = 5  # degrees of freedom of the Student t
 # Shares of the first bank by proposal; of later ones, what comes from the cells.
 SHARES = (0.45, 0.2, 0.35)
-INFLATE = 1.3
+# Proposals are wider than the inverse Fisher information, so that they cover the tails: of places, and of the scales.
+INFLATE, INFLATE_SCALES = 1.3, 1.5
 # Squared width of the kernel around candidates of the bank before, over that of the distribution.
 KERNEL = 0.5
 # ln of a density that is 0, so that sums of it stay numbers.
-NOTHING = -1e9
+LOG_ZERO = -1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +50,12 @@ class Prior:
     @classmethod
     def of(cls, batch: Measured, powers: str | None = None) -> Prior:
         """That which scenes are drawn from; of a measurement, uniform in 1/r and independent powers."""
-        scenes = isinstance(batch, SceneBatch)
-        low, high = bounds_box(batch)
-        if powers is None:
-            powers = batch.config.power_law if isinstance(batch, SceneBatch) else "independent"
+        law, separation, by_range = "independent", 0.0, False
+        if isinstance(batch, SceneBatch):
+            law, separation, by_range = batch.config.power_law, batch.config.separation, True
+        powers = law if powers is None else powers
         check_choice("powers", powers, POWERS)
-        separation = batch.config.separation if isinstance(batch, SceneBatch) else 0.0
-        return cls(low, high, powers, separation, scenes)
+        return cls(*bounds_box(batch), powers, separation, by_range)
 
     @property
     def width(self) -> Tensor:
@@ -83,28 +83,29 @@ class Prior:
         return torch.ones_like(coordinates[..., 0]) if self.powers == "equal" else coordinates[..., 2].exp()
 
     def log_density(self, coordinates: Tensor) -> Tensor:
-        """ln of the density of candidates [...,D], [...]; NOTHING outside the field of view."""
+        """ln of the density of candidates [...,D], [...]; LOG_ZERO outside the field of view."""
         places = _places(coordinates)
         inside = ((places >= 0) & (places <= 1)).all(-1)
-        density = self.log_by_range(coordinates[..., -1])
+        density = self.log_range_density(coordinates[..., -1])
         if self.powers == "independent":
             density = density + coordinates[..., 2] - coordinates[..., 2].exp()
-        return torch.where(inside, density, NOTHING)
+        return torch.where(inside, density, LOG_ZERO)
 
     def range_coordinates(self, uniform: Tensor) -> Tensor:
         """The last coordinate, distributed as the prior, from uniform numbers."""
-        if not self._curved():
+        if not self._uniform_in_range():
             return uniform
         nearest, farthest = 1 / self.high[2], 1 / self.low[2]
         return (1 / (nearest + (farthest - nearest) * uniform) - self.low[2]) / self.width[2]
 
-    def log_by_range(self, last: Tensor) -> Tensor:
-        if not self._curved():
+    def log_range_density(self, last: Tensor) -> Tensor:
+        """ln of the density of the last coordinate, [...]."""
+        if not self._uniform_in_range():
             return torch.zeros_like(last)
         inverse = self.low[2] + self.width[2] * last.clamp(0, 1)
         return (self.low[2] * self.high[2]).log() - 2 * inverse.log()  # |dr/du| over the width in r
 
-    def _curved(self) -> bool:
+    def _uniform_in_range(self) -> bool:
         return self.by_range and bool(self.width[2] > 0)
 
 
@@ -194,7 +195,7 @@ class Proposals:
         density = (cells.log_probability(exponent) - cells.log_volume).gather(-1, cells.locate(places))
         if self._prior.size == 4:
             density = density - coordinates[..., 2].square() / 2 - math.log(2 * math.pi) / 2
-        return torch.where(((places < 0) | (places > 1)).any(-1), NOTHING, density)
+        return torch.where(((places < 0) | (places > 1)).any(-1), LOG_ZERO, density)
 
     def first(self, count: int, chains: int, exponent: float) -> Bank:
         """Bank of `count` candidates around the fit, for a likelihood to the power `exponent`."""
@@ -211,7 +212,7 @@ class Proposals:
         drawn = torch.cat([around, torch.cat([sideways, depth], dim=-1), anywhere], dim=2)
         parts = (
             _log_student(drawn, fit, factor),
-            _log_student(drawn[..., :-1], fit[..., :-1], flat) + prior.log_by_range(drawn[..., -1]),
+            _log_student(drawn[..., :-1], fit[..., :-1], flat) + prior.log_range_density(drawn[..., -1]),
             self._log_from_cells(exponent, drawn),
         )
         density = torch.stack([part + math.log(share) for part, share in zip(parts, SHARES, strict=True)]).logsumexp(0)
@@ -232,7 +233,7 @@ class Proposals:
         offset = old - (weights.unsqueeze(-1) * old).sum(2, keepdim=True)
         spread = (weights.unsqueeze(-1) * offset).mT @ offset
         eye = torch.eye(size, dtype=old.dtype, device=old.device)
-        # Narrower than what the weights span, which may be several maxima, and than one maximum.
+        # Narrower than the spread of the weights, which may span several maxima, and than a single maximum.
         kernel = KERNEL * torch.linalg.inv(torch.linalg.inv(spread + 1e-8 * eye) + torch.linalg.inv(self._covariance))
         factor = torch.linalg.cholesky((kernel + kernel.mT) / 2 + 1e-12 * eye)
         wide = int(share * count)
@@ -248,7 +249,7 @@ class Proposals:
 
     def scales(self, count: int, exponent: float, present: Tensor | None = None) -> Scales:
         """Candidates of level and noise power; `present`, logarithms [B,C,2] of the chains, come first."""
-        factor = 1.5 * torch.linalg.cholesky(self._of_scales / exponent)
+        factor = INFLATE_SCALES * torch.linalg.cholesky(self._of_scales / exponent)
         mean = (self._scales if present is None else present.mean(1)).unsqueeze(1)
         first = mean if present is None else present
         others = mean + self._normal(len(mean), count - first.shape[1], 2) @ factor.mT
@@ -295,11 +296,11 @@ def _covariances(batch: Measured, prior: Prior, fit: Parameters) -> tuple[Tensor
         if prior.powers == "free-space":
             jacobian[:, 3 * slots + slot, last] = 2 * prior.width[2] / fit.points[:, slot, 2]
     jacobian[:, -1, -1] = 1
-    # Of the prior: a uniform coordinate has the variance 1/12.
-    own = torch.full((size,), 12.0)
-    own[2:-1] = 1.0
-    certain = torch.cat([own.repeat(slots), torch.ones(2)]).to(information)
-    information = jacobian.mT @ information @ jacobian + torch.diag(certain)
+    # Information of the prior: a uniform coordinate has the variance 1/12.
+    of_source = torch.full((size,), 12.0)
+    of_source[2:-1] = 1.0
+    of_prior = torch.cat([of_source.repeat(slots), torch.ones(2)]).to(information)
+    information = jacobian.mT @ information @ jacobian + torch.diag(of_prior)
     scale = information.diagonal(dim1=-2, dim2=-1).rsqrt()
     covariance = torch.linalg.inv(scale.unsqueeze(-1) * information * scale.unsqueeze(-2))
     covariance = scale.unsqueeze(-1) * (covariance + covariance.mT) / 2 * scale.unsqueeze(-2)

@@ -19,14 +19,14 @@ from torch import Tensor
 from rislab.data.covariance import frobenius_squared
 from rislab.data.measurement import Measurement
 from rislab.music.estimate import Estimate
-from rislab.music.likelihood import best_fit, most_sources, rss
+from rislab.music.likelihood import best_fit, degrees_of_freedom, most_sources, rss
 from rislab.music.sparse import sparse
 
 # Draws of noise that tell what chance explains.
 DRAWS = 3
 # A change is named if it leaves at most this share of what is left without it.
 HELPS = 0.75
-# So many snapshots show what helps.
+# Changes are tried on this many snapshots at most.
 ENOUGH = 400
 # Changes that leave at most this factor of the smallest residual help as much.
 ALIKE, ROUNDING = 1.001, 1e-6
@@ -92,8 +92,7 @@ def residual(measurement: Measurement, estimate: Estimate) -> Residual:
     remaining = float(torch.view_as_real(left).square().sum())
     over_noise = further = further_chance = math.nan
     if measurement.noise_power is not None:
-        waveforms = 1 if measurement.config.symbols == "constant" else measurement.config.snapshots
-        free = left.numel() - sources * waveforms
+        free = int(degrees_of_freedom(measurement, estimate.active))
         over_noise = remaining / (float(measurement.noise_power[0]) * free) if free > 0 else math.nan
     noise = list(_noise_like(measurement))
     chance = _mean_share(noise, max(sources, 1))
@@ -190,7 +189,7 @@ def _other_codes(codes: Tensor) -> dict[str, Tensor]:
         other["the codes are phases in radians"] = torch.polar(torch.ones_like(codes.real), codes.real)
     degrees = torch.arange(-360, 361, dtype=torch.float64)
     if not real and len(values) <= len(degrees):
-        # Every phase is that of a whole number of radians, 0 … 360: nobody means those.
+        # If every phase equals that of a whole number of radians, 0 … 360, degrees were taken for radians.
         apart = torch.remainder(codes.angle().double().unsqueeze(-1) - degrees + math.pi, 2 * math.pi) - math.pi
         closest = apart.abs().min(-1)
         if bool((closest.values < 1e-4).all()):
@@ -215,6 +214,6 @@ def convention_hint(measurement: Measurement, sources: int) -> str:
         return ""
     # Some changes differ by a mirrored place only.
     alike = [name for name, share in shares.items() if share <= ALIKE * least + ROUNDING]
-    # Whatever adds a constant to the codes is undone by it too.
+    # A change that adds a constant to the codes is undone by subtracting what is static, too.
     alike = [name for name in alike if name != STATIC] or alike
     return f"the residual falls from {100 * now:.3g} % to {100 * least:.3g} % of the energy if {', or if '.join(alike)}"

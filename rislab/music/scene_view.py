@@ -183,7 +183,7 @@ class SceneExplorer:
             cuts = music_and_mvdr(factor, len(settings.places), line, loading=settings.loading)
         else:
             music = mvdr = density_map(posterior, maps).unsqueeze(-1)
-            slot = self._slot(posterior.mean(), scene, settings.chosen)
+            slot = _slot(posterior.mean(), scene, settings.chosen)
             cuts = (density_cut(posterior, slot, line.range)[None, None],) * 2
         return SpectraView(
             settings=settings,
@@ -212,11 +212,6 @@ class SceneExplorer:
             matching=match(peaks, spectra.scene, tolerances=tolerances_of(config)),
             bound=crb(spectra.scene),
         )
-
-    def _slot(self, estimate: Estimate, scene: SceneBatch, source: int) -> int:
-        """The slot of an estimate that belongs to a source of the scene, however far they are apart."""
-        matching = match(estimate, scene, tolerances=(math.pi, math.pi, 1e9))
-        return int(matching.slot[0, source].clamp(min=0))
 
     def factor(self, settings: SceneSettings, scene: SceneBatch) -> Tensor:
         """Factor [1,N,J] of the covariance that the settings name; the posterior has none."""
@@ -251,10 +246,16 @@ class SceneExplorer:
         )
         with self.lock:
             grid = self.grids.pop(key, None) or make()
-            self.grids[key] = grid  # as the last one that goes
+            self.grids[key] = grid  # at the end: the first is the least recently used
             while len(self.grids) > GRIDS:
                 del self.grids[next(iter(self.grids))]
         return grid
+
+
+def _slot(estimate: Estimate, scene: SceneBatch, source: int) -> int:
+    """The slot of an estimate that belongs to a source of the scene, however far they are apart."""
+    matching = match(estimate, scene, tolerances=(math.pi, math.pi, 1e9))
+    return int(matching.slot[0, source].clamp(min=0))
 
 
 def music_and_mvdr(factor: Tensor, sources: int, grid: Grid, *, loading: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from rislab.data.grid import Grid
+from rislab.data.grid import Grid, chunks
 from rislab.data.measurement import Measured, MeasurementModel, check_measured, unknown_axes
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import check_number
@@ -31,8 +31,8 @@ from rislab.music.likelihood import (
     bounds_box,
     check_identifiable,
     fisher_scoring,
+    select_scenes,
     single_antenna,
-    some,
     stacked_fields,
     stacked_snapshots,
     stacked_steering,
@@ -47,16 +47,17 @@ CHUNK = 32
 # Atoms whose exact gain is computed, the strongest by matched beam power.
 SHORTLIST = 48
 SWEEPS = 4
-# Of a single antenna: places from which the likelihood is climbed, and ratios of power to noise that rank them.
+# With a single antenna: places from which Fisher scoring starts, and ratios of power to noise that rank them.
 STARTS = 8
 SHARES = (0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
 # Steering vectors of the dictionary, in bytes: those of 24×24 elements are 190 MB.
 LARGEST = 2**28
 # Added to the eigenvalues of H H^H, whose mean is 1, before the matched filter divides by them.
 LOADING = 0.1
-# Codes have a part that never changes if their mean has so many times the energy that chance gives it.
+# The mean of the codes is taken for a part that never changes if it has this many times the energy that random codes
+# give it.
 SHARED = 3.0
-# Beyond this share of the energy nothing but that part is there, as with an array without a surface.
+# Above this share of the energy the codes hold nothing else, as with an array without a surface.
 ALL = 0.999
 SCORING_STEPS = 4
 # A replacement must raise ln L by more than this to count.
@@ -111,8 +112,8 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
     With R_l the covariance of the sources so far and the noise, b_l the received field of an atom,
     g_l = b_l^H R_l⁻¹ b_l and h_l = b_l^H R_l⁻¹ y_l, adding the atom with power p raises ln L by
     Σ_l p|h_l|²/(1 + p g_l) − ln(1 + p g_l). That is computed for the SHORTLIST atoms of highest Σ_l |h_l|², which is
-    one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H W R_l⁻¹ y_l), where W takes away what the channel
-    prefers: nearly I without a line of sight.
+    one matrix product for the whole dictionary: h_l = a^H (c_l* ⊙ H^H W R_l⁻¹ y_l), where W equalises the channel; it
+    is nearly I without a line of sight.
 
     Args:
         batch: B scenes or measurements; snapshots, codes and channel are used, nothing of a truth.
@@ -136,11 +137,10 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
     check_identifiable(batch, int(counts.max()))
     search = SearchGrid.of(batch)
     parts = []
-    for first in range(0, len(batch), CHUNK):
-        rows = slice(first, first + CHUNK)
+    for rows in chunks(len(batch), CHUNK):
         parts.append(_fit(batch[rows], counts[rows], int(counts.max()), search))
         if progress is not None:
-            progress(min(first + CHUNK, len(batch)), len(batch))
+            progress(rows.stop, len(batch))
     return Estimate.cat(parts)
 
 
@@ -222,21 +222,21 @@ class SourceSearch:
         candidate, rise = self._with_strongest(rows, slot, slot + 1)
         worth = (rise >= least).nonzero().squeeze(-1)
         if len(worth):
-            self._replace(rows[worth], *self._climb(rows[worth], candidate[worth], SCORING_STEPS))
+            self._replace(rows[worth], *self._fisher_scoring(rows[worth], candidate[worth], SCORING_STEPS))
 
     def add_by_powers(self, rows: Tensor, slot: int) -> None:
-        """add() where each snapshot is one number, whose modulus alone tells: many places are nearly as likely.
+        """add() for a single antenna, where only |y_l|² carries information and many places are nearly as likely.
 
-        Not for counting: the best of so many places is likelier than the price of a source allows for.
+        Not for counting sources: the best of so many places beats the penalty of a source by chance.
         """
         present = self.parameters.leading(slot + 1)[rows]
-        starts = _starts_by_powers(some(self._batch, rows), present, slot, self._search)
+        starts = _starts_by_powers(select_scenes(self._batch, rows), present, slot, self._search)
         best, lowest = present, torch.full_like(present.noise_power, torch.inf)
         for start in starts:
-            moved, value = self._climb(rows, start, SCORING_STEPS)
-            won = (value < lowest).nonzero().squeeze(-1)
-            best.replace_rows(won, moved[won])
-            lowest[won] = value[won]
+            moved, value = self._fisher_scoring(rows, start, SCORING_STEPS)
+            better = (value < lowest).nonzero().squeeze(-1)
+            best.replace_rows(better, moved[better])
+            lowest[better] = value[better]
         self._replace(rows, best, lowest)
 
     def converge(self, rows: Tensor, slots: int, steps: int) -> None:
@@ -248,7 +248,7 @@ class SourceSearch:
             steps: most steps of fisher_scoring().
         """
         if len(rows):
-            self._replace(rows, *self._climb(rows, self.parameters.leading(slots)[rows], steps))
+            self._replace(rows, *self._fisher_scoring(rows, self.parameters.leading(slots)[rows], steps))
 
     def exchange(self, rows: Tensor) -> None:
         """Search each source again while the others stay, until no scene changes.
@@ -271,10 +271,10 @@ class SourceSearch:
                 if not len(moved):
                     continue
                 those, here = those[moved], here[moved]
-                better, values = self._climb(those, candidate[moved], SCORING_STEPS)
-                won = values < self.value[those] - GAIN
-                self._replace(those[won], better[won], values[won])
-                changed[here[won]] = True
+                refined, values = self._fisher_scoring(those, candidate[moved], SCORING_STEPS)
+                better = values < self.value[those] - GAIN
+                self._replace(those[better], refined[better], values[better])
+                changed[here[better]] = True
             rows = rows[changed]
             if not len(rows):
                 break
@@ -282,10 +282,12 @@ class SourceSearch:
     def _with_strongest(self, rows: Tensor, slot: int, slots: int) -> tuple[Parameters, Tensor]:
         present = self.parameters.leading(slots)[rows]
         channel, codes = self._balanced
-        return _with_strongest(some(self._batch, rows), present, slot, self._search, (channel[rows], codes[rows]))
+        return _with_strongest(
+            select_scenes(self._batch, rows), present, slot, self._search, (channel[rows], codes[rows])
+        )
 
-    def _climb(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
-        return fisher_scoring(some(self._batch, rows), parameters, steps)
+    def _fisher_scoring(self, rows: Tensor, parameters: Parameters, steps: int) -> tuple[Parameters, Tensor]:
+        return fisher_scoring(select_scenes(self._batch, rows), parameters, steps)
 
     def _replace(self, rows: Tensor, parameters: Parameters, value: Tensor) -> None:
         self.parameters.leading(parameters.points.shape[1]).replace_rows(rows, parameters)
@@ -331,7 +333,7 @@ def _starts_by_powers(batch: Measured, present: Parameters, slot: int, search: S
 def _balanced(batch: Measured) -> tuple[Tensor, Tensor]:
     """balanced_channel() and the codes without a mean that all share; both themselves if the symbols are constant.
 
-    As a line of sight does, the part of the codes that never changes would outweigh what tells the places.
+    Like a line of sight, the part of the codes that never changes would outweigh what depends on the places.
     """
     if batch.config.symbols == "constant":
         return batch.channel, batch.codes
@@ -345,8 +347,8 @@ def _balanced(batch: Measured) -> tuple[Tensor, Tensor]:
 def balanced_channel(channel: Tensor) -> Tensor:
     """W H with W = (H H^H / level + LOADING I)^(−1), for a matched filter.
 
-    In line of sight all atoms arrive from one direction at the antennas. That tells little of them, and would outweigh
-    what does.
+    With a line of sight all atoms arrive at the antennas from one direction. That direction says little about the atoms
+    and would outweigh the rest.
 
     Args:
         channel: H, [B,M,N], complex.
@@ -358,6 +360,21 @@ def balanced_channel(channel: Tensor) -> Tensor:
     level = gram.diagonal(dim1=-2, dim2=-1).real.mean(-1)[:, None, None]
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram / level + LOADING * eye, channel)
+
+
+def power_and_rise(g: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Powers of atoms by moments, and the rise of ln L that each brings; see sparse().
+
+    Args:
+        g: b_l^H R_l⁻¹ b_l, [B,L,T], real.
+        h: |b_l^H R_l⁻¹ y_l|², [B,L,T], real; its mean is g + p g².
+
+    Returns:
+        p ≥ 0 and Σ_l p h/(1 + p g) − ln(1 + p g), [B,T] each.
+    """
+    power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)
+    raised = 1 + power.unsqueeze(1) * g
+    return power, (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
 
 
 def _with_strongest(
@@ -381,7 +398,7 @@ def _with_strongest(
     if batch.config.symbols == "constant":
         surface = surface.sum(-1, keepdim=True)
     if surface.shape[-1] > surface.shape[-2]:
-        # As many columns as rows have the same power in every direction: F^H = Q T, F F^H = T^H T.
+        # Fewer columns with the same power in every direction: F^H = Q T gives F F^H = T^H T.
         surface = torch.linalg.qr(surface.mH, mode="r").R.mH
     matched = power_on_grid(surface, search.grid).flatten(1)
     shortlist = matched.topk(min(SHORTLIST, matched.shape[1]), dim=1).indices  # [B, T]
@@ -397,10 +414,7 @@ def _with_strongest(
     noise = parameters.noise_power[:, None, None]
     g = (fields.conj() * outside).real.sum(-2) / noise  # b^H R⁻¹ b, [B, L, T+1]
     h = torch.view_as_real(fields.mH @ residual).square().sum((-2, -1)) / noise.square()  # |b^H R⁻¹ y|²
-    # E|h|² = g + p g²: the power by moments.
-    power = ((h - g).sum(1) / g.square().sum(1).clamp(min=torch.finfo(g.dtype).tiny)).clamp(min=0)  # [B, T+1]
-    raised = 1 + power.unsqueeze(1) * g
-    rise = (power.unsqueeze(1) * h / raised - raised.log()).sum(1)
+    power, rise = power_and_rise(g, h)  # [B, T+1]
     best = rise.argmax(1, keepdim=True)
     highest = rise.gather(1, best).squeeze(1)
     places, powers = parameters.points.clone(), parameters.power.clone()

@@ -155,8 +155,8 @@ def bartlett_spectrum(
         factor = vectors * values.sqrt().unsqueeze(-2)
     weighted = factor / math.sqrt(grid.array.count)
     power = power_on_grid(weighted, grid).mul_(grid.array.count)
-    left = lambda v: 1 - v / grid.array.count  # noqa: E731
-    return Spectrum(power, find_peaks(power, left, weighted, matrix, sources, grid, refine))
+    peaks = find_peaks(power, lambda v: 1 - v / grid.array.count, weighted, matrix, sources, grid, refine)
+    return Spectrum(power, peaks)
 
 
 def coarse_to_fine(covariance_or_factor: Tensor | Measured, sources: int | Tensor, grid: Grid) -> Estimate:
@@ -222,17 +222,17 @@ def _mirrored_power(vectors: Tensor, scenes: int, grid: Grid) -> Tensor:
     """
     part = grid.folded
     sides = 1 + part.folds[0], 1 + part.folds[1]
-    rows = [_real_rows(some) for some in mirror_parts(vectors, grid.array, part.folds)]
-    sizes = [some.shape[1] for some in rows]
+    rows = [_real_rows(mirrored) for mirrored in mirror_parts(vectors, grid.array, part.folds)]
+    sizes = [each.shape[1] for each in rows]
     count, points, real = len(rows[0]), math.prod(part.shape), rows[0].dtype
     width = min(points, max(64, WORK // (2 * len(rows) * count * real.itemsize)))
     power = empty_huge((*sides, scenes, points), real, vectors.device)
     # The same for all pieces: fresh pages would cost as much as the product.
     scratch = vectors.real.new_empty(2, len(rows) * count * width)
     for piece, planes in part.iter_steering(real, vectors.device, width):
-        products, beams = (some[: len(rows) * count * len(planes)].view(*sides, count, -1) for some in scratch)
-        for some, other, out in zip(rows, planes.split(sizes, dim=1), products.flatten(0, 1), strict=True):
-            torch.mm(some, other.T, out=out)
+        products, beams = (half[: len(rows) * count * len(planes)].view(*sides, count, -1) for half in scratch)
+        for left, right, out in zip(rows, planes.split(sizes, dim=1), products.flatten(0, 1), strict=True):
+            torch.mm(left, right.T, out=out)
         for axis in (0, 1):
             if part.folds[axis]:
                 even, odd = products.unbind(axis)
@@ -246,7 +246,7 @@ def _mirrored_power(vectors: Tensor, scenes: int, grid: Grid) -> Tensor:
 
 
 def _unfolded(halves: Tensor, axis: int, count: int) -> Tensor:
-    """A map from its halves along an axis of `count` points, [2,...]: the upper and, mirrored, the lower one."""
+    """A map from its halves along an axis of `count` points, [2,...]: the upper one, and the lower one mirrored."""
     upper, lower = halves
     return torch.cat([lower.flip(axis - 1).narrow(axis - 1, 0, count // 2), upper], dim=axis - 1)
 
@@ -265,8 +265,8 @@ def _separable_power(factor: Tensor, grid: Grid, z: Tensor, y: Tensor) -> Tensor
     rows = _real_rows(torch.einsum("cvh,vq->qch", folded, down.conj()))  # [Q, 2·K·B, 2N_h]
     width = max(1, WORK // (rows.shape[1] * across.shape[-1] * like.dtype.itemsize))
     parts = [
-        (some @ other).square().view(len(some), 2 * columns, scenes, -1).sum(dim=1)  # [Q', B, P]
-        for some, other in zip(rows.split(width), across.split(width), strict=True)
+        (left @ right).square().view(len(left), 2 * columns, scenes, -1).sum(dim=1)  # [Q', B, P]
+        for left, right in zip(rows.split(width), across.split(width), strict=True)
     ]
     power = torch.cat(parts).permute(1, 2, 0).unsqueeze(-1)  # [B, P, Q, 1]
     return power.expand(-1, -1, -1, len(grid.range)).contiguous()

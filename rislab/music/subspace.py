@@ -64,13 +64,13 @@ def _hermitian_part(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     width = max(1, WORK // result[0].nbytes)
     scratch = torch.empty_like(result[:width])
     norms, odd = [], []
-    # A few at once, in memory that is there already: each pass over N² entries counts, and these stay in the cache.
+    # A few matrices at once, in memory that is reused, so that they stay in the cache.
     for rows in chunks(len(matrix), width):
-        some = matrix[rows]
-        change = scratch[: len(some)].copy_(some.mH).sub_(some)
-        norms.append(_norm(some))
+        chunk = matrix[rows]
+        change = scratch[: len(chunk)].copy_(chunk.mH).sub_(chunk)
+        norms.append(_norm(chunk))
         odd.append(_norm(change))
-        torch.add(some, change, alpha=0.5, out=result[rows])
+        torch.add(chunk, change, alpha=0.5, out=result[rows])
     return result, torch.cat(norms), torch.cat(odd) / 2
 
 
@@ -101,8 +101,8 @@ def eigh_psd(matrix: Tensor) -> tuple[Tensor, Tensor]:
     if matrix.shape[-1] == matrix.shape[-2]:
         values, vectors = torch.linalg.eigh(matrix)
         return values.clamp(min=0), vectors
-    values, turned = torch.linalg.eigh(matrix.mH @ matrix)
-    return values.clamp(min=0), matrix @ (turned * values.clamp(min=_tiny(values)).rsqrt().unsqueeze(-2))
+    values, rotated = torch.linalg.eigh(matrix.mH @ matrix)
+    return values.clamp(min=0), matrix @ (rotated * values.clamp(min=_tiny(values)).rsqrt().unsqueeze(-2))
 
 
 def signal_subspace(matrix: Tensor, sources: int | Tensor) -> Tensor:
@@ -169,21 +169,21 @@ def _of_factor(factor: Tensor, counts: Tensor, most: int) -> Tensor:
     signal = vectors[..., -most:].flip(-1)
     if not (torch.is_grad_enabled() and factor.requires_grad):
         return factor @ (signal / values[:, -most:].flip(-1).clamp(min=_tiny(values)).sqrt().unsqueeze(-2))
-    _one_count(counts)
-    turned = _turned(gram, values, vectors, most)  # V_K, [B, J, K]
-    root = torch.linalg.cholesky(turned.mH @ gram @ turned)
-    return torch.linalg.solve_triangular(root, (factor @ turned).mH, upper=False).mH
+    _check_equal_counts(counts)
+    rotated = _rotated(gram, values, vectors, most)  # V_K, [B, J, K]
+    root = torch.linalg.cholesky(rotated.mH @ gram @ rotated)
+    return torch.linalg.solve_triangular(root, (factor @ rotated).mH, upper=False).mH
 
 
 def _of_covariance(covariance: Tensor, counts: Tensor, most: int) -> Tensor:
     differentiable = torch.is_grad_enabled() and covariance.requires_grad
     if differentiable:
-        _one_count(counts)
+        _check_equal_counts(counts)
         values, vectors = torch.linalg.eigh(covariance.detach())
         _check_rank(values.flip(-1)[:, :most], counts, covariance.shape[-1])
-        turned = _turned(covariance, values, vectors, most)
-        root = torch.linalg.cholesky(turned.mH @ turned)
-        return torch.linalg.solve_triangular(root, turned.mH, upper=False).mH
+        rotated = _rotated(covariance, values, vectors, most)
+        root = torch.linalg.cholesky(rotated.mH @ rotated)
+        return torch.linalg.solve_triangular(root, rotated.mH, upper=False).mH
     basis, values, proved = _krylov(covariance, counts, most)
     rest = (~proved).nonzero().squeeze(-1)
     if len(rest):
@@ -202,7 +202,7 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(elements, width, generator=generator, dtype=torch.float64).to(covariance)
     eps = torch.finfo(covariance.real.dtype).eps
-    # Three times, so that a floor of noise well below the sources is gone at the first look.
+    # R is applied three times, so that a noise floor well below the sources is gone at the first test.
     first = (covariance.flatten(0, 1) @ start).view(len(covariance), elements, width)  # one product for all
     block = torch.linalg.qr(covariance @ (covariance @ first)).Q  # [B, N, K']
     for turn in range(ITERATIONS):
@@ -212,26 +212,26 @@ def _krylov(covariance: Tensor, counts: Tensor, most: int) -> tuple[Tensor, Tens
             block = torch.linalg.qr(torch.cat([block, product, covariance @ product], dim=-1)).Q
             product = covariance @ block
         small = block.mH @ product
-        ritz, turned = torch.linalg.eigh((small + small.mH) / 2)
-        turned = turned.flip(-1)[..., :width]
+        ritz, rotated = torch.linalg.eigh((small + small.mH) / 2)
+        rotated = rotated.flip(-1)[..., :width]
         values = ritz.flip(-1)[..., :width]
-        block, product = block @ turned, product @ turned
+        block, product = block @ rotated, product @ rotated
         residual = torch.view_as_real(product - block * values.unsqueeze(-2).to(block)).square().sum((-3, -1)).sqrt()
         within = torch.arange(most, device=counts.device) < counts.unsqueeze(-1)
         worst = torch.where(within, residual[:, :most], 0).amax(-1)
         last, behind = (values.gather(1, place.unsqueeze(-1)).squeeze(-1) for place in (counts - 1, counts))
-        # Or a residual at the level of rounding: LAPACK's own is no smaller.
+        # Converged too with a residual at rounding level: LAPACK's own is no smaller.
         proved = worst <= torch.maximum(100 * eps * (last - behind), 10 * eps * values[:, 0])
         if bool(proved.all()):
             break
     return block[..., :most].clone(), values[:, :most].clone(), proved
 
 
-def _turned(matrix: Tensor, values: Tensor, vectors: Tensor, most: int) -> Tensor:
+def _rotated(matrix: Tensor, values: Tensor, vectors: Tensor, most: int) -> Tensor:
     """Leading eigenvectors whose derivative by `matrix` is that of the invariant subspace.
 
     V_s + V_n X with X_ij = (v_i^H R v_j)/(λ_j − λ_i), i outside and j inside: X is 0 in value, and its derivative is
-    the first-order turn of the subspace, in which gaps within the signal subspace do not occur.
+    the first-order rotation of the subspace, in which gaps within the signal subspace do not occur.
     """
     if most == matrix.shape[-1]:
         return vectors
@@ -241,16 +241,16 @@ def _turned(matrix: Tensor, values: Tensor, vectors: Tensor, most: int) -> Tenso
     return signal + noise @ (moved / gaps)
 
 
-def _one_count(counts: Tensor) -> None:
+def _check_equal_counts(counts: Tensor) -> None:
     if bool((counts != counts[0]).any()):
         raise InputError("sources differ between scenes; allowed where a gradient is wanted: one number for all")
 
 
 def _check_rank(values: Tensor, counts: Tensor, size: int) -> None:
     """Raise InputError where the K-th of the eigenvalues [B,K] in falling order is zero to rounding."""
-    short = _short(values, counts, size)
-    if bool(short.any()):
-        scene = int(short.nonzero()[0, 0])
+    below = _is_below_rank(values, counts, size)
+    if bool(below.any()):
+        scene = int(below.nonzero()[0, 0])
         last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
         raise InputError(
             f"covariance of scene {scene} has a rank below {int(counts[scene])}, the number of sources: its eigenvalue "
@@ -266,10 +266,10 @@ def is_rank_deficient(factor: Tensor, sources: int) -> Tensor:
         sources: K, 1 … J.
     """
     values = torch.linalg.eigvalsh(factor.mH @ factor).flip(-1)[:, :sources]  # [B, K]
-    return _short(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])
+    return _is_below_rank(values, torch.full((len(factor),), sources, device=factor.device), factor.shape[-1])
 
 
-def _short(values: Tensor, counts: Tensor, size: int) -> Tensor:
+def _is_below_rank(values: Tensor, counts: Tensor, size: int) -> Tensor:
     last = values.gather(1, (counts - 1).unsqueeze(-1)).squeeze(-1)
     return last <= size * torch.finfo(values.dtype).eps * values[:, 0]
 

@@ -12,7 +12,7 @@ from rislab.music.benchmark import CovarianceError, Score
 from rislab.plots.curves import end_labels
 from rislab.plots.style import GREY, SYMBOLS, TraceStyle, log_ticks, log_ticks_of, template, trace_styles
 
-# Two of eight curves share a colour, and differ in their markers.
+# The sign that stands for each marker in the names of curves.
 KEYS = dict(zip(SYMBOLS, "●■◆▲", strict=True))
 
 
@@ -23,13 +23,13 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
     names = list(dict.fromkeys(score.estimator for score in scores))
     for style in trace_styles(names):
         for column, count in enumerate(counts, start=1):
-            mine = [score for score in scores if score.sources == count and score.estimator == style.name]
+            cells = [score for score in scores if score.sources == count and score.estimator == style.name]
             hover = [
                 f"{style.name}<br>{one.snr_db:g} dB, K = {count}: recall {one.recall:.3f}, the bound allows "
                 f"{one.allowed:.3f}<br>{one.milliseconds:.2f} ms a scene, {one.scenes} scenes"
-                for one in mine
+                for one in cells
             ]
-            figure.add_trace(_curve(style, mine, [one.recall for one in mine], hover), row=1, col=column)
+            figure.add_trace(_curve(style, cells, [one.recall for one in cells], hover), row=1, col=column)
     for column, count in enumerate(counts, start=1):
         allowed = {score.snr_db: score.allowed for score in scores if score.sources == count}
         figure.add_scatter(
@@ -37,7 +37,7 @@ def recall_over_snr(scores: Sequence[Score]) -> go.Figure:
             line={"color": GREY, "dash": "dash"}, hoverinfo="skip", row=1, col=column,
         )  # fmt: skip
     figure.update_yaxes(range=[0, 1.03], row=1)
-    return _dressed(figure, "recall (share of sources)", (0, 1.03))
+    return _finished(figure, "recall (share of sources)", (0, 1.03))
 
 
 def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
@@ -46,18 +46,18 @@ def covariance_nmse(errors: Sequence[CovarianceError]) -> go.Figure:
     figure = _panes(counts)
     for style in trace_styles(errors[0].nmse):
         for column, count in enumerate(counts, start=1):
-            mine = [one for one in errors if one.sources == count]
+            cells = [one for one in errors if one.sources == count]
             hover = [
                 f"{style.name}<br>{one.snr_db:g} dB (realised {one.realised_snr_db:.2f}), K = {count}<br>"
                 f"NMSE {one.nmse[style.name]:.4g}, median {one.median[style.name]:.4g}, {one.scenes} scenes"
-                for one in mine
+                for one in cells
             ]
-            values = [one.nmse[style.name] for one in mine]
-            figure.add_trace(_curve(style, mine, values, hover), row=1, col=column)
+            values = [one.nmse[style.name] for one in cells]
+            figure.add_trace(_curve(style, cells, values, hover), row=1, col=column)
     known = [math.log10(value) for one in errors for value in one.nmse.values() if value > 0]
     span = (min(known, default=-1.0) - 0.1, max(known, default=0.0) + 0.1)
     figure.update_yaxes(type="log", range=span, **log_ticks(*span), row=1)
-    return _dressed(figure, "NMSE of the covariance (mean)", span)
+    return _finished(figure, "NMSE of the covariance (mean)", span)
 
 
 def learning_curves(scores: Mapping[str, Iterable[tuple[int, float]]], line: float) -> go.Figure:
@@ -101,7 +101,7 @@ def _panes(counts: Sequence[int]) -> go.Figure:
     return make_subplots(1, len(counts), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.025)
 
 
-def _dressed(figure: go.Figure, title: str, span: tuple[float, float]) -> go.Figure:
+def _finished(figure: go.Figure, title: str, span: tuple[float, float]) -> go.Figure:
     """With the curves' names behind their ends in the last chart, since a legend holds no more than six."""
     log = figure.layout.yaxis.type == "log"
     last = [trace for trace in figure.data if trace.xaxis == figure.data[-1].xaxis and len(trace.x)]

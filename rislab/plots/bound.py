@@ -23,9 +23,9 @@ from rislab.music.scene_view import SceneAnalysis
 from rislab.plots.spectra import check_single_scene
 from rislab.plots.style import GREY, LEGEND_BELOW, VIOLET, Array, TraceStyle, template, trace_styles
 
-# Levels of pairs of normal errors: 95 % lie within √5.99 standard deviations, since χ² has two degrees of freedom.
+# 95 % of pairs of normal errors lie within √5.99 standard deviations, by χ² with two degrees of freedom.
 SHARE = 0.95
-REACH = math.sqrt(-2 * math.log(1 - SHARE))
+RADIUS = math.sqrt(-2 * math.log(1 - SHARE))
 
 
 def bound_ellipses(scene: SceneBatch, bound: Bound, draws: Matching | None = None) -> go.Figure:
@@ -109,7 +109,7 @@ def _room(figure: go.Figure, scene: SceneBatch, columns: int) -> None:
         line = {"color": VIOLET, "width": 7}
         what = f"surface, {count} elements over {2 * half:g} m<extra></extra>"
         bar = {"x": [0, 0], "y": [-half, half], "line": line, "hovertemplate": what, "name": "surface (RIS)"}
-        # With markers it keeps off the edge of the panel.
+        # Markers keep the line away from the edge of the panel.
         dots = {"mode": "lines+markers", "marker": {"size": 2, "color": VIOLET}}
         figure.add_scatter(**bar, **dots, showlegend=column == 1, row=1, col=column)
         figure.update_xaxes(title_text="x (m), away from the surface", row=1, col=column)
@@ -146,12 +146,11 @@ def _cloud(
     at = {"x": middle[:1], "y": middle[1:], "mode": "markers", "marker": ring, "name": "true position"}
     figure.add_scatter(**at, **once, **shared)
     if row > 1:
-        # Lines get no margin by themselves.
+        # plotly leaves no margin around lines.
         everything = np.concatenate([points, outline, -points, -outline, middle[None]])
-        reach = 1.06 * np.abs(everything - middle).max(axis=0)
-        known = reach > 0
-        for update, end, wide in ((figure.update_xaxes, reach[0], known[0]), (figure.update_yaxes, reach[1], known[1])):
-            update(range=[-end, end] if wide else None, row=row, col=column)
+        extent = 1.06 * np.abs(everything - middle).max(axis=0)
+        for update, end in ((figure.update_xaxes, extent[0]), (figure.update_yaxes, extent[1])):
+            update(range=[-end, end] if end > 0 else None, row=row, col=column)
 
 
 def error_ellipse(spread: Array, middle: Array) -> Array:
@@ -161,7 +160,7 @@ def error_ellipse(spread: Array, middle: Array) -> Array:
     values, vectors = np.linalg.eigh(spread)
     turn = np.linspace(0, 2 * math.pi, 121)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    outline: Array = middle + REACH * (circle * np.sqrt(values.clip(min=0))) @ vectors.T
+    outline: Array = middle + RADIUS * (circle * np.sqrt(values.clip(min=0))) @ vectors.T
     return outline
 
 
@@ -172,7 +171,7 @@ def direction_outlines(analysis: SceneAnalysis, turn: Tensor) -> Iterator[Tensor
         analysis: of one scene.
         turn: [T], radians.
     """
-    circle = REACH * torch.stack([torch.cos(turn), torch.sin(turn)])
+    circle = RADIUS * torch.stack([torch.cos(turn), torch.sin(turn)])
     for slot, (azimuth, elevation, _) in enumerate(analysis.settings.places):
         block = analysis.bound.blocks[0, slot, :2, :2]
         if bool(torch.isfinite(block).all()):
@@ -186,4 +185,4 @@ def _inside(errors: Array, spread: Array) -> str:
     if not len(errors):
         return f"{SHARE * 100:g} % of the bound"
     distance = np.einsum("di,ij,dj->d", errors, np.linalg.inv(spread), errors)
-    return f"{100 * np.mean(distance <= REACH**2):.0f} % of {len(errors)} inside"
+    return f"{100 * np.mean(distance <= RADIUS**2):.0f} % of {len(errors)} inside"

@@ -87,13 +87,13 @@ def loss_and_median(
         losses: [n].
         medians: largest number of places at which the median is taken.
     """
-    # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
+    # Powers of two, so that the points drawn of a growing curve seldom change.
     width = min(129, (1 << max(1, len(losses) // 20).bit_length()) + 1)
     stride = 1 << (math.ceil(max(1, len(losses)) / medians) - 1).bit_length()
     at = np.unique([*range(0, len(losses), stride), *([len(losses) - 1] if len(losses) else [])]).astype(np.intp)
     smooth, about = running_median(losses, width, at), None if detail is None else detail[at]
     return [
-        # Not paler than 3:1, so a hair line.
+        # A hairline, since a paler colour would have a contrast below 3:1.
         curve(style, name, steps, losses, detail=detail, points=points, dash="solid", width=0.75),
         curve(style, f"median of last {width}", np.asarray(steps)[at], smooth, detail=about, width=3),
     ]
@@ -151,7 +151,7 @@ def level_lines(levels: Mapping[str, float], first: float, last: float, places: 
 
 
 def epoch_lines(ends: Sequence[float]) -> tuple[list[dict[str, Any]], int]:
-    """Thin lines at the ends of epochs, as shapes, and of how many epochs each is the last."""
+    """Thin lines at the ends of epochs, as shapes, and the number of epochs between two lines."""
     every = max(1, math.ceil(len(ends) / EPOCH_LINES))
     thin = {"type": "line", "y0": 0, "y1": 1, "yref": "paper", "layer": "below", "opacity": 0.4}
     return [{**thin, "x0": end, "x1": end} for end in ends[every - 1 :: every]], every
@@ -175,7 +175,7 @@ def end_labels(ends: Sequence[tuple[str, float, float]], x: float, span: Sequenc
         height = row * (1 + text.count("<br>"))
         free = min(free, math.log10(y) + height / 2 if log and y > 0 else y + height / 2) - height
         places.append(free + height / 2)
-    # What would fall below the axis moves up, and pushes what is above it.
+    # A label that would fall below the axis moves up, and pushes those above it.
     bottom = low
     for place in reversed(range(len(order))):
         height = row * (1 + order[place][0].count("<br>"))
@@ -183,8 +183,8 @@ def end_labels(ends: Sequence[tuple[str, float, float]], x: float, span: Sequenc
         bottom = places[place] + height / 2
     heights, texts = [10**place if log else place for place in places], [text for text, *_ in order]
     look = {"mode": "text", "textposition": "middle right", "textfont": {"size": 11}}
-    mute = {"hoverinfo": "skip", "showlegend": False, "name": "labels"}
-    return {"type": "scatter", "x": [x] * len(order), "y": heights, "text": texts, **look, **mute}
+    no_hover = {"hoverinfo": "skip", "showlegend": False, "name": "labels"}
+    return {"type": "scatter", "x": [x] * len(order), "y": heights, "text": texts, **look, **no_hover}
 
 
 def marks(

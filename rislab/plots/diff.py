@@ -14,7 +14,7 @@ from rislab.faults.fault import Fault
 
 
 class _Tints(Style):  # type: ignore[misc]
-    """As in the figures: what is correct is blue, what is faulty vermillion; dark text, whatever the page's is."""
+    """As in the figures, correct is blue and faulty is vermillion; the text is dark on every page."""
 
     styles = {Generic.Deleted: "bg:#b8d8ee #111111", Generic.Inserted: "bg:#f3c9a8 #111111"}  # noqa: RUF012
 
@@ -29,7 +29,7 @@ class Diff:
         return self.fault.diff()
 
     def _repr_html_(self) -> str:
-        # The frame of pygments sets a lower line, in which the tint of a line covers the feet of letters above it.
+        # The frame of pygments sets a lower line height, with which the tint of a line covers letters above it.
         css = "white-space:pre-wrap;overflow-wrap:anywhere;font:12px/1.45 ui-monospace,Menlo,Consolas,monospace"
         lines = highlight(self.fault.diff(), DiffLexer(), HtmlFormatter(style=_Tints, noclasses=True, nowrap=True))
         return f"<div class='highlight'><pre style='{css}'>{lines}</pre></div>"

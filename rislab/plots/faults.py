@@ -18,7 +18,18 @@ from rislab.faults.comparison import FaultReport, OptimiserRun
 from rislab.faults.fault import Symptom
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots.gradient_attribution import draw_grid, explain_grids, grid_titles, loop_styles
-from rislab.plots.style import GREY, INK, LEGEND_BELOW, ORANGE, PALE, Array, TraceStyle, log_ticks, template
+from rislab.plots.style import (
+    GREY,
+    INK,
+    LEGEND_BELOW,
+    ORANGE,
+    PALE,
+    Array,
+    TraceStyle,
+    log_ticks,
+    number_text,
+    template,
+)
 from rislab.sanity.checks import CheckResult
 
 NAMES = ("correct", "faulty")
@@ -28,7 +39,7 @@ KINDS = (  # word in the names of traces → symbol and meaning
     (", epoch", "diamond", "mean of an epoch"),
     (", validation", "square-open", "hollow: validation"),
     (": ", "triangle-down", "at the foot: 0 or less, or no number"),
-    (" × ", "x", "told as skipped, or on NaN or infinity"),
+    (" × ", "x", "reported as skipped, or on NaN or infinity"),
 )
 LARGE = 20.0  # from here on, up or down, α needs a logarithmic axis
 
@@ -70,7 +81,7 @@ def loss_comparison(runs: Mapping[str, OptimiserRun], names: tuple[str, str] = N
         _chart(figure, below, [series for style, loop in pairs for series in _evaluations(style, loop)])
         _epoch_lines(figure, run.correct, (top.place, below.place))
     _explain(figure, names)
-    return _dressed(figure, "Loss: what was reported, what was true, and what was learned", 520)
+    return _finished(figure, "Loss: what was reported, what was true, and what was learned", 520)
 
 
 def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
@@ -78,7 +89,7 @@ def signals(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     figure = make_subplots(2, 3, subplot_titles=_titles(), vertical_spacing=0.2, horizontal_spacing=0.08)
     _signals(figure, run, names, (1, 2, 3))
     _explain(figure, names)
-    return _dressed(figure, "Each window, told and measured", 480)
+    return _finished(figure, "Each window, reported and measured", 480)
 
 
 def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
@@ -91,7 +102,7 @@ def weight_grids(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure
         draw_grid(figure, loop, style, {"row": 1, "col": place})
     explain_grids(figure)
     height = 170 + 18 * max(len(run.correct.step_records), len(run.faulty.step_records))
-    _dressed(figure, "Which micro-batch reached which step", min(max(height, 380), 920))
+    _finished(figure, "Which micro-batch reached which step", min(max(height, 380), 920))
     return figure.update_layout(margin_t=86)
 
 
@@ -113,7 +124,7 @@ def overview(run: OptimiserRun, names: tuple[str, str] = NAMES) -> go.Figure:
     for column, (style, loop) in enumerate(_pairs(run, names)):
         draw_grid(figure, loop, style, {"row": 3, "col": 1 + 3 * column})
     explain_grids(figure)
-    return _dressed(figure, f"What the loop told and what it did, {_written(run.optimiser)}", 380 + grid + 376)
+    return _finished(figure, f"What the loop reported and what it did, {_written(run.optimiser)}", 380 + grid + 376)
 
 
 def check_table(report: FaultReport) -> go.Figure:
@@ -135,7 +146,7 @@ def check_table(report: FaultReport) -> go.Figure:
     counts = [f"{sum(not pair[place].holds for pair in pairs)} red {NAMES[place]}" for place in (0, 1)]
     title = f"{report.fault.name}: of {len(pairs)} checks {', '.join(counts)}"
     figure = go.Figure(heat, layout={"yaxis": {"autorange": "reversed"}, "xaxis": {"side": "top"}})
-    return _dressed(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
+    return _finished(figure, title, 110 + 22 * len(pairs)).update_layout(margin={"b": 16, "l": 300})
 
 
 @dataclass(frozen=True)
@@ -174,17 +185,18 @@ def _written(optimiser: str) -> str:
 
 
 def _titles() -> list[str]:
-    return ["loss, told and true", "α = ⟨g, r⟩ / ⟨r, r⟩", "cosine of g and r", *MOVES]
+    return ["loss, reported and true", "α = ⟨g, r⟩ / ⟨r, r⟩", "cosine of g and r", *MOVES]
 
 
 def _reported_and_true(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
     """The loss of each window, and the mean of each epoch: as reported, and as it was."""
     reported = np.array([window.loss for window in loop.step_records], dtype=np.float64)
-    texts = [f"told {_number(one)}, true {_number(true)}" for one, true in zip(reported, loop.true_loss, strict=True)]
+    pairs = zip(reported, loop.true_loss, strict=True)
+    texts = [f"reported {number_text(one)}, true {number_text(true)}" for one, true in pairs]
     epochs = np.array([end.train for end in loop.epoch_records], dtype=np.float64)
     true = np.array([loop.true_epoch_loss(end.epoch) for end in loop.epoch_records], dtype=np.float64)
     means = [
-        f"mean of epoch {end.epoch}: told {_number(end.train)}, true {_number(one)}"
+        f"mean of epoch {end.epoch}: reported {number_text(end.train)}, true {number_text(one)}"
         for end, one in zip(loop.epoch_records, true, strict=True)
     ]
     at = _windows(loop)
@@ -204,7 +216,7 @@ def _ends(loop: GradientAttribution) -> Array:
 
 def _evaluations(style: TraceStyle, loop: GradientAttribution) -> list[_Series]:
     ends = _ends(loop)
-    texts = [f"end of epoch {end.epoch}, train told {_number(end.train)}" for end in loop.epoch_records]
+    texts = [f"end of epoch {end.epoch}, train reported {number_text(end.train)}" for end in loop.epoch_records]
     scored = np.array([end.train_eval for end in loop.epoch_records], dtype=np.float64)
     series = [_Series(style, f"{style.name}, same data", scored, texts, ends)]
     fresh = [end.validation for end in loop.epoch_records]
@@ -225,7 +237,7 @@ def _signals(figure: go.Figure, run: OptimiserRun, names: tuple[str, str], colum
     places = [{"row": row, "col": column} for row in (1, 2) for column in columns]
 
     def measured(values: Callable[[GradientAttribution], Array]) -> list[_Series]:
-        return [_Series(style, style.name, values(loop), _why(loop), _windows(loop)) for style, loop in both]
+        return [_Series(style, style.name, values(loop), _window_texts(loop), _windows(loop)) for style, loop in both]
 
     alphas = np.concatenate([loop.alpha[np.isfinite(loop.alpha)] for _, loop in both])
     wide = bool((np.abs(alphas) > LARGE).any() or ((alphas > 0) & (alphas < 1 / LARGE)).any())
@@ -239,15 +251,15 @@ def _signals(figure: go.Figure, run: OptimiserRun, names: tuple[str, str], colum
     _epoch_lines(figure, run.correct, places)
 
 
-def _why(loop: GradientAttribution) -> list[str]:
-    """What the hover says of a window: what the loop reported of its step, and what was measured."""
+def _window_texts(loop: GradientAttribution) -> list[str]:
+    """Hover text of each window: what the loop reported of its step, and what was measured."""
     texts = []
-    for window, taken, broken in zip(loop.step_records, loop.steps, loop.nonfinite_steps, strict=True):
-        report = "applied" if window.applied else f"skipped ({window.reason or 'no reason told'})"
+    for window, taken, nonfinite in zip(loop.step_records, loop.steps, loop.nonfinite_steps, strict=True):
+        report = "applied" if window.applied else f"skipped ({window.reason or 'no reason reported'})"
         rates = ", ".join(f"{name} {rate:.3g}" for name, rate in window.learning_rate.items())
         texts.append(
-            f"epoch {window.epoch}: told {report}, loss scale {window.loss_scale:g}, rate {rates}<br>"
-            f"seen {taken:g} steps, {broken:g} of them on NaN or infinity"
+            f"epoch {window.epoch}: reported {report}, loss scale {window.loss_scale:g}, rate {rates}<br>"
+            f"measured {taken:g} steps, {nonfinite:g} of them on NaN or infinity"
         )
     return texts
 
@@ -256,14 +268,14 @@ def _skips(figure: go.Figure, both: Sequence[tuple[TraceStyle, GradientAttributi
     """Windows that the loop itself reports as skipped, and steps on numbers that are not finite."""
     for style, loop in both:
         kinds = {
-            "told as skipped": ("x", [not window.applied for window in loop.step_records]),
+            "reported as skipped": ("x", [not window.applied for window in loop.step_records]),
             "step on NaN or infinity": ("star-triangle-up", [bool(count) for count in loop.nonfinite_steps]),
         }
         for name, (symbol, flags) in kinds.items():
             rows = [row for row, flag in enumerate(flags) if flag]
             if not rows:
                 continue
-            texts, marker = _why(loop), {"symbol": symbol, "size": 10, "color": style.colour}
+            texts, marker = _window_texts(loop), {"symbol": symbol, "size": 10, "color": style.colour}
             figure.add_scatter(
                 x=[row + 1 for row in rows], y=[loop.steps[row] for row in rows], mode="markers", marker=marker,
                 name=f"{style.name}, {name} × {len(rows)}", hoverinfo="text",
@@ -273,12 +285,6 @@ def _skips(figure: go.Figure, both: Sequence[tuple[TraceStyle, GradientAttributi
 
 def _windows(loop: GradientAttribution) -> Array:
     return np.arange(1, len(loop.step_records) + 1, dtype=np.float64)
-
-
-def _number(value: float) -> str:
-    if np.isnan(value):
-        return "NaN"
-    return f"{value:.6g}" if np.isfinite(value) else "infinite"
 
 
 def _chart(figure: go.Figure, axis: _Axis, series: Sequence[_Series]) -> None:
@@ -330,10 +336,10 @@ def _curve(one: _Series, flags: Array | NDArray[np.bool_]) -> go.Scatter:
 
 def _marks(one: _Series, marked: NDArray[np.bool_], foot: float, name: str, symbol: str) -> go.Scatter:
     texts = [
-        f"<b>{one.name}</b><br>window {at:g}: {_number(value)}<br>{text}"
+        f"<b>{one.name}</b><br>window {at:g}: {number_text(value)}<br>{text}"
         for at, value, text in zip(one.at[marked], one.values[marked], np.array(one.texts)[marked], strict=True)
     ]
-    # Two loops may have the same to mark.
+    # Marks of two loops may lie on each other: one is hollow and larger.
     shape = symbol if one.style.symbol == "square" else f"{symbol}-open"
     return go.Scatter(
         x=one.at[marked],
@@ -365,7 +371,7 @@ def _explain(figure: go.Figure, names: tuple[str, str]) -> None:
             figure.add_scatter(x=[None], y=[None], mode="markers", name=meaning, marker=key)
 
 
-def _dressed(figure: go.Figure, title: str, height: int) -> go.Figure:
+def _finished(figure: go.Figure, title: str, height: int) -> go.Figure:
     figure.update_annotations(font_size=13)
     below = {**LEGEND_BELOW, "font": {"size": 12}}
     shown = [trace for trace in figure.data if trace.type == "scatter" and trace.showlegend is None]

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from rislab.faults.gradient_attribution import GradientAttribution
 from rislab.plots.style import BLUE, GREY, INK, ORANGE, PALE, SKY, VERMILLION, TraceStyle, outlined
 
-# From lost through exact to counted four times, in square roots, so that a share that is a quarter off is visible.
+# From lost (weight 0) over exact (1) to counted four times, in square roots, so that an error of a quarter is visible.
 WEIGHTS = ((0.0, SKY), (1 / (1 + 3**0.5), PALE), (1.0, ORANGE))
 MEANING = (
     ("square", SKY, "lost, or too light"),
     ("square", PALE, "exact share"),
     ("square", ORANGE, "too heavy, or not of this window"),
 )
-SIGNS = {  # of a micro-batch without a weight → symbol and meaning
+NO_WEIGHT = {  # of a micro-batch without a weight → symbol and meaning
     "no step": ("x-thin", "no step was taken"),
     "not finite": ("asterisk", "the step was on NaN or infinity"),
     "own": ("hash", "the micro-batch's own gradient is not finite"),
@@ -28,7 +28,7 @@ WRITTEN = 24  # windows; the numbers of more would not be legible
 
 def loop_styles(names: tuple[str, str]) -> tuple[TraceStyle, TraceStyle]:
     """Of the correct and of the faulty loop, wherever both are drawn."""
-    # The correct loop comes first, and larger, so that one that does the same does not hide it.
+    # The correct loop is drawn first and larger, so that a faulty loop with the same values does not hide it.
     correct = TraceStyle(names[0], BLUE, "solid", "circle", size=9)
     return correct, TraceStyle(names[1], VERMILLION, "dot", "square", size=5)
 
@@ -49,10 +49,10 @@ def draw_grid(figure: go.Figure, loop: GradientAttribution, style: TraceStyle, p
     """
     spans = [_declared(loop, row) for row in range(len(loop.step_records))]
     figure.add_trace(_heat(loop, spans), **place)
-    for kind, (symbol, _) in SIGNS.items():
-        cells = [cell for cell in np.ndindex(*loop.micro_batch_weights.shape) if _sign(loop, spans, cell) == kind]
+    for kind, (symbol, _) in NO_WEIGHT.items():
+        cells = [cell for cell in np.ndindex(*loop.micro_batch_weights.shape) if _reason(loop, spans, cell) == kind]
         if cells:
-            figure.add_trace(_signed(cells, kind, symbol), **place)
+            figure.add_trace(_no_weight_marks(cells, kind, symbol), **place)
     for trace in _ends(loop, style):
         figure.add_trace(trace, **place)
     for row, span in enumerate(spans):
@@ -83,7 +83,7 @@ def _heat(loop: GradientAttribution, spans: Sequence[range]) -> go.Heatmap:
     own = np.array([[column in span for column in range(loop.micro_batch_weights.shape[1])] for span in spans])
     off = loop.micro_batch_weights - own
     depth = np.sign(off) * np.sqrt(np.abs(off))
-    # What is not of the window and has no weight is as it should be: blank.
+    # Micro-batches of other windows without a weight are correct, and blank.
     blank = ~own & (np.round(loop.micro_batch_weights, 2) == 0)
     texts = [
         ["" if empty else _weight(weight) for empty, weight in zip(*pair, strict=True)]
@@ -103,13 +103,13 @@ def _weight(weight: float) -> str:
 
 
 def _hover(loop: GradientAttribution, own: NDArray[np.bool_], row: int, column: int) -> str:
-    weight, mine = float(loop.micro_batch_weights[row, column]), bool(own[row, column])
+    weight, own_window = float(loop.micro_batch_weights[row, column]), bool(own[row, column])
     where = f"window {row + 1} (epoch {loop.step_records[row].epoch}), micro-batch {column + 1}"
     what = f"weight {weight:.4g}" if np.isfinite(weight) else "no weight"
-    return f"{where}<br>{what}; exact share: {1 if mine else '0, not of this window'}"
+    return f"{where}<br>{what}; exact share: {1 if own_window else '0, not of this window'}"
 
 
-def _sign(loop: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
+def _reason(loop: GradientAttribution, spans: Sequence[range], cell: tuple[int, ...]) -> str:
     """Why a micro-batch of the declared window has no weight; "" if it has one, or is of another window."""
     row, column = cell
     if column not in spans[row] or np.isfinite(loop.micro_batch_weights[row, column]):
@@ -119,15 +119,15 @@ def _sign(loop: GradientAttribution, spans: Sequence[range], cell: tuple[int, ..
     return "not finite" if loop.nonfinite_steps[row] else "own"
 
 
-def _signed(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scatter:
+def _no_weight_marks(cells: Sequence[tuple[int, ...]], kind: str, symbol: str) -> go.Scatter:
     return go.Scatter(
         x=[column + 1 for _, column in cells],
         y=[row + 1 for row, _ in cells],
         mode="markers",
-        name=SIGNS[kind][1],
+        name=NO_WEIGHT[kind][1],
         legendgroup=kind,
         marker={"symbol": symbol, "size": 7, "color": GREY, "line": {"color": GREY, "width": 1.5}},
-        hovertext=[f"window {row + 1}, micro-batch {column + 1}: {SIGNS[kind][1]}" for row, column in cells],
+        hovertext=[f"window {row + 1}, micro-batch {column + 1}: {NO_WEIGHT[kind][1]}" for row, column in cells],
         hoverinfo="text",
     )
 
@@ -139,11 +139,11 @@ def _ends(loop: GradientAttribution, style: TraceStyle) -> list[go.Scatter]:
         before = ends[-1] if row and loop.step_records[row - 1].epoch == window.epoch else 0
         ends.append(before + window.micro_batches)
     texts = [
-        f"window {row + 1}, as told: {window.micro_batches} micro-batches, {window.samples} scenes"
+        f"window {row + 1}, as reported: {window.micro_batches} micro-batches, {window.samples} scenes"
         for row, window in enumerate(loop.step_records)
     ]
     at = {"x": [end + 0.5 for end in ends], "y": list(range(1, len(ends) + 1)), "hovertext": texts}
-    name = f"{style.name}: end of a window, as told"
+    name = f"{style.name}: end of a window, as reported"
     markers = outlined({"symbol": "line-ns-open", "size": 12, "color": style.colour}, width=3)
     return [
         go.Scatter(**at, mode="markers", name=title, marker=marker, hoverinfo="text", showlegend=False)
@@ -158,6 +158,6 @@ def explain_grids(figure: go.Figure) -> None:
         figure.add_scatter(x=[None], y=[None], mode="markers", name=name, marker=marker, legend="legend2")
     listed: set[str] = set()
     for trace in figure.data:
-        if trace.type == "scatter" and trace.legendgroup in SIGNS:
+        if trace.type == "scatter" and trace.legendgroup in NO_WEIGHT:
             trace.update(legend="legend2", showlegend=None if trace.legendgroup not in listed else False)
             listed.add(trace.legendgroup)

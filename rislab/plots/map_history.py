@@ -65,7 +65,7 @@ def snapshot_figure_dict(history: MapHistory, snapshot: Snapshot | None) -> dict
 
 def _own(history: MapHistory, snapshot: Snapshot) -> list[dict[str, Any]]:
     """What belongs to one snapshot: its map, its estimates, and where it stands on the curve."""
-    # As many traces whatever was found: the slider counts them.
+    # Always the same number of traces: the slider counts them.
     azimuth, elevation = torch.zeros(0), torch.zeros(0)
     if snapshot.peaks is not None:
         active = snapshot.peaks.active[0]
@@ -84,14 +84,14 @@ def _common(history: MapHistory, snapshots: list[Snapshot]) -> list[dict[str, An
     active = history.scene.active[0]
     places = history.scene.azimuth[0][active], history.scene.elevation[0][active]
     known = [snapshot for snapshot in snapshots if style.is_drawable(snapshot.nmse)]
-    strange = [snapshot for snapshot in snapshots if not style.is_drawable(snapshot.nmse)]
+    undrawable = [snapshot for snapshot in snapshots if not style.is_drawable(snapshot.nmse)]
     curve = {"x": [snapshot.epoch for snapshot in known], "y": [snapshot.nmse for snapshot in known]}
     curve |= {"mode": "lines+markers", "line": {"color": style.BLUE, "width": 1.5}, "marker": {"size": 5}}
     curve |= {"hovertemplate": "epoch %{x}<br>NMSE %{y:.4g}<extra></extra>"}
     lowest = min((snapshot.nmse for snapshot in known), default=1.0)
-    marks = {"x": [snapshot.epoch for snapshot in strange], "y": [lowest] * len(strange), "mode": "markers"}
+    marks = {"x": [snapshot.epoch for snapshot in undrawable], "y": [lowest] * len(undrawable), "mode": "markers"}
     marks |= {"marker": {"symbol": "triangle-down", "size": 10, "color": style.VERMILLION}}
-    marks |= {"hovertext": [snapshot.line() for snapshot in strange], "hoverinfo": "text"}
+    marks |= {"hovertext": [snapshot.line() for snapshot in undrawable], "hoverinfo": "text"}
     return [
         decibel_map(history.grid, history.truth, "2", 1),
         *marks_on_map("true source", *places),

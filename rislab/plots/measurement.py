@@ -19,10 +19,8 @@ from rislab.plots.bound import SHARE, error_ellipse
 from rislab.plots.spectra import KEYS
 from rislab.plots.style import BLUE, GREY, LEGEND_ABOVE, VERMILLION, VIOLET, Array, template
 
-# A point for each of so many snapshots is enough to see a line.
-POINTS = 2000
-# Elements whose numbers are written beside them.
-NUMBERED = 64
+POINTS = 2000  # drawn of all snapshots
+NUMBERED = 64  # elements; the numbers of more are not written beside them
 
 
 def element_order(measurement: Measurement, snapshot: int = 0) -> go.Figure:

@@ -21,7 +21,7 @@ BAR = {"title": {"text": "dB below the peak", "side": "right"}, "y": 0.73, "len"
 HEIGHT = 496
 # 95 % of normal errors of one quantity.
 INTERVAL = math.sqrt(2) * float(torch.erfinv(torch.tensor(SHARE, dtype=torch.float64)))
-# What an axis here never needs, and the page would measure at every drawing: a third of the time to the screen.
+# Without these, plotly measures the labels at every drawing, which takes a third of the time to the screen.
 STILL = {"automargin": False, "ticklabeloverflow": "allow"}
 
 
@@ -69,7 +69,7 @@ def scene_figure_dict(spectra: SpectraView) -> dict[str, Any]:
             layout[f"xaxis{name}"]["showgrid"] = layout[f"yaxis{name}"]["showgrid"] = False
         place = {"x": sum(across[column]) / 2, "y": down[row][1]}
         layout["annotations"].append({**CHART_TITLE, **place, "text": title})
-    layout["shapes"] = [_upright("3", here), _upright("4", len(settings.places) + 0.5), *_band(spectra)]
+    layout["shapes"] = [_vertical_line("3", here), _vertical_line("4", len(settings.places) + 0.5), *_band(spectra)]
     maps = [*_map(spectra, spectra.music, ""), *_map(spectra, spectra.mvdr, "2")]
     others = [*_cuts(spectra), _eigenvalues(spectra), *legend_keys(), _ranged(spectra)]
     return {"data": [*maps, *others], "layout": layout}
@@ -145,7 +145,7 @@ def _ranged(spectra: SpectraView) -> dict[str, Any]:
     return {**cell, "x": at, "y": [0.0] if at[0] else [None], "hovertemplate": "estimate %{x:.3f} m<extra></extra>"}
 
 
-def _reach(spectra: SpectraView) -> float:
+def _half_interval(spectra: SpectraView) -> float:
     """Half the 95 % interval of the chosen source's range by the bound, metres; NaN before the bound is known."""
     if not isinstance(spectra, SceneAnalysis):
         return math.nan
@@ -153,23 +153,23 @@ def _reach(spectra: SpectraView) -> float:
 
 
 def _margin(spectra: SpectraView) -> str:
-    reach = _reach(spectra)
-    if math.isnan(reach):
+    width = _half_interval(spectra)
+    if math.isnan(width):
         return ""
-    return f": ± {reach:.2g} m in 95 % of the bound" if math.isfinite(reach) else ": no finite bound"
+    return f": ± {width:.2g} m in 95 % of the bound" if math.isfinite(width) else ": no finite bound"
 
 
 def _band(spectra: SpectraView) -> list[dict[str, Any]]:
     """The 95 % interval of the bound around the true range, as far as the cut goes; nothing where it is infinite."""
-    here, reach = spectra.settings.places[spectra.settings.chosen][2], _reach(spectra)
-    if not math.isfinite(reach):
+    here, width = spectra.settings.places[spectra.settings.chosen][2], _half_interval(spectra)
+    if not math.isfinite(width):
         return []
-    ends = [min(max(here + turn * reach, float(spectra.ranges.min())), float(spectra.ranges.max())) for turn in (-1, 1)]
+    ends = [min(max(here + turn * width, float(spectra.ranges.min())), float(spectra.ranges.max())) for turn in (-1, 1)]
     box = {"type": "rect", "xref": "x3", "yref": "y3 domain", "x0": ends[0], "x1": ends[1], "y0": 0, "y1": 1}
     return [{**box, "editable": False, "fillcolor": BAND, "line": {"color": GREY, "width": 1}}]
 
 
-def _upright(axis: str, x: float) -> dict[str, Any]:
+def _vertical_line(axis: str, x: float) -> dict[str, Any]:
     line = {"type": "line", "xref": f"x{axis}", "yref": f"y{axis} domain", "x0": x, "x1": x, "y0": 0, "y1": 1}
     return {**line, "editable": False, "line": {"color": GREY, "width": 1.5, "dash": "dash"}}
 

@@ -38,18 +38,18 @@ CLOUD = 80  # directions drawn of each source
 
 @cache
 def scene_script() -> str:
-    """The script that draws, without the one that feeds it."""
+    """The script that draws a scene."""
     return (STATIC / "scene.js").read_text(encoding="utf-8")
 
 
 @cache
 def scene_css() -> str:
-    """Its style sheet."""
+    """Style sheet of scene_script()."""
     return (STATIC / "scene.css").read_text(encoding="utf-8")
 
 
 def scene_look() -> dict[str, Any]:
-    """What the script needs of our look: the colours of the maps, from the floor to the peak."""
+    """Settings of scene_script(): the colours of the maps, from the floor to the peak."""
     return {"ramp": list(colors.sequential.Cividis)}
 
 
@@ -95,7 +95,7 @@ def bound_ellipse_outlines(analysis: SceneAnalysis) -> list[list[list[float]]]:
 
 def _map(name: str, view: SpectraView, spectrum: str, *, stale: bool, cut_points: int) -> dict[str, Any]:
     values = view.music if spectrum == "MUSIC" else view.mvdr
-    if stale:  # pale, and sent with every frame while something moves: as coarse as the others
+    if stale:  # drawn pale, and sent with every frame while something moves, so as coarse as the others
         values = values[:: max(1, values.shape[0] // STALE), :: max(1, values.shape[0] // STALE)]
     cut = view.cut[spectrum]
     level = _levels(values)

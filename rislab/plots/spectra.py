@@ -36,11 +36,11 @@ from rislab.plots.style import (
 
 Sources = tuple[ArrayLike, ArrayLike]
 FLOOR_DB = -40.0  # levels below are drawn as this one
-MARKS = {  # upon maps, hollow
+MARKS = {  # on maps, hollow
     "true source": {"symbol": "circle-open", "size": 16, "color": WHITE},
     "estimate": {"symbol": "x-thin-open", "size": 10, "color": VERMILLION},
 }
-KEYS = {  # of the same in a legend, in colours that every page shows
+KEYS = {  # the same in a legend, in colours that are visible on every page
     "true source": {"symbol": "circle-open", "size": 13, "color": GREY, "line": {"width": 2.5}},
     "estimate": {"symbol": "x-thin-open", "size": 9, "color": VERMILLION, "line": {"width": 2.5, "color": VERMILLION}},
 }
@@ -287,14 +287,14 @@ def check_single_scene(scene: SceneBatch) -> None:
 
 
 def _ends(axis: Array) -> list[float] | None:
-    """From the outer edge of the first cell to that of the last: marks near the border shall not widen the map."""
+    """From the outer edge of the first cell to that of the last, so that marks near the border do not widen the map."""
     if len(axis) < 2:
         return None
     return [float(axis[0] - (axis[1] - axis[0]) / 2), float(axis[-1] + (axis[-1] - axis[-2]) / 2)]
 
 
 def _apart(values: list[float], width: float) -> list[float]:
-    """Those of some rising ranges, farthest first, that keep a fifteenth of the axis in 1/r between them."""
+    """Of ranges in rising order those, farthest first, that are at least a fifteenth of the axis in 1/r apart."""
     chosen: list[float] = []
     for value in reversed(values):
         if not chosen or 1 / value - 1 / chosen[-1] >= width / 15:

@@ -94,16 +94,19 @@ def fix_scores(fixes: Sequence[Fix]) -> go.Figure:
     """What the log says and what is true after each of repairs(), at the end of its replay."""
     rows = [fix.fixed for fix in fixes]
     figure = go.Figure(layout={"template": template(), "title_text": "Put right from top to bottom"})
-    reported = [fix.replay.validations[-1] for fix in fixes]
+    scores = [fix.replay.validations[-1] for fix in fixes]
     true = [fix.replay.fresh_nmse[-1] for fix in fixes]
     train = [fix.replay.epoch_records[-1].train for fix in fixes]
-    for place, pair in enumerate(zip(reported, true, strict=True)):
+    for place, pair in enumerate(zip(scores, true, strict=True)):
         if all(math.isfinite(value) for value in pair):
             bar = {"mode": "lines", "line": {"color": GREY, "width": 2}}
             figure.add_scatter(x=pair, y=[place] * 2, **bar, hoverinfo="skip", showlegend=False)
     markers = {
-        "train, told": (train, {"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": VERMILLION}}),
-        "validation, told": (reported, {"symbol": "circle-open", "size": 14, "color": PURPLE, "line": {"width": 2.5}}),
+        "train, reported": (train, {"symbol": "x-thin", "size": 10, "line": {"width": 2.5, "color": VERMILLION}}),
+        "validation, reported": (
+            scores,
+            {"symbol": "circle-open", "size": 14, "color": PURPLE, "line": {"width": 2.5}},
+        ),
         "NMSE on fresh scenes, true": (true, {"symbol": "circle", "size": 8, "color": GREEN}),
     }
     for name, (values, marker) in markers.items():
@@ -156,8 +159,8 @@ def _curves(replay: Replay) -> list[dict[str, Any]]:
     numbers = [end.epoch for end in replay.epoch_records]
     reported, means = [end.train for end in replay.epoch_records], [float(np.mean(one)) for one in replay.batch_losses]
     series: dict[str, tuple[list[int], list[float], dict[str, Any]]] = {
-        "train, told": (numbers, reported, _line_style(VERMILLION, "solid", "square-open", 10)),
-        "validation, told": (numbers, replay.validations, _line_style(PURPLE, "dash", "circle-open", 10)),
+        "train, reported": (numbers, reported, _line_style(VERMILLION, "solid", "square-open", 10)),
+        "validation, reported": (numbers, replay.validations, _line_style(PURPLE, "dash", "circle-open", 10)),
         "train, true": (numbers, means, _line_style(BLUE, "dot", "square", 5)),
         "NMSE on fresh scenes, true": ([0, *numbers], replay.fresh_nmse, _line_style(GREEN, "dashdot", "circle", 5)),
     }

@@ -23,8 +23,8 @@ from rislab.errors import check_choice, check_number
 Array = NDArray[np.float64]
 STATIC = Path(__file__).parent / "static"
 
-# Okabe and Ito's colours. Their orange and sky blue are too pale for lines on white: they fill cells, and two others
-# take their places, so that each curve keeps 3:1 on white and on #111.
+# Okabe and Ito's colours. Their orange and sky blue are too pale for lines on white: they only fill cells. Two other
+# colours replace them, so that each curve has a contrast of 3:1 on white and on #111.
 BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 OCHRE, VIOLET = "#998045", "#ab73ff"
 COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, OCHRE, VIOLET)
@@ -34,8 +34,8 @@ GREY = "#767676"  # readable on white and on #111, for what belongs to no run
 PALE, INK = "#f4f1e4", "#222222"  # a cell without an error, and numbers on a coloured cell
 SAND, MIST = "#f3e0b3", "#f1f3f5"  # of other cells, pale enough for these numbers
 BAND = "rgba(86,180,233,0.25)"  # SKY, of an interval behind a curve
-# Of a sentence beside a figure that says what is wrong: no orange can be read both on white and on black, so it is
-# mixed with the colour that the page has for text.
+# Colour of an error message beside a figure: no orange is legible both on white and on black, so it is mixed with the
+# page's colour of text.
 ERROR_COLOUR = "color-mix(in srgb, #d95f02 70%, var(--jp-ui-font-color0, CanvasText))"
 DASHES = ("solid", "dot", "dashdot", "longdashdot")  # plain dashes mean validation, or after clipping
 SYMBOLS = ("circle", "square", "diamond", "triangle-up")
@@ -105,7 +105,7 @@ def template(theme: str = "light") -> go.layout.Template:
         "shapedefaults": {"line": {"color": line, "width": 1}},
         # plotly.js paints the pressed button in this colour in every theme, so the text on it must stay dark.
         "updatemenudefaults": {"bgcolor": PRESSED, "bordercolor": line, "font": {**small, "color": INK}},
-        # What nobody needs here makes the row so wide that it lies over titles.
+        # Buttons that are of no use here would make the row so wide that it covers titles.
         "modebar": {"remove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"]},
     }
     layout["title"]["pad"] = {"b": 14}
@@ -230,7 +230,7 @@ def decimation_indices(values: Array, points: int) -> NDArray[np.intp]:
         return np.arange(count)
     wrong = () if np.isfinite(values).all() else (np.isnan(values), np.isposinf(values), np.isneginf(values))
     kinds = [kind for kind in wrong if kind.any()]
-    # Powers of two: while a curve grows, what was drawn of it stays as it is for as long as possible.
+    # Powers of two, so that the points drawn of a growing curve seldom change.
     width = 1 << (math.ceil(count / ((points - 2) // (2 + len(kinds)))) - 1).bit_length()
     starts = np.arange(0, count, width)
 

@@ -1,4 +1,4 @@
-"""Records and checks as plotly figures: pure functions that display nothing and know no widgets.
+"""Records and checks as plotly figures: pure functions without display and widgets.
 
 What an axis cannot show (NaN, infinity, a skipped step, a value ≤ 0 on a log axis) is marked in lanes under the axis,
 with the reason in the hover text.
@@ -100,7 +100,7 @@ def _finished(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any]) -> g
     heights = [trace["y"] for trace in data if trace.get("yaxis", "y") == "y"]
     ticks = log_ticks_of(np.concatenate([np.asarray(one, dtype=np.float64) for one in heights])) if heights else {}
     mode = "array" if layout["yaxis"]["type"] == "log" and ticks else "auto"
-    layout = _with(dict(layout), {"yaxis": {**ticks, "tickmode": mode}})
+    layout = _with_axes(dict(layout), {"yaxis": {**ticks, "tickmode": mode}})
     return figure_of({"data": titled, "layout": layout})
 
 
@@ -149,7 +149,7 @@ def _lanes(marked: Sequence[tuple[TraceStyle, Sequence[_Mark]]]) -> tuple[list[d
     return data, under
 
 
-def _with(layout: dict[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _with_axes(layout: dict[str, Any], changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The layout with further properties of its axes."""
     return {**layout, **{name: {**layout.get(name, {}), **part} for name, part in changes.items()}}
 
@@ -181,8 +181,8 @@ def loss_curves(
         marked.append((style, _loss_marks(records)))
     under, lanes = _lanes(marked)
     data, legend = _one_entry_a_run(data) if len(data) + len(lines or {}) > ENTRIES else (data, "")
-    data = _few([*data, *under, *_level_lines(lines or {}, windows)])
-    # One button that goes to and fro: of two, plotly.js would paint the pressed one paler than any other colour.
+    data = _limited_legend([*data, *under, *_level_lines(lines or {}, windows)])
+    # One button that toggles: of two, plotly.js would paint the pressed one too pale.
     modes = {"log": "array", "linear": "auto"}
     order = ("linear", "log") if log else ("log", "linear")
     kinds = [[{"yaxis.type": kind, "yaxis.tickmode": modes[kind]}] for kind in order]
@@ -194,7 +194,7 @@ def loss_curves(
     layout["updatemenus"] = [{"type": "buttons", "active": -1, "buttons": [switch], **place}]
     layout["legend"] = {"title": {"text": legend, "font": {"size": 12}}}
     layout["height"] = max(520, 140 + 36 * (len(runs) + 1) + 20 * rows)
-    return _finished(data, _with(layout, lanes))
+    return _finished(data, _with_axes(layout, lanes))
 
 
 def _one_entry_a_run(data: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
@@ -212,7 +212,7 @@ def _one_entry_a_run(data: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any
     return shown, "<br>".join(texts)
 
 
-def _few(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _limited_legend(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Traces with no more entries in the legend than are read: lines share one, and so do the last of many runs."""
     shown = [trace for trace in data if trace.get("showlegend", True)]
     levels = [trace for trace in shown if trace["legendgroup"] == "levels"]
@@ -279,7 +279,7 @@ def gradient_norms(records: Sequence[Record], *, clip_norm: float | None = None)
     under, lanes = _lanes([*marked, (TraceStyle("all groups", GREY, "solid", "circle"), _skip_marks(windows))])
     data += [*under, *_level_lines({} if clip_norm is None else {"clip_norm": clip_norm}, windows)]
     axis = {"title": {"text": "gradient norm (dimensionless)"}, "type": "log"}
-    return _finished(data, _with(_layout("Gradient norms", records, axis), lanes))
+    return _finished(data, _with_axes(_layout("Gradient norms", records, axis), lanes))
 
 
 # ------------------------------------------------------------------------------------------------------------- pictures
@@ -332,7 +332,7 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
             passed and sentence; `passed` decides the mark, the numbers only its place.
 
     Returns:
-        Dot plot on a log axis with the limit at 1; a share that has no logarithm sits at the edge of its verdict.
+        Dot plot on a log axis with the limit at 1; a share without a logarithm stands at the edge: left if passed.
     """
     shares = [_share(check) for check in checks]
     known = [share for share in shares if math.isfinite(share)]
@@ -340,7 +340,7 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
     sentences = [textwrap.wrap(check.sentence, 76) for check in checks]
     height = 150 + (48 + 17 * max(map(len, sentences), default=1)) * len(checks)
     figure = go.Figure(layout={"template": template(), "title_text": "Ladder", "height": height})
-    # The limit is a gate on each row: one long line would run through the sentences.
+    # The limit is a short line on each row: one long line would run through the sentences.
     gate = {"symbol": "line-ns", "size": 12, "line": {"width": 3, "color": GREY}}
     limits = {"x": [1] * len(checks), "y": [*range(len(checks))], "name": "limit", "hoverinfo": "name"}
     figure.add_scatter(**limits, mode="markers", marker=gate)

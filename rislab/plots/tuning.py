@@ -64,11 +64,11 @@ def history(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
             x=[*(trial.number for trial in complete), trials[-1].number], y=[*best, best[-1]],
             mode="lines", line={"color": GREEN, "shape": "hv", "width": 2}, name="best complete so far",
         )  # fmt: skip
-    # All that are to come have their place, so that the axis stands still.
+    # With room for the trials to come, so that the axis does not change.
     figure.update_xaxes(title="trial", range=[-0.5, max(config.trials, len(trials)) - 0.5])
     if not any(trial.scores or trial.state == "failed" for trial in trials):
-        _say(figure, "no trial has a score yet")
-    return _dressed(figure, config)
+        _show_note(figure, "no trial has a score yet")
+    return _finished(figure, config)
 
 
 def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
@@ -88,19 +88,19 @@ def curves(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
         )  # fmt: skip
         shown.add(trial.state)
     figure.update_xaxes(title="epoch", dtick=max(1, config.base.epochs // 8))
-    return _dressed(figure, config)
+    return _finished(figure, config)
 
 
 def slices(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
     """The last score over each dimension, one chart each; pruned trials with the score at which they were stopped."""
     figure = make_subplots(1, len(config.space), shared_yaxes=True, horizontal_spacing=0.02)
     for column, (name, dimension) in enumerate(config.space.items(), start=1):
-        mine = [trial for trial in trials if trial.scores and name in trial.values]
+        own = [trial for trial in trials if trial.scores and name in trial.values]
         kind = str if isinstance(dimension, Choice) else float
-        _add_markers(figure, mine, config, [kind(trial.values[name]) for trial in mine], column=column)
+        _add_markers(figure, own, config, [kind(trial.values[name]) for trial in own], column=column)
         title = {"text": name.replace("_", " "), "standoff": 4}
         figure.update_xaxes(title=title, row=1, col=column, **_axis(dimension))
-    _dressed(figure, config)
+    _finished(figure, config)
     return figure.update_yaxes(title="", col=None).update_yaxes(title=_title(config), col=1)
 
 
@@ -119,12 +119,12 @@ def importance(trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
         marker={"symbol": "line-ns-open", "size": 22, "color": VERMILLION, "line": {"width": 3}},
     )  # fmt: skip
     if not rows:
-        _say(figure, "too few trials to tell")
+        _show_note(figure, "too few trials to tell")
     ranked = rows[0][1].trials if rows else 0
     title = f"share of the order of {ranked} trials explained (R² of ranks)"
     figure.update_xaxes(title=title, tickformat=".0%", range=[0, 1.05])
     margin = {"t": 20, "b": 110, "l": 150, "r": 16}
-    return _dressed(figure, config).update_layout(height=190 + 34 * len(rows), margin=margin).update_yaxes(title="")
+    return _finished(figure, config).update_layout(height=190 + 34 * len(rows), margin=margin).update_yaxes(title="")
 
 
 def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Figure:
@@ -136,16 +136,16 @@ def losses(folder: Path, trials: Sequence[Trial], config: TuningConfig) -> go.Fi
             by_curriculum.setdefault(trial.values.get("curriculum", config.base.curriculum), []).append((trial, loss))
     figure = go.Figure()
     for style in trace_styles(sorted(by_curriculum)):
-        mine = by_curriculum[style.name]
+        own = by_curriculum[style.name]
         figure.add_scatter(
-            x=[loss for _, loss in mine], y=[trial.last_score for trial, _ in mine], mode="markers", name=style.name,
+            x=[loss for _, loss in own], y=[trial.last_score for trial, _ in own], mode="markers", name=style.name,
             marker={"color": style.colour, "symbol": style.symbol, "size": 10},
-            **_hover([trial for trial, _ in mine], config),
+            **_hover([trial for trial, _ in own], config),
         )  # fmt: skip
     title = "training loss of the last epoch, by each trial's own weights (dimensionless)"
-    ticks = log_ticks_of([loss for mine in by_curriculum.values() for _, loss in mine])
+    ticks = log_ticks_of([loss for own in by_curriculum.values() for _, loss in own])
     figure.update_xaxes(title=title, type="log", **ticks)
-    return _dressed(figure, config).update_layout(showlegend=True)
+    return _finished(figure, config).update_layout(showlegend=True)
 
 
 def reruns(finals: Sequence[Rerun], config: TuningConfig) -> go.Figure:
@@ -153,21 +153,21 @@ def reruns(finals: Sequence[Rerun], config: TuningConfig) -> go.Figure:
     figure = go.Figure()
     names = sorted({rerun.name for rerun in finals}, reverse=True)
     for style in trace_styles(names):
-        mine = [rerun for rerun in finals if rerun.name == style.name]
+        own = [rerun for rerun in finals if rerun.name == style.name]
         figure.add_scatter(
-            x=[getattr(rerun, config.objective) for rerun in mine], y=[style.name] * len(mine), mode="markers",
+            x=[getattr(rerun, config.objective) for rerun in own], y=[style.name] * len(own), mode="markers",
             name=style.name, marker={"symbol": style.symbol, "size": 11, "color": style.colour}, hoverinfo="text",
-            hovertext=[f"seed {one.seed}: recall {one.recall:.4f}, peb {one.peb:.4f}" for one in mine],
+            hovertext=[f"seed {one.seed}: recall {one.recall:.4f}, peb {one.peb:.4f}" for one in own],
         )  # fmt: skip
     figure.update_xaxes(title=f"{_title(config)}, test split")
     margin = {"t": 16, "b": 56, "l": 90, "r": 16}
-    _dressed(figure, config).update_yaxes(title="", range=[-0.6, len(names) - 0.4])
+    _finished(figure, config).update_yaxes(title="", range=[-0.6, len(names) - 0.4])
     if not finals:
-        _say(figure, "best and default are not trained again yet")
+        _show_note(figure, "best and default are not trained again yet")
     return figure.update_layout(height=220, margin=margin, showlegend=False)
 
 
-def _say(figure: go.Figure, text: str) -> None:
+def _show_note(figure: go.Figure, text: str) -> None:
     """Why there is nothing to draw, in place of the axes."""
     figure.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_xaxes(visible=False).update_yaxes(visible=False)
@@ -178,13 +178,13 @@ def _add_markers(
 ) -> None:
     """The last scores of trials, a trace for each state; in one column of several, or alone and counted."""
     for state, (colour, symbol) in STATES.items():
-        mine = [(trial, x) for trial, x in zip(trials, places, strict=True) if trial.state == state]
-        if mine:
+        own = [(trial, x) for trial, x in zip(trials, places, strict=True) if trial.state == state]
+        if own:
             figure.add_scatter(
-                x=[x for _, x in mine], y=[trial.last_score for trial, _ in mine], mode="markers",
-                name=state if column else f"{state} × {len(mine)}", legendgroup=state, showlegend=column in (None, 1),
+                x=[x for _, x in own], y=[trial.last_score for trial, _ in own], mode="markers",
+                name=state if column else f"{state} × {len(own)}", legendgroup=state, showlegend=column in (None, 1),
                 marker={"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2}},
-                row=1 if column else None, col=column, **_hover([trial for trial, _ in mine], config),
+                row=1 if column else None, col=column, **_hover([trial for trial, _ in own], config),
             )  # fmt: skip
 
 
@@ -216,7 +216,7 @@ def _hover(trials: Sequence[Trial], config: TuningConfig) -> dict[str, Any]:
     return {"hovertext": texts, "hoverinfo": "text"}
 
 
-def _dressed(figure: go.Figure, config: TuningConfig) -> go.Figure:
+def _finished(figure: go.Figure, config: TuningConfig) -> go.Figure:
     figure.update_yaxes(title=_title(config))
     margin = {"t": 24, "b": 96, "l": 64, "r": 16}
     return figure.update_layout(template=template(), height=400, autosize=True, legend=LEGEND_BELOW, margin=margin)

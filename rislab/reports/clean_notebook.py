@@ -1,4 +1,4 @@
-"""A notebook without what running it adds, in the one form in which ours are committed."""
+"""A notebook without outputs and metadata of a run, in the form in which ours are committed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METADATA = {
 
 
 def cleaned(text: str) -> str:
-    """The JSON of a notebook without outputs, counts, widgets and times; what is no notebook as it is."""
+    """The JSON of a notebook without outputs, counts, widgets and times; text that is no notebook stays as it is."""
     try:
         notebook = json.loads(text)
         notebook["cells"] = [_cell(cell) for cell in notebook["cells"]]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST = 12  # traces that a description names; of the others it gives the number
+MOST = 12  # traces that a description names; others are only counted
 KINDS = {"bar": "bars", "heatmap": "map", "contour": "map", "surface": "surface", "table": "table"}
 
 

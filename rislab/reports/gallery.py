@@ -47,7 +47,7 @@ class NamedSet:
     ) -> runner.Report:
         """Run the notebook with the set's values, and those given beyond them; see runner.run_notebook()."""
         check = None
-        if values:  # its own were checked when it was read
+        if values:  # the set's own values were checked when it was read
             from rislab.reports import parameter_checks
 
             check = parameter_checks.check_for(self.notebook)
@@ -183,7 +183,7 @@ def build_gallery(
     Raises:
         InputError: a file could not be written, or a process was killed.
     """
-    # It imports torch, for which the processes of the reports have no use.
+    # Imported here, since it imports torch, which the processes of the reports do not need.
     from rislab.training import shared_runs
 
     check_number("workers", workers, 1, 1024, integer=True)
@@ -193,7 +193,7 @@ def build_gallery(
     write_gallery(sets, done, out, header)
     with tempfile.TemporaryDirectory() as scratch:
         work = partial(_run_set, out, progress and workers == 1, {shared_runs.FOLDER: scratch})
-        # A long one that began last would keep one process at work alone.
+        # The longest first: if it began last, the other processes would wait for it.
         order = list(sets) if workers == 1 else sorted(sets, key=lambda each: -each.seconds)
         for report in in_processes(work, order, workers, on_begin=on_begin):
             done[report.name] = report

@@ -24,7 +24,7 @@ from rislab.reports.sandbox import SECONDS, Job, Outcome, run_jobs
 
 VERDICTS = ("right", "in part", "wrong", "no answer", "not readable", "not run", "not there")
 ANSWERED = VERDICTS[:3]
-# A power of two numbers can fill the memory; sums and products of numbers that somebody typed cannot.
+# Without powers, which can fill the memory.
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -133,7 +133,7 @@ def _imports(hand_in: HandIn, source: str) -> tuple[str, ...]:
 
 
 def _how_it_ran(outcomes: Sequence[Outcome]) -> list[str]:
-    """Sentences on the limits that held."""
+    """Sentences on the limits under which code was run."""
     if not outcomes:
         return ["no code was there to be run"]
     by_kernel = any(one.by_kernel for one in outcomes)
@@ -221,7 +221,7 @@ def _cell(mark: Mark) -> str:
 
 
 def _plain(cells: Iterable[object]) -> list[str]:
-    """Cells that no spreadsheet takes for a formula: names come from whoever handed in."""
+    """Cells that no spreadsheet takes for a formula: names of students may hold anything."""
     return [f"'{text}" if (text := str(cell))[:1] in ("=", "+", "-", "@", "\t", "\r") else text for cell in cells]
 
 
@@ -252,18 +252,18 @@ def write(grades: Sequence[Grade], folder: Path) -> list[Path]:
     for one, name in zip(grades, _file_names([one.student for one in grades]), strict=True):
         contents[folder / "gradescope" / f"{name}.json"] = as_gradescope(one)
     for path, content in contents.items():
-        # Names of files and texts of students may hold what is no letter.
+        # Names of files and texts of students may hold characters that UTF-8 cannot encode.
         files.replace(path, content.encode(errors="backslashreplace"))
     return list(contents)
 
 
 def _file_names(students: Sequence[str]) -> Iterator[str]:
-    """A name of a file for each student, of letters that can be shown, short enough, and another one for each."""
+    """A file name for each student: printable, short and unique."""
     taken: set[str] = set()
     for student in students:
         visible = "".join(letter if letter.isprintable() else "_" for letter in student)
         name = short = visible.encode()[:200].decode(errors="ignore")
-        # Some disks take small and capital letters, and two forms of one accent, for the same.
+        # Some file systems ignore case, and two forms of one accent.
         while (key := unicodedata.normalize("NFC", name).casefold()) in taken:
             name = f"{short} ({len(taken)})"
         taken.add(key)

@@ -17,12 +17,10 @@ from rislab.provenance import versions
 from rislab.reports import notebooks
 from rislab.reports.notebooks import statements_of
 
-# Of one notebook: characters of code, which Python turns into some hundred times as many bytes. Those of the lab have
-# a tenth of it.
+# Characters of code in one notebook, ten times those of the lab; a syntax tree takes some hundred times as many bytes.
 CODE = 2**18
-# Of one student.
-NOTEBOOKS, FOLDERS = 100, 1000
-# In a cell that Python cannot read.
+NOTEBOOKS, FOLDERS = 100, 1000  # of one student
+# The check of an exercise, in a cell that Python cannot parse.
 CHECK = re.compile(r"""\bcheck\(\s*(["'])(.{1,40}?)\1\s*,""")
 # Key of a notebook's metadata under which a copy for the classroom says what it is.
 MARK = "rislab"
@@ -176,7 +174,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _code_cells(notebook: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Source of each cell of code, and the plain text below it; of whatever else stands there, nothing."""
+    """Source of each cell of code, and the plain text of its outputs."""
     for cell in notebook["cells"]:
         if not isinstance(cell, dict) or cell.get("cell_type") != "code":
             continue
@@ -216,7 +214,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def answers_of(notebook: Mapping[str, Any]) -> tuple[dict[str, Answer], list[str], list[str]]:
-    """The answer to each exercise, of several the last that is one; names of unknown exercises; import statements."""
+    """The last answer to each exercise that is not empty; names of unknown exercises; import statements."""
     answers: dict[str, Answer] = {}
     unknown, imports = [], []
     for source, output in _code_cells(notebook):
@@ -225,7 +223,7 @@ def answers_of(notebook: Mapping[str, Any]) -> tuple[dict[str, Answer], list[str
                 if name in EXERCISES:
                     _take(answers, name, Answer(ast.Name("answer"), source, output, empty=False))
         imports += [ast.unparse(each) for each in statements if isinstance(each, ast.Import | ast.ImportFrom)]
-        # A name, and so not readable, where the cell does not say what it is.
+        # If the cell does not assign an answer, this name makes it "not readable".
         answer: ast.expr = ast.Name("answer")
         for statement in statements:
             answer = _assigned(statement, answer)
@@ -242,7 +240,7 @@ def answers_of(notebook: Mapping[str, Any]) -> tuple[dict[str, Answer], list[str
 
 
 def _take(answers: dict[str, Answer], name: str, answer: Answer) -> None:
-    """Add an answer to those before it; an empty one takes none away."""
+    """Add an answer; it replaces an earlier one unless it is empty."""
     before = answers.get(name)
     if before is None or before.empty:
         answers[name] = answer
@@ -263,7 +261,7 @@ def _is_start(source: str, start: str) -> bool:
 
 
 def _assigned(statement: ast.stmt, before: ast.expr) -> ast.expr:
-    """What `answer` is after a statement; its name where that is more than an assignment says."""
+    """The expression of `answer` after a statement; its name alone if a statement other than an assignment sets it."""
     targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
     is_answer = len(targets) == 1 and isinstance(targets[0], ast.Name) and targets[0].id == "answer"
     if isinstance(statement, ast.Assign | ast.AnnAssign) and is_answer and statement.value is not None:
@@ -273,7 +271,7 @@ def _assigned(statement: ast.stmt, before: ast.expr) -> ast.expr:
 
 
 def _checked(statement: ast.stmt) -> tuple[str, str]:
-    """What a statement checks, check("name", answer) of any object, and the name of what it hands over; else "", ""."""
+    """Exercise and name of the answer in a statement check("name", answer), of any object; else "", ""."""
     call = statement.value if isinstance(statement, ast.Expr) else None
     if not isinstance(call, ast.Call) or len(call.args) != 2:
         return "", ""
@@ -285,7 +283,7 @@ def _checked(statement: ast.stmt) -> tuple[str, str]:
 
 
 def _without(source: str, statement: ast.stmt) -> str:
-    """A source whose lines of one statement are blank, so that all others keep their numbers."""
+    """A source in which the lines of one statement are blank, so that all others keep their numbers."""
     lines = source.splitlines()
     for number in range(statement.lineno - 1, statement.end_lineno or statement.lineno):
         lines[number] = ""

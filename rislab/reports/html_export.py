@@ -1,4 +1,4 @@
-"""An executed notebook as one HTML file that opens offline: figures alive, formulas and images inside."""
+"""An executed notebook as one HTML file that opens offline: interactive figures, formulas and images inside."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def export_html(
 
 
 def html_page(title: str, body: str, *, style: str = "") -> str:
-    """Put a body into the frame of all our pages, which load nothing and draw their figures by one plotly.
+    """Put a body into the frame of all our pages, which load nothing and draw all figures with one copy of plotly.
 
     Args:
         title: of the window, as text.
@@ -70,7 +70,7 @@ def html_page(title: str, body: str, *, style: str = "") -> str:
 
 @cache
 def _packed_plotly() -> str:
-    """plotly.js, which is most of a page, at two fifths of its size; browsers unpack it since 2023."""
+    """plotly.js, which is most of a page, compressed to two fifths of its size; browsers since 2023 decompress it."""
     from plotly.offline import get_plotlyjs
 
     return base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
@@ -136,7 +136,7 @@ def _presentable(notebook: Any, title: str, header: Mapping[str, str], summary: 
             skipped = "papermill" in cell.metadata and not cell.metadata.papermill.start_time
             cell.metadata["number"] = f"{numbers.get(cell.id, '')}{', not run' if skipped else ''}"
             if _shows_panel(cell.source):
-                # The words of a panel that still works; what came of it stands where it was awaited.
+                # The text of a panel that is still at work; its result stands where the panel was awaited.
                 cell.outputs = [output for output in cell.outputs if set(output.get("data", ())) != {"text/plain"}]
             cell.outputs = [shown for output in cell.outputs for shown in _shown(output)]
     heading = _html_cell(f"<h1>{escape(title)}</h1>")
@@ -190,7 +190,7 @@ def _shown(output: Any) -> list[Any]:
     """Give an output in the one form that shows offline: a list of it, or of nothing for widgets and scripts."""
     data = output.get("data")
     if output.output_type == "error":
-        # Of its 256 colours, chosen for a terminal, some cannot be read on our grounds; the sixteen named ones can.
+        # Of the 256 colours of a terminal some are illegible on our backgrounds; the sixteen named ones are legible.
         output.traceback = [_COLOUR.sub("\x1b[1m", line) for line in output.traceback]
     if data is None:
         return [output]
@@ -208,7 +208,7 @@ def figure_html(content: Mapping[str, Any], *, still: bool = False, label: str =
 
     Args:
         content: data and layout.
-        still: drawn, but deaf to the pointer.
+        still: without interaction.
         label: what a screen reader reads; by default what the figure shows.
     """
     layout = content.get("layout", {})
@@ -231,7 +231,7 @@ def script_json(value: Any) -> Any:
 def _formula(tex: str, *, block: bool) -> str:
     from latex2mathml.converter import convert
 
-    # What latex2mathml does not know, in words that it does.
+    # Commands that latex2mathml lacks, by others that it has.
     known = re.sub(r"\{(?:aligned|split|gathered|gather\*?)\}", "{align*}", tex)
     known = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", known)
     try:
@@ -271,14 +271,14 @@ def _exporter() -> Any:
             shown = re.sub(r"^<details><summary>.*?</summary>(.*?)</details>", r"\1", source, flags=re.DOTALL)
             return str(MarkdownWithMath(renderer=renderer).render(shown))
 
-    # No template from the folder that the command happens to run in.
+    # No template is taken from the current folder.
     return Exporter(template_name="basic", raw_template=static_text("cells.html.j2"), extra_template_basedirs=[])
 
 
 def _highlighting() -> str:
     from pygments.formatters import HtmlFormatter
 
-    # Of the styles of pygments, those whose every token has a contrast of 4.5:1 on the grounds of our pages.
+    # Styles of pygments in which every token has a contrast of 4.5:1 on the backgrounds of our pages.
     styles = {"print, (prefers-color-scheme: light)": "xcode", "screen and (prefers-color-scheme: dark)": "monokai"}
     rules = "\n".join(
         f"@media {media} {{\n{HtmlFormatter(style=style).get_style_defs('.highlight')}\n}}"

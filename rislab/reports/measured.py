@@ -1,4 +1,4 @@
-"""Numbers that a notebook measured, kept in its output where programs find them without reading its words."""
+"""Numbers that a notebook measured, in its output under a MIME type, where programs find them without parsing text."""
 
 from __future__ import annotations
 

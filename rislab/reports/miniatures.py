@@ -34,7 +34,7 @@ def miniature(figure: Mapping[str, Any]) -> dict[str, Any]:
     full = figure.get("layout", {})
     layout = {key: value for key, value in full.items() if key not in _WORDS}
     template = layout.get("template", {})
-    # In the template for axes that the layout does not mention, and in the layout, which has the last word.
+    # Set in the template, for axes that the layout does not mention, and in the layout, which overrides the template.
     base = dict(template.get("layout", {}))
     base |= {kind: {**base.get(kind, {}), **bare} for kind, bare in _BARE.items()}
     for key, value in layout.items():
@@ -75,7 +75,7 @@ def multiple(figure: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, 
         # The first sentence of a title; the rest is in the report.
         axis |= {"title": {"text": title.split(";")[0], "font": {"size": 10}, "standoff": 2}, "automargin": True}
         layout[name] = {**axis, "tickfont": {"size": 10}, "nticks": 5}
-    # Lines at epochs, so close together, would hide the curves.
+    # Lines at the ends of epochs would be so close together that they hide the curves.
     layout.pop("shapes", None)
     return {**small, "layout": {**layout, "height": HEIGHT, "margin": {"l": 46, "r": 6, "t": 6, "b": 36}}}
 

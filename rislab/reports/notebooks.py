@@ -13,8 +13,7 @@ from typing import Any
 from rislab import files
 from rislab.errors import InputError, did_you_mean
 
-# Those of the lab have less than one when they were run.
-NOTEBOOK_BYTES = 8 * 2**20
+NOTEBOOK_BYTES = 8 * 2**20  # executed notebooks of the lab have less than a megabyte
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _ANNOTATION = re.compile(r"(list\[)?(int|float|str|bool)(?(1)\])")
 _EXAMPLES = {"int": "4", "float": "0.5 or 1e-3", "bool": "true or false", "str": "text"}

@@ -142,7 +142,7 @@ class TuningParameters(Config):
     eval_scenes: int = same(TuningConfig, "eval_scenes", 256)
     objective: str = same(TuningConfig, "objective")
     pruner: str = same(TuningConfig, "pruner")
-    skip_ladder: bool = switch(False, "do not climb the overfit ladder first; the record says so")
+    skip_ladder: bool = switch(False, "do not run the overfit ladder first; the record says so")
     confirm: int = integer(5, 2, 100, "seeds with which best and default are trained again")
     seed: int = same(TuningConfig, "seed")
 

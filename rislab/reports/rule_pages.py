@@ -27,7 +27,7 @@ def write_rule_pages(out: Path, on_page: Callable[[str], None] = lambda code: No
     codes = list(RULES)
     for place, code in enumerate(codes):
         rule, example = RULES[code], RuleExample.of(code)
-        # What torch itself warns of in a wrong loop is of no concern here.
+        # Warnings of torch about the wrong loop are not part of the page.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             wrong, right = (findings_of(example.source(mark)) for mark in "-+")

@@ -9,10 +9,8 @@ from typing import Any
 from rislab.checkup.rule_examples import LoopNumbers
 from rislab.reports import html_export
 
-# Of one chart, in pixels.
-WIDTH, HEIGHT, LEFT, GAP = 300, 150, 64, 12
-# A difference that can be shown.
-VISIBLE = 1e-3
+WIDTH, HEIGHT, LEFT, GAP = 300, 150, 64, 12  # of one chart, pixels
+VISIBLE = 1e-3  # smallest difference that a chart shows
 
 
 def rule_picture(wrong: LoopNumbers, right: LoopNumbers) -> Any:

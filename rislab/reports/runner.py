@@ -121,7 +121,7 @@ def _kernel_manager(environment: Mapping[str, str]) -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     class ThisInterpreter(KernelSpecManager):
-        """Knows one kernel, the running interpreter's, whatever other `python3` the user has installed."""
+        """Has one kernel, that of the running interpreter, whatever other `python3` the user has installed."""
 
         def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
             spec = super().get_kernel_spec(kernel_name)
@@ -144,7 +144,7 @@ def _execute(
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
-    # Other users of the machine could otherwise read the traffic, and the kernel prints a warning that says so.
+    # Without encryption other users of the machine could read the traffic, and the kernel prints a warning.
     encryption = "auto" if zmq.has("curve") else "disabled"
     fault = ""
     with tempfile.TemporaryDirectory() as scratch:
@@ -163,7 +163,7 @@ def _execute(
                 config=Config({"KernelManager": {"transport_encryption": encryption}}),
             )
         except PapermillExecutionError:
-            fault = ""  # The metadata of the cells say which one failed.
+            fault = ""  # the metadata of the cells say which one failed
         except NoSuchKernel:
             fault = f"no Jupyter kernel in {sys.executable}; install ipykernel there"
         except DeadKernelError:

@@ -1,8 +1,8 @@
 """Code of hand-ins, judged where it can do little: a process of its own for each answer, with limits.
 
-Time and memory are limited by the kernel, which also refuses programs, processes, signals, sockets and writing files;
-where it is not Linux, Python alone does, which is said. Reading files, the solutions above all, is refused by Python
-alone: this stops carelessness and curiosity, and no expert, who may also tamper with what judges him, in one process.
+The kernel limits time and memory. On Linux it also refuses programs, processes, signals, sockets and writing files;
+elsewhere Python alone refuses them, and the grades say so. Reading files, above all the solutions, is refused by Python
+alone. That stops carelessness and curiosity, but no expert: answer and check run in one process.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ from rislab.errors import InputError
 from rislab.reports import system_calls
 
 SECONDS, MEMORY = 10, 1 << 30
-# On a busy machine a process waits for others: its own time is limited, and that of the clock more generously.
+# Limit of wall time over that of processor time, since a process on a busy machine waits for others.
 CLOCK = 4
-# So long it may do nothing at all.
-IDLE = 5
+IDLE = 5  # seconds that a process may do nothing
 READY = "ready\n"
 TEXT = 400
 REFUSED = (
@@ -65,7 +64,7 @@ class Outcome:
 
     right: bool | None  # None if there is no answer in it
     text: str  # one sentence
-    by_kernel: bool = False  # whether the kernel refused what an answer has no need of
+    by_kernel: bool = False  # whether the kernel refused what an answer does not need
 
 
 def run_jobs(jobs: Sequence[Job], *, seconds: float = SECONDS) -> Iterator[Outcome]:
@@ -76,23 +75,23 @@ def run_jobs(jobs: Sequence[Job], *, seconds: float = SECONDS) -> Iterator[Outco
         seconds: of the processor that each may take, > 0; four times that by the clock.
     """
     with tempfile.TemporaryDirectory() as folder:
-        server = _started(folder)
+        server = _start_server(folder)
         try:
             for job in jobs:
-                outcome = _asked(server, job, seconds)
+                outcome = _run_job(server, job, seconds)
                 if outcome is None:
                     _close(server)
-                    server = _started(folder)
+                    server = _start_server(folder)
                 yield outcome or Outcome(False, "its process ended, and with it the one that judges")
         finally:
             _close(server)
 
 
-def _started(folder: str) -> subprocess.Popen[str]:
+def _start_server(folder: str) -> subprocess.Popen[str]:
     """A process that judges, in an empty folder."""
     paths = os.pathsep.join(path for path in sys.path if path)
     environment = {"PATH": os.defpath, "PYTHONPATH": paths, "HOME": folder, "TMPDIR": folder}
-    # Without GPUs no thread is started by a backward, so that the process can be forked.
+    # Without GPUs a backward starts no thread, so that the process can be forked.
     environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", "from rislab.reports import sandbox; sandbox.serve()"]
     pipe = subprocess.PIPE
@@ -104,7 +103,7 @@ def _started(folder: str) -> subprocess.Popen[str]:
     return server
 
 
-def _asked(server: subprocess.Popen[str], job: Job, seconds: float) -> Outcome | None:
+def _run_job(server: subprocess.Popen[str], job: Job, seconds: float) -> Outcome | None:
     """What the process that judges says of a job; None if it is gone."""
     assert server.stdin is not None and server.stdout is not None
     try:
@@ -118,8 +117,7 @@ def _asked(server: subprocess.Popen[str], job: Job, seconds: float) -> Outcome |
 
 def _close(server: subprocess.Popen[str]) -> None:
     server.kill()
-    # Closes both pipes, and does without the other end.
-    server.communicate()
+    server.communicate()  # closes both pipes
 
 
 def serve() -> None:
@@ -130,7 +128,7 @@ def serve() -> None:
     from rislab.faults.exercises import EXERCISES
 
     torch.set_num_threads(1)
-    # What is imported and computed here once is there in each process that is forked from this one.
+    # Imported and computed once, here: each forked process has it already.
     for exercise in EXERCISES.values():
         if exercise.kind == "code":
             code_checks.problem_of(exercise, code_checks.reference(exercise))
@@ -237,12 +235,12 @@ def _limit(seconds: float) -> None:
         limits[resource.RLIMIT_AS] = 8 * MEMORY
     for kind, limit in limits.items():
         resource.setrlimit(kind, (limit, limit))
-    # The first of the two can be told from other ends.
+    # The soft limit ends the process by SIGXCPU, which differs from other ends.
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
 
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
-    """An audit hook: what an answer has no need of is an error in it."""
+    """An audit hook that raises for whatever an answer does not need."""
     if event in REFUSED or event.startswith(REFUSED_ROOMS):
         raise PermissionError(f"{event} is not allowed in an answer")
     if event == "import" and f"{arguments[0]}.".startswith(SOLUTIONS):

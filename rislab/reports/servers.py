@@ -1,4 +1,4 @@
-"""JupyterLab and pages without code: on this machine alone and with a token, unless somebody says otherwise."""
+"""JupyterLab and pages without code: on this machine alone and with a token, unless an option says otherwise."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from rislab.reports.notebooks import tagged
 
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
 TEMPLATE = Path(__file__).parent / "static" / "voila.html.j2"
-# Of the pages without code: scripts and styles are from this server, and inside the page.
+# Content security policy of the pages without code: scripts and styles come from this server or the page itself.
 FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
-# A sentence about running cells, which a page without code has none of.
+# A sentence about running cells, which a page without code does not have.
 RUN_ALL = re.compile(r"[ \n]?(?<![^\s])[^.:!?|\n]*\bRun All\b[^.!?|]*[.!?]")
 COPIED = (".ipynb", ".png", ".svg")
 ORIGINALS = ".originals"  # in a working copy: what its files were made of
@@ -45,7 +45,7 @@ class ServerCommand:
 def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, browser: bool = True) -> ServerCommand:
     """JupyterLab on a folder of notebooks.
 
-    A configuration of the user's own can neither open it to the network nor take the token away: this comes later.
+    A configuration of the user can neither open it to the network nor remove the token, since ours is read last.
 
     Args:
         folder: that holds notebooks/, or is it.
@@ -61,7 +61,7 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     token = os.environ.get("JUPYTER_TOKEN") or secrets.token_hex(24)
     port = free_port(address, port)
     root = folder.resolve()
-    # Of a name that no disk can hold, exists() of pathlib raises an error; the copies then refuse it.
+    # exists() of pathlib raises an error for an impossible name; such a name is refused when the copies are made.
     below = os.path.exists(root / "notebooks" / "00_start.ipynb")
     start = "notebooks/00_start.ipynb" if below else "00_start.ipynb"
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={address}", f"--ServerApp.port={port}"]
@@ -69,7 +69,7 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     command += [f"--config={CONFIG}"]
     command += [] if browser else ["--no-browser"]
     if os.geteuid() == 0:
-        # JupyterLab refuses root unless it is told; containers have nobody else.
+        # JupyterLab refuses root without this option; containers have no other user.
         command += ["--allow-root"]
         warnings.append("this is root, who may do anything on this machine; a user without such rights is safer")
     return ServerCommand(command, f"{_url(address, port)}lab?token={token}", {"JUPYTER_TOKEN": token}, warnings)
@@ -103,8 +103,8 @@ def app_command(
     files.replace(template / "conf.json", b'{"base_template": "lab"}')
     files.replace(template / "index.html.j2", TEMPLATE.read_bytes())
     paths = [str(folder / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
-    # A page that is left ends its kernel: Voilà sends no cookie of the kind that this would ask for, and to know the
-    # kernel's random name is enough. Kernels of pages that cannot say so end after two minutes without a page.
+    # A page that is closed shuts its kernel down. Voilà sends no XSRF cookie with that request, and the kernel's random
+    # id protects it. A kernel whose page could not send the request ends after two minutes without a page.
     settings = {"headers": {"Content-Security-Policy": FROM_HERE}, "disable_check_xsrf": True}
     command += [f"--Voila.tornado_settings={settings!r}"]
     command += [f"--MappingKernelManager.cull_{name}" for name in ("idle_timeout=120", "interval=30")]
@@ -241,7 +241,7 @@ def working_copy(folder: Path, content: Callable[[Path], bytes] = Path.read_byte
 
 
 def _untouched(copy: Path, original: Path, fresh: bytes) -> bool:
-    """Whether a copy is as it was made, outputs aside, while what it was made of is now another."""
+    """Whether a copy is unchanged, outputs aside, and its original is newer."""
     if not original.exists() or original.read_bytes() == fresh:
         return False
     before, now = (cleaned(path.read_bytes().decode("utf-8", "replace")) for path in (original, copy))

@@ -85,16 +85,16 @@ def _because(notebook: Any, error: str) -> str:
 
 
 def _evidence(cells: list[Any], label: str) -> str:
-    """Id of the cell that computed a number which the last of these cells lists under a label.
+    """Id of the cell that computed a number, which the last of these cells lists under a label.
 
-    That is the latest cell before it that sets a name of the number's expression; the last one itself if there is none.
+    That is the latest earlier cell that sets a name of the number's expression, or the last cell itself if none does.
     """
     nodes = _nodes(cells[-1].source)
     pairs = [pair for node in nodes if isinstance(node, ast.Dict) for pair in zip(node.keys, node.values, strict=True)]
     listed = [value for key, value in pairs if key is not None and _can_be(key, label)]
     listed += [node for node in nodes if isinstance(node, ast.DictComp) and _can_be(node.key, label)]
     wanted = {name for value in listed[:1] for name in _names(value, ast.Load) - _names(value, ast.Store)}
-    # What the last cell sets itself rests on other names.
+    # A name that the last cell sets itself stands for the names in its own expression.
     for node in reversed(nodes):
         if isinstance(node, ast.Assign) and _names(node, ast.Store) & wanted:
             wanted |= _names(node.value, ast.Load) - _names(node.value, ast.Store)
@@ -112,14 +112,14 @@ def _can_be(key: ast.expr, label: str) -> bool:
 
 
 def _names(node: ast.AST, context: type[ast.expr_context]) -> set[str]:
-    """Names that a statement or an expression sets (ast.Store), an item of them counted, or reads (ast.Load)."""
+    """Names that a statement or an expression sets (ast.Store), also by an item of them, or reads (ast.Load)."""
     places = [each for each in ast.walk(node) if isinstance(getattr(each, "ctx", None), context)]
     named = [each.value if isinstance(each, ast.Subscript) else each for each in places]
     return {each.id for each in named if isinstance(each, ast.Name)}
 
 
 def _nodes(source: str) -> list[ast.AST]:
-    return list(ast.walk(ast.Module(statements_of(source), [])))  # none of a magic of IPython
+    return list(ast.walk(ast.Module(statements_of(source), [])))  # none for a cell with an IPython magic
 
 
 def without_controls(notebook: Any) -> Any:

@@ -30,7 +30,7 @@ class SweepCell:
     name: str  # of its files
     values: dict[str, object]  # what the grid gives it
     parameters: dict[str, object]  # all values, defaults included
-    key: str  # of what its report depends on; a report of another key is not reused
+    key: str  # digest of all that its report depends on; a report with another key is not reused
 
 
 @dataclass(frozen=True)
@@ -176,6 +176,6 @@ def earlier_result(cell: SweepCell, out: Path) -> CellResult | None:
 
 
 def _word(text: str) -> str:
-    """Text as part of a file's name; what had to be changed in it is told apart by a digest."""
+    """Text as part of a file's name; a digest keeps apart texts that had to be changed."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
     return plain if plain == text else f"{plain.strip('_')}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -1,4 +1,4 @@
-"""What a process gives up for good: Linux refuses it programs, processes, sockets, signals and writing files."""
+"""A filter of system calls: Linux refuses a process programs, processes, sockets, signals and writing files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import platform
 import struct
 import sys
 
-# Numbers of what is refused: newer calls have the same on every machine.
+# Numbers of the refused calls; newer calls have the same number on every machine.
 _SHARED = {
     "pidfd_send_signal": 424, "io_uring_setup": 425, "clone3": 435, "openat2": 437, "fchmodat2": 452,
     "setxattrat": 463, "removexattrat": 466,
@@ -44,7 +44,7 @@ _REFUSED = {
 # Number of a call that opens a file, and which of its arguments are the flags.
 _OPENING = {"x86_64": {2: 1, 257: 2}, "aarch64": {56: 2}}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_FOREIGN = 0x40000000  # from here on numbers of another kind of call on x86_64
+_FOREIGN = 0x40000000  # from here on numbers of the x32 calls of x86_64
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000 | errno.EPERM
@@ -56,9 +56,9 @@ class _Program(ctypes.Structure):
 
 
 def refuse_in_this_process() -> bool:
-    """Give up all that this module names, and every process that is to come; whether the kernel does that.
+    """Have the kernel refuse the calls of this module to this process and its children; returns whether it does.
 
-    Reading files and the threads that run already stay as they are.
+    Files can still be read, and threads that run already are not affected.
     """
     machine = platform.machine()
     if sys.platform != "linux" or machine not in _REFUSED:

@@ -33,17 +33,15 @@ from rislab.training.state import TrainState
 
 # NMSE that one batch must reach within 200 steps.
 ONE_BATCH_NMSE = {"fp64": 1e-3, "fp32": 1e-3, "bf16": 1e-2, "fp16": 1e-2}
-
-
 # NMSE that the whole set must reach in 30 epochs of 512 scenes.
 FULL_SET_NMSE = {"full": 0.05, "classroom": 0.05}
 
 
 class OracleModel(nn.Module):
-    """A model that answers with the true factor of each scene that it knows.
+    """A model that answers with the true factor of each scene.
 
     Args:
-        data: the scenes.
+        data: the scenes that it can answer.
         change: of a factor [1, N, K] into the answer.
     """
 
@@ -123,7 +121,7 @@ def check_constant(data: SceneBatch) -> Verdict:
 
 
 def check_untrained(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """An untrained network knows nothing: a low score would mean that the answer leaks in."""
+    """An untrained network scores near 1: a low score would mean that the answer leaks in."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     score = evaluate(model, data, precision=config.precision).nmse
     return Verdict(score, ">=", 0.9, "NMSE before training")
@@ -144,7 +142,7 @@ def check_coverage(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 
 def check_batch_independence(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """A scene gets the same answer alone and in company."""
+    """A scene gets the same answer alone and in a batch."""
     model = config.model().to(device=config.device, dtype=data.azimuth.dtype)
     together = model.predict(data[:8])
     alone = torch.cat([model.predict(scene) for scene in data[:8]])
@@ -170,7 +168,7 @@ def check_input_dependence(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 
 def check_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """One scene is learned by heart."""
+    """One scene is memorised."""
     model = config.model()
     training = config.training(epochs=100, micro_batch=1, accumulation_steps=1, curriculum="no-curriculum", blend=0.0)
     last = epoch_records(fit(model, data[:1], training))[-1]
@@ -178,7 +176,7 @@ def check_one_scene(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 
 def check_one_batch(config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """One batch of 64 scenes is learned by heart."""
+    """One batch of 64 scenes is memorised."""
     records = one_batch(config, data)
     limit = ONE_BATCH_NMSE[config.precision]
     reached = next((record.step for record in epoch_records(records) if record.train_eval <= limit), None)
@@ -215,7 +213,7 @@ def check_accumulation(config: OverfitConfig, data: SceneBatch) -> Verdict:
 
 
 def check_full_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
-    """The whole set is learned by heart."""
+    """The whole set is memorised."""
     limit = FULL_SET_NMSE[config.preset]
     ends = epoch_records(records)
     if not ends:
@@ -227,11 +225,11 @@ def check_full_set(records: Sequence[Record], config: OverfitConfig) -> Verdict:
 
 
 def check_reported(records: Sequence[Record], config: OverfitConfig, data: SceneBatch) -> Verdict:
-    """What an epoch reports is the mean of its windows, and the loss that an evaluation finds where nothing moves."""
+    """An epoch reports the mean over its windows, which equals the evaluated loss where no weight moves."""
     data = data[:56]
     # Two windows, of 32 and of 24 scenes; the last micro-batch is ragged; no step is large enough to move a weight.
-    still = {"optimiser": "sgd", "lr_head": 1e-12, "lr_backbone": 1e-12, "curriculum": "no-curriculum"}
-    training = config.training(epochs=2, micro_batch=16, accumulation_steps=2, **still)
+    no_updates = {"optimiser": "sgd", "lr_head": 1e-12, "lr_backbone": 1e-12, "curriculum": "no-curriculum"}
+    training = config.training(epochs=2, micro_batch=16, accumulation_steps=2, **no_updates)
     model = config.model()
     frozen = list(fit(model, data, training))
     true = evaluate(model, data, beta=config.blend, precision=config.precision)
@@ -265,12 +263,12 @@ def check_event_counts(records: Sequence[Record], config: OverfitConfig) -> Verd
         "steps": windows * done,
         "scheduler_ticks": counters.steps_applied,
     }
-    # A window that ended without a step, though its gradient was finite, is a step that is missing.
-    excused = sum(not window.applied and window.found_inf for window in step_records(records))
+    # A step may be skipped only if its gradient was not finite.
+    skipped_for_inf = sum(not window.applied and window.found_inf for window in step_records(records))
     counted = {
         "forwards": counters.forwards,
         "backwards": counters.backwards,
-        "steps": counters.steps_applied + excused,
+        "steps": counters.steps_applied + skipped_for_inf,
         "scheduler_ticks": counters.scheduler_ticks,
     }
     missing = sum(abs(counted[name] - expected[name]) for name in expected)

@@ -1,4 +1,4 @@
-"""Ways to train in a number format: four that are sound, four that only look it, each with its tolerances."""
+"""Ways to train in a number format: four that are sound, four that only look sound, each with its tolerances."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rislab.training.state import TrainState
 class FormatTolerance:
     """Levels that the worst window of a cell may not pass.
 
-    What a forward in short numbers rounds away stays, while what is left to learn shrinks with √NMSE: the levels of the
-    gradient's errors grow by 1/√NMSE.
+    Rounding errors of a forward stay the same size while the gradient shrinks with √NMSE, so that the levels of the
+    gradient's errors grow with 1/√NMSE.
     """
 
     relative_error: float  # relative L2 of the gradient against float64, where the NMSE is 1

@@ -20,7 +20,7 @@ BATCH = 64  # scenes of one batch, and the smallest set
 
 @dataclass(frozen=True)
 class OverfitConfig(Config):
-    """What the ladder trains; the backbone gets a tenth of `lr`. "unrolled" cannot learn noise by heart."""
+    """What the ladder trains; the backbone gets a tenth of `lr`. "unrolled" cannot memorise noise."""
 
     preset: str = preset("classroom")
     scenes: int = integer(512, BATCH, 10**7, "size of the training set")
@@ -36,7 +36,7 @@ class OverfitConfig(Config):
     validation: int = integer(0, 0, 10**7, "fresh scenes scored after each epoch; 0 for none")
     device: str = same(TrainConfig, "device")
     design: str = choice(
-        "memoriser", DESIGNS, "kind of network; only memoriser can learn noise by heart", former=FORMER_DESIGNS
+        "memoriser", DESIGNS, "kind of network; only memoriser can memorise noise", former=FORMER_DESIGNS
     )
 
     def check(self) -> None:

@@ -142,12 +142,12 @@ class PrecisionCell:
 
     @property
     def relative_error(self) -> float:
-        """That of the applied window which uses most of its alarm."""
+        """That of the applied window nearest to its alarm level, or farthest beyond it."""
         return self._of_alarm("relative_error")[0]
 
     @property
     def alpha_error(self) -> float:
-        """|α − 1| of the applied window which uses most of its alarm."""
+        """|α − 1| of the applied window nearest to its alarm level, or farthest beyond it."""
         return self._of_alarm("alpha_error")[0]
 
     @property
@@ -187,7 +187,7 @@ class PrecisionCell:
 
     @property
     def measured(self) -> dict[str, tuple[float, float]]:
-        """What decides the verdict by name, each with its alarm; see allowances() for what is in that of a gradient."""
+        """The quantities that decide, by name, each with its alarm level; those of a gradient include `allowances`."""
         tolerance = MODES[self.mode].tolerance
         factors = self.allowances
         return {
@@ -199,11 +199,11 @@ class PrecisionCell:
 
     @property
     def allowances(self) -> dict[str, float]:
-        """Factors on the levels of a gradient's errors that are in `measured`: those of the windows that decided."""
+        """Factors on the alarm levels of a gradient's errors, from the windows that decided; see `measured`."""
         return {"relative L2": self._of_alarm("relative_error")[1], "|α − 1|": self._of_alarm("alpha_error")[1]}
 
     def _of_alarm(self, error: str) -> tuple[float, float]:
-        """An error and its allowance in the window that uses most of its alarm; one that is NaN uses all."""
+        """An error and its allowance in the window nearest to its alarm level, or beyond it; NaN counts as beyond."""
         pairs = [(float(getattr(window, error)), window.allowance) for window in self.applied_windows]
         used = [math.inf if math.isnan(value) else value / allowance for value, allowance in pairs]
         return pairs[used.index(max(used))] if pairs else (math.nan, 1.0)
@@ -341,7 +341,7 @@ def window_memory(config: PrecisionConfig, mode: Mode, accumulation_steps: int, 
 
 
 def unexpected_cells(cells: Sequence[PrecisionCell]) -> list[str]:
-    """What contradicts the expectations of the modes, one sentence each: red where sound, or green where it is not."""
+    """Cells that contradict what is expected of their mode, one sentence each: red but sound, or green but unsound."""
     messages = [f"{cell.line()}: {', '.join(cell.red)}" for cell in cells if MODES[cell.mode].sound and cell.red]
     for mode in MODES.values():
         due = [cell for cell in cells if cell.mode == mode.name and cell.accumulation_steps >= mode.fails_from > 0]

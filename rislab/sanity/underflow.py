@@ -14,17 +14,13 @@ class Underflow:
 
     def __init__(self, layer: nn.Module) -> None:
         self._small = self._all = 0
-        self._handle = layer.register_forward_hook(self._on_forward)
+        layer.register_forward_hook(self._on_forward)
 
     def share(self) -> float:
         """Share of them since the last call; NaN if nothing flowed back."""
         share = self._small / self._all if self._all else math.nan
         self._small = self._all = 0
         return share
-
-    def remove(self) -> None:
-        """Stop counting."""
-        self._handle.remove()
 
     def _on_forward(self, module: nn.Module, arguments: Any, output: Tensor) -> None:
         if output.requires_grad:

@@ -1,6 +1,6 @@
 """The training loop: its configuration, its state and records, run folders, streaming data and several processes.
 
-The loop is the subject of the lab, so it prints nothing and counts everything; nothing here knows who watches.
+The loop is the subject of the lab: it prints nothing and counts everything, and does not depend on who watches it.
 """
 
 from rislab import lazy_names

@@ -36,10 +36,10 @@ def rank_and_world_size() -> tuple[int, int]:
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[None]:
-    """Join the group of all processes for the length of the block.
+    """Join the group of all processes within the block.
 
     Args:
-        device: that the processes train on; NCCL serves "cuda", gloo the CPU.
+        device: that the processes train on; the back end is NCCL on "cuda" and gloo on the CPU.
     """
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
@@ -68,7 +68,7 @@ class GradientSync(nn.Module):
             return self.averaging.module(*inputs)
         self._position = self._position % self._epoch + 1
         last = self._position % self._window == 0 or self._position == self._epoch
-        # What a backward exchanges is decided in its forward.
+        # DistributedDataParallel decides in the forward whether the backward exchanges gradients.
         with contextlib.nullcontext() if last else self.averaging.no_sync():
             return self.averaging(*inputs)
 

@@ -29,7 +29,7 @@ from rislab.training.state import TrainProgress, TrainState, read_checkpoint
 
 CONFIG, RECORDS, CHECKPOINT, LOCK = "config.yaml", "records.jsonl", "checkpoint.pt", ".lock"
 
-# Of numbers of the same scenes on two machines; and the digest of version 0.1.
+# Relative difference between numbers of the same scenes on two machines; and the digest that version 0.1 wrote.
 ROUNDING, BITS = 1e-4, re.compile("[0-9a-f]{32}")
 
 Observe = Callable[[TrainState], AbstractContextManager[object]]
@@ -45,11 +45,11 @@ def train(
     checkpoint_seconds: float = 5.0,
     observe: Observe = lambda state: nullcontext(),
 ) -> Generator[Record]:
-    """fit() with a memory: records are written as they come, and a run that was stopped goes on where it stopped.
+    """fit() in a run folder: records are written as they come, and a run that was stopped goes on where it stopped.
 
     Stopped anywhere (generator closed, interrupt, kill -9) and started again with the same arguments, it ends with
     the weights and records of a run that was never stopped, bit by bit, in fp32 on one thread. Steps taken after the
-    last checkpoint are taken again. Arguments without a word here are those of fit().
+    last checkpoint are taken again. For the other arguments see fit().
 
     Args:
         folder: of the run; made if it does not exist.
@@ -92,7 +92,7 @@ def run_with_checkpoints(
 ) -> Generator[Record]:
     """train() for any stream of records that advances a TrainState in place.
 
-    Arguments without a word here are those of train() and of TrainState.begin().
+    For the other arguments see train() and TrainState.begin().
 
     Args:
         config_yaml: content of config.yaml; of a run that goes on, it must be what the file holds.
@@ -109,7 +109,7 @@ def run_with_checkpoints(
         _drop_records_after(folder / RECORDS, state)
         saved = time.monotonic()
         stream = make_stream(state)
-        # Only between two recorded steps is the state one to go on from; elsewhere the last checkpoint is.
+        # A run can go on from this state only if it stands between two recorded steps; else from the last checkpoint.
         at_boundary = False
         try:
             for record in stream:
@@ -189,7 +189,7 @@ def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
         return
     existing = read_config(path.parent)
     for section, kind in (("train", TrainConfig), ("scenes", SceneConfig)):
-        # A run of an earlier version has the defaults of the fields that came after it.
+        # Fields that a run of an earlier version does not have get their defaults.
         fields = kind.from_dict(existing.get(section)).to_dict()  # type: ignore[arg-type]  # refused if it is no mapping
         for name, value in config_yaml[section].items():
             if (stored := fields[name]) != value:
@@ -211,11 +211,11 @@ def _claim(path: Path, config_yaml: Mapping[str, Any]) -> None:
 
 
 def _agree(stored: object, own: object) -> bool:
-    """Whether two values of config.yaml are the same; numbers of scenes but for the rounding of another machine."""
+    """Whether two values of config.yaml are the same; numbers of scenes may differ by rounding."""
     if not isinstance(own, list):
         return stored == own
     if isinstance(stored, str):
-        # Version 0.1 noted the bits, which another processor computes otherwise: configuration and count have to do.
+        # Version 0.1 stored a digest of the bits, which depend on the processor: configuration and count must suffice.
         return BITS.fullmatch(stored) is not None
     return (
         isinstance(stored, list)
@@ -239,7 +239,7 @@ def _append(path: Path, record: Record) -> None:
 
 
 def _drop_records_after(path: Path, state: TrainState) -> None:
-    """Leave only the records up to the state, whose successors are about to be made again."""
+    """Keep only the records up to the state; later ones are about to be made again."""
     if not path.exists():
         return
     earlier = [record for record in read_records(path.parent) if _is_before(record, state.progress)]

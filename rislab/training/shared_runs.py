@@ -1,4 +1,4 @@
-"""Trainings that several reports of one gallery need: each is run once, and goes into a folder with its weights."""
+"""Trainings that several reports of one gallery need: each is run once, and stored in a folder with its weights."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ SOURCES = ("*.py", "data/*.py", "model/*.py", "training/*.py", "sanity/*.py")  #
 def shared_run(
     caller: str, key: Mapping[str, object], model: nn.Module, run: Callable[[], list[Record]]
 ) -> list[Record]:
-    """The records of a training, from the folder if it was run already, with the same weights in the model.
+    """The records of a training, from the folder if it was run already; the model gets the weights of that run.
 
-    The same means: the same key, source, torch and number of threads. Another process that runs it is waited for.
+    A stored run is used if key, source, torch and number of threads are the same. If another process runs the training
+    now, its end is waited for.
 
     Args:
-        caller: __name__ of the module that trains; one of a patched package, which has faults, shares nothing.
+        caller: __name__ of the module that trains; a patched package, which has faults, shares nothing.
         key: what tells it from other trainings of this source, as JSON has it.
         model: that is trained, untrained.
         run: trains the model.

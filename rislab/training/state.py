@@ -31,8 +31,7 @@ PARTS = {"config", "model", "optimizer", "scaler", "scheduler", "ema", "randomne
 class EventCounter:
     """Counts forwards, backwards and optimiser steps as they happen, through public hooks.
 
-    What is counted is the event itself, not the line of the loop beside it: a loop that never calls backward has 0
-    backwards.
+    The events themselves are counted, not lines of the loop: a loop that never calls backward has 0 backwards.
     """
 
     def __init__(self) -> None:
@@ -203,7 +202,7 @@ class TrainState:
         """Take over a checkpoint of the same configuration, data size and model; nothing is changed if it does not fit.
 
         Raises:
-            InputError: for a missing, damaged or foreign file, or one of another configuration or model.
+            InputError: for a file that is missing, damaged, not a checkpoint, or of another configuration or model.
         """
         plain = read_checkpoint(path)
         try:
@@ -211,12 +210,12 @@ class TrainState:
             self._take(plain)
         except InputError:
             raise
-        # Arithmetic: a word of a random state that no machine word holds.
+        # ArithmeticError: a number of a random state that is too large.
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"checkpoint {path} does not fit; allowed: a file that a rislab run wrote") from error
 
     def _take(self, plain: dict[str, Any]) -> None:
-        # First: its words were not compared, as sizes are.
+        # First: its content is checked only while it is loaded.
         self.randomness.load_plain(plain["randomness"])
         self.model.load_state_dict(plain["model"])
         self.optimizer.load_state_dict(plain["optimizer"])
@@ -272,12 +271,12 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
             f"checkpoint {path} is truncated or damaged (its checksum does not match); allowed: a complete file"
         )
     try:
-        # torch writes its parts as they are: packed ones, or several in the same bytes, may be of any size.
+        # torch does not compress. A compressed or overlapping part may unpack to any size and is refused.
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if sum(part.file_size for part in archive.infolist()) > len(content):
                 raise ValueError("its parts are larger than the file")
         plain = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a spoilt pickle does to its reader; weights_only keeps it from doing more
+    except Exception as error:  # a damaged pickle may raise anything; weights_only keeps it from running code
         raise InputError(f"checkpoint {path} holds more than plain data, and is not loaded") from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise InputError(f"checkpoint {path} has another format than {FORMAT!r}; allowed: that format")
@@ -296,7 +295,7 @@ def parameter_groups(model: nn.Module) -> dict[str, list[nn.Parameter]]:
 def _optimizer(groups: dict[str, list[nn.Parameter]], config: TrainConfig) -> torch.optim.Optimizer:
     rates = {"backbone": config.lr_backbone, "head": config.lr_head}
     named = [{"params": parameters, "lr": rates[name], "name": name} for name, parameters in groups.items()]
-    # Fused steps are several times faster, but take the skipping of a step away from the scaler and out of sight.
+    # Fused steps are several times faster, but skip a step inside the optimiser, where the loop does not see it.
     fused = config.precision != "fp16"
     if config.optimiser == "sgd":
         return torch.optim.SGD(named, fused=fused)

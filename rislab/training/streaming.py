@@ -1,7 +1,7 @@
 """Training on fresh scenes: each epoch draws its own, and no scene comes twice.
 
-The loop is fit(), as everywhere; an epoch is a stretch of the training split of its own, and the score that decides is
-the NMSE on a fixed validation set, which depends on no phase and no weight of the loss.
+The loop is fit(), as everywhere. Each epoch has its own part of the training split. The score is the NMSE on a fixed
+validation set, which depends on no phase and no weight of the loss.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def train_streaming(
         folder: of the run, see run_folder.train().
         config: see LearningConfig.
         model: trained in place; a new one if None.
-        on_epoch: called after each epoch before its record is written, so that no epoch that counts as done was left
-            out, however the run ended; called again for an epoch that is trained again.
+        on_epoch: called after each epoch before its record is written, so that it was called for every recorded epoch
+            however the run ended; called again for an epoch that is trained again.
 
     Yields:
         Records from where the run goes on.

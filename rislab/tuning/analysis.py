@@ -1,4 +1,4 @@
-"""What may be concluded from a search: which dimensions had an effect, and whether the best wins again."""
+"""What may be concluded from a search: which dimensions had an effect, and whether the best is best again."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rislab.tuning.tuning_config import TuningConfig
 
 TOP = 3
 SHUFFLES = 2000
-CHANCE = 0.05  # p below which a gain is called one
-FEWEST_SEEDS = 5  # the smallest p of n is 1/2ⁿ
+CHANCE = 0.05  # largest p at which a gain is called one
+FEWEST_SEEDS = 5  # n seeds give p ≥ 1/2ⁿ
 FEWEST = 8  # trials of which effects are computed
-# They say how long a training is, which a short one cannot show.
+# Dimensions that set the length of a training: a short one cannot show their effect.
 LENGTHS = {"scenes", "epochs", "patience"}
 
 
@@ -89,9 +89,9 @@ def verdict(reruns: Sequence[Rerun], config: TuningConfig) -> str:
 
 
 def chance_of_gain(reruns: Sequence[Rerun], config: TuningConfig) -> float:
-    """p of the paired permutation test: how often signs drawn at random give as large a gain over the same seeds.
+    """p of the paired permutation test: how often random signs give as large a gain over the same seeds.
 
-    All sign flips of up to 12 seeds are counted; of more, SHUFFLES drawn ones. n seeds give 1/2ⁿ at best.
+    All sign flips of up to 12 seeds are counted; of more, SHUFFLES random ones. n seeds give 1/2ⁿ at best.
     """
     costs = {(one.name, one.seed): config.cost(getattr(one, config.objective)) for one in reruns}
     seeds = [seed for name, seed in costs if name == "best" and ("default", seed) in costs]
@@ -178,11 +178,11 @@ def search_warnings(trials: Sequence[Trial], config: TuningConfig) -> tuple[str,
         for epoch, score in trial.scores.items():
             by_epoch.setdefault(epoch, []).append(score)
     if len(ended) > 1:
-        reach = max(max(scores) - min(scores) for scores in by_epoch.values())
+        spread = max(max(scores) - min(scores) for scores in by_epoch.values())
         noise = 2 * float(np.median([trial.error or 0.0 for trial in ended]))
-        if reach <= noise:
+        if spread <= noise:
             warnings.append(
-                f"the objective is flat: after each epoch the {len(ended)} trials differ by {reach:.2g} in "
+                f"the objective is flat: after each epoch the {len(ended)} trials differ by {spread:.2g} in "
                 f"{config.objective} at most, and two standard errors of a score on {config.eval_scenes} scenes are "
                 f"{noise:.2g}; on other scenes the trials may come in another order"
             )
@@ -211,7 +211,7 @@ def inert_dimensions(base: LearningConfig, space: Space) -> tuple[str, ...]:
     for name in space.keys() - LENGTHS:
         values = space[name].ends
         each = [dataclasses.replace(short, **{name: value}) for value in values]
-        # So many that the largest window is not the only one.
+        # At least two windows of the largest size.
         scenes = max(2 * micro_batch, *(2 * one.micro_batch * one.accumulation_steps for one in each))
         first, *others = [dataclasses.replace(one, scenes=scenes) for one in each]
         weights = _trained_weights(first)

@@ -72,6 +72,5 @@ def _stop(workers: Iterable[subprocess.Popen[str]]) -> None:
         try:
             worker.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
-            # As safe as any other kill.
             worker.kill()
             worker.wait()

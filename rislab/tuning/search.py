@@ -1,7 +1,7 @@
 """Hyper-parameter search on a loop that was checked first: the ladder, the trials, and the best trained again.
 
-Every trial is scored by how well it localises on the same fixed scenes, a score that no searched value can change but
-by training better.
+Every trial is scored by how well it localises on the same fixed scenes. A searched value can change that score only by
+training better.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 RECORD, RUNOFF, CONFIRM = "study.yaml", "runoff", "confirm"
 FORMER_JOURNAL = "journal.log"
-# The positions of a fit alone cannot learn a scene by heart; with the free part of "unrolled+residual" they can.
+# The positions of a fit alone cannot memorise a scene; with the free part of "unrolled+residual" they can.
 LADDER_DESIGNS = {"unrolled": "unrolled+residual"}
 
 
@@ -81,7 +81,7 @@ def run_search(
 ) -> Generator[SearchProgress]:
     """Search, in worker processes of one thread each, and go on where an earlier search of this folder stopped.
 
-    Closing the generator stops the workers at a step boundary; trials in work are gone on with by the next search.
+    Closing the generator stops the workers at a step boundary; the next search continues the trials in progress.
 
     Args:
         folder: of the search: SQLite file, runs of the trials, study.yaml, best.yaml.
@@ -89,10 +89,10 @@ def run_search(
         storage: URL of a PostgreSQL database instead of the file, for searches of one name on many machines.
         name: of the study in it.
         workers: processes, ≥ 1; one a core if None.
-        skip_ladder: do not climb it, and say so in the record.
-        confirm: seeds with which the top trials run off on the scenes of the search, since the best of many is the best
-            by luck too; then the winner and the default are trained with as many other seeds, and scored on a third
-            split. 0 does neither.
+        skip_ladder: do not run the ladder, and say so in the record.
+        confirm: number of seeds. The top trials are trained again with so many seeds, on the scenes of the search,
+            since the best of many trials is partly the best by chance; then the winner and the default are trained with
+            as many other seeds, and scored on a third split. 0 does neither.
 
     Yields:
         SearchProgress, whenever something has changed.
@@ -132,7 +132,7 @@ def _stages(
     confirm: int,
 ) -> Generator[SearchProgress]:
     ladder: dict[str, Any] = {}
-    for ladder in _climb(config, study.user_attrs.get("ladder", {}), skip_ladder):
+    for ladder in _run_ladder(config, study.user_attrs.get("ladder", {}), skip_ladder):
         yield SearchProgress("ladder", ladder)
     study.set_user_attr("ladder", ladder)
     inert = _inert(config, study)
@@ -160,7 +160,7 @@ def _stages(
         write_best(folder, config, best)
         progress = dataclasses.replace(progress, stage="confirm", best=best)
         named = {"default": config.base, "best": config.trial_config(best.number, best.values)}
-        # Of a search that went on and has another best, the earlier finals are no longer those of the best.
+        # One folder for each best trial: a search that went on may have another best.
         place = folder / CONFIRM / str(best.number)
         for finals in _train_again(task, place, named, config.rerun_seeds(confirm, skip=confirm), workers, "test"):
             progress = dataclasses.replace(progress, finals=finals)
@@ -168,7 +168,7 @@ def _stages(
     yield dataclasses.replace(progress, stage="done")
 
 
-def _climb(config: TuningConfig, known: dict[str, Any], skip: bool) -> Generator[dict[str, Any]]:
+def _run_ladder(config: TuningConfig, known: dict[str, Any], skip: bool) -> Generator[dict[str, Any]]:
     """What the record says of the ladder, check by check; raises InputError at a red one."""
     if known.get("passed") or skip:
         yield known if known.get("passed") else {"skipped": True, "passed": False, "checks": []}
@@ -187,7 +187,7 @@ def _climb(config: TuningConfig, known: dict[str, Any], skip: bool) -> Generator
     if red:
         raise InputError(
             f"check {red[0]!r} of the overfit ladder is red, so no search is begun: a search would tune what does not "
-            "train; allowed: a loop that climbs it, or --skip-ladder"
+            "train; allowed: a loop that passes it, or --skip-ladder"
         )
     yield {**state, "passed": True}
 

@@ -1,7 +1,8 @@
-"""Where a search is stored: Optuna's RDBStorage on an SQLite file or a PostgreSQL database; and who trains which trial.
+"""Where a search is stored, Optuna's RDBStorage on an SQLite file or a PostgreSQL database; and who trains which trial.
 
-A worker holds its trial by a lock, which the operating system, or the database server, drops with the process, however
-that ends. Optuna's heartbeat would declare a killed trial dead seconds later: until then others begin a trial too many.
+A worker holds a lock on its trial, which the operating system, or the database server, releases with the process,
+however that ends. Optuna's heartbeat would report a killed trial only seconds later, and until then other workers would
+begin one trial too many.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 FILE, LOCKS = "study.sqlite3", "locks"
 DRIVER = "postgresql+psycopg"
 CONNECT_SECONDS = 10
-# For which a worker waits while others write the file.
-BUSY_SECONDS = 60
-# A machine that lost its power is given up after a minute, not after the two hours of the default.
+BUSY_SECONDS = 60  # for which a worker waits while others write the file
+# The server drops the connection of a machine that lost its power after a minute; by default after two hours.
 KEEPALIVE = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 NEXT = -1  # the lock under which one worker at a time decides what to do next
 
@@ -119,7 +119,7 @@ def _postgresql(url: str) -> URL:
 
 
 def _name(address: URL) -> str:
-    """The password starred, and nothing behind the database's name; of a file its path."""
+    """The address without its password and without what follows the database's name; of a file its path."""
     return address.set(query={}).render_as_string() if address.drivername == DRIVER else str(address.database)
 
 
@@ -157,7 +157,7 @@ def _file_lock(folder: Path) -> Lock:
 
 
 def _advisory_lock(engine: Engine, study: str) -> Lock:
-    """Locks of PostgreSQL, which its server drops with the connection."""
+    """Locks of PostgreSQL, which its server releases with the connection."""
     from sqlalchemy import text
     from sqlalchemy.exc import SQLAlchemyError
 

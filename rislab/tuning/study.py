@@ -54,7 +54,7 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """How many it was trained."""
+        """How many epochs it was trained."""
         return len(self.scores)
 
     @property
@@ -139,7 +139,7 @@ def _pruner(config: TuningConfig) -> optuna.pruners.BasePruner:
 def add_trial(study: optuna.Study, config: TuningConfig) -> int:
     """Add a running trial with its values, in one transaction, so that a kill leaves no trial without values.
 
-    The values depend on nothing but the trials so far: after a resume they are the same as without one.
+    The values depend only on the trials so far: after a resume they are the same as without one.
 
     Args:
         study: in which nobody else adds a trial meanwhile.
@@ -160,7 +160,7 @@ def add_trial(study: optuna.Study, config: TuningConfig) -> int:
     draft = optuna.create_study(direction=study.direction, sampler=sampler)
     draft.add_trials(trials)
     defaults = {name: getattr(config.base, name) for name in config.space}
-    # The values of the base come first, so that the search cannot end below them unnoticed.
+    # The values of the base are tried first, so that the result of a search is never worse than they are.
     if not trials and all(config.space[name].holds(value) for name, value in defaults.items()):
         draft.enqueue_trial(defaults)
     asked = draft.ask({name: _distribution(dimension) for name, dimension in config.space.items()})
@@ -211,5 +211,5 @@ def write_best(folder: Path, config: TuningConfig, best: Trial) -> Path:
 
 
 def trial_folder(folder: Path, number: int) -> Path:
-    """Of a trial."""
+    """The folder of a trial."""
     return folder / TRIALS / f"{number:04d}"

@@ -36,7 +36,7 @@ class TuningConfig(Config):
 
     base: LearningConfig = part(_short_training, LearningConfig, "everything that is not searched")
     space: Space = field(default_factory=lambda: dict(DEFAULT_SPACE))
-    # Seeds of more would meet those of the trainings after the search.
+    # The seeds of more trials would overlap those of the trainings after the search.
     trials: int = integer(20, 1, 5_000, "in all")
     objective: str = choice("peb", OBJECTIVES, "score of a trial: share of sources, or position error over its bound")
     eval_scenes: int = integer(
@@ -70,7 +70,7 @@ class TuningConfig(Config):
 
     @property
     def higher_is_better(self) -> bool:
-        """Of the objective."""
+        """Whether a larger score of the objective is better."""
         return OBJECTIVES[self.objective][0]
 
     def cost(self, score: float) -> float:

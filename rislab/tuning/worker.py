@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import TrialState
 
-# What a training may raise for the values that it was given; all else ends the worker, and the trial goes on later.
+# What a training may raise because of its values; any other error ends the worker, and the trial is continued later.
 FAILURES = (RuntimeError, ValueError, ArithmeticError, MemoryError)
 
 Stopped = Callable[[], bool]
@@ -54,7 +54,7 @@ class Task:
 
 
 def train_trials(stored: OpenStorage, config: TuningConfig, name: str, folder: Path, stopped: Stopped) -> None:
-    """Work on trials until there are none left to be begun or to be gone on with.
+    """Work on trials until none is left to begin or to continue.
 
     Args:
         stored: see OpenStorage.
@@ -90,7 +90,7 @@ def _taken(
                     continue
                 if number in new:
                     add_trial(study, config)
-                # Its worker may have told its end and let go since the trials were read.
+                # Since the trials were read, its worker may have reported its end and released the lock.
                 if study.get_trials(deepcopy=False)[number].state == TrialState.RUNNING:
                     break
                 locks.close()
@@ -110,7 +110,7 @@ def _train_trial(
     folder: Path,
     stopped: Stopped,
 ) -> None:
-    """Train a trial from where it stands, and tell how it ended; one that is stopped is left to be gone on with."""
+    """Train a trial from where it stands, and report how it ended; a stopped trial is left to be continued."""
     from optuna.trial import TrialState
 
     began = time.monotonic()
@@ -132,7 +132,7 @@ def _train_trial(
         with closing(train_streaming(place, training, model, on_epoch=report)) as stream:
             state, reason = _outcome(stream, trial, training, scores, stopped)
     except InputError:
-        raise  # A file that cannot be read or written says nothing about the trial.
+        raise  # a file that cannot be read or written is no failure of the trial
     except FAILURES as error:
         state, reason = TrialState.FAIL, f"{type(error).__name__}: {error_text(error)}"
     if state is None:
@@ -157,7 +157,7 @@ def _outcome(
     """How a trial ends, and why it fails; None if it is stopped."""
     from optuna.trial import TrialState
 
-    # It may have been killed between a report and this question.
+    # A worker may have been killed between the last report and this question.
     pruned = 0 < max(scores, default=0) < training.epochs and trial.should_prune()
     for record in stream:
         if stopped():
@@ -175,7 +175,7 @@ def _outcome(
 
 
 def _attributes(scores: Scores, config: TuningConfig, reason: str, seconds: float) -> dict[str, Any]:
-    """What stands beside a trial's score; JSON knows no NaN."""
+    """The attributes that are stored beside a trial's score; JSON has no NaN."""
     numbers = {"recall": scores.recall, "peb": scores.peb, "error": scores.errors[config.objective], "seconds": seconds}
     finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
     return {**finite, "reason": reason} if reason else finite

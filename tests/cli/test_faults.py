@@ -56,6 +56,14 @@ def test_the_records_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert told[-1]["kind"] == "epoch" and told[-1]["counters"]["backwards"] < told[-1]["counters"]["forwards"]
 
 
+@pytest.mark.slow
+def test_records_are_json_though_a_gradient_is_no_number(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["faults", "singular vectors differentiated", "--json", "--epochs", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    first, *_ = [json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON")) for line in lines]
+    assert "nan" in first["grad_norm"].values()
+
+
 def test_the_key_of_a_quiz_is_the_same_each_time(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["faults", "--quiz-key", "3"]) == 0
     first = capsys.readouterr().out

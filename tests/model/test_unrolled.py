@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import accumulate
 
 import pytest
 import torch
@@ -23,6 +24,12 @@ from rislab.music.subspace import is_rank_deficient
 CLASSROOM = SceneConfig.preset("classroom")
 
 
+def fit_slices(pursuit: Pursuit) -> list[slice]:
+    """Where the positions of the fit with one source, with two, … stand among the candidates."""
+    ends = accumulate(range(1, pursuit.most + 1))
+    return [slice(end - count, end) for count, end in enumerate(ends, start=1)]
+
+
 def path_of(batch: SceneBatch, config: SceneConfig = CLASSROOM) -> tuple[Pursuit, SourcePaths]:
     pursuit = Pursuit(config, default_shape(config))
     return pursuit, pursuit(batch.snapshots, batch.codes, batch.channel)
@@ -39,7 +46,7 @@ def test_sources_well_apart_are_found_at_20_db(count: int) -> None:
     config = SceneConfig.preset("classroom", sources=count, snr_db=20.0, separation=math.radians(20))
     batch = simulate(config, 64, seed=3)
     pursuit, path = path_of(batch)
-    found = estimate_of(path.points[:, pursuit.levels()[count - 1]])
+    found = estimate_of(path.points[:, fit_slices(pursuit)[count - 1]])
     # The bound allows 0.999 here; a cell of the coarse grid may be a trap for two or three scenes.
     assert match(found, batch).recall >= 0.95
     # Powers N/K at places whose beams are a small part of a beam width off.
@@ -56,8 +63,8 @@ def test_places_are_in_the_field_of_view_and_vectors_are_unit() -> None:
     assert bool(torch.isfinite(path.features).all())
     # Unit vectors of float32.
     assert frobenius_squared(path.factor.mT.unsqueeze(-1)) == pytest.approx(torch.ones(32, 6), abs=1e-5)
-    assert [one.stop - one.start for one in pursuit.levels()] == [1, 2, 3]
-    assert pursuit.levels()[-1].stop == 6
+    assert [one.stop - one.start for one in fit_slices(pursuit)] == [1, 2, 3]
+    assert fit_slices(pursuit)[-1].stop == 6
 
 
 def test_a_scene_does_not_depend_on_its_company_and_on_the_phase_of_its_sources() -> None:
@@ -77,7 +84,7 @@ def test_the_step_goes_downhill() -> None:
     left = []
     for steps in (0, 1, 3):
         pursuit = Pursuit(CLASSROOM, default_shape(CLASSROOM), single_steps=steps, joint_steps=steps)
-        level = pursuit.levels()[1]
+        level = fit_slices(pursuit)[1]
         path = pursuit(batch.snapshots, batch.codes, batch.channel)
         left.append(float(path.features[:, level.start, -5].mean()))  # ln of what is left
     assert left[2] < left[1] < left[0]
@@ -105,14 +112,16 @@ def test_the_likelier_law_of_powers_weighs_more() -> None:
         one = config.changed(power_law=law, snr_db=20.0)
         batch = place(one, [-0.5, 0.5], [0.1, -0.1], [0.6, 2.4], seed=4)
         pursuit, path = path_of(batch, config)
-        weights = path.log_weights[0, pursuit.levels()[1]].exp().sum(0)  # of the laws
+        weights = path.log_weights[0, fit_slices(pursuit)[1]].exp().sum(0)  # of the laws
         assert float(weights[number]) > 100 * float(weights[1 - number])
 
 
 def test_a_scene_without_a_further_source_has_no_further_fits() -> None:
     batch = simulate(SceneConfig.preset("classroom", sources=1, snr_db=20.0), 64, seed=3)
     pursuit, path = path_of(batch)
-    made = [bool(path.log_weights[:, level].amax((1, 2)).gt(NEVER).float().mean() > 0.5) for level in pursuit.levels()]
+    made = [
+        bool(path.log_weights[:, level].amax((1, 2)).gt(NEVER).float().mean() > 0.5) for level in fit_slices(pursuit)
+    ]
     assert made == [True, False, False]
     # A factor of full rank all the same, so that MUSIC may be asked for any number of sources.
     factor = CovarianceNet.build(CLASSROOM, design="unrolled").predict(batch)

@@ -24,7 +24,7 @@ def test_starts_that_are_left_out_would_lead_to_no_other_peak(
     sources, grid = counted(batch), config.grid(shape)
     few = music_spectrum(batch.factor(), sources, grid).peaks
     # Nothing is believed of a forecast: every start is followed.
-    monkeypatch.setattr(peaks, "UNSURE", 1e9)
+    monkeypatch.setattr(peaks, "MARGIN", 1e9)
     monkeypatch.setattr(peaks, "SLOPE", -1.0)
     every = music_spectrum(batch.factor(), sources, grid).peaks
     assert torch.equal(few.active, every.active)

@@ -122,9 +122,9 @@ def test_frames_are_the_declared_windows_and_bars_what_was_reported(never: Optim
     figure = weight_grids(shifted)
     boxes = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.xref == "x2"]
     assert boxes[:3] == [(0.5, 4.5), (4.5, 8.5), (8.5, 11.5)]
-    (bars,) = named(figure, "faulty: end of a window, as told")
+    (bars,) = named(figure, "faulty: end of a window, as reported")
     assert list(bars.x[:3]) == [1.5, 5.5, 9.5]
-    (bars,) = named(weight_grids(never), "faulty: end of a window, as told")
+    (bars,) = named(weight_grids(never), "faulty: end of a window, as reported")
     assert list(bars.x[:3]) == [4.5, 8.5, 11.5]
 
 
@@ -139,7 +139,7 @@ def test_no_step_is_a_sign_and_not_a_gap(stuck: OptimiserRun, never: OptimiserRu
     assert list(alpha.x) == [1, 2, 3, 4, 5, 6]
     (still,) = named(curves, "faulty: 0 or less")
     assert len(still.x) == 6 and "0" in still.hovertext[0]
-    (skipped,) = named(curves, "faulty, told as skipped × 6")
+    (skipped,) = named(curves, "faulty, reported as skipped × 6")
     assert "epoch 1" in skipped.hovertext[0]
 
 
@@ -155,9 +155,9 @@ def test_a_step_on_infinity_and_a_single_infinite_gradient_have_signs_of_their_o
 def test_what_a_logarithm_cannot_show_is_marked_with_its_value(bypassed: OptimiserRun) -> None:
     tail = run_of("loop tail in a branch never taken", epochs=1)
     marks = named(loss_comparison({"adam": tail}), "faulty: 0 or less")
-    assert marks and "told 0" in marks[0].hovertext[0]
+    assert marks and "reported 0" in marks[0].hovertext[0]
     infinite = named(loss_comparison({"adam": bypassed}), "correct: not a number, or no step")
-    assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "infinite"))
+    assert infinite and any(word in infinite[0].hovertext[0] for word in ("NaN", "∞"))
 
 
 @pytest.mark.slow

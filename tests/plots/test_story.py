@@ -51,9 +51,9 @@ def test_repairs_are_drawn_in_their_order() -> None:
     figure = story_plots.fix_scores(fixes)
     assert list(figure.layout.yaxis.ticktext) == ["nothing", "the branch: stage two", "the loop", "split leakage"]
     named = {trace.name: list(trace.x) for trace in figure.data if trace.name}
-    assert named["validation, told"] == [repair.replay.validations[-1] for repair in fixes]
-    assert named["validation, told"][-1] == named["NMSE on fresh scenes, true"][-1]
-    assert named["validation, told"][-2] != named["NMSE on fresh scenes, true"][-2]
+    assert named["validation, reported"] == [repair.replay.validations[-1] for repair in fixes]
+    assert named["validation, reported"][-1] == named["NMSE on fresh scenes, true"][-1]
+    assert named["validation, reported"][-2] != named["NMSE on fresh scenes, true"][-2]
 
 
 def test_the_curves_say_how_many_are_not_finite(fallen: Replay) -> None:
@@ -62,7 +62,7 @@ def test_the_curves_say_how_many_are_not_finite(fallen: Replay) -> None:
         fallen, records=lost, fresh_nmse=[1.0, *[math.inf] * 3], extra_faults=("one", "other")
     )
     names = [trace.name for trace in story_plots.replay_figure(changed).data]
-    assert "validation, told (3 of 3 not finite)" in names
+    assert "validation, reported (3 of 3 not finite)" in names
     assert "NMSE on fresh scenes, true (3 of 4 not finite)" in names
     assert "validation nan (the same in all epochs)" in story_plots.replay_summary(changed)
     assert story_plots.replay_heading(changed) == "stage two with 2 extra faults, 3 epochs"

@@ -170,9 +170,6 @@ def test_underflow_counts_what_lies_below_the_smallest_normal_number() -> None:
     assert underflow.share() == 0.5
     layer(torch.zeros(4, requires_grad=True)).backward(torch.tensor([3e-5, 7e-5, 1e-30, 1.0]))
     assert underflow.share() == 0.0
-    underflow.remove()
-    layer(torch.zeros(1, requires_grad=True)).backward()
-    assert math.isnan(underflow.share())
 
 
 @pytest.mark.slow
