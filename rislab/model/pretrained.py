@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rislab import files
 from rislab.data.scene_config import SceneConfig
-from rislab.errors import InputError, check_choice
+from rislab.errors import InputError, check_choice, error_text
 from rislab.model.designs import design_in
 from rislab.model.network import CovarianceNet, design_of
 
@@ -76,7 +76,7 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
             header = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} could not be read: {error_text(error)}") from error
     former = header.get("format") in FORMER_FORMATS
     if not former and header.get("format") != FORMAT:
         raise InputError(f"{path} holds no weights of a rislab network; allowed: files that rislab wrote")
@@ -90,5 +90,5 @@ def load(source: Path | str, preset: str = "full") -> tuple[CovarianceNet, Scene
         if not former and header["digest"] != digest(tensors):
             raise ValueError("its numbers are not those that were written")
     except (KeyError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} is damaged: {error_text(error)}") from error
     return model.eval(), scenes, header
