@@ -1,4 +1,4 @@
-"""`rislab checkup`: run a training script as it stands, watch it, and say what is wrong with it.
+"""`rislab checkup`: run and watch an unchanged training script, and say what is wrong with it.
 
 Exit code 0: all that matters was judged and is clean; 1: faults; 2: the script could not be run, trained nothing, or
 ended with an error; 3: something was not judged.

@@ -52,7 +52,7 @@ def painted(text: str, colour: str) -> str:
 
 
 def entry(head: str, text: str, at: int = 0) -> str:
-    """A line of a list that fits the terminal: its head, then a text that begins in one column where there is room.
+    """A line of a list, folded to the width of the terminal: its head, then a text that begins in one column.
 
     Args:
         head: indented as it stands.
@@ -83,7 +83,7 @@ def allow_any_letter(*streams: TextIO) -> None:
 
 
 def printable(text: str, stream: TextIO | None = None) -> str:
-    """The text with letters that the encoding of a stream has, which itself stays as it is."""
+    """The text in letters that the encoding of a stream has; the stream is not changed."""
     codecs.register_error("rislab.plain", _plain)
     encoding = getattr(stream or sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "rislab.plain").decode(encoding, "replace")
@@ -115,7 +115,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose rows are printed as they come; where it is wider than the terminal, each row takes more lines."""
+    """A table whose rows are printed as they come; a row that is wider than the terminal takes more lines."""
 
     columns: Sequence[Column]  # from left to right
     limit: int = field(default_factory=width)  # in columns of the terminal

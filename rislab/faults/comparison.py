@@ -64,7 +64,7 @@ class QuantityComparison:
         return f"{self.quantity:<50} {self.correct:>12.6g} {self.faulty:>12.6g}  {self.where}".rstrip()
 
     def differs(self, least: float) -> bool:
-        """Whether the two differ by more than `least` of the larger one, and than noise; NaN differs from a number."""
+        """Whether they differ by more than NOISE and the share `least` of the larger one; NaN differs from a number."""
         if math.isnan(self.correct) or math.isnan(self.faulty):
             return math.isnan(self.correct) != math.isnan(self.faulty)
         return abs(self.faulty - self.correct) > max(NOISE, least * max(abs(self.correct), abs(self.faulty)))
@@ -96,7 +96,7 @@ class OptimiserRun:
         return str(self.setting["optimiser"])
 
     def differences(self, least: float = 1e-3) -> list[QuantityComparison]:
-        """The quantities that differ by more than `least` of the larger one, or of which one is no number."""
+        """The quantities that differ by more than the share `least` of the larger one, or of which one is NaN."""
         return [quantity for quantity in self.quantities if quantity.differs(least)]
 
 

@@ -228,7 +228,7 @@ def watch_loop(name: str, config: LoopsConfig | None = None, *, faulty: bool = F
 
 @dataclass(frozen=True)
 class LoopPair:
-    """A loop as it should be and with its fault, both None where the package that it needs is not installed."""
+    """A correct loop and the loop with its fault; both are None if the package that it needs is not installed."""
 
     name: str
     correct: WatchedLoop | None

@@ -228,7 +228,7 @@ def _constant_line(package: types.ModuleType) -> float:
 
 
 def _resumed(package: types.ModuleType) -> float:
-    """The loss of an epoch that was stopped, saved and resumed, over that of one that ran through."""
+    """Loss of an epoch that was stopped, saved and resumed, over the loss of an unbroken epoch."""
     config = package.sanity.OverfitConfig(scenes=64, micro_batch=8, accumulation_steps=2, epochs=1)
     data, training = config.data(), config.training()
     straight = [*package.training.loop.fit(config.model(), data, training)][-1].train

@@ -1,4 +1,4 @@
-"""Weights as files: safetensors, with what they were trained on in the header, and those that come with the lab."""
+"""Weights as safetensors files, whose header says what they were trained on; and the weights that come with the lab."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rislab.model.network import CovarianceNet, design_of
 
 SHIPPED = Path(__file__).parent / "weights"
 FORMAT = "rislab weights 3"
-# What weights of the designs with a PowerHead do not fit any more.
+# Weights of these formats no longer fit the designs with a PowerHead.
 FORMER_FORMATS = ("rislab weights 1", "rislab weights 2")
 
 

@@ -186,7 +186,7 @@ def _planes(
 
 
 class SourceSearch:
-    """Sources of B scenes that are added, and exchanged for better ones, one by one.
+    """Sources of B scenes, added one by one and exchanged for better ones.
 
     Attributes:
         parameters: of the stochastic likelihood, [B,K].

@@ -366,7 +366,7 @@ def ladder_figure(checks: Sequence[Any]) -> go.Figure:
 
 
 def _share(check: Any) -> float:
-    """Share of its limit that a check uses, at most 1 if it holds; NaN where that has no logarithm."""
+    """Share of its limit that a check uses, at most 1 if it holds; NaN if the share has no logarithm."""
     check_choice(f"relation of {check.name!r}", check.relation, ("<=", ">=", "=="))
     if check.value == check.reference:
         return 1.0  # also 0 of 0

@@ -25,7 +25,7 @@ LESSON = re.compile(r"(rislab\.panels\.lesson\([^)]*)\)")
 
 
 def student_notebook(path: Path, *, quiz_seed: int = SEED) -> bytes:
-    """A notebook as a student gets it: nothing in it answers what it asks, and Run All shows no answer either.
+    """A notebook as a student gets it, without answers; Run All shows none either.
 
     Cells that explain are left out, predictions keep their answers and figures to themselves until an answer is locked,
     and there are no outputs.

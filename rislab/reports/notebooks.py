@@ -1,4 +1,4 @@
-"""Notebooks as files: which there are, what parameters they take, and which cells did what; nothing is run here."""
+"""Notebooks as files: their names, parameters and cells; nothing is run here."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def in_processes(
     *,
     on_begin: Callable[[Task], None] = lambda task: None,
 ) -> Iterator[Result]:
-    """Results as they come, of at most so many tasks at once; an interrupt ends those that are running.
+    """Results as they come, with at most `workers` tasks at once; an interrupt ends the running tasks.
 
     Args:
         work: of one task; a function of a module.

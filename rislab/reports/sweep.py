@@ -112,7 +112,7 @@ def sweep_cells(
 def run_sweep(
     chosen: gallery.NamedSet, wanted: Sequence[SweepCell], out: Path, *, workers: int | None = None
 ) -> Iterator[CellResult]:
-    """Run the reports that are not there yet; yields each result as it comes, first those that are.
+    """Run the missing reports; yields the results of existing reports first, then each new one as it comes.
 
     Reports of the same notebook, values and commit that passed are reused: an interrupted sweep goes on.
 

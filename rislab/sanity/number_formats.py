@@ -62,7 +62,7 @@ class Mode:
 
     @property
     def tolerance(self) -> FormatTolerance:
-        """Those of its number format, or of the one that it is expected to behave as."""
+        """Tolerances of its number format, or of the format in `expected_as`."""
         return FORMAT_TOLERANCES[self.expected_as or self.precision]
 
 

@@ -45,7 +45,7 @@ def train(
     checkpoint_seconds: float = 5.0,
     observe: Observe = lambda state: nullcontext(),
 ) -> Generator[Record]:
-    """fit() in a run folder: records are written as they come, and a run that was stopped goes on where it stopped.
+    """fit() in a run folder: records are written as they come, and a stopped run goes on where it stopped.
 
     Stopped anywhere (generator closed, interrupt, kill -9) and started again with the same arguments, it ends with
     the weights and records of a run that was never stopped, bit by bit, in fp32 on one thread. Steps taken after the
