@@ -105,7 +105,7 @@ def identifiable(config: SceneConfig) -> tuple[SceneConfig, str]:
     """
     rows, columns = config.ris_shape
     if rows * columns == 1:
-        raise InputError("ris_shape is (1, 1), and one element knows no direction; allowed: at least two elements")
+        raise InputError("ris_shape is (1, 1), and one element measures no direction; allowed: at least two elements")
     azimuth, elevation, _ = unknown_axes(config)
     if min(rows, columns) > 1 or not (azimuth and elevation):
         return config, ""

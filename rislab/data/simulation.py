@@ -51,7 +51,7 @@ def simulate(
         seed: 0 … 2^63 − 1; the same seed gives disjoint scenes in different splits.
         split: "train", "validation" or "test".
         start: number of the first scene, 0 … 2^48.
-        device: where the result lives; drawing always happens on the CPU.
+        device: of the result; random numbers are always drawn on the CPU.
 
     Returns:
         SceneBatch of complex64 and float32 tensors.

@@ -226,12 +226,12 @@ def _squared_error() -> list[Case]:
 
 
 def _best_constant() -> list[Case]:
-    one, some = covariance.covariance(_random(1, 5, 2)), covariance.covariance(_random(6, 5, 2, seed=1))
-    scales = torch.arange(1, 7)[:, None, None]
-    weighed = 1 / (some * scales).abs().square().sum((-2, -1), keepdim=True)
+    one = covariance.covariance(_random(1, 5, 2))
+    several = covariance.covariance(_random(6, 5, 2, seed=1)) * torch.arange(1, 7)[:, None, None]
+    weights = 1 / several.abs().square().sum((-2, -1), keepdim=True)
     return [
         Case((one,), one[0], "a single covariance, which is its own best constant"),
-        Case((some * scales,), (weighed * some * scales).sum(0) / weighed.sum(0), "covariances of different size"),
+        Case((several,), (weights * several).sum(0) / weights.sum(0), "covariances of different size"),
     ]
 
 

@@ -71,12 +71,12 @@ EXTRA_FAULTS = (
 # The team's print: it looks at the first batch only, from beside backward().
 PROBE = Fault(
     name="probe at the first batch",
-    story="A print beside backward(), guarded so that it speaks once an epoch.",
+    story="A print beside backward(), guarded so that it prints once an epoch.",
     module="training.loop",
     before="scaler.scale(weight * loss.total).backward()",
     after="scaler.scale(weight * loss.total).backward(); "
     'indices is window.micro_batches[0] and print(f"[PROBE] {loss.total:.6f}")',
-    description="A probe that is silent says that its line was never reached with the first batch in hand.",
+    description="If it prints nothing, its line was never reached with the first batch.",
 )
 
 
@@ -289,9 +289,9 @@ def faults_of(fault: str, extra_faults: Sequence[str] = ()) -> list[Fault]:
 
 def check_combination(fault: str, extra_faults: Sequence[str]) -> None:
     """Raise InputError if a name is unknown or comes twice, or if the edits do not go together."""
-    twice = [name for place, name in enumerate(extra_faults) if name in extra_faults[:place]]
-    if twice:
-        raise InputError(f"extra_faults hold {twice[0]!r} twice; allowed: each once")
+    repeated = [name for place, name in enumerate(extra_faults) if name in extra_faults[:place]]
+    if repeated:
+        raise InputError(f"extra_faults hold {repeated[0]!r} twice; allowed: each once")
     compatible = compatible_faults(fault, extra_faults)
     refused = [name for name in extra_faults if name not in compatible]
     if refused:

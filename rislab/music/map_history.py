@@ -1,7 +1,7 @@
 """The map during training: what MUSIC makes of one scene through the network, epoch by epoch.
 
 A run calls MapHistory.take_snapshot() after each epoch. That costs one forward of one scene; maps, searches and
-matching are computed once, by whoever looks at a snapshot, so that watching does not slow the training.
+matching are computed once, when a snapshot is looked at, so that they do not slow the training.
 """
 
 from __future__ import annotations

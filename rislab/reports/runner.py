@@ -23,7 +23,7 @@ from rislab.reports.summary import summarise, verdict_word, without_controls
 
 @dataclass(frozen=True)
 class Report:
-    """What a run left behind."""
+    """What a run produced."""
 
     name: str  # of its files
     html: Path  # path of the page

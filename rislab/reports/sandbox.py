@@ -39,7 +39,7 @@ REFUSED = (
     "subprocess.Popen", "ctypes.dlopen", "ctypes.dlsym", "sys.addaudithook", "webbrowser.open", "signal.pthread_kill",
     "gc.get_objects", "gc.get_referrers", "gc.get_referents",
 )  # fmt: skip
-REFUSED_ROOMS = ("socket.", "shutil.", "urllib.", "http.", "ftplib.", "smtplib.", "telnetlib.")
+REFUSED_PREFIXES = ("socket.", "shutil.", "urllib.", "http.", "ftplib.", "smtplib.", "telnetlib.")
 SOLUTIONS = "rislab.faults."
 MODULES = (".pyi", *importlib.machinery.all_suffixes())
 PACKAGE = os.path.realpath(os.path.join(os.path.dirname(__file__), os.pardir, "faults")) + os.sep
@@ -188,9 +188,9 @@ def _run_in_child(job: Job, seconds: float, writing: int, token: str) -> None:
     try:
         os.setsid()
         system_calls.end_with_parent(signal.SIGKILL)
-        nothing = os.open(os.devnull, os.O_RDWR)
+        null = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
-            os.dup2(nothing, stream)
+            os.dup2(null, stream)
         _limit(seconds)
         by_kernel = system_calls.refuse_in_this_process()
         answer = Outcome(*_checked_here(job), by_kernel)
@@ -241,7 +241,7 @@ def _limit(seconds: float) -> None:
 
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook that raises for whatever an answer does not need."""
-    if event in REFUSED or event.startswith(REFUSED_ROOMS):
+    if event in REFUSED or event.startswith(REFUSED_PREFIXES):
         raise PermissionError(f"{event} is not allowed in an answer")
     if event == "import" and f"{arguments[0]}.".startswith(SOLUTIONS):
         raise ImportError("an answer does without rislab.faults, where the solutions stand")

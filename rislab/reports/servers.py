@@ -24,7 +24,7 @@ from rislab.reports.notebooks import tagged
 CONFIG = Path(__file__).parent / "static" / "jupyter_config.py"
 TEMPLATE = Path(__file__).parent / "static" / "voila.html.j2"
 # Content security policy of the pages without code: scripts and styles come from this server or the page itself.
-FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
+SAME_ORIGIN = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws: wss:"
 # A sentence about running cells, which a page without code does not have.
 RUN_ALL = re.compile(r"[ \n]?(?<![^\s])[^.:!?|\n]*\bRun All\b[^.!?|]*[.!?]")
 COPIED = (".ipynb", ".png", ".svg")
@@ -62,8 +62,8 @@ def lab_command(folder: Path, *, address: str = "127.0.0.1", port: int = 8888, b
     port = free_port(address, port)
     root = folder.resolve()
     # exists() of pathlib raises an error for an impossible name; such a name is refused when the copies are made.
-    below = os.path.exists(root / "notebooks" / "00_start.ipynb")
-    start = "notebooks/00_start.ipynb" if below else "00_start.ipynb"
+    has_subfolder = os.path.exists(root / "notebooks" / "00_start.ipynb")
+    start = "notebooks/00_start.ipynb" if has_subfolder else "00_start.ipynb"
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.ip={address}", f"--ServerApp.port={port}"]
     command += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{start}"]
     command += [f"--config={CONFIG}"]
@@ -105,7 +105,7 @@ def app_command(
     paths = [str(folder / "share"), *filter(None, [os.environ.get("JUPYTER_PATH")])]
     # A page that is closed shuts its kernel down. Voilà sends no XSRF cookie with that request, and the kernel's random
     # id protects it. A kernel whose page could not send the request ends after two minutes without a page.
-    settings = {"headers": {"Content-Security-Policy": FROM_HERE}, "disable_check_xsrf": True}
+    settings = {"headers": {"Content-Security-Policy": SAME_ORIGIN}, "disable_check_xsrf": True}
     command += [f"--Voila.tornado_settings={settings!r}"]
     command += [f"--MappingKernelManager.cull_{name}" for name in ("idle_timeout=120", "interval=30")]
     command += [] if browser else ["--no-browser"]

@@ -88,7 +88,7 @@ def open_study(stored: OpenStorage, config: TuningConfig, name: str) -> optuna.S
     """
     import optuna
 
-    mine = json.loads(json.dumps(config.identity()))
+    own = json.loads(json.dumps(config.identity()))
     direction: Literal["maximize", "minimize"] = "maximize" if config.higher_is_better else "minimize"
     with stored.exclusive():
         study = optuna.create_study(
@@ -99,25 +99,25 @@ def open_study(stored: OpenStorage, config: TuningConfig, name: str) -> optuna.S
             pruner=_pruner(config),
             load_if_exists=True,
         )
-        theirs = study.user_attrs.get("config")
+        begun_with = study.user_attrs.get("config")
         empty = not study.get_trials(deepcopy=False) and [each.name.lower() for each in study.directions] == [direction]
-        if theirs is None and empty:
-            study.set_user_attr("config", mine)
-            theirs = mine
-    if not isinstance(theirs, dict) or "eval_scenes" not in theirs:
-        program = "version 0.1" if isinstance(theirs, dict) and "judged" in theirs else "another program"
+        if begun_with is None and empty:
+            study.set_user_attr("config", own)
+            begun_with = own
+    if not isinstance(begun_with, dict) or "eval_scenes" not in begun_with:
+        program = "version 0.1" if isinstance(begun_with, dict) and "judged" in begun_with else "another program"
         raise InputError(f"study {name!r} of {stored.name} was begun by {program}; allowed: another name")
-    _compare(theirs, mine, name)
+    _compare(begun_with, own, name)
     return study
 
 
-def _compare(theirs: dict[str, Any], mine: dict[str, Any], name: str) -> None:
+def _compare(begun_with: dict[str, Any], own: dict[str, Any], name: str) -> None:
     for section in ("space", "base"):
-        theirs, mine = ({**each, **_flat(section, each.get(section))} for each in (theirs, mine))
-    for key in sorted(theirs.keys() | mine.keys()):
-        if key not in ("space", "base") and theirs.get(key) != mine.get(key):
+        begun_with, own = ({**each, **_flat(section, each.get(section))} for each in (begun_with, own))
+    for key in sorted(begun_with.keys() | own.keys()):
+        if key not in ("space", "base") and begun_with.get(key) != own.get(key):
             raise InputError(
-                f"{key} is {mine.get(key)!r}, and study {name!r} was begun with {theirs.get(key)!r}; "
+                f"{key} is {own.get(key)!r}, and study {name!r} was begun with {begun_with.get(key)!r}; "
                 "allowed: the same, or another name or folder"
             )
 

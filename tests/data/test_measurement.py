@@ -235,7 +235,7 @@ def test_what_a_line_cannot_tell_is_known_and_said() -> None:
     assert column.azimuth == (0.0, 0.0) and "one column" in said
     for config in (SceneConfig.preset("full"), SceneConfig.preset("full", ris_shape=(1, 9), elevation=0.1)):
         assert identifiable(config) == (config, "")
-    with pytest.raises(InputError, match="one element knows no direction"):
+    with pytest.raises(InputError, match="one element measures no direction"):
         identifiable(SceneConfig.preset("full", ris_shape=(1, 1)))
 
 
