@@ -39,11 +39,12 @@ def has_colours() -> bool:
     """
     if os.environ.get("NO_COLOR"):
         return False
-    # sys.stdout is None if the process began with a closed standard output.
-    terminal = (
-        sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    )
-    return bool(os.environ.get("FORCE_COLOR")) or terminal
+    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a stream is a terminal that takes control sequences; it is None if the process began with it closed."""
+    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def painted(text: str, colour: str) -> str:
@@ -155,7 +156,7 @@ class Progress:
     """
 
     def __init__(self, silent: bool = False) -> None:
-        self.shown = not silent and not sys.stderr.closed and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self.shown = not silent and _is_terminal(sys.stderr)
         self.last = 0.0
 
     def show(self, text: str) -> None:

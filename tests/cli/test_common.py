@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from dataclasses import dataclass
 
 import pytest
 
-from rislab.cli import common
+from rislab.cli import common, terminal
 from rislab.config import Config, choice, declarations, integer, number
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.streaming_config import LearningConfig
@@ -71,3 +72,11 @@ def test_every_field_of_a_command_is_an_option(config: type[Config]) -> None:
 def test_json_holds_no_name_of_a_number() -> None:
     value = common.strict_json({"a": [1, (math.nan, -math.inf)], "b": True})
     assert json.dumps(value, allow_nan=False) == '{"a": [1, ["nan", "-inf"]], "b": true}'
+
+
+def test_progress_needs_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that began with a closed standard error (2>&-, as services do) has None for it."""
+    monkeypatch.setattr(sys, "stderr", None)
+    progress = terminal.Progress()
+    progress.show("step 1")
+    progress.clear()
