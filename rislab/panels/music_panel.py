@@ -268,6 +268,8 @@ class MusicPanel(RequestPanel[ViewRequest, SceneAnalysis]):
             check_choice(name, value, SPECTRA)
             self.input.spectrum = value
         elif name == "depth":
+            if value is None:
+                raise InputError("colour depth is empty; allowed: a number")
             check_number("colour depth in %", value, 1, 100)
             self.input.depth = value
         elif name.startswith(SHOW):

@@ -219,6 +219,17 @@ def scene_follows(page: Any) -> str:
     page.keyboard.press("Tab")
     refusal.wait_for(state="hidden")
     until(page, f"{MAP} !== window.map && {COMPLETE}")
+    # Of a number that is refused the slider shows nothing: it stays at the one in use.
+    slider = scene.get_by_label("SNR in dB", exact=True)
+    number, used = scene.get_by_label("SNR in dB, as a number"), slider.input_value()
+    for typed, said in (("", "snr_db is empty"), ("1000", "snr_db is 1000; allowed: ")):
+        number.fill(typed)
+        page.keyboard.press("Tab")
+        scene.locator(".refusal:visible", has_text=said).wait_for()
+        assert slider.input_value() == used
+    number.fill(used)
+    page.keyboard.press("Tab")
+    scene.locator(".refusal:visible", has_text="snr_db").wait_for(state="hidden")
     # A source that is dragged on a map takes the maps with it before it is let go.
     ring = scene.locator(".source[data-view='map learned'] .ring").first.bounding_box()
     place = page.evaluate(PLACE)

@@ -158,6 +158,8 @@ def test_maps_are_shown_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     say(panel, show_sample=False, show_learned=False, show_blend=False)
     assert names() == ["blend"] and "at least one" in panel.content()["refused"]["show_blend"][1]
     before = panel.content()["maps"][0]["data"]
+    say(panel, depth=None)
+    assert panel.content()["refused"]["depth"][1] == "colour depth is empty; allowed: a number"
     say(panel, spectrum="MVDR", depth=50)
     assert panel.content()["maps"][0]["data"] != before and panel.content()["values"]["depth"] == 50
 

@@ -117,7 +117,9 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     const refusal = put(box, "div", { class: "refusal", id: `${id}-refusal`, role: "alert" });
     refusal.hidden = true;
     return {
-      set(now) {
+      // A slider stands where the value in use is if it cannot show what was refused.
+      set(now, used = now) {
+        const shown = typeof now === "number" && min <= now && now <= max ? now : used;
         for (const input of inputs) {
           if (input.type === "checkbox") input.checked = now;
           else if (input.tagName === "OUTPUT") input.textContent = `${now}${unit ? ` ${unit}` : ""}`;
@@ -125,7 +127,8 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
             input.value = stops.reduce((best, one, i) => Math.abs(one - now) < Math.abs(stops[best] - now) ? i : best, 0);
             input.setAttribute("aria-valuetext", `${now} ${unit}`);
           } else if (input !== document.activeElement || input.type !== "number" || !editing(input)) {
-            input.value = typeof now === "number" ? Number(Math.abs(now) < 0.01 ? now.toPrecision(3) : now.toFixed(3)) : now;
+            const one = input.type === "range" ? shown : now;
+            input.value = typeof one === "number" ? Number(Math.abs(one) < 0.01 ? one.toPrecision(3) : one.toFixed(3)) : one;
           }
         }
       },
@@ -244,7 +247,7 @@ function rislabScene(root, { groups, look, dark, send, parts = {} }) {
     painted = root.clientWidth;
     for (const [name, one] of knobs) {
       const refused = changed.has(name) ? null : content.refused?.[name];
-      one.set(refused ? refused[0] : value(name));
+      one.set(refused ? refused[0] : value(name), value(name));
       one.refuse(refused ? refused[1] : null);
     }
     for (const group of groups) for (const control of group.controls)
