@@ -96,6 +96,7 @@ def values_by_order(
         values[0] = pursuit.value
         for slot in range(most):
             pursuit.add(rows, slot, least=-math.inf if every else WORTH * price)
+            pursuit.restart(rows)
             if every:
                 pursuit.converge(rows, slot + 1, STEPS)
             else:

@@ -21,8 +21,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from rislab.data.covariance import covariance, scale_to_trace
 from rislab.data.grid import Grid, chunks
-from rislab.data.measurement import Measured, MeasurementModel, check_measured, unknown_axes
+from rislab.data.measurement import Measured, Measurement, MeasurementModel, check_measured, unknown_axes
 from rislab.data.scene_config import SceneConfig
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
@@ -31,14 +32,16 @@ from rislab.music.likelihood import (
     bounds_box,
     check_identifiable,
     fisher_scoring,
+    initial_parameters,
     select_scenes,
     single_antenna,
     stacked_fields,
     stacked_snapshots,
     stacked_steering,
+    starting_points,
 )
 from rislab.music.peaks import local_maxima
-from rislab.music.spectra import power_on_grid
+from rislab.music.spectra import music_spectrum, power_on_grid
 from rislab.music.subspace import check_sources
 from rislab.music.waveforms import mmse_gain, project
 
@@ -60,6 +63,8 @@ SHARED = 3.0
 # Above this share of the energy the codes hold nothing else, as with an array without a surface.
 ALL = 0.999
 SCORING_STEPS = 4
+# Added to a sample covariance of mean power 1, whose rank may be below the number of sources.
+FLOOR = 1e-3
 # A replacement must raise ln L by more than this to count.
 GAIN = 1e-2
 
@@ -150,7 +155,9 @@ def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Esti
     add = pursuit.add_by_powers if single_antenna(batch) else pursuit.add
     for slot in range(int(counts.max())):
         add((counts > slot).nonzero().squeeze(-1), slot)
-    pursuit.exchange((counts > 1).nonzero().squeeze(-1))
+    several = (counts > 1).nonzero().squeeze(-1)
+    pursuit.restart(several)
+    pursuit.exchange(several)
     return pursuit.parameters.estimate()
 
 
@@ -202,6 +209,7 @@ class SourceSearch:
             search: where they are searched.
         """
         self._batch, self._search, self._balanced = batch, search, _balanced(batch)
+        self._is_ordinary = _is_ordinary(batch)
         low, high = bounds_box(batch)
         level = torch.view_as_real(batch.snapshots).square().sum(-1).mean(dim=(1, 2))
         empty = torch.zeros(len(batch), slots, device=low.device)
@@ -249,6 +257,27 @@ class SourceSearch:
         """
         if len(rows):
             self._replace(rows, *self._fisher_scoring(rows, self.parameters.leading(slots)[rows], steps))
+
+    def restart(self, rows: Tensor) -> None:
+        """Take the peaks of MUSIC for the sources of some scenes, where they are likelier; of an ordinary array alone.
+
+        One source after the other may end in sidelobes, from where no exchange of a single one leads away.
+
+        Args:
+            rows: scenes, [S], int64.
+        """
+        slots = int(self.parameters.active[rows].sum(-1).amax()) if len(rows) else 0
+        if not self._is_ordinary or not 1 < slots < self._batch.config.elements:
+            return
+        batch, active = select_scenes(self._batch, rows), self.parameters.active[rows, :slots]
+        sample = covariance(scale_to_trace(batch.snapshots.mT))  # [S, N, N]
+        floor = FLOOR * torch.eye(sample.shape[-1], device=sample.device)
+        peaks = music_spectrum(sample + floor, active.sum(-1), self._search.grid).peaks
+        found = (peaks.active == active).all(-1).nonzero().squeeze(-1)
+        start = initial_parameters(batch, starting_points(batch, peaks), active)
+        moved, values = self._fisher_scoring(rows[found], start[found], SCORING_STEPS)
+        won = (values < self.value[rows[found]] - GAIN).nonzero().squeeze(-1)
+        self._replace(rows[found[won]], moved[won], values[won])
 
     def exchange(self, rows: Tensor) -> None:
         """Search each source again while the others stay, until no scene changes.
@@ -328,6 +357,12 @@ def _starts_by_powers(batch: Measured, present: Parameters, slot: int, search: S
         powers[:, slot], active[:, slot] = own, True
         starts.append(Parameters(points, powers, present.noise_power * scale, active))
     return starts
+
+
+def _is_ordinary(batch: Measured) -> bool:
+    """Whether the snapshots are those of the elements themselves, with varying symbols."""
+    direct = isinstance(batch, Measurement) and batch.is_direct
+    return direct and batch.config.symbols == "varying" and bool((batch.codes == 1).all())
 
 
 def _balanced(batch: Measured) -> tuple[Tensor, Tensor]:
