@@ -26,13 +26,14 @@ from rislab.data.scenes import SceneBatch
 from rislab.data.simulation import simulate
 from rislab.errors import InputError, check_number
 from rislab.music.crb import Bound, crb
+from rislab.music.dictionary import dictionary
 from rislab.music.estimate import Estimate, Predictor
 from rislab.music.estimator_names import DEFAULT_ESTIMATORS, ESTIMATOR_NAMES
 from rislab.music.likelihood import bounds_box, degrees_of_freedom, most_sources, polish, rss, single_antenna
 from rislab.music.metrics import crb_recall, match, tolerances_of, truncated_ratio
 from rislab.music.model_order import model_order
 from rislab.music.posterior import sample_posterior
-from rislab.music.sparse import dictionary, sparse
+from rislab.music.sparse import sparse
 from rislab.music.spectra import bartlett_spectrum, music_spectrum, mvdr_spectrum
 
 # Scenes that an estimator is given at once.

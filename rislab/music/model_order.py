@@ -24,8 +24,9 @@ from rislab.data.grid import chunks
 from rislab.data.measurement import Measured, check_measured, unknown_axes
 from rislab.data.scenes import SceneBatch
 from rislab.errors import InputError, check_choice, check_number
+from rislab.music.dictionary import SearchGrid
 from rislab.music.likelihood import most_sources, polish, rss, single_antenna
-from rislab.music.sparse import CHUNK, ProgressCallback, SearchGrid, SourceSearch, sparse
+from rislab.music.sparse import CHUNK, ProgressCallback, SourceSearch, sparse
 
 CRITERIA = ("bic", "mdl", "aic")
 EIGENVALUE_CRITERIA = ("mdl", "aic")

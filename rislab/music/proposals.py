@@ -18,8 +18,8 @@ from rislab.data.measurement import Measured
 from rislab.data.scene_config import POWER_LAWS
 from rislab.data.scenes import SceneBatch
 from rislab.errors import check_choice
+from rislab.music.dictionary import dictionary
 from rislab.music.likelihood import Parameters, bounds_box, stacked_snapshots, stacked_steering, stochastic_terms
-from rislab.music.sparse import dictionary
 from rislab.music.spectra import power_on_grid
 from rislab.music.waveforms import mmse_gain, project
 

@@ -14,18 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Self
 
 import torch
 from torch import Tensor
 
 from rislab.data.covariance import covariance, scale_to_trace
-from rislab.data.grid import Grid, chunks
-from rislab.data.measurement import Measured, Measurement, MeasurementModel, check_measured, unknown_axes
-from rislab.data.scene_config import SceneConfig
-from rislab.errors import check_number
+from rislab.data.grid import chunks
+from rislab.data.measurement import Measured, Measurement, check_measured
+from rislab.music.dictionary import SearchGrid
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import (
     Parameters,
@@ -53,8 +49,6 @@ SWEEPS = 4
 # With a single antenna: places from which Fisher scoring starts, and ratios of power to noise that rank them.
 STARTS = 8
 SHARES = (0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
-# Steering vectors of the dictionary, in bytes: those of 24×24 elements are 190 MB.
-LARGEST = 2**28
 # Added to the eigenvalues of H H^H, whose mean is 1, before the matched filter divides by them.
 LOADING = 0.1
 # The mean of the codes is taken for a part that never changes if it has this many times the energy that random codes
@@ -69,46 +63,6 @@ FLOOR = 1e-3
 GAIN = 1e-2
 
 ProgressCallback = Callable[[int, int], object]
-
-
-def dictionary(config: SceneConfig | MeasurementModel, *, density: float = 1.3) -> Grid:
-    """Grid of positions over the field of view, equidistant in sin φ, sin θ and 1/r.
-
-    Of an array that does not stand upright in the y-z plane, equidistant in the angles.
-
-    Args:
-        config: of the scenes or the measurement.
-        density: points for each half beam width, 1/N_h of a surface with N_h columns λ/2 apart, > 0.
-
-    Example:
-        >>> dictionary(SceneConfig.preset("full")).shape
-        (29, 17, 7)
-    """
-    check_number("density", density, 0.0, 1e3, exclusive=True)
-    deep, *upright = _half_wavelengths(config)
-    sine = deep == 1
-    sizes = upright if sine else [max(deep, *upright)] * 2
-
-    def points(interval: tuple[float, float], elements: float) -> int:
-        ends = [math.sin(end) if sine else end for end in interval]
-        width = ends[1] - ends[0]
-        return max(1, math.ceil(density * elements * width) + 1) if width > 0 else 1
-
-    shape = (points(config.azimuth, sizes[0]), points(config.elevation, sizes[1]), _ranges(config))
-    return config.grid(shape, spacing="sine" if sine else "uniform")
-
-
-def _half_wavelengths(config: SceneConfig | MeasurementModel) -> list[float]:
-    """Numbers of elements half a wavelength apart that would span the array along x, y and z."""
-    return [round(2 * size / config.wavelength + 1, 6) for size in config.array(dtype=torch.float64).extent().tolist()]
-
-
-def _ranges(config: SceneConfig | MeasurementModel) -> int:
-    if not unknown_axes(config)[2]:
-        return 1
-    radius = max(_half_wavelengths(config)) * config.wavelength / 4
-    turns = radius**2 / config.wavelength / 2 * (1 / config.range[0] - 1 / config.range[1])  # of the phase at the edge
-    return max(2, math.ceil(2 * turns) + 1)
 
 
 def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback | None = None) -> Estimate:
@@ -159,37 +113,6 @@ def _fit(batch: Measured, counts: Tensor, most: int, search: SearchGrid) -> Esti
     pursuit.restart(several)
     pursuit.exchange(several)
     return pursuit.parameters.estimate()
-
-
-@dataclass(frozen=True, eq=False)
-class SearchGrid:
-    """The dictionary of places in which sources are searched."""
-
-    grid: Grid  # its places
-    planes: Tensor  # real and imaginary parts of their steering vectors side by side, [G,2N], real
-
-    @classmethod
-    def of(cls, batch: Measured) -> Self:
-        """That of scenes or measurements, in their precision; thinned if it takes more than LARGEST bytes.
-
-        The last one is used again where the configuration is the same.
-        """
-        return cls(*_planes(batch.config, batch.snapshots.real.dtype, batch.codes.device, LARGEST))
-
-    def atoms(self, which: Tensor) -> Tensor:
-        """Steering vectors of places by their numbers [...], [...,N], complex."""
-        return torch.complex(*self.planes[which].chunk(2, dim=-1))
-
-
-@lru_cache(maxsize=1)
-def _planes(
-    config: SceneConfig | MeasurementModel, dtype: torch.dtype, device: torch.device, largest: int
-) -> tuple[Grid, Tensor]:
-    grid = dictionary(config)
-    size = 2 * grid.array.count * dtype.itemsize
-    while math.prod(grid.shape) * size > largest and grid.coarser.shape != grid.shape:
-        grid = grid.coarser
-    return grid, grid.planes(dtype, device)
 
 
 class SourceSearch:

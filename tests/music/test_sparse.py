@@ -16,11 +16,12 @@ from rislab.data.simulation import simulate
 from rislab.errors import InputError
 from rislab.music import sparse as module
 from rislab.music.crb import crb
+from rislab.music.dictionary import SearchGrid, dictionary
 from rislab.music.estimate import Estimate
 from rislab.music.likelihood import polish, rss
 from rislab.music.metrics import crb_recall, match
 from rislab.music.model_order import model_order
-from rislab.music.sparse import SearchGrid, dictionary, sparse
+from rislab.music.sparse import sparse
 from tests.music.helpers import counted
 
 CLASSROOM = SceneConfig.preset("classroom", snr_db=20.0, separation=math.radians(20))
@@ -174,7 +175,8 @@ def test_a_line_of_sight_hides_no_source() -> None:
 def test_a_dictionary_that_is_too_large_is_thinned_and_sources_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = simulate(CLASSROOM, 12, seed=12)
     full = SearchGrid.of(batch)
-    monkeypatch.setattr(module, "LARGEST", full.planes.nbytes // 2)
+    largest = full.planes.nbytes // 2
+    monkeypatch.setattr("rislab.music.dictionary.LARGEST", largest)
     thinned = SearchGrid.of(batch)
-    assert thinned.grid.shape == full.grid.coarser.shape and thinned.planes.nbytes <= module.LARGEST
+    assert thinned.grid.shape == full.grid.coarser.shape and thinned.planes.nbytes <= largest
     assert match(polish(batch, sparse(batch, counted(batch))), batch).recall == 1.0
