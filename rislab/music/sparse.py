@@ -196,11 +196,11 @@ class SourceSearch:
         sample = covariance(scale_to_trace(batch.snapshots.mT))  # [S, N, N]
         floor = FLOOR * torch.eye(sample.shape[-1], device=sample.device)
         peaks = music_spectrum(sample + floor, active.sum(-1), self._search.grid).peaks
-        found = (peaks.active == active).all(-1).nonzero().squeeze(-1)
+        complete = (peaks.active == active).all(-1).nonzero().squeeze(-1)
         start = initial_parameters(batch, starting_points(batch, peaks), active)
-        moved, values = self._fisher_scoring(rows[found], start[found], SCORING_STEPS)
-        won = (values < self.value[rows[found]] - GAIN).nonzero().squeeze(-1)
-        self._replace(rows[found[won]], moved[won], values[won])
+        moved, values = self._fisher_scoring(rows[complete], start[complete], SCORING_STEPS)
+        won = (values < self.value[rows[complete]] - GAIN).nonzero().squeeze(-1)
+        self._replace(rows[complete[won]], moved[won], values[won])
 
     def exchange(self, rows: Tensor) -> None:
         """Search each source again while the others stay, until no scene changes.
