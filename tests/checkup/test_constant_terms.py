@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -49,3 +50,27 @@ def test_terms_without_a_gradient(loss: Callable[[Tensor, Tensor], Tensor], expe
             loss(model(torch.randn(8, 3)), model.weight).backward()
             optimizer.step()
     assert [one.name for one in process.findings()] == expected
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        (lambda out, y: functional.mse_loss(out.detach(), y), "fault"),
+        (lambda out, y: 0.1 * functional.l1_loss(out.detach(), y), "fault"),
+        (lambda out, y: out.detach().abs().mean(), "warning"),
+        # The value of another loss, in place of that of the one that is minimised.
+        (lambda out, y: (functional.l1_loss(out, y) - functional.mse_loss(out, y)).detach(), "warning"),
+    ],
+    ids=["detached", "and weighted", "no loss", "the value alone"],
+)
+def test_a_loss_without_a_gradient_is_a_fault(term: Callable[[Tensor, Tensor], Tensor], expected: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(8):
+            out, y = model(torch.randn(8, 3)), torch.randn(8, 1)
+            optimizer.zero_grad()
+            (functional.mse_loss(out, y) + term(out, y)).backward()
+            optimizer.step()
+    assert [(one.name, one.severity) for one in process.findings()] == [(TRAINS_NOTHING[0], expected)]

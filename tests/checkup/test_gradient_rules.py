@@ -68,6 +68,20 @@ def slightly_noisy_step(optimizer: torch.optim.Optimizer, batches: int) -> None:
     optimizer.step()
 
 
+@pytest.mark.parametrize(("first", "severity"), [(8, "note"), (16, "warning")])
+def test_gradients_that_the_loop_changes_at_times_are_a_note(first: int, severity: str) -> None:
+    steps = iter(range(24))
+
+    def step(optimizer: torch.optim.Optimizer, batches: int) -> None:
+        if next(steps) < first:
+            noisy_step(optimizer, batches)
+        else:
+            optimizer.step()
+
+    findings = watched(step, [1] * 24)
+    assert [(finding.severity, finding.name) for finding in findings] == [(severity, "gradient changed by hand")]
+
+
 @pytest.mark.parametrize(("step", "severity"), [(noisy_step, "warning"), (slightly_noisy_step, "note")])
 def test_gradients_that_the_loop_changes_are_told(step: Steps, severity: str) -> None:
     findings = watched(step, [1] * 6)

@@ -20,14 +20,16 @@ def own(findings: Findings) -> list[tuple[str, str]]:
     return [(finding.severity, finding.name) for finding in findings if finding.name in names]
 
 
-def gan(detached: bool, zeroed_late: bool = False) -> list[tuple[str, str]]:
+def gan(detached: bool, zeroed_late: bool = False, apart: float = 0.0) -> list[tuple[str, str]]:
     """Findings on a generator and a discriminator; the fakes detached for both, or the zeroing left out before it."""
     torch.manual_seed(0)
     make, tell = nn.Linear(4, 3), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-    of_make, of_tell = (torch.optim.Adam(one.parameters(), lr=1e-3) for one in (make, tell))
+    of_make, of_tell = (
+        torch.optim.Adam(one.parameters(), lr=0.02 if apart and one is tell else 1e-3) for one in (make, tell)
+    )
     with ProcessWatch() as process:
-        for _ in range(6):
-            noise, real = torch.randn(16, 4), torch.randn(16, 3)
+        for _ in range(24 if apart else 6):
+            noise, real = torch.randn(16, 4), torch.randn(16, 3) + apart
             fake = make(noise)
             loss = judge(tell(fake.detach() if detached else fake), TRUE) + functional.l1_loss(fake, real)
             of_make.zero_grad()
@@ -48,7 +50,26 @@ def test_a_generator_whose_fakes_are_detached_is_named() -> None:
 
 
 def test_a_discriminator_that_steps_on_the_generators_loss_is_named() -> None:
+    # A discriminator that tells nothing apart has gradients that point anywhere.
     assert gan(detached=False, zeroed_late=True) == [("warning", "gradients of another loss")]
+    assert gan(detached=False, zeroed_late=True, apart=3.0) == [("fault", "gradients of another loss")]
+
+
+def test_two_losses_of_one_head_may_be_meant() -> None:
+    """One of a trunk and its head, then one of the head alone, of the same kind: both are to train the head."""
+    torch.manual_seed(0)
+    trunk, head = nn.Linear(4, 3), nn.Linear(3, 1)
+    of_trunk, of_head = (torch.optim.SGD(one.parameters(), lr=1e-3) for one in (trunk, head))
+    with ProcessWatch() as process:
+        for _ in range(6):
+            given = torch.randn(16, 4)
+            functional.mse_loss(head(trunk(given)), TRUE).backward()
+            of_trunk.step()
+            of_trunk.zero_grad()
+            functional.mse_loss(head(trunk(torch.randn(16, 4)).detach()), TRUE).backward()
+            of_head.step()
+            of_head.zero_grad()
+    assert own(process.findings()) == [("warning", "gradients of another loss")]
 
 
 @pytest.mark.slow

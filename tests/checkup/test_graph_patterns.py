@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -24,25 +24,91 @@ def test_a_ratio_that_stays_1_after_steps_on_the_same_inputs(kind: str) -> None:
             optimizer.zero_grad()
             (-ratio * gain).mean().backward()
             optimizer.step()
-    names = [one.name for one in process.findings() if one.severity != "note"]
-    assert names == (["ratio always 1"] if kind == "of itself" else [])
+    names = [(one.name, one.severity) for one in process.findings() if one.severity != "note"]
+    assert names == ([("ratio always 1", "warning")] if kind == "of itself" else [])
 
 
-@pytest.mark.parametrize("per_sample", [False, True])
-def test_a_penalty_takes_one_norm_a_sample(per_sample: bool) -> None:
+@pytest.mark.parametrize("kind", ["clamped", "new actions each time", "not clamped"])
+def test_a_clamped_ratio_of_itself_on_the_same_samples_is_a_fault(kind: str) -> None:
+    """New actions of the same states are new samples, and a ratio that is not clamped may stand for a logarithm."""
     torch.manual_seed(0)
-    critic = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 1))
-    optimizer = torch.optim.SGD(critic.parameters(), lr=0.01)
+    states, gain = torch.randn(16, 3), torch.randn(16)
+    policy = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
     with ProcessWatch(every=1) as process:
-        for _ in range(6):
-            images = torch.randn(8, 1, 6, 6, requires_grad=True)
-            (slope,) = torch.autograd.grad(critic(images).sum(), images, create_graph=True)
-            norms = (slope.flatten(1) if per_sample else slope).norm(dim=1)
+        for _ in range(8):
+            gain = torch.randn(16) if kind == "new actions each time" else gain
+            new = policy(states).log_softmax(1)[:, 0]
+            ratio = (new - new.detach()).exp()
+            least = ratio * gain if kind == "not clamped" else torch.min(ratio * gain, ratio.clamp(0.8, 1.2) * gain)
             optimizer.zero_grad()
-            (norms - 1).square().mean().backward()
+            (-least).mean().backward()
             optimizer.step()
-    names = [one.name for one in process.findings() if one.severity != "note"]
-    assert names == ([] if per_sample else ["gradient penalty per position"])
+    found = [one.severity for one in process.findings() if one.name == "ratio always 1"]
+    assert found == ["fault" if kind == "clamped" else "warning"]
+
+
+@pytest.mark.parametrize(
+    ("channels", "answers", "expected"),
+    [
+        (1, "a sum", "fault"),
+        (3, "one a sample", "fault"),
+        (3, "a sum", "warning"),
+        (2, "one a place", "warning"),
+        (1, "no target", "warning"),
+    ],
+)
+def test_a_penalty_takes_one_norm_a_sample(channels: int, answers: str, expected: str) -> None:
+    """Coordinates of places have a norm at each, where the network has an answer for each; so have maps of saliency."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(channels, 4, 3), nn.Tanh()]
+    layers += [nn.Conv2d(4, 1, 1)] if answers == "one a place" else [nn.Flatten(), nn.Linear(64, 1)]
+    critic = nn.Sequential(*layers)
+    for per_sample in (False, True):
+        optimizer = torch.optim.SGD(critic.parameters(), lr=0.01)
+        with ProcessWatch(every=1) as process:
+            for _ in range(6):
+                images = torch.randn(8, channels, 6, 6, requires_grad=True)
+                given = critic(images)
+                total = given if answers == "one a sample" else given.sum()
+                (slope,) = torch.autograd.grad(total, images, torch.ones_like(total), create_graph=True)
+                norms = (slope.flatten(1) if per_sample else slope).norm(dim=1)
+                optimizer.zero_grad()
+                (norms if answers == "no target" else (norms - 1).square()).mean().backward()
+                optimizer.step()
+        found = [one.severity for one in process.findings() if one.name == "gradient penalty per position"]
+        assert found == ([] if per_sample else [expected])
+
+
+def weights_of(kind: str, scores: Tensor, values: Tensor) -> Tensor:
+    """A weighted sum of values (samples, places, features) by scores (samples, places, 1)."""
+    if kind == "over the only column":
+        return (scores.softmax(2) * values).sum(1)
+    if kind == "the same as a product":
+        return torch.bmm(scores.softmax(-1).transpose(1, 2), values)[:, 0]
+    if kind == "the same without the column":
+        return (scores.softmax(-1).squeeze(2).unsqueeze(-1) * values).sum(dim=-2)
+    if kind == "over the places":
+        return (scores.softmax(1) * values).sum(1)
+    # One expert, or one key.
+    return torch.bmm(scores[:, :1].softmax(-1).transpose(1, 2), values[:, :1])[:, 0]
+
+
+@pytest.mark.parametrize(
+    "kind", ["over the only column", "the same as a product", "the same without the column", "over the places", "one"]
+)
+def test_a_softmax_over_one_column_weighs_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    score, out = nn.Linear(5, 1), nn.Linear(5, 2)
+    optimizer = torch.optim.SGD([*score.parameters(), *out.parameters()], lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            values = torch.randn(8, 7, 5)
+            optimizer.zero_grad()
+            out(weights_of(kind, score(values), values)).square().mean().backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "normalised along another axis"]
+    assert found == ([] if kind in ("over the places", "one") else ["fault"])
 
 
 @pytest.mark.parametrize("kind", ["column", "vector", "both trained"])
@@ -61,7 +127,7 @@ def test_a_difference_of_all_pairs_is_named(kind: str) -> None:
     assert names == (["arguments that broadcast"] if kind == "column" else [])
 
 
-@pytest.mark.parametrize("kind", ["added", "taken away", "detached", "half of the way", "an average"])
+@pytest.mark.parametrize("kind", ["added", "taken away", "recurrence", "detached", "half of the way", "an average"])
 def test_what_is_added_and_taken_away_is_detached(kind: str) -> None:
     torch.manual_seed(0)
     network, book, layer = nn.Linear(3, 4), nn.Parameter(torch.randn(4)), nn.Linear(4, 1)
@@ -69,10 +135,11 @@ def test_what_is_added_and_taken_away_is_detached(kind: str) -> None:
     with ProcessWatch() as process:
         for _ in range(5):
             z = network(torch.randn(16, 3))
-            q = z.round() + book
+            q = z.detach().round() + book
             passed = {
                 "added": z + (q - z),
                 "taken away": z - (z - q),
+                "recurrence": z + (z.tanh() - z),
                 "detached": z + (q - z).detach(),
                 "half of the way": z + 0.5 * (q - z),
                 "an average": torch.add(z, q - z, alpha=0.5),
@@ -80,5 +147,6 @@ def test_what_is_added_and_taken_away_is_detached(kind: str) -> None:
             optimizer.zero_grad()
             (layer(passed).square().mean() + (z - 1).square().mean()).backward()
             optimizer.step()
-    names = [one.name for one in process.findings() if one.severity != "note"]
-    assert names == (["straight-through without detach"] if kind in ("added", "taken away") else [])
+    found = [(one.name, one.severity) for one in process.findings() if one.severity != "note"]
+    expected = {"added": "fault", "taken away": "fault", "recurrence": "warning"}
+    assert found == ([("straight-through without detach", expected[kind])] if kind in expected else [])

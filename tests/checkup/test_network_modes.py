@@ -191,3 +191,35 @@ def test_an_average_of_weights_has_statistics_of_its_own(kind: str) -> None:
 def test_a_momentum_of_another_framework_is_named(momentum: float, named: bool) -> None:
     train = network(nn.BatchNorm1d(8, momentum=momentum), nn.ReLU())
     assert names(train, lambda train: train.eval()(X)) == (["momentum of the statistics"] if named else [])
+
+
+@pytest.mark.parametrize(
+    ("train", "evaluate", "expected"),
+    [
+        ("prepared", "bytes", "fault"),
+        ("bytes", "shares", "fault"),
+        ("shares", "bytes", "fault"),
+        ("prepared", "far away", "warning"),
+        ("bytes", "bytes", ""),
+    ],
+)
+def test_images_that_are_not_prepared_alike(train: str, evaluate: str, expected: str) -> None:
+    torch.manual_seed(0)
+
+    def images(kind: str) -> Tensor:
+        raw = (128 + 40 * torch.randn(16, 1, 4, 4)).clamp(0, 255)
+        return {"prepared": (raw - 128) / 40, "bytes": raw, "shares": raw / 255, "far away": raw - 400}[kind]
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with ProcessWatch() as process:
+        for step in range(24):
+            optimizer.zero_grad()
+            model(images(train)).square().mean().backward()
+            optimizer.step()
+            if step % 8 == 7:
+                with torch.no_grad():
+                    model.eval()(images(evaluate))
+                model.train()
+    found = [one.severity for one in process.findings() if one.name == "inputs of evaluation in another range"]
+    assert found == ([expected] if expected else [])

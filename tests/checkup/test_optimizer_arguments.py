@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +32,36 @@ def test_a_decay_in_place_of_the_rate(kind: Any, options: dict[str, float], expe
             model(torch.randn(8, 3)).square().mean().backward()
             optimizer.step()
     assert any(one.name == "weight decay in place of the rate" for one in process.findings()) is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("weight_decay=lr", "fault"),
+        ("weight_decay=config['learning_rate']", "fault"),
+        ("weight_decay=decay", "warning"),
+        ("weight_decay=0.02", "warning"),
+        ("lr=lr, weight_decay=decay", ""),
+    ],
+)
+def test_a_decay_that_is_given_a_rate_by_name_is_a_fault(given: str, expected: str, tmp_path: Path) -> None:
+    text = f"""
+import torch
+lr = decay = 0.02
+config = {{"learning_rate": lr}}
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.Adam(model.parameters(), {given})
+for _ in range(3):
+    optimizer.zero_grad()
+    model(torch.randn(8, 3)).square().mean().backward()
+    optimizer.step()
+"""
+    script = tmp_path / "loop.py"
+    script.write_text(text)
+    with ProcessWatch() as process:
+        runpy.run_path(str(script))
+    found = [one.severity for one in process.findings() if one.name == "weight decay in place of the rate"]
+    assert found == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize("place", ["defaults", "attribute", "groups", "remembered"])

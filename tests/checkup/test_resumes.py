@@ -121,6 +121,20 @@ def test_what_is_not_loaded_is_told() -> None:
     assert "empty state" in finding.evidence
 
 
+@pytest.mark.parametrize(("times", "expected"), [(2, "warning"), (3, "fault")])
+def test_a_state_that_is_lost_again_and_again_is_a_fault(times: int, expected: str) -> None:
+    def run() -> None:
+        current = build()
+        train(*current)
+        for _ in range(times):
+            state, current = checkpoint(*current), build()
+            current[0].load_state_dict(state["model"])
+            train(*current)
+
+    (finding,) = findings_of(run)
+    assert finding.severity == expected
+
+
 def test_a_schedule_that_begins_anew_is_told() -> None:
     (finding,) = findings_of(resumed_with_a_warm_up)
     assert "Adam went on with a rate of 0.003, where it had been 0.05" in finding.evidence

@@ -124,7 +124,10 @@ FAULTY: dict[str, tuple[Make, str, str, str]] = {
     "one that ends after half": (
         lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 20), "step", "schedule ends early", "warning"
     ),
-    "a third of the rate": (lr_scheduler.ConstantLR, "epoch", "rate below the one asked for", "warning"),
+    "a third of the rate": (lr_scheduler.ConstantLR, "epoch", "rate below the one asked for", "fault"),
+    "a half that was asked for": (
+        lambda o: lr_scheduler.ConstantLR(o, 0.5, 9), "epoch", "rate below the one asked for", "warning"
+    ),
 }  # fmt: skip
 
 CORRECT: dict[str, tuple[Make, str]] = {

@@ -39,6 +39,10 @@ def last(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
     return answer
 
 
+def last_and_lengths(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    return last(p, tokens, lengths, mask) + 1e-3 * lengths[:, None]
+
+
 def last_real(p: Any, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
     answer: Tensor = p["out"](p["cell"](p["table"](tokens))[0][torch.arange(len(tokens)), lengths - 1])
     return answer
@@ -63,22 +67,41 @@ def attention() -> nn.Module:
 
 
 REAL = (TOKENS > 0).long()
-CASES: list[tuple[Callable[..., Tensor], Callable[[], dict[str, nn.Module]], Tensor, bool]] = [
-    (attended, lambda: {"attention": attention()}, torch.ones_like(TOKENS), True),
-    (attended, lambda: {"attention": attention()}, REAL, False),
-    (last, lambda: {"cell": cell()}, REAL, True),
-    (last_real, lambda: {"cell": cell()}, REAL, False),
-    (largest, lambda: {"convolution": nn.Conv1d(8, 8, 3)}, REAL, False),
-    (each_place, lambda: {"cell": cell()}, REAL, False),
+CASES: list[tuple[Callable[..., Tensor], Callable[[], dict[str, nn.Module]], Tensor, str]] = [
+    (attended, lambda: {"attention": attention()}, torch.ones_like(TOKENS), "warning"),
+    (attended, lambda: {"attention": attention()}, REAL, ""),
+    (last, lambda: {"cell": cell()}, REAL, "fault"),  # it is given the lengths
+    (last_and_lengths, lambda: {"cell": cell()}, REAL, "warning"),
+    (last_real, lambda: {"cell": cell()}, REAL, ""),
+    (largest, lambda: {"convolution": nn.Conv1d(8, 8, 3)}, REAL, ""),
+    (each_place, lambda: {"cell": cell()}, REAL, ""),
 ]
 
 
 @pytest.mark.parametrize(("call", "parts", "mask", "expected"), CASES)
 def test_padding_may_change_no_answer(
-    call: Callable[..., Tensor], parts: Callable[[], dict[str, nn.Module]], mask: Tensor, expected: bool
+    call: Callable[..., Tensor], parts: Callable[[], dict[str, nn.Module]], mask: Tensor, expected: str
 ) -> None:
     findings = sequence_probes(tokens_to(call, **parts()), (TOKENS, LENGTHS, mask), {})
-    assert [one.name for one in findings] == (["answers change with padding"] if expected else [])
+    wanted = [("answers change with padding", expected)] if expected else []
+    assert [(one.name, one.severity) for one in findings] == wanted
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(0.02, "fault"), (0.9, "warning")])
+def test_rows_that_are_forgotten_behind_their_padding(kept: float, expected: str) -> None:
+    """A state that keeps so much of itself at each place, and no lengths."""
+
+    def call(p: Any, tokens: Tensor) -> Tensor:
+        given = p["table"](tokens)
+        state = torch.ones_like(given[:, 0])
+        for place in given.unbind(1):
+            state = kept * state + place
+        answer: Tensor = p["out"](state)
+        return answer
+
+    (finding,) = sequence_probes(tokens_to(call), (TOKENS,), {})
+    assert (finding.name, finding.severity) == ("answers change with padding", expected)
+    assert ("forgotten" in finding.evidence) is (expected == "fault")
 
 
 def test_rows_of_one_length_have_no_padding() -> None:
@@ -87,23 +110,38 @@ def test_rows_of_one_length_have_no_padding() -> None:
     assert sequence_probes(network, (TOKENS.clamp_min(1), LENGTHS, REAL), {}) == []
 
 
-BOTH: list[tuple[Callable[[Tensor, Tensor], Tensor], bool]] = [
-    (lambda places, states: places[:, -1], True),
-    (lambda places, states: torch.cat([places[:, -1, :4], places[:, 0, 4:]], 1), False),
-    (lambda places, states: states.transpose(0, 1).flatten(1), False),
-    (lambda places, states: places.mean(1), False),
+BOTH: list[tuple[Callable[[Tensor, Tensor], Tensor], str]] = [
+    (lambda places, states: places[:, -1], "fault"),
+    (lambda places, states: torch.cat([places[:, -1, :4], places[:, 0, 4:]], 1), ""),
+    (lambda places, states: states.transpose(0, 1).flatten(1), ""),
+    (lambda places, states: places.mean(1), ""),
 ]
 
 
+@pytest.mark.parametrize("kind", [nn.GRU, nn.LSTM, nn.RNN])
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize(("read", "expected"), BOTH)
 def test_a_backward_direction_is_read_at_the_first_place(
-    read: Callable[[Tensor, Tensor], Tensor], expected: bool
+    read: Callable[[Tensor, Tensor], Tensor], expected: str, layers: int, kind: Any
 ) -> None:
     torch.manual_seed(0)
-    cell = nn.GRU(3, 4, bidirectional=True, batch_first=True)
-    network = Of(lambda p, x: p["out"](read(*p["cell"](x))), cell=cell, out=nn.Linear(8, 2))
-    findings = sequence_probes(network, (torch.randn(6, 9, 3),), {})
-    assert [one.name for one in findings] == (["backward direction after one input"] if expected else [])
+    cell = kind(3, 4, layers, bidirectional=True, batch_first=True)
+
+    def call(p: Any, x: Tensor) -> Tensor:
+        places, states = p["cell"](x)
+        answer: Tensor = p["out"](read(places, states[0] if isinstance(states, tuple) else states)[:, :8])
+        return answer
+
+    findings = sequence_probes(Of(call, cell=cell, out=nn.Linear(8, 2)), (torch.randn(6, 9, 3),), {})
+    wanted = [("backward direction after one input", expected)] if expected else []
+    assert [(one.name, one.severity) for one in findings] == wanted
+
+
+def test_a_backward_direction_that_begins_with_a_state_is_trained() -> None:
+    cell, start = nn.GRU(3, 4, bidirectional=True, batch_first=True), torch.ones(2, 6, 4)
+    network = Of(lambda p, x: p["out"](p["cell"](x, start)[0][:, -1]), cell=cell, out=nn.Linear(8, 2))
+    (finding,) = sequence_probes(network, (torch.randn(6, 9, 3),), {})
+    assert (finding.name, finding.severity) == ("backward direction after one input", "warning")
 
 
 def by_hand(p: Any, queries: Tensor, real: Tensor, inverted: bool) -> Tensor:

@@ -125,6 +125,42 @@ def test_labels_are_shifted_once(places: int, inside: bool) -> None:
     assert names(plain, shifted(places), inside) == expected[places]
 
 
+class Seen(nn.Module):
+    """A network that sees each token, or the one before it, with the first of all put before them.
+
+    Args:
+        itself: whether it sees the token.
+    """
+
+    def __init__(self, itself: bool) -> None:
+        super().__init__()
+        self.inner, self.itself = Tagger(), itself
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        before = torch.cat([torch.zeros(len(tokens), 1).long(), tokens[:, :-1]], 1)
+        answers: Tensor = self.inner(tokens if self.itself else before)
+        return answers
+
+
+@pytest.mark.parametrize(
+    ("itself", "steps", "expected"), [(True, 4, ["warning"]), (True, 90, ["fault"]), (False, 90, [])]
+)
+def test_who_has_learned_to_repeat_has_labels_that_were_never_shifted(
+    itself: bool, steps: int, expected: list[str]
+) -> None:
+    torch.manual_seed(0)
+    model = Seen(itself)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    with ProcessWatch() as process:
+        for _ in range(steps):
+            # Each token follows from the one before: who does not see it knows it all the same.
+            tokens = 1 + (torch.randint(0, V - 1, (32, 1)) + 5 * torch.arange(10)) % (V - 1)
+            optimizer.zero_grad()
+            flat(model(tokens), tokens).backward()
+            optimizer.step()
+    assert [one.severity for one in process.findings() if one.name == "labels never shifted"] == expected
+
+
 @pytest.mark.slow
 def test_a_second_head_for_the_token_after_the_next_is_right() -> None:
     assert names(plain, lambda answers, tokens: shifted(1)(answers, tokens) + shifted(2)(answers, tokens), False) == []

@@ -16,9 +16,9 @@ from torch.autograd.graph import Node
 from torch.nn import Module
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import depends_on, sources_of, weighed_node
 from rislab.checkup.recording.optimizers import tensors_held
@@ -41,6 +41,7 @@ class _Term:
     trained: bool | None  # whether it comes from what is trained; None if from another network
     # Of each number that was read of what is trained; empty if it is a tensor.
     shares: list[float] = field(default_factory=list)
+    of_loss: bool = False  # whether a loss of torch gave it
 
 
 @dataclass
@@ -62,6 +63,7 @@ class ConstantTerms(Observer):
         # What carries no gradient, and comes from what is trained, or else from another network.
         self._followed: dict[int, tuple[weakref.ReferenceType[Tensor], bool]] = {}
         self._numbers: list[float] = []  # that were read of what is trained
+        self._losses: dict[int, weakref.ReferenceType[Tensor]] = {}  # that carry no gradient, and multiples of them
 
     def _origin(self, given: Iterable[Any]) -> bool | None:
         """Whether numbers come from what is trained, None if from other networks, False if from neither."""
@@ -74,9 +76,20 @@ class ConstantTerms(Observer):
             other |= known or value.requires_grad
         return None if other else False
 
+    def on_loss(self, call: LossEvent) -> None:
+        output = call.output
+        if self._trained and isinstance(output, Tensor) and not output.requires_grad and not output.dim():
+            self._losses[id(output)] = weakref.ref(output)
+
+    def _is_loss(self, value: Any) -> bool:
+        reference = self._losses.get(id(value))
+        return reference is not None and reference() is value
+
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         if not self._trained:
             return
+        if isinstance(output, Tensor) and len(given) == 2 and any(map(self._is_loss, given)) and not output.dim():
+            self._losses[id(output)] = weakref.ref(output)
         origin = self._origin(given)
         if isinstance(output, float):
             self._numbers += [output] if origin and len(self._numbers) < NUMBERS else []
@@ -103,7 +116,8 @@ class ConstantTerms(Observer):
         self._sums = {} if len(self._sums) >= HELD else self._sums
         value = float(constants[0])
         shares = [] if isinstance(constants[0], Tensor) else [value / one for one in self._numbers if one]
-        self._sums[output.grad_fn] = _Term(value, bool(shares) or self._origin(constants), shares)
+        of_loss = self._is_loss(constants[0])
+        self._sums[output.grad_fn] = _Term(value, bool(shares) or self._origin(constants), shares, of_loss)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What is stepped on is trained."""
@@ -113,6 +127,7 @@ class ConstantTerms(Observer):
     def on_backward(self, roots: Roots) -> None:
         self._backwards += 1
         sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
+        self._losses = {}
         if self._backwards >= BACKWARDS:
             self._trained = {}
         root = roots[0][0] if len(roots) == 1 else None
@@ -132,18 +147,22 @@ class ConstantTerms(Observer):
             if len(place.terms) < AGREEING or len(numbers) > 1:
                 continue
             for terms in zip(*place.terms, strict=True):
+                kind = as_warning
                 low, high = min(term.value for term in terms), max(term.value for term in terms)
                 if all(term.trained for term in terms) and high - low > SPREAD * max(abs(low), abs(high)):
                     if terms[0].shares and not _are_multiples(terms):
                         continue
                     text = f"a term of {low:.4g} to {high:.4g} is added to the loss that comes from what is trained, "
                     text += "and carries no gradient"
+                    # Another number may be there to be seen; a loss that is part of what is minimised is to train.
+                    kind = as_fault if all(term.of_loss for term in terms) else as_warning
+                    text += ", a loss of torch" * (kind is as_fault)
                 elif all(term.trained is None and term.value == 0 for term in terms):
                     text = "a term that is computed from a network which is not trained is added to the loss, and is 0"
                 else:
                     continue
                 text = f"in all {len(terms)} backwards that were looked at, {text}: 0 of it trains anything"
-                results.append(as_warning(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
+                results.append(kind(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         return results[:1]
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass, field
+from statistics import median
 
+import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
@@ -22,6 +25,8 @@ BACKWARDS, AGREEING = 48, 3
 WITNESSES = 3
 # A gradient that was neither zeroed nor stepped on in so many further backwards is forgotten.
 OPEN = 8
+# The cosine of two gradients of which one undoes the other.
+AGAINST = -0.5
 
 
 @dataclass(eq=False)
@@ -48,6 +53,17 @@ class _Use:
     stack: tuple[str, ...]  # files and lines that led there
     terms: list[_Term]  # of what it was called on
     age: int = 0  # how many backwards came after it
+    before: dict[int, Tensor] = field(default_factory=dict)  # gradients that were there, by the tensors' identities
+
+    def cosine(self) -> float:
+        """Between what was there before and what has been added since; not a number where one of them is nothing."""
+        held = [value for term in self.terms for values in term.held.values() for value in values]
+        tensors = {id(value): value.grad for value in held if value.grad is not None and id(value) in self.before}
+        if not tensors:
+            return math.nan
+        left = torch.cat([self.before[one].flatten() for one in tensors])
+        own = torch.cat([gradient.detach().flatten() for gradient in tensors.values()]) - left
+        return float((left @ own) / (left.norm() * own.norm()))
 
 
 @dataclass
@@ -70,7 +86,7 @@ class GradientUse(Observer):
         self._holder: dict[int, int] = {}
         self._open: list[_Use] = []
         self._places: dict[tuple[str, ...], _Place] = {}
-        self._fed: dict[str, list[str]] = {}
+        self._fed: dict[str, list[tuple[str, float]]] = {}  # by the line of the own loss: words, and a cosine
         self._begun: _Use | None = None
 
     def on_backward(self, roots: Roots) -> bool:
@@ -94,7 +110,10 @@ class GradientUse(Observer):
         where, stack = caller()
         results = [self._term(term) for term in terms]
         if results and all(term is not None for term in results):
-            self._begun = _Use(where, stack, [term for term in results if term is not None])
+            known = [term for term in results if term is not None]
+            held = [value for term in known for values in term.held.values() for value in values]
+            before = {id(value): value.grad.detach().clone() for value in held if value.grad is not None}
+            self._begun = _Use(where, stack, known, before=before)
 
     def on_backward_end(self) -> bool:
         """The gradients of a backward are there."""
@@ -181,7 +200,7 @@ class GradientUse(Observer):
                 if behind and own and own[-1] is not use and own[-1].age < use.age:
                     text = f"{self._label([number])} also steps on the gradient of the backward at {use.where}, on "
                     text += f"which {self._label(others[:1])} has stepped before"
-                    self._fed.setdefault(own[-1].where, []).append(text)
+                    self._fed.setdefault(own[-1].where, []).append((text, own[-1].cosine()))
                     return
 
     def findings(self) -> list[Finding]:
@@ -197,8 +216,13 @@ class GradientUse(Observer):
                 results.append(as_fault(Code.LOSSES, "a term of the loss trains nothing", text, place.where))
         for where, texts in self._fed.items():
             if len(texts) >= AGREEING:
-                text = f"in {len(texts)} steps {texts[-1]}"
-                results.append(as_warning(Code.ZEROING, "gradients of another loss", text, where))
+                text = f"in {len(texts)} steps {texts[-1][0]}"
+                cosines = [cosine for _, cosine in texts if not math.isnan(cosine)]
+                # Two losses may be meant to train one network, unless one undoes what the other does.
+                certain = sum(cosine < AGAINST for cosine in cosines) > len(texts) / 2
+                text += f", with a median cosine of {median(cosines):.2g} to its own" * certain
+                kind = as_fault if certain else as_warning
+                results.append(kind(Code.ZEROING, "gradients of another loss", text, where))
         return results
 
     def end(self, error: BaseException | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
@@ -24,6 +24,8 @@ NODES, AGREEING = 2000, 3
 IMAGE = 4
 # So many rows and columns are all pairs of a batch.
 SQUARE = 4
+# Nodes that change a shape alone, and how many of them are passed.
+SHAPES, PASSED = ("View", "UnsafeView", "Reshape", "Expand", "Transpose", "Permute", "Unsqueeze", "Squeeze", "TBack"), 6
 
 
 @dataclass
@@ -33,10 +35,17 @@ class _Pattern:
     count: int = 0
     text: str = ""
     where: str = ""
+    certain: int = 0  # those that cannot be meant
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, certain: bool = False) -> None:
         """One more."""
         self.count, self.text, self.where = self.count + 1, text, self.where or caller()[0]
+        self.certain += certain
+
+    @property
+    def kind(self) -> Callable[..., Finding]:
+        """Of a finding: a fault where enough cannot be meant, and none may be."""
+        return as_fault if self.certain >= AGREEING and self.certain == self.count else as_warning
 
     def __str__(self) -> str:
         return f"in {self.count} backwards {self.text}"
@@ -53,9 +62,12 @@ class GraphPatterns(Observer):
         self._inputs: tuple[int, ...] = ()
         self._before: tuple[int, ...] = ()  # inputs of the step before
         self._others = self._again = 0  # ratios that were not 1, and ratios of 1 after a step on the same inputs
-        self._differentiated: list[torch.Size] = []
+        self._same_samples = 0  # clamped ratios of 1 after a step on the same samples
+        self._gains: list[Tensor] = []  # what ratios that are clamped were multiplied with, in the backward before
+        # Shapes of what something is differentiated by, and whether that is one number for each sample.
+        self._differentiated: list[tuple[torch.Size, bool]] = []
         self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
-        self._ratios, self._norms, self._pairs, self._cancelled = (_Pattern() for _ in range(4))
+        self._ratios, self._norms, self._pairs, self._cancelled, self._single = (_Pattern() for _ in range(5))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
@@ -64,19 +76,27 @@ class GraphPatterns(Observer):
         if torch.is_grad_enabled() and (first := next(iter(call.inputs), None)) is not None:
             self._inputs = (first.data_ptr(), *first.shape)
 
-    def on_grad(self, sources: Sequence[Tensor]) -> None:
-        """Remember the shapes of what a loss is differentiated by."""
-        self._differentiated = [value.shape for value in islice(sources, IMAGE) if value.dim() >= IMAGE]
+    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        """Remember the shapes of what something is differentiated by."""
+        numbers = outputs[0].numel() if len(outputs) == 1 else 0
+        self._differentiated = [
+            (value.shape, 1 < numbers == len(value)) for value in islice(sources, IMAGE) if value.dim() >= IMAGE
+        ]
 
     def on_backward(self, roots: Roots) -> None:
-        shapes, self._differentiated = self._differentiated, []
+        shapes, self._differentiated = dict(self._differentiated), []
         columns, self._columns = self._columns, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
             return
-        cancelled = False
+        cancelled, gains, self._gains = [], self._gains, []
+        penalised: list[Node] = []
         for node in nodes_behind(roots[0][0].grad_fn, NODES):
             kind = node.name()
-            cancelled |= _cancels(node)
+            if (independent := _cancels(node)) is not None:
+                cancelled.append(independent)
+            penalised += [one for one in (_squared(node),) if shapes and one is not None]
+            if kind.startswith("ClampBackward") and any(map(_is_always_1, sources_of(node))):
+                self._gains += _gains_of(roots[0][0].grad_fn, sources_of(node)[0])
             if kind.startswith("ExpBackward") and _is_ratio(node):
                 if bool((node._saved_result == 1).all()):  # type: ignore[attr-defined]
                     self._ratios.note("the ratio exp(new - old) was 1 for all samples")
@@ -90,9 +110,17 @@ class GraphPatterns(Observer):
                 shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
                 if shape in shapes and dims is not None and tuple(dims) == (1,):
                     text = f"the norm of a gradient of shape {tuple(shape)} is taken over dimension 1 alone: "
-                    self._norms.note(f"{text}{shape[2:].numel()} norms a sample")
+                    # Of a network with an answer for each place it may be meant, and of what no penalty compares.
+                    certain = node in penalised and (shapes[shape] or shape[1] == 1)
+                    why = " of single numbers" if shape[1] == 1 else ", where the network gives one number a sample"
+                    self._norms.note(f"{text}{shape[2:].numel()} norms a sample{why * certain}", certain)
+            elif text := _single_softmax(node):
+                self._single.note(text)
+        if self._gains and any(torch.equal(one, other) for one in self._gains for other in gains):
+            # The same samples as in the backward before, on which a step was taken.
+            self._same_samples += self._inputs == self._before
         if cancelled:
-            self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z")
+            self._cancelled.note("z + (q - z) was computed, with a gradient in both places of z", all(cancelled))
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._before = self._inputs
@@ -105,35 +133,122 @@ class GraphPatterns(Observer):
         results = []
         if self._cancelled.count >= AGREEING:
             text = f"{self._cancelled}: they cancel each other, and what is computed of the sum does not train z"
-            results.append(as_warning(Code.LOSSES, "straight-through without detach", text, self._cancelled.where))
+            # A step of a recurrence, z + (f(z) - z), is right.
+            kind = self._cancelled.kind
+            text += "; q does not depend on z otherwise" * (kind is as_fault)
+            results.append(kind(Code.LOSSES, "straight-through without detach", text, self._cancelled.where))
         if self._pairs.count >= AGREEING:
             text = f"{self._pairs}: all pairs are compared"
             results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs.where))
         if self._again >= AGREEING and not self._others:
             text = f"{self._ratios}, in {self._again} of them after a step on the same inputs: old is computed by the "
             text += "network that is trained"
-            results.append(as_warning(Code.LOSSES, "ratio always 1", text, self._ratios.where))
+            # A ratio to itself may stand for a logarithm, which nobody clamps on samples that were stepped on before.
+            certain = self._same_samples >= AGREEING
+            text += f"; it was clamped, and {self._same_samples} times a step on the same samples had come before"
+            text = text if certain else text.rpartition(";")[0]
+            kind = as_fault if certain else as_warning
+            results.append(kind(Code.LOSSES, "ratio always 1", text, self._ratios.where))
         if self._norms.count >= AGREEING:
             norms = self._norms
-            results.append(as_warning(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
+            results.append(norms.kind(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
+        if self._single.count >= AGREEING:
+            text = f"in {self._single.count} backwards {self._single.text}"
+            results.append(as_fault(Code.ARGUMENTS, "normalised along another axis", text, self._single.where))
         return results
 
 
-def _cancels(node: Node) -> bool:
-    """Whether something is z + (q - z), or q with z added and taken away in another order."""
+def _cancels(node: Node) -> bool | None:
+    """Whether q does not depend on z, if something is z + (q - z), or so in another order; None if it is not."""
     given = node.next_functions
     if not node.name().startswith(("AddBackward", "SubBackward")) or len(given) != 2:
-        return False
+        return None
     added = node.name().startswith("Add")
     for own, other in (given, given[::-1]) if added else (given,):
         inner = other[0]
         if own[0] is not None and inner is not None and inner.name().startswith("SubBackward"):
             # z + (q - z), and z - (z - q).
-            taken = inner.next_functions[1 if added else 0]
+            taken, rest = inner.next_functions[:: -1 if added else 1]
             weights = (getattr(one, "_saved_alpha", 1) for one in (node, inner))
             if taken == own and all(weight == 1 for weight in weights):
-                return True
-    return False
+                return rest[0] is None or own[0] not in nodes_behind(rest[0], NODES)
+    return None
+
+
+def _is_always_1(node: Node) -> bool:
+    """Whether something is exp(new - old), and 1 for all samples."""
+    ratio = _saved(node, "_saved_result") if node.name().startswith("ExpBackward") and _is_ratio(node) else None
+    return ratio is not None and bool((ratio == 1).all())
+
+
+def _gains_of(root: Node, ratio: Node) -> list[Tensor]:
+    """What a ratio is multiplied with, if that differs from sample to sample."""
+    products = [
+        one for one in nodes_behind(root, NODES) if one.name().startswith("MulBackward") and ratio in sources_of(one)
+    ]
+    saved = [_saved(one, name) for one in products for name in ("_saved_other", "_saved_self")]
+    return [one for one in saved if one is not None and one.numel() > 1 and bool((one != one.flatten()[0]).any())]
+
+
+def _saved(node: Node, name: str) -> Tensor | None:
+    """A tensor that a node keeps for its backward, None if it keeps none, or if it was changed in place."""
+    try:
+        value = getattr(node, name, None)
+    except RuntimeError:
+        return None
+    return value.detach() if isinstance(value, Tensor) else None
+
+
+def _squared(node: Node) -> Node | None:
+    """What is squared after a number was taken away, as in a penalty (norm - 1)^2; None if a node is no such square."""
+    sources = sources_of(node)
+    product = node.name().startswith("MulBackward") and len(sources) == 2 and sources[0] is sources[1]
+    if not (product or node.name().startswith("PowBackward")):
+        return None
+    inner = sources_of(sources[0]) if sources and sources[0].name().startswith(("SubBackward", "AddBackward")) else []
+    return inner[0] if len(inner) == 1 else None
+
+
+def _unshaped(node: Node | None) -> Node | None:
+    """What a tensor is, apart from its shape."""
+    for _ in range(PASSED):
+        if node is None or not node.name().lstrip("_").startswith(SHAPES):
+            break
+        node = next(iter(sources_of(node)), None)
+    return node
+
+
+def _single_softmax(node: Node) -> str:
+    """What is summed with the weights of a softmax over one number, which are 1 all along the sum; "" if nothing is."""
+    factors: list[tuple[Node | None, list[int]]] = []  # each with the sizes that are summed over
+    if node.name().startswith("SumBackward1"):
+        sizes = [int(size) for size in node._saved_self_sym_sizes]  # type: ignore[attr-defined]
+        summed = [sizes[_from_start(one, len(sizes))] for one in node._saved_dim]  # type: ignore[attr-defined]
+        products = [one for one in sources_of(node) if one.name().startswith("MulBackward")]
+        factors = [(one, summed) for product in products for one in sources_of(product)]
+    elif node.name().startswith("BmmBackward"):
+        saved = [(_saved(node, "_saved_mat2"), 1), (_saved(node, "_saved_self"), 2)]
+        factors = [
+            (one, [] if other is None else [other.shape[place]])
+            for (one, _), (other, place) in zip(node.next_functions, saved, strict=True)
+        ]
+    for factor, summed in factors:
+        softmax = _unshaped(factor)
+        if softmax is None or not softmax.name().startswith("SoftmaxBackward"):
+            continue
+        result = _saved(softmax, "_saved_result")
+        shape = result.shape if result is not None else torch.Size()
+        over = _from_start(softmax._saved_dim, max(1, len(shape)))  # type: ignore[attr-defined]
+        places = [size for size in summed if size > 1 and size in shape]
+        if len(shape) > 1 and shape[over] == 1 and places:
+            text = f"a sum over {places[0]} places has the weights of a softmax over dimension {over} of "
+            return f"{text}{tuple(shape)}, which are 1 whatever it is given"
+    return ""
+
+
+def _from_start(dimension: int, dimensions: int) -> int:
+    """A dimension counted from the first; one that is counted from the end is saved as a number without a sign."""
+    return (dimension - 2**64 if dimension >= 2**63 else dimension) % dimensions
 
 
 def _is_ratio(node: Node) -> bool:

@@ -103,7 +103,7 @@ class LossBranches(Observer):
             now = 1 - float(mean.square().sum())
             self._spreads[id(weight)] = self._spreads.get(id(weight), (now, now))[0], now
 
-    def on_grad(self, sources: object) -> None:
+    def on_grad(self, outputs: object, sources: object) -> None:
         """A loss of gradients, as of a differential equation, has the network on both sides."""
         self._differentiated = True
 

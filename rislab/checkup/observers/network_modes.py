@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ STEPS_BETWEEN, STEPS = 4, 8
 AGREEING = 3
 # Deviations of the training inputs by which those of an evaluation are away, times their spread, or a share of it.
 FAR, WIDE, NARROW = 6.0, 8.0, 1 / 40
+# Dimensions of a batch of images; the largest numbers of those that are prepared, and of the darkest ones of bytes.
+IMAGE, SMALL, DARK = 4, 10.0, 64.0
 # The share of each batch in running statistics: beyond these, they hold the first values, or those of the last batch.
 SLOWEST, FASTEST = 0.002, 0.9
 
@@ -41,6 +44,7 @@ class _Forwards:
     where: str = ""  # file and line of the last
     # Mean, standard deviation and shape without the samples, of each input of each forward.
     inputs: list[list[tuple[float, float, torch.Size]]] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)  # what the images of each hold: "bytes", "small" numbers or others
     places: tuple[int, int] = (0, 0)  # memory of the first inputs since the last step
     repeated: bool = False  # whether one input came twice in a row, as in dropout by Monte Carlo
 
@@ -51,6 +55,7 @@ class _Forwards:
         self.where = caller()[0]
         given = call.inputs[:INPUTS]
         self.inputs.append([_spread(value) for value in given if value.is_floating_point()])
+        self.images += [_numbers_of(given[0])] if len(given) == 1 and given[0].dim() == IMAGE else []
         place = (given[0].data_ptr() if given else 0, step)
         self.repeated |= bool(given) and place == self.places
         self.places = place
@@ -256,7 +261,14 @@ class NetworkModes(Observer):
         if away and not network.feeds:
             text = f"inputs of {name}: {away}"
             where = (network.evaluated if network.evaluated.count else network.training_mode).where
-            results.append(as_warning(Code.DRIFT, "inputs of evaluation in another range", text, where))
+            evaluated = network.evaluated if network.evaluated.count else network.training_mode
+            known, others = ({*one.images} for one in (network.trained, evaluated))
+            # What is learned of images of small numbers says nothing of their bytes, nor the other way round.
+            certain = len(known) == len(others) == 1 and known | others == {"bytes", "small"}
+            certain = certain and len(network.trained.images) >= AGREEING
+            text += f"; those of {'training' if 'bytes' in known else 'evaluation'} are bytes, up to 255" * certain
+            kind = as_fault if certain else as_warning
+            results.append(kind(Code.DRIFT, "inputs of evaluation in another range", text, where))
         return results
 
     def _of_frozen(self, network: _Network, name: str) -> list[Finding]:
@@ -303,6 +315,14 @@ def _spread(value: Tensor) -> tuple[float, float, torch.Size]:
     # Of nothing, they are not known.
     spread = some.std(unbiased=False) if len(some) else some.sum() / 0
     return float(some.mean()), float(spread), value.shape[1:]
+
+
+def _numbers_of(images: Tensor) -> str:
+    """ "bytes" if images hold numbers of 0 to 255, "small" if theirs are those of prepared images, else ""."""
+    low, high = (float(one) for one in images.detach().aminmax()) if images.numel() else (0.0, math.inf)
+    if low >= 0 and DARK < high <= 255:
+        return "bytes"
+    return "small" if max(-low, high) <= SMALL else ""
 
 
 def _away(network: _Network) -> str:

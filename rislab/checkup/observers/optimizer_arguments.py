@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from typing import Any
 
 import torch
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.source_text import calls_of, last_word, syntax_tree
 from rislab.checkup.rules import Code
 
 # Optimisers that add the decay to the gradient; others, as AdamW, multiply it by the rate.
 COUPLED = (torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.RMSprop, torch.optim.SGD)
 # A decay that is large, and so many times the rate that nobody chose.
 LARGE, TIMES = 5e-3, 4
+# Names of what is meant to be a rate.
+RATES = ("lr", "learning_rate", "learningrate", "init_lr", "base_lr")
 # So many rates that no group has are no memory of the first one.
 WRITTEN = 2
 
@@ -46,9 +50,12 @@ class OptimizerArguments(Observer):
         if coupled and min(decays) >= max(LARGE, TIMES * rate):
             text = f"{kind.__name__} has its default rate of {rate:g}, and a weight decay of {min(decays):g}, "
             text += f"{min(decays) / rate:.3g} times as large"
-            self._findings.append(
-                as_warning(Code.LEARNING_RATE, "weight decay in place of the rate", text, caller()[0])
-            )
+            where, stack = caller()
+            word = _rate_as_decay(kind.__name__, stack)
+            text += f": it is given {word}" if word else ""
+            # A name says what its number is meant for.
+            named = as_fault if word else as_warning
+            self._findings.append(named(Code.LEARNING_RATE, "weight decay in place of the rate", text, where))
 
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over, or begins: is a rate written where it is not read?"""
@@ -75,3 +82,12 @@ class OptimizerArguments(Observer):
 
     def findings(self) -> list[Finding]:
         return self._findings
+
+
+def _rate_as_decay(kind: str, stack: tuple[str, ...]) -> str:
+    """How the loop writes what it gives as decay to all its optimisers of a kind, if a rate by its name; else ""."""
+    trees = [syntax_tree(name) for name in {place.rpartition(":")[0] for place in stack}]
+    calls = [call for tree in trees if tree is not None for call in calls_of(tree, kind)]
+    given = [one.value for call in calls for one in call.keywords if one.arg == "weight_decay"]
+    rates = [value for value in given if last_word(value).lower() in RATES]
+    return ast.unparse(rates[0]) if rates and len(rates) == len(calls) else ""

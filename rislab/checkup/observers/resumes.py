@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
 from rislab.checkup.recording.optimizers import tensors_held
@@ -27,6 +27,8 @@ from rislab.checkup.rules import Code
 TENSORS, SAVED = 4, 8
 # Steps of a resumed optimiser whose rates are looked at, and the least factors, up and down, that are a jump.
 STEPS, UP, DOWN = 2, 2.0, 12.0
+# A state that was saved, and lost, so often is no new phase of a training.
+AGAIN = 3
 
 Weights = tuple[tuple[float, ...], ...]
 
@@ -166,7 +168,11 @@ class LostState(Observer):
         )
         often = "" if len(lost) == 1 else f"; {len(lost)} times"
         evidence = f"{text} went on with {' and '.join(parts)}{often}"
-        return [as_warning(Code.WEIGHTS, "optimiser state lost at resume", evidence, first.where)]
+        # A phase of a training may begin anew on the weights of the one before. Who saves the state again and again
+        # wants it back.
+        certain = sum(one.empty for one in lost) >= AGAIN
+        kind = as_fault if certain else as_warning
+        return [kind(Code.WEIGHTS, "optimiser state lost at resume", evidence, first.where)]
 
 
 def _kind(optimizer: Optimizer) -> tuple[Any, ...]:

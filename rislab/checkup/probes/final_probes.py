@@ -35,6 +35,8 @@ ONLY_EVALUATED = ("dropout in evaluation mode", "evaluation changes the network"
 WEIGHTS, NUMBERS, WORK, NETWORKS = 20_000_000, 1_000_000, 500_000_000, 6
 # So many groups of optimisers are known.
 STEPPED = 16
+# Who repeats so many tokens has learned to, unless one token is that common.
+LEARNED, COMMON = 0.9, 0.5
 PLAIN = (Tensor, int, float, bool, str, type(None))
 
 
@@ -172,9 +174,13 @@ def tried_on_tokens(
         try:
             run, tolerance = runner(copy_network(network).eval()), SAME[precision_in(network, arguments)]
             before = run(arguments)
-            later, earlier = (
-                _change(run, arguments, tokens[0], before, is_later, shift == 0) for is_later in (True, False)
+            place = tokens[0].shape[1] // 2
+            ends = slice(place), slice(place, None), slice(-1, None)
+            later, earlier, own = (
+                _change(run, arguments, tokens[0], before, ends[of], ends[on], shift == 0)
+                for of, on in ((1, 0), (0, 1), (2, 2))
             )
+            repeated = _repeated(before, tokens[0])
         except Exception:
             # What cannot be tried tells nothing: this is no judgement of the loop.
             return []
@@ -182,22 +188,35 @@ def tried_on_tokens(
         text = "targets are the inputs one place on, and in evaluation mode an answer changes with the inputs after "
         text += f"it, by {later:.2g} of itself"
         return [as_fault(Code.ARGUMENTS, "the target is visible in the input", text)]
-    if shift == 0 and later <= tolerance < earlier:
+    # A network that puts its first token before the others shifts by itself: an answer never depends on its own input.
+    if shift == 0 and later <= tolerance < min(earlier, own):
         text = "targets are the inputs themselves, place by place, and an answer changes with the inputs before it "
         text += f"(by {earlier:.2g} of itself), not with those after it: it learns to repeat what it is given"
-        return [as_warning(Code.ARGUMENTS, "labels never shifted", text)]
+        learned = repeated >= LEARNED
+        text += f", and has learned that: {repeated:.0%} of its answers are the token itself" * learned
+        return [(as_fault if learned else as_warning)(Code.ARGUMENTS, "labels never shifted", text)]
     return []
 
 
-def _change(run: Any, arguments: Any, tokens: Tensor, before: Any, later: bool, every: bool) -> float:
-    """How much answers change with tokens that come after them, or before them; 0 if not at all.
+def _repeated(answers: Any, tokens: Tensor) -> float:
+    """The share of the places whose largest answer is that of the token there; 0 where one token is that common."""
+    if float((tokens == tokens.mode().values.mode().values).double().mean()) > COMMON:
+        return 0.0
+    shares = [
+        float((one.argmax(2) == tokens).double().mean())
+        for one in tensors_in(answers).values()
+        if one.dim() == 3 and one.shape[:2] == tokens.shape
+    ]
+    return max(shares, default=0.0)
+
+
+def _change(run: Any, arguments: Any, tokens: Tensor, before: Any, half: slice, rest: slice, every: bool) -> float:
+    """How much the answers of some places change with the tokens of others; 0 if not at all.
 
     Tokens become those of other rows, or `every` one the next of the vocabulary, where rows may end alike.
     """
     rows, columns = tokens.shape
-    place = columns // 2
-    changed, half, rest = tokens.clone(), slice(place, None), slice(place)
-    half, rest = (half, rest) if later else (rest, half)
+    changed = tokens.clone()
     lowest, count = tokens.min(), tokens.max() - tokens.min() + 1
     others = lowest + (tokens - lowest + 1) % count if every else tokens.roll(1, 0)
     changed[:, half] = others[:, half] if every else others[:, half].flip(1)

@@ -23,6 +23,10 @@ from rislab.checkup.rules import Code
 FADING = 0.02
 # Padding that all rows have left: what a convolution takes from beyond the end is the same then.
 MARGIN = 4
+# Answers of so many rows that differ by so much less with padding have forgotten their rows.
+MANY_ROWS, FORGOTTEN = 8, 0.1
+# Answers that change so much are others.
+OTHERS = 0.5
 # Places, rows and lengths that tell anything.
 PLACES, ROWS, LENGTHS = 4, 2, 3
 # What is added to a score so that it counts nothing.
@@ -63,7 +67,7 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
     run = runner(copy_network(network).eval())
     with torch.no_grad():
         wide, less = (tensors_in(run(map_leaves(arguments, partial(shortened, to=to)))) for to in (width, narrow))
-    largest = 0.0
+    largest, lost = 0.0, False
     for one, two in zip(wide.values(), less.values(), strict=True):
         if one.is_floating_point() and one.dim() > 1 and len(one) == len(two) == len(short):
             if one.shape[1] == width and two.shape[1] == narrow:
@@ -72,13 +76,44 @@ def _padding(network: nn.Module, arguments: Arguments) -> list[Finding]:
                 one, two = one[:, :narrow][real], two[real]
             if one.shape == two.shape and bool(torch.isfinite(one).all()):
                 largest = max(largest, float((two - one).norm() / one.norm().clamp_min(1e-30)))
+            lost |= one.shape == two.shape and len(one) >= MANY_ROWS and _spread(one) < FORGOTTEN * _spread(two)
     if not largest > FADING:
         return []
     text = (
         f"{len(short)} rows of tokens of at most {int(lengths[short].max())} places were given with {width - narrow} "
     )
     text += f"places of padding less, and their answers changed by {largest:.2g} of themselves"
-    return [as_warning(Code.ARGUMENTS, "answers change with padding", text)]
+    unread = largest > OTHERS and _ignores_lengths(run, arguments, lengths)
+    if lost:
+        text += f"; with all of it they differ from each other by less than {FORGOTTEN:g} of what they do with less: "
+        text += "behind the padding, what was read is forgotten"
+    elif unread:
+        text += "; the network is given the lengths of the rows, and answers alike with those of other rows"
+    # Padding that is learned with may be meant, but not where the lengths are at hand, nor where the rows are lost.
+    return [(as_fault if lost or unread else as_warning)(Code.ARGUMENTS, "answers change with padding", text)]
+
+
+def _ignores_lengths(run: Any, arguments: Arguments, lengths: Tensor) -> bool:
+    """Whether a network is given the lengths of its rows, and gives the same answers with those of others."""
+    given = {
+        id(value)
+        for value in tensors_in(arguments).values()
+        if value.dim() == 1 and len(value) == len(lengths) and torch.equal(value.to(lengths), lengths)
+    }
+    if not given:
+        return False
+    changed = map_leaves(arguments, lambda leaf: leaf.roll(1, 0) if id(leaf) in given else leaf)
+    try:
+        with torch.no_grad():
+            pairs = zip(tensors_in(run(arguments)).values(), tensors_in(run(changed)).values(), strict=True)
+            return all(torch.equal(one, two) for one, two in pairs)
+    except Exception:  # of the network, which uses them
+        return False
+
+
+def _spread(answers: Tensor) -> float:
+    """How much answers of several rows differ from their mean."""
+    return float((answers - answers.mean(0)).norm())
 
 
 def _attention(network: nn.Module, arguments: Arguments) -> list[Finding]:
@@ -169,7 +204,9 @@ def _backward_direction(network: nn.Module, arguments: Arguments) -> list[Findin
     answers = tensors_in(runner(copied)(arguments)) if recurrent else {}
     total = sum((value.double().square().sum() for value in answers.values() if value.requires_grad), torch.zeros(()))
     for module, (sequence, states) in outputs.items():
-        grads = torch.autograd.grad(total, [sequence, *states], retain_graph=True, allow_unused=True)
+        recurrence = f"weight_hh_l{module.num_layers - 1}_reverse"
+        inputs = [getattr(module, recurrence), sequence, *states]
+        weight, *grads = torch.autograd.grad(total, inputs, retain_graph=True, allow_unused=True)
         if grads[0] is None or any(one is not None and bool(one.any()) for one in grads[1:]):
             continue
         gradient = grads[0] if module.batch_first else grads[0].transpose(0, 1)
@@ -177,5 +214,9 @@ def _backward_direction(network: nn.Module, arguments: Arguments) -> list[Findin
         if len(used) >= PLACES and bool(used[-1]) and int(used.sum()) == 1:
             text = f"of a bidirectional {type(module).__name__}, the last of {len(used)} places alone is used: there "
             text += "its backward direction has met one input"
-            return [as_warning(Code.ARGUMENTS, "backward direction after one input", text)]
+            # A weight that no step can move is in nobody's plan; a state given at the start gives it a gradient.
+            untrained = weight is not None and not bool(weight.any())
+            text += f", and {recurrence} has a gradient of 0" * untrained
+            kind = as_fault if untrained else as_warning
+            return [kind(Code.ARGUMENTS, "backward direction after one input", text)]
     return []

@@ -383,9 +383,9 @@ class EventSource:
             self._tell_more("on_backward_error")
         self._tell_more("on_backward_end")
 
-    def _on_grad(self, sources: list[Tensor]) -> None:
+    def _on_grad(self, outputs: list[Tensor], sources: list[Tensor]) -> None:
         self._counts(*ODD)
-        self._tell("on_grad", sources)
+        self._tell("on_grad", outputs, sources)
 
     def _on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         self._counts(*ODD)

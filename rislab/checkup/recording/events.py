@@ -87,8 +87,8 @@ class Observer:
     def on_backward_end(self) -> bool | None:
         """The backward is over."""
 
-    def on_grad(self, sources: Sequence[Tensor]) -> None:
-        """torch.autograd.grad() begins, by these tensors."""
+    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        """torch.autograd.grad() begins, of some tensors by others."""
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> bool | None:
         """A step of an optimiser begins, with a closure or without."""

@@ -286,14 +286,14 @@ class BackwardInterceptor(_Replacing):
     Args:
         on_backward: called before each with its roots, and the gradient that was given for each, or None.
         on_backward_end: called after each, with whether it ended by an exception.
-        on_grad: called before each torch.autograd.grad() with what it differentiates by.
+        on_grad: called before each torch.autograd.grad() with what it differentiates, and by what.
     """
 
     def __init__(
         self,
         on_backward: Callable[[list[tuple[Tensor, Tensor | None]]], None],
         on_backward_end: Callable[[bool], None],
-        on_grad: Callable[[list[Tensor]], None],
+        on_grad: Callable[[list[Tensor], list[Tensor]], None],
     ) -> None:
         self._on_backward, self._on_backward_end, self._on_grad = on_backward, on_backward_end, on_grad
         self._replacements = (
@@ -307,7 +307,8 @@ class BackwardInterceptor(_Replacing):
             if torch.compiler.is_compiling():
                 return original(outputs, inputs, *args, **kwargs)
             inputs = _as_tuple(inputs)
-            self._on_grad([value for value in inputs or () if isinstance(value, Tensor)])
+            given = (_as_tuple(one) or () for one in (outputs, inputs))
+            self._on_grad(*([value for value in some if isinstance(value, Tensor)] for some in given))
             return original(outputs, inputs, *args, **kwargs)
 
         return grad

@@ -93,7 +93,8 @@ class StepRecorder:
             self._window.partial = True
             self.trace.drop_steps()
         self._samples.optimizer = optimizer
-        self.trace.remade += anew
+        if anew:
+            self.trace.note_remade()
         self._hook()
 
     def _hook(self) -> None:

@@ -25,6 +25,8 @@ class Schedule:
     length: int | None = None
     rises_after: bool = False  # whether its rates rise again after that
     warm_up: int | None = None  # ticks of its warm-up, None if it does not say
+    last_fall: int | None = None  # the tick of its last fall, or between two; None if it does not fall at times
+    unchosen: bool = False  # whether it is a ConstantLR of which nothing was chosen, not even that it begins low
 
 
 class SchedulerTicks:
@@ -63,8 +65,17 @@ def schedule_of(scheduler: Any, begun: int) -> Schedule:
         warm_up, total = _named_lengths(scheduler.lr_lambdas[0])
         return Schedule(kind.__name__, begun, base, total, warm_up=warm_up)
     length = _length(values)
-    rises = "T_max" in values
-    return Schedule(kind.__name__, begun, base, None if length is None else offset + length, rises)
+    rises, unchosen = "T_max" in values, kind is lr_scheduler.ConstantLR and _is_unchosen(values)
+    falls = [*values.get("milestones", ())] or [values.get("step_size")]
+    last = max((one for one in falls if isinstance(one, int)), default=None)
+    total = None if length is None else offset + length
+    return Schedule(kind.__name__, begun, base, total, rises, last_fall=last, unchosen=unchosen)
+
+
+def _is_unchosen(values: Mapping[str, Any]) -> bool:
+    """Whether all settings of a ConstantLR are those that torch gives."""
+    given = inspect.signature(lr_scheduler.ConstantLR).parameters
+    return all(values.get(name) == given[name].default for name in ("factor", "total_iters") if name in given)
 
 
 def _length(values: Mapping[str, Any]) -> int | None:

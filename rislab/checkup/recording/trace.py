@@ -17,6 +17,8 @@ _Numbers = TypeVar("_Numbers")
 # Among the recorders that a backward came to, once an optimiser has stepped on its gradients.
 STEPPED = -1
 # Why the gradient of a loss was not taken.
+# So many optimisers that are made anew tell how a loop does it.
+REMADE = 32
 NO_WEIGHT = "the loop gives it no weight"
 
 
@@ -214,6 +216,7 @@ class Trace:
     missed: int = 0  # 1 if a step was taken, or under way, when the recording began
     idle: int = 0  # number of steps without a new loss, in which no tensor had a gradient: they change nothing
     remade: int = 0  # how often another optimiser took over the same tensors, as the one before had left them
+    remade_at: list[int] = field(default_factory=list)  # raw losses that had come before each of the first of these
     other_settings: bool = False  # whether one of these had other settings, as a rate of its own
     stateful: bool = False  # whether the optimiser has a state of its own, as momentum
     only_frozen: bool = False  # whether all tensors of the optimiser ask for no gradient
@@ -225,6 +228,12 @@ class Trace:
     among_ranks: bool = False  # whether other processes train with this one
     frozen_norms: bool = False  # whether the network has BatchNorm layers, all of whose own weights are frozen
     failure: str = ""  # what went wrong in the recording itself, "" if nothing did
+
+    def note_remade(self) -> None:
+        """Another optimiser, made anew, has taken over."""
+        self.remade += 1
+        if len(self.remade_at) < REMADE:
+            self.remade_at.append(len(self.raw_losses()))
 
     def drop_steps(self) -> None:
         """What was recorded so far had begun before."""

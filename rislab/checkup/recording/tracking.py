@@ -197,7 +197,7 @@ class LoopObserver(Observer):
     def on_backward_end(self) -> None:
         self._record(StepRecorder.on_backward_end)
 
-    def on_grad(self, sources: Sequence[Tensor]) -> None:
+    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
         self._record(StepRecorder.on_grad, sources)
 
     def on_clip(self, parameters: list[Tensor], max_norm: float) -> None:

@@ -130,6 +130,9 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
     if len(unused) == len(run.steps[-1][0].micro_batches) and not any(batch.backwards for batch in run.steps[-1][1]):
         text = f"{counts}: the last {len(unused)} losses had no backward, as of a last pass over the data"
         return [as_note(Code.LOSSES, "forwards that reached no step", text)]
+    if _used_in_turn(recorded):
+        text = f"{counts}: of losses that are computed together, one after the other has a backward"
+        return [as_note(Code.LOSSES, "forwards that reached no step", text)]
     if all(batch.nonfinite for batch in unused):
         text = f"{len(unused)} losses were NaN or infinite, and the loop went on without a backward of them: {counts}"
         aliases = ("NaN made 0 in the gradient",)
@@ -140,6 +143,18 @@ def _without_a_backward(run: WatchedRun, counts: str) -> list[Finding]:
         aliases = ("loop tail in a branch never taken",)
         return [as_fault(Code.LOSSES, "backward after the batch loop", counts, long[0][0].where, aliases)]
     return [as_warning(Code.LOSSES, "forwards that reached no step", counts)]
+
+
+def _used_in_turn(batches: list[MicroBatch]) -> bool:
+    """Whether each round of losses, one of each line, has one with a backward, and each line has some."""
+    rounds: list[dict[tuple[str, ...], bool]] = []
+    for batch in batches:
+        if not rounds or batch.call_stack in rounds[-1]:
+            rounds.append({})
+        rounds[-1][batch.call_stack] = batch.backwards > 0
+    lines = {line for one in rounds for line in one}
+    used = {line for one in rounds for line, reached in one.items() if reached}
+    return len(lines) > 1 and lines == used and all(any(one.values()) for one in rounds)
 
 
 def number_formats(run: WatchedRun) -> list[Finding]:

@@ -44,6 +44,7 @@ from rislab.checkup.step_rules.terms_in_a_loop import (
 # What a step is called whose gradient fits no known fault.
 UNNAMED = ("gradient scale", "gradient direction")
 UNEQUAL = "mean of means in the window"
+BY_HAND = "gradient changed by hand"
 # So many windows that agree are no accident.
 TWO = 2
 
@@ -87,7 +88,7 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     own, differing = ([one for one in some if one not in made] for some in (own, differing))
     if made:
         text = f"{len(made)} steps on gradients that a library, or other ranks, changed after the backward"
-        findings.append(as_note(Code.DIRECTION, "gradient changed by hand", text))
+        findings.append(as_note(Code.DIRECTION, BY_HAND, text))
     before = {one.number + 1: one for one in run.comparisons}
     named = [_fault_of(one, before.get(one.number), run) for one in differing]
     # Unequal micro-batches hide what their weights say.
@@ -95,6 +96,9 @@ def wrong_gradients(run: WatchedRun) -> list[Finding]:
     weighed = [one for one in own if one.scale_free and (one in hidden or one not in differing)]
     named += [finding for one in weighed for finding in _wrong_weights(one, run)]
     named += [unclipped(one, run) for one in run.comparisons if is_too_long(one, run)]
+    if 2 * len(differing) < len(own):
+        # Most windows got their gradient as it is: what the loop does in some is a choice of its own.
+        named = [as_note(Code.DIRECTION, one.name, one.evidence) if one.name == BY_HAND else one for one in named]
     names = [finding.name for finding in named]
     named = [one for place, one in enumerate(named) if one.severity != "note" or one.name not in names[:place]]
     # Where one window names its fault, what is left of it in the others says less.
@@ -280,7 +284,7 @@ def _fault_of(one: StepComparison, before: StepComparison | None, run: WatchedRu
     named = _wrong_direction(one, text, run) or _wrong_counts(one, before, text, run)
     if named is None and _changed_after_backward(one):
         evidence = f"{text}: after the last backward, before the step"
-        return as_warning(Code.DIRECTION, "gradient changed by hand", evidence, one.step.where)
+        return as_warning(Code.DIRECTION, BY_HAND, evidence, one.step.where)
     return named or as_fault(Code.DIRECTION, "gradient direction", text, one.step.where, aliases)
 
 
@@ -341,6 +345,9 @@ def _wrong_direction(one: StepComparison, text: str, run: WatchedRun) -> Finding
         return _ragged_window(counts, one, run, UNEQUAL)
     if one.scale_free or equal.relative_error <= one.tolerance:
         meant = bool(run.declared.mean) and not run.declared.divides
+        if not meant and _weighs_classes(one):
+            evidence = f"{text}: of equally many samples, the weights of their classes have another sum each time"
+            return as_note(Code.DIRECTION, UNEQUAL, evidence)
         kind = as_fault if meant or _mostly_unequal(one) else as_warning
         aliases = ("ragged window divided by K",)
         return kind(Code.DIRECTION, UNEQUAL, text, one.step.where, aliases)
@@ -387,8 +394,8 @@ def _wrong_counts(one: StepComparison, before: StepComparison | None, text: str,
         evidence = f"{text}: after the last backward, before the step"
         if one.comparison.cosine > 0.99 and near(one.comparison.alpha, 1):
             # A little noise.
-            return as_note(Code.DIRECTION, "gradient changed by hand", evidence)
-        return as_warning(Code.DIRECTION, "gradient changed by hand", evidence, where)
+            return as_note(Code.DIRECTION, BY_HAND, evidence)
+        return as_warning(Code.DIRECTION, BY_HAND, evidence, where)
     error, scale = one.comparison.relative_error, one.step.scale
     coarse = bool(((one.gradient * scale).bfloat16() == one.gradient * scale).all())
     if error < 2e-2 and one.precision in ("fp64", "fp32") and coarse:
@@ -410,6 +417,12 @@ def _changed_after_backward(one: StepWindow) -> bool:
     if last is None or len(last) != len(one.gradient):
         return last is not None
     return not is_parallel(compare_gradients(one.gradient, last), one.tolerance)
+
+
+def _weighs_classes(one: StepComparison) -> bool:
+    """Whether micro-batches of equally many samples count by sums of weights, which are no whole numbers."""
+    alike = len({batch.samples for batch in one.batches}) == 1
+    return alike and any(not float(batch.count).is_integer() for batch in one.batches)
 
 
 def _mostly_unequal(one: StepComparison) -> bool:

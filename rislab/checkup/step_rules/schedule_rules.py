@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning
 from rislab.checkup.recording.merged_steps import StepNumbers
+from rislab.checkup.recording.source_text import epochs_around_ticks, never_stepped_name
 from rislab.checkup.recording.trace import Trace
 from rislab.checkup.recording.windows import WatchedRun
 from rislab.checkup.rules import Code
@@ -48,8 +49,24 @@ def learning_rates(run: WatchedRun) -> list[Finding]:
         findings.append(_ends_early(text, last, run))
     elif sum(lowest) > len(lowest) / 2:
         text = f"{sum(lowest)} of {len(lowest)} steps at the lowest rate, {min(rates):.2g} of {max(rates):.2g}"
-        findings.append(as_warning(Code.LEARNING_RATE, "schedule ends early", text))
+        epochs = _counted_in_epochs(run)
+        aliases = ("epoch schedule stepped per batch",) if epochs else ()
+        kind = as_fault if epochs else as_warning
+        findings.append(kind(Code.LEARNING_RATE, "schedule ends early", text + epochs, aliases=aliases))
     return findings
+
+
+def _counted_in_epochs(run: WatchedRun) -> str:
+    """That the falls of a schedule are those of epochs, and its ticks those of batches; "" if they may be alike."""
+    schedule, applied = run.trace.schedule, _applied(run.trace)
+    if schedule is None or not schedule.last_fall or schedule.begun or not _each_step(applied):
+        return ""
+    last, ticks = schedule.last_fall, applied[-1].ticks or 0
+    epochs = run.declared.epochs or epochs_around_ticks(applied[0].where.rpartition(":")[0], schedule.kind)
+    # It would have ended within the epochs, had it counted them, and ended in the first few of so many steps.
+    if not 1 < last <= epochs or ticks < max(OVER_AND_OVER * last, 2 * epochs):
+        return ""
+    return f"; {schedule.kind} falls at tick {last}, of {epochs} epochs, and ticked {ticks} times, within each of them"
 
 
 def _rates_of_0(applied: list[StepNumbers], zero: list[int], run: WatchedRun) -> list[Finding]:
@@ -114,8 +131,9 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
             # What moves the rates is another scheduler, as that of an average of weights, or the loop itself.
             return []
         held = _held_down(run)
-        kind = as_fault if interval == "step" or len(run.reported or ()) > 1 or held else as_warning
-        text = f"{ticks[0]} ticks in {len(applied)} steps{held}"
+        idle = _never_called(run, where)
+        kind = as_fault if interval == "step" or len(run.reported or ()) > 1 or held or idle else as_warning
+        text = f"{ticks[0]} ticks in {len(applied)} steps{held}{idle}"
         return [kind(Code.SCHEDULER, "scheduler never stepped", text, where)]
     if ticks[0] >= 1 and steps[0].applied:
         per_batch = ticks[0] >= steps[0].losses > 1
@@ -136,6 +154,15 @@ def scheduler_ticks(run: WatchedRun) -> list[Finding]:
         text = f"{counts}: fewer ticks than steps, as of a schedule that counts epochs"
         return [as_note(Code.SCHEDULER, "schedule stepped per epoch", text)]
     return []
+
+
+def _never_called(run: WatchedRun, where: str) -> str:
+    """That nothing in the file that takes the steps calls a scheduler which never ticked; "" if something may."""
+    schedule, trace = run.trace.schedule, run.trace
+    if schedule is None or schedule.begun or trace.ticks or trace.crashed or len(_rates(_applied(trace))) < CURVE:
+        return ""
+    name = never_stepped_name(where.rpartition(":")[0], schedule.kind)
+    return f", and nothing in the file calls step() of {name}" if name else ""
 
 
 def _held_down(run: WatchedRun) -> str:
@@ -221,7 +248,10 @@ def warm_up_never_ends(run: WatchedRun) -> list[Finding]:
         return []
     if schedule.kind == "ConstantLR" and schedule.length and max(rates) < 0.99 * schedule.base:
         text = f"all {steps} steps at {max(rates):.2g}, where the optimiser was made with {schedule.base:.2g}"
-        return [as_warning(Code.LEARNING_RATE, name_below, text, where)]
+        # Who wants a rate lower for a while says how much lower, and for how long.
+        certain = schedule.unchosen and steps >= CURVE
+        text += f": ConstantLR, of which nothing was chosen, keeps a third for {schedule.length} ticks" * certain
+        return [(as_fault if certain else as_warning)(Code.LEARNING_RATE, name_below, text, where)]
     # A warm-up that was broken off may have come to any factor; one that fell again had its largest.
     falls = schedule.kind == "LambdaLR" and 0 < schedule.base < 1 and rates[-1] < max(rates)
     if falls and abs(max(rates) - schedule.base**2) <= 1e-6 * schedule.base**2:

@@ -6,13 +6,12 @@ A window is divided among its micro-batches; terms are added up. What the loop s
 from __future__ import annotations
 
 import ast
-import contextlib
 import functools
 import itertools
-import linecache
 from collections.abc import Iterator
 
 from rislab.checkup.findings import Finding, as_fault, as_note
+from rislab.checkup.recording.source_text import syntax_tree
 from rislab.checkup.recording.trace import MicroBatch
 from rislab.checkup.recording.windows import StepComparison, WatchedRun, near
 from rislab.checkup.rules import Code
@@ -85,9 +84,8 @@ def _in_a_written_loop(batch: MicroBatch, size: int, step: str) -> bool:
 @functools.lru_cache(maxsize=64)
 def _written_loops(name: str) -> tuple[tuple[int, int, int], ...]:
     """First and last line, and number of values, of each loop of a file over values that are written out."""
-    try:
-        tree = _parsed("".join(linecache.getlines(name)))
-    except (SyntaxError, ValueError):
+    tree = syntax_tree(name)
+    if tree is None:
         return ()
     written = dict(_written_names(tree))
     loops = []
@@ -100,14 +98,6 @@ def _written_loops(name: str) -> tuple[tuple[int, int, int], ...]:
             if values > 1 and isinstance(node, (ast.stmt, ast.expr)):
                 loops.append((node.lineno, node.end_lineno or node.lineno, values))
     return tuple(loops)
-
-
-def _parsed(text: str) -> ast.Module:
-    """The syntax tree of a source; before Python 3.12 parsing fails at times where two threads do so at once."""
-    for _ in range(9):
-        with contextlib.suppress(SystemError):
-            return ast.parse(text)
-    return ast.parse(text)
 
 
 def _written_names(tree: ast.AST) -> Iterator[tuple[str, int]]:

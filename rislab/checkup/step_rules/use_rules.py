@@ -12,6 +12,8 @@ from rislab.checkup.rules import Code
 
 # So many backwards tell that a weight stays 0.
 WITHOUT_WEIGHT = 8
+# So many losses tell how large a loss is.
+LAST = 8
 # So many losses show a trend.
 TREND = 24
 # Losses of which nobody wants much: what makes them begins with one of these.
@@ -126,9 +128,22 @@ def remade_optimizers(run: WatchedRun) -> list[Finding]:
     every = trace.taken_count / (trace.remade + 1)
     text = f"{trace.remade + 1} optimisers in {trace.taken_count} steps: the state is lost every {every:.3g} steps"
     where = trace.taken[0].where if trace.taken else ""
-    # Stages of a training, each with a rate of its own, may well begin with an empty state.
-    kind = as_warning if trace.other_settings else as_fault
+    # Stages of a training, each with a rate of its own or with other data, may well begin with an empty state.
+    kind = as_warning if trace.other_settings or _begins_other_tasks(trace) else as_fault
     return [kind(Code.WEIGHTS, "optimiser made anew", text, where)]
+
+
+def _begins_other_tasks(trace: Trace) -> bool:
+    """Whether most new optimisers begin at a loss far from the last ones before, as on the data of another task."""
+    losses = [loss for loss, *_ in trace.raw_losses()]
+    others = 0
+    for place in trace.remade_at:
+        last = losses[max(0, place - LAST) : place]
+        if len(last) == LAST and place < len(losses):
+            # Its first loss is one of the weights that the optimiser before has left.
+            most, least = max(last), min(last)
+            others += losses[place] > most + (most - least) / 2 or losses[place] < least / 4
+    return 2 * others > len(trace.remade_at)
 
 
 def only_frozen(run: WatchedRun) -> list[Finding]:
