@@ -210,3 +210,27 @@ def test_a_dataset_need_not_know_its_length() -> None:
             nn.functional.mse_loss(model(inputs), targets).backward()
             optimizer.step()
     assert [str(one) for one in process.findings() if one.name == "not judged"] == []
+
+
+def test_a_dataset_at_the_address_of_one_that_is_gone_is_another() -> None:
+    """Each dataset is made for one pass: the places of its samples have nothing to do with those of the one before."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    again = 0
+    with ProcessWatch() as process:
+        for _ in range(30):
+            data = TensorDataset(*SORTED.tensors)
+            for inputs, targets in DataLoader(Subset(data, range(20)), 8):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+            address = id(data)
+            del data
+            data = TensorDataset(*SORTED.tensors)
+            again += id(data) == address
+            with torch.no_grad():
+                for inputs, _ in DataLoader(Subset(data, range(12, 28)), 8):
+                    model(inputs)
+    assert again, "no address came again: the test shows nothing"
+    assert not [one for one in process.findings() if one.name == "split leakage"]

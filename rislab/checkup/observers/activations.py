@@ -43,7 +43,7 @@ class Activations(Observer):
         self._steps = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        key, output = id(call.module), call.output
+        key, output = call.network, call.output
         if not call.training or not isinstance(output, Tensor) or output.grad_fn is None:
             return
         if (key not in self._linear and len(self._linear) >= NETWORKS) or not self._looks.wanted(key):

@@ -83,14 +83,14 @@ class FrozenTensors(Observer):
         self._steps: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._any = False  # whether one was ever held
         self._where = ""
-        self._looks = Looks()
+        self._looks = Looks(weak=True)  # at networks and steps of optimisers
         self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._stepped: set[int] = set()
+        self._stepped: dict[int, Tensor] = {}  # by address, held so that no other has it
         self._misspelt = ""  # what was set in place of requires_grad
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
-        if self._looks.wanted(id(call.module)):
+        if self._looks.wanted(call.module):
             for name, module in call.module.named_modules():
                 if vars(module).get(RIGHT) is False and not _mentions(type(module), RIGHT):
                     self._frozen_modules[module] = name or type(module).__name__
@@ -106,7 +106,7 @@ class FrozenTensors(Observer):
         """What has happened since the step before is not the optimiser's doing."""
         number, begun = self._steps.get(optimizer, (0, 1))
         number += 1
-        if number == 1 or (number > begun + FIRST and self._looks.wanted(("step", id(optimizer)))):
+        if number == 1 or (number > begun + FIRST and self._looks.wanted(optimizer)):
             begun = self._begin(optimizer, number, begun)
         elif begun < number < begun + FIRST:
             for one in (*self._held.get(optimizer, ()), *self._trained.get(optimizer, ())):
@@ -118,7 +118,7 @@ class FrozenTensors(Observer):
         """Follow what is frozen now for some steps; the number of the first, that of before if nothing is new."""
         held = tensors_held(optimizer)
         if number == 1 and self._frozen_modules:
-            self._stepped.update(map(id, held))
+            self._stepped |= {id(value): value for value in held}
         known = self._held.get(optimizer, [])
         followed = {id(one.tensor) for one in known}
         some = [one for one in held if not one.requires_grad and id(one) not in followed and is_readable(one)]

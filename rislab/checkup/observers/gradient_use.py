@@ -130,6 +130,8 @@ class GradientUse(Observer):
             if value is None:
                 return None
             number = self._holder.get(id(value))
+            # The tensors of one that is gone may be so too, and others have their addresses.
+            number = number if number is None or self._optimizers[number][0]() is not None else None
             loose |= number is None
             if number is not None:
                 held.setdefault(number, []).append(value)

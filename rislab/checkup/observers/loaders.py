@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,10 @@ SHARE = 0.05
 SAMPLES = 200_000
 
 
+# Another dataset may have the address of one that is gone.
+_Part = tuple[weakref.ref[Any], frozenset[int]]
+
+
 @dataclass
 class _Pass:
     """A pass over a loader in its own order."""
@@ -57,21 +62,21 @@ class _Pass:
 class _Subsets:
     """Parts of datasets that loaders give: that of the pass which runs, and that of the last one in training.
 
-    A part is the identity of its dataset, and the places of its samples there.
+    A part is its dataset, and the places of its samples there.
     """
 
-    now: tuple[int, frozenset[int]] | None = None
-    trained: tuple[int, frozenset[int]] | None = None
+    now: _Part | None = None
+    trained: _Part | None = None
     common: str = ""  # how many samples both have
     where: str = ""  # file and line of the loop over the part
     leaks: dict[str, str] = field(default_factory=dict)  # what evaluations have in common with the training, by line
 
-    def begin(self, chosen: tuple[int, frozenset[int]] | None, where: str) -> None:
+    def begin(self, chosen: _Part | None, where: str) -> None:
         """A pass begins, None if its part is not known, and ends the one before."""
         if self.common:
             self.leaks.setdefault(self.where, self.common)
         self.now, self.common, self.where = chosen, "", where
-        if chosen is None or self.trained is None or chosen[0] != self.trained[0]:
+        if chosen is None or self.trained is None or chosen[0]() is not self.trained[0]():
             return
         both, total, of = len(chosen[1] & self.trained[1]), len(chosen[1]), len(self.trained[1])
         if SHARE * total <= both <= (1 - SHARE) * total and both <= (1 - SHARE) * of:
@@ -95,8 +100,9 @@ class LoaderPasses(Observer):
         self._classes: dict[frozenset[int] | None, list[Any]] = {}
         self._reads: list[Any] = ["", 0]
         self._outputs = 0
-        self._evaluated: dict[tuple[int, str], list[Tensor]] = {}  # first inputs of evaluations, by loader and line
-        self._key = (0, "")
+        # First inputs of evaluations, by loader and line.
+        self._evaluated: dict[tuple[weakref.ref[DataLoader[Any]], str], list[Tensor]] = {}
+        self._key: tuple[weakref.ref[DataLoader[Any]], str] | None = None
         self.sizes: set[int] = set()  # of datasets
         self._looks = Looks()
         self._subsets = _Subsets()
@@ -166,7 +172,7 @@ class LoaderPasses(Observer):
             self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
         if type(sampler) is SequentialSampler and len(loader) > 1:
             self._compare(_Pass(len(loader), where))
-            self._key = (id(loader), where)
+            self._key = (weakref.ref(loader), where)
 
     def _compare(self, new: _Pass) -> None:
         """A new pass ends the one before."""
@@ -181,7 +187,13 @@ class LoaderPasses(Observer):
 
     def _note_evaluation(self, now: _Pass | None) -> None:
         """Another pass begins, or none does any more."""
-        if now is not None and now.evaluated is not None and not (now.differentiated or now.forwards or now.steps):
+        if now is None or now.evaluated is None or self._key is None:
+            return
+        if not (now.differentiated or now.forwards or now.steps):
+            # A loop may make a loader for each evaluation.
+            self._evaluated = {
+                key: passes for key, passes in self._evaluated.items() if len(passes) == PASSES or key[0]() is not None
+            }
             passes = self._evaluated.setdefault(self._key, [])
             passes += [now.evaluated] if len(passes) < PASSES else []
             now.evaluated = None
@@ -246,12 +258,15 @@ def _source_of(loader: DataLoader[Any]) -> tuple[Any, Tensor | None] | None:
     return dataset, places
 
 
-def _chosen_by(loader: DataLoader[Any]) -> tuple[int, frozenset[int]] | None:
-    """The dataset of a loader that gives a part of it, and the places of the part."""
+def _chosen_by(loader: DataLoader[Any]) -> _Part | None:
+    """The part of a dataset that a loader gives, None if it gives all."""
     source = _source_of(loader)
     if source is None or source[1] is None or not 0 < len(source[1]) <= SAMPLES:
         return None
-    return id(source[0]), frozenset(source[1].tolist())
+    try:
+        return weakref.ref(source[0]), frozenset(source[1].tolist())
+    except TypeError:  # a list, or another class of Python's own
+        return None
 
 
 def _classes_of(loader: DataLoader[Any]) -> frozenset[int] | None:

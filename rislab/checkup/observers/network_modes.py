@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +88,7 @@ class _Network:
     norms: list[Any]  # its layers with running statistics
     drops: bool  # whether it has a dropout
     first: float  # a number of its first weight, which tells whether it moves
+    stepped: bool = False  # whether an optimiser stepped one of its tensors
     trained: _Forwards = field(default_factory=_Forwards)
     evaluated: _Forwards = field(default_factory=_Forwards)
     training_mode: _Forwards = field(default_factory=_Forwards)
@@ -130,10 +133,11 @@ class NetworkModes(Observer):
     """Looks at the first forwards of each network with and without gradients, then ever more rarely."""
 
     def __init__(self) -> None:
-        self._looks = Looks()
+        self._looks = defaultdict[tuple[bool, bool], Looks](lambda: Looks(weak=True))  # by gradients and mode
+        self._steps = Looks(weak=True)
         self._networks: dict[int, _Network] = {}
         self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
-        self._stepped: set[int] = set()
+        self._held: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()  # their tensors, while they live
         self._step = 0
 
     def on_forward_end(self, call: ForwardEvent) -> None:
@@ -141,7 +145,7 @@ class NetworkModes(Observer):
         if isinstance(module, DataParallel | DistributedDataParallel):
             module = module.module
         key = id(module)
-        if not self._looks.wanted((key, gradients, call.training)):
+        if not self._looks[gradients, call.training].wanted(module):
             return
         if key not in self._networks:
             if (
@@ -176,7 +180,7 @@ class NetworkModes(Observer):
         frozen = network.frozen()
         weights = [*nn.Module.parameters(network.module)]
         # A network that is trained in turns with another one is frozen for a while.
-        before_another = network.feeds and id(weights[0]) not in self._stepped
+        before_another = network.feeds and not any(id(weights[0]) in held for held in self._held.values())
         if not frozen or not (before_another or any(value.requires_grad for value in weights)):
             network.frozen_norms = 0
             return
@@ -202,8 +206,14 @@ class NetworkModes(Observer):
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._step += 1
-        if self._looks.wanted(("step", id(optimizer))):
-            self._stepped.update(map(id, tensors_held(optimizer)))
+        if self._steps.wanted(optimizer):
+            held = self._held[optimizer] = set(map(id, tensors_held(optimizer)))
+            for network in self._networks.values():
+                network.stepped = network.stepped or _holds(network.module, held)
+
+    def _is_trained(self, network: _Network) -> bool:
+        """Whether an optimiser has stepped one of its tensors."""
+        return network.stepped or any(_holds(network.module, held) for held in self._held.values())
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         self._step += steps
@@ -211,7 +221,7 @@ class NetworkModes(Observer):
     def findings(self) -> list[Finding]:
         results = []
         for network in self._networks.values():
-            trained = any(id(value) in self._stepped for value in nn.Module.parameters(network.module))
+            trained = self._is_trained(network)
             name = type(network.module).__name__
             results += self._of_trained(network, name) if trained else self._of_frozen(network, name)
             results += _of_momentum(network, name) if trained and network.normalised else []
@@ -238,7 +248,7 @@ class NetworkModes(Observer):
         inner = getattr(network.module, "module", network.module)
         return any(
             type(other.module) is type(inner)
-            and any(id(value) in self._stepped for value in nn.Module.parameters(other.module))
+            and self._is_trained(other)
             and any(bool(one.running_mean.any()) for one in other.norms)
             and (mean is None or not torch.equal(other.norms[0].running_mean, mean))
             for other in self._networks.values()
@@ -281,6 +291,10 @@ class NetworkModes(Observer):
         layers = "dropout" if network.drops else "BatchNorm"
         text = f"{name} has {layers}, is trained by no optimiser, and answers in training mode: {runs.count} forwards"
         return [as_warning(Code.MODE, "frozen network in training mode", text, runs.where)]
+
+
+def _holds(module: nn.Module, tensors: set[int]) -> bool:
+    return any(id(value) in tensors for value in nn.Module.parameters(module))
 
 
 def _of_statistics(network: _Network, name: str, runs: _Forwards) -> list[Finding]:

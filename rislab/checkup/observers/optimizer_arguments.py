@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections import defaultdict
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch.optim.optimizer import Optimizer
@@ -29,16 +31,19 @@ class OptimizerArguments(Observer):
     """Looks at the groups of each optimiser at its first step."""
 
     def __init__(self) -> None:
-        self._known: set[int] = set()
-        self._defaults: dict[int, Any] = {}  # the default rate of each optimiser, when it was last looked at
-        self._unread: dict[tuple[int, str], list[float]] = {}  # rates that no group had, by optimiser and name
+        self._known: WeakSet[Optimizer] = WeakSet()
+        self._defaults: WeakKeyDictionary[Optimizer, Any] = (
+            WeakKeyDictionary()
+        )  # the default rate of each optimiser, when it was last looked at
+        # Rates that no group had, by name.
+        self._unread: WeakKeyDictionary[Optimizer, defaultdict[str, list[float]]] = WeakKeyDictionary()
         self._findings: list[Finding] = []
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         self.count_step(optimizer)
-        if id(optimizer) in self._known:
+        if optimizer in self._known:
             return
-        self._known.add(id(optimizer))
+        self._known.add(optimizer)
         kind = type(optimizer)
         default = inspect.signature(kind).parameters.get("lr")
         rates = {float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups if "lr" in group}
@@ -60,16 +65,16 @@ class OptimizerArguments(Observer):
     def count_step(self, optimizer: Optimizer) -> None:
         """A step is over, or begins: is a rate written where it is not read?"""
         default = optimizer.defaults.get("lr")
-        if default is self._defaults.get(id(optimizer)) and "lr" not in vars(optimizer):
+        if default is self._defaults.get(optimizer) and "lr" not in vars(optimizer):
             return  # nothing was written since the last step
-        self._defaults[id(optimizer)] = default
+        self._defaults[optimizer] = default
         if not type(optimizer).__module__.startswith("torch.optim"):
             return
         written = [("lr", vars(optimizer).get("lr")), ('defaults["lr"]', default)]
         for name, value in written:
             if not isinstance(value, float | int):
                 continue
-            values = self._unread.setdefault((id(optimizer), name), [])
+            values = self._unread.setdefault(optimizer, defaultdict(list))[name]
             used = any(group.get("lr") == value or group.get("initial_lr") == value for group in optimizer.param_groups)
             if used or (values and value == values[-1]):
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -56,7 +57,7 @@ class PlateauModes(Observer):
 
     def __init__(self) -> None:
         self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
-        self._ticks: dict[int, _Ticks] = {}
+        self._ticks: dict[weakref.ref[Any], _Ticks] = {}  # by scheduler
         self._samples = 0  # that were evaluated since the last tick
         # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
         self._pending: list[tuple[Any, Any, list[Any], str]] = []
@@ -81,7 +82,7 @@ class PlateauModes(Observer):
             self._note(scheduler, metric, len(rates) == 2 and bool(rates[1] < rates[0]), where)
 
     def _note(self, scheduler: Any, metric: Any, lowered: bool, where: str) -> None:
-        ticks = self._ticks.setdefault(id(scheduler), _Ticks(scheduler.mode, where))
+        ticks = self._ticks.setdefault(weakref.ref(scheduler), _Ticks(scheduler.mode, where))
         number = isinstance(metric, int | float) or (isinstance(metric, Tensor) and metric.numel() == 1)
         if number and len(ticks.metrics) < TICKS:
             value, count = float(metric), self._samples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ class RepeatedOrder(Observer):
     """Listens to the iterators of shuffling DistributedSamplers, and to the forwards that follow."""
 
     def __init__(self) -> None:
-        self._passes: dict[int, Passes] = {}
+        self._passes: dict[weakref.ref[DistributedSampler[Any]], Passes] = {}
         self._begun: tuple[DistributedSampler[Any], str] | None = None  # whose pass has not met a forward
 
     def on_order(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -44,7 +45,7 @@ class RepeatedOrder(Observer):
             return
         (sampler, where), self._begun = self._begun, None
         if training and torch.is_grad_enabled():
-            passes = self._passes.setdefault(id(sampler), Passes(where=where))
+            passes = self._passes.setdefault(weakref.ref(sampler), Passes(where=where))
             passes.orders.append((int(sampler.epoch), int(sampler.seed)))
 
     def orders(self) -> list[list[list[int]]]:

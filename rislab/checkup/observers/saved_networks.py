@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -51,7 +52,7 @@ class SavedNetworks(Observer):
     def __init__(self) -> None:
         self._saved: dict[int, str] = {}  # places in memory of what was saved: file and line
         self._networks: dict[int, _Evaluated] = {}
-        self._trained: dict[int, list[Tensor]] = {}
+        self._trained: dict[weakref.ref[Optimizer], list[Tensor]] = {}
         self._step = 0
         self._evidence = ("", "")
 
@@ -62,7 +63,7 @@ class SavedNetworks(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         if torch.is_grad_enabled() or not self._step:
             return
-        key = id(call.module)
+        key = call.network
         if key not in self._networks:
             if len(self._networks) >= NETWORKS:
                 return
@@ -71,8 +72,8 @@ class SavedNetworks(Observer):
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._step += 1
-        if id(optimizer) not in self._trained and len(self._trained) < NETWORKS:
-            self._trained[id(optimizer)] = [value for value in tensors_held(optimizer) if is_readable(value)]
+        if len(self._trained) < NETWORKS and (key := weakref.ref(optimizer)) not in self._trained:
+            self._trained[key] = [value for value in tensors_held(optimizer) if is_readable(value)]
 
     def count_steps(self, optimizer: Optimizer, steps: int) -> None:
         self._step += steps

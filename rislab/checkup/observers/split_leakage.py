@@ -56,7 +56,7 @@ class SplitLeakage(Observer):
         self._networks: dict[int, _Samples] = {}
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        gradients, key = torch.is_grad_enabled(), id(call.module)
+        gradients, key = torch.is_grad_enabled(), call.network
         network = self._networks.get(key)
         if network is None:
             if gradients or call.training or len(self._networks) >= NETWORKS:

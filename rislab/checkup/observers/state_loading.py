@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -29,14 +30,18 @@ class OwnWeights(Observer):
         self._nothing: dict[str, tuple[str, bool]] = {}
         # Tensors that were one in a state, and are two in the module that it was loaded into; what to say, and where.
         self._apart: list[tuple[Tensor, Tensor, str, str]] = []
-        self._stepped_on: set[int] = set()
+        self._first: weakref.ref[Optimizer] | None = None  # the optimiser that stepped first
 
     def after_step(self, optimizer: Optimizer) -> bool:
         """From now on there is something to be restored."""
-        if self._apart or not self._stepped:
-            self._stepped_on.update(map(id, tensors_held(optimizer)))
-        self._stepped = True
+        self._stepped, self._first = True, weakref.ref(optimizer)
+        self._apart = [one for one in self._apart if self._are_stepped(one[0], one[1])]
         return True
+
+    def _are_stepped(self, *tensors: Tensor) -> bool:
+        optimizer = None if self._first is None else self._first()
+        held = set() if optimizer is None else set(map(id, tensors_held(optimizer)))
+        return all(id(value) in held for value in tensors)
 
     def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         """Compare the names of the state with those of the module, and the addresses."""
@@ -86,7 +91,9 @@ class OwnWeights(Observer):
             if not isinstance(value, Tensor) or value.dim() < 2 or name not in weights:
                 continue
             other = first.setdefault(_place(value), name)
-            if weights[other] is not weights[name]:
+            if weights[other] is weights[name]:
+                continue
+            if not self._stepped or self._are_stepped(weights[other], weights[name]):
                 text = f"{other} and {name} are one tensor in the state, and two in {type(module).__name__}"
                 self._apart.append((weights[other], weights[name], text, caller()[0]))
 
@@ -106,7 +113,7 @@ class OwnWeights(Observer):
         apart = [
             as_warning(Code.WEIGHTS, "tied weights come apart", f"{text}: both are trained, and differ now", where)
             for one, two, text, where in self._apart
-            if {id(one), id(two)} <= self._stepped_on and not torch.equal(one, two)
+            if self._stepped and not torch.equal(one, two)
         ]
         return (
             nothing

@@ -35,12 +35,12 @@ class UnregisteredTensors(Observer):
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Look into the first forwards of each network."""
-        looks = self._looked.get(id(call.module), 0)
+        looks = self._looked.get(call.network, 0)
         if looks >= FORWARDS or not call.inner or not call.training or not torch.is_grad_enabled():
             return
         if not looks and not may_live_on(call.module, len(self._looked), NETWORKS):
             return
-        self._looked[id(call.module)] = looks + 1
+        self._looked[call.network] = looks + 1
         if not looks:
             self._findings += _repeated_layers(call.module)
             for name, module, value in _plain_tensors(call.module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -57,9 +58,9 @@ class FinalProbes(Observer):
 
     def __init__(self, targets: TokenTargets) -> None:
         self._targets = targets
-        self._looks = Looks()
+        self._looks = Looks(weak=True)
         self._calls: dict[int, _Call] = {}
-        self._evaluated: set[int] = set()
+        self._evaluated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
         self._findings: list[Finding] = []
 
@@ -67,10 +68,10 @@ class FinalProbes(Observer):
         """Keep the arguments of a small call."""
         key = id(call.module)
         if not call.training:
-            self._evaluated.add(key)
+            self._evaluated.add(call.module)
         elif (
             torch.is_grad_enabled()
-            and self._looks.wanted(key)
+            and self._looks.wanted(call.module)
             and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):
             arguments = (call.args, dict(call.kwargs))
@@ -113,7 +114,7 @@ class FinalProbes(Observer):
         where = definition_of(vars(type(call.network)).get("forward"))
         for one in results:
             # A dropout that is never off, or a queue that is filled, matters where the network is evaluated.
-            unused = one.name in ONLY_EVALUATED and id(call.network) not in self._evaluated
+            unused = one.name in ONLY_EVALUATED and call.network not in self._evaluated
             if one.severity != "note" and not unused:
                 self._findings.append(replace(one, where=one.where or where))
 

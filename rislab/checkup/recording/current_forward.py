@@ -116,7 +116,7 @@ class CurrentForward:
 
 def watch_use(call: ForwardEvent, trace: Trace) -> None:
     """Notice in a trace whether a backward comes to a forward in training mode, by its output."""
-    use = ForwardUse(caller()[1], id(call.module))
+    use = ForwardUse(caller()[1], call.network)
     if trace.used_at_once(use.place):
         return
     # A hook on a weight that is given as it is would stay there.

@@ -9,6 +9,7 @@ import atexit
 import functools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -277,7 +278,7 @@ class EventSource:
             return
         # A wrapper has a mode of its own, which changes nothing.
         training = nn.Module.get_submodule(module, "module").training if network.wraps else module.training
-        if self._counts("forward", id(module), training, torch.is_grad_enabled()):
+        if self._counts("forward", network.number, training, torch.is_grad_enabled()):
             now.begin(module, training, False)
             if self._agree("count_forward", module, samples_of(inputs, named)):
                 return
@@ -321,7 +322,7 @@ class EventSource:
         first = output if isinstance(output, Tensor) else next(tensors_of(output), None)
         # The weights may be those of a transform of functions.
         if now.computes and (first is None or has_numbers(first)):
-            event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, now.inner)
+            event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, network.number, now.inner)
             self._tell_more("on_forward_end", event)
 
     @_untraced
@@ -412,7 +413,7 @@ class EventSource:
             return
         closure = len(args) + len(kwargs) > 1 and any(map(callable, (*args[1:], *kwargs.values())))
         # A step within a step is like no other.
-        event = ODD if self._stepping else ("closure" if closure else "step", id(optimizer))
+        event = ODD if self._stepping else ("closure" if closure else "step", weakref.ref(optimizer))
         if self._expected.active and self._counts(*event):
             self._stepping[id(optimizer)] = 0
             return

@@ -29,6 +29,7 @@ class ForwardEvent:
     output: Any  # what it gave
     training: bool  # whether it was in training mode when it began
     dtypes: frozenset[torch.dtype] = frozenset()  # of what the modules in it gave
+    network: int = 0  # the number of the module, which no other one ever has
     inner: Sequence[nn.Module] = ()  # modules that were called in it, itself included; empty if nobody asked for them
     inputs: list[Tensor] = field(init=False)  # the tensors among the arguments, in order, without sparse ones
     samples: int = field(init=False)  # size of the first dimension of the first tensor, 1 if there is none

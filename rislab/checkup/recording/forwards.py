@@ -5,6 +5,7 @@ A network that Module.compile() has compiled runs its hooks within what is compi
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Network:
     """A module whose forward stands in no other."""
 
     reference: weakref.ref[nn.Module]  # to it
+    number: int  # which no other one has or will have, as it may have the address
     alone: bool  # whether it is a layer of torch's own without weights, as a loss: no network
     wraps: bool  # whether it is a wrapper of another module, for several devices or processes
     looks: Looks = field(default_factory=Looks)  # which of its forwards are looked into, by mode
@@ -45,6 +47,10 @@ class Network:
 class Networks(dict[int, Network]):
     """What is known of modules; forgotten with them, since a loop may make ever new ones."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._numbers = itertools.count()
+
     def of(self, module: nn.Module) -> Network:
         """What is known of a module."""
         place = id(module)
@@ -52,7 +58,7 @@ class Networks(dict[int, Network]):
         if network is None:
             reference = weakref.ref(module, lambda _: self.pop(place, None))
             wraps = isinstance(module, DataParallel | DistributedDataParallel)
-            network = self[place] = Network(reference, _is_function(module), wraps)
+            network = self[place] = Network(reference, next(self._numbers), _is_function(module), wraps)
         return network
 
 

@@ -79,8 +79,6 @@ CALLS: dict[str, tuple[Any, str]] = {
     "on_print": (builtins, "print"),
 }
 _TORCH = torch.__path__[0]
-# Functions by their code.
-_BY_CODE: dict[Any, Callable[..., Any]] = {one.__code__: one for one in LOSSES if type(one) is FunctionType}
 # What has no mode of its own.
 _NOTHING = (None,)
 
@@ -102,6 +100,7 @@ class LossInterceptor(TorchFunctionMode):
         self._on_other = on_other
         # By identity: a function of somebody else may have no hash.
         self._functions, self._on_call = {id(function) for function in functions}, on_call
+        self._by_code = {one.__code__: one for one in LOSSES if type(one) is FunctionType}
         self._backwards = 0
         self.begins = True  # whether it is one of the first backwards
         self.hears_all, self.skips_attributes = True, False  # of functions: whether the others are reported
@@ -173,7 +172,7 @@ class LossInterceptor(TorchFunctionMode):
             if getattr(func, "__func__", None) is LossInterceptor.outside:
                 return func(*args, **named)
         if type(func) is FunctionType and not torch.compiler.is_compiling():
-            func = _under_way(func)
+            func = self._under_way(func)
             reported = id(func) in self._functions
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
@@ -184,6 +183,21 @@ class LossInterceptor(TorchFunctionMode):
                 self._on_call(func, args, named, output)
         return output
 
+    def _under_way(self, function: FunctionType) -> Callable[..., Any]:
+        """A function of torch that asks a mode, by its name: the loop may have one of its own there that calls it."""
+        if function.__code__.co_filename.startswith((_TORCH, __file__)):
+            return function
+        own = inspect.currentframe()
+        dispatch = own and own.f_back and own.f_back.f_back
+        asking = dispatch and dispatch.f_code is handle_torch_function.__code__ and dispatch.f_back
+        if not asking or not asking.f_code.co_filename.startswith(_TORCH):
+            return function
+        code = asking.f_code
+        if code not in self._by_code:
+            known = (one for one in gc.get_referrers(code) if type(one) is FunctionType and one.__code__ is code)
+            self._by_code[code] = next(known, function)
+        return self._by_code[code]
+
 
 def _mode_is_active() -> bool:
     return has_torch_function(_NOTHING)
@@ -191,22 +205,6 @@ def _mode_is_active() -> bool:
 
 def _other_mode() -> None:
     """What another mode makes of the question which one it is."""
-
-
-def _under_way(function: FunctionType) -> Callable[..., Any]:
-    """A function of torch that asks a mode, by its name: the loop may have put one of its own there that calls it."""
-    if function.__code__.co_filename.startswith((_TORCH, __file__)):
-        return function
-    own = inspect.currentframe()
-    dispatch = own and own.f_back and own.f_back.f_back
-    asking = dispatch and dispatch.f_code is handle_torch_function.__code__ and dispatch.f_back
-    if not asking or not asking.f_code.co_filename.startswith(_TORCH):
-        return function
-    code = asking.f_code
-    if code not in _BY_CODE:
-        known = (one for one in gc.get_referrers(code) if type(one) is FunctionType and one.__code__ is code)
-        _BY_CODE[code] = next(known, function)
-    return _BY_CODE[code]
 
 
 def _backward(

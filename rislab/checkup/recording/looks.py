@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary
 
 # Events looked at in the beginning; distance to the next, as a share of those so far; and the largest distance.
 FIRST, GROWTH, LARGEST = 24, 0.2, 997
 
 
 class Looks:
-    """Chooses events of each kind."""
+    """Chooses events of each kind.
 
-    def __init__(self) -> None:
-        self._counts: dict[Hashable, tuple[int, int]] = {}
+    Args:
+        weak: whether kinds are objects that are forgotten when they are gone: others may have their addresses later.
+    """
+
+    def __init__(self, weak: bool = False) -> None:
+        self._counts: MutableMapping[Any, tuple[int, int]] = WeakKeyDictionary() if weak else {}
 
     def wanted(self, kind: Hashable) -> bool:
         """Whether the event of a kind that now comes is to be looked at."""

@@ -104,7 +104,7 @@ class ForwardUse:
     """Whether a backward came to a forward in training mode."""
 
     place: tuple[str, ...]  # files and lines of the loop that led there
-    network: int  # its identity
+    network: int  # its number
     reached: bool = False  # whether a backward came to it
 
     def reach(self) -> None:
