@@ -48,7 +48,8 @@ class Activations(Observer):
             return
         if (key not in self._linear and len(self._linear) >= NETWORKS) or not self._looks.wanted(key):
             return
-        self._where.setdefault(key, caller()[0])
+        if key not in self._where:
+            self._where[key] = caller()[0]
         nodes = list(nodes_behind(output.grad_fn, NODES))
         self._linear.setdefault(key, []).append(_chain(nodes) if len(nodes) < NODES else "")
         for place, node in enumerate(_rectified(nodes)):

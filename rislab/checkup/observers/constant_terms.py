@@ -103,10 +103,12 @@ class ConstantTerms(Observer):
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A network may give what carries no gradient."""
-        if self._trained and self._backwards < BACKWARDS:
-            own = [*Module.parameters(call.module)]
-            if own:
-                self._follow(call.output, any(id(value) in self._trained for value in own))
+        if not self._trained or self._backwards >= BACKWARDS:
+            return
+        constants = [value for value in tensors_of(call.output) if not value.requires_grad]
+        own = [*Module.parameters(call.module)] if constants else []
+        if own:
+            self._follow(constants, any(id(value) in self._trained for value in own))
 
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
         constants = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]

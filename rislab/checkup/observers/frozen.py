@@ -83,14 +83,15 @@ class FrozenTensors(Observer):
         self._steps: weakref.WeakKeyDictionary[Optimizer, tuple[int, int]] = weakref.WeakKeyDictionary()
         self._any = False  # whether one was ever held
         self._where = ""
-        self._looks = Looks(weak=True)  # at networks and steps of optimisers
+        self._looks = Looks()  # at steps of each optimiser
+        self._names = Looks(first=2)  # at forwards of each network: attributes are set once
         self._frozen_modules: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._stepped: dict[int, Tensor] = {}  # by address, held so that no other has it
         self._misspelt = ""  # what was set in place of requires_grad
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """A module knows requires_grad_(); the attribute of a tensor is none of a module."""
-        if self._looks.wanted(call.module):
+        if self._names.wanted_at(call.module):
             for name, module in call.module.named_modules():
                 if vars(module).get(RIGHT) is False and not _mentions(type(module), RIGHT):
                     self._frozen_modules[module] = name or type(module).__name__
@@ -106,7 +107,7 @@ class FrozenTensors(Observer):
         """What has happened since the step before is not the optimiser's doing."""
         number, begun = self._steps.get(optimizer, (0, 1))
         number += 1
-        if number == 1 or (number > begun + FIRST and self._looks.wanted(optimizer)):
+        if number == 1 or (number > begun + FIRST and self._looks.wanted_at(optimizer)):
             begun = self._begin(optimizer, number, begun)
         elif begun < number < begun + FIRST:
             for one in (*self._held.get(optimizer, ()), *self._trained.get(optimizer, ())):

@@ -89,16 +89,12 @@ class LossBranches(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         given = call.output
         rows = isinstance(given, Tensor) and given.dim() == 2 and given.is_floating_point() and given.requires_grad
-        weight = next(nn.Module.parameters(call.module), None)
-        if (
-            not rows
-            or weight is None
-            or len(given) < SAMPLES
-            or given.shape[1] < 2
-            or given.layout is not torch.strided
-        ):
+        if not rows or len(given) < SAMPLES or given.shape[1] < 2 or given.layout is not torch.strided:
             return
-        if self._looks.wanted(("spread", id(weight))):
+        if self._looks.wanted(("spread", call.network)):
+            weight = next(nn.Module.parameters(call.module), None)
+            if weight is None:
+                return
             mean = functional.normalize(given.detach().float(), dim=1).mean(0)
             now = 1 - float(mean.square().sum())
             self._spreads[id(weight)] = self._spreads.get(id(weight), (now, now))[0], now

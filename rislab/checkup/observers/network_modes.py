@@ -133,8 +133,8 @@ class NetworkModes(Observer):
     """Looks at the first forwards of each network with and without gradients, then ever more rarely."""
 
     def __init__(self) -> None:
-        self._looks = defaultdict[tuple[bool, bool], Looks](lambda: Looks(weak=True))  # by gradients and mode
-        self._steps = Looks(weak=True)
+        self._looks = defaultdict[tuple[bool, bool], Looks](Looks)  # by gradients and mode
+        self._steps = Looks()
         self._networks: dict[int, _Network] = {}
         self._outputs: dict[int, int] = {}  # the last outputs, by memory: network that gave them
         self._held: WeakKeyDictionary[Optimizer, set[int]] = WeakKeyDictionary()  # their tensors, while they live
@@ -145,7 +145,7 @@ class NetworkModes(Observer):
         if isinstance(module, DataParallel | DistributedDataParallel):
             module = module.module
         key = id(module)
-        if not self._looks[gradients, call.training].wanted(module):
+        if not self._looks[gradients, call.training].wanted_at(module):
             return
         if key not in self._networks:
             if (
@@ -178,10 +178,10 @@ class NetworkModes(Observer):
 
     def _look_at_frozen(self, network: _Network) -> None:
         frozen = network.frozen()
-        weights = [*nn.Module.parameters(network.module)]
+        weights = [*nn.Module.parameters(network.module)] if frozen else []
         # A network that is trained in turns with another one is frozen for a while.
-        before_another = network.feeds and not any(id(weights[0]) in held for held in self._held.values())
-        if not frozen or not (before_another or any(value.requires_grad for value in weights)):
+        before_another = frozen and network.feeds and not any(id(weights[0]) in held for held in self._held.values())
+        if not (before_another or any(value.requires_grad for value in weights)):
             network.frozen_norms = 0
             return
         weight, now = frozen[0].weight.detach(), frozen[0].running_mean.detach().clone()
@@ -206,7 +206,7 @@ class NetworkModes(Observer):
 
     def after_step(self, optimizer: Optimizer) -> None:
         self._step += 1
-        if self._steps.wanted(optimizer):
+        if self._steps.wanted_at(optimizer):
             held = self._held[optimizer] = set(map(id, tensors_held(optimizer)))
             for network in self._networks.values():
                 network.stepped = network.stepped or _holds(network.module, held)

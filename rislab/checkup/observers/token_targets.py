@@ -62,9 +62,11 @@ class TokenTargets(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         self._inside = False
         tables = [value for value in call.inputs if value.dim() == 2 and not value.is_floating_point()]
-        inputs = tensors_of([call.args, {name: value for name, value in call.kwargs.items() if name not in TARGETS}])
-        alone = set(map(id, tables)) - set(map(id, inputs))
-        self._last = (call.module, tables, alone) if tables and torch.is_grad_enabled() else None
+        self._last = None
+        if tables and torch.is_grad_enabled():
+            named = {name: value for name, value in call.kwargs.items() if name not in TARGETS}
+            alone = set(map(id, tables)) - set(map(id, tensors_of([call.args, named])))
+            self._last = call.module, tables, alone
         for waiting in self._waiting:
             self._compare(*waiting)
         self._waiting = []

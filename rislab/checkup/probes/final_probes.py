@@ -58,7 +58,7 @@ class FinalProbes(Observer):
 
     def __init__(self, targets: TokenTargets) -> None:
         self._targets = targets
-        self._looks = Looks(weak=True)
+        self._looks = Looks()
         self._calls: dict[int, _Call] = {}
         self._evaluated: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._stepped: dict[int, Tensor] = {}  # held, as an address may be that of another tensor later
@@ -71,7 +71,7 @@ class FinalProbes(Observer):
             self._evaluated.add(call.module)
         elif (
             torch.is_grad_enabled()
-            and self._looks.wanted(call.module)
+            and self._looks.wanted_at(call.module)
             and (key in self._calls or may_live_on(call.module, len(self._calls), NETWORKS))
         ):
             arguments = (call.args, dict(call.kwargs))

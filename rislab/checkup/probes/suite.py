@@ -41,8 +41,8 @@ from rislab.checkup.probes.probe_target import ProbeTarget, Train
 from rislab.checkup.probes.resume_probe import resumed_run
 from rislab.checkup.probes.sample_mixing import Mixing, find_mixing, why_meant
 from rislab.checkup.probes.seeds import one_seed
-from rislab.checkup.recording.event_source import unwatched
 from rislab.checkup.recording.gradients import GRADIENT_TOLERANCES, compare_gradients
+from rislab.checkup.recording.own_operations import unwatched
 from rislab.checkup.recording.trace import precision_of
 from rislab.checkup.recording.tracking import NORMS
 from rislab.checkup.rules import Code

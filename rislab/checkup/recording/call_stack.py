@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import os
 import sys
 from pathlib import Path
@@ -38,7 +37,7 @@ def exact_caller() -> tuple[str, tuple[str, ...]]:
 
 
 def _places() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    frame = inspect.currentframe()
+    frame: FrameType | None = sys._getframe()
     results = False
     # To look a line number up takes longer than all else.
     codes, places = _Codes(), list[int]()
@@ -57,7 +56,8 @@ def _places() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def innermost_frame() -> tuple[FrameType | None, int]:
     """The innermost frame of the loop, and how many there are in it, without that of this function."""
-    frame, depth = inspect.currentframe(), 0
+    frame: FrameType | None = sys._getframe()
+    depth = 0
     while frame is not None and _kind(frame.f_code.co_filename) != "loop":
         frame, depth = frame.f_back, depth + 1
     return frame, depth - 1

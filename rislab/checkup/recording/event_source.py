@@ -10,9 +10,7 @@ import functools
 import os
 import threading
 import weakref
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from types import MethodWrapperType
 from typing import Any, Concatenate, ParamSpec
 
@@ -34,7 +32,7 @@ from rislab.checkup.recording.interception import (
     PatchedCalls,
 )
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
-from rislab.checkup.recording.own_operations import is_of_own_class, own_operations
+from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unheard
 from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
@@ -46,19 +44,7 @@ is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defin
 
 _P = ParamSpec("_P")
 
-_unwatched: ContextVar[bool] = ContextVar("unwatched", default=False)
-
 _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and name != "findings")
-
-
-@contextmanager
-def unwatched() -> Iterator[None]:
-    """Meanwhile nothing that this thread does is told: what is tried on copies is no part of a loop."""
-    token = _unwatched.set(True)
-    try:
-        yield
-    finally:
-        _unwatched.reset(token)
 
 
 def _guarded(
@@ -69,13 +55,15 @@ def _guarded(
     @functools.wraps(method)
     def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
-        if (untraced and (torch.compiler.is_compiling() or is_tracing())) or _unwatched.get():
+        if (untraced and (torch.compiler.is_compiling() or is_tracing())) or UNWATCHED.get():
             return
         try:
             losses = source._losses
             if not losses.own_class and not source._expected.active:
                 losses.own_class = is_of_own_class(args)
-            with own_operations(losses.own_class):
+            if losses.own_class or has_dispatch_mode():
+                unheard(losses.own_class, method, source, *args, **kwargs)
+            else:
                 method(source, *args, **kwargs)
         except Exception as error:
             source.note_failure(method.__name__.lstrip("_"), error)
@@ -325,8 +313,10 @@ class EventSource:
             event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, network.number, now.inner)
             self._tell_more("on_forward_end", event)
 
-    @_untraced
+    @_guarded
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+        if is_tracing():
+            return
         summed = function in SUMS
         if summed and not (
             isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output)
@@ -346,9 +336,16 @@ class EventSource:
         if not isinstance(output, Tensor) or has_numbers(output):
             self._tell("on_loss", LossEvent(function, args, kwargs, output))
 
-    @_untraced
-    def _on_other(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
+    def _on_other(self, *call: Any) -> None:
+        # What a network computes on its way, with a gradient, is no concern, and most of all calls.
+        if self._forward.outermost is None or type(call[-1]) is not Tensor or not call[-1].requires_grad:
+            self._on_result(*call)
+
+    @_guarded
+    def _on_result(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         now = self._forward
+        if is_tracing():
+            return
         # What gives an attribute, a size or an address computes nothing.
         if now.outermost is None and not isinstance(output, int) and type(function) is not MethodWrapperType:
             self._tell("on_call", [*args, *kwargs.values()])

@@ -6,7 +6,8 @@ tensors, so that a part tells as much as all, and memory stays small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ class GradientSamples:
         self._tensors: list[Tensor] = []
         self._places: dict[int, slice] = {}
         self._strides: list[int] = []
+        self._held: list[Tensor] = []  # by the optimiser, when the weights were last laid out
+        self._in_full = False  # whether all coordinates are read
         self._dtype = torch.float32
         self._zeros: Tensor | None = None  # what gradients() gives if there are none
         self.dtypes: set[torch.dtype] = set()  # of the weights
@@ -62,11 +65,11 @@ class GradientSamples:
 
     def asking(self) -> int:
         """How many tensors of the optimiser ask for a gradient."""
-        return sum(value.requires_grad for value in tensors_held(self.optimizer))
+        return len([value for value in tensors_held(self.optimizer) if value.requires_grad])
 
     def scale(self) -> float:
         """Of the loss, 1 without a scaler."""
-        return float(self.scaler.get_scale()) if self.is_scaled() else 1.0
+        return 1.0 if self.scaler is None or not self.is_scaled() else float(self.scaler.get_scale())
 
     def is_scaled(self) -> bool:
         """Whether a scaler is at work."""
@@ -76,20 +79,26 @@ class GradientSamples:
         """Learning rates of the optimiser, one a group."""
         return [float(group["lr"]) for group in self.optimizer.param_groups if "lr" in group]
 
-    def lay_out(self) -> None:
-        """Take the weights as they are now."""
-        own, named = self.optimised(), self.weights()
-        self.named = named
+    def lay_out(self, anew: bool = True) -> None:
+        """Take the weights as they are now; if not `anew`, only if the optimiser holds others than the last time."""
+        held = tensors_held(self.optimizer)
+        same = len(held) == len(self._held) and all(map(operator.is_, held, self._held))
+        if same and not anew:
+            return
+        own, named = set(map(id, held)), self.weights()
+        self.named, self._held = named, held
         # A network that is frozen at times keeps its place; zeroing what no optimiser holds is not the loop's business.
-        held = [value for _, value in named if id(value) in own]
-        tensors = held or [value for _, value in named if value.requires_grad]
-        if len(tensors) == len(self._tensors) and all(map(lambda a, b: a is b, tensors, self._tensors)):
+        tensors = [value for _, value in named if id(value) in own] or [
+            value for _, value in named if value.requires_grad
+        ]
+        if len(tensors) == len(self._tensors) and all(map(operator.is_, tensors, self._tensors)):
             return
         self._tensors, self._zeros = tensors, None
         self.dtypes = {value.dtype for value in tensors}
         limit = max(FEWEST, COORDINATES // max(1, len(tensors)))
         # An odd step does not read one column of a matrix again and again.
         self._strides = [value.numel() // limit | 1 for value in tensors]
+        self._in_full = max(self._strides, default=1) == 1
         wide = any(value.dtype in (torch.float64, torch.complex128) for value in tensors)
         self._dtype = torch.float64 if wide else torch.float32
         self._places, first = {}, 0
@@ -101,7 +110,7 @@ class GradientSamples:
     def gradients(self) -> Tensor:
         """The gradients as they are now; a missing one counts as zeros."""
         gradients = [value.grad for value in self._tensors]
-        if any(gradient is not None for gradient in gradients):
+        if [one for one in gradients if one is not None]:
             return self._read(gradients)
         if self._zeros is None:
             self._zeros = self._read(gradients)
@@ -120,7 +129,14 @@ class GradientSamples:
         """The weights as they are now."""
         return self._read(self._tensors)
 
-    def _read(self, sources: Iterable[Tensor | None]) -> Tensor:
+    def _read(self, sources: Sequence[Tensor | None]) -> Tensor:
+        plain = [
+            one
+            for one in sources
+            if one is not None and one.dtype is self._dtype and one.layout is torch.strided and not one.requires_grad
+        ]
+        if plain and self._in_full and len(plain) == len(sources):
+            return torch.cat([*map(torch.flatten, plain)])
         parts = []
         for value, source, stride in zip(self._tensors, sources, self._strides, strict=True):
             part = _coordinates(value if source is None else source, stride)
@@ -131,11 +147,7 @@ class GradientSamples:
 
     def norm(self, gradients: Tensor) -> float:
         """Norm of the gradients, every coordinate of them; given are those that gradients() has just read."""
-        return (
-            float(torch.linalg.vector_norm(gradients))
-            if max(self._strides, default=1) == 1
-            else self.norm_of(self._tensors)
-        )
+        return float(torch.linalg.vector_norm(gradients)) if self._in_full else self.norm_of(self._tensors)
 
     @staticmethod
     def norm_of(tensors: Iterable[Tensor]) -> float:
@@ -146,17 +158,17 @@ class GradientSamples:
 
     def norm_of_others(self) -> float:
         """Norm of the gradients of other tensors: of other optimisers, or of other networks under this one."""
-        others = {id(value): value for value in (*self._clipped_with(), *tensors_held(self.optimizer))}
-        own = set(map(id, self._tensors))
-        return self.norm_of(value for one, value in others.items() if one not in own)
+        candidates = (*self._clipped_with(), *tensors_held(self.optimizer))
+        others = {id(value): value for value in candidates if id(value) not in self._places}
+        return self.norm_of(others.values())
 
     def missing(self) -> int:
         """Number of tensors without a gradient."""
-        return sum(value.grad is None for value in self._tensors)
+        return len([value for value in self._tensors if value.grad is None])
 
     def present(self) -> bool:
         """Whether any tensor of the optimiser has a gradient."""
-        return any(value.grad is not None for value in tensors_held(self.optimizer))
+        return bool([value for value in tensors_held(self.optimizer) if value.grad is not None])
 
     def empty(self) -> bool:
         """Whether all gradients are 0 or None."""

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from rislab.checkup.recording.own_operations import own_operations
+from rislab.checkup.recording.own_operations import unheard
 from rislab.checkup.recording.plain_stack import showing
 
 # Warnings of functions that are called here belong to the loop, which remembers those that it has shown.
@@ -154,8 +154,7 @@ class LossInterceptor(TorchFunctionMode):
     def outside(self, work: Callable[..., None], *args: Any) -> None:
         """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
         if not self.active or not _mode_is_active():
-            with own_operations(self.own_class):
-                work(*args)
+            unheard(self.own_class, work, *args)
         else:
             handle_torch_function(self.outside, (), work, *args)
 

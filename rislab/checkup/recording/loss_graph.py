@@ -86,7 +86,10 @@ def nodes_behind(root: Node, most: int) -> Iterator[Node]:
     while waiting and len(visited) < most:
         node = waiting.pop()
         yield node
-        sources = [one for one in sources_of(node) if one not in visited]
+        sources = []
+        for one, _ in node.next_functions:
+            if one is not None and one not in visited:
+                sources.append(one)
         visited.update(sources)
         waiting += sources
 
@@ -106,8 +109,8 @@ def tensors_behind(*starts: Node) -> Iterator[Tensor | None]:
         value = getattr(node, "variable", None)
         if isinstance(value, Tensor):
             yield value
-        for source in sources_of(node):
-            if source not in visited:
+        for source, _ in node.next_functions:
+            if source is not None and source not in visited:
                 visited.add(source)
                 waiting.append(source)
         if len(visited) > _NODES:

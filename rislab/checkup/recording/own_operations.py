@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import MethodWrapperType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 _PLAIN = (Tensor, nn.Parameter)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+# Whether the loop has put a mode around operations, as for counting them, or for selective checkpoints.
+has_dispatch_mode = functools.partial(is_in_torch_dispatch_mode, include_infra_modes=False)
+# Whether this thread is not watched.
+UNWATCHED: ContextVar[bool] = ContextVar("unwatched", default=False)
 
 
 # Attributes that are computed; others are only read.
@@ -57,11 +64,6 @@ def _in_another_thread(compute: Callable[[], Any], gradients: bool) -> Any:
     return results[0]
 
 
-def has_dispatch_mode() -> bool:
-    """Whether the loop has put a mode around operations, as for counting them, or for selective checkpoints."""
-    return is_in_torch_dispatch_mode(include_infra_modes=False)
-
-
 def is_of_own_class(values: Iterable[Any]) -> bool:
     """Whether there is a tensor of a class that the loop has made, here or one level deeper."""
     for value in values:
@@ -73,10 +75,26 @@ def is_of_own_class(values: Iterable[Any]) -> bool:
     return False
 
 
-def own_operations(own_class: bool = False) -> AbstractContextManager[Any]:
-    """Within it, nobody hears what is computed.
+def unheard(own_class: bool, work: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+    """What some work gives, while nobody hears what it computes.
 
     Args:
         own_class: whether there are tensors of a class that the loop has made.
+        work: is called.
+        args: of it.
+        named: of it, by name.
     """
-    return _OwnOperations() if own_class or has_dispatch_mode() else nullcontext()
+    if own_class or has_dispatch_mode():
+        with _OwnOperations():
+            return work(*args, **named)
+    return work(*args, **named)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Meanwhile nothing that this thread does is told: what is tried on copies is no part of a loop."""
+    token = UNWATCHED.set(True)
+    try:
+        yield
+    finally:
+        UNWATCHED.reset(token)

@@ -24,7 +24,7 @@ from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of
 from rislab.checkup.recording.open_window import LossLines, OpenWindow
 from rislab.checkup.recording.optimizers import ForeignOptimizer, fused_scaling, has_stepped, reporting_closures
-from rislab.checkup.recording.own_operations import own_operations
+from rislab.checkup.recording.own_operations import unheard
 from rislab.checkup.recording.sampling import Sampling
 from rislab.checkup.recording.schedules import SchedulerTicks
 from rislab.checkup.recording.step_storage import StepStorage
@@ -66,8 +66,7 @@ class StepRecorder:
         if self.trace.failure:
             return
         try:
-            with own_operations():
-                event(self, *args)
+            unheard(False, event, self, *args)
         except Exception as error:
             self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
 
@@ -415,6 +414,6 @@ class StepRecorder:
     def _open_window(self) -> None:
         self._window = OpenWindow(compared=self._sampling.wanted())
         if self._window.compared or not self._stepped:
-            self._samples.lay_out()
+            self._samples.lay_out(self._sampling.anew)
         if not self._stepped and isinstance(self._samples.optimizer, ForeignOptimizer):
             self._window.values = self._samples.values()

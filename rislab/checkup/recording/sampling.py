@@ -8,6 +8,8 @@ from rislab.checkup.recording.trace import Step
 FIRST, AFTER_A_CHANGE = 8, 2
 # Distance to the next window, as a share of those so far; and the largest distance.
 GROWTH, LARGEST = 0.125, 50
+# Where each n-th window is compared, the network is asked for its weights in so many at first, then in each so many.
+ALWAYS, SELDOM = 64, 8
 
 
 class Sampling:
@@ -33,6 +35,12 @@ class Sampling:
             return False
         self._next = number + 1 + min(LARGEST, int(GROWTH * number))
         return True
+
+    @property
+    def anew(self) -> bool:
+        """Whether the network is to be asked for its weights in the window that wanted() was last asked for."""
+        number = self._windows - 1
+        return self._every is None or number < ALWAYS or number % (SELDOM * self._every) == 0
 
     def note_evaluation(self) -> None:
         """A forward without gradients came: perhaps an epoch is over."""

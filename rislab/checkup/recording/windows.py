@@ -57,7 +57,7 @@ class Declared:
     counted: bool = False
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepWindow:
     """The micro-batches of a step that was taken."""
 
@@ -110,7 +110,7 @@ class StepWindow:
         return GRADIENT_TOLERANCES[self.precision][0]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepComparison(StepWindow):
     """A step compared with its window; `true` is times `scale` if the loss is scale-free."""
 
