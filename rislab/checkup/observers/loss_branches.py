@@ -31,6 +31,8 @@ WITNESSES = 3
 # Answers of at least so many samples have one direction where so little of their length is not that of their mean, and
 # so much less than at first.
 SAMPLES, ONE_DIRECTION, FALLEN = 8, 0.03, 0.2
+# So many networks are known.
+NETWORKS = 64
 # Nodes that compute a number for each sample from what networks gave.
 _POINTWISE = (
     "Add", "Sub", "Rsub", "Mul", "Div", "Neg", "Exp", "Pow", "Sqrt", "Abs", "Mean", "Sum", "Std", "Var", "Clamp",
@@ -83,21 +85,22 @@ class LossBranches(Observer):
     _suspects: list[_Suspect] = field(default_factory=list)
     _places: dict[tuple[str, tuple[str, ...]], _Place] = field(default_factory=dict)
     _differentiated: bool = False  # whether a gradient was taken since the last backward
-    # By the first weight of a network, how far its answers are from one direction: at first, and at last.
-    _spreads: dict[int, tuple[float, float]] = field(default_factory=dict)
+    # By the first weight of a network, and its number: how far its answers are from one direction, first and last.
+    _spreads: dict[tuple[int, int], tuple[float, float]] = field(default_factory=dict)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         given = call.output
         rows = isinstance(given, Tensor) and given.dim() == 2 and given.is_floating_point() and given.requires_grad
         if not rows or len(given) < SAMPLES or given.shape[1] < 2 or given.layout is not torch.strided:
             return
-        if self._looks.wanted(("spread", call.network)):
+        if self._looks.wanted_at(call.module):
             weight = next(nn.Module.parameters(call.module), None)
-            if weight is None:
+            key = id(weight), call.network
+            if weight is None or (key not in self._spreads and len(self._spreads) >= NETWORKS):
                 return
             mean = functional.normalize(given.detach().float(), dim=1).mean(0)
             now = 1 - float(mean.square().sum())
-            self._spreads[id(weight)] = self._spreads.get(id(weight), (now, now))[0], now
+            self._spreads[key] = self._spreads.get(key, (now, now))[0], now
 
     def on_grad(self, outputs: object, sources: object) -> None:
         """A loss of gradients, as of a differential equation, has the network on both sides."""
@@ -169,7 +172,7 @@ class LossBranches(Observer):
 
     def _spread(self, place: _Place) -> tuple[float, float]:
         """At first and at last, of the network on both sides whose answers differ most; 0 where none is known."""
-        known = [spread for weight, spread in self._spreads.items() if weight in place.trained]
+        known = [spread for (weight, _), spread in self._spreads.items() if weight in place.trained]
         return max(known, key=lambda spread: spread[1], default=(0.0, 0.0))
 
     def end(self, error: BaseException | None) -> None:
