@@ -5,6 +5,7 @@ Exit code 0: fine; 1: something measured is wrong; 2: the input cannot be used; 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import textwrap
@@ -66,9 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"rislab: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader is gone; the rest of the buffer is written at exit, and must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_nowhere()
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _print_nowhere()
+        place = "the output" if error.filename is None else error.filename
+        print(f"rislab: {place} could not be written: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _print_nowhere() -> None:
+    """The rest of the buffer of the standard output is written at exit, and must not raise again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(given: list[str]) -> int:

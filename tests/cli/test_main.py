@@ -151,3 +151,13 @@ def test_ctrl_c_keeps_the_run_and_the_same_command_goes_on(tmp_path: Path) -> No
     assert again.returncode == 0
     steps = [record.step for record in step_records(run_folder.read_records(tmp_path / "run"))]
     assert steps == list(range(1, 241))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("words", [["--version"], ["faults"]])
+def test_a_full_disk_below_the_output_is_one_sentence(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "rislab.cli", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "rislab: the output could not be written: No space left on device\n"
