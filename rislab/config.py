@@ -64,14 +64,18 @@ class Declaration:
     metavar: str = ""
 
     def converted(self, value: Any) -> Any:
-        """The value in the form that a configuration holds: lists as tuples, one number as an interval."""
+        """The value as a configuration holds it: lists as tuples, one number as an interval, numbers of Python."""
+        if isinstance(value, list | tuple):
+            value = tuple(plain(part) if isinstance(part, numbers.Real) else part for part in value)
+        elif isinstance(value, numbers.Real):
+            value = plain(value)
         if self.kind == "interval" and isinstance(value, int | float) and not isinstance(value, bool):
             return (value, value)
         if self.kind == "part" and self.part is not None and isinstance(value, Mapping):
             return self.part.from_dict(value)
         if self.kind == "device":
             return str(value)
-        return tuple(value) if isinstance(value, list) else value
+        return value
 
     def check(self, name: str, value: Any) -> None:
         """Raise InputError, which names the field and what is allowed, unless the value is allowed."""

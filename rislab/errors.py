@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -56,7 +57,7 @@ def check_number(
 
     Args:
         field: name shown to the user.
-        value: as given; booleans are refused.
+        value: as given, of Python or of NumPy; booleans are refused.
         low: smallest value, itself allowed unless `exclusive`.
         high: largest value, itself allowed.
         integer: whether it has to be an integer.
@@ -65,8 +66,7 @@ def check_number(
     kind = "a whole number" if integer else "a number"
     bracket = "(" if exclusive else "["
     allowed = f"{kind} in {bracket}{limit_text(low)}, {limit_text(high)}]"
-    types = int if integer else (int, float)
-    right = isinstance(value, types) and not isinstance(value, bool)
+    right = isinstance(value, numbers.Integral if integer else numbers.Real) and not isinstance(value, bool)
     # NaN fails both comparisons; an integer of any size can be compared.
     if not right or not low <= value <= high or value in (math.inf, -math.inf) or (exclusive and value == low):
         raise InputError(f"{field} is {shown(value)}; allowed: {allowed}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -178,8 +179,10 @@ def _surface_elements(rows: int, columns: int, spacing: float) -> Tensor:
 
 def _positions(elements: NDArray[Any]) -> Tensor:
     """Coordinates given as anything but a tensor, [N,3] in float64."""
+    if np.iscomplexobj(elements):
+        raise InputError("elements are complex; allowed: [N,3], x, y and z of each in metres")
     try:
-        tensor = torch.as_tensor(elements, dtype=torch.float64)
+        tensor = torch.as_tensor(np.array(elements, dtype=float))
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"elements are not numbers ({error}); allowed: [N,3], x, y and z of each in metres") from None
     if tensor.ndim != 2 or tensor.shape[1] != 3 or not len(tensor):

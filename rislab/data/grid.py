@@ -94,6 +94,8 @@ class Grid:
         """
         check_choice("spacing", spacing, ("uniform", "sine"))
         check_interval("grid range", range, 0.0, 1e9)
+        if not isinstance(shape, tuple | list) or len(shape) != 3:
+            raise InputError(f"grid shape is {shape!r}; allowed: three numbers of points, (azimuth, elevation, range)")
         for count in shape:
             check_number("grid shape", count, 1, integer=True)
         if range[0] <= 0:
@@ -319,6 +321,12 @@ def _error(array: ArrayGeometry, number: int, axis: Tensor, line: Tensor, matrix
     power = (vectors @ (beams / torch.linalg.vector_norm(beams, dim=0)).conj()).abs().square()
     exact, at_nodes = power.split([len(tried), len(line)], dim=1)
     return float((matrix[tried] @ at_nodes - exact).abs().max())
+
+
+def check_grid(grid: object) -> None:
+    """Raise InputError for what is no Grid."""
+    if not isinstance(grid, Grid):
+        raise InputError(f"grid is a {type(grid).__name__}; allowed: a Grid, such as measurement.grid((181, 91, 1))")
 
 
 def _is_even(axis: Tensor) -> bool:

@@ -247,6 +247,7 @@ class Measurement:
             noise_power: see Measurement.
             options: azimuth, elevation, range, symbols and pilots; see Measurement.
         """
+        checks.check_array(array)
         snapshots = checks.snapshots_of_elements("x", x, array.count)
         length = snapshots.shape[-2] if snapshots.ndim > 1 else 1
         one = torch.ones(length, array.count)

@@ -30,11 +30,11 @@ def complex_tensor(name: str, values: ArrayLike | Tensor) -> Tensor:
     Numbers whose squares single precision does not hold become complex128.
     """
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
+        tensor = values if isinstance(values, Tensor) else _from_numpy(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{name} holds no numbers ({error}); allowed: a complex array") from None
     narrow = (torch.complex64, torch.float32, torch.float16, torch.bfloat16)
-    tensor = tensor.detach().to(torch.complex64 if tensor.dtype in narrow else torch.complex128)
+    tensor = tensor.detach().to(torch.complex64 if tensor.dtype in narrow else torch.complex128).resolve_conj()
     if not 1 <= tensor.ndim <= 3 or not tensor.numel():
         shape = tuple(tensor.shape)
         raise InputError(f"{name} has shape {shape}; allowed: a table that is not empty, with or without a batch axis")
@@ -43,6 +43,15 @@ def complex_tensor(name: str, values: ArrayLike | Tensor) -> Tensor:
         raise InputError(f"{name}{place} is NaN or infinite; allowed: finite values")
     largest = float(tensor.abs().max())
     return tensor.to(torch.complex128) if largest > LARGE or 0 < largest < SMALL else tensor
+
+
+def _from_numpy(values: ArrayLike) -> Tensor:
+    """A copy of what NumPy may hold and torch may not: turned, read-only or masked tables, bytes in another order."""
+    array = np.asanyarray(values)
+    if isinstance(array, np.ma.MaskedArray):
+        # What is masked is no number.
+        array = array.filled(array.fill_value) if array.mask is np.ma.nomask else (array + 0.0).filled(np.nan)
+    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C", subok=False))
 
 
 def snapshots_of_elements(name: str, values: ArrayLike | Tensor, elements: int) -> Tensor:
@@ -73,7 +82,7 @@ def check_array(array: ArrayGeometry) -> None:
 
 def refuse_degrees(codes: ArrayLike | Tensor) -> None:
     """Refuse phases in place of complex factors."""
-    tensor = codes if isinstance(codes, Tensor) else torch.as_tensor(codes)
+    tensor = codes if isinstance(codes, Tensor) else _from_numpy(codes)
     if tensor.is_complex() or tensor.dtype == torch.bool or not tensor.numel():
         return
     largest = float(tensor.abs().max())

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from rislab.data.geometry import wavenumber
-from rislab.data.grid import Grid, empty_huge, mirror_parts
+from rislab.data.grid import Grid, check_grid, empty_huge, mirror_parts
 from rislab.data.measurement import Measured
 from rislab.errors import check_number
 from rislab.music.estimate import Estimate
@@ -93,6 +93,7 @@ def music_spectrum(
         >>> [round(float(axis), 3) for axis in (peaks.azimuth, peaks.elevation, peaks.range, peaks.power)]
         [0.25, -0.1, 1.5, 36.0]
     """
+    check_grid(grid)
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
     basis = signal_subspace(matrix, sources)
     values = residual_power(basis, grid).reciprocal_()
@@ -123,6 +124,7 @@ def mvdr_spectrum(
         InputError: for a loading out of range; see validate_covariance().
     """
     check_number("loading", loading, 0.0, 1e6, exclusive=True)
+    check_grid(grid)
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
     values, vectors = eigh_psd(matrix.detach() if matrix.shape[-1] == matrix.shape[-2] else matrix)
     # (R + ε I)^(−1) leaves ε / (λ + ε) of a beam along the eigenvector of λ.
@@ -148,6 +150,7 @@ def bartlett_spectrum(
     Raises:
         InputError: see validate_covariance().
     """
+    check_grid(grid)
     matrix = validate_covariance(covariance_or_factor, grid.array.count)
     factor = matrix
     if matrix.shape[-1] == matrix.shape[-2]:
@@ -173,6 +176,7 @@ def coarse_to_fine(covariance_or_factor: Tensor | Measured, sources: int | Tenso
     Returns:
         Estimate [B,K]; see Spectrum.peaks.
     """
+    check_grid(grid)
     return music_spectrum(covariance_or_factor, sources, grid.coarser).peaks
 
 

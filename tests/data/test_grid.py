@@ -53,6 +53,9 @@ def test_ranges_are_above_zero(smallest: float) -> None:
         Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (smallest, 2.0), (2, 2, 2))
     with pytest.raises(InputError, match="grid shape is 0"):
         Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (1.0, 2.0), (2, 0, 2))
+    for shape in ((91,), 91, "91"):
+        with pytest.raises(InputError, match="allowed: three numbers of points"):
+            Grid.field_of_view(SURFACE, (0.0, 1.0), (0.0, 1.0), (1.0, 2.0), shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wavefront", ["spherical", "planar"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,28 @@ def test_numpy_and_torch_give_the_same_in_their_own_precision() -> None:
     single = Measurement(**GIVEN | {"snapshots": GIVEN["snapshots"].astype(np.complex64)})
     assert single.codes.dtype == torch.complex64
     assert "B=1, L=12, M=3, N=16" in repr(one)
+
+
+def test_whatever_numpy_and_torch_hold_is_taken() -> None:
+    """Turned, foreign, read-only and conjugated tables; what is masked is none."""
+    rng, array = np.random.default_rng(0), ArrayGeometry.linear(4, 0.1)
+    x = rng.standard_normal((6, 4)) + 1j * rng.standard_normal((6, 4))
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for same in (x[::-1][::-1], x.astype(">c16"), frozen, np.asfortranarray(x), x.tolist(), np.ma.array(x)):
+            assert np.array_equal(Measurement.direct(same, array).snapshots[0].numpy(), x)
+        turned = Measurement.direct(torch.tensor(x).conj(), array).snapshots[0]
+    assert np.array_equal(turned.numpy(), x.conj())
+    with pytest.raises(InputError, match=r"x\[2, 1\] is NaN"):
+        Measurement.direct(np.ma.array(x, mask=np.arange(24).reshape(6, 4) == 9), array)
+    with pytest.raises(InputError, match="array is a ndarray; allowed: an ArrayGeometry"):
+        Measurement.direct(x, array.elements.numpy())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="elements are complex"):
+        ArrayGeometry(1j * np.ones((4, 3)), 0.1)  # type: ignore[arg-type]
+    wide = Measurement.direct(x, ArrayGeometry(array.elements, np.float32(0.1)))  # type: ignore[arg-type]
+    assert torch.equal(sparse(wide, np.int64(1)).azimuth, sparse(wide, 1).azimuth)  # type: ignore[arg-type]
 
 
 def test_numbers_whose_squares_single_precision_does_not_hold_become_double() -> None:

@@ -184,6 +184,12 @@ def test_scale_does_not_matter(estimator: Callable[..., Spectrum]) -> None:
         torch.testing.assert_close(other.powers, one.powers, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("estimator", [music_spectrum, mvdr_spectrum, bartlett_spectrum, coarse_to_fine])
+def test_what_is_no_grid_is_refused(estimator: Callable[..., Spectrum]) -> None:
+    with pytest.raises(InputError, match="grid is a tuple; allowed: a Grid"):
+        estimator(torch.eye(4, dtype=torch.complex64), 1, (91, 1, 1))
+
+
 @pytest.mark.parametrize("estimator", SPECTRA)
 def test_a_lone_source_is_where_every_spectrum_peaks(estimator: Callable[..., Spectrum]) -> None:
     config = dataclasses.replace(CLASSROOM, sources=1)
