@@ -6,8 +6,9 @@ import textwrap
 from collections.abc import Mapping
 
 from rislab.checkup.output.silencing import names_of
+from rislab.checkup.rule import Rule
 from rislab.checkup.rule_examples import RuleExample
-from rislab.checkup.rules import RULES, Rule
+from rislab.checkup.rules import RULES
 from rislab.errors import InputError
 
 WIDTH = 100

@@ -19,10 +19,14 @@ from torch import Tensor, nn
 
 from rislab.checkup.findings import SEVERITIES, UNJUDGED, Finding, Findings, as_note
 from rislab.checkup.observers.activations import Activations
+from rislab.checkup.observers.all_pairs import AllPairs
 from rislab.checkup.observers.averages import MovingAverages
+from rislab.checkup.observers.begun_anew import RemadeScalers, WeightsSetBack
 from rislab.checkup.observers.checkpoints import Checkpoints
+from rislab.checkup.observers.class_targets import OneClass
 from rislab.checkup.observers.class_weights import ClassWeights
 from rislab.checkup.observers.constant_terms import ConstantTerms
+from rislab.checkup.observers.drawn_samples import DrawnSamples
 from rislab.checkup.observers.frozen import FrozenTensors
 from rislab.checkup.observers.gradient_use import GradientUse
 from rislab.checkup.observers.graph_patterns import GraphPatterns
@@ -40,6 +44,7 @@ from rislab.checkup.observers.repetitions import ClassesOfBatches, RepeatedSeeds
 from rislab.checkup.observers.resumes import LostState
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.observers.saved_networks import SavedNetworks
+from rislab.checkup.observers.shared_buffers import SharedBuffers
 from rislab.checkup.observers.split_leakage import SplitLeakage
 from rislab.checkup.observers.state_loading import OwnWeights
 from rislab.checkup.observers.token_targets import TokenTargets
@@ -60,8 +65,8 @@ from rislab.errors import InputError, error_text
 
 # Rules whose findings are mended at a loss.
 OF_LOSSES = (Code.GRADIENT_SCALE, Code.DIRECTION)
-# What has a name of its own in an observer.
-DETACHED = "detached backbone"
+# Faults of observers, and names that say less of the same.
+SAYS_MORE = {"detached backbone": "detached backbone", "loss given as the epoch": "scheduler never stepped"}
 # In the order in which their findings are listed.
 RULE_FUNCTIONS: tuple[Callable[[WatchedRun], list[Finding]], ...] = (
     use_rules.only_frozen,
@@ -219,6 +224,8 @@ def standard_observers() -> list[Observer]:
     return [
         UnregisteredTensors(),
         OwnWeights(),
+        WeightsSetBack(),
+        RemadeScalers(),
         LostState(),
         OptimizerArguments(),
         samplers,
@@ -227,10 +234,12 @@ def standard_observers() -> list[Observer]:
         FrozenTensors(),
         Checkpoints(),
         LossArguments(),
+        OneClass(),
         InputChanges(),
         GradientUse(),
         LossBranches(),
         GraphPatterns(),
+        AllPairs(),
         Activations(),
         ConstantTerms(),
         NetworkModes(),
@@ -238,6 +247,8 @@ def standard_observers() -> list[Observer]:
         ClassesOfBatches(),
         ClassWeights(),
         SplitLeakage(),
+        SharedBuffers(),
+        DrawnSamples(),
         PrintedLosses(loaders),
         SavedNetworks(),
         PlateauModes(),
@@ -252,8 +263,9 @@ def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findi
     """Findings with those of other observers, unless they say less of the same."""
     stale = any(finding.name == "optimiser holds stale parameters" for finding in findings)
     others = [finding for observer in observers for finding in observer.findings()]
-    if any(finding.name == DETACHED and finding.severity == "fault" for finding in others):
-        findings = [one for one in findings if one.name != DETACHED]  # which say less of the same
+    more = {finding.name for finding in others if finding.severity == "fault"}
+    less = {less for name, less in SAYS_MORE.items() if name in more}
+    findings = [one for one in findings if one.name not in less]
     return Findings(
         [*findings, *(one for one in others if not (stale and one.name == "tensors that no optimiser holds"))]
     )

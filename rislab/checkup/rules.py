@@ -7,10 +7,9 @@ loop_watch.standard_observers()) and in `probes` (listed in probes/suite.py, PRO
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
-from rislab.checkup.fixes import FIXES
+from rislab.checkup.rule import Rule
 
 DOCS = "https://docs.pytorch.org/docs/stable/"
 ACCUMULATION = f"{DOCS}notes/amp_examples.html#gradient-accumulation"
@@ -48,40 +47,6 @@ class Code(StrEnum):
     DUPLICATES = "P9"
     EQUIVALENCE = "P10"
     TWICE = "P11"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rule of the checkup.
-
-    Args:
-        code: "C1" … "C16" of a watched loop, "P1" … "P11" of a probe; it stands in findings.
-        name: in words.
-        what: what is compared, one sentence.
-        why: what the numbers mean, and what a wrong one does to a training.
-        fix: what to look at in the code; `fixes` says it for each finding.
-        needs: what must be known before the rule can say anything.
-        severity: usual one of its findings: "fault", "warning" or "note".
-        faults: names of its findings that are faults of the catalogue, in `rislab faults NAME`.
-        others: names of its findings that the catalogue does not have.
-        reference: where the right way is documented, "" if nowhere.
-    """
-
-    code: str
-    name: str
-    what: str
-    why: str
-    fix: str
-    needs: str
-    severity: str
-    faults: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
-    reference: str = ""
-
-    @property
-    def fixes(self) -> dict[str, str]:
-        """What to change, for each name that a finding of this rule may have; "" where nothing is to be changed."""
-        return {name: FIXES.get(name, "") for name in (*self.faults, *self.others)}
 
 
 _OF_THE_LOOP = (
@@ -143,7 +108,8 @@ _OF_THE_LOOP = (
                 "average moves away from the weights", "frozen weights move", "weights differ between ranks",
                 "optimiser state lost at resume", "average of the last weights alone", "nothing was loaded",
                 "requires_grad of a module", "requires_grad misspelt", "one layer in all places",
-                "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units"),
+                "tied weights come apart", "tensors of one storage", "units that stay equal", "layer of dead units",
+                "weights set back"),
         reference=f"{DOCS}optim.html#constructing-it",
     ),
     Rule(
@@ -214,7 +180,8 @@ _OF_THE_LOOP = (
                 "ratio always 1", "gradient penalty per position", "sampler without set_epoch",
                 "samplers differ between ranks", "not judged", "always the first batch", "loader without a batch",
                 "samples that are never drawn", "classes that training never had", "straight-through without detach",
-                "loss is maximised"),
+                "loss is maximised", "sums that keep one of their terms", "one buffer in all samples",
+                "log-probability of another sample", "sample without a gradient"),
         reference=STEP,
     ),
     Rule(
@@ -242,7 +209,7 @@ _OF_THE_LOOP = (
                 "schedule stepped per epoch"),
         others=("scheduler never stepped", "scheduler stepped instead of the optimiser", "schedule runs past its end",
                 "epoch schedule stepped per batch", "schedule hardly begins", "scheduler of another optimiser",
-                "plateau looked for the other way"),
+                "plateau looked for the other way", "loss given as the epoch"),
         reference=LEARNING_RATE,
     ),
     Rule(
@@ -269,7 +236,7 @@ _OF_THE_LOOP = (
         needs="one loss, and the scaler if there is one",
         severity="fault",
         faults=("scaler bypassed", "scaler only where CUDA is"),
-        others=("scaler without autocast", "a term not scaled"),
+        others=("scaler without autocast", "a term not scaled", "scaler made anew"),
         reference=f"{DOCS}notes/amp_examples.html#typical-mixed-precision-training",
     ),
     Rule(
@@ -307,7 +274,8 @@ _OF_THE_LOOP = (
                 "compared with itself", "rates where their logarithm belongs", "normalised along another axis",
                 "weights grow with the counts", "answers change with padding", "backward direction after one input",
                 "attention to padding alone", "axes exchanged by a view", "targets that no answer reaches",
-                "layers without an activation"),
+                "layers without an activation", "the blank among the targets", "logit of the target is constant",
+                "targets of one class"),
         reference=f"{DOCS}nn.html#loss-functions",
     ),
     Rule(

@@ -150,3 +150,68 @@ def test_what_is_added_and_taken_away_is_detached(kind: str) -> None:
     found = [(one.name, one.severity) for one in process.findings() if one.severity != "note"]
     expected = {"added": "fault", "taken away": "fault", "recurrence": "warning"}
     assert found == ([("straight-through without detach", expected[kind])] if kind in expected else [])
+
+
+@pytest.mark.parametrize("kind", ["column", "vector", "outer product alone", "weighted rows"])
+def test_a_mean_over_the_products_of_all_pairs_is_a_fault(kind: str) -> None:
+    torch.manual_seed(0)
+    policy = nn.Linear(3, 4)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            scores = policy(torch.randn(16, 3)).log_softmax(1)[:, 0]
+            gains = torch.randn(16, 1)
+            optimizer.zero_grad()
+            if kind == "outer product alone":
+                loss = (scores * gains).square().mean()
+            elif kind == "weighted rows":
+                loss = ((scores[:, None] * torch.randn(1, 16)) * gains).mean()
+            else:
+                loss = -(scores * (gains if kind == "column" else gains.squeeze(1))).mean()
+            loss.backward()
+            optimizer.step()
+    pairs = [(one.severity, one.name) for one in process.findings() if one.code == "C15"]
+    assert pairs == ([("fault", "arguments that broadcast")] if kind == "column" else [])
+
+
+@pytest.mark.parametrize("kind", ["column", "vector", "pairs of labels", "mask"])
+def test_a_score_that_counts_all_pairs_is_a_fault(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    inputs, labels = torch.randn(16, 3), (torch.arange(16) % 3 == 0).float()
+    with ProcessWatch() as process:
+        for _ in range(4):
+            optimizer.zero_grad()
+            nn.functional.binary_cross_entropy_with_logits(network(inputs).squeeze(1), labels).backward()
+            optimizer.step()
+            with torch.no_grad():
+                answers = (network(inputs) > 0).float()
+                if kind == "pairs of labels":
+                    (labels[:, None] == labels).float().mean().item()
+                elif kind == "mask":
+                    ((answers == labels).float() * torch.rand(16, 16)).sum().item()
+                else:
+                    ((answers if kind == "column" else answers.squeeze(1)) == labels).float().mean().item()
+    assert [one.severity for one in process.findings() if one.code == "C15"] == ["fault"] * (kind == "column")
+
+
+@pytest.mark.parametrize("kind", ["assigned", "added", "each place once", "noise"])
+def test_sums_at_repeated_places_that_keep_one_term_are_a_fault(kind: str) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    places = torch.randperm(20) if kind == "each place once" else torch.randint(0, 5, (20,))
+    with ProcessWatch() as process:
+        for _ in range(5):
+            messages = layer(torch.randn(20, 4))
+            total = torch.zeros(20, 2) + messages.mean() if kind == "noise" else torch.zeros(20, 2)
+            if kind == "added":
+                total = total.index_add(0, places, messages)
+            else:
+                total[places] += torch.randn(20, 2) if kind == "noise" else messages
+            optimizer.zero_grad()
+            total.square().mean().backward()
+            optimizer.step()
+    named = any(one.name == "sums that keep one of their terms" for one in process.findings())
+    assert named is (kind == "assigned")

@@ -223,3 +223,26 @@ def test_images_that_are_not_prepared_alike(train: str, evaluate: str, expected:
                 model.train()
     found = [one.severity for one in process.findings() if one.name == "inputs of evaluation in another range"]
     assert found == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("kind", ["by hand", "eval", "dropout on again"])
+def test_the_attribute_training_does_not_reach_the_modules_within(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            network.train()
+            for _ in range(4):
+                optimizer.zero_grad()
+                network(torch.randn(8, 3)).square().mean().backward()
+                optimizer.step()
+            if kind == "by hand":
+                network.training = False
+            else:
+                network.eval()
+                network[1].train(kind == "dropout on again")
+            with torch.no_grad():
+                network(torch.randn(8, 3))
+    named = [one.severity for one in process.findings() if one.name == "evaluated in training mode"]
+    assert named == ["fault"] * (kind == "by hand")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, ReduceLROnPlateau, StepLR
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -54,3 +54,27 @@ def test_a_metric_that_is_no_number_ends_no_training(metric: float) -> None:
                 model(torch.randn(64, 3))
             scheduler.step(metric)
     assert process.steps == 2
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("kind", ["loss", "noisy loss", "parts of epochs", "parts of cycles", "nothing"])
+def test_a_loss_is_no_epoch(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kinds = {
+        "loss": FALLING,
+        "noisy loss": [0.124, 0.203, 0.149, 0.217, 0.135, 0.223, 0.174, 0.101, 0.122],
+        "parts of epochs": [tick / 4 for tick in range(12)],
+        "parts of cycles": [(0.5 + tick) / 4 % 1 for tick in range(12)],
+    }
+    parts = kind.startswith("parts")
+    scheduler = CosineAnnealingWarmRestarts(optimizer, 2) if parts else StepLR(optimizer, 2)
+    with ProcessWatch() as process:
+        for epoch in kinds.get(kind, [None] * 9):
+            optimizer.zero_grad()
+            model(torch.randn(4, 3)).square().mean().backward()
+            optimizer.step()
+            scheduler.step(epoch)
+    names = [one.name for one in process.findings() if one.severity != "note"]
+    assert names == ["loss given as the epoch"] * kind.endswith("loss")

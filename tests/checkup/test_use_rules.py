@@ -207,12 +207,14 @@ def a_head_beside_another(faulty: bool) -> None:
 
 
 class PlainTensor(nn.Module):
-    """A matrix that is no parameter, or one."""
+    """A matrix that is no parameter, or one, or what was made of one."""
 
-    def __init__(self, plain: bool) -> None:
+    def __init__(self, plain: bool, cast: bool = False) -> None:
         super().__init__()
         self.first, matrix = nn.Linear(4, 8), torch.ones(8, 1)
         self.matrix = matrix.requires_grad_() if plain else nn.Parameter(matrix)
+        if cast:
+            self.matrix = matrix.double().requires_grad_().float() if plain else nn.Parameter(matrix.double().float())
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.tanh(self.first(inputs)) @ self.matrix
@@ -221,6 +223,13 @@ class PlainTensor(nn.Module):
 def a_tensor_that_is_no_parameter(faulty: bool) -> None:
     torch.manual_seed(0)
     model = PlainTensor(faulty)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    four_steps(model, optimizer)
+
+
+def a_parameter_that_is_cast(faulty: bool) -> None:
+    torch.manual_seed(0)
+    model = PlainTensor(faulty, cast=True)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     four_steps(model, optimizer)
 
@@ -239,6 +248,7 @@ def features_without_a_graph(faulty: bool) -> None:
 
 LOOPS: dict[str, tuple[Loop, str]] = {
     "a tensor that is no parameter": (a_tensor_that_is_no_parameter, "tensors that no optimiser holds"),
+    "a parameter that is cast": (a_parameter_that_is_cast, "tensors that no optimiser holds"),
     "features without a graph": (features_without_a_graph, "detached backbone"),
     "one layer in all places of a list": (one_layer_in_a_list, "one layer in all places"),
     "a minus sign": (a_minus_sign, "loss is maximised"),

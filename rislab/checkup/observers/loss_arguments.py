@@ -14,6 +14,7 @@ from torch.autograd.graph import Node
 from torch.nn import functional
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
+from rislab.checkup.observers.class_targets import blanks, constant_logit
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer, Roots
 from rislab.checkup.recording.looks import Looks
@@ -44,6 +45,8 @@ SIGNS = {
 # Losses that push nothing away from a target of 0: alone, they are smallest where all have the answer of a target of 1.
 PULLING = (functional.soft_margin_loss, functional.hinge_embedding_loss, functional.cosine_embedding_loss)
 OF_SIGNS = "targets other than 1 and -1"
+# What is certain where no other loss is trained.
+UNLESS_OTHERS = (OF_SIGNS, "logit of the target is constant")
 # Losses that are 0 where both arguments are one tensor, and those whose arguments must not change places.
 DISTANCES = (functional.mse_loss, functional.l1_loss, functional.smooth_l1_loss, functional.huber_loss)
 SEVERAL = (
@@ -63,7 +66,7 @@ OF_EVALUATION = (
 CERTAIN = (
     "probabilities where their logarithm belongs", "log-probabilities where probabilities belong",
     "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
-    "targets that no answer reaches",
+    "targets that no answer reaches", "the blank among the targets", "logit of the target is constant",
 )  # fmt: skip
 RAW = "logits where log-probabilities belong"
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
@@ -142,8 +145,8 @@ class LossArguments(Observer):
         held = [(name, one) for (name, _), one in self._suspicions.items() if one.calls >= CALLS and not one.refuted]
         results = [*self._broadcast.values()]
         for name, one in held:
-            # Beside another loss, a target of 0 may mark what is to be left out.
-            certain = one.certain and (name != OF_SIGNS or bool(self._alone))
+            # Beside another loss, a target of 0 may mark what is to be left out; its other logits may push apart.
+            certain = one.certain and (name not in UNLESS_OTHERS or bool(self._alone))
             alone = ": those of 0 push nothing apart, and no other loss is trained" if name == OF_SIGNS else ""
             make = as_fault if certain else as_warning
             results.append(make(Code.ARGUMENTS, name, one.evidence + alone * certain, one.where))
@@ -176,7 +179,7 @@ def _is_certain(name: str, call: LossEvent, first: Tensor, trained: bool) -> boo
 
 def loss_arguments(call: LossEvent) -> tuple[Tensor, Tensor] | None:
     """What a loss was called with, input and target; None if it takes something else."""
-    first, second = setting(call, "input", 0, None), setting(call, "target", 1, None)
+    first, second = setting(call, "input", 0, None), setting(call, "target", 1, call.kwargs.get("targets"))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return None
     strided = first.layout is second.layout is torch.strided
@@ -250,6 +253,7 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         text = f"{name}() was given logits {tuple(first.shape)} of all samples against all, whose diagonal is "
         text += f"{float(first.detach().flatten()[0]):.4g} throughout, the largest of each row, and no target is there"
         yield "compared with itself", text if _is_unmasked(first, second) else ""
+        yield "logit of the target is constant", constant_logit(first, second, name)
     yield from _of_axes(call, first, name)
     if call.function in LOGITS:
         rows, made = rows_of_classes(first), _maker(first)
@@ -269,6 +273,8 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
         yield from _of_log_probabilities(first, name)
     if call.function is functional.ctc_loss:
         yield _raw(first.detach().reshape(-1, first.shape[-1])[:ROWS].float(), name)
+        lengths, blank = setting(call, "target_lengths", 3, None), setting(call, "blank", 4, 0)
+        yield "the blank among the targets", blanks(second, lengths, blank, name)
     if call.function is functional.kl_div and first.shape == second.shape and first.dim():
         yield from _of_divergence(call, first, second)
 

@@ -97,6 +97,7 @@ class _Network:
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
+    by_hand: int = 0  # evaluations in which it alone was in evaluation mode, and all in it in training mode
     normalised: bool = False  # whether it was trained on the statistics of batches
     # What its evaluations in evaluation mode have shown, if it is one of another network's weights.
     average: _Average | None = None
@@ -158,6 +159,9 @@ class NetworkModes(Observer):
         self._connect(key, call)
         if not gradients:
             (network.training_mode if call.training else network.evaluated).note(call, self._step)
+            # eval() reaches all modules, and whoever turns a dropout on again leaves the others.
+            inner = [] if call.training else [one for one in module.modules() if one is not module]
+            network.by_hand += len(inner) > 1 and all(one.training for one in inner)
             self._statistics_of(network, call.training)
         elif call.training:
             network.trained.note(call, self._step)
@@ -266,6 +270,12 @@ class NetworkModes(Observer):
             text = f"{name} has {layers}, was run without gradients in training mode after {len(wrong.steps)} of "
             text += f"{self._step} steps, and never in evaluation mode while training went on"
             results.append(as_warning(Code.MODE, "evaluated in training mode", text, wrong.where))
+        if network.by_hand >= AGREEING and depends and network.by_hand == network.evaluated.count:
+            text = (
+                f"in all {network.by_hand} evaluations {name} itself was in evaluation mode, and each module in it in "
+            )
+            text += "training mode: its attribute `training` was set, which its dropout and BatchNorm do not follow"
+            results.append(as_fault(Code.MODE, "evaluated in training mode", text, network.evaluated.where))
         results += _of_statistics(network, name, network.trained)
         away = _away(network)
         if away and not network.feeds:

@@ -1,4 +1,4 @@
-"""Schedules that wait for a plateau and look the wrong way: for larger losses, or for smaller accuracies."""
+"""Schedules that look the wrong way, for larger losses or smaller accuracies, or that take a loss for the epoch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.interception import Replacement
@@ -58,6 +58,8 @@ class PlateauModes(Observer):
     def __init__(self) -> None:
         self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
         self._ticks: dict[weakref.ref[Any], _Ticks] = {}  # by scheduler
+        self._epochs = Replacement(LRScheduler, "step", self._reporting_epoch)
+        self._given: dict[int, tuple[str, list[float]]] = {}  # by scheduler: line of the first, and epochs it was given
         self._samples = 0  # that were evaluated since the last tick
         # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
         self._pending: list[tuple[Any, Any, list[Any], str]] = []
@@ -65,6 +67,18 @@ class PlateauModes(Observer):
     def begin(self) -> None:
         """Report ticks from now on."""
         self._steps.__enter__()
+        self._epochs.__enter__()
+
+    def _reporting_epoch(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def step(scheduler: Any, *args: Any, **named: Any) -> Any:
+            epoch = args[0] if args else named.get("epoch")
+            if isinstance(epoch, float) and math.isfinite(epoch):
+                _, epochs = self._given.setdefault(id(scheduler), (caller()[0], []))
+                if len(epochs) < TICKS:
+                    epochs.append(epoch)
+            return original(scheduler, *args, **named)
+
+        return step
 
     def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def step(scheduler: Any, *args: Any, **named: Any) -> Any:
@@ -99,12 +113,23 @@ class PlateauModes(Observer):
 
     def end(self, error: BaseException | None) -> None:
         self._steps.__exit__()
+        self._epochs.__exit__()
         self._look_at_pending()
 
     def findings(self) -> list[Finding]:
         texts = [(ticks.evidence(), ticks.where) for ticks in self._ticks.values()]
         name = "plateau looked for the other way"
-        return [as_warning(Code.SCHEDULER, name, text, where) for text, where in texts if text]
+        results = [as_warning(Code.SCHEDULER, name, text, where) for text, where in texts if text]
+        for where, epochs in self._given.values():
+            # Parts of an epoch rise, and fall where a cycle ends; a loss falls often, and is never a whole number.
+            falls = sum(after < before for before, after in pairwise(epochs))
+            if len(epochs) >= FEWEST and 3 * falls >= len(epochs) and all(value % 1 for value in epochs):
+                text = (
+                    f"step() was given {epochs[0]:.4g}, {epochs[1]:.4g}, … {epochs[-1]:.4g} as the epoch, which fell "
+                )
+                text += f"{falls} times in {len(epochs)} ticks"
+                results.append(as_fault(Code.SCHEDULER, "loss given as the epoch", text, where))
+        return results
 
 
 def _rates(scheduler: Any) -> list[Any]:

@@ -15,8 +15,9 @@ from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import may_live_on
 from rislab.checkup.rules import Code
 
-# So many forwards of a network are looked into; so many networks, and modules, are remembered, and live as long.
-FORWARDS, NETWORKS, MODULES = 8, 6, 64
+# So many forwards of a network are looked into; so many networks, and modules, are remembered, and live as long; by so
+# many operations an attribute may be made of a parameter.
+FORWARDS, NETWORKS, MODULES, DEPTH = 8, 6, 64, 4
 
 
 class UnregisteredTensors(Observer):
@@ -25,8 +26,9 @@ class UnregisteredTensors(Observer):
     def __init__(self) -> None:
         self._looked: dict[int, int] = {}
         self._modules: dict[int, tuple[nn.Module, nn.Module]] = {}  # with the network in whose forward it was called
-        # Tensors that are attributes of a module, and neither weights nor buffers: by name, with their module.
-        self._plain: list[tuple[str, nn.Module, Tensor]] = []
+        # Attributes of a module that are neither weights nor buffers: by name, with their module, and with what they
+        # were computed from, themselves for most.
+        self._plain: list[tuple[str, nn.Module, Tensor, Tensor]] = []
         self._first: dict[int, tuple[Tensor, float]] = {}
         self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._held: set[int] = set()  # tensors of optimisers
@@ -43,9 +45,9 @@ class UnregisteredTensors(Observer):
         self._looked[call.network] = looks + 1
         if not looks:
             self._findings += _repeated_layers(call.module)
-            for name, module, value in _plain_tensors(call.module):
-                self._plain.append((name, module, value))
-                self._first[id(value)] = value, _fingerprint(value)
+            for name, module, value, leaf in _plain_tensors(call.module):
+                self._plain.append((name, module, value, leaf))
+                self._first[id(leaf)] = leaf, _fingerprint(leaf)
         registered = set(map(id, call.module.modules())) - {id(call.module)}
         for module in call.inner:
             if id(module) not in registered and len(self._modules) < MODULES and id(module) not in self._modules:
@@ -74,10 +76,10 @@ class UnregisteredTensors(Observer):
                 self._findings.append(as_fault(Code.WEIGHTS, name, text + listed(missed)))
         plain = [
             f"{type(module).__name__}.{name}"
-            for name, module, value in self._plain
+            for name, module, value, leaf in self._plain
             if vars(module).get(name) is value
-            and self._is_missed(value)
-            and bool(value.grad is not None and value.grad.any())
+            and self._is_missed(leaf)
+            and bool(leaf.grad is not None and leaf.grad.any())
         ]
         if plain:
             text = f"{len(plain)} tensors that are no nn.Parameter got gradients and never moved: {listed(plain)}"
@@ -100,14 +102,26 @@ class UnregisteredTensors(Observer):
         return self._findings
 
 
-def _plain_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor]]:
-    """Attributes of modules that ask for a gradient, and are neither weights nor buffers, by name."""
+def _plain_tensors(network: nn.Module) -> list[tuple[str, nn.Module, Tensor, Tensor]]:
+    """Attributes of modules that carry a gradient, and are neither weights nor buffers, by name."""
     return [
-        (name, module, value)
+        (name, module, value, leaf)
         for module in network.modules()
         for name, value in vars(module).items()
-        if isinstance(value, Tensor) and value.is_leaf and value.requires_grad
+        if isinstance(value, Tensor) and value.requires_grad and (leaf := _leaf_of(value)) is not None
     ]
+
+
+def _leaf_of(value: Tensor) -> Tensor | None:
+    """The one tensor that a value was computed from, as by .to() or times a number; itself, if from none."""
+    node = value.grad_fn
+    for _ in range(DEPTH):
+        sources = [] if node is None else [source for source, _ in node.next_functions if source is not None]
+        if len(sources) != 1:
+            break
+        node = sources[0]
+    leaf = value if value.is_leaf else getattr(node, "variable", None)
+    return leaf if isinstance(leaf, Tensor) else None
 
 
 def _repeated_layers(network: nn.Module) -> list[Finding]:

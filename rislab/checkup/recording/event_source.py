@@ -33,7 +33,7 @@ from rislab.checkup.recording.interception import (
 )
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
 from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unheard
-from rislab.checkup.recording.tensors import has_numbers, samples_of, tensors_of
+from rislab.checkup.recording.tensors import has_numbers, is_result, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
@@ -352,7 +352,7 @@ class EventSource:
         if not self._losses.begins or (now.stepped and self._module is not None):
             return
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
-        if isinstance(one, float) or (isinstance(one, Tensor) and not one.requires_grad and has_numbers(one)):
+        if isinstance(one, float) or (isinstance(one, Tensor) and is_result(one) and has_numbers(one)):
             self._tell("on_result", [*args, *kwargs.values()], output)
 
     @_guarded

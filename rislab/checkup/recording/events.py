@@ -77,7 +77,7 @@ class Observer:
         """A function of torch was called outside of forwards, before one of the first backwards or after a step."""
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
-        """Tensors without a gradient, or a number, were computed of something, in one of the first backwards."""
+        """Something was computed, in one of the first backwards: a number, or tensors without a gradient, or square."""
 
     def on_backward(self, roots: Roots) -> bool | None:
         """A backward begins."""

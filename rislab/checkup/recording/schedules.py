@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +47,8 @@ class SchedulerTicks:
         if last is None and isinstance(self._scheduler, lr_scheduler.ChainedScheduler):
             # Its parts tick together, and have no public name but in the state that a checkpoint holds.
             last = self._scheduler.state_dict()["_schedulers"][0].get("last_epoch")
-        return None if last is None else int(last) - self._before
+        # Given a number that is none of an epoch, it ticked all the same.
+        return None if last is None else math.ceil(last) - self._before
 
 
 def schedule_of(scheduler: Any, begun: int) -> Schedule:

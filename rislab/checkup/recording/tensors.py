@@ -91,3 +91,8 @@ def may_live_on(network: nn.Module, others: int, most: int) -> bool:
         most: how many may be.
     """
     return others < 2 or (others < most and sum(map(Tensor.numel, nn.Module.parameters(network))) <= SMALL)
+
+
+def is_result(value: Tensor) -> bool:
+    """Whether a tensor carries no gradient, or is square, as what is computed of all pairs."""
+    return not value.requires_grad or (value.dim() == 2 and value.shape[0] == value.shape[1])

@@ -1,0 +1,134 @@
+"""Products and scores of all pairs, where a column met a row, and sums at repeated places that lose their terms."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.interception import BACKWARDS
+from rislab.checkup.recording.loss_graph import nodes_behind, sources_of
+from rislab.checkup.rules import Code
+
+# Nodes of a graph that are gone through, backwards that must agree, and rows that are all pairs of a batch.
+NODES, AGREEING, SQUARE = 2000, 3, 4
+# Scores that must agree; products and comparisons of pairs that are held between backwards.
+SCORES, HELD = 2, 16
+
+
+@dataclass
+class _Case:
+    """What was met: how often, what, and where first."""
+
+    count: int = 0
+    text: str = ""
+    where: str = ""
+
+    def note(self, text: str) -> None:
+        """Once more."""
+        self.count, self.text, self.where = self.count + 1, text, self.where or caller()[0]
+
+
+class AllPairs(Observer):
+    """Looks at what is computed of a column and a row, up to one of the first backwards."""
+
+    def __init__(self) -> None:
+        self._answers: set[int] = set()  # lengths of the columns that networks gave without a gradient
+        self._products: dict[Node | None, int] = {}  # of all pairs, by the length of the column
+        self._compared: dict[int, tuple[weakref.ReferenceType[Tensor], int]] = {}
+        self._backwards = 0
+        self._multiplied, self._scored, self._lost = _Case(), _Case(), _Case()
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Remember how many answers without a gradient a network gave in a column."""
+        if not torch.is_grad_enabled() and isinstance(call.output, Tensor) and call.output.shape[1:] == (1,):
+            self._answers.add(len(call.output))
+
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        """A product or a comparison of all pairs of a column and a row, or a number that is computed of comparisons."""
+        tensors = [one for one in given if isinstance(one, Tensor)]
+        reference, rows = self._compared.get(id(tensors[0]), (None, 0)) if len(tensors) == 1 else (None, 0)
+        follows = reference is not None and reference() is tensors[0]
+        if follows and (isinstance(output, float) or (isinstance(output, Tensor) and not output.dim())):
+            text = f"a column ({rows}, 1) was compared with {rows} numbers: the score counts {rows} x {rows} pairs"
+            self._scored.note(text)
+        if not isinstance(output, Tensor) or output.dim() != 2:
+            return
+        if not follows:
+            rows = _pairs_of(given)
+            if rows and output.requires_grad and output.grad_fn is not None:
+                if output.grad_fn.name().startswith("MulBackward") and len(self._products) < HELD:
+                    self._products[output.grad_fn] = rows
+                return
+            follows = rows in self._answers and output.dtype is torch.bool
+        if follows and not output.requires_grad and len(self._compared) < HELD:
+            self._compared[id(output)] = weakref.ref(output), rows
+
+    def on_backward(self, roots: Roots) -> None:
+        products, self._products, self._compared = self._products, {}, {}
+        if len(roots) != 1 or roots[0][0].grad_fn is None:
+            return
+        self._backwards += 1
+        if self._backwards > BACKWARDS:
+            return
+        for node in nodes_behind(roots[0][0].grad_fn, NODES):
+            if node.name().startswith("IndexPutBackward") and (places := _written_twice(node)):
+                text = f"x[places] += values was computed, of {places[0]} values with a gradient at {places[1]} places"
+                self._lost.note(text)
+                continue
+            if node.name() in ("MeanBackward0", "SumBackward0") and (rows := products.get(_reduced(node), 0)):
+                text = (
+                    f"the products of a column ({rows}, 1) and {rows} numbers are {rows} x {rows}, of all pairs, and "
+                )
+                self._multiplied.note(f"{text}one number is made of them: it is the product of two means")
+
+    def findings(self) -> list[Finding]:
+        results = []
+        if self._multiplied.count >= AGREEING:
+            text, where = f"in {self._multiplied.count} backwards {self._multiplied.text}", self._multiplied.where
+            results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))
+        if self._scored.count >= SCORES:
+            text, where = f"{self._scored.count} times {self._scored.text}", self._scored.where
+            results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))
+        if self._lost.count >= AGREEING:
+            text = f"in {self._lost.count} backwards {self._lost.text}: of those at one place one alone is added"
+            results.append(as_fault(Code.LOSSES, "sums that keep one of their terms", text, self._lost.where))
+        return results
+
+
+def _pairs_of(given: Sequence[Any]) -> int:
+    """The length of a column and of a row, of other numbers, that two tensors are; 0 if they are none."""
+    if len(given) != 2 or not all(isinstance(one, Tensor) for one in given):
+        return 0
+    row, column = sorted(given, key=Tensor.dim)
+    rows = column.shape[0] if column.dim() == 2 else 0
+    fits = rows >= SQUARE and row.shape == (rows,) and column.shape == (rows, 1)
+    return rows if fits and not torch.equal(row, column.squeeze(1).to(row.dtype)) else 0
+
+
+def _reduced(node: Node) -> Node | None:
+    """What a mean or a sum over all elements is taken of, below a sign."""
+    source = next(iter(sources_of(node)), None)
+    return next(iter(sources_of(source)), None) if source is not None and source.name() == "NegBackward0" else source
+
+
+def _written_twice(node: Node) -> tuple[int, int] | None:
+    """How many values with a gradient are added at how many places by x[places] += values, None if it loses none."""
+    values = node.next_functions[-1][0]
+    if node._saved_accumulate or values is None or not values.name().startswith("AddBackward"):  # type: ignore[attr-defined]
+        return None
+    indices = [one for one in node._saved_indices if one is not None]  # type: ignore[attr-defined]
+    # The first of the sum is what was there, the second what is added to it.
+    added = values.next_functions[1:]
+    if len(indices) != 1 or indices[0].dtype is torch.bool or not added or added[0][0] is None:
+        return None
+    places = len(indices[0].unique())
+    return (indices[0].numel(), places) if places < indices[0].numel() else None

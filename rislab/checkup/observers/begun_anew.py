@@ -1,0 +1,119 @@
+"""What is begun anew again and again, while the rest goes on: weights that are set back, scalers made in each step."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim.optimizer import Optimizer
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.interception import Replacement
+from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.tensors import is_readable
+from rislab.checkup.rules import Code
+
+# Times that are no accident: the same weights loaded again, and scalers with one update each. After so many loads of
+# other weights, no more of a network are looked at.
+AGAIN, SCALERS, OTHERS = 2, 8, 4
+
+
+@dataclass
+class _Loaded:
+    """What was loaded into a network last."""
+
+    mark: float  # of all its numbers
+    steps: float  # that the optimiser of the network had counted
+    others: int = 0  # loads before it of other weights, or of a network that nothing steps
+    again: int = 0  # loads of the same after a training that the moments of the optimiser outlived
+    undone: float = 0  # steps before these
+    where: str = ""  # file and line
+
+
+class WeightsSetBack(Observer):
+    """Compares the states that a network loads with each other, and with the steps that its optimiser counts."""
+
+    def __init__(self) -> None:
+        self._loaded: weakref.WeakKeyDictionary[nn.Module, _Loaded] = weakref.WeakKeyDictionary()
+        self._stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        self._stepped.add(optimizer)
+
+    def on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
+        before = self._loaded.get(module)
+        if before is not None and before.others >= OTHERS:
+            return
+        weights = dict(nn.Module.named_parameters(module))
+        pairs = [(weights[name], value) for name, value in state.items() if name in weights]
+        given = [pair for pair in pairs if all(isinstance(value, Tensor) and is_readable(value) for value in pair)]
+        if not given:
+            return
+        mark, now = (sum(float(pair[place].detach().double().sum()) for pair in given) for place in (1, 0))
+        own = set(map(id, weights.values()))
+        holders = [one for one in self._stepped if own & set(map(id, tensors_held(one)))]
+        steps = _counted(holders[0]) if len(holders) == 1 else 0.0
+        if before is None or before.mark != mark or not 0 < before.steps < steps or now == mark:
+            # A first load undoes nothing unless the network was trained before.
+            self._loaded[module] = _Loaded(mark, steps, 0 if before is None else before.others + 1)
+            return
+        before.again, before.undone, before.steps = before.again + 1, before.undone + steps - before.steps, steps
+        before.where = caller()[0]
+
+    def findings(self) -> list[Finding]:
+        return [
+            as_fault(
+                Code.WEIGHTS,
+                "weights set back",
+                f"{type(module).__name__} was given the same weights {one.again + 1} times after it was trained: "
+                f"{one.undone:.0f} steps are undone, and the optimiser keeps their moments",
+                one.where,
+            )
+            for module, one in self._loaded.items()
+            if one.again >= AGAIN
+        ]
+
+
+def _counted(optimizer: Optimizer) -> float:
+    """Steps that an optimiser has counted in its state, as Adam does; 0 if it counts none."""
+    counts = [one["step"] for one in optimizer.state.values() if isinstance(one, dict) and "step" in one]
+    return max((float(one) for one in counts), default=0.0)
+
+
+class RemadeScalers(Observer):
+    """Counts gradient scalers, and their updates."""
+
+    def __init__(self) -> None:
+        self._updates = Replacement(GradScaler, "update", self._reporting)
+        self._known: weakref.WeakSet[GradScaler] = weakref.WeakSet()
+        self._scalers = self._count = 0
+        self._where = ""
+
+    def begin(self) -> None:
+        """Report updates from now on."""
+        self._updates.__enter__()
+
+    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def update(scaler: Any, *args: Any, **named: Any) -> Any:
+            self._count += 1
+            if scaler not in self._known and scaler.is_enabled():
+                self._known.add(scaler)
+                self._scalers, self._where = self._scalers + 1, self._where or caller()[0]
+            return original(scaler, *args, **named)
+
+        return update
+
+    def end(self, error: BaseException | None) -> None:
+        self._updates.__exit__()
+
+    def findings(self) -> list[Finding]:
+        if self._scalers < SCALERS or self._scalers != self._count:
+            return []
+        text = f"{self._scalers} gradient scalers in {self._count} updates: each begins at its first scale, which no "
+        return [as_fault(Code.PRECISION, "scaler made anew", f"{text}overflow ever lowers", self._where)]

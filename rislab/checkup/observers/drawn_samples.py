@@ -1,0 +1,148 @@
+"""Samples of distributions: drawn without a gradient, or scored in place of the one that was used."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.distributions import Bernoulli, Categorical, Normal
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.interception import BACKWARDS, Replacement
+from rislab.checkup.recording.loss_graph import nodes_behind
+from rislab.checkup.recording.tensors import has_numbers
+from rislab.checkup.rules import Code
+
+KINDS = (Normal, Categorical, Bernoulli)
+# Distributions that are held between two backwards, and samples of each; nodes that are gone through.
+HELD, SAMPLES, NODES = 64, 4, 2000
+# Backwards that must agree.
+AGREEING = 3
+
+
+@dataclass(eq=False)
+class _Drawn:
+    """Samples of one distribution whose parameters carry a gradient."""
+
+    distribution: weakref.ReferenceType[Any]  # itself
+    where: str  # file and line of the first sample
+    samples: list[Tensor] = field(default_factory=list)
+    scored: set[int] = field(default_factory=set)  # places of samples whose log-probability was asked for
+    entered: bool = False  # whether a sample went into a network
+
+
+class DrawnSamples(Observer):
+    """Listens to sample() and log_prob(), up to one of the first backwards."""
+
+    def __init__(self) -> None:
+        self._replacements = [
+            *(Replacement(kind, "sample", self._sampling) for kind in KINDS),
+            *(Replacement(kind, "log_prob", self._scoring) for kind in KINDS),
+        ]
+        self._drawn: list[_Drawn] = []
+        self._backwards = 0
+        self._scored = False  # whether any log-probability was asked for
+        self._others = self._right = self._cut = 0
+        self._where = ["", ""]
+
+    def begin(self) -> None:
+        """Report samples from now on."""
+        for one in self._replacements:
+            one.__enter__()
+
+    def end(self, error: BaseException | None) -> None:
+        for one in self._replacements:
+            one.__exit__()
+        self._drawn = []
+
+    def _is_open(self) -> bool:
+        # torch.compile traces through these very functions, which must not do more than this then.
+        return self._backwards < BACKWARDS and not torch.compiler.is_compiling()
+
+    def _of(self, distribution: Any) -> _Drawn | None:
+        return next((one for one in self._drawn if one.distribution() is distribution), None)
+
+    def _sampling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def sample(distribution: Any, *args: Any, **named: Any) -> Any:
+            value = original(distribution, *args, **named)
+            if self._is_open() and torch.is_grad_enabled() and _node_of(distribution) is not None:
+                one = self._of(distribution)
+                if one is None and len(self._drawn) < HELD:
+                    one = _Drawn(weakref.ref(distribution), caller()[0])
+                    self._drawn.append(one)
+                if one is not None and len(one.samples) < SAMPLES:
+                    one.samples.append(value)
+            return value
+
+        return sample
+
+    def _scoring(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def log_prob(distribution: Any, value: Any) -> Any:
+            one = None
+            if self._is_open():
+                self._scored, one = True, self._of(distribution)
+            if one is not None:
+                one.scored |= {place for place, sample in enumerate(one.samples) if sample is value}
+            return original(distribution, value)
+
+        return log_prob
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        if self._drawn and call.training and torch.is_grad_enabled():
+            given = set(map(id, call.inputs))
+            for one in self._drawn:
+                one.entered |= any(id(sample) in given for sample in one.samples)
+
+    def on_backward(self, roots: Roots) -> None:
+        self._backwards += 1
+        drawn, self._drawn = self._drawn, []
+        first = [one for one in drawn if 0 in one.scored]
+        others = [one for one in drawn if one.scored and 0 not in one.scored]
+        self._right += bool(first)
+        if others:
+            self._others, self._where[0] = self._others + 1, others[0].where
+        normal = [one for one in drawn if type(one.distribution()) is Normal]
+        if not normal or self._scored or len(roots) != 1 or roots[0][0].grad_fn is None:
+            return
+        nodes = set(nodes_behind(roots[0][0].grad_fn, NODES))
+        layers = {value.data_ptr() for node in nodes for value in _inputs_of(node)}
+        entered = [one for one in normal if one.entered or any(value.data_ptr() in layers for value in one.samples)]
+        if entered and all(_node_of(one.distribution()) in nodes for one in entered):
+            self._cut, self._where[1] = self._cut + 1, entered[0].where
+
+    def findings(self) -> list[Finding]:
+        results = []
+        if self._others >= AGREEING and not self._right:
+            text = f"in {self._others} backwards, the log-probability was asked of a sample that was drawn for it, and "
+            text += "never of the first sample of the distribution, which was drawn to be used"
+            results.append(as_fault(Code.LOSSES, "log-probability of another sample", text, self._where[0]))
+        if self._cut >= AGREEING and not self._scored:
+            text = (
+                f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and no "
+            )
+            text += "log-probability was asked for, so that the loss of that network does not train what the Normal is "
+            results.append(as_fault(Code.LOSSES, "sample without a gradient", f"{text}made from", self._where[1]))
+        return results
+
+
+def _inputs_of(node: Node) -> list[Tensor]:
+    """What a layer with weights was given, as far as its node has kept it."""
+    try:
+        given = [getattr(node, name, None) for name in ("_saved_mat1", "_saved_input")]
+    except RuntimeError:  # changed in place, or let go
+        return []
+    return [value for value in given if isinstance(value, Tensor) and has_numbers(value)]
+
+
+def _node_of(distribution: Any) -> Node | None:
+    """The node that made the first parameter of a distribution, None if it carries no gradient."""
+    held = vars(distribution) if distribution is not None else {}
+    first = next((held[name] for name in ("loc", "logits", "probs") if name in held), None)
+    return first.grad_fn if isinstance(first, Tensor) else None

@@ -1,0 +1,60 @@
+"""Weights that are set back while the optimiser goes on, and a scaler for each step, are faults."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from rislab.checkup.process_watch import ProcessWatch
+
+
+@pytest.mark.parametrize("kind", ["set back", "new optimiser", "moments too", "best of each", "once", "no moments"])
+def test_weights_that_are_set_back(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    first = copy.deepcopy(network.state_dict())
+
+    def make() -> torch.optim.Optimizer:
+        kind_of = torch.optim.SGD if kind == "no moments" else torch.optim.Adam
+        return kind_of(network.parameters(), lr=0.01)
+
+    optimizer = make()
+    moments = copy.deepcopy(optimizer.state_dict())
+    with ProcessWatch() as process:
+        for epoch in range(6):
+            if kind != "once" or epoch == 1:
+                network.load_state_dict(first)
+            if kind == "new optimiser":
+                optimizer = make()
+            if kind == "moments too":
+                optimizer.load_state_dict(moments)
+            for _ in range(5):
+                optimizer.zero_grad()
+                (network(torch.randn(8, 3)) - 1).square().mean().backward()
+                optimizer.step()
+            if kind == "best of each":
+                first = copy.deepcopy(network.state_dict())
+    named = [one.severity for one in process.findings() if one.name == "weights set back"]
+    assert named == ["fault"] * (kind == "set back")
+
+
+@pytest.mark.parametrize("kind", ["each step", "each epoch", "once", "disabled"])
+def test_a_gradient_scaler_lives_as_long_as_the_loop(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu")
+    with ProcessWatch() as process:
+        for step in range(12):
+            if kind in ("each step", "disabled") or (kind == "each epoch" and step % 3 == 0):
+                scaler = torch.amp.GradScaler("cpu", enabled=kind != "disabled")
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                loss = network(torch.randn(8, 3)).float().square().mean()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert any(one.name == "scaler made anew" for one in process.findings()) is (kind == "each step")
