@@ -42,6 +42,7 @@ class _Forwards:
     """What forwards of one kind have shown."""
 
     count: int = 0  # of those that were looked at
+    alone: int = 0  # in which the network itself was in evaluation mode, and all in it in training mode
     steps: set[int] = field(default_factory=set)  # numbers of the steps before which they came
     where: str = ""  # file and line of the last
     # Mean, standard deviation and shape without the samples, of each input of each forward.
@@ -97,7 +98,6 @@ class _Network:
     statistics_moved: bool = False
     never_moved: str = ""
     feeds: bool = False
-    by_hand: int = 0  # evaluations in which it alone was in evaluation mode, and all in it in training mode
     normalised: bool = False  # whether it was trained on the statistics of batches
     # What its evaluations in evaluation mode have shown, if it is one of another network's weights.
     average: _Average | None = None
@@ -161,7 +161,8 @@ class NetworkModes(Observer):
             (network.training_mode if call.training else network.evaluated).note(call, self._step)
             # eval() reaches all modules, and whoever turns a dropout on again leaves the others.
             inner = [] if call.training else [one for one in module.modules() if one is not module]
-            network.by_hand += len(inner) > 1 and all(one.training for one in inner)
+            if len(inner) > 1 and all(one.training for one in inner):
+                network.evaluated.alone += 1
             self._statistics_of(network, call.training)
         elif call.training:
             network.trained.note(call, self._step)
@@ -270,10 +271,9 @@ class NetworkModes(Observer):
             text = f"{name} has {layers}, was run without gradients in training mode after {len(wrong.steps)} of "
             text += f"{self._step} steps, and never in evaluation mode while training went on"
             results.append(as_warning(Code.MODE, "evaluated in training mode", text, wrong.where))
-        if network.by_hand >= AGREEING and depends and network.by_hand == network.evaluated.count:
-            text = (
-                f"in all {network.by_hand} evaluations {name} itself was in evaluation mode, and each module in it in "
-            )
+        alone = network.evaluated.alone
+        if alone >= AGREEING and depends and alone == network.evaluated.count:
+            text = f"in all {alone} evaluations {name} itself was in evaluation mode, and each module in it in "
             text += "training mode: its attribute `training` was set, which its dropout and BatchNorm do not follow"
             results.append(as_fault(Code.MODE, "evaluated in training mode", text, network.evaluated.where))
         results += _of_statistics(network, name, network.trained)
