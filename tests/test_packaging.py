@@ -26,7 +26,7 @@ SOURCES = sorted(path for path in (ROOT / "rislab").rglob("*.py") if "static" no
 ROOMS = [room for rooms in rislab.ROOMS.values() for room in rooms]
 # Parts of the checkup in the order of its charter; these modules stand before them, all others of the room after.
 PARTS = re.search(r"\w+(?: → \w+)+", (ROOT / "rislab/checkup/__init__.py").read_text())[0].split(" → ")
-BEFORE_PARTS = ("findings", "fixes", "html_table", "options", "rules")
+BEFORE_PARTS = ("findings", "fixes", "html_table", "options", "rule", "rules")
 # What every room may use; the rooms themselves are not theirs to use.
 COMMON = ("errors", "config", "files", "provenance", "rng")
 

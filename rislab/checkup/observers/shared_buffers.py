@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from rislab.checkup.findings import Finding, as_fault
-from rislab.checkup.probes.seeds import one_seed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
 from rislab.checkup.recording.tensors import has_numbers
@@ -48,8 +48,11 @@ class SharedBuffers(Observer):
         loader, self._loader = self._loader, None
         if loader is None or self._alike < BATCHES:
             return
-        with one_seed(0):
+        states = random.getstate(), np.random.get_state()
+        with torch.random.fork_rng(()):
             text = _overwritten(loader.dataset)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
         if text:
             text = f"the samples of {self._alike} batches are equal within each, and {text}"
             self._findings.append(as_fault(Code.LOSSES, "one buffer in all samples", text, self._where))
