@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         _print_nowhere()
-        return 1
+        return 128 + signal.SIGPIPE  # as of a process that the signal ended: 1 would be a fault that was found
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
