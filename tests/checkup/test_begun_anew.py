@@ -11,7 +11,9 @@ from torch import nn
 from rislab.checkup.process_watch import ProcessWatch
 
 
-@pytest.mark.parametrize("kind", ["set back", "new optimiser", "moments too", "best of each", "once", "no moments"])
+@pytest.mark.parametrize(
+    "kind", ["set back", "new optimiser", "moments too", "best of each", "once", "no moments", "lower rate", "late"]
+)
 def test_weights_that_are_set_back(kind: str) -> None:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
@@ -27,6 +29,8 @@ def test_weights_that_are_set_back(kind: str) -> None:
         for epoch in range(6):
             if kind != "once" or epoch == 1:
                 network.load_state_dict(first)
+            if kind == "lower rate":
+                optimizer.param_groups[0]["lr"] /= 2
             if kind == "new optimiser":
                 optimizer = make()
             if kind == "moments too":
@@ -35,7 +39,7 @@ def test_weights_that_are_set_back(kind: str) -> None:
                 optimizer.zero_grad()
                 (network(torch.randn(8, 3)) - 1).square().mean().backward()
                 optimizer.step()
-            if kind == "best of each":
+            if kind == "best of each" or (kind == "late" and epoch < 2):
                 first = copy.deepcopy(network.state_dict())
     named = [one.severity for one in process.findings() if one.name == "weights set back"]
     assert named == ["fault"] * (kind == "set back")

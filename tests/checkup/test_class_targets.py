@@ -14,16 +14,22 @@ def _names(process: ProcessWatch) -> list[tuple[str, str]]:
     return [(one.severity, one.name) for one in process.findings() if one.code == "C15"]
 
 
-@pytest.mark.parametrize("kind", ["one", "one rare", "late", "similarities", "two networks", "few"])
+@pytest.mark.parametrize(
+    "kind", ["one", "no bias", "one rare", "late", "similarities", "ranks", "attack", "two networks", "few"]
+)
 def test_targets_of_one_class(kind: str) -> None:
     torch.manual_seed(0)
-    network = nn.Linear(3, 4)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    network = nn.Linear(3, 4, bias=kind != "no bias")
+    image = torch.randn(16, 3, requires_grad=True)
+    optimizer = torch.optim.SGD([image] if kind == "attack" else network.parameters(), lr=0.1)
     with ProcessWatch() as process:
         for step in range(2 if kind == "few" else 40):
-            logits = network(torch.randn(16, 3))
+            logits = network(image if kind == "attack" else torch.randn(16, 3))
             if kind == "similarities":
                 logits = torch.cat([logits.sum(1, keepdim=True), logits], 1)
+            if kind == "ranks":
+                # The first document is the one that was asked for.
+                logits = logits @ network(torch.randn(5, 3)).t()
             targets = torch.zeros(16, dtype=torch.long)
             targets[3] = int(kind == "one rare")
             targets += kind == "late" and step == 37
@@ -33,7 +39,7 @@ def test_targets_of_one_class(kind: str) -> None:
                 loss = loss + functional.cross_entropy(network(torch.randn(16, 3)), targets + 1)
             loss.backward()
             optimizer.step()
-    assert _names(process) == [("fault", "targets of one class")] * (kind == "one")
+    assert _names(process) == [("fault", "targets of one class")] * (kind in ("one", "no bias"))
 
 
 @pytest.mark.parametrize("kind", ["unmasked", "two views", "masked"])

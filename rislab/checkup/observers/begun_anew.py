@@ -30,6 +30,7 @@ class _Loaded:
 
     mark: float  # of all its numbers
     steps: float  # that the optimiser of the network had counted
+    rates: tuple[float, ...]  # of that optimiser
     others: int = 0  # loads before it of other weights, or of a network that nothing steps
     again: int = 0  # loads of the same after a training that the moments of the optimiser outlived
     undone: float = 0  # steps before these
@@ -59,9 +60,12 @@ class WeightsSetBack(Observer):
         own = set(map(id, weights.values()))
         holders = [one for one in self._stepped if own & set(map(id, tensors_held(one)))]
         steps = _counted(holders[0]) if len(holders) == 1 else 0.0
-        if before is None or before.mark != mark or not 0 < before.steps < steps or now == mark:
-            # A first load undoes nothing unless the network was trained before.
-            self._loaded[module] = _Loaded(mark, steps, 0 if before is None else before.others + 1)
+        rates = tuple(float(group["lr"]) for one in holders for group in one.param_groups)
+        # A first load undoes nothing unless the network was trained before. Who goes back to the best weights on
+        # purpose goes on at another rate, or has loaded others before.
+        again = before is not None and (before.mark, before.rates) == (mark, rates) and before.others <= 1
+        if before is None or not again or not 0 < before.steps < steps or now == mark:
+            self._loaded[module] = _Loaded(mark, steps, rates, 0 if before is None else before.others + 1)
             return
         before.again, before.undone, before.steps = before.again + 1, before.undone + steps - before.steps, steps
         before.where = caller()[0]

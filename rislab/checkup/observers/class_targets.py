@@ -6,18 +6,23 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 from torch.nn import functional
+from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, LossEvent, Observer
+from rislab.checkup.recording.loss_graph import sources_of
+from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.rules import Code
 
 # Calls, and targets, that are no accident; targets of one call.
 CALLS, TARGETS, ROWS = 3, 64, 6
 # The spread of other logits, as a share of that of the target; roundings by which equal logits differ.
 SPREAD, ROUNDINGS = 1e-3, 64
-# Layers that end a classifier. Other logits may be similarities, the first of which is the right one by design.
+# Layers that end a classifier, if a weight is among what they are given. Other logits may be similarities, the first of
+# which is the right one by design.
 _LAYERS = ("AddmmBackward", "MmBackward", "ConvolutionBackward")
 
 
@@ -56,6 +61,8 @@ class OneClass(Observer):
         self._class: int | None = None
         self._calls = self._targets = 0
         self._varies = False  # or what is compared is no classifier
+        self._weights: list[Tensor] = []  # of its last layer; an input may be moved towards one class while they rest
+        self._trained = False
         self._text = self._where = ""
 
     def on_loss(self, call: LossEvent) -> bool | None:
@@ -66,11 +73,12 @@ class OneClass(Observer):
         logits, target = given if len(given) == 2 else (None, None)
         if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
             return None
-        node = logits.grad_fn
-        classifier = node is not None and node.name().startswith(_LAYERS) and not target.is_floating_point()
+        self._weights = _weights_of(logits.grad_fn)
+        classifier = bool(self._weights) and not target.is_floating_point()
         low, high = (int(one) for one in target.aminmax()) if classifier and target.numel() else (0, 1)
         self._varies = low != high or low < 0 or logits.shape[1] < 2 or self._class not in (None, low)
         if self._varies:
+            self._weights = []
             return True
         self._class, self._calls, self._targets = low, self._calls + 1, self._targets + target.numel()
         self._where = self._where or caller()[0]
@@ -78,11 +86,24 @@ class OneClass(Observer):
         self._text += f"{logits.shape[1]} classes"
         return None
 
+    def after_step(self, optimizer: Optimizer) -> None:
+        if self._weights and not self._trained:
+            held = set(map(id, tensors_held(optimizer)))
+            self._trained = any(id(one) in held for one in self._weights)
+
     def may_count(self) -> int:
         """While all targets are one class, each is looked at."""
         return MANY if self._varies or self._class is None else 0
 
     def findings(self) -> list[Finding]:
-        if self._varies or self._calls < CALLS or self._targets < TARGETS:
+        if self._varies or not self._trained or self._calls < CALLS or self._targets < TARGETS:
             return []
         return [as_fault(Code.ARGUMENTS, "targets of one class", self._text, self._where)]
+
+
+def _weights_of(node: Node | None) -> list[Tensor]:
+    """The weights of the layer that a node is of, none if it is no layer."""
+    if node is None or not node.name().startswith(_LAYERS):
+        return []
+    given = [next(iter(sources_of(one)), one) if one.name().startswith("TBack") else one for one in sources_of(node)]
+    return [one.variable for one in given if hasattr(one, "variable")]

@@ -59,7 +59,9 @@ class PlateauModes(Observer):
         self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
         self._ticks: dict[weakref.ref[Any], _Ticks] = {}  # by scheduler
         self._epochs = Replacement(LRScheduler, "step", self._reporting_epoch)
-        self._given: dict[int, tuple[str, list[float]]] = {}  # by scheduler: line of the first, and epochs it was given
+        self._given: dict[
+            weakref.ref[Any], tuple[str, list[float]]
+        ] = {}  # by scheduler: line of the first, and epochs it was given
         self._samples = 0  # that were evaluated since the last tick
         # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
         self._pending: list[tuple[Any, Any, list[Any], str]] = []
@@ -73,7 +75,7 @@ class PlateauModes(Observer):
         def step(scheduler: Any, *args: Any, **named: Any) -> Any:
             epoch = args[0] if args else named.get("epoch")
             if isinstance(epoch, float) and math.isfinite(epoch):
-                _, epochs = self._given.setdefault(id(scheduler), (caller()[0], []))
+                _, epochs = self._given.setdefault(weakref.ref(scheduler), (caller()[0], []))
                 if len(epochs) < TICKS:
                     epochs.append(epoch)
             return original(scheduler, *args, **named)
