@@ -136,8 +136,8 @@ class ProcessWatch(LoopObserver):
             text = f"{self.backwards} backwards, and no optimiser stepped"
             unmoved = next((one.finding() for one in self._observers if isinstance(one, HandUpdates)), None)
             findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
-        if self._over.unheard:
-            text = "an optimiser has gradients, and no backward was heard: it was compiled with its step, or took place"
+        if self._over.unobserved:
+            text = "an optimiser has gradients, and no backward was observed: it was compiled with its step, or ran"
             findings.append(as_note(Code.LOSSES, UNJUDGED, f"{text} out of sight"))
         findings = with_others(findings, self._observers)
         return Findings(_without_repetitions([*findings, *self._source.unjudged()]))
@@ -271,7 +271,7 @@ class ProcessWatch(LoopObserver):
         """The watching ends."""
         if not self.tracked and not self.backwards:
             new = [one for one in living_optimizers() if all(one is not other for other in self._earlier)]
-            self._over.unheard = any(value.grad is not None for one in new for value in tensors_held(one))
+            self._over.unobserved = any(value.grad is not None for one in new for value in tensors_held(one))
         super().end(error)
 
     def on_forward(self, module: nn.Module, training: bool) -> None:

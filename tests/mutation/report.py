@@ -63,7 +63,7 @@ WHY = {
         "train dedent `for window in windows(data, K):`",
         "train indent `return reported`",
     ),
-    "One epoch is trained, and its loss reported three times, bit by bit the same; as the losses that were heard are "
+    "One epoch is trained, and its loss reported three times, bit by bit the same; as the losses observed are "
     "no multiple of what was reported, none of it is checked.": (
         "fit delete `state.progress.next_epoch()`",
         "fit dedent alone `state.progress.next_epoch()`",
@@ -72,7 +72,7 @@ WHY = {
     "shows only where the epochs are declared.": (
         "fit indent `summary = _summary(state, data, validation, phase, began)`",
     ),
-    "Partial sums are reported, more of them than epochs; as the losses that were heard are no multiple of that, none "
+    "Partial sums are reported, more of them than epochs; as the losses observed are no multiple of that, none "
     "of it is checked, although no mean of them is so small.": (
         "train indent `reported.append(running / sum((len(x) for x, y in data)))`",
     ),
@@ -80,15 +80,15 @@ WHY = {
         "fit delete `yield summary`",
         "train delete `reported.append(running / sum((len(x) for x, y in data)))`",
     ),
-    "Nothing runs at all: without a forward the checkup says only that it heard no loss.": (
+    "Nothing runs at all: without a forward the checkup says only that it observed no loss.": (
         "train delete `for epoch in range(epochs):`",
         "train delete `for window in windows(data, K):`",
         "train swap `for epoch in range(epochs):` and `return reported`",
     ),
-    "Steps are taken without any forward: the checkup says only that it heard no loss.": (
+    "Steps are taken without any forward: the checkup says only that it observed no loss.": (
         "train delete `for x, y in window:`",
     ),
-    "Losses of 0 are reported, and one epoch is trained; as the losses that were heard are no multiple of what was "
+    "Losses of 0 are reported, and one epoch is trained; as the losses observed are no multiple of what was "
     "reported, none of it is checked.": ("train dedent alone `for window in windows(data, K):`",),
     "The network runs in single precision under a scaler, outside of autocast: which precision is meant was not "
     "declared.": (

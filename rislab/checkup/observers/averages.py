@@ -99,12 +99,12 @@ class CopiesOfOne:
             id(value) in own or (is_readable(value) and value.data_ptr() in places) for value in tensors_of(given)
         )
 
-    def before_step(self, hears: bool) -> None:
-        """Look for copies, or at those that are known; `hears` says whether calls outside of forwards are heard."""
+    def before_step(self, observes: bool) -> None:
+        """Look for copies, or at those that are known; `observes`: whether calls outside of forwards are observed."""
         self._step += 1
         self._first = self._first or [few_coordinates(weight) for weight in self._weights]
         # A search goes through all objects, which takes as long as many steps of a small network.
-        if not self._searched and (self._step >= LOOK if self._used_by_hand else self._step == LOOK and not hears):
+        if not self._searched and (self._step >= LOOK if self._used_by_hand else self._step == LOOK and not observes):
             self._searched = True
             for place, value in self._search():
                 self._copies.append(WeightCopy(place, weakref.ref(value), few_coordinates(value), self._step))
@@ -229,11 +229,11 @@ class MovingAverages(Observer):
     def __init__(self) -> None:
         # What dies with its optimiser is of no concern any more.
         self._copies: weakref.WeakKeyDictionary[Optimizer, CopiesOfOne] = weakref.WeakKeyDictionary()
-        self._visited, self._hears = 0, False
+        self._visited, self._observes = 0, False
 
     def on_call(self, given: Sequence[Any]) -> None:
         """What takes a weight may change an average of it."""
-        self._hears = bool(self._copies)
+        self._observes = bool(self._copies)
         for copies in self._copies.values():
             copies.note_call(given)
 
@@ -244,7 +244,7 @@ class MovingAverages(Observer):
             self._visited += 1
             copies = self._copies[optimizer] = CopiesOfOne(optimizer)
         if copies is not None:
-            copies.before_step(self._hears)
+            copies.before_step(self._observes)
 
     def may_count(self) -> int:
         """Copies are read in pairs of steps."""

@@ -133,7 +133,7 @@ def _is_plain(value: Any) -> bool:
 
 @contextlib.contextmanager
 def without_global_hooks() -> Iterator[None]:
-    """Hooks that were registered for all modules hear nothing of what is tried."""
+    """Hooks that were registered for all modules are not called by what is tried."""
     held: list[tuple[Any, list[tuple[Any, Any]]]] = []
     for register in (register_module_forward_pre_hook, register_module_forward_hook):
         handle = register(lambda *_: None)

@@ -1,4 +1,4 @@
 """What a training loop does, recorded while it runs: events of torch become windows, steps and their numbers.
 
-Modules here hear and measure; none says whether anything is wrong.
+Modules here observe and measure; none says whether anything is wrong.
 """

@@ -1,4 +1,4 @@
-"""What happens in a process that trains, heard through public hooks of torch, and told to whoever observes it.
+"""What happens in a process that trains, observed through public hooks of torch, and passed on to observers.
 
 Nothing of the watched code is changed: an observer that fails is left out from then on, and its failure remembered.
 """
@@ -32,12 +32,12 @@ from rislab.checkup.recording.interception import (
     PatchedCalls,
 )
 from rislab.checkup.recording.optimizers import has_numbers_to_step, inner_optimizer, steps_within_itself
-from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unheard
+from rislab.checkup.recording.own_operations import UNWATCHED, has_dispatch_mode, is_of_own_class, unobserved
 from rislab.checkup.recording.tensors import has_numbers, is_result, samples_of, tensors_of
 from rislab.checkup.rules import Code
 from rislab.errors import error_text
 
-# So many failures of the checkup's own are told.
+# So many failures of the checkup's own are kept.
 _FAILURES = 16
 
 is_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
@@ -50,10 +50,10 @@ _EVENTS = tuple(name for name in vars(Observer) if not name.startswith("_") and 
 def _guarded(
     method: Callable[Concatenate[EventSource, _P], None], untraced: bool = False
 ) -> Callable[Concatenate[EventSource, _P], None]:
-    """A method that torch calls within the watched code: no error leaves it; an `untraced` one is deaf in a trace."""
+    """A method that torch calls within the watched code: no error leaves it; an `untraced` one rests in a trace."""
 
     @functools.wraps(method)
-    def heard(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def guarded(source: EventSource, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         # torch.compile traces through hooks, which must not do more than this then.
         if (untraced and (torch.compiler.is_compiling() or is_tracing())) or UNWATCHED.get():
             return
@@ -62,17 +62,17 @@ def _guarded(
             if not losses.own_class and not source._expected.active:
                 losses.own_class = is_of_own_class(args)
             if losses.own_class or has_dispatch_mode():
-                unheard(losses.own_class, method, source, *args, **kwargs)
+                unobserved(losses.own_class, method, source, *args, **kwargs)
             else:
                 method(source, *args, **kwargs)
         except Exception as error:
             source.note_failure(method.__name__.lstrip("_"), error)
 
-    return heard
+    return guarded
 
 
 def _untraced(method: Callable[Concatenate[EventSource, _P], None]) -> Callable[Concatenate[EventSource, _P], None]:
-    """Such a method that is deaf where torch only traces."""
+    """Such a method that does nothing where torch only traces."""
     return _guarded(method, True)
 
 
@@ -100,9 +100,9 @@ class EventSource:
         }
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
-        heard: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
+        observed: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
         others = self._listeners["on_result"] or self._listeners["on_call"]
-        self._losses = LossInterceptor(heard, self._on_loss, self._on_other if others else None)
+        self._losses = LossInterceptor(observed, self._on_loss, self._on_other if others else None)
         self._loss, self._on_call = loss, on_call
         calls = ForwardInterceptor(
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
@@ -116,7 +116,7 @@ class EventSource:
             PatchedCalls(self._on_clip, self._on_load, self._on_reported, reported),
         )
         self._networks, self._expected = Networks(), ExpectedEvents()
-        self._telling = threading.RLock()
+        self._notifying = threading.RLock()
         self._trainer: int | None = None  # the thread that is watched
         self._others: set[int] = set()  # threads that train beside it: their gradients change while they are read
         self._stepping: dict[int, int] = {}  # optimisers whose steps are under way: how many of its own each is within
@@ -124,7 +124,7 @@ class EventSource:
     def __enter__(self) -> EventSource:
         # What is still open then, as in a generator that is never finished, is taken apart while torch is in order.
         atexit.register(self.close, None)
-        self._tell("begin")
+        self._notify("begin")
         self._handles = [
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -142,25 +142,25 @@ class EventSource:
             handle.remove()
         self._handles = []
         self._end_counting()
-        self._tell("end", error)
+        self._notify("end", error)
         self._listeners = {event: [] for event in _EVENTS}
 
-    def _tell(self, event: str, *args: Any) -> None:
+    def _notify(self, event: str, *args: Any) -> None:
         # A fork of the watched process is another one.
         if self._listeners[event] and os.getpid() == self.process:
-            self._tell_more(event, *args)
+            self._notify_further(event, *args)
 
-    def _tell_more(self, event: str, *args: Any) -> None:
-        """Tell what comes after something that was told."""
+    def _notify_further(self, event: str, *args: Any) -> None:
+        """Notify observers of what comes after something that they were notified of."""
         if self._others and self._is_other_thread():
             return
         if self._losses.active:
-            self._losses.outside(self._tell_all, event, args)
+            self._losses.outside(self._notify_all, event, args)
         else:
-            self._tell_all(event, args)
+            self._notify_all(event, args)
 
-    def _tell_all(self, event: str, args: tuple[Any, ...]) -> None:
-        with self._telling:
+    def _notify_all(self, event: str, args: tuple[Any, ...]) -> None:
+        with self._notifying:
             for observer, method in self._listeners[event]:
                 try:
                     if method(*args):
@@ -216,7 +216,7 @@ class EventSource:
             # The watched thread may be in the midst of an event: it ends the counting itself, after its window.
             expected.left = 0
             return False
-        # Of a fork too: what it counts is its own, and when that ends, nothing is told.
+        # Of a fork too: what it counts is its own, and when that ends, nobody is notified.
         if expected.note(event):
             return True
         self._end_counting()
@@ -238,9 +238,9 @@ class EventSource:
         if self._expected.active:
             events = self._expected.end()
             for optimizer, steps in self._expected.steps.items():
-                self._tell("count_steps", optimizer, steps)
+                self._notify("count_steps", optimizer, steps)
             self._expected.steps.clear()
-            self._tell("end_counting", sum(kind == "clip" for kind, *_ in events))
+            self._notify("end_counting", sum(kind == "clip" for kind, *_ in events))
 
     def _end_window(self) -> None:
         """A step is over: are the next windows only counted?"""
@@ -254,7 +254,7 @@ class EventSource:
                     break
             self._expected.left = left
             if left > 0:
-                self._tell("begin_counting", self._end_counting, self._expected.all_came)
+                self._notify("begin_counting", self._end_counting, self._expected.all_came)
                 self._expected.active = True
 
     # What torch reports.
@@ -272,8 +272,8 @@ class EventSource:
                 return
             self._end_counting()
         now.begin(module, training, network.looks.wanted(training))
-        self._losses.hears_all, self._losses.skips_attributes = self._losses.begins, False
-        # All that is called of torch passes the mode that hears losses: it is there only where it is wanted.
+        self._losses.observes_all, self._losses.skips_attributes = self._losses.begins, False
+        # All that is called of torch passes the mode that observes losses: it is there only where it is wanted.
         if now.looked_into or (self._module is None and network.computes_loss):
             self._losses.resume()
         else:
@@ -284,7 +284,7 @@ class EventSource:
         now = self._forward
         now.computes = computes(module, inputs, now.looked_into)
         if now.computes:
-            self._tell("on_forward", module, now.training)
+            self._notify("on_forward", module, now.training)
 
     @_guarded
     def _on_module_loss(self, *call: Any) -> None:
@@ -301,7 +301,7 @@ class EventSource:
         self._losses.outside(self._end_forward, module, *call)
         if self._module is None and not self._losses.resume():
             # The loop has a mode of its own, within which this one must stand already.
-            self._forward.hears_between = True
+            self._forward.observes_between = True
 
     def _end_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         now, network = self._forward, self._networks.of(module)
@@ -311,7 +311,7 @@ class EventSource:
         # The weights may be those of a transform of functions.
         if now.computes and (first is None or has_numbers(first)):
             event = ForwardEvent(module, args, kwargs, output, now.training, network.dtypes, network.number, now.inner)
-            self._tell_more("on_forward_end", event)
+            self._notify_further("on_forward_end", event)
 
     @_guarded
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
@@ -325,16 +325,16 @@ class EventSource:
         now = self._forward
         if now.outermost is not None:
             self._networks.of(now.outermost).computes_loss = True
-        now.hears_between |= now.stepped
+        now.observes_between |= now.stepped
         if self._expected.active:
             if function is self._loss:
                 self._on_call(function, args, kwargs, output)
             return
         if summed:
-            self._tell("on_sum", args, output)
+            self._notify("on_sum", args, output)
             return
         if not isinstance(output, Tensor) or has_numbers(output):
-            self._tell("on_loss", LossEvent(function, args, kwargs, output))
+            self._notify("on_loss", LossEvent(function, args, kwargs, output))
 
     def _on_other(self, *call: Any) -> None:
         # What a network computes on its way, with a gradient, is no concern, and most of all calls.
@@ -348,12 +348,12 @@ class EventSource:
             return
         # What gives an attribute, a size or an address computes nothing.
         if now.outermost is None and not isinstance(output, int) and type(function) is not MethodWrapperType:
-            self._tell("on_call", [*args, *kwargs.values()])
+            self._notify("on_call", [*args, *kwargs.values()])
         if not self._losses.begins or (now.stepped and self._module is not None):
             return
         one = next(tensors_of(output), None) if isinstance(output, tuple | list) else output
         if isinstance(one, float) or (isinstance(one, Tensor) and is_result(one) and has_numbers(one)):
-            self._tell("on_result", [*args, *kwargs.values()], output)
+            self._notify("on_result", [*args, *kwargs.values()], output)
 
     @_guarded
     def _on_backward(self, roots: Roots) -> None:
@@ -369,7 +369,7 @@ class EventSource:
         self._losses.note_backward()
         self._forward.reported = not is_tracing() and all(has_numbers(root) for root, _ in roots)
         if self._forward.reported:
-            self._tell("on_backward", roots)
+            self._notify("on_backward", roots)
 
     @_guarded
     def _on_backward_end(self, failed: bool) -> None:
@@ -378,30 +378,30 @@ class EventSource:
         if not self._forward.reported or (self._others and self._is_other_thread()):
             return
         if failed:
-            self._tell_more("on_backward_error")
-        self._tell_more("on_backward_end")
+            self._notify_further("on_backward_error")
+        self._notify_further("on_backward_end")
 
     def _on_grad(self, outputs: list[Tensor], sources: list[Tensor]) -> None:
         self._counts(*ODD)
-        self._tell("on_grad", outputs, sources)
+        self._notify("on_grad", outputs, sources)
 
     def _on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         self._counts(*ODD)
-        self._tell("on_load", module, state)
+        self._notify("on_load", module, state)
 
     @_untraced
     def _on_clip(self, tensors: list[Any], limit: Any) -> None:
         # What else is given, torch refuses.
         if isinstance(limit, int | float | Tensor) and all(isinstance(value, Tensor) for value in tensors):
             if not self._counts("clip", len(tensors), float(limit)):
-                self._tell("on_clip", tensors, float(limit))
+                self._notify("on_clip", tensors, float(limit))
             self._losses.pause()
 
     @_untraced
     def _on_reported(self, event: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if event == "on_pass" and self._expected.passes.wanted("pass"):
             self._end_counting()
-        self._tell(event, args, kwargs)
+        self._notify(event, args, kwargs)
 
     @_untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -418,7 +418,7 @@ class EventSource:
             return
         self._counts(*event)
         self._stepping[id(optimizer)] = 0
-        self._tell("before_step", optimizer, closure)
+        self._notify("before_step", optimizer, closure)
         if not closure:
             self._losses.pause()
 
@@ -431,15 +431,15 @@ class EventSource:
             del self._stepping[id(optimizer)]
             if self._expected.active:
                 self._expected.steps[optimizer] += 1
-            self._tell_more("count_step" if self._expected.active else "after_step", optimizer)
+            self._notify_further("count_step" if self._expected.active else "after_step", optimizer)
             self._end_window()
         now = self._forward
         look = now.note_step(self._expected.active)
         if self._expected.active and (self._loss is None or self._module is not None):
             return
-        self._losses.hears_all |= look
+        self._losses.observes_all |= look
         self._losses.skips_attributes = self._module is not None or not self._losses.begins
-        if look or (self._module is None and (now.looked_into or now.hears_between)):
+        if look or (self._module is None and (now.looked_into or now.observes_between)):
             self._losses.resume()
 
 

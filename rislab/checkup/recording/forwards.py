@@ -22,7 +22,7 @@ from rislab.checkup.recording.interception import BACKWARDS, LossInterceptor, On
 from rislab.checkup.recording.looks import Looks
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 
-# Of all calls between a step and the next forward, those are heard that come so many steps after others that were; a
+# Of all calls between a step and the next forward, those are observed that come so many steps after others that were; a
 # prime number, as loops do things every 2, 5 or 8 steps.
 BETWEEN = 7
 # So many tensors of the arguments are looked at.
@@ -84,16 +84,16 @@ class ForwardUnderWay(threading.local):
 
     `outermost` is its module, None when it is over; `training` its mode; `computes` says whether it works on numbers,
     `looked_into` whether `inner`, the modules that are called in it, and `dtypes`, of what they give, are noted.
-    `stepped` says whether a step came since it began, `steps` counts them all, `next_heard` is the next one after which
-    all calls are heard, and `hears_between` says whether losses are to be heard between a step and the next forward, as
-    one has come there. `reported` says whether the backward under way is.
+    `stepped` says whether a step came since it began, `steps` counts them all, `next_observed` is the next one after
+    which all calls are observed, and `observes_between` says whether losses are to be observed between a step and the
+    next forward, as one has come there. `reported` says whether the backward under way is.
     """
 
     def __init__(self) -> None:
         self.outermost: nn.Module | None = None
         self.depth = 0  # how often it stands in its own forward
-        self.training = self.computes = self.stepped = self.hears_between = self.reported = False
-        self.looked_into, self.steps, self.next_heard = True, 0, 0
+        self.training = self.computes = self.stepped = self.observes_between = self.reported = False
+        self.looked_into, self.steps, self.next_observed = True, 0, 0
         self.inner: list[nn.Module] = []
         self.dtypes: set[torch.dtype] = set()
 
@@ -103,11 +103,11 @@ class ForwardUnderWay(threading.local):
         self.inner, self.dtypes, self.computes, self.stepped = [], set(), False, False
 
     def note_step(self, counted: bool) -> bool:
-        """A step is over, that was only counted or not; whether all calls up to the next forward are to be heard."""
+        """A step is over, that was only counted or not; whether all calls up to the next forward are to be observed."""
         self.stepped, self.steps = True, self.steps + 1
-        if counted or self.steps < self.next_heard:
+        if counted or self.steps < self.next_observed:
             return False
-        self.next_heard = self.steps + (BETWEEN if self.steps > BACKWARDS else 1)
+        self.next_observed = self.steps + (BETWEEN if self.steps > BACKWARDS else 1)
         return True
 
 
@@ -119,7 +119,7 @@ class ForwardInterceptor:
         on_forward_end: called after it, with its arguments by name and its output as well, None after an exception.
         loss: module whose calls are reported wherever they stand, None for none.
         on_loss: called with it, its arguments, those by name, and its output.
-        losses: hears what torch computes, but within layers that would then compute otherwise.
+        losses: observes what torch computes, but within layers that would then compute otherwise.
     """
 
     def __init__(

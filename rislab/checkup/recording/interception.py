@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
-from rislab.checkup.recording.own_operations import unheard
+from rislab.checkup.recording.own_operations import unobserved
 from rislab.checkup.recording.plain_stack import showing
 
 # Warnings of functions that are called here belong to the loop, which remembers those that it has shown.
@@ -89,8 +89,8 @@ class LossInterceptor(TorchFunctionMode):
     Args:
         functions: of torch, whose calls are reported.
         on_call: called with function, arguments and result of each.
-        on_other: the same for all functions, up to one of the first backwards and while `hears_all`; None if they are
-            of no concern.
+        on_other: the same for all functions, up to one of the first backwards and while `observes_all`; None if they
+            are of no concern.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class LossInterceptor(TorchFunctionMode):
         self._by_code = {one.__code__: one for one in LOSSES if type(one) is FunctionType}
         self._backwards = 0
         self.begins = True  # whether it is one of the first backwards
-        self.hears_all, self.skips_attributes = True, False  # of functions: whether the others are reported
+        self.observes_all, self.skips_attributes = True, False  # of functions: whether the others are reported
         self._thread: int | None = None  # that entered; each thread has modes of its own
         self._paused = False
         self.active = False  # whether it stands among the modes of its thread
         self.own_class = False  # whether tensors of a class of the loop's own have come
 
     def __enter__(self) -> LossInterceptor:
-        # Every call of torch passes through a mode; without functions there is nothing to hear.
+        # Every call of torch passes through a mode; without functions there is nothing to observe.
         if self._functions:
             self._thread, self.active = threading.get_ident(), True
             super().__enter__()
@@ -129,7 +129,7 @@ class LossInterceptor(TorchFunctionMode):
         self._backwards += 1
         if self._backwards == BACKWARDS:
             self._functions -= set(map(id, SUMS))
-            self.hears_all = self.begins = False
+            self.observes_all = self.begins = False
 
     def pause(self) -> None:
         """Hear nothing until resume(): code of torch that computes no loss runs at its own speed."""
@@ -154,7 +154,7 @@ class LossInterceptor(TorchFunctionMode):
     def outside(self, work: Callable[..., None], *args: Any) -> None:
         """Do work that computes no loss: what it calls of torch passes no mode, this one's or another's."""
         if not self.active or not _mode_is_active():
-            unheard(self.own_class, work, *args)
+            unobserved(self.own_class, work, *args)
         else:
             handle_torch_function(self.outside, (), work, *args)
 
@@ -175,8 +175,8 @@ class LossInterceptor(TorchFunctionMode):
             reported = id(func) in self._functions
         output = func(*args, **named)
         # torch.compile traces through this very function, which must not do more than this then.
-        if (reported or self.hears_all) and not torch.compiler.is_compiling():
-            if self.hears_all and self._on_other is not None:
+        if (reported or self.observes_all) and not torch.compiler.is_compiling():
+            if self.observes_all and self._on_other is not None:
                 self._on_other(func, args, named, output)
             if reported:
                 self._on_call(func, args, named, output)

@@ -20,7 +20,7 @@ from rislab.checkup.recording.loss_graph import (
     tensors_behind,
     weighed_node,
 )
-from rislab.checkup.recording.own_operations import unheard
+from rislab.checkup.recording.own_operations import unobserved
 from rislab.checkup.recording.trace import NO_WEIGHT, Backward, MicroBatch
 
 # Makes a micro-batch of a loss, the number of its parts, and whether it is no mean.
@@ -182,4 +182,4 @@ def number_of(given: Sequence[Tensor | None], missing: float = math.nan) -> floa
     first = given[0] if given else None
     if first is None or first.numel() != 1 or first.is_complex():
         return missing
-    return float(unheard(False, first.item))
+    return float(unobserved(False, first.item))

@@ -64,7 +64,7 @@ class OpenWindow:
         if len(trace.steps) == 1 and any(recorder in backward.reached for backward in trace.steps[0].backwards):
             trace.drop_steps()
 
-    def unheard(self, trace: Trace) -> bool:
+    def unobserved(self, trace: Trace) -> bool:
         """Whether nothing has come that could give gradients, since the recording began."""
         return not (trace.forwards or trace.backwards or trace.step_count or trace.missed or self.micro_batches)
 

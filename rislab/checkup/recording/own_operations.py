@@ -1,4 +1,4 @@
-"""Operations of the checkup's own, which nothing hears that the loop has put around those of torch."""
+"""Operations of the checkup's own, which nothing observes that the loop has put around those of torch."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def is_of_own_class(values: Iterable[Any]) -> bool:
     return False
 
 
-def unheard(own_class: bool, work: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
-    """What some work gives, while nobody hears what it computes.
+def unobserved(own_class: bool, work: Callable[_P, _T], *args: _P.args, **named: _P.kwargs) -> _T:
+    """What some work gives, while nobody observes what it computes.
 
     Args:
         own_class: whether there are tensors of a class that the loop has made.

@@ -24,7 +24,7 @@ from rislab.checkup.recording.loss_graph import depends_on
 from rislab.checkup.recording.open_backward import OpenBackward, number_of
 from rislab.checkup.recording.open_window import LossLines, OpenWindow
 from rislab.checkup.recording.optimizers import ForeignOptimizer, fused_scaling, has_stepped, reporting_closures
-from rislab.checkup.recording.own_operations import unheard
+from rislab.checkup.recording.own_operations import unobserved
 from rislab.checkup.recording.sampling import Sampling
 from rislab.checkup.recording.schedules import SchedulerTicks
 from rislab.checkup.recording.step_storage import StepStorage
@@ -61,18 +61,18 @@ class StepRecorder:
         self._thread: int | None = None  # of the last backward
         self._evaluations = -1  # of the closure in the step under way; −1 outside of one
 
-    def tell(self, event: Callable[..., Any], *args: Any) -> None:
+    def notify(self, event: Callable[..., Any], *args: Any) -> None:
         """Report an event, a method of this class; one that cannot be recorded ends the recording, never the loop."""
         if self.trace.failure:
             return
         try:
-            unheard(False, event, self, *args)
+            unobserved(False, event, self, *args)
         except Exception as error:
             self.trace.failure = f"{type(error).__name__}: {error_text(error)}"
 
     def begin(self) -> None:
         """Begin to record the optimiser and the weights."""
-        self.tell(StepRecorder._begin)
+        self.notify(StepRecorder._begin)
 
     def _begin(self) -> None:
         self.trace.schedule = self._ticks.begin()
@@ -100,7 +100,7 @@ class StepRecorder:
         optimizer = self._samples.optimizer
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(lambda *_: self.tell(StepRecorder._after_step)),
+            optimizer.register_step_post_hook(lambda *_: self.notify(StepRecorder._after_step)),
         ]
 
     def end(self, error: BaseException | None = None) -> None:
@@ -108,7 +108,7 @@ class StepRecorder:
         for handle in self._handles:
             handle.remove()
         self.trace.crashed = isinstance(error, Exception)
-        self.tell(StepRecorder._end)
+        self.notify(StepRecorder._end)
 
     def _end(self) -> None:
         self._note_skipped_step()
@@ -322,12 +322,12 @@ class StepRecorder:
         if self.trace.failure or torch.compiler.is_dynamo_compiling() or self._forward.enters_step(optimizer):
             return None
         if self._open is None and self._thread not in (None, threading.get_ident()):
-            self.trace.failure = "steps in another thread than the backwards that were heard"
-        reporting = reporting_closures(args, kwargs, lambda given: self.tell(StepRecorder._end_at_step, given))
+            self.trace.failure = "steps in another thread than the backwards that were observed"
+        reporting = reporting_closures(args, kwargs, lambda given: self.notify(StepRecorder._end_at_step, given))
         counted = self.counter is not None and self.counter.may_step(reporting is not None)
         self._evaluations = -1 if counted and reporting is None else 0
         if reporting is None and not counted:
-            self.tell(StepRecorder._end_at_step)
+            self.notify(StepRecorder._end_at_step)
         return reporting
 
     def _end_at_step(self, given: Any = None, at: str = "") -> None:
@@ -385,7 +385,7 @@ class StepRecorder:
         other_norm: float = 0.0,
         inferred: bool = False,
     ) -> None:
-        if self._window.partial or (self._window.unheard(self.trace) and self._samples.present()):
+        if self._window.partial or (self._window.unobserved(self.trace) and self._samples.present()):
             self.trace.missed, self.trace.taken_count = 1, self.trace.taken_count + applied
             self._open_window()
             return

@@ -139,7 +139,7 @@ class OverOptimizers:
         findings: of their loops.
         looks: at all objects.
         optimizers: those that are still alive.
-        unheard: whether there were gradients in the end, and never a backward.
+        unobserved: whether there were gradients in the end, and never a backward.
     """
 
     steps: int = 0
@@ -147,7 +147,7 @@ class OverOptimizers:
     findings: list[Finding] = field(default_factory=list)
     looks: int = 0
     optimizers: weakref.WeakSet[Optimizer] = field(default_factory=weakref.WeakSet)
-    unheard: bool = False
+    unobserved: bool = False
 
 
 class LoopObserver(Observer):
@@ -166,15 +166,15 @@ class LoopObserver(Observer):
             trace = tracked.recorder.trace
             if training and not trace.forwards:
                 trace.batch_norms = sum(isinstance(part, NORMS) and part.training for part in module.modules())
-            tracked.recorder.tell(StepRecorder.on_forward, training)
+            tracked.recorder.notify(StepRecorder.on_forward, training)
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         for tracked in self._training(call.module):
-            tracked.recorder.tell(StepRecorder.on_forward_end, call)
+            tracked.recorder.notify(StepRecorder.on_forward_end, call)
 
     def _record(self, event: Callable[..., Any], *args: Any) -> None:
         for tracked in self.tracked:
-            tracked.recorder.tell(event, *args)
+            tracked.recorder.notify(event, *args)
 
     def _training(self, module: nn.Module) -> Iterable[TrackedOptimizer]:
         return [tracked for tracked in self.tracked if tracked.trains(module)]
@@ -185,7 +185,7 @@ class LoopObserver(Observer):
         if isinstance(call.output, Tensor) and call.output.numel() == 1:
             count, scale_free = count_averaged(call.function, call.args, call.kwargs)
             for tracked in self.tracked:
-                tracked.recorder.tell(StepRecorder.on_loss, call.output, count, scale_free)
+                tracked.recorder.notify(StepRecorder.on_loss, call.output, count, scale_free)
 
     def on_backward(self, roots: Roots) -> None:
         reached: set[int] = set()
