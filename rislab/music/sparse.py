@@ -86,6 +86,7 @@ def sparse(batch: Measured, sources: int | Tensor, *, progress: ProgressCallback
         InputError: for K out of range.
 
     Example:
+        >>> from rislab.data.scene_config import SceneConfig
         >>> from rislab.data.simulation import simulate
         >>> batch = simulate(SceneConfig.preset("classroom", sources=1, snr_db=20), 4, seed=0)
         >>> bool(((sparse(batch, 1).azimuth - batch.azimuth).abs() < 0.01).all())
