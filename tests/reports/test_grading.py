@@ -357,6 +357,7 @@ TRAINING = """
 panel = rislab.panels.overfit(rislab.sanity.OverfitConfig(scenes=64, micro_batch=16, epochs=9))
 panel
 """
+FINISHED = "document.body.innerText.includes('finished: classroom, fp32, step 36')"
 # As a visitor may try it: code, and after it something that is answered.
 ASK = """trap => new Promise(done => {
   const kernel = JSON.parse(document.getElementById("jupyter-config-data").textContent).kernelId;
@@ -379,6 +380,7 @@ ASK = """trap => new Promise(done => {
 def test_a_page_shows_panels_that_answer_and_no_code(tmp_path: Path) -> None:
     """It asks for nothing from elsewhere, runs nothing that a visitor sends, and finds its run when loaded again."""
     from tests.browser.chromium import launched
+    from tests.browser.lab import until
 
     server = servers.app_command("music", tmp_path, port=free_port(), browser=False)
     page_file = tmp_path / "music.ipynb"
@@ -402,10 +404,10 @@ def test_a_page_shows_panels_that_answer_and_no_code(tmp_path: Path) -> None:
             snapshots.fill("4")
             snapshots.press("Enter")
             page.wait_for_function("before => document.body.innerText !== before", arg=before)
-            page.get_by_text("finished: classroom, fp32, step 36").wait_for()
+            until(page, FINISHED)
             assert page.evaluate(ASK, str(tmp_path / "trap")) == "answered" and not (tmp_path / "trap").exists()
             page.reload(wait_until="commit")
-            page.get_by_text("finished: classroom, fp32, step 36").wait_for()
+            until(page, FINISHED)
             begun = [path.parent.parent for path in (tmp_path / "runs").glob("*/*/config.yaml")]
             assert len(begun) == 1 and begun[0].name in page.url
             assert [url for url in asked if not url.startswith((server.address, "data:", "blob:"))] == []
