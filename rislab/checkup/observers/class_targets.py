@@ -61,7 +61,7 @@ class OneClass(Observer):
         self._class: int | None = None
         self._calls = self._targets = 0
         self._varies = False  # or what is compared is no classifier
-        self._weights: list[Tensor] = []  # of its last layer; an input may be moved towards one class while they rest
+        self._weight: Tensor | None = None  # of its last layer, which rests where inputs are moved towards one class
         self._trained = False
         self._text = self._where = ""
 
@@ -73,12 +73,12 @@ class OneClass(Observer):
         logits, target = given if len(given) == 2 else (None, None)
         if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
             return None
-        self._weights = _weights_of(logits.grad_fn)
-        classifier = bool(self._weights) and not target.is_floating_point()
+        self._weight = _weight_of(logits.grad_fn)
+        classifier = self._weight is not None and not target.is_floating_point()
         low, high = (int(one) for one in target.aminmax()) if classifier and target.numel() else (0, 1)
         self._varies = low != high or low < 0 or logits.shape[1] < 2 or self._class not in (None, low)
         if self._varies:
-            self._weights = []
+            self._weight = None
             return True
         self._class, self._calls, self._targets = low, self._calls + 1, self._targets + target.numel()
         self._where = self._where or caller()[0]
@@ -87,9 +87,8 @@ class OneClass(Observer):
         return None
 
     def after_step(self, optimizer: Optimizer) -> None:
-        if self._weights and not self._trained:
-            held = set(map(id, tensors_held(optimizer)))
-            self._trained = any(id(one) in held for one in self._weights)
+        if self._weight is not None and not self._trained:
+            self._trained = any(one is self._weight for one in tensors_held(optimizer))
 
     def may_count(self) -> int:
         """While all targets are one class, each is looked at."""
@@ -101,9 +100,11 @@ class OneClass(Observer):
         return [as_fault(Code.ARGUMENTS, "targets of one class", self._text, self._where)]
 
 
-def _weights_of(node: Node | None) -> list[Tensor]:
-    """The weights of the layer that a node is of, none if it is no layer."""
+def _weight_of(node: Node | None) -> Tensor | None:
+    """The weight of the layer that a node is of, None if it is no layer."""
     if node is None or not node.name().startswith(_LAYERS):
-        return []
-    given = [next(iter(sources_of(one)), one) if one.name().startswith("TBack") else one for one in sources_of(node)]
-    return [one.variable for one in given if hasattr(one, "variable")]
+        return None
+    source = node.next_functions[1 if node.name().startswith("Conv") else -1][0]
+    if source is not None and source.name().startswith("TBack"):
+        source = next(iter(sources_of(source)), None)
+    return getattr(source, "variable", None)
