@@ -1,4 +1,4 @@
-"""Samples without a gradient, and log-probabilities of other samples than were used, are faults."""
+"""Samples without a gradient are faults, log-probabilities of other samples than were used are warned of."""
 
 from __future__ import annotations
 
@@ -66,4 +66,19 @@ def test_the_log_probability_is_that_of_the_action(kind: str) -> None:
             optimizer.zero_grad()
             (-score * gain).mean().backward()
             optimizer.step()
-    assert _names(process) == [("fault", "log-probability of another sample")] * (kind == "another")
+    assert _names(process) == [("warning", "log-probability of another sample")] * (kind == "another")
+
+
+def test_a_density_that_is_written_out_trains_by_what_another_network_says_of_its_sample() -> None:
+    torch.manual_seed(0)
+    policy, critic = nn.Linear(4, 2), nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(6):
+            actions = Normal(policy(torch.randn(16, 4)), 1.0)
+            action = actions.sample()
+            score = -(action - actions.loc).square().sum(1) / 2
+            optimizer.zero_grad()
+            (-score * critic(action).detach().squeeze(1)).mean().backward()
+            optimizer.step()
+    assert _names(process) == []

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.distributions import Bernoulli, Categorical, Normal
 
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.interception import BACKWARDS, Replacement
 from rislab.checkup.recording.loss_graph import nodes_behind
-from rislab.checkup.recording.tensors import has_numbers
+from rislab.checkup.recording.tensors import has_numbers, tensors_of
 from rislab.checkup.rules import Code
 
 KINDS = (Normal, Categorical, Bernoulli)
@@ -35,11 +35,11 @@ class _Drawn:
     where: str  # file and line of the first sample
     samples: list[Tensor] = field(default_factory=list)
     scored: set[int] = field(default_factory=set)  # places of samples whose log-probability was asked for
-    entered: bool = False  # whether a sample went into a network
+    answers: set[Node] = field(default_factory=set)  # of networks that a sample went into
 
 
 class DrawnSamples(Observer):
-    """Listens to sample() and log_prob(), up to one of the first backwards."""
+    """Observes sample() and log_prob(), up to one of the first backwards."""
 
     def __init__(self) -> None:
         self._replacements = [
@@ -97,8 +97,10 @@ class DrawnSamples(Observer):
     def on_forward_end(self, call: ForwardEvent) -> None:
         if self._drawn and call.training and torch.is_grad_enabled():
             given = set(map(id, call.inputs))
+            nodes = [value.grad_fn for value in tensors_of(call.output) if value.grad_fn is not None]
             for one in self._drawn:
-                one.entered |= any(id(sample) in given for sample in one.samples)
+                if any(id(sample) in given for sample in one.samples):
+                    one.answers.update(nodes)
 
     def on_backward(self, roots: Roots) -> None:
         self._backwards += 1
@@ -113,7 +115,9 @@ class DrawnSamples(Observer):
             return
         nodes = set(nodes_behind(roots[0][0].grad_fn, NODES))
         layers = {value.data_ptr() for node in nodes for value in _inputs_of(node)}
-        entered = [one for one in normal if one.entered or any(value.data_ptr() in layers for value in one.samples)]
+        entered = [
+            one for one in normal if one.answers & nodes or any(value.data_ptr() in layers for value in one.samples)
+        ]
         if entered and all(_node_of(one.distribution()) in nodes for one in entered):
             self._cut, self._where[1] = self._cut + 1, entered[0].where
 
@@ -122,7 +126,8 @@ class DrawnSamples(Observer):
         if self._others >= AGREEING and not self._right:
             text = f"in {self._others} backwards, the log-probability was asked of a sample that was drawn for it, and "
             text += "never of the first sample of the distribution, which was drawn to be used"
-            results.append(as_fault(Code.LOSSES, "log-probability of another sample", text, self._where[0]))
+            # Of two samples one may be a baseline for the other.
+            results.append(as_warning(Code.LOSSES, "log-probability of another sample", text, self._where[0]))
         if self._cut >= AGREEING and not self._scored:
             text = (
                 f"in {self._cut} backwards, sample() of a Normal went into a network: it carries no gradient, and no "
