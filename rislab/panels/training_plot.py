@@ -53,7 +53,9 @@ def figure_dict(runs: Sequence[Run], title: str, *, log: bool = True, unit: str 
         data += drawn
         if (end := _end_of(drawn[1])) is not None and not old:
             ends.append((f"<span style='color:{style.colour}'>■</span> {_wrapped(name)}", *end))
-    reach = _rounded(max((float(_across(run, unit)[-1]) for run in runs if run.history.windows), default=1.0))
+    reach = max((float(_across(run, unit)[-1]) for run in runs if run.history.windows), default=1.0)
+    if any(run.state in ("waiting", "running", "paused") for run in runs):
+        reach = _rounded(reach)
     lines: list[dict[str, Any]] = []
     if runs:
         levels = level_lines(runs[-1].levels, 0.0, reach, places=2)
@@ -154,7 +156,7 @@ def _layout(title: str, lines: list[dict[str, Any]], log: bool, unit: str) -> di
 
 
 def _rounded(reach: float) -> float:
-    """A little more than the reach of the curves, in steps of a fifth: the axis must not move all the time."""
+    """A little more than the reach of curves that grow, in steps of a fifth: the axis must not move all the time."""
     return float(1.2 ** math.ceil(math.log(reach, 1.2)))
 
 

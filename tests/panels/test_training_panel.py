@@ -590,6 +590,8 @@ def test_the_axis_across_counts_samples_epochs_or_steps(live: None, unit: str) -
     curve = next(trace for trace in figure["data"] if trace["name"] == "run 1")
     assert curve["x"][-1] == {"samples": 256, "epochs": 4, "steps": 16}[unit]
     assert len(figure["layout"]["shapes"]) == 4 and figure["layout"]["shapes"][0]["x0"] == curve["x"][3]
+    # A run that has ended needs no room to go on.
+    assert figure["layout"]["xaxis"]["range"] == [0, curve["x"][-1]]
 
 
 def test_curves_are_labelled_at_their_ends_and_the_legend_has_six_entries_at_most(headless: None) -> None:
