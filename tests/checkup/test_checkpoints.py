@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
+from rislab.checkup.observers.checkpoints import Checkpoints
 from rislab.checkup.process_watch import ProcessWatch
 
 
@@ -47,6 +50,39 @@ def test_what_the_reentrant_kind_gets(kind: str) -> None:
             optimizer.step()
     lost = [(one.severity, one.name) for one in process.findings() if one.name == "detached backbone"]
     assert lost == ([("fault", "detached backbone")] if kind in ("no gradient", "bound") else [])
-    assert checkpoint.checkpoint.__module__ == "torch.utils.checkpoint" and not hasattr(
-        checkpoint.checkpoint, "replacement"
-    )
+    assert checkpoint.checkpoint.__module__ == "torch.utils.checkpoint" and _is_as_torch_made_it()
+
+
+def _is_as_torch_made_it() -> bool:
+    return not hasattr(checkpoint.checkpoint, "replacement")
+
+
+def test_functions_are_given_back_where_an_observer_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Checkpoints, roots: object) -> None:
+        raise RuntimeError("an error of the checkup's own")
+
+    monkeypatch.setattr(Checkpoints, "on_backward", failing)
+    model = Net("after a layer")
+    with ProcessWatch() as process:
+        model(torch.randn(8, 5)).sum().backward()
+    assert _is_as_torch_made_it()
+    assert any("an error of the checkup's own" in one.evidence for one in process.findings())
+
+
+def test_functions_are_given_back_by_a_thread_that_trained_beside_the_watched_one() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def train() -> None:
+        model(torch.randn(8, 5)).sum().backward()
+        begun.set()
+        ended.wait()
+
+    model = Net("after a layer")
+    thread = threading.Thread(target=train)
+    with ProcessWatch():
+        thread.start()
+        begun.wait()
+        Net("after a layer")(torch.randn(8, 5)).sum().backward()
+    ended.set()
+    thread.join()
+    assert _is_as_torch_made_it()

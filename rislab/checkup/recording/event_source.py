@@ -142,7 +142,9 @@ class EventSource:
             handle.remove()
         self._handles = []
         self._end_counting()
-        self._notify("end", error)
+        # In whatever thread: what observers have put in the place of functions is taken back there.
+        if os.getpid() == self.process:
+            self._notify_all("end", (error,))
         self._listeners = {event: [] for event in _EVENTS}
 
     def _notify(self, event: str, *args: Any) -> None:
@@ -166,8 +168,8 @@ class EventSource:
                     if method(*args):
                         self._listeners[event] = [one for one in self._listeners[event] if one[0] is not observer]
                 except Exception as error:
-                    for name, listeners in self._listeners.items():
-                        self._listeners[name] = [one for one in listeners if one[0] is not observer]
+                    for name in self._listeners.keys() - {"end"}:
+                        self._listeners[name] = [one for one in self._listeners[name] if one[0] is not observer]
                     self.note_failure(f"{type(observer).__name__}.{event}", error)
 
     def note_failure(self, place: str, error: Exception) -> None:
