@@ -32,9 +32,8 @@ class OptimizerArguments(Observer):
 
     def __init__(self) -> None:
         self._known: WeakSet[Optimizer] = WeakSet()
-        self._defaults: WeakKeyDictionary[Optimizer, Any] = (
-            WeakKeyDictionary()
-        )  # the default rate of each optimiser, when it was last looked at
+        # The default rate of each optimiser, when it was last looked at.
+        self._defaults: WeakKeyDictionary[Optimizer, Any] = WeakKeyDictionary()
         # Rates that no group had, by name.
         self._unread: WeakKeyDictionary[Optimizer, defaultdict[str, list[float]]] = WeakKeyDictionary()
         self._findings: list[Finding] = []

@@ -33,10 +33,10 @@ def never_stepped_name(name: str, kind: str) -> str:
         name: of the file.
         kind: name of the scheduler's class.
     """
-    tree = syntax_tree(name)
-    target = _only_made(tree, kind) if tree is not None else None
-    if tree is None or target is None:
+    made = _only_made(name, kind)
+    if made is None:
         return ""
+    tree, target = made
     if any(target in ast.walk(one) for one in ast.walk(tree) if isinstance(one, ast.ClassDef) and _is_derived(one)):
         return ""  # what it is derived from may step it
     word = last_word(target)
@@ -64,10 +64,10 @@ def epochs_around_ticks(name: str, kind: str) -> int:
         name: of the file.
         kind: name of the scheduler's class.
     """
-    tree = syntax_tree(name)
-    target = _only_made(tree, kind) if tree is not None else None
-    if tree is None or target is None:
+    made = _only_made(name, kind)
+    if made is None:
         return 0
+    tree, target = made
     loops = [*_loops_around_steps(tree, last_word(target), [])]
     lengths = {_epochs(tree, around[0]) if len(around) > 1 else 0 for around in loops}
     return lengths.pop() if len(lengths) == 1 else 0
@@ -110,10 +110,11 @@ def _written_number(tree: ast.Module, node: ast.expr) -> int | None:
     return known.pop() if len(known) == 1 else None
 
 
-def _only_made(tree: ast.Module, kind: str) -> ast.expr | None:
-    """What the only call of a class is assigned to; None if there are others, or it is used in another way."""
-    made = [*_made(tree, kind)]
-    return made[0][0] if len(made) == 1 and len(made[0]) == 1 else None
+def _only_made(name: str, kind: str) -> tuple[ast.Module, ast.expr] | None:
+    """The tree of a file, and what its only call of a class is assigned to; None if there is not just one of both."""
+    tree = syntax_tree(name)
+    made = [] if tree is None else [*_made(tree, kind)]
+    return (tree, made[0][0]) if tree is not None and len(made) == 1 and len(made[0]) == 1 else None
 
 
 def _is_derived(one: ast.ClassDef) -> bool:
