@@ -20,12 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import prune
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 import rislab
 import rislab.checkup
 from rislab.checkup.process_watch import ProcessWatch
+from rislab.checkup.recording.event_source import EventSource
+from rislab.checkup.recording.events import Observer
+from rislab.checkup.recording.interception import CALLS
 
 # A network, an optimiser, and what is done with them.
 Program = tuple[nn.Module, torch.optim.Optimizer, Callable[[], Any]]
@@ -1345,3 +1349,47 @@ def test_an_error_of_the_checkup_is_a_finding(kind: str, monkeypatch: pytest.Mon
                 loop()
         findings = watch.findings()
         assert any("LookupError: none such" in finding.evidence for finding in findings.unjudged), str(findings)
+
+
+def _schedule(kind: type[Any], *given: Any) -> None:
+    optimizer = torch.optim.SGD(nn.Linear(2, 1).parameters(), lr=0.1)
+    scheduler = kind(optimizer, *((lambda epoch: 1.0,) if kind is LambdaLR else ()))
+    optimizer.step()
+    scheduler.step(*given)
+
+
+REPORTED: dict[str, Callable[[], Any]] = {
+    "on_pass": lambda: list(DataLoader([torch.ones(1)])),
+    "on_order": lambda: list(DistributedSampler([1, 2], num_replicas=1, rank=0)),  # type: ignore[arg-type]
+    "on_seed": lambda: torch.manual_seed(0),
+    "on_save": lambda: torch.save({}, io.BytesIO()),
+    "on_print": lambda: print("a line"),
+    "on_schedule": lambda: _schedule(LambdaLR),
+    "on_plateau": lambda: _schedule(ReduceLROnPlateau, 1.0),
+    "on_scaler_update": lambda: torch.amp.GradScaler("cpu", enabled=False).update(),
+    "on_checkpoint": lambda: torch.utils.checkpoint.checkpoint(torch.exp, torch.ones(1), use_reentrant=False),
+    "on_sample": lambda: torch.distributions.Normal(0.0, 1.0).sample(),
+    "on_log_prob": lambda: torch.distributions.Normal(0.0, 1.0).log_prob(torch.ones(1)),
+}
+
+
+@pytest.mark.parametrize("event", CALLS)
+def test_an_observer_that_fails_at_a_call_harms_no_call(event: str) -> None:
+    class Failing(Observer):
+        pass
+
+    def broken(*_: Any) -> None:
+        raise LookupError("none such")
+
+    setattr(Failing, event, broken)
+    source = EventSource([Failing()], ()).__enter__()
+    try:
+        REPORTED[event]()
+    finally:
+        source.close(None)
+    assert source.failures == [f"Failing.{event}: LookupError: none such"]
+
+
+def test_observers_replace_nothing_themselves() -> None:
+    observers = Path(rislab.checkup.__file__).parent / "observers"
+    assert [path.name for path in observers.glob("*.py") if "Replacement" in path.read_text()] == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ from torch.optim.optimizer import Optimizer
 from rislab.checkup.findings import Finding, as_fault
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import is_readable
 from rislab.checkup.rules import Code
@@ -94,27 +93,16 @@ class RemadeScalers(Observer):
     """Counts gradient scalers, and their updates."""
 
     def __init__(self) -> None:
-        self._updates = Replacement(GradScaler, "update", self._reporting)
         self._known: weakref.WeakSet[GradScaler] = weakref.WeakSet()
         self._scalers = self._count = 0
         self._where = ""
 
-    def begin(self) -> None:
-        """Report updates from now on."""
-        self._updates.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def update(scaler: Any, *args: Any, **named: Any) -> Any:
-            self._count += 1
-            if scaler not in self._known and scaler.is_enabled():
-                self._known.add(scaler)
-                self._scalers, self._where = self._scalers + 1, self._where or caller()[0]
-            return original(scaler, *args, **named)
-
-        return update
-
-    def end(self, error: BaseException | None) -> None:
-        self._updates.__exit__()
+    def on_scaler_update(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        scaler = args[0]
+        self._count += 1
+        if scaler not in self._known and scaler.is_enabled():
+            self._known.add(scaler)
+            self._scalers, self._where = self._scalers + 1, self._where or caller()[0]
 
     def findings(self) -> list[Finding]:
         if self._scalers < SCALERS or self._scalers != self._count:

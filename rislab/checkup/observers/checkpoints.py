@@ -5,19 +5,17 @@ that asks for one.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, listed
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.recording.optimizers import tensors_held
 from rislab.checkup.recording.tensors import tensors_of
 from rislab.checkup.rules import Code
@@ -39,36 +37,22 @@ class _Part:
 
 
 class Checkpoints(Observer):
-    """Listens to torch.utils.checkpoint.checkpoint()."""
+    """Follows the modules that torch.utils.checkpoint.checkpoint() computes."""
 
     def __init__(self) -> None:
-        self._calls = Replacement(torch.utils.checkpoint, "checkpoint", self._reporting)
         self._parts: dict[int, _Part] = {}
 
-    def begin(self) -> None:
-        self._calls.__enter__()
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def checkpoint(*args: Any, **named: Any) -> Any:
-            if (
-                not torch.compiler.is_compiling()
-                and named.get("use_reentrant") is not False
-                and torch.is_grad_enabled()
-            ):
-                self._note(args, named)
-            return original(*args, **named)
-
-        return checkpoint
-
-    def _note(self, args: tuple[Any, ...], named: dict[str, Any]) -> None:
-        function = args[0] if args else named.get("function")
+    def on_checkpoint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if kwargs.get("use_reentrant") is False or not torch.is_grad_enabled():
+            return
+        function = args[0] if args else kwargs.get("function")
         module = function if isinstance(function, nn.Module) else getattr(function, "__self__", None)
         if not isinstance(module, nn.Module) or (id(module) not in self._parts and len(self._parts) >= MODULES):
             return
         part = self._parts.get(id(module))
         if part is None or part.module() is not module:
             part = self._parts[id(module)] = _Part(caller()[0], weakref.ref(module))
-        part.refuted |= any(value.requires_grad for value in tensors_of([args[1:], named]))
+        part.refuted |= any(value.requires_grad for value in tensors_of([args[1:], kwargs]))
         part.calls += 1
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
@@ -83,9 +67,6 @@ class Checkpoints(Observer):
             part.refuted |= any(value.grad is not None for _, value in trained)
             part.steps += bool(trained)
             part.names = [name for name, _ in trained] or part.names
-
-    def end(self, error: BaseException | None) -> None:
-        self._calls.__exit__()
 
     def findings(self) -> list[Finding]:
         lost = [one for one in self._parts.values() if not one.refuted and one.calls >= CALLS and one.steps >= STEPS]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.distributions import Bernoulli, Categorical, Normal
+from torch.distributions import Normal
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
-from rislab.checkup.recording.interception import BACKWARDS, Replacement
+from rislab.checkup.recording.interception import BACKWARDS
 from rislab.checkup.recording.loss_graph import nodes_behind
 from rislab.checkup.recording.tensors import has_numbers, tensors_of
 from rislab.checkup.rules import Code
 
-KINDS = (Normal, Categorical, Bernoulli)
 # Distributions that are held between two backwards, and samples of each; nodes that are gone through.
 HELD, SAMPLES, NODES = 64, 4, 2000
 # Backwards that must agree.
@@ -42,57 +41,35 @@ class DrawnSamples(Observer):
     """Observes sample() and log_prob(), up to one of the first backwards."""
 
     def __init__(self) -> None:
-        self._replacements = [
-            *(Replacement(kind, "sample", self._sampling) for kind in KINDS),
-            *(Replacement(kind, "log_prob", self._scoring) for kind in KINDS),
-        ]
         self._drawn: list[_Drawn] = []
         self._backwards = 0
         self._scored = False  # whether any log-probability was asked for
         self._others = self._right = self._cut = 0
         self._where = ["", ""]
 
-    def begin(self) -> None:
-        """Report samples from now on."""
-        for one in self._replacements:
-            one.__enter__()
-
     def end(self, error: BaseException | None) -> None:
-        for one in self._replacements:
-            one.__exit__()
         self._drawn = []
-
-    def _is_open(self) -> bool:
-        # torch.compile traces through these very functions, which must not do more than this then.
-        return self._backwards < BACKWARDS and not torch.compiler.is_compiling()
 
     def _of(self, distribution: Any) -> _Drawn | None:
         return next((one for one in self._drawn if one.distribution() is distribution), None)
 
-    def _sampling(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def sample(distribution: Any, *args: Any, **named: Any) -> Any:
-            value = original(distribution, *args, **named)
-            if self._is_open() and torch.is_grad_enabled() and _node_of(distribution) is not None:
-                one = self._of(distribution)
-                if one is None and len(self._drawn) < HELD:
-                    one = _Drawn(weakref.ref(distribution), caller()[0])
-                    self._drawn.append(one)
-                if one is not None and len(one.samples) < SAMPLES:
-                    one.samples.append(value)
-            return value
+    def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool:
+        distribution = args[0]
+        if torch.is_grad_enabled() and _node_of(distribution) is not None:
+            one = self._of(distribution)
+            if one is None and len(self._drawn) < HELD:
+                one = _Drawn(weakref.ref(distribution), caller()[0])
+                self._drawn.append(one)
+            if one is not None and len(one.samples) < SAMPLES:
+                one.samples.append(value)
+        return self._backwards >= BACKWARDS
 
-        return sample
-
-    def _scoring(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def log_prob(distribution: Any, value: Any) -> Any:
-            one = None
-            if self._is_open():
-                self._scored, one = True, self._of(distribution)
-            if one is not None:
-                one.scored |= {place for place, sample in enumerate(one.samples) if sample is value}
-            return original(distribution, value)
-
-        return log_prob
+    def on_log_prob(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        distribution, value = (*args, *kwargs.values())
+        self._scored, one = True, self._of(distribution)
+        if one is not None:
+            one.scored |= {place for place, sample in enumerate(one.samples) if sample is value}
+        return self._backwards >= BACKWARDS
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         if self._drawn and call.training and torch.is_grad_enabled():

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer
-from rislab.checkup.recording.interception import Replacement
 from rislab.checkup.rules import Code
 
 # Ticks that tell anything, and that are held; the share of them in one direction; samples of an evaluation.
@@ -53,70 +51,50 @@ class _Ticks:
 
 
 class PlateauModes(Observer):
-    """Listens to the ticks of ReduceLROnPlateau."""
+    """Follows what schedulers are given at their ticks."""
 
     def __init__(self) -> None:
-        self._steps = Replacement(ReduceLROnPlateau, "step", self._reporting)
         self._ticks: dict[weakref.ref[Any], _Ticks] = {}  # by scheduler
-        self._epochs = Replacement(LRScheduler, "step", self._reporting_epoch)
-        self._given: dict[
-            weakref.ref[Any], tuple[str, list[float]]
-        ] = {}  # by scheduler: line of the first, and epochs it was given
+        # By scheduler: line of the first, and epochs it was given.
+        self._given: dict[weakref.ref[Any], tuple[str, list[float]]] = {}
         self._samples = 0  # that were evaluated since the last tick
-        # Looked at later, where an error of the checkup's own does no harm: scheduler, metric, rates, file and line.
-        self._pending: list[tuple[Any, Any, list[Any], str]] = []
+        # The last tick, after which the rate may be lower: a scheduler, its ticks, its rate before.
+        self._last: tuple[Any, _Ticks, list[Any]] | None = None
 
-    def begin(self) -> None:
-        """Report ticks from now on."""
-        self._steps.__enter__()
-        self._epochs.__enter__()
+    def on_schedule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._end_tick()
+        epoch = args[1] if len(args) > 1 else kwargs.get("epoch")
+        if isinstance(epoch, float) and math.isfinite(epoch):
+            _, epochs = self._given.setdefault(weakref.ref(args[0]), (caller()[0], []))
+            if len(epochs) < TICKS:
+                epochs.append(epoch)
 
-    def _reporting_epoch(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(scheduler: Any, *args: Any, **named: Any) -> Any:
-            epoch = args[0] if args else named.get("epoch")
-            if isinstance(epoch, float) and math.isfinite(epoch):
-                _, epochs = self._given.setdefault(weakref.ref(scheduler), (caller()[0], []))
-                if len(epochs) < TICKS:
-                    epochs.append(epoch)
-            return original(scheduler, *args, **named)
-
-        return step
-
-    def _reporting(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        def step(scheduler: Any, *args: Any, **named: Any) -> Any:
-            before = _rates(scheduler)
-            result = original(scheduler, *args, **named)
-            metric = args[0] if args else named.get("metrics")
-            self._pending = [*self._pending[-7:], (scheduler, metric, [*before, *_rates(scheduler)], caller()[0])]
-            return result
-
-        return step
-
-    def _look_at_pending(self) -> None:
-        pending, self._pending = self._pending, []
-        for scheduler, metric, rates, where in pending:
-            self._note(scheduler, metric, len(rates) == 2 and bool(rates[1] < rates[0]), where)
-
-    def _note(self, scheduler: Any, metric: Any, lowered: bool, where: str) -> None:
-        ticks = self._ticks.setdefault(weakref.ref(scheduler), _Ticks(scheduler.mode, where))
+    def on_plateau(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        scheduler: Any = args[0]
+        metric: Any = args[1] if len(args) > 1 else kwargs.get("metrics")
+        self._end_tick()
+        ticks = self._ticks.setdefault(weakref.ref(scheduler), _Ticks(scheduler.mode, caller()[0]))
         number = isinstance(metric, int | float) or (isinstance(metric, Tensor) and metric.numel() == 1)
         if number and len(ticks.metrics) < TICKS:
             value, count = float(metric), self._samples
             ticks.metrics.append(value)
             is_integer = math.isfinite(value) and abs(value * count - round(value * count)) < 1e-3
             ticks.shares.append(count >= SAMPLES and is_integer)
-            ticks.cuts += lowered
+            self._last = scheduler, ticks, _rates(scheduler)
         self._samples = 0
 
+    def _end_tick(self) -> None:
+        if self._last is not None:
+            (scheduler, ticks, before), self._last = self._last, None
+            ticks.cuts += _rates(scheduler) < before
+
     def on_forward_end(self, call: ForwardEvent) -> None:
-        self._look_at_pending()
+        self._end_tick()
         if not torch.is_grad_enabled() and call.inputs and call.inputs[0].dim():
             self._samples += len(call.inputs[0])
 
     def end(self, error: BaseException | None) -> None:
-        self._steps.__exit__()
-        self._epochs.__exit__()
-        self._look_at_pending()
+        self._end_tick()
 
     def findings(self) -> list[Finding]:
         texts = [(ticks.evidence(), ticks.where) for ticks in self._ticks.values()]

@@ -200,8 +200,7 @@ class EventSource:
             self._trainer = here
 
     def _is_other_thread(self) -> bool:
-        here = threading.get_ident()
-        return here in self._others and here != self._trainer
+        return threading.get_ident() in self._others - {self._trainer}
 
     @property
     def _module(self) -> nn.Module | None:
@@ -383,10 +382,12 @@ class EventSource:
             self._notify_further("on_backward_error")
         self._notify_further("on_backward_end")
 
+    @_guarded
     def _on_grad(self, outputs: list[Tensor], sources: list[Tensor]) -> None:
         self._counts(*ODD)
         self._notify("on_grad", outputs, sources)
 
+    @_guarded
     def _on_load(self, module: nn.Module, state: Mapping[str, Any]) -> None:
         self._counts(*ODD)
         self._notify("on_load", module, state)
@@ -400,10 +401,10 @@ class EventSource:
             self._losses.pause()
 
     @_untraced
-    def _on_reported(self, event: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    def _on_reported(self, event: str, *call: Any) -> None:
         if event == "on_pass" and self._expected.passes.wanted("pass"):
             self._end_counting()
-        self._notify(event, args, kwargs)
+        self._notify(event, *call)
 
     @_untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -120,6 +120,24 @@ class Observer:
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """print() begins."""
 
+    def on_schedule(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """LRScheduler.step() begins."""
+
+    def on_plateau(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """ReduceLROnPlateau.step() begins."""
+
+    def on_scaler_update(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """GradScaler.update() begins."""
+
+    def on_checkpoint(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """torch.utils.checkpoint.checkpoint() begins."""
+
+    def on_log_prob(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool | None:
+        """log_prob() of a distribution begins."""
+
+    def on_sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> bool | None:
+        """sample() of a distribution gave a value."""
+
     # Windows like many before are only counted: these events are all that comes then.
 
     def may_count(self) -> int:

@@ -13,9 +13,13 @@ from types import FunctionType, MethodWrapperType
 from typing import Any, Self
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.autograd.graph import GradientEdge
+from torch.distributions import Bernoulli, Categorical, Normal
 from torch.nn import functional
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
@@ -70,14 +74,23 @@ MODULES: dict[type[nn.Module], Callable[..., Any]] = {
 }
 
 
+_KINDS = (Normal, Categorical, Bernoulli)
 # Calls that no hook of torch reports, by the events that they are.
-CALLS: dict[str, tuple[Any, str]] = {
-    "on_pass": (DataLoader, "__iter__"),
-    "on_order": (DistributedSampler, "__iter__"),
-    "on_seed": (torch, "manual_seed"),
-    "on_save": (torch, "save"),
-    "on_print": (builtins, "print"),
+CALLS: dict[str, tuple[tuple[Any, str], ...]] = {
+    "on_pass": ((DataLoader, "__iter__"),),
+    "on_order": ((DistributedSampler, "__iter__"),),
+    "on_seed": ((torch, "manual_seed"),),
+    "on_save": ((torch, "save"),),
+    "on_print": ((builtins, "print"),),
+    "on_schedule": ((LRScheduler, "step"),),
+    "on_plateau": ((ReduceLROnPlateau, "step"),),
+    "on_scaler_update": ((GradScaler, "update"),),
+    "on_checkpoint": ((torch.utils.checkpoint, "checkpoint"),),
+    "on_sample": tuple((kind, "sample") for kind in _KINDS),
+    "on_log_prob": tuple((kind, "log_prob") for kind in _KINDS),
 }
+# Those of which the result is reported as well.
+_ENDED = {"on_sample"}
 _TORCH = torch.__path__[0]
 # What has no mode of its own.
 _NOTHING = (None,)
@@ -350,7 +363,8 @@ class PatchedCalls(_Replacing):
     Args:
         on_clip: called before each clipping with its tensors and its limit.
         on_load: called before each loading with the module and the state.
-        on_call: called before each other call with its event, its arguments, and those by name.
+        on_call: called with the event of each other call, its arguments, and those by name, before it, or after it and
+            with its result.
         events: of CALLS, those that are wanted.
     """
 
@@ -358,7 +372,7 @@ class PatchedCalls(_Replacing):
         self,
         on_clip: Callable[[list[Any], Any], None],
         on_load: Callable[[nn.Module, Mapping[str, Any]], None],
-        on_call: Callable[[str, tuple[Any, ...], Mapping[str, Any]], None],
+        on_call: Callable[..., None],
         events: Collection[str],
     ) -> None:
         self._on_clip, self._on_load, self._on_call = on_clip, on_load, on_call
@@ -366,7 +380,11 @@ class PatchedCalls(_Replacing):
             Replacement(nn.utils, "clip_grad_norm_", self._clipping),
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
-            *(Replacement(*CALLS[event], functools.partial(self._calling, event)) for event in events),
+            *(
+                Replacement(*place, functools.partial(self._calling, event))
+                for event in events
+                for place in CALLS[event]
+            ),
             # What warn() calls; catch_warnings() takes back whatever stands in the place of showwarning().
             Replacement(warnings, "_showwarnmsg", showing),
         )
@@ -396,7 +414,12 @@ class PatchedCalls(_Replacing):
             self._on_call(event, args, kwargs)
             return original(*args, **kwargs)
 
-        return reporting
+        def reporting_result(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            self._on_call(event, args, kwargs, result)
+            return result
+
+        return reporting_result if event in _ENDED else reporting
 
 
 def count_averaged(loss: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[float | None, bool]:
