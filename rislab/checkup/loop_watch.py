@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +63,7 @@ from rislab.checkup.rules import Code
 from rislab.checkup.step_rules import event_rules, gradient_rules, loss_report_rules, schedule_rules, use_rules
 from rislab.errors import InputError, error_text
 
+_P = ParamSpec("_P")
 # Rules whose findings are mended at a loss.
 OF_LOSSES = (Code.GRADIENT_SCALE, Code.DIRECTION)
 # Faults of observers, and names that say less of the same.
@@ -262,7 +263,7 @@ def standard_observers() -> list[Observer]:
 def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findings:
     """Findings with those of other observers, unless they say less of the same."""
     stale = any(finding.name == "optimiser holds stale parameters" for finding in findings)
-    others = [finding for observer in observers for finding in observer.findings()]
+    others = [finding for one in observers for finding in _findings_of(type(one).__name__, one.findings)]
     more = {finding.name for finding in others if finding.severity == "fault"}
     less = {less for name, less in SAYS_MORE.items() if name in more}
     findings = [one for one in findings if one.name not in less]
@@ -271,26 +272,32 @@ def with_others(findings: list[Finding], observers: Sequence[Observer]) -> Findi
     )
 
 
-def _findings_of(rule: Callable[[WatchedRun], list[Finding]], run: WatchedRun) -> list[Finding]:
-    """What a rule says of a run; a rule that fails says so, and the others are asked all the same."""
+def _findings_of(name: str, rule: Callable[_P, list[Finding]], *args: _P.args, **named: _P.kwargs) -> list[Finding]:
+    """What a rule or an observer finds; one that fails says so, and the others are asked all the same."""
     try:
-        return rule(run)
+        return rule(*args, **named)
     except Exception as error:
-        text = f"{rule.__name__} failed: {type(error).__name__}: {error_text(error)}"
-        return [as_note(Code.LOSSES, UNJUDGED, text)]
+        return [_failure(name, error)]
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    return as_note(Code.LOSSES, UNJUDGED, f"{name} failed: {type(error).__name__}: {error_text(error)}")
 
 
 def diagnose(trace: Trace, declared: Declared, reported: Sequence[float] | None = None) -> Findings:
     """What is wrong with a recorded loop, by all rules in order; the arguments are those of watched_run()."""
-    run = watched_run(trace, declared, reported)
-    first: dict[str, Finding] = {}
     if trace.failure:
-        return Findings([as_note(Code.LOSSES, "not judged", f"the recording ended by {trace.failure}")])
+        return Findings([as_note(Code.LOSSES, UNJUDGED, f"the recording ended by {trace.failure}")])
+    try:
+        run = watched_run(trace, declared, reported)
+    except Exception as error:
+        return Findings([_failure("the comparison of windows", error)])
+    first: dict[str, Finding] = {}
     if trace.merged.full:
         text = f"what came after {trace.step_count} steps was not recorded"
-        first["full"] = as_note(Code.LOSSES, "not judged", text)
+        first["full"] = as_note(Code.LOSSES, UNJUDGED, text)
     for rule in RULE_FUNCTIONS:
-        for finding in _findings_of(rule, run):
+        for finding in _findings_of(rule.__name__, rule, run):
             key = f"{finding.name} {finding.evidence if finding.severity == 'note' else ''}"
             # Of one name, the first of the gravest stays.
             first[key] = min(first.get(key, finding), finding, key=lambda one: SEVERITIES.index(one.severity))

@@ -1342,12 +1342,14 @@ def test_an_error_of_the_checkup_is_a_finding(kind: str, monkeypatch: pytest.Mon
     for module, name in (
         ("observers.input_changes.InputChanges", "on_forward_end"),
         ("recording.event_source", "has_numbers"),
+        ("observers.plateaus.PlateauModes", "findings"),
+        ("loop_watch", "watched_run"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(f"rislab.checkup.{module}.{name}", broken)
             with WATCHES[kind](model, optimizer) as watch:
                 loop()
-        findings = watch.findings()
+            findings = watch.findings()
         assert any("LookupError: none such" in finding.evidence for finding in findings.unjudged), str(findings)
 
 
