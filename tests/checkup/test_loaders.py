@@ -234,3 +234,23 @@ def test_a_dataset_at_the_address_of_one_that_is_gone_is_another() -> None:
                     model(inputs)
     assert again, "no address came again: the test shows nothing"
     assert not [one for one in process.findings() if one.name == "split leakage"]
+
+
+def test_a_loader_of_evaluations_may_be_gone_at_the_end() -> None:
+    """As where a function makes it: its one pass has ended, and nothing refers to it any more."""
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+
+    def evaluate() -> None:
+        model.eval()
+        with torch.no_grad():
+            for inputs, _ in DataLoader(DATA, 8):
+                model(inputs)
+
+    with ProcessWatch() as process:
+        for inputs, targets in DataLoader(DATA, 8, shuffle=True):
+            optimizer.zero_grad()
+            nn.functional.mse_loss(model(inputs), targets).backward()
+            optimizer.step()
+        evaluate()
+    assert [one for one in process.findings() if one.name == "not judged"] == []

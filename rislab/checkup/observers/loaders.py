@@ -173,6 +173,7 @@ class LoaderPasses(Observer):
         if type(sampler) is SequentialSampler and len(loader) > 1:
             self._compare(_Pass(len(loader), where))
             self._key = (weakref.ref(loader), where)
+            hash(self._key)  # which a reference keeps: none has a hash once what it refers to is gone
 
     def _compare(self, new: _Pass) -> None:
         """A new pass ends the one before."""
