@@ -290,7 +290,7 @@ class ProcessWatch(LoopObserver):
 
     def _look_at_foreign(self, module: nn.Module) -> None:
         """Track a network that something moves which is no optimiser of torch."""
-        if torch.is_grad_enabled() and self._networks.moved(module):
+        if torch.is_grad_enabled() and self._networks.moved(module, [one.roots for one in self.tracked]):
             tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
             self.track(ForeignOptimizer(tensors), None, None, [module])
 

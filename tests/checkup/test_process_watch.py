@@ -321,6 +321,33 @@ def test_an_optimiser_of_another_library_is_judged_by_what_its_tensors_do(diviso
     assert names == ([] if divisor == 4 else ["never divided"])
 
 
+@pytest.mark.parametrize("kind", ["set", "averaged", "another's"])
+def test_a_copy_that_follows_a_trained_network_has_no_optimiser_of_its_own(kind: str) -> None:
+    """As the target of Q-learning: it gets gradients where its answer is not detached, and nothing steps on them."""
+    torch.manual_seed(0)
+    online, copied = (nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2)) for _ in range(2))
+    optimizer = torch.optim.Adam(online.parameters(), lr=0.001)
+    own = OwnOptimizer(list(copied.parameters()))
+    if kind == "another's":  # it is built in another way, and an optimiser of its own steps on it, and never zeroes
+        copied.append(nn.Linear(2, 2))
+    with ProcessWatch() as watch:
+        for step in range(40):
+            values = online(torch.randn(32, 4)).max(1)[0]
+            following = copied(torch.randn(32, 4)).max(1)[0]
+            optimizer.zero_grad()
+            functional.smooth_l1_loss(values, 1 + 0.9 * following).backward()
+            optimizer.step()
+            if kind == "another's":
+                own.step()
+            elif kind == "set" and step % 8 == 7:
+                copied.load_state_dict(online.state_dict())
+            elif kind == "averaged":
+                for value, new in zip(copied.parameters(), online.parameters(), strict=True):
+                    value.data.copy_(0.9 * value.data + 0.1 * new.data)
+    names = [finding.name for finding in watch.findings() if finding.severity == "fault"]
+    assert names == (["never zeroed"] if kind == "another's" else [])
+
+
 def test_threads_that_train_at_once_are_not_judged_beside_the_first() -> None:
     barrier = threading.Barrier(2)
 

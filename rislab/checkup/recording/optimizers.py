@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -130,18 +130,35 @@ class MovedNetworks:
     """Networks that no known optimiser holds, and whether their weights have moved since they were first looked at."""
 
     def __init__(self) -> None:
-        self._first: dict[int, tuple[weakref.ReferenceType[nn.Module], list[float]]] = {}
+        # Of a copy there are no numbers.
+        self._first: dict[int, tuple[weakref.ReferenceType[nn.Module], list[float] | None]] = {}
 
-    def moved(self, module: nn.Module) -> bool:
-        """Whether a network with tensors that ask for gradients has moved."""
+    def moved(self, module: nn.Module, trained: Iterable[list[nn.Module]]) -> bool:
+        """Whether a network with tensors that ask for gradients has moved, and not as a copy of another.
+
+        Args:
+            module: the network.
+            trained: networks that each optimiser holds. What is built as one of them, or as a part of it, is a copy
+                that follows it, as the target of Q-learning does.
+        """
         tensors = [value for value in nn.Module.parameters(module) if value.requires_grad]
         if not tensors:
             return False
-        numbers = _numbers(tensors)
         known = self._first.get(id(module))
         if known is None or known[0]() is not module:
-            known = self._first[id(module)] = weakref.ref(module), numbers
-        return known[1] != numbers
+            known = self._first[id(module)] = weakref.ref(module), _numbers(tensors)
+        moved = known[1] is not None and known[1] != _numbers(tensors)
+        if moved and any(_built_as(module, part) for roots in trained for one in roots for part in one.modules()):
+            self._first[id(module)] = known[0], None
+            return False
+        return moved
+
+
+def _built_as(module: nn.Module, other: nn.Module) -> bool:
+    """Whether two networks are of one kind, with tensors of the same shapes."""
+    return type(module) is type(other) and [value.shape for value in nn.Module.parameters(module)] == [
+        value.shape for value in nn.Module.parameters(other)
+    ]
 
 
 def _numbers(tensors: Sequence[Tensor]) -> list[float]:
