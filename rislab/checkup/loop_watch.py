@@ -38,6 +38,7 @@ from rislab.checkup.observers.loss_branches import LossBranches
 from rislab.checkup.observers.network_modes import NetworkModes
 from rislab.checkup.observers.optimizer_arguments import OptimizerArguments
 from rislab.checkup.observers.plateaus import PlateauModes
+from rislab.checkup.observers.printed_evaluations import PrintedEvaluations
 from rislab.checkup.observers.printed_losses import PrintedLosses
 from rislab.checkup.observers.rank_differences import RankObserver
 from rislab.checkup.observers.repetitions import ClassesOfBatches, RepeatedSeeds
@@ -251,6 +252,7 @@ def standard_observers() -> list[Observer]:
         SharedBuffers(),
         DrawnSamples(),
         PrintedLosses(loaders),
+        PrintedEvaluations(loaders),
         SavedNetworks(),
         PlateauModes(),
         loaders,

@@ -252,7 +252,7 @@ _OF_THE_LOOP = (
                 "only the last micro-batch", "logged after the division", "sum of means over the set's size",
                 "loop tail in a branch never taken"),
         others=("nothing reported", "another loss reported", "the same loss again", "sum never set back",
-                "not judged"),
+                "only the last batch", "divided by another number", "not judged"),
     ),
     Rule(
         Code.ARGUMENTS.value,

@@ -6,11 +6,10 @@ Only what fits a wrong mean in all lines, to its last digit, and the right one i
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
@@ -18,31 +17,27 @@ from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
-from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import MANY, LossEvent, Observer, Roots
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
+from rislab.checkup.recording.printed_lines import (
+    OF_SUMS,
+    ROUNDING,
+    Line,
+    PrintedLines,
+    are_precise,
+    columns,
+    fits,
+)
 from rislab.checkup.rules import Code
 
-# Losses, lines of one kind and kinds of lines that are held; lines, and losses before each, that tell anything.
-LOSSES, LINES, KINDS, FEWEST, BEFORE = 4096, 64, 32, 3, 2
+# Losses that are held; lines, and losses before each, that tell anything.
+LOSSES, FEWEST, BEFORE = 4096, 3, 2
 # Backwards in a row that began at the same multiple of their losses.
 ALIKE = 16
-# The error of a printed number must be at most so large, relative to it; and that of the loop's own sum is this.
-PRECISE, ROUNDING = 0.01, 1e-5
 # A dataset of so much more or less than the samples that were used is another divisor.
 OTHER = 0.1
 # What nobody asks for, where a line says that it is the loss, and does not say that it is a sum.
 CERTAIN = ("sum never set back", "mean of unequal means")
-OF_SUMS = ("total", "sum", "cum", "area", "auc", "aulc", "regret", "so far", "running", "since", "scaled", "weighted")
-_NUMBER = re.compile(r"(?<![\w.])-?\d+\.(\d+)(e[+-]?\d+)?")
-
-
-class _Line(NamedTuple):
-    """A printed line."""
-
-    numbers: list[str]  # with a point, as they are written
-    losses: int  # that had been computed before it
-    steps: int  # that had been taken
 
 
 @dataclass
@@ -82,21 +77,15 @@ class PrintedLosses(Observer):
 
     def __init__(self, loaders: LoaderPasses) -> None:
         self._loaders = loaders
-        self._lines: dict[tuple[str, str], list[_Line]] = {}
+        self._lines = PrintedLines()  # each after so many losses and steps
         self._losses: list[tuple[Tensor | float, int]] = []
         self._backwards = self._steps = self._samples = 0
         self._share, self._same = 0.0, 0  # of a loss in what backward() is called on, and backwards that agree
         self._counted = False  # whether the loss of the next backward may have come while windows were only counted
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        # Of other objects, to be asked twice may be noticed.
-        text = " ".join(str(one) if type(one) in (str, int, float) else "?" for one in args)
-        numbers = [one.group() for one in _NUMBER.finditer(text)]
-        key = (re.sub(r"\d+", "#", _NUMBER.sub("#", text)), caller()[0]) if numbers and self._losses else None
-        if key is not None and (key in self._lines or len(self._lines) < KINDS) and len(self._losses) < LOSSES:
-            lines = self._lines.setdefault(key, [])
-            if len(lines) < LINES:
-                lines.append(_Line(numbers, len(self._losses), self._steps))
+        if self._losses and len(self._losses) < LOSSES:
+            self._lines.add(args, (len(self._losses), self._steps))
 
     def on_loss(self, call: LossEvent) -> None:
         mean = call.function in (*ELEMENTS, *TARGETS) and call.kwargs.get("reduction", "mean") == "mean"
@@ -151,21 +140,15 @@ class PrintedLosses(Observer):
             return []  # a loss is a sum of others
         losses, samples = [float(loss) for loss, _ in self._losses], [count for _, count in self._losses]
         results = []
-        for (text, where), lines in self._lines.items():
-            ends = [_Line([], 0, 0), *lines]
+        for (text, where), lines in self._lines.kinds.items():
             epochs = [
-                _Epoch(
-                    losses[one.losses : two.losses],
-                    samples[one.losses : two.losses],
-                    two.steps - one.steps,
-                    sum(losses[: one.losses]),
-                )
-                for one, two in pairwise(ends)
+                _Epoch(losses[first:last], samples[first:last], after - before, sum(losses[:first]))
+                for (first, before), (last, after) in pairwise([(0, 0), *(line.place for line in lines)])
             ]
             if len(lines) >= FEWEST and all(len(epoch.losses) >= BEFORE for epoch in epochs):
                 for name, evidence in [*_wrong_columns(lines, epochs, self._loaders.sizes)][:1]:
                     certain = name in CERTAIN and len(lines) > FEWEST and _is_a_loss(text)
-                    certain = certain and not _holds_a_mean(lines, epochs)
+                    certain = certain and not any(_is_right(column, epochs) for column in columns(lines))
                     evidence += ", and no number of the line is a mean of these losses" * certain
                     results.append((as_fault if certain else as_warning)(Code.REPORT, name, evidence, where))
         return results
@@ -179,39 +162,18 @@ def _is_a_loss(text: str) -> bool:
 
 def _is_right(column: Sequence[str], epochs: Sequence[_Epoch]) -> bool:
     """Whether most numbers of a column are a mean of the losses before."""
-    right = [
-        abs(float(one) - mean) <= 4 * _error(one)
-        for one, epoch in zip(column, epochs, strict=True)
-        for mean in epoch.means()
-    ]
-    return 2 * sum(right) > len(column)
+    means = zip(*(epoch.means() for epoch in epochs), strict=True)
+    return 2 * sum(sum(fits(column, values, 4)) for values in means) > len(column)
 
 
-def _holds_a_mean(lines: list[_Line], epochs: list[_Epoch]) -> bool:
-    return any(_is_right(column, epochs) for column in zip(*(line.numbers for line in lines), strict=True))
-
-
-def _wrong_columns(lines: list[_Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
+def _wrong_columns(lines: list[Line], epochs: list[_Epoch], sizes: Iterable[int]) -> Iterator[tuple[str, str]]:
     """Names and evidence of the numbers of lines that are a wrong mean in all of them."""
-    if len({len(line.numbers) for line in lines}) > 1:
-        return
-    for column in zip(*(line.numbers for line in lines), strict=True):
-        values, errors = [float(one) for one in column], [_error(one) for one in column]
-        if any(error > PRECISE * abs(value) for value, error in zip(values, errors, strict=True)):
-            continue
-        if _is_right(column, epochs):
+    for column in columns(lines):
+        if not are_precise(column) or _is_right(column, epochs):
             continue
         for place, (name, _) in enumerate(epochs[0].wrong(sizes)):
-            guesses = [epoch.wrong(sizes)[place][1] for epoch in epochs]
-            if all(abs(value - guess) <= error for value, guess, error in zip(values, guesses, errors, strict=True)):
+            if all(fits(column, [epoch.wrong(sizes)[place][1] for epoch in epochs])):
                 text = f"{column[-1]} was printed, where the {len(epochs[-1].losses)} losses since the line before "
-                text += f"have the mean {epochs[-1].means()[1]:.6g}; all {len(values)} lines fit this fault"
+                text += f"have the mean {epochs[-1].means()[1]:.6g}; all {len(column)} lines fit this fault"
                 yield name, text
                 break
-
-
-def _error(number: str) -> float:
-    """By how much a printed number may be off."""
-    match = _NUMBER.match(number)
-    digits = len(match.group(1)) - int((match.group(2) or "e0")[1:]) if match else 0
-    return max(0.51 * 10.0**-digits, ROUNDING * abs(float(number)))

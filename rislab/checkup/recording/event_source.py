@@ -25,6 +25,7 @@ from rislab.checkup.recording.events import MANY, ForwardEvent, LossEvent, Obser
 from rislab.checkup.recording.forwards import ForwardInterceptor, Networks, computes
 from rislab.checkup.recording.interception import (
     CALLS,
+    COMPARISONS,
     SUMS,
     BackwardInterceptor,
     LossInterceptor,
@@ -100,9 +101,10 @@ class EventSource:
         }
         self.process = os.getpid()
         self._handles: list[RemovableHandle] = []
-        observed: tuple[Callable[..., Any], ...] = (*losses, *SUMS) if losses and self._listeners["on_sum"] else losses
+        for event, functions in {"on_sum": SUMS, "on_comparison": COMPARISONS}.items():
+            losses += functions if losses and self._listeners[event] else ()
         others = self._listeners["on_result"] or self._listeners["on_call"]
-        self._losses = LossInterceptor(observed, self._on_loss, self._on_other if others else None)
+        self._losses = LossInterceptor(losses, self._on_loss, self._on_other if others else None)
         self._loss, self._on_call = loss, on_call
         calls = ForwardInterceptor(
             self._on_forward, self._on_forward_end, self._module, self._on_module_loss, self._losses
@@ -226,11 +228,7 @@ class EventSource:
     def _agree(self, event: str, *args: Any) -> bool:
         """Whether all observers that are asked say yes."""
         try:
-            for _, method in self._listeners[event]:
-                if not method(*args):
-                    break
-            else:
-                return True
+            return all(method(*args) for _, method in self._listeners[event])
         except Exception as error:
             self.note_failure(event, error)
         return False
@@ -317,6 +315,10 @@ class EventSource:
     @_guarded
     def _on_loss(self, function: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> None:
         if is_tracing():
+            return
+        if function in COMPARISONS:
+            if self._forward.outermost is None:
+                self._notify("on_comparison", args, output)
             return
         summed = function in SUMS
         if summed and not (

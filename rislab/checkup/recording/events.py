@@ -73,6 +73,9 @@ class Observer:
     def on_sum(self, given: Sequence[Any], output: Tensor) -> None:
         """A number with a gradient was computed as a sum or a difference, in one of the first backwards."""
 
+    def on_comparison(self, given: Sequence[Any], output: Any) -> None:
+        """Two tensors were compared, element by element."""
+
     def on_call(self, given: Sequence[Any]) -> None:
         """A function of torch was called outside of forwards, before one of the first backwards or after a step."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import builtins
-import functools
 import gc
 import inspect
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial, wraps
 from types import FunctionType, MethodWrapperType
 from typing import Any, Self
 
@@ -60,6 +60,8 @@ OTHERS = (
 LOSSES = (*ELEMENTS, *TARGETS, *OTHERS)
 # By which a loop adds up the terms of a loss; in so many backwards they are reported.
 SUMS: tuple[Callable[..., Any], ...] = (Tensor.add, Tensor.add_, torch.add, Tensor.sub, Tensor.sub_, torch.sub)
+# By which a loop counts right answers.
+COMPARISONS: tuple[Callable[..., Any], ...] = (Tensor.eq, Tensor.__eq__, torch.eq)
 BACKWARDS = 24
 _FEW = 32
 MODULES: dict[type[nn.Module], Callable[..., Any]] = {
@@ -252,12 +254,12 @@ class Replacement:
         original = self._original = getattr(self._owner, self._name)
         reporting = self._reporting(original)
 
-        @functools.wraps(original)
+        @wraps(original)
         def replaced(*args: Any, **kwargs: Any) -> Any:
             # Somebody may have kept it, or put something of their own around it.
             return (reporting if self.active else original)(*args, **kwargs)
 
-        self._replaced = functools.wraps(original)(reporting) if self._direct else replaced
+        self._replaced = wraps(original)(reporting) if self._direct else replaced
         vars(self._replaced)["replacement"] = self
         self.active = True
         setattr(self._owner, self._name, self._replaced)
@@ -380,11 +382,7 @@ class PatchedCalls(_Replacing):
             Replacement(nn.utils, "clip_grad_norm_", self._clipping),
             Replacement(nn.utils.clip_grad, "clip_grad_norm_", self._clipping),
             Replacement(nn.Module, "load_state_dict", self._loading),
-            *(
-                Replacement(*place, functools.partial(self._calling, event))
-                for event in events
-                for place in CALLS[event]
-            ),
+            *(Replacement(*place, partial(self._calling, event)) for event in events for place in CALLS[event]),
             # What warn() calls; catch_warnings() takes back whatever stands in the place of showwarning().
             Replacement(warnings, "_showwarnmsg", showing),
         )

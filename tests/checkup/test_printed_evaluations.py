@@ -1,0 +1,139 @@
+"""What a loop prints of an evaluation is named if it fits a wrong number in all lines; means are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from rislab.checkup.process_watch import ProcessWatch
+
+SIZES, EPOCHS = (64, 64, 37), 5
+COUNT = sum(SIZES)
+# Of the means of the batches of an evaluation, and of all so far.
+Printed = Callable[[Sequence[float], Sequence[float]], float]
+
+
+def over_samples(means: Sequence[float]) -> float:
+    return sum(mean * size for mean, size in zip(means, SIZES, strict=True)) / COUNT
+
+
+# How a number is computed, what is found in losses, and what in shares of right answers.
+KINDS: list[tuple[Printed, list[tuple[str, str]], list[tuple[str, str]]]] = [
+    (lambda own, all_of: over_samples(own), [], []),
+    (lambda own, all_of: 100 * over_samples(own), [], []),
+    (lambda own, all_of: sum(own), [], []),
+    (lambda own, all_of: sum(own) / 3, [], [("warning", "mean of unequal means")]),
+    (lambda own, all_of: own[-1], *2 * ([("fault", "only the last batch")],)),
+    (lambda own, all_of: own[-1] / 3, *2 * ([("fault", "divided by another number")],)),
+    (lambda own, all_of: over_samples(own) * COUNT / 192, *2 * ([("fault", "divided by another number")],)),
+    (lambda own, all_of: over_samples(own) * COUNT / 200, *2 * ([("fault", "divided by another number")],)),
+    (lambda own, all_of: sum(own) / COUNT, *2 * ([("fault", "sum of means over the set's size")],)),
+    (lambda own, all_of: own[0], [], []),
+]
+
+
+class Sets:
+    """A network, and loaders of a training and an evaluation."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        inputs, targets = torch.randn(200, 6), torch.randint(3, (200,))
+        self.train = DataLoader(TensorDataset(inputs, targets), batch_size=40, shuffle=True)
+        self.val = DataLoader(TensorDataset(inputs[:COUNT], targets[:COUNT]), batch_size=64)
+        self.model = nn.Linear(6, 3)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.3)
+
+    def train_an_epoch(self) -> None:
+        self.model.train()
+        for inputs, targets in self.train:
+            self.optimizer.zero_grad()
+            functional.cross_entropy(self.model(inputs), targets).backward()
+            self.optimizer.step()
+
+    def evaluate(self, of_batch: Callable[[Tensor, Tensor], float]) -> list[float]:
+        self.model.eval()
+        with torch.no_grad():
+            return [of_batch(self.model(inputs), targets) for inputs, targets in self.val]
+
+
+def loss_of(logits: Tensor, targets: Tensor) -> float:
+    return float(functional.cross_entropy(logits, targets))
+
+
+def share_right(logits: Tensor, targets: Tensor) -> float:
+    return float((logits.argmax(1) == targets).float().mean())
+
+
+def found(printed: Printed, of_batch: Callable[[Tensor, Tensor], float], text: str) -> list[tuple[str, str]]:
+    sets, all_of = Sets(), list[float]()
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            sets.train_an_epoch()
+            own = sets.evaluate(of_batch)
+            all_of += own
+            print(text.format(printed(own, all_of)))
+    return [(one.severity, one.name) for one in process.findings()]
+
+
+@pytest.mark.parametrize(("printed", "of_losses", "of_shares"), KINDS)
+def test_printed_evaluations(
+    printed: Printed, of_losses: list[tuple[str, str]], of_shares: list[tuple[str, str]]
+) -> None:
+    assert found(printed, loss_of, "validation loss {:.6f}") == of_losses
+    assert found(printed, share_right, "validation accuracy {:.5f}") == of_shares
+
+
+@pytest.mark.parametrize(("text", "severity"), [("loss of the last batch {:.6f}", "warning"), ("{:.6f}", "warning")])
+def test_a_line_that_does_not_say_what_it_prints_is_warned_of(text: str, severity: str) -> None:
+    assert found(lambda own, all_of: own[-1], loss_of, text) == [(severity, "only the last batch")]
+
+
+def test_a_sum_that_is_never_set_back_is_named() -> None:
+    def printed(own: Sequence[float], all_of: Sequence[float]) -> float:
+        return sum(over_samples(all_of[first : first + 3]) for first in range(0, len(all_of), 3))
+
+    assert found(printed, loss_of, "validation loss {:.6f}") == [("fault", "sum never set back")]
+
+
+def test_each_of_two_evaluations_may_be_printed() -> None:
+    sets = Sets()
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            sets.train_an_epoch()
+            first, second = sets.evaluate(share_right), sets.evaluate(share_right)
+            print(f"accuracy {over_samples(first):.5f} and again {over_samples(second):.5f}")
+    assert not process.findings()
+
+
+def test_the_last_of_several_conditions_may_be_printed() -> None:
+    """Without a loader, the losses need not be batches of one set."""
+    sets = Sets()
+    inputs, targets = torch.randn(50, 6), torch.randint(3, (50,))
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            sets.train_an_epoch()
+            with torch.no_grad():
+                losses = [
+                    loss_of(sets.model(inputs + noise * torch.randn(50, 6)), targets) for noise in (0.0, 1.0, 2.0)
+                ]
+            print(f"loss with the largest noise {losses[-1]:.6f}")
+    assert not process.findings()
+
+
+def test_the_last_batch_may_be_printed_amid_an_evaluation() -> None:
+    sets = Sets()
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            sets.train_an_epoch()
+            sets.model.eval()
+            with torch.no_grad():
+                for number, (inputs, targets) in enumerate(sets.train, 1):
+                    loss = loss_of(sets.model(inputs), targets)
+                    if number % 2 == 0:
+                        print(f"batch {number} loss {loss:.6f}")
+    assert not process.findings()
