@@ -242,7 +242,8 @@ _OF_THE_LOOP = (
     Rule(
         Code.REPORT.value,
         "reported loss",
-        what="Each reported loss is compared with the mean of the raw losses of its epoch.",
+        what="Each reported loss is compared with the mean of the raw losses of its epoch; a printed loss or score of "
+        "an evaluation with what the batches of that evaluation gave.",
         why="A loss that is K times too small, that is the last one, or in which NaN was replaced looks like a good "
         "training, whatever the network does.",
         fix="add up the raw losses, each times its samples, and divide by the samples of the epoch",

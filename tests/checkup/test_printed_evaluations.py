@@ -27,7 +27,7 @@ KINDS: list[tuple[Printed, list[tuple[str, str]], list[tuple[str, str]]]] = [
     (lambda own, all_of: over_samples(own), [], []),
     (lambda own, all_of: 100 * over_samples(own), [], []),
     (lambda own, all_of: sum(own), [], []),
-    (lambda own, all_of: sum(own) / 3, [], [("warning", "mean of unequal means")]),
+    (lambda own, all_of: sum(own) / 3, [], [("fault", "mean of unequal means")]),
     (lambda own, all_of: own[-1], *2 * ([("fault", "only the last batch")],)),
     (lambda own, all_of: own[-1] / 3, *2 * ([("fault", "divided by another number")],)),
     (lambda own, all_of: over_samples(own) * COUNT / 192, *2 * ([("fault", "divided by another number")],)),
@@ -40,11 +40,11 @@ KINDS: list[tuple[Printed, list[tuple[str, str]], list[tuple[str, str]]]] = [
 class Sets:
     """A network, and loaders of a training and an evaluation."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int = SIZES[0]) -> None:
         torch.manual_seed(0)
         inputs, targets = torch.randn(200, 6), torch.randint(3, (200,))
         self.train = DataLoader(TensorDataset(inputs, targets), batch_size=40, shuffle=True)
-        self.val = DataLoader(TensorDataset(inputs[:COUNT], targets[:COUNT]), batch_size=64)
+        self.val = DataLoader(TensorDataset(inputs[:COUNT], targets[:COUNT]), batch_size=batch)
         self.model = nn.Linear(6, 3)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.3)
 
@@ -69,8 +69,10 @@ def share_right(logits: Tensor, targets: Tensor) -> float:
     return float((logits.argmax(1) == targets).float().mean())
 
 
-def found(printed: Printed, of_batch: Callable[[Tensor, Tensor], float], text: str) -> list[tuple[str, str]]:
-    sets, all_of = Sets(), list[float]()
+def found(
+    printed: Printed, of_batch: Callable[[Tensor, Tensor], float], text: str, batch: int = SIZES[0]
+) -> list[tuple[str, str]]:
+    sets, all_of = Sets(batch), list[float]()
     with ProcessWatch() as process:
         for _ in range(EPOCHS):
             sets.train_an_epoch()
@@ -91,6 +93,12 @@ def test_printed_evaluations(
 @pytest.mark.parametrize(("text", "severity"), [("loss of the last batch {:.6f}", "warning"), ("{:.6f}", "warning")])
 def test_a_line_that_does_not_say_what_it_prints_is_warned_of(text: str, severity: str) -> None:
     assert found(lambda own, all_of: own[-1], loss_of, text) == [(severity, "only the last batch")]
+
+
+def test_a_mean_of_batches_that_are_nearly_equal_is_warned_of() -> None:
+    batch = COUNT // 3 + 1
+    named = found(lambda own, all_of: sum(own) / 3, share_right, "accuracy {:.6f}", batch)
+    assert named == [("warning", "mean of unequal means")]
 
 
 def test_a_sum_that_is_never_set_back_is_named() -> None:

@@ -34,6 +34,8 @@ LAST, UNEQUAL, SUM, OVER_SIZE, OTHER_NUMBER = (
     "sum of means over the set's size",
     "divided by another number",
 )
+# So far from the share of right answers, a mean of unequal means misleads.
+POINT = 0.01
 WORDS = ("loss", "acc", "err", "score", "mse", "mae", "bce", "nll", "correct")
 # Words of numbers that need not be of all batches.
 OF_PARTS = ("batch", "last", "step", "iter")
@@ -168,7 +170,8 @@ class PrintedEvaluations(Observer):
                 evidence += (
                     f"evaluation have the mean {scale * last.mean():.6g}; all {len(column)} lines fit this fault"
                 )
-                certain = name != UNEQUAL and any(word in words for word in WORDS)
+                off = max(abs(value - one.mean()) for value, one in zip(values, evaluations, strict=True))
+                certain = (name != UNEQUAL or off > POINT) and any(word in words for word in WORDS)
                 certain = certain and not any(word in words for word in (*OF_SUMS, *OF_PARTS))
                 return (as_fault if certain else as_warning)(Code.REPORT, name, evidence, where)
         return None

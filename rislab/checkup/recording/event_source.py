@@ -320,10 +320,8 @@ class EventSource:
             if self._forward.outermost is None:
                 self._notify("on_comparison", args, output)
             return
-        summed = function in SUMS
-        if summed and not (
-            isinstance(output, Tensor) and not output.dim() and output.requires_grad and has_numbers(output)
-        ):
+        is_number = isinstance(output, Tensor) and not output.dim() and output.requires_grad
+        if (summed := function in SUMS) and not (is_number and has_numbers(output)):
             return
         now = self._forward
         if now.outermost is not None:
