@@ -215,7 +215,58 @@ def hidden_view(p: nn.ModuleDict, x: Tensor) -> Any:
     return p["head"](p["cell"](x)[1].view(len(x), 12))
 
 
+def time_first_view(p: nn.ModuleDict, x: Tensor) -> Any:
+    return p["head"](p["cell"](x)[1][0].reshape(x.shape[1], 12))
+
+
+class Heads(nn.Module):
+    """Attention whose weights are normalised over the samples; as many features as there are samples."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.inner, self.axis, self.out = nn.Linear(16, 16), axis, nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.inner(x).unflatten(2, (2, 8)).transpose(1, 2)
+        weights = (one @ one.transpose(2, 3)).softmax(dim=self.axis)
+        return self.out((weights @ one).transpose(1, 2).flatten(2).mean(1))  # type: ignore[no-any-return]
+
+
+PLACES = torch.stack([torch.randperm(24, generator=torch.Generator().manual_seed(at))[:3] for at in range(24)])
+# What mixes rows on purpose, if they are a set, nodes of a mesh, or in an order that is told.
+MEANT: dict[str, Callable[[], Made]] = {
+    "weights of a set": lambda: (
+        Of(lambda p, x: p["b"](x + (p["a"](x).softmax(0) * x).sum(0)), a=nn.Linear(8, 1), b=nn.Linear(8, 3)),
+        (torch.randn(16, 8),),
+    ),
+    "heads of a set": lambda: (
+        Of(lambda p, x: p["b"](x) + (p["a"](x).softmax(0).transpose(1, 2) @ p["b"](x)).sum(0), a=nn.Linear(8, 5),
+           b=nn.Linear(8, 3)),
+        (torch.randn(16, 5, 8),),
+    ),
+    "a partner": lambda: (Of(lambda p, x: p["a"](x.roll(8, 0)), a=nn.Linear(8, 3)), (torch.randn(16, 8),)),
+    "sorted": lambda: (Of(lambda p, x: p["a"](x[x[:, 0].argsort()]), a=nn.Linear(8, 3)), (torch.randn(16, 8),)),
+    "neighbours outside": lambda: (
+        Of(lambda p, x: p["a"](x[PLACES].sum(1)), a=nn.Linear(8, 3)), (torch.randn(24, 8),)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEANT)
+def test_samples_that_may_be_mixed_on_purpose_are_no_fault(name: str) -> None:
+    torch.manual_seed(0)
+    assert [one for one in network_probes(*MEANT[name]()) if one.severity == "fault"] == []
+
+
 MIXING: dict[str, tuple[Callable[[], Made], str]] = {
+    "heads over the batch": (lambda: (Heads(0), (torch.randn(16, 6, 16),)), "normalised over the batch"),
+    "view of a state, sequences first": (
+        lambda: (
+            Of(time_first_view, cell=nn.LSTM(8, 6, bidirectional=True), head=nn.Linear(12, 3)),
+            (torch.randn(5, 24, 8),),
+        ),
+        MIXED,
+    ),
     "softmax over the batch": (
         lambda: (Of(lambda p, x: p["a"](x).softmax(dim=0), a=nn.Linear(8, 8)), (torch.randn(16, 8),)),
         "normalised over the batch",
@@ -249,6 +300,11 @@ MIXING: dict[str, tuple[Callable[[], Made], str]] = {
         MIXED,
     ),
 }  # fmt: skip
+
+
+CERTAIN = (
+    "heads over the batch", "attention over the batch", "view of the hidden state", "view of a state, sequences first",
+)  # fmt: skip
 
 
 def test_rows_with_weights_of_their_own_may_stand_in_their_order_alone() -> None:
@@ -297,10 +353,12 @@ def test_a_target_that_a_network_is_handed_may_change_no_answer(name: str, named
 
 
 @pytest.mark.parametrize("name", MIXING)
-def test_samples_that_change_the_answers_of_others_are_warned_of(name: str) -> None:
+def test_samples_that_change_the_answers_of_others_are_named(name: str) -> None:
     torch.manual_seed(0)
     make, wanted = MIXING[name]
-    assert [(one.severity, one.code, one.name) for one in network_probes(*make())] == [("warning", "P3", wanted)]
+    severity = "fault" if name in CERTAIN else "warning"
+    assert [(one.severity, one.code, one.name) for one in network_probes(*make())] == [(severity, "P3", wanted)]
+    assert network_probes(Heads(-1), (torch.randn(16, 6, 16),)) == []
 
 
 def test_nothing_that_is_given_is_changed() -> None:

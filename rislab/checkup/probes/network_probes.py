@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from rislab.checkup.findings import Finding, as_fault, as_note, as_warning, listed
 from rislab.checkup.observers.token_targets import TARGETS
+from rislab.checkup.probes.batch_softmax import own_weights
 from rislab.checkup.probes.network_copies import copy_network
 from rislab.checkup.probes.probe_batches import exchange, map_leaves, tensors_in
 from rislab.checkup.probes.sample_mixing import SAME, Arguments, Mixing, Run, find_mixing, state_of, why_meant
@@ -33,6 +34,8 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
 
     Evaluated twice on one input it must answer the same: a fault. Answers that change with the other samples of the
     batch are a warning, and only where nothing speaks for that they are meant to; so is an input that changes none.
+    They are a fault where no batch is mixed on purpose like that: by a view that takes several samples for one, or by
+    weights that are normalised over the samples, and used within one.
     """
     arguments = _detached((args, named or {}))
     with one_seed(0), torch.no_grad():
@@ -51,7 +54,10 @@ def network_probes(model: nn.Module, args: tuple[Any, ...], named: Mapping[str, 
             # Short convolutions along the first dimension fade as well, and may be meant.
             if mixing.kind == "fading" and not any(isinstance(one, nn.RNNBase) for one in copied.modules()):
                 return _unused_inputs(model, arguments)
-            return [as_warning(Code.INDEPENDENCE, NAMES[mixing.kind], described(mixing))]
+            text, where = own_weights(run, arguments, mixing.samples) if mixing.kind in ("all", "most") else ("", "")
+            evidence = f"{described(mixing)}; {text}" if text else described(mixing)
+            kind = as_fault if text or mixing.scrambled else as_warning
+            return [kind(Code.INDEPENDENCE, NAMES[mixing.kind], evidence, where)]
         except Exception as error:
             return [not_tried(Code.INDEPENDENCE, error)]
 

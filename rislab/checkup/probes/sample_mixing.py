@@ -38,11 +38,14 @@ class Mixing:
     samples: int = 0  # of the batch
     # One along which the answers are independent though not along the first, -1 if there is none.
     other_dimension: int = -1
+    # Whether most samples change several answers, hardly any their own, at distances that differ: as where a tensor
+    # whose samples do not come first is viewed as if they did. No order of the samples, and no partner, does that.
+    scrambled: bool = False
 
 
 def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None:
     """Exchange some samples one by one, and look at whose answers change; None if this shows nothing."""
-    first = next((leaf for leaf in _leaves(arguments) if isinstance(leaf, SampleList) or leaf.dim()), None)
+    first = next((leaf for leaf in leaves_in(arguments) if isinstance(leaf, SampleList) or leaf.dim()), None)
     samples = 0 if first is None else len(first)
     if samples < 2:
         return None
@@ -52,11 +55,11 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
         return None
     changes = _changes(run, arguments, answers, 0, samples, SAME[precision])
     if not changes:
-        return None
+        return _scrambled_along_the_second(run, arguments, answers, first, precision)
     if all(changed <= {place} for place, changed, _ in changes):
         error = _error_of_turning(run, arguments, answers, samples)
         # Weights or states that belong to the rows, as to the nodes of a graph, fit no other number of them.
-        fixed = not error > SAME[precision] or not _takes_fewer(run, arguments, samples)
+        fixed = not error > SAME[precision] or not takes_fewer(run, arguments, samples)
         time_first = _independent(run, arguments, answers, first, precision) > 0
         return Mixing("" if fixed or time_first else "place", error, samples=samples)
     others = [(error, place, changed) for place, changed, error in changes if changed - {place}]
@@ -70,9 +73,46 @@ def find_mixing(run: Run, arguments: Arguments, precision: str) -> Mixing | None
             kind = "following" if all(changed == {*range(place, samples)} for place, changed in moved) else "fading"
         elif kind == "some" and 2 * sum(2 * len(changed) >= samples for _, changed in moved) >= len(moved):
             kind = "most"
-    return Mixing(
-        kind, error, tuple(sorted(changed)), place, samples, _independent(run, arguments, answers, first, precision)
-    )
+    other_dimension = _independent(run, arguments, answers, first, precision)
+    scrambled = kind == "others" and _is_scrambled(run, arguments, answers, 0, samples, moved, precision)
+    return Mixing(kind, error, tuple(sorted(changed)), place, samples, other_dimension, scrambled)
+
+
+def _is_scrambled(
+    run: Run,
+    arguments: Arguments,
+    answers: dict[str, Tensor],
+    dimension: int,
+    samples: int,
+    moved: list[tuple[int, set[int]]],
+    precision: str,
+) -> bool:
+    """Whether samples change answers as the rows of a view do that takes those of several samples for one.
+
+    Which answers that are does not depend on what the samples hold, as it does where they are sorted; and half of the
+    samples alone have answers as well, which nodes of a graph have not.
+    """
+    several = sum(2 <= len(changed) <= samples // 2 for _, changed in moved)
+    foreign = sum(place not in changed for place, changed in moved)
+    distances = {tuple(sorted((one - place) % samples for one in changed)) for place, changed in moved}
+    if len(moved) < 3 or 2 * min(several, foreign) <= len(moved) or len(distances) == 1:
+        return False
+    others = _changes(run, arguments, answers, dimension, samples, SAME[precision], 2)
+    same = moved == [(place, changed) for place, changed, _ in others if changed]
+    return same and takes_fewer(run, arguments, samples, dimension)
+
+
+def _scrambled_along_the_second(
+    run: Run, arguments: Arguments, answers: dict[str, Tensor], first: Any, precision: str
+) -> Mixing | None:
+    """The same where the samples stand in the second dimension of the inputs, as behind one of time."""
+    samples = first.shape[1] if isinstance(first, Tensor) and first.dim() > 2 else 0
+    changes = _changes(run, arguments, answers, 1, samples, SAME[precision]) if samples > 1 else []
+    moved = [(place, changed) for place, changed, _ in changes if changed]
+    if not _is_scrambled(run, arguments, answers, 1, samples, moved, precision):
+        return None
+    place, changed, error = max(changes, key=lambda one: one[2])
+    return Mixing("others", error, tuple(sorted(changed)), place, samples, scrambled=True)
 
 
 def _independent(run: Run, arguments: Arguments, answers: dict[str, Tensor], first: Any, precision: str) -> int:
@@ -88,19 +128,28 @@ def _independent(run: Run, arguments: Arguments, answers: dict[str, Tensor], fir
 
 
 def _changes(
-    run: Run, arguments: Arguments, answers: dict[str, Tensor], dimension: int, size: int, tolerance: float
+    run: Run,
+    arguments: Arguments,
+    answers: dict[str, Tensor],
+    dimension: int,
+    size: int,
+    tolerance: float,
+    shift: int = 1,
 ) -> list[tuple[int, set[int], float]]:
-    """For some places along a dimension: which answers change with it, and by how much those of others do."""
+    """For some places along a dimension: which answers change with it, and by how much those of others do.
+
+    What stands there becomes what stands that shift further on, or still further if that is the same.
+    """
     changes = []
-    lengths = tuple(leaf.shape[1] for leaf in _leaves(arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1)
+    lengths = tuple(leaf.shape[1] for leaf in leaves_in(arguments) if isinstance(leaf, Tensor) and leaf.dim() > 1)
     for place in sorted({size // 5, size // 3, size // 2, (2 * size) // 3, size - 1}):
-        changed = _exchanged(arguments, dimension, place, size)
+        changed = _exchanged(arguments, dimension, place, size, shift)
         if changed is None:
             continue
         moved: set[int] = set()
         largest, compared = 0.0, False
         for one, two in zip(answers.values(), tensors_in(run(changed)).values(), strict=True):
-            before, after = (_by_place(answer, dimension, size, lengths) for answer in (one, two))
+            before, after = (by_place(answer, dimension, size, lengths) for answer in (one, two))
             if before is None or after is None or before.shape != after.shape:
                 continue
             compared = True
@@ -131,15 +180,27 @@ def _error_of_turning(run: Run, arguments: Arguments, answers: dict[str, Tensor]
     return largest
 
 
-def _takes_fewer(run: Run, arguments: Arguments, samples: int) -> bool:
+def takes_fewer(run: Run, arguments: Arguments, samples: int, dimension: int = 0) -> bool:
+    """Whether a network takes half of the samples alone, which those that belong to places of a graph are not."""
+    half = (samples + 1) // 2
+
+    def cut(leaf: Any) -> Any:
+        if not _has(leaf, dimension, samples):
+            return leaf
+        return SampleList(leaf[:half]) if isinstance(leaf, SampleList) else _narrow(leaf, dimension, half)
+
     try:
-        run(map_leaves(arguments, lambda leaf: leaf[:-1] if _has(leaf, 0, samples) else leaf))
+        run(map_leaves(arguments, cut))
     except (RuntimeError, IndexError, ValueError):
         return False
     return True
 
 
-def _by_place(answer: Tensor, dimension: int, size: int, lengths: tuple[int, ...]) -> Tensor | None:
+def _narrow(leaf: Tensor, dimension: int, size: int) -> Tensor:
+    return leaf.narrow(min(dimension, leaf.dim() - 1), 0, size)
+
+
+def by_place(answer: Tensor, dimension: int, size: int, lengths: tuple[int, ...] = ()) -> Tensor | None:
     """An answer as a matrix, a row for each place along a dimension of the input; None if it has no such rows."""
     if not answer.dim() or not answer.numel():
         return None
@@ -154,11 +215,11 @@ def _by_place(answer: Tensor, dimension: int, size: int, lengths: tuple[int, ...
     return None
 
 
-def _exchanged(arguments: Arguments, dimension: int, place: int, size: int) -> Arguments | None:
+def _exchanged(arguments: Arguments, dimension: int, place: int, size: int, shift: int) -> Arguments | None:
     """Arguments in which what stands at a place is that of another place; None if all places hold the same."""
-    leaves = [leaf for leaf in _leaves(arguments) if _has(leaf, dimension, size)]
-    for shift in range(1, size):
-        other = (place + shift) % size
+    leaves = [leaf for leaf in leaves_in(arguments) if _has(leaf, dimension, size)]
+    for distance in range(shift, size):
+        other = (place + distance) % size
         if any(_differ(leaf, dimension, place, other) for leaf in leaves):
             break
     else:
@@ -192,7 +253,8 @@ def _differ(leaf: Any, dimension: int, one: int, two: int) -> bool:
     return not torch.equal(leaf.select(along, one), leaf.select(along, two))
 
 
-def _leaves(arguments: Arguments) -> list[Any]:
+def leaves_in(arguments: Arguments) -> list[Any]:
+    """The tensors and lists of samples among arguments."""
     leaves: list[Any] = []
     map_leaves(arguments, leaves.append)
     return leaves
@@ -203,7 +265,7 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     size = mixing.samples
     if mixing.other_dimension > 0:
         return "the answers are independent along the second dimension: the first may be one of time"
-    leaves = [leaf for leaf in _leaves(arguments) if isinstance(leaf, Tensor)]
+    leaves = [leaf for leaf in leaves_in(arguments) if isinstance(leaf, Tensor)]
     if any(leaf.dim() and size not in leaf.shape for leaf in leaves):
         return "one input has no entry for each sample, as the edges of a graph"
     norms = [one for one in model.modules() if isinstance(one, NORMS)]
@@ -212,8 +274,12 @@ def why_meant(model: nn.Module, run: Run, arguments: Arguments, mixing: Mixing) 
     own = [tensor for module in model.modules() for tensor in tensors_in(state_of(module)).values()]
     outer = [value for kind in {*map(type, model.modules())} for value in outer_values(kind)[0]]
     own += [value for value in outer if isinstance(value, Tensor)]
-    if any(_is_graph(tensor, size) for tensor in (*leaves, *own)):
+    # A weight may have as many rows and columns by chance; one over the samples fits no other number of them.
+    held = any(_is_graph(tensor, size) for tensor in own) and not takes_fewer(run, arguments, size)
+    if held or any(_is_graph(leaf, size) for leaf in leaves):
         return "a matrix tells which samples belong together, as in a graph"
+    if any(_are_neighbours(tensor, size) for tensor in (*leaves[1:], *own)):
+        return "a matrix of places tells which samples are neighbours"
     unbatched: list[str] = []
     handles = [module.register_forward_pre_hook(_noting_unbatched(unbatched)) for module in model.modules()]
     try:
@@ -242,6 +308,14 @@ def _is_graph(tensor: Tensor, size: int) -> bool:
     if tensor.layout is not torch.strided or tuple(tensor.shape[-2:]) == (size, size):
         return True
     return tensor.dim() == 2 and tensor.shape[0] == 2 and not tensor.is_floating_point() and tensor.dtype != torch.bool
+
+
+def _are_neighbours(tensor: Tensor, size: int) -> bool:
+    """Whether a tensor holds several places of samples for each sample, as of the neighbours in a mesh."""
+    if tensor.layout is not torch.strided or tensor.is_floating_point() or tensor.is_complex():
+        return False
+    rows = tensor.dim() == 2 and len(tensor) == size and tensor.shape[1] > 1 and tensor.dtype != torch.bool
+    return rows and int(tensor.max()) == size - 1
 
 
 def _noting_unbatched(names: list[str]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
