@@ -47,9 +47,9 @@ def test_what_a_loader_gives(loader: DataLoader[tuple[torch.Tensor, ...]], anew:
                 optimizer.zero_grad()
                 nn.functional.mse_loss(model(inputs), targets).backward()
                 optimizer.step()
-    assert [
-        one.name for one in process.findings() if one.code == "C9" and one.name != "nothing was trained"
-    ] == expected
+    findings = [one for one in process.findings() if one.code == "C9" and one.name != "nothing was trained"]
+    assert [one.name for one in findings] == expected
+    assert all(one.severity == "fault" for one in findings if one.name == NONE)
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -79,7 +79,7 @@ WRONG += [
     ("targets other than 1 and -1", lambda out: functional.soft_margin_loss(out.squeeze(1), YES), 1, None),
     ("targets other than 1 and -1", lambda out: functional.hinge_embedding_loss(out.square().sum(1), YES), 4, None),
     ("targets other than 1 and -1", lambda out: functional.cosine_embedding_loss(out, X[:, :2], YES) / 4, 2, None),
-    ("rates where their logarithm belongs", lambda out: functional.poisson_nll_loss(out.view(-1), RATES), 1,
+    ("rates where their logarithm belongs", lambda out: functional.poisson_nll_loss(out.view(-1), 3 * RATES), 1,
      nn.Softplus()),
     ("compared with itself", lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16).roll(1)), 4, None),
     ("logit of the target is constant", lambda out: CE(5 * UNIT(out) @ UNIT(out).t(), torch.arange(16)), 4, None),
@@ -164,6 +164,13 @@ def test_a_right_argument_is_not(loss: Loss, outputs: int, last: nn.Module | Non
 )
 def test_targets_of_0_may_be_meant(loss: Loss) -> None:
     assert in_process(loss, 2) == [("warning", "targets other than 1 and -1")]
+
+
+def test_rates_below_1_have_logarithms_below_0() -> None:
+    def loss(out: torch.Tensor) -> torch.Tensor:
+        return functional.poisson_nll_loss(out.view(-1), RATES / 4)
+
+    assert in_process(loss, 1, nn.Softplus()) == [("fault", "rates where their logarithm belongs")]
 
 
 @pytest.mark.filterwarnings("ignore")

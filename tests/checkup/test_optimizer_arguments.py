@@ -64,7 +64,7 @@ for _ in range(3):
     assert found == ([expected] if expected else [])
 
 
-@pytest.mark.parametrize("place", ["defaults", "attribute", "groups", "remembered"])
+@pytest.mark.parametrize("place", ["defaults", "attribute", "multiples", "groups", "remembered"])
 def test_a_rate_that_no_step_reads(place: str) -> None:
     model = nn.Linear(3, 1)
     with ProcessWatch() as process:
@@ -73,13 +73,15 @@ def test_a_rate_that_no_step_reads(place: str) -> None:
             rate = 0.1 * 0.5 ** (step // 2)
             if place == "defaults":
                 optimizer.defaults["lr"] = rate
-            elif place == "attribute":
+            elif place in ("attribute", "multiples"):
                 optimizer.lr = rate
+                optimizer.param_groups[0]["lr"] = 0.1 if place == "attribute" else rate / 3
             else:
                 optimizer.param_groups[0]["lr"] = rate
                 optimizer.lr = 0.2 if place == "remembered" else rate
             optimizer.zero_grad()
             model(torch.randn(8, 3)).square().mean().backward()
             optimizer.step()
-    names = [one.name for one in process.findings() if one.severity != "note"]
-    assert names == (["rate that no group has"] if place in ("defaults", "attribute") else [])
+    named = [(one.severity, one.name) for one in process.findings() if one.severity != "note"]
+    expected = {"defaults": "fault", "attribute": "fault", "multiples": "warning"}
+    assert named == ([(expected[place], "rate that no group has")] if place in expected else [])

@@ -42,6 +42,7 @@ class _Term:
     # Of each number that was read of what is trained; empty if it is a tensor.
     shares: list[float] = field(default_factory=list)
     of_loss: bool = False  # whether a loss of torch gave it
+    of_gradients: bool = False  # whether it comes from what torch.autograd.grad() gave
 
 
 @dataclass
@@ -64,6 +65,8 @@ class ConstantTerms(Observer):
         self._followed: dict[int, tuple[weakref.ReferenceType[Tensor], bool]] = {}
         self._numbers: list[float] = []  # that were read of what is trained
         self._losses: dict[int, weakref.ReferenceType[Tensor]] = {}  # that carry no gradient, and multiples of them
+        self._asked: list[Tensor] = []  # for the gradients by which torch.autograd.grad() is asked
+        self._gradients: dict[int, weakref.ReferenceType[Tensor]] = {}  # that it gave, and what comes from them
 
     def _origin(self, given: Iterable[Any]) -> bool | None:
         """Whether numbers come from what is trained, None if from other networks, False if from neither."""
@@ -85,9 +88,25 @@ class ConstantTerms(Observer):
         reference = self._losses.get(id(value))
         return reference is not None and reference() is value
 
+    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        self._asked = [*sources] if self._trained else []
+
+    def _is_of_gradients(self, given: Iterable[Any]) -> bool:
+        references = [(value, self._gradients.get(id(value))) for value in tensors_of(given)]
+        return any(reference is not None and reference() is value for value, reference in references)
+
+    def _follow_gradients(self, given: Sequence[Any], output: Any) -> None:
+        answers = [*tensors_of(output)]
+        shapes, self._asked = [one.shape for one in self._asked], []
+        if [one.shape for one in answers] == shapes if shapes else self._is_of_gradients(given):
+            room = FOLLOWED - len(self._gradients)
+            self._gradients |= {id(one): weakref.ref(one) for one in answers[:room] if not one.requires_grad}
+
     def on_result(self, given: Sequence[Any], output: Any) -> None:
         if not self._trained:
             return
+        if self._asked or self._gradients:
+            self._follow_gradients(given, output)
         if isinstance(output, Tensor) and len(given) == 2 and any(map(self._is_loss, given)) and not output.dim():
             self._losses[id(output)] = weakref.ref(output)
         origin = self._origin(given)
@@ -118,8 +137,9 @@ class ConstantTerms(Observer):
         self._sums = {} if len(self._sums) >= HELD else self._sums
         value = float(constants[0])
         shares = [] if isinstance(constants[0], Tensor) else [value / one for one in self._numbers if one]
-        of_loss = self._is_loss(constants[0])
-        self._sums[output.grad_fn] = _Term(value, bool(shares) or self._origin(constants), shares, of_loss)
+        trained = bool(shares) or self._origin(constants)
+        of_loss, of_gradients = self._is_loss(constants[0]), self._is_of_gradients(constants)
+        self._sums[output.grad_fn] = _Term(value, trained, shares, of_loss, of_gradients)
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
         """What is stepped on is trained."""
@@ -129,7 +149,7 @@ class ConstantTerms(Observer):
     def on_backward(self, roots: Roots) -> None:
         self._backwards += 1
         sums, self._sums, self._followed, self._numbers = self._sums, {}, {}, []
-        self._losses = {}
+        self._losses, self._gradients, self._asked = {}, {}, []
         if self._backwards >= BACKWARDS:
             self._trained = {}
         root = roots[0][0] if len(roots) == 1 else None
@@ -140,7 +160,7 @@ class ConstantTerms(Observer):
         self._places.setdefault(stack, _Place(where)).terms.append(terms)
 
     def end(self, error: BaseException | None) -> None:
-        self._sums, self._trained, self._followed = {}, {}, {}
+        self._sums, self._trained, self._followed, self._gradients, self._asked = {}, {}, {}, {}, []
 
     def findings(self) -> list[Finding]:
         results = []
@@ -156,9 +176,13 @@ class ConstantTerms(Observer):
                         continue
                     text = f"a term of {low:.4g} to {high:.4g} is added to the loss that comes from what is trained, "
                     text += "and carries no gradient"
-                    # Another number may be there to be seen; a loss that is part of what is minimised is to train.
-                    kind = as_fault if all(term.of_loss for term in terms) else as_warning
-                    text += ", a loss of torch" * (kind is as_fault)
+                    # Another number may be there to be seen; what is a loss, or a penalty on gradients, is to train.
+                    of_loss, penalty = all(one.of_loss for one in terms), all(one.of_gradients for one in terms)
+                    kind = as_fault if of_loss or penalty else as_warning
+                    text += ", a loss of torch" if of_loss else ""
+                    text += (
+                        ", made of gradients that torch.autograd.grad() gave without create_graph" if penalty else ""
+                    )
                 elif all(term.trained is None and term.value == 0 for term in terms):
                     text = "a term that is computed from a network which is not trained is added to the loss, and is 0"
                 else:

@@ -169,7 +169,7 @@ class LoaderPasses(Observer):
             return
         if not len(loader) and len(loader.sampler):  # type: ignore[arg-type]
             text = f"{len(loader.sampler)} samples in batches of {loader.batch_size}, with drop_last: not one batch"  # type: ignore[arg-type]
-            self._add(as_warning(Code.LOSSES, "loader without a batch", text, where))
+            self._add(as_fault(Code.LOSSES, "loader without a batch", text, where))
         if type(sampler) is SequentialSampler and len(loader) > 1:
             self._compare(_Pass(len(loader), where))
             self._key = (weakref.ref(loader), where)

@@ -68,9 +68,11 @@ CERTAIN = (
     "normalised along another axis", "targets outside of 0 to 1", "loss of one class", "axes exchanged by a view",
     "targets that no answer reaches", "the blank among the targets", "logit of the target is constant",
 )  # fmt: skip
-RAW = "logits where log-probabilities belong"
+RAW, OF_RATES = "logits where log-probabilities belong", "rates where their logarithm belongs"
 # A range is that of a place once so many calls had it, and no other call that was looked at had another.
 CALLS = 3
+# Targets of one loss, and their mean, that a rate of 1 or more contradicts.
+TARGETS, LOW = 16, 0.8
 # So many samples against all others are no accident; what is further from 0 and from 1 is no class.
 ALL, SOFT = 6, 1e-3
 # So many rows of the argument are looked at.
@@ -174,6 +176,10 @@ def _is_certain(name: str, call: LossEvent, first: Tensor, trained: bool) -> boo
     if name == RAW:
         # What nll_loss() lacks of a normalisation may be added by hand.
         return call.function is functional.ctc_loss
+    if name == OF_RATES:
+        # The rate is at least 1 where its logarithm cannot be negative: targets tell whether that is meant.
+        target = setting(call, "target", 1, None)
+        return target.numel() >= TARGETS and float(target.double().mean()) < LOW
     return name in CERTAIN
 
 
@@ -245,7 +251,7 @@ def ranges(call: LossEvent, first: Tensor, second: Tensor) -> Iterator[tuple[str
     if call.function is functional.poisson_nll_loss and setting(call, "log_input", 2, True):
         made = _maker(first)
         text = f"{name}() takes the logarithm of a rate, and was given what comes from {made.split('Backward')[0]}()"
-        yield "rates where their logarithm belongs", text if made.startswith(_POSITIVE) else ""
+        yield OF_RATES, text if made.startswith(_POSITIVE) else ""
     if call.function is functional.cross_entropy:
         text = f"{name}() was given logits {tuple(first.shape)}, of one class alone: it is always 0"
         yield "loss of one class", text if first.dim() > 1 and first.shape[1] == 1 else ""

@@ -36,6 +36,7 @@ class OptimizerArguments(Observer):
         self._defaults: WeakKeyDictionary[Optimizer, Any] = WeakKeyDictionary()
         # Rates that no group had, by name.
         self._unread: WeakKeyDictionary[Optimizer, defaultdict[str, list[float]]] = WeakKeyDictionary()
+        self._rates: WeakKeyDictionary[Optimizer, dict[str, list[Any]]] = WeakKeyDictionary()  # of the groups then
         self._findings: list[Finding] = []
 
     def before_step(self, optimizer: Optimizer, closure: bool) -> None:
@@ -78,11 +79,15 @@ class OptimizerArguments(Observer):
             if used or (values and value == values[-1]):
                 continue
             values.append(value)
+            rates = [group.get("lr") for group in optimizer.param_groups]
+            same = rates == self._rates.setdefault(optimizer, {}).setdefault(name, rates)
             if len(values) == WRITTEN:
                 rate = optimizer.param_groups[0].get("lr")
                 text = f"optimizer.{name} was set to {values[0]:.3g}, then to {values[1]:.3g}, and the steps are taken "
                 text += f"at the rate of the groups, {float(rate):.3g}" if rate is not None else "at another rate"
-                self._findings.append(as_warning(Code.LEARNING_RATE, "rate that no group has", text, caller()[0]))
+                # Groups whose rates change as well may have multiples of what is written.
+                make = as_fault if same else as_warning
+                self._findings.append(make(Code.LEARNING_RATE, "rate that no group has", text, caller()[0]))
 
     def findings(self) -> list[Finding]:
         return self._findings
