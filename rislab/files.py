@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -12,6 +14,9 @@ from rislab.errors import InputError, error_text
 
 # Limits of a YAML file, so that none fills the memory: characters, and values with all aliases written out.
 YAML_BYTES, YAML_VALUES = 2**20, 100_000
+# Numbers that YAML 1.1 takes for texts, and those that it reads otherwise than they look.
+EXPONENT = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$")
+OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+(\.\d*)?)")
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -34,16 +39,18 @@ def replace(path: Path, content: bytes) -> None:
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise  # Ctrl-C, which leaves no half of a file behind
         raise InputError(
             f"{path} could not be written: {error.strerror or error}; what was there before is unchanged"
         ) from error
 
 
 def parse_yaml(text: str, *, strings: bool = False) -> Any:
-    """What a YAML text holds; nothing in it is executed.
+    """What a YAML text holds; nothing in it is executed. Numbers such as 1e-3 are numbers, as in YAML 1.2.
 
     Args:
         text: of one document.
@@ -57,7 +64,7 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     if len(text) > YAML_BYTES:
         raise ValueError(f"it has {len(text)} characters; allowed: {YAML_BYTES}")
     try:
-        loader = (yaml.BaseLoader if strings else yaml.SafeLoader)(text)
+        loader = (yaml.BaseLoader if strings else _loader())(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -68,10 +75,24 @@ def parse_yaml(text: str, *, strings: bool = False) -> Any:
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except yaml.YAMLError as error:
-        raise ValueError(error_text(error)) from error
+        if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+            raise ValueError(error_text(error)) from error
+        words = ", ".join(filter(None, [error.context, error.problem]))
+        raise ValueError(f"line {error.problem_mark.line + 1}: {words}") from error
     # Constructors of PyYAML raise other errors too, as for an impossible date or "!!bool perhaps".
     except (ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"a value in it cannot be built ({error_text(error)})") from error
+
+
+@functools.cache
+def _loader() -> type[Any]:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """The safe loader, which in YAML 1.1 takes 1e-3 for a text."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+.0123456789"))
+    return Loader
 
 
 def _values(node: Any, known: dict[int, int]) -> int:
@@ -86,9 +107,12 @@ def _values(node: Any, known: dict[int, int]) -> int:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
             if (twice := next((key for key, count in Counter(keys).items() if count > 1), None)) is not None:
                 raise ValueError(f"{twice} is given {keys.count(twice)} times; allowed: once")
-        # Python needs minutes to convert numbers of thousands of digits.
-        if isinstance(node.value, str) and node.tag.endswith((":int", ":float")) and len(node.value) > 1000:
-            return YAML_VALUES + 1
+        if isinstance(node.value, str) and node.tag.endswith((":int", ":float")):
+            # Python needs minutes to convert numbers of thousands of digits.
+            if len(node.value) > 1000:
+                return YAML_VALUES + 1
+            if OTHER_BASE.fullmatch(node.value):
+                raise ValueError(f"{node.value} is a number to base 8 or 60; allowed: one to base 10")
         parts = node.value if isinstance(node.value, list) else []
         inner = [each for part in parts for each in (part if isinstance(part, tuple) else (part,))]
         known[id(node)] = 1 + sum(_values(each, known) for each in inner)

@@ -110,7 +110,15 @@ def run_script(
         ending.code,
         findings,
         remarks_on(ending, taken, watch.evaluated),
+        places=_places(watch),
     )
+
+
+def _places(watch: ProcessWatch) -> frozenset[str]:
+    """Files and lines of the losses and steps that were recorded."""
+    steps = [step for tracked in watch.tracked for step in tracked.recorder.trace.steps]
+    places = {step.where for step in steps} | {batch.where for step in steps for batch in step.micro_batches}
+    return frozenset(places - {""})
 
 
 def remarks_on(ending: Ending, steps: int, evaluated: bool) -> list[str]:

@@ -283,16 +283,6 @@ def _rows(
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return _with_numbers(files.parse_yaml(text))
+        return files.parse_yaml(text)
     except ValueError:
         raise InputError(f"{name} is {text!r}; allowed: a number, text, or a list such as [0.5, 3]") from None
-
-
-def _with_numbers(value: Any) -> Any:
-    """The value with 1e9 and 1.0e9 as numbers, which YAML takes for texts."""
-    if isinstance(value, list):
-        return [_with_numbers(each) for each in value]
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rislab import files
 from rislab.cli import common, terminal
 from rislab.sanity.overfit_config import OverfitConfig
 from rislab.training.config import PRECISIONS
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     for warning in loop.config_warnings(config.training(), config.scenes):
         say(f"note: {warning}")
     interrupted = _interrupt_flag() if options.folder else lambda: False
+    if options.folder:
+        files.check_writable(Path(options.folder))
     if options.folder and (Path(options.folder) / run_folder.RECORDS).exists():
         earlier = run_folder.read_records(options.folder)
         say(f"note: {options.folder} goes on after step {earlier[-1].step if earlier else 0}")

@@ -187,10 +187,10 @@ class Measurement:
         scenes, length, antennas = self.snapshots.shape
         self.codes = checks.for_each_scene(self.codes, scenes)
         self.channel = checks.for_each_scene(self.channel, scenes)
-        checks.refuse_zeros("snapshots", self.snapshots)
+        checks.check_largest("snapshots", self.snapshots)
         checks.refuse_covariance(self.snapshots)
-        checks.refuse_zeros("channel", self.channel)
-        checks.refuse_zeros("codes", self.codes)
+        checks.check_largest("channel", self.channel)
+        checks.check_largest("codes", self.codes)
         checks.refuse_equal_codes(self.codes, antennas)
         if pilots is not None:
             symbols = "constant"

@@ -20,6 +20,8 @@ FARTHEST = 1e9
 HERMITIAN = 1e-6
 # Numbers outside these moduli overflow, or vanish, in single precision once they are multiplied.
 SMALL, LARGE = 1e-12, 1e12
+# Beyond these the square of a product of three such numbers is no number of double precision.
+FAINTEST, STRONGEST = 1e-50, 1e50
 LIMITS = {"azimuth": (-math.pi, math.pi), "elevation": (-math.pi / 2, math.pi / 2), "range": (1e-6, FARTHEST)}
 SURFACE = ("codes", "channel")
 
@@ -144,11 +146,17 @@ def for_each_scene(tensor: Tensor, scenes: int) -> Tensor:
     return (tensor.unsqueeze(0) if tensor.ndim == 2 else tensor).expand(scenes, -1, -1)
 
 
-def refuse_zeros(name: str, tensor: Tensor) -> None:
-    """Refuse a measurement all of whose numbers [B,…] are 0."""
-    zero = (tensor == 0).flatten(1).all(-1)
-    if bool(zero.any()):
-        raise InputError(f"{name} of measurement {int(zero.nonzero()[0, 0])} is zero everywhere; allowed: a signal")
+def check_largest(name: str, tensor: Tensor) -> None:
+    """Refuse a measurement all of whose numbers [B,…] are 0, or whose squares double precision does not hold."""
+    distinct = tensor if tensor.stride(0) else tensor[:1]  # one for all measurements
+    for place, largest in enumerate(distinct.abs().flatten(1).amax(-1).tolist()):
+        if largest == 0:
+            raise InputError(f"{name} of measurement {place} is zero everywhere; allowed: a signal")
+        if not FAINTEST <= largest <= STRONGEST:
+            raise InputError(
+                f"{name} of measurement {place} has {largest:.3g} as its largest modulus; "
+                f"allowed: one in [{FAINTEST:g}, {STRONGEST:g}]"
+            )
 
 
 def refuse_covariance(snapshots: Tensor) -> None:
@@ -177,7 +185,7 @@ def pilots_of(pilots: ArrayLike | Tensor, scenes: int, length: int) -> Tensor:
     tensor = complex_tensor("pilots", pilots)
     if tensor.shape not in ((length,), (scenes, length)):
         raise InputError(f"pilots have shape {tuple(tensor.shape)}; allowed: [{length}], one for each snapshot")
-    refuse_zeros("pilots", tensor.reshape(-1, length))
+    check_largest("pilots", tensor.reshape(-1, length))
     return tensor
 
 

@@ -236,7 +236,11 @@ def _read_csv(file: Path) -> dict[str, Any]:
         with file.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             names = reader.fieldnames or []
+            names = reader.fieldnames = [name.strip() for name in names]
             if missing := [name for name in COLUMNS[:4] if name not in names]:
+                mark = next((mark for mark in (";", "\t") if len(names) == 1 and mark in names[0]), "")
+                if mark:
+                    raise InputError(f"columns stand apart by {mark!r}; allowed: by ',', with a point in 0.5")
                 raise InputError(
                     f"columns {', '.join(missing)} are missing; it has {', '.join(names) or 'none'}; "
                     f"allowed: {', '.join(COLUMNS)}, and scene"

@@ -84,8 +84,8 @@ def locate(measurement: Measurement, sources: int | None = None, *, most: int = 
     check_number("measurements", len(measurement), 1, 1, integer=True)
     config = measurement.config
     largest = max(1, min(most_sources(measurement), config.elements - 1))
+    check_identifiable(measurement, 1)
     if sources is not None:
-        check_identifiable(measurement, 1)
         check_number("sources", sources, 1, largest, integer=True)
     limit = min(most, largest)
     number = int(model_order(measurement, limit)) if sources is None else sources

@@ -108,6 +108,28 @@ def test_comments_of_a_run_that_judged_not_all_are_left_alone(tmp_path: Path) ->
         assert not unused_comments(replace(report(SCALE), **changes), here)
 
 
+def test_comments_of_other_files_are_told_where_the_loop_ran(tmp_path: Path) -> None:
+    """One in a function that did not run may be of use to another script."""
+    (tmp_path / "train.py").write_text("import loop\nloop.run()\n")
+    other = tmp_path / "loop.py"
+    other.write_text(
+        "# rislab: ignore[C1]\n\ndef idle():\n    step()  # rislab: ignore[C2]\n\n"
+        "def run():\n    backward()  # rislab: ignore[C1]\n    step()  # rislab: ignore[C3, C10]\n"
+    )
+    size = replace(SIZE, where="loop.py:8")
+    places = frozenset({f"{other}:7", f"{other}:8", "/nowhere/gone.py:3"})
+    after = silence(replace(report(size), places=places), str(tmp_path))
+    assert not after.findings
+    assert unused_comments(after, str(tmp_path)) == [
+        "loop.py:7: 'C1' in its comment silenced nothing in this run",
+        "loop.py:8: 'C10' in its comment silenced nothing in this run",
+    ]
+    # A module that was run by its name is such a file too.
+    assert len(unused_comments(replace(after, script="package.loop"), str(tmp_path))) == 2
+    other.write_text("def run(:\n  # rislab: ignore\n")
+    assert not unused_comments(after, str(tmp_path))
+
+
 def test_a_baseline_knows_findings_where_lines_move(tmp_path: Path) -> None:
     source, file = tmp_path / "train.py", tmp_path / "known.json"
     source.write_text(LINES)

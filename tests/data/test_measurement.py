@@ -183,6 +183,11 @@ def test_known_axes() -> None:
         ({"snapshots": normal(L)}, r"snapshots have shape \(12,\); allowed: \[L,M\]"),
         ({"snapshots": np.full((L, M), np.nan)}, r"snapshots\[0, 0\] is NaN or infinite"),
         ({"snapshots": np.zeros((L, M))}, "snapshots of measurement 0 is zero everywhere"),
+        (
+            {"snapshots": 1e200 * normal(L, M)},
+            r"snapshots of measurement 0 has .*e\+200 as its largest modulus; allowed: one",
+        ),
+        ({"snapshots": 1e-200 * normal(L, M)}, "snapshots of measurement 0 has .*e-200 as its largest"),
         ({"channel": np.zeros((M, N))}, "channel of measurement 0 is zero everywhere"),
         ({"codes": np.ones((L, N))}, "codes are equal in all 12 snapshots"),
         ({"codes": RNG.choice([0.0, 180.0], (L, N))}, "codes are real and go up to 180, as phases in degrees do"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from rislab.data import measurement_files
 from rislab.data.measurement_files import measurement_of, read_measurement, template_fields, write_template
@@ -98,6 +99,8 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     for name, content, said in (
         ("a.npz", b"no archive", "a.npz: it is no NPZ file"),
         ("a.csv", b"x,y\n1,2\n", "columns quantity, row, column, real are missing; it has x, y"),
+        ("semicolons.csv", b"quantity;row;column;real\ncodes;0;0;1,5\n", "columns stand apart by ';'; allowed: by ','"),
+        ("tabs.csv", b"quantity\trow\tcolumn\treal\n", r"columns stand apart by '\\t'; allowed"),
         ("b.csv", b"quantity,row,column,real\nsnapshots,0,zero,1\n", "line 2: column of snapshots is 'zero'; allowed"),
         (
             "c.csv",
@@ -127,6 +130,14 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
         read_measurement(tmp_path / "none.npz")
     with pytest.raises(InputError, match=r"\. ends in 'nothing'; allowed"):
         read_measurement(".")
+
+
+def test_names_of_columns_may_have_space_around_them(tmp_path: Path) -> None:
+    write_template(tmp_path / "close.csv")
+    text = (tmp_path / "close.csv").read_text()
+    (tmp_path / "apart.csv").write_text(text.replace(",", " , "))
+    close, apart = (read_measurement(tmp_path / name) for name in ("close.csv", "apart.csv"))
+    assert torch.equal(close.snapshots, apart.snapshots)
 
 
 def test_a_number_that_is_none_is_refused_as_such(tmp_path: Path) -> None:

@@ -155,6 +155,10 @@ def test_numbers_of_sources_have_one_range() -> None:
     for sources in (0, 99):
         with pytest.raises(InputError, match=rf"sources is {sources}; allowed: a whole number in \[1, 8\]"):
             locate(measurement, sources)
+    single = Case(grid(4, 4, 0.05), 0.1, np.array([(0.3, 0.0, 1.0)]), antennas=2, snapshots=1).draw(1, 20.0)
+    for number in (None, 1):
+        with pytest.raises(InputError, match="snapshots is 1; allowed: more"):
+            locate(single, number)
 
 
 @pytest.mark.slow

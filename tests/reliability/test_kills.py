@@ -10,10 +10,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,7 @@ TUNE = [
     "--eval-scenes", "32", "--search", "lr=0.001:0.01:log", "--pruner", "median", "--confirm", "2", "--workers", "1",
     "--trials", "4",
 ]  # fmt: skip
-REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "20" if SOAK else "8"]
+REPORT = ["report", "start", "-p", "scenes", "64", "-p", "epochs", "8"]
 
 
 def run(words: Sequence[str], command: Sequence[str] = CLI) -> subprocess.CompletedProcess[str]:
@@ -128,18 +130,22 @@ def test_kills_at_random_moments_lose_nothing(
     chance = random.Random(11)
     straight, struck = tmp_path / "straight", tmp_path / "struck"
     command = [*CLI, *words, option]
+    run(["info"])  # what all others are forked from is started, and not counted
     began = time.monotonic()
     assert run([*command, str(straight)], []).returncode in (0, 1)
     taken = time.monotonic() - began
-    result, kills, number = sum_of(straight), 0, 0
-    while kills < KILLS:
-        process = subprocess.Popen([*command, str(struck)], start_new_session=True, stdout=-3, stderr=-3)
-        time.sleep(chance.uniform(0.1, 1.0) * taken)
-        running = kill_group(process)
-        process.wait()
+    result, number = sum_of(straight), 0
+    # One in each part of the whole time, in any order.
+    moments = [0.1 + 0.9 * (part + chance.random()) / KILLS for part in range(KILLS)]
+    chance.shuffle(moments)
+    while moments:
+        began = time.monotonic()
+        running = killed([*command, str(struck)], moments[-1] * taken)
         whole(struck)
-        kills += running
-        if not running:  # it went on to its end: the next kill finds another one at work
+        if running:
+            moments.pop()
+        else:  # it went on to its end: the next kill finds another one at work
+            taken = min(taken, time.monotonic() - began) if number == 0 else taken
             assert sum_of(struck) == result
             number += 1
             struck = tmp_path / f"struck {number}"
@@ -147,6 +153,71 @@ def test_kills_at_random_moments_lose_nothing(
     # A training that a late kill found complete says so.
     assert done.returncode in (0, 1) or "is complete" in done.stderr, done.stderr
     assert sum_of(struck) == result
+
+
+def killed(command: Sequence[str], seconds: float) -> bool:
+    """Run a command for so long at most; whether it had to be killed."""
+    process = subprocess.Popen(command, start_new_session=True, stdout=-3, stderr=-3)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+    running = kill_group(process)
+    process.wait()
+    return running
+
+
+# A command that is killed before its n-th change of a file in a folder; for 0 it says in the end how many there were.
+BEFORE = """
+import os, signal, sys
+folder, last = sys.argv[1], int(sys.argv[2])
+changes = 0
+def strike(event, arguments):
+    global changes
+    if event == "open":
+        changing = isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    else:
+        changing = event in ("os.rename", "os.remove", "os.mkdir", "os.chmod", "os.truncate", "os.link")
+    if changing and str(arguments[0]).startswith(folder):
+        changes += 1
+        if changes == last:
+            os.killpg(0, signal.SIGKILL)
+sys.addaudithook(strike)
+from rislab.cli.main import main
+code = main(sys.argv[3:])
+print(changes)
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "whole", "sum_of"),
+    [(TRAIN, "--run", whole_training, sum_of_training), (REPORT, "--out", whole_report, sum_of_report)],
+    ids=["train", "report"],
+)
+@pytest.mark.usefixtures("forked")
+def test_kills_before_a_file_is_changed_lose_nothing(
+    words: list[str],
+    option: str,
+    whole: Callable[[Path], None],
+    sum_of: Callable[[Path], str],
+    tmp_path: Path,
+) -> None:
+    """The moments that chance hardly meets: a file is there by half, or not yet in its place."""
+
+    def striking(folder: Path, change: int) -> list[str]:
+        return [sys.executable, "-c", BEFORE, str(folder), str(change), *words, option, str(folder)]
+
+    done = run([], striking(tmp_path / "straight", 0))
+    assert done.returncode in (0, 1), done.stderr
+    changes, result = int(done.stdout.splitlines()[-1]), sum_of(tmp_path / "straight")
+    # A record is appended as those before it; the first file that is replaced, and the last ones.
+    chosen = [*range(8, 11), *range(max(11, changes - 7), changes + 1)] if SOAK else [changes]
+    for change in chosen:
+        struck = tmp_path / f"struck {change}"
+        process = subprocess.Popen(striking(struck, change), start_new_session=True, stdout=-3, stderr=-3)
+        assert process.wait(900) == -signal.SIGKILL, change
+        whole(struck)
+        assert run([option, str(struck)], [*CLI, *words]).returncode in (0, 1)
+        assert sum_of(struck) == result, change
 
 
 # A command while no file may grow beyond 20 kB, which is what a full disk looks like to a program. Python would replace
@@ -215,7 +286,7 @@ def test_a_folder_that_may_only_be_read_is_one_sentence(tmp_path: Path) -> None:
             (TUNE, "--run"),
             (REPORT, "--out"),
             (["sweep", "start", "--grid", "seed=0,1"], "--out"),
-            (["overfit", "--only", "one scene", "whole set"], "--run"),
+            (["overfit", "--only", "one scene"], "--run"),  # before the ladder is climbed
             (["lab", "--classroom", "--prepare"], "--run"),
             (["grade", str(Path(__file__).parents[2] / "notebooks")], "--out"),
         )

@@ -38,6 +38,7 @@ class CheckupReport:
         remarks: what else is to be known of the run, sentences.
         silenced: findings that do not count.
         tests: the tests of pytest in which the findings were made, as many as there are findings; empty for a script.
+        places: of the losses and steps that were recorded in this process, each "FILE:LINE", with absolute paths.
     """
 
     script: str
@@ -50,6 +51,7 @@ class CheckupReport:
     remarks: list[str]
     silenced: tuple[Silenced, ...] = ()
     tests: tuple[str, ...] = ()
+    places: frozenset[str] = frozenset()
 
     @property
     def trained(self) -> bool:

@@ -6,6 +6,7 @@ A baseline knows a finding by code, name, file and the text of its line, so that
 
 from __future__ import annotations
 
+import ast
 import difflib
 import json
 import linecache
@@ -194,34 +195,69 @@ def silence(
 
 
 def unused_comments(report: CheckupReport, folder: str) -> list[str]:
-    """Sentences on comments in a script that silenced nothing in a run that came to its end.
+    """Sentences on comments that silenced nothing in a run that came to its end.
 
-    A rule that could not judge the run says nothing of its comments.
+    They are those of the script, and of other files where the loop ran: in the functions, classes and loops of a module
+    that hold a recorded loss or step. A rule that could not judge the run says nothing of its comments.
 
     Args:
         report: as silence() gives it without `select` and `ignore`, which would silence a finding before its comment.
         folder: working directory.
     """
-    script = os.path.join(folder, report.script)
-    if report.failed or report.code is None or not report.trained or not os.path.isfile(script):
+    if report.failed or report.code is None or not report.trained:
         return []
-    used: dict[int, list[Finding]] = {}
+    used: dict[tuple[str, int], list[Finding]] = {}
     for finding, by in report.silenced:
         file, line = file_and_line(finding)
-        if by == "comment" and os.path.realpath(os.path.join(folder, file)) == os.path.realpath(script):
-            used.setdefault(line, []).append(finding)
+        if by == "comment":
+            used.setdefault((os.path.realpath(os.path.join(folder, file)), line), []).append(finding)
+    sentences: list[str] = []
+    for file, lines in _commented_files(report, folder).items():
+        path = os.path.realpath(os.path.join(folder, file))
+        for line, text in _comments(path):
+            if lines is None or line in lines:
+                sentences += _unused_names(
+                    text, used.get((path, line), []), report.findings.unjudged, f"{file}:{line}:"
+                )
+    return sentences
+
+
+def _commented_files(report: CheckupReport, folder: str) -> dict[str, set[int] | None]:
+    """Files whose comments may be of no use, with the lines to look at; None for all of them."""
+    files: dict[str, set[int] | None] = {}
+    script = os.path.realpath(os.path.join(folder, report.script))
+    if os.path.isfile(script):
+        files[report.script] = None
+    start = folder.rstrip(os.sep) + os.sep
+    for path in sorted({place.rpartition(":")[0] for place in report.places}):
+        if os.path.realpath(path) != script:
+            ran = {int(line) for file, _, line in (place.rpartition(":") for place in report.places) if file == path}
+            files[path.removeprefix(start)] = _lines_around(path, ran)
+    return files
+
+
+def _lines_around(path: str, ran: set[int]) -> set[int]:
+    """The lines of those statements of a module that hold one of some lines."""
+    try:
+        with tokenize.open(path) as file:
+            statements = ast.parse(file.read()).body
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return set()
+    spans = [range(one.lineno, (one.end_lineno or one.lineno) + 1) for one in statements]
+    return {line for span in spans if not ran.isdisjoint(span) for line in span}
+
+
+def _unused_names(text: str, used: list[Finding], unjudged: Sequence[Finding], here: str) -> list[str]:
+    """Sentences on what a comment names and did not silence."""
+    names, _ = _commented(text)
+    if names == [] and not used and not unjudged:
+        return [f"{here} its comment silenced nothing in this run"]
     sentences = []
-    for line, text in _comments(script):
-        names, _ = _commented(text)
-        here = f"{report.script}:{line}:"
-        if names == [] and line not in used and not report.findings.unjudged:
-            sentences.append(f"{here} its comment silenced nothing in this run")
-        for name in names or ():
-            unjudged = any(chosen_by([name], finding) for finding in report.findings.unjudged)
-            if name not in _known_names():
-                sentences.append(f"{here} {name!r} in its comment is no code and no name: it silences nothing")
-            elif not unjudged and not any(chosen_by([name], finding) for finding in used.get(line, ())):
-                sentences.append(f"{here} {name!r} in its comment silenced nothing in this run")
+    for name in names or ():
+        if name not in _known_names():
+            sentences.append(f"{here} {name!r} in its comment is no code and no name: it silences nothing")
+        elif not any(chosen_by([name], finding) for finding in (*unjudged, *used)):
+            sentences.append(f"{here} {name!r} in its comment silenced nothing in this run")
     return sentences
 
 
