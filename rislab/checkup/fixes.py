@@ -118,6 +118,7 @@ FIXES = {
     "sample without a gradient": "use rsample() in place of sample()",
     "one buffer in all samples": "give each sample memory of its own: copy the buffer in __getitem__",
     "plateau looked for the other way": 'give ReduceLROnPlateau mode="min" for losses, mode="max" for scores',
+    "epochs without a step": "make what gives the batches anew in each epoch: an iterator is used up after the first",
     "only the last batch": "add up all batches of the evaluation, and divide by their samples",
     "divided by another number": "divide what was added up over samples by the number of these samples",
     "sum never set back": "set the running sum to 0 at the start of each epoch",

@@ -41,7 +41,7 @@ from rislab.checkup.observers.plateaus import PlateauModes
 from rislab.checkup.observers.printed_evaluations import PrintedEvaluations
 from rislab.checkup.observers.printed_losses import PrintedLosses
 from rislab.checkup.observers.rank_differences import RankObserver
-from rislab.checkup.observers.repetitions import ClassesOfBatches, RepeatedSeeds
+from rislab.checkup.observers.repetitions import ClassesOfBatches, EpochsWithoutSteps, RepeatedSeeds
 from rislab.checkup.observers.resumes import LostState
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.observers.saved_networks import SavedNetworks
@@ -247,6 +247,7 @@ def standard_observers() -> list[Observer]:
         NetworkModes(),
         RepeatedSeeds(),
         ClassesOfBatches(),
+        EpochsWithoutSteps(),
         ClassWeights(),
         SplitLeakage(),
         SharedBuffers(),

@@ -193,7 +193,7 @@ _OF_THE_LOOP = (
         needs="one backward",
         severity="fault",
         faults=("step in a branch never taken", "tail never stepped"),
-        others=("updated by hand", "gradients by hand", "weights never updated"),
+        others=("updated by hand", "gradients by hand", "weights never updated", "epochs without a step"),
         reference=STEP,
     ),
     Rule(

@@ -30,3 +30,29 @@ def test_seeds_that_repeat_and_data_that_are_not_shuffled(kind: str) -> None:
     found = {one.name for one in process.findings() if one.code == "C9"}
     expected = set() if kind == "shuffled" else {"batches of one class"}
     assert found == expected | ({"the same random numbers again"} if kind == "same seed" else set())
+
+
+@pytest.mark.parametrize("kind", ["one iterator", "an iterator for each", "without steps", "other inputs", "no epoch"])
+def test_epochs_without_steps(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """After the training, another evaluation may print lines of its own."""
+    torch.manual_seed(0)
+    batches = [torch.randn(8, 3) for _ in range(4)]
+    model = nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    iterator = iter(batches)
+    with ProcessWatch() as process:
+        for epoch in range(5):
+            for inputs in batches if kind in ("an iterator for each", "other inputs") else iterator:
+                optimizer.zero_grad()
+                model(inputs).square().mean().backward()
+                if kind != "without steps":
+                    optimizer.step()
+            with torch.no_grad():
+                error = model(batches[0]).square().mean()
+            print(f"{'part' if kind == 'no epoch' else 'epoch'} {epoch}: {float(error):.6f}")
+        if kind == "other inputs":
+            with torch.no_grad():
+                for number in range(4):
+                    print(f"after the last epoch, inputs {number}: {float(model(batches[number]).square().mean()):.6f}")
+    named = [one.name for one in process.findings().faults if one.name == "epochs without a step"]
+    assert named == (["epochs without a step"] if kind == "one iterator" else [])

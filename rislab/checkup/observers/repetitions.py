@@ -1,10 +1,10 @@
-"""What comes again where it should not: the same random numbers in each epoch, batches of one class after another."""
+"""What comes again where it should not: random numbers, batches of one class, lines with no step between them."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 import torch
@@ -12,16 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loss_arguments import loss_arguments
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.printed_lines import PrintedLines
 from rislab.checkup.rules import Code
 
 # Settings of one seed after which training began with the same numbers, and that are no accident.
 SETTINGS = 3
 # Steps whose targets are looked at, the fewest that tell anything, samples of each, and the share of one class.
 LOOKED, STEPS, SAMPLES, SHARE = 64, 6, 8, 0.8
+# Epochs that print the same, one after another.
+EPOCHS = 3
 
 
 class RepeatedSeeds(Observer):
@@ -105,3 +108,31 @@ class ClassesOfBatches(Observer):
             return []
         text = f"{len(single)} of {len(self._steps)} steps had targets of one class each, of {len(set(single))} classes"
         return [as_warning(Code.LOSSES, "batches of one class", f"{text}: the samples are not shuffled", self._where)]
+
+
+class EpochsWithoutSteps(Observer):
+    """Counts the steps between the lines that a loop prints of its epochs."""
+
+    def __init__(self) -> None:
+        self._lines, self._steps = PrintedLines(), 0
+
+    def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        self._lines.add(args, self._steps)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        self._steps += 1
+
+    def count_step(self, optimizer: Optimizer) -> None:
+        self._steps += 1
+
+    def findings(self) -> list[Finding]:
+        """One for each kind of line that holds the same numbers from some step on, which was the last one."""
+        results = []
+        for (text, where), lines in self._lines.kinds.items():
+            last = lines[-1]
+            same = len([*takewhile(last.__eq__, reversed(lines))])
+            if same >= EPOCHS and last.place == self._steps > 0 and "epoch" in text.lower():
+                evidence = f"{same} epochs printed the same numbers, the last of them {last.numbers[-1]}, and no step "
+                evidence += f"came between: {self._steps} steps were taken before"
+                results.append(as_fault(Code.STEPS, "epochs without a step", evidence, where))
+        return results
