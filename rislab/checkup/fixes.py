@@ -135,6 +135,7 @@ FIXES = {
     "stop-gradient missing": "detach the side that is the target, or compute it under no_grad",
     "advantage not detached": "detach the advantage: advantage = (returns - value).detach()",
     "gradients of another loss": "zero the gradients of this optimiser before its own backward",
+    "targets of other samples": "take inputs and targets by one and the same index",
     "arguments that broadcast": "give both arguments one shape: squeeze(1) the output, or unsqueeze(1) the target",
     "probabilities where logits belong": "give the loss logits: take the softmax or the sigmoid out of the network",
     "probabilities where their logarithm belongs": "use log_softmax, not softmax",

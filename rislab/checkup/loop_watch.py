@@ -43,6 +43,7 @@ from rislab.checkup.observers.printed_losses import PrintedLosses
 from rislab.checkup.observers.rank_differences import RankObserver
 from rislab.checkup.observers.repetitions import ClassesOfBatches, EpochsWithoutSteps, RepeatedSeeds
 from rislab.checkup.observers.resumes import LostState
+from rislab.checkup.observers.row_orders import RowOrders
 from rislab.checkup.observers.samplers import RepeatedOrder
 from rislab.checkup.observers.saved_networks import SavedNetworks
 from rislab.checkup.observers.shared_buffers import SharedBuffers
@@ -236,6 +237,7 @@ def standard_observers() -> list[Observer]:
         FrozenTensors(),
         Checkpoints(),
         LossArguments(),
+        RowOrders(),
         OneClass(),
         InputChanges(),
         GradientUse(),

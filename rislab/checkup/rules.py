@@ -266,7 +266,7 @@ _OF_THE_LOOP = (
         fix="give the loss what its documentation says, in one shape",
         needs="a call of a loss of torch, with a gradient",
         severity="warning",
-        others=("arguments that broadcast", "probabilities where logits belong",
+        others=("arguments that broadcast", "targets of other samples", "probabilities where logits belong",
                 "probabilities where their logarithm belongs", "logits where log-probabilities belong",
                 "log-probabilities where probabilities belong", "logits that cannot be negative",
                 "targets outside of 0 to 1", "targets of several classes", "padding counts in the loss",

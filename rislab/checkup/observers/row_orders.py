@@ -1,0 +1,127 @@
+"""Inputs and targets whose rows were taken in two different orders, so that the targets are those of other samples."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.observers.loss_arguments import loss_arguments
+from rislab.checkup.recording.call_stack import caller
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
+from rislab.checkup.recording.tensors import tensors_of
+from rislab.checkup.rules import Code
+
+# Rows that tell anything, and the most of a source; results and forwards that are held; losses that must agree.
+ROWS, MOST, HELD, FORWARDS, AGREEING = 8, 200_000, 32, 4, 3
+
+
+@dataclass(eq=False)
+class _Taken:
+    """Rows that were taken out of a tensor."""
+
+    result: weakref.ReferenceType[Tensor]
+    places: Tensor  # of the rows in the source, [R]
+    size: int  # rows of the source
+
+    def order(self) -> Tensor | None:
+        """All that the places are a part of, if it is one order of all rows of the source, [N]."""
+        count = self.places.untyped_storage().nbytes() // self.places.element_size()
+        if count != self.size or count > MOST:
+            return None
+        order = self.places.as_strided((count,), (1,), 0)
+        return order if torch.equal(order.sort().values, torch.arange(count, device=order.device)) else None
+
+
+class RowOrders(Observer):
+    """Follows rows that are taken by an index, into inputs and targets, up to one of the first backwards."""
+
+    def __init__(self) -> None:
+        self._taken: list[_Taken] = []
+        # Outputs of forwards, and the rows that went into each.
+        self._forwards: list[tuple[list[weakref.ReferenceType[Tensor]], tuple[Tensor, _Taken]]] = []
+        self._apart: list[str] = []  # where losses were given rows of two orders, or a set put together of them
+        self._together = False  # whether rows of one order came
+
+    def on_result(self, given: Sequence[Any], output: Any) -> None:
+        tensors = [one for one in given if isinstance(one, Tensor)]
+        if (
+            not isinstance(output, Tensor)
+            or len(tensors) != 2
+            or not output.dim()
+            or output.layout is not torch.strided
+        ):
+            return
+        source, places = tensors
+        fits = places.dtype is torch.int64 and places.dim() == 1 and ROWS <= len(places) == len(output)
+        if fits and source.dim() and output.shape[1:] == source.shape[1:] and output.dtype is source.dtype:
+            taken = _Taken(weakref.ref(output), places, len(source))
+            self._taken = [*[one for one in self._taken if one.result() is not None][-HELD:], taken]
+
+    def _rows_of(self, value: Tensor) -> tuple[Tensor, _Taken] | None:
+        """The places that the rows of a tensor had in what they were taken out of, and what was taken there."""
+        if not value.dim() or value.layout is not torch.strided or not value.numel():
+            return None
+        address = value.untyped_storage().data_ptr()
+        for one in self._taken:
+            result = one.result()
+            if result is not None and result.untyped_storage().data_ptr() == address and result.stride(0):
+                first = (value.storage_offset() - result.storage_offset()) // result.stride(0)
+                rows = one.places[first : first + len(value)]
+                return (rows, one) if len(rows) == len(value) >= ROWS else None
+        return None
+
+    def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        loader: DataLoader[Any] = args[0]
+        if self._taken and type(loader.dataset) is TensorDataset:
+            rows = [self._rows_of(value) for value in loader.dataset.tensors]
+            known = [one for one in rows if one is not None]
+            if len(known) == len(rows) == 2:
+                self._compare(*known)
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        rows = self._rows_of(call.inputs[0]) if self._taken and call.training and call.inputs else None
+        if rows is not None and torch.is_grad_enabled():
+            outputs = [weakref.ref(value) for value in tensors_of(call.output)]
+            self._forwards = [*self._forwards[1 - FORWARDS :], (outputs, rows)]
+
+    def on_loss(self, call: LossEvent) -> None:
+        given = loss_arguments(call) if self._forwards and torch.is_grad_enabled() else None
+        if given is None or not given[0].requires_grad:
+            return
+        rows = next(
+            (rows for outputs, rows in self._forwards if any(_is_part(given[0], one()) for one in outputs)), None
+        )
+        targets = self._rows_of(given[1]) if rows is not None else None
+        if rows is not None and targets is not None:
+            self._compare(rows, targets)
+
+    def _compare(self, one: tuple[Tensor, _Taken], other: tuple[Tensor, _Taken]) -> None:
+        (own, first), (others, second) = one, other
+        if torch.equal(own, others):
+            self._together = True
+        elif first.size == second.size and first.order() is not None and second.order() is not None:
+            self._apart.append(caller()[0])
+
+    def end(self, error: BaseException | None) -> None:
+        self._taken, self._forwards = [], []
+
+    def findings(self) -> list[Finding]:
+        if len(self._apart) < AGREEING or self._together:
+            return []
+        text = (
+            f"{len(self._apart)} times inputs and targets came together whose rows were taken in two different orders "
+        )
+        text += "of all samples, and never in one"
+        return [as_fault(Code.ARGUMENTS, "targets of other samples", text, self._apart[0])]
+
+
+def _is_part(value: Tensor, output: Tensor | None) -> bool:
+    """Whether a tensor is an output of a network, or a view of it."""
+    return output is not None and value.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
