@@ -145,3 +145,39 @@ def test_the_last_batch_may_be_printed_amid_an_evaluation() -> None:
                     if number % 2 == 0:
                         print(f"batch {number} loss {loss:.6f}")
     assert not process.findings()
+
+
+def test_the_best_answers_of_a_sample_are_no_answers_of_several_samples() -> None:
+    sets, count = Sets(), 0.0
+
+    def among_two(logits: Tensor, targets: Tensor) -> float:
+        return float((logits.topk(2).indices.t() == targets).float().sum())
+
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            sets.train_an_epoch()
+            count = sum(sets.evaluate(among_two))
+            print(f"accuracy among the best two {count / COUNT:.5f}")
+    assert not process.findings()
+
+
+def test_a_mean_of_sums_and_a_sum_over_the_steps_of_sequences_may_be_meant() -> None:
+    """The sequences of the loader are fewer than the steps that are evaluated one by one."""
+    torch.manual_seed(0)
+    data = torch.randn(50, 4, 3)
+    loader = DataLoader(TensorDataset(data), batch_size=16)
+    model = nn.Linear(3, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with ProcessWatch() as process:
+        for _ in range(EPOCHS):
+            optimizer.zero_grad()
+            functional.mse_loss(model(data[:, 0]), data[:, 1]).backward()
+            optimizer.step()
+            of_steps, of_batches = 0.0, list[float]()
+            with torch.no_grad():
+                for (batch,) in loader:
+                    for step in range(3):
+                        of_steps += len(batch) * float(functional.mse_loss(model(batch[:, step]), batch[:, step + 1]))
+                    of_batches.append(float(functional.mse_loss(model(batch[:, 0]), batch[:, 3], reduction="sum")))
+            print(f"loss {of_steps / len(data):.5f}, of a batch {sum(of_batches) / len(of_batches):.4f}")
+    assert not process.findings()

@@ -13,14 +13,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.observers.loaders import LoaderPasses
 from rislab.checkup.observers.printed_losses import OTHER
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import LossEvent, Observer
+from rislab.checkup.recording.events import ForwardEvent, LossEvent, Observer
 from rislab.checkup.recording.interception import ELEMENTS, TARGETS
 from rislab.checkup.recording.printed_lines import OF_SUMS, PrintedLines, are_precise, columns, fits
 from rislab.checkup.rules import Code
@@ -45,7 +45,7 @@ class _Batch(NamedTuple):
     """A loss, or right answers, of one batch of an evaluation."""
 
     where: str  # file and line that computed it
-    scored: bool  # whether it is a comparison
+    kind: str  # "score" of a comparison, "mean" or "sum" of a loss
     total: Tensor  # sum over samples
     samples: int
     turn: int  # pass over a loader, negative where a step came after its beginning
@@ -57,7 +57,7 @@ class _Evaluation:
 
     totals: list[float]
     counts: list[int]
-    scored: bool
+    kind: str
     of_a_loader: bool
     before: float  # sum of all totals of that line that came earlier
 
@@ -72,7 +72,10 @@ class _Evaluation:
     def right(self) -> list[float]:
         """What may be meant: the mean over samples; its complement; of a loss also the mean over batches, and sums."""
         mean, means = self.mean(), self.means()
-        return [mean, 1 - mean] if self.scored else [mean, sum(means) / len(means), sum(means), sum(self.totals)]
+        if self.kind == "score":
+            return [mean, 1 - mean]
+        averages = [sum(given) / len(given) for given in (means, self.totals if self.kind == "sum" else means)]
+        return [mean, *averages, sum(means), sum(self.totals)]
 
     def wrong(self, sizes: Iterable[int]) -> dict[tuple[str, str], float]:
         """What each fault would print, by its name and by what is divided by what."""
@@ -89,9 +92,10 @@ class _Evaluation:
         if self.of_a_loader:
             results[LAST, "the last batch"] = means[-1]
         for size in sorted(sizes):
-            if abs(size - samples) > OTHER * samples:
+            # A smaller one may be that of sequences whose steps were evaluated one by one.
+            if size > (1 + OTHER) * samples:
                 results[OTHER_NUMBER, f"the sum over {size} samples of another set"] = total / size
-        return {key: value for key, value in results.items() if key[0] != UNEQUAL or self.scored}
+        return {key: value for key, value in results.items() if key[0] != UNEQUAL or self.kind == "score"}
 
 
 class PrintedEvaluations(Observer):
@@ -100,10 +104,10 @@ class PrintedEvaluations(Observer):
     def __init__(self, loaders: LoaderPasses) -> None:
         self._loaders, self._lines = loaders, PrintedLines()  # each after so many batches
         self._batches: list[_Batch] = []
-        self._evaluates, self._turn = False, -1
+        self._samples, self._turn = 0, -1  # of the last forward, if it was one of an evaluation
 
-    def on_forward(self, module: nn.Module, training: bool) -> None:
-        self._evaluates = not training or not torch.is_grad_enabled()
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        self._samples = 0 if call.training and torch.is_grad_enabled() else call.samples
 
     def on_pass(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         self._turn = abs(self._turn) + 1
@@ -121,15 +125,16 @@ class PrintedEvaluations(Observer):
         output = call.output
         if isinstance(output, Tensor) and not output.dim() and isinstance(given, Tensor) and given.dim():
             value = output.detach()
-            self._add(False, value * len(given) if reduction == "mean" else value.clone(), len(given))
+            self._add(reduction, value * len(given) if reduction == "mean" else value.clone(), len(given))
 
     def on_comparison(self, given: Sequence[Any], output: Any) -> None:
         if isinstance(output, Tensor) and output.dtype is torch.bool and output.dim():
-            self._add(True, output.sum(), output.numel())
+            self._add("score", output.sum(), output.numel())
 
-    def _add(self, scored: bool, total: Tensor, count: int) -> None:
-        if self._evaluates and count and len(self._batches) < BATCHES:
-            self._batches.append(_Batch(caller()[0], scored, total, count, self._turn))
+    def _add(self, kind: str, total: Tensor, count: int) -> None:
+        # What is no number a sample, as of the tokens of sequences, may be divided by whatever is meant.
+        if count == self._samples > 0 and len(self._batches) < BATCHES:
+            self._batches.append(_Batch(caller()[0], kind, total, count, self._turn))
 
     def on_print(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if self._batches and len(self._batches) < BATCHES:
@@ -163,7 +168,7 @@ class PrintedEvaluations(Observer):
             for name, how in evaluations[0].wrong(self._loaders.sizes):
                 values = [one.wrong(self._loaders.sizes).get((name, how), math.nan) for one in evaluations]
                 scale = next((scale for scale in (1, 100) if all(fits(column, [scale * one for one in values]))), 0)
-                if not scale or (scale == 100 and not evaluations[0].scored):
+                if not scale or (scale == 100 and evaluations[0].kind != "score"):
                     continue
                 last, words = evaluations[-1], text.lower()
                 evidence = f"{column[-1]} was printed, which is {how}; the {len(last.counts)} batches of that "
@@ -195,7 +200,7 @@ def _evaluations(
                 results[where, key] = _Evaluation(
                     [totals[place] for place in own],
                     [batches[place].samples for place in own],
-                    batches[own[0]].scored,
+                    batches[own[0]].kind,
                     key != 0 and turns[0] > 0,
                     sum(totals[place] for place in range(first) if batches[place].where == where),
                 )
