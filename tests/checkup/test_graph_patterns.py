@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -111,7 +112,7 @@ def test_a_softmax_over_one_column_weighs_nothing(kind: str) -> None:
     assert found == ([] if kind in ("over the places", "one") else ["fault"])
 
 
-@pytest.mark.parametrize("kind", ["column", "vector", "both trained"])
+@pytest.mark.parametrize("kind", ["column", "column of targets", "log cosh", "vector", "both trained"])
 def test_a_difference_of_all_pairs_is_named(kind: str) -> None:
     torch.manual_seed(0)
     network = nn.Linear(3, 1)
@@ -120,11 +121,54 @@ def test_a_difference_of_all_pairs_is_named(kind: str) -> None:
         for _ in range(5):
             values = network(torch.randn(16, 3))
             others = values.t() if kind == "both trained" else torch.randn(16)
+            others = others[:, None] if kind == "column of targets" else others
+            gap = (values.squeeze(1) if kind in ("vector", "column of targets") else values) - others
             optimizer.zero_grad()
-            ((values.squeeze(1) if kind == "vector" else values) - others).square().mean().backward()
+            (gap + functional.softplus(-2 * gap) if kind == "log cosh" else gap.square()).mean().backward()
             optimizer.step()
     names = [one.name for one in process.findings() if one.code == "C15"]
-    assert names == (["arguments that broadcast"] if kind == "column" else [])
+    assert names == ([] if kind in ("vector", "both trained") else ["arguments that broadcast"])
+
+
+def taken(how: str, logs: Tensor, classes: Tensor) -> Tensor:
+    """A number of each sample, or of each column."""
+    rows = torch.arange(16)
+    if how == "gathered":
+        return logs.gather(1, classes[:, None])
+    if how == "one-hot":
+        return (functional.one_hot(classes, 5) * logs).sum(1)
+    if how == "one of each column":
+        return logs[rows, rows]
+    return logs[rows.flip(0)[:5], rows[:5]] if how == "one row of each column" else logs[rows, classes]
+
+
+@pytest.mark.parametrize(
+    ("axis", "how", "named"),
+    [
+        (0, "indexed", True),
+        (0, "gathered", True),
+        (0, "one-hot", True),
+        (0, "a logarithm", True),
+        (1, "indexed", False),
+        (1, "gathered", False),
+        (0, "one of each column", False),
+        (0, "one row of each column", False),
+    ],
+)
+def test_a_number_of_each_row_is_taken_of_what_sums_to_1_over_the_rows(axis: int, how: str, named: bool) -> None:
+    """Of a contrast of all samples one in each column is taken; of the positions of a sequence, one in each column."""
+    torch.manual_seed(0)
+    network = nn.Linear(6, 16 if how == "one of each column" else 5)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    with ProcessWatch() as process:
+        for _ in range(5):
+            scores, classes = network(torch.randn(16, 6)), torch.randint(0, 5, (16,))
+            logs = scores.softmax(axis).log() if how == "a logarithm" else scores.log_softmax(axis)
+            optimizer.zero_grad()
+            (-taken(how, logs, classes)).mean().backward()
+            optimizer.step()
+    found = [one.severity for one in process.findings() if one.name == "normalised along another axis"]
+    assert found == ["fault"] * named
 
 
 @pytest.mark.parametrize("kind", ["added", "taken away", "recurrence", "detached", "half of the way", "an average"])

@@ -1,4 +1,4 @@
-"""Products and scores of all pairs, where a column met a row, and sums at repeated places that lose their terms."""
+"""What is computed of all pairs, where a column met a row, and sums at repeated places that lose their terms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from rislab.checkup.findings import Finding, as_fault
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
 from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
 from rislab.checkup.recording.interception import BACKWARDS
@@ -42,14 +42,20 @@ class AllPairs(Observer):
 
     def __init__(self) -> None:
         self._answers: set[int] = set()  # lengths of the columns that networks gave without a gradient
-        self._products: dict[Node | None, int] = {}  # of all pairs, by the length of the column
+        self._trained: set[int] = set()  # lengths of the columns and rows that they gave since the last backward
+        self._products: dict[Node | None, int] = {}  # of all pairs, with the length of the column
+        self._differences: dict[Node, int] = {}  # the same
         self._compared: dict[int, tuple[weakref.ReferenceType[Tensor], int]] = {}
         self._backwards = 0
-        self._multiplied, self._scored, self._lost = _Case(), _Case(), _Case()
+        self._multiplied, self._scored, self._lost, self._subtracted = _Case(), _Case(), _Case(), _Case()
 
     def on_forward_end(self, call: ForwardEvent) -> None:
-        """Remember how many answers without a gradient a network gave in a column."""
-        if not torch.is_grad_enabled() and isinstance(call.output, Tensor) and call.output.shape[1:] == (1,):
+        """Remember how many answers a network gave in a column."""
+        if not isinstance(call.output, Tensor) or call.output.shape[1:] not in ((), (1,)) or not call.output.dim():
+            return
+        if torch.is_grad_enabled():
+            self._trained.add(len(call.output))
+        elif call.output.dim() == 2:
             self._answers.add(len(call.output))
 
     def on_result(self, given: Sequence[Any], output: Any) -> None:
@@ -65,8 +71,13 @@ class AllPairs(Observer):
         if not follows:
             rows = _pairs_of(given)
             if rows and output.requires_grad and output.grad_fn is not None:
-                if output.grad_fn.name().startswith("MulBackward") and len(self._products) < HELD:
+                kind = output.grad_fn.name()
+                if kind.startswith("MulBackward") and len(self._products) < HELD:
                     self._products[output.grad_fn] = rows
+                # The other side is a target only if it carries no gradient.
+                targets = rows in self._trained and not all(one.requires_grad for one in tensors)
+                if kind.startswith(("SubBackward", "RsubBackward")) and targets and len(self._differences) < HELD:
+                    self._differences[output.grad_fn] = rows
                 return
             follows = rows in self._answers and output.dtype is torch.bool
         if follows and not output.requires_grad and len(self._compared) < HELD:
@@ -74,6 +85,7 @@ class AllPairs(Observer):
 
     def on_backward(self, roots: Roots) -> None:
         products, self._products, self._compared = self._products, {}, {}
+        differences, self._differences, self._trained = self._differences, {}, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None:
             return
         self._backwards += 1
@@ -84,7 +96,10 @@ class AllPairs(Observer):
                 text = f"x[places] += values was computed, of {places[0]} values with a gradient at {places[1]} places"
                 self._lost.note(text)
                 continue
-            if node.name() in ("MeanBackward0", "SumBackward0") and (rows := products.get(_reduced(node), 0)):
+            if rows := differences.get(node, 0):
+                text = f"a difference of a column ({rows}, 1) and {rows} numbers, of which a network gave one and the "
+                self._subtracted.note(f"{text}other carries no gradient, has the shape ({rows}, {rows})")
+            elif node.name() in ("MeanBackward0", "SumBackward0") and (rows := products.get(_reduced(node), 0)):
                 text = (
                     f"the products of a column ({rows}, 1) and {rows} numbers are {rows} x {rows}, of all pairs, and "
                 )
@@ -95,6 +110,10 @@ class AllPairs(Observer):
         if self._multiplied.count >= AGREEING:
             text, where = f"in {self._multiplied.count} backwards {self._multiplied.text}", self._multiplied.where
             results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))
+        if self._subtracted.count >= AGREEING:
+            # Samples that a network draws may well be compared with all of the data.
+            text = f"in {self._subtracted.count} backwards {self._subtracted.text}: all pairs are compared"
+            results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._subtracted.where))
         if self._scored.count >= SCORES:
             text, where = f"{self._scored.count} times {self._scored.text}", self._scored.where
             results.append(as_fault(Code.ARGUMENTS, "arguments that broadcast", text, where))

@@ -22,8 +22,6 @@ from rislab.checkup.rules import Code
 NODES, AGREEING = 2000, 3
 # Dimensions of samples, channels and at least two of space.
 IMAGE = 4
-# So many rows and columns are all pairs of a batch.
-SQUARE = 4
 # Nodes that change a shape alone, and how many of them are passed.
 SHAPES, PASSED = ("View", "UnsafeView", "Reshape", "Expand", "Transpose", "Permute", "Unsqueeze", "Squeeze", "TBack"), 6
 
@@ -66,13 +64,10 @@ class GraphPatterns(Observer):
         self._gains: list[Tensor] = []  # what ratios that are clamped were multiplied with, in the backward before
         # Shapes of what something is differentiated by, and whether that is one number for each sample.
         self._differentiated: list[tuple[torch.Size, bool]] = []
-        self._columns: set[int] = set()  # lengths of the columns that networks gave since the last backward
-        self._ratios, self._norms, self._pairs, self._cancelled, self._single = (_Pattern() for _ in range(5))
+        self._ratios, self._norms, self._cancelled, self._single, self._chosen = (_Pattern() for _ in range(5))
 
     def on_forward_end(self, call: ForwardEvent) -> None:
         """Remember where the input of the last forward is."""
-        if torch.is_grad_enabled() and isinstance(call.output, Tensor) and call.output.shape[1:] == (1,):
-            self._columns.add(len(call.output))
         if torch.is_grad_enabled() and (first := next(iter(call.inputs), None)) is not None:
             self._inputs = (first.data_ptr(), *first.shape)
 
@@ -85,7 +80,6 @@ class GraphPatterns(Observer):
 
     def on_backward(self, roots: Roots) -> None:
         shapes, self._differentiated = dict(self._differentiated), []
-        columns, self._columns = self._columns, set()
         if len(roots) != 1 or roots[0][0].grad_fn is None or not self._looks.wanted("backward"):
             return
         cancelled, gains, self._gains = [], self._gains, []
@@ -103,9 +97,6 @@ class GraphPatterns(Observer):
                     self._again += self._inputs == self._before
                 else:
                     self._others += 1
-            elif columns and kind.startswith(("PowBackward", "AbsBackward")) and (rows := _all_pairs(node)) in columns:
-                text = f"a difference of a column ({rows}, 1) that a network gave and {rows} numbers without "
-                self._pairs.note(f"{text}a gradient has the shape ({rows}, {rows})")
             elif shapes and kind.startswith("LinalgVectorNormBackward"):
                 shape, dims = node._saved_self.shape, getattr(node, "_saved_dim", None)  # type: ignore[attr-defined]
                 if shape in shapes and dims is not None and tuple(dims) == (1,):
@@ -116,6 +107,8 @@ class GraphPatterns(Observer):
                     self._norms.note(f"{text}{shape[2:].numel()} norms a sample{why * certain}", certain)
             elif text := _single_softmax(node):
                 self._single.note(text)
+            elif text := _chosen_over_the_rows(node):
+                self._chosen.note(text)
         if self._gains and any(torch.equal(one, other) for one in self._gains for other in gains):
             # The same samples as in the backward before, on which a step was taken.
             self._same_samples += self._inputs == self._before
@@ -137,9 +130,6 @@ class GraphPatterns(Observer):
             kind = self._cancelled.kind
             text += "; q does not depend on z otherwise" * (kind is as_fault)
             results.append(kind(Code.LOSSES, "straight-through without detach", text, self._cancelled.where))
-        if self._pairs.count >= AGREEING:
-            text = f"{self._pairs}: all pairs are compared"
-            results.append(as_warning(Code.ARGUMENTS, "arguments that broadcast", text, self._pairs.where))
         if self._again >= AGREEING and not self._others:
             text = f"{self._ratios}, in {self._again} of them after a step on the same inputs: old is computed by the "
             text += "network that is trained"
@@ -152,9 +142,9 @@ class GraphPatterns(Observer):
         if self._norms.count >= AGREEING:
             norms = self._norms
             results.append(norms.kind(Code.LOSSES, "gradient penalty per position", norms.text, norms.where))
-        if self._single.count >= AGREEING:
-            text = f"in {self._single.count} backwards {self._single.text}"
-            results.append(as_fault(Code.ARGUMENTS, "normalised along another axis", text, self._single.where))
+        for one in (self._single, self._chosen):
+            if one.count >= AGREEING:
+                results.append(as_fault(Code.ARGUMENTS, "normalised along another axis", str(one), one.where))
         return results
 
 
@@ -246,6 +236,47 @@ def _single_softmax(node: Node) -> str:
     return ""
 
 
+def _chosen_over_the_rows(node: Node) -> str:
+    """What is chosen in each row of numbers that were normalised over the rows, several in one column; or ""."""
+    columns, chosen = _columns_chosen(node), _unshaped(next(iter(sources_of(node)), None))
+    if columns is None or chosen is None:
+        return ""
+    if chosen.name().startswith("LogBackward"):
+        chosen = _unshaped(next(iter(sources_of(chosen)), None))
+    if chosen is None or not chosen.name().startswith(("LogSoftmaxBackward", "SoftmaxBackward")):
+        return ""
+    result = _saved(chosen, "_saved_result")
+    shape = result.shape if result is not None else torch.Size()
+    if len(shape) != 2 or 1 in shape or len(columns) != shape[0]:
+        return ""
+    # One in each column belongs to a contrast of all with all.
+    if _from_start(chosen._saved_dim, 2) != 0 or len(columns.unique()) == len(columns):  # type: ignore[attr-defined]
+        return ""
+    text = f"a softmax over dimension 0 of {tuple(shape)} sums to 1 over the samples, and of each sample the number of "
+    return f"{text}one class is taken"
+
+
+def _columns_chosen(node: Node) -> Tensor | None:
+    """The column that is taken in each row of a matrix, None if a node takes something else."""
+    kind = node.name()
+    if kind.startswith("IndexBackward"):
+        indices = [*node._saved_indices]  # type: ignore[attr-defined]
+        if len(indices) == 2 and all(one is not None and one.dim() == 1 for one in indices):
+            rows, columns = indices
+            in_order = not rows.is_floating_point() and rows.dtype is not torch.bool and len(rows) == len(columns)
+            return columns if in_order and torch.equal(rows, torch.arange(len(rows), device=rows.device)) else None
+    elif kind.startswith("GatherBackward"):
+        index = _saved(node, "_saved_index")
+        along = index is not None and index.dim() == 2 and _from_start(node._saved_dim, 2) == 1  # type: ignore[attr-defined]
+        return index[:, 0] if along and index is not None and index.shape[1] == 1 else None
+    elif kind.startswith("MulBackward"):
+        given = [_saved(node, name) for name in ("_saved_self", "_saved_other")]
+        for one in given:
+            if one is not None and one.dim() == 2 and bool(((one == 0) | (one == 1)).all()):
+                return one.argmax(1) if bool((one.sum(1) == 1).all()) else None
+    return None
+
+
 def _from_start(dimension: int, dimensions: int) -> int:
     """A dimension counted from the first; one that is counted from the end is saved as a number without a sign."""
     return (dimension - 2**64 if dimension >= 2**63 else dimension) % dimensions
@@ -257,15 +288,3 @@ def _is_ratio(node: Node) -> bool:
     if source is None or not source.name().startswith("SubBackward") or len(source.next_functions) != 2:
         return False
     return source.next_functions[0][0] is not None and source.next_functions[1][0] is None
-
-
-def _all_pairs(node: Node) -> int:
-    """How many rows and columns the square of a difference has, of which one side carries no gradient; else 0."""
-    source = next(iter(sources_of(node)), None)
-    if source is None or not source.name().startswith("SubBackward") or len(sources_of(source)) != 1:
-        return 0
-    try:
-        shape = node._saved_self.shape  # type: ignore[attr-defined]
-    except RuntimeError:  # changed in place
-        return 0
-    return int(shape[0]) if len(shape) == 2 and shape[0] == shape[1] >= SQUARE else 0
