@@ -132,10 +132,10 @@ class ProcessWatch(LoopObserver):
     def findings(self) -> Findings:
         """What is wrong with the loops, faults first; each says of which optimiser, where there are several."""
         findings = self._over.findings + self._findings_of(self.tracked)
-        if self.backwards and not self.steps and not findings:
-            text = f"{self.backwards} backwards, and no optimiser stepped"
+        if not self.steps and not findings:
+            by_hand = as_note(Code.STEPS, "updated by hand", f"{self.backwards} backwards, and no optimiser stepped")
             unmoved = next((one.finding() for one in self._observers if isinstance(one, HandUpdates)), None)
-            findings.append(unmoved or as_note(Code.STEPS, "updated by hand", text))
+            findings += [unmoved or by_hand] if unmoved or self.backwards else []
         if self._over.unobserved:
             text = "an optimiser has gradients, and no backward was observed: it was compiled with its step, or ran"
             findings.append(as_note(Code.LOSSES, UNJUDGED, f"{text} out of sight"))

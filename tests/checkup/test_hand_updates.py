@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from rislab.checkup.process_watch import ProcessWatch
 
@@ -30,3 +31,23 @@ def test_weights_that_are_updated_by_hand(kind: str) -> None:
                     weights[place] = moved.requires_grad_()
     names = [one.name for one in process.findings() if one.name == "weights never updated"]
     assert names == (["weights never updated"] if kind == "another tensor" else [])
+
+
+@pytest.mark.parametrize(
+    "kind", ["never", "debugging", "no optimiser", "evaluation", "no gradients", "few", "gradients alone"]
+)
+def test_forwards_of_what_is_to_be_trained_without_a_backward(kind: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Linear(3, 1).train(kind != "evaluation")
+    optimizer = None if kind == "no optimiser" else torch.optim.SGD(network.parameters(), lr=0.1)
+    with ProcessWatch() as process, torch.set_grad_enabled(kind != "no gradients"):
+        for place in range(8 if kind == "few" else 40):
+            if optimizer is not None:
+                optimizer.zero_grad()
+            loss = network(torch.randn(4, 3)).square().mean()
+            if kind == "debugging" and place == 30:
+                loss.backward()
+            if kind == "gradients alone":
+                torch.autograd.grad(loss, network.weight)
+    found = [(one.name, one.severity) for one in process.findings() if one.severity != "note"]
+    assert found == [("loop tail in a branch never taken", "fault")] * (kind == "never")

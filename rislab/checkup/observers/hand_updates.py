@@ -1,21 +1,27 @@
-"""Loops without an optimiser whose weights never change, as where the update makes a tensor of the same name."""
+"""Loops whose weights never change: with an update that makes a tensor of the same name, or without a backward."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer
 
-from rislab.checkup.findings import Finding, as_warning
+from rislab.checkup.findings import Finding, as_fault, as_warning
 from rislab.checkup.recording.call_stack import caller
-from rislab.checkup.recording.events import Observer, Roots
+from rislab.checkup.recording.events import ForwardEvent, Observer, Roots
+from rislab.checkup.recording.living_objects import living_optimizers
 from rislab.checkup.recording.loss_graph import tensors_behind
-from rislab.checkup.recording.tensors import few_coordinates
+from rislab.checkup.recording.optimizers import tensors_held
+from rislab.checkup.recording.tensors import few_coordinates, tensors_of
 from rislab.checkup.rules import Code
 
 # So many backwards without an update are no accident; tensors that are followed.
 BACKWARDS, TENSORS = 16, 64
+# So many forwards of a network that an optimiser holds, in training mode and with a graph, are meant for a backward.
+FORWARDS = 16
 
 
 class HandUpdates(Observer):
@@ -24,9 +30,27 @@ class HandUpdates(Observer):
     def __init__(self) -> None:
         self._values: dict[int, tuple[Tensor, Tensor]] = {}  # leaves, with a few of their numbers
         self._count, self._where = 0, ""
-        self._stepped = False
+        self._stepped = self._differentiated = self._to_be_trained = False
+        self._forwards: dict[int, int] = {}  # of each network, in training mode and with a graph
+        self._unused = "", 0  # file and line of forwards of one that is to be trained, and how many
+
+    def on_forward_end(self, call: ForwardEvent) -> None:
+        """Count forwards until the first backward or step."""
+        if self._differentiated or self._stepped or not torch.is_grad_enabled():
+            return
+        if call.training and any(value.requires_grad for value in tensors_of(call.output)):
+            count = self._forwards[call.network] = self._forwards.get(call.network, 0) + 1
+            if count == FORWARDS:
+                own = set(map(id, torch.nn.Module.parameters(call.module)))
+                held = (value for one in living_optimizers() for value in tensors_held(one))
+                self._to_be_trained |= any(id(value) in own for value in held)
+            self._unused = caller()[0], max(count, self._unused[1])
+
+    def on_grad(self, outputs: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+        self._differentiated = True
 
     def on_backward(self, roots: Roots) -> bool:
+        self._differentiated = True
         node = roots[0][0].grad_fn if len(roots) == 1 else None
         behind = [] if node is None else [*tensors_behind(node)]
         tensors = [value for value in behind if isinstance(value, Tensor)]
@@ -54,9 +78,16 @@ class HandUpdates(Observer):
 
     def end(self, error: BaseException | None) -> None:
         self._values = {}
+        self._to_be_trained &= error is None
 
     def finding(self) -> Finding | None:
-        """A warning, as gradients may be all that is wanted; None if something moved."""
+        """A fault if nothing was differentiated; a warning if it was, as that may be all that is wanted; or None."""
+        where, count = self._unused
+        if self._to_be_trained and not (self._stepped or self._differentiated):
+            text = (
+                f"{count} forwards in training mode of a network that an optimiser holds, and not one backward or step"
+            )
+            return as_fault(Code.LOSSES, "loop tail in a branch never taken", text, where)
         if self._stepped or self._count < BACKWARDS:
             return None
         text = f"{self._count} backwards, no optimiser stepped, and the same weights in all of them"

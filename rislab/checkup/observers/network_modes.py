@@ -49,7 +49,7 @@ class _Forwards:
     inputs: list[list[tuple[float, float, torch.Size]]] = field(default_factory=list)
     images: list[str] = field(default_factory=list)  # what the images of each hold: "bytes", "small" numbers or others
     places: tuple[int, int] = (0, 0)  # memory of the first inputs since the last step
-    repeated: bool = False  # whether one input came twice in a row, as in dropout by Monte Carlo
+    repeated: set[int] = field(default_factory=set)  # steps before which one input came twice in a row
 
     def note(self, call: ForwardEvent, step: int) -> None:
         """One more forward."""
@@ -60,7 +60,7 @@ class _Forwards:
         self.inputs.append([_spread(value) for value in given if value.is_floating_point()])
         self.images += [_numbers_of(given[0])] if len(given) == 1 and given[0].dim() == IMAGE else []
         place = (given[0].data_ptr() if given else 0, step)
-        self.repeated |= bool(given) and place == self.places
+        self.repeated |= {step} if given and place == self.places else set()
         self.places = place
 
     def are_rare(self) -> bool:
@@ -263,8 +263,10 @@ class NetworkModes(Observer):
         results = []
         wrong, depends = network.training_mode, network.drops or any(one.momentum for one in network.norms)
         rare = self._step >= max(STEPS, STEPS_BETWEEN * min(FIRST, len(wrong.steps))) and wrong.are_rare()
-        # After the training, statistics are taken once more, before an evaluation in evaluation mode.
-        meant = wrong.repeated or network.feeds or (network.evaluated.count and not self._is_between(wrong.steps))
+        # Dropout by Monte Carlo is run several times each time; and after the training, statistics are taken once more,
+        # before an evaluation in evaluation mode.
+        monte_carlo = bool(wrong.repeated) and 2 * len(wrong.repeated) >= len(wrong.steps)
+        meant = monte_carlo or network.feeds or (network.evaluated.count and not self._is_between(wrong.steps))
         in_turn = self._is_between(network.evaluated.steps)
         if wrong.count and depends and rare and network.trained.count and not in_turn and not meant:
             layers = "dropout" if network.drops else "BatchNorm"
